@@ -1,0 +1,67 @@
+"""Constants: read-only arrays with a content digest. A splat (one value repeated) stays one value in memory."""
+
+from __future__ import annotations
+
+import hashlib
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from .tensor_type import DType, TensorType
+
+
+class Constant:
+    """A read-only array. Equality and hash go by content (dtype, shape, bytes)."""
+
+    __slots__ = ("_digest", "array", "type")
+
+    def __init__(self, array: npt.ArrayLike, dtype: DType | None = None) -> None:
+        data: npt.NDArray[Any] = np.asarray(array, dtype.numpy if dtype else None)
+        if data.dtype.byteorder == ">":
+            data = data.astype(data.dtype.newbyteorder("="))
+        view = data.view()
+        view.flags.writeable = False
+        self.array = view
+        self.type = TensorType(DType.of(data.dtype), data.shape)
+        self._digest = ""
+
+    @staticmethod
+    def splat(value: Any, type: TensorType) -> Constant:
+        """``value`` repeated over a static shape, in a few bytes of memory."""
+        scalar = np.asarray(value).astype(type.dtype.numpy)
+        return Constant(np.broadcast_to(scalar.reshape(()), type.static_shape))
+
+    @property
+    def is_splat(self) -> bool:
+        """Whether one value fills the array by construction (strides of zero); contents are not searched."""
+        array = self.array
+        return array.size > 0 and all(
+            stride == 0 or extent == 1 for stride, extent in zip(array.strides, array.shape, strict=True)
+        )
+
+    @property
+    def splat_value(self) -> Any:
+        """The value of a splat, as a NumPy scalar; None for other constants."""
+        return self.array[(0,) * self.array.ndim] if self.is_splat else None
+
+    @property
+    def digest(self) -> str:
+        """32 hexadecimal digits that identify dtype, shape and contents."""
+        if not self._digest:
+            content = hashlib.sha256(str(self.type).encode())
+            if self.is_splat:
+                content.update(b"splat" + np.asarray(self.splat_value).tobytes())
+            else:
+                content.update(np.ascontiguousarray(self.array).view(np.uint8).data if self.array.size else b"")
+            self._digest = content.hexdigest()[:32]
+        return self._digest
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Constant) and self.digest == other.digest
+
+    def __hash__(self) -> int:
+        return hash(self.digest)
+
+    def __repr__(self) -> str:
+        return f"Constant({self.type}, {self.digest[:8]})"

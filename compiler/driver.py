@@ -1,0 +1,156 @@
+"""The compiler as one call: graph -> passes -> kernels -> program, in process or as a shared object.
+
+``PIPELINE`` is the whole order of passes. ``compile`` makes an inference program; ``training_program`` one that holds a
+training step and the network's own ``run`` over the same states.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from netloom.errors import MemoryBudgetError, UsageError
+
+from . import dim
+from .graph import Graph
+from .passes.choose_layout import choose_layout
+from .passes.eliminate_dead import eliminate_dead
+from .passes.fuse import fuse
+from .passes.plan_memory import Placement, plan_memory
+from .pipeline import GRAPH_PASSES, Pass, Pipeline, Report
+from .program import Program, StatePort
+from .targets.cpu.jit import load_in_process
+from .targets.cpu.machine import Cpu, cpu_named
+from .targets.cpu.shared_object import check_writable, write_shared_object
+from .targets.cpu.worker import compile_in_workers
+from .text import print_graph
+
+MEMORY_BUDGET = 64 << 30  # bytes of arena that a program may ask for, at the lowest values of its free dims
+
+_LAYOUT = (
+    Pass("choose_layout", choose_layout, after=("eliminate_dead", "fold_batchnorm"),
+         why="rules match ops in row-major form"),
+    Pass("eliminate_unpacked", eliminate_dead, after=("choose_layout",), why="packed weights replace the others"),
+)  # fmt: skip
+_FUSE = (Pass("fuse", fuse, after=("choose_layout",), why="a reorder is a border between kernels"),)
+PIPELINE = Pipeline((*GRAPH_PASSES, *_LAYOUT, *_FUSE))
+TRAINING_PIPELINE = Pipeline(
+    (*(p for p in GRAPH_PASSES if p.name not in ("freeze_states", "fold_batchnorm")), *_FUSE)
+)
+
+
+@dataclass(frozen=True)
+class Options:
+    """What a caller may choose. ``cpu``: host or a level's name; ``threads``: the pool's size (None: all cores)."""
+
+    cpu: str = "host"
+    threads: int | None = None
+
+
+@dataclass(frozen=True)
+class Compiled:
+    """A program with its code."""
+
+    program: Program
+    objects: tuple[bytes, ...]
+    cpu: Cpu
+    graphs: Mapping[str, Graph]  # the fused graph of each entry
+    reports: Mapping[str, Report]
+    threads: int | None = None
+
+    @cached_property
+    def image(self) -> Any:
+        """The program loaded into this process; hand it to ``runtime.session.Session.in_process``."""
+        return load_in_process(self.program, self.objects, self.cpu.required)
+
+    def save(self, path: str | os.PathLike[str]) -> None:
+        """Write PATH and the C header beside it; LinkError without a linker, UsageError if it cannot be written."""
+        check_writable(Path(path))
+        write_shared_object(self.program, self.objects, Path(path), self.cpu.required)
+
+    def as_text(self, level: str = "graph") -> str:
+        """The program at a level: graph (the fused graph of each entry) or loops (each kernel)."""
+        match level:
+            case "graph":
+                return "\n".join(print_graph(graph) for graph in self.graphs.values())
+            case "loops":
+                from .loops.text import print_kernel
+
+                return "\n".join(print_kernel(kernel, name) for name, kernel in self.program.kernels.items())
+        raise UsageError(f"there is no level {level!r}.", hint="Choose graph or loops.")
+
+
+def compile_graph(graph: Graph, options: Options | None = None, dump: Path | None = None) -> Compiled:
+    """An inference program: unchanged states are folded in as weights."""
+    return _compiled({"run": graph}, PIPELINE, options or Options(), dump)
+
+
+def compile_entries(step: Graph, run: Graph, options: Options | None = None, dump: Path | None = None) -> Compiled:
+    """A training program of the step and the network itself, over the same states."""
+    return _compiled({"run": run, "train_step": step}, TRAINING_PIPELINE, options or Options(), dump)
+
+
+def _compiled(graphs: Mapping[str, Graph], pipeline: Pipeline, options: Options, dump: Path | None) -> Compiled:
+    cpu = cpu_named(options.cpu)
+    placement = Placement(cpu.machine)
+    is_training = "train_step" in graphs
+    states, numbers = _states(graphs["train_step"], placement) if is_training else ((), {})
+    fused: dict[str, Graph] = {}
+    reports: dict[str, Report] = {}
+    entries = []
+    for name, graph in graphs.items():
+        fused[name], reports[name] = pipeline.run(graph, options, dump / name if dump else None)
+        entries.append(plan_memory(fused[name], name, placement, numbers))
+    symbols = {s.name: s for graph in fused.values() for s in graph.symbols}
+    program = Program(
+        _identifier(graphs["run"].name), tuple(symbols[name] for name in sorted(symbols)), tuple(entries),
+        tuple(placement.constants), states, placement.kernels, _metadata(fused, cpu),
+    )  # fmt: skip
+    _check_memory(program)
+    objects = compile_in_workers(program.kernels, cpu)
+    return Compiled(program, tuple(objects), cpu, fused, reports, options.threads)
+
+
+def _states(step: Graph, placement: Placement) -> tuple[tuple[StatePort, ...], dict[str, int]]:
+    ports = tuple(StatePort(s.name, s.input.type, placement.constant(s.initial)) for s in step.states)
+    return ports, {port.name: number for number, port in enumerate(ports)}
+
+
+def _metadata(graphs: Mapping[str, Graph], cpu: Cpu) -> dict[str, Any]:
+    text = "\n".join(print_graph(graph) for graph in graphs.values())
+    return {"options": {"cpu": cpu.name}, "source_hash": hashlib.sha256(text.encode()).hexdigest(),
+            "strategies": _strategies(graphs)}  # fmt: skip
+
+
+def _strategies(graphs: Mapping[str, Graph]) -> list[dict[str, str]]:
+    """How each convolution is computed."""
+    found = []
+    for graph in graphs.values():
+        for _, node in graph.walk():
+            if node.op.name.startswith("conv"):
+                found.append({"node": node.label, "op": node.op.name, "strategy": "direct"})
+    return found
+
+
+def _identifier(name: str) -> str:
+    kept = "".join(letter if letter.isascii() and letter.isalnum() else "_" for letter in name)[:64]
+    return kept if kept and not kept[0].isdigit() else f"model_{kept}"
+
+
+def _check_memory(program: Program) -> None:
+    lowest = {symbol.name: symbol.lo for symbol in program.symbols}
+    for entry in program.entries:
+        size = sum(dim.evaluate(slot, lowest) for slot in entry.slots)
+        if size > MEMORY_BUDGET:
+            raise MemoryBudgetError(
+                f"one run needs {size / (1 << 30):.1f} GiB of memory; the budget is {MEMORY_BUDGET >> 30} GiB.",
+                hint="Choose a smaller batch or smaller inputs.",
+            )
+
+
+__all__ = ["PIPELINE", "TRAINING_PIPELINE", "Compiled", "Options", "compile_entries", "compile_graph"]

@@ -1,0 +1,177 @@
+"""The loop IR, on one page.
+
+    statement  := Block(statement...) | For(variable, extent, kind, body) | If(conditions, body)
+                | Let(variable, extent, body) | Allocate(buffer, body) | Store(buffer, index, value)
+    value      := the scalar expressions of compiler/scalar.py, plus Load(buffer, index) and LaneSum(buffer, index)
+    index      := extents (compiler/dim.py) over loop variables and the kernel's symbols, or int64 expressions
+
+A ``For`` runs its body for 0 <= variable < extent: in order (serial), as the kernel's work items (parallel, outermost
+only), copied out (unrolled, constant extent), or as lanes of one vector (vector, constant extent). Iterations of a
+vector loop do not depend on each other. Conditions hold where they are >= 0. Stored and loaded indices always lie
+inside the buffer; ``Guarded`` and ``If`` are how a kernel keeps that promise at borders.
+"""
+
+from __future__ import annotations
+
+import enum
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import TypeAlias
+
+from .. import dim
+from ..dim import Extent, Symbol
+from ..scalar import Expr
+from ..tensor_type import DType
+
+
+@dataclass(frozen=True, eq=False)
+class Buffer:
+    """Memory of one dtype, row-major. A local buffer belongs to the work item (registers, if its indices are fixed)."""
+
+    name: str
+    dtype: DType
+    shape: tuple[Extent, ...]
+    is_local: bool = False
+
+    def offset(self, index: tuple[Extent, ...]) -> Extent:
+        """The element number at an index."""
+        total: Extent = 0
+        for extent, position in zip(self.shape, index, strict=True):
+            total = total * extent + position
+        return total
+
+
+@dataclass(frozen=True, eq=False)
+class Load(Expr):
+    """The element of a buffer at an index."""
+
+    buffer: Buffer
+    index: tuple[Extent | Expr, ...]
+
+    @property
+    def dtype(self) -> DType:  # type: ignore[override]
+        return self.buffer.dtype
+
+    @property
+    def index_expressions(self) -> tuple[Expr, ...]:
+        """The parts of the index that are computed at run time."""
+        return tuple(part for part in self.index if isinstance(part, Expr))
+
+    def with_index_expressions(self, new: tuple[Expr, ...]) -> Load:
+        """The same load with its computed index parts replaced, in order."""
+        rest = list(new)
+        return Load(self.buffer, tuple(rest.pop(0) if isinstance(p, Expr) else p for p in self.index))
+
+
+@dataclass(frozen=True, eq=False)
+class LaneFold(Expr):
+    """All lanes of a local vector combined in a fixed tree: lane i with lane i + width/2, and so on."""
+
+    buffer: Buffer
+    index: tuple[Extent, ...]  # of the vector; the lanes are the buffer's last axis
+    combine: str
+
+    @property
+    def dtype(self) -> DType:  # type: ignore[override]
+        return self.buffer.dtype
+
+
+class Kind(enum.Enum):
+    """How a loop's iterations are run."""
+
+    SERIAL = "for"
+    PARALLEL = "parallel"
+    UNROLLED = "unrolled"
+    VECTOR = "vector"
+
+
+@dataclass(frozen=True, eq=False)
+class Store:
+    buffer: Buffer
+    index: tuple[Extent, ...]
+    value: Expr
+
+
+@dataclass(frozen=True, eq=False)
+class Block:
+    statements: tuple[Statement, ...]
+
+
+@dataclass(frozen=True, eq=False)
+class For:
+    variable: Symbol
+    extent: Extent
+    kind: Kind
+    body: Statement
+
+
+@dataclass(frozen=True, eq=False)
+class If:
+    """The body where every condition is >= 0; inside a vector loop, per lane."""
+
+    conditions: tuple[Extent, ...]
+    body: Statement
+
+
+@dataclass(frozen=True, eq=False)
+class Allocate:
+    buffer: Buffer
+    body: Statement
+
+
+@dataclass(frozen=True, eq=False)
+class Let:
+    """The body with a variable bound to an extent."""
+
+    variable: Symbol
+    extent: Extent
+    body: Statement
+
+
+Statement: TypeAlias = Store | Block | For | If | Allocate | Let
+
+
+@dataclass(frozen=True, eq=False)
+class Kernel:
+    """A function over buffers and extents; ``items`` is the extent of its parallel loop."""
+
+    name: str
+    buffers: tuple[Buffer, ...]  # arguments, in order; the outputs come last
+    symbols: tuple[Symbol, ...]  # extent arguments, in order
+    items: Extent
+    variable: Symbol  # the work item
+    body: Statement
+
+
+def walk(statement: Statement) -> Iterator[Statement]:
+    """A statement and all inside it, outermost first."""
+    stack = [statement]
+    while stack:
+        item = stack.pop()
+        yield item
+        match item:
+            case Block(statements):
+                stack += reversed(statements)
+            case For(body=body) | If(body=body) | Allocate(body=body) | Let(body=body):
+                stack.append(body)
+
+
+def variable(name: str, extent: Extent) -> Symbol:
+    """A loop variable with its range, from which borders are proved."""
+    return Symbol(name, 0, extent - 1)
+
+
+def block(*statements: Statement) -> Statement:
+    """Statements in order; one alone stays as it is."""
+    return statements[0] if len(statements) == 1 else Block(statements)
+
+
+def loop(symbol: Symbol, extent: Extent, body: Statement, kind: Kind = Kind.SERIAL) -> Statement:
+    """A loop."""
+    return For(symbol, extent, kind, body)
+
+
+def guard(conditions: tuple[Extent, ...], body: Statement) -> Statement:
+    """The body under those conditions that are not proved already."""
+    open_conditions = tuple(c for c in dict.fromkeys(conditions) if not dim.is_nonnegative(c))
+    return If(open_conditions, body) if open_conditions else body

@@ -1,0 +1,133 @@
+"""Layouts: convolutions compute in channel blocks of 16, and what lies between them stays so.
+
+``reorder`` nodes stand where a value must change its layout; those of constants fold, so weights are packed when
+compiling. Values without a layout are row-major; inputs, outputs and states always are.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from ..graph import Builder, Graph, Node, Value, finish, rebuilder
+from ..layout import BLOCK, Layout, Part, channel_blocked
+from ..op import OPS
+
+
+def choose_layout(graph: Graph) -> Graph:
+    """The graph with layouts on values, and reorders where they meet."""
+    b, mapping = rebuilder(graph)
+    for node in graph.nodes:
+        inputs = [mapping[v] for v in node.inputs]
+        mapping.update(zip(node.outputs, _placed(b, node, inputs), strict=True))
+    for value in graph.results:
+        mapping[value] = _plain(b, mapping[value])
+    return _packed_constants(finish(b, graph, mapping))
+
+
+def _packed_constants(graph: Graph) -> Graph:
+    """reorder(constant) => the constant in that layout; it is packed when it is stored."""
+    b, mapping = rebuilder(graph)
+    for node in graph.nodes:
+        constant = graph.constant_of(node.inputs[0]) if node.op.name == "reorder" else None
+        if constant is None:
+            mapping.update(zip(node.outputs, b.copy(node, [mapping[v] for v in node.inputs]), strict=True))
+        else:
+            record = OPS["constant"]
+            made = b.add(record, [], record.attrs(constant), node.label, node.outputs)
+            mapping[node.output] = made.output
+    return finish(b, graph, mapping)
+
+
+def _placed(b: Builder, node: Node, inputs: list[Value]) -> Sequence[Value]:
+    """The node over inputs in the layouts that it wants."""
+    if node.op.name == "conv":
+        return _convolution(b, node, inputs)
+    if node.op.is_elementwise and len(node.outputs) == 1:
+        return _elementwise(b, node, inputs)
+    if node.op.name in ("max_pool", "average_pool") and inputs[0].layout is not None:
+        return _with_layout(b, node, inputs, inputs[0].layout)
+    if node.op.name == "pad" and inputs[0].layout is not None and not (node.attrs.lo[1] or node.attrs.hi[1]):
+        return _with_layout(b, node, inputs, inputs[0].layout)
+    if node.op.name == "concat" and _joins_blocks(node, inputs):
+        return _with_layout(b, node, inputs, inputs[0].layout)
+    if node.op.name == "reduce_sum" and inputs[0].layout is not None and not {0, 1} & set(node.attrs.axes):
+        return b.copy(node, inputs)
+    return b.copy(node, [_plain(b, value) for value in inputs])
+
+
+def _with_layout(b: Builder, node: Node, inputs: Sequence[Value], layout: Layout | None) -> Sequence[Value]:
+    outputs = [Value(v.type, v.label, layout) for v in node.outputs]
+    return b.add(node.op, inputs, node.attrs, node.label, outputs).outputs
+
+
+def _plain(b: Builder, value: Value) -> Value:
+    return value if value.layout is None else b("reorder", value, layout=None, label=value.label)
+
+
+def _reordered(b: Builder, value: Value, layout: Layout) -> Value:
+    if value.layout == layout:
+        return value
+    record = OPS["reorder"]
+    placed = Value(value.type, value.label, layout)
+    return b.add(record, [value], record.attrs(layout), value.label, [placed]).output
+
+
+def _elementwise(b: Builder, node: Node, inputs: list[Value]) -> Sequence[Value]:
+    layout = next((v.layout for v in inputs if v.layout is not None and v.shape == node.output.shape), None)
+    if layout is None:
+        return b.copy(node, [_plain(b, value) for value in inputs])
+    placed = [_reordered(b, v, layout) if v.shape == node.output.shape else _plain(b, v) for v in inputs]
+    return _with_layout(b, node, placed, layout)
+
+
+def _joins_blocks(node: Node, inputs: Sequence[Value]) -> bool:
+    """Whether a concat of channels puts whole blocks behind each other."""
+    first = inputs[0].layout
+    if node.attrs.axis != 1 or first is None or any(v.layout != first for v in inputs):
+        return False
+    return all(v.shape[1] % BLOCK == 0 for v in inputs)
+
+
+def _convolution(b: Builder, node: Node, inputs: list[Value]) -> Sequence[Value]:
+    """Blocks of filters, and of channels if they fill blocks; a few channels (an image) stay as they are."""
+    x, w = inputs
+    attrs = node.attrs
+    channels, filters = w.shape[1], w.shape[0]
+    rank = x.type.rank
+    per_group = filters // attrs.groups
+    is_depthwise = channels == 1 and per_group == 1
+    blocks = channels % BLOCK == 0 and per_group % BLOCK == 0
+    if filters % BLOCK != 0 or not (attrs.groups == 1 or is_depthwise or blocks):
+        return b.copy(node, [_plain(b, value) for value in inputs])
+    blocked = channel_blocked(rank)
+    takes_blocks = blocks or is_depthwise
+    x = _reordered(b, x, blocked) if takes_blocks else _plain(b, x)
+    w = _reordered(b, _plain(b, w), _packed(rank, blocks))
+    return _with_layout(b, node, [_padded(b, node, x), w], blocked) if not any((*attrs.lo, *attrs.hi)) else _unpadded(
+        b, node, _padded(b, node, x), w, blocked)  # fmt: skip
+
+
+def _packed(rank: int, blocks: bool) -> Layout:
+    """o/16 c/16 k… c%16 o%16, or without blocks of channels o/16 c k… o%16."""
+    spatial = [Part(axis) for axis in range(2, rank)]
+    if blocks:
+        return Layout((Part(0, BLOCK), Part(1, BLOCK), *spatial, Part(1, 1, BLOCK), Part(0, 1, BLOCK)))
+    return Layout((Part(0, BLOCK), Part(1), *spatial, Part(0, 1, BLOCK)))
+
+
+def _padded(b: Builder, node: Node, x: Value) -> Value:
+    """Zeros around the input: the convolution's loops then test no borders."""
+    attrs = node.attrs
+    if not any((*attrs.lo, *attrs.hi)):
+        return x
+    pad = OPS["pad"]
+    values = pad.attrs(lo=(0, 0, *attrs.lo), hi=(0, 0, *attrs.hi))
+    shape = tuple(e + lo + hi for e, lo, hi in zip(x.shape, values.lo, values.hi, strict=True))
+    return b.add(pad, [x], values, node.label, [Value(x.type.with_shape(shape), node.label, x.layout)]).output
+
+
+def _unpadded(b: Builder, node: Node, x: Value, w: Value, layout: Layout) -> Sequence[Value]:
+    zeros = (0,) * (x.type.rank - 2)
+    attrs = type(node.attrs)(node.attrs.stride, node.attrs.dilation, zeros, zeros, node.attrs.groups)
+    outputs = [Value(v.type, v.label, layout) for v in node.outputs]
+    return b.add(node.op, [x, w], attrs, node.label, outputs).outputs

@@ -1,0 +1,99 @@
+"""What the compiler hands to a target: kernels as loops, launches in order, constants, states and a memory plan.
+
+A kernel is called as ``void kernel(const uint64_t *words, int64_t begin, int64_t end)``: it does the work items
+``begin <= item < end``. ``words`` holds one pointer per buffer, then one int64 per extent argument, then a pointer to
+the context's int32 error flag (kernels store a nonzero code there when a run-time index is out of range).
+"""
+
+from __future__ import annotations
+
+import enum
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from .constant import Constant
+from .dim import Extent, Symbol
+from .tensor_type import TensorType
+
+if TYPE_CHECKING:
+    from .loops.ir import Kernel
+
+ALIGNMENT = 64  # of every buffer in the arena, the constants and the state, in bytes
+
+
+class Space(enum.Enum):
+    """Where a buffer lives."""
+
+    INPUT = "input"  # index: position in the entry's inputs
+    OUTPUT = "output"  # index: position in the entry's outputs
+    CONSTANT = "constant"  # index: position in the program's constants
+    STATE = "state"  # index: position in the program's states
+    ARENA = "arena"  # index: position in the entry's slots
+
+
+@dataclass(frozen=True)
+class BufferRef:
+    """One buffer argument of a launch."""
+
+    space: Space
+    index: int
+
+
+@dataclass(frozen=True)
+class Launch:
+    """Run all items of a kernel, in any order, on any threads; the next launch sees all its stores."""
+
+    kernel: str
+    buffers: tuple[BufferRef, ...]
+    extents: tuple[Extent, ...]
+    items: Extent
+    label: str = ""  # what the user calls it: data for profiles, never code
+
+
+@dataclass(frozen=True)
+class Port:
+    """A named tensor at the program's border. The name is data."""
+
+    name: str
+    type: TensorType
+
+
+@dataclass(frozen=True)
+class StatePort:
+    """A state tensor (static shape): its initial value is constant number ``initial``."""
+
+    name: str
+    type: TensorType
+    initial: int
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One function of the program: ``run`` (inference) or ``train_step``.
+
+    Arena slot i holds ``slots[i]`` bytes; slots lie one after another, each rounded up to ``ALIGNMENT``.
+    """
+
+    name: str
+    inputs: tuple[Port, ...]
+    outputs: tuple[Port, ...]
+    launches: tuple[Launch, ...]
+    slots: tuple[Extent, ...]
+
+
+@dataclass(frozen=True)
+class Program:
+    """The whole program, before code is emitted for a target. ``symbols`` are the free dims of all entries."""
+
+    name: str
+    symbols: tuple[Symbol, ...]
+    entries: tuple[Entry, ...]
+    constants: tuple[Constant, ...]  # as they lie in memory (already packed)
+    states: tuple[StatePort, ...]
+    kernels: Mapping[str, Kernel]
+    metadata: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def is_training(self) -> bool:
+        return any(entry.name == "train_step" for entry in self.entries)

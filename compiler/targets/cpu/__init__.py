@@ -1,0 +1,1 @@
+"""The CPU target: kernels through LLVM, the program's host code, shared objects and in-process programs."""

@@ -1,0 +1,95 @@
+"""Program -> its host object: every function of netloom/abi.py's table, written in the structured layer of host.py.
+
+The code runs on any x86-64 machine (features are checked when a program is opened), uses libc and pthread only, keeps
+no thread-local or static state, and exports ``nl_get_api`` alone. Text of the model occurs as data only.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+
+import llvmlite.binding as llvm
+from llvmlite import ir
+
+from netloom import abi
+from netloom.errors import VerificationError
+
+from ...program import Program
+from .features import emit_missing_feature, required_features
+from .host import I32, PTR, Function
+from .host_checks import Checks
+from .host_context import Contexts
+from .host_model import Models
+from .host_module import HostModule
+from .host_pool import Pool
+from .host_run import Runner
+from .host_state import States
+from .host_types import LIBRARY, TRIPLE, WEIGHTS_BASE, WEIGHTS_SYMBOL, llvm_type
+from .segments import Weights
+
+
+def build_host_object(program: Program, weights: Weights, features: Sequence[str], metadata: str, image: bool) -> bytes:
+    """The host code as an ELF object.
+
+    ``image``: bytes of constants lie at offsets of the symbol ``nl_weights`` (a shared object); otherwise the offsets
+    are addresses (in process). Raises ToolchainError for unknown features, ShapeError for free dims without an input.
+    """
+    check_names(program)
+    host = HostModule(program, weights, metadata, image)
+    _write_api(host, _write_functions(host, required_features(features)))
+    return _compile(host)
+
+
+def _write_functions(host: HostModule, features: Sequence[str]) -> dict[str, Function]:
+    """All functions of the table, in its order."""
+    missing_feature = emit_missing_feature(host.module, features, {name: host.text(name) for name in features})
+    threads = Pool(host.module, host.library)
+    runner = Runner(host, Checks(host), threads)
+    writers: dict[str, object] = {}
+    for part in (Models(host, missing_feature), Contexts(host, runner, threads), runner, States(host)):
+        writers |= {name.removeprefix("api_"): getattr(part, name) for name in dir(part) if name.startswith("api_")}
+    return {signature.name: _write_function(host, signature, writers[signature.name]) for signature in abi.FUNCTIONS}
+
+
+def _write_function(host: HostModule, signature: abi.Signature, write: object) -> Function:
+    assert callable(write)
+    arguments = {argument.name: llvm_type(argument.type) for argument in signature.arguments}
+    code = Function(host.module, f"api_{signature.name}", llvm_type(signature.result), arguments)
+    write(code)
+    return code
+
+
+def _write_api(host: HostModule, functions: dict[str, Function]) -> None:
+    head = [ir.Constant(I32, abi.ABI_VERSION), ir.Constant(I32, 8 + 8 * len(abi.FUNCTIONS))]
+    host.api.initializer = ir.Constant(host.api_type, head + [code.function for code in functions.values()])
+    code = Function(host.module, abi.ENTRY_POINT, PTR, {"version": I32}, exported=True)
+    address = code.select(code["version"].equals(abi.ABI_VERSION), code.address_of(host.api), 0, PTR)
+    code.return_(address)
+
+
+def check_names(program: Program) -> None:
+    """VerificationError for an unknown entry, or a kernel whose name is no identifier or that of another function."""
+    if unknown := {entry.name for entry in program.entries} - {"run", "train_step"}:
+        raise VerificationError(f"The C interface has no entry {', '.join(sorted(unknown))}.")
+    taken = {*LIBRARY, abi.ENTRY_POINT, WEIGHTS_SYMBOL, WEIGHTS_BASE}
+    for name in {launch.kernel for entry in program.entries for launch in entry.launches}:
+        if name in taken or re.fullmatch(r"[A-Za-z_][A-Za-z_0-9]*", name) is None:
+            raise VerificationError(f"A kernel cannot be named {name[:100]!r}.")
+
+
+def _compile(host: HostModule) -> bytes:
+    llvm.initialize_native_target()
+    llvm.initialize_native_asmprinter()
+    llvm.initialize_native_asmparser()
+    module = llvm.parse_assembly(str(host.module))
+    for kernel in {launch.kernel for entry in host.program.entries for launch in entry.launches}:
+        module.get_function(kernel).visibility = "hidden"
+    if host.image:
+        module.get_global_variable(WEIGHTS_SYMBOL).visibility = "hidden"
+        module.get_global_variable(WEIGHTS_BASE).visibility = "hidden"
+    module.verify()
+    machine = llvm.Target.from_triple(TRIPLE).create_target_machine(cpu="x86-64", opt=2, reloc="pic", codemodel="small")
+    builder = llvm.create_pass_builder(machine, llvm.create_pipeline_tuning_options(speed_level=1))
+    builder.getModulePassManager().run(module, builder)
+    return bytes(machine.emit_object(module))

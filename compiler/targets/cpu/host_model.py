@@ -1,0 +1,135 @@
+"""Models, in the host layer: the check of the CPU, and constants in place or expanded into anonymous memory."""
+
+from __future__ import annotations
+
+from llvmlite import ir
+
+from netloom import abi
+
+from .host import I8, I64, PTR, VOID, Function, Record, Word
+from .host_module import HostModule
+from .host_tables import ENTRY, PIECE, PLACEMENT, SYMBOL
+from .host_types import MODEL, WEIGHTS_BASE, WEIGHTS_SYMBOL
+
+
+class Models:
+    """Writes the functions of the API that concern models; ``missing_feature``: () -> name or NULL."""
+
+    def __init__(self, host: HostModule, missing_feature: Function) -> None:
+        self.host, self.missing_feature = host, missing_feature
+        self.fill = self._fill()
+        self.release = self._release()
+
+    def _fill(self) -> Function:
+        """Repeats 8 bytes over fresh (zero) memory."""
+        code = Function(self.host.module, "fill", VOID, {"memory": PTR, "pattern": I64, "size": I64})
+        memory, pattern, size = code["memory"], code["pattern"], code["size"]
+        with code.if_(pattern.differs(0)):
+            whole = size // 8
+            with code.loop(whole) as index:
+                memory.array(I64)[index] = pattern
+            rest = code.variable(I64, pattern)
+            code.call(self.host.library["memcpy"], memory.offset(whole * 8), rest.address(0), size % 8)
+        code.return_()
+        return code
+
+    def _weights_base(self, code: Function) -> Word:
+        if not self.host.image:
+            return code.null()
+        if WEIGHTS_BASE not in self.host.module.globals:
+            symbol = ir.GlobalVariable(self.host.module, I8, WEIGHTS_SYMBOL)
+            base = ir.GlobalVariable(self.host.module, PTR, WEIGHTS_BASE)  # a full address: the image may be far away
+            base.initializer = symbol
+        return code.address_of(self.host.module.globals[WEIGHTS_BASE]).array(PTR)[0]
+
+    def _release(self) -> Function:
+        code = Function(self.host.module, "release", VOID, {"model": PTR})
+        model = code["model"].record(MODEL)
+        with code.if_(model["memory"].differs(0)):
+            code.call(self.host.library["munmap"], model["memory"], self.host.expanded_bytes)
+        code.call(self.host.library["free"], model["constants"])
+        code.call(self.host.library["free"], model.word)
+        code.return_()
+        return code
+
+    def api_open(self, code: Function) -> None:
+        with code.if_(code["model"].equals(0)):
+            code.return_(abi.CODE["NL_ERROR_ARGUMENT"])
+        code["model"].array(PTR)[0] = 0
+        missing = code.call(self.missing_feature)
+        with code.if_(missing.differs(0)):
+            self.host.refuse(
+                code,
+                "NL_ERROR_CPU",
+                "This program needs the CPU feature %s, which this machine lacks. Compile it for this machine.",
+                missing,
+            )
+        model = self.host.allocate(code, MODEL)
+        model["api"] = code.address_of(self.host.api)
+        count = len(self.host.weights.placements)
+        model["constants"] = self.host.allocated(code, max(1, count), 8)
+        if self.host.expanded_bytes:
+            memory = code.call(self.host.library["mmap"], 0, self.host.expanded_bytes, 3, 0x22, -1, 0)
+            with code.if_(memory.to(I64).equals(-1)):
+                code.call(self.release, model.word)
+                self.host.refuse(
+                    code,
+                    "NL_ERROR_MEMORY",
+                    "%lld bytes of memory for constants could not be allocated.",
+                    self.host.expanded_bytes,
+                )
+            model["memory"] = memory
+        with code.loop(count) as index:
+            placement = code.address_of(self.host.placements).record(PLACEMENT, index)
+            with code.if_(placement["in_place"].differs(0)):
+                model["constants"].array(PTR)[index] = self._weights_base(code).offset(placement["offset"])
+            with code.if_(placement["in_place"].equals(0)):
+                self._expand(code, placement, model["memory"].offset(placement["offset"]))
+                model["constants"].array(PTR)[index] = model["memory"].offset(placement["offset"])
+        if self.host.expanded_bytes:
+            code.call(self.host.library["mprotect"], model["memory"], self.host.expanded_bytes, 1)
+        code["model"].array(PTR)[0] = model.word
+        code.return_(0)
+
+    def _expand(self, code: Function, placement: Record, memory: Word) -> None:
+        position = code.variable(I64)
+        position[0] = 0
+        with code.loop(placement["pieces"]) as index:
+            piece = code.address_of(self.host.pieces).record(PIECE, placement["first"] + index)
+            target = memory.offset(position[0])
+            with code.if_(piece["is_fill"].differs(0)):
+                code.call(self.fill, target, piece["pattern"], piece["size"])
+            with code.if_(piece["is_fill"].equals(0)):
+                source = self._weights_base(code).offset(piece["offset"])
+                code.call(self.host.library["memcpy"], target, source, piece["size"])
+            position[0] = position[0] + piece["size"]
+
+    def api_close(self, code: Function) -> None:
+        with code.if_(code["model"].differs(0)):
+            code.call(self.release, code["model"])
+        code.return_()
+
+    def api_metadata_json(self, code: Function) -> None:
+        code.return_(code.address_of(self.host.metadata))
+
+    def api_arena_bytes(self, code: Function) -> None:
+        count = len(self.host.program.symbols)
+        dims, most = code["dims"].array(I64), code.variable(I64)
+        with code.if_(code["dim_count"].differs(count)):
+            code.return_(-1)
+        if count:
+            with code.if_(code["dims"].equals(0)):
+                code.return_(-1)
+        with code.loop(count) as index:
+            symbol = code.address_of(self.host.symbols).record(SYMBOL, index)
+            with code.if_((dims[index] < symbol["lo"]) | (dims[index] > symbol["hi"])):
+                code.return_(-1)
+        room = max((len(plan.values) for plan in self.host.plans), default=1)
+        values = code.allocate(ir.ArrayType(I64, max(1, room))).array(I64)
+        with code.loop(len(self.host.program.entries)) as position:
+            entry = code.address_of(self.host.entry_table).record(ENTRY, position)
+            with code.if_(code.call(entry["values"], code["dims"], values.address(0))):
+                code.return_(-1)
+            size = values[entry["arena"]]
+            most[0] = code.select(size > most[0], size, most[0])
+        code.return_(most[0])

@@ -1,0 +1,261 @@
+"""The threads of a context, written in the host layer: a pool on pthread that runs a list of launches.
+
+Thread t of n does the items [items * t / n, items * (t + 1) / n) of every launch, then all meet at a barrier. A thread
+that waits spins for at most SPIN_NS, then sleeps. Results do not depend on n. Workers take over the caller's MXCSR and
+block all signals. A child process after a fork, whose workers are gone, runs everything on the calling thread.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from llvmlite import ir
+
+from .host import I8, I32, I64, PTR, VOID, Function, Record, Struct, Word
+from .host_tables import LAUNCH
+
+SPIN_NS = 50_000
+MAX_THREADS = 1024
+BODY = ir.FunctionType(VOID, [PTR, I64])
+PARALLEL_FOR = ir.FunctionType(VOID, [PTR, BODY.as_pointer(), PTR, I64])
+START = ir.FunctionType(PTR, [PTR])
+
+POOL = Struct({
+    "threads": I64, "pid": I32, "stop": I32, "spin": I64,
+    "launches": PTR, "launch_count": I64, "words": PTR, "pool": PTR, "mxcsr": I32,
+    "launch": PTR,  # the one that the caller's parallel_for is at
+    "user": PTR, "parallel_for": PARALLEL_FOR.as_pointer(),
+    "line0": ir.ArrayType(I8, 64), "generation": I64, "line1": ir.ArrayType(I8, 64), "arrived": I64,
+    "line2": ir.ArrayType(I8, 64), "sleepers": I64,
+    "mutex": ir.ArrayType(I64, 8), "condition": ir.ArrayType(I64, 8),  # all zeros is the initial state of both
+    "workers": PTR,
+})  # fmt: skip
+_WORKER = Struct({"pool": PTR, "index": I64, "thread": I64})
+_TIME = Struct({"seconds": I64, "nanoseconds": I64})
+_SIGNALS = ir.ArrayType(I64, 16)
+
+LIBRARY = {
+    "pthread_create": ir.FunctionType(I32, [PTR, PTR, START.as_pointer(), PTR]),
+    "pthread_join": ir.FunctionType(I32, [I64, PTR]),
+    "pthread_sigmask": ir.FunctionType(I32, [I32, PTR, PTR]),
+    "pthread_mutex_lock": ir.FunctionType(I32, [PTR]),
+    "pthread_mutex_unlock": ir.FunctionType(I32, [PTR]),
+    "pthread_cond_wait": ir.FunctionType(I32, [PTR, PTR]),
+    "pthread_cond_broadcast": ir.FunctionType(I32, [PTR]),
+    "clock_gettime": ir.FunctionType(I32, [I32, PTR]),
+    "getpid": ir.FunctionType(I32, []),
+    "sched_getaffinity": ir.FunctionType(I32, [I32, I64, PTR]),
+}
+
+
+class Pool:
+    """Writes the pool's functions into a module; ``library`` holds the declarations of LIBRARY."""
+
+    def __init__(self, module: ir.Module, library: Mapping[str, ir.Function]) -> None:
+        self.module, self.library = module, library
+        self.now = self._now()
+        self.processors = self._processors()
+        self.wait = self._wait()
+        self.arrive = self._arrive()
+        self.work = self._work()
+        self.worker = self._worker()
+        self.share = self._share()
+        self.start = self._start()
+        self.stop = self._stop()
+        self.run = self._run()
+
+    def _function(self, name: str, result: ir.Type = VOID, **arguments: ir.Type) -> Function:
+        return Function(self.module, f"pool_{name}", result, {"pool": PTR, **arguments})
+
+    def _now(self) -> Function:
+        code = Function(self.module, "pool_now", I64, {})
+        time = code.allocate(_TIME.type).record(_TIME)
+        code.call(self.library["clock_gettime"], 1, time.word)
+        code.return_(time["seconds"] * 1_000_000_000 + time["nanoseconds"])
+        return code
+
+    def _processors(self) -> Function:
+        """How many processors the process may run on."""
+        code = Function(self.module, "pool_processors", I64, {})
+        mask = code.allocate(_SIGNALS).array(I64)
+        total = code.variable(I64)
+        with code.loop(16) as index:
+            mask[index] = 0
+        code.call(self.library["sched_getaffinity"], 0, 128, mask.address(0))
+        with code.loop(16) as index:
+            total[0] = total[0] + Word(code, code.builder.ctpop(mask[index].value))
+        code.return_(code.select(total[0] < 1, 1, total[0]))
+        return code
+
+    def _wait(self) -> Function:
+        """Returns when the counter has reached the target."""
+        code = self._function("wait", counter=PTR, target=I64)
+        pool, counter, target = code["pool"].record(POOL), code["counter"], code["target"]
+        begin = code.call(self.now)
+        with code.while_(lambda: code.call(self.now) - begin < pool["spin"]):
+            with code.if_(_atomic_load(counter) >= target):
+                code.return_()
+            _pause(code)
+        code.call(self.library["pthread_mutex_lock"], pool.address("mutex"))
+        _atomic_add(pool.address("sleepers"), 1)
+        with code.while_(lambda: _atomic_load(counter) < target):
+            code.call(self.library["pthread_cond_wait"], pool.address("condition"), pool.address("mutex"))
+        _atomic_add(pool.address("sleepers"), -1)
+        code.call(self.library["pthread_mutex_unlock"], pool.address("mutex"))
+        code.return_()
+        return code
+
+    def _wake(self, code: Function, pool: Record) -> None:
+        with code.if_(_atomic_load(pool.address("sleepers")) > 0):
+            code.call(self.library["pthread_mutex_lock"], pool.address("mutex"))
+            code.call(self.library["pthread_cond_broadcast"], pool.address("condition"))
+            code.call(self.library["pthread_mutex_unlock"], pool.address("mutex"))
+
+    def _arrive(self) -> Function:
+        """Reports at the barrier; the last of ``target`` arrivals wakes the sleepers."""
+        code = self._function("arrive", target=I64)
+        pool = code["pool"].record(POOL)
+        with code.if_(_atomic_add(pool.address("arrived"), 1).equals(code["target"])):
+            self._wake(code, pool)
+        code.return_()
+        return code
+
+    def _work(self) -> Function:
+        """Thread ``thread`` of ``threads`` does its part of every launch; only thread 0 waits for the last barrier."""
+        code = self._function("work", thread=I64, threads=I64)
+        pool, thread, threads = code["pool"].record(POOL), code["thread"], code["threads"]
+        target = code.variable(I64)
+        with code.loop(pool["launch_count"]) as index:
+            launch = pool["launches"].record(LAUNCH, index)
+            _run_range(code, pool, launch, thread, threads)
+            with code.if_(threads > 1):
+                target[0] = target[0] + threads
+                code.call(self.arrive, pool.word, target[0])
+                with code.if_(thread.equals(0) | (index + 1 < pool["launch_count"])):
+                    code.call(self.wait, pool.word, pool.address("arrived"), target[0])
+        code.return_()
+        return code
+
+    def _worker(self) -> Function:
+        """The life of a worker thread: wait for a generation, work, again, until ``stop``."""
+        code = Function(self.module, "pool_worker", PTR, {"argument": PTR})
+        worker = code["argument"].record(_WORKER)
+        pool = worker["pool"].record(POOL)
+        seen = code.variable(I64)
+        with code.while_(lambda: seen[0] >= 0):
+            seen[0] = seen[0] + 1
+            code.call(self.wait, pool.word, pool.address("generation"), seen[0])
+            with code.if_(pool["stop"].differs(0)):
+                code.return_(0)
+            _set_mxcsr(code, pool.address("mxcsr"))
+            code.call(self.work, pool.word, worker["index"], pool["threads"])
+        code.return_(0)
+        return code
+
+    def _share(self) -> Function:
+        """What the caller's parallel_for calls: share ``index`` of the launch at hand."""
+        code = Function(self.module, "pool_share", VOID, {"argument": PTR, "index": I64})
+        pool = code["argument"].record(POOL)
+        _run_range(code, pool, pool["launch"].record(LAUNCH), code["index"], pool["threads"])
+        code.return_()
+        return code
+
+    def _start(self) -> Function:
+        """Starts ``threads - 1`` workers (fewer where the system refuses); ``workers`` has room for them."""
+        code = self._function("start", threads=I64)
+        pool = code["pool"].record(POOL)
+        pool["pid"] = code.call(self.library["getpid"])
+        pool["threads"] = 1
+        pool["spin"] = code.select(code["threads"] <= code.call(self.processors), SPIN_NS, 0)
+        blocked, former = (code.allocate(_SIGNALS).array(I64) for _ in range(2))
+        with code.loop(16) as index:
+            blocked[index] = -1
+        code.call(self.library["pthread_sigmask"], 2, blocked.address(0), former.address(0))
+        going = code.variable(I32, 1)
+        with code.while_(lambda: (pool["threads"] < code["threads"]) & going[0].differs(0)):
+            worker = pool["workers"].record(_WORKER, pool["threads"])
+            worker["pool"], worker["index"] = pool.word, pool["threads"]
+            start = Word(code, self.worker.function)
+            failed = code.call(self.library["pthread_create"], worker.address("thread"), 0, start, worker.word)
+            going[0] = code.select(failed.equals(0), 1, 0, I32)
+            pool["threads"] = pool["threads"] + going[0].to(I64)
+        code.call(self.library["pthread_sigmask"], 2, former.address(0), 0)
+        code.return_()
+        return code
+
+    def _stop(self) -> Function:
+        """Ends and joins the workers (in a forked child there are none)."""
+        code = self._function("stop")
+        pool = code["pool"].record(POOL)
+        with code.if_(pool["pid"].equals(code.call(self.library["getpid"])) & (pool["threads"] > 1)):
+            pool["stop"] = 1
+            _atomic_add(pool.address("generation"), 1)
+            self._wake(code, pool)
+            with code.loop(pool["threads"] - 1) as index:
+                worker = pool["workers"].record(_WORKER, index + 1)
+                code.call(self.library["pthread_join"], worker["thread"], 0)
+        code.return_()
+        return code
+
+    def _run(self) -> Function:
+        """Runs the launches: directly, through the caller's parallel_for, or on the workers."""
+        code = self._function("run")
+        pool = code["pool"].record(POOL)
+        with code.if_(pool["parallel_for"].to(I64).differs(0)):
+            with code.loop(pool["launch_count"]) as index:
+                pool["launch"] = pool["launches"].record(LAUNCH, index).word
+                code.call(
+                    pool["parallel_for"], pool["user"], Word(code, self.share.function), pool.word, pool["threads"]
+                )
+            code.return_()
+        with code.if_((pool["threads"].equals(1)) | pool["launch_count"].equals(0)):
+            code.call(self.work, pool.word, 0, 1)
+            code.return_()
+        with code.if_(pool["pid"].equals(code.call(self.library["getpid"]))):
+            _get_mxcsr(code, pool.address("mxcsr"))
+            pool["arrived"] = 0
+            _atomic_add(pool.address("generation"), 1)
+            self._wake(code, pool)
+            code.call(self.work, pool.word, 0, pool["threads"])
+            code.return_()
+        code.call(self.work, pool.word, 0, 1)
+        code.return_()
+        return code
+
+
+WORKER_BYTES = 24
+
+
+def _run_range(code: Function, pool: Record, launch: Record, thread: Word, threads: Word) -> None:
+    items = pool["pool"].array(I64)[launch["items"]]
+    begin, end = items * thread // threads, items * (thread + 1) // threads
+    with code.if_(begin < end):
+        code.call(launch["kernel"], pool["words"].array(I64).address(launch["words"]), begin, end)
+
+
+def _atomic_load(address: Word) -> Word:
+    builder = address.code.builder
+    return Word(address.code, builder.load_atomic(address.value, "seq_cst", 8, typ=I64))
+
+
+def _atomic_add(address: Word, amount: int) -> Word:
+    """The value after the addition."""
+    old = address.code.builder.atomic_rmw("add", address.value, ir.Constant(I64, amount), "seq_cst")
+    return Word(address.code, old) + amount
+
+
+def _pause(code: Function) -> None:
+    code.builder.call(ir.InlineAsm(ir.FunctionType(VOID, []), "pause", "~{memory}", True), [])
+
+
+def _get_mxcsr(code: Function, address: Word) -> None:
+    _mxcsr(code, "stmxcsr", address)
+
+
+def _set_mxcsr(code: Function, address: Word) -> None:
+    _mxcsr(code, "ldmxcsr", address)
+
+
+def _mxcsr(code: Function, instruction: str, address: Word) -> None:
+    intrinsic = code.module.declare_intrinsic(f"llvm.x86.sse.{instruction}", (), ir.FunctionType(VOID, [PTR]))
+    code.builder.call(intrinsic, [address.value])

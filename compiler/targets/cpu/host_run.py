@@ -1,0 +1,300 @@
+"""Running an entry, in the host layer: sizes from shapes, the arena, the words of all launches, and the launches."""
+
+from __future__ import annotations
+
+from llvmlite import ir
+
+from netloom import abi
+
+from ...program import ALIGNMENT
+from .host import I1, I32, I64, PTR, Array, Function, Operand, Record, Word
+from .host_checks import Checks
+from .host_module import HostModule
+from .host_pool import Pool
+from .host_tables import ENTRY, EXTENT, PORT, STATE_PORT
+from .host_types import RUN, STATE, TENSOR, UNBOUND
+
+_HUGE_PAGE = 1 << 21
+
+
+class Runner:
+    """Writes everything that happens in a call of run, train_step, evaluate and output_shapes."""
+
+    def __init__(self, host: HostModule, checks: Checks, threads: Pool) -> None:
+        self.host, self.checks, self.threads = host, checks, threads
+        self.prepare = self._prepare()
+        self.reserve = self._reserve()
+        self.execute = self._execute()
+
+    def _prepare(self) -> Function:
+        """Checks the inputs' types and computes every size of the entry; run.prepared is then 1 (2: addresses too)."""
+        code = self.host.function("prepare", context=PTR, entry=PTR, run=PTR, inputs=PTR, input_count=I32)
+        context, entry, run = self.host.enter(code), code["entry"].record(ENTRY), code["run"].record(RUN)
+        count = len(self.host.program.symbols)
+        kind = code.address_of(self.host.text("input"))
+        with code.if_(entry["inputs"].differs(code["input_count"].to(I64))):
+            self.host.fail(
+                context,
+                "NL_ERROR_INPUT",
+                "The program takes %lld inputs%s; %d were given.",
+                entry["inputs"],
+                entry["input_names"],
+                code["input_count"],
+            )
+        with code.if_(code["inputs"].equals(0) & (entry["inputs"] > 0)):
+            self.host.fail(context, "NL_ERROR_ARGUMENT", "The array of inputs is null.")
+        symbols, former = code.allocate(ir.ArrayType(I64, max(1, count))).array(I64), run["symbols"].array(I64)
+        for number in range(count):
+            symbols[number] = UNBOUND
+        with code.loop(entry["inputs"]) as index:
+            port, tensor = entry["ports"].record(PORT, index), code["inputs"].record(TENSOR, index)
+            self.host.passes(
+                code, self.checks.check_type, context.word, port.word, tensor.word, kind, symbols.address(0)
+            )
+        values = run["pool"].array(I64).address(entry["value_base"])
+        changed = code.variable(I1, run["prepared"].equals(0))
+        for number in range(count):
+            changed[0] = changed[0] | symbols[number].differs(former[number])
+        with code.if_(changed[0]):
+            run["prepared"] = 0
+            for number in range(count):  # a symbol that this entry does not use counts as 0
+                former[number] = symbols[number]
+                symbols[number] = code.select(symbols[number].equals(UNBOUND), 0, symbols[number])
+            with code.if_(code.call(entry["values"], symbols.address(0), values)):
+                self.host.fail(context, "NL_ERROR_MEMORY", "These shapes need more memory than 64 bits can count.")
+            self._check_outputs_possible(code, context, entry, values)
+            run["prepared"] = 1
+        with code.loop(entry["inputs"]) as index:
+            port, tensor = entry["ports"].record(PORT, index), code["inputs"].record(TENSOR, index)
+            self.host.passes(code, self.checks.check_extents, context.word, port.word, tensor.word, kind, values)
+        code.return_(0)
+        return code
+
+    def _check_outputs_possible(self, code: Function, context: Record, entry: Record, values: Word) -> None:
+        with code.loop(entry["outputs"]) as index:
+            port = entry["ports"].record(PORT, entry["inputs"] + index)
+            with code.loop(port["rank"].to(I64)) as axis:
+                value = values.array(I64)[port["extents"].record(EXTENT, axis)["value"]]
+                with code.if_(value < 0):
+                    self.host.fail(
+                        context,
+                        "NL_ERROR_INPUT",
+                        "Axis %lld of the output %s would have %lld elements: the inputs are too small.",
+                        axis,
+                        port["name"],
+                        value,
+                    )
+
+    def _reserve(self) -> Function:
+        """Makes the arena hold ``bytes``."""
+        code = self.host.function("reserve", context=PTR, bytes=I64)
+        context, size = self.host.enter(code), code["bytes"]
+        with code.if_(size <= context["arena_bytes"]):
+            code.return_(0)
+        with code.if_(context["owned"].equals(0) & context["arena"].differs(0)):
+            self.host.fail(
+                context,
+                "NL_ERROR_MEMORY",
+                "The arena has %lld bytes, but these shapes need %lld bytes.",
+                context["arena_bytes"],
+                size,
+            )
+        self.forget_arena(code, context)
+        memory = code.variable(PTR)
+        with code.if_(context["alloc"].to(I64).differs(0)):
+            memory[0] = code.call(context["alloc"], context["user"], size)
+        with code.if_(context["alloc"].to(I64).equals(0)):
+            large = size >= 2 * _HUGE_PAGE
+            failed = code.call(
+                self.host.library["posix_memalign"], memory.address(0), code.select(large, _HUGE_PAGE, ALIGNMENT), size
+            )
+            memory[0] = code.select(failed.equals(0), memory[0], 0, PTR)
+            with code.if_(large & failed.equals(0)):
+                code.call(self.host.library["madvise"], memory[0], size, 14)  # MADV_HUGEPAGE
+        context["owned"] = 1
+        context["arena"] = memory[0]
+        with code.if_(memory[0].equals(0)):
+            self.host.fail(
+                context,
+                "NL_ERROR_MEMORY",
+                "%lld bytes of memory for intermediate results could not be allocated.",
+                size,
+            )
+        with code.if_((memory[0].to(I64) & (ALIGNMENT - 1)).differs(0)):
+            self.host.fail(
+                context,
+                "NL_ERROR_MEMORY",
+                f"The caller's alloc returned memory that is not aligned to {ALIGNMENT} bytes.",
+            )
+        context["arena_bytes"] = size
+        code.return_(0)
+        return code
+
+    def forget_arena(self, code: Function, context: Record) -> None:
+        """Frees an arena of the context's own; every entry computes its addresses anew."""
+        with code.if_(context["owned"].differs(0) & context["arena"].differs(0)):
+            with code.if_(context["free"].to(I64).differs(0)):
+                code.call(context["free"], context["user"], context["arena"])
+            with code.if_(context["free"].to(I64).equals(0)):
+                code.call(self.host.library["free"], context["arena"])
+        context["arena"], context["arena_bytes"], context["owned"] = 0, 0, 0
+        for position in range(len(self.host.program.entries)):
+            run = context.address("runs").record(RUN, position)
+            run["prepared"] = code.select(run["prepared"] > 1, 1, run["prepared"])
+
+    def _execute(self) -> Function:
+        """Checks everything, fills the pool and the words, and runs the launches."""
+        code = self.host.function(
+            "execute", context=PTR, position=I64, state=PTR, inputs=PTR, input_count=I32, outputs=PTR, output_count=I32
+        )
+        context = self.host.enter(code)
+        entry = code.address_of(self.host.entry_table).record(ENTRY, code["position"])
+        run = context.address("runs").record(RUN, code["position"])
+        pool = run["pool"].array(I64)
+        self.host.passes(code, self.prepare, context.word, entry.word, run.word, code["inputs"], code["input_count"])
+        with code.if_(entry["outputs"].differs(code["output_count"].to(I64))):
+            self.host.fail(
+                context,
+                "NL_ERROR_INPUT",
+                "The program gives %lld outputs%s; %d were asked for.",
+                entry["outputs"],
+                entry["output_names"],
+                code["output_count"],
+            )
+        with code.if_(code["outputs"].equals(0) & (entry["outputs"] > 0)):
+            self.host.fail(context, "NL_ERROR_ARGUMENT", "The array of outputs is null.")
+        self._take_tensors(code, context, entry, run)
+        self.host.passes(code, self.checks.check_overlap, context.word, entry.word, run.word)
+        values = pool.address(entry["value_base"]).array(I64)
+        self.host.passes(code, self.reserve, context.word, values[entry["arena"]])
+        with code.if_(run["prepared"].equals(1)):
+            with code.loop(entry["slot_count"]) as slot:
+                offset = values[entry["slots"].array(I32)[slot].to(I64)]
+                pool[entry["slot_base"] + slot] = context["arena"].to(I64) + offset
+            run["prepared"] = 2
+        with code.if_(code["state"].differs(0)):
+            self._take_state(code, entry, pool)
+        words, wiring = run["words"].array(I64), entry["wiring"].array(I32)
+        with code.loop(entry["word_count"]) as word:
+            words[word] = pool[wiring[word].to(I64)]
+        context["error_flag"] = 0
+        threads = context.inner("pool")
+        threads["launches"], threads["launch_count"] = entry["launches"], entry["launch_count"]
+        threads["words"], threads["pool"] = run["words"], run["pool"]
+        code.call(self.threads.run, threads.word)
+        with code.if_(context["error_flag"].differs(0)):
+            self.host.fail(
+                context,
+                "NL_ERROR_INDEX",
+                "A run-time index was out of range (check %lld), so the outputs are of no use.",
+                context["error_flag"],
+            )
+        code.return_(0)
+        return code
+
+    def _take_tensors(self, code: Function, context: Record, entry: Record, run: Record) -> None:
+        pool, sizes = run["pool"].array(I64), run["sizes"].array(I64)
+        values = pool.address(entry["value_base"])
+        output = code.address_of(self.host.text("output"))
+        no_symbols = code.null()  # the extents of outputs bind none
+        with code.loop(entry["inputs"] + entry["outputs"]) as index:
+            given = index < entry["inputs"]
+            port = entry["ports"].record(PORT, index)
+            tensor = code.select(
+                given,
+                code["inputs"].record(TENSOR, index).word,
+                code["outputs"].record(TENSOR, index - entry["inputs"]).word,
+                PTR,
+            )
+            with code.if_(index >= entry["inputs"]):
+                self.host.passes(code, self.checks.check_type, context.word, port.word, tensor, output, no_symbols)
+                self.host.passes(code, self.checks.check_extents, context.word, port.word, tensor, output, values)
+            kind = code.select(given, code.address_of(self.host.text("input")), output, PTR)
+            self.host.passes(
+                code,
+                self.checks.check_memory,
+                context.word,
+                port.word,
+                tensor,
+                kind,
+                pool.address(index),
+                sizes.address(index),
+            )
+
+    def _take_state(self, code: Function, entry: Record, pool: Array) -> None:
+        memory = code["state"].record(STATE)["memory"]
+        with code.loop(len(self.host.program.states)) as index:
+            state_port = code.address_of(self.host.states).record(STATE_PORT, index)
+            pool[entry["state_base"] + index] = memory.to(I64) + state_port["offset"]
+
+    def _not_built(self, code: Function, text: str) -> None:
+        with code.if_(code["context"].equals(0)):
+            code.return_(abi.CODE["NL_ERROR_ARGUMENT"])
+        self.host.fail(self.host.enter(code), "NL_ERROR_UNSUPPORTED", text)
+
+    def _run_with_state(self, code: Function, name: str) -> None:
+        if name not in self.host.entries or not self.host.program.is_training:
+            return self._not_built(code, f"This program has no {name}: it was built for inference only.")
+        context, state = self.host.enter(code), code["state"]
+        with code.if_(context.word.equals(0) | state.equals(0)):
+            code.return_(abi.CODE["NL_ERROR_ARGUMENT"])
+        with code.if_(state.record(STATE)["model"].differs(context["model"])):
+            self.host.fail(context, "NL_ERROR_ARGUMENT", "The state belongs to another model.")
+        return self._run_entry(code, self.host.entries[name], state)
+
+    def api_run(self, code: Function) -> None:
+        if "run" not in self.host.entries:
+            return self._not_built(code, "This program has no run: it was built for training only.")
+        position = self.host.entries["run"]
+        if self.host.plans[position].needs_state:
+            return self._not_built(code, "This program was built for training: call evaluate with a state.")
+        return self._run_entry(code, position, 0)
+
+    def api_train_step(self, code: Function) -> None:
+        self._run_with_state(code, "train_step")
+
+    def api_evaluate(self, code: Function) -> None:
+        self._run_with_state(code, "run")
+
+    def api_output_shapes(self, code: Function) -> None:
+        context, position = self.host.enter(code), code["entry"].to(I64)
+        self.host.hold(code, context)
+        result = code.variable(I32, abi.CODE["NL_ERROR_ARGUMENT"])
+        with code.if_((position >= 0) & (position < len(self.host.program.entries))):
+            entry = code.address_of(self.host.entry_table).record(ENTRY, position)
+            run = context.address("runs").record(RUN, position)
+            arguments = (context.word, entry.word, run.word, code["inputs"], code["input_count"])
+            result[0] = code.call(self.prepare, *arguments)
+            with code.if_(result[0].equals(0)):
+                values = run["pool"].array(I64).address(entry["value_base"]).array(I64)
+                known = code.select(
+                    code["output_count"].to(I64) < entry["outputs"], code["output_count"].to(I64), entry["outputs"]
+                )
+                with code.loop(known) as index:
+                    self._write_type(
+                        entry["ports"].record(PORT, entry["inputs"] + index),
+                        code["outputs"].record(TENSOR, index),
+                        values,
+                    )
+        context["busy"] = 0
+        code.return_(result[0])
+
+    def _write_type(self, port: Record, tensor: Record, values: Array) -> None:
+        tensor["ndim"] = port["rank"]
+        tensor.address("dtype").array(I32)[0] = port["dtype"]
+        with port.code.loop(port["rank"].to(I64)) as axis:
+            tensor["shape"].array(I64)[axis] = values[port["extents"].record(EXTENT, axis)["value"]]
+
+    def _run_entry(self, code: Function, position: int, state: Operand) -> None:
+        """Runs an entry on behalf of an API function, with the context held."""
+        context = self.host.enter(code)
+        arguments = [code[name] for name in ("inputs", "input_count", "outputs", "output_count")]
+        result = code.variable(I32)
+        self.host.hold(code, context)
+        result[0] = code.call(self.execute, context.word, position, state, *arguments)
+        if isinstance(state, Word) and self.host.program.entries[position].name == "train_step":
+            with code.if_(result[0].equals(0)):
+                record = state.record(STATE)
+                record["step"] = record["step"] + 1
+        context["busy"] = 0
+        code.return_(result[0])

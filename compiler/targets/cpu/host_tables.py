@@ -1,0 +1,363 @@
+"""Program -> constant tables of its host code: ports, symbols, launches, constants, states, and one function per entry
+that computes every size of that entry from the free dims.
+
+Each entry has a pool of 64-bit words: [inputs | outputs | constants | states | arena slots | values | error flag],
+addresses first. The words of all launches are gathered from the pool through one table of indices (``wiring``).
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+
+from llvmlite import ir
+
+from netloom.abi import DLPACK_CODES
+from netloom.errors import ShapeError, VerificationError
+
+from ... import dim
+from ...dim import Atom, Dim, Extent, Minimum, Quotient, Remainder, Symbol
+from ...program import ALIGNMENT, BufferRef, Entry, Port, Program, Space, StatePort
+from ...tensor_type import MAX_RANK, DType, TensorType
+from .host import I1, I32, I64, PTR, VOID, Function, Struct, Word
+from .segments import Bytes, Fill, Weights, aligned
+
+KERNEL = ir.FunctionType(VOID, [PTR, I64, I64])
+VALUES = ir.FunctionType(I1, [PTR, PTR])
+UNBOUNDED = (1 << 63) - 1
+_NAME_SHOWN = 200  # characters of a port's name in error texts
+
+SYMBOL = Struct({"name": PTR, "lo": I64, "hi": I64})
+EXTENT = Struct({"symbol": I64, "factor": I64, "offset": I64, "value": I64})
+PORT = Struct({"name": PTR, "type": PTR, "extents": PTR, "dtype": I32, "rank": I32, "item": I64, "symbolic": I64})
+LAUNCH = Struct({"kernel": KERNEL.as_pointer(), "items": I64, "words": I64})
+ENTRY = Struct({
+    "ports": PTR, "launches": PTR, "wiring": PTR, "slots": PTR, "values": VALUES.as_pointer(), "inputs": I64,
+    "outputs": I64, "launch_count": I64, "word_count": I64, "slot_count": I64, "constant_base": I64, "state_base": I64,
+    "slot_base": I64, "value_base": I64, "flag": I64, "arena": I64, "needs_state": I64, "input_names": PTR,
+    "output_names": PTR,
+})  # fmt: skip
+PLACEMENT = Struct({"in_place": I64, "offset": I64, "size": I64, "first": I64, "pieces": I64})
+PIECE = Struct({"is_fill": I64, "offset": I64, "size": I64, "pattern": I64})
+STATE_PORT = Struct({"name": PTR, "shape": PTR, "dtype": I32, "rank": I32, "size": I64, "offset": I64, "initial": I64})
+NAMED_DTYPE = Struct({"dtype": I32, "name": PTR})
+
+
+def dtype_word(dtype: DType) -> int:
+    """A DLDataType with one lane as a little-endian number."""
+    code, bits = DLPACK_CODES[dtype.value]
+    return code | bits << 8 | 1 << 16
+
+
+def shown(name: str) -> str:
+    """A name as error texts show it: quoted, escaped, shortened."""
+    return json.dumps(name if len(name) <= _NAME_SHOWN else name[:_NAME_SHOWN] + "…")
+
+
+class Tables:
+    """Writes constant data into a module; equal texts are shared."""
+
+    def __init__(self, module: ir.Module) -> None:
+        self.module = module
+        self._texts: dict[bytes, ir.GlobalVariable] = {}
+
+    def constant(self, value: ir.Constant) -> ir.GlobalVariable:
+        variable = ir.GlobalVariable(self.module, value.type, f"host.table{len(self.module.globals)}")
+        variable.linkage, variable.global_constant, variable.initializer = "internal", True, value
+        return variable
+
+    def text(self, text: str) -> ir.GlobalVariable:
+        """A C string."""
+        data = text.encode("utf-8", "backslashreplace") + b"\0"
+        if data not in self._texts:
+            self._texts[data] = self.constant(ir.Constant(ir.ArrayType(ir.IntType(8), len(data)), bytearray(data)))
+        return self._texts[data]
+
+    def numbers(self, type: ir.IntType, numbers: Sequence[int]) -> ir.GlobalVariable:
+        return self.constant(ir.Constant(ir.ArrayType(type, len(numbers)), list(numbers)))
+
+    def records(self, struct: Struct, rows: Sequence[Sequence[object]]) -> ir.GlobalVariable:
+        """An array of structs; a row holds a field's number, or the global that a pointer field points to."""
+        values = [
+            ir.Constant(struct.type, [_field(v, t) for v, t in zip(row, struct.type.elements, strict=True)])
+            for row in rows
+        ]
+        return self.constant(ir.Constant(ir.ArrayType(struct.type, len(rows)), values))
+
+
+def _field(value: object, type: ir.Type) -> ir.Value:
+    return value if isinstance(value, ir.GlobalValue) else ir.Constant(type, value)
+
+
+@dataclass(frozen=True)
+class EntryPlan:
+    """Where everything of an entry lies in its pool."""
+
+    program: Program
+    entry: Entry
+
+    @cached_property
+    def values(self) -> dict[Extent, int]:
+        """Every extent that the host needs, with its number."""
+        wanted: list[Extent] = []
+        for port in (*self.entry.inputs, *self.entry.outputs):
+            wanted += port.type.shape
+        wanted += [*self.slot_offsets]
+        for launch in self.entry.launches:
+            wanted += [launch.items, *launch.extents]
+        return {extent: number for number, extent in enumerate(dict.fromkeys(wanted))}
+
+    @cached_property
+    def slot_offsets(self) -> tuple[Extent, ...]:
+        """The offset of each arena slot, and at last the arena's size."""
+        offsets: list[Extent] = [0]
+        for size in self.entry.slots:
+            offsets.append(offsets[-1] + dim.ceil_div(size, ALIGNMENT) * ALIGNMENT)
+        return tuple(offsets)
+
+    @cached_property
+    def bases(self) -> dict[Space | str, int]:
+        """The first pool index of each section; "size" is the pool's length."""
+        lengths: list[tuple[Space | str, int]] = [
+            (Space.INPUT, len(self.entry.inputs)), (Space.OUTPUT, len(self.entry.outputs)),
+            (Space.CONSTANT, len(self.program.constants)), (Space.STATE, len(self.program.states)),
+            (Space.ARENA, len(self.entry.slots)), ("values", len(self.values)), ("flag", 1), ("size", 0),
+        ]  # fmt: skip
+        bases, position = {}, 0
+        for section, length in lengths:
+            bases[section] = position
+            position += length
+        return bases
+
+    def value(self, extent: Extent) -> int:
+        """The pool index of an extent's value."""
+        return self.bases["values"] + self.values[extent]
+
+    def buffer(self, ref: BufferRef) -> int:
+        """The pool index of a buffer's address."""
+        return self.bases[ref.space] + ref.index
+
+    @cached_property
+    def wiring(self) -> tuple[tuple[int, ...], ...]:
+        """The pool indices of each launch's words."""
+        return tuple(
+            (*map(self.buffer, launch.buffers), *map(self.value, launch.extents), self.bases["flag"])
+            for launch in self.entry.launches
+        )
+
+    @property
+    def needs_state(self) -> bool:
+        return self.entry.name == "train_step" or any(
+            ref.space is Space.STATE for launch in self.entry.launches for ref in launch.buffers
+        )
+
+
+def write_symbols(tables: Tables, program: Program) -> ir.GlobalVariable:
+    rows = []
+    for symbol in program.symbols:
+        if isinstance(symbol.hi, Dim):
+            raise VerificationError(f"The free dim {symbol.name} has the range end {symbol.hi}, which is no number.")
+        rows.append((tables.text(symbol.name), symbol.lo, UNBOUNDED if symbol.hi is None else symbol.hi))
+    return tables.records(SYMBOL, rows)
+
+
+def write_dtypes(tables: Tables) -> ir.GlobalVariable:
+    return tables.records(NAMED_DTYPE, [(dtype_word(dtype), tables.text(dtype.value)) for dtype in DType])
+
+
+def write_entry(tables: Tables, program: Program, entry: Entry) -> list[object]:
+    """The row of ENTRY."""
+    plan = EntryPlan(program, entry)
+    check_symbols_bound(program, entry)
+    kernels = _declare_kernels(tables.module, entry)
+    launches, words = [], 0
+    for launch, wires in zip(entry.launches, plan.wiring, strict=True):
+        launches.append((kernels[launch.kernel], plan.value(launch.items), words))
+        words += len(wires)
+    ports = [_port_row(tables, plan, port, True) for port in entry.inputs]
+    ports += [_port_row(tables, plan, port, False) for port in entry.outputs]
+    base = plan.bases
+    return [
+        tables.records(PORT, ports),
+        tables.records(LAUNCH, launches),
+        tables.numbers(I32, [index for wires in plan.wiring for index in wires]),
+        tables.numbers(I32, [plan.values[offset] for offset in plan.slot_offsets[:-1]]),
+        emit_values(tables.module, program, list(plan.values)),
+        len(entry.inputs), len(entry.outputs), len(entry.launches), words, len(entry.slots),
+        base[Space.CONSTANT], base[Space.STATE], base[Space.ARENA], base["values"], base["flag"],
+        plan.values[plan.slot_offsets[-1]], int(plan.needs_state),
+        _names(tables, entry.inputs), _names(tables, entry.outputs),
+    ]  # fmt: skip
+
+
+def _names(tables: Tables, ports: tuple[Port, ...]) -> ir.GlobalVariable:
+    """As an error text lists them: ``: "x", "y"``, shortened."""
+    text = ", ".join(shown(port.name) for port in ports[:8]) + (", …" if len(ports) > 8 else "")
+    return tables.text(f": {text[: 2 * _NAME_SHOWN]}" if ports else "")
+
+
+def check_symbols_bound(program: Program, entry: Entry) -> None:
+    """ShapeError if the inputs' shapes do not determine a symbol that the entry uses."""
+    bound = {binding.symbol for port in entry.inputs for binding in map(binding_of, port.type.shape) if binding}
+    used = dim.symbols_of(list(EntryPlan(program, entry).values))
+    if missing := sorted(symbol.name for symbol in used - bound):
+        raise ShapeError(f"No input's shape determines the free dims {', '.join(missing)} of {entry.name}.",
+                         hint="Give an input an axis of that extent, or fix the dim.")  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Binding:
+    """symbol = (extent - offset) / factor."""
+
+    symbol: Symbol
+    factor: int
+    offset: int
+
+
+def binding_of(extent: Extent) -> Binding | None:
+    """How an extent determines a symbol: None unless it is factor * symbol + offset."""
+    match extent:
+        case Dim(terms=(((Symbol() as symbol,), int(factor)),)):
+            return Binding(symbol, factor, 0)
+        case Dim(terms=(((Symbol() as symbol,), int(factor)), ((), int(offset)))):
+            return Binding(symbol, factor, offset)
+    return None
+
+
+def _port_row(tables: Tables, plan: EntryPlan, port: Port, binds: bool) -> tuple[object, ...]:
+    _check_rank(port.name, port.type)
+    order = {symbol: index for index, symbol in enumerate(plan.program.symbols)}
+    extents = []
+    for extent in port.type.shape:
+        binding = binding_of(extent) if binds else None
+        where = (order[binding.symbol], binding.factor, binding.offset) if binding else (-1, 1, 0)
+        extents.append((*where, plan.values[extent]))
+    return (
+        tables.text(shown(port.name)),
+        tables.text(_type_text(port.type)),
+        tables.records(EXTENT, extents),
+        dtype_word(port.type.dtype),
+        port.type.rank,
+        port.type.dtype.bytes,
+        int(not port.type.is_static),
+    )
+
+
+def _type_text(type: TensorType) -> str:
+    text = str(type)
+    return text if len(text) <= _NAME_SHOWN else text[:_NAME_SHOWN] + "…"
+
+
+def _check_rank(name: str, type: TensorType) -> None:
+    if type.rank > MAX_RANK:
+        raise ShapeError(f"{shown(name)} has rank {type.rank}; programs take ranks up to {MAX_RANK}.")
+
+
+def _declare_kernels(module: ir.Module, entry: Entry) -> dict[str, ir.Function]:
+    names = dict.fromkeys(launch.kernel for launch in entry.launches)
+    return {name: module.globals.get(name) or ir.Function(module, KERNEL, name) for name in names}
+
+
+def write_weights(tables: Tables, weights: Weights) -> tuple[ir.GlobalVariable, ir.GlobalVariable, int]:
+    """(placements, pieces, bytes of memory that the expanded constants take)."""
+    placements: list[Sequence[object]] = []
+    pieces: list[Sequence[object]] = []
+    memory = 0
+    for placement in weights.placements:
+        offset = (placement.pieces[0].offset if placement.pieces else 0) if placement.in_place else memory
+        placements.append((int(placement.in_place), offset, placement.size, len(pieces), len(placement.pieces)))
+        if placement.in_place:
+            continue
+        memory += aligned(placement.size)
+        for piece in placement.pieces:
+            match piece.segment:
+                case Fill() as fill:
+                    pieces.append((1, 0, fill.size, fill.pattern - (fill.pattern >> 63 << 64)))
+                case Bytes() as data:
+                    pieces.append((0, piece.offset, data.size, 0))
+    return tables.records(PLACEMENT, placements), tables.records(PIECE, pieces), memory
+
+
+def write_states(tables: Tables, states: tuple[StatePort, ...], weights: Weights) -> tuple[ir.GlobalVariable, int]:
+    """(table, bytes of one state)."""
+    rows, offset = [], 0
+    for state in states:
+        _check_rank(state.name, state.type)
+        shape = state.type.static_shape
+        size = math.prod(shape) * state.type.dtype.bytes
+        rows.append((tables.text(state.name), tables.numbers(I64, shape), dtype_word(state.type.dtype), len(shape),
+                     size, offset, weights.indices[state.initial]))  # fmt: skip
+        offset += aligned(size)
+    return tables.records(STATE_PORT, rows), offset
+
+
+# -- sizes from symbols --------------------------------------------------------------------------------------
+
+
+def emit_values(module: ir.Module, program: Program, extents: Sequence[Extent]) -> ir.Function:
+    """A function ``i1 (symbols *, values *)`` that stores every extent's value; true: 64 bits were too few."""
+    code = Function(module, f"values{len(module.globals)}", I1, {"symbols": PTR, "values": PTR})
+    emitter = _ExtentEmitter(code, {symbol: index for index, symbol in enumerate(program.symbols)})
+    values = code["values"].array(I64)
+    for number, extent in enumerate(extents):
+        values[number] = emitter.extent(extent)
+    code.return_(emitter.overflow)
+    return code.function
+
+
+class _ExtentEmitter:
+    """Straight-line code for extents; equal parts are computed once. Nesting of extents is shallow by construction."""
+
+    def __init__(self, code: Function, symbols: dict[Symbol, int]) -> None:
+        self.code = code
+        self.overflow = code.word(0, I1)
+        self._symbols = symbols
+        self._known: dict[Extent | Atom, Word] = {}
+
+    def extent(self, extent: Extent) -> Word:
+        if isinstance(extent, int):
+            return self.code.word(extent)
+        if extent not in self._known:
+            total = self.code.word(0)
+            for atoms, factor in extent.terms:
+                term = self.code.word(factor)
+                for atom in atoms:
+                    term = self._checked("smul_with_overflow", term, self._atom(atom))
+                total = self._checked("sadd_with_overflow", total, term)
+            self._known[extent] = total
+        return self._known[extent]
+
+    def _checked(self, instruction: str, left: Word, right: Word) -> Word:
+        builder = self.code.builder
+        pair = getattr(builder, instruction)(left.value, right.value)
+        self.overflow = self.overflow | Word(self.code, builder.extract_value(pair, 1))
+        return Word(self.code, builder.extract_value(pair, 0))
+
+    def _atom(self, atom: Atom) -> Word:
+        if atom not in self._known:
+            self._known[atom] = self._emit_atom(atom)
+        return self._known[atom]
+
+    def _emit_atom(self, atom: Atom) -> Word:
+        match atom:
+            case Symbol():
+                return self.code["symbols"].array(I64)[self._symbols[atom]]
+            case Quotient(numerator, divisor):
+                return self._floor_divide(self.extent(numerator), divisor)[0]
+            case Remainder(numerator, divisor):
+                return self._floor_divide(self.extent(numerator), divisor)[1]
+            case Minimum(left, right):
+                a, b = self.extent(left), self.extent(right)
+                return self.code.select(a < b, a, b)
+
+    def _floor_divide(self, numerator: Word, divisor: int) -> tuple[Word, Word]:
+        """Quotient and remainder that round towards minus infinity."""
+        quotient, remainder = numerator // divisor, numerator % divisor
+        below = remainder < 0
+        return (
+            self.code.select(below, quotient - 1, quotient),
+            self.code.select(below, remainder + divisor, remainder),
+        )

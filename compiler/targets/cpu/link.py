@@ -1,0 +1,177 @@
+"""Objects -> a shared object, through the linker that the machine has: ld, cc, ld.lld, or the one in the ziglang wheel.
+
+The C library is represented by stand-ins that list the functions a program may use with their oldest symbol versions.
+So the result does not depend on the C library of the machine that links (nor on its development files), needs nothing
+newer than GLIBC_2.17, and a call to any other function is an error here instead of on the user's machine.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import shutil
+import subprocess
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import llvmlite.binding as llvm
+from llvmlite import ir
+
+from netloom import abi
+from netloom.environment import tool_environment
+from netloom.errors import LinkError
+
+_SECONDS = 600  # after which a linker is given up
+_MATH = (
+    "acos", "asin", "atan", "atan2", "ceil", "copysign", "cos", "cosh", "erf", "exp", "exp2", "expm1", "fabs",
+    "floor", "fma", "fmax", "fmin", "fmod", "ldexp", "log", "log10", "log1p", "log2", "nearbyint", "pow",
+    "rint", "round", "sin", "sinh", "sqrt", "tan", "tanh", "trunc",
+)  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Library:
+    """A library that every Linux machine with glibc has: functions by the version of their symbols."""
+
+    name: str
+    functions: Mapping[str, tuple[str, ...]]
+
+
+LIBRARIES = (
+    Library(
+        "libc.so.6",
+        {
+            "GLIBC_2.2.5": (
+                "bcmp",
+                "calloc",
+                "free",
+                "getpid",
+                "madvise",
+                "memcmp",
+                "memcpy",
+                "memmove",
+                "memset",
+                "mmap",
+                "mprotect",
+                "munmap",
+                "posix_memalign",
+                "snprintf",
+                "strcmp",
+                "strlen",
+            ),
+            "GLIBC_2.3.4": ("sched_getaffinity",),
+            "GLIBC_2.17": ("clock_gettime",),
+        },
+    ),
+    Library("libm.so.6", {"GLIBC_2.2.5": tuple(name + suffix for name in _MATH for suffix in ("", "f"))}),
+    Library(
+        "libpthread.so.0",
+        {
+            "GLIBC_2.2.5": (
+                "pthread_create",
+                "pthread_join",
+                "pthread_mutex_lock",
+                "pthread_mutex_unlock",
+                "pthread_sigmask",
+            ),
+            "GLIBC_2.3.2": ("pthread_cond_broadcast", "pthread_cond_wait"),
+        },
+    ),
+)
+
+
+def link_shared_object(objects: Sequence[Path], output: Path, folder: Path) -> None:
+    """Links objects into ``output``, which exports nl_get_api alone; ``folder`` is private room for temporary files."""
+    command = find_linker()
+    libraries = [_write_stand_in(command, library, folder) for library in LIBRARIES]
+    exports = folder / "exports.map"
+    exports.write_text(f"{{ global: {abi.ENTRY_POINT}; local: *; }};\n")
+    arguments = [
+        "-shared",
+        "--build-id=none",
+        "--hash-style=gnu",
+        "-z",
+        "relro",
+        "-z",
+        "now",
+        "-z",
+        "noexecstack",
+        "-z",
+        "defs",
+        "--strip-all",
+        "--as-needed",
+        f"--version-script={exports}",
+        "-o",
+        str(output),
+        *map(str, objects),
+        *map(str, libraries),
+    ]
+    _run(command, arguments)
+
+
+@dataclass(frozen=True)
+class Linker:
+    """A command; ``is_driver``: a compiler driver, which hands its linker what follows -Wl."""
+
+    command: tuple[str, ...]
+    is_driver: bool = False
+
+    def line(self, arguments: Sequence[str]) -> list[str]:
+        if not self.is_driver:
+            return [*self.command, *arguments]
+        wrapped = [part for argument in arguments for part in ("-Xlinker", argument)]
+        return [*self.command, "-shared", "-nostdlib", *wrapped]
+
+
+def find_linker() -> Linker:
+    """The first linker there is; LinkError if there is none."""
+    for name, is_driver in (("ld", False), ("cc", True), ("ld.lld", False)):
+        if path := shutil.which(name):
+            return Linker((path,), is_driver)
+    if importlib.util.find_spec("ziglang"):
+        return Linker((sys.executable, "-m", "ziglang", "ld.lld"))
+    raise LinkError(
+        "No linker was found: neither ld, nor cc, nor ld.lld, nor the ziglang package.",
+        hint="Install binutils, or run: pip install ziglang. Programs in process need no linker.",
+    )
+
+
+def _run(linker: Linker, arguments: Sequence[str]) -> None:
+    try:
+        result = subprocess.run(
+            linker.line(arguments),
+            capture_output=True,
+            text=True,
+            errors="replace",
+            timeout=_SECONDS,
+            check=False,
+            env=tool_environment(),
+        )
+    except (OSError, subprocess.TimeoutExpired) as error:
+        raise LinkError(f"The linker {linker.command[0]} could not be run: {error}.") from error
+    if result.returncode:
+        raise LinkError(f"The linker {linker.command[0]} failed: {result.stderr.strip()[:2000]}")
+
+
+def _write_stand_in(linker: Linker, library: Library, folder: Path) -> Path:
+    """A shared object with the library's name and symbols, and empty functions."""
+    stem = library.name.partition(".")[0]
+    source, script, output = (folder / f"{stem}{suffix}" for suffix in (".o", ".map", ".so"))
+    source.write_bytes(_empty_functions([name for names in library.functions.values() for name in names]))
+    script.write_text(
+        "".join(f"{version} {{ global: {'; '.join(names)}; }};\n" for version, names in library.functions.items())
+    )
+    _run(linker, ["-shared", f"-soname={library.name}", f"--version-script={script}", "-o", str(output), str(source)])
+    return output
+
+
+def _empty_functions(names: Sequence[str]) -> bytes:
+    module = ir.Module("stand_in")
+    for name in names:
+        function = ir.Function(module, ir.FunctionType(ir.VoidType(), []), name)
+        ir.IRBuilder(function.append_basic_block()).ret_void()
+    llvm.initialize_native_target()
+    llvm.initialize_native_asmprinter()
+    machine = llvm.Target.from_triple("x86_64-unknown-linux-gnu").create_target_machine(reloc="pic", codemodel="small")
+    return bytes(machine.emit_object(llvm.parse_assembly(str(module))))

@@ -1,0 +1,174 @@
+"""Constants -> segments -> the weights image of a program.
+
+A segment is bytes, or one element repeated. Long runs of one element become fills (without materialising splats), so
+a network of splats stays small on disk; when the program is opened, fills expand into anonymous memory. A constant that
+is one bytes segment is used where it lies. Equal constants are stored once. The same constants give the same bytes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any, BinaryIO, TypeAlias
+
+import numpy as np
+import numpy.typing as npt
+
+from ...constant import Constant
+from ...program import ALIGNMENT
+
+SHORTEST_FILL = 4096  # bytes: shorter runs stay bytes
+_BLOCK = 512  # bytes: every run of SHORTEST_FILL bytes holds at least 7 aligned blocks
+_CHUNK = 4096  # blocks that are compared at a time
+_UNSIGNED = {1: np.uint8, 2: np.uint16, 4: np.uint32, 8: np.uint64}
+
+ByteArray: TypeAlias = npt.NDArray[np.uint8]
+
+
+@dataclass(frozen=True, eq=False)
+class Bytes:
+    """Bytes as they lie in memory (a view, not a copy)."""
+
+    data: ByteArray
+
+    @property
+    def size(self) -> int:
+        return self.data.nbytes
+
+
+@dataclass(frozen=True)
+class Fill:
+    """One element's bytes, ``count`` times."""
+
+    element: bytes
+    count: int
+
+    @property
+    def size(self) -> int:
+        return len(self.element) * self.count
+
+    @property
+    def pattern(self) -> int:
+        """The element repeated to 8 bytes, as a little-endian number."""
+        return int.from_bytes(self.element * (8 // len(self.element)), "little")
+
+
+Segment: TypeAlias = Bytes | Fill
+
+
+def encode(constant: Constant) -> tuple[Segment, ...]:
+    """The segments of a constant, in memory order."""
+    array = constant.array
+    if constant.is_splat and array.nbytes >= SHORTEST_FILL:
+        return (Fill(np.asarray(constant.splat_value).tobytes(), array.size),)
+    words = np.ascontiguousarray(array).reshape(-1).view(_UNSIGNED[array.dtype.itemsize])
+    segments: list[Segment] = []
+    end = 0
+    for start, stop in _long_runs(words):
+        if start > end:
+            segments.append(Bytes(words[end:start].view(np.uint8)))
+        segments.append(Fill(words[start].tobytes(), stop - start))
+        end = stop
+    if end < words.size or not segments:
+        segments.append(Bytes(words[end:].view(np.uint8)))
+    return tuple(segments)
+
+
+def decode(segments: Sequence[Segment]) -> bytes:
+    """The bytes that the segments stand for: the meaning of the encoding."""
+    return b"".join(s.data.tobytes() if isinstance(s, Bytes) else s.element * s.count for s in segments)
+
+
+def _long_runs(words: npt.NDArray[Any]) -> Iterator[tuple[int, int]]:
+    """Maximal [start, stop) of equal elements with at least SHORTEST_FILL bytes, in order."""
+    length = _BLOCK // words.itemsize
+    least = SHORTEST_FILL // words.itemsize
+    end = 0
+    for first, last in _uniform_blocks(words, length):
+        start, stop = first * length, last * length
+        while start > end and words[start - 1] == words[start]:
+            start -= 1
+        while stop < words.size and words[stop] == words[start]:
+            stop += 1
+        if stop - start >= least:
+            yield start, stop
+            end = stop
+
+
+def _uniform_blocks(words: npt.NDArray[Any], length: int) -> Iterator[tuple[int, int]]:
+    """Maximal [first, last) of whole blocks that hold one value, where they are enough for a long run."""
+    blocks = words[: words.size // length * length].reshape(-1, length)
+    uniform = np.zeros(len(blocks), bool)
+    for start in range(0, len(blocks), _CHUNK):
+        chunk = blocks[start : start + _CHUNK]
+        likely = np.flatnonzero(chunk[:, 0] == chunk[:, -1])
+        uniform[start + likely] = (chunk[likely] == chunk[likely, :1]).all(axis=1)
+    values = blocks[:, 0]
+    joined = uniform[1:] & uniform[:-1] & (values[1:] == values[:-1])
+    firsts = np.flatnonzero(uniform & ~np.concatenate(([False], joined)))
+    lasts = np.flatnonzero(uniform & ~np.concatenate((joined, [False]))) + 1
+    enough = lasts - firsts >= SHORTEST_FILL // _BLOCK - 1
+    yield from zip(firsts[enough].tolist(), lasts[enough].tolist(), strict=True)
+
+
+@dataclass(frozen=True)
+class Piece:
+    """A segment with the place of its bytes in the image (0 for a fill)."""
+
+    segment: Segment
+    offset: int
+
+
+@dataclass(frozen=True)
+class Placement:
+    """Where a constant is: in place at an offset of the image, or expanded from pieces."""
+
+    size: int
+    pieces: tuple[Piece, ...]
+
+    @property
+    def in_place(self) -> bool:
+        return self.size == 0 or (len(self.pieces) == 1 and isinstance(self.pieces[0].segment, Bytes))
+
+
+@dataclass(frozen=True)
+class Weights:
+    """All constants of a program: constant number i is ``placements[indices[i]]``."""
+
+    indices: tuple[int, ...]
+    placements: tuple[Placement, ...]
+    size: int  # of the image, in bytes
+
+    def write(self, file: BinaryIO) -> None:
+        """Writes the image: every bytes segment at its offset, zeros between."""
+        position = 0
+        for placement in self.placements:
+            for piece in placement.pieces:
+                if isinstance(piece.segment, Bytes):
+                    file.write(bytes(piece.offset - position))
+                    file.write(piece.segment.data.data)
+                    position = piece.offset + piece.segment.size
+        file.write(bytes(self.size - position))
+
+
+def lay_out(constants: Sequence[Constant]) -> Weights:
+    """Encodes constants and gives every bytes segment an aligned place in one image."""
+    number: dict[Constant, int] = {}
+    placements: list[Placement] = []
+    size = 0
+    for constant in constants:
+        if constant in number:
+            continue
+        pieces = []
+        for segment in encode(constant):
+            pieces.append(Piece(segment, size if isinstance(segment, Bytes) else 0))
+            if isinstance(segment, Bytes):
+                size = aligned(size + segment.size)
+        number[constant] = len(placements)
+        placements.append(Placement(sum(piece.segment.size for piece in pieces), tuple(pieces)))
+    return Weights(tuple(number[constant] for constant in constants), tuple(placements), size)
+
+
+def aligned(size: int) -> int:
+    """The least multiple of ALIGNMENT that is at least size."""
+    return -(-size // ALIGNMENT) * ALIGNMENT

@@ -1,0 +1,66 @@
+"""The language in which networks are written: Python functions over symbolic values, traced into graphs."""
+
+from __future__ import annotations
+
+from . import initializers, losses, optimizers, zoo
+from .functions import (
+    argmax,
+    cast,
+    clip,
+    concat,
+    elu,
+    equal,
+    exp,
+    flatten,
+    gelu,
+    leaky_relu,
+    log,
+    log_softmax,
+    lrn,
+    maximum,
+    minimum,
+    one_hot,
+    pad,
+    reduce_max,
+    reduce_mean,
+    reduce_min,
+    reduce_sum,
+    relu,
+    reshape,
+    sigmoid,
+    sign,
+    silu,
+    softmax,
+    softplus,
+    softsign,
+    sqrt,
+    square,
+    tanh,
+    transpose,
+    where,
+)  # fmt: skip
+from .layers import (
+    average_pool2d,
+    batch_norm,
+    conv1d,
+    conv2d,
+    conv3d,
+    conv_transpose2d,
+    dense,
+    dropout,
+    embedding,
+    global_average_pool,
+    layer_norm,
+    max_pool2d,
+)  # fmt: skip
+from .trace import Network, Symbolic, TracedGraph, is_training, network, parameter, tensor, with_states
+from .training_step import training_graph
+
+__all__ = [
+    "Network", "Symbolic", "TracedGraph", "argmax", "average_pool2d", "batch_norm", "cast", "clip", "concat", "conv1d",
+    "conv2d", "conv3d", "conv_transpose2d", "dense", "dropout", "elu", "embedding", "equal", "exp", "flatten", "gelu",
+    "global_average_pool", "initializers", "is_training", "layer_norm", "leaky_relu", "log", "log_softmax", "losses",
+    "lrn", "max_pool2d", "maximum", "minimum", "network", "one_hot", "optimizers", "pad", "parameter", "reduce_max",
+    "reduce_mean", "reduce_min", "reduce_sum", "relu", "reshape", "sigmoid", "sign", "silu", "softmax", "softplus",
+    "softsign", "sqrt", "square", "tanh", "tensor", "training_graph", "transpose", "where", "with_states", "zoo",
+]  # fmt: skip

@@ -1,0 +1,421 @@
+"""Tracing: a Python function over symbolic values -> Graph.
+
+``@network`` makes a ``Network`` of a function; its ``graph`` method calls the function once with symbolic values
+that record each op in a Builder. Parameters become states of the graph, named by the layer that owns them
+("conv1.weight"); their initial values depend on the seed and the name alone, never on the order of creation.
+The graph remembers where it came from, so the training form can be traced from the inference form.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import hashlib
+import inspect
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from contextvars import ContextVar
+from dataclasses import dataclass, field
+from typing import Any, TypeAlias
+
+import numpy as np
+import numpy.typing as npt
+
+import netloom.compiler.ops  # noqa: F401  (fills the table of ops)
+from netloom.compiler import dim
+from netloom.compiler.constant import Constant
+from netloom.compiler.dim import Extent
+from netloom.compiler.graph import Builder, Graph, State, Value
+from netloom.compiler.tensor_type import DType, TensorType
+from netloom.errors import ShapeError, UsageError
+
+from .initializers import Fans, Initializer, zeros
+
+Operand: TypeAlias = "Symbolic | float | int | bool | npt.NDArray[Any]"
+GENERATOR_KEY = "generator.key"
+
+
+def tensor(*shape: int | str | Extent, dtype: str | DType = "float32") -> TensorType:
+    """The type of an input; an extent that is a name ("N") is free and at least 1."""
+    extents = tuple(dim.symbol(extent, 1) if isinstance(extent, str) else extent for extent in shape)
+    if any(isinstance(extent, int) and extent < 0 for extent in extents):
+        raise ShapeError(f"a tensor cannot have the extents {shape}")
+    try:
+        return TensorType(dtype if isinstance(dtype, DType) else DType(dtype), extents)
+    except ValueError as error:
+        known = ", ".join(d.value for d in DType)
+        raise UsageError(f"{dtype!r} is not a dtype.", hint=f"Known dtypes: {known}.") from error
+
+
+class Trace:
+    """One tracing in progress: the builder, the form being traced, and the names given so far."""
+
+    def __init__(self, b: Builder, *, training: bool, seed: int = 0, initializer: Initializer | None = None) -> None:
+        self.b, self.training, self.seed, self.initializer = b, training, seed, initializer
+        self.trainable: list[str] = []
+        self._counts: dict[str, int] = {}
+        self._layers: set[str] = set()
+        self._key: Symbolic | None = None
+        self._key_uses = 0
+
+    # -- names ---------------------------------------------------------------------------------------------
+
+    def layer_name(self, kind: str, name: str | None) -> str:
+        """``name``, or ``kind`` with the next free number; UsageError if a layer has the name already."""
+        if name is None:
+            name = self._next_name(kind)
+        if name in self._layers:
+            raise UsageError(f"two layers are named {name!r}.", hint="Give each layer a name of its own.")
+        self._layers.add(name)
+        return name
+
+    def _next_name(self, kind: str) -> str:
+        while True:
+            self._counts[kind] = self._counts.get(kind, 0) + 1
+            name = f"{kind}{self._counts[kind]}"
+            if name not in self._layers:
+                return name
+
+    # -- values --------------------------------------------------------------------------------------------
+
+    def __call__(self, op: str, *inputs: Operand, label: str = "", **attrs: Any) -> Symbolic:
+        """Record one op; numbers and arrays among the inputs become constants."""
+        dtype = next((x.dtype for x in inputs if isinstance(x, Symbolic)), None)
+        return Symbolic(self.b(op, *(self._lift(x, dtype) for x in inputs), label=label, **attrs), self)
+
+    def _lift(self, x: Operand, dtype: DType | None) -> Value | float | int | bool:
+        match x:
+            case Symbolic():
+                if x.trace is not self:
+                    raise UsageError(f"{x!r} belongs to another trace.", hint="Pass it as an input of the network.")
+                return x.value
+            case np.ndarray():
+                return self.b.constant(x, dtype)
+            case _:
+                return x
+
+    def constant(self, array: npt.ArrayLike, dtype: DType | None = None) -> Symbolic:
+        """A constant tensor."""
+        return Symbolic(self.b.constant(array, dtype), self)
+
+    def parameter(
+        self, name: str, type: TensorType, initializer: Initializer, fans: Fans, *, trainable: bool = True
+    ) -> Symbolic:
+        """A new state; its initial value comes from the seed and the name."""
+        if any(state.name == name for state in self.b.states):
+            raise UsageError(f"two parameters are named {name!r}.", hint="Give each layer a name of its own.")
+        chosen = self.initializer if self.initializer is not None and trainable else initializer
+        initial = chosen(type, fans, _generator(self.seed, name))
+        if initial.type != type:
+            raise ShapeError(f"the initializer made {initial.type} for a parameter of type {type}", node=name)
+        if trainable:
+            self.trainable.append(name)
+        return Symbolic(self.b.state(name, initial), self)
+
+    def update_state(self, before: Symbolic, after: Symbolic) -> None:
+        """The state that reads as ``before`` becomes ``after``."""
+        self.b.update_state(before.value, after.value)
+
+    def random_key(self) -> Symbolic:
+        """A generator key of its own for one op: word 1 counts the steps, word 3 tells the ops apart.
+
+        The state is (counter lo, counter hi, seed lo, seed hi); an op draws from counter lo = 0 on, so each op has
+        2**32 blocks of its own in every step.
+        """
+        if self._key is None:
+            seed = np.random.SeedSequence(self.seed).generate_state(2, np.uint32)
+            initial = Constant(np.array([0, 0, *seed], np.uint32))
+            self._key = Symbolic(self.b.state(GENERATOR_KEY, initial), self)
+            self.update_state(self._key, self._key + np.array([0, 1, 0, 0], np.uint32))
+        use = np.array([0, 0, 0, self._key_uses], np.uint32)
+        self._key_uses += 1
+        return self._key + use
+
+
+def _generator(seed: int, name: str) -> np.random.Generator:
+    digest = hashlib.sha256(f"{seed}:{name}".encode()).digest()
+    return np.random.Generator(np.random.Philox(key=int.from_bytes(digest[:16], "little")))
+
+
+_ACTIVE: ContextVar[Trace] = ContextVar("netloom.active_trace")
+
+
+def active_trace() -> Trace:
+    """The trace in progress; UsageError outside of a network function."""
+    try:
+        return _ACTIVE.get()
+    except LookupError:
+        raise UsageError("no network is being traced here.", hint="Call layers inside a @network function.") from None
+
+
+def is_training() -> bool:
+    """Whether the training form is being traced."""
+    return active_trace().training
+
+
+@contextmanager
+def tracing(trace: Trace) -> Iterator[Trace]:
+    """Make ``trace`` the active one."""
+    token = _ACTIVE.set(trace)
+    try:
+        yield trace
+    finally:
+        _ACTIVE.reset(token)
+
+
+class Symbolic:
+    """A value of the network being traced. Operators record elementwise ops and broadcast by NumPy's rule."""
+
+    __slots__ = ("trace", "value")
+    __array_ufunc__ = None  # so that array + symbolic reaches __radd__
+
+    def __init__(self, value: Value, trace: Trace) -> None:
+        self.value, self.trace = value, trace
+
+    @property
+    def type(self) -> TensorType:
+        return self.value.type
+
+    @property
+    def shape(self) -> tuple[Extent, ...]:
+        return self.value.type.shape
+
+    @property
+    def dtype(self) -> DType:
+        return self.value.type.dtype
+
+    @property
+    def rank(self) -> int:
+        return self.value.type.rank
+
+    def __repr__(self) -> str:
+        return f"<symbolic {self.value.label or '?'}: {self.type}>"
+
+    def __bool__(self) -> bool:
+        raise UsageError(
+            "a symbolic value has no truth value while the network is traced.",
+            hint="Use where(condition, x, y) in place of if.",
+        )
+
+    def __add__(self, other: Operand) -> Symbolic:
+        return self.trace("add", self, other)
+
+    def __radd__(self, other: Operand) -> Symbolic:
+        return self.trace("add", other, self)
+
+    def __sub__(self, other: Operand) -> Symbolic:
+        return self.trace("sub", self, other)
+
+    def __rsub__(self, other: Operand) -> Symbolic:
+        return self.trace("sub", other, self)
+
+    def __mul__(self, other: Operand) -> Symbolic:
+        return self.trace("mul", self, other)
+
+    def __rmul__(self, other: Operand) -> Symbolic:
+        return self.trace("mul", other, self)
+
+    def __truediv__(self, other: Operand) -> Symbolic:
+        return self.trace("div", self, other)
+
+    def __rtruediv__(self, other: Operand) -> Symbolic:
+        return self.trace("div", other, self)
+
+    def __pow__(self, other: Operand) -> Symbolic:
+        return self.trace("pow", self, other)
+
+    def __neg__(self) -> Symbolic:
+        return self.trace("neg", self)
+
+    def __abs__(self) -> Symbolic:
+        return self.trace("abs", self)
+
+    def __lt__(self, other: Symbolic | float) -> Symbolic:
+        return self.trace("less", self, other)
+
+    def __le__(self, other: Symbolic | float) -> Symbolic:
+        return self.trace("less_equal", self, other)
+
+    def __gt__(self, other: Symbolic | float) -> Symbolic:
+        return self.trace("less", other, self)
+
+    def __ge__(self, other: Symbolic | float) -> Symbolic:
+        return self.trace("less_equal", other, self)
+
+    def __matmul__(self, other: Symbolic) -> Symbolic:
+        return self.trace("matmul", self, other)
+
+    def __getitem__(self, key: Any) -> Symbolic:
+        """Ints and slices with static bounds, as in NumPy; ``...`` and new axes are not supported."""
+        keys = key if isinstance(key, tuple) else (key,)
+        if len(keys) > self.rank:
+            raise ShapeError(f"{len(keys)} indices for {self.type}")
+        start: list[Extent] = [0] * self.rank
+        size: list[Extent] = list(self.shape)
+        step = [1] * self.rank
+        for axis, one in enumerate(keys):
+            start[axis], size[axis], step[axis] = _slice_axis(one, self.shape[axis])
+        cut = self.trace("slice", self, start=tuple(start), size=tuple(size), step=tuple(step))
+        kept = tuple(e for axis, e in enumerate(cut.shape) if axis >= len(keys) or not isinstance(keys[axis], int))
+        return cut if len(kept) == self.rank else cut.trace("reshape", cut, shape=kept)
+
+
+def _slice_axis(key: Any, extent: Extent) -> tuple[Extent, Extent, int]:
+    """(start, size, step) of one index; only a full slice is possible on a symbolic extent."""
+    if key == slice(None):
+        return 0, extent, 1
+    if not isinstance(extent, int):
+        raise ShapeError(f"an axis of the symbolic extent {extent} can only be taken whole")
+    match key:
+        case int():
+            if not -extent <= key < extent:
+                raise ShapeError(f"index {key} is outside an axis of extent {extent}")
+            return key % extent, 1, 1
+        case slice():
+            chosen = range(extent)[key]
+            return (chosen.start if chosen else 0), len(chosen), chosen.step
+    raise UsageError(f"{key!r} is not an index.", hint="Use ints and slices; gather takes index tensors.")
+
+
+@dataclass(frozen=True, eq=False)
+class TracedGraph(Graph):
+    """A Graph that knows the network it came from, so that its other form can be traced."""
+
+    trainable: tuple[str, ...] = ()
+    training: bool = False
+    retrace: Callable[[bool], TracedGraph] | None = None
+
+    def training_form(self) -> TracedGraph:
+        """The same network with dropout and with batch norm over the batch; states have the same names."""
+        return self if self.training or self.retrace is None else self.retrace(True)
+
+    def inference_form(self) -> TracedGraph:
+        """The same network without dropout and with the running statistics."""
+        return self.retrace(False) if self.training and self.retrace is not None else self
+
+
+@dataclass(frozen=True)
+class Network:
+    """A traceable function of symbolic values; layers called in it own their parameters."""
+
+    function: Callable[..., Any]
+    options: Mapping[str, Any] = field(default_factory=dict)
+    given_name: str = ""
+
+    @property
+    def name(self) -> str:
+        """The name of its graphs: that of the function unless given."""
+        return self.given_name or self.function.__name__
+
+    def named(self, name: str) -> Network:
+        """The network under another name."""
+        return dataclasses.replace(self, given_name=name)
+
+    def __call__(self, *arguments: Any, **options: Any) -> Any:
+        """Use the network as part of another one."""
+        return self.function(*arguments, **{**self.options, **options})
+
+    def with_options(self, **options: Any) -> Network:
+        """The network with keyword arguments of its function fixed."""
+        return dataclasses.replace(self, options={**self.options, **options})
+
+    def graph(
+        self, *, training: bool = False, seed: int = 0, initializer: Initializer | None = None, **inputs: TensorType
+    ) -> TracedGraph:
+        """Trace the function, its arguments being tensors of the given types, by name.
+
+        ``initializer`` replaces the initializer of every trainable parameter. The function returns a symbolic
+        value, a tuple of them, or a dict that names the outputs.
+        """
+        for name, type in inputs.items():
+            if not isinstance(type, TensorType):
+                raise UsageError(f"input {name!r} is {type!r}, not a tensor.", hint="Write nl.tensor('N', 3, 32, 32).")
+        self._check_arguments(inputs)
+        b = Builder(self.name)
+        trace = Trace(b, training=training, seed=seed, initializer=initializer)
+        with tracing(trace):
+            arguments = {name: Symbolic(b.input(type, name), trace) for name, type in inputs.items()}
+            results = _named_results(self.function(**arguments, **self.options))
+        built = b.build([r.value for r in results.values()], results.keys())
+        retrace = functools.partial(self._retrace, seed, initializer, inputs)
+        return TracedGraph(
+            built.name, built.inputs, built.nodes, built.outputs, built.output_names, built.states,
+            tuple(trace.trainable), training, retrace,
+        )  # fmt: skip
+
+    def _check_arguments(self, inputs: Mapping[str, TensorType]) -> None:
+        signature = inspect.signature(self.function)
+        try:
+            signature.bind(**inputs, **self.options)
+        except TypeError as error:
+            raise UsageError(f"network {self.name}{signature}: {error}.", hint="Name each input of the network.") from error
+
+    def _retrace(
+        self, seed: int, initializer: Initializer | None, inputs: Mapping[str, TensorType], training: bool
+    ) -> TracedGraph:
+        return self.graph(training=training, seed=seed, initializer=initializer, **inputs)
+
+
+def _named_results(results: Any) -> dict[str, Symbolic]:
+    match results:
+        case Symbolic():
+            named = {"y": results}
+        case dict():
+            named = results
+        case tuple() | list():
+            named = {f"y{position}": result for position, result in enumerate(results)}
+        case _:
+            named = {}
+    if not named or not all(isinstance(result, Symbolic) for result in named.values()):
+        raise UsageError(f"a network returned {results!r}.", hint="Return a symbolic value, a tuple or a dict of them.")
+    return named
+
+
+def network(function: Callable[..., Any]) -> Network:
+    """Make a traceable network of a function over symbolic values."""
+    return Network(function)
+
+
+def parameter(
+    name: str,
+    shape: Sequence[int],
+    initializer: Initializer = zeros,
+    *,
+    fans: tuple[int, int] | None = None,
+    dtype: str | DType = "float32",
+    trainable: bool = True,
+) -> Symbolic:
+    """A parameter of one's own, for layers that this module lacks; ``fans`` are (inputs, outputs) of one unit."""
+    trace = active_trace()
+    type = tensor(*shape, dtype=dtype)
+    return trace.parameter(trace.layer_name("parameter", name), type, initializer, Fans(*(fans or (1, 1))),
+                           trainable=trainable)  # fmt: skip
+
+
+def with_states(graph: Graph, values: Mapping[str, npt.NDArray[Any]]) -> Graph:
+    """The graph with the initial values of its states replaced by name; ShapeError where types differ.
+
+    Names that the graph has not (an optimizer's tensors, say) are passed over. The other form of a traced graph starts
+    from the same values.
+    """
+    states = tuple(_with_initial(state, values.get(state.name)) for state in graph.states)
+    if isinstance(graph, TracedGraph) and graph.retrace is not None:
+        return dataclasses.replace(graph, states=states, retrace=functools.partial(_retrace_with, graph.retrace, values))
+    return dataclasses.replace(graph, states=states)
+
+
+def _retrace_with(
+    retrace: Callable[[bool], TracedGraph], values: Mapping[str, npt.NDArray[Any]], training: bool
+) -> TracedGraph:
+    traced = with_states(retrace(training), values)
+    assert isinstance(traced, TracedGraph)
+    return traced
+
+
+def _with_initial(state: State, array: npt.NDArray[Any] | None) -> State:
+    if array is None:
+        return state
+    constant = Constant(np.array(array))
+    if constant.type != state.initial.type:
+        raise ShapeError(f"the state is {state.initial.type}, but the new value is {constant.type}", node=state.name)
+    return dataclasses.replace(state, initial=constant)

@@ -1,0 +1,40 @@
+"""LeNet-5 (LeCun et al. 1998), in its modern form (ReLU, max pooling) or the classic one (tanh, average pooling).
+
+Both have 61,706 parameters: every filter of the second convolution sees all six maps, and the last layer is dense.
+"""
+
+from __future__ import annotations
+
+from netloom.errors import UsageError
+
+from ..functions import flatten, relu, tanh
+from ..initializers import Initializer
+from ..layers import average_pool2d, conv2d, dense, max_pool2d
+from ..trace import Symbolic, TracedGraph, network, tensor
+
+
+@network
+def lenet(x: Symbolic, classes: int = 10, classic: bool = False) -> Symbolic:
+    """[n, c, 28, 28] (or 32, 32 without padding) -> [n, classes]."""
+    activation = tanh if classic else relu
+    pool = average_pool2d if classic else max_pool2d
+    padding = 2 if x.shape[2] == 28 else 0
+    x = pool(activation(conv2d(x, 6, 5, padding=padding, name="conv1")), 2)  # [n, 6, 14, 14]
+    x = pool(activation(conv2d(x, 16, 5, name="conv2")), 2)  # [n, 16, 5, 5]
+    x = activation(dense(flatten(x), 120, name="dense1"))
+    x = activation(dense(x, 84, name="dense2"))
+    return dense(x, classes, name="dense3")
+
+
+def lenet5(
+    classes: int = 10, size: int = 28, channels: int = 1, batch: int | str = "N", *, variant: str = "modern",
+    seed: int = 0, training: bool = False, initializer: Initializer | None = None,
+) -> TracedGraph:  # fmt: skip
+    """LeNet-5 on images of 28x28 (padded by 2) or 32x32; ``variant`` is "modern" or "classic"."""
+    if variant not in ("modern", "classic"):
+        raise UsageError(f"LeNet-5 has no variant {variant!r}.", hint='Use "modern" or "classic".')
+    if size not in (28, 32):
+        raise UsageError(f"LeNet-5 takes images of 28x28 or 32x32, not {size}x{size}.")
+    model = lenet.with_options(classes=classes, classic=variant == "classic").named("lenet5")
+    x = tensor(batch, channels, size, size)
+    return model.graph(x=x, training=training, seed=seed, initializer=initializer)

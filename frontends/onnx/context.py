@@ -1,0 +1,274 @@
+"""What handlers work with: a graph under construction, and what is known of its values at import.
+
+Small results of constants are computed at once, and integer tensors carry their contents as extents, which may be
+symbolic: so the shape arithmetic of a model with free dims (Shape, Gather, Concat, Reshape) is evaluated here, and
+the dead nodes that it leaves are swept at the end.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from typing import Any, Final
+
+import numpy as np
+import numpy.typing as npt
+
+import netloom.compiler.ops  # noqa: F401 - the ops register themselves
+from netloom.compiler import dim
+from netloom.compiler.constant import Constant
+from netloom.compiler.dim import Dim, Extent
+from netloom.compiler.graph import Builder, Value
+from netloom.compiler.op import OPS
+from netloom.compiler.tensor_type import BOOL, INT32, INT64, MAX_ELEMENTS, MAX_RANK, DType, TensorType
+from netloom.errors import MemoryBudgetError, ShapeError
+
+from .node import ModelNode
+from .tensors import TensorReader
+
+Contents = npt.NDArray[Any]  # of dtype object: ints and Dims
+
+MOST_FOLDED: Final = 1 << 14  # elements of a result computed at import; larger ones are left to the passes
+MOST_KNOWN: Final = 1 << 10  # elements of a tensor whose symbolic contents are followed
+
+
+class Context:
+    """A builder that remembers constants and contents."""
+
+    def __init__(self, builder: Builder, reader: TensorReader) -> None:
+        self.builder = builder
+        self.reader = reader
+        self.constants: dict[Value, Constant] = {}
+        self._contents: dict[Value, Contents] = {}
+        self._extents: dict[Extent, Value] = {}
+
+    # -- adding nodes ------------------------------------------------------------------------------------
+
+    def constant(self, array: npt.ArrayLike | Constant, dtype: DType | None = None) -> Value:
+        """A constant tensor."""
+        value = array if isinstance(array, Constant) else Constant(array, dtype)
+        result = self.builder.constant(value)
+        self.constants[result] = value
+        return result
+
+    def splat(self, number: float | int | bool, dtype: DType, shape: Sequence[Extent]) -> Value:
+        """One number repeated over a shape, which may be symbolic."""
+        check_size(TensorType(dtype, tuple(shape)))
+        if all(isinstance(extent, int) for extent in shape):
+            return self.constant(Constant.splat(number, TensorType(dtype, tuple(shape))))
+        return self("broadcast", self.number(number, dtype), shape=tuple(shape))
+
+    def number(self, number: float | int | bool, dtype: DType) -> Value:
+        """A scalar constant, shared."""
+        value = self.builder.number(number, dtype)
+        if value not in self.constants:
+            self.constants[value] = Constant(np.asarray(number, dtype.numpy))
+        return value
+
+    def __call__(self, op: str, *inputs: Value | float | int | bool, **attrs: Any) -> Value:
+        """Add a node with one output, or its value if all inputs are small constants."""
+        dtypes = [v.dtype for v in inputs if isinstance(v, Value)]
+        values = [v if isinstance(v, Value) else self.number(v, dtypes[-1]) for v in inputs]
+        folded = self._fold(op, values, attrs)
+        if folded is not None:
+            return folded
+        result = self.builder(op, *values, **attrs)
+        check_size(result.type)
+        return result
+
+    def _fold(self, op: str, inputs: Sequence[Value], attrs: dict[str, Any]) -> Value | None:
+        record = OPS.get(op)
+        known = [self.constants.get(value) for value in inputs]
+        if record is None or not inputs:
+            return None
+        arrays = [constant.array for constant in known if constant is not None]
+        if len(arrays) < len(inputs) or sum(array.size for array in arrays) > 16 * MOST_FOLDED:
+            return None
+        values = record.attrs(**attrs)
+        try:
+            types = record.infer(values, [value.type for value in inputs])
+        except ValueError:
+            return None  # the builder reports it
+        if len(types) != 1 or not types[0].is_static or math.prod(types[0].static_shape) > MOST_FOLDED:
+            return None
+        with np.errstate(all="ignore"):
+            (array,) = record.reference(values, arrays, types)
+        return self.constant(_shortest(np.asarray(array)))
+
+    # -- what is known -----------------------------------------------------------------------------------
+
+    def array(self, value: Value | None) -> npt.NDArray[Any] | None:
+        """The contents of a constant, else None."""
+        constant = self.constants.get(value) if value is not None else None
+        return None if constant is None else constant.array
+
+    def contents(self, value: Value | None) -> Contents | None:
+        """The contents of a small integer or bool tensor as extents, where they are known."""
+        if value is None:
+            return None
+        array = self.array(value)
+        if array is not None and array.size <= MOST_KNOWN and not value.dtype.is_float:
+            return _objects(array.astype(np.int64) if value.dtype is BOOL else array)
+        return self._contents.get(value)
+
+    def know(self, value: Value, contents: Contents) -> Value:
+        """Remember contents; a value whose contents are all numbers is replaced by a constant."""
+        if contents.size <= MOST_KNOWN and all(isinstance(item, int) for item in contents.flat):
+            info = np.iinfo(value.dtype.numpy) if value.dtype.is_integer else None
+            if info is not None and any(not info.min <= item <= info.max for item in contents.flat):
+                return value
+            return self.constant(np.array(contents.tolist(), np.int64).reshape(contents.shape), value.dtype)
+        if contents.size <= MOST_KNOWN and value.dtype in (INT64, INT32):
+            self._contents[value] = contents
+        return value
+
+    def learn(self, value: Value, function: Callable[..., Any], *operands: Value | None) -> Value:
+        """Evaluate ``function`` on the operands' contents, where all are known, as the contents of ``value``."""
+        if value in self.constants:
+            return value
+        known = [self.contents(operand) for operand in operands]
+        if any(contents is None for contents in known):
+            return value
+        try:
+            result = function(*known)
+        except (TypeError, ValueError):  # not a polynomial: it stays a run-time value
+            return value
+        return self.know(value, _objects(result))
+
+    def extents(self, value: Value, node: ModelNode, what: str) -> tuple[Extent, ...]:
+        """The contents of a rank-1 (or scalar) integer tensor; UnsupportedOpError if data decide them."""
+        contents = self.contents(value)
+        if contents is None or contents.ndim > 1:
+            raise node.unsupported(
+                f"{what} is computed from data, and must be known at import.",
+                "Fix the free dims (dims=, shapes=; --dim, --shape), or simplify the model before.",
+            )
+        return tuple(contents.reshape(-1).tolist())
+
+    def integers(self, value: Value, node: ModelNode, what: str) -> tuple[int, ...]:
+        """Like ``extents``, all of them numbers."""
+        extents = self.extents(value, node, what)
+        if not all(isinstance(extent, int) for extent in extents):
+            raise node.unsupported(f"{what} depends on free dims: {list(extents)}.",
+                                   "Fix the free dims (dims=, shapes=; --dim, --shape).")  # fmt: skip
+        return tuple(int(extent) for extent in extents if isinstance(extent, int))
+
+    def scalar(self, value: Value | None, node: ModelNode, what: str) -> Any:
+        """The element of a constant of one element, as a Python number; None for an absent input."""
+        if value is None:
+            return None
+        array = self.array(value)
+        if array is None or array.size != 1:
+            raise node.unsupported(f"{what} must be one number, known at import.", "Make it an initializer.")
+        return array.reshape(()).astype(np.float64).item() if value.dtype.is_float else array.reshape(()).item()
+
+    # -- extents as data -----------------------------------------------------------------------------------
+
+    def extent_value(self, extent: Extent) -> Value:
+        """An extent as an int64 scalar of the graph."""
+        if isinstance(extent, int):
+            return self.number(extent, INT64)
+        if extent not in self._extents:
+            self._extents[extent] = self.know(self("extent", extent=extent), _objects(extent))
+        return self._extents[extent]
+
+    def extents_value(self, extents: Sequence[Extent]) -> Value:
+        """Extents as an int64 vector of the graph."""
+        if all(isinstance(extent, int) for extent in extents):
+            return self.constant(np.array(extents, np.int64).reshape(-1))
+        parts = [self.reshape(self.extent_value(extent), (1,)) for extent in extents]
+        value = self("concat", *parts, axis=0) if len(parts) > 1 else parts[0]
+        return self.know(value, _objects(list(extents)))
+
+    # -- common steps --------------------------------------------------------------------------------------
+
+    def reshape(self, value: Value, shape: Sequence[Extent]) -> Value:
+        """The value with another shape; nothing if it has that shape already."""
+        if value.shape == tuple(shape):
+            return value
+        result = self("reshape", value, shape=tuple(shape))
+        return self.learn(result, lambda x: x.reshape(tuple(shape)), value)
+
+    def transpose(self, value: Value, permutation: Sequence[int]) -> Value:
+        if tuple(permutation) == tuple(range(len(permutation))):
+            return value
+        result = self("transpose", value, permutation=tuple(permutation))
+        return self.learn(result, lambda x: x.transpose(tuple(permutation)), value)
+
+    def cast(self, value: Value, dtype: DType) -> Value:
+        if value.dtype is dtype:
+            return value
+        result = self("cast", value, dtype=dtype)
+        if value.dtype.is_integer and dtype.is_integer:
+            return self.learn(result, lambda x: x, value)
+        return result
+
+    def slice(
+        self, value: Value, start: Sequence[Extent], size: Sequence[Extent], step: Sequence[int] | None = None
+    ) -> Value:
+        """Part of a value, one entry per axis; nothing if it is the whole."""
+        steps = tuple(step) if step is not None else (1,) * value.type.rank
+        if tuple(size) == value.shape and all(s == 1 for s in steps):
+            return value
+        return self("slice", value, start=tuple(start), size=tuple(size), step=steps)
+
+    def slice_axis(self, value: Value, axis: int, start: Extent, size: Extent) -> Value:
+        """Part of one axis."""
+        starts: list[Extent] = [0] * value.type.rank
+        sizes = list(value.shape)
+        starts[axis], sizes[axis] = start, size
+        return self.slice(value, starts, sizes)
+
+    def per_channel(self, value: Value, rank: int, axis: int = 1) -> Value:
+        """A vector shaped so that it broadcasts along ``axis`` of a tensor of ``rank``."""
+        return self.reshape(value, (*value.shape, *(1,) * (rank - axis - 1)))
+
+
+def check_size(type: TensorType) -> None:
+    """Refuse tensors that nobody could hold, before anything is sized from them."""
+    if type.rank > MAX_RANK:
+        raise ShapeError(f"a result has rank {type.rank}; the highest is {MAX_RANK}.")
+    elements = type.elements
+    if isinstance(elements, int) and elements > MAX_ELEMENTS:
+        raise MemoryBudgetError(f"a result would have {elements} elements; the most is {MAX_ELEMENTS}.",
+                                hint="Use smaller shapes.")  # fmt: skip
+    if isinstance(elements, int) and elements < 0:
+        raise ShapeError(f"a result would have the shape {type}.")
+
+
+def numbers(extents: Sequence[Extent]) -> tuple[int, ...] | None:
+    """The extents as ints, None if one is symbolic."""
+    found = tuple(extent for extent in extents if isinstance(extent, int))
+    return found if len(found) == len(extents) else None
+
+
+def truncated_quotient(x: Extent, y: Extent) -> Extent:
+    """x / y where it is exact or both are known not to be negative; ValueError otherwise."""
+    if isinstance(x, int) and isinstance(y, int) and y:
+        quotient = abs(x) // abs(y)
+        return quotient if (x < 0) == (y < 0) else -quotient
+    exact = dim.exact_quotient(x, y)
+    if exact is not None:
+        return exact
+    if isinstance(y, int) and y > 0 and dim.is_nonnegative(x):
+        return x // y
+    raise ValueError(f"{x} / {y} is no extent")
+
+
+def _objects(array: Any) -> Contents:
+    """An array of Python ints and Dims."""
+    source = np.asarray(array, dtype=object) if not isinstance(array, np.ndarray) else array
+    result = np.empty(source.shape, dtype=object)
+    for index in np.ndindex(source.shape):
+        item = source[index]
+        result[index] = item if isinstance(item, Dim) else int(item)
+    return result
+
+
+def _shortest(array: npt.NDArray[Any]) -> Constant:
+    """The array as a constant; as a splat where one value fills it."""
+    if array.size > 1:
+        first = array.reshape(-1)[0]
+        if array.tobytes() == first.tobytes() * array.size:
+            return Constant.splat(first, TensorType(DType.of(array.dtype), array.shape))
+    return Constant(array)

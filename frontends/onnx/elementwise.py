@@ -1,0 +1,348 @@
+"""ONNX's elementwise ops -> elementwise ops of the graph."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from functools import reduce
+from typing import Any, Final
+
+import numpy as np
+from onnx import TensorProto
+
+from netloom.compiler.dim import is_nonnegative, maximum, minimum
+from netloom.compiler.graph import Value
+from netloom.compiler.tensor_type import BOOL, FLOAT64
+
+from .context import Context, truncated_quotient
+from .handler import HandlerTable
+from .node import ModelNode
+from .tensors import dtype_of
+
+ELEMENTWISE: Final = HandlerTable()
+LARGEST: Final = 3.4028234663852886e38  # of float32
+
+# -- one ONNX op, one op of ours --------------------------------------------------------------------------
+
+UNARY: Final = {
+    "Abs": "abs", "Ceil": "ceil", "Cos": "cos", "Erf": "erf", "Exp": "exp", "Floor": "floor", "IsNaN": "is_nan",
+    "Log": "log", "Neg": "neg", "Not": "not", "Reciprocal": "reciprocal", "Relu": "relu", "Round": "round",
+    "Sigmoid": "sigmoid", "Sign": "sign", "Sin": "sin", "Softplus": "softplus", "Softsign": "softsign",
+    "Sqrt": "sqrt", "Tanh": "tanh", "BitwiseNot": "not",
+}  # fmt: skip
+
+
+@ELEMENTWISE.on(*UNARY)
+def unary(context: Context, node: ModelNode) -> Value:
+    x = node.input(0)
+    if node.op_type == "Abs" and not x.dtype.is_signed:
+        return x
+    value = context(UNARY[node.op_type], x)
+    return context.learn(value, lambda a: -a, x) if node.op_type == "Neg" else value
+
+
+BINARY: Final = {
+    "Add": "add", "And": "and", "BitwiseAnd": "and", "BitwiseOr": "or", "BitwiseXor": "xor", "Div": "div",
+    "Equal": "equal", "Less": "less", "LessOrEqual": "less_equal", "Mul": "mul", "Or": "or", "Sub": "sub", "Xor": "xor",
+}  # fmt: skip
+SWAPPED: Final = {"Greater": "less", "GreaterOrEqual": "less_equal"}
+
+
+def _certainly_equal(x: Any, y: Any) -> bool:
+    """Equality of extents where it is decided; ValueError where it depends on the free dims."""
+    difference = x - y
+    if isinstance(difference, int):
+        return difference == 0
+    if is_nonnegative(difference - 1) or is_nonnegative(-difference - 1):
+        return False
+    raise ValueError("undecided")
+
+
+FOLDED: Final[dict[str, Callable[[Any, Any], Any]]] = {
+    "Add": lambda x, y: x + y,
+    "Sub": lambda x, y: x - y,
+    "Mul": lambda x, y: x * y,
+    "Div": np.frompyfunc(truncated_quotient, 2, 1),
+    "Equal": np.frompyfunc(_certainly_equal, 2, 1),
+}
+
+
+@ELEMENTWISE.on(*BINARY, *SWAPPED)
+def binary(context: Context, node: ModelNode) -> Value:
+    x, y = node.input(0), node.input(1)
+    if node.opset < 7:
+        y = _legacy_broadcast(context, node, x, y)
+    if node.op_type in SWAPPED:
+        return context(SWAPPED[node.op_type], y, x)
+    value = context(BINARY[node.op_type], x, y)
+    folded = FOLDED.get(node.op_type)
+    return value if folded is None else context.learn(value, folded, x, y)
+
+
+def _legacy_broadcast(context: Context, node: ModelNode, x: Value, y: Value) -> Value:
+    """Before opset 7, y broadcast only if asked to, its axes placed at ``axis``."""
+    if not node.flag("broadcast", False):
+        if x.shape != y.shape:
+            raise node.misshapen(f"{x.type} and {y.type} differ, and broadcast is not set.")
+        return y
+    if "axis" not in node.attributes:
+        return y
+    axis = node.axis(node.integer("axis", 0), x.type.rank)
+    missing = x.type.rank - axis - y.type.rank
+    if missing < 0:
+        raise node.misshapen(f"{y.type} does not fit into {x.type} at axis {axis}.")
+    return context.reshape(y, (*y.shape, *(1,) * missing))
+
+
+@ELEMENTWISE.on("Sum", "Mean", "Max", "Min")
+def variadic(context: Context, node: ModelNode) -> Value:
+    op = {"Sum": "add", "Mean": "add", "Max": "max", "Min": "min"}[node.op_type]
+    folded = {"max": np.frompyfunc(maximum, 2, 1), "min": np.frompyfunc(minimum, 2, 1)}.get(op)
+
+    def combine(x: Value, y: Value) -> Value:
+        value = context(op, x, y)
+        return value if folded is None else context.learn(value, folded, x, y)
+
+    total = reduce(combine, node.present)
+    return context("div", total, len(node.inputs)) if node.op_type == "Mean" else total
+
+
+@ELEMENTWISE.on("Pow")
+def power(context: Context, node: ModelNode) -> Value:
+    x, y = node.input(0), node.input(1)
+    if node.opset < 7:
+        y = _legacy_broadcast(context, node, x, y)
+    exponent = context.array(y)
+    is_two = exponent is not None and exponent.size == 1 and float(exponent.reshape(())) == 2.0
+    if is_two and y.type.rank <= x.type.rank:
+        return context("mul", x, x)  # x ** 2 = x * x, rounded the same
+    working = x.dtype if x.dtype.is_float else FLOAT64
+    return context.cast(context("pow", context.cast(x, working), context.cast(y, working)), x.dtype)
+
+
+@ELEMENTWISE.on("Mod")
+def modulo(context: Context, node: ModelNode) -> Value:
+    """fmod: the sign of the dividend. Otherwise the sign of the divisor: r + y where r and y differ in sign."""
+    x, y = node.input(0), node.input(1)
+    remainder = context("rem", x, y)
+    if node.flag("fmod", False):
+        return remainder
+    zero = context.number(0, x.dtype)
+    if not x.dtype.is_signed:
+        return context.learn(remainder, np.frompyfunc(_known_remainder, 2, 1), x, y)
+    differs = context("xor", context("less", remainder, zero), context("less", y, zero))
+    wrong = context("and", differs, context("not_equal", remainder, zero))
+    value = context("select", wrong, context("add", remainder, y), remainder)
+    return context.learn(value, np.frompyfunc(_known_remainder, 2, 1), x, y)
+
+
+def _known_remainder(x: Any, y: Any) -> Any:
+    if isinstance(y, int) and y > 0:
+        return x % y
+    raise ValueError("undecided")
+
+
+@ELEMENTWISE.on("BitShift")
+def bit_shift(context: Context, node: ModelNode) -> Value:
+    """Shifts by the width or more leave 0, or -1 of a negative number shifted right."""
+    x, distance = node.input(0), node.input(1)
+    if node.text("direction", "", ("LEFT", "RIGHT")) == "LEFT":
+        return context("shift_left", x, distance)
+    if x.dtype.is_signed:
+        last = context.number(8 * x.dtype.bytes - 1, x.dtype)
+        is_inside = context("less_equal", context.number(0, x.dtype), distance)
+        distance = context("select", is_inside, context("min", distance, last), last)
+    return context("shift_right", x, distance)
+
+
+@ELEMENTWISE.on("Where")
+def where(context: Context, node: ModelNode) -> Value:
+    condition, x, y = node.input(0), node.input(1), node.input(2)
+    value = context("select", condition, x, y)
+    return context.learn(value, lambda c, a, b: np.where(c.astype(bool), a, b), condition, x, y)
+
+
+@ELEMENTWISE.on("IsInf")
+def is_inf(context: Context, node: ModelNode) -> Value:
+    x = node.input(0)
+    found = context.number(False, BOOL)
+    for attribute, infinity in (("detect_positive", math.inf), ("detect_negative", -math.inf)):
+        if node.flag(attribute, True):
+            found = context("or", found, context("equal", x, infinity))
+    return found if found.shape == x.shape else context("broadcast", found, shape=x.shape)
+
+
+# -- activations with attributes ------------------------------------------------------------------------------
+
+
+@ELEMENTWISE.on("LeakyRelu")
+def leaky_relu(context: Context, node: ModelNode) -> Value:
+    return context("leaky_relu", node.input(0), slope=node.number("alpha", 0.01))
+
+
+@ELEMENTWISE.on("Elu")
+def elu(context: Context, node: ModelNode) -> Value:
+    return context("elu", node.input(0), alpha=node.number("alpha", 1.0))
+
+
+@ELEMENTWISE.on("Celu")
+def celu(context: Context, node: ModelNode) -> Value:
+    """max(0, x) + min(0, alpha (exp(x / alpha) - 1)) = alpha * elu(x / alpha)."""
+    alpha = node.number("alpha", 1.0)
+    if alpha == 0:
+        raise node.fault("attribute alpha is 0; it must not be.", "Export the model again.")
+    x = node.input(0)
+    return context("mul", context("elu", context("div", x, alpha), alpha=1.0), alpha)
+
+
+@ELEMENTWISE.on("Selu")
+def selu(context: Context, node: ModelNode) -> Value:
+    old = node.opset < 6
+    alpha = node.number("alpha", 1.6732 if old else 1.67326319217681884765625)
+    gamma = node.number("gamma", 1.0507 if old else 1.05070102214813232421875)
+    return context("selu", node.input(0), alpha=alpha, gamma=gamma)
+
+
+@ELEMENTWISE.on("HardSigmoid")
+def hard_sigmoid(context: Context, node: ModelNode) -> Value:
+    return context("hard_sigmoid", node.input(0), alpha=node.number("alpha", 0.2), beta=node.number("beta", 0.5))
+
+
+@ELEMENTWISE.on("HardSwish")
+def hard_swish(context: Context, node: ModelNode) -> Value:
+    x = node.input(0)
+    return context("mul", x, context("hard_sigmoid", x, alpha=1 / 6, beta=0.5))
+
+
+@ELEMENTWISE.on("ThresholdedRelu")
+def thresholded_relu(context: Context, node: ModelNode) -> Value:
+    return context("thresholded_relu", node.input(0), alpha=node.number("alpha", 1.0))
+
+
+@ELEMENTWISE.on("Gelu")
+def gelu(context: Context, node: ModelNode) -> Value:
+    approximate = node.text("approximate", "none", ("none", "tanh"))
+    return context("gelu", node.input(0), approximate=approximate == "tanh")
+
+
+@ELEMENTWISE.on("Mish")
+def mish(context: Context, node: ModelNode) -> Value:
+    x = node.input(0)
+    return context("mul", x, context("tanh", context("softplus", x)))
+
+
+@ELEMENTWISE.on("Swish")
+def swish(context: Context, node: ModelNode) -> Value:
+    x, alpha = node.input(0), node.number("alpha", 1.0)
+    return context("mul", x, context("sigmoid", x if alpha == 1 else context("mul", x, alpha)))
+
+
+@ELEMENTWISE.on("PRelu")
+def prelu(context: Context, node: ModelNode) -> Value:
+    x, slope = node.input(0), node.input(1)
+    if node.opset < 7 and slope.type.rank == 1 and x.type.rank > 2 and slope.shape != (1,):
+        slope = context.per_channel(slope, x.type.rank)
+    return context("prelu", x, slope)
+
+
+@ELEMENTWISE.on("Shrink")
+def shrink(context: Context, node: ModelNode) -> Value:
+    """x + bias below -lambd, x - bias above lambd, else 0."""
+    x, bias, edge = node.input(0), node.number("bias", 0.0), node.number("lambd", 0.5)
+    low = context("select", context("less", x, -edge), context("add", x, bias), 0.0)
+    return context("select", context("less", context.number(edge, x.dtype), x), context("sub", x, bias), low)
+
+
+@ELEMENTWISE.on("Clip")
+def clip(context: Context, node: ModelNode) -> Value:
+    x = node.input(0)
+    if node.opset < 11:
+        return context("clip", x, lo=node.number("min", -LARGEST), hi=node.number("max", LARGEST))
+    for op, bound in (("max", node.optional(1)), ("min", node.optional(2))):
+        if bound is not None:
+            if bound.shape not in ((), (1,)):
+                raise node.misshapen(f"a bound is {bound.type}; it must be a scalar.")
+            x = _bounded(context, op, x, context.reshape(bound, ()))
+    return x
+
+
+def _bounded(context: Context, op: str, x: Value, bound: Value) -> Value:
+    """The op clip where the bound is a number, so that passes can fuse it."""
+    array = context.array(bound)
+    if array is None or not x.dtype.is_float:
+        return context(op, x, bound)
+    number = float(array)
+    return context("clip", x, lo=number if op == "max" else None, hi=number if op == "min" else None)
+
+
+# -- functions composed of others --------------------------------------------------------------------------
+
+
+@ELEMENTWISE.on("Tan")
+def tangent(context: Context, node: ModelNode) -> Value:
+    x = node.input(0)
+    return context("div", context("sin", x), context("cos", x))
+
+
+@ELEMENTWISE.on("Sinh", "Cosh")
+def hyperbolic(context: Context, node: ModelNode) -> Value:
+    """(exp(x) -+ exp(-x)) / 2, halved inside so that it overflows no earlier than the result."""
+    x = node.input(0)
+    rising = context("exp", context("sub", x, math.log(2)))
+    falling = context("exp", context("sub", context("neg", x), math.log(2)))
+    return context("sub" if node.op_type == "Sinh" else "add", rising, falling)
+
+
+@ELEMENTWISE.on("Asinh", "Acosh", "Atanh")
+def inverse_hyperbolic(context: Context, node: ModelNode) -> Value:
+    x = node.input(0)
+    if node.op_type == "Atanh":  # log((1 + x) / (1 - x)) / 2
+        above, below = context("add", x, 1.0), context("sub", context.number(1.0, x.dtype), x)
+        return context("mul", context("log", context("div", above, below)), 0.5)
+    if node.op_type == "Acosh":  # log(x + sqrt(x^2 - 1))
+        root = context("sqrt", context("sub", context("mul", x, x), 1.0))
+        return context("log", context("add", x, root))
+    size = context("abs", x)  # sign(x) log(|x| + sqrt(x^2 + 1)): no cancellation for negative x
+    root = context("sqrt", context("add", context("mul", x, x), 1.0))
+    return context("mul", context("sign", x), context("log", context("add", size, root)))
+
+
+# -- dtypes and identities -----------------------------------------------------------------------------------
+
+
+@ELEMENTWISE.on("Cast", last=5)
+def cast_by_name(context: Context, node: ModelNode) -> Value:
+    """The dtype is named by a string."""
+    number = dict(TensorProto.DataType.items()).get(node.text("to", ""), -1)
+    return context.cast(node.input(0), dtype_of(number, f"{node.title}: the result"))
+
+
+@ELEMENTWISE.on("Cast", first=6)
+def cast(context: Context, node: ModelNode) -> Value:
+    return context.cast(node.input(0), dtype_of(node.integer("to", 0), f"{node.title}: the result"))
+
+
+@ELEMENTWISE.on("CastLike", first=15)
+def cast_like(context: Context, node: ModelNode) -> Value:
+    return context.cast(node.input(0), node.input(1).dtype)
+
+
+@ELEMENTWISE.on("Identity")
+def identity(context: Context, node: ModelNode) -> Value:
+    return node.input(0)
+
+
+@ELEMENTWISE.on("Dropout")
+def dropout(context: Context, node: ModelNode) -> list[Value | None]:
+    """The identity in inference; the mask is all ones."""
+    training = node.optional(2)
+    if training is not None and context.array(training) is None:
+        raise node.unsupported("training_mode is not known at import.", "Export the model for inference.")
+    if training is not None and bool(context.scalar(training, node, "training_mode")):
+        ratio = context.scalar(node.optional(1), node, "ratio")
+        if ratio != 0:
+            raise node.unsupported("the model was exported for training (training_mode is true).",
+                                   "Export it for inference.")  # fmt: skip
+    x = node.input(0)
+    mask_dtype = BOOL if node.opset >= 10 else x.dtype
+    return [x, context.splat(1, mask_dtype, x.shape) if node.is_used(1) else None]

@@ -1,0 +1,205 @@
+"""ONNX's constants, gathers, ranges and masks -> constant, gather, iota, one_hot."""
+
+from __future__ import annotations
+
+import math
+from typing import Final
+
+import numpy as np
+
+from netloom.compiler import dim
+from netloom.compiler.dim import Extent, product
+from netloom.compiler.graph import Value
+from netloom.compiler.tensor_type import BOOL, FLOAT32, INT64
+
+from .context import Context
+from .handler import HandlerTable
+from .node import ModelNode
+from .tensors import dtype_of
+
+INDEXING: Final = HandlerTable()
+
+
+@INDEXING.on("Constant")
+def constant(context: Context, node: ModelNode) -> Value:
+    """Exactly one attribute holds the value."""
+    if len(node.attributes) != 1:
+        raise node.fault(f"it has {len(node.attributes)} values; exactly one is needed.", "Export it again.")
+    (name,) = node.attributes
+    match name:
+        case "value":
+            tensor = node.tensor("value")
+            assert tensor is not None
+            return context.constant(context.reader.constant(tensor, f"the value of {node.title}"))
+        case "value_float":
+            return context.constant(node.number(name, 0.0), FLOAT32)
+        case "value_int":
+            return context.constant(node.integer(name, 0), INT64)
+        case "value_floats":
+            return context.constant(np.array(node.numbers(name) or (), np.float32))
+        case "value_ints":
+            return context.constant(np.array(node.integers(name) or (), np.int64))
+    raise node.unsupported(f"it holds a {name}; strings and sparse tensors are not supported.", "Use a dense tensor.")
+
+
+@INDEXING.on("Gather")
+def gather(context: Context, node: ModelNode) -> Value:
+    x, indices = node.input(0), node.input(1)
+    axis = node.axis(node.integer("axis", 0), x.type.rank)
+    _check_indices(context, node, indices, x.shape[axis])
+    value = context("gather", x, indices, axis=axis)
+    return context.learn(value, lambda a, i: np.take(a, i.astype(np.int64), axis), x, indices)
+
+
+def _check_indices(context: Context, node: ModelNode, indices: Value, extent: Extent) -> None:
+    """Constant indices are checked now, the others when the program runs."""
+    known = context.array(indices)
+    if known is None or not known.size or not isinstance(extent, int):
+        return
+    low, high = int(known.min()), int(known.max())
+    if low < -extent or high >= extent:
+        raise node.fault(
+            f"index {low if low < -extent else high} lies outside an axis of {extent}.", "Export it again."
+        )
+
+
+@INDEXING.on("GatherElements")
+def gather_elements(context: Context, node: ModelNode) -> Value:
+    """out[i.., j, k..] = x[i.., indices[i.., j, k..], k..], as a gather from the flat tensor."""
+    x, indices = node.input(0), node.input(1)
+    axis = node.axis(node.integer("axis", 0), x.type.rank)
+    if indices.type.rank != x.type.rank:
+        raise node.misshapen(f"indices are {indices.type} for {x.type}.", "Export it again.")
+    _check_indices(context, node, indices, x.shape[axis])
+    own = _wrapped_index(context, context.cast(indices, INT64), x.shape[axis])
+    flat: Value | None = None
+    for position, extent in enumerate(x.shape):
+        stride = context.extent_value(product(x.shape[position + 1 :]))
+        if position != axis and extent == 1 and indices.shape[position] == 1:
+            continue
+        coordinate = own if position == axis else context("iota", shape=indices.shape, axis=position, dtype=INT64)
+        term = context("mul", coordinate, stride)
+        flat = term if flat is None else context("add", flat, term)
+    assert flat is not None
+    return context("gather", context.reshape(x, (x.type.elements,)), flat, axis=0)
+
+
+def _wrapped_index(context: Context, index: Value, extent: Extent) -> Value:
+    """Negative indices count from the end."""
+    size = context.extent_value(extent)
+    return context("select", context("less", index, context.number(0, INT64)), context("add", index, size), index)
+
+
+@INDEXING.on("GatherND", first=11)
+def gather_nd(context: Context, node: ModelNode) -> Value:
+    """The last axis of indices holds coordinates of the axes after the batch axes; a gather from the flat tensor."""
+    x, indices = node.input(0), node.input(1)
+    batch = node.integer("batch_dims", 0)
+    if not indices.type.rank or not 0 <= batch < min(x.type.rank, indices.type.rank):
+        raise node.misshapen(f"indices are {indices.type} for {x.type} with batch_dims = {batch}.", "Export it again.")
+    depth = indices.shape[-1]
+    if not isinstance(depth, int) or not 1 <= depth <= x.type.rank - batch:
+        raise node.misshapen(f"indices are {indices.type} for {x.type} with batch_dims = {batch}.", "Export it again.")
+    rows = indices.shape[:-1]
+    wide = context.cast(indices, INT64)
+    flat = context.number(0, INT64)
+    for position in range(batch + depth):
+        extent = x.shape[position]
+        if position < batch:
+            coordinate = context("iota", shape=rows, axis=position, dtype=INT64)
+        else:
+            column = context.slice_axis(wide, indices.type.rank - 1, position - batch, 1)
+            _check_indices(context, node, column, extent)
+            coordinate = _wrapped_index(context, context.reshape(column, rows), extent)
+        flat = context("add", context("mul", flat, context.extent_value(extent)), coordinate)
+    rest = x.shape[batch + depth :]
+    leading = product(x.shape[: batch + depth])
+    return context("gather", context.reshape(x, (leading, *rest)), flat, axis=0)
+
+
+@INDEXING.on("OneHot", first=9)
+def one_hot(context: Context, node: ModelNode) -> Value:
+    """Negative indices count from the end; others outside [0, depth) give a row of off values."""
+    indices, values = node.input(0), node.input(2)
+    (depth,) = context.integers(node.input(1), node, "depth")
+    if depth < 1 or values.shape != (2,):
+        raise node.fault(f"depth is {depth} and values are {values.type}; at least 1 and two are needed.")
+    axis = node.axis(node.integer("axis", -1), indices.type.rank + 1)
+    index = _wrapped_index(context, context.cast(indices, INT64), depth)
+    hot = context("one_hot", index, depth=depth, dtype=BOOL)
+    order = list(range(indices.type.rank))
+    order.insert(axis, indices.type.rank)
+    off, on = (context.reshape(context.slice_axis(values, 0, position, 1), ()) for position in range(2))
+    return context("select", context.transpose(hot, order), on, off)
+
+
+@INDEXING.on("Range", first=11)
+def arithmetic_range(context: Context, node: ModelNode) -> Value:
+    """start, start + delta, .. up to limit; the number of elements must be an extent."""
+    start, limit, delta = (node.input(position) for position in range(3))
+    count = _range_size(context, node, start, limit, delta)
+    positions = context("iota", shape=(count,), axis=0, dtype=start.dtype)
+    value = context("add", context("mul", positions, context.reshape(delta, ())), context.reshape(start, ()))
+    if isinstance(count, int):
+        return context.learn(value, lambda a, d: np.arange(count) * d.item() + a.item(), start, delta)
+    return value
+
+
+def _range_size(context: Context, node: ModelNode, start: Value, limit: Value, delta: Value) -> Extent:
+    if start.dtype.is_float:
+        first, last, step = (context.scalar(v, node, "a bound") for v in (start, limit, delta))
+        if not step or not all(map(math.isfinite, (first, last, step))):
+            raise node.fault(f"its bounds are {first}, {last}, {step}.", "Export it again.")
+        return int(max(math.ceil((last - first) / step), 0))
+    (low,), (high,) = (context.extents(v, node, "a bound") for v in (start, limit))
+    (stride,) = context.integers(delta, node, "delta")
+    if not stride:
+        raise node.fault("delta is 0.", "Export it again.")
+    distance = high - low if stride > 0 else low - high
+    return dim.maximum(dim.ceil_div(distance, abs(stride)), 0)
+
+
+@INDEXING.on("EyeLike", first=9)
+def eye_like(context: Context, node: ModelNode) -> Value:
+    x = node.input(0)
+    if x.type.rank != 2:
+        raise node.misshapen(f"its input is {x.type}; a matrix is needed.")
+    dtype = dtype_of(node.integer("dtype", 0), node.title) if "dtype" in node.attributes else x.dtype
+    rows, columns = _coordinates(context, x.shape)
+    return context.cast(context("equal", context("add", rows, node.integer("k", 0)), columns), dtype)
+
+
+@INDEXING.on("Trilu", first=14)
+def triangle(context: Context, node: ModelNode) -> Value:
+    """The upper (or lower) triangle of the last two axes, zero elsewhere."""
+    x = node.input(0)
+    if x.type.rank < 2:
+        raise node.misshapen(f"its input is {x.type}; matrices are needed.")
+    shift = context.scalar(node.optional(1), node, "k") or 0
+    rows, columns = _coordinates(context, x.shape[-2:])
+    shifted = context("add", rows, context.number(int(shift), INT64))
+    upper = node.flag("upper", True)
+    keep = context("less_equal", shifted, columns) if upper else context("less_equal", columns, shifted)
+    return context("select", keep, x, context.number(False if x.dtype is BOOL else 0, x.dtype))
+
+
+def _coordinates(context: Context, shape: tuple[Extent, ...]) -> tuple[Value, Value]:
+    rows = context("iota", shape=(shape[0], 1), axis=0, dtype=INT64)
+    return rows, context("iota", shape=(1, shape[1]), axis=1, dtype=INT64)
+
+
+@INDEXING.on("CumSum", first=11)
+def cumulative_sum(context: Context, node: ModelNode) -> Value:
+    """A product with a triangle of ones along the axis."""
+    x = node.input(0)
+    axis = node.axis(int(context.scalar(node.input(1), node, "axis")), x.type.rank)
+    extent = x.shape[axis]
+    rows, columns = _coordinates(context, (extent, extent))
+    below, above = (rows, columns) if not node.flag("reverse", False) else (columns, rows)
+    op = "less" if node.flag("exclusive", False) else "less_equal"
+    triangle_of_ones = context.cast(context(op, below, above), x.dtype)  # [from, to]
+    order = [a for a in range(x.type.rank) if a != axis] + [axis]
+    moved = context.transpose(x, order)
+    flat = context.reshape(moved, (product(moved.shape[:-1]), extent))
+    summed = context.reshape(context("matmul", flat, triangle_of_ones), moved.shape)
+    return context.transpose(summed, [order.index(a) for a in range(x.type.rank)])

@@ -1,0 +1,133 @@
+"""A node of a model, ready for its handler: inputs as values, attributes read by name and checked."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import TypeVar
+
+import onnx
+from onnx import AttributeProto
+
+from netloom.compiler.graph import Value
+from netloom.errors import ModelError, NetloomError, ShapeError, UnsupportedOpError
+
+from .names import printable
+
+Fault = TypeVar("Fault", bound=NetloomError)
+
+
+@dataclass(frozen=True, eq=False)
+class ModelNode:
+    """One application of an ONNX op. An absent optional input is None, an unused output has the name ""."""
+
+    op_type: str
+    domain: str
+    opset: int
+    label: str
+    inputs: tuple[Value | None, ...]
+    outputs: tuple[str, ...]
+    attributes: Mapping[str, AttributeProto]
+
+    @property
+    def title(self) -> str:
+        """Op type and label, for messages."""
+        return f"{self.op_type} {self.label!r}"
+
+    def fault(self, message: str, hint: str = "", kind: type[NetloomError] = ModelError) -> NetloomError:
+        """An error about this node, to raise."""
+        return kind(message, node=self.title, hint=hint)
+
+    def unsupported(self, message: str, hint: str = "") -> NetloomError:
+        return self.fault(message, hint, UnsupportedOpError)
+
+    def misshapen(self, message: str, hint: str = "") -> NetloomError:
+        return self.fault(message, hint, ShapeError)
+
+    # -- inputs ------------------------------------------------------------------------------------------
+
+    def input(self, position: int) -> Value:
+        """A required input."""
+        value = self.optional(position)
+        if value is None:
+            raise self.fault(f"input {position} is missing.", "Export the model again.")
+        return value
+
+    def optional(self, position: int) -> Value | None:
+        return self.inputs[position] if position < len(self.inputs) else None
+
+    @property
+    def present(self) -> list[Value]:
+        """All inputs, none of which may be absent (variadic ops)."""
+        return [self.input(position) for position in range(len(self.inputs))]
+
+    def is_used(self, output: int) -> bool:
+        """Whether an output has a name."""
+        return output < len(self.outputs) and self.outputs[output] != ""
+
+    def axis(self, axis: int, rank: int) -> int:
+        """The axis counted from 0; ModelError outside [-rank, rank)."""
+        if not -rank <= axis < rank:
+            raise self.fault(f"axis {axis} does not exist in a tensor of rank {rank}.", "Export the model again.")
+        return axis % rank
+
+    def axes(self, axes: Sequence[int], rank: int) -> tuple[int, ...]:
+        """The axes counted from 0, sorted; duplicates are refused."""
+        found = sorted(self.axis(axis, rank) for axis in axes)
+        if len(set(found)) != len(found):
+            raise self.fault(f"the axes {list(axes)} name one axis twice.", "Export the model again.")
+        return tuple(found)
+
+    # -- attributes --------------------------------------------------------------------------------------
+
+    def _get(self, name: str, kind: int) -> AttributeProto | None:
+        attribute = self.attributes.get(name)
+        if attribute is not None and attribute.type != kind:
+            expected = AttributeProto.AttributeType.Name(kind)
+            raise self.fault(f"attribute {name} is not of the type {expected}.", "Export the model again.")
+        return attribute
+
+    def integer(self, name: str, default: int) -> int:
+        found = self._get(name, AttributeProto.INT)
+        return default if found is None else int(found.i)
+
+    def flag(self, name: str, default: bool) -> bool:
+        """An integer attribute that must be 0 or 1."""
+        found = self.integer(name, int(default))
+        if found not in (0, 1):
+            raise self.fault(f"attribute {name} is {found}; it must be 0 or 1.", "Export the model again.")
+        return bool(found)
+
+    def integers(self, name: str) -> tuple[int, ...] | None:
+        found = self._get(name, AttributeProto.INTS)
+        return None if found is None else tuple(found.ints)
+
+    def number(self, name: str, default: float) -> float:
+        found = self._get(name, AttributeProto.FLOAT)
+        return default if found is None else float(found.f)
+
+    def numbers(self, name: str) -> tuple[float, ...] | None:
+        found = self._get(name, AttributeProto.FLOATS)
+        return None if found is None else tuple(found.floats)
+
+    def text(self, name: str, default: str, allowed: Sequence[str] = ()) -> str:
+        found = self._get(name, AttributeProto.STRING)
+        result = default if found is None else found.s.decode(errors="replace")
+        if allowed and result not in allowed:
+            raise self.fault(f"attribute {name} is {printable(result)!r}; known are {', '.join(allowed)}.",
+                             "Export the model again.")  # fmt: skip
+        return result
+
+    def texts(self, name: str) -> tuple[str, ...] | None:
+        found = self._get(name, AttributeProto.STRINGS)
+        return None if found is None else tuple(s.decode(errors="replace") for s in found.strings)
+
+    def tensor(self, name: str) -> onnx.TensorProto | None:
+        found = self._get(name, AttributeProto.TENSOR)
+        return None if found is None else found.t
+
+    def graph(self, name: str) -> onnx.GraphProto:
+        found = self._get(name, AttributeProto.GRAPH)
+        if found is None:
+            raise self.fault(f"attribute {name} is missing.", "Export the model again.")
+        return found.g

@@ -1,0 +1,185 @@
+"""ONNX's normalizations and softmaxes -> normalization ops."""
+
+from __future__ import annotations
+
+from typing import Final
+
+from netloom.compiler.dim import product
+from netloom.compiler.graph import Value
+from netloom.compiler.tensor_type import FLOAT32, INT64
+
+from .context import Context
+from .handler import HandlerTable
+from .node import ModelNode
+
+NORMALIZATION: Final = HandlerTable()
+
+
+def _check_channels(node: ModelNode, x: Value, parameters: list[Value]) -> None:
+    if x.type.rank < 2:
+        raise node.misshapen(f"its input is {x.type}; a channel axis is needed.")
+    for parameter in parameters:
+        if parameter.shape != (x.shape[1],):
+            raise node.misshapen(f"a parameter is {parameter.type}; {x.shape[1]} elements are needed.",
+                                 "Export it again.")  # fmt: skip
+
+
+@NORMALIZATION.on("BatchNormalization")
+def batch_normalization(context: Context, node: ModelNode) -> list[Value | None]:
+    x, scale, bias, mean, variance = (node.input(position) for position in range(5))
+    if node.opset < 9 and not node.flag("spatial", True):
+        raise node.unsupported(
+            "spatial = 0 (statistics per element) is not supported.", "Export with opset 9 or later."
+        )
+    epsilon = node.number("epsilon", 1e-5)
+    _check_channels(node, x, [scale, bias, mean, variance])
+    if node.opset >= 14 and node.flag("training_mode", False):
+        return _training_batch_normalization(context, node, [x, scale, bias, mean, variance], epsilon)
+    if any(node.is_used(output) for output in range(1, len(node.outputs))):
+        raise node.unsupported("statistics are asked for (training mode).", "Export the model for inference.")
+    parameters = [context.cast(value, x.dtype) for value in (scale, bias, mean, variance)]
+    return [context("batch_norm", x, *parameters, epsilon=epsilon)]
+
+
+def _training_batch_normalization(
+    context: Context, node: ModelNode, values: list[Value], epsilon: float
+) -> list[Value | None]:
+    """Statistics of this batch; the running ones move towards them by 1 - momentum."""
+    x, scale, bias, mean, variance = values
+    axes = (0, *range(2, x.type.rank))
+    wide = context.cast(x, mean.dtype)
+    own_mean = context("reduce_mean", wide, axes=axes, keep=True)
+    centred = context("sub", wide, own_mean)
+    own_variance = context("reduce_mean", context("mul", centred, centred), axes=axes, keep=True)
+    flat = [context.reshape(value, mean.shape) for value in (own_mean, own_variance)]
+    parameters = [context.cast(value, x.dtype) for value in (scale, bias, *flat)]
+    momentum = node.number("momentum", 0.9)
+    running = [
+        context("add", context("mul", old, momentum), context("mul", new, 1 - momentum))
+        for old, new in zip((mean, variance), flat, strict=True)
+    ]
+    return [context("batch_norm", x, *parameters, epsilon=epsilon), *running]
+
+
+@NORMALIZATION.on("InstanceNormalization")
+def instance_normalization(context: Context, node: ModelNode) -> Value:
+    x, scale, bias = node.input(0), node.input(1), node.input(2)
+    _check_channels(node, x, [scale, bias])
+    return context("instance_norm", x, scale, bias, epsilon=node.number("epsilon", 1e-5))
+
+
+@NORMALIZATION.on("GroupNormalization")
+def group_normalization(context: Context, node: ModelNode) -> Value:
+    """Before opset 21, scale and bias have one element per group."""
+    x, scale, bias = node.input(0), node.input(1), node.input(2)
+    groups = node.integer("num_groups", 0)
+    if x.type.rank < 2:
+        raise node.misshapen(f"its input is {x.type}; a channel axis is needed.")
+    channels = x.shape[1]
+    if groups < 1 or not isinstance(channels, int) or channels % groups:
+        raise node.misshapen(f"num_groups = {groups} does not divide the {channels} channels.", "Export it again.")
+    if node.opset < 21:
+        scale, bias = (_per_group(context, node, value, groups, channels) for value in (scale, bias))
+    _check_channels(node, x, [scale, bias])
+    return context("group_norm", x, scale, bias, groups=groups, epsilon=node.number("epsilon", 1e-5))
+
+
+def _per_group(context: Context, node: ModelNode, value: Value, groups: int, channels: int) -> Value:
+    if value.shape != (groups,):
+        raise node.misshapen(f"a parameter is {value.type}; {groups} elements are needed.", "Export it again.")
+    spread = context("broadcast", context.reshape(value, (groups, 1)), shape=(groups, channels // groups))
+    return context.reshape(spread, (channels,))
+
+
+@NORMALIZATION.on("LayerNormalization")
+def layer_normalization(context: Context, node: ModelNode) -> list[Value | None]:
+    x, scale = node.input(0), node.input(1)
+    axis = node.axis(node.integer("axis", -1), x.type.rank)
+    epsilon = node.number("epsilon", 1e-5)
+    bias = node.optional(2)
+    plain = context.splat(0, x.dtype, x.shape[axis:]) if bias is None else bias
+    full = [context("broadcast", v, shape=x.shape[axis:]) if v.shape != x.shape[axis:] else v for v in (scale, plain)]
+    y = context("layer_norm", x, *full, axis=axis, epsilon=epsilon)
+    if not (node.is_used(1) or node.is_used(2)):
+        return [y]
+    wide = context.cast(x, FLOAT32) if x.dtype.bytes < 4 else x
+    axes = tuple(range(axis, x.type.rank))
+    mean = context("reduce_mean", wide, axes=axes, keep=True)
+    centred = context("sub", wide, mean)
+    variance = context("reduce_mean", context("mul", centred, centred), axes=axes, keep=True)
+    return [y, mean, context("reciprocal", context("sqrt", context("add", variance, epsilon)))]
+
+
+@NORMALIZATION.on("RMSNormalization", first=23)
+def rms_normalization(context: Context, node: ModelNode) -> Value:
+    x, scale = node.input(0), node.input(1)
+    axis = node.axis(node.integer("axis", -1), x.type.rank)
+    full = scale if scale.shape == x.shape[axis:] else context("broadcast", scale, shape=x.shape[axis:])
+    return context("rms_norm", x, full, axis=axis, epsilon=node.number("epsilon", 1e-5))
+
+
+@NORMALIZATION.on("LRN")
+def local_response_normalization(context: Context, node: ModelNode) -> Value:
+    x, size = node.input(0), node.integer("size", 0)
+    if size < 1:
+        raise node.fault(f"attribute size is {size}; it must be at least 1.", "Export it again.")
+    if x.type.rank < 2:
+        raise node.misshapen(f"its input is {x.type}; a channel axis is needed.")
+    alpha, beta, bias = node.number("alpha", 1e-4), node.number("beta", 0.75), node.number("bias", 1.0)
+    return context("lrn", x, size=size, alpha=alpha, beta=beta, bias=bias)
+
+
+@NORMALIZATION.on("MeanVarianceNormalization")
+def mean_variance_normalization(context: Context, node: ModelNode) -> Value:
+    """(x - mean) / (sqrt(mean(x^2) - mean(x)^2) + 1e-9)."""
+    x = node.input(0)
+    axes = node.axes(node.integers("axes") or (0, 2, 3), x.type.rank)
+    centred = context("sub", x, context("reduce_mean", x, axes=axes, keep=True))
+    deviation = context("sqrt", context("reduce_mean", context("mul", centred, centred), axes=axes, keep=True))
+    return context("div", centred, context("add", deviation, 1e-9))
+
+
+@NORMALIZATION.on("LpNormalization")
+def lp_normalization(context: Context, node: ModelNode) -> Value:
+    """x / |x|_p along an axis; zero where the norm is zero."""
+    x, p = node.input(0), node.integer("p", 2)
+    axes = (node.axis(node.integer("axis", -1), x.type.rank),)
+    if p not in (1, 2):
+        raise node.fault(f"attribute p is {p}; it must be 1 or 2.", "Export it again.")
+    terms = context("mul", x, x) if p == 2 else context("abs", x)
+    norm = context("reduce_sum", terms, axes=axes, keep=True)
+    norm = context("sqrt", norm) if p == 2 else norm
+    zero = context.number(0.0, x.dtype)
+    return context("select", context("equal", norm, zero), zero, context("div", x, norm))
+
+
+# -- softmax ---------------------------------------------------------------------------------------------------
+
+SOFTMAX: Final = {"Softmax": "softmax", "LogSoftmax": "log_softmax"}
+
+
+@NORMALIZATION.on("Softmax", "LogSoftmax", "Hardmax", first=13)
+def softmax(context: Context, node: ModelNode) -> Value:
+    """Along one axis."""
+    x = node.input(0)
+    return _softmax(context, node, x, node.axis(node.integer("axis", -1), x.type.rank))
+
+
+@NORMALIZATION.on("Softmax", "LogSoftmax", "Hardmax", last=12)
+def softmax_of_matrix(context: Context, node: ModelNode) -> Value:
+    """Before opset 13: the input is flattened to a matrix at ``axis``, and each row is one distribution."""
+    x = node.input(0)
+    rank = x.type.rank
+    axis = node.integer("axis", 1)
+    axis = rank if axis == rank else node.axis(axis, rank)
+    if axis == rank - 1:
+        return _softmax(context, node, x, axis)
+    matrix = context.reshape(x, (product(x.shape[:axis]), product(x.shape[axis:])))
+    return context.reshape(_softmax(context, node, matrix, 1), x.shape)
+
+
+def _softmax(context: Context, node: ModelNode, x: Value, axis: int) -> Value:
+    if node.op_type != "Hardmax":
+        return context(SOFTMAX[node.op_type], x, axis=axis)
+    first = context("argmax", x, axis=axis, keep=True, last=False)
+    return context.cast(context("equal", context("iota", shape=x.shape, axis=axis, dtype=INT64), first), x.dtype)

@@ -1,0 +1,47 @@
+"""All handlers: the one table of what can be imported, and the remedies for what cannot."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Final
+
+from .convolution import CONVOLUTION
+from .elementwise import ELEMENTWISE
+from .handler import HandlerTable
+from .indexing import INDEXING
+from .matmul import MATMUL
+from .normalization import NORMALIZATION
+from .pooling import POOLING
+from .quantization import QUANTIZATION
+from .recurrent import RECURRENT
+from .reduction import REDUCTION
+from .resize import RESIZE
+from .shape import SHAPE
+
+HANDLERS: Final = HandlerTable(
+    CONVOLUTION,
+    ELEMENTWISE,
+    INDEXING,
+    MATMUL,
+    NORMALIZATION,
+    POOLING,
+    QUANTIZATION,
+    RECURRENT,
+    REDUCTION,
+    RESIZE,
+    SHAPE,
+)
+
+# Op types that the importer treats itself: their sub-graphs are inlined.
+INLINED: Final = frozenset({"If"})
+
+DATA_DEPENDENT: Final = "Its result's shape depends on data: cut the model before it, and do this step outside."
+REMEDIES: Final[Mapping[str, str]] = {
+    "Loop": "Unroll the loop when exporting (a fixed number of steps).",
+    "Scan": "Unroll the loop when exporting (a fixed number of steps).",
+    "NonZero": DATA_DEPENDENT,
+    "Compress": DATA_DEPENDENT,
+    "Unique": DATA_DEPENDENT,
+    "NonMaxSuppression": DATA_DEPENDENT,
+    "ConstantFill": "It was an experimental op: convert the model with onnx.version_converter, or use ConstantOfShape.",
+}

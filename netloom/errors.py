@@ -1,0 +1,84 @@
+"""Every error that netloom raises on purpose: one class per kind of fault, one exit code per class.
+
+An error says in whole sentences what is wrong, which node or port it concerns, and (``hint``) what the
+user can do about it. The command line prints ``str(error)`` and exits with ``error.exit_code``.
+"""
+
+from __future__ import annotations
+
+
+class NetloomError(Exception):
+    """The root of all errors; ``exit_code`` is what the command line returns for it."""
+
+    exit_code = 5
+
+    def __init__(self, message: str, *, node: str = "", hint: str = "") -> None:
+        super().__init__(message)
+        self.message = message
+        self.node = node
+        self.hint = hint
+
+    def __str__(self) -> str:
+        where = f"{self.node}: " if self.node else ""
+        advice = f" {self.hint}" if self.hint else ""
+        return f"{where}{self.message}{advice}"
+
+
+class UsageError(NetloomError):
+    """The caller asked for something that does not exist or cannot be combined."""
+
+    exit_code = 2
+
+
+class ModelError(NetloomError):
+    """The model is not a valid model: malformed file, undefined name, impossible attribute."""
+
+    exit_code = 3
+
+
+class UnsupportedOpError(ModelError):
+    """The model is valid, but holds ops (or attribute values) that netloom does not know."""
+
+
+class ShapeError(ModelError):
+    """Shapes or dtypes do not fit together, in a model or in a call."""
+
+
+class MemoryBudgetError(ModelError):
+    """A tensor or an arena would be larger than the budget."""
+
+
+class VerificationError(NetloomError):
+    """An IR broke one of its own rules: a defect in netloom, not in the model."""
+
+
+class ToolchainError(NetloomError):
+    """Something that netloom needs on this machine is missing."""
+
+    exit_code = 4
+
+
+class LinkError(ToolchainError):
+    """No linker was found, or the linker failed."""
+
+
+class CpuFeatureError(ToolchainError):
+    """The program needs a CPU feature that this machine lacks."""
+
+
+class DeviceError(ToolchainError):
+    """The device that the program was compiled for is not there."""
+
+
+class ProgramError(NetloomError):
+    """A program, checkpoint or cache entry is damaged, foreign, or of another version."""
+
+
+class InputError(NetloomError):
+    """A run-time input does not fit the program: name, count, dtype, rank or shape."""
+
+
+class ComparisonError(NetloomError):
+    """Two results that should agree do not."""
+
+    exit_code = 1

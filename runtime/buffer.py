@@ -1,0 +1,106 @@
+"""Values of a caller -> arrays that a program can read in place, and arrays -> DLTensors.
+
+Inputs may be NumPy arrays of any strides, byte order and alignment, anything with ``__dlpack__``, or plain numbers and
+lists. An array's dtype is never changed silently.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import importlib.util
+from collections.abc import Sequence
+from functools import cache
+from typing import Any, TypeAlias
+
+import numpy as np
+import numpy.typing as npt
+
+from netloom import abi
+from netloom.errors import InputError
+
+from .cpu import DLTensor
+from .program import PortInfo
+
+Array: TypeAlias = npt.NDArray[Any]
+
+
+@cache
+def numpy_dtype(name: str) -> np.dtype[Any]:
+    """The NumPy dtype of a port's dtype; bfloat16 is that of ml_dtypes, or uint16 where that is not installed."""
+    dtype: Any = name
+    if name == "bfloat16":
+        found = importlib.util.find_spec("ml_dtypes")
+        dtype = importlib.import_module("ml_dtypes").bfloat16 if found else np.uint16
+    result: np.dtype[Any] = np.dtype(dtype)
+    return result
+
+
+def as_input(value: Any, port: PortInfo) -> Array:
+    """The value as a native, aligned, row-major array of the port's dtype (a copy only where it must be)."""
+    dtype = numpy_dtype(port.dtype)
+    array = value if isinstance(value, np.ndarray) else _converted(value, port, dtype)
+    if array.dtype != dtype:
+        if array.dtype.newbyteorder("=") != dtype:
+            raise InputError(f'The input "{port.name}" must be {port}, but {array.dtype}{list(array.shape)} was given.')
+        array = array.astype(dtype)
+    if array.flags.c_contiguous and array.flags.aligned:
+        return array
+    return np.array(array, dtype, order="C", copy=True, subok=False)
+
+
+def _converted(value: Any, port: PortInfo, dtype: np.dtype[Any]) -> Array:
+    if value is None:
+        raise InputError(f'The input "{port.name}" must be {port}, but None was given.')
+    try:
+        if hasattr(value, "__dlpack__"):
+            return np.from_dlpack(value)
+        array = np.asarray(value)
+        return array if hasattr(value, "dtype") else array.astype(dtype, casting="same_kind")
+    except (TypeError, ValueError, BufferError, RuntimeError) as error:
+        raise InputError(
+            f'The input "{port.name}" must be {port}, but a {type(value).__name__} was given: {error}.'
+        ) from error
+
+
+def check_bindable(name: str, value: Any, port: PortInfo, writable: bool) -> Array:
+    """The array itself, if a program can use it in place for every call; InputError otherwise."""
+    dtype = numpy_dtype(port.dtype)
+    if not isinstance(value, np.ndarray) or value.dtype != dtype:
+        given = f"{value.dtype}{list(value.shape)}" if isinstance(value, np.ndarray) else f"a {type(value).__name__}"
+        raise InputError(f'The buffer for "{name}" must be a NumPy array {port}, but {given} was given.')
+    if not (value.flags.c_contiguous and value.flags.aligned):
+        raise InputError(f'The buffer for "{name}" must be row-major, without gaps, and aligned.')
+    if writable and not value.flags.writeable:
+        raise InputError(f'The buffer for "{name}" is read-only.')
+    return value
+
+
+class Tensors:
+    """A C array of DLTensors over NumPy arrays, which it keeps alive."""
+
+    __slots__ = ("_kept", "count", "pointer")
+
+    def __init__(self, arrays: Sequence[Array], dtypes: Sequence[str]) -> None:
+        tensors = (DLTensor * len(arrays))()
+        shapes = []
+        for tensor, array, dtype in zip(tensors, arrays, dtypes, strict=True):
+            shape = (ctypes.c_int64 * array.ndim)(*array.shape)
+            shapes.append(shape)
+            tensor.data = array.ctypes.data
+            tensor.device.device_type = 1
+            tensor.ndim = array.ndim
+            tensor.dtype.code, tensor.dtype.bits = abi.DLPACK_CODES[dtype]
+            tensor.dtype.lanes = 1
+            tensor.shape = ctypes.addressof(shape)
+        self.pointer = ctypes.addressof(tensors)
+        self.count = len(arrays)
+        self._kept = (tensors, shapes, arrays)
+
+
+def blank_tensors(count: int) -> tuple[Any, list[Any]]:
+    """DLTensors without data, and their shapes, for a program to fill in."""
+    tensors = (DLTensor * count)()
+    shapes = [(ctypes.c_int64 * abi.MAX_RANK)() for _ in range(count)]
+    for tensor, shape in zip(tensors, shapes, strict=True):
+        tensor.shape = ctypes.addressof(shape)
+    return tensors, shapes

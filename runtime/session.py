@@ -1,0 +1,328 @@
+"""Sessions: a program, called with NumPy arrays.
+
+A session may be called from many threads at once: each call takes a context of its own from a store, and calls release
+the GIL. Loading and running a shared object needs NumPy alone. Sessions of files can be pickled (path and threads).
+"""
+
+from __future__ import annotations
+
+import ctypes
+import os
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, Protocol, TypeAlias
+
+import numpy as np
+import numpy.typing as npt
+
+from netloom.errors import InputError, UsageError
+
+from .buffer import Tensors, as_input, blank_tensors, check_bindable, numpy_dtype
+from .cpu import Api, Context, DLTensor, Model, StateHandle, default_threads
+from .program import EntryInfo, PortInfo
+
+Array: TypeAlias = npt.NDArray[Any]
+_SHAPES_KEPT = 256  # outputs' shapes by inputs' shapes
+
+
+class InProcess(Protocol):
+    """A program that was compiled in this process."""
+
+    @property
+    def api_address(self) -> int: ...
+
+
+def load(path: str | os.PathLike[str], threads: int | None = None) -> Session:
+    """Opens a shared object; ``threads``: None for as many as the process may use.
+
+    Raises ProgramError for a file that is damaged, foreign, or writable by others, CpuFeatureError if this machine
+    cannot run it.
+    """
+    place = Path(path).resolve()
+    return Session(Model.load(place), threads, place)
+
+
+class Session:
+    """A program ready to run."""
+
+    def __init__(self, model: Model, threads: int | None = None, path: Path | None = None) -> None:
+        if threads is not None and threads < 1:
+            raise UsageError(f"The number of threads must be at least 1, but is {threads}.")
+        self._model, self._path, self._given_threads = model, path, threads
+        self.threads = threads or default_threads(model.manifest)
+        self._contexts: list[Context] = []
+        self._shapes: dict[tuple[Any, ...], list[tuple[int, ...]]] = {}
+        self._entry = model.manifest.entries.get("run") or next(iter(model.manifest.entries.values()))
+
+    @staticmethod
+    def in_process(program: InProcess, threads: int | None = None) -> Session:
+        """A session of a program in this process, which it keeps alive."""
+        return Session(Model(Api(program.api_address, program)), threads)
+
+    def __reduce__(self) -> tuple[Callable[..., Session], tuple[str, int | None]]:
+        if self._path is None:
+            raise TypeError("A session of a program in process cannot be pickled; save the program and load it.")
+        return load, (str(self._path), self._given_threads)
+
+    @property
+    def inputs(self) -> tuple[PortInfo, ...]:
+        """Names, dtypes and shapes of what ``run`` takes."""
+        return self._entry.inputs
+
+    @property
+    def outputs(self) -> tuple[PortInfo, ...]:
+        """Names, dtypes and shapes of what ``run`` gives."""
+        return self._entry.outputs
+
+    @property
+    def metadata(self) -> Mapping[str, Any]:
+        """The program's manifest."""
+        return self._model.manifest.data
+
+    def arena_bytes(self, **dims: int) -> int:
+        """Bytes of intermediate memory for these values of the free dims."""
+        names = self._model.manifest.dims
+        if set(dims) != set(names):
+            raise UsageError(
+                f"The free dims are {', '.join(names) or 'none'}, but {', '.join(dims) or 'none'} were given."
+            )
+        values = (ctypes.c_int64 * len(names))(*(dims[name] for name in names))
+        size = int(self._model.api["arena_bytes"](self._model.handle, ctypes.addressof(values), len(names)))
+        if size < 0:
+            raise InputError(f"The free dims {dims} are out of their ranges.")
+        return size
+
+    # -- calling ---------------------------------------------------------------------------------------------
+
+    def __call__(self, *inputs: Any, **named: Any) -> Any:
+        """Runs the program: inputs by position or by name; one array, or a tuple of them in the outputs' order."""
+        outputs = self._invoke("run", self._entry, None, _by_name(self._entry, inputs, named))
+        return outputs[0] if len(outputs) == 1 else tuple(outputs)
+
+    def run(self, names: Sequence[str] | None, inputs: Mapping[str, Any]) -> list[Array]:
+        """As in ONNX Runtime: the outputs of these names (None: all), from inputs by name."""
+        places = {port.name: place for place, port in enumerate(self._entry.outputs)}
+        if unknown := [name for name in names or () if name not in places]:
+            raise InputError(f"There is no output {_listed(unknown)}; the program has {_listed(places)}.")
+        outputs = self._invoke("run", self._entry, None, inputs)
+        return outputs if names is None else [outputs[places[name]] for name in names]
+
+    def bind(self, **buffers: Array) -> Bound:
+        """A callable without arguments that reads and writes these arrays in place; other outputs are made.
+
+        Inputs and outputs are told apart by name. The arrays must be row-major and of the exact dtype.
+        """
+        return Bound(self, self._entry, "run", None, buffers)
+
+    def create_state(self) -> State:
+        """A training state with the initial parameters."""
+        return State(self, StateHandle(self._model, self._model.api.open("state_create", self._model.handle)))
+
+    def train_step(self, state: State, *inputs: Any, **named: Any) -> tuple[Array, ...]:
+        """One training step on the state; the outputs of the entry ``train_step`` (the loss first, by convention)."""
+        entry = self.entry("train_step")
+        return tuple(self._invoke("train_step", entry, state, _by_name(entry, inputs, named)))
+
+    def evaluate(self, state: State, *inputs: Any, **named: Any) -> Any:
+        """Runs the network with the state's parameters."""
+        entry = self.entry("run")
+        outputs = self._invoke("evaluate", entry, state, _by_name(entry, inputs, named))
+        return outputs[0] if len(outputs) == 1 else tuple(outputs)
+
+    def bind_train_step(self, state: State, **buffers: Array) -> Bound:
+        """Like ``bind``, for one training step on the state."""
+        return Bound(self, self.entry("train_step"), "train_step", state, buffers)
+
+    def entry(self, name: str) -> EntryInfo:
+        """An entry by name; UsageError if the program was not built with it."""
+        entry = self._model.manifest.entries.get(name)
+        if entry is None:
+            raise UsageError(f"The program has no {name}; it has {_listed(self._model.manifest.entries)}.",
+                             hint="Compile the model for training." if name == "train_step" else "")  # fmt: skip
+        return entry
+
+    def _invoke(self, function: str, entry: EntryInfo, state: State | None, inputs: Mapping[str, Any]) -> list[Array]:
+        arrays = [as_input(value, port) for value, port in zip(_in_order(entry, inputs), entry.inputs, strict=True)]
+        given = Tensors(arrays, [port.dtype for port in entry.inputs])
+        context = self.take_context()
+        try:
+            shapes = self._output_shapes(context, entry, arrays, given)
+            outputs = [
+                np.empty(shape, numpy_dtype(port.dtype)) for shape, port in zip(shapes, entry.outputs, strict=True)
+            ]
+            wanted = Tensors(outputs, [port.dtype for port in entry.outputs])
+            handles = (context.handle, state.handle) if state is not None else (context.handle,)
+            code = self._model.api[function](*handles, given.pointer, given.count, wanted.pointer, wanted.count)
+            if code:
+                raise context.error(code)
+            return outputs
+        finally:
+            self.give_context(context)
+
+    def _output_shapes(
+        self, context: Context, entry: EntryInfo, arrays: Sequence[Array], given: Tensors
+    ) -> list[tuple[int, ...]]:
+        if all(port.is_static for port in entry.outputs):
+            return [port.static_shape for port in entry.outputs]
+        key = (entry.name, *(array.shape for array in arrays))
+        if key not in self._shapes:
+            if len(self._shapes) >= _SHAPES_KEPT:
+                self._shapes.clear()
+            self._shapes[key] = self._ask_shapes(context, entry, given)
+        return self._shapes[key]
+
+    def _ask_shapes(self, context: Context, entry: EntryInfo, given: Tensors) -> list[tuple[int, ...]]:
+        count = len(entry.outputs)
+        tensors, shapes = blank_tensors(count)
+        pointer = ctypes.addressof(tensors)
+        code = self._model.api["output_shapes"](
+            context.handle, entry.position, given.pointer, given.count, pointer, count
+        )
+        if code:
+            raise context.error(code)
+        return [tuple(shape[: tensor.ndim]) for tensor, shape in zip(tensors, shapes, strict=True)]
+
+    def take_context(self) -> Context:
+        """A context that nobody else uses until it is given back."""
+        try:
+            return self._contexts.pop()
+        except IndexError:
+            return Context(self._model, self.threads)
+
+    def give_context(self, context: Context) -> None:
+        self._contexts.append(context)
+
+
+class Bound:
+    """A call with everything prepared: ``outputs`` maps names to the arrays that each call fills."""
+
+    __slots__ = ("_arguments", "_contexts", "_function", "_kept", "_session", "outputs")
+
+    def __init__(
+        self, session: Session, entry: EntryInfo, function: str, state: State | None, buffers: Mapping[str, Array]
+    ) -> None:
+        sides = ("input", entry.inputs), ("output", entry.outputs)
+        if shared := {p.name for p in entry.inputs} & {p.name for p in entry.outputs}:
+            raise UsageError(f"Inputs and outputs share the name {_listed(shared)}, so they cannot be bound by name.")
+        if unknown := set(buffers) - {port.name for _, ports in sides for port in ports}:
+            raise InputError(f"There is no input or output {_listed(unknown)}.")
+        if missing := [port.name for port in entry.inputs if port.name not in buffers]:
+            raise InputError(f"The input {_listed(missing)} is missing.")
+        inputs = [check_bindable(port.name, buffers[port.name], port, False) for port in entry.inputs]
+        given = Tensors(inputs, [port.dtype for port in entry.inputs])
+        outputs = self._make_outputs(session, entry, inputs, given, buffers)
+        wanted = Tensors(outputs, [port.dtype for port in entry.outputs])
+        self.outputs = {port.name: array for port, array in zip(entry.outputs, outputs, strict=True)}
+        self._session, self._contexts, self._kept = session, session._contexts, (given, wanted, state)
+        self._function = session._model.api[function]
+        handle = () if state is None else (state.handle,)
+        self._arguments = (*handle, given.pointer, given.count, wanted.pointer, wanted.count)
+
+    @staticmethod
+    def _make_outputs(
+        session: Session, entry: EntryInfo, inputs: list[Array], given: Tensors, buffers: Mapping[str, Array]
+    ) -> list[Array]:
+        context = session.take_context()
+        try:
+            shapes = session._output_shapes(context, entry, inputs, given)
+        finally:
+            session.give_context(context)
+        outputs = []
+        for port, shape in zip(entry.outputs, shapes, strict=True):
+            if port.name in buffers:
+                outputs.append(check_bindable(port.name, buffers[port.name], port, True))
+            else:
+                outputs.append(np.empty(shape, numpy_dtype(port.dtype)))
+        return outputs
+
+    def __call__(self) -> None:
+        try:
+            context = self._contexts.pop()
+        except IndexError:
+            context = self._session.take_context()
+        code = self._function(context.handle, *self._arguments)
+        error = context.error(code) if code else None
+        self._contexts.append(context)
+        if error is not None:
+            raise error
+
+
+class State:
+    """A training state: tensors by name as NumPy views that read and write the state itself."""
+
+    def __init__(self, session: Session, owner: StateHandle) -> None:
+        self._session, self._owner, self._api = session, owner, owner.model.api
+        self.handle = owner.handle
+        count = self._api["parameter_count"](owner.model.handle)
+        states = session.metadata["states"]
+        self._places = {states[place]["name"]: place for place in range(count)}
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        return tuple(self._places)
+
+    def __iter__(self) -> Any:
+        return iter(self._places)
+
+    def __len__(self) -> int:
+        return len(self._places)
+
+    def __getitem__(self, name: str) -> Array:
+        """A view of the tensor, which keeps the state alive."""
+        if name not in self._places:
+            raise UsageError(f"The state has no tensor {_listed([name])}; it has {_listed(self._places)}.")
+        view = DLTensor()
+        code = self._api["parameter"](self.handle, self._places[name], ctypes.addressof(view))
+        if code:
+            raise UsageError(f"The state's tensor {_listed([name])} cannot be viewed.")
+        info = self._session.metadata["states"][self._places[name]]
+        dtype = numpy_dtype(info["dtype"])
+        size = int(np.prod(info["shape"], dtype=np.int64)) * dtype.itemsize
+        memory: Any = (ctypes.c_uint8 * size).from_address(view.data)
+        memory.owner = self._owner
+        array: Array = np.frombuffer(memory, np.uint8)
+        return array.view(dtype).reshape(info["shape"])
+
+    def __setitem__(self, name: str, value: npt.ArrayLike) -> None:
+        """Copies values in; the shape must be the tensor's own."""
+        view, array = self[name], np.asarray(value)
+        if array.shape != view.shape:
+            raise InputError(
+                f'The tensor "{name}" has the shape {list(view.shape)}, but {list(array.shape)} was given.'
+            )
+        view[...] = array
+
+    @property
+    def step(self) -> int:
+        """How many training steps the state has behind it."""
+        return int(self._api["step"](self.handle))
+
+    @step.setter
+    def step(self, step: int) -> None:
+        self._api["set_step"](self.handle, step)
+
+    def copy(self) -> State:
+        """An independent copy."""
+        return State(self._session, StateHandle(self._owner.model, self._api.open("state_copy", self.handle)))
+
+
+def _by_name(entry: EntryInfo, inputs: Sequence[Any], named: Mapping[str, Any]) -> dict[str, Any]:
+    names = [port.name for port in entry.inputs]
+    if len(inputs) > len(names):
+        raise InputError(f"The program takes {len(names)} inputs ({_listed(names)}); {len(inputs)} were given.")
+    if twice := [name for name in names[: len(inputs)] if name in named]:
+        raise InputError(f"The input {_listed(twice)} was given twice.")
+    return {**dict(zip(names, inputs, strict=False)), **named}
+
+
+def _in_order(entry: EntryInfo, inputs: Mapping[str, Any]) -> list[Any]:
+    names = [port.name for port in entry.inputs]
+    if unknown := [name for name in inputs if name not in names]:
+        raise InputError(f"There is no input {_listed(unknown)}; the program has {_listed(names)}.")
+    if missing := [name for name in names if name not in inputs]:
+        raise InputError(f"The input {_listed(missing)} is missing.")
+    return [inputs[name] for name in names]
+
+
+def _listed(names: Any) -> str:
+    return ", ".join(f'"{name}"' for name in names) or "none"

@@ -1,0 +1,107 @@
+"""Layers against SciPy and plain NumPy loops."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import pytest
+from scipy.signal import correlate
+
+from netloom.compiler.interpret import interpret
+from netloom.frontends import dsl as nl
+
+Array = np.ndarray
+
+
+def run(function: Callable[[nl.Symbolic], nl.Symbolic], x: Array) -> tuple[Array, dict[str, Array]]:
+    made = nl.network(lambda x: function(x)).graph(x=nl.tensor(*x.shape, dtype=x.dtype.name), seed=4)
+    states = {state.name: np.array(state.initial.array) for state in made.states}
+    states |= {n: np.arange(a.size, dtype=a.dtype) for n, a in states.items() if n.endswith("bias")}
+    return interpret(made, {"x": x}, states)[0], states
+
+
+def convolved(
+    x: Array, w: Array, bias: Array, stride: int, pads: list[tuple[int, int]], dilation: int, groups: int
+) -> Array:
+    """The sum over channels of SciPy's correlation, with the dilated kernel written out."""
+    spatial = x.ndim - 2
+    spread = np.zeros((*w.shape[:2], *((k - 1) * dilation + 1 for k in w.shape[2:])))
+    spread[(..., *(slice(None, None, dilation),) * spatial)] = w
+    x = np.pad(x, [(0, 0), (0, 0), *pads])
+    per, out = w.shape[1], w.shape[0] // groups
+    rows = [
+        [
+            sum(correlate(x[n, o // out * per + c], spread[o, c], "valid") for c in range(per)) + bias[o]
+            for o in range(len(w))
+        ]
+        for n in range(len(x))
+    ]
+    return np.array(rows)[(..., *(slice(None, None, stride),) * spatial)]
+
+
+@pytest.mark.parametrize(
+    ("rank", "stride", "padding", "pads", "dilation", "groups"),
+    [
+        (1, 1, "valid", [(0, 0)], 1, 1),
+        (1, 2, "same", [(1, 1)], 1, 2),
+        (2, 1, "same", [(1, 1), (1, 1)], 1, 1),
+        (2, 2, "same", [(1, 1), (0, 1)], 1, 1),
+        (2, 1, [(2, 0), (0, 1)], [(2, 0), (0, 1)], 1, 2),
+        (2, 2, (1, 2), [(1, 1), (2, 2)], 2, 1),
+        (3, 1, 1, [(1, 1)] * 3, 1, 1),
+    ],
+)
+def test_convolution(
+    rank: int, stride: int, padding: Any, pads: list[tuple[int, int]], dilation: int, groups: int
+) -> None:
+    x = np.random.default_rng(0).standard_normal((2, 4, *(7, 8, 5)[:rank]))
+    layer = {1: nl.conv1d, 2: nl.conv2d, 3: nl.conv3d}[rank]
+    y, s = run(lambda v: layer(v, 6, 3, stride=stride, padding=padding, dilation=dilation, groups=groups), x)
+    expected = convolved(x, s["conv1.weight"], s["conv1.bias"], stride, pads, dilation, groups)
+    np.testing.assert_allclose(y, expected, atol=1e-12)
+
+
+def test_transposed_convolution_is_the_adjoint() -> None:
+    x = np.random.default_rng(0).standard_normal((1, 3, 4, 5))
+    y, s = run(lambda v: nl.conv_transpose2d(v, 2, 3, stride=2, padding=1, extra=1, bias=False), x)
+    assert y.shape == (1, 2, 8, 10)
+    z = np.random.default_rng(1).standard_normal(y.shape)
+    w = s["conv_transpose1.weight"]
+    forward = convolved(z, w, np.zeros(3), 2, [(1, 1), (1, 1)], 1, 1)
+    np.testing.assert_allclose(np.vdot(y, z), np.vdot(x, forward), rtol=1e-12)
+
+
+def test_dense_embedding_and_layer_norm() -> None:
+    x = np.random.default_rng(0).standard_normal((2, 3, 4))
+    y, s = run(lambda v: nl.dense(v, 5), x)
+    np.testing.assert_allclose(y, x @ s["dense1.weight"] + s["dense1.bias"], atol=1e-12)
+    indices = np.array([[0, 2], [1, 1]])
+    y, s = run(lambda v: nl.embedding(v, 3, 4), indices)
+    np.testing.assert_array_equal(y, s["embedding1.weight"][indices])
+    y, s = run(lambda v: nl.layer_norm(v), x)
+    expected = (x - x.mean(-1, keepdims=True)) / np.sqrt(x.var(-1, keepdims=True) + 1e-5)
+    np.testing.assert_allclose(y, expected * s["layer_norm1.scale"] + s["layer_norm1.bias"], atol=1e-12)
+
+
+def test_pooling() -> None:
+    x = np.random.default_rng(0).standard_normal((1, 2, 6, 6))
+    blocks = x.reshape(1, 2, 3, 2, 3, 2)
+    np.testing.assert_array_equal(run(lambda v: nl.max_pool2d(v, 2), x)[0], blocks.max((3, 5)))
+    np.testing.assert_allclose(run(lambda v: nl.average_pool2d(v, 2), x)[0], blocks.mean((3, 5)), atol=1e-12)
+    np.testing.assert_allclose(run(nl.global_average_pool, x)[0], x.mean((2, 3)), atol=1e-12)
+    shifted = run(lambda v: nl.max_pool2d(v, 3, stride=2, padding=1), x)[0]
+    padded = np.pad(x, [(0, 0), (0, 0), (1, 1), (1, 1)], constant_values=-np.inf)
+    np.testing.assert_array_equal(shifted[0, 1, 2, 0], padded[0, 1, 4:7, 0:3].max())
+    corner = run(lambda v: nl.average_pool2d(v, 2, padding=1), x)[0]
+    np.testing.assert_allclose(corner[..., 0, 0], x[..., 0, 0], atol=1e-12)
+    counted = run(lambda v: nl.average_pool2d(v, 2, padding=1, count_padding=True), x)[0]
+    np.testing.assert_allclose(counted[..., 0, 0], x[..., 0, 0] / 4, atol=1e-12)
+
+
+def test_local_response_normalization() -> None:
+    x = np.random.default_rng(0).standard_normal((1, 7, 2, 2))
+    y, _ = run(lambda v: nl.lrn(v, size=5, alpha=0.3, beta=0.75, bias=2.0), x)
+    squares = [np.square(x[:, max(c - 2, 0) : c + 3]).sum(1) for c in range(7)]
+    np.testing.assert_allclose(y, x / (2 + 0.3 / 5 * np.stack(squares, 1)) ** 0.75, atol=1e-12)

@@ -1,0 +1,65 @@
+"""Losses against formulas written with NumPy and SciPy in float64."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+import pytest
+from scipy.special import expit, log_softmax
+
+from netloom.compiler.interpret import interpret
+from netloom.errors import ShapeError
+from netloom.frontends.dsl import losses
+from netloom.frontends.dsl.losses import Loss
+from netloom.frontends.dsl.trace import network, tensor
+
+RNG = np.random.default_rng(5)
+X = 3 * RNG.standard_normal((6, 4))
+SIGNS = np.where(RNG.random((6, 4)) < 0.5, -1.0, 1.0)
+BITS = (SIGNS > 0).astype(np.float64)
+LABELS = RNG.integers(0, 4, 6)
+REAL = X + RNG.standard_normal((6, 4))
+
+
+def value(loss: Loss | Callable, x: np.ndarray, target: np.ndarray) -> list[np.ndarray]:  # type: ignore[type-arg]
+    def both(x, target):  # type: ignore[no-untyped-def]
+        return (
+            (loss(x, target), loss.correct(x, target)) if isinstance(loss, Loss) and loss.correct else loss(x, target)
+        )
+
+    types = {"x": tensor(*x.shape, dtype="float64"), "target": tensor(*target.shape, dtype=target.dtype.name)}
+    return interpret(network(both).graph(**types), {"x": x, "target": target})
+
+
+@pytest.mark.parametrize(
+    ("loss", "target", "expected", "correct"),
+    [
+        (losses.cross_entropy, LABELS, -log_softmax(X, 1)[np.arange(6), LABELS].mean(), (X.argmax(1) == LABELS).sum()),
+        (losses.mean_squared_error, REAL, ((X - REAL) ** 2).mean(), None),
+        (losses.mean_absolute_error, REAL, abs(X - REAL).mean(), None),
+        (losses.binary_cross_entropy_with_logits, BITS,
+         -(BITS * np.log(expit(X)) + (1 - BITS) * np.log(expit(-X))).mean(), ((X > 0) == BITS).sum()),
+        (losses.hinge, SIGNS, np.maximum(0, 1 - SIGNS * X).mean(), (np.sign(X) == SIGNS).sum()),
+        (losses.huber(0.5), REAL,
+         np.where(abs(X - REAL) <= 0.5, (X - REAL) ** 2 / 2, 0.5 * (abs(X - REAL) - 0.25)).mean(), None),
+    ],
+    ids=lambda item: item.name if isinstance(item, Loss) else "",
+)  # fmt: skip
+def test_value_and_count(loss: Loss, target: np.ndarray, expected: float, correct: int | None) -> None:
+    results = value(loss, X, target)
+    np.testing.assert_allclose(results[0], expected, rtol=1e-12)
+    assert len(results) == (1 if correct is None else 2)
+    if correct is not None:
+        assert results[1] == correct
+
+
+def test_large_logits_stay_finite() -> None:
+    big = np.array([[1e4, -1e4], [-1e4, 1e4]])
+    np.testing.assert_allclose(value(losses.cross_entropy, big, np.array([1, 1]))[0], 1e4)
+    np.testing.assert_allclose(value(losses.binary_cross_entropy_with_logits, big, np.zeros((2, 2)))[0], 5e3)
+
+
+def test_a_target_of_the_wrong_type_is_told() -> None:
+    with pytest.raises(ShapeError, match="takes a target int64\\[6\\], not float64\\[6, 4\\]"):
+        value(losses.cross_entropy, X, REAL)

@@ -1,0 +1,268 @@
+"""The trainer over a session that interprets: order of data, metrics, checkpoints, resuming, interruption."""
+
+from __future__ import annotations
+
+import os
+import signal
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from netloom.compiler.graph import Graph
+from netloom.compiler.interpret import interpret, interpret_step
+from netloom.errors import InputError, ProgramError, UsageError
+from netloom.frontends import dsl as nl
+from netloom.runtime.program import PortInfo
+from netloom.runtime.training import Trainer, shuffled
+
+Arrays = dict[str, np.ndarray]
+
+
+@dataclass(frozen=True)
+class Ports:
+    inputs: tuple[PortInfo, ...]
+    outputs: tuple[PortInfo, ...]
+
+
+def ports(graph: Graph) -> Ports:
+    def port(name: str, value: Any) -> PortInfo:
+        return PortInfo(name, value.dtype.value, tuple(e if isinstance(e, int) else str(e) for e in value.shape))
+
+    outputs = zip(graph.output_names, graph.outputs, strict=True)
+    return Ports(tuple(port(v.label, v) for v in graph.inputs), tuple(port(n, v) for n, v in outputs))
+
+
+@dataclass
+class InterpretedState:
+    tensors: Arrays
+    step: int = 0
+
+    @property
+    def names(self) -> Sequence[str]:
+        return tuple(self.tensors)
+
+    def __getitem__(self, name: str) -> np.ndarray:
+        return self.tensors[name]
+
+    def __setitem__(self, name: str, value: np.ndarray) -> None:
+        self.tensors[name][...] = value
+
+
+@dataclass
+class InterpretedSession:
+    """The training session's contract, by the graph interpreter."""
+
+    network: Graph
+    training: Graph
+    seen: list[Arrays] = field(default_factory=list)
+
+    def entry(self, name: str) -> Ports:
+        return ports({"run": self.network, "train_step": self.training}[name])
+
+    def create_state(self) -> InterpretedState:
+        return InterpretedState({state.name: np.array(state.initial.array) for state in self.training.states})
+
+    def train_step(self, state: InterpretedState, *inputs: np.ndarray) -> list[np.ndarray]:
+        named = {value.label: array for value, array in zip(self.training.inputs, inputs, strict=True)}
+        self.seen.append(named)
+        outputs, after = interpret_step(self.training, named, state.tensors)
+        state.tensors = {name: np.array(array) for name, array in after.items()}
+        state.step += 1
+        return outputs
+
+    def evaluate(self, state: InterpretedState, *inputs: np.ndarray) -> np.ndarray:
+        named = {value.label: array for value, array in zip(self.network.inputs, inputs, strict=True)}
+        own = {s.name: state.tensors[s.name] for s in self.network.states}
+        return interpret(self.network, named, own)[0]
+
+
+@nl.network
+def model(x: nl.Symbolic) -> nl.Symbolic:
+    return nl.dense(nl.dropout(nl.relu(nl.batch_norm(nl.dense(x, 16))), 0.2), 3)
+
+
+GRAPH = model.graph(x=nl.tensor("N", 4))
+STEP = nl.training_graph(GRAPH, nl.losses.cross_entropy, nl.optimizers.Adam())
+
+
+def trainer(**options: Any) -> Trainer:
+    return Trainer(InterpretedSession(GRAPH, STEP), **{"rate": 0.01, **options})
+
+
+def blobs(samples: int = 150, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
+    """Three clouds of points around corners of a cube."""
+    rng = np.random.default_rng(seed)
+    y = rng.integers(0, 3, samples)
+    return (np.eye(4)[y] * 3 + rng.standard_normal((samples, 4))).astype(np.float32), y
+
+
+def same(first: Trainer, second: Trainer) -> bool:
+    one, two = first.tensors(), second.tensors()
+    return one.keys() == two.keys() and all(one[name].tobytes() == two[name].tobytes() for name in one)
+
+
+def test_fit_learns_and_reports() -> None:
+    made = trainer()
+    history = made.fit(blobs(), epochs=8, batch=16, validation=blobs(60, seed=1))
+    assert [record["epoch"] for record in history] == list(range(8))
+    assert history[-1]["loss"] < 0.5 * history[0]["loss"]
+    assert history[-1]["accuracy"] > 0.85 and history[-1]["validation"] > 0.85
+    assert made.evaluate(*blobs(60, seed=1), batch=7) == history[-1]["validation"]
+
+
+def test_order_is_philox_of_seed_and_epoch_and_the_last_batch_is_partial() -> None:
+    made = trainer()
+    x, y = np.arange(40, dtype=np.float32).reshape(10, 4), np.arange(10) % 3
+    made.fit((x, y), epochs=2, batch=4, seed=7)
+    seen = [step["x"][:, 0] / 4 for step in made.session.seen]  # type: ignore[attr-defined]
+    assert [len(rows) for rows in seen] == [4, 4, 2] * 2
+    for epoch in range(2):
+        generator = np.random.Generator(np.random.Philox(key=np.array([7, epoch], np.uint64)))
+        np.testing.assert_array_equal(np.concatenate(seen[3 * epoch : 3 * epoch + 3]), generator.permutation(10))
+    assert not np.array_equal(shuffled(10, 7, 0), shuffled(10, 8, 0))
+
+
+def test_the_epochs_loss_is_the_mean_over_samples() -> None:
+    made, losses = trainer(), []
+    history = made.fit(blobs(10), epochs=1, batch=4, on_step=lambda step, loss: losses.append((step, loss)))
+    assert [step for step, _ in losses] == [1, 2, 3]
+    assert history[0]["loss"] == (4 * losses[0][1] + 4 * losses[1][1] + 2 * losses[2][1]) / 10
+
+
+def test_schedule_and_explicit_rate() -> None:
+    made = trainer(rate=lambda step: 0.5 ** (step + 1))
+    made.fit(blobs(12), epochs=1, batch=4)
+    made.step(*blobs(4), rate=0.75)
+    rates = [float(step["rate"]) for step in made.session.seen]  # type: ignore[attr-defined]
+    assert rates == [0.5, 0.25, 0.125, 0.75]
+
+
+def test_loaders_and_functions_of_the_epoch() -> None:
+    x, y = blobs(12)
+    batches = [(x[:8], y[:8]), (x[8:], y[8:])]
+    listed, made = trainer(), trainer()
+    listed.fit(batches, epochs=2)
+    epochs: list[int] = []
+    made.fit(lambda epoch: epochs.append(epoch) or batches, epochs=2)  # type: ignore[func-returns-value]
+    assert epochs == [0, 1] and same(listed, made)
+    with pytest.raises(UsageError, match="iterated once"):
+        trainer().fit(iter(batches), epochs=1)
+
+
+def stop_after(steps: int) -> Callable[[int, float], None]:
+    def stop(step: int, loss: float) -> None:
+        if step == steps:
+            os.kill(os.getpid(), signal.SIGINT)
+
+    return stop
+
+
+@pytest.mark.parametrize("stop", [1, 4, 5, 7])  # in the first epoch, at its last step, and in the second
+def test_interrupted_and_resumed_is_bit_identical(stop: int, tmp_path: Path) -> None:
+    whole, curve = trainer(), []
+    expected = whole.fit(blobs(66), epochs=3, batch=16, seed=3, on_step=lambda *item: curve.append(item))
+    file = tmp_path / "state.safetensors"
+    first, parts = trainer(), []
+    before = signal.getsignal(signal.SIGINT)
+
+    def note(step: int, loss: float) -> None:
+        parts.append((step, loss))
+        stop_after(stop)(step, loss)
+
+    with pytest.raises(KeyboardInterrupt):
+        first.fit(blobs(66), epochs=3, batch=16, seed=3, checkpoint=file, on_step=note)
+    assert signal.getsignal(signal.SIGINT) is before
+    assert parts[-1][0] == stop
+    second = trainer()
+    history = second.fit(
+        blobs(66), epochs=3, batch=16, seed=3, checkpoint=file, resume=True, on_step=lambda *item: parts.append(item)
+    )
+    assert parts == curve and history == expected and same(whole, second)
+    assert os.listdir(tmp_path) == ["state.safetensors"]
+
+
+def test_checkpoints_every_few_steps(tmp_path: Path) -> None:
+    file, found = tmp_path / "c.safetensors", []
+    trainer().fit(blobs(64), epochs=1, batch=16, checkpoint=file, every=2, on_step=lambda *_: found.append(file.exists()))
+    assert found == [False, False, True, True]
+
+
+def test_resume_starts_afresh_without_a_file_and_refuses_another_run(tmp_path: Path) -> None:
+    file = tmp_path / "c.safetensors"
+    one = trainer()
+    one.fit(blobs(32), epochs=1, batch=16, checkpoint=file, resume=True)
+    assert one.progress.step == 2
+    for changed in ({"seed": 1}, {"batch": 8}):
+        with pytest.raises(UsageError, match="the checkpoint is of a run with"):
+            trainer().fit(blobs(32), **{"epochs": 2, "batch": 16, "checkpoint": file, "resume": True, **changed})
+    with pytest.raises(UsageError, match="samples 32, not 48"):
+        trainer().fit(blobs(48), epochs=2, batch=16, checkpoint=file, resume=True)
+    with pytest.raises(UsageError, match="resume needs a checkpoint"):
+        trainer().fit(blobs(), epochs=1, resume=True)
+
+
+def test_save_and_load_by_hand(tmp_path: Path) -> None:
+    one, two = trainer(), trainer()
+    for _ in range(3):
+        one.step(*blobs(8))
+    one.save(tmp_path / "a.safetensors")
+    two.load(tmp_path / "a.safetensors")
+    assert same(one, two) and two.state.step == 3
+    assert one.step(*blobs(8)) == two.step(*blobs(8)) and same(one, two)
+
+
+def test_loading_of_foreign_files_changes_nothing(tmp_path: Path) -> None:
+    from netloom.runtime.checkpoint import Checkpoint, write_checkpoint
+
+    one = trainer()
+    before = one.tensors()
+    file = tmp_path / "a.safetensors"
+    one.save(file)
+    cases: list[tuple[Arrays, dict[str, Any], str]] = [
+        ({}, {}, "lacks"),
+        ({**before, "more": np.zeros(1)}, {}, 'holds "more"'),
+        ({**before, "dense2.bias": np.zeros(4, np.float32)}, vars(one.progress), "dense2.bias: .*float32\\[4\\]"),
+        ({**before, "dense2.bias": np.zeros(3)}, vars(one.progress), "dense2.bias: .*float64\\[3\\]"),
+        (before, {}, "no progress"),
+        (before, {**vars(one.progress), "epoch": "1"}, "epoch = '1'"),
+    ]
+    for tensors, metadata, message in cases:
+        write_checkpoint(file, Checkpoint(tensors, metadata))
+        with pytest.raises(ProgramError, match=message):
+            one.load(file)
+        assert all(np.array_equal(before[name], array) for name, array in one.tensors().items())
+
+
+def test_parameters_from_npz(tmp_path: Path) -> None:
+    one = trainer()
+    np.savez(tmp_path / "w.npz", **{"dense2.bias": np.array([1, 2, 3], np.float32)})
+    one.load_parameters(tmp_path / "w.npz")
+    np.testing.assert_array_equal(one.tensors()["dense2.bias"], [1, 2, 3])
+    np.savez(tmp_path / "w.npz", other=np.zeros(3))
+    with pytest.raises(ProgramError, match='"other"'):
+        one.load_parameters(tmp_path / "w.npz")
+
+
+def test_wrong_arrays_are_told(tmp_path: Path) -> None:
+    x, y = blobs(8)
+    with pytest.raises(InputError, match="takes 2 arrays \\(x, labels\\), but 1"):
+        trainer().step(x)
+    with pytest.raises(InputError, match="labels"):
+        trainer().step(x, y.astype(np.float32))
+    with pytest.raises(UsageError, match="lengths"):
+        trainer().fit((x, y[:4]), epochs=1)
+    with pytest.raises(UsageError, match="no checkpoint can be written"):
+        trainer().fit((x, y), epochs=1, checkpoint=tmp_path / "missing" / "c.safetensors")
+    with pytest.raises(UsageError, match="cannot compile"):
+        trainer().to_inference()
+
+
+def test_to_inference_gets_the_present_tensors() -> None:
+    made = trainer(to_inference=lambda tensors: nl.with_states(GRAPH, tensors))
+    made.step(*blobs(8))
+    x, _ = blobs(8)
+    np.testing.assert_array_equal(interpret(made.to_inference(), {"x": x})[0], made.predict(x))
