@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import os
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -22,6 +22,7 @@ from .passes.choose_layout import choose_layout
 from .passes.eliminate_dead import eliminate_dead
 from .passes.fuse import fuse
 from .passes.plan_memory import Placement, plan_memory
+from .passes.select_strategies import Decision, select_strategies
 from .pipeline import GRAPH_PASSES, Pass, Pipeline, Report
 from .program import Program, StatePort
 from .targets.cpu.jit import load_in_process
@@ -32,13 +33,18 @@ from .text import print_graph
 
 MEMORY_BUDGET = 64 << 30  # bytes of arena that a program may ask for, at the lowest values of its free dims
 
+_SELECT = (
+    Pass("select_strategies", select_strategies, after=("eliminate_dead", "fold_batchnorm"),
+         why="weights must have their final values", options=("accuracy", "override", "decisions")),
+    Pass("eliminate_untransformed", eliminate_dead, after=("select_strategies",), why="transformed weights replace others"),
+)  # fmt: skip
 _LAYOUT = (
     Pass("choose_layout", choose_layout, after=("eliminate_dead", "fold_batchnorm"),
-         why="rules match ops in row-major form"),
+         why="rules match ops in row-major form, and strategies decide which convolutions are left"),
     Pass("eliminate_unpacked", eliminate_dead, after=("choose_layout",), why="packed weights replace the others"),
 )  # fmt: skip
 _FUSE = (Pass("fuse", fuse, after=("choose_layout",), why="a reorder is a border between kernels"),)
-PIPELINE = Pipeline((*GRAPH_PASSES, *_LAYOUT, *_FUSE))
+PIPELINE = Pipeline((*GRAPH_PASSES, *_SELECT, *_LAYOUT, *_FUSE))
 TRAINING_PIPELINE = Pipeline(
     (*(p for p in GRAPH_PASSES if p.name not in ("freeze_states", "fold_batchnorm")), *_FUSE)
 )
@@ -46,10 +52,14 @@ TRAINING_PIPELINE = Pipeline(
 
 @dataclass(frozen=True)
 class Options:
-    """What a caller may choose. ``cpu``: host or a level's name; ``threads``: the pool's size (None: all cores)."""
+    """What a caller may choose. ``cpu``: host or a level's name; ``threads``: the pool's size (None: all cores);
+    ``accuracy``: strict, default or fast; ``override``: a strategy's name, or NODE=NAME. ``decisions`` is filled."""
 
     cpu: str = "host"
     threads: int | None = None
+    accuracy: str = "default"
+    override: str = "auto"
+    decisions: list[Decision] = field(default_factory=list)
 
 
 @dataclass(frozen=True)
@@ -62,6 +72,7 @@ class Compiled:
     graphs: Mapping[str, Graph]  # the fused graph of each entry
     reports: Mapping[str, Report]
     threads: int | None = None
+    decisions: tuple[Decision, ...] = ()
 
     @cached_property
     def image(self) -> Any:
@@ -109,11 +120,11 @@ def _compiled(graphs: Mapping[str, Graph], pipeline: Pipeline, options: Options,
     symbols = {s.name: s for graph in fused.values() for s in graph.symbols}
     program = Program(
         _identifier(graphs["run"].name), tuple(symbols[name] for name in sorted(symbols)), tuple(entries),
-        tuple(placement.constants), states, placement.kernels, _metadata(fused, cpu),
+        tuple(placement.constants), states, placement.kernels, _metadata(fused, cpu, options),
     )  # fmt: skip
     _check_memory(program)
     objects = compile_in_workers(program.kernels, cpu)
-    return Compiled(program, tuple(objects), cpu, fused, reports, options.threads)
+    return Compiled(program, tuple(objects), cpu, fused, reports, options.threads, tuple(options.decisions))
 
 
 def _states(step: Graph, placement: Placement) -> tuple[tuple[StatePort, ...], dict[str, int]]:
@@ -121,20 +132,11 @@ def _states(step: Graph, placement: Placement) -> tuple[tuple[StatePort, ...], d
     return ports, {port.name: number for number, port in enumerate(ports)}
 
 
-def _metadata(graphs: Mapping[str, Graph], cpu: Cpu) -> dict[str, Any]:
+def _metadata(graphs: Mapping[str, Graph], cpu: Cpu, options: Options) -> dict[str, Any]:
     text = "\n".join(print_graph(graph) for graph in graphs.values())
-    return {"options": {"cpu": cpu.name}, "source_hash": hashlib.sha256(text.encode()).hexdigest(),
-            "strategies": _strategies(graphs)}  # fmt: skip
-
-
-def _strategies(graphs: Mapping[str, Graph]) -> list[dict[str, str]]:
-    """How each convolution is computed."""
-    found = []
-    for graph in graphs.values():
-        for _, node in graph.walk():
-            if node.op.name.startswith("conv"):
-                found.append({"node": node.label, "op": node.op.name, "strategy": "direct"})
-    return found
+    strategies = [{"node": d.node, "shape": d.shape, "strategy": d.strategy} for d in options.decisions]
+    return {"options": {"cpu": cpu.name, "accuracy": options.accuracy},
+            "source_hash": hashlib.sha256(text.encode()).hexdigest(), "strategies": strategies}  # fmt: skip
 
 
 def _identifier(name: str) -> str:

@@ -282,7 +282,7 @@ class _Tiling:
         guards = tuple(g for g in self.reduce_guard if not dim.is_nonnegative(g))
         if not guards:
             return term
-        return Guarded(guards, term, scalar.literal(self._neutral(), term.dtype))
+        return Guarded(guards, term, scalar.literal(_limited(self._neutral(), term.dtype), term.dtype))
 
     def _anchor_index(self, index: tuple[Extent, ...]) -> tuple[Extent, ...]:
         """Where the epilogue reads the anchor: its own shape aligned to the right of the output's."""

@@ -1,0 +1,11 @@
+"""Strategies: the ways of computing a convolution. ``STRATEGIES`` drives selection, tests, benchmarks and explain."""
+
+from .direct import DIRECT
+from .im2col import IM2COL
+from .strategy import ACCURACIES, Strategy
+from .winograd import WINOGRAD_F2, WINOGRAD_F4
+
+STRATEGIES: tuple[Strategy, ...] = (DIRECT, IM2COL, WINOGRAD_F2, WINOGRAD_F4)
+BY_NAME = {strategy.name: strategy for strategy in STRATEGIES}
+
+__all__ = ["ACCURACIES", "BY_NAME", "STRATEGIES", "Strategy"]

@@ -1,0 +1,5 @@
+"""``python -m netloom`` is the command line."""
+
+from netloom.cli import main
+
+main()

@@ -1,0 +1,82 @@
+"""The calls that join the compiler to the runtime: compile, compile_training."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from typing import Any
+
+from netloom.compiler.driver import Compiled, Options, compile_entries, compile_graph
+from netloom.compiler.graph import Graph
+from netloom.errors import UsageError
+from netloom.frontends.dsl.optimizers import Optimizer
+from netloom.frontends.dsl.trace import TracedGraph, with_states
+from netloom.frontends.dsl.training_step import training_graph
+from netloom.runtime.session import Bound, Session
+from netloom.runtime.training import Trainer
+
+
+class CompiledNetwork:
+    """An inference program: call it in this process, or save it as a shared object."""
+
+    def __init__(self, compiled: Compiled) -> None:
+        self.compiled = compiled
+        self._session: Session | None = None
+
+    @property
+    def session(self) -> Session:
+        """The program, loaded into this process on first use."""
+        if self._session is None:
+            self._session = Session.in_process(self.compiled.image, threads=self.compiled.threads)
+        return self._session
+
+    def __call__(self, *inputs: Any, **named: Any) -> Any:
+        """The outputs for NumPy arrays (or anything with ``__dlpack__``): one array, or a tuple."""
+        return self.session(*inputs, **named)
+
+    def bind(self, **buffers: Any) -> Bound:
+        """A call over fixed input and output buffers, without overhead."""
+        return self.session.bind(**buffers)
+
+    def save(self, path: str | os.PathLike[str]) -> None:
+        """Write the shared object PATH and its C header."""
+        self.compiled.save(path)
+
+    def as_text(self, level: str = "graph") -> str:
+        """The program as text: graph or loops."""
+        return self.compiled.as_text(level)
+
+
+def compile(  # noqa: A001
+    graph: Graph,
+    *,
+    target: str = "cpu",
+    cpu: str = "host",
+    threads: int | None = None,
+    accuracy: str = "default",
+    conv_strategy: str = "auto",
+) -> CompiledNetwork:
+    """Compile a graph for inference. ``cpu`` is host or a level such as x86-64-v3; ``threads`` the pool's size;
+    ``accuracy`` strict, default or fast; ``conv_strategy`` auto, a strategy's name, or NODE=NAME."""
+    if target != "cpu":
+        raise UsageError(f"there is no target {target!r}.", hint="Choose cpu.")
+    inference = graph.inference_form() if isinstance(graph, TracedGraph) else graph
+    return CompiledNetwork(compile_graph(inference, Options(cpu, threads, accuracy, conv_strategy)))
+
+
+def compile_training(
+    graph: Graph, *, loss: Any, optimizer: Optimizer, cpu: str = "host", threads: int | None = None
+) -> Trainer:
+    """Compile forward, backward and the optimizer's update as one step; returns the trainer that runs it."""
+    step = training_graph(graph, loss, optimizer)
+    run = graph.inference_form() if isinstance(graph, TracedGraph) else graph
+    compiled = compile_entries(step, run, Options(cpu, threads))
+    session = Session.in_process(compiled.image, threads=threads)
+
+    def to_inference(tensors: Mapping[str, Any]) -> CompiledNetwork:
+        return compile(with_states(graph, tensors), cpu=cpu, threads=threads)
+
+    return Trainer(session, rate=optimizer.rate, to_inference=to_inference)
+
+
+__all__ = ["CompiledNetwork", "compile", "compile_training", "with_states"]
