@@ -230,8 +230,8 @@ def _divide(numerator: Dim, divisor: int) -> tuple[Extent, Extent]:
         return exact + low // divisor, rest - (low // divisor) * divisor
     shared = _shared_divisor(rest, divisor)
     if shared is not None:  # (g h + l) // (g d)  =>  h // d  where 0 <= l < g
-        high, low_part, step = shared
-        quotient, remainder = (high // (divisor // step), high % (divisor // step))
+        upper, low_part, step = shared
+        quotient, remainder = upper // (divisor // step), upper % (divisor // step)
         return exact + quotient, remainder * step + low_part
     if len(rest.terms) == 1 and rest.terms[0][1] == 1 and len(rest.terms[0][0]) == 1:
         atom = rest.terms[0][0][0]

@@ -19,7 +19,7 @@ import numpy.typing as npt
 
 from netloom.errors import ShapeError, UnsupportedOpError
 
-from . import dim, ops
+from . import dim, ops  # noqa: F401  (importing the families fills OPS)
 from .constant import Constant
 from .dim import Dim, Extent, Symbol
 from .layout import Layout

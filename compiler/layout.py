@@ -66,7 +66,7 @@ class Layout:
 
     def pack(self, array: npt.NDArray[np.generic]) -> npt.NDArray[np.generic]:
         """The array as it lies in memory (padding lanes zero)."""
-        block = {}
+        block: dict[int, int] = {}
         for part in self.parts:
             block[part.axis] = max(block.get(part.axis, 1), part.divisor * max(part.modulus, 1))
         widths = [(0, -extent % block.get(axis, 1)) for axis, extent in enumerate(array.shape)]

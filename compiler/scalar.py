@@ -305,7 +305,8 @@ def cast_array(array: npt.NDArray[Any], dtype: DType) -> npt.NDArray[Any]:
         result[wide <= float(info.min)] = info.min
         return result
     with np.errstate(all="ignore"):
-        return array.astype(dtype.numpy)
+        converted: npt.NDArray[Any] = array.astype(dtype.numpy)
+        return converted
 
 
 def differentiate(root: Expr, seed: Expr, positions: Sequence[int]) -> list[Expr | None]:

@@ -42,7 +42,8 @@ class DType(enum.Enum):
     @cached_property
     def numpy(self) -> np.dtype[Any]:
         """The NumPy dtype (bfloat16 is the one of ml_dtypes)."""
-        return np.dtype(ml_dtypes.bfloat16) if self is DType.BFLOAT16 else np.dtype(self.value)
+        dtype: np.dtype[Any] = np.dtype(ml_dtypes.bfloat16 if self is DType.BFLOAT16 else self.value)
+        return dtype
 
     @cached_property
     def bytes(self) -> int:

@@ -1,6 +1,7 @@
 """The environment variables that netloom reads. Nothing else reads any.
 
-``NETLOOM_THREADS``: the most threads that a session uses by default. ``NETLOOM_DATA``: the folder with data sets. ``PATH``, ``HOME``, ``TMPDIR`` go to called tools.
+``NETLOOM_THREADS``: the most threads that a session uses by default. ``NETLOOM_DATA``: the folder with data sets.
+``PATH``, ``HOME``, ``TMPDIR`` go to called tools.
 """
 
 from __future__ import annotations

@@ -1,9 +1,30 @@
-"""Options of the whole test suite."""
+"""Options and fixtures of the whole test suite."""
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
+
+from netloom.environment import data_folder
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--update-golden", action="store_true", help="write the golden texts anew instead of comparing")
+    parser.addoption("--shapes", type=int, default=30, help="random shapes for each test of a convolution strategy")
+
+
+@pytest.fixture(scope="session")
+def shapes(request: pytest.FixtureRequest) -> int:
+    """How many random shapes a sweep draws."""
+    count: int = request.config.getoption("--shapes")
+    return count
+
+
+@pytest.fixture(scope="session")
+def data() -> Path:
+    """The folder with data sets and trained models."""
+    folder = data_folder()
+    if folder is None:
+        pytest.skip("NETLOOM_DATA does not name the folder with data sets and models")
+    return Path(folder)

@@ -19,10 +19,23 @@ from .. import dim, scalar
 from ..dim import Dim, Extent, Quotient, Remainder, Symbol
 from ..graph import Graph, Node, Value
 from ..op import Compute
-from ..scalar import Call, Expr, Guarded, Index, Literal
+from ..scalar import Call, Expr, Guarded, Index
 from ..tensor_type import BOOL, DType
 from .ir import (
-    Allocate, Buffer, Kernel, Kind, LaneFold, Let, Load, Statement, Store, block, guard, loop, variable, walk,
+    Allocate,
+    Buffer,
+    Kernel,
+    Kind,
+    LaneFold,
+    Let,
+    Load,
+    Statement,
+    Store,
+    block,
+    guard,
+    loop,
+    variable,
+    walk,
 )  # fmt: skip
 
 LANES = 16  # of every vector, whatever the machine's registers: narrower machines use several a vector

@@ -1,5 +1,16 @@
 """Every op, by family. Importing this package fills ``compiler.op.OPS``."""
 
 from . import (  # noqa: F401
-    convolution, elementwise, indexing, kernels, loss, matmul, normalization, pooling, random_numbers, reduction, shape, transforms,
+    convolution,
+    elementwise,
+    indexing,
+    kernels,
+    loss,
+    matmul,
+    normalization,
+    pooling,
+    random_numbers,
+    reduction,
+    shape,
+    transforms,
 )  # fmt: skip

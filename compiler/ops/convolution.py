@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import product as grid
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -116,10 +116,15 @@ def _padded(attrs: ConvAttrs, x: Array) -> Array:
     return np.pad(x, [(0, 0), (0, 0), *zip(attrs.lo, attrs.hi, strict=True)])
 
 
-def _window(attrs: ConvAttrs, k: Sequence[int], out: Sequence[int]) -> tuple[slice, ...]:
+def _window(attrs: ConvAttrs, k: Sequence[int], out: Sequence[int]) -> tuple[Any, ...]:
     """Where kernel position k meets the padded input, for all outputs."""
     return tuple(slice(i * d, i * d + (e - 1) * s + 1, s) for i, d, s, e in
                  zip(k, attrs.dilation, attrs.stride, out, strict=True))  # fmt: skip
+
+
+def _at(*index: Any) -> Any:
+    """An index of NumPy's, which its annotations do not let us put together."""
+    return index
 
 
 def _grouped(array: Array, axis: int, groups: int) -> Array:
@@ -134,9 +139,9 @@ def _reference(attrs: ConvAttrs, inputs: Sequence[Array], outputs: Sequence[Tens
     xs, ws = _grouped(x, 1, g), _grouped(w, 0, g)  # [n, g, c, ...], [g, o/g, c, k...]
     y = np.zeros((g, o // g, n, *out), x.dtype)
     for k in grid(*map(range, w.shape[2:])):
-        part = xs[(slice(None),) * 3 + _window(attrs, k, out)]
+        part = xs[_at(slice(None), slice(None), slice(None), *_window(attrs, k, out))]
         for group in range(g):
-            y[group] += np.tensordot(ws[(group, slice(None), slice(None), *k)], part[:, group], ([1], [1]))
+            y[group] += np.tensordot(ws[_at(group, slice(None), slice(None), *k)], part[:, group], ([1], [1]))
     result = np.moveaxis(y.reshape(o, n, *out), 0, 1)
     return [np.ascontiguousarray(result).astype(inputs[0].dtype)]
 
@@ -153,10 +158,10 @@ def _reference_input(
     for k in grid(*map(range, w.shape[2:])):
         where = _window(attrs, k, out)
         for group in range(g):
-            part = np.tensordot(ws[(group, slice(None), slice(None), *k)], dys[:, group], ([0], [1]))
-            dx[(slice(None), group, slice(None), *where)] += np.moveaxis(part, 0, 1)
+            part = np.tensordot(ws[_at(group, slice(None), slice(None), *k)], dys[:, group], ([0], [1]))
+            dx[_at(slice(None), group, slice(None), *where)] += np.moveaxis(part, 0, 1)
     inner = tuple(slice(lo, lo + e) for lo, e in zip(attrs.lo, spatial, strict=True))
-    return [np.ascontiguousarray(dx.reshape(n, c, *padded)[(slice(None), slice(None), *inner)]).astype(inputs[0].dtype)]
+    return [np.ascontiguousarray(dx.reshape(n, c, *padded)[_at(slice(None), slice(None), *inner)]).astype(inputs[0].dtype)]
 
 
 def _reference_weight(
@@ -169,9 +174,9 @@ def _reference_weight(
     dw = np.zeros((g, o // g, c, *kernel), x.dtype)
     axes = [0, *range(2, dy.ndim)]
     for k in grid(*map(range, kernel)):
-        part = xs[(slice(None),) * 3 + _window(attrs, k, out)]
+        part = xs[_at(slice(None), slice(None), slice(None), *_window(attrs, k, out))]
         for group in range(g):
-            dw[(group, slice(None), slice(None), *k)] = np.tensordot(dys[:, group], part[:, group], (axes, axes))
+            dw[_at(group, slice(None), slice(None), *k)] = np.tensordot(dys[:, group], part[:, group], (axes, axes))
     return [dw.reshape(o, c, *kernel).astype(inputs[0].dtype)]
 
 
@@ -242,7 +247,7 @@ def _compute_weight(
     return Compute(term, (x.shape[0], *dy.shape[2:]))
 
 
-def _plain(attrs: ConvAttrs) -> dict[str, object]:
+def _plain(attrs: ConvAttrs) -> dict[str, Any]:
     return {"stride": attrs.stride, "dilation": attrs.dilation, "lo": attrs.lo, "hi": attrs.hi, "groups": attrs.groups}
 
 

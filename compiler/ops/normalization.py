@@ -112,8 +112,9 @@ def _standard(b: Builder, x: Value, axes: tuple[int, ...], epsilon: float) -> Va
 
 
 def _standard_array(x: Array, axes: tuple[int, ...], epsilon: float) -> Array:
-    centred = x - x.mean(axis=axes, keepdims=True)
-    return centred / np.sqrt((centred * centred).mean(axis=axes, keepdims=True) + x.dtype.type(epsilon))
+    centred: Array = x - x.mean(axis=axes, keepdims=True)
+    result: Array = centred / np.sqrt((centred * centred).mean(axis=axes, keepdims=True) + x.dtype.type(epsilon))
+    return result
 
 
 def _behind(axis: int, rank: int) -> tuple[int, ...]:
@@ -142,7 +143,7 @@ def _rms_norm_reference(a: AxisEpsilonAttrs, inputs: Sequence[Array], _o: Sequen
     return [(x / np.sqrt(mean + x.dtype.type(a.epsilon)) * scale).astype(inputs[0].dtype)]
 
 
-def _group_shape(x: TensorType, groups: int) -> tuple[Extent, ...]:
+def _group_shape(x: TensorType, groups: Any) -> tuple[Extent, ...]:
     return (x.shape[0], groups, x.shape[1] // groups, *x.shape[2:])
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import product as grid
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -128,7 +128,7 @@ def _max_compute(attrs: PoolAttrs, inputs: Sequence[TensorType], _o: Sequence[Te
     return Compute(term, attrs.kernel, "max", float("-inf"))
 
 
-def _plain(attrs: PoolAttrs) -> dict[str, object]:
+def _plain(attrs: PoolAttrs) -> dict[str, Any]:
     return {name: getattr(attrs, name) for name in ("kernel", "stride", "dilation", "lo", "hi")}
 
 

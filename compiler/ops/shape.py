@@ -197,7 +197,7 @@ def _slice_infer(attrs: SliceAttrs, inputs: Sequence[TensorType]) -> Sequence[Te
 def _slice_reference(attrs: SliceAttrs, inputs: Sequence[Array], outputs: Sequence[TensorType]) -> Sequence[Array]:
     result = inputs[0]
     for axis, (start, size, step) in enumerate(zip(attrs.start, outputs[0].static_shape, attrs.step, strict=True)):
-        result = np.take(result, np.arange(size) * step + start, axis=axis)
+        result = np.take(result, np.asarray([start + k * step for k in range(size)], np.int64), axis=axis)
     return [result]
 
 

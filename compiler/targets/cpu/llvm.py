@@ -18,7 +18,18 @@ from ... import dim, scalar
 from ...dim import Dim, Extent, Minimum, Quotient, Remainder, Symbol
 from ...loops.build import LANE, LANES, lane_slope
 from ...loops.ir import (
-    Allocate, Block, Buffer, For, If, Kernel, Kind, LaneFold, Let, Load, Statement, Store,
+    Allocate,
+    Block,
+    Buffer,
+    For,
+    If,
+    Kernel,
+    Kind,
+    LaneFold,
+    Let,
+    Load,
+    Statement,
+    Store,
 )  # fmt: skip
 from ...scalar import Bitcast, Call, Cast, Checked, Expr, Guarded, Index, Literal
 from ...tensor_type import BFLOAT16, BOOL, FLOAT32, INT64, DType
