@@ -129,8 +129,8 @@ def elementwise(
 ) -> Op:
     """Define an op that applies ``formula(attrs, *arguments)`` to each element, inputs broadcast by NumPy's rule.
 
-    ``kinds`` are the dtypes accepted (f float, i integer, b bool); all inputs share one, but for a leading bool
-    condition. Type rule, meaning, loops and gradient follow from the formula.
+    ``kinds`` are the dtypes accepted (f float, i integer, b bool); all inputs share one, but for select's condition.
+    Type rule, meaning, loops and gradient follow from the formula.
     """
 
     def infer(values: Any, inputs: Sequence[TensorType]) -> Sequence[TensorType]:
@@ -138,7 +138,7 @@ def elementwise(
         if shape is None:
             raise ValueError(f"shapes {', '.join(str(t) for t in inputs)} do not broadcast together")
         for t in inputs:
-            if _kind(t.dtype) not in kinds and not (t.dtype is BOOL and t is inputs[0] and len(inputs) == 3):
+            if _kind(t.dtype) not in kinds:
                 raise ValueError(f"{name} does not take {t.dtype.value}")
         return [TensorType(_expression(values, inputs).dtype, shape)]
 

@@ -294,7 +294,8 @@ def evaluate(
 def cast_array(array: npt.NDArray[Any], dtype: DType) -> npt.NDArray[Any]:
     """``Cast`` on arrays: float to integer truncates and saturates, NaN gives 0; integers wrap."""
     if dtype is BOOL:
-        return array != 0
+        truth: npt.NDArray[Any] = np.not_equal(array, 0)
+        return truth
     if dtype.is_integer and DType.of(array.dtype).is_float:
         info = np.iinfo(dtype.numpy)
         wide = np.trunc(np.nan_to_num(array.astype(np.float64), nan=0.0, posinf=np.inf, neginf=-np.inf))

@@ -306,7 +306,8 @@ def compare(model: str, threads: int | None, dims: tuple[str, ...], tolerance: f
     feeds = _feeds(session, {})
     worst = 0.0
     for port, found, expected in zip(session.outputs, session.run(None, feeds), interpret(graph, feeds), strict=True):
-        distance = np.linalg.norm(found.astype(np.float64) - expected) / max(np.linalg.norm(expected.astype(np.float64)), 1e-30)
+        scale = float(np.linalg.norm(expected.astype(np.float64)))
+        distance = float(np.linalg.norm(found.astype(np.float64) - expected)) / max(scale, 1e-30)
         click.echo(f"{port.name}: relative L2 distance {distance:.2e}")
         worst = max(worst, float(distance) if np.isfinite(distance) else float("inf"))
     if worst > tolerance:
@@ -329,7 +330,7 @@ def bench(program: str, threads: int | None, dims: tuple[str, ...], seconds: flo
     call = session.bind(**feeds, **outputs)
     for _ in range(2):
         call()
-    times = []
+    times: list[float] = []
     end = time.perf_counter() + seconds
     while time.perf_counter() < end or len(times) < 5:
         start = time.perf_counter()

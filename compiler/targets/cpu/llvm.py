@@ -552,6 +552,10 @@ class _KernelEmitter:
         if target is BOOL:
             zero = ir.Constant(value.type, None)
             return self.b.fcmp_unordered("!=", value, zero) if source.is_float else self.b.icmp_unsigned("!=", value, zero)
+        if source is DType.FLOAT16 and target.bytes == 8 and target.is_float:
+            return self._cast(self._cast(value, source, FLOAT32), FLOAT32, target)  # in one step it is a library call
+        if target is DType.FLOAT16 and source.bytes == 8 and source.is_float:
+            return self.b.fptrunc(self._rounded_to_odd(value), kind)
         if source.is_float and target.is_float:
             return self.b.fpext(value, kind) if source.bytes < target.bytes else self.b.fptrunc(value, kind)
         if source.is_float:
@@ -567,6 +571,17 @@ class _KernelEmitter:
         if source.bytes > target.bytes:
             return self.b.trunc(value, kind)
         return self.b.sext(value, kind) if source.is_signed else self.b.zext(value, kind)
+
+    def _rounded_to_odd(self, value: Operand) -> Operand:
+        """float64 -> float32 such that rounding once more, to float16, is right (Boldo and Melquiond 2008)."""
+        near = self.b.fptrunc(value, _like(value, ir.FloatType()))
+        back = self.b.fpext(near, value.type)
+        bits = self.b.bitcast(near, _like(value, I32))
+        above = self.b.fcmp_ordered(">", self.unary("llvm.fabs", back), self.unary("llvm.fabs", value))
+        towards_zero = self.b.sub(bits, self.b.zext(above, bits.type))
+        odd = self.b.or_(towards_zero, _constant(value, I32, 1))
+        chosen = self.b.select(self.b.fcmp_ordered("!=", back, value), odd, bits)
+        return self.b.bitcast(chosen, near.type)
 
     def _cast_bfloat16(self, value: Operand, source: DType, target: DType) -> Operand:
         """bfloat16 is the upper half of a float32, rounded to nearest, halves to even; a NaN stays one."""

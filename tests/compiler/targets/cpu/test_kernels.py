@@ -12,6 +12,7 @@ from netloom.compiler.driver import Options, compile_graph
 from netloom.compiler.graph import Builder, Graph
 from netloom.compiler.interpret import interpret
 from netloom.compiler.op import OPS
+from netloom.compiler.scalar import SCALAR_FUNCTIONS
 from netloom.compiler.targets.cpu.machine import CPUS, host_cpu
 from netloom.compiler.tensor_type import BOOL, FLOAT32, FLOAT64, INT32, INT64, UINT8, UINT32, DType, TensorType
 from netloom.runtime.session import Session
@@ -119,8 +120,11 @@ def test_elementwise(name: str) -> None:
         found = Session.in_process(compile_graph(graph).image, threads=1).run(None, arrays)[0]
         expected = interpret(graph, arrays)[0]
         if found.dtype.kind == "f":
-            bound = 4 * np.spacing(np.abs(expected)) if dtype is FLOAT32 else 1e-13 * np.abs(expected) + 1e-13
-            near = np.abs(found - expected) <= bound
+            with np.errstate(all="ignore"):
+                bound = 4 * np.spacing(np.abs(expected)) if dtype is FLOAT32 else 1e-13 * np.abs(expected) + 1e-13
+                if name not in SCALAR_FUNCTIONS:  # formulas such as 1 + erf(x) cancel: an absolute bound
+                    bound = np.maximum(bound, 1e-6 if dtype is FLOAT32 else 1e-13)
+                near = np.abs(found - expected) <= bound
             same = (found == expected) | (np.isnan(found) & np.isnan(expected)) | near
             assert np.all(same), (name, dtype, [a[~same][:3] for a in arrays.values()], found[~same][:3], expected[~same][:3])
         else:
@@ -151,7 +155,10 @@ def test_cast(source: DType, target: DType) -> None:
     if source is FLOAT32:
         arrays["x0"][:5] = [np.nan, np.inf, -np.inf, 3e9, -3e9]
     found = Session.in_process(compile_graph(graph).image, threads=1).run(None, arrays)[0]
-    np.testing.assert_array_equal(found, interpret(graph, arrays)[0])
+    expected = interpret(graph, arrays)[0]
+    if target.is_float:
+        found, expected = found.astype(np.float64), expected.astype(np.float64)
+    np.testing.assert_array_equal(found, expected)
 
 
 @pytest.mark.parametrize("level", list(CPUS))
