@@ -467,7 +467,7 @@ class _Tiling:
 
     def _item_order(self, axis: Axis) -> tuple[int, int]:
         if isinstance(axis.extent, Dim):
-            return (0, 0)
+            return (-1, 0)
         rank = {self.plan.columns.symbol: 1} if self.plan.columns else {}
         if self.plan.rows:
             rank[self.plan.rows.symbol] = 3
