@@ -101,13 +101,14 @@ def with_random_weights(model: onnx.ModelProto, seed: int) -> onnx.ModelProto:
 
 
 def _drop_unread(graph: onnx.GraphProto) -> None:
-    """Remove the initializers (the shapes of replaced nodes) that nothing reads any more."""
+    """Remove the initializers (the shapes of replaced nodes) that nothing reads any more; none stays an input."""
     read = {name for node in graph.node for name in node.input} | {output.name for output in graph.output}
-    unread = {tensor.name for tensor in graph.initializer} - read
-    for items in (graph.initializer, graph.input):
-        kept = [item for item in items if item.name not in unread]
-        del items[:]
-        items.extend(kept)
+    weights = {tensor.name for tensor in graph.initializer}
+    initializers = [tensor for tensor in graph.initializer if tensor.name in read]
+    inputs = [item for item in graph.input if item.name not in weights]  # an input could be fed, so peers would not fold it
+    del graph.initializer[:], graph.input[:]
+    graph.initializer.extend(initializers)
+    graph.input.extend(inputs)
 
 
 def _is_splat(tensor: TensorProto) -> bool:

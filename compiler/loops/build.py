@@ -22,6 +22,8 @@ from ..op import Compute
 from ..scalar import Call, Expr, Guarded, Index
 from ..tensor_type import BOOL, DType
 from .ir import (
+    LANE,
+    LANES,
     Allocate,
     Buffer,
     Kernel,
@@ -37,8 +39,8 @@ from .ir import (
     variable,
     walk,
 )  # fmt: skip
+from .winograd import SCHEDULES
 
-LANES = 16  # of every vector, whatever the machine's registers: narrower machines use several a vector
 CHAIN = 512  # longest chain of additions into one accumulator
 ITEM_WORK = 1 << 14  # multiply-adds or elements that one work item should hold at least
 LINEAR_CHUNK = 256  # vectors in one work item of a kernel over contiguous memory
@@ -69,12 +71,22 @@ class Axis:
 
 def build_kernel(name: str, graph: Graph, machine: Machine) -> Kernel:
     """The loops of a kernel's graph (one output; buffers are the graph's inputs, then its output)."""
-    return _KernelBuilder(graph, machine).build(name)
+    return KernelBuilder(graph, machine).build(name)
+
+
+def has_loops(node: Node) -> bool:
+    """Whether code can be made for a node: it has an element formula, or loops of its own."""
+    return node.op.compute is not None or node.op.name in SCHEDULES
+
+
+def is_anchor(node: Node) -> bool:
+    """Whether a node decides a kernel's loops: it reduces, or has loops of its own."""
+    return node.op.name in SCHEDULES or bool(compute_of(node).reduce)
 
 
 def anchor_of(graph: Graph) -> Node | None:
-    """The one node that reduces, if any."""
-    found = [node for node in graph.nodes if compute_of(node).reduce] if graph.nodes else []
+    """The one node that decides the loops, if any."""
+    found = [node for node in graph.nodes if is_anchor(node)]
     if len(found) > 1:
         raise ValueError(f"a kernel cannot hold two reductions: {found}")
     return found[0] if found else None
@@ -91,12 +103,12 @@ def compute_of(node: Node) -> Compute:
     return node.op.compute(node.attrs, [v.type for v in node.inputs], [v.type for v in node.outputs])
 
 
-class _KernelBuilder:
+class KernelBuilder:
     def __init__(self, graph: Graph, machine: Machine) -> None:
         self.graph, self.machine = graph, machine
         (self.output,) = graph.outputs
         self.anchor = anchor_of(graph)
-        self.computes = {node: compute_of(node) for node in graph.nodes}
+        self.computes = {node: compute_of(node) for node in graph.nodes if node.op.name not in SCHEDULES}
         self.buffers = {v: _buffer(f"x{i}", v) for i, v in enumerate(graph.inputs)}
         self.out = _buffer("y", self.output)
         self.fresh = count()
@@ -141,11 +153,34 @@ class _KernelBuilder:
 
     def build(self, name: str) -> Kernel:
         item = Symbol("w", 0, None)
-        linear = None if self.anchor else self._linear(item)
-        items, body = linear if linear is not None else self._tiled(item)
+        items, body = self._loops(item)
         buffers = (*self.buffers.values(), self.out)
         symbols = dim.symbols_of([e for b in buffers for e in b.shape] + [items]) | _free_symbols(body, item)
         return Kernel(name, buffers, tuple(sorted(symbols, key=lambda s: s.name)), items, item, body)
+
+    def _loops(self, item: Symbol) -> tuple[Extent, Statement]:
+        if self.anchor is not None and self.anchor.op.name in SCHEDULES:
+            return SCHEDULES[self.anchor.op.name](self, item)
+        linear = None if self.anchor else self._linear(item)
+        return linear if linear is not None else self._tiled(item)
+
+    @property
+    def anchored(self) -> Node:
+        """The anchor of a kernel that has one."""
+        assert self.anchor is not None
+        return self.anchor
+
+    def local_name(self, letter: str) -> str:
+        """A name for a local buffer that no other has."""
+        return f"{letter}{next(self.fresh)}"
+
+    def store(self, index: tuple[Extent, ...], sum_: Expr, conditions: tuple[Extent, ...] = ()) -> Statement:
+        """The stored element at a logical index, from the anchor's result there; lanes outside the conditions are
+        stored only as padding."""
+        layout = self.output.layout
+        physical = layout.physical_index(index) if layout is not None else index
+        statement = Store(self.out, physical, self.final(index, sum_))
+        return statement if layout is not None else guard(conditions, statement)
 
     def _linear(self, item: Symbol) -> tuple[Extent, Statement] | None:
         """Loops over contiguous memory, if every operand is read exactly where the output is written (or is one number)."""
@@ -264,7 +299,7 @@ class _Plan:
 class _Tiling:
     """The tiled loops of one kernel."""
 
-    def __init__(self, builder: _KernelBuilder) -> None:
+    def __init__(self, builder: KernelBuilder) -> None:
         self.b = builder
         self.pure = [Axis.of(f"p{i}", e) for i, e in enumerate(builder.out.shape)]
         self.position: list[Extent] = [axis.position for axis in self.pure]  # physical, in loop symbols
@@ -308,7 +343,7 @@ class _Tiling:
         """Lanes behind the end of the axis read nothing; what they hold is never stored."""
 
         def leaf(node: Expr) -> Expr | None:
-            if isinstance(node, Load) and _depends(node, _LANE):
+            if isinstance(node, Load) and _depends(node, LANE):
                 return Guarded(tuple(self.store_guard), node, scalar.literal(0, node.dtype))
             return None
 
@@ -363,7 +398,7 @@ class _Tiling:
         if isinstance(axis.extent, int):
             filled = axis.extent / (-(-axis.extent // LANES) * LANES)
         cost = 0.0
-        split = {axis.symbol: Dim.of(variable("q", dim.ceil_div(axis.extent, LANES))) * LANES + Dim.of(_LANE)}
+        split = {axis.symbol: Dim.of(variable("q", dim.ceil_div(axis.extent, LANES))) * LANES + Dim.of(LANE)}
         for load in loads:
             slope = _slope(load, axis.symbol, split)
             if slope is None or slope not in (0, 1):
@@ -379,7 +414,7 @@ class _Tiling:
         return cost / (1 + len(loads)) / filled + 0.04 * (0.5 if reduces else 0)
 
     def _split_lanes(self, axis: Axis, reduces: bool) -> None:
-        lane = Axis(_LANE, LANES)
+        lane = Axis(LANE, LANES)
         self.plan.lane = lane
         if axis.extent == LANES:
             outer_position: Extent = 0
@@ -404,8 +439,8 @@ class _Tiling:
         if self.compute is None or self.plan.lane is None:
             return
         loads = self._loads()
-        vectors = [load for load in loads if _depends(load, _LANE)]
-        scalars = [load for load in loads if not _depends(load, _LANE)]
+        vectors = [load for load in loads if _depends(load, LANE)]
+        scalars = [load for load in loads if not _depends(load, LANE)]
         if self.plan.lane_reduces:
             vectors, scalars = vectors[:1], vectors[1:]
         if not vectors or not scalars:
@@ -558,13 +593,13 @@ class _Tiling:
         rows, columns = self._units()
         dtype = self._sum_dtype()
         shape = tuple([e for _, e in (*rows, *columns)] + ([LANES] if self.plan.lane else []))
-        total = Buffer(f"t{next(self.b.fresh)}", dtype, shape or (1,), is_local=True)
+        total = Buffer(self.b.local_name("t"), dtype, shape or (1,), is_local=True)
         loops, inner = self._chains(put)
-        at = tuple([Dim.of(s) for s, _ in (*rows, *columns)] + ([Dim.of(_LANE)] if self.plan.lane else [])) or (0,)
+        at = tuple([Dim.of(s) for s, _ in (*rows, *columns)] + ([Dim.of(LANE)] if self.plan.lane else [])) or (0,)
         if not loops:
             work = block(self._clear(total, at), self._accumulate(total, at, inner, put))
         else:
-            partial = Buffer(f"a{next(self.b.fresh)}", dtype, total.shape, is_local=True)
+            partial = Buffer(self.b.local_name("a"), dtype, total.shape, is_local=True)
             merge = self._each(Store(total, at, self._combined(Load(total, at), Load(partial, at))))
             step: Statement = Allocate(partial, block(self._clear(partial, at), self._accumulate(partial, at, inner, put), merge))
             for axis in reversed(loops):
@@ -584,7 +619,7 @@ class _Tiling:
         """A statement for every accumulator of the tile."""
         rows, columns = self._units()
         if lanes and self.plan.lane is not None:
-            body = loop(_LANE, LANES, body, Kind.VECTOR)
+            body = loop(LANE, LANES, body, Kind.VECTOR)
         for symbol, size in reversed([*rows, *columns]):
             body = loop(symbol, size, body, Kind.UNROLLED)
         return body
@@ -700,9 +735,6 @@ class _Substitution:
         return None
 
 
-_LANE = variable("l", LANES)
-
-
 def _widened(term: Expr, dtype: DType) -> Expr:
     """A product of small floats as a product of float32."""
     if term.dtype is dtype:
@@ -789,11 +821,9 @@ def lane_slope(offset: Extent) -> int | None:
         return 0
     slope = 0
     for atoms, factor in offset.terms:
-        if atoms == (_LANE,):
+        if atoms == (LANE,):
             slope = factor
-        elif any(_LANE in Dim.of(atom).symbols() for atom in atoms):
+        elif any(LANE in Dim.of(atom).symbols() for atom in atoms):
             return None
     return slope
 
-
-LANE = _LANE

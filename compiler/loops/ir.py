@@ -23,6 +23,9 @@ from ..dim import Extent, Symbol
 from ..scalar import Expr
 from ..tensor_type import DType
 
+LANES = 16  # of every vector, whatever the machine's registers: narrower machines use several a vector
+LANE = Symbol("l", 0, LANES - 1)  # the variable of every vector loop
+
 
 @dataclass(frozen=True, eq=False)
 class Buffer:

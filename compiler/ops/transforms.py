@@ -56,16 +56,13 @@ def _array(rows: Sequence[Sequence[Fraction]]) -> Array:
     return np.asarray([[float(entry) for entry in row] for row in rows])
 
 
-def square(matrix: Array) -> Array:
-    """The matrix applied to both axes of a tile, as one matrix over the flattened tile."""
-    return np.kron(matrix, matrix)
-
-
 @dataclass(frozen=True)
-class WinogradAttrs:
-    """``m``: outputs of a tile along each axis."""
+class WinogradInputAttrs:
+    """``m``: outputs of a tile along each axis; ``lo``: zeros before the input; ``tiles``: their number down and across."""
 
     m: int
+    lo: tuple[int, int]
+    tiles: tuple[int, int]
 
 
 @dataclass(frozen=True)
@@ -76,45 +73,32 @@ class WinogradOutputAttrs:
     shape: tuple[Extent, ...]
 
 
-def _tiles(attrs: WinogradAttrs, x: TensorType) -> tuple[Extent, Extent]:
-    h, w = x.shape[2:]
-    if (h - 2) % attrs.m != 0 or (w - 2) % attrs.m != 0:
-        raise ValueError(f"{h} x {w} is not a whole number of tiles of {attrs.m}")
-    return (h - 2) // attrs.m, (w - 2) // attrs.m
+def _input_infer(attrs: WinogradInputAttrs, inputs: Sequence[TensorType]) -> Sequence[TensorType]:
+    (x,) = inputs
+    n, c = x.shape[:2]
+    return [x.with_shape(((attrs.m + 2) ** 2, n * attrs.tiles[0] * attrs.tiles[1], c))]
 
 
-def _input_infer(attrs: WinogradAttrs, inputs: Sequence[TensorType]) -> Sequence[TensorType]:
-    x, matrix = inputs
-    th, tw = _tiles(attrs, x)
-    size = (attrs.m + 2) ** 2
-    if matrix.shape != (size, size):
-        raise ValueError(f"the transform must be [{size}, {size}]")
-    return [x.with_shape((size, x.shape[0], th, tw, x.shape[1]))]
-
-
-def _input_reference(attrs: WinogradAttrs, inputs: Sequence[Array], outputs: Sequence[TensorType]) -> Sequence[Array]:
-    x, matrix = inputs
+def _input_reference(
+    attrs: WinogradInputAttrs, inputs: Sequence[Array], outputs: Sequence[TensorType]
+) -> Sequence[Array]:
+    (x,) = inputs
     m, a = attrs.m, attrs.m + 2
-    windows = np.lib.stride_tricks.sliding_window_view(x, (a, a), axis=(2, 3))[:, :, ::m, ::m]
-    flat = windows.transpose(0, 2, 3, 1, 4, 5).reshape(*outputs[0].static_shape[1:], a * a)
-    return [np.ascontiguousarray(np.moveaxis(flat @ matrix.T, -1, 0))]
-
-
-def _input_compute(attrs: WinogradAttrs, _i: Sequence[TensorType], _o: Sequence[TensorType]) -> Compute:
-    m, a = attrs.m, attrs.m + 2
-
-    def term(i: tuple[Extent, ...], r: tuple[Extent, ...], read: Read) -> Expr:
-        e, n, ty, tx, c = i
-        return read(0, (n, c, ty * m + r[0], tx * m + r[1])) * read(1, (e, r[0] * a + r[1]))
-
-    return Compute(term, (a, a))
+    n, c, *spatial = x.shape
+    padded = np.zeros((n, c, *(t * m + 2 for t in attrs.tiles)), x.dtype)
+    kept = [min(e, p - lo) for e, p, lo in zip(spatial, padded.shape[2:], attrs.lo, strict=True)]
+    padded[:, :, attrs.lo[0] : attrs.lo[0] + kept[0], attrs.lo[1] : attrs.lo[1] + kept[1]] = x[:, :, : kept[0], : kept[1]]
+    windows = np.lib.stride_tricks.sliding_window_view(padded, (a, a), axis=(2, 3))[:, :, ::m, ::m]
+    back = matrices(m)[2].astype(x.dtype)
+    transformed = np.einsum("ei,ncyxij,fj->efnyxc", back, windows, back)
+    return [np.ascontiguousarray(transformed.reshape(outputs[0].static_shape))]
 
 
 def _output_infer(attrs: WinogradOutputAttrs, inputs: Sequence[TensorType]) -> Sequence[TensorType]:
-    product, matrix = inputs
+    (product,) = inputs
     n, o, oh, ow = attrs.shape
     size, m = (attrs.m + 2) ** 2, attrs.m
-    if product.shape != (size, n, dim.ceil_div(oh, m), dim.ceil_div(ow, m), o) or matrix.shape != (m * m, size):
+    if product.shape != (size, n * dim.ceil_div(oh, m) * dim.ceil_div(ow, m), o):
         raise ValueError(f"the products do not make the tiles of {list(attrs.shape)}")
     return [product.with_shape(attrs.shape)]
 
@@ -122,29 +106,22 @@ def _output_infer(attrs: WinogradOutputAttrs, inputs: Sequence[TensorType]) -> S
 def _output_reference(
     attrs: WinogradOutputAttrs, inputs: Sequence[Array], outputs: Sequence[TensorType]
 ) -> Sequence[Array]:
-    product, matrix = inputs
+    (product,) = inputs
     n, o, oh, ow = outputs[0].static_shape
-    _, _, th, tw, _ = product.shape
-    tiles = np.tensordot(matrix, product, ([1], [0])).reshape(attrs.m, attrs.m, n, th, tw, o)
-    whole = tiles.transpose(2, 5, 3, 0, 4, 1).reshape(n, o, th * attrs.m, tw * attrs.m)
+    m, a = attrs.m, attrs.m + 2
+    th, tw = -(-oh // m), -(-ow // m)
+    forward = matrices(m)[0].astype(product.dtype)
+    tiles = np.einsum("ie,jf,efnyxo->noyixj", forward, forward, product.reshape(a, a, n, th, tw, o))
+    whole = tiles.reshape(n, o, th * m, tw * m)
     return [np.ascontiguousarray(whole[:, :, :oh, :ow])]
 
 
-def _output_compute(attrs: WinogradOutputAttrs, inputs: Sequence[TensorType], _o: Sequence[TensorType]) -> Compute:
-    m = attrs.m
-
-    def term(i: tuple[Extent, ...], r: tuple[Extent, ...], read: Read) -> Expr:
-        n, o, y, x = i
-        return read(0, (r[0], n, y // m, x // m, o)) * read(1, ((y % m) * m + x % m, r[0]))
-
-    return Compute(term, (inputs[0].shape[0],))
-
-
 _SECOND = NotDifferentiable("strategies are chosen after differentiation")
-define(Op("winograd_input", "V = (B' x B) of every tile", _input_infer, _input_reference, _SECOND, WinogradAttrs,
-          "transforms", _input_compute, flops=lambda a, i, o: 2 * o[0].elements * (a.m + 2) ** 2))  # fmt: skip
+# Their loops are loops/winograd.py: a tile at a time, not an element.
+define(Op("winograd_input", "V = B' x B of every tile", _input_infer, _input_reference, _SECOND, WinogradInputAttrs,
+          "transforms", flops=lambda a, i, o: 4 * o[0].elements * (a.m + 2)))  # fmt: skip
 define(Op("winograd_output", "y = A' M A of every tile", _output_infer, _output_reference, _SECOND, WinogradOutputAttrs,
-          "transforms", _output_compute, flops=lambda a, i, o: 2 * o[0].elements * (a.m + 2) ** 2))  # fmt: skip
+          "transforms", flops=lambda a, i, o: 4 * o[0].elements * (a.m + 2)))  # fmt: skip
 
 
 @dataclass(frozen=True)

@@ -18,7 +18,7 @@ def choose_layout(graph: Graph) -> Graph:
     b, mapping = rebuilder(graph)
     for node in graph.nodes:
         inputs = [mapping[v] for v in node.inputs]
-        mapping.update(zip(node.outputs, _placed(b, node, inputs), strict=True))
+        mapping.update(zip(node.outputs, _placed(b, graph, node, inputs), strict=True))
     for value in graph.results:
         mapping[value] = _plain(b, mapping[value])
     return _packed_constants(finish(b, graph, mapping))
@@ -38,10 +38,18 @@ def _packed_constants(graph: Graph) -> Graph:
     return finish(b, graph, mapping)
 
 
-def _placed(b: Builder, node: Node, inputs: list[Value]) -> Sequence[Value]:
+def _placed(b: Builder, graph: Graph, node: Node, inputs: list[Value]) -> Sequence[Value]:
     """The node over inputs in the layouts that it wants."""
     if node.op.name == "conv":
         return _convolution(b, node, inputs)
+    if node.op.name == "winograd_input":
+        return b.copy(node, [_reordered(b, inputs[0], channel_blocked(4))])
+    if node.op.name == "winograd_output":
+        return _with_layout(b, node, [_plain(b, v) for v in inputs], channel_blocked(4))
+    if node.op.name == "matmul":
+        is_weights = graph.constant_of(node.inputs[1]) is not None and not node.attrs.transpose_b
+        right = _panels(b, inputs[1]) if is_weights else _plain(b, inputs[1])
+        return b.copy(node, [_plain(b, inputs[0]), right])
     if node.op.is_elementwise and len(node.outputs) == 1:
         return _elementwise(b, node, inputs)
     if node.op.name in ("max_pool", "average_pool") and inputs[0].layout is not None:
@@ -94,10 +102,14 @@ def _convolution(b: Builder, node: Node, inputs: list[Value]) -> Sequence[Value]
     attrs = node.attrs
     channels, filters = w.shape[1], w.shape[0]
     rank = x.type.rank
-    per_group = filters // attrs.groups
-    is_depthwise = channels == 1 and per_group == 1
-    blocks = channels % BLOCK == 0 and per_group % BLOCK == 0
-    if filters % BLOCK != 0 or not (attrs.groups == 1 or is_depthwise or blocks):
+    assert isinstance(channels, int) and isinstance(filters, int)
+    is_depthwise = channels == 1 and filters == attrs.groups
+    if attrs.groups == 1:
+        blocks, is_blocked = _fills_blocks(channels), _fills_blocks(filters)
+    else:
+        blocks = channels % BLOCK == 0 and (filters // attrs.groups) % BLOCK == 0
+        is_blocked = blocks or (is_depthwise and _fills_blocks(filters))
+    if not is_blocked:
         return b.copy(node, [_plain(b, value) for value in inputs])
     blocked = channel_blocked(rank)
     takes_blocks = blocks or is_depthwise
@@ -105,6 +117,20 @@ def _convolution(b: Builder, node: Node, inputs: list[Value]) -> Sequence[Value]
     w = _reordered(b, _plain(b, w), _packed(rank, blocks))
     return _with_layout(b, node, [_padded(b, node, x), w], blocked) if not any((*attrs.lo, *attrs.hi)) else _unpadded(
         b, node, _padded(b, node, x), w, blocked)  # fmt: skip
+
+
+def _panels(b: Builder, value: Value) -> Value:
+    """A constant right operand in panels of 16 columns, each k x 16: a tile reads it front to back."""
+    rank = value.type.rank
+    if not isinstance(value.shape[-1], int) or value.shape[-1] < BLOCK:
+        return _plain(b, value)
+    batch = [Part(axis) for axis in range(rank - 2)]
+    return _reordered(b, value, Layout((*batch, Part(rank - 1, BLOCK), Part(rank - 2), Part(rank - 1, 1, BLOCK))))
+
+
+def _fills_blocks(extent: int) -> bool:
+    """Whether computing the padding lanes of the last block costs less than leaving the blocked layout."""
+    return 2 * extent > -(-extent // BLOCK) * BLOCK
 
 
 def _packed(rank: int, blocks: bool) -> Layout:

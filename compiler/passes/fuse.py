@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from netloom.errors import UnsupportedOpError
 
 from ..graph import Builder, Graph, Node, Value, finish, rebuilder
-from ..loops.build import compute_of
+from ..loops.build import has_loops, is_anchor
 from ..op import OPS
 
 MOST_NODES = 24  # in one kernel: longer formulas only cost compile time
@@ -49,9 +49,9 @@ def _groups(graph: Graph) -> dict[Node, _Group]:
     for node in graph.nodes:
         if node.op.name == "constant":
             continue
-        if node.op.compute is None or len(node.outputs) != 1:
+        if not has_loops(node) or len(node.outputs) != 1:
             raise UnsupportedOpError(f"{node.op.name} has no loops", node=node.label)
-        group = _Group([node], node if compute_of(node).reduce else None)
+        group = _Group([node], node if is_anchor(node) else None)
         for value in dict.fromkeys(node.inputs):
             producer = graph.producers.get(value)
             if producer is None or producer.op.name == "constant" or value in results or len(graph.users[value]) != 1:

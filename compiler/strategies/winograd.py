@@ -14,20 +14,20 @@ import numpy as np
 from ..constant import Constant
 from ..dim import ceil_div
 from ..graph import Builder, Graph, Node, Value
-from ..ops.transforms import matrices, square
+from ..ops.transforms import matrices
 from .strategy import Cost, Strategy, nominal
 
 
-def _rejects(graph: Graph, node: Node) -> str | None:
+def _rejects(_graph: Graph, node: Node) -> str | None:
     attrs, w = node.attrs, node.inputs[1]
+    if w.dtype.bytes < 4:
+        return f"its tiles would be rounded to {w.dtype.value}"
     if w.shape[2:] != (3, 3):
         return f"its kernel is {list(w.shape[2:])}; Winograd's form is for 3 x 3"
     if attrs.stride != (1, 1) or attrs.dilation != (1, 1):
         return f"its stride is {attrs.stride} and its dilation {attrs.dilation}; both must be 1"
     if attrs.groups != 1:
         return f"it has {attrs.groups} groups"
-    if graph.constant_of(w) is None:
-        return "its weights are not known when compiling"
     if not all(isinstance(extent, int) for extent in node.output.shape[2:]):
         return "its height or width is a free dim"
     return None
@@ -47,24 +47,23 @@ def _cost(m: int, node: Node) -> Cost:
 
 def _expand(m: int, b: Builder, graph: Graph, node: Node, inputs: Sequence[Value]) -> Value:
     x, w = inputs
-    attrs, dtype = node.attrs, x.dtype
     n, o, oh, ow = node.output.shape
-    th, tw = ceil_div(oh, m), ceil_div(ow, m)
-    c, size = w.shape[1], (m + 2) ** 2
-    back, forward, spread = (square(matrix) for matrix in matrices(m))
-    constant = graph.constant_of(node.inputs[1])
-    assert constant is not None and isinstance(th * m, int) and isinstance(tw * m, int)
-    hi = [int(t * m + 2 - e - lo) for t, e, lo in zip((th, tw), x.shape[2:], attrs.lo, strict=True)]
-    padded = b("pad", x, lo=(0, 0, *attrs.lo), hi=(0, 0, *(max(h, 0) for h in hi)), value=0.0)
-    if min(hi) < 0:  # rows that no window reaches
-        shape = (*x.shape[:2], th * m + 2, tw * m + 2)
-        padded = b("slice", padded, start=(0,) * 4, size=shape, step=(1,) * 4)
-    weights = np.einsum("ek,ock->eco", forward, constant.array.reshape(*constant.array.shape[:2], 9).astype(np.float64))
-    tiles = b("winograd_input", padded, b.constant(spread.astype(dtype.numpy)), m=m, label=node.label)
-    matrix = b("reshape", tiles, shape=(size, n * th * tw, c))
-    product = b("matmul", matrix, b.constant(Constant(weights.astype(dtype.numpy))), label=node.label)
-    product = b("reshape", product, shape=(size, n, th, tw, o))
-    return b("winograd_output", product, b.constant(back.astype(dtype.numpy)), m=m, shape=(n, o, oh, ow), label=node.label)
+    tiles = (ceil_div(oh, m), ceil_div(ow, m))
+    v = b("winograd_input", x, m=m, lo=node.attrs.lo, tiles=tiles, label=node.label)
+    product = b("matmul", v, _transformed_filters(m, b, w, graph.constant_of(node.inputs[1])), label=node.label)
+    return b("winograd_output", product, m=m, shape=(n, o, oh, ow), label=node.label)
+
+
+def _transformed_filters(m: int, b: Builder, w: Value, constant: Constant | None) -> Value:
+    """U[e, c, o] = (G w G')[e]; of constant weights while compiling, in float64."""
+    o, c = w.shape[:2]
+    size = (m + 2) ** 2
+    spread = np.kron(matrices(m)[1], matrices(m)[1])
+    if constant is not None:
+        filters = constant.array.reshape(*constant.array.shape[:2], 9).astype(np.float64)
+        return b.constant(Constant(np.einsum("ek,ock->eco", spread, filters).astype(w.dtype.numpy)))
+    flat = b("reshape", b("transpose", w, permutation=(2, 3, 1, 0)), shape=(9, c * o))
+    return b("reshape", b("matmul", b.constant(spread.astype(w.dtype.numpy)), flat), shape=(size, c, o))
 
 
 def _strategy(m: int, budget: float, accuracy: str) -> Strategy:

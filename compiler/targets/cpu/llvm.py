@@ -16,8 +16,10 @@ from llvmlite import ir
 
 from ... import dim, scalar
 from ...dim import Dim, Extent, Minimum, Quotient, Remainder, Symbol
-from ...loops.build import LANE, LANES, lane_slope
+from ...loops.build import lane_slope
 from ...loops.ir import (
+    LANE,
+    LANES,
     Allocate,
     Block,
     Buffer,

@@ -17,8 +17,7 @@ import pytest
 
 from netloom.compiler import scalar
 from netloom.compiler.dim import Dim
-from netloom.compiler.loops.build import LANE, LANES
-from netloom.compiler.loops.ir import Buffer, Kernel, Kind, Load, Store, loop, variable
+from netloom.compiler.loops.ir import LANE, LANES, Buffer, Kernel, Kind, Load, Store, loop, variable
 from netloom.compiler.scalar import Argument, Call, Expr, Literal, call
 from netloom.compiler.targets.cpu.llvm import compile_kernels
 from netloom.compiler.targets.cpu.machine import CPUS, Cpu, host_cpu
