@@ -193,20 +193,42 @@ def _canonical(total: dict[Monomial, int]) -> Extent:
 
 
 def _recombine(total: dict[Monomial, int]) -> dict[Monomial, int]:
-    """(x // k) * k + x % k  =>  x."""
+    """(x // k) * k + x % k  =>  x,  and  ((x % kj) // k) * k + x % k  =>  x % kj."""
     for atoms, factor in total.items():
         for position, atom in enumerate(atoms):
             if not isinstance(atom, Remainder):
                 continue
             rest = atoms[:position] + atoms[position + 1 :]
-            partner = tuple(sorted((*rest, Quotient(atom.numerator, atom.divisor)), key=str))
-            if total.get(partner) == factor * atom.divisor:
+            for partner, quotient in _quotients_beside(total, rest, factor * atom.divisor):
+                if quotient.divisor != atom.divisor or not _is_remainder_of(quotient.numerator, atom):
+                    continue
                 reduced = {k: v for k, v in total.items() if k not in (atoms, partner)}
                 whole = Dim(((rest, factor),)) if rest else factor
-                for monomial, value in _terms(atom.numerator * whole):
+                for monomial, value in _terms(quotient.numerator * whole):
                     reduced[monomial] = reduced.get(monomial, 0) + value
                 return _recombine({k: v for k, v in reduced.items() if v})
     return total
+
+
+def _quotients_beside(total: dict[Monomial, int], rest: Monomial, factor: int) -> list[tuple[Monomial, Quotient]]:
+    """The monomials factor * rest * quotient."""
+    found = []
+    for monomial, value in total.items():
+        if value == factor and len(monomial) == len(rest) + 1:
+            for position, atom in enumerate(monomial):
+                if isinstance(atom, Quotient) and monomial[:position] + monomial[position + 1 :] == rest:
+                    found.append((monomial, atom))
+    return found
+
+
+def _is_remainder_of(numerator: Dim, remainder: Remainder) -> bool:
+    """Whether a quotient's numerator is x, or x % kj, for the remainder x % k."""
+    if numerator == remainder.numerator:
+        return True
+    if len(numerator.terms) != 1 or numerator.terms[0][1] != 1 or len(numerator.terms[0][0]) != 1:
+        return False
+    atom = numerator.terms[0][0][0]
+    return isinstance(atom, Remainder) and atom.numerator == remainder.numerator and atom.divisor % remainder.divisor == 0
 
 
 def _divide(numerator: Dim, divisor: int) -> tuple[Extent, Extent]:

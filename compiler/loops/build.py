@@ -111,6 +111,7 @@ class KernelBuilder:
         self.computes = {node: compute_of(node) for node in graph.nodes if node.op.name not in SCHEDULES}
         self.buffers = {v: _buffer(f"x{i}", v) for i, v in enumerate(graph.inputs)}
         self.out = _buffer("y", self.output)
+        self.flat: dict[Buffer, Buffer] = {}  # buffers that the loops walk by their offsets
         self.fresh = count()
 
     # -- element formulas --------------------------------------------------------------------------------
@@ -154,7 +155,7 @@ class KernelBuilder:
     def build(self, name: str) -> Kernel:
         item = Symbol("w", 0, None)
         items, body = self._loops(item)
-        buffers = (*self.buffers.values(), self.out)
+        buffers = tuple(self.flat.get(b, b) for b in (*self.buffers.values(), self.out))
         symbols = dim.symbols_of([e for b in buffers for e in b.shape] + [items]) | _free_symbols(body, item)
         return Kernel(name, buffers, tuple(sorted(symbols, key=lambda s: s.name)), items, item, body)
 
@@ -227,6 +228,7 @@ class KernelBuilder:
 
     def _tiled(self, item: Symbol) -> tuple[Extent, Statement]:
         tiling = _Tiling(self)
+        self.flat = tiling.flat
         return tiling.items, tiling.statement(item)
 
 
@@ -309,7 +311,12 @@ class _Tiling:
         self.reduce_at: list[Extent] = [axis.position for axis in self.reduce]
         self.reduce_guard: list[Extent] = []
         self.store_guard: list[Extent] = []
+        self.steps: list[_Substitution] = []  # base positions -> loops, one after another
+        self.flat: dict[Buffer, Buffer] = {}  # buffers that are walked by their offsets
+        self.present_term: Expr | None = None
         self._split_blocked_reductions()
+        self._split_groups()
+        self._merge_axes()
         self.plan = _Plan()
         self._choose_lanes()
         self._choose_tile()
@@ -319,18 +326,45 @@ class _Tiling:
 
     def _term(self) -> Expr:
         """The anchor's term at the present positions (or the stored value of a pointwise kernel)."""
+        if self.present_term is None:
+            self.present_term = self._present_term()
+        return self.present_term
+
+    def _present_term(self) -> Expr:
         index = self.b.logical(self.position)
         if self.compute is None or self.b.anchor is None:
-            return self.b.final(index, None)
+            return self._placed(self.b.final(index, None))
         node = self.b.anchor
         own = self._anchor_index(index)
         term = self.compute.term(own, tuple(self.reduce_at), lambda k, i: self.b.element(node.inputs[k], list(i), None))
+        term = self._placed(term)
         if self.store_guard:
             term = self._guard_lanes(term)
         guards = tuple(g for g in self.reduce_guard if not dim.is_nonnegative(g))
         if not guards:
             return term
         return Guarded(guards, term, scalar.literal(_limited(self._neutral(), term.dtype), term.dtype))
+
+    def _placed(self, root: Expr, put: _Substitution | None = None) -> Expr:
+        """An expression over base positions, over the loops that were made of them."""
+        if self.flat:
+            root = scalar.rebuild(root, self._flattened)
+        for step in [*self.steps, *([put] if put else [])]:
+            root = step.expression(root)
+        return root
+
+    def _flattened(self, node: Expr) -> Expr | None:
+        if isinstance(node, Load) and node.buffer in self.flat:
+            return Load(self.flat[node.buffer], (node.buffer.offset(node.extents),))
+        return None
+
+    def _stored_at(self, put: _Substitution) -> tuple[Buffer, tuple[Extent, ...]]:
+        out, position = self.b.out, tuple(self.position)
+        if out in self.flat:
+            out, position = self.flat[out], (out.offset(position),)
+        for step in [*self.steps, put]:
+            position = tuple(map(step, position))
+        return out, position
 
     def _anchor_index(self, index: tuple[Extent, ...]) -> tuple[Extent, ...]:
         """Where the epilogue reads the anchor: its own shape aligned to the right of the output's."""
@@ -358,7 +392,7 @@ class _Tiling:
 
     def _split_blocked_reductions(self) -> None:
         """c -> c/16 * 16 + c%16 wherever an operand's layout takes the axis apart."""
-        for place, axis in enumerate(list(self.reduce_at)):
+        for place in range(len(self.reduce_at)):
             symbol = self.reduce[place].symbol
             blocked = [load for load in self._loads() if _is_taken_apart(load, symbol)]
             if not blocked:
@@ -372,7 +406,70 @@ class _Tiling:
                 self.reduce_guard.append(extent - 1 - self.reduce_at[place])
             self.reduce[place] = Axis(outer.symbol, outer.extent)
             self.reduce.append(inner)
-            del axis
+            self.present_term = None
+
+    def _split_groups(self) -> None:
+        """o -> (o / g) * g + o % g wherever an operand reads by group: within a group, its index is then constant."""
+        for axis in list(self.pure):
+            size = _group_size([*self._reads(), *self._guards()], axis)
+            if size is None or not isinstance(axis.extent, int):
+                continue
+            outer, inner = Axis.of(f"{axis.symbol.name}g", axis.extent // size), Axis.of(f"{axis.symbol.name}m", size)
+            self._replace(axis, outer.position * size + inner.position)
+            place = self.pure.index(axis)
+            self.pure[place : place + 1] = [outer, inner]
+
+    def _merge_axes(self) -> None:
+        """Neighbouring axes that every operand walks as one become one: fewer tails, longer vectors."""
+        for place in range(len(self.pure) - 2, -1, -1):
+            first, second = self.pure[place : place + 2]
+            if not (isinstance(first.extent, int) and isinstance(second.extent, int)) or 1 in (first.extent, second.extent):
+                continue
+            merged = Axis.of(f"{first.symbol.name}{second.symbol.name}", first.extent * second.extent)
+            values = {first.symbol: merged.position // second.extent, second.symbol: merged.position % second.extent}
+            reads = self._reads()
+            offsets = [load.buffer.offset(load.extents) for load in reads if not load.index_expressions]
+            offsets += [self.b.out.offset(tuple(self.position)), *self._guards()]
+            if any(load.index_expressions for load in reads) or any(_takes_apart(dim.substitute(e, values), merged.symbol) for e in offsets):
+                continue
+            self._replace(first, values[first.symbol])
+            self._replace(second, values[second.symbol])
+            self.pure[place : place + 2] = [merged]
+            for buffer in {load.buffer for load in reads}.difference(self.flat.values()) | {self.b.out}:
+                self.flat[buffer] = Buffer(buffer.name, buffer.dtype, (dim.product(buffer.shape),))
+
+    def _reads(self) -> list[Load]:
+        """All loads of the kernel, those of the epilogue too."""
+        return [node for node in scalar.post_order(self._values()) if isinstance(node, Load)]
+
+    def _guards(self) -> list[Extent]:
+        """Every condition and index number of the stored value."""
+        nodes = scalar.post_order(self._values())
+        return [e for node in nodes if isinstance(node, Guarded | Index | scalar.Checked) for e in _extents_of(node)]
+
+    def _values(self) -> list[Expr]:
+        """The term, and the stored value over an unknown sum: all that the kernel reads."""
+        index = self.b.logical(self.position)
+        if self.compute is None or self.b.anchor is None:
+            return [self.b.final(index, None)]
+        anchor = self.b.anchor
+        sum_: Expr = scalar.literal(0, anchor.output.dtype)
+        if self.compute.finish is not None:
+            own = self._anchor_index(index)
+            sum_ = self.compute.finish(sum_, own, lambda k, i: self.b.element(anchor.inputs[k], list(i), None))
+        return [self._term(), self.b.final(index, sum_)]
+
+    def _replace(self, axis: Axis, position: Extent) -> None:
+        self.position = [dim.substitute(p, {axis.symbol: position}) for p in self.position]
+        self.present_term = None
+
+    def _step(self, axis: Axis, position: Extent) -> None:
+        """From here on, an axis is found at a position of finer loops."""
+        step = _Substitution({axis.symbol: position})
+        self.steps.append(step)
+        self.reduce_guard = [step(g) for g in self.reduce_guard]
+        self.store_guard = [step(g) for g in self.store_guard]
+        self.present_term = None
 
     # -- choices -----------------------------------------------------------------------------------------
 
@@ -424,15 +521,13 @@ class _Tiling:
             outer_position = outer.position * LANES
         at = outer_position + lane.position
         condition = axis.extent - 1 - at
-        values = {axis.symbol: at}
-        self.position = [dim.substitute(p, values) for p in self.position]
-        self.reduce_at = [dim.substitute(p, values) for p in self.reduce_at]
-        self.reduce_guard = [dim.substitute(p, values) for p in self.reduce_guard]
+        self._step(axis, at)
         target = self.reduce if reduces else self.pure
         place = target.index(axis)
         target[place : place + 1] = [outer] if outer else []
         if axis.extent % LANES != 0:
             (self.reduce_guard if reduces else self.store_guard).append(condition)
+            self.present_term = None
 
     def _choose_tile(self) -> None:
         """Rows reuse the vectors, columns reuse the broadcasts; both fit the registers."""
@@ -491,6 +586,12 @@ class _Tiling:
         inner: list[Axis] = []
         while order and not isinstance(order[-1].extent, Dim) and isinstance(work, int) and work < ITEM_WORK:
             axis = order.pop()
+            chunk = _divisor(axis.extent, -(-ITEM_WORK // max(work, 1)))
+            if axis.symbol not in counts and isinstance(axis.extent, int) and axis.extent >= 2 * chunk:
+                outer, axis = self._chunked(axis, chunk)
+                order.append(outer)
+                inner.insert(0, axis)
+                break
             inner.insert(0, axis)
             work = work * dim.ceil_div(axis.extent, counts.get(axis.symbol, 1))
         symbolic = [a for a in order if isinstance(a.extent, Dim)]
@@ -500,6 +601,14 @@ class _Tiling:
         self.outer, self.inner = order, inner
         self.items = dim.product([self._tiles(axis) for axis in self.outer])
 
+    def _chunked(self, axis: Axis, chunk: int) -> tuple[Axis, Axis]:
+        """An axis as chunks and positions within a chunk."""
+        assert isinstance(axis.extent, int)
+        outer = Axis.of(f"{axis.symbol.name}c", -(-axis.extent // chunk))
+        inner = Axis.of(f"{axis.symbol.name}k", dim.minimum(chunk, axis.extent - outer.position * chunk))
+        self._step(axis, outer.position * chunk + inner.position)
+        return outer, inner
+
     def _item_order(self, axis: Axis) -> tuple[int, int]:
         if isinstance(axis.extent, Dim):
             return (-1, 0)
@@ -507,7 +616,7 @@ class _Tiling:
         if self.plan.rows:
             rank[self.plan.rows.symbol] = 3
         place = self.pure.index(axis)
-        first = self.b.out.shape and place == 0
+        first = bool(self.b.out.shape) and place == 0
         return (rank.get(axis.symbol, 0 if first else 2), place)
 
     def _tiles(self, axis: Axis) -> Extent:
@@ -587,9 +696,8 @@ class _Tiling:
     def _tile(self, fixed: dict[Symbol, Extent]) -> Statement:
         """One register tile: clear, accumulate, finish."""
         put = _Substitution(fixed)
-        position = [put(p) for p in self.position]
         if self.compute is None:
-            return self._stored(position, put, None)
+            return self._stored(put, None)
         rows, columns = self._units()
         dtype = self._sum_dtype()
         shape = tuple([e for _, e in (*rows, *columns)] + ([LANES] if self.plan.lane else []))
@@ -605,7 +713,7 @@ class _Tiling:
             for axis in reversed(loops):
                 step = loop(axis.symbol, axis.extent, step)
             work = block(self._clear(total, at), step)
-        return Allocate(total, block(work, self._finished(position, put, total, at)))
+        return Allocate(total, block(work, self._finished(put, total, at)))
 
     def _units(self) -> tuple[list[tuple[Symbol, int]], list[tuple[Symbol, int]]]:
         """The unrolled row and column loops of the present tile."""
@@ -682,7 +790,7 @@ class _Tiling:
             inner.insert(0, part)
         return axes, inner
 
-    def _finished(self, position: list[Extent], put: _Substitution, total: Buffer, at: tuple[Extent, ...]) -> Statement:
+    def _finished(self, put: _Substitution, total: Buffer, at: tuple[Extent, ...]) -> Statement:
         assert self.compute is not None and self.b.anchor is not None
         if self.plan.lane_reduces:
             sum_: Expr = LaneFold(total, at[:-1], self.compute.combine)
@@ -690,16 +798,16 @@ class _Tiling:
             sum_ = Load(total, at)
         anchor = self.b.anchor
         result = scalar.cast(sum_, anchor.output.dtype)
-        index = self._anchor_index(self.b.logical(position))
+        index = self._anchor_index(self.b.logical(self.position))
         if self.compute.finish is not None:
             result = self.compute.finish(result, index, lambda k, i: self.b.element(anchor.inputs[k], list(i), None))
-        return self._stored(position, put, result)
+        return self._stored(put, result)
 
-    def _stored(self, position: list[Extent], put: _Substitution, sum_: Expr | None) -> Statement:
-        value = self.b.final(self.b.logical(position), sum_)
+    def _stored(self, put: _Substitution, sum_: Expr | None) -> Statement:
+        value = self._placed(self.b.final(self.b.logical(self.position), sum_), put)
         conditions = tuple(put(g) for g in self.store_guard)
-        store = guard(conditions, Store(self.b.out, tuple(position), value))
-        return self._each(store, lanes=not self.plan.lane_reduces)
+        out, position = self._stored_at(put)
+        return self._each(guard(conditions, Store(out, position, value)), lanes=not self.plan.lane_reduces)
 
 
 class _Substitution:
@@ -729,7 +837,7 @@ class _Substitution:
             case Guarded(conditions, value, otherwise):
                 left = tuple(c for c in map(self, conditions) if not dim.is_nonnegative(c))
                 inner = self.expression(value)
-                return Guarded(left, inner, otherwise) if left else inner
+                return Guarded(left, inner, self.expression(otherwise)) if left else inner
             case scalar.Checked(index, extent):
                 return scalar.Checked(self.expression(index), self(extent))
         return None
@@ -795,6 +903,26 @@ def _is_taken_apart(load: Load, symbol: Symbol) -> bool:
                     if isinstance(atom, Quotient | Remainder) and atom.divisor == LANES and atom.numerator == Dim.of(symbol):
                         return True
     return False
+
+
+def _group_size(items: Sequence[Load | Extent], axis: Axis) -> int | None:
+    """The size of the groups in which operands read along an axis, if it is one."""
+    for item in items:
+        for part in item.index if isinstance(item, Load) else (item,):
+            if isinstance(part, Dim):
+                for atom in (a for atoms, _ in part.terms for a in atoms):
+                    if isinstance(atom, Quotient | Remainder) and atom.numerator == axis.position and (
+                        isinstance(axis.extent, int) and 1 < atom.divisor < axis.extent and axis.extent % atom.divisor == 0
+                    ):
+                        return atom.divisor
+    return None
+
+
+def _takes_apart(extent: Extent, symbol: Symbol) -> bool:
+    """Whether a quotient or a remainder of a symbol is left in an extent."""
+    return isinstance(extent, Dim) and any(
+        not isinstance(atom, Symbol) and symbol in Dim.of(atom).symbols() for atoms, _ in extent.terms for atom in atoms
+    )
 
 
 def _is_padded(load: Load, inner: Axis) -> bool:

@@ -60,6 +60,11 @@ class Load(Expr):
         """The parts of the index that are computed at run time."""
         return tuple(part for part in self.index if isinstance(part, Expr))
 
+    @property
+    def extents(self) -> tuple[Extent, ...]:
+        """The parts of the index that loop variables decide."""
+        return tuple(part for part in self.index if not isinstance(part, Expr))
+
     def with_index_expressions(self, new: tuple[Expr, ...]) -> Load:
         """The same load with its computed index parts replaced, in order."""
         rest = list(new)

@@ -52,8 +52,9 @@ def _placed(b: Builder, graph: Graph, node: Node, inputs: list[Value]) -> Sequen
         return b.copy(node, [_plain(b, inputs[0]), right])
     if node.op.is_elementwise and len(node.outputs) == 1:
         return _elementwise(b, node, inputs)
-    if node.op.name in ("max_pool", "average_pool") and inputs[0].layout is not None:
-        return _with_layout(b, node, inputs, inputs[0].layout)
+    if node.op.name in ("max_pool", "average_pool") and _pools_blocks(node, inputs[0]):
+        blocked = channel_blocked(inputs[0].type.rank)
+        return _with_layout(b, node, [_reordered(b, inputs[0], blocked)], blocked)
     if node.op.name == "pad" and inputs[0].layout is not None and not (node.attrs.lo[1] or node.attrs.hi[1]):
         return _with_layout(b, node, inputs, inputs[0].layout)
     if node.op.name == "concat" and _joins_blocks(node, inputs):
@@ -108,7 +109,7 @@ def _convolution(b: Builder, node: Node, inputs: list[Value]) -> Sequence[Value]
         blocks, is_blocked = _fills_blocks(channels), _fills_blocks(filters)
     else:
         blocks = channels % BLOCK == 0 and (filters // attrs.groups) % BLOCK == 0
-        is_blocked = blocks or (is_depthwise and _fills_blocks(filters))
+        is_blocked = blocks or (is_depthwise and _fills_blocks(filters) and not _walks_rows(node, x))
     if not is_blocked:
         return b.copy(node, [_plain(b, value) for value in inputs])
     blocked = channel_blocked(rank)
@@ -126,6 +127,17 @@ def _panels(b: Builder, value: Value) -> Value:
         return _plain(b, value)
     batch = [Part(axis) for axis in range(rank - 2)]
     return _reordered(b, value, Layout((*batch, Part(rank - 1, BLOCK), Part(rank - 2), Part(rank - 1, 1, BLOCK))))
+
+
+def _pools_blocks(node: Node, x: Value) -> bool:
+    """Whether a pooling runs over blocks of channels: if it finds them, or else reads its rows with gaps."""
+    channels = x.shape[1]
+    return x.layout is not None or (node.attrs.stride[-1] > 1 and isinstance(channels, int) and _fills_blocks(channels))
+
+
+def _walks_rows(node: Node, x: Value) -> bool:
+    """Whether a row-major input may stay so: its rows are read element after element."""
+    return x.layout is None and node.attrs.stride[-1] == 1
 
 
 def _fills_blocks(extent: int) -> bool:

@@ -76,13 +76,25 @@ def _may_join(before: _Group, group: _Group, node: Node, value: Value) -> bool:
     if node.op.name in ("gather", "gather_gradient", "concat", "reorder"):
         return False
     if group.anchor is node:
-        return node.op.family == "reduction"
+        return node.op.family == "reduction" or (node.op.compute is not None and all(map(_keeps_rows, before.nodes)))
     return value.type.elements == node.output.type.elements or _is_cheap(before)
 
 
 def _is_cheap(group: _Group) -> bool:
     """Whether it costs nothing to make the value anew for each element of a larger one."""
     return all(node.op.family == "shape" or node.op.name in ("cast", "iota", "extent") for node in group.nodes)
+
+
+def _keeps_rows(node: Node) -> bool:
+    """Whether a node only renames elements, and those next to each other along the last axis stay so."""
+    match node.op.name:
+        case "reshape":
+            return True
+        case "transpose":
+            return bool(node.attrs.permutation[-1] == len(node.attrs.permutation) - 1)
+        case "slice":
+            return bool(node.attrs.step[-1] == 1)
+    return False
 
 
 def _kernel(b: Builder, graph: Graph, group: _Group, mapping: dict[Value, Value]) -> Value:

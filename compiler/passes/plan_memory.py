@@ -13,7 +13,7 @@ from .. import dim
 from ..constant import Constant
 from ..dim import Dim, Extent
 from ..graph import Builder, Graph, Node, Value
-from ..loops.build import Machine, build_kernel
+from ..loops.build import Machine, anchor_of, build_kernel
 from ..loops.ir import Kernel
 from ..loops.text import print_kernel
 from ..program import BufferRef, Entry, Launch, Port, Space
@@ -34,7 +34,8 @@ class Placement:
         built = build_kernel("kernel", body, self.machine)
         text = print_kernel(built)
         if text not in self._names:
-            kind = next((n.op.name for n in body.nodes if n.op.name != "constant"), "copy")
+            anchor = anchor_of(body)
+            kind = anchor.op.name if anchor else next((n.op.name for n in body.nodes if n.op.name != "constant"), "copy")
             name = f"f_{len(self._names)}_{kind}"
             self._names[text] = name
             self.kernels[name] = built
