@@ -430,7 +430,8 @@ class _Tiling:
             reads = self._reads()
             offsets = [load.buffer.offset(load.extents) for load in reads if not load.index_expressions]
             offsets += [self.b.out.offset(tuple(self.position)), *self._guards()]
-            if any(load.index_expressions for load in reads) or any(_takes_apart(dim.substitute(e, values), merged.symbol) for e in offsets):
+            is_torn = any(_takes_apart(dim.substitute(e, values), merged.symbol) for e in offsets)
+            if is_torn or any(load.index_expressions for load in reads):
                 continue
             self._replace(first, values[first.symbol])
             self._replace(second, values[second.symbol])

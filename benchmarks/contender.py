@@ -1,0 +1,95 @@
+"""One contender in a process of its own: ``python -m netloom.benchmarks.contender ENGINE FILE FEEDS THREADS``.
+
+It loads FILE (a shared object for netloom, a model for the peers), prints a line of JSON, and then answers lines of its
+input: ``block CALLS SECONDS`` times calls of one inference each (SECONDS idle first, two calls discarded) and prints the
+times in seconds; ``outputs FILE`` writes the outputs. Peers run in float32 with as many threads as netloom.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+import time
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+Arrays = dict[str, npt.NDArray[Any]]
+Call = Callable[[], Any]
+DISCARDED = 2
+
+
+def _netloom(file: str, feeds: Arrays, threads: int) -> tuple[Call, Callable[[], Arrays], str]:
+    from netloom import __version__
+    from netloom.runtime.session import load
+
+    session = load(file, threads=threads)
+    inputs = {port.name: feeds[port.name] for port in session.inputs}
+    outputs = dict(zip((port.name for port in session.outputs), session.run(None, inputs), strict=True))
+    return session.bind(**inputs, **outputs), lambda: outputs, __version__
+
+
+def _onnxruntime(file: str, feeds: Arrays, threads: int) -> tuple[Call, Callable[[], Arrays], str]:
+    import onnxruntime as ort
+
+    options = ort.SessionOptions()
+    options.intra_op_num_threads, options.inter_op_num_threads, options.log_severity_level = threads, 1, 3
+    session = ort.InferenceSession(file, options, providers=["CPUExecutionProvider"])
+    names = [output.name for output in session.get_outputs()]
+    return (lambda: session.run(None, feeds)), lambda: dict(zip(names, session.run(None, feeds), strict=True)), ort.__version__
+
+
+def _openvino(file: str, feeds: Arrays, threads: int) -> tuple[Call, Callable[[], Arrays], str]:
+    import openvino
+
+    core = openvino.Core()
+    options = {"INFERENCE_PRECISION_HINT": "f32", "INFERENCE_NUM_THREADS": threads, "PERFORMANCE_HINT": "LATENCY"}
+    model = core.read_model(file)
+    model.reshape({port.any_name: feeds[port.any_name].shape for port in model.inputs})
+    request = core.compile_model(model, "CPU", options).create_infer_request()
+    tensors = {name: openvino.Tensor(array, shared_memory=True) for name, array in feeds.items()}
+    request.set_tensors(tensors)
+
+    def outputs() -> Arrays:
+        request.infer()
+        return {port.any_name: request.get_tensor(port).data.copy() for port in request.model_outputs}
+
+    return request.infer, outputs, str(openvino.__version__)
+
+
+ENGINES = {"netloom": _netloom, "onnxruntime": _onnxruntime, "openvino": _openvino}
+
+
+def main(engine: str, file: str, feeds_file: str, threads: str) -> None:
+    """Serve one contender over standard input and output."""
+    feeds = dict(np.load(feeds_file))
+    start = time.perf_counter()
+    call, outputs, version = ENGINES[engine](file, feeds, int(threads))
+    call()
+    print(json.dumps({"ready_s": time.perf_counter() - start, "version": version}), flush=True)
+    for line in sys.stdin:
+        word, *rest = line.split(maxsplit=1)
+        if word == "outputs":
+            np.savez(rest[0].strip(), **outputs())  # type: ignore[arg-type]
+            print("{}", flush=True)
+        else:
+            calls, idle = rest[0].split()
+            print(json.dumps(_block(call, int(calls), float(idle))), flush=True)
+
+
+def _block(call: Call, calls: int, idle: float) -> list[float]:
+    time.sleep(idle)
+    for _ in range(DISCARDED):
+        call()
+    times = []
+    for _ in range(calls):
+        start = time.perf_counter()
+        call()
+        times.append(time.perf_counter() - start)
+    return times
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])
