@@ -352,6 +352,19 @@ def is_nonnegative(extent: Extent) -> bool:
     return low is not None and low >= 0
 
 
+def reduced_condition(extent: Extent) -> Extent:
+    """An extent that is >= 0 exactly where the given one is, without terms too small to matter: 16 p + l - 64 with
+    0 <= l < 16 becomes p - 4."""
+    if isinstance(extent, int):
+        return extent
+    known = {atom for atoms, _ in extent.terms for atom in atoms}
+    for step in sorted({abs(factor) for atoms, factor in extent.terms if atoms} - {1}, reverse=True):
+        quotient = extent // step
+        if isinstance(quotient, int) or {atom for atoms, _ in quotient.terms for atom in atoms} < known:
+            return reduced_condition(quotient)
+    return extent
+
+
 def _negated(value: int | None) -> int | None:
     return None if value is None else -value
 

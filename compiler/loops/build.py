@@ -836,7 +836,8 @@ class _Substitution:
             case Index(extent):
                 return Index(self(extent))
             case Guarded(conditions, value, otherwise):
-                left = tuple(c for c in map(self, conditions) if not dim.is_nonnegative(c))
+                reduced = (dim.reduced_condition(self(c)) for c in conditions)
+                left = tuple(c for c in reduced if not dim.is_nonnegative(c))
                 inner = self.expression(value)
                 return Guarded(left, inner, self.expression(otherwise)) if left else inner
             case scalar.Checked(index, extent):

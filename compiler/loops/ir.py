@@ -181,5 +181,6 @@ def loop(symbol: Symbol, extent: Extent, body: Statement, kind: Kind = Kind.SERI
 
 def guard(conditions: tuple[Extent, ...], body: Statement) -> Statement:
     """The body under those conditions that are not proved already."""
-    open_conditions = tuple(c for c in dict.fromkeys(conditions) if not dim.is_nonnegative(c))
+    reduced = dict.fromkeys(map(dim.reduced_condition, conditions))
+    open_conditions = tuple(c for c in reduced if not dim.is_nonnegative(c))
     return If(open_conditions, body) if open_conditions else body
