@@ -48,7 +48,7 @@ def write_shared_object(
     temporary = _temporary(target)
     try:
         with tempfile.TemporaryDirectory(prefix="netloom-") as folder:
-            objects = _write_objects(Path(folder), [host, *kernel_objects], weights)
+            objects = write_objects(Path(folder), [host, *kernel_objects], weights)
             link_shared_object(objects, temporary, Path(folder))
         replace_file(target.with_suffix(".h"), model_header(program).encode())
         _record_contents(temporary)
@@ -70,7 +70,7 @@ def check_writable(path: Path) -> None:
         raise UsageError(f"{str(path)!r} cannot be written: its folder is read-only.")
 
 
-def _write_objects(folder: Path, objects: Sequence[bytes], weights: Weights) -> list[Path]:
+def write_objects(folder: Path, objects: Sequence[bytes], weights: Weights) -> list[Path]:
     paths = []
     for number, data in enumerate(objects):
         paths.append(folder / f"object{number}.o")

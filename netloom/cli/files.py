@@ -1,0 +1,38 @@
+"""Files that verbs write: looked at before the work, and put in place whole or not at all."""
+
+from __future__ import annotations
+
+import os
+import stat
+from pathlib import Path
+
+from netloom.errors import UsageError
+
+from .output import displayable
+
+
+def check_target(path: Path) -> None:
+    """UsageError unless a file can be put at the path."""
+    name = displayable(str(path))
+    try:
+        mode = path.stat().st_mode if path.exists() else stat.S_IFREG
+        has_folder = path.parent.is_dir()
+    except (OSError, ValueError) as error:
+        reason = error.strerror if isinstance(error, OSError) else str(error)
+        raise UsageError(f"{name!r} cannot be written: {reason}.", hint="Choose another path.") from error
+    if not has_folder:
+        raise UsageError(f"{name!r} cannot be written: its folder does not exist.", hint="Make the folder first.")
+    if not stat.S_ISREG(mode):
+        kind = "a folder" if stat.S_ISDIR(mode) else "no regular file"
+        raise UsageError(f"{name!r} cannot be written: it is {kind}.", hint="Choose another path.")
+    if len(os.fsencode(path.name)) > os.pathconf(path.parent, "PC_NAME_MAX"):
+        raise UsageError(f"{name!r} cannot be written: its name is too long.", hint="Choose another path.")
+    if not os.access(path.parent, os.W_OK | os.X_OK):
+        raise UsageError(f"{name!r} cannot be written: its folder is read-only.", hint="Choose another path.")
+
+
+def replace_file(path: Path, data: bytes) -> None:
+    """Put the data at the path: whole or not at all."""
+    from netloom.compiler.targets.cpu import shared_object
+
+    shared_object.replace_file(path, data)
