@@ -21,6 +21,7 @@ from netloom.errors import InputError, ToolchainError, UsageError
 from netloom.runtime.buffer import numpy_dtype
 
 from .models import listed
+from .output import displayable
 
 if TYPE_CHECKING:
     from netloom.runtime.program import PortInfo
@@ -41,14 +42,16 @@ class Pixels:
 def gather_inputs(
     session: Session, given: Mapping[str, str], dims: Mapping[str, int], seed: int = 0, pixels: Pixels | None = None
 ) -> dict[str, Array]:
-    """An array for every input of the program: from its source, or random.
+    """An array for every input of the program: from its source, or random where that is ``rand`` or nothing is given.
 
-    ``dims`` are the free dims of random inputs (1 unless given). InputError for names that the program lacks, and for
-    files that cannot be read.
+    ``dims`` are the free dims of random inputs (1 unless given). InputError for names that the program lacks, for
+    inputs left out when others are given, and for files that cannot be read.
     """
     names = [port.name for port in session.inputs]
     if unknown := [name for name in given if name not in names]:
         raise InputError(f"the program has no input {unknown[0][:80]!r}.", hint=f"It has {listed(names)}.")
+    if given and (missing := [name for name in names if name not in given]):
+        raise InputError(f"the input {missing[0][:80]!r} is missing.", hint=f"Give all of {listed(names)}, if only as NAME=rand.")
     generator = np.random.default_rng(seed)
     bounds = _bounds(session, dims)
     arrays = {}
@@ -141,7 +144,7 @@ def describe(name: str, value: Array, labels: Sequence[str]) -> dict[str, Any]:
 def as_text(row: Mapping[str, Any]) -> str:
     """A description in one line, and one more for each of the top five."""
     numbers = "  ".join(f"{key} {row[key]:.6g}" for key in ("min", "mean", "max") if key in row)
-    line = f"{row['name']}: {row['dtype']} {row['shape']}  {numbers}  NaN {row.get('nan', 0)}"
+    line = f"{displayable(row['name'])}: {row['dtype']} {row['shape']}  {numbers}  NaN {row.get('nan', 0)}"
     best = [f"  {place}. {entry.get('label', 'class')} ({entry['class']})  {entry['value']:.6g}"
             for place, entry in enumerate(row.get("top5", ()), 1)]  # fmt: skip
     return "\n".join([line, *best])

@@ -17,8 +17,8 @@ from netloom.errors import UsageError
 
 from .files import check_target, replace_file
 from .models import check_override, compiler_options, inference_form, load_graph
-from .options import Binding, Build, binding_options, build_options, printing
-from .output import Output
+from .options import Binding, Build, FileType, binding_options, build_options, printing
+from .output import Output, displayable
 
 if TYPE_CHECKING:
     from netloom.compiler.driver import Compiled
@@ -78,9 +78,9 @@ _BY_SUFFIX: Final = {emitter.suffix: (name,) for name, emitter in EMITTERS.items
 
 @click.command("compile")
 @click.argument("model")
-@click.option("-o", "--output", "path", type=click.Path(path_type=Path), help="The file to write; its suffix says what.")
+@click.option("-o", "--output", "path", type=FileType(), help="The file to write; its suffix says what.")
 @click.option("--emit", metavar="FORM,FORM...", help=f"Write these forms beside each other: {', '.join(EMITTERS)}.")
-@click.option("--dump", type=click.Path(path_type=Path, file_okay=False), help="Folder for the graph's text after each pass.")
+@click.option("--dump", type=FileType(), help="Folder for the graph's text after each pass.")
 @click.option("--train", "training", metavar="loss=NAME,optimizer=NAME", help="Compile a training step too.")
 @binding_options
 @build_options
@@ -95,6 +95,8 @@ def compile_(
     """
     forms = _forms(emit, path)
     targets = _targets(forms, path)
+    if dump is not None and dump.exists() and not dump.is_dir():
+        raise UsageError(f"{displayable(str(dump))!r} is not a folder.", hint="Choose another place for --dump.")
     start = time.perf_counter()
     compiled = _plan(load_graph(model, binding), build, dump, training)
     check_override(compiled, build.conv_strategy)
@@ -136,12 +138,13 @@ def _targets(forms: tuple[str, ...], path: Path | None) -> dict[str, Path]:
         return {}
     targets = {form: path if len(forms) == 1 else path.with_suffix(EMITTERS[form].suffix) for form in forms}
     if "so" in targets:
-        from netloom.compiler.targets.cpu.link import find_linker
-
-        find_linker()
         targets["header"] = targets["so"].with_suffix(".h")
     for target in targets.values():
         check_target(target)
+    if "so" in targets:
+        from netloom.compiler.targets.cpu.link import find_linker
+
+        find_linker()
     if len(set(targets.values())) < len(targets):
         raise UsageError(f"several forms would be written to {str(path)!r}.", hint="Give the shared object the suffix .so.")
     return targets

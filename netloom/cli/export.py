@@ -8,13 +8,13 @@ import click
 
 from .files import check_target
 from .models import load_graph
-from .options import Binding, binding_options, printing
+from .options import Binding, FileType, binding_options, printing
 from .output import Output
 
 
 @click.command()
 @click.argument("model")
-@click.option("-o", "--output", "path", required=True, type=click.Path(path_type=Path), help="The .onnx file to write.")
+@click.option("-o", "--output", "path", required=True, type=FileType(), help="The .onnx file to write.")
 @click.option("--opset", type=int, help="The version of ONNX's op set.")
 @binding_options
 @printing

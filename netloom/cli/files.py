@@ -14,12 +14,13 @@ from .output import displayable
 def check_target(path: Path) -> None:
     """UsageError unless a file can be put at the path."""
     name = displayable(str(path))
+    if "\0" in str(path):
+        raise UsageError(f"{name!r} cannot be written: no name of a file holds NUL.", hint="Choose another path.")
     try:
         mode = path.stat().st_mode if path.exists() else stat.S_IFREG
         has_folder = path.parent.is_dir()
-    except (OSError, ValueError) as error:
-        reason = error.strerror if isinstance(error, OSError) else str(error)
-        raise UsageError(f"{name!r} cannot be written: {reason}.", hint="Choose another path.") from error
+    except OSError as error:
+        raise UsageError(f"{name!r} cannot be written: {error.strerror}.", hint="Choose another path.") from error
     if not has_folder:
         raise UsageError(f"{name!r} cannot be written: its folder does not exist.", hint="Make the folder first.")
     if not stat.S_ISREG(mode):

@@ -128,8 +128,12 @@ def _from_file(path: str, name: str, binding: Binding) -> Graph:
 
 
 def _attribute(path: str, name: str) -> Any:
-    if not Path(path).is_file():
-        raise UsageError(f"there is no file {path!r}.")
+    try:
+        is_there = Path(path).is_file()
+    except OSError:  # such as a name that is too long
+        is_there = False
+    if not is_there:
+        raise UsageError(f"there is no file {displayable(path)!r}.", hint="Check the path.")
     spec = importlib.util.spec_from_file_location("netloom_user_model", path)
     assert spec is not None and spec.loader is not None
     module = importlib.util.module_from_spec(spec)

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, fields
 from functools import wraps
+from pathlib import Path
 from typing import Any, TypeVar
 
 import click
@@ -72,6 +73,15 @@ class ShapeType(click.ParamType[tuple[str, tuple[int | str, ...]]]):
         if not name or not colon or not all(_is_number(part) or part.isidentifier() for part in parts):
             self.fail(f"{_shown(value)} is not INPUT:AxBxC, such as x:1x3x224x224.", param, ctx)
         return name, tuple(int(part) if _is_number(part) else part for part in parts)
+
+
+class FileType(click.ParamType[Path]):
+    """A path. Whether a file can be there is looked at by the verb, which knows what it will do with it."""
+
+    name = "FILE"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Path:
+        return Path(value)
 
 
 class PairType(click.ParamType[tuple[str, str]]):

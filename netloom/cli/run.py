@@ -11,7 +11,7 @@ from netloom.errors import InputError
 
 from .files import check_target, replace_file
 from .models import listed, load_session
-from .options import Binding, Build, PairType, binding_options, in_process_options, printing
+from .options import Binding, Build, FileType, PairType, binding_options, in_process_options, printing
 from .output import Output
 
 if TYPE_CHECKING:
@@ -34,9 +34,9 @@ class _Numbers(click.ParamType[tuple[float, ...]]):
 
 @click.command()
 @click.argument("program")
-@click.option("--in", "inputs", multiple=True, type=PairType("NAME=FILE.npy|IMAGE|rand"), help="An input (default: random).")
+@click.option("--in", "inputs", multiple=True, type=PairType("NAME=FILE.npy|IMAGE|rand"), help="An input; without any, all are random.")
 @click.option("--out", "outputs", multiple=True, type=PairType("NAME=FILE.npy"), help="Where to write an output.")
-@click.option("--labels", type=click.Path(path_type=Path), help="Names of classes, one on each line, for the top five.")
+@click.option("--labels", type=FileType(), help="Names of classes, one on each line, for the top five.")
 @click.option("--mean", type=_Numbers(), default=(0.0,), help="Subtracted from an image's values of 0 to 1, by channel.")
 @click.option("--std", type=_Numbers(), default=(1.0,), help="By which they are divided then.")
 @click.option("--seed", default=0, show_default=True, help="Of the random inputs.")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+from zipfile import BadZipFile
 
 import click
 
@@ -11,7 +12,7 @@ from netloom.errors import ComparisonError, InputError, UsageError
 
 from .files import check_target
 from .models import load_graph
-from .options import Binding, binding_options, printing
+from .options import Binding, FileType, binding_options, printing
 from .output import STOPPED, Output
 
 if TYPE_CHECKING:
@@ -29,11 +30,11 @@ _ARRAYS = ("x", "y", "test_x", "test_y")
 @click.option("--epochs", default=3, show_default=True, type=click.IntRange(1), help="In all, those of a resumed run included.")
 @click.option("--batch", default=64, show_default=True, type=click.IntRange(1))
 @click.option("--seed", default=0, show_default=True, type=click.IntRange(0), help="Of the order of the data.")
-@click.option("--checkpoint", type=click.Path(path_type=Path), help="File that holds the training's whole state.")
+@click.option("--checkpoint", type=FileType(), help="File that holds the training's whole state.")
 @click.option("--every", default=0, type=click.IntRange(0), help="Steps between checkpoints (0: after each epoch).")
 @click.option("--resume", is_flag=True, help="Go on from the checkpoint.")
 @click.option("--require", type=float, help="Exit with 1 if the last validation result is below this.")
-@click.option("-o", "--output", "program", type=click.Path(path_type=Path), help="Compile the trained network to this .so file.")
+@click.option("-o", "--output", "program", type=FileType(), help="Compile the trained network to this .so file.")
 @click.option("--threads", type=click.IntRange(1, 1024), help="Threads of the pool (default: all cores).")
 @binding_options
 @printing
@@ -47,8 +48,11 @@ def train(
 
     from .recipes import parse_loss, parse_optimizer, with_rate
 
-    if program is not None:
-        check_target(program)
+    for path in (program, checkpoint):
+        if path is not None:
+            check_target(path)
+    if resume and checkpoint is None:
+        raise UsageError("there is nothing to resume from.", hint="Give --checkpoint FILE.")
     chosen = parse_optimizer(optimizer)
     chosen = chosen if rate is None else with_rate(chosen, rate)
     measure = parse_loss(loss)
@@ -103,9 +107,9 @@ def _npz(place: Path) -> tuple[tuple[Any, ...], tuple[Any, ...] | None]:
     import numpy as np
 
     try:
-        with np.load(place, allow_pickle=False) as file:
+        with place.open("rb") as source, np.load(source, allow_pickle=False) as file:
             arrays = {name: file[name] for name in _ARRAYS if name in file.files}
-    except (OSError, ValueError, EOFError, KeyError) as error:
+    except (OSError, ValueError, EOFError, KeyError, BadZipFile) as error:
         raise InputError(f"{str(place)!r} is not a .npz file of arrays: {error}.") from error
     if missing := [name for name in ("x", "y") if name not in arrays]:
         raise InputError(f"{str(place)!r} lacks the array {missing[0]!r}.", hint=f"It should hold {', '.join(_ARRAYS)}.")

@@ -93,7 +93,12 @@ def replace_file(path: Path, data: bytes) -> None:
 
 
 def _temporary(path: Path) -> Path:
-    return path.with_name(f".netloom-{uuid4().hex}.tmp")
+    """A new name in the same folder, which is swept of what killed processes have left there."""
+    for stale in path.parent.glob(".netloom-*-*.tmp"):
+        number = stale.name.split("-")[1]
+        if number.isdecimal() and not Path("/proc", number).exists():
+            stale.unlink(missing_ok=True)
+    return path.with_name(f".netloom-{os.getpid()}-{uuid4().hex}.tmp")
 
 
 def _record_contents(path: Path) -> None:
