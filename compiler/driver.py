@@ -26,11 +26,13 @@ from .passes.select_strategies import Decision, select_strategies
 from .pipeline import GRAPH_PASSES, Pass, Pipeline, Report
 from .program import Program, StatePort
 from .targets.cpu.jit import load_in_process
+from .targets.cpu.llvm import kernels_as_assembly, kernels_as_llvm
 from .targets.cpu.machine import Cpu, cpu_named
 from .targets.cpu.shared_object import check_writable, write_shared_object
 from .targets.cpu.worker import compile_in_workers
 from .text import print_graph
 
+LEVELS = ("graph", "kernels", "loops", "llvm", "asm")  # of a program as text
 MEMORY_BUDGET = 64 << 30  # bytes of arena that a program may ask for, at the lowest values of its free dims
 
 _SELECT = (
@@ -67,12 +69,17 @@ class Compiled:
     """A program with its code."""
 
     program: Program
-    objects: tuple[bytes, ...]
     cpu: Cpu
+    sources: Mapping[str, Graph]  # the graph of each entry as it was given
     graphs: Mapping[str, Graph]  # the fused graph of each entry
     reports: Mapping[str, Report]
     threads: int | None = None
     decisions: tuple[Decision, ...] = ()
+
+    @cached_property
+    def objects(self) -> tuple[bytes, ...]:
+        """The kernels' machine code."""
+        return tuple(compile_in_workers(self.program.kernels, self.cpu))
 
     @cached_property
     def image(self) -> Any:
@@ -85,28 +92,50 @@ class Compiled:
         write_shared_object(self.program, self.objects, Path(path), self.cpu.required)
 
     def as_text(self, level: str = "graph") -> str:
-        """The program at a level: graph (the fused graph of each entry) or loops (each kernel)."""
+        """The program at a level: graph (as it was given), kernels (fused), loops, llvm or asm."""
         match level:
             case "graph":
-                return "\n".join(print_graph(graph) for graph in self.graphs.values())
+                return "\n".join(map(print_graph, self.sources.values()))
+            case "kernels":
+                return "\n".join(map(print_graph, self.graphs.values()))
             case "loops":
                 from .loops.text import print_kernel
 
                 return "\n".join(print_kernel(kernel, name) for name, kernel in self.program.kernels.items())
-        raise UsageError(f"there is no level {level!r}.", hint="Choose graph or loops.")
+            case "llvm":
+                return kernels_as_llvm(self.program.kernels, self.cpu)
+            case "asm":
+                return kernels_as_assembly(self.program.kernels, self.cpu)
+        raise UsageError(f"there is no level {level!r}.", hint=f"Choose {', '.join(LEVELS)}.")
 
 
 def compile_graph(graph: Graph, options: Options | None = None, dump: Path | None = None) -> Compiled:
     """An inference program: unchanged states are folded in as weights."""
-    return _compiled({"run": graph}, PIPELINE, options or Options(), dump)
+    return _with_code(plan_graph(graph, options, dump))
+
+
+def plan_graph(graph: Graph, options: Options | None = None, dump: Path | None = None) -> Compiled:
+    """Like ``compile_graph``, but machine code is made on first use only: enough for texts, headers and decisions."""
+    return _planned({"run": graph}, PIPELINE, options or Options(), dump)
 
 
 def compile_entries(step: Graph, run: Graph, options: Options | None = None, dump: Path | None = None) -> Compiled:
     """A training program of the step and the network itself, over the same states."""
-    return _compiled({"run": run, "train_step": step}, TRAINING_PIPELINE, options or Options(), dump)
+    return _with_code(plan_entries(step, run, options, dump))
 
 
-def _compiled(graphs: Mapping[str, Graph], pipeline: Pipeline, options: Options, dump: Path | None) -> Compiled:
+def plan_entries(step: Graph, run: Graph, options: Options | None = None, dump: Path | None = None) -> Compiled:
+    """Like ``compile_entries``, with machine code on first use only."""
+    return _planned({"run": run, "train_step": step}, TRAINING_PIPELINE, options or Options(), dump)
+
+
+def _with_code(compiled: Compiled) -> Compiled:
+    """Compiling is paid for here, not at the first call."""
+    assert compiled.objects is not None
+    return compiled
+
+
+def _planned(graphs: Mapping[str, Graph], pipeline: Pipeline, options: Options, dump: Path | None) -> Compiled:
     cpu = cpu_named(options.cpu)
     placement = Placement(cpu.machine)
     is_training = "train_step" in graphs
@@ -123,8 +152,7 @@ def _compiled(graphs: Mapping[str, Graph], pipeline: Pipeline, options: Options,
         tuple(placement.constants), states, placement.kernels, _metadata(fused, cpu, options),
     )  # fmt: skip
     _check_memory(program)
-    objects = compile_in_workers(program.kernels, cpu)
-    return Compiled(program, tuple(objects), cpu, fused, reports, options.threads, tuple(options.decisions))
+    return Compiled(program, cpu, graphs, fused, reports, options.threads, tuple(options.decisions))
 
 
 def _states(step: Graph, placement: Placement) -> tuple[tuple[StatePort, ...], dict[str, int]]:
@@ -136,7 +164,8 @@ def _metadata(graphs: Mapping[str, Graph], cpu: Cpu, options: Options) -> dict[s
     text = "\n".join(print_graph(graph) for graph in graphs.values())
     strategies = [{"node": d.node, "shape": d.shape, "strategy": d.strategy} for d in options.decisions]
     return {"options": {"cpu": cpu.name, "accuracy": options.accuracy},
-            "source_hash": hashlib.sha256(text.encode()).hexdigest(), "strategies": strategies}  # fmt: skip
+            "source_hash": hashlib.sha256(text.encode()).hexdigest(), "strategies": strategies,
+            "threads": options.threads}  # fmt: skip
 
 
 def _identifier(name: str) -> str:
@@ -155,4 +184,5 @@ def _check_memory(program: Program) -> None:
             )
 
 
-__all__ = ["PIPELINE", "TRAINING_PIPELINE", "Compiled", "Options", "compile_entries", "compile_graph"]
+__all__ = ["LEVELS", "PIPELINE", "TRAINING_PIPELINE", "Compiled", "Options", "compile_entries", "compile_graph", "plan_entries",
+           "plan_graph"]  # fmt: skip

@@ -43,7 +43,7 @@ class CompiledNetwork:
         self.compiled.save(path)
 
     def as_text(self, level: str = "graph") -> str:
-        """The program as text: graph or loops."""
+        """The program as text: graph, kernels, loops, llvm or asm."""
         return self.compiled.as_text(level)
 
 

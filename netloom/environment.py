@@ -1,7 +1,7 @@
 """The environment variables that netloom reads. Nothing else reads any.
 
 ``NETLOOM_THREADS``: the most threads that a session uses by default. ``NETLOOM_DATA``: the folder with data sets.
-``PATH``, ``HOME``, ``TMPDIR`` go to called tools.
+``NO_COLOR``: not empty for plain text. ``PATH``, ``HOME``, ``TMPDIR`` go to called tools.
 """
 
 from __future__ import annotations
@@ -24,6 +24,11 @@ def most_threads() -> int | None:
 def data_folder() -> str | None:
     """NETLOOM_DATA, or None."""
     return os.environ.get("NETLOOM_DATA") or None
+
+
+def wants_color() -> bool:
+    """Whether NO_COLOR (no-color.org) is absent or empty."""
+    return not os.environ.get("NO_COLOR")
 
 
 def tool_environment() -> dict[str, str]:

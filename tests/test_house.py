@@ -70,5 +70,6 @@ def test_the_wheel_holds_every_module_and_no_tests(tmp_path: Path) -> None:
     held = {name for name in zipfile.ZipFile(wheel).namelist() if name.endswith(".py")}
     expected = {f"netloom/{path.relative_to(ROOT)}" for folder in ("compiler", "runtime", "frontends", "benchmarks")
                 for path in modules(folder)}  # fmt: skip
-    expected |= {f"netloom/{path.name}" for path in (ROOT / "netloom").glob("*.py")}
+    face = ROOT / "netloom"
+    expected |= {f"netloom/{path.relative_to(face)}" for pattern in ("*.py", "cli/*.py") for path in face.glob(pattern)}
     assert held == expected

@@ -6,6 +6,7 @@ README.md in this folder lists the cases against the threats. Each case is a sou
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -341,3 +342,13 @@ def test_control(sound: onnx.ModelProto) -> None:
 def test_readme_lists_every_case() -> None:
     text = (Path(__file__).parent / "README.md").read_text()
     assert [name for name in CASES if f"`{name}`" not in text] == []
+
+
+def test_readme_lists_every_test_of_faults_and_no_other() -> None:
+    folder = Path(__file__).parent
+    text = (folder / "README.md").read_text(encoding="utf-8")
+    for file in ("test_command_line.py", "test_faults.py"):
+        tests = re.findall(r"^def (test_\w+)", (folder / file).read_text(encoding="utf-8"), re.MULTILINE)
+        assert [name for name in tests if f"`{name}`" not in text] == []
+    sources = "".join(path.read_text(encoding="utf-8") for path in folder.parent.rglob("test_*.py"))
+    assert [name for name in re.findall(r"`(test_\w+)`", text) if f"def {name}(" not in sources] == []

@@ -107,7 +107,7 @@ def link_shared_object(objects: Sequence[Path], output: Path, folder: Path) -> N
         *map(str, objects),
         *map(str, libraries),
     ]
-    _run(command, arguments)
+    run_linker(command, arguments)
 
 
 @dataclass(frozen=True)
@@ -137,7 +137,7 @@ def find_linker() -> Linker:
     )
 
 
-def _run(linker: Linker, arguments: Sequence[str]) -> None:
+def run_linker(linker: Linker, arguments: Sequence[str]) -> None:
     try:
         result = subprocess.run(
             linker.line(arguments),
@@ -162,7 +162,7 @@ def _write_stand_in(linker: Linker, library: Library, folder: Path) -> Path:
     script.write_text(
         "".join(f"{version} {{ global: {'; '.join(names)}; }};\n" for version, names in library.functions.items())
     )
-    _run(linker, ["-shared", f"-soname={library.name}", f"--version-script={script}", "-o", str(output), str(source)])
+    run_linker(linker, ["-shared", f"-soname={library.name}", f"--version-script={script}", "-o", str(output), str(source)])
     return output
 
 

@@ -46,23 +46,38 @@ INDEX_ERROR = 1  # stored in the error flag when a run-time index is out of rang
 
 def compile_kernels(kernels: Mapping[str, Kernel], cpu: Cpu) -> bytes:
     """One relocatable object that defines the kernels under their names."""
+    return object_of(kernels_as_llvm(kernels, cpu), cpu)
+
+
+def kernels_as_llvm(kernels: Mapping[str, Kernel], cpu: Cpu) -> str:
+    """The kernels as one module of LLVM text, before LLVM's own passes."""
     module = ir.Module("kernels")
     module.triple = "x86_64-unknown-linux-gnu"
     for name in sorted(kernels):
         _KernelEmitter(module, name, kernels[name], cpu).emit()
-    return object_of(str(module), cpu)
+    return str(module)
+
+
+def kernels_as_assembly(kernels: Mapping[str, Kernel], cpu: Cpu) -> str:
+    """The kernels in the assembler's language."""
+    machine = _target_machine(cpu)
+    return str(machine.emit_assembly(_optimised(kernels_as_llvm(kernels, cpu), machine)))
 
 
 def object_of(text: str, cpu: Cpu) -> bytes:
     """LLVM text -> optimised object code for a CPU level."""
     machine = _target_machine(cpu)
+    return bytes(machine.emit_object(_optimised(text, machine)))
+
+
+def _optimised(text: str, machine: Any) -> Any:
     parsed = llvm.parse_assembly(text)
     parsed.verify()
     tuning = llvm.create_pipeline_tuning_options(speed_level=2)
     tuning.loop_vectorization = tuning.slp_vectorization = tuning.loop_unrolling = False
     builder = llvm.create_pass_builder(machine, tuning)
     builder.getModulePassManager().run(parsed, builder)
-    return bytes(machine.emit_object(parsed))
+    return parsed
 
 
 def _target_machine(cpu: Cpu) -> Any:

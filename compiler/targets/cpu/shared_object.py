@@ -48,7 +48,7 @@ def write_shared_object(
     temporary = _temporary(target)
     try:
         with tempfile.TemporaryDirectory(prefix="netloom-") as folder:
-            objects = _write_objects(Path(folder), [host, *kernel_objects], weights)
+            objects = write_objects(Path(folder), [host, *kernel_objects], weights)
             link_shared_object(objects, temporary, Path(folder))
         replace_file(target.with_suffix(".h"), model_header(program).encode())
         _record_contents(temporary)
@@ -70,7 +70,7 @@ def check_writable(path: Path) -> None:
         raise UsageError(f"{str(path)!r} cannot be written: its folder is read-only.")
 
 
-def _write_objects(folder: Path, objects: Sequence[bytes], weights: Weights) -> list[Path]:
+def write_objects(folder: Path, objects: Sequence[bytes], weights: Weights) -> list[Path]:
     paths = []
     for number, data in enumerate(objects):
         paths.append(folder / f"object{number}.o")
@@ -93,7 +93,12 @@ def replace_file(path: Path, data: bytes) -> None:
 
 
 def _temporary(path: Path) -> Path:
-    return path.with_name(f".netloom-{uuid4().hex}.tmp")
+    """A new name in the same folder, which is swept of what killed processes have left there."""
+    for stale in path.parent.glob(".netloom-*-*.tmp"):
+        number = stale.name.split("-")[1]
+        if number.isdecimal() and not Path("/proc", number).exists():
+            stale.unlink(missing_ok=True)
+    return path.with_name(f".netloom-{os.getpid()}-{uuid4().hex}.tmp")
 
 
 def _record_contents(path: Path) -> None:

@@ -1,0 +1,78 @@
+"""The command line: ``netloom VERB``. Every fault is one message on standard error and an exit code (output.py).
+
+One file per verb or small group of them. Verbs import the compiler, the frontends and the runtime when they run, so that
+``netloom --help`` answers at once.
+"""
+
+from __future__ import annotations
+
+import errno
+import traceback
+from typing import Any
+
+import click
+
+from netloom.errors import NetloomError
+
+from .bench import bench
+from .check import check
+from .compare import compare
+from .compile import compile_
+from .describe import inspect
+from .doctor import doctor
+from .explain import explain
+from .export import export
+from .lists import ops, passes, strategies, targets
+from .output import EXIT_CODES, RUN_TIME, STOPPED, Output
+from .run import run
+from .train import train
+
+
+class _Verbs(click.Group):
+    """A group that turns every fault into one message and an exit code."""
+
+    def invoke(self, context: click.Context) -> Any:
+        output = context.ensure_object(Output)
+        try:
+            return super().invoke(context)
+        except (click.ClickException, click.exceptions.Exit, click.Abort):
+            raise
+        except NetloomError as error:
+            output.fault(error, error.exit_code)
+            code = error.exit_code
+        except KeyboardInterrupt as error:
+            output.fault(error, STOPPED, "stopped.")
+            code = STOPPED
+        except Exception as error:
+            if isinstance(error, OSError) and error.errno == errno.EPIPE:
+                raise
+            output.fault(error, RUN_TIME, _text_of(error))
+            code = RUN_TIME
+        raise SystemExit(code)
+
+
+def _text_of(error: Exception) -> str:
+    """What to say about an exception that is not netloom's own."""
+    match error:
+        case MemoryError():
+            return f"there is not enough memory. {error}".rstrip()
+        case OSError():
+            return f"{error.filename or 'a file'}: {error.strerror or error}."
+    place = traceback.extract_tb(error.__traceback__)[-1]
+    return (f"a defect in netloom: {type(error).__name__}: {error} ({place.name}, line {place.lineno}). "
+            "Run again with -v and report what it prints.")  # fmt: skip
+
+
+_EPILOG = "Exit codes: " + ", ".join(f"{code} {meaning}" for code, meaning in EXIT_CODES.items()) + "."
+
+
+@click.group(cls=_Verbs, epilog=_EPILOG, context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(package_name="netloom")
+def main() -> None:
+    """Compile neural networks to native code."""
+
+
+for _verb in (bench, check, compare, compile_, doctor, explain, export, inspect, ops, passes, run, strategies, targets, train):
+    main.add_command(_verb)
+
+__all__ = ["main"]

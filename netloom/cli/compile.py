@@ -1,0 +1,179 @@
+"""``netloom compile``: a model -> a shared object and its header, or one of the forms on the way there.
+
+``EMITTERS`` lists every form with the suffix of its file.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Final
+
+import click
+
+from netloom.errors import UsageError
+
+from .files import check_target, replace_file
+from .models import check_override, compiler_options, inference_form, load_graph
+from .options import Binding, Build, FileType, binding_options, build_options, printing
+from .output import Output, displayable
+
+if TYPE_CHECKING:
+    from netloom.compiler.driver import Compiled
+    from netloom.compiler.graph import Graph
+
+
+@dataclass(frozen=True)
+class Emitter:
+    """A form: the suffix of its file and what makes its contents (None: the shared object, which is linked)."""
+
+    suffix: str
+    contents: Callable[[Compiled], str | bytes] | None
+
+
+def _text(level: str) -> Callable[[Compiled], str]:
+    return lambda compiled: compiled.as_text(level)
+
+
+def _header(compiled: Compiled) -> str:
+    from netloom.compiler.targets.cpu.header import model_header
+
+    return model_header(compiled.program)
+
+
+def _object(compiled: Compiled) -> bytes:
+    from netloom.compiler.targets.cpu.relocatable import relocatable_object
+
+    return relocatable_object(compiled.program, compiled.objects, compiled.cpu.required)
+
+
+def _onnx(compiled: Compiled) -> bytes:
+    from netloom.frontends.onnx.exporter import to_onnx
+
+    return bytes(to_onnx(compiled.sources["run"]).SerializeToString(deterministic=True))
+
+
+def _dot(compiled: Compiled) -> str:
+    from .dot import as_dot
+
+    return "".join(as_dot(graph, name) for name, graph in compiled.graphs.items())
+
+
+EMITTERS: Final = {
+    "graph": Emitter(".graph.txt", _text("graph")),
+    "kernels": Emitter(".kernels.txt", _text("kernels")),
+    "loops": Emitter(".loops.txt", _text("loops")),
+    "llvm": Emitter(".ll", _text("llvm")),
+    "asm": Emitter(".s", _text("asm")),
+    "obj": Emitter(".o", _object),
+    "so": Emitter(".so", None),
+    "header": Emitter(".h", _header),
+    "onnx": Emitter(".onnx", _onnx),
+    "dot": Emitter(".dot", _dot),
+}
+_BY_SUFFIX: Final = {emitter.suffix: (name,) for name, emitter in EMITTERS.items()} | {".o": ("obj", "header")}
+
+
+@click.command("compile")
+@click.argument("model")
+@click.option("-o", "--output", "path", type=FileType(), help="The file to write; its suffix says what.")
+@click.option("--emit", metavar="FORM,FORM...", help=f"Write these forms beside each other: {', '.join(EMITTERS)}.")
+@click.option("--dump", type=FileType(), help="Folder for the graph's text after each pass.")
+@click.option("--train", "training", metavar="loss=NAME,optimizer=NAME", help="Compile a training step too.")
+@binding_options
+@build_options
+@printing
+def compile_(
+    output: Output, model: str, path: Path | None, emit: str | None, dump: Path | None, training: str | None,
+    binding: Binding, build: Build,
+) -> None:  # fmt: skip
+    """Compile MODEL to a shared object and its C header, or to another form.
+
+    MODEL is file.onnx, file.py:function or zoo:name. Without -o, one form in text goes to standard output.
+    """
+    forms = _forms(emit, path)
+    targets = _targets(forms, path)
+    if dump is not None and dump.exists() and not dump.is_dir():
+        raise UsageError(f"{displayable(str(dump))!r} is not a folder.", hint="Choose another place for --dump.")
+    start = time.perf_counter()
+    compiled = _plan(load_graph(model, binding), build, dump, training)
+    check_override(compiled, build.conv_strategy)
+    if path is None:
+        contents = EMITTERS[forms[0]].contents
+        assert contents is not None
+        click.echo(contents(compiled), nl=False)
+        return
+    output.say(f"precision float32, target {compiled.cpu.name}, accuracy {build.accuracy}")
+    for step in compiled.reports.values():
+        output.remark(str(step))
+    for form, target in targets.items():
+        _write(compiled, form, target)
+    seconds = time.perf_counter() - start
+    rows = [{"form": form, "file": str(target), "bytes": target.stat().st_size} for form, target in targets.items()]
+    row = {"cpu": compiled.cpu.name, "kernels": len(compiled.program.kernels), "seconds": seconds, "files": rows}
+    text = "\n".join(f"{item['file']}: {_size(int(str(item['bytes'])))}" for item in rows)
+    output.result(row, f"{text}\n{row['kernels']} kernels, {seconds:.2f} s")
+
+
+def _forms(emit: str | None, path: Path | None) -> tuple[str, ...]:
+    """The forms to write; UsageError unless they are known and have a place to go."""
+    if emit is not None:
+        forms = tuple(dict.fromkeys(emit.split(",")))
+        if unknown := [form for form in forms if form not in EMITTERS]:
+            raise UsageError(f"there is no form {unknown[0][:80]!r}.", hint=f"Choose from {', '.join(EMITTERS)}.")
+    elif path is not None:
+        forms = _BY_SUFFIX.get(path.suffix, ("so",))
+    else:
+        raise UsageError("nothing says where to write.", hint="Give -o model.so, or --emit with a form in text.")
+    if path is None and (len(forms) > 1 or forms[0] in ("so", "obj", "onnx")):
+        raise UsageError(f"{', '.join(forms)} cannot go to standard output.", hint="Give -o FILE.")
+    return forms
+
+
+def _targets(forms: tuple[str, ...], path: Path | None) -> dict[str, Path]:
+    """A file for each form, checked before the work; the header comes with the shared object."""
+    if path is None:
+        return {}
+    targets = {form: path if len(forms) == 1 else path.with_suffix(EMITTERS[form].suffix) for form in forms}
+    if "so" in targets:
+        targets["header"] = targets["so"].with_suffix(".h")
+    for target in targets.values():
+        check_target(target)
+    if "so" in targets:
+        from netloom.compiler.targets.cpu.link import find_linker
+
+        find_linker()
+    if len(set(targets.values())) < len(targets):
+        raise UsageError(f"several forms would be written to {str(path)!r}.", hint="Give the shared object the suffix .so.")
+    return targets
+
+
+def _plan(graph: Graph, build: Build, dump: Path | None, training: str | None) -> Compiled:
+    from netloom.compiler.driver import plan_entries, plan_graph
+
+    options = compiler_options(build)
+    if training is None:
+        return plan_graph(inference_form(graph), options, dump)
+    from netloom.frontends.dsl.training_step import training_graph
+
+    from .recipes import parse_recipe
+
+    loss, optimizer = parse_recipe(training)
+    return plan_entries(training_graph(graph, loss, optimizer), inference_form(graph), options, dump)
+
+
+def _write(compiled: Compiled, form: str, target: Path) -> None:
+    contents = EMITTERS[form].contents
+    if contents is None:
+        compiled.save(target)
+        return
+    data = contents(compiled)
+    replace_file(target, data if isinstance(data, bytes) else data.encode())
+
+
+def _size(count: int) -> str:
+    return f"{count / 1e6:.2f} MB" if count >= 1e6 else f"{count / 1e3:.1f} kB"
+
+

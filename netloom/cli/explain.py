@@ -1,0 +1,89 @@
+"""``netloom explain``: why a model is computed as it is. Nothing is turned into machine code for it."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from .models import check_override, compiler_options, inference_form, load_graph
+from .options import Binding, Build, binding_options, build_options, printing
+from .output import Output, columns
+
+if TYPE_CHECKING:
+    from netloom.compiler.driver import Compiled
+    from netloom.compiler.passes.select_strategies import Decision
+
+
+@click.command()
+@click.argument("model")
+@binding_options
+@build_options
+@printing
+def explain(output: Output, model: str, binding: Binding, build: Build) -> None:
+    """Say how MODEL is computed: each convolution's strategy and why, fusions, memory, pass times."""
+    from netloom.compiler.driver import plan_graph
+
+    compiled = plan_graph(inference_form(load_graph(model, binding)), compiler_options(build))
+    check_override(compiled, build.conv_strategy)
+    rows = [_decision(decision, number) for number, decision in enumerate(compiled.decisions)]
+    data = {"cpu": compiled.cpu.name, "convolutions": rows, **_facts(compiled)}
+    head = f"target {compiled.cpu.name}, accuracy {build.accuracy}, {len(rows)} convolutions"
+    output.result(data, "\n\n".join([head, *(_decision_text(output, row) for row in rows), _facts_text(compiled)]))
+
+
+def _decision(decision: Decision, number: int) -> dict[str, Any]:
+    """The convolution, what was chosen, and each candidate with its time or the reason against it, the best first."""
+    best = min(decision.seconds.values())
+    chosen = decision.seconds[decision.strategy]
+    candidates: list[dict[str, Any]] = []
+    for name, seconds in sorted(decision.seconds.items(), key=lambda item: item[1]):
+        if name == decision.strategy:
+            verdict = "chosen: the least estimated time" if seconds == best else "chosen: asked for"
+        elif seconds < chosen:
+            verdict = f"not chosen: another was asked for, of {chosen / seconds:.2f} times the time"
+        else:
+            verdict = f"not chosen: {seconds / chosen:.2f} times the time of {decision.strategy}"
+        candidates.append({"strategy": name, "seconds": seconds, "verdict": verdict})
+    candidates += [{"strategy": name, "seconds": None, "verdict": f"rejected: {reason}"}
+                   for name, reason in decision.rejected.items()]  # fmt: skip
+    return {"node": decision.node or f"conv {number}", "shape": decision.shape, "strategy": decision.strategy,
+            "candidates": candidates}  # fmt: skip
+
+
+def _decision_text(output: Output, row: dict[str, Any]) -> str:
+    lines = columns([[f"  {item['strategy']}", "" if item["seconds"] is None else f"{item['seconds'] * 1e3:9.3f} ms", item["verdict"]]
+                     for item in row["candidates"]])  # fmt: skip
+    head = columns([[row["node"], row["shape"], row["strategy"]]])
+    return f"{output.styled(head, bold=True)}\n{lines}"
+
+
+def _facts(compiled: Compiled) -> dict[str, Any]:
+    entries = []
+    for entry in compiled.program.entries:
+        report = compiled.reports[entry.name]
+        entries.append({
+            "name": entry.name,
+            "kernels": [" > ".join(_fused(node)) for node in compiled.graphs[entry.name].nodes if node.op.name == "kernel"],
+            "arena_slots": [str(slot) for slot in entry.slots],
+            "passes": [{"pass": step.name, "seconds": step.seconds, "nodes": [step.nodes_before, step.nodes_after]}
+                       for step in report.steps],
+        })  # fmt: skip
+    return {"different_kernels": len(compiled.program.kernels), "entries": entries}
+
+
+def _fused(node: Any) -> list[str]:
+    return [inner.op.name for inner in node.attrs.body.nodes if inner.op.name != "constant"]
+
+
+def _facts_text(compiled: Compiled) -> str:
+    parts = []
+    for entry in compiled.program.entries:
+        graph = compiled.graphs[entry.name]
+        kernels = [node for node in graph.nodes if node.op.name == "kernel"]
+        rows = [[f"  {node.output.type}", " > ".join(_fused(node)), node.label] for node in kernels]
+        parts.append(f"{entry.name}: {len(kernels)} kernels launched, {len(compiled.program.kernels)} different\n{columns(rows)}")
+        slots = ", ".join(map(str, entry.slots)) or "none"
+        parts.append(f"memory: {len(entry.slots)} slots of {slots} bytes")
+        parts.append(f"passes:\n{compiled.reports[entry.name]}")
+    return "\n\n".join(parts)

@@ -1,0 +1,155 @@
+"""Option types, and the options that several verbs share.
+
+Each group of options becomes one frozen record that the verb receives: ``Binding`` (what free dims are) and ``Build``
+(how to compile). Wrong values are usage errors that name the option.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, fields
+from functools import wraps
+from pathlib import Path
+from typing import Any, TypeVar
+
+import click
+
+from .output import Output, displayable
+
+Verb = TypeVar("Verb", bound=Callable[..., Any])
+
+
+@dataclass(frozen=True)
+class Binding:
+    """What is known of the inputs' shapes: free dims by name, and whole shapes by the input's name."""
+
+    dims: tuple[tuple[str, int | range], ...] = ()
+    shapes: tuple[tuple[str, tuple[int | str, ...]], ...] = ()
+
+    @property
+    def is_empty(self) -> bool:
+        return not self.dims and not self.shapes
+
+    @property
+    def numbers(self) -> Mapping[str, int]:
+        """The dims that are bound to one number."""
+        return {name: value for name, value in self.dims if isinstance(value, int)}
+
+
+@dataclass(frozen=True)
+class Build:
+    """How to compile; the names are those of ``netloom.compile``."""
+
+    target: str = "cpu"
+    cpu: str = "host"
+    threads: int | None = None
+    precision: str = "f32"
+    accuracy: str = "default"
+    conv_strategy: str = "auto"
+
+
+class DimType(click.ParamType[tuple[str, int | range]]):
+    """NAME=NUMBER or NAME=LO..HI."""
+
+    name = "NAME=N|LO..HI"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> tuple[str, int | range]:
+        name, _, extent = str(value).rpartition("=")
+        lo, dots, hi = extent.partition("..")
+        numbers = (lo, hi) if dots else (lo,)
+        if not name or not all(_is_number(number) for number in numbers):
+            self.fail(f"{_shown(value)} is not NAME=NUMBER or NAME=LO..HI.", param, ctx)
+        return name, range(int(lo), int(hi) + 1) if dots else int(lo)
+
+
+class ShapeType(click.ParamType[tuple[str, tuple[int | str, ...]]]):
+    """INPUT:EXTENTxEXTENT...; an extent is a number or the name of a free dim."""
+
+    name = "INPUT:AxBxC"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> tuple[str, tuple[int | str, ...]]:
+        name, colon, extents = str(value).rpartition(":")
+        parts = extents.split("x")
+        if not name or not colon or not all(_is_number(part) or part.isidentifier() for part in parts):
+            self.fail(f"{_shown(value)} is not INPUT:AxBxC, such as x:1x3x224x224.", param, ctx)
+        return name, tuple(int(part) if _is_number(part) else part for part in parts)
+
+
+class FileType(click.ParamType[Path]):
+    """A path. Whether a file can be there is looked at by the verb, which knows what it will do with it."""
+
+    name = "FILE"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Path:
+        return Path(value)
+
+
+class PairType(click.ParamType[tuple[str, str]]):
+    """NAME=VALUE."""
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> tuple[str, str]:
+        name, _, rest = str(value).partition("=")
+        if not name or not rest:
+            self.fail(f"{_shown(value)} is not {self.name}.", param, ctx)
+        return name, rest
+
+
+def _is_number(text: str) -> bool:
+    return text.isascii() and text.isdigit() and len(text) <= 18
+
+
+def _shown(value: Any) -> str:
+    text = displayable(str(value))
+    return repr(text if len(text) <= 80 else f"{text[:77]}...")
+
+
+def printing(verb: Verb) -> Verb:
+    """Add --json, --quiet and --verbose; the verb receives an ``Output`` first."""
+    for name, flags, text in (
+        ("verbose", ("-v", "--verbose"), "Print more, and the traceback of errors."),
+        ("quiet", ("-q", "--quiet"), "Print errors only."),
+        ("as_json", ("--json",), "Print JSON."),
+    ):
+        verb = click.option(*flags, name, is_flag=True, expose_value=False, is_eager=True, callback=_noted, help=text)(verb)
+    result: Verb = click.make_pass_decorator(Output, ensure=True)(verb)  # type: ignore[assignment]
+    return result
+
+
+def _noted(context: click.Context, parameter: click.Parameter, value: bool) -> None:
+    if value and parameter.name is not None:
+        setattr(context.ensure_object(Output), parameter.name, True)
+
+
+def _packed(record: type[Any], argument: str, *options: Callable[[Verb], Verb]) -> Callable[[Verb], Verb]:
+    """Add options whose values become one record; fields that have no option keep their defaults."""
+
+    def decorate(verb: Verb) -> Verb:
+        @wraps(verb)
+        def packing(*arguments: Any, **values: Any) -> Any:
+            taken = {field.name: values.pop(field.name) for field in fields(record) if field.name in values}
+            return verb(*arguments, **{argument: record(**taken)}, **values)
+
+        for option in reversed(options):
+            packing = option(packing)  # type: ignore[assignment, type-var]
+        return packing  # type: ignore[return-value]
+
+    return decorate
+
+
+_dims = click.option("--dim", "dims", multiple=True, type=DimType(), help="Fix a free dim, or narrow it.")
+_shapes = click.option("--shape", "shapes", multiple=True, type=ShapeType(), help="Give an input's shape.")
+_target = click.option("--target", default="cpu", show_default=True, type=click.Choice(["cpu"]))
+_cpu = click.option("--cpu", default="host", show_default=True, help="host, x86-64-v2, x86-64-v3 or x86-64-v4.")
+_threads = click.option("--threads", type=click.IntRange(1, 1024), help="Threads of the pool (default: all cores).")
+_precision = click.option("--precision", default="f32", show_default=True, type=click.Choice(["f32"]))
+_accuracy = click.option("--accuracy", default="default", show_default=True, help="strict, default or fast.")
+_strategy = click.option("--conv-strategy", default="auto", show_default=True, help="auto, a strategy, or NODE=STRATEGY.")
+
+binding_options: Callable[[Verb], Verb] = _packed(Binding, "binding", _dims, _shapes)
+build_options: Callable[[Verb], Verb] = _packed(
+    Build, "build", _target, _cpu, _threads, _precision, _accuracy, _strategy
+)
+in_process_options: Callable[[Verb], Verb] = _packed(Build, "build", _threads, _accuracy, _strategy)

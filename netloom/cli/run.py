@@ -1,0 +1,82 @@
+"""``netloom run``: a program or a model on given or random inputs."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from netloom.errors import InputError
+
+from .files import check_target, replace_file
+from .models import listed, load_session
+from .options import Binding, Build, FileType, PairType, binding_options, in_process_options, printing
+from .output import Output
+
+if TYPE_CHECKING:
+    from netloom.runtime.session import Session
+
+
+class _Numbers(click.ParamType[tuple[float, ...]]):
+    """Numbers with commas between them."""
+
+    name = "A,B,C"
+
+    def convert(self, value: object, param: click.Parameter | None, ctx: click.Context | None) -> tuple[float, ...]:
+        if isinstance(value, tuple):
+            return value
+        try:
+            return tuple(float(part) for part in str(value).split(","))
+        except ValueError:
+            self.fail(f"{str(value)[:80]!r} is not a list of numbers.", param, ctx)
+
+
+@click.command()
+@click.argument("program")
+@click.option("--in", "inputs", multiple=True, type=PairType("NAME=FILE.npy|IMAGE|rand"), help="An input; without any, all are random.")
+@click.option("--out", "outputs", multiple=True, type=PairType("NAME=FILE.npy"), help="Where to write an output.")
+@click.option("--labels", type=FileType(), help="Names of classes, one on each line, for the top five.")
+@click.option("--mean", type=_Numbers(), default=(0.0,), help="Subtracted from an image's values of 0 to 1, by channel.")
+@click.option("--std", type=_Numbers(), default=(1.0,), help="By which they are divided then.")
+@click.option("--seed", default=0, show_default=True, help="Of the random inputs.")
+@binding_options
+@in_process_options
+@printing
+def run(
+    output: Output, program: str, inputs: tuple[tuple[str, str], ...], outputs: tuple[tuple[str, str], ...],
+    labels: Path | None, mean: tuple[float, ...], std: tuple[float, ...], seed: int, binding: Binding, build: Build,
+) -> None:  # fmt: skip
+    """Run a PROGRAM (.so) or a MODEL; print what comes out.
+
+    \b
+    --in x=a.npy      the array in the file
+    --in x=cat.png    an image, resized to the input, 0 to 1, then (value - mean) / std
+    --in x=rand       random numbers; --dim N=4 sets a free dim
+    """
+    from .arrays import Pixels, as_npy, as_text, describe, gather_inputs, read_labels
+
+    targets = _targets(outputs)
+    names_of_classes = read_labels(labels)
+    session = load_session(program, build, binding)
+    _check_outputs(session, targets)
+    arrays = gather_inputs(session, dict(inputs), binding.numbers, seed, Pixels(mean, std))
+    results = dict(zip((port.name for port in session.outputs), session.run(None, arrays), strict=True))
+    for name, path in targets.items():
+        replace_file(path, as_npy(results[name]))
+    rows = [describe(name, value, names_of_classes) for name, value in results.items()]
+    output.result(rows, "\n".join(map(as_text, rows)))
+
+
+def _targets(outputs: tuple[tuple[str, str], ...]) -> dict[str, Path]:
+    """Files to write, checked before the work."""
+    targets = {name: Path(path) for name, path in outputs}
+    for path in targets.values():
+        check_target(path)
+    return targets
+
+
+def _check_outputs(session: Session, targets: dict[str, Path]) -> None:
+    names = [port.name for port in session.outputs]
+    if unknown := [name for name in targets if name not in names]:
+        raise InputError(f"the program has no output {unknown[0][:80]!r}.", hint=f"It has {listed(names)}.")

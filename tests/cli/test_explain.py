@@ -1,0 +1,129 @@
+"""``netloom explain`` on a VGG-like network: for each convolution the strategy, every candidate's cost, every reason."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from netloom.compiler.strategies import STRATEGIES
+
+from .calling import call
+
+NETWORK = """
+import netloom as nl
+
+@nl.network
+def vgg_like(x):
+    for stage, (width, depth) in enumerate(((16, 2), (32, 2)), 1):
+        for layer in range(1, depth + 1):
+            x = nl.relu(nl.conv2d(x, width, 3, padding=1, name=f"conv{stage}_{layer}"))
+        x = nl.max_pool2d(x, 2)
+    x = nl.relu(nl.conv2d(x, 32, 3, stride=2, padding=1, name="strided"))
+    x = nl.relu(nl.conv2d(x, 32, 3, padding=1, groups=4, name="grouped"))
+    x = nl.relu(nl.conv2d(x, 64, 1, name="pointwise"))
+    return nl.dense(nl.flatten(x), 10, name="scores")
+
+def graph():
+    return vgg_like.graph(x=nl.tensor("N", 3, 32, 32))
+"""
+CONVOLUTIONS = ("conv1_1", "conv1_2", "conv2_1", "conv2_2", "strided", "grouped", "pointwise")
+NAMES = {strategy.name for strategy in STRATEGIES}
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory: pytest.TempPathFactory) -> str:
+    path = tmp_path_factory.mktemp("explain") / "net.py"
+    path.write_text(NETWORK, encoding="utf-8")
+    return f"{path}:graph"
+
+
+def explained(model: str, *options: str) -> tuple[list[dict[str, Any]], list[str]]:
+    """The convolutions as data, and the lines of the text."""
+    rows = json.loads(call("explain", model, *options, "--json").stdout)["convolutions"]
+    return rows, call("explain", model, *options).output.splitlines()
+
+
+def reasons(row: dict[str, Any]) -> dict[str, str]:
+    return {item["strategy"]: item["verdict"] for item in row["candidates"]}
+
+
+def test_every_convolution_has_a_line_for_every_strategy(model: str) -> None:
+    rows, lines = explained(model)
+    assert [row["node"].split("/")[0] for row in rows] == list(CONVOLUTIONS)
+    for row in rows:
+        head = f"{row['node']}  {row['shape']}  {row['strategy']}"
+        assert lines.count(head) == 1
+        below = lines[lines.index(head) + 1 :][: len(STRATEGIES)]
+        assert {line.split()[0] for line in below} == NAMES
+        for item, line in zip(row["candidates"], below, strict=True):
+            words = line.split(maxsplit=3 if item["seconds"] is not None else 1)
+            assert words[0] == item["strategy"] and words[-1] == item["verdict"], line
+            if item["seconds"] is not None:
+                assert float(words[1]) == pytest.approx(item["seconds"] * 1e3, abs=5e-4) and words[2] == "ms"
+
+
+def test_the_chosen_one_costs_least_and_the_others_say_how_much_more(model: str) -> None:
+    for row in explained(model)[0]:
+        costs = {item["strategy"]: item["seconds"] for item in row["candidates"] if item["seconds"] is not None}
+        assert row["strategy"] == min(costs, key=lambda name: costs[name])
+        for name, seconds in costs.items():
+            expected = ("chosen: the least estimated time" if name == row["strategy"] else
+                        f"not chosen: {seconds / costs[row['strategy']]:.2f} times the time of {row['strategy']}")  # fmt: skip
+            assert reasons(row)[name] == expected
+
+
+def test_rejections_say_why(model: str) -> None:
+    rows = {row["node"].split("/")[0]: reasons(row) for row in explained(model)[0]}
+    assert rows["strided"]["winograd_f2"].startswith("rejected: its stride is (2, 2)")
+    assert rows["grouped"]["im2col"].startswith("rejected: it has 4 groups")
+    assert rows["pointwise"]["winograd_f4"].startswith("rejected: its kernel is [1, 1]")
+    assert not any(verdict.startswith("rejected") for verdict in rows["conv2_2"].values())
+    strict = {row["node"].split("/")[0]: reasons(row) for row in explained(model, "--accuracy", "strict")[0]}
+    assert strict["conv2_2"]["winograd_f4"] == "rejected: its error budget of 1e-05 needs --accuracy default"
+
+
+def test_an_asked_for_strategy_is_named_as_such(model: str) -> None:
+    rows, _ = explained(model, "--conv-strategy", "im2col")
+    chosen = {row["node"].split("/")[0]: row for row in rows}
+    assert chosen["conv2_2"]["strategy"] == "im2col" and chosen["grouped"]["strategy"] != "im2col"
+    assert any(verdict.startswith(("chosen: asked for", "chosen: the least")) for verdict in reasons(chosen["conv2_2"]).values())
+    node = rows[3]["node"]
+    only = explained(model, "--conv-strategy", f"{node}=direct")[0]
+    assert only[3]["strategy"] == "direct"
+
+
+def test_an_override_that_cannot_be_is_refused(model: str) -> None:
+    assert "there is no convolution 'nowhere'" in call("explain", model, "--conv-strategy", "nowhere=direct", code=2).stderr
+    rows, _ = explained(model)
+    node = next(row["node"] for row in rows if row["node"].startswith("grouped"))
+    assert "im2col does not apply: it has 4 groups" in call("explain", model, "--conv-strategy", f"{node}=im2col", code=2).stderr
+
+
+def test_kernels_memory_and_passes_follow(model: str) -> None:
+    data = json.loads(call("explain", model, "--json").stdout)
+    (entry,) = data["entries"]
+    _, lines = explained(model)
+    assert f"run: {len(entry['kernels'])} kernels launched, {data['different_kernels']} different" in lines
+    assert f"memory: {len(entry['arena_slots'])} slots of {', '.join(entry['arena_slots'])} bytes" in lines
+    for kernel in entry["kernels"]:
+        assert any(f"  {kernel}" in line for line in lines)
+    assert [item["pass"] for item in entry["passes"]] == [line.split()[0] for line in lines[lines.index("passes:") + 1 :]]
+
+
+def test_nothing_is_compiled_for_it(model: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    from netloom.compiler import driver
+
+    monkeypatch.setattr(driver, "compile_in_workers", lambda *_: pytest.fail("machine code was made"))
+    call("explain", model)
+    with pytest.raises(pytest.fail.Exception):
+        driver.compile_graph(_graph(Path(model.rpartition(":")[0])))
+
+
+def _graph(path: Path) -> Any:
+    from netloom.cli.models import load_graph
+    from netloom.cli.options import Binding
+
+    return load_graph(f"{path}:graph", Binding())
