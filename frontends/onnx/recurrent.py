@@ -1,7 +1,8 @@
 """RNN, GRU and LSTM -> their steps, one after another; the input products of all steps are one matmul.
 
-The number of steps must be known at import. With sequence lengths, a step beyond a sequence's end keeps its state and
-gives zeros, which serves both directions.
+The number of steps is a number, or a free dim of a small range: then there are as many steps as it can be, and those
+beyond it are masked. A masked step (beyond a sequence's end, too) keeps its state and gives zeros, which serves both
+directions.
 """
 
 from __future__ import annotations
@@ -10,16 +11,18 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Final
 
+from netloom.compiler import dim
 from netloom.compiler.dim import Extent, product
 from netloom.compiler.graph import Value
+from netloom.compiler.tensor_type import INT64
 
 from .context import Context
 from .handler import HandlerTable
 from .node import ModelNode
-from .window import FIX_DIMS
 
 RECURRENT: Final = HandlerTable()
 MOST_STEPS: Final = 4096
+MOST_MASKED: Final = 512  # steps of a free number
 
 GATES: Final = {"RNN": 1, "GRU": 3, "LSTM": 4}
 DEFAULTS: Final = {"RNN": ("Tanh",), "GRU": ("Sigmoid", "Tanh"), "LSTM": ("Sigmoid", "Tanh", "Tanh")}
@@ -75,9 +78,13 @@ def recurrent(context: Context, node: ModelNode) -> list[Value | None]:
 
 def _check_shapes(node: ModelNode, x: Value, hidden: int, directions: int) -> None:
     steps = x.shape[0]
-    if not isinstance(steps, int):
-        raise node.unsupported(f"its number of steps, {steps}, is a free dim.", FIX_DIMS)
-    if not 1 <= steps <= MOST_STEPS:
+    most = _most(steps)
+    if not isinstance(steps, int) and (most is None or most > MOST_MASKED):
+        raise node.unsupported(
+            f"its number of steps, {steps}, is a free dim of 1 to {'any number' if most is None else most}; the most is "
+            f"{MOST_MASKED}.", "Fix it, or give it a range: dims={'NAME': range(1, 65)}.",
+        )  # fmt: skip
+    if most is None or not 1 <= most <= MOST_STEPS:
         raise node.unsupported(f"it has {steps} steps; 1 to {MOST_STEPS} can be unrolled.", "Use shorter sequences.")
     rows = GATES[node.op_type] * hidden
     expected = {1: (directions, rows, x.shape[2]), 2: (directions, rows, hidden), 3: (directions, 2 * rows),
@@ -88,6 +95,11 @@ def _check_shapes(node: ModelNode, x: Value, hidden: int, directions: int) -> No
             found = "none" if value is None else value.type
             raise node.misshapen(f"input {position} is {found}; the shape {list(shape)} is needed (hidden_size "
                                  f"{hidden}, {directions} directions).", "Export it again.")  # fmt: skip
+
+
+def _most(steps: Extent) -> int | None:
+    """The largest number of steps."""
+    return steps if isinstance(steps, int) else dim.bounds(steps)[1]
 
 
 def _joined(context: Context, parts: Sequence[Value], axis: int) -> Value:
@@ -146,25 +158,38 @@ def _run(
 ) -> list[Value]:
     """[y of all steps, last h (, last c)] of one direction."""
     steps, n, _ = x.shape
-    assert isinstance(steps, int)
+    most = _most(steps)
+    assert most is not None
     direction = _direction(context, node, x, hidden, index)
     clip = node.number("clip", 0.0)
     state = [_initial(context, node, 5, x, n, hidden, index, is_batch_first)]
     if node.op_type == "LSTM":
         state.append(_initial(context, node, 6, x, n, hidden, index, is_batch_first))
-    lengths = node.optional(4)
     outputs: list[Value] = []
-    for t in reversed(range(steps)) if is_reversed else range(steps):
-        own = context.reshape(context.slice_axis(direction.inputs, 0, t, 1), direction.inputs.shape[1:])
+    for t in reversed(range(most)) if is_reversed else range(most):
+        own = context.slice_axis(direction.inputs, 0, t if isinstance(steps, int) else dim.minimum(t, steps - 1), 1)
+        own = context.reshape(own, direction.inputs.shape[1:])
         new = STEPS[node.op_type](context, node, direction, own, state, clip)
         shown = new[0]
-        if lengths is not None:
-            is_inside = context("less", context.number(t, lengths.dtype), context.reshape(lengths, (n, 1)))
-            shown = context("select", is_inside, new[0], 0.0)
+        for is_inside in _masks(context, node, steps, t):
+            shown = context("select", is_inside, shown, 0.0)
             new = [context("select", is_inside, a, b) for a, b in zip(new, state, strict=True)]
         state = new
         outputs.append(shown)
-    return [_joined(context, outputs[::-1] if is_reversed else outputs, 0), *state]
+    y = _joined(context, outputs[::-1] if is_reversed else outputs, 0)
+    return [context.slice_axis(y, 0, 0, steps), *state]
+
+
+def _masks(context: Context, node: ModelNode, steps: Extent, t: int) -> list[Value]:
+    """Whether step t lies inside the free number of steps, and inside each sequence."""
+    masks = []
+    if not isinstance(steps, int) and not dim.is_nonnegative(steps - 1 - t):
+        masks.append(context("less", context.number(t, INT64), context.extent_value(steps)))
+    lengths = node.optional(4)
+    if lengths is not None:
+        column = context.reshape(lengths, (*lengths.shape, 1))
+        masks.append(context("less", context.number(t, lengths.dtype), column))
+    return masks
 
 
 def _initial(
