@@ -136,7 +136,8 @@ def _direction(context: Context, node: ModelNode, x: Value, hidden: int, directi
     steps, n, features = x.shape
     rows = GATES[node.op_type] * hidden
     w, r = _row(context, node.input(1), direction), _row(context, node.input(2), direction)
-    flat = context.reshape(x, (product((steps, n)), features))
+    is_static = isinstance(steps, int) or isinstance(n, int)  # two free dims are not told apart again
+    flat = context.reshape(x, (product((steps, n)), features)) if is_static else x
     inputs = context.reshape(context("matmul", flat, w, transpose_a=False, transpose_b=True), (steps, n, rows))
     bias = node.optional(3)
     second: Value | None = None
