@@ -136,7 +136,7 @@ def _direction(context: Context, node: ModelNode, x: Value, hidden: int, directi
     steps, n, features = x.shape
     rows = GATES[node.op_type] * hidden
     w, r = _row(context, node.input(1), direction), _row(context, node.input(2), direction)
-    is_static = isinstance(steps, int) or isinstance(n, int)  # two free dims are not told apart again
+    is_static = isinstance(n, int)  # an axis is not taken apart by a free dim
     flat = context.reshape(x, (product((steps, n)), features)) if is_static else x
     inputs = context.reshape(context("matmul", flat, w, transpose_a=False, transpose_b=True), (steps, n, rows))
     bias = node.optional(3)
@@ -166,13 +166,16 @@ def _run(
     state = [_initial(context, node, 5, x, n, hidden, index, is_batch_first)]
     if node.op_type == "LSTM":
         state.append(_initial(context, node, 6, x, n, hidden, index, is_batch_first))
+    places = _places(context, steps, most)
+    masks = _masks(context, node, steps, most)
     outputs: list[Value] = []
     for t in reversed(range(most)) if is_reversed else range(most):
-        own = context.slice_axis(direction.inputs, 0, t if isinstance(steps, int) else dim.minimum(t, steps - 1), 1)
-        own = context.reshape(own, direction.inputs.shape[1:])
-        new = STEPS[node.op_type](context, node, direction, own, state, clip)
+        now = context.constant(t, INT64)
+        place = now if isinstance(steps, int) else context("gather", places, now, axis=0)
+        new = STEPS[node.op_type](context, node, direction, context("gather", direction.inputs, place, axis=0), state, clip)
         shown = new[0]
-        for is_inside in _masks(context, node, steps, t):
+        for mask in masks:
+            is_inside = context("gather", mask, now, axis=0)
             shown = context("select", is_inside, shown, 0.0)
             new = [context("select", is_inside, a, b) for a, b in zip(new, state, strict=True)]
         state = new
@@ -181,15 +184,21 @@ def _run(
     return [context.slice_axis(y, 0, 0, steps), *state]
 
 
-def _masks(context: Context, node: ModelNode, steps: Extent, t: int) -> list[Value]:
-    """Whether step t lies inside the free number of steps, and inside each sequence."""
+def _places(context: Context, steps: Extent, most: int) -> Value:
+    """Where each step's input lies: steps beyond the last read the last. Gathered, so that all steps share their code."""
+    places = context("iota", shape=(most,), axis=0, dtype=INT64)
+    return context("min", places, context.extent_value(steps - 1))
+
+
+def _masks(context: Context, node: ModelNode, steps: Extent, most: int) -> list[Value]:
+    """[most, n or 1, 1]: whether a step lies inside the free number of steps, and inside each sequence."""
     masks = []
-    if not isinstance(steps, int) and not dim.is_nonnegative(steps - 1 - t):
-        masks.append(context("less", context.number(t, INT64), context.extent_value(steps)))
+    count = context("iota", shape=(most, 1, 1), axis=0, dtype=INT64)
+    if not isinstance(steps, int):
+        masks.append(context("less", count, context.extent_value(steps)))
     lengths = node.optional(4)
     if lengths is not None:
-        column = context.reshape(lengths, (*lengths.shape, 1))
-        masks.append(context("less", context.number(t, lengths.dtype), column))
+        masks.append(context("less", count, context.reshape(context.cast(lengths, INT64), (1, *lengths.shape, 1))))
     return masks
 
 

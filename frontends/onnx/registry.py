@@ -17,8 +17,10 @@ from .quantization import QUANTIZATION
 from .recurrent import RECURRENT
 from .reduction import REDUCTION
 from .resize import RESIZE
+from .sampling import SAMPLING
 from .scatter import SCATTER
 from .shape import SHAPE
+from .transforms import TRANSFORMS
 
 HANDLERS: Final = HandlerTable(
     CONVOLUTION,
@@ -31,8 +33,10 @@ HANDLERS: Final = HandlerTable(
     RECURRENT,
     REDUCTION,
     RESIZE,
+    SAMPLING,
     SCATTER,
     SHAPE,
+    TRANSFORMS,
 )
 
 INLINED: Final = frozenset(CONTROL_FLOW)  # the importer treats them itself: their sub-graphs are inlined
