@@ -11,6 +11,8 @@ from . import (  # noqa: F401
     pooling,
     random_numbers,
     reduction,
+    scatter,
     shape,
+    sorting,
     transforms,
 )  # fmt: skip

@@ -60,7 +60,8 @@ def _is_smaller(a: Extent, b: Extent) -> bool:
 
 def _reshape_compute(attrs: ShapeAttrs, inputs: Sequence[TensorType], _o: Sequence[TensorType]) -> Compute:
     (x,) = inputs
-    groups = axis_groups(x.shape, attrs.shape) if x.elements != 0 else []
+    found = axis_groups(x.shape, attrs.shape) if x.elements != 0 else []
+    groups = [([axis for axis in left if x.shape[axis] != 1], right) for left, right in found]
 
     def term(i: tuple[Extent, ...], _r: tuple[Extent, ...], read: Read) -> Expr:
         index: list[Extent] = [0] * x.rank

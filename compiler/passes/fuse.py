@@ -15,6 +15,7 @@ from ..graph import Builder, Graph, Node, Value, finish, rebuilder
 from ..loops.build import has_loops, is_anchor
 from ..op import OPS
 
+INDEXED = frozenset({"gather", "gather_elements"})  # they read memory at computed indices: no formula takes its place
 MOST_NODES = 24  # in one kernel: longer formulas only cost compile time
 
 
@@ -73,7 +74,7 @@ def _may_join(before: _Group, group: _Group, node: Node, value: Value) -> bool:
     if before.anchor is not None:  # an epilogue: the same element of everything
         is_epilogue = node.op.is_elementwise and group.anchor is None and node.output.shape == value.shape
         return is_epilogue and value.layout == node.output.layout
-    if node.op.name in ("gather", "gather_gradient", "concat", "reorder"):
+    if node.op.name in INDEXED or node.op.name in ("gather_gradient", "scatter", "scatter_source", "concat", "reorder"):
         return False
     if group.anchor is node:
         return node.op.family == "reduction" or (node.op.compute is not None and all(map(_keeps_rows, before.nodes)))
@@ -107,7 +108,8 @@ def _kernel(b: Builder, graph: Graph, group: _Group, mapping: dict[Value, Value]
             if value in inner:
                 continue
             constant = graph.constant_of(value)
-            if constant is not None and constant.is_splat and (constant.array.size == 1 or node.op.is_elementwise):
+            is_number = constant is not None and constant.is_splat and node.op.name not in INDEXED
+            if constant is not None and is_number and (constant.array.size == 1 or node.op.is_elementwise):
                 inner[value] = body.add(OPS["constant"], [], OPS["constant"].attrs(constant), "", [value]).output
             else:
                 inner[value] = Value(value.type, f"x{len(arguments)}", value.layout)

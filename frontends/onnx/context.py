@@ -39,6 +39,7 @@ class Context:
         self.builder = builder
         self.reader = reader
         self.constants: dict[Value, Constant] = {}
+        self.unrolled = 0  # steps of loops so far
         self._contents: dict[Value, Contents] = {}
         self._extents: dict[Extent, Value] = {}
 

@@ -51,7 +51,12 @@ def _add_bias(context: Context, node: ModelNode, value: Value, channels: Extent)
 @CONVOLUTION.on("Conv")
 def conv(context: Context, node: ModelNode) -> Value:
     """w is [o, c / group, kernel...]."""
-    x, w = node.input(0), node.input(1)
+    value = convolved(context, node, node.input(0), node.input(1))
+    return _add_bias(context, node, value, value.shape[1])
+
+
+def convolved(context: Context, node: ModelNode, x: Value, w: Value) -> Value:
+    """The convolution of a node's attributes, without a bias."""
     spatial_rank(node, x.type.rank)
     window = read_window(node, _kernel(node, w, x.type.rank), x.shape[2:])
     channels, filters = x.shape[1], w.shape[0]
@@ -59,10 +64,9 @@ def conv(context: Context, node: ModelNode) -> Value:
     if w.shape[1] * groups != channels:
         raise node.misshapen(f"its input has {channels} channels, but its weights {w.type} are for "
                              f"{w.shape[1]} x {groups} groups.", "Export it again.")  # fmt: skip
-    value = context(
+    return context(
         "conv", x, w, stride=window.stride, dilation=window.dilation, lo=window.lo, hi=window.hi, groups=groups
     )
-    return _add_bias(context, node, value, filters)
 
 
 @CONVOLUTION.on("ConvTranspose")

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections import ChainMap
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import zip_longest
 from typing import Final
@@ -23,13 +23,14 @@ from netloom.compiler.tensor_type import TensorType
 from netloom.errors import ModelError, NetloomError, ShapeError, UsageError
 
 from .context import Context, check_size
+from .control_flow import CONTROL_FLOW, Done, Step
 from .functions import Key, check_expansion, key_of, local_functions
 from .handler import Handler
 from .model_file import Source, opsets_of, read_model
 from .names import identifier, printable
 from .node import ModelNode
 from .order import AnyGraph, label, ordered, title
-from .registry import HANDLERS
+from .registry import HANDLERS, INLINED
 from .schema import check_node, find_schema
 from .standard_function import body_of, has_body
 from .support import refuse_unsupported, report_support
@@ -64,9 +65,21 @@ class _Frame:
     names: ChainMap[str, Value | None]
     opsets: Mapping[str, int]
     results: Sequence[str]
-    targets: Sequence[str] = ()  # names of the results in the frame below
+    deliver: Callable[[list[Value]], _Frame | None]  # what becomes of the results; a frame comes back if more is to do
     attributes: Mapping[str, AttributeProto] = dataclasses.field(default_factory=dict)
     annotations: Mapping[str, onnx.TypeProto] = dataclasses.field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class _Body:
+    """A graph that a node holds, and the names visible in it: those outside, and its initializers."""
+
+    graph: onnx.GraphProto
+    names: ChainMap[str, Value | None]
+
+
+def _to_nobody(_results: list[Value]) -> None:
+    """The main graph's results are read from its names."""
 
 
 class _Importer:
@@ -84,7 +97,7 @@ class _Importer:
         self._add_initializers(graph, names)
         self._add_inputs(graph, names)
         self.inputs.refuse_leftovers(self.context.builder.inputs)
-        frame = self._frame_of(graph, names, opsets_of(self.model.opset_import), ())
+        frame = self._frame_of(graph, names, opsets_of(self.model.opset_import), _to_nobody)
         self._check_annotations(frame, names)
         self._process(frame)
         results = [output.name for output in graph.output]
@@ -121,19 +134,18 @@ class _Importer:
                 names[info.name] = self.context.builder.input(self.inputs.type_of(info), info.name)
 
     def _frame_of(
-        self, graph: AnyGraph, names: ChainMap[str, Value | None], opsets: Mapping[str, int], targets: Sequence[str]
-    ) -> _Frame:
-        """Where results are wanted (``targets``), those without a name are left out."""
+        self, graph: AnyGraph, names: ChainMap[str, Value | None], opsets: Mapping[str, int],
+        deliver: Callable[[list[Value]], _Frame | None], results: Sequence[str] | None = None,
+    ) -> _Frame:  # fmt: skip
+        """``results``: the outputs that are wanted, if not all."""
         annotated: Sequence[onnx.ValueInfoProto] = graph.value_info
         if isinstance(graph, onnx.GraphProto):
             results = [output.name for output in graph.output]
             annotated = [*annotated, *graph.output]
-        else:
-            results = [name for name, target in zip(graph.output, targets, strict=False) if target]
-        targets = [target for target in targets if target] if isinstance(graph, onnx.FunctionProto) else targets
+        wanted = list(graph.output) if results is None else list(results)  # type: ignore[arg-type]
         annotations = {info.name: info.type for info in annotated}
-        nodes = ordered(graph.node, _Known(names), results)
-        return _Frame(iter(nodes), names, opsets, results, targets, annotations=annotations)
+        nodes = ordered(graph.node, _Known(names), wanted)
+        return _Frame(iter(nodes), names, opsets, wanted, deliver, annotations=annotations)
 
     def _check_annotations(self, frame: _Frame, names: Mapping[str, Value | None]) -> None:
         for name in names:
@@ -156,9 +168,8 @@ class _Importer:
                 stack += [inner] if inner is not None else []
                 continue
             stack.pop()
-            if stack:
-                for name, target in zip(frame.results, frame.targets, strict=False):
-                    self._define(stack[-1], target, _present(frame.names, name))
+            following = frame.deliver([_present(frame.names, name) for name in frame.results])
+            stack += [following] if following is not None else []
 
     def _define(self, frame: _Frame, name: str, value: Value) -> None:
         if name:
@@ -171,7 +182,7 @@ class _Importer:
         self.context.builder.label = label(node)
         function = self.functions.get(key_of(node))
         if function is not None:
-            return self._call(node, function, inputs, _attributes(node, frame.attributes))
+            return self._call(frame, node, function, inputs, _attributes(node, frame.attributes))
         opset = frame.opsets.get(key_of(node)[0], 0)
         call = ModelNode(printable(node.op_type), node.domain, opset, label(node), inputs, tuple(node.output),
                          _attributes(node, frame.attributes))  # fmt: skip
@@ -180,11 +191,11 @@ class _Importer:
             if schema is None:  # possible in the body of a standard function only: else the model was refused before
                 raise call.unsupported(f"opset {opset} has no such op.", "Export the network with simpler ops.")
             check_node(schema, call)
-            if node.op_type == "If":
-                return self._branch(frame, call)
+            if call.op_type in INLINED:
+                return self._inlined(frame, call)
             handler = HANDLERS.find(call.op_type, call.opset)
             if handler is None:
-                return self._expansion(node, call)
+                return self._expansion(frame, node, call)
             self._convert(frame, call, handler)
         except NetloomError as error:
             if not error.node or error.node == call.label:
@@ -194,11 +205,11 @@ class _Importer:
             raise ModelError(f"it cannot be imported: {error}.", node=call.title, hint="Export it again.") from error
         return None
 
-    def _expansion(self, node: onnx.NodeProto, call: ModelNode) -> _Frame:
+    def _expansion(self, frame: _Frame, node: onnx.NodeProto, call: ModelNode) -> _Frame:
         """The body of an op that the standard defines by other ops."""
         if not has_body(call.op_type, call.opset):
             raise call.unsupported("the op is not supported.", "Export the network with simpler ops.")
-        return self._call(node, body_of(call), call.inputs, call.attributes)
+        return self._call(frame, node, body_of(call), call.inputs, call.attributes)
 
     def _convert(self, frame: _Frame, call: ModelNode, handler: Handler) -> None:
         made = handler.convert(self.context, call)
@@ -210,22 +221,45 @@ class _Importer:
             if value is not None:
                 self._define(frame, name, value)
 
-    def _branch(self, frame: _Frame, call: ModelNode) -> _Frame:
-        """The branch that a known condition chooses."""
-        condition = self.context.array(call.input(0))
-        if condition is None or condition.size != 1:
-            raise call.unsupported("its condition is computed from data.",
-                                   "Fix the inputs that decide it, or export without it.")  # fmt: skip
-        graph = call.graph("then_branch" if bool(condition.reshape(())) else "else_branch")
-        if len(graph.output) != len(call.outputs) or len(graph.input):
-            raise call.fault("its branch has other outputs, or has inputs.", "Export it again.")
+    def _inlined(self, frame: _Frame, call: ModelNode) -> _Frame | None:
+        """The first graph of an If, Loop or Scan; its driver then says which follows, and with what."""
+
+        def define(values: Sequence[Value]) -> None:
+            for name, value in zip(call.outputs, values, strict=True):
+                self._define(frame, name, value)
+
+        driver = CONTROL_FLOW[call.op_type](self.context, call)
+        bodies: dict[str, _Body] = {}
+
+        def follow(step: Step) -> _Frame | None:
+            """The frame of a step; the driver's results are defined after the last one."""
+            if isinstance(step, Done):
+                define(step.values)
+                return None
+            if step.graph not in bodies:
+                bodies[step.graph] = self._body(frame, call.graph(step.graph))
+            return self._body_frame(bodies[step.graph], frame, step.inputs, lambda values: follow(driver.next(values)))
+
+        return follow(driver.first())
+
+    def _body(self, frame: _Frame, graph: onnx.GraphProto) -> _Body:
+        """A graph attribute: its initializers are added once, however often it is unrolled."""
         names = frame.names.new_child()
         self._add_initializers(graph, names)
-        inner = self._frame_of(graph, names, frame.opsets, call.outputs)
-        return dataclasses.replace(inner, attributes=frame.attributes)
+        return _Body(graph, names)
+
+    def _body_frame(
+        self, body: _Body, outer: _Frame, inputs: Sequence[Value], deliver: Callable[[list[Value]], _Frame | None]
+    ) -> _Frame:
+        given = [info.name for info in body.graph.input]
+        if len(set(given)) < len(given) or any(not name or name in body.names for name in given):
+            raise ModelError("an input of its graph has no name, or shadows another.", hint="Rename it.")
+        names = body.names.new_child(dict(zip(given, inputs, strict=True)))
+        inner = self._frame_of(body.graph, names, outer.opsets, deliver)
+        return dataclasses.replace(inner, attributes=outer.attributes)
 
     def _call(
-        self, node: onnx.NodeProto, function: onnx.FunctionProto, inputs: Sequence[Value | None],
+        self, caller: _Frame, node: onnx.NodeProto, function: onnx.FunctionProto, inputs: Sequence[Value | None],
         attributes: Mapping[str, AttributeProto],
     ) -> _Frame:  # fmt: skip
         """The body of a local function, its names its own."""
@@ -235,7 +269,14 @@ class _Importer:
         if len(set(function.input)) < len(function.input):
             raise ModelError("the function names an input twice.", node=title(node), hint="Rename it.")
         given: dict[str, Value | None] = dict(zip_longest(function.input, inputs))
-        frame = self._frame_of(function, ChainMap(given), opsets_of(function.opset_import), list(node.output))
+        pairs = [(name, target) for name, target in zip(function.output, node.output, strict=False) if target]
+
+        def define(values: Sequence[Value]) -> None:
+            for (_, target), value in zip(pairs, values, strict=True):
+                self._define(caller, target, value)
+
+        opsets = opsets_of(function.opset_import)
+        frame = self._frame_of(function, ChainMap(given), opsets, define, [name for name, _ in pairs])
         defaults = {attribute.name: attribute for attribute in function.attribute_proto}
         return dataclasses.replace(frame, attributes={**defaults, **attributes})
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from typing import Final
 
 import numpy as np
@@ -46,12 +47,12 @@ def constant(context: Context, node: ModelNode) -> Value:
 def gather(context: Context, node: ModelNode) -> Value:
     x, indices = node.input(0), node.input(1)
     axis = node.axis(node.integer("axis", 0), x.type.rank)
-    _check_indices(context, node, indices, x.shape[axis])
+    check_indices(context, node, indices, x.shape[axis])
     value = context("gather", x, indices, axis=axis)
     return context.learn(value, lambda a, i: np.take(a, i.astype(np.int64), axis), x, indices)
 
 
-def _check_indices(context: Context, node: ModelNode, indices: Value, extent: Extent) -> None:
+def check_indices(context: Context, node: ModelNode, indices: Value, extent: Extent) -> None:
     """Constant indices are checked now, the others when the program runs."""
     known = context.array(indices)
     if known is None or not known.size or not isinstance(extent, int):
@@ -63,28 +64,19 @@ def _check_indices(context: Context, node: ModelNode, indices: Value, extent: Ex
         )
 
 
-@INDEXING.on("GatherElements")
+@INDEXING.on("GatherElements", first=11)
 def gather_elements(context: Context, node: ModelNode) -> Value:
-    """out[i.., j, k..] = x[i.., indices[i.., j, k..], k..], as a gather from the flat tensor."""
+    """The other axes of the indices may be shorter than x's: the rest of x is not read."""
     x, indices = node.input(0), node.input(1)
     axis = node.axis(node.integer("axis", 0), x.type.rank)
     if indices.type.rank != x.type.rank:
         raise node.misshapen(f"indices are {indices.type} for {x.type}.", "Export it again.")
-    _check_indices(context, node, indices, x.shape[axis])
-    own = _wrapped_index(context, context.cast(indices, INT64), x.shape[axis])
-    flat: Value | None = None
-    for position, extent in enumerate(x.shape):
-        stride = context.extent_value(product(x.shape[position + 1 :]))
-        if position != axis and extent == 1 and indices.shape[position] == 1:
-            continue
-        coordinate = own if position == axis else context("iota", shape=indices.shape, axis=position, dtype=INT64)
-        term = context("mul", coordinate, stride)
-        flat = term if flat is None else context("add", flat, term)
-    assert flat is not None
-    return context("gather", context.reshape(x, (x.type.elements,)), flat, axis=0)
+    check_indices(context, node, indices, x.shape[axis])
+    read = context.slice(x, (0,) * x.type.rank, (*indices.shape[:axis], x.shape[axis], *indices.shape[axis + 1 :]))
+    return context("gather_elements", read, indices, axis=axis)
 
 
-def _wrapped_index(context: Context, index: Value, extent: Extent) -> Value:
+def wrapped_index(context: Context, index: Value, extent: Extent) -> Value:
     """Negative indices count from the end."""
     size = context.extent_value(extent)
     return context("select", context("less", index, context.number(0, INT64)), context("add", index, size), index)
@@ -100,21 +92,29 @@ def gather_nd(context: Context, node: ModelNode) -> Value:
     depth = indices.shape[-1]
     if not isinstance(depth, int) or not 1 <= depth <= x.type.rank - batch:
         raise node.misshapen(f"indices are {indices.type} for {x.type} with batch_dims = {batch}.", "Export it again.")
+    flat = flat_index(context, node, indices, x.shape[: batch + depth], batch)
+    rest = x.shape[batch + depth :]
+    leading = product(x.shape[: batch + depth])
+    return context("gather", context.reshape(x, (leading, *rest)), flat, axis=0)
+
+
+def flat_index(context: Context, node: ModelNode, indices: Value, extents: Sequence[Extent], batch: int = 0) -> Value:
+    """The coordinates along the last axis of the indices as one index into the flattened axes ``extents``.
+
+    The first ``batch`` coordinates are the position in the indices themselves.
+    """
     rows = indices.shape[:-1]
     wide = context.cast(indices, INT64)
     flat = context.number(0, INT64)
-    for position in range(batch + depth):
-        extent = x.shape[position]
+    for position, extent in enumerate(extents):
         if position < batch:
             coordinate = context("iota", shape=rows, axis=position, dtype=INT64)
         else:
             column = context.slice_axis(wide, indices.type.rank - 1, position - batch, 1)
-            _check_indices(context, node, column, extent)
-            coordinate = _wrapped_index(context, context.reshape(column, rows), extent)
+            check_indices(context, node, column, extent)
+            coordinate = wrapped_index(context, context.reshape(column, rows), extent)
         flat = context("add", context("mul", flat, context.extent_value(extent)), coordinate)
-    rest = x.shape[batch + depth :]
-    leading = product(x.shape[: batch + depth])
-    return context("gather", context.reshape(x, (leading, *rest)), flat, axis=0)
+    return flat
 
 
 @INDEXING.on("OneHot", first=9)
@@ -125,7 +125,7 @@ def one_hot(context: Context, node: ModelNode) -> Value:
     if depth < 1 or values.shape != (2,):
         raise node.fault(f"depth is {depth} and values are {values.type}; at least 1 and two are needed.")
     axis = node.axis(node.integer("axis", -1), indices.type.rank + 1)
-    index = _wrapped_index(context, context.cast(indices, INT64), depth)
+    index = wrapped_index(context, context.cast(indices, INT64), depth)
     hot = context("one_hot", index, depth=depth, dtype=BOOL)
     order = list(range(indices.type.rank))
     order.insert(axis, indices.type.rank)
@@ -175,9 +175,11 @@ def triangle(context: Context, node: ModelNode) -> Value:
     x = node.input(0)
     if x.type.rank < 2:
         raise node.misshapen(f"its input is {x.type}; matrices are needed.")
-    shift = context.scalar(node.optional(1), node, "k") or 0
+    shift = node.optional(1)
+    if shift is not None and shift.type.elements != 1:
+        raise node.misshapen(f"k is {shift.type}; one number is needed.", "Export it again.")
     rows, columns = _coordinates(context, x.shape[-2:])
-    shifted = context("add", rows, context.number(int(shift), INT64))
+    shifted = rows if shift is None else context("add", rows, context.reshape(shift, ()))
     upper = node.flag("upper", True)
     keep = context("less_equal", shifted, columns) if upper else context("less_equal", columns, shifted)
     return context("select", keep, x, context.number(False if x.dtype is BOOL else 0, x.dtype))

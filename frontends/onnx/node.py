@@ -59,7 +59,11 @@ class ModelNode:
     @property
     def present(self) -> list[Value]:
         """All inputs, none of which may be absent (variadic ops)."""
-        return [self.input(position) for position in range(len(self.inputs))]
+        return self.present_from(0)
+
+    def present_from(self, first: int) -> list[Value]:
+        """The inputs from a position on, none of which may be absent."""
+        return [self.input(position) for position in range(first, len(self.inputs))]
 
     def is_used(self, output: int) -> bool:
         """Whether an output has a name."""

@@ -1,4 +1,4 @@
-"""QuantizeLinear and its kin -> elementwise ops; integers meet as int32."""
+"""QuantizeLinear and its kin -> elementwise ops, and products and convolutions of int32, which are exact."""
 
 from __future__ import annotations
 
@@ -6,10 +6,12 @@ from typing import Final
 
 import numpy as np
 
+from netloom.compiler import dim
 from netloom.compiler.graph import Value
 from netloom.compiler.tensor_type import FLOAT32, INT32, UINT8, DType
 
 from .context import Context
+from .convolution import convolved
 from .handler import HandlerTable
 from .matmul import product
 from .node import ModelNode
@@ -20,14 +22,29 @@ QUANTIZATION: Final = HandlerTable()
 
 def _aligned(context: Context, node: ModelNode, x: Value, parameter: Value) -> Value:
     """A scale or zero point shaped to broadcast: one number, or one for each element of ``axis``."""
-    if node.opset >= 21 and node.integer("block_size", 0):
-        raise node.unsupported("its scales are blocked (block_size).", "Quantize per tensor or per axis.")
+    block = node.integer("block_size", 0) if node.opset >= 21 else 0
+    if block:
+        return _blocked(context, node, x, parameter, block)
     if parameter.type.rank == 0 or parameter.shape == (1,):
         return context.reshape(parameter, ())
     axis = node.axis(node.integer("axis", 1), x.type.rank)
     if parameter.shape != (x.shape[axis],):
         raise node.misshapen(f"a parameter is {parameter.type} for axis {axis} of {x.type}.", "Export it again.")
     return context.per_channel(parameter, x.type.rank, axis)
+
+
+def _blocked(context: Context, node: ModelNode, x: Value, parameter: Value, block: int) -> Value:
+    """Each entry repeated ``block`` times along the axis; the last block may be shorter."""
+    axis = node.axis(node.integer("axis", 1), x.type.rank)
+    expected = tuple(dim.ceil_div(e, block) if k == axis else e for k, e in enumerate(x.shape)) if block > 0 else ()
+    if parameter.shape != expected:
+        raise node.misshapen(f"a parameter is {parameter.type} for blocks of {block} along axis {axis} of {x.type}.",
+                             "Export it again.")  # fmt: skip
+    lead, count, rest = expected[:axis], expected[axis], expected[axis + 1 :]
+    column = context.reshape(parameter, (*lead, count, 1, *rest))
+    spread = context("broadcast", column, shape=(*lead, count, block, *rest))
+    whole = context.reshape(spread, (*lead, count * block, *rest))
+    return context.slice_axis(whole, axis, 0, x.shape[axis])
 
 
 @QUANTIZATION.on("DequantizeLinear", first=10)
@@ -64,12 +81,89 @@ def _saturated(context: Context, x: Value, target: DType) -> Value:
 @QUANTIZATION.on("MatMulInteger", first=10)
 def matmul_integer(context: Context, node: ModelNode) -> Value:
     """The product of (a - zero point of a) and (b - zero point of b) in int32."""
-    operands = []
-    for position in range(2):
-        value, zero = context.cast(node.input(position), INT32), node.optional(position + 2)
-        if zero is not None:
-            wide = context.cast(zero, INT32)
-            is_column = position == 0 and zero.type.rank == 1 and zero.shape != (1,)
-            value = context("sub", value, context.reshape(wide, (*wide.shape, 1)) if is_column else wide)
-        operands.append(value)
-    return product(context, node, *operands)
+    a = _centred_rows(context, node, node.input(0), node.optional(2))
+    return product(context, node, a, _centred(context, node.input(1), node.optional(3)))
+
+
+def _centred(context: Context, x: Value, zero: Value | None) -> Value:
+    """x - zero in int32; zero broadcasts."""
+    wide = context.cast(x, INT32)
+    return wide if zero is None else context("sub", wide, context.cast(zero, INT32))
+
+
+def _centred_rows(context: Context, node: ModelNode, x: Value, zero: Value | None) -> Value:
+    """Of the left factor: a vector of zero points is one for each row."""
+    return _centred(context, x, None if zero is None else _per_row(context, zero))
+
+
+def _per_row(context: Context, parameter: Value) -> Value:
+    is_column = parameter.type.rank == 1 and parameter.shape != (1,)
+    return context.reshape(parameter, (*parameter.shape, 1)) if is_column else parameter
+
+
+@QUANTIZATION.on("QLinearMatMul", first=10)
+def quantized_matmul(context: Context, node: ModelNode) -> Value:
+    """a, its scale and zero point, b, likewise, then scale and zero point of the result."""
+    a, a_scale, a_zero, b, b_scale, b_zero, y_scale, y_zero = (node.input(k) for k in range(8))
+    total = product(context, node, _centred_rows(context, node, a, a_zero), _centred(context, b, b_zero))
+    scale = context("mul", _flat(context, _per_row(context, a_scale)), _flat(context, b_scale))
+    return requantized(context, node, total, scale, _flat(context, _per_row(context, y_scale)),
+                       _flat(context, _per_row(context, y_zero)))  # fmt: skip
+
+
+def _flat(context: Context, parameter: Value) -> Value:
+    """One number as a scalar, so that it adds no axis."""
+    return context.reshape(parameter, ()) if parameter.type.elements == 1 else parameter
+
+
+def requantized(context: Context, node: ModelNode, total: Value, scale: Value, y_scale: Value, y_zero: Value) -> Value:
+    """saturate(round(total * scale / y_scale) + y_zero)."""
+    target = y_zero.dtype
+    if not target.is_integer or target.bytes > 2:
+        raise node.unsupported(f"it quantizes to {target.value}.", "Quantize to 8 or 16 bits.")
+    factor = context("div", context.cast(scale, FLOAT32), context.cast(y_scale, FLOAT32))
+    rounded = context("round", context("mul", context.cast(total, FLOAT32), factor))
+    shifted = context("add", rounded, context.cast(y_zero, FLOAT32))
+    return context.cast(_saturated(context, shifted, target), target)
+
+
+@QUANTIZATION.on("ConvInteger", first=10)
+def conv_integer(context: Context, node: ModelNode) -> Value:
+    """int32; the border is padded with x's zero point."""
+    return _integer_conv(context, node, node.input(0), node.input(1), node.optional(2), node.optional(3))
+
+
+def _integer_conv(
+    context: Context, node: ModelNode, x: Value, w: Value, x_zero: Value | None, w_zero: Value | None
+) -> Value:
+    if x_zero is not None and x_zero.type.elements != 1:
+        raise node.misshapen(f"the zero point of its input is {x_zero.type}; one number is needed.")
+    x = _centred(context, x, None if x_zero is None else context.reshape(x_zero, ()))
+    return convolved(context, node, x, _centred(context, w, _per_filter(context, node, w_zero, w)))
+
+
+def _per_filter(context: Context, node: ModelNode, parameter: Value | None, w: Value) -> Value | None:
+    """One number, or one for each filter, shaped to broadcast over the weights."""
+    if parameter is None or parameter.type.elements == 1:
+        return None if parameter is None else context.reshape(parameter, ())
+    if parameter.shape != w.shape[:1]:
+        raise node.misshapen(f"a parameter of the weights is {parameter.type} for {w.type}.", "Export it again.")
+    return context.reshape(parameter, (*parameter.shape, *(1,) * (w.type.rank - 1)))
+
+
+@QUANTIZATION.on("QLinearConv", first=10)
+def quantized_conv(context: Context, node: ModelNode) -> Value:
+    """x, its scale and zero point, w, likewise (per filter too), those of the result, and an int32 bias."""
+    x, x_scale, x_zero, w, w_scale, w_zero, y_scale, y_zero = (node.input(k) for k in range(8))
+    total = _integer_conv(context, node, x, w, x_zero, w_zero)
+    bias = node.optional(8)
+    if bias is not None:
+        if bias.shape != (total.shape[1],):
+            raise node.misshapen(f"its bias is {bias.type} for {total.shape[1]} channels.", "Export it again.")
+        total = context("add", total, context.per_channel(context.cast(bias, INT32), total.type.rank))
+    scale = _per_filter(context, node, w_scale, w)
+    assert scale is not None
+    if scale.type.rank:  # [o, 1, ..] -> [o, 1, ..] without the batch axis
+        scale = context.per_channel(w_scale, total.type.rank)
+    scale = context("mul", scale, context.reshape(x_scale, ()))
+    return requantized(context, node, total, scale, context.reshape(y_scale, ()), context.reshape(y_zero, ()))

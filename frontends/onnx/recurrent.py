@@ -1,7 +1,8 @@
 """RNN, GRU and LSTM -> their steps, one after another; the input products of all steps are one matmul.
 
-The number of steps must be known at import. With sequence lengths, a step beyond a sequence's end keeps its state and
-gives zeros, which serves both directions.
+The number of steps is a number, or a free dim of a small range: then there are as many steps as it can be, and those
+beyond it are masked. A masked step (beyond a sequence's end, too) keeps its state and gives zeros, which serves both
+directions.
 """
 
 from __future__ import annotations
@@ -10,16 +11,18 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Final
 
+from netloom.compiler import dim
 from netloom.compiler.dim import Extent, product
 from netloom.compiler.graph import Value
+from netloom.compiler.tensor_type import INT64
 
 from .context import Context
 from .handler import HandlerTable
 from .node import ModelNode
-from .window import FIX_DIMS
 
 RECURRENT: Final = HandlerTable()
 MOST_STEPS: Final = 4096
+MOST_MASKED: Final = 512  # steps of a free number
 
 GATES: Final = {"RNN": 1, "GRU": 3, "LSTM": 4}
 DEFAULTS: Final = {"RNN": ("Tanh",), "GRU": ("Sigmoid", "Tanh"), "LSTM": ("Sigmoid", "Tanh", "Tanh")}
@@ -75,9 +78,13 @@ def recurrent(context: Context, node: ModelNode) -> list[Value | None]:
 
 def _check_shapes(node: ModelNode, x: Value, hidden: int, directions: int) -> None:
     steps = x.shape[0]
-    if not isinstance(steps, int):
-        raise node.unsupported(f"its number of steps, {steps}, is a free dim.", FIX_DIMS)
-    if not 1 <= steps <= MOST_STEPS:
+    most = _most(steps)
+    if not isinstance(steps, int) and (most is None or most > MOST_MASKED):
+        raise node.unsupported(
+            f"its number of steps, {steps}, is a free dim of 1 to {'any number' if most is None else most}; the most is "
+            f"{MOST_MASKED}.", "Fix it, or give it a range: dims={'NAME': range(1, 65)}.",
+        )  # fmt: skip
+    if most is None or not 1 <= most <= MOST_STEPS:
         raise node.unsupported(f"it has {steps} steps; 1 to {MOST_STEPS} can be unrolled.", "Use shorter sequences.")
     rows = GATES[node.op_type] * hidden
     expected = {1: (directions, rows, x.shape[2]), 2: (directions, rows, hidden), 3: (directions, 2 * rows),
@@ -88,6 +95,11 @@ def _check_shapes(node: ModelNode, x: Value, hidden: int, directions: int) -> No
             found = "none" if value is None else value.type
             raise node.misshapen(f"input {position} is {found}; the shape {list(shape)} is needed (hidden_size "
                                  f"{hidden}, {directions} directions).", "Export it again.")  # fmt: skip
+
+
+def _most(steps: Extent) -> int | None:
+    """The largest number of steps."""
+    return steps if isinstance(steps, int) else dim.bounds(steps)[1]
 
 
 def _joined(context: Context, parts: Sequence[Value], axis: int) -> Value:
@@ -124,7 +136,8 @@ def _direction(context: Context, node: ModelNode, x: Value, hidden: int, directi
     steps, n, features = x.shape
     rows = GATES[node.op_type] * hidden
     w, r = _row(context, node.input(1), direction), _row(context, node.input(2), direction)
-    flat = context.reshape(x, (product((steps, n)), features))
+    is_static = isinstance(n, int)  # an axis is not taken apart by a free dim
+    flat = context.reshape(x, (product((steps, n)), features)) if is_static else x
     inputs = context.reshape(context("matmul", flat, w, transpose_a=False, transpose_b=True), (steps, n, rows))
     bias = node.optional(3)
     second: Value | None = None
@@ -146,25 +159,47 @@ def _run(
 ) -> list[Value]:
     """[y of all steps, last h (, last c)] of one direction."""
     steps, n, _ = x.shape
-    assert isinstance(steps, int)
+    most = _most(steps)
+    assert most is not None
     direction = _direction(context, node, x, hidden, index)
     clip = node.number("clip", 0.0)
     state = [_initial(context, node, 5, x, n, hidden, index, is_batch_first)]
     if node.op_type == "LSTM":
         state.append(_initial(context, node, 6, x, n, hidden, index, is_batch_first))
-    lengths = node.optional(4)
+    places = _places(context, steps, most)
+    masks = _masks(context, node, steps, most)
     outputs: list[Value] = []
-    for t in reversed(range(steps)) if is_reversed else range(steps):
-        own = context.reshape(context.slice_axis(direction.inputs, 0, t, 1), direction.inputs.shape[1:])
-        new = STEPS[node.op_type](context, node, direction, own, state, clip)
+    for t in reversed(range(most)) if is_reversed else range(most):
+        now = context.constant(t, INT64)
+        place = now if isinstance(steps, int) else context("gather", places, now, axis=0)
+        new = STEPS[node.op_type](context, node, direction, context("gather", direction.inputs, place, axis=0), state, clip)
         shown = new[0]
-        if lengths is not None:
-            is_inside = context("less", context.number(t, lengths.dtype), context.reshape(lengths, (n, 1)))
-            shown = context("select", is_inside, new[0], 0.0)
+        for mask in masks:
+            is_inside = context("gather", mask, now, axis=0)
+            shown = context("select", is_inside, shown, 0.0)
             new = [context("select", is_inside, a, b) for a, b in zip(new, state, strict=True)]
         state = new
         outputs.append(shown)
-    return [_joined(context, outputs[::-1] if is_reversed else outputs, 0), *state]
+    y = _joined(context, outputs[::-1] if is_reversed else outputs, 0)
+    return [context.slice_axis(y, 0, 0, steps), *state]
+
+
+def _places(context: Context, steps: Extent, most: int) -> Value:
+    """Where each step's input lies: steps beyond the last read the last. Gathered, so that all steps share their code."""
+    places = context("iota", shape=(most,), axis=0, dtype=INT64)
+    return context("min", places, context.extent_value(steps - 1))
+
+
+def _masks(context: Context, node: ModelNode, steps: Extent, most: int) -> list[Value]:
+    """[most, n or 1, 1]: whether a step lies inside the free number of steps, and inside each sequence."""
+    masks = []
+    count = context("iota", shape=(most, 1, 1), axis=0, dtype=INT64)
+    if not isinstance(steps, int):
+        masks.append(context("less", count, context.extent_value(steps)))
+    lengths = node.optional(4)
+    if lengths is not None:
+        masks.append(context("less", count, context.reshape(context.cast(lengths, INT64), (1, *lengths.shape, 1))))
+    return masks
 
 
 def _initial(

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Final
 
+from .control_flow import CONTROL_FLOW
 from .convolution import CONVOLUTION
 from .elementwise import ELEMENTWISE
 from .handler import HandlerTable
@@ -16,7 +17,10 @@ from .quantization import QUANTIZATION
 from .recurrent import RECURRENT
 from .reduction import REDUCTION
 from .resize import RESIZE
+from .sampling import SAMPLING
+from .scatter import SCATTER
 from .shape import SHAPE
+from .transforms import TRANSFORMS
 
 HANDLERS: Final = HandlerTable(
     CONVOLUTION,
@@ -29,16 +33,16 @@ HANDLERS: Final = HandlerTable(
     RECURRENT,
     REDUCTION,
     RESIZE,
+    SAMPLING,
+    SCATTER,
     SHAPE,
+    TRANSFORMS,
 )
 
-# Op types that the importer treats itself: their sub-graphs are inlined.
-INLINED: Final = frozenset({"If"})
+INLINED: Final = frozenset(CONTROL_FLOW)  # the importer treats them itself: their sub-graphs are inlined
 
 DATA_DEPENDENT: Final = "Its result's shape depends on data: cut the model before it, and do this step outside."
 REMEDIES: Final[Mapping[str, str]] = {
-    "Loop": "Unroll the loop when exporting (a fixed number of steps).",
-    "Scan": "Unroll the loop when exporting (a fixed number of steps).",
     "NonZero": DATA_DEPENDENT,
     "Compress": DATA_DEPENDENT,
     "Unique": DATA_DEPENDENT,

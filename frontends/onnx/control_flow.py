@@ -1,0 +1,270 @@
+"""If, Loop and Scan -> straight-line graphs: a known branch, both branches and a choice, or one copy for each step.
+
+A driver says which of its node's graphs is imported next and with which inputs (``Apply``), sees the results, and
+gives the node's outputs in the end (``Done``). The importer keeps the stack, so nesting is no limit. What is unrolled
+is bounded: ``MOST_STEPS`` steps of one loop, ``MOST_UNROLLED`` of all loops of a model, ``MOST_NODES`` nodes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Final, Protocol, TypeAlias
+
+from netloom.compiler.graph import Value
+from netloom.compiler.tensor_type import BOOL, INT64
+
+from .context import Context
+from .functions import MOST_NODES
+from .node import ModelNode
+from .window import FIX_DIMS
+
+MOST_STEPS: Final = 4096
+MOST_UNROLLED: Final = 1 << 15
+
+
+@dataclass(frozen=True)
+class Apply:
+    """Import the graph of the attribute ``graph`` on these inputs."""
+
+    graph: str
+    inputs: Sequence[Value] = ()
+
+
+@dataclass(frozen=True)
+class Done:
+    """The node's outputs."""
+
+    values: Sequence[Value]
+
+
+Step: TypeAlias = Apply | Done
+
+
+class Driver(Protocol):
+    """Says what is imported first, and after results, next."""
+
+    def first(self) -> Step: ...
+
+    def next(self, results: list[Value]) -> Step: ...
+
+
+def _check_steps(context: Context, node: ModelNode, steps: int) -> None:
+    if steps > MOST_STEPS:
+        raise node.unsupported(f"it has more than {MOST_STEPS} steps.", "Use fewer steps; loops are unrolled.")
+    context.unrolled += 1
+    if context.unrolled > MOST_UNROLLED or len(context.builder.nodes) > MOST_NODES:
+        raise node.unsupported(f"the model's loops have more than {MOST_UNROLLED} steps or {MOST_NODES} nodes in all.",
+                               "Use fewer steps; loops are unrolled.")  # fmt: skip
+
+
+def _check_ports(node: ModelNode, graph: str, inputs: int, outputs: int) -> None:
+    found = node.graph(graph)
+    if (len(found.input), len(found.output)) != (inputs, outputs):
+        raise node.fault(f"its {graph} has {len(found.input)} inputs and {len(found.output)} outputs; {inputs} and "
+                         f"{outputs} are needed.", "Export it again.")  # fmt: skip
+
+
+def _chosen(context: Context, node: ModelNode, condition: Value, yes: Value, no: Value, what: str) -> Value:
+    """One of two values, as data decide."""
+    if yes is no:
+        return yes
+    if yes.type != no.type:
+        raise node.unsupported(
+            f"{what} is {yes.type} or {no.type}, as its condition decides, which is computed from data or free dims.",
+            "Fix the free dims and inputs that decide it (dims=, shapes=; --dim, --shape).",
+        )
+    return context("select", condition, yes, no)
+
+
+# -- If --------------------------------------------------------------------------------------------------------
+
+
+class Branches:
+    """The branch that a known condition chooses; else both, and a choice between their results.
+
+    Branches have no effects, so to compute both is right; but an index out of range is an error even in the branch that
+    is not taken.
+    """
+
+    def __init__(self, context: Context, node: ModelNode) -> None:
+        self.context, self.node = context, node
+        condition = node.input(0)
+        if condition.type.elements != 1 or condition.dtype is not BOOL:
+            raise node.misshapen(f"its condition is {condition.type}; one bool is needed.", "Export it again.")
+        self.condition = context.reshape(condition, ())
+        self.known = context.array(self.condition)
+        self.results: list[list[Value]] = []
+        for graph in ("then_branch", "else_branch"):
+            _check_ports(node, graph, 0, len(node.outputs))
+
+    def first(self) -> Step:
+        return Apply("else_branch" if self.known is not None and not self.known else "then_branch")
+
+    def next(self, results: list[Value]) -> Step:
+        self.results.append(results)
+        if self.known is not None:
+            return Done(results)
+        if len(self.results) == 1:
+            return Apply("else_branch")
+        pairs = enumerate(zip(*self.results, strict=True))
+        return Done([_chosen(self.context, self.node, self.condition, yes, no, f"its output {position}")
+                     for position, (yes, no) in pairs])  # fmt: skip
+
+
+# -- Loop --------------------------------------------------------------------------------------------------------
+
+
+class Loop:
+    """One copy of the body for each step.
+
+    Where data decide when it ends, every step is made and those behind the end keep the state; that needs a known
+    largest number of steps and no outputs that grow with the steps.
+    """
+
+    def __init__(self, context: Context, node: ModelNode) -> None:
+        self.context, self.node = context, node
+        self.state = node.present_from(2)
+        grown = len(node.outputs) - len(self.state)
+        if grown < 0:
+            raise node.fault(f"it has {len(node.outputs)} outputs for {len(self.state)} states.", "Export it again.")
+        _check_ports(node, "body", 2 + len(self.state), 1 + len(self.state) + grown)
+        self.most = self._trip_count()
+        condition = node.optional(1)
+        given = context.number(True, BOOL) if condition is None else condition
+        self.goes_on = context.reshape(given, ())
+        self.grown: list[list[Value]] = [[] for _ in range(grown)]
+        self.steps = 0
+
+    def _trip_count(self) -> int | None:
+        trips = self.node.optional(0)
+        if trips is None:
+            return None
+        (count,) = self.context.integers(trips, self.node, "the number of steps")
+        return max(count, 0)
+
+    @property
+    def _is_over(self) -> bool | None:
+        """None: data decide."""
+        if self.steps == self.most:
+            return True
+        known = self.context.array(self.goes_on)
+        return None if known is None else not known
+
+    def first(self) -> Step:
+        return self._step()
+
+    def _step(self) -> Step:
+        is_over = self._is_over
+        if is_over:
+            return Done([*self.state, *(self._stacked(parts) for parts in self.grown)])
+        if is_over is None and (self.most is None or self.grown):
+            raise self.node.unsupported("data decide how many steps it has, and its results' shapes with it.",
+                                        "Give it a fixed number of steps when exporting.")  # fmt: skip
+        _check_steps(self.context, self.node, self.most if is_over is None and self.most else self.steps + 1)
+        return Apply("body", [self.context.number(self.steps, INT64), self.goes_on, *self.state])
+
+    def next(self, results: list[Value]) -> Step:
+        condition, state = results[0], results[1 : 1 + len(self.state)]
+        if condition.type.elements != 1 or condition.dtype is not BOOL:
+            raise self.node.misshapen(f"its condition is {condition.type}; one bool is needed.", "Export it again.")
+        for parts, value in zip(self.grown, results[1 + len(self.state) :], strict=True):
+            parts.append(value)
+        condition = self.context.reshape(condition, ())
+        if self._is_over is None:
+            state = [_chosen(self.context, self.node, self.goes_on, new, old, f"its state {position}")
+                     for position, (new, old) in enumerate(zip(state, self.state, strict=True))]  # fmt: skip
+            condition = self.context("and", self.goes_on, condition)
+        self.state, self.goes_on, self.steps = state, condition, self.steps + 1
+        return self._step()
+
+    def _stacked(self, parts: Sequence[Value]) -> Value:
+        if not parts:
+            raise self.node.unsupported("it has no steps, so its results have no shape.", "Remove the loop.")
+        return _stacked(self.context, self.node, parts, 0)
+
+
+def _stacked(context: Context, node: ModelNode, parts: Sequence[Value], axis: int) -> Value:
+    """One result of each step, along a new axis."""
+    if any(part.type != parts[0].type for part in parts):
+        raise node.unsupported(f"a result is {parts[0].type} in its first step, and differs later.", "Pad it.")
+    shape = parts[0].shape
+    if not 0 <= axis <= len(shape):
+        raise node.fault(f"its results of rank {len(shape)} have no place for axis {axis}.", "Export it again.")
+    rows = [context.reshape(part, (*shape[:axis], 1, *shape[axis:])) for part in parts]
+    return context("concat", *rows, axis=axis) if len(rows) > 1 else rows[0]
+
+
+# -- Scan --------------------------------------------------------------------------------------------------------
+
+
+class Scan:
+    """One copy of the body for each entry along the scanned axes."""
+
+    def __init__(self, context: Context, node: ModelNode) -> None:
+        self.context, self.node = context, node
+        if node.opset < 9:
+            raise node.unsupported("Scan with a batch axis (opset 8) is not supported.", "Export with opset 9 or later.")
+        scanned = node.integer("num_scan_inputs", 0)
+        values = node.present
+        if not 1 <= scanned <= len(values):
+            raise node.fault(f"num_scan_inputs is {scanned} of {len(values)} inputs.", "Export it again.")
+        self.state, self.inputs = values[: len(values) - scanned], values[len(values) - scanned :]
+        grown = len(node.outputs) - len(self.state)
+        if grown < 0:
+            raise node.fault(f"it has {len(node.outputs)} outputs for {len(self.state)} states.", "Export it again.")
+        _check_ports(node, "body", len(values), len(node.outputs))
+        self.axes = [node.axis(axis, value.type.rank)
+                     for axis, value in zip(self._list("scan_input_axes", scanned), self.inputs, strict=True)]  # fmt: skip
+        self.reversed = self._list("scan_input_directions", scanned)
+        self.output_axes = self._list("scan_output_axes", grown)
+        self.output_reversed = self._list("scan_output_directions", grown)
+        self.count = self._steps()
+        self.grown: list[list[Value]] = [[] for _ in range(grown)]
+        self.steps = 0
+
+    def _list(self, name: str, count: int) -> tuple[int, ...]:
+        found = self.node.integers(name) or (0,) * count
+        if len(found) != count:
+            raise self.node.fault(f"attribute {name} has {len(found)} entries for {count}.", "Export it again.")
+        return found
+
+    def _steps(self) -> int:
+        extents = {value.shape[axis] for value, axis in zip(self.inputs, self.axes, strict=True)}
+        (extent,) = extents if len(extents) == 1 else (None,)
+        if extent is None:
+            raise self.node.misshapen(f"its inputs have {', '.join(map(str, extents))} steps.", "Export it again.")
+        if not isinstance(extent, int):
+            raise self.node.unsupported(f"its number of steps, {extent}, is a free dim.", FIX_DIMS)
+        return extent
+
+    def first(self) -> Step:
+        if not self.count:
+            raise self.node.unsupported("it has no steps, so its results have no shape.", "Remove it.")
+        return self._step()
+
+    def _step(self) -> Step:
+        if self.steps == self.count:
+            return Done([*self.state, *map(self._result, range(len(self.grown)))])
+        _check_steps(self.context, self.node, self.count)
+        entries = []
+        for value, axis, is_reversed in zip(self.inputs, self.axes, self.reversed, strict=True):
+            position = self.count - 1 - self.steps if is_reversed else self.steps
+            part = self.context.slice_axis(value, axis, position, 1)
+            entries.append(self.context.reshape(part, (*value.shape[:axis], *value.shape[axis + 1 :])))
+        return Apply("body", [*self.state, *entries])
+
+    def next(self, results: list[Value]) -> Step:
+        self.state = results[: len(self.state)]
+        for parts, value in zip(self.grown, results[len(self.state) :], strict=True):
+            parts.append(value)
+        self.steps += 1
+        return self._step()
+
+    def _result(self, position: int) -> Value:
+        parts = self.grown[position][:: -1 if self.output_reversed[position] else 1]
+        axis = self.node.axis(self.output_axes[position], parts[0].type.rank + 1)
+        return _stacked(self.context, self.node, parts, axis)
+
+
+CONTROL_FLOW: Final[Mapping[str, Callable[[Context, ModelNode], Driver]]] = {"If": Branches, "Loop": Loop, "Scan": Scan}

@@ -1,0 +1,139 @@
+"""ScatterElements, ScatterND, TensorScatter -> scatter, or a choice between old and new elements; TopK -> sorting.
+
+Without a reduction the last of equal indices wins. Indices that are constants are resolved at import.
+"""
+
+from __future__ import annotations
+
+from typing import Final
+
+from netloom.compiler import dim
+from netloom.compiler.dim import Extent, product
+from netloom.compiler.graph import Value
+from netloom.compiler.tensor_type import INT64
+
+from .context import Context
+from .handler import HandlerTable
+from .indexing import check_indices, flat_index
+from .node import ModelNode
+
+SCATTER: Final = HandlerTable()
+REDUCTIONS: Final = ("none", "add", "mul", "max", "min")
+
+
+def _reduction(node: ModelNode) -> str:
+    return node.text("reduction", "none", REDUCTIONS if node.opset >= 18 else REDUCTIONS[:3])
+
+
+@SCATTER.on("ScatterElements", "Scatter")
+def scatter_elements(context: Context, node: ModelNode) -> Value:
+    """Where the indices are shorter than x along other axes, the rest of x stays as it is."""
+    x, indices, updates = node.input(0), node.input(1), node.input(2)
+    if not x.type.rank:
+        raise node.misshapen("its input is a scalar; an axis is needed.", "Export it again.")
+    axis = node.axis(node.integer("axis", 0), x.type.rank)
+    if indices.type.rank != x.type.rank or updates.shape != indices.shape:
+        raise node.misshapen(f"indices are {indices.type} and updates {updates.type} for {x.type}.", "Export it again.")
+    check_indices(context, node, indices, x.shape[axis])
+    size = (*indices.shape[:axis], x.shape[axis], *indices.shape[axis + 1 :])
+    part = context.slice(x, (0,) * x.type.rank, size)
+    result = _scattered(context, part, indices, updates, axis, _reduction(node))
+    for other in reversed(range(x.type.rank)):  # around the part changed, the rest of x
+        if result.shape[other] == x.shape[other]:
+            continue
+        changed = result.shape[other]
+        shape = (*result.shape[:other], x.shape[other] - changed, *result.shape[other + 1 :])
+        start = tuple(changed if position == other else 0 for position in range(x.type.rank))
+        result = context("concat", result, context.slice(x, start, shape), axis=other)
+    return result
+
+
+def _scattered(context: Context, x: Value, indices: Value, updates: Value, axis: int, reduction: str) -> Value:
+    """All axes but ``axis`` agree."""
+    if reduction != "none":
+        return context("scatter", x, indices, updates, axis=axis, reduction=reduction)
+    if indices.shape[axis] == 0:
+        return x
+    source = context("scatter_source", indices, axis=axis, extent=x.shape[axis])
+    is_old = context("less", source, 0)
+    new = context("gather_elements", updates, context("max", source, 0), axis=axis)
+    return context("select", is_old, x, new)
+
+
+@SCATTER.on("ScatterND", first=11)
+def scatter_nd(context: Context, node: ModelNode) -> Value:
+    """Rows of the flattened tensor [locations, row]; row is 1 where every axis is indexed."""
+    x, indices, updates = node.input(0), node.input(1), node.input(2)
+    depth = indices.shape[-1] if indices.type.rank else 0
+    if not isinstance(depth, int) or not 1 <= depth <= x.type.rank:
+        raise node.misshapen(f"indices are {indices.type} for {x.type}.", "Export it again.")
+    if updates.shape != (*indices.shape[:-1], *x.shape[depth:]):
+        raise node.misshapen(f"updates are {updates.type} for {x.type} at indices {indices.type}.", "Export it again.")
+    flat = flat_index(context, node, indices, x.shape[:depth])
+    count, row = product(indices.shape[:-1]), product(x.shape[depth:])
+    rows = context.reshape(x, (product(x.shape[:depth]), row))
+    fresh = context.reshape(updates, (count, row))
+    return context.reshape(_rows_scattered(context, rows, context.reshape(flat, (count,)), fresh, _reduction(node)),
+                           x.shape)  # fmt: skip
+
+
+def _rows_scattered(context: Context, x: Value, index: Value, updates: Value, reduction: str) -> Value:
+    """x [n, row] with updates [m, row] at index [m]."""
+    if index.shape[0] == 0:
+        return x
+    if reduction != "none":
+        column = context("broadcast", context.reshape(index, (*index.shape, 1)), shape=updates.shape)
+        return context("scatter", x, column, updates, axis=0, reduction=reduction)
+    source = context("scatter_source", index, axis=0, extent=x.shape[0])
+    new = context("gather", updates, context("max", source, 0), axis=0)
+    is_old = context.reshape(context("less", source, 0), (x.shape[0], 1))
+    return context("select", is_old, x, new)
+
+
+@SCATTER.on("TensorScatter", first=24)
+def tensor_scatter(context: Context, node: ModelNode) -> Value:
+    """A cache [batch, .., length, ..] with an update written at each sample's position (0 if there is none)."""
+    cache, update, position = node.input(0), node.input(1), node.optional(2)
+    rank = cache.type.rank
+    axis = node.axis(node.integer("axis", -2), rank)
+    is_circular = node.text("mode", "linear", ("linear", "circular")) == "circular"
+    if axis == 0 or update.type.rank != rank or any(
+        a != b for k, (a, b) in enumerate(zip(cache.shape, update.shape, strict=True)) if k != axis
+    ):
+        raise node.misshapen(f"the update is {update.type} for {cache.type}, axis {axis}.", "Export it again.")
+    index = context("iota", shape=update.shape, axis=axis, dtype=INT64)
+    if position is not None:
+        if position.shape != (cache.shape[0],):
+            raise node.misshapen(f"positions are {position.type}; one for each sample is needed.", "Export it again.")
+        index = context("add", index, context.reshape(context.cast(position, INT64), (*position.shape, *(1,) * (rank - 1))))
+    if is_circular:
+        size = context.extent_value(cache.shape[axis])
+        index = context("sub", index, context("mul", context("div", index, size), size))
+    return _scattered(context, cache, index, update, axis, "none")
+
+
+# -- order -------------------------------------------------------------------------------------------------------
+
+MOST_SORTED: Final = 1 << 17  # elements of an axis: the work is its square
+
+
+@SCATTER.on("TopK")
+def top_k(context: Context, node: ModelNode) -> list[Value | None]:
+    """The k largest (smallest) elements along an axis and where they stood; always sorted, the first of equals first."""
+    x = node.input(0)
+    if not x.type.rank:
+        raise node.misshapen("its input is a scalar; an axis is needed.", "Export it again.")
+    axis = node.axis(node.integer("axis", -1), x.type.rank)
+    extent = x.shape[axis]
+    if node.opset < 10:
+        size: Extent = node.integer("k", 0)
+    else:
+        (size,) = context.extents(node.input(1), node, "k") or (0,)
+    if isinstance(extent, int) and extent > MOST_SORTED:
+        raise node.unsupported(f"it orders {extent} elements; the most is {MOST_SORTED}.", "Use smaller parts.")
+    if not dim.is_nonnegative(extent - size) or not dim.is_nonnegative(size):
+        raise node.misshapen(f"k is {size} for an axis of {extent}.", "Give the free dims a range where it fits.")
+    descending = node.opset < 11 or node.flag("largest", True)
+    places = context("sort_positions", x, axis=axis, descending=descending)
+    indices = context("inverse_positions", places, axis=axis, size=size)
+    return [context("gather_elements", x, indices, axis=axis), indices]
