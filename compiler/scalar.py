@@ -450,7 +450,7 @@ for _entry in (
     ScalarFunction("sub", 2, np.subtract, derivative=lambda r, x, y: (1, -1), doc="x - y"),
     ScalarFunction("mul", 2, np.multiply, derivative=lambda r, x, y: (y, x), commutative=True, identity=1.0, doc="x * y"),
     ScalarFunction("div", 2, _divide, derivative=lambda r, x, y: (1.0 / y, -r / y), doc="x / y; integers truncate, and x / 0 is 0"),
-    ScalarFunction("rem", 2, _remainder, derivative=lambda r, x, y: (1, None), doc="x - y * trunc(x / y); integer x % 0 is 0"),
+    ScalarFunction("rem", 2, _remainder, derivative=lambda r, x, y: (1, -call("trunc", x / y)), doc="x - y * trunc(x / y); integer x % 0 is 0"),
     ScalarFunction("fma", 3, _fma, "f", derivative=lambda r, x, y, z: (y, x, 1), doc="x * y + z, rounded once"),
     ScalarFunction("neg", 1, np.negative, derivative=lambda r, x: (-1,), doc="-x"),
     ScalarFunction("abs", 1, np.abs, derivative=lambda r, x: (call("sign", x),), doc="|x|"),

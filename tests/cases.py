@@ -72,7 +72,7 @@ def _spread(rng: np.random.Generator, shape: tuple[int, ...], position: int, lo:
 
 def draw(domain: str, rng: np.random.Generator, shape: tuple[int, ...], dtype: DType, position: int) -> Any:
     """Values of a domain: positive, halves (multiples of 1/2), special (infinities, NaN, zeros, denormals: every pair),
-    nan (one NaN), far (up to 100), wide (the dtype's extremes), index:N in [-N, N), label:N in [0, N); "" is (-2, 2)."""
+    nan (one NaN), zeros (every fifth), far (up to 100), wide (the dtype's extremes), index:N in [-N, N), label:N in [0, N); "" is (-2, 2)."""
     word, _, number = domain.partition(":")
     size = int(np.prod(shape))
     match word:
@@ -80,6 +80,9 @@ def draw(domain: str, rng: np.random.Generator, shape: tuple[int, ...], dtype: D
             return _spread(rng, shape, position, 0.1, 3.0)
         case "halves":
             return rng.integers(-7, 8, shape) / 2
+        case "zeros":
+            values = _spread(rng, shape, position, -2.0, 2.0)
+            return np.where(rng.random(shape) < 0.2, 0.0, values)
         case "far":
             return _spread(rng, shape, position, -100.0, 100.0)
         case "special":
@@ -133,7 +136,8 @@ _WIDE = ("int8[67]", "uint8[67]", "int16[67]", "uint16[67]", "int32[67]", "uint3
 def _unary(op: str, kinds: str) -> list[Case]:
     attrs = _ATTRS.get(op, {})
     texts = [f"{t} positive" if "p" in kinds else t for t in _FLOATS] if kinds[0] in "fp" else []
-    texts += ["float32[19] special", "float64[19] special", "float32[37] far", "float32[40] halves"] if texts else []
+    texts += ["float32[19] special", "float64[19] special", "float32[40] halves"] if texts else []
+    texts += ["float32[37] far"] if kinds[0] == "f" else []
     texts += ["int32[5, 7]", *(f"{t} wide" for t in _WIDE)] if "i" in kinds else []
     texts += ["bool[11]"] if "b" in kinds else []
     return [row(op, text, **attrs) for text in texts]
@@ -181,9 +185,9 @@ _SHAPES: tuple[tuple[str, tuple[int, ...], bool, int], ...] = (
 REDUCTION = [
     *(row(op, text, terms=k, axes=axes, keep=keep)
       for op in ("reduce_sum", "reduce_product", "reduce_max", "reduce_min", "reduce_mean")
-      for text, axes, keep, k in _SHAPES if not (op == "reduce_mean" and k == 0)),
-    row("reduce_sum", "float32[2000]", terms=2000, axes=(0,)), row("reduce_mean", "float32[0, 3]", axes=(0,)),
-    row("reduce_product", "float32[4, 7] halves", terms=7, axes=(1,)),
+      for text, axes, keep, k in _SHAPES if not (op == "reduce_mean" and k == 0 or op == "reduce_product" and k > 21)),
+    row("reduce_sum", "float32[2000] positive", terms=2000, axes=(0,)), row("reduce_product", "float32[3, 18] positive", terms=18, axes=(1,)), row("reduce_mean", "float32[0, 3]", axes=(0,)),
+    row("reduce_product", "float32[9, 5] zeros", terms=5, axes=(1,)),
     *(row(op, text, axis=axis, keep=keep, last=last)
       for op in ("argmax", "argmin")
       for text, axis, keep, last in (("float32[5, 19] halves", 1, False, False), ("float32[5, 19] halves", 0, True, True),
@@ -197,7 +201,7 @@ REDUCTION = [
     row("matmul", "float32[4, 0]", "float32[0, 3]", terms=0), row("matmul", "float32[0, 4]", "float32[4, 3]", terms=4),
     row("matmul", "float32[N, 6]", "float32[6, 19]", terms=6), row("matmul", "int32[3, 5]", "int32[5, 4]", terms=5),
     row("matmul", "uint8[3, 50]", "uint8[50, 4]", terms=50), row("matmul", "bfloat16[3, 20]", "bfloat16[20, 4]", terms=20),
-    row("matmul", "float16[3, 20]", "float16[20, 17]", terms=20),
+    row("matmul", "float16[3, 20]", "float16[20, 17]", terms=20), row("matmul", "float32[3, 5] special", "float32[5, 9] special", terms=5),
 ]  # fmt: skip
 
 # -- convolution and pooling: each row gives the op and its gradients ----------------------------------------------
@@ -237,6 +241,8 @@ CONVOLUTION = [
     *_convolutions("float64[1, 2, 11]", "float64[3, 2, 4]", "float64[1, 3, 4]", (8, 12, 4), stride=(3,), lo=(2,), hi=(1,)),
     *_convolutions("float32[1, 1, 4, 3, 5]", "float32[2, 1, 2, 3, 2]", "float32[1, 2, 3, 2, 4]", (12, 24, 24), lo=(0, 1, 0), hi=(0, 0, 0)),
     *_convolutions("float32[N, 2, 4, 4]", "float32[3, 2, 3, 3]", "float32[N, 3, 2, 2]", (18, 27, 20)),
+    *_convolutions("float32[1, 2, N, 6]", "float32[3, 2, 3, 3]", "float32[1, 3, N, 6]", (18, 27, 30), lo=(1, 1), hi=(1, 1)),
+    *_convolutions("int32[1, 2, 5, 5]", "int32[3, 2, 2, 2]", "int32[1, 3, 4, 4]", (8, 12, 16)),
     *_convolutions("float32[0, 2, 4, 4]", "float32[3, 2, 3, 3]", "float32[0, 3, 2, 2]", (18, 27, 0)),
     *_convolutions("bfloat16[1, 3, 5, 5]", "bfloat16[2, 3, 2, 2]", "bfloat16[1, 2, 4, 4]", (12, 8, 16)),
     *_convolutions("float32[1, 1, 1, 1]", "float32[1, 1, 1, 1]", "float32[1, 1, 3, 3]", (1, 1, 9), lo=(1, 1), hi=(1, 1)),
@@ -249,6 +255,9 @@ POOLING = [
                lo=(0, 0, 1), hi=(0, 0, 0)),
     *_poolings("float32[N, 1, 4, 4]", "float32[N, 1, 2, 2]", (), kernel=(2, 2), stride=(2, 2), dilation=(1, 1), lo=(0, 0), hi=(0, 0)),
     row("max_pool", "float32[1, 1, 5, 5] nan", kernel=(2, 2), stride=(2, 2), dilation=(1, 1), lo=(1, 1), hi=(0, 0)),
+    *_poolings("float32[1, 2, N, 3]", "float32[1, 2, N, 3]", (), kernel=(3, 3), stride=(1, 1), dilation=(1, 1), lo=(1, 1), hi=(1, 1)),
+    row("max_pool", "float32[1, 1, 3]", kernel=(2,), stride=(1,), dilation=(1,), lo=(3,), hi=(2,)),
+    row("max_pool_index", "float32[1, 1, 3]", "float32[1, 1, 7] max_pool", kernel=(2,), stride=(1,), dilation=(1,), lo=(3,), hi=(2,)),
     row("max_pool", "int8[1, 2, 6] wide", kernel=(3,), stride=(1,), dilation=(1,), lo=(1,), hi=(1,)),
     row("max_pool", "float16[1, 2, 6]", kernel=(3,), stride=(2,), dilation=(1,), lo=(1,), hi=(1,)),
     row("average_pool", "bfloat16[1, 2, 6]", terms=3, kernel=(3,), stride=(2,), dilation=(1,), lo=(1,), hi=(1,)),
@@ -259,6 +268,8 @@ POOLING = [
 _VECTOR = "float32[6]"
 NORMALIZATION = [
     row("batch_norm", "float32[2, 6, 3, 5]", _VECTOR, _VECTOR, _VECTOR, "float32[6] positive", epsilon=0.125),
+    row("batch_norm", "bfloat16[2, 3, 5]", "bfloat16[3]", "bfloat16[3]", "bfloat16[3]", "bfloat16[3] positive", terms=2),
+    row("layer_norm", "float16[3, 9]", "float16[9]", "float16[9]", terms=9, axis=1),
     row("batch_norm", "float32[N, 6]", _VECTOR, _VECTOR, _VECTOR, "float32[6] positive"),
     row("layer_norm", "float32[3, 4, 7]", "float32[7]", "float32[7]", terms=7, axis=2),
     row("layer_norm", "float32[3, 4, 7]", "float32[4, 7]", "float32[4, 7]", terms=28, axis=1, epsilon=0.25),

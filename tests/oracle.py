@@ -57,9 +57,9 @@ def onnx(op: str, *inputs: Array, **attributes: Any) -> Array:
 
 def adjoint(linear: Callable[[Array], Array], shape: Shape, dy: Array) -> Array:
     """dx[q] = <linear(e_q), dy>, for every unit array e_q of ``shape``."""
-    dx = np.zeros(shape)
+    dx = np.zeros(shape, dy.dtype)
     for q in np.ndindex(*shape):
-        unit = np.zeros(shape)
+        unit = np.zeros(shape, dy.dtype)
         unit[q] = 1
         dx[q] = np.vdot(linear(unit), dy)
     return dx
@@ -68,8 +68,8 @@ def adjoint(linear: Callable[[Array], Array], shape: Shape, dy: Array) -> Array:
 def adjoint_by_sample(linear: Callable[[Array], Array], shape: Shape, dy: Array) -> Array:
     """``adjoint`` of a map that treats all samples alike; ``shape`` is one sample's."""
     size = math.prod(shape)
-    images = linear(np.eye(size).reshape(size, *shape)).reshape(size, -1)
-    return (dy.reshape(len(dy), -1) @ images.T).reshape(len(dy), *shape)
+    images = linear(np.eye(size, dtype=dy.dtype).reshape(size, *shape)).reshape(size, -1)
+    return (dy.reshape(len(dy), images.shape[1]) @ images.T).reshape(len(dy), *shape)
 
 
 # -- elementwise -----------------------------------------------------------------------------------------------
@@ -142,14 +142,14 @@ ELEMENTWISE: dict[str, Callable[..., Any]] = {
     "select": np.where, "cast": _cast, "is_nan": np.isnan,
     "relu": lambda x: np.maximum(x, 0).astype(x.dtype), "sigmoid": special.expit,
     "silu": lambda x: x * special.expit(x), "softplus": lambda x: np.logaddexp(0, x),
-    "softsign": lambda x: onnx("Softsign", x), "reciprocal": lambda x: 1 / x, "square": np.square,
+    "softsign": lambda x: x / (1 + np.abs(x)), "reciprocal": lambda x: 1 / x, "square": np.square,
     "leaky_relu": lambda x, slope: onnx("LeakyRelu", x, alpha=slope),
     "elu": lambda x, alpha: np.where(x < 0, alpha * np.expm1(x), x),
     "selu": lambda x, alpha, gamma: onnx("Selu", x, alpha=alpha, gamma=gamma),
     "hard_sigmoid": lambda x, alpha, beta: onnx("HardSigmoid", x, alpha=alpha, beta=beta),
     "clip": _clip, "gelu": _gelu,
     "thresholded_relu": lambda x, alpha: onnx("ThresholdedRelu", x, alpha=alpha),
-    "prelu": lambda x, slope: onnx("PRelu", x, slope),
+    "prelu": lambda x, slope: np.where(x < 0, slope * x, x),
 }  # fmt: skip
 
 # -- reductions and products -----------------------------------------------------------------------------------
@@ -190,7 +190,8 @@ def _position(best: Callable[..., Any]) -> Callable[..., Array]:
         return places[-1 if last else 0]
 
     def find(x: Array, axis: int, keep: bool, last: bool) -> Array:
-        found = np.apply_along_axis(line, axis, x, last).astype(np.int64)
+        lines = np.moveaxis(x, axis, -1)
+        found = np.array([line(lines[i], last) for i in np.ndindex(*lines.shape[:-1])], np.int64).reshape(lines.shape[:-1])
         return np.expand_dims(found, axis) if keep else found
 
     return find
@@ -210,11 +211,13 @@ def _conv(x: Array, w: Array, stride: Shape, dilation: Shape, lo: Shape, hi: Sha
     spread[(..., *(slice(None, None, d) for d in dilation))] = w
     padded = np.pad(x, [(0, 0), (0, 0), *zip(lo, hi, strict=True)])
     per_filter, per_group = w.shape[1], len(w) // groups
+    if not len(x):  # SciPy does not take an empty batch
+        return _conv(np.zeros((1, *x.shape[1:])), w, stride, dilation, lo, hi, groups)[:0]
     maps = [
         signal.correlate(padded[:, (o // per_group) * per_filter :][:, :per_filter], filter_[None], "valid", "direct")
         for o, filter_ in enumerate(spread)
     ]
-    return np.concatenate(maps, axis=1)[(..., *(slice(None, None, s) for s in stride))]
+    return np.concatenate(maps, axis=1)[(..., *(slice(None, None, s) for s in stride))].astype(x.dtype)
 
 
 def _conv_input_gradient(dy: Array, w: Array, spatial: Shape, groups: int, **attrs: Any) -> Array:
@@ -294,8 +297,7 @@ def _average_pool(x: Array, count_padding: bool, extra: Shape, **attrs: Any) -> 
 
 
 def _average_pool_gradient(dy: Array, spatial: Shape, **attrs: Any) -> Array:
-    dx = adjoint_by_sample(lambda x: _average_pool(x, **attrs), (dy.shape[1], *spatial), dy)
-    return dx
+    return adjoint_by_sample(lambda x: _average_pool(x, **attrs), (dy.shape[1], *spatial), dy)
 
 
 # -- normalization and losses ----------------------------------------------------------------------------------

@@ -1,7 +1,7 @@
 """Every op on every row of cases.py: types, meaning, gradient, compiled code and text, against the independent oracle.
 
 Tolerances are derived: eps (k + 1) c S, with eps of the result's dtype, k the terms that an element adds, S the magnitude of
-what is added (the square of the largest input, or the largest result; for elementwise ops each element's own) and c = 8 for
+what is added (the two largest inputs' product, or the largest result; for elementwise ops each element's own) and c = 8 for
 the few roundings of one formula. Integers and truth values are exact. Gradients keep 1e-5 of |g| |d| in float64.
 """
 
@@ -28,7 +28,7 @@ from netloom.compiler.op import OPS, NotDifferentiable
 from netloom.compiler.passes.differentiate import differentiate
 from netloom.compiler.tensor_type import FLOAT32, FLOAT64, DType, TensorType
 from netloom.compiler.text import constants_of, is_identical, parse_graph, print_graph
-from netloom.errors import UnsupportedOpError
+from netloom.errors import NetloomError, UnsupportedOpError
 from netloom.runtime.session import Session
 
 from . import oracle
@@ -38,6 +38,7 @@ Array: TypeAlias = npt.NDArray[Any]
 FORMULA_ROUNDINGS = 8
 GRADIENT_TOLERANCE = 1e-5
 STEP = 1e-4
+UNCOMPILED = {"kernel": "the pass fuse makes kernels, and compiles no graph that holds them already"}
 
 each_case = pytest.mark.parametrize("case", CASES, ids=str)
 
@@ -119,8 +120,8 @@ def tolerance(case: Case, arrays: Sequence[Array], result: Array, dtype: np.dtyp
         for x in floats:
             scale = np.maximum(scale, x)
     else:
-        largest = max((x[np.isfinite(x)].max(initial=0.0) for x in floats), default=0.0)
-        scale = np.full(result.shape, max(1.0, largest**2, np.abs(result[np.isfinite(result)]).max(initial=0.0)))
+        largest = sorted(x[np.isfinite(x)].max(initial=1.0) for x in floats)[-2:]
+        scale = np.full(result.shape, max(np.prod(largest), np.abs(result[np.isfinite(result)]).max(initial=1.0)))
     return np.asarray(eps(dtype) * (case.terms + 1) * FORMULA_ROUNDINGS * np.where(np.isfinite(scale), scale, 0.0))
 
 
@@ -170,24 +171,36 @@ def test_text(case: Case) -> None:
     assert is_identical(graph, again)
 
 
-@each_case
+@pytest.mark.parametrize("case", [case for case in CASES if case.op not in UNCOMPILED], ids=str)
 def test_compiled(case: Case) -> None:
-    assert not differences(case, arrays_of(case), compiled_results(case.op)[case_number(case)])
+    assert not differences(case, arrays_of(case), compiled_result(case))
 
 
-def case_number(case: Case) -> int:
-    return next(i for i, other in enumerate(CASES) if other is case)
+@pytest.mark.parametrize("name", UNCOMPILED)
+def test_uncompiled(name: str) -> None:
+    for case in (c for c in CASES if c.op == name):
+        with pytest.raises(UnsupportedOpError):
+            compile_graph(graph_of(case))
+
+
+def compiled_result(case: Case) -> Array:
+    """What the compiled program of the row's family gives it; of its op alone if the family does not compile."""
+    family = OPS[case.op].family
+    number = next(i for i, other in enumerate(CASES) if other is case)
+    try:
+        return compiled_rows(tuple(i for i, c in enumerate(CASES) if OPS[c.op].family == family and c.op not in UNCOMPILED))[number]
+    except NetloomError:
+        return compiled_rows(tuple(i for i, c in enumerate(CASES) if c.op == case.op))[number]
 
 
 @cache
-def compiled_results(op: str) -> Mapping[int, Array]:
-    """All rows of an op as one program with one thread, run once: results by the row's number."""
-    b = Builder(op)
-    rows = {i: case for i, case in enumerate(CASES) if case.op == op}
-    graph = b.build([add_case(b, case, f"{i} ") for i, case in rows.items()], [str(i) for i in rows])
+def compiled_rows(rows: tuple[int, ...]) -> Mapping[int, Array]:
+    """Many rows as one program, run once with one thread: results by the row's number."""
+    b = Builder("cases")
+    graph = b.build([add_case(b, CASES[i], f"{i} ") for i in rows], [str(i) for i in rows])
     inputs: dict[str, Array] = {}
-    for i, case in rows.items():
-        inputs |= named(case, graph, arrays_of(case), f"{i} ")
+    for i in rows:
+        inputs |= named(CASES[i], graph, arrays_of(CASES[i]), f"{i} ")
     return dict(zip(rows, Session.in_process(compile_graph(graph).image, threads=1).run(None, inputs), strict=True))
 
 
@@ -224,7 +237,8 @@ def slope(case: Case, arrays: Sequence[Array], direction: Sequence[Array], weigh
 
     def at(t: float) -> float:
         moved = [x + t * d if d.size and oracle.is_float(x.dtype) else x for x, d in zip(arrays, direction, strict=True)]
-        return float(np.vdot(expected(case, moved)[0], weights))
+        result = expected(case, moved)[0]
+        return float(np.vdot(np.where(np.isfinite(result), result, 0.0), weights))
 
     return (8 * (at(STEP) - at(-STEP)) - (at(2 * STEP) - at(-2 * STEP))) / (12 * STEP)
 
@@ -255,11 +269,11 @@ def test_gradient(case: Case) -> None:
 @pytest.mark.parametrize("name", [name for name, op in OPS.items() if isinstance(op.vjp, NotDifferentiable)])
 def test_no_gradient_is_said(name: str) -> None:
     """An op that says it has no gradient stops differentiation, unless floats cannot flow through it at all."""
-    for case in (in_float64(c) for c in CASES if c.op == name):
+    for case in (c for c in CASES if c.op == name):
         b = Builder("gradient")
         y = add_case(b, case)
-        wrt = [value for value in b.inputs if value.dtype.is_float]
-        if y.dtype.is_float and wrt and case.inputs:
+        wrt = [value for value in b.inputs[: len(case.inputs)] if value.dtype.is_float]
+        if y.dtype.is_float and wrt:
             with pytest.raises(UnsupportedOpError, match=f"{name} has no gradient"):
                 differentiate(b, y, wrt)
 
@@ -312,12 +326,12 @@ def test_an_incomplete_op_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_a_result_off_by_a_hundredth_is_found(case: Case) -> None:
     arrays = arrays_of(case)
     result, dtype = expected(case, arrays)
-    finite = np.where(np.isfinite(result), np.abs(result), 0) if oracle.is_float(dtype) else np.zeros(())
-    if not finite.any() or oracle.is_float(dtype) and eps(dtype) > 1e-6:
-        return
-    wrong = result.astype(dtype)
-    wrong[np.unravel_index(np.argmax(finite), finite.shape)] *= 1.01
-    assert differences(case, arrays, wrong)
+    with np.errstate(over="ignore"):
+        wrong = result.astype(dtype)
+        finite = np.where(np.isfinite(wrong), np.abs(wrong), 0) if oracle.is_float(dtype) else np.zeros(())
+    if finite.any() and eps(dtype) < 1e-6:
+        wrong[np.unravel_index(np.argmax(finite), finite.shape)] *= 1.01
+        assert differences(case, arrays, wrong)
 
 
 WRONG = [  # a row, and attributes that make another op of it
@@ -329,7 +343,7 @@ WRONG = [  # a row, and attributes that make another op of it
     (row("layer_norm", "float32[4, 9]", "float32[9]", "float32[9]", terms=9, axis=1), {"epsilon": 1e-3}),
     (row("gelu", "float32[50]"), {"approximate": True}),
     (row("pad", "float32[4]", lo=(2,), hi=(2,), mode="reflect"), {"mode": "edge"}),
-    (row("argmax", "float32[40] halves", axis=0), {"last": True}),
+    (row("argmax", "float32[200] halves", axis=0), {"last": True}),
 ]  # fmt: skip
 
 
