@@ -71,8 +71,12 @@ def _spread(rng: np.random.Generator, shape: tuple[int, ...], position: int, lo:
 
 
 def draw(domain: str, rng: np.random.Generator, shape: tuple[int, ...], dtype: DType, position: int) -> Any:
-    """Values of a domain: positive, halves (multiples of 1/2), special (infinities, NaN, zeros, denormals: every pair),
-    nan (one NaN), zeros (every fifth), far (up to 100), wide (the dtype's extremes), index:N in [-N, N), label:N in [0, N); "" is (-2, 2)."""
+    """Values of a domain; "" is (-2, 2) for floats, [-5, 10) for integers.
+
+    positive (0.1, 3); far (-100, 100); huge (-1e10, 1e10); halves: multiples of 1/2; zeros: one in five is 0; nan: one NaN;
+    special: infinities, NaN, zeros, denormals, in every pair; wide: any integer, the dtype's extremes among them;
+    index:N in [-N, N); label:N in [0, N).
+    """
     word, _, number = domain.partition(":")
     size = int(np.prod(shape))
     match word:
@@ -85,6 +89,8 @@ def draw(domain: str, rng: np.random.Generator, shape: tuple[int, ...], dtype: D
             return np.where(rng.random(shape) < 0.2, 0.0, values)
         case "far":
             return _spread(rng, shape, position, -100.0, 100.0)
+        case "huge":
+            return _spread(rng, shape, position, -1e10, 1e10)
         case "special":
             period = len(SPECIAL) ** position
             return np.array([SPECIAL[i // period % len(SPECIAL)] for i in range(size)]).reshape(shape)
@@ -159,7 +165,7 @@ def _binary(op: str, kinds: str) -> list[Case]:
 _CASTS = [
     row("cast", f"{source.value}[13]{domain}", dtype=target)
     for source in DType
-    for domain in ([" special", " far"] if source.is_float else [""] if source is BOOL else [" wide"])
+    for domain in ([" special", " far", " huge"] if source.is_float else [""] if source is BOOL else [" wide"])
     for target in DType
 ]
 ELEMENTWISE = [
@@ -179,20 +185,24 @@ ELEMENTWISE = [
 _SHAPES: tuple[tuple[str, tuple[int, ...], bool, int], ...] = (
     ("float32[3, 37]", (1,), False, 37), ("float32[3, 5, 7]", (0, 2), True, 21), ("float64[2, 1, 3, 1, 4]", (1, 2, 4), False, 12),
     ("float32[4]", (0,), True, 4), ("float32[]", (), False, 1), ("float32[3, 0]", (1,), False, 0), ("float32[0, 3]", (1,), False, 3),
-    ("float32[N, 3]", (0,), False, 5), ("float32[3, 5] nan", (0,), False, 3), ("int32[3, 5]", (0,), False, 3), ("uint8[17]", (0,), False, 17),
+    ("float32[N, 3]", (0,), False, 5), ("float32[3, 5] nan", (0,), False, 3), ("float32[5, 8] special", (0,), False, 5),
+    ("int32[3, 5]", (0,), False, 3), ("uint8[17]", (0,), False, 17),
     ("int64[3, 0]", (1,), True, 0), ("bfloat16[3, 19]", (1,), False, 19), ("float16[19, 3]", (0,), False, 19),
 )  # fmt: skip
 REDUCTION = [
     *(row(op, text, terms=k, axes=axes, keep=keep)
       for op in ("reduce_sum", "reduce_product", "reduce_max", "reduce_min", "reduce_mean")
-      for text, axes, keep, k in _SHAPES if not (op == "reduce_mean" and k == 0 or op == "reduce_product" and k > 21)),
-    row("reduce_sum", "float32[2000] positive", terms=2000, axes=(0,)), row("reduce_product", "float32[3, 18] positive", terms=18, axes=(1,)), row("reduce_mean", "float32[0, 3]", axes=(0,)),
+      for text, axes, keep, k in _SHAPES if op != "reduce_product" or k <= 21),
+    row("reduce_sum", "float32[2000] positive", terms=2000, axes=(0,)),
+    row("reduce_product", "float32[3, 18] positive", terms=18, axes=(1,)), row("reduce_mean", "float32[0, 3]", axes=(0,)),
     row("reduce_product", "float32[9, 5] zeros", terms=5, axes=(1,)),
     *(row(op, text, axis=axis, keep=keep, last=last)
       for op in ("argmax", "argmin")
       for text, axis, keep, last in (("float32[5, 19] halves", 1, False, False), ("float32[5, 19] halves", 0, True, True),
-                                     ("float64[1]", 0, False, False), ("float32[3, 9] nan", 1, False, False), ("int32[2, 30, 2]", 1, False, True),
-                                     ("uint8[N, 3]", 0, True, False), ("float32[19] special", 0, False, True), ("float32[0, 3]", 1, False, False))),
+                                     ("float64[1]", 0, False, False), ("float32[3, 9] nan", 1, False, False),
+                                     ("int32[2, 30, 2]", 1, False, True),
+                                     ("uint8[N, 3]", 0, True, False), ("float32[19] special", 0, False, True),
+                                     ("float32[0, 3]", 1, False, False))),
     row("matmul", "float32[5, 7]", "float32[7, 33]", terms=7), row("matmul", "float32[1, 700]", "float32[700, 10]", terms=700),
     row("matmul", "float32[17, 9]", "float32[30, 9]", terms=9, transpose_b=True),
     row("matmul", "float32[9, 17]", "float32[9, 3]", terms=9, transpose_a=True),
@@ -276,59 +286,78 @@ NORMALIZATION = [
     row("layer_norm", "float32[N, 5]", "float32[5]", "float32[5]", terms=5, axis=1),
     row("rms_norm", "float32[3, 4, 7]", "float32[7]", terms=7, axis=2), row("rms_norm", "float32[9]", "float32[9]", terms=9, axis=0),
     row("group_norm", "float32[2, 6, 3, 5]", _VECTOR, _VECTOR, terms=30, groups=3, epsilon=0.125),
-    row("group_norm", "float32[2, 6, 5]", _VECTOR, _VECTOR, terms=30, groups=1), row("group_norm", "float32[1, 6, 4]", _VECTOR, _VECTOR, terms=4, groups=6),
-    row("instance_norm", "float32[2, 6, 3, 5]", _VECTOR, _VECTOR, terms=15, epsilon=0.125), row("instance_norm", "float32[1, 6, 7]", _VECTOR, _VECTOR, terms=7),
+    row("group_norm", "float32[2, 6, 5]", _VECTOR, _VECTOR, terms=30, groups=1),
+    row("group_norm", "float32[1, 6, 4]", _VECTOR, _VECTOR, terms=4, groups=6),
+    row("instance_norm", "float32[2, 6, 3, 5]", _VECTOR, _VECTOR, terms=15, epsilon=0.125),
+    row("instance_norm", "float32[1, 6, 7]", _VECTOR, _VECTOR, terms=7),
     row("lrn", "float32[2, 7, 5, 3]", terms=5, size=5, alpha=0.5, beta=0.75, bias=2.0),
-    row("lrn", "float32[1, 5, 7]", terms=4, size=4, alpha=0.25, beta=0.5, bias=1.0), row("lrn", "float32[2, 3, 4, 4]", terms=1, size=1, alpha=0.5),
+    row("lrn", "float32[1, 5, 7]", terms=4, size=4, alpha=0.25, beta=0.5, bias=1.0),
+    row("lrn", "float32[2, 3, 4, 4]", terms=1, size=1, alpha=0.5),
     *(row(op, text, terms=k, axis=axis)
       for op in ("softmax", "log_softmax")
       for text, axis, k in (("float32[4, 21]", 1, 21), ("float32[4, 21, 3] far", 1, 21), ("float64[5, 1, 3]", 0, 5), ("float32[1]", 0, 1),
-                            ("float32[N, 7]", 1, 7), ("float32[7, N]", 0, 7), ("float32[0, 4]", 1, 4), ("float16[3, 9]", 1, 9), ("float32[2, 5] nan", 1, 5))),
-    row("cross_entropy", "float32[4, 7]", "int64[4] label:7", terms=28), row("cross_entropy", "float32[2, 5, 3]", "int32[2, 3] label:5", terms=30),
-    row("cross_entropy", "float32[9, 3]", "int64[9] index:5", terms=27), row("cross_entropy", "float32[N, 7] far", "uint8[N] label:7", terms=35),
+                            ("float32[N, 7]", 1, 7), ("float32[7, N]", 0, 7), ("float32[0, 4]", 1, 4), ("float16[3, 9]", 1, 9),
+                            ("float32[2, 5] nan", 1, 5), ("float32[3, 8] special", 0, 3))),
+    row("cross_entropy", "float32[4, 7]", "int64[4] label:7", terms=28),
+    row("cross_entropy", "float32[2, 5, 3]", "int32[2, 3] label:5", terms=30),
+    row("cross_entropy", "float32[9, 3]", "int64[9] index:5", terms=27),
+    row("cross_entropy", "float32[N, 7] far", "uint8[N] label:7", terms=35),
     row("mean_squared_error", "float32[3, 7]", "float32[3, 7]", terms=21), row("mean_squared_error", "float32[N]", "float32[N]", terms=5),
 ]  # fmt: skip
 
 # -- shape and indexing --------------------------------------------------------------------------------------------
 
 SHAPE = [
-    row("reshape", "float32[3, 4, 10]", shape=(6, 20)), row("reshape", "float32[]", shape=(1, 1)), row("reshape", "float32[0, 3]", shape=(5, 0)),
-    row("reshape", "float32[N, 3, 2]", shape=(N, 6)), row("reshape", "int8[7, 1, 3]", shape=(3, 7)), row("reshape", "bool[5]", shape=(5, 1)),
+    row("reshape", "float32[3, 4, 10]", shape=(6, 20)), row("reshape", "float32[]", shape=(1, 1)),
+    row("reshape", "float32[0, 3]", shape=(5, 0)),
+    row("reshape", "float32[N, 3, 2]", shape=(N, 6)), row("reshape", "int8[7, 1, 3]", shape=(3, 7)),
+    row("reshape", "bool[5]", shape=(5, 1)),
     row("transpose", "float32[3, 4, 5]", permutation=(2, 0, 1)), row("transpose", "float32[17, 19]", permutation=(1, 0)),
     row("transpose", "float32[]", permutation=()), row("transpose", "int16[2, 1, 3, 2, 3]", permutation=(4, 2, 0, 3, 1)),
     row("transpose", "float32[N, 3, 4]", permutation=(1, 2, 0)), row("transpose", "float32[0, 3]", permutation=(1, 0)),
-    row("broadcast", "float32[3, 1]", shape=(2, 3, 5)), row("broadcast", "float32[]", shape=(4,)), row("broadcast", "float32[1, 3]", shape=(N, 3)),
+    row("broadcast", "float32[3, 1]", shape=(2, 3, 5)), row("broadcast", "float32[]", shape=(4,)),
+    row("broadcast", "float32[1, 3]", shape=(N, 3)),
     row("broadcast", "bool[1]", shape=(0,)), row("broadcast", "float32[1]", shape=(1,)),
-    row("reorder", "float32[2, 19, 3, 4]", layout=channel_blocked(4)), row("reorder", "float32[3, 5]"), row("reorder", "float32[N, 16, 2]", layout=channel_blocked(3)),
-    row("slice", "int32[9, 10]", start=(8, 1), size=(4, 3), step=(-2, 3)), row("slice", "float32[9, 10]", start=(8, 1), size=(4, 3), step=(-2, 3)),
+    row("reorder", "float32[2, 19, 3, 4]", layout=channel_blocked(4)), row("reorder", "float32[3, 5]"),
+    row("reorder", "float32[N, 16, 2]", layout=channel_blocked(3)),
+    row("slice", "int32[9, 10]", start=(8, 1), size=(4, 3), step=(-2, 3)),
+    row("slice", "float32[9, 10]", start=(8, 1), size=(4, 3), step=(-2, 3)),
     row("slice", "float32[5]", start=(5,), size=(0,), step=(1,)), row("slice", "float32[N, 6]", start=(0, 2), size=(N, 3), step=(1, 1)),
     row("slice", "float32[]", start=(), size=(), step=()),
-    row("slice_gradient", "float32[4, 3]", start=(8, 1), step=(-2, 3), shape=(9, 10)), row("slice_gradient", "float32[0]", start=(5,), step=(1,), shape=(5,)),
+    row("slice_gradient", "float32[4, 3]", start=(8, 1), step=(-2, 3), shape=(9, 10)),
+    row("slice_gradient", "float32[0]", start=(5,), step=(1,), shape=(5,)),
     row("slice_gradient", "float32[N, 3]", start=(0, 2), step=(1, 1), shape=(N, 6)),
     row("pad", "float32[3, 5]", lo=(1, 2), hi=(0, 3), value=1.5), row("pad", "float32[0, 2]", lo=(1, 0), hi=(1, 1), value=-2.0),
-    row("pad", "float32[N, 3]", lo=(0, 1), hi=(0, 1)), row("pad", "int8[4]", lo=(0,), hi=(3,), value=7), row("pad", "float32[]", lo=(), hi=()),
+    row("pad", "float32[N, 3]", lo=(0, 1), hi=(0, 1)), row("pad", "int8[4]", lo=(0,), hi=(3,), value=7),
+    row("pad", "float32[]", lo=(), hi=()),
     row("pad", "bool[3]", lo=(1,), hi=(1,), value=1), row("pad", "float32[3]", lo=(1,), hi=(0,), value=float("-inf")),
     row("pad", "float32[3, 5]", lo=(1, 2), hi=(2, 3), mode="reflect"), row("pad", "float32[4, 1]", lo=(3, 0), hi=(0, 0), mode="reflect"),
     row("pad", "float32[3, 5]", lo=(4, 0), hi=(1, 6), mode="edge"), row("pad", "float32[1]", lo=(2,), hi=(2,), mode="edge"),
     row("concat", "float32[3, 5]", "float32[3, 20]", "float32[3, 1]", axis=1), row("concat", "float32[2, 3]", axis=0),
     row("concat", "int64[0, 2]", "int64[4, 2]", axis=0), row("concat", "float32[N, 2]", "float32[N, 3]", axis=1),
     row("concat", "float32[2, 16, 3]", "float32[2, 17, 3]", axis=1), row("concat", "bool[2]", "bool[3]", axis=0),
-    *(row("depth_to_space", "float32[2, 12, 3, 1]", block=2, mode=mode) for mode in ("DCR", "CRD")), row("depth_to_space", "float32[1, 9, 2, 2]", block=3),
+    *(row("depth_to_space", "float32[2, 12, 3, 1]", block=2, mode=mode) for mode in ("DCR", "CRD")),
+    row("depth_to_space", "float32[1, 9, 2, 2]", block=3),
     row("space_to_depth", "float32[2, 3, 4, 6]", block=2), row("space_to_depth", "float32[1, 1, 3, 3]", block=3),
 ]  # fmt: skip
 INDEXING = [
     row("constant", value=Constant(np.arange(6, dtype=np.float32).reshape(2, 3))), row("constant", value=Constant(np.array(True))),
     row("constant", value=Constant.splat(7, TensorType(INT64, (3, 5)))), row("constant", value=Constant(np.zeros((0, 2), np.float16))),
     row("extent", extent=7), row("extent", extent=2 * N + 3), row("extent", extent=(N + 1) // 2 * N),
-    row("iota", shape=(3, 5), axis=1, dtype=FLOAT32), row("iota", shape=(N, 3), axis=0, dtype=INT64), row("iota", shape=(N, 300), axis=1, dtype=DType.UINT8),
+    row("iota", shape=(3, 5), axis=1, dtype=FLOAT32), row("iota", shape=(N, 3), axis=0, dtype=INT64),
+    row("iota", shape=(N, 300), axis=1, dtype=DType.UINT8),
     row("iota", shape=(N,), axis=0, dtype=DType.BFLOAT16), row("iota", shape=(0,), axis=0),
     row("gather", "float32[5, 3]", "int64[2, 4] index:5", axis=0), row("gather", "float32[3, 5, 2]", "int32[4] index:5", axis=1),
-    row("gather", "float32[7]", "uint8[] label:7", axis=0), row("gather", "int8[2, 7]", "int8[0] label:7", axis=1), row("gather", "float32[N, 3]", "int64[4] index:5", axis=0),
+    row("gather", "float32[7]", "uint8[] label:7", axis=0), row("gather", "int8[2, 7]", "int8[0] label:7", axis=1),
+    row("gather", "float32[N, 3]", "int64[4] index:5", axis=0),
     row("gather", "float32[7, 3]", "int64[N] index:7", axis=0), row("gather", "float32[2, 1]", "int64[3, 1] index:1", axis=1),
-    row("gather_gradient", "float32[2, 4, 3]", "int64[2, 4] index:5", terms=8, axis=0, extent=5), row("gather_gradient", "float32[3, 4, 2]", "int32[4] index:5", terms=4, axis=1, extent=5),
+    row("gather_gradient", "float32[2, 4, 3]", "int64[2, 4] index:5", terms=8, axis=0, extent=5),
+    row("gather_gradient", "float32[3, 4, 2]", "int32[4] index:5", terms=4, axis=1, extent=5),
     row("gather_gradient", "float32[]", "uint8[] label:7", axis=0, extent=7),
-    row("gather_gradient", "float32[N, 3]", "int64[N] index:7", terms=5, axis=0, extent=7), row("gather_gradient", "float64[2, 0]", "int64[0]", axis=1, extent=3),
-    row("one_hot", "int64[4] index:7", depth=5), row("one_hot", "uint8[2, 3] label:4", depth=4, dtype=FLOAT64), row("one_hot", "int32[]", depth=1, dtype=BOOL),
+    row("gather_gradient", "float32[N, 3]", "int64[N] index:7", terms=5, axis=0, extent=7),
+    row("gather_gradient", "float64[2, 0]", "int64[0]", axis=1, extent=3),
+    row("one_hot", "int64[4] index:7", depth=5), row("one_hot", "uint8[2, 3] label:4", depth=4, dtype=FLOAT64),
+    row("one_hot", "int32[]", depth=1, dtype=BOOL),
     row("one_hot", "int8[N] index:9", depth=17, dtype=DType.INT16),
 ]  # fmt: skip
 
@@ -347,13 +376,16 @@ RANDOM_NUMBERS = [
       for op, kind in (("random_bits", {}), ("random_uniform", {}), ("random_uniform", {"dtype": FLOAT64}),
                        ("random_normal", {}), ("random_normal", {"dtype": DType.FLOAT16}))
       for shape in ((5, 37), (), (0, 3), (3,), (N, 2))),
-    row("dropout", "float32[5, 7]", _KEY, rate=0.25), row("dropout", "float64[3]", _KEY, rate=0.0), row("dropout", "float32[N, 9]", _KEY, rate=0.75),
+    row("dropout", "float32[5, 7]", _KEY, rate=0.25), row("dropout", "float64[3]", _KEY, rate=0.0),
+    row("dropout", "float32[N, 9]", _KEY, rate=0.75),
 ]  # fmt: skip
 TRANSFORMS = [
-    row("winograd_input", "float32[2, 3, 6, 10]", "float32[36, 36]", terms=36, m=4), row("winograd_input", "float32[1, 17, 4, 6]", "float32[16, 16]", terms=16, m=2),
+    row("winograd_input", "float32[2, 3, 6, 10]", "float32[36, 36]", terms=36, m=4),
+    row("winograd_input", "float32[1, 17, 4, 6]", "float32[16, 16]", terms=16, m=2),
     row("winograd_output", "float32[36, 1, 2, 1, 3]", "float32[16, 36]", terms=36, m=4, shape=(1, 3, 7, 4)),
     row("winograd_output", "float32[16, 2, 2, 3, 17]", "float32[4, 16]", terms=16, m=2, shape=(2, 17, 4, 5)),
-    row("windows", "float32[2, 3, 7, 6]", kernel=(3, 2), stride=(2, 1), dilation=(1, 3)), row("windows", "float32[1, 2, 9]", kernel=(4,), stride=(3,), dilation=(1,)),
+    row("windows", "float32[2, 3, 7, 6]", kernel=(3, 2), stride=(2, 1), dilation=(1, 3)),
+    row("windows", "float32[1, 2, 9]", kernel=(4,), stride=(3,), dilation=(1,)),
     row("windows", "float32[N, 1, 2, 3, 2]", kernel=(1, 2, 2), stride=(1, 1, 1), dilation=(1, 1, 1)),
     row("kernel", "float32[3, 5]", "float32[3, 5]", body=_relu_of_sum()),
 ]  # fmt: skip
