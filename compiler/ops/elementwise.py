@@ -114,7 +114,7 @@ def _softplus(_a: NoAttrs, x: Expr) -> Expr:
 
 
 def _hard_sigmoid(a: HardSigmoidAttrs, x: Expr) -> Expr:
-    return scalar.maximum(0 * x, scalar.minimum(0 * x + 1, a.alpha * x + a.beta))
+    return scalar.maximum(scalar.minimum(a.alpha * x + a.beta, 1), 0)
 
 
 def _float(name: str, formula: Any, doc: str, attrs: type = NoAttrs, arity: int = 1, **facts: Any) -> None:

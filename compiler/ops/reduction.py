@@ -116,9 +116,16 @@ def _extreme_vjp(b: Builder, node: Node, cotangents: Sequence[Value]) -> Sequenc
 
 
 def _product_vjp(b: Builder, node: Node, cotangents: Sequence[Value]) -> Sequence[Value | None]:
-    """dy * y / x (an element of zero gives NaN)."""
-    share = b("mul", cotangents[0], node.output)
-    return [b("div", _spread(b, node, share), node.inputs[0])]
+    """dy times the product of the other elements: of all that are not zero, over x, where no other is zero."""
+    (x,), attrs = node.inputs, node.attrs
+    zero, one = b.number(0.0, x.dtype), b.number(1.0, x.dtype)
+    is_zero = b("equal", x, zero)
+    filled = b("select", is_zero, one, x)
+    product = b("reduce_product", filled, axes=attrs.axes, keep=attrs.keep)
+    count = b("cast", is_zero, dtype=x.dtype)
+    others = b("sub", _spread(b, node, b("reduce_sum", count, axes=attrs.axes, keep=attrs.keep)), count)
+    share = b("div", _spread(b, node, b("mul", cotangents[0], product)), filled)
+    return [b("select", b("equal", others, zero), share, zero)]
 
 
 def _flops(_attrs: Any, inputs: Sequence[TensorType], _outputs: Sequence[TensorType]) -> Extent:

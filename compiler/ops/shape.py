@@ -69,7 +69,8 @@ def _reshape_compute(attrs: ShapeAttrs, inputs: Sequence[TensorType], _o: Sequen
             flat: Extent = 0
             for axis in right:
                 flat = flat * attrs.shape[axis] + i[axis]
-            for place, axis in reversed(list(enumerate(left))):
+            kept = [axis for axis in left if x.shape[axis] != 1]
+            for place, axis in reversed(list(enumerate(kept))):
                 if place == 0:
                     index[axis] = flat
                 else:
@@ -294,6 +295,8 @@ def _pad_infer(attrs: PadAttrs, inputs: Sequence[TensorType]) -> Sequence[Tensor
 
 def _pad_reference(attrs: PadAttrs, inputs: Sequence[Array], _o: Sequence[TensorType]) -> Sequence[Array]:
     widths = list(zip(attrs.lo, attrs.hi, strict=True))
+    if not widths:
+        return [inputs[0]]
     if attrs.mode == "constant":
         return [np.pad(inputs[0], widths, constant_values=np.asarray(attrs.value).astype(inputs[0].dtype))]
     return [np.pad(inputs[0], widths, mode="reflect" if attrs.mode == "reflect" else "edge")]

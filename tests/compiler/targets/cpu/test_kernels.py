@@ -148,20 +148,6 @@ def _any(op: Any, dtype: DType) -> bool:
     return any(_accepts(op, dtype, n) is not None for n in (1, 2, 3))
 
 
-@pytest.mark.parametrize("source", list(DType), ids=lambda d: d.value)
-@pytest.mark.parametrize("target", list(DType), ids=lambda d: d.value)
-def test_cast(source: DType, target: DType) -> None:
-    types = [TensorType(source, (40,))]
-    graph, arrays = one_node("cast", types, {"dtype": target}), arrays_for(types)
-    if source is FLOAT32:
-        arrays["x0"][:5] = [np.nan, np.inf, -np.inf, 3e9, -3e9]
-    found = Session.in_process(compile_graph(graph).image, threads=1).run(None, arrays)[0]
-    expected = interpret(graph, arrays)[0]
-    if target.is_float:
-        found, expected = found.astype(np.float64), expected.astype(np.float64)
-    np.testing.assert_array_equal(found, expected)
-
-
 @pytest.mark.parametrize("level", list(CPUS))
 def test_cpu_levels(level: str) -> None:
     """One network on every level that this machine has."""

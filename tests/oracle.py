@@ -1,0 +1,478 @@
+"""What every op means, written apart from the compiler: (arrays, attributes) -> the exact result in float64.
+
+Nothing here imports the compiler, so a formula that is wrong there is not wrong here too. The sources are NumPy, SciPy,
+the ONNX reference evaluator where its op is the same, and definitions spelled out index by index. A gradient op is the
+adjoint of its forward oracle: dx[q] = <f(e_q), dy>. Integers and truth values are exact, in their own dtype.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from itertools import product
+from typing import Any, TypeAlias
+
+import ml_dtypes
+import numpy as np
+import numpy.typing as npt
+from onnx import TensorProto, helper
+from onnx.reference import ReferenceEvaluator
+from scipy import signal, special
+
+Array: TypeAlias = npt.NDArray[Any]
+Shape: TypeAlias = tuple[int, ...]
+OPSET = 23
+
+
+def is_float(dtype: Any) -> bool:
+    """Whether elements of a dtype are floating point (bfloat16 too)."""
+    return np.dtype(dtype).kind == "f" or np.dtype(dtype) == ml_dtypes.bfloat16
+
+
+def expected(name: str, inputs: Sequence[Array], attrs: Mapping[str, Any]) -> tuple[Array, np.dtype[Any]]:
+    """The result of oracle ``name``, floats in float64, and the dtype that the op must give it.
+
+    That is the attribute ``dtype`` if there is one, else the first float input's, for float results; the oracle's own
+    for others.
+    """
+    wide = [x.astype(np.float64) if is_float(x.dtype) else x for x in inputs]
+    with np.errstate(all="ignore"):
+        result = np.asarray(ORACLES[name](*wide, **attrs))
+    if not is_float(result.dtype):
+        return result, result.dtype
+    own = [np.dtype(attrs["dtype"])] if "dtype" in attrs else [x.dtype for x in inputs if is_float(x.dtype)]
+    return result.astype(np.float64), own[0] if own else result.dtype
+
+
+def onnx(op: str, *inputs: Array, **attributes: Any) -> Array:
+    """The ONNX reference evaluator's first result for one node."""
+    names = [f"x{i}" for i in range(len(inputs))]
+    kinds = {name: helper.np_dtype_to_tensor_dtype(x.dtype) for name, x in zip(names, inputs, strict=True)}
+    ports = [helper.make_tensor_value_info(name, kind, None) for name, kind in kinds.items()]
+    node = helper.make_node(op, names, ["y"], **attributes)
+    result = helper.make_tensor_value_info("y", TensorProto.UNDEFINED, None)
+    model = helper.make_model(helper.make_graph([node], op, ports, [result]), opset_imports=[helper.make_opsetid("", OPSET)])
+    return np.asarray(ReferenceEvaluator(model).run(None, dict(zip(names, inputs, strict=True)))[0])
+
+
+def adjoint(linear: Callable[[Array], Array], shape: Shape, dy: Array) -> Array:
+    """dx[q] = <linear(e_q), dy>, for every unit array e_q of ``shape``."""
+    dx = np.zeros(shape, dy.dtype)
+    for q in np.ndindex(*shape):
+        unit = np.zeros(shape, dy.dtype)
+        unit[q] = 1
+        dx[q] = np.vdot(linear(unit), dy)
+    return dx
+
+
+def adjoint_by_sample(linear: Callable[[Array], Array], shape: Shape, dy: Array) -> Array:
+    """``adjoint`` of a map that treats all samples alike; ``shape`` is one sample's."""
+    size = math.prod(shape)
+    images = linear(np.eye(size, dtype=dy.dtype).reshape(size, *shape)).reshape(size, -1)
+    return (dy.reshape(len(dy), images.shape[1]) @ images.T).reshape(len(dy), *shape)
+
+
+# -- elementwise -----------------------------------------------------------------------------------------------
+
+
+def _wrapped(value: int, dtype: np.dtype[Any]) -> Any:
+    """An integer modulo 2 ** bits, as two's complement."""
+    bits = dtype.itemsize * 8
+    value &= (1 << bits) - 1
+    return value - (1 << bits) if dtype.kind == "i" and value >> (bits - 1) else value
+
+
+def _by_integers(function: Callable[[int, int, int], int]) -> Callable[[Array, Array], Array]:
+    """A binary op in Python's unbounded integers; ``function`` also gets the number of bits."""
+
+    def apply(x: Array, y: Array) -> Array:
+        x, y = np.broadcast_arrays(x, y)
+        bits = x.dtype.itemsize * 8
+        found = [_wrapped(function(int(a), int(b), bits), x.dtype) for a, b in zip(x.flat, y.flat, strict=True)]
+        return np.array(found, x.dtype).reshape(x.shape)
+
+    return apply
+
+
+def _quotient(a: int, b: int) -> int:
+    return 0 if b == 0 else abs(a) // abs(b) * (1 if (a < 0) == (b < 0) else -1)
+
+
+_integer_division = _by_integers(lambda a, b, _: _quotient(a, b))
+_integer_remainder = _by_integers(lambda a, b, _: 0 if b == 0 else a - b * _quotient(a, b))
+
+
+def _cast(x: Array, dtype: Any) -> Array:
+    target = np.dtype(dtype)
+    if target == np.bool_:
+        return np.array([bool(v != 0) for v in x.flat]).reshape(x.shape).astype(np.bool_)
+    if is_float(target):
+        return x.astype(np.float64)
+    return np.array([_integer(v, target) for v in x.flat], target).reshape(x.shape)
+
+
+def _integer(value: Any, dtype: np.dtype[Any]) -> int:
+    if not isinstance(value, np.floating):
+        return int(_wrapped(int(value), dtype))
+    limits = np.iinfo(dtype)
+    if not np.isfinite(value):
+        return 0 if np.isnan(value) else int(limits.max if value > 0 else limits.min)
+    return min(max(int(value), int(limits.min)), int(limits.max))
+
+
+def _clip(x: Array, lo: float | None, hi: float | None) -> Array:
+    return x if lo is None and hi is None else np.clip(x, lo, hi).astype(x.dtype)
+
+
+def _gelu(x: Array, approximate: bool) -> Array:
+    return onnx("Gelu", x, approximate="tanh") if approximate else x * special.ndtr(x)
+
+
+ELEMENTWISE: dict[str, Callable[..., Any]] = {
+    "add": np.add, "sub": np.subtract, "mul": np.multiply, "neg": np.negative, "abs": np.abs, "sign": np.sign,
+    "div": lambda x, y: x / y if is_float(x.dtype) else _integer_division(x, y),
+    "rem": lambda x, y: np.fmod(x, y) if is_float(x.dtype) else _integer_remainder(x, y),
+    "fma": lambda x, y, z: x * y + z, "max": np.maximum, "min": np.minimum,
+    "exp": np.exp, "log": np.log, "sqrt": np.sqrt, "pow": np.power, "tanh": np.tanh, "erf": special.erf,
+    "sin": np.sin, "cos": np.cos, "floor": np.floor, "ceil": np.ceil, "round": np.rint, "trunc": np.trunc,
+    "equal": np.equal, "not_equal": np.not_equal, "less": np.less, "less_equal": np.less_equal,
+    "and": np.bitwise_and, "or": np.bitwise_or, "xor": np.bitwise_xor, "not": np.invert,
+    "shift_left": _by_integers(lambda a, b, bits: a << b if 0 <= b < bits else 0),
+    "shift_right": _by_integers(lambda a, b, bits: a >> b if 0 <= b < bits else 0),
+    "select": np.where, "cast": _cast, "is_nan": np.isnan,
+    "relu": lambda x: np.maximum(x, 0).astype(x.dtype), "sigmoid": special.expit,
+    "silu": lambda x: x * special.expit(x), "softplus": lambda x: np.logaddexp(0, x),
+    "softsign": lambda x: x / (1 + np.abs(x)), "reciprocal": lambda x: 1 / x, "square": np.square,
+    "leaky_relu": lambda x, slope: onnx("LeakyRelu", x, alpha=slope),
+    "elu": lambda x, alpha: np.where(x < 0, alpha * np.expm1(x), x),
+    "selu": lambda x, alpha, gamma: onnx("Selu", x, alpha=alpha, gamma=gamma),
+    "hard_sigmoid": lambda x, alpha, beta: onnx("HardSigmoid", x, alpha=alpha, beta=beta),
+    "clip": _clip, "gelu": _gelu,
+    "thresholded_relu": lambda x, alpha: onnx("ThresholdedRelu", x, alpha=alpha),
+    "prelu": lambda x, slope: np.where(x < 0, slope * x, x),
+}  # fmt: skip
+
+# -- reductions and products -----------------------------------------------------------------------------------
+
+
+def _reduced(function: Callable[..., Any]) -> Callable[..., Any]:
+    def reduce(x: Array, axes: Shape, keep: bool) -> Any:
+        return function(x, axis=axes, keepdims=keep).astype(x.dtype) if axes else x
+
+    return reduce
+
+
+def _extreme(function: Callable[..., Any], sign: int) -> Callable[..., Any]:
+    """NumPy's maximum or minimum; an empty one is the least or the largest number of the dtype."""
+
+    def reduce(x: Array, axes: Shape, keep: bool) -> Any:
+        if not axes:
+            return x
+        limit = np.iinfo(x.dtype) if x.dtype.kind in "iu" else None
+        start = sign * math.inf if limit is None else (limit.max if sign > 0 else limit.min)
+        return function(x, axis=axes, keepdims=keep, initial=start)
+
+    return reduce
+
+
+def _mean(x: Array, axes: Shape, keep: bool) -> Array:
+    count = math.prod(x.shape[axis] for axis in axes)
+    total = np.sum(x, axis=axes, keepdims=keep) if axes else x
+    return total / count if is_float(x.dtype) else _integer_division(total.astype(x.dtype), np.array(count, x.dtype))
+
+
+def _position(best: Callable[..., Any]) -> Callable[..., Array]:
+    """The first (last) position of the best element; NaN is better than any number."""
+
+    def line(values: Array, last: bool) -> int:
+        extreme = best(values)
+        places = [i for i, v in enumerate(values) if v == extreme or (np.isnan(v) and np.isnan(extreme))]
+        return places[-1 if last else 0]
+
+    def find(x: Array, axis: int, keep: bool, last: bool) -> Array:
+        lines = np.moveaxis(x, axis, -1)
+        found = np.array([line(lines[i], last) for i in np.ndindex(*lines.shape[:-1])], np.int64).reshape(lines.shape[:-1])
+        return np.expand_dims(found, axis) if keep else found
+
+    return find
+
+
+def _matmul(a: Array, b: Array, transpose_a: bool, transpose_b: bool) -> Array:
+    left, right = "...km" if transpose_a else "...mk", "...nk" if transpose_b else "...kn"
+    return np.asarray(np.einsum(f"{left},{right}->...mn", a, b)).astype(a.dtype)
+
+
+# -- convolution and pooling -----------------------------------------------------------------------------------
+
+
+def _conv(x: Array, w: Array, stride: Shape, dilation: Shape, lo: Shape, hi: Shape, groups: int) -> Array:
+    """Cross-correlation of the padded input with filters that have zeros put between their elements."""
+    spread = np.zeros((*w.shape[:2], *((k - 1) * d + 1 for k, d in zip(w.shape[2:], dilation, strict=True))))
+    spread[(..., *(slice(None, None, d) for d in dilation))] = w
+    padded = np.pad(x, [(0, 0), (0, 0), *zip(lo, hi, strict=True)])
+    per_filter, per_group = w.shape[1], len(w) // groups
+    if not len(x):  # SciPy does not take an empty batch
+        return _conv(np.zeros((1, *x.shape[1:])), w, stride, dilation, lo, hi, groups)[:0]
+    maps = [
+        signal.correlate(padded[:, (o // per_group) * per_filter :][:, :per_filter], filter_[None], "valid", "direct")
+        for o, filter_ in enumerate(spread)
+    ]
+    return np.concatenate(maps, axis=1)[(..., *(slice(None, None, s) for s in stride))].astype(x.dtype)
+
+
+def _conv_input_gradient(dy: Array, w: Array, spatial: Shape, groups: int, **attrs: Any) -> Array:
+    shape = (w.shape[1] * groups, *spatial)
+    return adjoint_by_sample(lambda x: _conv(x, w, groups=groups, **attrs), shape, dy)
+
+
+def _conv_weight_gradient(x: Array, dy: Array, kernel: Shape, groups: int, **attrs: Any) -> Array:
+    shape = (dy.shape[1], x.shape[1] // groups, *kernel)
+    return adjoint(lambda w: _conv(x, w, groups=groups, **attrs), shape, dy)
+
+
+def _windows(
+    spatial: Shape, kernel: Shape, stride: Shape, dilation: Shape, lo: Shape, hi: Shape
+) -> Iterator[tuple[Shape, list[tuple[int, Shape]]]]:
+    """Each output position with (flat kernel position, input position), positions in the padding among them."""
+    ends = [e + a + b - (k - 1) * d for e, a, b, k, d in zip(spatial, lo, hi, kernel, dilation, strict=True)]
+    for p in product(*(range((end - 1) // s + 1) for end, s in zip(ends, stride, strict=True))):
+        yield p, [
+            (flat, tuple(i * s + j * d - a for i, s, j, d, a in zip(p, stride, k, dilation, lo, strict=True)))
+            for flat, k in enumerate(np.ndindex(*kernel))
+        ]
+
+
+def _is_inside(q: Shape, spatial: Sequence[int], first: Sequence[int] | None = None) -> bool:
+    return all(low <= i < e for low, i, e in zip(first or [0] * len(q), q, spatial, strict=True))
+
+
+def _max_pool(x: Array, **attrs: Any) -> Array:
+    spatial = x.shape[2:]
+    least = -math.inf if is_float(x.dtype) else np.iinfo(x.dtype).min
+    found = {}
+    for p, window in _windows(spatial, **attrs):
+        parts = [x[(..., *q)] for _, q in window if _is_inside(q, spatial)]
+        found[p] = np.max(np.stack(parts), axis=0) if parts else np.full(x.shape[:2], least, x.dtype)
+    return _assembled(found, x.shape[:2], x.dtype)
+
+
+def _assembled(found: Mapping[Shape, Array], head: Shape, dtype: Any) -> Array:
+    out = tuple(1 + max(p[axis] for p in found) for axis in range(len(next(iter(found)))))
+    result = np.zeros((*head, *out), dtype)
+    for p, part in found.items():
+        result[(..., *p)] = part
+    return result
+
+
+def _max_pool_index(x: Array, y: Array, **attrs: Any) -> Array:
+    size = math.prod(attrs["kernel"])
+    found = {}
+    for p, window in _windows(x.shape[2:], **attrs):
+        index = np.full(x.shape[:2], size, np.int32)
+        for flat, q in reversed(window):
+            if _is_inside(q, x.shape[2:]):
+                index[x[(..., *q)] == y[(..., *p)]] = flat
+        found[p] = index
+    return _assembled(found, x.shape[:2], np.int32)
+
+
+def _max_pool_gradient(dy: Array, index: Array, spatial: Shape, **attrs: Any) -> Array:
+    dx = np.zeros((*dy.shape[:2], *spatial))
+    for p, window in _windows(spatial, **attrs):
+        for flat, q in window:
+            if _is_inside(q, spatial):
+                dx[(..., *q)] += np.where(index[(..., *p)] == flat, dy[(..., *p)], 0)
+    return dx
+
+
+def _average_pool(x: Array, count_padding: bool, extra: Shape, **attrs: Any) -> Array:
+    spatial, lo, hi = x.shape[2:], attrs["lo"], attrs["hi"]
+    end = [e + b - c for e, b, c in zip(spatial, hi, extra or (0,) * len(hi), strict=True)]
+    found = {}
+    for p, window in _windows(spatial, **attrs):
+        parts = [x[(..., *q)] for _, q in window if _is_inside(q, spatial)]
+        counted = [q for _, q in window if _is_inside(q, end, [-a for a in lo])] if count_padding else parts
+        found[p] = np.sum(parts, axis=0) / len(counted)
+    return _assembled(found, x.shape[:2], x.dtype)
+
+
+def _average_pool_gradient(dy: Array, spatial: Shape, **attrs: Any) -> Array:
+    return adjoint_by_sample(lambda x: _average_pool(x, **attrs), (dy.shape[1], *spatial), dy)
+
+
+# -- normalization and losses ----------------------------------------------------------------------------------
+
+
+def _standardized(x: Array, axes: Shape, epsilon: float) -> Array:
+    return (x - x.mean(axes, keepdims=True)) / np.sqrt(x.var(axes, keepdims=True) + epsilon)
+
+
+def _per_channel(v: Array, rank: int) -> Array:
+    return v.reshape(-1, *[1] * (rank - 2))
+
+
+def _batch_norm(x: Array, scale: Array, bias: Array, mean: Array, variance: Array, epsilon: float) -> Array:
+    return onnx("BatchNormalization", x, scale, bias, mean, variance, epsilon=epsilon)
+
+
+def _layer_norm(x: Array, scale: Array, bias: Array, axis: int, epsilon: float) -> Array:
+    return _standardized(x, tuple(range(axis, x.ndim)), epsilon) * scale + bias
+
+
+def _rms_norm(x: Array, scale: Array, axis: int, epsilon: float) -> Array:
+    mean = np.mean(np.square(x), axis=tuple(range(axis, x.ndim)), keepdims=True)
+    return x / np.sqrt(mean + epsilon) * scale
+
+
+def _group_norm(x: Array, scale: Array, bias: Array, groups: int, epsilon: float) -> Array:
+    parts = [_standardized(part, tuple(range(1, x.ndim)), epsilon) for part in np.split(x, groups, axis=1)]
+    return np.concatenate(parts, axis=1) * _per_channel(scale, x.ndim) + _per_channel(bias, x.ndim)
+
+
+def _lrn(x: Array, size: int, alpha: float, beta: float, bias: float) -> Array:
+    """By the definition in ONNX's text; its reference evaluator takes the batch's extent for that of the channels."""
+    before, behind = math.floor((size - 1) / 2), math.ceil((size - 1) / 2)
+    c = x.shape[1]
+    sums = [np.square(x[:, max(0, i - before) : min(c - 1, i + behind) + 1]).sum(axis=1) for i in range(c)]
+    return x / (bias + alpha / size * np.stack(sums, axis=1)) ** beta
+
+
+def _cross_entropy(logits: Array, labels: Array) -> Array:
+    logs = special.log_softmax(logits, axis=1)
+    terms = [-logs[(i[0], labels[i], *i[1:])] if 0 <= labels[i] < logits.shape[1] else 0.0 for i in np.ndindex(labels.shape)]
+    return np.asarray(np.mean(terms))
+
+
+# -- shape and indexing ----------------------------------------------------------------------------------------
+
+
+def _slice(x: Array, start: Shape, size: Shape, step: Shape) -> Array:
+    lines = [[first + i * by for i in range(count)] for first, count, by in zip(start, size, step, strict=True)]
+    return x[np.ix_(*(np.array(line, np.int64) for line in lines))] if lines else x
+
+
+def _slice_gradient(dy: Array, start: Shape, step: Shape, shape: Shape) -> Array:
+    return adjoint(lambda x: _slice(x, start, dy.shape, step), shape, dy)
+
+
+def _reflected(q: int, extent: int) -> int:
+    return -q if q < 0 else (2 * (extent - 1) - q if q >= extent else q)
+
+
+def _pad(x: Array, lo: Shape, hi: Shape, value: float, mode: str) -> Array:
+    y = np.full([a + e + b for a, e, b in zip(lo, x.shape, hi, strict=True)], value, x.dtype)
+    for p in np.ndindex(y.shape):
+        q = tuple(i - a for i, a in zip(p, lo, strict=True))
+        if mode == "reflect":
+            q = tuple(_reflected(i, e) for i, e in zip(q, x.shape, strict=True))
+        elif mode == "edge":
+            q = tuple(min(max(i, 0), e - 1) for i, e in zip(q, x.shape, strict=True))
+        if _is_inside(q, x.shape):
+            y[p] = x[q]
+    return y
+
+
+def _gather(x: Array, indices: Array, axis: int) -> Array:
+    return x[(*[slice(None)] * axis, np.where(indices < 0, indices.astype(np.int64) + x.shape[axis], indices.astype(np.int64)))]
+
+
+def _gather_gradient(dy: Array, indices: Array, axis: int, extent: int) -> Array:
+    shape = (*dy.shape[:axis], extent, *dy.shape[axis + indices.ndim :])
+    return adjoint(lambda x: _gather(x, indices, axis), shape, dy)
+
+
+def _iota(shape: Shape, axis: int, dtype: Any) -> Array:
+    return np.indices(shape)[axis].astype(dtype)
+
+
+def _one_hot(x: Array, depth: int, dtype: Any) -> Array:
+    hit = [[float(int(v) == k) for k in range(depth)] for v in x.flat]
+    return np.array(hit).reshape(*x.shape, depth).astype(dtype)
+
+
+# -- random numbers --------------------------------------------------------------------------------------------
+
+
+def philox_block(counter: Sequence[int], key: Sequence[int]) -> tuple[int, ...]:
+    """Philox-4x32-10 of one counter (Salmon et al. 2011, section 3.3): four words from four, and a key of two."""
+    c, k, low = list(counter), list(key), 0xFFFFFFFF
+    for _ in range(10):
+        a, b = 0xD2511F53 * c[0], 0xCD9E8D57 * c[2]
+        c = [(b >> 32) ^ c[1] ^ k[0], b & low, (a >> 32) ^ c[3] ^ k[1], a & low]
+        k = [(k[0] + 0x9E3779B9) & low, (k[1] + 0xBB67AE85) & low]
+    return tuple(c)
+
+
+def _random_bits(key: Array, shape: Shape) -> Array:
+    start = int(key[0]) + (int(key[1]) << 32)
+    count = math.prod(shape)
+    words: list[int] = []
+    for block in range(-(-count // 4)):
+        number = (start + block) % (1 << 64)
+        words += philox_block((number & 0xFFFFFFFF, number >> 32, 0, 0), (int(key[2]), int(key[3])))
+    return np.array(words[:count], np.uint32).reshape(shape)
+
+
+def _random_uniform(key: Array, shape: Shape, dtype: Any = np.float32) -> Array:
+    return np.floor(_random_bits(key, shape) / 256.0) / 2.0**24
+
+
+def _random_normal(key: Array, shape: Shape, dtype: Any) -> Array:
+    """Box and Muller's cosine form from the middles of 2^24 intervals."""
+    first, second = np.floor(_random_bits(key, (2, *shape)) / 256.0) + 0.5
+    return np.sqrt(-2 * np.log(first / 2.0**24)) * np.cos(2 * np.pi * second / 2.0**24)
+
+
+def _dropout(x: Array, key: Array, rate: float) -> Array:
+    return np.where(_random_uniform(key, x.shape) >= np.float32(rate), x / (1 - rate), 0)
+
+
+# -- stages of strategies, and the table -----------------------------------------------------------------------
+
+
+def _winograd_input(x: Array, matrix: Array, m: int) -> Array:
+    a = m + 2
+    rows, columns = range(0, x.shape[2] - 2, m), range(0, x.shape[3] - 2, m)
+    tiles = [[x[:, :, r : r + a, s : s + a].reshape(*x.shape[:2], a * a) for s in columns] for r in rows]
+    return np.einsum("ef,hwncf->enhwc", matrix, np.array(tiles))
+
+
+def _winograd_output(products: Array, matrix: Array, m: int, shape: Shape) -> Array:
+    y = np.zeros(shape)
+    for h, w in product(range(shape[2]), range(shape[3])):
+        y[:, :, h, w] = np.einsum("eno,e->no", products[:, :, h // m, w // m], matrix[(h % m) * m + w % m])
+    return y
+
+
+def _im2col(x: Array, kernel: Shape, stride: Shape, dilation: Shape) -> Array:
+    none = (0,) * len(kernel)
+    parts = {p: np.stack([x[(..., *q)] for _, q in window], axis=-1)
+             for p, window in _windows(x.shape[2:], kernel, stride, dilation, none, none)}  # fmt: skip
+    y = _assembled(parts, (*x.shape[:2], math.prod(kernel)), x.dtype)
+    return y.reshape(*x.shape[:2], *kernel, *y.shape[3:])
+
+
+ORACLES: dict[str, Callable[..., Any]] = {
+    **ELEMENTWISE,
+    "reduce_sum": _reduced(np.sum), "reduce_product": _reduced(np.prod), "reduce_mean": _mean,
+    "reduce_max": _extreme(np.max, -1), "reduce_min": _extreme(np.min, 1),
+    "argmax": _position(np.max), "argmin": _position(np.min), "matmul": _matmul,
+    "conv": _conv, "conv_input_gradient": _conv_input_gradient, "conv_weight_gradient": _conv_weight_gradient,
+    "max_pool": _max_pool, "max_pool_index": _max_pool_index, "max_pool_gradient": _max_pool_gradient,
+    "average_pool": _average_pool, "average_pool_gradient": _average_pool_gradient,
+    "batch_norm": _batch_norm, "layer_norm": _layer_norm, "rms_norm": _rms_norm, "group_norm": _group_norm,
+    "instance_norm": lambda x, scale, bias, epsilon: onnx("InstanceNormalization", x, scale, bias, epsilon=epsilon),
+    "lrn": _lrn, "softmax": special.softmax, "log_softmax": special.log_softmax,
+    "cross_entropy": _cross_entropy, "mean_squared_error": lambda x, y: np.mean(np.square(x - y)),
+    "reshape": lambda x, shape: x.reshape(shape), "broadcast": lambda x, shape: np.broadcast_to(x, shape),
+    "transpose": lambda x, permutation: np.moveaxis(x, permutation, range(x.ndim)),
+    "reorder": lambda x, layout: x, "slice": _slice, "slice_gradient": _slice_gradient, "pad": _pad,
+    "concat": lambda *parts, axis: np.concatenate(parts, axis=axis),
+    "depth_to_space": lambda x, block, mode: onnx("DepthToSpace", x, blocksize=block, mode=mode),
+    "space_to_depth": lambda x, block: onnx("SpaceToDepth", x, blocksize=block),
+    "constant": lambda value: value, "extent": lambda extent: np.int64(extent), "iota": _iota,
+    "gather": _gather, "gather_gradient": _gather_gradient, "one_hot": _one_hot,
+    "random_bits": _random_bits, "random_uniform": _random_uniform, "random_normal": _random_normal, "dropout": _dropout,
+    "winograd_input": _winograd_input, "winograd_output": _winograd_output, "windows": _im2col,
+    "kernel": lambda x, y, body: np.maximum(x + y, 0),
+}  # fmt: skip
