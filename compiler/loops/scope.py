@@ -9,12 +9,14 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from itertools import product
+from math import prod
 
 from .. import dim
 from ..dim import Dim, Extent, Minimum, Quotient, Symbol
 from .ir import LANE
 
 DEPTH = 4  # of proofs that take quotients, minima and conditions apart
+MOST_POINTS = 512  # that a proof by trying all values may try
 
 
 @dataclass(frozen=True)
@@ -43,7 +45,7 @@ class Scope:
 
     def under(self, conditions: tuple[Extent, ...]) -> Scope:
         """The scope where conditions hold as well."""
-        new = tuple(self.canonical(c) for c in conditions)
+        new = tuple(part for c in conditions for part in _without_minima(self.canonical(c)))
         return replace(self, facts=(*self.facts, *new), _proved={}, _canonical=self._canonical)
 
     def canonical(self, extent: Extent) -> Extent:
@@ -61,7 +63,8 @@ class Scope:
         if isinstance(extent, int):
             return extent >= 0
         if extent not in self._proved:
-            self._proved[extent] = dim.is_nonnegative(extent) or self._follows(self.canonical(extent), DEPTH)
+            bound = self.canonical(extent)
+            self._proved[extent] = dim.is_nonnegative(extent) or self._follows(bound, DEPTH) or self._holds_everywhere(bound)
         return self._proved[extent]
 
     def _follows(self, extent: Extent, depth: int) -> bool:
@@ -72,6 +75,17 @@ class Scope:
         if any(self._follows(part, depth - 1) for part in self._weaker_by_facts(extent)):
             return True
         return any(all(self._follows(part, depth - 1) for part in parts) for parts in _taken_apart(extent))
+
+    def _holds_everywhere(self, extent: Extent) -> bool:
+        """Whether trying each of up to MOST_POINTS values finds extent >= 0, where the facts about its variables hold."""
+        symbols = sorted(dim.symbols_of([extent]), key=lambda s: s.name)
+        ranges = [range(s.lo, s.hi + 1) for s in symbols if isinstance(s.hi, int)]
+        is_linear = isinstance(extent, int) or all(isinstance(atom, Symbol) for atoms, _ in extent.terms for atom in atoms)
+        if len(ranges) < len(symbols) or prod(map(len, ranges)) > MOST_POINTS or (is_linear and not self.facts):
+            return False
+        facts = [fact for fact in self.facts if dim.symbols_of([fact]) <= set(symbols)]
+        points = ({s.name: number for s, number in zip(symbols, point, strict=True)} for point in product(*ranges))
+        return all(dim.evaluate(extent, p) >= 0 or any(dim.evaluate(fact, p) < 0 for fact in facts) for p in points)
 
     def _weaker_by_facts(self, extent: Dim) -> Iterator[Extent]:
         """extent - k fact >= 0 and fact >= 0 give extent >= 0; k is such that a variable of both goes away."""
@@ -121,6 +135,23 @@ def _falls(extent: Extent, name: str) -> bool:
     if isinstance(extent, int):
         return False
     return sum(f for atoms, f in extent.terms if any(s.name == name for a in atoms for s in Dim.of(a).symbols())) < 0
+
+
+def _without_minima(fact: Extent) -> Iterator[Extent]:
+    """r + min(a, b) >= 0 is r + a >= 0 and r + b >= 0."""
+    stack = [fact]
+    while stack:
+        extent = stack.pop()
+        found = None if isinstance(extent, int) else next(
+            ((atoms, f) for atoms, f in extent.terms if f > 0 and len(atoms) == 1 and isinstance(atoms[0], Minimum)), None
+        )  # fmt: skip
+        if found is None or isinstance(extent, int):
+            yield extent
+            continue
+        (atom,), factor = found
+        assert isinstance(atom, Minimum)
+        rest = extent - Dim((found,))
+        stack += [rest + atom.right * factor, rest + atom.left * factor]
 
 
 def _taken_apart(extent: Dim) -> Iterator[tuple[Extent, ...]]:
