@@ -8,7 +8,7 @@ that two work items (or two lanes) write, an output element that nobody writes.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -35,9 +35,14 @@ class Run:
     output: Array
     fma: int
     loads: int
-    stores: int
     is_index_wrong: bool  # a run-time index was out of range, and 0 was used instead
-    executed: Mapping[Statement, int]  # how often each store ran
+    executed: Mapping[Store, int]  # how often each store ran
+    lanes: Mapping[Store, int]  # how many elements it stored
+
+    @property
+    def stores(self) -> int:
+        """How many elements were stored."""
+        return sum(self.lanes.values())
 
 
 def run_kernel(
@@ -82,8 +87,8 @@ class _Memory:
 class _Counts:
     fma: int = 0
     loads: int = 0
-    stores: int = 0
-    executed: Counter[Statement] = field(default_factory=Counter)
+    executed: Counter[Store] = field(default_factory=Counter)
+    lanes: Counter[Store] = field(default_factory=Counter)
 
 
 class _Machine:
@@ -133,11 +138,10 @@ class _Machine:
             missing = np.unravel_index(int(np.argmax(memory.owner == UNWRITTEN)), memory.shape)
             raise VerificationError(f"{self.out.name}{list(map(int, missing))} is never stored", node=self.kernel.name)
         output = memory.data.reshape(memory.shape)
-        return Run(output, counts.fma, counts.loads, counts.stores, self.is_index_wrong, counts.executed)
+        return Run(output, counts.fma, counts.loads, self.is_index_wrong, counts.executed, counts.lanes)
 
-    def _require(self, condition: bool, message: Callable[[], str]) -> None:
-        if not condition:
-            raise VerificationError(f"{message()}, in: {print_statement(self.statement)}", node=self.kernel.name)
+    def _error(self, message: str) -> VerificationError:
+        return VerificationError(f"{message}, in: {print_statement(self.statement)}", node=self.kernel.name)
 
     # -- statements --------------------------------------------------------------------------------------
 
@@ -173,7 +177,8 @@ class _Machine:
                 self._store(statement)
 
     def _bound(self, variable: Symbol, value: Any, body: Statement) -> None:
-        self._require(variable.name not in self.values, lambda: f"{variable.name} is bound already")
+        if variable.name in self.values:
+            raise self._error(f"{variable.name} is bound already")
         self.values[variable.name] = value
         self._statement(body)
         del self.values[variable.name]
@@ -205,13 +210,15 @@ class _Machine:
             running = slice(None) if self.mask is None else self.mask
             offset = np.broadcast_to(offset, LANES)[running]
             value = np.broadcast_to(value, LANES)[running]
-            self._require(len(set(offset.tolist())) == len(offset), lambda: "two lanes write one element")
+            if len(set(offset.tolist())) < len(offset):
+                raise self._error("two lanes write one element")
         owners = memory.owner[offset]
-        self._require(bool(np.all((owners == UNWRITTEN) | (owners == self.item))), lambda: "two work items write one element")
+        if not np.all((owners == UNWRITTEN) | (owners == self.item)):
+            raise self._error("two work items write one element")
         memory.data[offset] = value
         memory.owner[offset] = self.item
-        self.counts.stores += self._lanes
         self.counts.executed[store] += 1
+        self.counts.lanes[store] += self._lanes
 
     # -- expressions -------------------------------------------------------------------------------------
 
@@ -255,9 +262,8 @@ class _Machine:
         return memory.data[offset]
 
     def _require_written(self, buffer: Buffer, memory: _Memory, offset: Any) -> None:
-        if memory.owner is not None:
-            owners = memory.owner[offset]
-            self._require(bool(np.all(owners == self.item)), lambda: f"{buffer.name} is read where this work item has not written")
+        if memory.owner is not None and not np.all(memory.owner[offset] == self.item):
+            raise self._error(f"{buffer.name} is read where this work item has not written")
 
     def _running(self, lanes: Any) -> Any:
         """The lanes that run, of a value that may be one for all."""
@@ -267,13 +273,15 @@ class _Machine:
         """The element number (of each lane; 0 where a lane does not run); every part is inside its extent."""
         total: Any = 0
         for axis, (part, extent) in enumerate(zip(index, memory.shape, strict=True)):
-            position = np.asarray(self._value(part) if isinstance(part, Expr) else self._extent(part))
-            if self.mask is not None and position.ndim:
-                position = np.where(self.mask, position, 0)
-            inside = (position >= 0) & (position < extent)
-            if not np.all(self._running(inside)):
-                found = position.tolist()
-                self._require(False, lambda: f"axis {axis} of {buffer.name} is {extent} long and read or written at {found}")  # noqa: B023
+            position = self._value(part) if isinstance(part, Expr) else self._extent(part)
+            if np.ndim(position):
+                position = position if self.mask is None else np.where(self.mask, position, 0)
+                running = self._running(position)
+                is_inside = not len(running) or 0 <= running.min() <= running.max() < extent
+            else:
+                is_inside = 0 <= position < extent
+            if not is_inside:
+                raise self._error(f"axis {axis} of {buffer.name} is {extent} long, and its index {position}")
             total = total * extent + position
         return total
 
@@ -324,7 +332,8 @@ class _Machine:
     def _atom(self, atom: Atom) -> Any:
         match atom:
             case Symbol(name):
-                self._require(name in self.values, lambda: f"nothing binds {name}")
+                if name not in self.values:
+                    raise self._error(f"nothing binds {name}")
                 return self.values[name]
             case Quotient(numerator, divisor):
                 return self._extent(numerator) // divisor

@@ -13,7 +13,7 @@ from math import prod
 
 from .. import dim
 from ..dim import Dim, Extent, Minimum, Quotient, Symbol
-from .ir import LANE
+from .ir import LANE, LANES
 
 DEPTH = 4  # of proofs that take quotients, minima and conditions apart
 MOST_POINTS = 512  # that a proof by trying all values may try
@@ -26,27 +26,36 @@ class Binding:
     symbol: Symbol
     extent: Extent | None = None
     is_loop: bool = False
+    is_item: bool = False  # the loop over work items
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Scope:
-    """The names bound around a place, and extents that are >= 0 there."""
+    """The names bound around a place, and extents that are >= 0 there.
+
+    Equal scopes inside one are one object, so that what was proved for a statement need not be proved for the next.
+    """
 
     bindings: Mapping[str, Binding] = field(default_factory=dict)
     facts: tuple[Extent, ...] = ()
-    _proved: dict[Extent, bool] = field(default_factory=dict, compare=False)
-    _canonical: dict[Extent, Extent] = field(default_factory=dict, compare=False)
+    _inner: dict[Binding | tuple[Extent, ...], Scope] = field(default_factory=dict)
+    _proved: dict[Extent, bool] = field(default_factory=dict)
+    _canonical: dict[Extent, Extent] = field(default_factory=dict)
 
     def bound(self, binding: Binding) -> Scope:
         """The scope with one more name."""
-        name, low, high = binding.symbol.name, binding.symbol.lo, binding.symbol.hi
-        symbol = Symbol(name, low, None if high is None else self.canonical(high))
-        return Scope({**self.bindings, name: replace(binding, symbol=symbol)}, self.facts)
+        if binding not in self._inner:
+            name, low, high = binding.symbol.name, binding.symbol.lo, binding.symbol.hi
+            symbol = Symbol(name, low, None if high is None else self.canonical(high))
+            self._inner[binding] = Scope({**self.bindings, name: replace(binding, symbol=symbol)}, self.facts)
+        return self._inner[binding]
 
     def under(self, conditions: tuple[Extent, ...]) -> Scope:
         """The scope where conditions hold as well."""
-        new = tuple(part for c in conditions for part in _without_minima(self.canonical(c)))
-        return replace(self, facts=(*self.facts, *new), _proved={}, _canonical=self._canonical)
+        if conditions not in self._inner:
+            new = tuple(part for c in conditions for part in _without_minima(self.canonical(c)))
+            self._inner[conditions] = Scope(self.bindings, (*self.facts, *new))
+        return self._inner[conditions]
 
     def canonical(self, extent: Extent) -> Extent:
         """The extent over the symbols as they are bound here, whatever ranges it claims for them."""
@@ -101,32 +110,32 @@ class Scope:
     def counterexample(self, extent: Extent) -> dict[str, int] | None:
         """Values at which a run comes here and finds extent < 0, from corners of the loops (every lane); None if none is."""
         used = dim.symbols_of([extent, *self.facts])
-        for corner in product((False, True), repeat=2):
-            for lane in range(LANE.lo, 16) if LANE in used else (0,):
-                values = self._corner(extent, *corner, lane)
-                if values is not None and dim.evaluate(extent, values) < 0:
-                    return values
+        lanes = range(LANES) if LANE in used else range(1)
+        for is_last_item, is_larger, lane in product((False, True), (False, True), lanes):
+            values = self._corner(extent, is_last_item, is_larger, lane)
+            if values is not None and dim.evaluate(extent, values) < 0:
+                return values
         return None
 
     def _corner(self, extent: Extent, is_last_item: bool, is_larger: bool, lane: int) -> dict[str, int] | None:
         """One place that runs: each loop at the end that lowers the extent; None if no run comes there."""
         values: dict[str, int] = {}
         for name, binding in self.bindings.items():
-            symbol = binding.symbol
             if binding.extent is None:
-                values[name] = symbol.lo + is_larger
-                if isinstance(symbol.hi, int) and values[name] > symbol.hi:
+                values[name] = binding.symbol.lo + is_larger
+                if isinstance(binding.symbol.hi, int) and values[name] > binding.symbol.hi:
                     return None
                 continue
             number = dim.evaluate(binding.extent, values)
             if not binding.is_loop:
                 values[name] = number
-                continue
-            if number <= 0:
+            elif number <= 0:
                 return None
-            is_item = all(b.extent is None for b in list(self.bindings.values())[: list(self.bindings).index(name)])
-            at_end = is_last_item if is_item else _falls(extent, name)
-            values[name] = min(lane, number - 1) if name == LANE.name else number - 1 if at_end else 0
+            elif name == LANE.name:
+                values[name] = min(lane, number - 1)
+            else:
+                at_end = is_last_item if binding.is_item else _falls(extent, name)
+                values[name] = number - 1 if at_end else 0
         return values if all(dim.evaluate(fact, values) >= 0 for fact in self.facts) else None
 
 

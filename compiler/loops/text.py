@@ -282,10 +282,10 @@ def _statement(text: str, inner: Sequence[_Line], outer: _Names) -> Statement:
             return Allocate(names.buffer(declaration, True), _block(inner, names))
         case "for" | "parallel" | "unrolled" | "vector":
             kind, name, spread, bound = _matched(_LOOP, text)
-            extent = outer.extent(bound)
-            symbol = names.ranged(name, spread) if spread else variable(name, extent)
+            trips = outer.extent(bound)
+            symbol = names.ranged(name, spread) if spread else variable(name, trips)
             names.symbols[name] = symbol
-            return For(symbol, extent, Kind(kind), _block(inner, names))
+            return For(symbol, trips, Kind(kind), _block(inner, names))
     name, index, value = _matched(_STORE, text)
     return Store(outer.buffer_named(name), outer.extents(index), _expression(value, outer))
 

@@ -8,7 +8,7 @@ that is refuted it is an error, and where it is neither proved nor refuted it is
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Hashable, Iterable, Sequence
 from dataclasses import dataclass
 
 from netloom.errors import VerificationError
@@ -33,6 +33,7 @@ from .ir import (
     Statement,
     Store,
     extents_in,
+    walk,
 )  # fmt: skip
 from .scope import Binding, Scope
 from .text import print_expression, print_statement
@@ -71,7 +72,7 @@ class _Checker:
         self.kernel = kernel
         self.open: list[Obligation] = []
         self.statement: Statement = kernel.body
-        self.seen: set[tuple[int, Extent]] = set()
+        self.seen: set[tuple[Scope, Hashable]] = set()  # what was found right in a scope, or noted as open
 
     def run(self) -> None:
         kernel = self.kernel
@@ -84,16 +85,12 @@ class _Checker:
         for extent in (kernel.items, *(e for buffer in kernel.buffers for e in buffer.shape)):
             self._symbols_bound(extent, scope)
         item = Symbol(kernel.variable.name, 0, kernel.items - 1)
-        scope = self._bind(scope, Binding(item, kernel.items, is_loop=True))
+        scope = self._bind(scope, Binding(item, kernel.items, is_loop=True, is_item=True))
         self._claim(scope, kernel.variable)
         place = _Place(scope, frozenset(kernel.buffers))
         self._run(kernel.body, place, frozenset(kernel.buffers[:-1]))
-        self._require(any(isinstance(s, Store) and s.buffer is kernel.buffers[-1] for s in self._all()), "the output is never stored")
-
-    def _all(self) -> Iterable[Statement]:
-        from .ir import walk  # noqa: PLC0415
-
-        return walk(self.kernel.body)
+        outputs = [s for s in walk(kernel.body) if isinstance(s, Store) and s.buffer is kernel.buffers[-1]]
+        self._require(bool(outputs), "the output is never stored")
 
     # -- statements --------------------------------------------------------------------------------------
 
@@ -165,12 +162,12 @@ class _Checker:
     def _expression(self, root: Expr, place: _Place, stored: frozenset[Buffer]) -> None:
         """Every node under the conditions of the guards around it."""
         stack: list[tuple[Expr, Scope]] = [(root, place.scope)]
-        seen: set[tuple[int, tuple[Extent, ...]]] = set()
+        seen: set[tuple[int, Scope]] = set()
         while stack:
             node, scope = stack.pop()
-            if (id(node), scope.facts) in seen:
+            if (id(node), scope) in seen:
                 continue
-            seen.add((id(node), scope.facts))
+            seen.add((id(node), scope))
             match node:
                 case Guarded(conditions, value, otherwise):
                     for condition in conditions:
@@ -216,7 +213,10 @@ class _Checker:
 
     # -- extents -----------------------------------------------------------------------------------------
 
-    def _index(self, buffer: Buffer, index: Sequence[Extent | Expr], scope: Scope) -> None:
+    def _index(self, buffer: Buffer, index: tuple[Extent | Expr, ...], scope: Scope) -> None:
+        if (scope, (buffer, index)) in self.seen:
+            return
+        self.seen.add((scope, (buffer, index)))
         self._require(len(index) == len(buffer.shape), f"{len(index)} indices into {buffer.name}, of rank {len(buffer.shape)}")
         for axis, (part, extent) in enumerate(zip(index, buffer.shape, strict=True)):
             where = f"axis {axis} of {buffer.name}"
@@ -235,9 +235,9 @@ class _Checker:
 
     def _extent(self, extent: Extent, scope: Scope) -> None:
         """Its symbols are bound, and inside the ranges that it claims for them."""
-        if isinstance(extent, int) or (id(scope.bindings), extent) in self.seen and not scope.facts:
+        if isinstance(extent, int) or (scope, extent) in self.seen:
             return
-        self.seen.add((id(scope.bindings), extent))
+        self.seen.add((scope, extent))
         for symbol in self._symbols_bound(extent, scope):
             self._claim(scope, symbol)
 
