@@ -99,7 +99,7 @@ class Dim:
         if not self._text:
             parts = []
             for atoms, factor in self.terms:
-                product = "*".join(map(str, atoms))
+                product = _product_text(atoms, factor != 1)
                 if not atoms:
                     parts.append(str(factor))
                 elif factor == 1:
@@ -169,6 +169,12 @@ class Dim:
 def symbol(name: str, lo: int = 0, hi: Extent | None = None) -> Dim:
     """A new symbol as a Dim."""
     return Dim.of(Symbol(name, lo, hi))
+
+
+def _product_text(atoms: Monomial, has_factor: bool) -> str:
+    """A product; a quotient or remainder behind another factor stands in brackets, since 9*(n)//9 would read as n."""
+    parts = [f"({a})" if isinstance(a, Quotient | Remainder) and (has_factor or place) else str(a) for place, a in enumerate(atoms)]
+    return "*".join(parts)
 
 
 def _terms(extent: Extent) -> tuple[tuple[Monomial, int], ...]:

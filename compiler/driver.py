@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import os
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -18,6 +18,7 @@ from netloom.errors import MemoryBudgetError, UsageError
 
 from . import dim
 from .graph import Graph
+from .loops.verify import verify_kernel
 from .passes.choose_layout import choose_layout
 from .passes.eliminate_dead import eliminate_dead
 from .passes.fuse import fuse
@@ -152,6 +153,8 @@ def _planned(graphs: Mapping[str, Graph], pipeline: Pipeline, options: Options, 
         tuple(placement.constants), states, placement.kernels, _metadata(fused, cpu, options),
     )  # fmt: skip
     _check_memory(program)
+    for name, kernel in program.kernels.items():
+        verify_kernel(replace(kernel, name=name))
     return Compiled(program, cpu, graphs, fused, reports, options.threads, tuple(options.decisions))
 
 

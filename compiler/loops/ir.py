@@ -2,13 +2,15 @@
 
     statement  := Block(statement...) | For(variable, extent, kind, body) | If(conditions, body)
                 | Let(variable, extent, body) | Allocate(buffer, body) | Store(buffer, index, value)
-    value      := the scalar expressions of compiler/scalar.py, plus Load(buffer, index) and LaneSum(buffer, index)
+    value      := the scalar expressions of compiler/scalar.py, plus Load(buffer, index) and LaneFold(buffer, index, combine)
     index      := extents (compiler/dim.py) over loop variables and the kernel's symbols, or int64 expressions
 
 A ``For`` runs its body for 0 <= variable < extent: in order (serial), as the kernel's work items (parallel, outermost
 only), copied out (unrolled, constant extent), or as lanes of one vector (vector, constant extent). Iterations of a
 vector loop do not depend on each other. Conditions hold where they are >= 0. Stored and loaded indices always lie
-inside the buffer; ``Guarded`` and ``If`` are how a kernel keeps that promise at borders.
+inside the buffer; ``Guarded`` and ``If`` are how a kernel keeps that promise at borders. No variable is bound again
+inside its own scope. A symbol's range where it is used is a claim about its value there, and may be narrower than where it
+is bound. ``loops/verify.py`` checks all this, ``loops/interpret.py`` is the meaning.
 """
 
 from __future__ import annotations
@@ -20,7 +22,7 @@ from typing import TypeAlias
 
 from .. import dim
 from ..dim import Extent, Symbol
-from ..scalar import Expr
+from ..scalar import Checked, Expr, Guarded, Index
 from ..tensor_type import DType
 
 LANES = 16  # of every vector, whatever the machine's registers: narrower machines use several a vector
@@ -164,14 +166,31 @@ def walk(statement: Statement) -> Iterator[Statement]:
                 stack.append(body)
 
 
+def extents_in(item: Statement | Expr) -> tuple[Extent, ...]:
+    """The extents that stand in a statement or an expression itself (not in those inside it)."""
+    match item:
+        case Store(index=index) | LaneFold(index=index):
+            return index
+        case Load(index=index):
+            return tuple(part for part in index if not isinstance(part, Expr))
+        case For(extent=extent) | Let(extent=extent) | Index(extent) | Checked(extent=extent):
+            return (extent,)
+        case If(conditions=conditions) | Guarded(conditions=conditions):
+            return conditions
+        case Allocate(buffer):
+            return buffer.shape
+    return ()
+
+
 def variable(name: str, extent: Extent) -> Symbol:
     """A loop variable with its range, from which borders are proved."""
     return Symbol(name, 0, extent - 1)
 
 
 def block(*statements: Statement) -> Statement:
-    """Statements in order; one alone stays as it is."""
-    return statements[0] if len(statements) == 1 else Block(statements)
+    """Statements in order; one alone stays as it is, and blocks inside are flattened."""
+    flat = tuple(inner for s in statements for inner in (s.statements if isinstance(s, Block) else (s,)))
+    return flat[0] if len(flat) == 1 else Block(flat)
 
 
 def loop(symbol: Symbol, extent: Extent, body: Statement, kind: Kind = Kind.SERIAL) -> Statement:

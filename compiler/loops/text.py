@@ -1,72 +1,357 @@
-"""The text of kernels: what dumps show and what tells equal kernels apart. Names inside are made canonical."""
+"""The text of kernels, which parses back: ``parse_kernel(print_kernel(kernel))`` has the same parts.
+
+    kernel f_0_matmul(x0: float32[N, 7], x1: float32[7, 16], y: float32[N, 16], N: 1..)
+    parallel w < (N + 8)//9:
+      let p0: 0..(N + 8)//9 + -1 = w
+      if (N)//9 + -1*p0 + -1 >= 0 with p0: 0..(N)//9 + -1:
+        local t0: float32[9, 16]
+        ...
+
+A loop variable ranges over 0..extent - 1 unless a range follows its name; ``with`` tells the narrower range that symbols
+claim under a condition. A ``let`` or ``local`` holds to the end of its block, or, with a colon, for what is indented
+below it. ``#0 = ...`` names an expression that the next store uses more than once.
+"""
 
 from __future__ import annotations
 
+import re
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+
+from .. import dim, scalar
+from ..dim import Extent, Symbol
 from ..scalar import Argument, Bitcast, Call, Cast, Checked, Expr, Guarded, Index, Literal
-from .ir import Allocate, Block, Buffer, For, If, Kernel, LaneFold, Let, Load, Statement, Store
+from ..tensor_type import DType, split_top_level
+from .ir import (
+    Allocate,
+    Block,
+    Buffer,
+    For,
+    If,
+    Kernel,
+    Kind,
+    LaneFold,
+    Let,
+    Load,
+    Statement,
+    Store,
+    block,
+    extents_in,
+    variable,
+    walk,
+)  # fmt: skip
+
+MOST_DEPTH = 200  # of nested expressions that can be read
+
+# -- printing ----------------------------------------------------------------------------------------------
 
 
 def print_kernel(kernel: Kernel, name: str = "") -> str:
     """A kernel, one statement a line. Two kernels with the same text (and name) mean the same."""
-    arguments = [f"{b.name}: {b.dtype.value}[{', '.join(map(str, b.shape))}]" for b in kernel.buffers]
-    arguments += [f"{s.name}: {s.lo}..{'' if s.hi is None else s.hi}" for s in kernel.symbols]
+    arguments = [_declaration(b) for b in kernel.buffers] + [_ranged(s) for s in kernel.symbols]
     head = f"kernel {name or kernel.name}({', '.join(arguments)})"
-    return f"{head}\nparallel {kernel.variable} < {kernel.items}:\n" + "\n".join(_lines(kernel.body, 1)) + "\n"
+    item = _binder(kernel.variable, Symbol(kernel.variable.name))
+    scope = {s.name: s for s in (*kernel.symbols, kernel.variable)}
+    return f"{head}\nparallel {item} < {kernel.items}:\n" + "\n".join(_lines(kernel.body, 1, scope)) + "\n"
 
 
-def _lines(root: Statement, depth: int) -> list[str]:
-    lines: list[str] = []
-    stack: list[tuple[Statement, int]] = [(root, depth)]
+def print_statement(statement: Statement) -> str:
+    """The first line of a statement, for messages; of a block, that of its first statement."""
+    return next((line.strip() for line in _lines(statement, 0, {}) if not line.startswith("#")), "an empty block")
+
+
+def _lines(root: Statement, depth: int, scope: Mapping[str, Symbol]) -> Iterator[str]:
+    stack: list[tuple[Statement, int, Mapping[str, Symbol], bool]] = [(root, depth, scope, True)]
     while stack:
-        item, level = stack.pop()
+        item, level, scope, is_last = stack.pop()
         indent = "  " * level
+        end, below = ("", level) if is_last else (":", level + 1)
         match item:
             case Block(statements):
-                stack += [(inner, level) for inner in reversed(statements)]
-            case For(variable, extent, kind, body):
-                lines.append(f"{indent}{kind.value} {variable} < {extent}:")
-                stack.append((body, level + 1))
+                last = len(statements) - 1
+                stack += [(s, level, scope, is_last and place == last) for place, s in reversed(list(enumerate(statements)))]
+            case For(symbol, extent, kind, body):
+                yield f"{indent}{kind.value} {_binder(symbol, variable(symbol.name, extent))} < {extent}:"
+                stack.append((body, level + 1, {**scope, symbol.name: symbol}, True))
             case If(conditions, body):
-                lines.append(f"{indent}if {' and '.join(f'{c} >= 0' for c in conditions)}:")
-                stack.append((body, level + 1))
-            case Let(variable, extent, body):
-                lines.append(f"{indent}let {variable} = {extent}")
-                stack.append((body, level))
+                narrower = _narrower(body, scope)
+                claims = f" with {', '.join(map(_ranged, narrower))}" if narrower else ""
+                yield f"{indent}if {' and '.join(f'{c} >= 0' for c in conditions)}{claims}:"
+                stack.append((body, level + 1, {**scope, **{s.name: s for s in narrower}}, True))
+            case Let(symbol, extent, body):
+                yield f"{indent}let {_ranged(symbol)} = {extent}{end}"
+                stack.append((body, below, {**scope, symbol.name: symbol}, True))
             case Allocate(buffer, body):
-                lines.append(f"{indent}local {_declaration(buffer)}")
-                stack.append((body, level))
-            case Store(buffer, index, value):
-                lines.append(f"{indent}{buffer.name}[{', '.join(map(str, index))}] = {print_expression(value)}")
-    return lines
+                yield f"{indent}local {_declaration(buffer)}{end}"
+                stack.append((body, below, scope, True))
+            case Store():
+                yield from (f"{indent}{line}" for line in _store_lines(item))
+
+
+def _narrower(body: Statement, scope: Mapping[str, Symbol]) -> list[Symbol]:
+    """The symbols of the scope that a body uses with another range than where they were bound."""
+    extents: dict[Extent, None] = {}
+    for statement in walk(body):
+        extents.update(dict.fromkeys(extents_in(statement)))
+        if isinstance(statement, Store):
+            for node in scalar.post_order([statement.value]):
+                extents.update(dict.fromkeys(extents_in(node)))
+    used = dim.symbols_of(list(extents))
+    return sorted((s for s in used if s.name in scope and scope[s.name] != s), key=lambda s: s.name)
 
 
 def _declaration(buffer: Buffer) -> str:
     return f"{buffer.name}: {buffer.dtype.value}[{', '.join(map(str, buffer.shape))}]"
 
 
+def _ranged(symbol: Symbol) -> str:
+    return f"{symbol.name}: {symbol.lo}..{'' if symbol.hi is None else symbol.hi}"
+
+
+def _binder(symbol: Symbol, default: Symbol) -> str:
+    return symbol.name if symbol == default else _ranged(symbol)
+
+
+def _store_lines(store: Store) -> Iterator[str]:
+    order = scalar.post_order([store.value])
+    uses = Counter(id(child) for node in order for child in scalar.children(node))
+    texts: dict[int, str] = {}
+    shared = 0
+    for node in order:
+        text = _node_text(node, texts)
+        if uses[id(node)] > 1 and scalar.children(node):
+            yield f"#{shared} = {text}"
+            text, shared = f"#{shared}", shared + 1
+        texts[id(node)] = text
+    yield f"{store.buffer.name}[{', '.join(map(str, store.index))}] = {texts[id(store.value)]}"
+
+
 def print_expression(root: Expr) -> str:
     """An expression as nested calls."""
-    match root:
+    texts: dict[int, str] = {}
+    for node in scalar.post_order([root]):
+        texts[id(node)] = _node_text(node, texts)
+    return texts[id(root)]
+
+
+def _node_text(node: Expr, texts: Mapping[int, str]) -> str:
+    match node:
         case Literal(value, dtype):
             return f"{value!r}:{dtype.value}"
         case Argument(position, _):
             return f"${position}"
         case Call(function, arguments, _):
-            return f"{function}({', '.join(map(print_expression, arguments))})"
+            return f"{function}({', '.join(texts[id(a)] for a in arguments)})"
         case Cast(argument, dtype):
-            return f"{dtype.value}({print_expression(argument)})"
+            return f"{dtype.value}({texts[id(argument)]})"
         case Bitcast(argument, dtype):
-            return f"bits_{dtype.value}({print_expression(argument)})"
+            return f"bits_{dtype.value}({texts[id(argument)]})"
         case Index(extent):
             return f"index({extent})"
         case Guarded(conditions, value, otherwise):
             where = " and ".join(f"{c} >= 0" for c in conditions)
-            return f"({print_expression(value)} if {where} else {print_expression(otherwise)})"
+            return f"({texts[id(value)]} if {where} else {texts[id(otherwise)]})"
         case Checked(index, extent):
-            return f"checked({print_expression(index)}, {extent})"
+            return f"checked({texts[id(index)]}, {extent})"
         case Load(buffer, index):
-            parts = [print_expression(p) if isinstance(p, Expr) else str(p) for p in index]
+            parts = [texts[id(p)] if isinstance(p, Expr) else str(p) for p in index]
             return f"{buffer.name}[{', '.join(parts)}]"
         case LaneFold(buffer, index, combine):
             return f"fold_{combine}({buffer.name}[{', '.join(map(str, index))}])"
-    raise TypeError(f"unknown expression {type(root).__name__}")
+    raise TypeError(f"unknown expression {type(node).__name__}")
+
+
+# -- parsing -----------------------------------------------------------------------------------------------
+
+_HEAD = re.compile(r"kernel (\w+)\((.*)\)")
+_LOOP = re.compile(r"(for|parallel|unrolled|vector) (\w+)(?:: (.*?))? < (.*):")
+_LET = re.compile(r"let (\w+): (.*?) = (.*?)(:?)")
+_LOCAL = re.compile(r"local (\w+: \w+\[.*\])(:?)")
+_STORE = re.compile(r"(\w+)\[(.*?)\] = (.*)")
+_SHARED = re.compile(r"(#\d+) = (.*)")
+_BUFFER = re.compile(r"(\w+): (\w+)\[(.*)\]")
+_RANGED = re.compile(r"(\w+): (.*)")
+_LITERAL = re.compile(r"(-?[\w.]+(?:[-+]\d+)?):(\w+)")
+_LOAD = re.compile(r"(\w+)\[(.*)\]")
+_CALL = re.compile(r"(\w+)\((.*)\)")
+_IS_EXPRESSION = re.compile(r"[\[:#]|\bindex\(")  # what the leaves of expressions have and extents never
+
+
+@dataclass
+class _Names:
+    """What the names at a place stand for."""
+
+    symbols: dict[str, Symbol] = field(default_factory=dict)
+    buffers: dict[str, Buffer] = field(default_factory=dict)
+    shared: dict[str, Expr] = field(default_factory=dict)
+
+    def copy(self) -> _Names:
+        return _Names(dict(self.symbols), dict(self.buffers), self.shared)
+
+    def extent(self, text: str) -> Extent:
+        return dim.parse(text, self.symbols)
+
+    def extents(self, text: str) -> tuple[Extent, ...]:
+        return tuple(self.extent(part) for part in split_top_level(text))
+
+    def ranged(self, name: str, text: str) -> Symbol:
+        """``lo..hi`` -> a symbol of this scope."""
+        low, _, high = text.partition("..")
+        symbol = Symbol(name, int(low), self.extent(high) if high else None)
+        self.symbols[name] = symbol
+        return symbol
+
+    def buffer(self, text: str, is_local: bool) -> Buffer:
+        name, dtype, shape = _matched(_BUFFER, text)
+        self.buffers[name] = Buffer(name, DType(dtype), self.extents(shape), is_local)
+        return self.buffers[name]
+
+    def buffer_named(self, name: str) -> Buffer:
+        if name not in self.buffers:
+            raise ValueError(f"no buffer is called {name!r} here")
+        return self.buffers[name]
+
+
+def parse_kernel(text: str) -> Kernel:
+    """The inverse of ``print_kernel``; ValueError for anything else. Nested blocks come back as one."""
+    head, item, *rest = [line for line in text.splitlines() if line.strip()] + ["", ""]
+    name, arguments = _matched(_HEAD, head)
+    names = _Names()
+    parts = split_top_level(arguments)
+    ranges = [_matched(_RANGED, part) for part in parts if not part.endswith("]")]
+    symbols = tuple(names.ranged(*part) for part in ranges)
+    buffers = tuple(names.buffer(part, False) for part in parts if part.endswith("]"))
+    _, symbol, spread, items = _matched(_LOOP, item)
+    work_item = names.ranged(symbol, spread or "0..")
+    lines = [_Line(len(line) - len(line.lstrip()), line.strip()) for line in rest if line]
+    return Kernel(name, buffers, symbols, names.extent(items), work_item, _block(lines, names))
+
+
+@dataclass(frozen=True)
+class _Line:
+    indent: int
+    text: str
+
+
+def _matched(pattern: re.Pattern[str], text: str) -> list[str]:
+    found = pattern.fullmatch(text)
+    if found is None:
+        raise ValueError(f"{text!r} is not part of a kernel")
+    return [group or "" for group in found.groups()]
+
+
+def _block(lines: Sequence[_Line], names: _Names) -> Statement:
+    """Statements of one indentation; the nesting of loops bounds the recursion."""
+    if not lines:
+        raise ValueError("an empty block")
+    statements: list[Statement] = []
+    place = 0
+    while place < len(lines):
+        line = lines[place]
+        end = place + 1
+        while end < len(lines) and lines[end].indent > line.indent:
+            end += 1
+        inner, after = lines[place + 1 : end], lines[end:]
+        if not line.text.endswith(":") and line.text.startswith(("let ", "local ")):
+            return block(*statements, _statement(line.text, after, names))
+        if line.text.startswith("#"):
+            key, value = _matched(_SHARED, line.text)
+            names.shared[key] = _expression(value, names)
+        else:
+            statements.append(_statement(line.text, inner, names))
+        place = end
+    return block(*statements)
+
+
+def _statement(text: str, inner: Sequence[_Line], outer: _Names) -> Statement:
+    names = outer.copy()
+    match text.split(maxsplit=1)[0]:
+        case "if":
+            conditions, _, claims = text.removeprefix("if ").removesuffix(":").partition(" with ")
+            parsed = _conditions(conditions, outer)
+            for claim in split_top_level(claims):
+                names.ranged(*_matched(_RANGED, claim))
+            return If(parsed, _block(inner, names))
+        case "let":
+            name, spread, extent, _ = _matched(_LET, text)
+            symbol = names.ranged(name, spread)
+            return Let(symbol, outer.extent(extent), _block(inner, names))
+        case "local":
+            declaration, _ = _matched(_LOCAL, text)
+            return Allocate(names.buffer(declaration, True), _block(inner, names))
+        case "for" | "parallel" | "unrolled" | "vector":
+            kind, name, spread, bound = _matched(_LOOP, text)
+            trips = outer.extent(bound)
+            symbol = names.ranged(name, spread) if spread else variable(name, trips)
+            names.symbols[name] = symbol
+            return For(symbol, trips, Kind(kind), _block(inner, names))
+    name, index, value = _matched(_STORE, text)
+    return Store(outer.buffer_named(name), outer.extents(index), _expression(value, outer))
+
+
+def _conditions(text: str, names: _Names) -> tuple[Extent, ...]:
+    return tuple(names.extent(part.removesuffix(">= 0")) for part in _top_level(text, " and "))
+
+
+def _top_level(text: str, word: str) -> list[str]:
+    """Parts of a text between those occurrences of a word that stand outside brackets."""
+    parts, depth, start = [], 0, 0
+    for place, letter in enumerate(text):
+        depth += (letter in "([") - (letter in ")]")
+        if depth == 0 and text.startswith(word, place):
+            parts.append(text[start:place])
+            start = place + len(word)
+    return [*parts, text[start:]]
+
+
+def _expression(text: str, names: _Names, depth: int = 0) -> Expr:
+    """Recursive descent; the depth is bounded, so the stack is too."""
+    if depth > MOST_DEPTH:
+        raise ValueError(f"an expression nested more than {MOST_DEPTH} deep")
+    if text in names.shared:
+        return names.shared[text]
+    if literal := _LITERAL.fullmatch(text):
+        return _literal(literal.group(1), DType(literal.group(2)))
+    if text.startswith("("):
+        return _guarded(text[1:-1], names, depth + 1)
+    if load := _LOAD.fullmatch(text):
+        parts = split_top_level(load.group(2))
+        index = tuple(_expression(p, names, depth + 1) if _IS_EXPRESSION.search(p) else names.extent(p) for p in parts)
+        return Load(names.buffer_named(load.group(1)), index)
+    function, arguments = _matched(_CALL, text)
+    return _call(function, split_top_level(arguments), names, depth + 1)
+
+
+def _literal(text: str, dtype: DType) -> Literal:
+    if text in ("True", "False"):
+        return Literal(text == "True", dtype)
+    return Literal(float(text) if dtype.is_float else int(text), dtype)
+
+
+def _guarded(text: str, names: _Names, depth: int) -> Guarded:
+    value, rest = _top_level(text, " if ")
+    conditions, otherwise = _top_level(rest, " else ")
+    return Guarded(_conditions(conditions, names), _expression(value, names, depth), _expression(otherwise, names, depth))
+
+
+def _call(function: str, arguments: list[str], names: _Names, depth: int) -> Expr:
+    dtypes = {dtype.value: dtype for dtype in DType}
+    if function == "index":
+        return Index(names.extent(arguments[0]))
+    if function.startswith("fold_"):
+        name, index = _matched(_LOAD, arguments[0])
+        return LaneFold(names.buffer_named(name), names.extents(index), function.removeprefix("fold_"))
+    first = _expression(arguments[0], names, depth)
+    if function == "checked":
+        return Checked(first, names.extent(arguments[1]))
+    if function in dtypes:
+        return Cast(first, dtypes[function])
+    if function.startswith("bits_"):
+        return Bitcast(first, DType(function.removeprefix("bits_")))
+    if function not in scalar.SCALAR_FUNCTIONS:
+        raise ValueError(f"there is no scalar function {function!r}")
+    return scalar.call(function, first, *(_expression(a, names, depth) for a in arguments[1:]))
+
+
+__all__ = ["parse_kernel", "print_expression", "print_kernel", "print_statement"]

@@ -1,0 +1,291 @@
+"""The rules of loops/ir.py, checked on a kernel: a broken one is a defect in netloom, and the message names the statement.
+
+Every symbol is bound, and none again inside its own scope; dtypes agree; local buffers and the output are stored before
+they are loaded, the output is stored and inputs are not; vector loops have LANES trips and hold no loops; unrolled loops
+and local buffers have constant extents. Indices lie inside their buffers and symbols inside the ranges they claim: where
+that is refuted it is an error, and where it is neither proved nor refuted it is returned as an open obligation.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Hashable, Iterable, Sequence
+from dataclasses import dataclass
+
+from netloom.errors import VerificationError
+
+from .. import dim
+from ..dim import Dim, Extent, Symbol
+from ..scalar import SCALAR_FUNCTIONS, Argument, Bitcast, Call, Cast, Checked, Expr, Guarded, Index, Literal, children
+from ..tensor_type import BOOL, INT64, DType
+from .ir import (
+    LANE,
+    LANES,
+    Allocate,
+    Block,
+    Buffer,
+    For,
+    If,
+    Kernel,
+    Kind,
+    LaneFold,
+    Let,
+    Load,
+    Statement,
+    Store,
+    extents_in,
+    walk,
+)  # fmt: skip
+from .scope import Binding, Scope
+from .text import print_expression, print_statement
+
+
+@dataclass(frozen=True)
+class Obligation:
+    """An extent that must be >= 0 where a statement runs, and is not proved to be."""
+
+    statement: Statement
+    extent: Extent
+    reason: str
+
+    def __str__(self) -> str:
+        return f"{self.reason}: {self.extent} >= 0 is not proved in: {print_statement(self.statement)}"
+
+
+def verify_kernel(kernel: Kernel) -> tuple[Obligation, ...]:
+    """What could not be proved about a kernel's indices; VerificationError if it breaks a rule."""
+    checker = _Checker(kernel)
+    checker.run()
+    return tuple(checker.open)
+
+
+@dataclass(frozen=True)
+class _Place:
+    """Where a statement stands: its scope, the buffers that can be named, and whether a vector loop is around it."""
+
+    scope: Scope
+    buffers: frozenset[Buffer]
+    in_lanes: bool = False
+
+
+class _Checker:
+    def __init__(self, kernel: Kernel) -> None:
+        self.kernel = kernel
+        self.open: list[Obligation] = []
+        self.statement: Statement = kernel.body
+        self.seen: set[tuple[Scope, Hashable]] = set()  # what was found right in a scope, or noted as open
+
+    def run(self) -> None:
+        kernel = self.kernel
+        scope = Scope()
+        for symbol in kernel.symbols:
+            self._require(symbol.name not in scope.bindings, f"two symbols are called {symbol.name}")
+            scope = scope.bound(Binding(symbol))
+        names = [buffer.name for buffer in kernel.buffers]
+        self._require(len(set(names)) == len(names), f"two buffers have one name: {names}")
+        for extent in (kernel.items, *(e for buffer in kernel.buffers for e in buffer.shape)):
+            self._symbols_bound(extent, scope)
+        item = Symbol(kernel.variable.name, 0, kernel.items - 1)
+        scope = self._bind(scope, Binding(item, kernel.items, is_loop=True, is_item=True))
+        self._claim(scope, kernel.variable)
+        place = _Place(scope, frozenset(kernel.buffers))
+        self._run(kernel.body, place, frozenset(kernel.buffers[:-1]))
+        outputs = [s for s in walk(kernel.body) if isinstance(s, Store) and s.buffer is kernel.buffers[-1]]
+        self._require(bool(outputs), "the output is never stored")
+
+    # -- statements --------------------------------------------------------------------------------------
+
+    def _run(self, statement: Statement, place: _Place, stored: frozenset[Buffer]) -> frozenset[Buffer]:
+        """Checks a statement; ``stored`` are the buffers that hold something before it, the result those after it."""
+        self.statement = statement
+        if not isinstance(statement, Store):
+            for extent in extents_in(statement):
+                self._extent(extent, place.scope)
+        match statement:
+            case Block(statements):
+                for inner in statements:
+                    stored = self._run(inner, place, stored)
+                return stored
+            case For():
+                return self._loop(statement, place, stored)
+            case Let(variable, extent, body):
+                scope = self._bind(place.scope, Binding(variable, extent))
+                self._prove(extent - variable.lo, place.scope, f"{variable.name} is at least {variable.lo}")
+                if variable.hi is not None:
+                    self._prove(variable.hi - extent, place.scope, f"{variable.name} is at most {variable.hi}")
+                return self._run(body, _Place(scope, place.buffers, place.in_lanes), stored)
+            case If(conditions, body):
+                self._run(body, _Place(place.scope.under(conditions), place.buffers, place.in_lanes), stored)
+                return stored
+            case Allocate(buffer, body):
+                self._allocate(buffer, place)
+                return self._run(body, _Place(place.scope, place.buffers | {buffer}), stored - {buffer}) - {buffer}
+            case Store():
+                return self._store(statement, place, stored)
+
+    def _loop(self, loop: For, place: _Place, stored: frozenset[Buffer]) -> frozenset[Buffer]:
+        match loop.kind:
+            case Kind.PARALLEL:
+                self._require(False, "a parallel loop inside a kernel")
+            case Kind.UNROLLED:
+                self._require(isinstance(loop.extent, int), "an unrolled loop has a constant extent")
+            case Kind.VECTOR:
+                self._require(loop.extent == LANES, f"a vector loop has {LANES} trips")
+                self._require(loop.variable == LANE, f"the variable of a vector loop is {LANE.name}, one of {LANES}")
+        self._require(not place.in_lanes, "a vector loop is the innermost one")
+        scope = self._bind(place.scope, Binding(Symbol(loop.variable.name, 0, loop.extent - 1), loop.extent, is_loop=True))
+        self._claim(scope, loop.variable)
+        inner = self._run(loop.body, _Place(scope, place.buffers, loop.kind is Kind.VECTOR), stored)
+        return inner if place.scope.proves(loop.extent - 1) else stored
+
+    def _bind(self, scope: Scope, binding: Binding) -> Scope:
+        name = binding.symbol.name
+        self._require(name not in scope.bindings, f"{name} is bound already")
+        return scope.bound(binding)
+
+    def _allocate(self, buffer: Buffer, place: _Place) -> None:
+        self._require(not place.in_lanes, "a local buffer inside a vector loop")
+        self._require(buffer.is_local, f"{buffer.name} is not a local buffer")
+        self._require(all(isinstance(e, int) for e in buffer.shape), f"{buffer.name} has a constant shape")
+        self._require(buffer.name not in {b.name for b in place.buffers}, f"there is a buffer {buffer.name} already")
+
+    def _store(self, store: Store, place: _Place, stored: frozenset[Buffer]) -> frozenset[Buffer]:
+        buffer = store.buffer
+        self._require(buffer in place.buffers, f"{buffer.name} is not known here")
+        self._require(buffer.is_local or buffer is self.kernel.buffers[-1], f"the input {buffer.name} is stored")
+        self._require(store.value.dtype is buffer.dtype, f"{store.value.dtype.value} is stored in {buffer.dtype.value}")
+        self._index(buffer, store.index, place.scope)
+        self._expression(store.value, place, stored)
+        return stored | {buffer}
+
+    # -- expressions -------------------------------------------------------------------------------------
+
+    def _expression(self, root: Expr, place: _Place, stored: frozenset[Buffer]) -> None:
+        """Every node under the conditions of the guards around it."""
+        stack: list[tuple[Expr, Scope]] = [(root, place.scope)]
+        seen: set[tuple[int, Scope]] = set()
+        while stack:
+            node, scope = stack.pop()
+            if (id(node), scope) in seen:
+                continue
+            seen.add((id(node), scope))
+            match node:
+                case Guarded(conditions, value, otherwise):
+                    for condition in conditions:
+                        self._extent(condition, scope)
+                    stack += [(value, scope.under(conditions)), (otherwise, scope)]
+                case Load(buffer, index):
+                    self._loaded(buffer, place, stored)
+                    self._index(buffer, index, scope)
+                case LaneFold(buffer, index, _):
+                    self._loaded(buffer, place, stored)
+                    self._require(buffer.is_local and bool(buffer.shape) and buffer.shape[-1] == LANES, f"{buffer.name} is no vector")
+                    self._index(buffer, (*index, 0), scope)
+                case Index(extent) | Checked(extent=extent):
+                    self._extent(extent, scope)
+            self._dtypes(node)
+            if not isinstance(node, Guarded):
+                stack += [(child, scope) for child in children(node)]
+
+    def _loaded(self, buffer: Buffer, place: _Place, stored: frozenset[Buffer]) -> None:
+        self._require(buffer in place.buffers, f"{buffer.name} is not known here")
+        self._require(buffer in stored, f"{buffer.name} is loaded before it is stored")
+
+    def _dtypes(self, node: Expr) -> None:
+        match node:
+            case Argument():
+                self._require(False, "a formula's argument is left")
+            case Call(function, arguments, dtype):
+                self._require(function in SCALAR_FUNCTIONS, f"there is no function {function}")
+                dtypes = [a.dtype for a in arguments]
+                self._require(_fits(function, dtypes, dtype), f"{function} of {_names(dtypes)} is not {dtype.value}")
+            case Guarded(_, value, otherwise):
+                self._require(value.dtype is otherwise.dtype, f"a guard of {_names([value.dtype, otherwise.dtype])}")
+            case Bitcast(argument, dtype):
+                self._require(argument.dtype.bytes == dtype.bytes, f"bits of {argument.dtype.value} as {dtype.value}")
+            case Checked(index, _):
+                self._require(index.dtype is INT64, f"an index is {index.dtype.value}")
+            case LaneFold(combine=combine, buffer=buffer):
+                self._require(_fits(combine, [buffer.dtype] * 2, buffer.dtype), f"lanes cannot be combined by {combine}")
+            case Literal() | Cast() | Index() | Load():
+                pass
+            case _:
+                self._require(False, f"{type(node).__name__} has no meaning in loops")
+
+    # -- extents -----------------------------------------------------------------------------------------
+
+    def _index(self, buffer: Buffer, index: tuple[Extent | Expr, ...], scope: Scope) -> None:
+        if (scope, (buffer, index)) in self.seen:
+            return
+        self.seen.add((scope, (buffer, index)))
+        self._require(len(index) == len(buffer.shape), f"{len(index)} indices into {buffer.name}, of rank {len(buffer.shape)}")
+        for axis, (part, extent) in enumerate(zip(index, buffer.shape, strict=True)):
+            where = f"axis {axis} of {buffer.name}"
+            match part:
+                case Checked(extent=room):
+                    self._prove(extent - room, scope, f"{where} is checked against its extent")
+                case Expr() if not isinstance(part, Index):
+                    self._require(part.dtype is INT64, f"{where} is indexed by {part.dtype.value}")
+                    self._leave_open(extent, f"{where}, indexed by {print_expression(part)},")
+                case _:
+                    position = part.extent if isinstance(part, Index) else part
+                    assert not isinstance(position, Expr)
+                    self._extent(position, scope)
+                    self._prove(position, scope, f"{where} is at least 0")
+                    self._prove(extent - 1 - position, scope, f"{where} is inside {extent}")
+
+    def _extent(self, extent: Extent, scope: Scope) -> None:
+        """Its symbols are bound, and inside the ranges that it claims for them."""
+        if isinstance(extent, int) or (scope, extent) in self.seen:
+            return
+        self.seen.add((scope, extent))
+        for symbol in self._symbols_bound(extent, scope):
+            self._claim(scope, symbol)
+
+    def _symbols_bound(self, extent: Extent, scope: Scope) -> frozenset[Symbol]:
+        symbols = dim.symbols_of([extent])
+        for symbol in symbols:
+            self._require(symbol.name in scope.bindings, f"nothing binds {symbol.name} in {extent}")
+        return symbols
+
+    def _claim(self, scope: Scope, symbol: Symbol) -> None:
+        """A symbol's range holds here."""
+        bound = scope.bindings[symbol.name].symbol
+        if bound == symbol:
+            return
+        value = Dim.of(bound)
+        self._prove(value - symbol.lo, scope, f"{symbol.name} is at least {symbol.lo}")
+        if symbol.hi is not None:
+            self._prove(scope.canonical(symbol.hi) - value, scope, f"{symbol.name} is at most {symbol.hi}")
+
+    def _prove(self, extent: Extent, scope: Scope, reason: str) -> None:
+        """extent >= 0: proved, refuted (an error), or open."""
+        if scope.proves(extent):
+            return
+        refuted = scope.counterexample(extent)
+        if refuted is not None:
+            at = ", ".join(f"{name} = {value}" for name, value in refuted.items())
+            self._require(False, f"not so: {reason}. At {at or 'any place'} {extent} is negative")
+        self._leave_open(extent, reason)
+
+    def _leave_open(self, extent: Extent, reason: str) -> None:
+        self.open.append(Obligation(self.statement, extent, reason))
+
+    def _require(self, condition: bool, message: str) -> None:
+        if not condition:
+            raise VerificationError(f"{message}, in: {print_statement(self.statement)}", node=self.kernel.name)
+
+
+def _fits(function: str, dtypes: Sequence[DType], result: DType) -> bool:
+    """Whether a scalar function takes these dtypes and gives that one."""
+    entry = SCALAR_FUNCTIONS.get(function)
+    if entry is None or len(dtypes) != entry.arity:
+        return False
+    operands = dtypes[1:] if function == "select" else dtypes
+    if function == "select" and dtypes[0] is not BOOL:
+        return False
+    letter = "f" if operands[0].is_float else "b" if operands[0] is BOOL else "i"
+    return len(set(operands)) == 1 and letter in entry.kinds and entry.result(list(dtypes)) is result
+
+
+def _names(dtypes: Iterable[DType]) -> str:
+    return ", ".join(dtype.value for dtype in dtypes)
