@@ -120,7 +120,11 @@ def _rounded_once(operation: str) -> Emit:
 
 
 def _subtract(b: Any, t: DType, x: Operand, y: Operand) -> Operand:
-    return _called(b, f"llvm.nvvm.add.rn.{_suffix(t)}", x.type, x, b.fneg(y))
+    return _called(b, f"llvm.nvvm.add.rn.{_suffix(t)}", x.type, x, _negated(b, t, y))
+
+
+def _negated(b: Any, _t: DType, x: Operand) -> Operand:
+    return b.fsub(ir.Constant(x.type, -0.0), x)  # libNVVM's LLVM is older than fneg
 
 
 def _unary_ptx(instruction: str) -> Emit:
@@ -228,7 +232,7 @@ _FLOAT: dict[str, Emit] = {
     "div": lambda b, t, x, y: b.fdiv(x, y),
     "rem": _float_remainder,
     "fma": _fma,
-    "neg": lambda b, t, x: b.fneg(x),
+    "neg": _negated,
     "abs": _unary_ptx("abs.{}"),
     "sign": _float_sign,
     "max": _extreme(">"),
