@@ -420,8 +420,8 @@ def _shift(is_left: bool) -> Handler:
 
 
 def _permute(x: Array, y: Array, selector: Array) -> Array:
-    """Bytes of y, then x, picked by the selector's four nibbles; bit 3 of one repeats the byte's sign."""
-    both = x.astype(np.uint64) << np.uint64(32) | y.astype(np.uint64)
+    """Bytes of x (0 to 3) and y (4 to 7), picked by the selector's four nibbles; bit 3 of one repeats the byte's sign."""
+    both = y.astype(np.uint64) << np.uint64(32) | x.astype(np.uint64)
     result = np.zeros_like(x)
     for place in range(4):
         nibble = selector >> np.uint32(4 * place) & np.uint32(15)
