@@ -29,19 +29,28 @@ def dtype_of(name: str) -> np.dtype[Any]:
 
 
 def emulate(
-    ptx: str, blocks: int, threads: int, arguments: Sequence[Array | int], *, inputs: int = 0, flag: int | None = None
+    ptx: str,
+    blocks: int,
+    threads: int,
+    arguments: Sequence[Array | int],
+    *,
+    inputs: int = 0,
+    flag: int | None = None,
+    memory: Sequence[tuple[int, Array]] = (),
 ) -> None:
     """Runs the kernel on arrays in place: pointers are arrays, int32 are ints. MemoryFault for what must not be.
 
     The first ``inputs`` arrays may not be written; argument number ``flag`` may be written by all threads at once.
+    ``memory``: (address, bytes) in ascending order, for pointers given as ints.
     """
-    _Machine(parse(ptx), blocks, threads, arguments, inputs, flag).run()
+    _Machine(parse(ptx), blocks, threads, arguments, inputs, flag, memory).run()
 
 
 class _Machine:
     def __init__(
-        self, kernel: Kernel, blocks: int, threads: int, arguments: Sequence[Array | int], inputs: int, flag: int | None
-    ) -> None:
+        self, kernel: Kernel, blocks: int, threads: int, arguments: Sequence[Array | int], inputs: int, flag: int | None,
+        memory: Sequence[tuple[int, Array]],
+    ) -> None:  # fmt: skip
         self.kernel, self.blocks, self.threads = kernel, blocks, threads
         self.lanes = np.arange(blocks * threads)
         self.registers: dict[str, Array] = {}
@@ -52,6 +61,9 @@ class _Machine:
         self.parameters: dict[str, int] = {}
         self.spaces: list[Space] = []
         self.bases: list[int] = []
+        for address, data in memory:
+            self.bases.append(address)
+            self.spaces.append(Space(f"memory at {address:#x}", data, 1, threads, True))
         self._bind(arguments, inputs, flag)
         smallest = 1 if any(i.operation in ("ld", "st") and "shared" in i.modifiers and dtype_of(i.modifiers[-1]).itemsize < 4
                             for i in kernel.instructions) else 4  # fmt: skip
@@ -60,7 +72,8 @@ class _Machine:
         self.shared = Space("shared memory", np.full(size * blocks, 0xFF, np.uint8), smallest, threads, False)
 
     def _bind(self, arguments: Sequence[Array | int], inputs: int, flag: int | None) -> None:
-        place = _BASE
+        place = max([_BASE, *(base + space.data.size + _GAP for base, space in zip(self.bases, self.spaces, strict=True))])
+        place = -(-place // _GAP) * _GAP
         if len(arguments) != len(self.kernel.parameters):
             raise ValueError(f"{self.kernel.name} takes {len(self.kernel.parameters)} arguments, not {len(arguments)}")
         for number, (name, value) in enumerate(zip(self.kernel.parameters, arguments, strict=True)):

@@ -415,7 +415,8 @@ def _vector(b: Any, pointer: Operand, offset: int, width: int = 4) -> list[Opera
 
 def _tile(rest: str) -> Any:
     operation, *numbers = rest.split("_")
-    return {"zero": _tile_zero, "add": _tile_add, "fma": _tile_fma, "stage": _tile_stage}[operation](*map(int, numbers))
+    makers: dict[str, Callable[..., Any]] = {"zero": _tile_zero, "add": _tile_add, "fma": _tile_fma, "stage": _tile_stage}
+    return makers[operation](*map(int, numbers))
 
 
 def _tile_zero(count: int) -> Any:
