@@ -1,0 +1,1 @@
+"""The CUDA target: fused kernels -> Numba-CUDA source -> PTX -> cubins -> a program file."""

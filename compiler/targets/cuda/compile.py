@@ -1,0 +1,222 @@
+"""Kernel source -> PTX -> cubins, without a driver: the one module that knows numba-cuda's and nvJitLink's interfaces.
+
+PTX is made once, for the oldest architecture; each architecture's cubin is linked from it. A cubin passes the gates or is
+refused: no float64 instruction unless the kernel's types hold one, no spills, no stack. Results are cached by content.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import importlib
+import importlib.metadata
+import json
+import logging
+import os
+import re
+import warnings
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from functools import cache
+from pathlib import Path
+from typing import Any
+from uuid import uuid4
+
+import numpy as np
+
+from netloom.errors import ToolchainError, VerificationError
+
+from ...tensor_type import BFLOAT16, BOOL, FLOAT16, FLOAT64, DType
+from .source import KernelSource
+
+ARCHITECTURES = ("sm_80", "sm_90a")  # PTX is made for the first
+_CAPABILITY = (8, 0)
+_PACKAGES = ("numba", "numba-cuda", "llvmlite", "nvidia-nvjitlink")
+_HINT = "Install netloom[cuda]."
+
+
+@dataclass(frozen=True)
+class Binary:
+    """A kernel for one architecture. ``shared``: bytes of a block's memory."""
+
+    architecture: str
+    cubin: bytes
+    registers: int
+    shared: int
+
+
+@dataclass(frozen=True)
+class CompiledKernel:
+    """A kernel's code: PTX for reading and the emulator, cubins for devices."""
+
+    name: str  # of the entry in PTX and cubins
+    ptx: str
+    binaries: tuple[Binary, ...]
+
+
+@cache
+def versions() -> Mapping[str, str]:
+    """The tools' versions; ToolchainError if one is missing."""
+    try:
+        return {name: importlib.metadata.version(name) for name in _PACKAGES}
+    except importlib.metadata.PackageNotFoundError as error:
+        raise ToolchainError(f"the cuda target needs the package {error.name}, which is not installed.", hint=_HINT) from error
+
+
+def is_available() -> bool:
+    """Whether kernels can be compiled here."""
+    try:
+        return bool(versions())
+    except ToolchainError:
+        return False
+
+
+def default_cache() -> Path:
+    return Path.home() / ".cache" / "netloom" / "cuda"
+
+
+def compile_kernel(
+    source: KernelSource, architectures: Sequence[str] = ARCHITECTURES, cache_folder: Path | None = None
+) -> CompiledKernel:
+    """The kernel's code for these architectures. VerificationError names a gate that it does not pass."""
+    name = f"k_{hashlib.sha256(source.key.encode()).hexdigest()[:24]}"
+    folder = cache_folder or default_cache()
+    key = _content_key(source)
+    ptx = _read(folder / f"{key}.ptx")
+    text = ptx.decode() if ptx is not None else make_ptx(source, name)
+    if ptx is None:
+        _check_ptx(text, source)
+        _write(folder / f"{key}.ptx", text.encode())
+    return CompiledKernel(name, text, tuple(_binary(text, name, a, folder / f"{key}.{a}") for a in architectures))
+
+
+def make_ptx(source: KernelSource, name: str) -> str:
+    """PTX with one entry of that name."""
+    versions()
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        logging.getLogger("numba").setLevel(logging.ERROR)
+        compiler = importlib.import_module("numba.cuda.compiler")
+        intrinsics = importlib.import_module("netloom.compiler.targets.cuda.intrinsics")
+        function = _function(source, intrinsics)
+        types = importlib.import_module("numba.types")
+        pointers = [intrinsics.pointer_type(dtype) for dtype in source.arguments]
+        signature = (*pointers, *([types.int32] * source.symbols), types.CPointer(types.int32))
+        ptx, _ = compiler.compile(function, signature, device=False, abi="numba", cc=_CAPABILITY, launch_bounds=source.threads)
+    entry = re.search(r"\.visible \.entry (\w+)\(", ptx)
+    if entry is None:
+        raise ToolchainError("numba-cuda gave PTX without an entry.")
+    return re.sub(r"\.common \.global [^\n]*NumbaEnv[^\n]*\n", "", ptx.replace(entry.group(1), name))
+
+
+def _function(source: KernelSource, intrinsics: Any) -> Any:
+    """The source's function over its intrinsics and literals."""
+    names = {name: intrinsics.intrinsic_named(name) for name in source.intrinsics}
+    types = importlib.import_module("numba.types")
+    literals = {name: _scalar(dtype, bits) for name, dtype, bits in source.numbers}
+    scope: dict[str, Any] = {**names, **literals, "int32": types.int32, "range": range}
+    exec(compile(source.text, "<kernel>", "exec"), scope)  # noqa: S102  (the text is ours: no name of a model is in it)
+    return scope["kernel"]
+
+
+def _scalar(dtype: DType, bits: bytes) -> Any:
+    if dtype in (FLOAT16, BFLOAT16):
+        return np.frombuffer(bits, np.uint16)[0]
+    value = np.frombuffer(bits, dtype.numpy)[0]
+    return bool(value) if dtype is BOOL else value
+
+
+def _check_ptx(ptx: str, source: KernelSource) -> None:
+    has_double = FLOAT64 in source.arguments or "float64" in " ".join(source.intrinsics)
+    if not has_double and re.search(r"\.f64\b", ptx):
+        raise VerificationError("a kernel without float64 values was compiled to float64 instructions.")
+    if re.search(r"\.local\b", ptx):
+        raise VerificationError("a kernel was compiled to code that uses local memory.")
+
+
+def _binary(ptx: str, name: str, architecture: str, place: Path) -> Binary:
+    facts, cubin = _read(place.with_name(place.name + ".json")), _read(place.with_name(place.name + ".cubin"))
+    if facts is not None and cubin is not None:
+        known = json.loads(facts)
+        if known.pop("digest") == hashlib.sha256(cubin).hexdigest():
+            return Binary(cubin=cubin, **known)
+    made = link(ptx, name, architecture)
+    record = {key: value for key, value in asdict(made).items() if key != "cubin"}
+    record["digest"] = hashlib.sha256(made.cubin).hexdigest()
+    _write(place.with_name(place.name + ".cubin"), made.cubin)
+    _write(place.with_name(place.name + ".json"), json.dumps(record, sort_keys=True).encode())
+    return made
+
+
+def link(ptx: str, name: str, architecture: str) -> Binary:
+    """PTX -> cubin by nvJitLink, checked for spills and stack."""
+    try:
+        linker = importlib.import_module("cuda.bindings.nvjitlink")
+    except ImportError as error:
+        raise ToolchainError(f"nvJitLink cannot be loaded: {error}.", hint=_HINT) from error
+    handle = linker.create(2, [f"-arch={architecture}", "-Xptxas=-v"])
+    try:
+        data = ptx.encode()
+        try:
+            linker.add_data(handle, linker.InputType.PTX, data, len(data), name)
+            linker.complete(handle)
+        except linker.nvJitLinkError as error:
+            raise ToolchainError(f"nvJitLink refused a kernel: {_log(linker, handle, 'error')[:400]}") from error
+        cubin = bytearray(linker.get_linked_cubin_size(handle))
+        linker.get_linked_cubin(handle, cubin)
+        log = _log(linker, handle, "info")
+    finally:
+        linker.destroy(handle)
+    registers, shared = _resources(log)
+    return Binary(architecture, bytes(cubin), registers, shared)
+
+
+def _log(linker: Any, handle: Any, kind: str) -> str:
+    size = getattr(linker, f"get_{kind}_log_size")(handle)
+    text = bytearray(size)
+    if size:
+        getattr(linker, f"get_{kind}_log")(handle, text)
+    return text.decode(errors="replace").rstrip("\0")
+
+
+def _resources(log: str) -> tuple[int, int]:
+    """(registers, bytes of shared memory) of a clean kernel."""
+    used = re.search(r"Used (\d+) registers", log)
+    memory = re.search(r"(\d+) bytes stack frame, (\d+) bytes spill stores, (\d+) bytes spill loads", log)
+    if used is None or memory is None:
+        raise ToolchainError(f"nvJitLink's log cannot be read: {log[:200]!r}.")
+    if any(map(int, memory.groups())):
+        raise VerificationError(f"a kernel does not fit its registers: {memory.group(0)}.")
+    shared = re.search(r"(\d+) bytes smem", log)
+    return int(used.group(1)), int(shared.group(1)) if shared else 0
+
+
+# -- the cache: files named by all that decides their contents ------------------------------------------------
+
+
+@cache
+def _tool_key() -> str:
+    here = Path(__file__).parent
+    own = b"".join((here / name).read_bytes() for name in ("intrinsics.py", "compile.py"))
+    return json.dumps(versions(), sort_keys=True) + hashlib.sha256(own).hexdigest()
+
+
+def _content_key(source: KernelSource) -> str:
+    return hashlib.sha256(f"{_tool_key()}\n{source.key}".encode()).hexdigest()[:40]
+
+
+def _read(path: Path) -> bytes | None:
+    try:
+        return path.read_bytes()
+    except OSError:
+        return None
+
+
+def _write(path: Path, data: bytes) -> None:
+    """Puts a file whole or not at all; a cache that cannot be written is no error."""
+    temporary = path.with_name(f".{uuid4().hex}.tmp")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        temporary.write_bytes(data)
+        os.replace(temporary, path)
+    except OSError:
+        temporary.unlink(missing_ok=True)

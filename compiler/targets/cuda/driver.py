@@ -1,0 +1,123 @@
+"""Graphs -> a program for CUDA devices: the passes, one kernel after another, and the whole in one object.
+
+``PIPELINE`` differs from the CPU's in two places: values stay row-major, and convolutions are one product each.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from ...graph import Graph
+from ...loops.build import Machine
+from ...loops.ir import Block, Kernel
+from ...dim import Symbol
+from ...passes.fuse import fuse
+from ...passes.plan_memory import Placement, plan_memory
+from ...pipeline import GRAPH_PASSES, Pass, Pipeline
+from ...program import Program, StatePort
+from ...text import print_graph
+from .compile import ARCHITECTURES, CompiledKernel, compile_kernel, versions
+from .program_file import program_bytes, write_program
+from .schedule import DeviceKernel, plan_kernel
+from .source import KernelSource, print_source
+
+_FUSE = (Pass("fuse", fuse, after=("eliminate_dead",), why="only what is left becomes kernels"),)
+PIPELINE = Pipeline((*GRAPH_PASSES, *_FUSE))
+TRAINING_PIPELINE = Pipeline(
+    (*(item for item in GRAPH_PASSES if item.name not in ("freeze_states", "fold_batchnorm")), *_FUSE)
+)
+
+
+@dataclass
+class DevicePlacement(Placement):
+    """Kernels by their source: what memory planning sees of one is its arguments and its number of blocks."""
+
+    forms: dict[str, DeviceKernel] = field(default_factory=dict)
+    sources: dict[str, KernelSource] = field(default_factory=dict)
+    _by_source: dict[str, str] = field(default_factory=dict)
+
+    def kernel(self, body: Graph) -> tuple[str, Kernel]:
+        """The kernel that does what the body says; equal sources are one kernel."""
+        planned = plan_kernel(body)
+        source = print_source(planned)
+        if source.key not in self._by_source:
+            kind = next((n.op.name for n in body.nodes if n.op.name != "constant"), "copy")
+            name = f"f_{len(self._by_source)}_{kind}"
+            self._by_source[source.key] = name
+            self.forms[name], self.sources[name] = planned, source
+        signature = Kernel("kernel", planned.buffers, planned.symbols, planned.items, Symbol("block", 0, None), Block(()))
+        return self._by_source[source.key], signature
+
+
+@dataclass(frozen=True)
+class CudaProgram:
+    """A program with its code."""
+
+    program: Program
+    sources: Mapping[str, KernelSource]
+    forms: Mapping[str, DeviceKernel]
+    kernels: Mapping[str, CompiledKernel]
+    graphs: Mapping[str, Graph]  # the fused graph of each entry
+
+    def as_bytes(self) -> bytes:
+        """The program file's contents."""
+        return program_bytes(self.program, self.kernels)
+
+    def save(self, path: str | os.PathLike[str]) -> None:
+        """Writes the program file."""
+        write_program(self.program, self.kernels, Path(path))
+
+
+def compile_for_cuda(
+    graph: Graph, *, architectures: Sequence[str] = ARCHITECTURES, cache_folder: Path | None = None, dump: Path | None = None
+) -> CudaProgram:
+    """An inference program: unchanged states are folded in as weights. ToolchainError without numba-cuda."""
+    return _compiled({"run": graph}, PIPELINE, architectures, cache_folder, dump)
+
+
+def compile_training_for_cuda(
+    step: Graph, run: Graph, *, architectures: Sequence[str] = ARCHITECTURES, cache_folder: Path | None = None
+) -> CudaProgram:
+    """A training program of the step and the network itself, over the same states."""
+    return _compiled({"run": run, "train_step": step}, TRAINING_PIPELINE, architectures, cache_folder, None)
+
+
+def plan(graphs: Mapping[str, Graph], pipeline: Pipeline, dump: Path | None = None) -> tuple[Program, DevicePlacement, dict[str, Graph]]:
+    """The program before its kernels are compiled."""
+    placement = DevicePlacement(Machine())
+    training = graphs.get("train_step")
+    states = tuple(StatePort(s.name, s.input.type, placement.constant(s.initial)) for s in training.states) if training else ()
+    numbers = {port.name: number for number, port in enumerate(states)}
+    fused: dict[str, Graph] = {}
+    entries = []
+    for name, graph in graphs.items():
+        fused[name], _ = pipeline.run(graph, None, dump / name if dump else None)
+        entries.append(plan_memory(fused[name], name, placement, numbers))
+    symbols = {s.name: s for graph in fused.values() for s in graph.symbols}
+    program = Program(_identifier(graphs["run"].name), tuple(symbols[name] for name in sorted(symbols)), tuple(entries),
+                      tuple(placement.constants), states, {}, _metadata(fused))  # fmt: skip
+    return program, placement, fused
+
+
+def _compiled(
+    graphs: Mapping[str, Graph], pipeline: Pipeline, architectures: Sequence[str], cache_folder: Path | None, dump: Path | None
+) -> CudaProgram:
+    versions()  # the tools, before any work
+    program, placement, fused = plan(graphs, pipeline, dump)
+    kernels = {name: compile_kernel(source, architectures, cache_folder) for name, source in placement.sources.items()}
+    return CudaProgram(program, placement.sources, placement.forms, kernels, fused)
+
+
+def _metadata(graphs: Mapping[str, Graph]) -> dict[str, Any]:
+    text = "\n".join(print_graph(graph) for graph in graphs.values())
+    return {"options": {"precision": "fp32"}, "source_hash": hashlib.sha256(text.encode()).hexdigest(), "tools": dict(versions())}
+
+
+def _identifier(name: str) -> str:
+    kept = "".join(letter if letter.isascii() and letter.isalnum() else "_" for letter in name)[:64]
+    return kept if kept and not kept[0].isdigit() else f"model_{kept}"

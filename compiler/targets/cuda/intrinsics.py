@@ -1,0 +1,553 @@
+"""The instructions that generated kernels are written in, as Numba intrinsics: one name, one LLVM pattern.
+
+Names carry their types: ``add_float32(a, b)``, ``load_int8(p, i)``, ``cast_int64_float32(x)``, ``tile_fma_8_132_128_8_8``.
+Numba itself would widen int32 arithmetic to 64 bits and literals to float64; these never do. float16 and bfloat16 are
+their bits in a uint16; a bool is a byte in memory. Sums and products round once each (never contracted); fma is explicit.
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Sequence
+from functools import cache
+from typing import Any, TypeAlias
+
+from llvmlite import ir
+from numba import types
+from numba.cuda.extending import intrinsic
+
+from ...tensor_type import BFLOAT16, BOOL, FLOAT16, FLOAT32, INT32, UINT32, DType
+
+I1, I8, I16, I32, I64 = (ir.IntType(bits) for bits in (1, 8, 16, 32, 64))
+Operand: TypeAlias = Any
+Emit: TypeAlias = Callable[..., Operand]
+SHARED = 3  # LLVM's address space of a block's memory
+
+
+def numba_type(dtype: DType) -> Any:
+    """How a value travels through Numba."""
+    if dtype in (FLOAT16, BFLOAT16):
+        return types.uint16
+    return types.boolean if dtype is BOOL else getattr(types, dtype.value)
+
+
+def memory_type(dtype: DType) -> Any:
+    """How an element lies in memory."""
+    return types.uint8 if dtype is BOOL else numba_type(dtype)
+
+
+def pointer_type(dtype: DType) -> Any:
+    return types.CPointer(memory_type(dtype))
+
+
+def llvm_type(dtype: DType) -> ir.Type:
+    """The LLVM type of a value."""
+    match dtype:
+        case DType.FLOAT32:
+            return ir.FloatType()
+        case DType.FLOAT64:
+            return ir.DoubleType()
+        case DType.BOOL:
+            return I1
+        case _:
+            return ir.IntType(dtype.bytes * 8)
+
+
+@cache
+def intrinsic_named(name: str) -> Any:
+    """The intrinsic of that name; KeyError if there is none."""
+    family, _, rest = name.partition("_")
+    if family in _FAMILIES:
+        return _FAMILIES[family](rest)
+    if name in _PLAIN:
+        return _PLAIN[name]()
+    function, _, dtype = name.rpartition("_")
+    return _scalar(function, DType(dtype))
+
+
+def _define(result: Any, arguments: Sequence[Any], emit: Emit) -> Any:
+    """An intrinsic over typed positional arguments (Numba finds their number from the parameters)."""
+    signature = result(*arguments)
+
+    def lower(_context: Any, builder: Any, _signature: Any, operands: Sequence[Operand]) -> Operand:
+        return emit(builder, *operands)
+
+    def typing(*_: Any) -> Any:
+        return signature, lower
+
+    names = ["context", *(f"x{position}" for position in range(len(arguments)))]
+    parameters = [inspect.Parameter(name, inspect.Parameter.POSITIONAL_OR_KEYWORD) for name in names]
+    typing.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
+    return intrinsic(typing)
+
+
+# -- scalar functions --------------------------------------------------------------------------------------
+
+
+def _scalar(function: str, dtype: DType) -> Any:
+    emit = (_FLOAT if dtype.is_float else _INTEGER)[function]
+    kind = numba_type(dtype)
+    if function in _COMPARISONS:
+        return _define(types.boolean, [kind, kind], lambda b, x, y: emit(b, dtype, x, y))
+    if function == "select":
+        return _define(kind, [types.boolean, kind, kind], lambda b, c, x, y: b.select(c, x, y))
+    arity = 3 if function == "fma" else (2 if function in _BINARY else 1)
+    return _define(kind, [kind] * arity, lambda b, *x: emit(b, dtype, *x))
+
+
+def _suffix(dtype: DType) -> str:
+    return "f" if dtype is FLOAT32 else "d"
+
+
+def _called(b: Any, name: str, result: ir.Type, *operands: Operand) -> Operand:
+    function = b.module.globals.get(name)
+    if function is None:
+        function = ir.Function(b.module, ir.FunctionType(result, [x.type for x in operands]), name)
+    return b.call(function, operands)
+
+
+def _assembly(b: Any, result: ir.Type, code: str, constraints: str, *operands: Operand) -> Operand:
+    """One PTX instruction without side effects."""
+    kind = ir.FunctionType(result, [x.type for x in operands])
+    return b.asm(kind, code, constraints, list(operands), False)
+
+
+def _rounded_once(operation: str) -> Emit:
+    def emit(b: Any, t: DType, x: Operand, y: Operand) -> Operand:
+        return _called(b, f"llvm.nvvm.{operation}.rn.{_suffix(t)}", x.type, x, y)
+
+    return emit
+
+
+def _subtract(b: Any, t: DType, x: Operand, y: Operand) -> Operand:
+    return _called(b, f"llvm.nvvm.add.rn.{_suffix(t)}", x.type, x, _negated(b, t, y))
+
+
+def _negated(b: Any, _t: DType, x: Operand) -> Operand:
+    return b.fsub(ir.Constant(x.type, -0.0), x)  # libNVVM's LLVM is older than fneg
+
+
+def _unary_ptx(instruction: str) -> Emit:
+    def emit(b: Any, t: DType, x: Operand) -> Operand:
+        name = "f32" if t is FLOAT32 else "f64"
+        register = "f" if t is FLOAT32 else "d"
+        return _assembly(b, x.type, f"{instruction.format(name)} $0, $1;", f"={register},{register}", x)
+
+    return emit
+
+
+def _fma(b: Any, t: DType, x: Operand, y: Operand, z: Operand) -> Operand:
+    return _called(b, f"llvm.fma.f{t.bytes * 8}", x.type, x, y, z)
+
+
+def _float_remainder(b: Any, t: DType, x: Operand, y: Operand) -> Operand:
+    return _called(b, "__nv_fmodf" if t is FLOAT32 else "__nv_fmod", x.type, x, y)
+
+
+def _extreme(order: str) -> Emit:
+    """max or min of floats: a NaN in either passes."""
+
+    def emit(b: Any, _t: DType, x: Operand, y: Operand) -> Operand:
+        best = b.select(b.fcmp_ordered(order, x, y), x, y)
+        return b.select(b.fcmp_unordered("uno", x, x), x, best)
+
+    return emit
+
+
+def _integer_extreme(order: str) -> Emit:
+    def emit(b: Any, t: DType, x: Operand, y: Operand) -> Operand:
+        return b.select(_ordered(b, t, order, x, y), x, y)
+
+    return emit
+
+
+def _ordered(b: Any, t: DType, order: str, x: Operand, y: Operand) -> Operand:
+    return b.icmp_signed(order, x, y) if t.is_signed else b.icmp_unsigned(order, x, y)
+
+
+def _integer_division(remainder: bool) -> Emit:
+    """Never traps: x / 0 is 0, and the least integer by -1 wraps."""
+
+    def emit(b: Any, t: DType, x: Operand, y: Operand) -> Operand:
+        zero, one = ir.Constant(y.type, 0), ir.Constant(y.type, 1)
+        is_zero = b.icmp_unsigned("==", y, zero)
+        if not t.is_signed:
+            safe = b.select(is_zero, one, y)
+            return b.select(is_zero, zero, b.urem(x, safe) if remainder else b.udiv(x, safe))
+        is_minus = b.icmp_signed("==", y, ir.Constant(y.type, -1))
+        safe = b.select(b.or_(is_zero, is_minus), one, y)
+        value = b.srem(x, safe) if remainder else b.sdiv(x, safe)
+        value = b.select(is_minus, zero if remainder else b.sub(zero, x), value)
+        return b.select(is_zero, zero, value)
+
+    return emit
+
+
+def _shift(right: bool) -> Emit:
+    def emit(b: Any, t: DType, x: Operand, y: Operand) -> Operand:
+        is_inside = b.icmp_unsigned("<", y, ir.Constant(y.type, t.bytes * 8))
+        by = b.select(is_inside, y, ir.Constant(y.type, 0))
+        shifted = (b.ashr(x, by) if t.is_signed else b.lshr(x, by)) if right else b.shl(x, by)
+        return b.select(is_inside, shifted, ir.Constant(x.type, 0))
+
+    return emit
+
+
+def _float_sign(b: Any, _t: DType, x: Operand) -> Operand:
+    zero, one, minus = (ir.Constant(x.type, v) for v in (0.0, 1.0, -1.0))
+    return b.select(b.fcmp_ordered("<", x, zero), minus, b.select(b.fcmp_ordered(">", x, zero), one, x))
+
+
+def _integer_sign(b: Any, t: DType, x: Operand) -> Operand:
+    zero = ir.Constant(x.type, 0)
+    above = b.zext(b.icmp_unsigned("!=", x, zero), x.type)
+    return b.select(b.icmp_signed("<", x, zero), ir.Constant(x.type, -1), above) if t.is_signed else above
+
+
+def _integer_abs(b: Any, t: DType, x: Operand) -> Operand:
+    zero = ir.Constant(x.type, 0)
+    return b.select(b.icmp_signed("<", x, zero), b.sub(zero, x), x) if t.is_signed else x
+
+
+def _float_compare(order: str) -> Emit:
+    def emit(b: Any, _t: DType, x: Operand, y: Operand) -> Operand:
+        return b.fcmp_unordered("!=", x, y) if order == "!=" else b.fcmp_ordered(order, x, y)
+
+    return emit
+
+
+def _integer_compare(order: str) -> Emit:
+    def emit(b: Any, t: DType, x: Operand, y: Operand) -> Operand:
+        return _ordered(b, t, order, x, y)
+
+    return emit
+
+
+_COMPARISONS = {"equal": "==", "not_equal": "!=", "less": "<", "less_equal": "<="}
+_BINARY = frozenset(("add", "sub", "mul", "div", "rem", "max", "min", "and", "or", "xor", "shift_left", "shift_right"))
+_FLOAT: dict[str, Emit] = {
+    "add": _rounded_once("add"),
+    "sub": _subtract,
+    "mul": _rounded_once("mul"),
+    "div": lambda b, t, x, y: b.fdiv(x, y),
+    "rem": _float_remainder,
+    "fma": _fma,
+    "neg": _negated,
+    "abs": _unary_ptx("abs.{}"),
+    "sign": _float_sign,
+    "max": _extreme(">"),
+    "min": _extreme("<"),
+    "sqrt": _unary_ptx("sqrt.rn.{}"),
+    "floor": _unary_ptx("cvt.rmi.{0}.{0}"),
+    "ceil": _unary_ptx("cvt.rpi.{0}.{0}"),
+    "round": _unary_ptx("cvt.rni.{0}.{0}"),
+    "trunc": _unary_ptx("cvt.rzi.{0}.{0}"),
+    "select": lambda b, t, c, x, y: b.select(c, x, y),
+    **{name: _float_compare(sign) for name, sign in _COMPARISONS.items()},
+}
+_INTEGER: dict[str, Emit] = {
+    "add": lambda b, t, x, y: b.add(x, y),
+    "sub": lambda b, t, x, y: b.sub(x, y),
+    "mul": lambda b, t, x, y: b.mul(x, y),
+    "div": _integer_division(False),
+    "rem": _integer_division(True),
+    "neg": lambda b, t, x: b.sub(ir.Constant(x.type, 0), x),
+    "abs": _integer_abs,
+    "sign": _integer_sign,
+    "max": _integer_extreme(">"),
+    "min": _integer_extreme("<"),
+    "and": lambda b, t, x, y: b.and_(x, y),
+    "or": lambda b, t, x, y: b.or_(x, y),
+    "xor": lambda b, t, x, y: b.xor(x, y),
+    "not": lambda b, t, x: b.not_(x),
+    "shift_left": _shift(False),
+    "shift_right": _shift(True),
+    "select": lambda b, t, c, x, y: b.select(c, x, y),
+    **{name: _integer_compare(sign) for name, sign in _COMPARISONS.items()},
+}
+
+
+# -- conversions -------------------------------------------------------------------------------------------
+
+
+def _cast(rest: str) -> Any:
+    source, target = (DType(name) for name in rest.split("_"))
+    return _define(numba_type(target), [numba_type(source)], lambda b, x: _converted(b, x, source, target))
+
+
+def _bitcast(rest: str) -> Any:
+    source, target = (DType(name) for name in rest.split("_"))
+    return _define(numba_type(target), [numba_type(source)], lambda b, x: b.bitcast(x, llvm_type(target)))
+
+
+def _converted(b: Any, x: Operand, source: DType, target: DType) -> Operand:
+    """``Cast`` of compiler/scalar.py; small floats go through float32."""
+    kind = llvm_type(target)
+    match source, target:
+        case _ if source is target:
+            return x
+        case (DType.FLOAT16, _):
+            wide = _assembly(b, ir.FloatType(), "cvt.f32.f16 $0, $1;", "=f,h", x)
+            return _converted(b, wide, FLOAT32, target)
+        case (DType.BFLOAT16, _):
+            wide = b.bitcast(b.shl(b.zext(x, I32), I32(16)), ir.FloatType())
+            return _converted(b, wide, FLOAT32, target)
+        case (DType.FLOAT64, DType.FLOAT16):
+            return _assembly(b, I16, "cvt.rn.f16.f64 $0, $1;", "=h,d", x)
+        case (_, DType.FLOAT16):
+            return _assembly(b, I16, "cvt.rn.f16.f32 $0, $1;", "=h,f", _converted(b, x, source, FLOAT32))
+        case (_, DType.BFLOAT16):
+            return _to_bfloat16(b, _converted(b, x, source, FLOAT32))
+        case (_, DType.BOOL) if source.is_float:
+            return b.fcmp_unordered("!=", x, ir.Constant(x.type, 0.0))
+        case (_, DType.BOOL):
+            return b.icmp_unsigned("!=", x, ir.Constant(x.type, 0))
+        case (DType.BOOL, _) if not target.is_float:
+            return b.zext(x, kind)
+        case _ if source.is_float and target.is_float:
+            return b.fpext(x, kind) if source.bytes < target.bytes else b.fptrunc(x, kind)
+        case _ if source.is_float:
+            return _to_integer(b, x, source, target)
+        case _ if target.is_float:
+            return b.sitofp(x, kind) if source.is_signed and source is not BOOL else b.uitofp(x, kind)
+    if source.bytes == target.bytes:
+        return x
+    if source.bytes > target.bytes:
+        return b.trunc(x, kind)
+    return b.sext(x, kind) if source.is_signed else b.zext(x, kind)
+
+
+def _to_bfloat16(b: Any, x: Operand) -> Operand:
+    """The upper half, rounded to nearest, halves to even; a NaN stays one."""
+    bits = b.bitcast(x, I32)
+    last = b.and_(b.lshr(bits, I32(16)), I32(1))
+    rounded = b.add(bits, b.add(last, I32(0x7FFF)))
+    quiet = b.or_(bits, I32(0x400000))
+    return b.trunc(b.lshr(b.select(b.fcmp_unordered("uno", x, x), quiet, rounded), I32(16)), I16)
+
+
+def _to_integer(b: Any, x: Operand, source: DType, target: DType) -> Operand:
+    """Truncated and clamped; NaN gives 0."""
+    wide = target if target.bytes >= 4 else (INT32 if target.is_signed else UINT32)
+    name = ("s" if wide.is_signed else "u") + str(wide.bytes * 8)
+    registers = ("=l" if wide.bytes == 8 else "=r") + ("," + ("f" if source is FLOAT32 else "d"))
+    kind = llvm_type(wide)
+    value = _assembly(b, kind, f"cvt.rzi.{name}.f{source.bytes * 8} $0, $1;", registers, x)
+    value = b.select(b.fcmp_unordered("uno", x, x), ir.Constant(kind, 0), value)
+    if wide is target:
+        return value
+    bits = target.bytes * 8
+    top = (1 << (bits - 1)) - 1 if target.is_signed else (1 << bits) - 1
+    value = b.select(_ordered(b, wide, ">", value, ir.Constant(kind, top)), ir.Constant(kind, top), value)
+    if target.is_signed:
+        low = -top - 1
+        value = b.select(b.icmp_signed("<", value, ir.Constant(kind, low)), ir.Constant(kind, low), value)
+    return b.trunc(value, llvm_type(target))
+
+
+# -- memory ------------------------------------------------------------------------------------------------
+
+
+def _element(b: Any, pointer: Operand, index: Operand) -> Operand:
+    return b.gep(pointer, [b.sext(index, I64)])
+
+
+def _load(name: str) -> Any:
+    dtype = DType(name)
+
+    def emit(b: Any, pointer: Operand, index: Operand) -> Operand:
+        value = b.load(_element(b, pointer, index))
+        return b.icmp_unsigned("!=", value, I8(0)) if dtype is BOOL else value
+
+    return _define(numba_type(dtype), [pointer_type(dtype), types.int32], emit)
+
+
+def _store(name: str) -> Any:
+    dtype = DType(name)
+
+    def emit(b: Any, pointer: Operand, index: Operand, value: Operand) -> Operand:
+        b.store(b.zext(value, I8) if dtype is BOOL else value, _element(b, pointer, index))
+
+    return _define(types.void, [pointer_type(dtype), types.int32, numba_type(dtype)], emit)
+
+
+def _shared(rest: str) -> Any:
+    """``shared_DTYPE_COUNT()``: the block's memory (one array a name)."""
+    name, count = rest.split("_")
+    dtype = DType(name)
+
+    def emit(b: Any) -> Operand:
+        array = ir.ArrayType(llvm_type(dtype), int(count))
+        variable = ir.GlobalVariable(b.module, array, b.module.get_unique_name("shared"), addrspace=SHARED)
+        variable.linkage, variable.align = "internal", 16
+        variable.initializer = ir.Constant(array, ir.Undefined)
+        first = b.gep(variable, [I32(0), I32(0)])
+        return b.addrspacecast(first, ir.PointerType(llvm_type(dtype)))
+
+    return _define(pointer_type(dtype), [], emit)
+
+
+# -- register tiles ----------------------------------------------------------------------------------------
+
+
+def tile_type(count: int) -> Any:
+    """``count`` float32 accumulators in registers."""
+    return types.UniTuple(types.float32, count)
+
+
+def _unpacked(b: Any, tile: Operand, count: int) -> list[Operand]:
+    return [b.extract_value(tile, position) for position in range(count)]
+
+
+def _packed(b: Any, values: Sequence[Operand]) -> Operand:
+    tile: Operand = ir.Constant(ir.ArrayType(ir.FloatType(), len(values)), ir.Undefined)
+    for position, value in enumerate(values):
+        tile = b.insert_value(tile, value, position)
+    return tile
+
+
+def _vector(b: Any, pointer: Operand, offset: int, width: int = 4) -> list[Operand]:
+    """``width`` neighbouring float32 in one access."""
+    kind = ir.VectorType(ir.FloatType(), width)
+    value = b.load(b.bitcast(b.gep(pointer, [I64(offset)]), ir.PointerType(kind)), align=4 * width)
+    return [b.extract_element(value, I32(lane)) for lane in range(width)]
+
+
+def _tile(rest: str) -> Any:
+    operation, *numbers = rest.split("_")
+    makers: dict[str, Callable[..., Any]] = {"zero": _tile_zero, "add": _tile_add, "fma": _tile_fma, "stage": _tile_stage}
+    return makers[operation](*map(int, numbers))
+
+
+def _tile_zero(count: int) -> Any:
+    return _define(tile_type(count), [], lambda b: ir.Constant(ir.ArrayType(ir.FloatType(), count), [0.0] * count))
+
+
+def _tile_add(count: int) -> Any:
+    def emit(b: Any, x: Operand, y: Operand) -> Operand:
+        pairs = zip(_unpacked(b, x, count), _unpacked(b, y, count), strict=True)
+        return _packed(b, [_rounded_once("add")(b, FLOAT32, left, right) for left, right in pairs])
+
+    return _define(tile_type(count), [tile_type(count)] * 2, emit)
+
+
+def _tile_fma(depth: int, left_stride: int, right_stride: int, rows: int, columns: int) -> Any:
+    """tile += the products of ``depth`` k-slices in shared memory: fragments of four lie a quarter tile apart.
+
+    ``tile_fma(tile, left, right)``: left[k, row] and right[k, column] of this thread's first fragment.
+    """
+    pointer = pointer_type(FLOAT32)
+    row_step, column_step = fragment_step(left_stride, rows), fragment_step(right_stride, columns)
+
+    def emit(b: Any, tile: Operand, left: Operand, right: Operand) -> Operand:
+        sums = _unpacked(b, tile, rows * columns)
+        for k in range(depth):
+            a = [v for f in range(rows // 4) for v in _vector(b, left, k * left_stride + f * row_step)]
+            w = [v for f in range(columns // 4) for v in _vector(b, right, k * right_stride + f * column_step)]
+            for i in range(rows):
+                for j in range(columns):
+                    sums[i * columns + j] = _fma(b, FLOAT32, a[i], w[j], sums[i * columns + j])
+        return _packed(b, sums)
+
+    return _define(tile_type(rows * columns), [tile_type(rows * columns), pointer, pointer], emit)
+
+
+PAD = 4  # floats behind each k-slice in shared memory, against bank conflicts
+
+
+def fragment_step(stride: int, count: int) -> int:
+    """How far apart a thread's fragments of four lie in a k-slice of ``stride - PAD`` elements."""
+    return (stride - PAD) * 4 // count
+
+
+def _tile_stage(rows: int, columns: int, first: int, count: int, row_stride: int, column_step: int) -> Any:
+    """``tile_stage(tile, target)``: rows first … first + count of the tile to shared memory, fragments as in tile_fma."""
+
+    def emit(b: Any, tile: Operand, target: Operand) -> Operand:
+        values = _unpacked(b, tile, rows * columns)
+        for i in range(count):
+            for f in range(columns // 4):
+                start = (first + i) * columns + 4 * f
+                vector: Operand = ir.Constant(ir.VectorType(ir.FloatType(), 4), ir.Undefined)
+                for lane in range(4):
+                    vector = b.insert_element(vector, values[start + lane], I32(lane))
+                place = b.gep(target, [I64(i * row_stride + f * column_step)])
+                b.store(vector, b.bitcast(place, ir.PointerType(vector.type)), align=16)
+
+    return _define(types.void, [tile_type(rows * columns), pointer_type(FLOAT32)], emit)
+
+
+# -- threads and indices -----------------------------------------------------------------------------------
+
+
+def _special(register: str) -> Callable[[], Any]:
+    return lambda: _define(types.int32, [], lambda b: _called(b, f"llvm.nvvm.read.ptx.sreg.{register}", I32))
+
+
+def _barrier() -> Any:
+    return _define(types.void, [], lambda b: _called(b, "llvm.nvvm.barrier0", ir.VoidType()) and None)
+
+
+def _index(emit: Emit) -> Callable[[], Any]:
+    return lambda: _define(types.int32, [types.int32] * 2, emit)
+
+
+def _flag(emit: Emit, arguments: int, kind: Any) -> Callable[[], Any]:
+    return lambda: _define(types.boolean, [kind] * arguments, emit)
+
+
+def _floor_quotient(b: Any, x: Operand, y: Operand) -> Operand:
+    quotient = b.sdiv(x, y)
+    rest = b.sub(x, b.mul(quotient, y))
+    return b.add(quotient, b.sext(b.icmp_signed("<", rest, I32(0)), I32))
+
+
+def _floor_remainder(b: Any, x: Operand, y: Operand) -> Operand:
+    rest = b.srem(x, y)
+    return b.select(b.icmp_signed("<", rest, I32(0)), b.add(rest, y), rest)
+
+
+def _wrapped() -> Any:
+    """A run-time index counted from the end where it is negative."""
+    def emit(b: Any, index: Operand, extent: Operand) -> Operand:
+        return b.select(b.icmp_signed("<", index, I64(0)), b.add(index, b.sext(extent, I64)), index)
+
+    return _define(types.int64, [types.int64, types.int32], emit)
+
+
+def _within() -> Any:
+    def emit(b: Any, index: Operand, extent: Operand) -> Operand:
+        return b.icmp_unsigned("<", index, b.sext(extent, I64))
+
+    return _define(types.boolean, [types.int64, types.int32], emit)
+
+
+def _at() -> Any:
+    """``at(p, i)``: the pointer i float32 further."""
+    pointer = pointer_type(FLOAT32)
+    return _define(pointer, [pointer, types.int32], _element)
+
+
+_FAMILIES: dict[str, Callable[[str], Any]] = {
+    "cast": _cast, "bitcast": _bitcast, "load": _load, "store": _store, "shared": _shared, "tile": _tile,
+}  # fmt: skip
+_PLAIN: dict[str, Callable[[], Any]] = {
+    "thread": _special("tid.x"),
+    "block": _special("ctaid.x"),
+    "barrier": _barrier,
+    "at": _at,
+    "plus": _index(lambda b, x, y: b.add(x, y, flags=["nsw"])),
+    "minus": _index(lambda b, x, y: b.sub(x, y, flags=["nsw"])),
+    "times": _index(lambda b, x, y: b.mul(x, y, flags=["nsw"])),
+    "quotient": _index(lambda b, x, y: b.udiv(x, y)),
+    "remainder": _index(lambda b, x, y: b.urem(x, y)),
+    "floor_quotient": _index(_floor_quotient),
+    "floor_remainder": _index(_floor_remainder),
+    "lesser": _index(lambda b, x, y: b.select(b.icmp_signed("<", x, y), x, y)),
+    "below": _flag(lambda b, x, y: b.icmp_signed("<", x, y), 2, types.int32),
+    "inside": _flag(lambda b, x: b.icmp_signed(">=", x, I32(0)), 1, types.int32),
+    "both": _flag(lambda b, x, y: b.and_(x, y), 2, types.boolean),
+    "wrapped": _wrapped,
+    "within": _within,
+}  # fmt: skip
+__all__ = ["PAD", "fragment_step", "intrinsic_named", "memory_type", "numba_type", "pointer_type"]

@@ -1,0 +1,163 @@
+"""Program + compiled kernels -> one file that runtime/cuda reads: the same bytes for the same input."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import struct
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+from uuid import uuid4
+
+import numpy as np
+
+from netloom.errors import UsageError
+
+from ...constant import Constant
+from ...dim import Extent, Minimum, Quotient, Remainder, Symbol
+from ...program import Entry, Launch, Port, Program
+from .compile import CompiledKernel
+from .schedule import THREADS
+
+MAGIC = b"NLCUDA01"
+ALIGNMENT = 256
+SUFFIX = ".nlcuda"
+
+
+def write_program(program: Program, kernels: Mapping[str, CompiledKernel], path: Path) -> None:
+    """Writes the file whole or not at all; UsageError if the place cannot be written."""
+    if not path.parent.is_dir() or path.is_dir():
+        raise UsageError(f"{str(path)!r} cannot be written: its folder does not exist, or it is a folder itself.")
+    temporary = path.with_name(f".netloom-{uuid4().hex}.tmp")
+    try:
+        temporary.write_bytes(program_bytes(program, kernels))
+        os.replace(temporary, path)
+    except OSError as error:
+        raise UsageError(f"{str(path)!r} cannot be written: {error.strerror}.") from error
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def program_bytes(program: Program, kernels: Mapping[str, CompiledKernel]) -> bytes:
+    """The file's contents."""
+    blobs = _Blobs()
+    order = {name: number for number, name in enumerate(sorted(kernels))}
+    manifest = {
+        **program.metadata,
+        "name": program.name,
+        "target": "cuda",
+        "training": program.is_training,
+        "architectures": sorted({b.architecture for kernel in kernels.values() for b in kernel.binaries}),
+        "dims": [{"name": s.name, "lo": s.lo, "hi": s.hi} for s in program.symbols],
+        "kernels": [_kernel(kernels[name], blobs) for name in order],
+        "constants": [_constant(constant, blobs) for constant in program.constants],
+        "states": [{"name": s.name, "dtype": s.type.dtype.value, "shape": s.type.static_shape, "initial": s.initial}
+                   for s in program.states],
+        "entries": [_entry(entry, order) for entry in program.entries],
+    }  # fmt: skip
+    return blobs.file(manifest)
+
+
+class _Blobs:
+    """Aligned blobs behind a manifest of a size that is known only when they are."""
+
+    def __init__(self) -> None:
+        self.parts: list[tuple[dict[str, Any], str, bytes]] = []
+
+    def put(self, record: dict[str, Any], key: str, data: bytes) -> None:
+        """Notes that ``record[key]`` is to become the blob's (start, size)."""
+        self.parts.append((record, key, data))
+
+    def file(self, manifest: Mapping[str, Any]) -> bytes:
+        for record, key, data in self.parts:
+            record[key] = [1 << 52, len(data)]  # as long as any real start may get
+        room = _aligned(16 + len(_json(manifest)))
+        place = room
+        for record, key, data in self.parts:
+            record[key] = [place, len(data)]
+            place += _aligned(len(data))
+        text = _json(manifest)
+        body = bytearray(struct.pack("<8sQ", MAGIC, len(text)) + text)
+        body += bytes(room - len(body))
+        for _, _, data in self.parts:
+            body += data
+            body += bytes(_aligned(len(body)) - len(body))
+        return bytes(body) + hashlib.sha256(body).digest()
+
+
+def _aligned(size: int) -> int:
+    return -(-size // ALIGNMENT) * ALIGNMENT
+
+
+def _json(data: Mapping[str, Any]) -> bytes:
+    return json.dumps(data, sort_keys=True, separators=(",", ":")).encode()
+
+
+def _kernel(kernel: CompiledKernel, blobs: _Blobs) -> dict[str, Any]:
+    cubins: dict[str, Any] = {}
+    for binary in kernel.binaries:
+        blobs.put(cubins, binary.architecture, binary.cubin)
+    registers = {b.architecture: b.registers for b in kernel.binaries}
+    shared = max((b.shared for b in kernel.binaries), default=0)
+    return {"name": kernel.name, "threads": THREADS, "shared": shared, "registers": registers, "cubins": cubins}
+
+
+def _constant(constant: Constant, blobs: _Blobs) -> dict[str, Any]:
+    """A splat is stored as its one element."""
+    array = np.asarray(constant.splat_value) if constant.is_splat else np.ascontiguousarray(constant.array)
+    record: dict[str, Any] = {"dtype": constant.type.dtype.value, "shape": constant.type.static_shape}
+    blobs.put(record, "data", array.tobytes())
+    return record
+
+
+def _entry(entry: Entry, kernels: Mapping[str, int]) -> dict[str, Any]:
+    return {
+        "name": entry.name,
+        "inputs": [_port(port) for port in entry.inputs],
+        "outputs": [_port(port) for port in entry.outputs],
+        "slots": [_extent(slot) for slot in entry.slots],
+        "launches": [_launch(launch, kernels) for launch in entry.launches],
+    }
+
+
+def _port(port: Port) -> dict[str, Any]:
+    shape = [extent if isinstance(extent, int) else str(extent) for extent in port.type.shape]
+    return {"name": port.name, "dtype": port.type.dtype.value, "shape": shape, "extents": _extents(port.type.shape)}
+
+
+def _launch(launch: Launch, kernels: Mapping[str, int]) -> dict[str, Any]:
+    return {
+        "kernel": kernels[launch.kernel],
+        "buffers": [[ref.space.value, ref.index] for ref in launch.buffers],
+        "extents": _extents(launch.extents),
+        "items": _extent(launch.items),
+        "label": launch.label,
+    }
+
+
+def _extents(extents: Sequence[Extent]) -> list[Any]:
+    return [_extent(extent) for extent in extents]
+
+
+def _extent(extent: Extent) -> Any:
+    """An int, or [[factor, [atom…]]…] (runtime/cuda/program.py)."""
+    if isinstance(extent, int):
+        return extent
+    return [[factor, [_atom(atom) for atom in atoms]] for atoms, factor in extent.terms]
+
+
+def _atom(atom: Symbol | Quotient | Remainder | Minimum) -> Any:
+    match atom:
+        case Symbol(name):
+            return name
+        case Quotient(numerator, divisor):
+            return ["//", _extent(numerator), divisor]
+        case Remainder(numerator, divisor):
+            return ["%", _extent(numerator), divisor]
+        case Minimum(left, right):
+            return ["min", _extent(left), _extent(right)]
+
+
+__all__ = ["SUFFIX", "program_bytes", "write_program"]

@@ -1,0 +1,345 @@
+"""A fused kernel -> how a grid of threads computes it: one of three forms, chosen from shapes and indices alone.
+
+``Pointwise``: a thread makes one element. ``Rows``: some lanes of a block share one sum, which ends in a fixed tree.
+``Product``: a block makes a tile of a matrix product whose operands are any formulas of (row, k) and (k, column), so
+matmuls, convolutions and both their gradients are one family. Grids and the order of every sum depend on shapes only;
+no chain of float32 additions is longer than ``CHAIN``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import TypeAlias
+
+from netloom.errors import MemoryBudgetError
+
+from ... import dim, scalar
+from ...dim import Dim, Extent, Quotient, Remainder, Symbol
+from ...graph import Graph
+from ...loops.ir import Buffer, Load, variable
+from ...scalar import Call, Checked, Expr, Guarded, Index, Literal
+from ...tensor_type import FLOAT32, DType
+from .elements import Elements, accumulated_in
+
+THREADS = 256  # of every block
+CHAIN = 512  # the longest chain of additions into one accumulator
+MOST_ELEMENTS = (1 << 31) - 1  # of one buffer: indices are int32
+FEW_TERMS = 32  # below, one thread makes the whole sum
+MANY_ROWS = 1 << 16  # from here on, one thread a row fills the device, if rows lie next to each other
+NOMINAL = 16  # what a free dim counts for where sizes are compared
+
+
+@dataclass(frozen=True)
+class Axis:
+    """An index that a kernel decodes: its symbol and extent."""
+
+    symbol: Symbol
+    extent: Extent
+
+    @staticmethod
+    def of(name: str, extent: Extent) -> Axis:
+        return Axis(variable(name, extent), extent)
+
+    @property
+    def position(self) -> Dim:
+        return Dim.of(self.symbol)
+
+
+@dataclass(frozen=True, eq=False)
+class Pointwise:
+    """``value`` at every position of ``axes``."""
+
+    axes: tuple[Axis, ...]
+    position: tuple[Extent, ...]
+    value: Expr
+
+
+@dataclass(frozen=True, eq=False)
+class Rows:
+    """value(sum of term over ``terms``) at every position of ``axes``; a block holds THREADS / lanes rows."""
+
+    axes: tuple[Axis, ...]
+    position: tuple[Extent, ...]
+    terms: tuple[Axis, ...]
+    term: Expr
+    combine: str
+    neutral: float | int | bool
+    value: Expr
+    lanes: int
+    rows_are_adjacent: bool  # neighbouring threads take neighbouring rows, not neighbouring terms
+
+    @property
+    def rows(self) -> int:
+        return THREADS // self.lanes
+
+
+@dataclass(frozen=True)
+class Tile:
+    """rows x columns of the result a block, ``depth`` terms at a time; a thread holds thread_rows x thread_columns."""
+
+    rows: int
+    columns: int
+    depth: int
+    thread_rows: int
+    thread_columns: int
+
+    @property
+    def threads(self) -> int:
+        return (self.rows // self.thread_rows) * (self.columns // self.thread_columns)
+
+
+TILES = (Tile(128, 128, 8, 8, 8), Tile(64, 64, 16, 4, 4))  # each of THREADS threads
+
+
+@dataclass(frozen=True, eq=False)
+class Operand:
+    """One side of a product: its value at (its axes, terms), and along which of them its memory runs."""
+
+    value: Expr
+    axes: tuple[Axis, ...]
+    terms_are_adjacent: bool
+
+
+@dataclass(frozen=True, eq=False)
+class Product:
+    """value(sum over ``terms`` of left * right), for every position of ``batch``, left's axes and right's axes."""
+
+    batch: tuple[Axis, ...]
+    left: Operand
+    right: Operand
+    terms: tuple[Axis, ...]
+    position: tuple[Extent, ...]
+    value: Expr
+    tile: Tile
+
+
+Form: TypeAlias = Pointwise | Rows | Product
+
+
+@dataclass(frozen=True, eq=False)
+class DeviceKernel:
+    """A kernel with its form. ``items``: blocks of the grid; ``symbols``: int32 arguments after the buffers."""
+
+    buffers: tuple[Buffer, ...]  # the output comes last
+    symbols: tuple[Symbol, ...]
+    items: Extent
+    form: Form
+
+
+def plan_kernel(graph: Graph) -> DeviceKernel:
+    """The form of a kernel's graph; MemoryBudgetError if a buffer is too large for int32 indices."""
+    elements = Elements(graph)
+    for buffer in elements.buffers:
+        size = dim.product(buffer.shape)
+        if isinstance(size, int) and size > MOST_ELEMENTS:
+            raise MemoryBudgetError(f"a tensor of {size} elements is too large for the cuda target.",
+                                    hint=f"It indexes up to {MOST_ELEMENTS} elements; choose a smaller batch.")  # fmt: skip
+    axes = tuple(Axis.of(f"p{place}", extent) for place, extent in enumerate(elements.target.shape))
+    form = _form(elements, axes)
+    return DeviceKernel(elements.buffers, _free_symbols(elements.buffers, form), blocks(form), form)
+
+
+def _form(elements: Elements, axes: tuple[Axis, ...]) -> Form:
+    position = tuple(axis.position for axis in axes)
+    compute = elements.compute
+    if compute is None:
+        return Pointwise(axes, position, elements.stored(position, None))
+    terms = tuple(Axis.of(f"r{place}", extent) for place, extent in enumerate(compute.reduce))
+    term = elements.term(position, tuple(axis.position for axis in terms))
+    if compute.combine == "add" and term.dtype is FLOAT32:
+        product = _product(elements, axes, terms, term)
+        if product is not None:
+            return product
+    sum_dtype = accumulated_in(term.dtype)
+    lanes, is_adjacent = _lanes(axes, terms, term)
+    return Rows(axes, position, terms, term, compute.combine, elements.neutral(sum_dtype),
+                elements.stored(position, sum_dtype), lanes, is_adjacent)  # fmt: skip
+
+
+def blocks(form: Form) -> Extent:
+    """How many blocks the grid has."""
+    match form:
+        case Pointwise(axes=axes):
+            return dim.ceil_div(count(axes), THREADS)
+        case Rows(axes=axes):
+            return dim.ceil_div(count(axes), form.rows)
+        case Product(tile=tile):
+            rows = dim.ceil_div(count(form.left.axes), tile.rows)
+            return count(form.batch) * rows * dim.ceil_div(count(form.right.axes), tile.columns)
+
+
+def count(axes: Iterable[Axis]) -> Extent:
+    """How many positions the axes have."""
+    return dim.product([axis.extent for axis in axes])
+
+
+def nominal(extent: Extent) -> int:
+    """An extent for comparing sizes."""
+    return dim.evaluate(extent, {symbol.name: NOMINAL for symbol in dim.symbols_of([extent])})
+
+
+def _free_symbols(buffers: Sequence[Buffer], form: Form) -> tuple[Symbol, ...]:
+    """The model's free dims that the kernel needs."""
+    match form:
+        case Pointwise(value=value):
+            expressions, own = [value], form.axes
+        case Rows():
+            expressions, own = [form.value, form.term], form.axes + form.terms
+        case Product():
+            expressions = [form.value, form.left.value, form.right.value]
+            own = form.batch + form.left.axes + form.right.axes + form.terms
+    extents = [e for buffer in buffers for e in buffer.shape] + [axis.extent for axis in own]
+    found = dim.symbols_of(extents).union(*map(_symbols, expressions)) - {axis.symbol for axis in own}
+    return tuple(sorted(found, key=lambda symbol: symbol.name))
+
+
+def _symbols(root: Expr) -> frozenset[Symbol]:
+    """All symbols in an expression's indices, conditions and extents."""
+    return dim.symbols_of([extent for node in scalar.post_order([root]) for extent in _extents_of(node)])
+
+
+def _extents_of(node: Expr) -> list[Extent]:
+    match node:
+        case Load(_, index):
+            return [part for part in index if not isinstance(part, Expr)]
+        case Guarded(conditions, _, _):
+            return list(conditions)
+        case Index(extent):
+            return [extent]
+        case Checked(_, extent):
+            return [extent]
+    return []
+
+
+def _loads(root: Expr) -> list[Load]:
+    return [node for node in scalar.post_order([root]) if isinstance(node, Load)]
+
+
+def _slope(load: Load, axis: Axis) -> int | None:
+    """How far apart in memory an operand's elements lie along an axis; None if not evenly or not known."""
+    if load.index_expressions:
+        return None
+    offset = load.buffer.offset(tuple(part for part in load.index if not isinstance(part, Expr)))
+    if isinstance(offset, int):
+        return 0
+    slope = 0
+    for atoms, factor in offset.terms:
+        if atoms == (axis.symbol,):
+            slope += factor
+        elif any(axis.symbol in Dim.of(atom).symbols() for atom in atoms):
+            return None
+    return slope
+
+
+def _longest_operand(root: Expr) -> Load | None:
+    """The load over the largest buffer: the one whose access pattern matters."""
+    return max(_loads(root), key=lambda load: nominal(dim.product(load.buffer.shape)), default=None)
+
+
+def _last(axes: Sequence[Axis]) -> Axis | None:
+    """The innermost axis that is an axis at all."""
+    return next((axis for axis in reversed(axes) if axis.extent != 1), None)
+
+
+def _is_adjacent_along(root: Expr, axis: Axis | None) -> bool:
+    load = _longest_operand(root)
+    return axis is not None and load is not None and _slope(load, axis) == 1
+
+
+def _lanes(axes: Sequence[Axis], terms: Sequence[Axis], term: Expr) -> tuple[int, bool]:
+    """How many threads share a sum, and whether neighbours take neighbouring rows."""
+    number, rows = nominal(count(terms)), nominal(count(axes))
+    is_adjacent = _is_adjacent_along(term, _last(axes)) and not _is_adjacent_along(term, _last(terms))
+    if number < FEW_TERMS or (is_adjacent and rows >= MANY_ROWS):
+        return 1, True
+    if is_adjacent:
+        return 8, True
+    lanes = 32
+    while lanes < THREADS and lanes * 4 < number:
+        lanes *= 2
+    return lanes, False
+
+
+# -- products ----------------------------------------------------------------------------------------------
+
+
+def _product(elements: Elements, axes: Sequence[Axis], terms: tuple[Axis, ...], term: Expr) -> Product | None:
+    """The product form, if the term is a product of two formulas, each with axes of its own, and large enough."""
+    axes, position = _ungrouped(axes, term)
+    if len(axes) != len(elements.target.shape):
+        term = elements.term(position, tuple(axis.position for axis in terms))
+    factors = _factors(term)
+    if factors is None or not terms:
+        return None
+    seen = [_symbols(factor) for factor in factors]
+    batch = tuple(axis for axis in axes if axis.extent != 1 and all(axis.symbol in s for s in seen))
+    own = [tuple(a for a in axes if a.symbol in mine and a not in batch and a.extent != 1)
+           for mine in seen]  # fmt: skip
+    batch += tuple(a for a in axes if a.extent != 1 and a not in batch and not any(a in part for part in own))
+    if min(nominal(count(part)) for part in own) < 16 or nominal(count(terms)) < 8:
+        return None
+    sides = [Operand(value, part, _is_adjacent_along(value, _last(terms))) for value, part in zip(factors, own, strict=True)]
+    last = _last(axes)
+    if last in sides[0].axes:  # the columns run along the output's memory
+        sides.reverse()
+    zero = {axis.symbol: 0 for axis in axes if axis.extent == 1}
+    where = tuple(dim.substitute(p, zero) for p in position)
+    value = elements.stored(where, FLOAT32)
+    return Product(batch, sides[0], sides[1], terms, where, value, _tile(batch, sides))
+
+
+def _tile(batch: Sequence[Axis], sides: Sequence[Operand]) -> Tile:
+    """The largest tile of which there are enough blocks to fill a device, else the smallest."""
+    for tile in TILES:
+        rows, columns = (nominal(count(side.axes)) for side in sides)
+        number = nominal(count(batch)) * -(-rows // tile.rows) * -(-columns // tile.columns)
+        if number >= 128 and min(rows / tile.rows, columns / tile.columns) >= 1:
+            return tile
+    return TILES[-1]
+
+
+def _factors(term: Expr) -> tuple[Expr, Expr] | None:
+    """Two factors; the guard of a guarded product stays with the factor that it shares most symbols with."""
+    match term:
+        case Call("mul", (left, right), _):
+            return left, right
+        case Guarded(conditions, Call("mul", (left, right), _), Literal(value=0)):
+            mine = dim.symbols_of(list(conditions))
+            zero = scalar.literal(0, FLOAT32)
+            if len(mine & _symbols(left)) >= len(mine & _symbols(right)):
+                return Guarded(conditions, left, zero), right
+            return left, Guarded(conditions, right, zero)
+    return None
+
+
+def _ungrouped(axes: Sequence[Axis], term: Expr) -> tuple[list[Axis], tuple[Extent, ...]]:
+    """Axes with those of grouped convolutions taken apart: channel = group * size + own."""
+    result: list[Axis] = []
+    position: list[Extent] = []
+    for axis in axes:
+        divisor = _divisor_of(axis, term)
+        if divisor is None or not isinstance(axis.extent, int) or axis.extent % divisor:
+            result.append(axis)
+            position.append(axis.position)
+            continue
+        group = Axis.of(f"{axis.symbol.name}g", axis.extent // divisor)
+        own = Axis.of(f"{axis.symbol.name}o", divisor)
+        result += [group, own]
+        position.append(group.position * divisor + own.position)
+    return result, tuple(position)
+
+
+def _divisor_of(axis: Axis, term: Expr) -> int | None:
+    """By what an operand divides this index, if by one number."""
+    divisors = set()
+    for node in scalar.post_order([term]):
+        for extent in _extents_of(node):
+            for atoms, _ in extent.terms if isinstance(extent, Dim) else ():
+                divisors |= {atom.divisor for atom in atoms
+                             if isinstance(atom, Quotient | Remainder) and atom.numerator == axis.position}  # fmt: skip
+    return divisors.pop() if len(divisors) == 1 else None
+
+
+__all__ = ["CHAIN", "THREADS", "DType", "DeviceKernel", "Form", "Operand", "Pointwise", "Product", "Rows", "Tile",
+           "blocks", "count", "plan_kernel"]  # fmt: skip

@@ -1,0 +1,157 @@
+"""What a session asks of a device, and the real one through cuda-bindings' driver API.
+
+``CudaDevice`` imports cuda-bindings when it is made. DeviceError says what is missing: the bindings, the driver, a device,
+code for its architecture, or memory.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import importlib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import numpy as np
+import numpy.typing as npt
+
+from netloom.errors import DeviceError
+
+Array = npt.NDArray[Any]
+
+
+@dataclass(frozen=True)
+class Call:
+    """One launch with everything known. The kernel takes pointers, int32 numbers, and the address of the error flag."""
+
+    function: Any
+    blocks: int
+    threads: int
+    pointers: tuple[int, ...]
+    numbers: tuple[int, ...]
+    flag: int
+
+
+class Device(Protocol):
+    """Memory by address, kernels by handle, and sequences of launches that are replayed whole."""
+
+    @property
+    def name(self) -> str: ...
+
+    def allocate(self, size: int) -> int:
+        """The address of at least ``size`` bytes, aligned to 256; DeviceError if there is not enough."""
+        ...
+
+    def free(self, address: int) -> None: ...
+
+    def upload(self, address: int, array: Array) -> None: ...
+
+    def download(self, array: Array, address: int) -> None:
+        """Fills a contiguous array after all work before is done."""
+        ...
+
+    def load(self, name: str, cubins: Mapping[str, bytes]) -> Any:
+        """The kernel of that name from the cubin that fits the device."""
+        ...
+
+    def capture(self, calls: Sequence[Call]) -> Any:
+        """The calls in order as one graph."""
+        ...
+
+    def replay(self, graph: Any) -> None: ...
+
+
+def fitting(architectures: Sequence[str], capability: tuple[int, int]) -> str:
+    """The architecture whose cubin runs on a device: its own with "a", else the newest of its generation not above it."""
+    major, minor = capability
+    found = ""
+    for name in sorted(architectures):
+        number = int(name.removeprefix("sm_").removesuffix("a"))
+        is_exact = name.endswith("a")
+        if (is_exact and number == major * 10 + minor) or (not is_exact and number // 10 == major and number % 10 <= minor):
+            found = name
+    if not found:
+        raise DeviceError(f"the program holds code for {', '.join(architectures)}, but the device is sm_{major}{minor}.",
+                          hint="Compile the model for this device's architecture.")  # fmt: skip
+    return found
+
+
+class CudaDevice:
+    """The first CUDA device, one stream."""
+
+    def __init__(self) -> None:
+        try:
+            self._driver = importlib.import_module("cuda.bindings.driver")
+        except ImportError as error:
+            raise DeviceError("running on a GPU needs the package cuda-bindings.", hint="Install netloom[cuda].") from error
+        try:
+            self._check(self._driver.cuInit(0))
+        except (RuntimeError, OSError) as error:
+            raise DeviceError(f"no CUDA driver is installed ({error}).", hint="Install NVIDIA's driver, or use --target cpu.") from error
+        if not self._check(self._driver.cuDeviceGetCount()):
+            raise DeviceError("this machine has no CUDA device.", hint="Use --target cpu.")
+        number = self._check(self._driver.cuDeviceGet(0))
+        self.name = self._check(self._driver.cuDeviceGetName(128, number)).split(b"\0")[0].decode()
+        self.capability = tuple(self._check(self._driver.cuDeviceGetAttribute(attribute, number)) for attribute in self._capability())
+        context = self._check(self._driver.cuDevicePrimaryCtxRetain(number))
+        self._check(self._driver.cuCtxSetCurrent(context))
+        self.stream = self._check(self._driver.cuStreamCreate(0))
+        self._modules: list[Any] = []
+
+    def _capability(self) -> tuple[Any, Any]:
+        kinds = self._driver.CUdevice_attribute
+        return kinds.CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MAJOR, kinds.CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MINOR
+
+    def _check(self, result: tuple[Any, ...]) -> Any:
+        """A driver call's values; DeviceError by its code."""
+        code, *values = result
+        results = self._driver.CUresult
+        if code == results.CUDA_SUCCESS:
+            return values[0] if len(values) == 1 else tuple(values)
+        if code == results.CUDA_ERROR_OUT_OF_MEMORY:
+            raise DeviceError("the device has not enough free memory.", hint="Choose a smaller batch.")
+        if code in (results.CUDA_ERROR_NO_DEVICE, results.CUDA_ERROR_STUB_LIBRARY):
+            raise DeviceError("this machine has no CUDA device.", hint="Use --target cpu.")
+        raise DeviceError(f"the CUDA driver reports {code.name}.")
+
+    def allocate(self, size: int) -> int:
+        return int(self._check(self._driver.cuMemAlloc(max(size, 1))))
+
+    def free(self, address: int) -> None:
+        self._check(self._driver.cuMemFree(address))
+
+    def upload(self, address: int, array: Array) -> None:
+        data = np.ascontiguousarray(array)
+        if data.nbytes:
+            self._check(self._driver.cuMemcpyHtoDAsync(address, data.ctypes.data, data.nbytes, self.stream))
+            self._check(self._driver.cuStreamSynchronize(self.stream))
+
+    def download(self, array: Array, address: int) -> None:
+        if array.nbytes:
+            self._check(self._driver.cuMemcpyDtoHAsync(array.ctypes.data, address, array.nbytes, self.stream))
+        self._check(self._driver.cuStreamSynchronize(self.stream))
+
+    def load(self, name: str, cubins: Mapping[str, bytes]) -> Any:
+        cubin = cubins[fitting(tuple(cubins), self.capability)]  # type: ignore[arg-type]
+        self._modules.append(self._check(self._driver.cuModuleLoadData(cubin)))
+        return self._check(self._driver.cuModuleGetFunction(self._modules[-1], name.encode()))
+
+    def capture(self, calls: Sequence[Call]) -> Any:
+        mode = self._driver.CUstreamCaptureMode.CU_STREAM_CAPTURE_MODE_THREAD_LOCAL
+        self._check(self._driver.cuStreamBeginCapture(self.stream, mode))
+        kept = [self._launch(call) for call in calls]
+        graph = self._check(self._driver.cuStreamEndCapture(self.stream))
+        executable = self._check(self._driver.cuGraphInstantiate(graph, 0))
+        self._check(self._driver.cuGraphDestroy(graph))
+        return executable, kept
+
+    def _launch(self, call: Call) -> Any:
+        """One launch on the stream; its packed arguments, which must outlive the capture."""
+        values = [*map(ctypes.c_uint64, call.pointers), *map(ctypes.c_int32, call.numbers), ctypes.c_uint64(call.flag)]
+        packed = (ctypes.c_void_p * len(values))(*map(ctypes.addressof, values))
+        self._check(self._driver.cuLaunchKernel(
+            call.function, call.blocks, 1, 1, call.threads, 1, 1, 0, self.stream, ctypes.addressof(packed), 0))  # fmt: skip
+        return values, packed
+
+    def replay(self, graph: Any) -> None:
+        self._check(self._driver.cuGraphLaunch(graph[0], self.stream))

@@ -1,0 +1,67 @@
+"""A device whose kernels run in the emulator: sessions run on it from end to end."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from netloom.errors import DeviceError
+from netloom.runtime.cuda.device import Call
+
+from .machine import emulate
+
+_FIRST, _GAP = 1 << 33, 1 << 12
+
+
+class EmulatedDevice:
+    """``ptx``: entry name -> text. ``room``: bytes that it can hold. New memory is full of NaN."""
+
+    name = "emulator"
+
+    def __init__(self, ptx: Mapping[str, str], room: int = 1 << 28) -> None:
+        self.ptx, self.room = ptx, room
+        self.memory: dict[int, npt.NDArray[np.uint8]] = {}
+        self._next = _FIRST
+        self.launches = 0
+
+    def allocate(self, size: int) -> int:
+        if size + sum(data.size for data in self.memory.values()) > self.room:
+            raise DeviceError("the device has not enough free memory.", hint="Choose a smaller batch.")
+        address = self._next
+        self.memory[address] = np.full(max(size, 1), 0xFF, np.uint8)
+        self._next += -(-(size + _GAP) // _GAP) * _GAP
+        return address
+
+    def free(self, address: int) -> None:
+        del self.memory[address]
+
+    def _place(self, address: int, size: int) -> npt.NDArray[np.uint8]:
+        base = max(start for start in self.memory if start <= address)
+        found = self.memory[base][address - base : address - base + size]
+        assert found.size == size
+        return found
+
+    def upload(self, address: int, array: npt.NDArray[Any]) -> None:
+        if array.nbytes:
+            self._place(address, array.nbytes)[...] = np.ascontiguousarray(array).reshape(-1).view(np.uint8)
+
+    def download(self, array: npt.NDArray[Any], address: int) -> None:
+        if array.nbytes:
+            array.reshape(-1).view(np.uint8)[...] = self._place(address, array.nbytes)
+
+    def load(self, name: str, cubins: Mapping[str, bytes]) -> Any:
+        assert all(data.startswith(b"\x7fELF") for data in cubins.values())
+        return self.ptx[name]
+
+    def capture(self, calls: Sequence[Call]) -> Any:
+        return list(calls)
+
+    def replay(self, graph: Any) -> None:
+        memory = sorted(self.memory.items())
+        for call in graph:
+            arguments = [*call.pointers, *call.numbers, call.flag]
+            emulate(call.function, call.blocks, call.threads, arguments, flag=len(arguments) - 1, memory=memory)
+            self.launches += 1

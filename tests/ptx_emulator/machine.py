@@ -1,0 +1,482 @@
+"""Executes a parsed kernel: all threads of all blocks at once as NumPy lanes, those at the lowest address first.
+
+Divergent lanes meet again where their addresses do. Warps are given no lockstep: only barriers order threads.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Sequence
+from typing import Any, TypeAlias
+
+import numpy as np
+import numpy.typing as npt
+
+from .memory import MemoryFault, Space
+from .parse import Instruction, Kernel, parse
+
+Array: TypeAlias = npt.NDArray[Any]
+Operand: TypeAlias = "str | tuple[str, ...]"
+_BASE, _GAP, _SHARED_WINDOW = 1 << 32, 1 << 12, 1 << 24
+MOST_STEPS = 1_000_000
+_TYPES = {"pred": "?", "f16": "f2", "f32": "f4", "f64": "f8"} | {
+    f"{kind}{bits}": f"{'i' if kind == 's' else 'u'}{bits // 8}" for kind in "sub" for bits in (8, 16, 32, 64)
+}  # fmt: skip
+
+
+def dtype_of(name: str) -> np.dtype[Any]:
+    return np.dtype(_TYPES[name])
+
+
+def emulate(
+    ptx: str,
+    blocks: int,
+    threads: int,
+    arguments: Sequence[Array | int],
+    *,
+    inputs: int = 0,
+    flag: int | None = None,
+    memory: Sequence[tuple[int, Array]] = (),
+) -> None:
+    """Runs the kernel on arrays in place: pointers are arrays, int32 are ints. MemoryFault for what must not be.
+
+    The first ``inputs`` arrays may not be written; argument number ``flag`` may be written by all threads at once.
+    ``memory``: (address, bytes) in ascending order, for pointers given as ints.
+    """
+    _Machine(parse(ptx), blocks, threads, arguments, inputs, flag, memory).run()
+
+
+class _Machine:
+    def __init__(
+        self, kernel: Kernel, blocks: int, threads: int, arguments: Sequence[Array | int], inputs: int, flag: int | None,
+        memory: Sequence[tuple[int, Array]],
+    ) -> None:  # fmt: skip
+        self.kernel, self.blocks, self.threads = kernel, blocks, threads
+        self.lanes = np.arange(blocks * threads)
+        self.registers: dict[str, Array] = {}
+        self.pc = np.zeros(self.lanes.size, np.int64)
+        self.is_waiting = np.zeros(self.lanes.size, bool)
+        self.has_left = np.zeros(self.lanes.size, bool)
+        self.epochs = np.zeros(self.lanes.size, np.int64)
+        self.parameters: dict[str, int] = {}
+        self.spaces: list[Space] = []
+        self.bases: list[int] = []
+        for address, data in memory:
+            self.bases.append(address)
+            self.spaces.append(Space(f"memory at {address:#x}", data, 1, threads, True))
+        self._bind(arguments, inputs, flag)
+        smallest = 1 if any(i.operation in ("ld", "st") and "shared" in i.modifiers and dtype_of(i.modifiers[-1]).itemsize < 4
+                            for i in kernel.instructions) else 4  # fmt: skip
+        size = -(-kernel.shared_size // 16) * 16
+        self.shared_size = size
+        self.shared = Space("shared memory", np.full(size * blocks, 0xFF, np.uint8), smallest, threads, False)
+
+    def _bind(self, arguments: Sequence[Array | int], inputs: int, flag: int | None) -> None:
+        place = max([_BASE, *(base + space.data.size + _GAP for base, space in zip(self.bases, self.spaces, strict=True))])
+        place = -(-place // _GAP) * _GAP
+        if len(arguments) != len(self.kernel.parameters):
+            raise ValueError(f"{self.kernel.name} takes {len(self.kernel.parameters)} arguments, not {len(arguments)}")
+        for number, (name, value) in enumerate(zip(self.kernel.parameters, arguments, strict=True)):
+            if isinstance(value, int):
+                self.parameters[name] = value
+                continue
+            data = value.reshape(-1).view(np.uint8)
+            space = Space(f"buffer {number}", data, value.itemsize, self.threads, True)
+            space.is_read_only = number < inputs
+            space.is_checked_for_races = number != flag
+            self.spaces.append(space)
+            self.bases.append(place)
+            self.parameters[name] = place
+            place += -(-(data.size + _GAP) // _GAP) * _GAP
+
+    # -- control ---------------------------------------------------------------------------------------------
+
+    def run(self) -> None:
+        for _ in range(MOST_STEPS):
+            runnable = ~(self.is_waiting | self.has_left)
+            if not runnable.any():
+                if self.has_left.all():
+                    return
+                self._release()
+                continue
+            lowest = int(self.pc[runnable].min())
+            active = np.flatnonzero(runnable & (self.pc == lowest))
+            others = self.pc[runnable & (self.pc != lowest)]
+            self._straight(lowest, active, int(others.min()) if others.size else len(self.kernel.instructions))
+        raise MemoryFault("the kernel does not end")
+
+    def _release(self) -> None:
+        """All live threads wait: each block must be whole and at one barrier."""
+        for block in range(self.blocks):
+            own = slice(block * self.threads, (block + 1) * self.threads)
+            if not self.is_waiting[own].any():
+                continue
+            if self.has_left[own].any() or np.unique(self.pc[own]).size > 1:
+                raise MemoryFault("a barrier that not all threads of a block reach")
+        self.epochs[self.is_waiting] += 1
+        self.is_waiting[:] = False
+
+    def _straight(self, pc: int, active: Array, end: int) -> None:
+        """Runs the active lanes until they branch, wait, leave, or meet others."""
+        while pc < end or pc == self.pc[active[0]] == end:
+            if pc >= len(self.kernel.instructions):
+                self.has_left[active] = True
+                return
+            instruction = self.kernel.instructions[pc]
+            chosen = self._guarded(instruction, active)
+            match instruction.operation:
+                case "bra":
+                    self.pc[active] = pc + 1
+                    self.pc[chosen] = self.kernel.labels[str(instruction.operands[-1])]
+                    return
+                case "ret" | "exit":
+                    self.pc[active] = pc + 1
+                    self.has_left[chosen] = True
+                    return
+                case "bar" | "barrier":
+                    self.pc[active] = pc + 1
+                    self.is_waiting[chosen] = True
+                    return
+                case _ if chosen.size:
+                    self._execute(instruction, chosen)
+            pc += 1
+        self.pc[active] = pc
+
+    def _guarded(self, instruction: Instruction, active: Array) -> Array:
+        if instruction.guard is None:
+            return active
+        register, is_negated = instruction.guard
+        return active[self._register(register)[active] != is_negated]
+
+    # -- operands --------------------------------------------------------------------------------------------
+
+    def _register(self, name: str) -> Array:
+        if name not in self.registers:
+            prefix = name.rstrip("0123456789")
+            if prefix not in self.kernel.registers:
+                raise ValueError(f"no register {name}")
+            self.registers[name] = np.zeros(self.lanes.size, dtype_of(self.kernel.registers[prefix]))
+        return self.registers[name]
+
+    def read(self, operand: Operand, kind: str, active: Array) -> Array:
+        """The operand's lanes as values of a PTX type (its low bits, if the register is wider)."""
+        assert isinstance(operand, str)
+        dtype = dtype_of(kind)
+        special = self._special(operand, active)
+        if special is not None:
+            return special.astype(dtype)
+        if operand.startswith("%"):
+            value = self._register(operand)[active]
+            if value.dtype == dtype:
+                return value
+            if value.itemsize == dtype.itemsize:
+                return value.view(dtype)
+            return np.ascontiguousarray(value).view(f"u{value.itemsize}").astype(f"u{dtype.itemsize}").view(dtype)
+        return np.full(active.size, _immediate(operand, dtype, self._symbols()), dtype)
+
+    def _symbols(self) -> dict[str, int]:
+        return {name: place for name, (place, _) in self.kernel.shared.items()}
+
+    def _special(self, operand: str, active: Array) -> Array | None:
+        match operand:
+            case "%tid.x":
+                return self.lanes[active] % self.threads
+            case "%ctaid.x":
+                return self.lanes[active] // self.threads
+            case "%ntid.x":
+                return np.full(active.size, self.threads)
+            case "%nctaid.x":
+                return np.full(active.size, self.blocks)
+        return None
+
+    def write(self, operand: Operand, value: Array, active: Array) -> None:
+        """To a register; narrower integers are extended by their sign."""
+        assert isinstance(operand, str)
+        register = self._register(operand)
+        if value.dtype != register.dtype:
+            if value.itemsize != register.itemsize:
+                value = value.astype(f"{'i' if value.dtype.kind == 'i' else 'u'}{register.itemsize}")
+            value = np.ascontiguousarray(value).view(register.dtype)
+        register[active] = value
+
+    # -- instructions ----------------------------------------------------------------------------------------
+
+    def _execute(self, instruction: Instruction, active: Array) -> None:
+        handler = _HANDLERS.get(instruction.operation)
+        if handler is None:
+            raise ValueError(f"the emulator does not know {instruction.text!r}")
+        with np.errstate(all="ignore"):
+            handler(self, instruction, active)
+
+    def access(self, instruction: Instruction, operand: Operand, width: int, active: Array) -> list[tuple[Space, Array, Array]]:
+        """(space, byte offsets, positions among the active lanes) of an address operand."""
+        assert isinstance(operand, str)
+        match = re.fullmatch(r"\[\s*([%$\w]+)\s*(?:\+\s*(-?\w+))?\s*\]", operand)
+        if match is None:
+            raise ValueError(f"the emulator does not know the address {operand!r}")
+        where, step = match.group(1), int(match.group(2) or "0", 0)
+        is_shared = "shared" in instruction.modifiers
+        address = self.read(where, "b32" if is_shared and where.startswith("%r") and not where.startswith("%rd") else "b64", active)
+        address = address.astype(np.int64) + step
+        positions = np.arange(active.size)
+        if not is_shared and "global" not in instruction.modifiers:
+            inside = (address >= _SHARED_WINDOW) & (address < _SHARED_WINDOW + self.shared_size)
+            parts = [(True, positions[inside]), (False, positions[~inside])]
+            return [p for is_own, rows in parts if rows.size
+                    for p in self._in(is_own, address[rows] - (_SHARED_WINDOW if is_own else 0), rows, active, width)]  # fmt: skip
+        return self._in(is_shared, address, positions, active, width)
+
+    def _in(self, is_shared: bool, address: Array, rows: Array, active: Array, width: int) -> list[tuple[Space, Array, Array]]:
+        if is_shared:
+            if ((address < 0) | (address + width > self.shared_size)).any():
+                raise MemoryFault(f"shared memory: an access at byte {int(address.max())} of {self.shared_size}")
+            block = self.lanes[active[rows]] // self.threads
+            return [(self.shared, address + block * self.shared_size, rows)]
+        number = np.searchsorted(np.asarray(self.bases), address, side="right") - 1
+        if (number < 0).any():
+            raise MemoryFault(f"an access at address {int(address.min()):#x}, which belongs to no buffer")
+        result = []
+        for one in np.unique(number):
+            mine = number == one
+            result.append((self.spaces[one], address[mine] - self.bases[one], rows[mine]))
+        return result
+
+
+def _immediate(text: str, dtype: np.dtype[Any], symbols: dict[str, int]) -> Any:
+    if text.startswith(("0f", "0F")):
+        return np.array(int(text[2:], 16), np.uint32).view(np.float32).astype(dtype if dtype.kind == "f" else np.float32).view(
+            dtype if dtype.itemsize == 4 else dtype)  # fmt: skip
+    if text.startswith(("0d", "0D")):
+        return np.array(int(text[2:], 16), np.uint64).view(np.float64).view(dtype if dtype.itemsize == 8 else np.float64)
+    value = symbols[text] if text in symbols else int(text, 0)
+    bits = dtype.itemsize * 8
+    return np.array(value % (1 << bits), f"u{dtype.itemsize}").view(dtype) if dtype.kind != "b" else bool(value)
+
+
+Handler: TypeAlias = Callable[[_Machine, Instruction, Array], None]
+
+
+def _load(m: _Machine, i: Instruction, active: Array) -> None:
+    dtype = dtype_of(i.modifiers[-1])
+    targets = i.operands[0] if isinstance(i.operands[0], tuple) else (i.operands[0],)
+    if "param" in i.modifiers:
+        name = str(i.operands[1]).strip("[]")
+        m.write(targets[0], np.full(active.size, m.parameters[name], np.int64).astype(dtype), active)
+        return
+    width = dtype.itemsize * len(targets)
+    data = np.empty((active.size, width), np.uint8)
+    for space, offsets, rows in m.access(i, i.operands[1], width, active):
+        data[rows] = space.load(offsets, width, m.lanes[active[rows]], m.epochs[active[rows]])
+    for place, target in enumerate(targets):
+        part = np.ascontiguousarray(data[:, place * dtype.itemsize : (place + 1) * dtype.itemsize])
+        m.write(target, part.view(dtype)[:, 0], active)
+
+
+def _store(m: _Machine, i: Instruction, active: Array) -> None:
+    kind = i.modifiers[-1]
+    sources = i.operands[1] if isinstance(i.operands[1], tuple) else (i.operands[1],)
+    parts = [np.ascontiguousarray(m.read(s, kind, active))[:, None].view(np.uint8) for s in sources]
+    data = np.concatenate(parts, axis=1)
+    for space, offsets, rows in m.access(i, i.operands[0], data.shape[1], active):
+        space.store(offsets, data[rows], m.lanes[active[rows]], m.epochs[active[rows]])
+
+
+def _move(m: _Machine, i: Instruction, active: Array) -> None:
+    kind = i.modifiers[-1]
+    target, source = i.operands
+    if isinstance(source, tuple):
+        half = f"b{dtype_of(kind).itemsize * 8 // len(source)}"
+        parts = [np.ascontiguousarray(m.read(s, half, active))[:, None].view(np.uint8) for s in source]
+        m.write(target, np.concatenate(parts, axis=1).view(dtype_of(kind))[:, 0], active)
+    elif isinstance(target, tuple):
+        data = np.ascontiguousarray(m.read(source, kind, active))[:, None].view(f"u{dtype_of(kind).itemsize // len(target)}")
+        for place, one in enumerate(target):
+            m.write(one, np.ascontiguousarray(data[:, place]), active)
+    else:
+        m.write(target, m.read(source, kind, active), active)
+
+
+def _to_generic(m: _Machine, i: Instruction, active: Array) -> None:
+    shift = _SHARED_WINDOW if "shared" in i.modifiers else 0
+    value = m.read(i.operands[1], "b64", active)
+    m.write(i.operands[0], value - np.uint64(shift) if "to" in i.modifiers else value + np.uint64(shift), active)
+
+
+def _plain(function: Callable[..., Array], arity: int) -> Handler:
+    """All operands and the result have the instruction's type."""
+
+    def handler(m: _Machine, i: Instruction, active: Array) -> None:
+        kind = i.modifiers[-1]
+        values = [m.read(operand, kind, active) for operand in i.operands[1 : 1 + arity]]
+        m.write(i.operands[0], np.asarray(function(*values)).astype(dtype_of(kind)), active)
+
+    return handler
+
+
+def _wide_of(kind: str) -> str:
+    return f"{kind[0]}{int(kind[1:]) * 2}"
+
+
+def _multiply(m: _Machine, i: Instruction, active: Array) -> None:
+    kind = i.modifiers[-1]
+    x, y = (m.read(operand, kind, active) for operand in i.operands[1:3])
+    m.write(i.operands[0], _times(i, kind, x, y), active)
+
+
+def _times(i: Instruction, kind: str, x: Array, y: Array) -> Array:
+    if "wide" in i.modifiers:
+        wide = dtype_of(_wide_of(kind))
+        return x.astype(wide) * y.astype(wide)
+    if "hi" in i.modifiers:
+        bits = int(kind[1:])
+        product = [(int(a) * int(b)) >> bits for a, b in zip(x, y, strict=True)]
+        return np.array([p % (1 << bits) for p in product], f"u{bits // 8}").view(dtype_of(kind))
+    return x * y
+
+
+def _multiply_add(m: _Machine, i: Instruction, active: Array) -> None:
+    kind = i.modifiers[-1]
+    x, y = (m.read(operand, kind, active) for operand in i.operands[1:3])
+    product = _times(i, kind, x, y)
+    z = m.read(i.operands[3], _wide_of(kind) if "wide" in i.modifiers else kind, active)
+    m.write(i.operands[0], product + z, active)
+
+
+def _fma(x: Array, y: Array, z: Array) -> Array:
+    """One rounding for float32: the product of two is exact in float64."""
+    return (x.astype(np.float64) * y + z).astype(x.dtype)
+
+
+def _divide(x: Array, y: Array) -> Array:
+    if x.dtype.kind == "f":
+        return x / y
+    if x.dtype.kind == "u":
+        return x // np.where(y == 0, 1, y)
+    safe = np.where(y == 0, 1, y)
+    return (np.sign(x) * np.sign(safe) * (np.abs(x.astype(np.int64)) // np.abs(safe.astype(np.int64)))).astype(x.dtype)
+
+
+def _remainder(x: Array, y: Array) -> Array:
+    return np.fmod(x, np.where(y == 0, 1, y).astype(x.dtype))
+
+
+_COMPARE: dict[str, Callable[[Array, Array], Array]] = {
+    "eq": np.equal, "lt": np.less, "le": np.less_equal, "gt": np.greater, "ge": np.greater_equal,
+    "lo": np.less, "ls": np.less_equal, "hi": np.greater, "hs": np.greater_equal,
+    "ne": lambda x, y: np.not_equal(x, y) & (x == x) & (y == y),  # noqa: PLR0124  (ordered)
+    "neu": np.not_equal,
+    "ltu": lambda x, y: ~(x >= y), "leu": lambda x, y: ~(x > y), "gtu": lambda x, y: ~(x <= y), "geu": lambda x, y: ~(x < y),
+    "equ": lambda x, y: np.equal(x, y) | (x != x) | (y != y),  # noqa: PLR0124
+    "num": lambda x, y: (x == x) & (y == y), "nan": lambda x, y: (x != x) | (y != y),  # noqa: PLR0124
+}  # fmt: skip
+
+
+def _set_predicate(m: _Machine, i: Instruction, active: Array) -> None:
+    kind = i.modifiers[-1]
+    x, y = (m.read(operand, kind, active) for operand in i.operands[1:3])
+    value = _COMPARE[i.modifiers[0]](x, y)
+    if len(i.operands) > 3:
+        other = str(i.operands[3])
+        last = m.read(other.lstrip("!"), "pred", active) != other.startswith("!")
+        value = {"and": np.logical_and, "or": np.logical_or, "xor": np.logical_xor}[i.modifiers[1]](value, last)
+    m.write(i.operands[0], value, active)
+
+
+def _select(m: _Machine, i: Instruction, active: Array) -> None:
+    kind = i.modifiers[-1]
+    x, y = (m.read(operand, kind, active) for operand in i.operands[1:3])
+    m.write(i.operands[0], np.where(m.read(i.operands[3], "pred", active), x, y), active)
+
+
+_ROUND: dict[str, Callable[[Array], Array]] = {"rmi": np.floor, "rpi": np.ceil, "rzi": np.trunc, "rni": np.rint}
+
+
+def _convert(m: _Machine, i: Instruction, active: Array) -> None:
+    target, source = i.modifiers[-2:]
+    value = m.read(i.operands[1], source, active)
+    rounding = next((r for r in i.modifiers if r in _ROUND), None)
+    if rounding:
+        value = _ROUND[rounding](value)
+    to = dtype_of(target)
+    if value.dtype.kind == "f" and to.kind in "iu":
+        info = np.iinfo(to)
+        wide = np.nan_to_num(value.astype(np.float64), nan=0.0)
+        result = np.where(wide >= float(info.max), info.max, np.where(wide <= float(info.min), info.min, 0)).astype(to)
+        inside = (wide > float(info.min)) & (wide < float(info.max))
+        result[inside] = wide[inside].astype(to)
+        m.write(i.operands[0], result, active)
+        return
+    if "sat" in i.modifiers:
+        raise ValueError(f"the emulator does not know {i.text!r}")
+    m.write(i.operands[0], value.astype(to), active)
+
+
+def _not(m: _Machine, i: Instruction, active: Array) -> None:
+    value = m.read(i.operands[1], i.modifiers[-1], active)
+    m.write(i.operands[0], ~value, active)
+
+
+def _shift(is_left: bool) -> Handler:
+    """Amounts beyond the width shift everything out."""
+
+    def handler(m: _Machine, i: Instruction, active: Array) -> None:
+        kind = i.modifiers[-1]
+        x, by = m.read(i.operands[1], kind, active), m.read(i.operands[2], "u32", active)
+        bits = x.itemsize * 8
+        least = np.minimum(by, bits - 1).astype(x.dtype)
+        value = x << least if is_left else x >> least
+        if is_left or x.dtype.kind == "u":
+            value = np.where(by >= bits, 0, value).astype(x.dtype)
+        m.write(i.operands[0], value, active)
+
+    return handler
+
+
+def _permute(x: Array, y: Array, selector: Array) -> Array:
+    """Bytes of x (0 to 3) and y (4 to 7), picked by the selector's four nibbles; bit 3 of one repeats the byte's sign."""
+    both = y.astype(np.uint64) << np.uint64(32) | x.astype(np.uint64)
+    result = np.zeros_like(x)
+    for place in range(4):
+        nibble = selector >> np.uint32(4 * place) & np.uint32(15)
+        byte = (both >> (nibble & np.uint32(7)).astype(np.uint64) * np.uint64(8) & np.uint64(255)).astype(np.uint32)
+        sign = np.where(byte & 128, 255, 0).astype(np.uint32)
+        result |= np.where(nibble & 8, sign, byte).astype(np.uint32) << np.uint32(8 * place)
+    return result
+
+
+def _insert(m: _Machine, i: Instruction, active: Array) -> None:
+    """The low ``length`` bits of the first operand put into the second at ``start``."""
+    kind = i.modifiers[-1]
+    low, into = (m.read(operand, kind, active) for operand in i.operands[1:3])
+    start, length = (m.read(operand, "u32", active) & 255 for operand in i.operands[3:5])
+    bits = into.itemsize * 8
+    ones = (1 << np.minimum(length, bits).astype(object)) - 1
+    mask = np.array([(int(o) << int(s)) % (1 << bits) for o, s in zip(ones, start, strict=True)], into.dtype)
+    moved = np.array([(int(v) << int(s)) % (1 << bits) for v, s in zip(low, start, strict=True)], into.dtype)
+    m.write(i.operands[0], into & ~mask | moved & mask, active)
+
+
+def _extract(m: _Machine, i: Instruction, active: Array) -> None:
+    """Bits [start, start + length), extended by their sign if the type has one."""
+    kind = i.modifiers[-1]
+    x = m.read(i.operands[1], kind, active)
+    start, length = (m.read(operand, "u32", active) & 255 for operand in i.operands[2:4])
+    bits = x.itemsize * 8
+    inside = np.minimum(length, bits - np.minimum(start, bits))
+    up = (bits - np.minimum(start, bits) - inside).astype(x.dtype)
+    value = (x << up) >> (bits - inside).astype(x.dtype)
+    m.write(i.operands[0], np.where(inside == 0, 0, value).astype(x.dtype), active)
+
+
+_HANDLERS: dict[str, Handler] = {
+    "ld": _load, "st": _store, "mov": _move, "cvta": _to_generic,
+    "add": _plain(np.add, 2), "sub": _plain(np.subtract, 2), "mul": _multiply, "mad": _multiply_add,
+    "fma": _plain(_fma, 3), "div": _plain(_divide, 2), "rem": _plain(_remainder, 2),
+    "neg": _plain(np.negative, 1), "abs": _plain(np.abs, 1), "sqrt": _plain(np.sqrt, 1),
+    "max": _plain(np.fmax, 2), "min": _plain(np.fmin, 2),
+    "and": _plain(np.bitwise_and, 2), "or": _plain(np.bitwise_or, 2), "xor": _plain(np.bitwise_xor, 2), "not": _not,
+    "shl": _shift(True), "shr": _shift(False),
+    "prmt": _plain(_permute, 3), "bfe": _extract, "bfi": _insert,
+    "setp": _set_predicate, "selp": _select, "cvt": _convert,
+}  # fmt: skip
+__all__ = ["MemoryFault", "emulate"]

@@ -1,0 +1,106 @@
+"""Memory that knows who touched it: bounds, alignment, first writes, and races between barriers.
+
+A cell is as large as the smallest access. Two accesses of a cell race if one is a write, the threads differ, and no
+barrier of their block lies between them; threads of different blocks have no barrier at all.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+Lanes = npt.NDArray[np.int64]
+MANY = -2  # more than one reader
+
+
+class MemoryFault(Exception):
+    """An access that a GPU would punish, or worse, would not."""
+
+
+@dataclass
+class _Shadow:
+    """Per cell: the last writer and its epoch, the last reader (or MANY) and its epoch; -1 for never."""
+
+    writer: Lanes
+    write_epoch: Lanes
+    reader: Lanes
+    read_epoch: Lanes
+
+    @staticmethod
+    def of(cells: int) -> _Shadow:
+        return _Shadow(*(np.full(cells, -1, np.int64) for _ in range(4)))
+
+
+class Space:
+    """Bytes with a shadow. ``across_blocks``: whether threads of all blocks meet here."""
+
+    def __init__(self, name: str, data: npt.NDArray[np.uint8], cell: int, threads: int, across_blocks: bool) -> None:
+        self.name, self.data, self.cell, self.threads, self.across_blocks = name, data, cell, threads, across_blocks
+        self.shadow = _Shadow.of(-(-data.size // cell))
+        self.is_checked_for_races = True
+        self.is_read_only = False
+
+    def _cells(self, offsets: Lanes, width: int) -> tuple[Lanes, int]:
+        number = max(1, width // self.cell)
+        return (offsets[:, None] // self.cell + np.arange(number)).reshape(-1), number
+
+    def check(self, offsets: Lanes, width: int) -> None:
+        bad = (offsets < 0) | (offsets + width > self.data.size)
+        if bad.any():
+            raise MemoryFault(f"{self.name}: an access at byte {int(offsets[bad][0])} of {self.data.size}")
+        if (offsets % width).any():
+            raise MemoryFault(f"{self.name}: a misaligned access of {width} bytes")
+
+    def load(self, offsets: Lanes, width: int, lanes: Lanes, epochs: Lanes) -> npt.NDArray[np.uint8]:
+        """[lanes, width] bytes."""
+        self.check(offsets, width)
+        if self.is_checked_for_races:
+            self._note_read(offsets, width, lanes, epochs)
+        return self.data[offsets[:, None] + np.arange(width)]
+
+    def store(self, offsets: Lanes, values: npt.NDArray[np.uint8], lanes: Lanes, epochs: Lanes) -> None:
+        width = values.shape[1]
+        self.check(offsets, width)
+        if self.is_read_only and len(offsets):
+            raise MemoryFault(f"{self.name}: a store to an input")
+        if self.is_checked_for_races:
+            self._note_write(offsets, width, lanes, epochs)
+        self.data[offsets[:, None] + np.arange(width)] = values
+
+    def _is_unordered(self, other: Lanes, other_epoch: Lanes, lanes: Lanes, epochs: Lanes) -> npt.NDArray[np.bool_]:
+        """Whether an earlier access by ``other`` has no barrier between it and this one."""
+        same_block = other // self.threads == lanes // self.threads
+        is_many = other == MANY
+        differs = (other != lanes) & (other != -1)
+        near = other_epoch == epochs
+        return differs & np.where(is_many | same_block, near | (is_many & self.across_blocks), self.across_blocks)
+
+    def _note_read(self, offsets: Lanes, width: int, lanes: Lanes, epochs: Lanes) -> None:
+        if self.is_read_only:
+            return
+        cells, number = self._cells(offsets, width)
+        lanes, epochs = np.repeat(lanes, number), np.repeat(epochs, number)
+        s = self.shadow
+        if not self.across_blocks and (s.writer[cells] == -1).any():
+            raise MemoryFault(f"{self.name}: a read of memory that was never written")
+        if self._is_unordered(s.writer[cells], s.write_epoch[cells], lanes, epochs).any():
+            raise MemoryFault(f"{self.name}: a race: a read of what another thread wrote without a barrier between")
+        is_shared = (s.read_epoch[cells] == epochs) & (s.reader[cells] != lanes) & (s.reader[cells] != -1)
+        s.reader[cells] = np.where(is_shared, MANY, lanes)
+        doubled = s.reader[cells] != np.where(is_shared, MANY, lanes)
+        s.reader[cells[doubled]] = MANY
+        s.read_epoch[cells] = epochs
+
+    def _note_write(self, offsets: Lanes, width: int, lanes: Lanes, epochs: Lanes) -> None:
+        cells, number = self._cells(offsets, width)
+        lanes, epochs = np.repeat(lanes, number), np.repeat(epochs, number)
+        s = self.shadow
+        if np.unique(cells).size < cells.size:
+            raise MemoryFault(f"{self.name}: a race: two threads write one place at once")
+        if self._is_unordered(s.writer[cells], s.write_epoch[cells], lanes, epochs).any():
+            raise MemoryFault(f"{self.name}: a race: two threads write one place without a barrier between")
+        if self._is_unordered(s.reader[cells], s.read_epoch[cells], lanes, epochs).any():
+            raise MemoryFault(f"{self.name}: a race: a write to what another thread read without a barrier between")
+        s.writer[cells], s.write_epoch[cells] = lanes, epochs
