@@ -120,7 +120,7 @@ def _scatter_reference(attrs: ScatterAttrs, inputs: Sequence[Array], o: Sequence
     x, indices, updates = inputs
     is_narrow = o[0].dtype.is_float and x.dtype.itemsize < 4
     result = x.astype(np.float32) if is_narrow else x.copy()
-    at = list(np.indices(indices.shape, sparse=True))
+    at: list[Array] = list(np.indices(indices.shape, sparse=True))
     at[attrs.axis] = _checked(indices, x.shape[attrs.axis])
     with np.errstate(all="ignore"):
         REDUCTIONS[attrs.reduction][0].at(result, tuple(at), updates.astype(result.dtype))
@@ -191,7 +191,7 @@ def _source_infer(attrs: SourceAttrs, inputs: Sequence[TensorType]) -> Sequence[
 def _source_reference(attrs: SourceAttrs, inputs: Sequence[Array], o: Sequence[TensorType]) -> Sequence[Array]:
     (indices,) = inputs
     result = np.full(o[0].static_shape, -1, np.int64)
-    at = list(np.indices(indices.shape, sparse=True))
+    at: list[Array] = list(np.indices(indices.shape, sparse=True))
     order = at[attrs.axis]
     at[attrs.axis] = _checked(indices, result.shape[attrs.axis])
     np.maximum.at(result, tuple(at), order)

@@ -115,7 +115,7 @@ def _taps(context: Context, at: Value, extent: Extent, mode: str, padding: str, 
     part = context("sub", at, first)
     if mode == "linear":
         weights = [context("sub", context.number(1.0, at.dtype), part), part]
-        offsets = (0.0, 1.0)
+        offsets: tuple[float, ...] = (0.0, 1.0)
     else:
         offsets = (-1.0, 0.0, 1.0, 2.0)
         weights = [_cubic_weight(context, part, offset) for offset in offsets]

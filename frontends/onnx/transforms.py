@@ -33,7 +33,7 @@ def fourier(context: Context, node: ModelNode) -> Value:
     axis = _fourier_axis(context, node, x.type.rank)
     is_inverse, is_onesided = node.flag("inverse", False), node.flag("onesided", False)
     parts = x.shape[-1]
-    if parts not in (1, 2) or axis == x.type.rank - 1:
+    if not isinstance(parts, int) or parts not in (1, 2) or axis == x.type.rank - 1:
         raise node.misshapen(f"its input is {x.type}; the last axis holds 1 or 2 parts.", "Export it again.")
     return_real = is_inverse and is_onesided  # the inverse of a one-sided transform is real
     given = context.scalar(node.optional(1), node, "dft_length")
@@ -48,8 +48,8 @@ def fourier(context: Context, node: ModelNode) -> Value:
     order = [k for k in range(x.type.rank - 1) if k != axis] + [axis, x.type.rank - 1]
     moved = context.transpose(x, order)
     rows = moved.shape[:-2]
-    flat = context.reshape(moved, (product(rows), own * int(parts)))
-    matrix = _fourier_matrix(length, int(parts), is_inverse, is_onesided)
+    flat = context.reshape(moved, (product(rows), own * parts))
+    matrix = _fourier_matrix(length, parts, is_inverse, is_onesided)
     out = context("matmul", flat, context.constant(matrix, x.dtype))
     kept = 1 if return_real else 2
     result = context.reshape(out, (*rows, matrix.shape[1] // kept, kept))
@@ -192,7 +192,7 @@ def max_unpool(context: Context, node: ModelNode) -> Value:
     return context.reshape(result, wanted)
 
 
-def _replaced(context: Context, places: Value, old: Sequence[Extent], new: Sequence[Extent]) -> Value:
+def _replaced(context: Context, places: Value, old: tuple[Extent, ...], new: Sequence[Extent]) -> Value:
     """Flat indices into one shape as flat indices into another."""
     total = context.number(0, INT64)
     for axis, extent in enumerate(old):

@@ -12,10 +12,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from ...dim import Symbol
 from ...graph import Graph
 from ...loops.build import Machine
 from ...loops.ir import Block, Kernel
-from ...dim import Symbol
 from ...passes.fuse import fuse
 from ...passes.plan_memory import Placement, plan_memory
 from ...pipeline import GRAPH_PASSES, Pass, Pipeline
