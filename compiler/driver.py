@@ -38,7 +38,7 @@ MEMORY_BUDGET = 64 << 30  # bytes of arena that a program may ask for, at the lo
 
 _SELECT = (
     Pass("select_strategies", select_strategies, after=("eliminate_dead", "fold_batchnorm"),
-         why="weights must have their final values", options=("accuracy", "override", "decisions")),
+         why="weights must have their final values", options=("accuracy", "override", "decisions", "typical_batch")),
     Pass("eliminate_untransformed", eliminate_dead, after=("select_strategies",), why="transformed weights replace others"),
 )  # fmt: skip
 _LAYOUT = (
@@ -49,19 +49,21 @@ _LAYOUT = (
 _FUSE = (Pass("fuse", fuse, after=("choose_layout",), why="a reorder is a border between kernels"),)
 PIPELINE = Pipeline((*GRAPH_PASSES, *_SELECT, *_LAYOUT, *_FUSE))
 TRAINING_PIPELINE = Pipeline(
-    (*(p for p in GRAPH_PASSES if p.name not in ("freeze_states", "fold_batchnorm")), *_FUSE)
+    (*(p for p in GRAPH_PASSES if p.name not in ("freeze_states", "fold_batchnorm")), *_SELECT, *_LAYOUT, *_FUSE)
 )
 
 
 @dataclass(frozen=True)
 class Options:
     """What a caller may choose. ``cpu``: host or a level's name; ``threads``: the pool's size (None: all cores);
-    ``accuracy``: strict, default or fast; ``override``: a strategy's name, or NODE=NAME. ``decisions`` is filled."""
+    ``accuracy``: strict, default or fast; ``override``: a strategy's name, or NODE=NAME; ``typical_batch``: what costs take a free batch for. ``decisions`` is
+    filled."""
 
     cpu: str = "host"
     threads: int | None = None
     accuracy: str = "default"
     override: str = "auto"
+    typical_batch: int = 1
     decisions: list[Decision] = field(default_factory=list)
 
 
