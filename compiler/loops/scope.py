@@ -17,6 +17,7 @@ from .ir import LANE, LANES
 
 DEPTH = 4  # of proofs that take quotients, minima and conditions apart
 MOST_POINTS = 512  # that a proof by trying all values may try
+FREE = (0, 1, 1000)  # how far above their least values a search for a counterexample sets free dims
 
 
 @dataclass(frozen=True)
@@ -111,20 +112,21 @@ class Scope:
         """Values at which a run comes here and finds extent < 0, from corners of the loops (every lane); None if none is."""
         used = dim.symbols_of([extent, *self.facts])
         lanes = range(LANES) if LANE in used else range(1)
-        for is_last_item, is_larger, lane in product((False, True), (False, True), lanes):
-            values = self._corner(extent, is_last_item, is_larger, lane)
+        for is_last_item, above, lane in product((False, True), FREE, lanes):
+            values = self._corner(extent, is_last_item, above, lane)
             if values is not None and dim.evaluate(extent, values) < 0:
                 return values
         return None
 
-    def _corner(self, extent: Extent, is_last_item: bool, is_larger: bool, lane: int) -> dict[str, int] | None:
+    def _corner(self, extent: Extent, is_last_item: bool, above: int, lane: int) -> dict[str, int] | None:
         """One place that runs: each loop at the end that lowers the extent; None if no run comes there."""
         values: dict[str, int] = {}
         for name, binding in self.bindings.items():
             if binding.extent is None:
-                values[name] = binding.symbol.lo + is_larger
-                if isinstance(binding.symbol.hi, int) and values[name] > binding.symbol.hi:
-                    return None
+                high = binding.symbol.hi
+                values[name] = binding.symbol.lo + above
+                if isinstance(high, int):
+                    values[name] = min(values[name], high)
                 continue
             number = dim.evaluate(binding.extent, values)
             if not binding.is_loop:

@@ -81,7 +81,7 @@ def convolution(
     def make() -> Graph:
         b, rank = Builder("convolution"), len(x) - 2
         value = b.input(TensorType(FLOAT32, x), "x")
-        attrs = {"stride": (stride,) * rank, "dilation": (dilation,) * rank, "lo": (pad,) * rank, "hi": (pad,) * rank}
+        attrs: dict[str, Any] = {"stride": (stride,) * rank, "dilation": (dilation,) * rank, "lo": (pad,) * rank, "hi": (pad,) * rank}
         y = b("conv", value, b.constant(weights(*w)), groups=groups, **attrs)
         y = b("add", y, b.constant(np.arange(w[0], dtype=np.float32).reshape(w[0], *([1] * rank))))
         y = b("add", y, value) if residual else y
@@ -144,7 +144,7 @@ def two_layers() -> Graph:
     """Two convolutions, one strided, a pool and a product: layouts meet, and a batch is free."""
     b = Builder("layers")
     x = b.input(TensorType(FLOAT32, (N, 3, 6, 6)), "x")
-    attrs = {"dilation": (1, 1), "lo": (1, 1), "hi": (1, 1), "groups": 1}
+    attrs: dict[str, Any] = {"dilation": (1, 1), "lo": (1, 1), "hi": (1, 1), "groups": 1}
     y = b("relu", b("conv", x, b.constant(weights(20, 3, 3, 3)), stride=(1, 1), **attrs))
     y = b("conv", y, b.constant(weights(16, 20, 3, 3)), stride=(2, 2), **attrs)
     y = b("max_pool", y, kernel=(2, 2), stride=(1, 1), dilation=(1, 1), lo=(0, 0), hi=(0, 0))
