@@ -168,8 +168,8 @@ def _without_minima(fact: Extent) -> Iterator[Extent]:
 def _taken_apart(extent: Dim) -> Iterator[tuple[Extent, ...]]:
     """Extents that together give extent >= 0, without one of its quotients, minima or loop variables.
 
-    r + x // d >= 0 is r d + x >= 0; r - x // d >= 0 is r d + d - 1 - x >= 0; r - k d (x // d) is at least r - k x;
-    r + min(a, b) >= 0 is both, r - min(a, b) >= 0 either, of r + a and r + b (r - a and r - b); a variable whose range is
+    r + x // d >= 0 is r d + x >= 0; r - x // d >= 0 is r d + d - 1 - x >= 0; r - k d (x // d) is at least r - k x, and
+    (``_within``) r - f (x // d) >= 0 is a bound on x; r + min(a, b) >= 0 is both, r - min(a, b) >= 0 either, of r + a and r + b (r - a and r - b); a variable whose range is
     symbolic stands at the end that lowers the extent.
     """
     for atoms, factor in extent.terms:
@@ -181,8 +181,10 @@ def _taken_apart(extent: Dim) -> Iterator[tuple[Extent, ...]]:
                 yield (rest * divisor + numerator,)
             case Quotient(numerator, divisor) if factor == -1:
                 yield (rest * divisor + (divisor - 1) - numerator,)
-            case Quotient(numerator, divisor) if factor < 0 and factor % divisor == 0:
-                yield (rest + numerator * (factor // divisor),)
+            case Quotient(numerator, divisor) if factor < 0:
+                if factor % divisor == 0:
+                    yield (rest + numerator * (factor // divisor),)
+                yield from _within(rest, -factor, numerator, divisor)
             case Minimum(left, right) if factor > 0:
                 yield rest + left * factor, rest + right * factor
             case Minimum(left, right):
@@ -190,6 +192,17 @@ def _taken_apart(extent: Dim) -> Iterator[tuple[Extent, ...]]:
                 yield (rest + right * factor,)
             case Symbol(lo=lo, hi=Dim() as hi) as symbol if symbol not in dim.symbols_of([rest]):
                 yield (rest + (lo if factor > 0 else hi) * factor,)
+
+
+def _within(rest: Extent, factor: int, numerator: Dim, divisor: int) -> Iterator[tuple[Extent, ...]]:
+    """r + f k - f (x // d) >= 0 where r is at least b: (x - d k) // d may be up to b // f."""
+    multiples: Extent = 0
+    for atoms, number in () if isinstance(rest, int) else rest.terms:
+        if atoms and number % factor == 0:
+            multiples = multiples + Dim(((atoms, number // factor),))
+    low, _ = dim.bounds(rest - multiples * factor)
+    if low is not None:
+        yield (low // factor * divisor + (divisor - 1) - numerator + multiples * divisor,)
 
 
 __all__ = ["Binding", "Scope"]

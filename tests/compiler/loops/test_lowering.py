@@ -17,17 +17,16 @@ import numpy as np
 import pytest
 
 from netloom.compiler import dim, scalar
-from netloom.compiler.loops.build import build_kernel
 from netloom.compiler.loops.interpret import Run, run_kernel
 from netloom.compiler.loops.ir import Allocate, Block, For, If, Kernel, Let, Statement, Store
 from netloom.compiler.loops.text import parse_kernel
-from netloom.compiler.op import OPS, Array
+from netloom.compiler.op import Array
 from netloom.compiler.scalar import Call, Expr
 from netloom.compiler.targets.cpu.llvm import INDEX_ERROR, compile_kernels
 from netloom.compiler.targets.cpu.machine import CPUS, Cpu, host_cpu
 from netloom.compiler.targets.cpu.vector_math import expand_all
 
-from .cases import CASES, Case, fused, kernel_of
+from .cases import CASES, Case, kernels_of
 
 CANARY = 64  # bytes before and behind an output that must stay as they are
 ALIKE = {  # cases whose kernels take no way through the code that those of others do not
@@ -138,17 +137,13 @@ def agree(kernels: Sequence[Kernel], cpu: Cpu, case: Case) -> None:
 
 @pytest.mark.parametrize("case", [case for case in CASES if case.name not in ALIKE], ids=lambda c: c.name)
 def test_code_is_the_interpreter(case: Case) -> None:
-    agree([kernel_of(node) for node in fused(case).nodes if node.op is OPS["kernel"]], host_cpu(), case)
-
-
-def for_level(case: Case, cpu: Cpu) -> list[Kernel]:
-    return [build_kernel("kernel", node.attrs.body, cpu.machine) for node in fused(case).nodes if node.op is OPS["kernel"]]
+    agree(kernels_of(case), host_cpu(), case)
 
 
 @pytest.mark.parametrize("cpu", LEVELS, ids=lambda cpu: cpu.name)
 @pytest.mark.parametrize("case", [case for case in CASES if case.name in NARROW], ids=lambda c: c.name)
 def test_code_of_lower_levels_is_the_interpreter(case: Case, cpu: Cpu) -> None:
-    agree(for_level(case, cpu), cpu, case)
+    agree(kernels_of(case, machine=cpu.machine), cpu, case)
 
 
 def test_the_names_are_those_of_cases() -> None:
@@ -209,7 +204,7 @@ BY_HAND = {
 @pytest.mark.parametrize("cpu", [*LEVELS, host_cpu()], ids=lambda cpu: cpu.name)
 def test_kernels_by_hand(name: str, cpu: Cpu) -> None:
     """What the builder seldom or never makes, and the IR allows."""
-    agree([parse_kernel(HEAD + BY_HAND[name])], cpu, Case(name, lambda: fused(CASES[0])))
+    agree([parse_kernel(HEAD + BY_HAND[name])], cpu, Case(name, CASES[0].make))
 
 
 def test_a_changed_kernel_is_seen() -> None:

@@ -11,11 +11,10 @@ import pytest
 from netloom.compiler.dim import Dim, parse, symbol
 from netloom.compiler.loops.ir import LANE, LANES, Buffer, Kernel, Kind, Load, Store, block, loop, variable
 from netloom.compiler.loops.text import parse_kernel, print_expression, print_kernel
-from netloom.compiler.op import OPS
 from netloom.compiler.scalar import Bitcast, Cast, Checked, Expr, Index, Literal, literal
 from netloom.compiler.tensor_type import BFLOAT16, BOOL, FLOAT32, FLOAT64, INT32, INT64
 
-from .cases import CASES, Case, fused, kernel_of
+from .cases import CASES, SMALL_ITEMS, Case, kernels_of
 
 
 def difference(left: Any, right: Any) -> str:
@@ -48,16 +47,14 @@ def difference(left: Any, right: Any) -> str:
 
 @pytest.mark.parametrize("case", CASES, ids=lambda c: c.name)
 def test_kernels_parse_back(case: Case) -> None:
-    for node in fused(case).nodes:
-        if node.op is OPS["kernel"]:
-            kernel = kernel_of(node)
-            parsed = parse_kernel(print_kernel(kernel))
-            assert difference(kernel, parsed) == ""
-            assert print_kernel(parsed) == print_kernel(kernel)
+    for kernel in kernels_of(case, SMALL_ITEMS):
+        parsed = parse_kernel(print_kernel(kernel))
+        assert difference(kernel, parsed) == ""
+        assert print_kernel(parsed) == print_kernel(kernel)
 
 
 def test_the_comparison_sees_a_range() -> None:
-    text = next(print_kernel(kernel_of(n)) for n in fused(CASES[0]).nodes)
+    text = print_kernel(kernels_of(CASES[0])[0])
     other = text.replace("for r0 < 7", "for r0: 0..7 < 7")
     assert text != other
     assert "r0" in difference(parse_kernel(text), parse_kernel(other))
@@ -152,7 +149,7 @@ def test_extents_with_quotients_parse_back() -> None:
     ],
 )
 def test_nonsense_is_refused(old: str, new: str) -> None:
-    text = next(print_kernel(kernel_of(n)) for n in fused(CASES[0]).nodes)
+    text = print_kernel(kernels_of(CASES[0])[0])
     assert old in text
     with pytest.raises(ValueError):
         parse_kernel(text.replace(old, new))

@@ -26,19 +26,18 @@ from netloom.compiler.loops.ir import (
 )
 from netloom.compiler.loops.text import parse_kernel, print_kernel
 from netloom.compiler.loops.verify import verify_kernel
-from netloom.compiler.op import OPS
 from netloom.compiler.scalar import Argument, Bitcast, Call, Cast, Checked, Expr, Guarded, Index, literal
 from netloom.compiler.tensor_type import BOOL, FLOAT32, FLOAT64, INT32, DType
 from netloom.errors import VerificationError
 
-from .cases import CASES, Case, fused, kernel_of
+from .cases import CASES, SMALL_ITEMS, Case, kernels_of
 
-OPEN: dict[str, int] = {}  # obligations of a case's kernels that are neither proved nor refuted; none is the aim
+OPEN: dict[str, int] = {}  # obligations of a case's kernels (in work items of two sizes) that are neither proved nor refuted
 
 
 @pytest.mark.parametrize("case", CASES, ids=lambda c: c.name)
 def test_kernels_keep_the_rules(case: Case) -> None:
-    kernels = [kernel_of(node) for node in fused(case).nodes if node.op is OPS["kernel"]]
+    kernels = [*kernels_of(case), *kernels_of(case, SMALL_ITEMS)]
     found = [str(obligation) for kernel in kernels for obligation in verify_kernel(kernel)]
     assert len(found) == OPEN.get(case.name, 0), "\n".join(found)
 
@@ -299,5 +298,5 @@ def test_what_is_not_decided_is_listed(text: str, obligation: str) -> None:
 
 def test_print_then_parse_then_verify() -> None:
     """A kernel from text is checked like the one that was built."""
-    for node in fused(CASES[0]).nodes:
-        assert verify_kernel(parse_kernel(print_kernel(kernel_of(node)))) == ()
+    for kernel in kernels_of(CASES[0]):
+        assert verify_kernel(parse_kernel(print_kernel(kernel))) == ()
