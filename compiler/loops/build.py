@@ -43,6 +43,8 @@ from .winograd import SCHEDULES
 
 CHAIN = 512  # longest chain of additions into one accumulator
 ITEM_WORK = 1 << 14  # multiply-adds or elements that one work item should hold at least
+FOLD_WORK = 8  # instructions that adding the lanes of one vector costs
+SYMBOLIC_TERMS = 1 << 12  # of a sum whose length is a free dim
 LINEAR_CHUNK = 256  # vectors in one work item of a kernel over contiguous memory
 
 
@@ -508,8 +510,10 @@ class _Tiling:
             stride = dim.product(self.b.out.shape[place + 1 :])
             cost += 0.2 / LANES if stride == 1 else 1.0
         else:
+            terms = dim.product([a.extent for a in self.reduce])
             cost += 0.2 / LANES
-        return cost / (1 + len(loads)) / filled + 0.04 * (0.5 if reduces else 0)
+            cost *= 1 + FOLD_WORK * LANES / (terms if isinstance(terms, int) else SYMBOLIC_TERMS)
+        return cost / (1 + len(loads)) / filled
 
     def _split_lanes(self, axis: Axis, reduces: bool) -> None:
         lane = Axis(LANE, LANES)

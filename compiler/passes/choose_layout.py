@@ -119,6 +119,8 @@ def _convolution(b: Builder, node: Node, inputs: list[Value]) -> Sequence[Value]
     else:
         blocks = channels % BLOCK == 0 and (filters // attrs.groups) % BLOCK == 0
         is_blocked = blocks or (is_depthwise and _fills_blocks(filters) and not _walks_rows(node, x))
+    if not is_blocked and attrs.groups == 1:
+        return _with_attrs(b, node, [_padded(b, node, _plain(b, x)), _plain(b, w)], _without_padding(node), None)
     if not is_blocked:
         return b.copy(node, [_plain(b, value) for value in inputs])
     blocked = channel_blocked(rank)
@@ -134,18 +136,21 @@ def _input_gradient(b: Builder, node: Node, inputs: list[Value]) -> Sequence[Val
     attrs, rank = node.attrs, dy.type.rank
     filters, channels = dy.shape[1], node.output.shape[1]
     assert isinstance(filters, int) and isinstance(channels, int)
-    if attrs.groups != 1 or not _fills_blocks(channels):
+    if attrs.groups != 1:
         return b.copy(node, [_plain(b, value) for value in inputs])
-    has_blocks = _fills_blocks(filters)
+    is_blocked = _fills_blocks(channels)
+    has_blocks = is_blocked and _fills_blocks(filters)
     dy = _reordered(b, dy, channel_blocked(rank)) if has_blocks else _plain(b, dy)
-    w = _reordered(b, _plain(b, w), _packed(rank, has_blocks, lanes=1))
+    w = _reordered(b, _plain(b, w), _packed(rank, has_blocks, lanes=1)) if is_blocked else _plain(b, w)
     reach = [(k - 1) * d for k, d in zip(w.type.static_shape[2:], attrs.dilation, strict=True)]
-    before = tuple(max(-(-(r - p) // s), 0) for r, p, s in zip(reach, attrs.lo, attrs.stride, strict=True))
-    behind = tuple(max(-(-(r - p) // s), 0) for r, p, s in zip(reach, attrs.hi, attrs.stride, strict=True))
+    before, behind = (
+        tuple(max(-(-(r - p) // s), 0) for r, p, s in zip(reach, side, attrs.stride, strict=True))
+        for side in (attrs.lo, attrs.hi)
+    )
     lo = tuple(p + n * s for p, n, s in zip(attrs.lo, before, attrs.stride, strict=True))
     hi = tuple(p + n * s for p, n, s in zip(attrs.hi, behind, attrs.stride, strict=True))
-    wider = replace(attrs, lo=lo, hi=hi)
-    return _with_attrs(b, node, [_with_zeros(b, node, dy, before, behind), w], wider, channel_blocked(rank))
+    padded = _with_zeros(b, node, dy, before, behind)
+    return _with_attrs(b, node, [padded, w], replace(attrs, lo=lo, hi=hi), channel_blocked(rank) if is_blocked else None)
 
 
 def _weight_gradient(b: Builder, node: Node, inputs: list[Value]) -> Sequence[Value]:
@@ -154,12 +159,14 @@ def _weight_gradient(b: Builder, node: Node, inputs: list[Value]) -> Sequence[Va
     attrs, rank = node.attrs, x.type.rank
     channels, filters = x.shape[1], dy.shape[1]
     assert isinstance(channels, int) and isinstance(filters, int)
-    if attrs.groups != 1 or not _fills_blocks(filters):
+    if attrs.groups != 1:
         return b.copy(node, [_plain(b, value) for value in inputs])
-    blocks = _fills_blocks(channels)
-    x = _reordered(b, x, channel_blocked(rank)) if blocks else _plain(b, x)
-    dy = _reordered(b, dy, channel_blocked(rank))
-    outputs = _with_attrs(b, node, [_padded(b, node, x), dy], _without_padding(node), _packed(rank, blocks))
+    is_blocked = _fills_blocks(filters)
+    has_blocks = is_blocked and _fills_blocks(channels)
+    x = _reordered(b, x, channel_blocked(rank)) if has_blocks else _plain(b, x)
+    dy = _reordered(b, dy, channel_blocked(rank)) if is_blocked else _plain(b, dy)
+    layout = _packed(rank, has_blocks) if is_blocked else None
+    outputs = _with_attrs(b, node, [_padded(b, node, x), dy], _without_padding(node), layout)
     return [_plain(b, outputs[0])]
 
 
@@ -221,6 +228,6 @@ def _without_padding(node: Node) -> Any:
     return replace(node.attrs, lo=zeros, hi=zeros)
 
 
-def _with_attrs(b: Builder, node: Node, inputs: Sequence[Value], attrs: Any, layout: Layout) -> Sequence[Value]:
+def _with_attrs(b: Builder, node: Node, inputs: Sequence[Value], attrs: Any, layout: Layout | None) -> Sequence[Value]:
     outputs = [Value(v.type, v.label, layout) for v in node.outputs]
     return b.add(node.op, inputs, attrs, node.label, outputs).outputs
