@@ -11,7 +11,6 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any, TypeAlias
 
-import llvmlite.binding as llvm
 from llvmlite import ir
 
 from ... import dim, scalar
@@ -36,6 +35,7 @@ from ...loops.ir import (
 from ...scalar import Bitcast, Call, Cast, Checked, Expr, Guarded, Index, Literal
 from ...tensor_type import BFLOAT16, BOOL, FLOAT32, INT64, DType
 from .machine import Cpu
+from .object_code import TRIPLE, assembly_of_text, object_of_text
 from .vector_math import expand_all
 
 I1, I8, I16, I32, I64 = (ir.IntType(bits) for bits in (1, 8, 16, 32, 64))
@@ -46,13 +46,13 @@ INDEX_ERROR = 1  # stored in the error flag when a run-time index is out of rang
 
 def compile_kernels(kernels: Mapping[str, Kernel], cpu: Cpu) -> bytes:
     """One relocatable object that defines the kernels under their names."""
-    return object_of(kernels_as_llvm(kernels, cpu), cpu)
+    return object_of_text(kernels_as_llvm(kernels, cpu), cpu.name, cpu.llvm_features)
 
 
 def kernels_as_llvm(kernels: Mapping[str, Kernel], cpu: Cpu) -> str:
     """The kernels as one module of LLVM text, before LLVM's own passes."""
     module = ir.Module("kernels")
-    module.triple = "x86_64-unknown-linux-gnu"
+    module.triple = TRIPLE
     for name in sorted(kernels):
         _KernelEmitter(module, name, kernels[name], cpu).emit()
     return str(module)
@@ -60,33 +60,7 @@ def kernels_as_llvm(kernels: Mapping[str, Kernel], cpu: Cpu) -> str:
 
 def kernels_as_assembly(kernels: Mapping[str, Kernel], cpu: Cpu) -> str:
     """The kernels in the assembler's language."""
-    machine = _target_machine(cpu)
-    return str(machine.emit_assembly(_optimised(kernels_as_llvm(kernels, cpu), machine)))
-
-
-def object_of(text: str, cpu: Cpu) -> bytes:
-    """LLVM text -> optimised object code for a CPU level."""
-    machine = _target_machine(cpu)
-    return bytes(machine.emit_object(_optimised(text, machine)))
-
-
-def _optimised(text: str, machine: Any) -> Any:
-    parsed = llvm.parse_assembly(text)
-    parsed.verify()
-    tuning = llvm.create_pipeline_tuning_options(speed_level=2)
-    tuning.loop_vectorization = tuning.slp_vectorization = tuning.loop_unrolling = False
-    builder = llvm.create_pass_builder(machine, tuning)
-    builder.getModulePassManager().run(parsed, builder)
-    return parsed
-
-
-def _target_machine(cpu: Cpu) -> Any:
-    llvm.initialize_native_target()
-    llvm.initialize_native_asmprinter()
-    target = llvm.Target.from_triple("x86_64-unknown-linux-gnu")
-    return target.create_target_machine(
-        cpu=cpu.name, features=cpu.llvm_features, opt=3, reloc="pic", codemodel="small"
-    )
+    return assembly_of_text(kernels_as_llvm(kernels, cpu), cpu.name, cpu.llvm_features)
 
 
 def value_type(dtype: DType) -> ir.Type:
@@ -829,4 +803,4 @@ _INTEGER: dict[str, Emit] = {
     "select": _select,
     **{name: _compare(sign)[1] for name, sign in _COMPARISONS.items()},
 }
-__all__ = ["INT64", "compile_kernels", "memory_type", "object_of", "value_type"]
+__all__ = ["INT64", "compile_kernels", "memory_type", "value_type"]
