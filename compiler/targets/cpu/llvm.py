@@ -131,6 +131,8 @@ class _KernelEmitter:
         # What copies of an unrolled body have in common, found once:
         self.expanded: dict[Store, Expr] = {}
         self.orders: dict[Expr, list[Expr]] = {}
+        self.literals: dict[Literal, ir.Constant] = {}
+        self.splats: dict[int, tuple[ir.Constant, ir.Constant]] = {}  # by the id of the first, which stays alive so
         self.offsets: dict[tuple[Buffer, tuple[Extent | Expr, ...]], _Offset] = {}
         self.made = _MadeInBlock()
 
@@ -344,12 +346,14 @@ class _KernelEmitter:
         """A scalar in all lanes."""
         if isinstance(value.type, ir.VectorType):
             return value
-        kind = ir.VectorType(value.type, LANES)
         if isinstance(value, ir.Constant):
-            return ir.Constant(kind, [value.constant] * LANES)
+            kind = ir.VectorType(value.type, LANES)
+            if id(value) not in self.splats:
+                self.splats[id(value)] = value, ir.Constant(kind, [value] * LANES)
+            return self.splats[id(value)][1]
         found = self.made.get(self.b.block, value)
         if found is None:
-            undefined = ir.Constant(kind, ir.Undefined)
+            undefined = ir.Constant(ir.VectorType(value.type, LANES), ir.Undefined)
             one = self.b.insert_element(undefined, value, I32(0))
             found = self.b.shuffle_vector(one, undefined, _FIRST_LANE)
             self.made.put(self.b.block, value, found)
@@ -517,7 +521,9 @@ class _KernelEmitter:
         for node in self.orders[root]:
             match node:
                 case Literal(value, dtype):
-                    result: Operand = _literal(value, dtype)
+                    if node not in self.literals:
+                        self.literals[node] = _literal(value, dtype)
+                    result: Operand = self.literals[node]
                 case Load():
                     result = self._load(node)
                 case Index(extent):
