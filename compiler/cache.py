@@ -43,6 +43,11 @@ class Cache:
 
     folder: Path | None
 
+    @property
+    def is_usable(self) -> bool:
+        """Whether entries are read: the folder is this user's alone, or will be made."""
+        return self.folder is not None and (_is_private(self.folder) or not os.path.lexists(self.folder))
+
     def get(self, *key: str) -> bytes | None:
         """What was stored under the key, if it is there, ours and undamaged."""
         name = _digest_of(key)
