@@ -17,7 +17,7 @@ from typing import TypeAlias
 Extent: TypeAlias = "int | Dim"
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Symbol:
     """A named integer with ``lo <= value <= hi``; ``hi`` may be a ``Dim`` (loop variables) or None (unbounded)."""
 
@@ -30,10 +30,17 @@ class Symbol:
 
     @cached_property
     def _hash(self) -> int:
-        return hash((self.name, self.lo))
+        return hash((self.name, self.lo, self.hi))
 
     def __hash__(self) -> int:
         return self._hash
+
+    def __eq__(self, other: object) -> bool:
+        if self is other:
+            return True
+        if not isinstance(other, Symbol) or self._hash != other._hash:
+            return False
+        return self.name == other.name and self.lo == other.lo and self.hi == other.hi
 
 
 @dataclass(frozen=True)
@@ -235,6 +242,8 @@ def _canonical(total: dict[Monomial, int], has_remainder: bool = True) -> Extent
         return 0
     if len(total) == 1 and () in total:
         return total[()]
+    if len(total) == 1:
+        return Dim(tuple(total.items()))
     return Dim(tuple((atoms, total[atoms]) for atoms in sorted(total, key=_monomial_key)))
 
 
