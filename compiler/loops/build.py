@@ -316,6 +316,7 @@ class _Tiling:
         self.steps: list[_Substitution] = []  # base positions -> loops, one after another
         self.flat: dict[Buffer, Buffer] = {}  # buffers that are walked by their offsets
         self.present_term: Expr | None = None
+        self.known_values: tuple[Expr | None, list[Extent], list[Expr]] | None = None  # for a term and positions
         self._split_blocked_reductions()
         self._split_groups()
         self._merge_axes()
@@ -452,6 +453,12 @@ class _Tiling:
 
     def _values(self) -> list[Expr]:
         """The term, and the stored value over an unknown sum: all that the kernel reads."""
+        term = None if self.compute is None else self._term()
+        if self.known_values is None or self.known_values[0] is not term or self.known_values[1] != self.position:
+            self.known_values = term, list(self.position), self._found_values()
+        return self.known_values[2]
+
+    def _found_values(self) -> list[Expr]:
         index = self.b.logical(self.position)
         if self.compute is None or self.b.anchor is None:
             return [self.b.final(index, None)]
