@@ -7,6 +7,8 @@ from typing import Final
 
 from .control_flow import CONTROL_FLOW
 from .convolution import CONVOLUTION
+from .data_dependent import CUT_BEFORE, DATA_DEPENDENT
+from .einsum import EINSUM
 from .elementwise import ELEMENTWISE
 from .handler import HandlerTable
 from .indexing import INDEXING
@@ -24,6 +26,8 @@ from .transforms import TRANSFORMS
 
 HANDLERS: Final = HandlerTable(
     CONVOLUTION,
+    DATA_DEPENDENT,
+    EINSUM,
     ELEMENTWISE,
     INDEXING,
     MATMUL,
@@ -41,11 +45,7 @@ HANDLERS: Final = HandlerTable(
 
 INLINED: Final = frozenset(CONTROL_FLOW)  # the importer treats them itself: their sub-graphs are inlined
 
-DATA_DEPENDENT: Final = "Its result's shape depends on data: cut the model before it, and do this step outside."
 REMEDIES: Final[Mapping[str, str]] = {
-    "NonZero": DATA_DEPENDENT,
-    "Compress": DATA_DEPENDENT,
-    "Unique": DATA_DEPENDENT,
-    "NonMaxSuppression": DATA_DEPENDENT,
+    "NonMaxSuppression": CUT_BEFORE,
     "ConstantFill": "It was an experimental op: convert the model with onnx.version_converter, or use ConstantOfShape.",
 }

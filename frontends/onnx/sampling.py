@@ -43,9 +43,10 @@ def _rows(context: Context, x: Value) -> Value:
 
 
 def _weighted(
-    context: Context, rows: Value, base: Value, spatial: Sequence[Extent], axes: Sequence[Sequence[Tap]]
+    context: Context, rows: Value, base: Value, spatial: Sequence[Extent], axes: Sequence[Sequence[Tap]], op: str = "add"
 ) -> Value:
-    """Sum over all combinations of taps: rows [locations, c] at ``base`` [..] times locations, plus the taps -> [.., c]."""
+    """Sum (or maximum) over all combinations of taps: rows [locations, c] at ``base`` [..] times locations, plus the taps
+    -> [.., c]."""
     total: Value | None = None
     for taps in combinations(*axes):
         index = base
@@ -60,7 +61,7 @@ def _weighted(
             value = context("select", context.reshape(is_inside, (*is_inside.shape, 1)), value, 0.0)
         if weight is not None:
             value = context("mul", value, context.reshape(weight, (*weight.shape, 1)))
-        total = value if total is None else context("add", total, value)
+        total = value if total is None else context(op, total, value)
     assert total is not None
     return total
 
@@ -188,8 +189,6 @@ def roi_align(context: Context, node: ModelNode) -> Value:
     sizes = (node.integer("output_height", 1), node.integer("output_width", 1))
     if ratio < 1:
         raise node.unsupported("sampling_ratio 0 takes as many samples as data say.", "Export with sampling_ratio >= 1.")
-    if mode == "max":
-        raise node.unsupported("mode max is not supported.", "Use avg.")
     if min(sizes) < 1 or math.prod(sizes) * ratio**2 > 1 << 20:
         raise node.fault(f"its result of {sizes[0]} x {sizes[1]} has {ratio} x {ratio} samples each.", "Use less.")
     is_half = node.opset >= 16 and node.text("coordinate_transformation_mode", "half_pixel",
@@ -203,9 +202,11 @@ def roi_align(context: Context, node: ModelNode) -> Value:
         shape = (count, size * ratio, 1) if axis == 0 else (count, 1, size * ratio)
         axes.append(_roi_taps(context, context.reshape(places, shape), x.shape[2 + axis]))
     base = context.reshape(context.cast(samples, INT64), (count, 1, 1))
-    value = _weighted(context, _rows(context, x), base, x.shape[2:], axes)  # [r, h * ratio, w * ratio, c]
+    combine = "max" if mode == "max" else "add"
+    value = _weighted(context, _rows(context, x), base, x.shape[2:], axes, combine)  # [r, h * ratio, w * ratio, c]
     parts = context.reshape(value, (count, sizes[0], ratio, sizes[1], ratio, x.shape[1]))
-    return context.transpose(context("reduce_mean", parts, axes=(2, 4), keep=False), (0, 3, 1, 2))
+    op = "reduce_max" if mode == "max" else "reduce_mean"
+    return context.transpose(context(op, parts, axes=(2, 4), keep=False), (0, 3, 1, 2))
 
 
 def _roi_places(context: Context, rois: Value, column: int, size: int, ratio: int, is_half: bool) -> Value:
