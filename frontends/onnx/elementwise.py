@@ -16,7 +16,7 @@ from netloom.compiler.tensor_type import BOOL, FLOAT64
 
 from .context import Context, truncated_quotient
 from .handler import HandlerTable
-from .node import ModelNode
+from .node import Item, ModelNode
 from .tensors import dtype_of
 
 ELEMENTWISE: Final = HandlerTable()
@@ -321,8 +321,8 @@ def bit_cast(context: Context, node: ModelNode) -> Value:
 
 
 @ELEMENTWISE.on("Identity")
-def identity(context: Context, node: ModelNode) -> Value:
-    return node.input(0)
+def identity(context: Context, node: ModelNode) -> Item:
+    return node.item(0)
 
 
 @ELEMENTWISE.on("Dropout")

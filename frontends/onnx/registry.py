@@ -21,6 +21,7 @@ from .reduction import REDUCTION
 from .resize import RESIZE
 from .sampling import SAMPLING
 from .scatter import SCATTER
+from .sequences import SEQUENCES
 from .shape import SHAPE
 from .transforms import TRANSFORMS
 
@@ -39,6 +40,7 @@ HANDLERS: Final = HandlerTable(
     RESIZE,
     SAMPLING,
     SCATTER,
+    SEQUENCES,
     SHAPE,
     TRANSFORMS,
 )

@@ -268,7 +268,8 @@ def _taps(context: Context, sampling: Sampling, at: Value, extent: Extent) -> li
     t = context("sub", at, base)
     rest = context("sub", context.number(1.0, FLOAT64), t)
     if sampling.mode == "linear":
-        offsets, weights = (0.0, 1.0), [rest, t]
+        offsets: tuple[float, ...] = (0.0, 1.0)
+        weights = [rest, t]
     else:
         offsets = (-1.0, 0.0, 1.0, 2.0)
         distances = (context("add", t, 1.0), t, rest, context("add", rest, 1.0))
