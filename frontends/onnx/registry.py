@@ -18,6 +18,7 @@ from .pooling import POOLING
 from .quantization import QUANTIZATION
 from .recurrent import RECURRENT
 from .reduction import REDUCTION
+from .regions import REGIONS
 from .resize import RESIZE
 from .sampling import SAMPLING
 from .scatter import SCATTER
@@ -37,6 +38,7 @@ HANDLERS: Final = HandlerTable(
     QUANTIZATION,
     RECURRENT,
     REDUCTION,
+    REGIONS,
     RESIZE,
     SAMPLING,
     SCATTER,
@@ -45,9 +47,15 @@ HANDLERS: Final = HandlerTable(
     TRANSFORMS,
 )
 
+DOMAINS: Final[Mapping[str, HandlerTable]] = {"": HANDLERS}
+
 INLINED: Final = frozenset(CONTROL_FLOW)  # the importer treats them itself: their sub-graphs are inlined
 
 REMEDIES: Final[Mapping[str, str]] = {
     "NonMaxSuppression": CUT_BEFORE,
+    **dict.fromkeys(("Bernoulli", "Multinomial", "RandomNormal", "RandomNormalLike", "RandomUniform", "RandomUniformLike"),
+                    "Make the random numbers an input of the model."),
+    **dict.fromkeys(("RegexFullMatch", "StringConcat", "StringNormalizer", "StringSplit", "TfIdfVectorizer", "ImageDecoder"),
+                    "Strings and files are no tensors: cut the model behind it, and do this step outside."),
     "ConstantFill": "It was an experimental op: convert the model with onnx.version_converter, or use ConstantOfShape.",
 }

@@ -42,7 +42,7 @@ def _rows(context: Context, x: Value) -> Value:
     return context.reshape(moved, (product(moved.shape[:-1]), moved.shape[-1]))
 
 
-def _weighted(
+def weighted(
     context: Context, rows: Value, base: Value, spatial: Sequence[Extent], axes: Sequence[Sequence[Tap]], op: str = "add"
 ) -> Value:
     """Sum (or maximum) over all combinations of taps: rows [locations, c] at ``base`` [..] times locations, plus the taps
@@ -93,7 +93,7 @@ def grid_sample(context: Context, node: ModelNode) -> Value:
         for axis, extent in enumerate(x.shape[2:])
     ]
     sample = context("iota", shape=grid.shape[:-1], axis=0, dtype=INT64)
-    value = _weighted(context, _rows(context, x), sample, x.shape[2:], axes)  # [n, out.., c]
+    value = weighted(context, _rows(context, x), sample, x.shape[2:], axes)  # [n, out.., c]
     return context.transpose(value, (0, rank + 1, *range(1, rank + 1)))
 
 
@@ -124,6 +124,11 @@ def _taps(context: Context, at: Value, extent: Extent, mode: str, padding: str, 
         _tap(context, context("add", first, offset), weight, extent, padding, aligned)
         for offset, weight in zip(offsets, weights, strict=True)
     ]
+
+
+def neighbours(context: Context, at: Value, extent: Extent) -> list[Tap]:
+    """The two elements next to each coordinate, weighted linearly; those beyond the border count as zero."""
+    return _taps(context, at, extent, "linear", "zeros", False)
 
 
 def _tap(
@@ -203,7 +208,7 @@ def roi_align(context: Context, node: ModelNode) -> Value:
         axes.append(_roi_taps(context, context.reshape(places, shape), x.shape[2 + axis]))
     base = context.reshape(context.cast(samples, INT64), (count, 1, 1))
     combine = "max" if mode == "max" else "add"
-    value = _weighted(context, _rows(context, x), base, x.shape[2:], axes, combine)  # [r, h * ratio, w * ratio, c]
+    value = weighted(context, _rows(context, x), base, x.shape[2:], axes, combine)  # [r, h * ratio, w * ratio, c]
     parts = context.reshape(value, (count, sizes[0], ratio, sizes[1], ratio, x.shape[1]))
     op = "reduce_max" if mode == "max" else "reduce_mean"
     return context.transpose(context(op, parts, axes=(2, 4), keep=False), (0, 3, 1, 2))

@@ -57,7 +57,7 @@ def test_model(case: Any) -> None:
             names = [name for name in names if name not in weights]
             graph = from_onnx(model)
         else:
-            graph = imported(model, given)
+            graph, _ = imported(model, given)
         feeds = dict(zip(names, given, strict=True))
         found = interpret(graph, {value.label: feeds[value.label] for value in graph.inputs})
         for actual, expected in zip(found, tensors(data, "output"), strict=True):
