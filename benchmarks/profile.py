@@ -44,6 +44,8 @@ class _Bench:
         self.program: Program = compiled.program
         self.entry = entry
         self.dims = {s.name: dims.get(s.name, max(s.lo, 1)) for s in self.program.symbols}
+        llvm.initialize_native_target()
+        llvm.initialize_native_asmprinter()
         builder = llvm.JITLibraryBuilder().add_current_process()
         for part in compiled.objects:
             builder.add_object_img(part)

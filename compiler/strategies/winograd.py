@@ -89,7 +89,8 @@ def _weight_gradient(m: int, b: Builder, node: Node, x: Value, dy: Value) -> Val
 
 def _strategy(m: int, budget: float, accuracy: str) -> Strategy:
     return Strategy(
-        f"winograd_f{m}", f"Winograd's minimal filtering in tiles of {m} x {m}", _rejects, lambda graph, node, batch: _cost(m, graph, node, batch),
+        f"winograd_f{m}", f"Winograd's minimal filtering in tiles of {m} x {m}", _rejects,
+        lambda graph, node, batch: _cost(m, graph, node, batch),
         lambda b, graph, node, inputs: _expand(m, b, graph, node, inputs), budget, accuracy,
     )  # fmt: skip
 
