@@ -74,8 +74,8 @@ def draw(domain: str, rng: np.random.Generator, shape: tuple[int, ...], dtype: D
     """Values of a domain; "" is (-2, 2) for floats, [-5, 10) for integers.
 
     positive (0.1, 3); far (-100, 100); huge (-1e10, 1e10); halves: multiples of 1/2; zeros: one in five is 0; nan: one NaN;
-    special: infinities, NaN, zeros, denormals, in every pair (special:P as at position P); wide: any integer, the dtype's extremes among them;
-    index:N in [-N, N); label:N in [0, N); permutation:A: 0, 1, .. in random order along axis A.
+    special: infinities, NaN, zeros, denormals, in every pair (special:P as at position P); wide: any integer, the dtype's
+    extremes among them; index:N in [-N, N); label:N in [0, N); permutation:A: 0, 1, .. in random order along axis A.
     """
     word, _, number = domain.partition(":")
     size = int(np.prod(shape))
@@ -373,9 +373,11 @@ INDEXING = [
     row("one_hot", "int64[4] index:7", depth=5), row("one_hot", "uint8[2, 3] label:4", depth=4, dtype=FLOAT64),
     row("one_hot", "int32[]", depth=1, dtype=BOOL),
     row("one_hot", "int8[N] index:9", depth=17, dtype=DType.INT16),
-    row("gather_elements", "float32[5, 3]", "int64[5, 7] index:3", axis=1), row("gather_elements", "int8[5, 3]", "int32[2, 3] index:5", axis=0),
+    row("gather_elements", "float32[5, 3]", "int64[5, 7] index:3", axis=1),
+    row("gather_elements", "int8[5, 3]", "int32[2, 3] index:5", axis=0),
     row("gather_elements", "float32[2, 7, 3]", "uint8[2, 20, 3] label:7", axis=1), row("gather_elements", "bool[4]", "int64[0]", axis=0),
-    row("gather_elements", "float32[N, 3]", "int64[N, 2] index:3", axis=1), row("gather_elements", "bfloat16[N]", "int16[7] index:5", axis=0),
+    row("gather_elements", "float32[N, 3]", "int64[N, 2] index:3", axis=1),
+    row("gather_elements", "bfloat16[N]", "int16[7] index:5", axis=0),
     row("gather_elements", "float64[1, 1]", "int64[1, 1] index:1", axis=0),
     *(row("scatter", x, indices, updates, terms=k, axis=axis, reduction=reduction)
       for reduction in ("add", "mul", "max", "min") for x, indices, updates, axis, k in _SCATTERS),
@@ -383,8 +385,10 @@ INDEXING = [
     row("scatter_source", "int64[2, 9] index:5", axis=1, extent=5), row("scatter_source", "int32[4, 3] index:2", axis=0, extent=20),
     row("scatter_source", "uint8[N] label:7", axis=0, extent=7), row("scatter_source", "int64[3] index:5", axis=0, extent=N),
     row("scatter_source", "int64[0, 2]", axis=0, extent=3),
-    row("inverse_positions", "int64[3, 19] permutation:1", axis=1, size=19), row("inverse_positions", "int64[37, 2] permutation:0", axis=0, size=5),
-    row("inverse_positions", "int64[N, 3] permutation:0", axis=0, size=N), row("inverse_positions", "int64[1] permutation:0", axis=0, size=1),
+    row("inverse_positions", "int64[3, 19] permutation:1", axis=1, size=19),
+    row("inverse_positions", "int64[37, 2] permutation:0", axis=0, size=5),
+    row("inverse_positions", "int64[N, 3] permutation:0", axis=0, size=N),
+    row("inverse_positions", "int64[1] permutation:0", axis=0, size=1),
     row("inverse_positions", "int64[2, 0, 3]", axis=1, size=0),
 ]  # fmt: skip
 

@@ -8,7 +8,7 @@ the few roundings of one formula. Integers and truth values are exact. Gradients
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from functools import cache
 from typing import Any, TypeAlias
 from zlib import crc32
@@ -26,8 +26,7 @@ from netloom.compiler.interpret import interpret
 from netloom.compiler.layout import Layout
 from netloom.compiler.op import OPS, NotDifferentiable
 from netloom.compiler.passes.differentiate import differentiate
-from netloom.compiler.targets.cpu.machine import host_cpu
-from netloom.compiler.tensor_type import FLOAT32, FLOAT64, INT32, DType, TensorType
+from netloom.compiler.tensor_type import FLOAT32, FLOAT64, DType, TensorType
 from netloom.compiler.text import constants_of, is_identical, parse_graph, print_graph
 from netloom.errors import NetloomError, UnsupportedOpError
 from netloom.runtime.session import Session
@@ -40,7 +39,6 @@ FORMULA_ROUNDINGS = 8
 GRADIENT_TOLERANCE = 1e-5
 STEP = 1e-4
 UNCOMPILED = {"kernel": "the pass fuse makes kernels, and compiles no graph that holds them already"}
-INT32_FOLDS = "LLVM 22.1 with AVX-512 and the small code model breaks the first of two folds of <16 x i32> in one block"
 
 WITHOUT_GRADIENT = [c for c in CASES if c.op == "scatter" and c.attrs.get("reduction", "add") != "add"]  # they say so
 
@@ -176,15 +174,7 @@ def test_text(case: Case) -> None:
     assert is_identical(graph, again)
 
 
-def _compilable() -> Iterator[Any]:
-    """Rows to compile; those that meet a known bug must fail until it is gone."""
-    for case in CASES:
-        is_known = case.op == "conv_weight_gradient" and case.inputs[0].type.dtype is INT32 and host_cpu().name == "x86-64-v4"
-        if case.op not in UNCOMPILED:
-            yield pytest.param(case, id=str(case), marks=[pytest.mark.xfail(reason=INT32_FOLDS, strict=True)] if is_known else [])
-
-
-@pytest.mark.parametrize("case", list(_compilable()))
+@pytest.mark.parametrize("case", [c for c in CASES if c.op not in UNCOMPILED], ids=str)
 def test_compiled(case: Case) -> None:
     assert not differences(case, arrays_of(case), compiled_result(case))
 
@@ -345,7 +335,8 @@ REFUSED = [  # rows that the type rule of their op must not take
     row("inverse_positions", "int32[3] permutation:0", axis=0, size=3), row("scatter_source", "float32[3]", axis=0, extent=3),
     row("gather_elements", "float32[5, 3]", "int64[5, 4]", axis=0), row("gather_elements", "float32[5]", "float32[5]", axis=0),
     row("scatter", "float32[5]", "int64[2]", "float64[2]", axis=0), row("scatter", "float32[5]", "int64[2]", "float32[3]", axis=0),
-    row("scatter", "float32[5]", "int64[2]", "float32[2]", axis=0, reduction="mean"), row("scatter", "bool[5]", "int64[2]", "bool[2]", axis=0),
+    row("scatter", "float32[5]", "int64[2]", "float32[2]", axis=0, reduction="mean"),
+    row("scatter", "bool[5]", "int64[2]", "bool[2]", axis=0),
 ]  # fmt: skip
 
 
