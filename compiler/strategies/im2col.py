@@ -14,6 +14,8 @@ from .strategy import Cost, Strategy, nominal
 def _rejects(_graph: Graph, node: Node) -> str | None:
     if node.attrs.groups != 1:
         return f"it has {node.attrs.groups} groups; im2col is one matrix product"
+    if not all(isinstance(extent, int) for extent in node.output.shape[3:]):
+        return "a spatial axis behind the first is a free dim; the matrix's columns cannot be taken apart by it"
     return None
 
 
