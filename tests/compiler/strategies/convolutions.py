@@ -23,7 +23,7 @@ Array: TypeAlias = npt.NDArray[Any]
 Shape: TypeAlias = tuple[int, ...]
 
 ROLES = {"forward": "conv", "input_gradient": "conv_input_gradient", "weight_gradient": "conv_weight_gradient"}
-EXTENTS = (1, 2, 3, 5, 7, 16, 17, 32, 35)  # of channels and filters, by group
+FEW, MANY = (1, 2, 3, 5, 7), (16, 17, 32, 35)  # channels or filters by group: of many, most fill blocks of 16
 MOST_PRODUCTS = 3e7  # of one convolution: what keeps a sweep fast
 REACH = 64  # the largest number that a free dim may stand for
 
@@ -87,6 +87,14 @@ class Convolution:
         return {Symbol(f"N{number}", least, REACH): self.x[self.free]}
 
 
+CORNERS = (  # rare variants: tails of rows and columns at once (on AVX2), copies of contiguous memory (im2col), joined axes
+    Convolution(1, 3, 3, (9, 16), (3, 3), (1, 1), (1, 1), (1, 1), (1, 1)),
+    Convolution(2, 3, 3, (11, 16), (3, 3), (1, 1), (1, 1), (1, 1), (1, 1)),
+    Convolution(5, 16, 32, (13,), (3,), (3,), (3,), (0,), (0,)),
+    Convolution(3, 20, 1, (8, 8), (1, 1), (1, 1), (1, 1), (0, 0), (0, 0)),
+)
+
+
 def add_node(b: Builder, role: str, case: Convolution, name: str, number: int = 0, weights: Array | None = None) -> Value:
     """The node of a role, its operands inputs called NAME.0 and NAME.1; ``weights`` are constant if they are given."""
     return _node(b, role, case, name, [Dim.of(s) for s in case.symbols(number)], weights, FLOAT32)
@@ -118,7 +126,8 @@ def exact(role: str, case: Convolution, operands: tuple[Array, Array]) -> Array:
 
 
 def drawn(rng: np.random.Generator) -> Iterator[Convolution]:
-    """Random convolutions without end: a third plain ones (3 x 3, stride 1), a few with long sums, a few depthwise."""
+    """CORNERS, then random convolutions without end: a third plain ones (3 x 3, stride 1), a few with long sums, depthwise, 1 x 1."""
+    yield from CORNERS
     while True:
         case = _plain(rng) if rng.random() < 1 / 3 else _any(rng)
         if case.products <= MOST_PRODUCTS:
@@ -132,7 +141,7 @@ def _integers(rng: np.random.Generator, low: int, high: int, count: int) -> Shap
 def _fitting(rng: np.random.Generator, **parts: Any) -> Convolution:
     """A convolution whose windows fit, of random padding on each side, batch and kind of weights."""
     rank = len(parts["kernel"])
-    lo, hi = (_integers(rng, 0, 3, rank) for _ in range(2))
+    lo, hi = (_integers(rng, 0, 3, rank) if rng.random() < 0.8 else (0,) * rank for _ in range(2))
     span = [(k - 1) * d + 1 for k, d in zip(parts["kernel"], parts["dilation"], strict=True)]
     more = _integers(rng, 0, 4 if rank == 3 else 17, rank)
     spatial = tuple(max(r - a - c, 1) + m for r, a, c, m in zip(span, lo, hi, more, strict=True))
@@ -141,21 +150,31 @@ def _fitting(rng: np.random.Generator, **parts: Any) -> Convolution:
     return Convolution(batch, spatial=spatial, lo=lo, hi=hi, is_constant=bool(rng.random() < 0.6), free=free, **parts)
 
 
+def _channels(rng: np.random.Generator) -> tuple[int, int]:
+    """Channels and filters: a third of the time both are many."""
+    extents = MANY if rng.random() < 1 / 3 else (*FEW, *MANY)
+    return int(rng.choice(extents)), int(rng.choice(extents))
+
+
 def _plain(rng: np.random.Generator) -> Convolution:
     ones = (1, 1)
-    c, o = (int(rng.choice([*EXTENTS, 65])) for _ in range(2))
+    c, o = _channels(rng)
+    if rng.random() < 0.1:
+        c, o = (int(rng.choice([65, 130])) for _ in range(2))
     return _fitting(rng, channels=c, filters=o, kernel=(3, 3), stride=ones, dilation=ones)
 
 
 def _any(rng: np.random.Generator) -> Convolution:
     rank = int(rng.choice([1, 2, 2, 2, 3]))
     groups = int(rng.choice([1, 1, 1, 2, 3]))
-    c, o = (groups * int(rng.choice(EXTENTS)) for _ in range(2))
-    match rng.choice(["any", "depthwise", "long"], p=[0.75, 0.15, 0.1]):
+    c, o = (groups * e for e in _channels(rng))
+    kernel, stride, dilation = (_integers(rng, 1, most, rank) for most in (7 if rank < 3 else 4, 3, 3))
+    match rng.choice(["any", "depthwise", "long", "pointwise"], p=[0.65, 0.15, 0.1, 0.1]):
         case "depthwise":
             groups = c = int(rng.choice([3, 16, 19, 32]))
             o = groups * int(rng.choice([1, 1, 2]))
         case "long":
             groups, c, o = 1, int(rng.choice([130, 521])), int(rng.choice([130, 17, 4]))
-    return _fitting(rng, channels=c, filters=o, groups=groups, kernel=_integers(rng, 1, 7 if rank < 3 else 4, rank),
-                    stride=_integers(rng, 1, 3, rank), dilation=_integers(rng, 1, 3, rank))  # fmt: skip
+        case "pointwise":
+            kernel = stride = dilation = (1,) * rank
+    return _fitting(rng, channels=c, filters=o, groups=groups, kernel=kernel, stride=stride, dilation=dilation)

@@ -16,6 +16,7 @@ from netloom.compiler.loops.ir import LANE, LANES, Allocate, Block, For, If, Ker
 from netloom.compiler.scalar import Expr, Guarded
 
 ENDS = 3  # of a loop's positions that are tried: so many first and so many last ones
+TRANSFORMED_RANK = 3  # of [points, tiles, channels], which the input's transform writes
 MOST_ITEMS = 512  # that are tried; more are tried in even steps
 
 
@@ -223,35 +224,26 @@ def _pointwise(statements: list[Statement], names: set[str]) -> set[str]:
 
 
 def _winograd(kernel: Kernel, statements: list[Statement]) -> set[str]:
-    """Whole tiles and those at the border, on which side; channels that do not fill a block; groups of blocks."""
-    stage = "winograd input" if any(s.variable.name == "ty" for s in statements if isinstance(s, Let)) and _reads_tiles(kernel) else (
-        "winograd output")  # fmt: skip
-    found = {f"{stage}: {kind}" for s in statements if isinstance(s, If) and (kind := _room(s))}
-    tails = [c for s in statements if isinstance(s, If) for c in s.conditions]
-    tails += [c for s in statements if isinstance(s, Store) for e in scalar.post_order([s.value]) if isinstance(e, Guarded) for c in e.conditions]
-    found |= {f"{stage}: channel tail"} if any(_is_tail(c) for c in tails) else set()
+    """Whole tiles and those at the border; channels that do not fill a block; how blocks are dealt out."""
+    stage = "winograd input" if len(kernel.buffers[-1].shape) == TRANSFORMED_RANK else "winograd output"
+    conditions = [c for s in statements if isinstance(s, If) for c in s.conditions]
+    guards = [e for s in statements if isinstance(s, Store) for e in scalar.post_order([s.value]) if isinstance(e, Guarded)]
+    found = set(map(_room, conditions)) - {""}
+    found |= {"channel tail"} if any(map(_is_tail, [*conditions, *(c for guard in guards for c in guard.conditions)])) else set()
     for s in statements:
         match s:
             case For(Symbol("cb"), extent) if extent != 1:
-                found.add(f"{stage}: many blocks an item")
-            case Let(Symbol("cg"), extent) if extent != 0:
-                found.add(f"{stage}: many groups of blocks")
-    return found
+                found.add("many blocks an item")
+            case Let(Symbol("cg"), position) if position != 0:
+                found.add("many groups of blocks")
+    return {f"{stage}: {variant}" for variant in found}
 
 
-def _reads_tiles(kernel: Kernel) -> bool:
-    """Whether a kernel transforms the input: what it stores has more axes of tiles than what it reads."""
-    return len(kernel.buffers[-1].shape) == 3
-
-
-def _room(statement: If) -> str:
-    """Whole tiles run where a minimum of rooms is >= 0, border tiles where it is < 0."""
-    for condition in statement.conditions:
-        if isinstance(condition, Dim) and not any(LANE in s for s in [condition.symbols()]):
-            signs = [f for atoms, f in condition.terms if any(isinstance(a, dim.Minimum) for a in atoms)]
-            if signs:
-                return "whole tile" if signs[0] > 0 else "border tile"
-    return ""
+def _room(condition: Extent) -> str:
+    """Whole tiles run where the least room is >= 0, border tiles where it is < 0."""
+    terms = condition.terms if isinstance(condition, Dim) else ()
+    signs = [factor for atoms, factor in terms if any(isinstance(atom, dim.Minimum) for atom in atoms)]
+    return "" if not signs else "whole tile" if signs[0] > 0 else "border tile"
 
 
 def _loads(root: Expr) -> Iterator[Load]:
