@@ -120,6 +120,13 @@ def _integer(value: Any, dtype: np.dtype[Any]) -> int:
     return min(max(int(value), int(limits.min)), int(limits.max))
 
 
+def _bitcast(x: Array, dtype: Any) -> Array:
+    """Floats come widened: first their own size again."""
+    size = np.dtype(dtype).itemsize
+    narrow = x.astype(f"f{size}") if is_float(x.dtype) else x.astype(np.uint8) if x.dtype == np.bool_ else x
+    return np.ascontiguousarray(narrow).view(dtype)
+
+
 def _clip(x: Array, lo: float | None, hi: float | None) -> Array:
     return x if lo is None and hi is None else np.clip(x, lo, hi).astype(x.dtype)
 
@@ -139,7 +146,8 @@ ELEMENTWISE: dict[str, Callable[..., Any]] = {
     "and": np.bitwise_and, "or": np.bitwise_or, "xor": np.bitwise_xor, "not": np.invert,
     "shift_left": _by_integers(lambda a, b, bits: a << b if 0 <= b < bits else 0),
     "shift_right": _by_integers(lambda a, b, bits: a >> b if 0 <= b < bits else 0),
-    "select": np.where, "cast": _cast, "is_nan": np.isnan,
+    "select": np.where, "cast": _cast, "is_nan": np.isnan, "asin": np.arcsin, "acos": np.arccos, "atan": np.arctan,
+    "bitcast": _bitcast, "sinh": np.sinh, "asinh": np.arcsinh, "acosh": np.arccosh, "atanh": np.arctanh,
     "relu": lambda x: np.maximum(x, 0).astype(x.dtype), "sigmoid": special.expit,
     "silu": lambda x: x * special.expit(x), "softplus": lambda x: np.logaddexp(0, x),
     "softsign": lambda x: x / (1 + np.abs(x)), "reciprocal": lambda x: 1 / x, "square": np.square,
@@ -492,16 +500,52 @@ def _winograd_input(x: Array, m: int, lo: Shape, tiles: Shape) -> Array:
     return found.reshape(a * a, -1, x.shape[1])
 
 
+def _winograd_powers(m: int) -> Array:
+    """A' [m, points]: column e holds the powers of point e; that of infinity, the highest coefficient."""
+    return np.array([[*(float(p) ** i for p in _WINOGRAD_POINTS[m]), float(i == m - 1)] for i in range(m)])
+
+
 def _winograd_output(products: Array, m: int, shape: Shape) -> Array:
-    """Column e of A' holds the powers of point e; that of infinity, the highest coefficient."""
-    points, a = _WINOGRAD_POINTS[m], m + 2
-    powers = np.array([[*(float(p) ** i for p in points), float(i == m - 1)] for i in range(m)])
+    powers, a = _winograd_powers(m), m + 2
     n, o, height, width = shape
     tiles = products.reshape(a, a, n, -(-height // m), -(-width // m), o)
     y = np.zeros(shape)
     for h, w in product(range(height), range(width)):
         y[:, :, h, w] = np.einsum("e,f,efno->no", powers[h % m], powers[w % m], tiles[:, :, :, h // m, w // m])
     return y
+
+
+def _winograd_output_gradient(dy: Array, m: int) -> Array:
+    """The adjoint of the output's transform: each dy goes to its tile, at every point."""
+    powers, a = _winograd_powers(m), m + 2
+    n, o, height, width = dy.shape
+    tiles = np.zeros((a, a, n, -(-height // m), -(-width // m), o))
+    for h, w in product(range(height), range(width)):
+        tiles[:, :, :, h // m, w // m] += np.einsum("e,f,no->efno", powers[h % m], powers[w % m], dy[:, :, h, w])
+    return tiles.reshape(a * a, -1, o)
+
+
+def _winograd_filter(w: Array, m: int, is_turned: bool) -> Array:
+    """Each filter as a polynomial at every point, by Lagrange's scale; at infinity its highest coefficient."""
+    points = _WINOGRAD_POINTS[m]
+    scales = [math.prod(p - q for q in points if q != p) for p in points]
+    if is_turned:
+        w = np.flip(w, (2, 3)).swapaxes(0, 1)
+    u = np.zeros((m + 2, m + 2, w.shape[1], w.shape[0]))
+    for i, j in product(range(3), range(3)):
+        at = [[*(p**k / scale for p, scale in zip(points, scales, strict=True)), float(k == 2)] for k in (i, j)]
+        u += np.multiply.outer(np.outer(*at), w[:, :, i, j].T)
+    return u.reshape((m + 2) ** 2, *u.shape[2:])
+
+
+def _winograd_filter_gradient(du: Array, m: int) -> Array:
+    """By pairs of a filter and a channel, the adjoint of the filters' transform."""
+    dw = np.zeros((du.shape[2], du.shape[1], 3, 3))
+    for k in np.ndindex(3, 3):
+        unit = np.zeros((1, 1, 3, 3))
+        unit[(0, 0, *k)] = 1
+        dw[(..., *k)] = np.einsum("e,eco->oc", _winograd_filter(unit, m, is_turned=False)[:, 0, 0], du)
+    return dw
 
 
 def _im2col(x: Array, kernel: Shape, stride: Shape, dilation: Shape) -> Array:
@@ -535,6 +579,8 @@ ORACLES: dict[str, Callable[..., Any]] = {
     "gather_elements": _gather_elements, "scatter": _scatter, "scatter_source": _scatter_source,
     "sort_positions": _sort_positions, "inverse_positions": _inverse_positions,
     "random_bits": _random_bits, "random_uniform": _random_uniform, "random_normal": _random_normal, "dropout": _dropout,
-    "winograd_input": _winograd_input, "winograd_output": _winograd_output, "windows": _im2col,
+    "winograd_input": _winograd_input, "winograd_output": _winograd_output,
+    "winograd_output_gradient": _winograd_output_gradient, "winograd_filter": _winograd_filter,
+    "winograd_filter_gradient": _winograd_filter_gradient, "windows": _im2col,
     "kernel": lambda x, y, body: np.maximum(x + y, 0),
 }  # fmt: skip

@@ -17,6 +17,7 @@ from .ir import LANE, LANES
 
 DEPTH = 4  # of proofs that take quotients, minima and conditions apart
 MOST_POINTS = 512  # that a proof by trying all values may try
+FREE = (0, 1, 1000)  # how far above their least values a search for a counterexample sets free dims
 
 
 @dataclass(frozen=True)
@@ -111,20 +112,21 @@ class Scope:
         """Values at which a run comes here and finds extent < 0, from corners of the loops (every lane); None if none is."""
         used = dim.symbols_of([extent, *self.facts])
         lanes = range(LANES) if LANE in used else range(1)
-        for is_last_item, is_larger, lane in product((False, True), (False, True), lanes):
-            values = self._corner(extent, is_last_item, is_larger, lane)
+        for is_last_item, above, lane in product((False, True), FREE, lanes):
+            values = self._corner(extent, is_last_item, above, lane)
             if values is not None and dim.evaluate(extent, values) < 0:
                 return values
         return None
 
-    def _corner(self, extent: Extent, is_last_item: bool, is_larger: bool, lane: int) -> dict[str, int] | None:
+    def _corner(self, extent: Extent, is_last_item: bool, above: int, lane: int) -> dict[str, int] | None:
         """One place that runs: each loop at the end that lowers the extent; None if no run comes there."""
         values: dict[str, int] = {}
         for name, binding in self.bindings.items():
             if binding.extent is None:
-                values[name] = binding.symbol.lo + is_larger
-                if isinstance(binding.symbol.hi, int) and values[name] > binding.symbol.hi:
-                    return None
+                high = binding.symbol.hi
+                values[name] = binding.symbol.lo + above
+                if isinstance(high, int):
+                    values[name] = min(values[name], high)
                 continue
             number = dim.evaluate(binding.extent, values)
             if not binding.is_loop:
@@ -166,9 +168,9 @@ def _without_minima(fact: Extent) -> Iterator[Extent]:
 def _taken_apart(extent: Dim) -> Iterator[tuple[Extent, ...]]:
     """Extents that together give extent >= 0, without one of its quotients, minima or loop variables.
 
-    r + x // d >= 0 is r d + x >= 0; r - x // d >= 0 is r d + d - 1 - x >= 0; r - k d (x // d) is at least r - k x;
-    r + min(a, b) >= 0 is both, r - min(a, b) >= 0 either, of r + a and r + b (r - a and r - b); a variable whose range is
-    symbolic stands at the end that lowers the extent.
+    r + x // d >= 0 is r d + x >= 0; r - x // d >= 0 is r d + d - 1 - x >= 0; r - k d (x // d) is at least r - k x, and
+    (``_within``) r - f (x // d) >= 0 is a bound on x; r + min(a, b) >= 0 is both, r - min(a, b) >= 0 either, of
+    r + a and r + b (r - a and r - b); a variable whose range is symbolic stands at the end that lowers the extent.
     """
     for atoms, factor in extent.terms:
         if len(atoms) != 1:
@@ -179,8 +181,10 @@ def _taken_apart(extent: Dim) -> Iterator[tuple[Extent, ...]]:
                 yield (rest * divisor + numerator,)
             case Quotient(numerator, divisor) if factor == -1:
                 yield (rest * divisor + (divisor - 1) - numerator,)
-            case Quotient(numerator, divisor) if factor < 0 and factor % divisor == 0:
-                yield (rest + numerator * (factor // divisor),)
+            case Quotient(numerator, divisor) if factor < 0:
+                if factor % divisor == 0:
+                    yield (rest + numerator * (factor // divisor),)
+                yield from _within(rest, -factor, numerator, divisor)
             case Minimum(left, right) if factor > 0:
                 yield rest + left * factor, rest + right * factor
             case Minimum(left, right):
@@ -188,6 +192,17 @@ def _taken_apart(extent: Dim) -> Iterator[tuple[Extent, ...]]:
                 yield (rest + right * factor,)
             case Symbol(lo=lo, hi=Dim() as hi) as symbol if symbol not in dim.symbols_of([rest]):
                 yield (rest + (lo if factor > 0 else hi) * factor,)
+
+
+def _within(rest: Extent, factor: int, numerator: Dim, divisor: int) -> Iterator[tuple[Extent, ...]]:
+    """r + f k - f (x // d) >= 0 where r is at least b: (x - d k) // d may be up to b // f."""
+    multiples: Extent = 0
+    for atoms, number in () if isinstance(rest, int) else rest.terms:
+        if atoms and number % factor == 0:
+            multiples = multiples + Dim(((atoms, number // factor),))
+    low, _ = dim.bounds(rest - multiples * factor)
+    if low is not None:
+        yield (low // factor * divisor + (divisor - 1) - numerator + multiples * divisor,)
 
 
 __all__ = ["Binding", "Scope"]

@@ -1,9 +1,10 @@
 """The rules of loops/ir.py, checked on a kernel: a broken one is a defect in netloom, and the message names the statement.
 
 Every symbol is bound, and none again inside its own scope; dtypes agree; local buffers and the output are stored before
-they are loaded, the output is stored and inputs are not; vector loops have LANES trips and hold no loops; unrolled loops
-and local buffers have constant extents. Indices lie inside their buffers and symbols inside the ranges they claim: where
-that is refuted it is an error, and where it is neither proved nor refuted it is returned as an open obligation.
+they are loaded, the output is stored and inputs are not; vector loops have LANES trips and hold stores under conditions
+only; unrolled loops and local buffers have constant extents. Indices lie inside their buffers, symbols inside the ranges
+they claim, and no lane touches an element that another lane of its loop stores: where that is refuted it is an error, and
+where it is neither proved nor refuted it is returned as an open obligation.
 """
 
 from __future__ import annotations
@@ -35,20 +36,22 @@ from .ir import (
     extents_in,
     walk,
 )  # fmt: skip
+from .lanes import conflicts
 from .scope import Binding, Scope
-from .text import print_expression, print_statement
+from .text import print_statement
 
 
 @dataclass(frozen=True)
 class Obligation:
-    """An extent that must be >= 0 where a statement runs, and is not proved to be."""
+    """What must hold where a statement runs, and is not proved to; mostly that an extent is >= 0."""
 
     statement: Statement
-    extent: Extent
     reason: str
+    extent: Extent | None = None
 
     def __str__(self) -> str:
-        return f"{self.reason}: {self.extent} >= 0 is not proved in: {print_statement(self.statement)}"
+        claim = "" if self.extent is None else f": {self.extent} >= 0"
+        return f"{self.reason}{claim} is not proved in: {print_statement(self.statement)}"
 
 
 def verify_kernel(kernel: Kernel) -> tuple[Obligation, ...]:
@@ -82,6 +85,7 @@ class _Checker:
             scope = scope.bound(Binding(symbol))
         names = [buffer.name for buffer in kernel.buffers]
         self._require(len(set(names)) == len(names), f"two buffers have one name: {names}")
+        self._require(not any(buffer.is_local for buffer in kernel.buffers), "an argument is a local buffer")
         for extent in (kernel.items, *(e for buffer in kernel.buffers for e in buffer.shape)):
             self._symbols_bound(extent, scope)
         item = Symbol(kernel.variable.name, 0, kernel.items - 1)
@@ -108,6 +112,7 @@ class _Checker:
             case For():
                 return self._loop(statement, place, stored)
             case Let(variable, extent, body):
+                self._require(not place.in_lanes, "a let inside a vector loop")
                 scope = self._bind(place.scope, Binding(variable, extent))
                 self._prove(extent - variable.lo, place.scope, f"{variable.name} is at least {variable.lo}")
                 if variable.hi is not None:
@@ -135,7 +140,16 @@ class _Checker:
         scope = self._bind(place.scope, Binding(Symbol(loop.variable.name, 0, loop.extent - 1), loop.extent, is_loop=True))
         self._claim(scope, loop.variable)
         inner = self._run(loop.body, _Place(scope, place.buffers, loop.kind is Kind.VECTOR), stored)
+        if loop.kind is Kind.VECTOR:
+            self._independent_lanes(loop.body)
         return inner if place.scope.proves(loop.extent - 1) else stored
+
+    def _independent_lanes(self, body: Statement) -> None:
+        for conflict in conflicts(body):
+            self.statement = conflict.statement
+            name = conflict.buffer.name
+            self._require(not conflict.is_certain, f"a lane touches an element of {name} that another one stores")
+            self._leave_open(f"no lane touches an element of {name} that another one stores")
 
     def _bind(self, scope: Scope, binding: Binding) -> Scope:
         name = binding.symbol.name
@@ -225,7 +239,7 @@ class _Checker:
                     self._prove(extent - room, scope, f"{where} is checked against its extent")
                 case Expr() if not isinstance(part, Index):
                     self._require(part.dtype is INT64, f"{where} is indexed by {part.dtype.value}")
-                    self._leave_open(extent, f"{where}, indexed by {print_expression(part)},")
+                    self._leave_open(f"{where} is inside {extent}")
                 case _:
                     position = part.extent if isinstance(part, Index) else part
                     assert not isinstance(position, Expr)
@@ -265,10 +279,10 @@ class _Checker:
         if refuted is not None:
             at = ", ".join(f"{name} = {value}" for name, value in refuted.items())
             self._require(False, f"not so: {reason}. At {at or 'any place'} {extent} is negative")
-        self._leave_open(extent, reason)
+        self._leave_open(reason, extent)
 
-    def _leave_open(self, extent: Extent, reason: str) -> None:
-        self.open.append(Obligation(self.statement, extent, reason))
+    def _leave_open(self, reason: str, extent: Extent | None = None) -> None:
+        self.open.append(Obligation(self.statement, reason, extent))
 
     def _require(self, condition: bool, message: str) -> None:
         if not condition:

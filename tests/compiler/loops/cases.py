@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import Any
+from unittest.mock import patch
 
 import numpy as np
 
@@ -12,27 +13,36 @@ from netloom.compiler.dim import Extent, symbol
 from netloom.compiler.driver import PIPELINE, TRAINING_PIPELINE, Options
 from netloom.compiler.graph import Builder, Graph, Node, Value
 from netloom.compiler.interpret import interpret
-from netloom.compiler.loops.build import build_kernel
+from netloom.compiler.loops import build
+from netloom.compiler.loops.build import Machine
 from netloom.compiler.loops.ir import Kernel
 from netloom.compiler.op import OPS, Array
 from netloom.compiler.passes.differentiate import gradient_graph
 from netloom.compiler.targets.cpu.machine import CPUS
-from netloom.compiler.tensor_type import BOOL, FLOAT32, FLOAT64, INT32, INT64, UINT32, DType, TensorType
+from netloom.compiler.tensor_type import BFLOAT16, BOOL, FLOAT16, FLOAT32, FLOAT64, INT32, INT64, UINT32, DType, TensorType
 
 MACHINE = CPUS["x86-64-v4"].machine
-N = symbol("N", 1)
+SMALL_ITEMS = 64  # multiply-adds of a work item, so that small shapes make several
+N, M = symbol("N", 1), symbol("M", 1)
 
 
 @dataclass(frozen=True)
 class Case:
-    """A graph, the number for its free dim, and whether small integers make its results exact."""
+    """A graph, numbers for its free dims, and whether small integers make its results exact."""
 
     name: str
     make: Callable[[], Graph]
     n: int = 0
+    m: int = 0
     is_exact: bool = True
     is_training: bool = False
     inputs: dict[str, tuple[int, ...]] = field(default_factory=dict)  # values of integer inputs
+    strategy: str = "auto"  # of convolutions
+
+    @property
+    def symbols(self) -> dict[str, int]:
+        """The free dims in numbers."""
+        return {"N": self.n, "M": self.m}
 
 
 @dataclass(frozen=True)
@@ -46,12 +56,15 @@ class Launch:
     symbols: dict[str, int]
 
 
-def one(op: str, *shapes: tuple[Extent, ...], dtype: DType = FLOAT32, **attrs: Any) -> Callable[[], Graph]:
-    """A graph of one node."""
+def one(
+    op: str, *shapes: tuple[Extent, ...], dtype: DType = FLOAT32, integers: tuple[int, ...] = (), **attrs: Any
+) -> Callable[[], Graph]:
+    """A graph of one node; ``integers`` are the places of its int64 inputs."""
 
     def make() -> Graph:
         b = Builder(op)
-        return b.build([b(op, *(b.input(TensorType(dtype, s), f"x{i}") for i, s in enumerate(shapes)), **attrs)], ["y"])
+        types = [TensorType(INT64 if i in integers else dtype, s) for i, s in enumerate(shapes)]
+        return b.build([b(op, *(b.input(t, f"x{i}") for i, t in enumerate(types)), **attrs)], ["y"])
 
     return make
 
@@ -71,7 +84,7 @@ def convolution(
     def make() -> Graph:
         b, rank = Builder("convolution"), len(x) - 2
         value = b.input(TensorType(FLOAT32, x), "x")
-        attrs = {"stride": (stride,) * rank, "dilation": (dilation,) * rank, "lo": (pad,) * rank, "hi": (pad,) * rank}
+        attrs: dict[str, Any] = {"stride": (stride,) * rank, "dilation": (dilation,) * rank, "lo": (pad,) * rank, "hi": (pad,) * rank}
         y = b("conv", value, b.constant(weights(*w)), groups=groups, **attrs)
         y = b("add", y, b.constant(np.arange(w[0], dtype=np.float32).reshape(w[0], *([1] * rank))))
         y = b("add", y, value) if residual else y
@@ -90,15 +103,55 @@ def gradients(op: str, *shapes: tuple[Extent, ...], **attrs: Any) -> Callable[[]
     return make
 
 
+def product(x: tuple[Extent, ...], w: tuple[int, ...], *views: tuple[str, dict[str, Any]]) -> Callable[[], Graph]:
+    """The input under some views, times constant weights, plus a bias."""
+
+    def make() -> Graph:
+        b = Builder("product")
+        value = b.input(TensorType(FLOAT32, x), "x")
+        for op, attrs in views:
+            value = b(op, value, **attrs)
+        return b.build([b("add", b("matmul", value, b.constant(weights(*w))), b.constant(weights(w[-1])))], ["y"])
+
+    return make
+
+
+def between_blocks(op: str, channels: int, **attrs: Any) -> Callable[[], Graph]:
+    """A convolution whose result lies in blocks of channels, and an op that reads it there."""
+
+    def make() -> Graph:
+        b = Builder("blocks")
+        x = b.input(TensorType(FLOAT32, (2, channels, 3, 4)), "x")
+        y = b("conv", x, b.constant(weights(channels, channels, 1, 1)), **{**PLAIN, "lo": (0, 0), "hi": (0, 0)})
+        return b.build([b(op, *([y, y] if op == "concat" else [y]), **attrs)], ["y"])
+
+    return make
+
+
+def of_a_slice() -> Graph:
+    """A convolution that reads part of its input in place."""
+    b = Builder("slice")
+    x = b.input(TensorType(FLOAT32, (1, 8, 7, 6)), "x")
+    part = b("slice", x, start=(0, 2, 1, 1), size=(1, 4, 5, 4), step=(1, 1, 1, 1))
+    return b.build([b("conv", part, b.constant(weights(6, 4, 3, 3)), **PLAIN)], ["y"])
+
+
+def normalized() -> Graph:
+    """Elementwise ops over an image with one number a channel: its rows and columns are one axis."""
+    b = Builder("normalized")
+    x, scale = b.input(TensorType(FLOAT32, (2, 5, 6, 7)), "x"), b.input(TensorType(FLOAT32, (5, 1, 1)), "s")
+    return b.build([b("relu", b("mul", x, scale))], ["y"])
+
+
 def two_layers() -> Graph:
     """Two convolutions, one strided, a pool and a product: layouts meet, and a batch is free."""
     b = Builder("layers")
-    x = b.input(TensorType(FLOAT32, (N, 3, 6, 6)), "x")
-    attrs = {"dilation": (1, 1), "lo": (1, 1), "hi": (1, 1), "groups": 1}
+    x = b.input(TensorType(FLOAT32, (N, 3, 4, 4)), "x")
+    attrs: dict[str, Any] = {"dilation": (1, 1), "lo": (1, 1), "hi": (1, 1), "groups": 1}
     y = b("relu", b("conv", x, b.constant(weights(20, 3, 3, 3)), stride=(1, 1), **attrs))
     y = b("conv", y, b.constant(weights(16, 20, 3, 3)), stride=(2, 2), **attrs)
     y = b("max_pool", y, kernel=(2, 2), stride=(1, 1), dilation=(1, 1), lo=(0, 0), hi=(0, 0))
-    return b.build([b("matmul", b("reshape", y, shape=(N, 64)), b.constant(weights(64, 5)))], ["y"])
+    return b.build([b("matmul", b("reshape", y, shape=(N, 16)), b.constant(weights(16, 5)))], ["y"])
 
 
 def chain() -> Graph:
@@ -123,6 +176,7 @@ def selected() -> Graph:
 
 WINDOW: dict[str, Any] = {"kernel": (3, 2), "stride": (2, 2), "dilation": (1, 1), "lo": (1, 0), "hi": (1, 1)}
 PLAIN: dict[str, Any] = {"stride": (1, 1), "dilation": (1, 1), "lo": (1, 1), "hi": (1, 1), "groups": 1}
+STEP: dict[str, Any] = {"kernel": (2, 2), "stride": (2, 2), "dilation": (1, 1), "lo": (0, 0), "hi": (1, 0)}
 CASES = (
     Case("matmul_odd", one("matmul", (5, 7), (7, 33))),
     Case("matmul_rows_tail", one("matmul", (31, 3), (3, 16))),
@@ -137,7 +191,10 @@ CASES = (
     Case("matmul_symbolic", one("matmul", (N, 7), (7, 33)), n=11),
     Case("matmul_symbolic_full", one("matmul", (N, 7), (7, 33)), n=18),
     Case("matmul_symbolic_sum", one("matmul", (3, N), (N, 5)), n=530),
+    Case("matmul_two_symbols", one("matmul", (N, 3, M), (N, M, 20)), n=2, m=5),
+    Case("matmul_symbolic_rows", one("matmul", (N, M, 4), (4, 20)), n=3, m=7),
     Case("add_long", one("add", (5000,), (5000,))),
+    Case("add_whole_vectors", one("add", (16, 32), (16, 32))),
     Case("add_symbolic", one("add", (N, 5), (N, 5)), n=7),
     Case("add_broadcast", one("add", (4, 1, 5), (3, 1))),
     Case("chain", chain, n=5, is_exact=False),
@@ -172,9 +229,7 @@ CASES = (
     Case("conv_depthwise", convolution((1, 17, 5, 4), (17, 1, 3, 3), groups=17, stride=2)),
     Case("conv_dilated", convolution((1, 4, 7, 7), (5, 4, 2, 2), dilation=2)),
     Case("conv_1d", convolution((2, 3, 20), (4, 3, 4), stride=3)),
-    Case("conv_symbolic", convolution((N, 5, 4, 4), (6, 5, 3, 3)), n=5),
-    Case("winograd", convolution((1, 18, 3, 5), (17, 18, 3, 3)), is_exact=False),
-    Case("winograd_symbolic", convolution((N, 16, 4, 4), (16, 16, 3, 3)), n=2, is_exact=False),
+    Case("conv_symbolic", convolution((N, 2, 4, 5), (6, 2, 3, 3)), n=3),
     Case("conv_transposed", one("conv_input_gradient", (1, 4, 3, 3), (4, 3, 3, 3), spatial=(6, 5), stride=(2, 2), dilation=(1, 1),
                                 lo=(1, 1), hi=(1, 1), groups=1)),
     Case("conv_gradients", gradients("conv", (2, 3, 5, 5), (4, 3, 3, 3), **PLAIN), is_training=True),
@@ -183,12 +238,63 @@ CASES = (
     Case("pool_gradients", gradients("max_pool", (2, 3, 9, 8), **WINDOW), is_training=True),
     Case("softmax_gradients", gradients("softmax", (4, 21), axis=1), is_exact=False, is_training=True),
     Case("two_layers", two_layers, n=2),
+    Case("winograd_input_f2", one("winograd_input", (2, 18, 5, 7), m=2, lo=(1, 1), tiles=(3, 4))),
+    Case("winograd_input_f4", one("winograd_input", (1, 33, 9, 6), m=4, lo=(1, 1), tiles=(3, 2))),
+    Case("winograd_input_blocks", one("winograd_input", (N, 128, 4, 4), m=2, lo=(0, 0), tiles=(1, 1)), n=2),
+    Case("winograd_output_f2", one("winograd_output", (16, 12, 18), m=2, shape=(1, 18, 5, 7))),
+    Case("winograd_output_f4", one("winograd_output", (36, 8, 32), m=4, shape=(2, 32, 7, 8))),
+    Case("winograd_f2", convolution((1, 18, 3, 3), (17, 18, 3, 3)), strategy="winograd_f2"),
+    Case("winograd_f4", convolution((N, 4, 5, 5), (18, 4, 3, 3)), n=2, is_exact=False, strategy="winograd_f4"),
+    Case("winograd_trained", one("conv", (1, 3, 4, 4), (2, 3, 3, 3), **PLAIN), strategy="winograd_f2"),
+    Case("im2col", convolution((2, 5, 6, 7), (9, 5, 3, 3), stride=2), strategy="im2col"),
+    Case("conv_padded_channels", convolution((1, 11, 4, 5), (12, 11, 3, 3))),
+    Case("conv_grouped_padded", convolution((1, 48, 3, 4), (96, 16, 2, 2), groups=3, stride=2)),
+    Case("conv_grouped_rows", convolution((2, 8, 4, 18), (8, 2, 3, 3), groups=4)),
+    Case("conv_depthwise_rows", convolution((1, 18, 4, 20), (18, 1, 3, 3), groups=18)),
+    Case("conv_3d", convolution((1, 2, 3, 4, 5), (3, 2, 2, 2, 2))),
+    Case("conv_float64", one("conv", (1, 3, 5, 5), (20, 3, 3, 3), dtype=FLOAT64, **PLAIN)),
+    Case("conv_of_a_slice", of_a_slice),
+    Case("conv_transposed_grouped", one("conv_input_gradient", (1, 6, 3, 4), (6, 2, 3, 3), spatial=(5, 7), stride=(2, 2),
+                                        dilation=(1, 1), lo=(1, 1), hi=(1, 1), groups=3)),
+    Case("conv_gradients_grouped", gradients("conv", (1, 6, 5, 4), (9, 2, 3, 3), **{**PLAIN, "groups": 3}), is_training=True),
+    Case("matmul_panels", product((21, 30), (30, 40))),
+    Case("matmul_panels_symbolic", product((N, 9), (9, 100)), n=37),
+    Case("matmul_panels_batched", product((2, 3, 12), (2, 12, 17))),
+    Case("matmul_of_a_reshape", product((N, 3, 2, 5), (30, 20), ("reshape", {"shape": (N, 30)})), n=4),
+    Case("matmul_of_a_transpose", product((4, 3, 10), (10, 24), ("transpose", {"permutation": (1, 0, 2)}))),
+    Case("matmul_of_a_slice", product((9, 40), (20, 33), ("slice", {"start": (1, 7), "size": (8, 20), "step": (1, 1)}))),
+    Case("matmul_float16", one("matmul", (3, 40), (40, 18), dtype=FLOAT16)),
+    Case("matmul_bfloat16", one("matmul", (9, 20), (20, 5), dtype=BFLOAT16)),
+    Case("matmul_one_number", one("matmul", (1, 1), (1, 1))),
+    Case("scale_channels", normalized),
+    Case("max_pool_blocks", one("max_pool", (1, 20, 6, 6), **STEP)),
+    Case("average_pool_blocks", between_blocks("average_pool", 19, **STEP, count_padding=False)),
+    Case("max_pool_symbolic", one("max_pool", (N, 16, 5, 5), **STEP), n=3),
+    Case("pad_blocks", between_blocks("pad", 18, lo=(0, 0, 1, 2), hi=(0, 0, 0, 1), value=2.0)),
+    Case("sum_blocks", between_blocks("reduce_sum", 20, axes=(2, 3))),
+    Case("concat_blocks", between_blocks("concat", 32, axis=1)),
+    Case("relu_blocks", between_blocks("relu", 20)),
+    Case("sum_float64", one("reduce_sum", (3, 600), dtype=FLOAT64, axes=(1,))),
+    Case("sum_float16", one("reduce_sum", (4, 70), dtype=FLOAT16, axes=(1,))),
+    Case("sum_integers", one("reduce_sum", (4, 70), dtype=INT32, axes=(1,))),
+    Case("product_all", one("reduce_product", (2, 36), axes=(1,))),
+    Case("max_symbolic", one("reduce_max", (3, N), axes=(1,)), n=37),
+    Case("gather_elements", one("gather_elements", (5, 6), (3, 6), integers=(1,), axis=0), inputs={"x1": (4, 0, -1, -5, 1, 2) * 3}),
+    Case("scatter_add", one("scatter", (5, 6), (3, 6), (3, 6), integers=(1,), axis=0, reduction="add"),
+         inputs={"x1": (4, 0, -1, 0, 1, 2) * 3}),
+    Case("scatter_max", one("scatter", (4, 21), (4, 9), (4, 9), dtype=INT32, integers=(1,), axis=1, reduction="max"),
+         inputs={"x1": (20, 3, 3, 0, -1, 7, 7, 7, 11) * 4}),
+    Case("scatter_source", one("scatter_source", (2, 7), integers=(0,), axis=1, extent=18), inputs={"x0": (3, 3, -1, 0, 17, 9, 3) * 2}),
+    Case("sort_rows", one("sort_positions", (3, 19), axis=1)),
+    Case("sort_columns", one("sort_positions", (7, 18), axis=0, descending=True)),
+    Case("sort_symbolic", one("sort_positions", (N, 3), axis=0), n=20),
+    Case("inverse_positions", one("inverse_positions", (2, 5), integers=(0,), axis=1, size=3), inputs={"x0": (4, 2, 0, 1, 3) * 2}),
 )  # fmt: skip
 
 
 def fused(case: Case) -> Graph:
     """The kernels of a case, as a graph."""
-    return (TRAINING_PIPELINE if case.is_training else PIPELINE).run(case.make(), Options())[0]
+    return (TRAINING_PIPELINE if case.is_training else PIPELINE).run(case.make(), Options(override=case.strategy))[0]
 
 
 def feeds(case: Case, graph: Graph) -> dict[str, Array]:
@@ -196,25 +302,32 @@ def feeds(case: Case, graph: Graph) -> dict[str, Array]:
     rng = np.random.default_rng(7)
     found: dict[str, Array] = {}
     for value in graph.inputs:
-        shape = value.type.evaluate({"N": case.n})
+        shape = value.type.evaluate(case.symbols)
         numbers = case.inputs.get(value.label, rng.integers(-3 if value.dtype.is_signed else 0, 4, shape))
-        found[value.label] = np.asarray(numbers).astype(value.dtype.numpy)
+        found[value.label] = np.asarray(numbers).astype(value.dtype.numpy).reshape(shape)
     return found
 
 
-def kernel_of(node: Node) -> Kernel:
+def kernels_of(case: Case, item_work: int = build.ITEM_WORK, machine: Machine = MACHINE) -> list[Kernel]:
+    """The loops of every kernel of a case; ``item_work``: multiply-adds or elements that a work item should hold."""
+    return [kernel_of(node, item_work, machine) for node in fused(case).nodes if node.op is OPS["kernel"]]
+
+
+def kernel_of(node: Node, item_work: int = build.ITEM_WORK, machine: Machine = MACHINE) -> Kernel:
     """The loops of a kernel node."""
-    return build_kernel("kernel", node.attrs.body, MACHINE)
+    with patch.object(build, "ITEM_WORK", item_work):
+        return build.build_kernel("kernel", node.attrs.body, machine)
 
 
 def launches(case: Case) -> Iterator[Launch]:
-    """Every kernel of a case, with the values that the graph's interpretation gives its inputs and its output."""
+    """Every kernel of a case in small work items, with the values that the graph's interpretation gives its inputs and its
+    output."""
     graph = fused(case)
     values = interpret(graph, feeds(case, graph), values=True)
     for node in graph.nodes:
         if node.op is OPS["kernel"]:
             arrays = [in_memory(v, values[v]) for v in node.inputs]
-            yield Launch(node, kernel_of(node), arrays, in_memory(node.output, values[node.output]), {"N": case.n})
+            yield Launch(node, kernel_of(node, SMALL_ITEMS), arrays, in_memory(node.output, values[node.output]), case.symbols)
 
 
 def in_memory(value: Value, array: Array) -> Array:
@@ -222,4 +335,4 @@ def in_memory(value: Value, array: Array) -> Array:
     return array if value.layout is None else np.asarray(value.layout.pack(array))
 
 
-__all__ = ["CASES", "Case", "Launch", "fused", "kernel_of", "launches"]
+__all__ = ["CASES", "SMALL_ITEMS", "Case", "Launch", "kernels_of", "launches"]

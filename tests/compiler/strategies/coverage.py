@@ -16,7 +16,7 @@ from netloom.compiler.loops.ir import LANE, LANES, Allocate, Block, For, If, Ker
 from netloom.compiler.scalar import Expr, Guarded
 
 ENDS = 3  # of a loop's positions that are tried: so many first and so many last ones
-TRANSFORMED_RANK = 3  # of [points, tiles, channels], which the input's transform writes
+WINOGRAD_STAGES = ("input", "output", "output_gradient", "filter", "filter_gradient")
 MOST_ITEMS = 512  # that are tried; more are tried in even steps
 
 
@@ -82,15 +82,15 @@ def _holds(condition: Extent, values: Mapping[str, int]) -> bool:
     return dim.evaluate(condition, values) >= 0
 
 
-def variants(kernel: Kernel, dims: Mapping[str, int]) -> frozenset[str]:
-    """The names of the variants that a kernel executes."""
+def variants(name: str, kernel: Kernel, dims: Mapping[str, int]) -> frozenset[str]:
+    """The names of the variants that a kernel of a program executes; ``name`` ends in the op that decides its loops."""
     reached = executed(kernel, dims)
     statements = [statement for statement in walk(kernel.body) if id(statement) in reached]
     tiles = [s for s in statements if isinstance(s, Allocate) and re.fullmatch(r"t\d+", s.buffer.name)]
     found = {"one work item" if dim.evaluate(kernel.items, dims) == 1 else "many work items"}
     names = {s.variable.name for s in statements if isinstance(s, For | Let)}
-    if "ty" in names:
-        found |= _winograd(kernel, statements)
+    if (stage := name.partition("_winograd_")[2]) and stage in WINOGRAD_STAGES:
+        found |= _winograd(f"winograd {stage}", statements)
     elif tiles:
         found |= _tiles(tiles, reached) | _axes(statements, names)
     else:
@@ -223,9 +223,8 @@ def _pointwise(statements: list[Statement], names: set[str]) -> set[str]:
 # -- Winograd's tiles --------------------------------------------------------------------------------------------------
 
 
-def _winograd(kernel: Kernel, statements: list[Statement]) -> set[str]:
-    """Whole tiles and those at the border; channels that do not fill a block; how blocks are dealt out."""
-    stage = "winograd input" if len(kernel.buffers[-1].shape) == TRANSFORMED_RANK else "winograd output"
+def _winograd(stage: str, statements: list[Statement]) -> set[str]:
+    """Whole tiles and those at the border; channels that do not fill a vector; how vectors are dealt out."""
     conditions = [c for s in statements if isinstance(s, If) for c in s.conditions]
     guards = [e for s in statements if isinstance(s, Store) for e in scalar.post_order([s.value]) if isinstance(e, Guarded)]
     found = set(map(_room, conditions)) - {""}
@@ -236,6 +235,10 @@ def _winograd(kernel: Kernel, statements: list[Statement]) -> set[str]:
                 found.add("many blocks an item")
             case Let(Symbol("cg"), position) if position != 0:
                 found.add("many groups of blocks")
+            case For(Symbol("r"), Dim()):
+                found.add("last rows fewer")
+            case Let(Symbol("v"), Dim()):
+                found.add("many vectors")
     return {f"{stage}: {variant}" for variant in found}
 
 

@@ -1,0 +1,122 @@
+"""Which lanes of a vector loop depend on each other: one touches an element that another one stores.
+
+A vector loop may then be run lane by lane or all at once, with the same result.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from collections.abc import Set as AbstractSet
+from dataclasses import dataclass
+from functools import lru_cache
+from math import gcd
+
+from .. import dim
+from ..dim import Dim, Extent
+from ..scalar import Expr, Guarded, children
+from .ir import LANE, LANES, Block, Buffer, If, LaneFold, Load, Statement, Store
+
+
+@dataclass(frozen=True)
+class Conflict:
+    """Two lanes may meet at an element of a buffer; certainly, or as far as is known."""
+
+    statement: Store
+    buffer: Buffer
+    is_certain: bool
+
+
+@dataclass(frozen=True)
+class _Access:
+    """An element that each lane stores or loads; ``offset`` is None if it is not known when compiling."""
+
+    statement: Store
+    buffer: Buffer
+    offset: Extent | None
+    is_store: bool
+    is_masked: bool  # not every lane does it
+
+
+def conflicts(body: Statement) -> Iterator[Conflict]:
+    """The conflicts between the lanes of a vector loop with this body."""
+    stores = list(_stores(body))
+    buffers = {store.buffer for store, _ in stores}
+    accesses = [access for store, is_masked in stores for access in _accesses(store, is_masked, buffers)]
+    for store in (access for access in accesses if access.is_store):
+        for other in accesses:
+            if other.buffer is store.buffer and (meet := _meet(store.offset, other.offset)) is not False:
+                is_certain = meet is True and not store.is_masked and not other.is_masked
+                yield Conflict(other.statement, store.buffer, is_certain)
+
+
+def _stores(root: Statement) -> Iterator[tuple[Store, bool]]:
+    """The stores of a loop's body, and whether some lanes may skip them."""
+    stack = [(root, False)]
+    while stack:
+        item, is_masked = stack.pop()
+        match item:
+            case Block(statements):
+                stack += [(s, is_masked) for s in reversed(statements)]
+            case If(conditions, body):
+                stack.append((body, is_masked or _hold_by_lane(conditions)))
+            case Store():
+                yield item, is_masked
+
+
+def _accesses(store: Store, is_masked: bool, buffers: AbstractSet[Buffer]) -> Iterator[_Access]:
+    """What a store does to some buffers."""
+    yield _Access(store, store.buffer, store.buffer.offset(store.index), True, is_masked)
+    stack: list[tuple[Expr, bool]] = [(store.value, is_masked)]
+    seen: set[tuple[int, bool]] = set()
+    while stack:
+        node, is_masked = stack.pop()
+        if (id(node), is_masked) in seen:
+            continue
+        seen.add((id(node), is_masked))
+        inner = is_masked or (isinstance(node, Guarded) and _hold_by_lane(node.conditions))
+        stack += [(child, inner) for child in children(node)]
+        if isinstance(node, LaneFold) and node.buffer in buffers:
+            yield _Access(store, node.buffer, None, False, is_masked)
+        elif isinstance(node, Load) and node.buffer in buffers:
+            offset = None if node.index_expressions else node.buffer.offset(node.extents)
+            yield _Access(store, node.buffer, offset, False, is_masked)
+
+
+def _hold_by_lane(conditions: Sequence[Extent]) -> bool:
+    return LANE in dim.symbols_of(list(conditions))
+
+
+def _meet(left: Extent | None, right: Extent | None) -> bool | None:
+    """Whether two different lanes find the same element at these offsets; None if that is not known."""
+    if left is None or right is None:
+        return None
+    first, second = _by_lane(left), _by_lane(right)
+    if first is None or second is None:
+        return None
+    gaps = _gaps(first[0], second[0])
+    apart = second[1] - first[1]
+    if isinstance(apart, int):
+        return apart in gaps
+    step = gcd(*(factor for atoms, factor in apart.terms if atoms))
+    constant = sum(factor for atoms, factor in apart.terms if not atoms)
+    return None if any((gap - constant) % step == 0 for gap in gaps) else False
+
+
+@lru_cache(4096)
+def _by_lane(offset: Extent) -> tuple[tuple[int, ...], Extent] | None:
+    """An offset as a number for each lane plus what is the same in all; None if it is no such sum."""
+    if isinstance(offset, int):
+        return (0,) * LANES, offset
+    own = Dim(tuple((atoms, factor) for atoms, factor in offset.terms if any(LANE in Dim.of(a).symbols() for a in atoms)))
+    if own.symbols() - {LANE}:
+        return None
+    return tuple(dim.evaluate(own, {LANE.name: lane}) for lane in range(LANES)), offset - own
+
+
+@lru_cache(4096)
+def _gaps(first: tuple[int, ...], second: tuple[int, ...]) -> frozenset[int]:
+    """first[i] - second[j] for all i and j that differ."""
+    return frozenset(a - b for i, a in enumerate(first) for j, b in enumerate(second) if i != j)
+
+
+__all__ = ["Conflict", "conflicts"]

@@ -1,0 +1,217 @@
+"""LLVM code against the loop interpreter on the same kernels, bit for bit: lowering is checked apart from building.
+
+Both run on random numbers in every element, padding lanes too. Mathematical functions are expanded on both sides, and where a
+CPU level has no fma the interpreter rounds the product as well; all else is the same tree in the same order.
+"""
+
+from __future__ import annotations
+
+import ctypes
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import cache
+from typing import Any
+
+import llvmlite.binding as llvm
+import numpy as np
+import pytest
+
+from netloom.compiler import dim, scalar
+from netloom.compiler.loops.interpret import Run, run_kernel
+from netloom.compiler.loops.ir import Allocate, Block, For, If, Kernel, Let, Statement, Store
+from netloom.compiler.loops.text import parse_kernel
+from netloom.compiler.op import Array
+from netloom.compiler.scalar import Call, Expr
+from netloom.compiler.targets.cpu.llvm import INDEX_ERROR, compile_kernels
+from netloom.compiler.targets.cpu.machine import CPUS, Cpu, host_cpu
+from netloom.compiler.targets.cpu.vector_math import expand_all
+
+from .cases import CASES, Case, kernels_of
+
+CANARY = 64  # bytes before and behind an output that must stay as they are
+ALIKE = {  # cases whose kernels take no way through the code that those of others do not
+    "matmul_symbolic_full", "conv_residual", "conv_gradients_symbolic", "two_layers", "winograd_f2", "winograd_f4", "winograd_trained",
+    "pad_blocks", "relu_blocks", "concat_blocks", "conv_padded_channels", "conv_grouped_padded", "matmul_of_a_reshape",
+}  # fmt: skip
+LEVELS = [cpu for cpu in CPUS.values() if cpu.machine.vectors < host_cpu().machine.vectors]  # below that of this machine
+NARROW = (
+    "matmul_odd", "matmul_columns_tail", "matmul_transposed_b", "matmul_batched", "chain", "softmax",
+    "max_pool", "average_pool", "conv_grouped", "conv_depthwise", "conv_dilated", "scatter_max", "sort_rows", "winograd_input_f2",
+)  # fmt: skip
+
+
+@cache
+def compiler() -> Any:
+    """The one LLJIT instance of these tests."""
+    machine = llvm.Target.from_triple(llvm.get_process_triple()).create_target_machine(jit=True)
+    return llvm.create_lljit_compiler(machine, use_jit_link=True)
+
+
+@dataclass(frozen=True, eq=False)
+class Code:
+    """Kernels compiled into this process."""
+
+    library: Any  # keeps the code
+    names: Mapping[Kernel, str]
+
+    def run(self, kernel: Kernel, arrays: Sequence[Array], symbols: Mapping[str, int], cut: int = 1) -> tuple[Array, bool]:
+        """The output, and whether a computed index was wrong; the work items behind the cut run first."""
+        shape = tuple(dim.evaluate(e, symbols) for e in kernel.buffers[-1].shape)
+        items = dim.evaluate(kernel.items, symbols)
+        size = int(np.prod(shape)) * kernel.buffers[-1].dtype.bytes
+        room = np.full(size + 2 * CANARY, 0xAB, np.uint8)
+        error = np.zeros(1, np.int32)
+        pointers = [a.ctypes.data for a in arrays] + [room.ctypes.data + CANARY]
+        words = np.asarray([*pointers, *(symbols[s.name] for s in kernel.symbols), error.ctypes.data], np.int64)
+        function = ctypes.CFUNCTYPE(None, ctypes.c_void_p, ctypes.c_int64, ctypes.c_int64)(self.library[self.names[kernel]])
+        for begin, end in ((min(cut, items), items), (0, min(cut, items))):
+            function(words.ctypes.data, begin, end)
+        assert np.all(room[:CANARY] == 0xAB) and np.all(room[size + CANARY :] == 0xAB), "written outside the output"
+        output = room[CANARY : size + CANARY].view(kernel.buffers[-1].dtype.numpy).reshape(shape)
+        return output, error[0] == INDEX_ERROR
+
+
+def compiled(kernels: Sequence[Kernel], cpu: Cpu, name: str) -> Code:
+    """Kernels as machine code; ``name`` is that of a library and stands once."""
+    names = {kernel: f"kernel_{place}" for place, kernel in enumerate(kernels)}
+    builder = llvm.JITLibraryBuilder().add_current_process()
+    builder.add_object_img(compile_kernels({names[kernel]: kernel for kernel in kernels}, cpu))
+    for symbol in names.values():
+        builder.export_symbol(symbol)
+    return Code(builder.link(compiler(), f"{name} {cpu.name}"), names)
+
+
+def with_values(root: Statement, change: Callable[[Expr], Expr]) -> Statement:
+    """A statement with every stored value changed."""
+    match root:
+        case Store():
+            return replace(root, value=change(root.value))
+        case Block(statements):
+            return Block(tuple(with_values(statement, change) for statement in statements))
+        case For() | If() | Let() | Allocate():
+            return replace(root, body=with_values(root.body, change))
+
+
+def unfused(root: Expr) -> Expr:
+    """The same with x * y + z rounded twice."""
+    done: dict[int, Expr] = {}
+    for node in scalar.post_order([root]):
+        new = [done[id(child)] for child in scalar.children(node)]
+        is_fma = isinstance(node, Call) and node.function == "fma"
+        done[id(node)] = new[0] * new[1] + new[2] if is_fma else scalar.with_children(node, new)
+    return done[id(root)]
+
+
+def interpreted(kernel: Kernel, cpu: Cpu, arrays: Sequence[Array], symbols: Mapping[str, int]) -> Run:
+    """The kernel in the loop interpreter, over the primitives that the CPU level has."""
+    body = with_values(kernel.body, expand_all)
+    if not cpu.has_fma:
+        body = with_values(body, unfused)
+    return run_kernel(replace(kernel, body=body), arrays, symbols)
+
+
+def drawn(kernel: Kernel, symbols: Mapping[str, int], rng: np.random.Generator) -> list[Array]:
+    """Random numbers for the inputs of a kernel, as they lie in memory. Floats have 24 bits, so that products of two
+    float64 numbers are exact: NumPy has no fma that would round them once with the sum."""
+    arrays = []
+    for buffer in kernel.buffers[:-1]:
+        shape = tuple(dim.evaluate(e, symbols) for e in buffer.shape)
+        if buffer.dtype.is_float:
+            numbers: Array = rng.standard_normal(shape, np.float32)
+        else:
+            numbers = rng.integers(-4 if buffer.dtype.is_signed else 0, 5, shape)
+        arrays.append(scalar.cast_array(np.asarray(numbers), buffer.dtype))
+    return arrays
+
+
+def agree(kernels: Sequence[Kernel], cpu: Cpu, case: Case) -> None:
+    """Every kernel gives the same bits as code and in the interpreter."""
+    code = compiled(kernels, cpu, case.name)
+    for seed, kernel in enumerate(kernels):
+        arrays = drawn(kernel, case.symbols, np.random.default_rng(seed))
+        expected = interpreted(kernel, cpu, arrays, case.symbols)
+        found, is_index_wrong = code.run(kernel, arrays, case.symbols)
+        assert found.tobytes() == expected.output.tobytes()
+        assert is_index_wrong == expected.is_index_wrong
+
+
+@pytest.mark.parametrize("case", [case for case in CASES if case.name not in ALIKE], ids=lambda c: c.name)
+def test_code_is_the_interpreter(case: Case) -> None:
+    agree(kernels_of(case), host_cpu(), case)
+
+
+@pytest.mark.parametrize("cpu", LEVELS, ids=lambda cpu: cpu.name)
+@pytest.mark.parametrize("case", [case for case in CASES if case.name in NARROW], ids=lambda c: c.name)
+def test_code_of_lower_levels_is_the_interpreter(case: Case, cpu: Cpu) -> None:
+    agree(kernels_of(case, machine=cpu.machine), cpu, case)
+
+
+def test_the_names_are_those_of_cases() -> None:
+    assert {*ALIKE, *NARROW} <= {case.name for case in CASES}
+
+
+# -- by hand -----------------------------------------------------------------------------------------------
+
+HEAD = "kernel k(x: float32[40], i: int64[16], y: float32[40])\nparallel w < 1:\n"
+BY_HAND = {
+    "masks and gathers": """  vector l < 16:
+    y[l + 24] = (x[2*l + 9] if l + -3 >= 0 and -1*l + 12 >= 0 else (x[l] if -1*l + 5 >= 0 else -1.5:float32))
+  for p < 24:
+    y[p] = x[(7*p + 3)%24]
+""",
+    "quotients of negative numbers": """  for p < 40:
+    y[p] = float32(index((-3*p + 17)//4 + 100*((p + -20)%7)))
+""",
+    "lanes in steps": """  local t: float32[64]
+  unrolled u < 4:
+    vector l < 16:
+      t[4*l + u] = x[l + 8*u]
+  for p < 40:
+    y[p] = mul(t[p + 24], x[p])
+""",
+    "folds": """  local t: float32[2, 16]
+  unrolled u < 2:
+    vector l < 16:
+      t[u, l] = x[l + 24*u]
+  for p < 40:
+    y[p] = add(fold_add(t[(p)%2]), mul(x[p], fold_max(t[min(p, 1)])))
+""",
+    "conditions by lane and by item": """  vector l < 16:
+    y[l] = 0.0:float32
+    if l + -4 >= 0:
+      y[l] = x[l]
+      if -1*l + 9 >= 0 and w >= 0:
+        y[l + 16] = add(x[l + 16], x[3])
+    if w + -1 >= 0:
+      y[l] = x[39]
+  for p < 4:
+    y[p + 16] = x[p]
+  for p < 6:
+    y[p + 26] = x[p]
+  for p < 8:
+    y[p + 32] = 2.0:float32
+""",
+    "computed indices": """  vector l < 16:
+    y[l] = x[checked(i[l], 40)]
+    y[l + 16] = (x[checked(add(i[l], 36:int64), 40)] if -1*l + 7 >= 0 else x[l])
+  for p < 8:
+    y[p + 32] = x[checked(i[2*p], 3)]
+""",
+}
+
+
+@pytest.mark.parametrize("name", BY_HAND)
+@pytest.mark.parametrize("cpu", [*LEVELS, host_cpu()], ids=lambda cpu: cpu.name)
+def test_kernels_by_hand(name: str, cpu: Cpu) -> None:
+    """What the builder seldom or never makes, and the IR allows."""
+    agree([parse_kernel(HEAD + BY_HAND[name])], cpu, Case(name, CASES[0].make))
+
+
+def test_a_changed_kernel_is_seen() -> None:
+    """Another order of a sum gives other bits."""
+    text = HEAD + "  local t: float32[1]\n  t[0] = 0.0:float32\n  for p < 40:\n    t[0] = add(t[0], x[p])\n  for p < 40:\n    y[p] = t[0]\n"
+    kernel, other = parse_kernel(text), parse_kernel(text.replace("x[p]", "x[-1*p + 39]"))
+    arrays = drawn(kernel, {}, np.random.default_rng(0))
+    found, _ = compiled([kernel], host_cpu(), "changed").run(kernel, arrays, {})
+    assert found.tobytes() == run_kernel(kernel, arrays).output.tobytes()
+    assert found.tobytes() != run_kernel(other, arrays).output.tobytes()
