@@ -73,10 +73,10 @@ def _spread(rng: np.random.Generator, shape: tuple[int, ...], position: int, lo:
 def draw(domain: str, rng: np.random.Generator, shape: tuple[int, ...], dtype: DType, position: int) -> Any:
     """Values of a domain; "" is (-2, 2) for floats, [-5, 10) for integers.
 
-    positive (0.1, 3); inside (-0.99, 0.99); above (1.01, 50);
-    far (-100, 100); huge (-1e10, 1e10); halves: multiples of 1/2; zeros: one in five is 0; nan: one NaN;
-    special: infinities, NaN, zeros, denormals, in every pair; wide: any integer, the dtype's extremes among them;
-    index:N in [-N, N); label:N in [0, N).
+    positive (0.1, 3); inside (-0.99, 0.99); above (1.01, 50); far (-100, 100); huge (-1e10, 1e10); halves: multiples of 1/2;
+    zeros: one in five is 0; nan: one NaN; special: infinities, NaN, zeros, denormals, in every pair (special:P as at position P);
+    wide: any integer, the dtype's extremes among them; index:N in [-N, N); label:N in [0, N); permutation:A: 0, 1, .. in random
+    order along axis A.
     """
     word, _, number = domain.partition(":")
     size = int(np.prod(shape))
@@ -97,7 +97,7 @@ def draw(domain: str, rng: np.random.Generator, shape: tuple[int, ...], dtype: D
         case "huge":
             return _spread(rng, shape, position, -1e10, 1e10)
         case "special":
-            period = len(SPECIAL) ** position
+            period = len(SPECIAL) ** int(number or position)
             return np.array([SPECIAL[i // period % len(SPECIAL)] for i in range(size)]).reshape(shape)
         case "nan":
             values = _spread(rng, shape, position, -2.0, 2.0)
@@ -114,6 +114,8 @@ def draw(domain: str, rng: np.random.Generator, shape: tuple[int, ...], dtype: D
             return rng.integers(-int(number), int(number), shape)
         case "label":
             return rng.integers(0, int(number), shape)
+        case "permutation":
+            return rng.random(shape).argsort(axis=int(number))
     if dtype.is_float:
         return _spread(rng, shape, position, -2.0, 2.0)
     return rng.integers(0, 2, shape) if dtype is BOOL else rng.integers(-5 if dtype.is_signed else 0, 10, shape)
@@ -213,6 +215,11 @@ REDUCTION = [
                                      ("int32[2, 30, 2]", 1, False, True),
                                      ("uint8[N, 3]", 0, True, False), ("float32[19] special", 0, False, True),
                                      ("float32[0, 3]", 1, False, False))),
+    *(row("sort_positions", text, axis=axis, descending=descending)
+      for descending in (False, True)
+      for text, axis in (("float32[3, 19]", 1), ("float32[40, 2] halves", 0), ("float32[2, 21, 3] special", 1), ("float64[1]", 0),
+                         ("float32[2, 9] nan", 1), ("float32[0, 3]", 1), ("float32[3, 0]", 1), ("float32[N, 5] halves", 0),
+                         ("bfloat16[17] halves", 0), ("float16[2, 5]", 1), ("int32[37]", 0), ("uint64[67] wide", 0), ("int8[67] wide", 0))),
     row("matmul", "float32[5, 7]", "float32[7, 33]", terms=7), row("matmul", "float32[1, 700]", "float32[700, 10]", terms=700),
     row("matmul", "float32[17, 9]", "float32[30, 9]", terms=9, transpose_b=True),
     row("matmul", "float32[9, 17]", "float32[9, 3]", terms=9, transpose_a=True),
@@ -351,6 +358,12 @@ SHAPE = [
     row("depth_to_space", "float32[1, 9, 2, 2]", block=3),
     row("space_to_depth", "float32[2, 3, 4, 6]", block=2), row("space_to_depth", "float32[1, 1, 3, 3]", block=3),
 ]  # fmt: skip
+_SCATTERS = (
+    ("float32[5, 3]", "int64[7, 3] index:5", "float32[7, 3]", 0, 8), ("float32[3, 2]", "int64[3, 0]", "float32[3, 0]", 1, 1),
+    ("float32[2, 17, 3]", "int32[2, 4, 3] index:17", "float32[2, 4, 3]", 1, 5), ("int32[19]", "uint8[40] label:19", "int32[40]", 0, 41),
+    ("float32[3, N]", "int64[3, 4] index:5", "float32[3, 4]", 1, 5), ("bfloat16[2, 9]", "int64[2, 3] index:9", "bfloat16[2, 3]", 1, 4),
+    ("float32[64] special", "int64[64] permutation:0", "float32[64] special:1", 0, 2),
+)  # fmt: skip
 INDEXING = [
     row("constant", value=Constant(np.arange(6, dtype=np.float32).reshape(2, 3))), row("constant", value=Constant(np.array(True))),
     row("constant", value=Constant.splat(7, TensorType(INT64, (3, 5)))), row("constant", value=Constant(np.zeros((0, 2), np.float16))),
@@ -370,6 +383,23 @@ INDEXING = [
     row("one_hot", "int64[4] index:7", depth=5), row("one_hot", "uint8[2, 3] label:4", depth=4, dtype=FLOAT64),
     row("one_hot", "int32[]", depth=1, dtype=BOOL),
     row("one_hot", "int8[N] index:9", depth=17, dtype=DType.INT16),
+    row("gather_elements", "float32[5, 3]", "int64[5, 7] index:3", axis=1),
+    row("gather_elements", "int8[5, 3]", "int32[2, 3] index:5", axis=0),
+    row("gather_elements", "float32[2, 7, 3]", "uint8[2, 20, 3] label:7", axis=1), row("gather_elements", "bool[4]", "int64[0]", axis=0),
+    row("gather_elements", "float32[N, 3]", "int64[N, 2] index:3", axis=1),
+    row("gather_elements", "bfloat16[N]", "int16[7] index:5", axis=0),
+    row("gather_elements", "float64[1, 1]", "int64[1, 1] index:1", axis=0),
+    *(row("scatter", x, indices, updates, terms=k, axis=axis, reduction=reduction)
+      for reduction in ("add", "mul", "max", "min") for x, indices, updates, axis, k in _SCATTERS),
+    row("scatter", "float64[4, 3]", "int64[9, 3] index:4", "float64[9, 3]", terms=10, axis=0),
+    row("scatter_source", "int64[2, 9] index:5", axis=1, extent=5), row("scatter_source", "int32[4, 3] index:2", axis=0, extent=20),
+    row("scatter_source", "uint8[N] label:7", axis=0, extent=7), row("scatter_source", "int64[3] index:5", axis=0, extent=N),
+    row("scatter_source", "int64[0, 2]", axis=0, extent=3),
+    row("inverse_positions", "int64[3, 19] permutation:1", axis=1, size=19),
+    row("inverse_positions", "int64[37, 2] permutation:0", axis=0, size=5),
+    row("inverse_positions", "int64[N, 3] permutation:0", axis=0, size=N),
+    row("inverse_positions", "int64[1] permutation:0", axis=0, size=1),
+    row("inverse_positions", "int64[2, 0, 3]", axis=1, size=0),
 ]  # fmt: skip
 
 # -- random numbers, stages of strategies, kernels -----------------------------------------------------------------
@@ -391,10 +421,23 @@ RANDOM_NUMBERS = [
     row("dropout", "float32[N, 9]", _KEY, rate=0.75),
 ]  # fmt: skip
 TRANSFORMS = [
-    row("winograd_input", "float32[2, 3, 6, 10]", "float32[36, 36]", terms=36, m=4),
-    row("winograd_input", "float32[1, 17, 4, 6]", "float32[16, 16]", terms=16, m=2),
-    row("winograd_output", "float32[36, 1, 2, 1, 3]", "float32[16, 36]", terms=36, m=4, shape=(1, 3, 7, 4)),
-    row("winograd_output", "float32[16, 2, 2, 3, 17]", "float32[4, 16]", terms=16, m=2, shape=(2, 17, 4, 5)),
+    row("winograd_input", "float32[2, 3, 6, 10]", terms=36, m=4, lo=(1, 1), tiles=(2, 3)),
+    row("winograd_input", "float32[1, 17, 5, 7]", terms=16, m=2, lo=(0, 2), tiles=(2, 4)),
+    row("winograd_input", "float64[2, 32, 1, 4]", terms=16, m=2, lo=(1, 0), tiles=(1, 1)),
+    row("winograd_input", "float32[N, 33, 4, 4]", terms=36, m=4, lo=(2, 1), tiles=(2, 1)),
+    row("winograd_output", "float32[36, 6, 3]", terms=36, m=4, shape=(1, 3, 7, 9)),
+    row("winograd_output", "float32[16, 12, 17]", terms=16, m=2, shape=(2, 17, 4, 5)),
+    row("winograd_output", "float64[16, 1, 32]", terms=16, m=2, shape=(1, 32, 1, 2)),
+    row("winograd_output", f"float32[36, {2 * N}, 33]", terms=36, m=4, shape=(N, 33, 5, 4)),
+    row("winograd_output_gradient", "float32[1, 3, 7, 9]", terms=16, m=4),
+    row("winograd_output_gradient", "float32[2, 17, 4, 5]", terms=4, m=2),
+    row("winograd_output_gradient", "float64[2, 32, 1, 2]", terms=4, m=2),
+    row("winograd_output_gradient", "float32[N, 33, 5, 4]", terms=16, m=4),
+    *(row("winograd_filter", text, terms=9, m=m, is_turned=is_turned)
+      for text in ("float32[5, 3, 3, 3]", "float32[35, 17, 3, 3]", "float64[1, 16, 3, 3]") for m in (2, 4) for is_turned in (False, True)),
+    row("winograd_filter_gradient", "float32[36, 3, 5]", terms=36, m=4),
+    row("winograd_filter_gradient", "float32[16, 17, 35]", terms=16, m=2),
+    row("winograd_filter_gradient", "float64[16, 32, 1]", terms=16, m=2),
     row("windows", "float32[2, 3, 7, 6]", kernel=(3, 2), stride=(2, 1), dilation=(1, 3)),
     row("windows", "float32[1, 2, 9]", kernel=(4,), stride=(3,), dilation=(1,)),
     row("windows", "float32[N, 1, 2, 3, 2]", kernel=(1, 2, 2), stride=(1, 1, 1), dilation=(1, 1, 1)),

@@ -389,6 +389,50 @@ def _gather_gradient(dy: Array, indices: Array, axis: int, extent: int) -> Array
     return adjoint(lambda x: _gather(x, indices, axis), shape, dy)
 
 
+def _gather_elements(x: Array, indices: Array, axis: int) -> Array:
+    y = np.zeros(indices.shape, x.dtype)
+    for p in np.ndindex(indices.shape):
+        y[p] = x[(*p[:axis], int(indices[p]) % x.shape[axis], *p[axis + 1 :])]
+    return y
+
+
+_REDUCTIONS = {"add": np.add, "mul": np.multiply, "max": np.maximum, "min": np.minimum}
+
+
+def _scatter(x: Array, indices: Array, updates: Array, axis: int, reduction: str) -> Array:
+    y = x.copy()
+    for p in np.ndindex(indices.shape):
+        q = (*p[:axis], int(indices[p]) % x.shape[axis], *p[axis + 1 :])
+        y[q] = _REDUCTIONS[reduction](y[q], updates[p])
+    return y
+
+
+def _scatter_source(indices: Array, axis: int, extent: int) -> Array:
+    y = np.full((*indices.shape[:axis], extent, *indices.shape[axis + 1 :]), -1, np.int64)
+    for p in np.ndindex(indices.shape):  # along the axis, later ones come later
+        y[(*p[:axis], int(indices[p]) % extent, *p[axis + 1 :])] = p[axis]
+    return y
+
+
+def _sort_positions(x: Array, axis: int, descending: bool) -> Array:
+    """Python's own stable sort; NaN is the largest."""
+
+    def line(values: Array) -> Array:
+        order = sorted(range(len(values)), key=lambda i: (bool(np.isnan(values[i])), 0 if np.isnan(values[i]) else values[i].item()),
+                       reverse=descending)  # fmt: skip
+        return np.array([order.index(i) for i in range(len(values))], np.int64)
+
+    return np.apply_along_axis(line, axis, x) if x.size else np.zeros(x.shape, np.int64)
+
+
+def _inverse_positions(x: Array, axis: int, size: int) -> Array:
+    y = np.zeros((*x.shape[:axis], size, *x.shape[axis + 1 :]), np.int64)
+    for p in np.ndindex(x.shape):
+        if x[p] < size:
+            y[(*p[:axis], int(x[p]), *p[axis + 1 :])] = p[axis]
+    return y
+
+
 def _iota(shape: Shape, axis: int, dtype: Any) -> Array:
     return np.indices(shape)[axis].astype(dtype)
 
@@ -438,18 +482,70 @@ def _dropout(x: Array, key: Array, rate: float) -> Array:
 # -- stages of strategies, and the table -----------------------------------------------------------------------
 
 
-def _winograd_input(x: Array, matrix: Array, m: int) -> Array:
-    a = m + 2
-    rows, columns = range(0, x.shape[2] - 2, m), range(0, x.shape[3] - 2, m)
-    tiles = [[x[:, :, r : r + a, s : s + a].reshape(*x.shape[:2], a * a) for s in columns] for r in rows]
-    return np.einsum("ef,hwncf->enhwc", matrix, np.array(tiles))
+_WINOGRAD_POINTS = {2: (0, 1, -1), 4: (0, 1, -1, 2, -0.5)}  # and infinity
 
 
-def _winograd_output(products: Array, matrix: Array, m: int, shape: Shape) -> Array:
+def _winograd_input(x: Array, m: int, lo: Shape, tiles: Shape) -> Array:
+    """Row e of B' holds the coefficients of the polynomial that is zero at all points but e."""
+    points, a = _WINOGRAD_POINTS[m], m + 2
+    others = [[q for q in points if q != p] for p in points]
+    back = np.zeros((a, a))
+    for row, roots in zip(back, [*others, list(points)], strict=True):
+        row[: len(roots) + 1] = np.polynomial.polynomial.polyfromroots(roots)
+    found = np.zeros((a, a, len(x), *tiles, x.shape[1]))
+    for n, ty, tx, i, j in product(range(len(x)), *map(range, tiles), range(a), range(a)):
+        q = (ty * m + i - lo[0], tx * m + j - lo[1])
+        if _is_inside(q, x.shape[2:]):
+            found[:, :, n, ty, tx] += np.multiply.outer(np.outer(back[:, i], back[:, j]), x[(n, slice(None), *q)])
+    return found.reshape(a * a, -1, x.shape[1])
+
+
+def _winograd_powers(m: int) -> Array:
+    """A' [m, points]: column e holds the powers of point e; that of infinity, the highest coefficient."""
+    return np.array([[*(float(p) ** i for p in _WINOGRAD_POINTS[m]), float(i == m - 1)] for i in range(m)])
+
+
+def _winograd_output(products: Array, m: int, shape: Shape) -> Array:
+    powers, a = _winograd_powers(m), m + 2
+    n, o, height, width = shape
+    tiles = products.reshape(a, a, n, -(-height // m), -(-width // m), o)
     y = np.zeros(shape)
-    for h, w in product(range(shape[2]), range(shape[3])):
-        y[:, :, h, w] = np.einsum("eno,e->no", products[:, :, h // m, w // m], matrix[(h % m) * m + w % m])
+    for h, w in product(range(height), range(width)):
+        y[:, :, h, w] = np.einsum("e,f,efno->no", powers[h % m], powers[w % m], tiles[:, :, :, h // m, w // m])
     return y
+
+
+def _winograd_output_gradient(dy: Array, m: int) -> Array:
+    """The adjoint of the output's transform: each dy goes to its tile, at every point."""
+    powers, a = _winograd_powers(m), m + 2
+    n, o, height, width = dy.shape
+    tiles = np.zeros((a, a, n, -(-height // m), -(-width // m), o))
+    for h, w in product(range(height), range(width)):
+        tiles[:, :, :, h // m, w // m] += np.einsum("e,f,no->efno", powers[h % m], powers[w % m], dy[:, :, h, w])
+    return tiles.reshape(a * a, -1, o)
+
+
+def _winograd_filter(w: Array, m: int, is_turned: bool) -> Array:
+    """Each filter as a polynomial at every point, by Lagrange's scale; at infinity its highest coefficient."""
+    points = _WINOGRAD_POINTS[m]
+    scales = [math.prod(p - q for q in points if q != p) for p in points]
+    if is_turned:
+        w = np.flip(w, (2, 3)).swapaxes(0, 1)
+    u = np.zeros((m + 2, m + 2, w.shape[1], w.shape[0]))
+    for i, j in product(range(3), range(3)):
+        at = [[*(p**k / scale for p, scale in zip(points, scales, strict=True)), float(k == 2)] for k in (i, j)]
+        u += np.multiply.outer(np.outer(*at), w[:, :, i, j].T)
+    return u.reshape((m + 2) ** 2, *u.shape[2:])
+
+
+def _winograd_filter_gradient(du: Array, m: int) -> Array:
+    """By pairs of a filter and a channel, the adjoint of the filters' transform."""
+    dw = np.zeros((du.shape[2], du.shape[1], 3, 3))
+    for k in np.ndindex(3, 3):
+        unit = np.zeros((1, 1, 3, 3))
+        unit[(0, 0, *k)] = 1
+        dw[(..., *k)] = np.einsum("e,eco->oc", _winograd_filter(unit, m, is_turned=False)[:, 0, 0], du)
+    return dw
 
 
 def _im2col(x: Array, kernel: Shape, stride: Shape, dilation: Shape) -> Array:
@@ -480,7 +576,11 @@ ORACLES: dict[str, Callable[..., Any]] = {
     "space_to_depth": lambda x, block: onnx("SpaceToDepth", x, blocksize=block),
     "constant": lambda value: value, "extent": lambda extent: np.int64(extent), "iota": _iota,
     "gather": _gather, "gather_gradient": _gather_gradient, "one_hot": _one_hot,
+    "gather_elements": _gather_elements, "scatter": _scatter, "scatter_source": _scatter_source,
+    "sort_positions": _sort_positions, "inverse_positions": _inverse_positions,
     "random_bits": _random_bits, "random_uniform": _random_uniform, "random_normal": _random_normal, "dropout": _dropout,
-    "winograd_input": _winograd_input, "winograd_output": _winograd_output, "windows": _im2col,
+    "winograd_input": _winograd_input, "winograd_output": _winograd_output,
+    "winograd_output_gradient": _winograd_output_gradient, "winograd_filter": _winograd_filter,
+    "winograd_filter_gradient": _winograd_filter_gradient, "windows": _im2col,
     "kernel": lambda x, y, body: np.maximum(x + y, 0),
 }  # fmt: skip

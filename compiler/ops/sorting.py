@@ -16,7 +16,7 @@ from .. import scalar
 from ..dim import Extent, product
 from ..op import Array, Compute, NotDifferentiable, Op, Read, define
 from ..scalar import Expr, Index
-from ..tensor_type import INT64, TensorType
+from ..tensor_type import BOOL, INT64, TensorType
 
 _POSITION = NotDifferentiable("a position does not change smoothly")
 
@@ -35,6 +35,8 @@ def _check_axis(axis: int, x: TensorType) -> None:
 def _positions_infer(attrs: SortAttrs, inputs: Sequence[TensorType]) -> Sequence[TensorType]:
     (x,) = inputs
     _check_axis(attrs.axis, x)
+    if x.dtype is BOOL:
+        raise ValueError("truth values have no order")
     return [TensorType(INT64, x.shape)]
 
 

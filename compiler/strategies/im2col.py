@@ -18,12 +18,20 @@ def _rejects(_graph: Graph, node: Node) -> str | None:
     attrs = node.attrs
     if attrs.groups != 1:
         return f"it has {attrs.groups} groups; im2col is one matrix product"
+    if not all(isinstance(extent, int) for extent in _made(node).shape[3:]):
+        return "a spatial axis behind the first is a free dim; the matrix's columns cannot be taken apart by it"
     if node.op.name == "conv_input_gradient":
         if any(s != 1 for s in attrs.stride):
             return f"its stride is {attrs.stride}; the gradient of the input is a convolution at stride 1"
         if min(_turned_padding(node)) < 0:
             return "its padding is wider than its kernel"
     return None
+
+
+def _made(node: Node) -> Value:
+    """The value of whose positions the matrix has columns."""
+    of = geometry(node)
+    return of.x if node.op.name == "conv_input_gradient" else of.y
 
 
 def _turned_padding(node: Node) -> tuple[int, ...]:

@@ -1,0 +1,275 @@
+"""Every strategy in every role on random shapes, through the whole pipeline, and proof that the shapes reach all of its code.
+
+Two methods. Small integers (|x| <= 3, three in ten not zero) make every partial sum exact, Winograd's quarters of F(2, 3)
+too, so results must be equal: indexing, padding and tail bugs show at tolerance 0. Normal numbers against float64 keep the
+strategy's budget, a relative L2 error. ``--shapes N``: how many accepted shapes each strategy gets in each role.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from functools import cache
+from itertools import islice
+from zlib import crc32
+
+import llvmlite.binding as llvm
+import numpy as np
+import pytest
+
+from netloom.compiler.constant import Constant
+from netloom.compiler.dim import Dim
+from netloom.compiler.driver import Compiled, Options, compile_graph, plan_graph
+from netloom.compiler.graph import Builder
+from netloom.compiler.passes.select_strategies import Decision, select_strategies
+from netloom.compiler.strategies import BY_NAME, STRATEGIES
+from netloom.compiler.targets.cpu.machine import CPUS
+from netloom.compiler.tensor_type import FLOAT32, TensorType
+from netloom.runtime.session import Session
+
+from .convolutions import ROLES, Array, Convolution, add_node, drawn, exact
+from .coverage import variants
+
+EXACT = ("direct", "im2col", "winograd_f2")  # equal on small integers
+PROGRAM = 10  # shapes that are compiled as one program: independent nodes, none sees another
+MOST_DRAWS = 300  # one after another that the strategy may refuse
+PAIRS = [(strategy.name, role) for role in ROLES for strategy in STRATEGIES]
+VARIANTS = {
+    # the shapes
+    *(f"{rank}-D, axis {axis} padded {side}" for rank in (1, 2, 3) for axis in range(rank) for side in ("before", "behind")),
+    "constant weights", "weights as input", "one sample", "many samples",
+    # tiles
+    "lanes of an output axis", "lanes of a sum", "no lanes", "one accumulator", "rows", "columns", "rows and columns",
+    # tails
+    "tail of the output's lanes", "tail of a sum's lanes", "row tail", "column tail", "row and column tail",
+    "tail in work items", "tail in loops", "tail one at a time", "padding lanes stored",
+    # axes
+    "channel blocks summed", "filters by group", "axes joined", "axis in chunks", "last chunk smaller", "one work item", "many work items",
+    # sums
+    "one chain", "partial sums of whole axes", "partial sums of equal parts", "partial sums of unequal parts",
+    # borders
+    "before the first element", "behind the last element", "between strides", "borders of a padded copy",
+    # kernels without sums
+    "contiguous memory", "copied by index",
+    # Winograd's transforms
+    *(f"winograd {stage}: {variant}" for stage in ("input", "output", "output_gradient")
+      for variant in ("whole tile", "border tile", "channel tail", "many blocks an item", "many groups of blocks")),
+    *(f"winograd {stage}: {variant}" for stage in ("filter", "filter_gradient")
+      for variant in ("channel tail", "last rows fewer", "many vectors")),
+}  # fmt: skip
+each_pair = pytest.mark.parametrize(("strategy", "role"), PAIRS)
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What came of one shape: how many elements differ on integers, the relative L2 error on normal numbers."""
+
+    case: Convolution
+    cpu: str
+    differing: int
+    error: float
+
+    def __str__(self) -> str:
+        return f"{self.case} on {self.cpu}: {self.differing} differ on integers, error {self.error:.1e}"
+
+
+@dataclass(frozen=True)
+class Sweep:
+    """All outcomes of a strategy in a role, the variants that its kernels executed, the reasons against other shapes."""
+
+    outcomes: tuple[Outcome, ...]
+    variants: frozenset[str]
+    reasons: frozenset[str]
+
+
+# -- one shape ---------------------------------------------------------------------------------------------------------
+
+
+def rejection(strategy: str, role: str, case: Convolution) -> str | None:
+    """Why the pipeline does not choose a strategy that was asked for; None if it does."""
+    b = Builder("one")
+    weights = Constant.splat(0.0, TensorType(FLOAT32, case.w)) if has_weights(role, case) else None
+    graph = b.build([add_node(b, role, case, "x", weights=weights)])
+    decisions: list[Decision] = []
+    select_strategies(graph, override=strategy, decisions=decisions)
+    (decision,) = decisions
+    return None if decision.strategy == strategy else decision.rejected[strategy]
+
+
+def has_weights(role: str, case: Convolution) -> bool:
+    """Whether a role's second operand is known when compiling."""
+    return case.is_constant and role != "weight_gradient"
+
+
+def integers(rng: np.random.Generator, shape: Sequence[int]) -> Array:
+    """|x| <= 3, three in ten not zero."""
+    return np.asarray(rng.integers(-3, 4, shape) * (rng.random(shape) < 0.3), np.float32)
+
+
+def normals(rng: np.random.Generator, shape: Sequence[int]) -> Array:
+    return rng.standard_normal(shape).astype(np.float32)
+
+
+def data(role: str, case: Convolution) -> dict[str, tuple[Array, Array]]:
+    """The operands of a role by method; the same ones each time."""
+    rng = np.random.default_rng(crc32(f"{role} {case}".encode()))
+    assert 9 * case.terms(role) < 1 << 22, "a sum of quarters might not be exact"
+    first, second = case.shapes(role)
+    return {"integers": (integers(rng, first), integers(rng, second)), "normals": (normals(rng, first), normals(rng, second))}
+
+
+def run(strategy: str, role: str, cases: Sequence[Convolution], cpu: str) -> tuple[Compiled, dict[str, Array]]:
+    """Shapes as one program, run with two threads: the results by "NUMBER METHOD"."""
+    b = Builder("convolutions")
+    results, feeds = {}, {}
+    for number, case in enumerate(cases):
+        for symbol, value in case.symbols(number).items():  # dy alone does not tell x's extents
+            feeds[symbol.name] = np.zeros(value, np.float32)
+            b.input(TensorType(FLOAT32, (Dim.of(symbol),)), symbol.name)
+        for method, operands in data(role, case).items():
+            name = f"{number} {method}"
+            weights = operands[1] if has_weights(role, case) else None
+            results[name] = add_node(b, role, case, name, number, weights)
+            feeds |= {f"{name}.{i}": operands[i] for i in range(1 if weights is not None else 2)}
+    compiled = compile_graph(b.build(results.values(), results), Options(override=strategy, cpu=cpu))
+    assert {d.strategy for d in compiled.decisions} <= {strategy}
+    found = Session.in_process(compiled.image, threads=2).run(None, feeds)
+    return compiled, dict(zip(results, found, strict=True))
+
+
+def of_number(results: dict[str, Array], number: int) -> dict[str, Array]:
+    """The results of one shape by method."""
+    return {method: results[f"{number} {method}"] for method in ("integers", "normals")}
+
+
+def compared(
+    role: str, case: Convolution, cpu: str, found: dict[str, Array], given: dict[str, tuple[Array, Array]]
+) -> Outcome:
+    """The results of both methods against the exact ones of the given operands."""
+    wanted = {method: exact(role, case, operands) for method, operands in given.items()}
+    assert all(found[method].shape == wanted[method].shape for method in wanted)
+    differing = int(np.sum(found["integers"] != wanted["integers"]))
+    length = float(np.linalg.norm(wanted["normals"]))
+    error = float(np.linalg.norm(found["normals"] - wanted["normals"]))
+    return Outcome(case, cpu, differing, error / length if length else error)
+
+
+# -- sweeps ------------------------------------------------------------------------------------------------------------
+
+
+def levels() -> list[str]:
+    """The CPU levels that this machine has, highest first: each tiles for other registers."""
+    present = llvm.get_host_cpu_features()
+    return [name for name, cpu in reversed(CPUS.items()) if all(present.get(feature, False) for feature in cpu.required)]
+
+
+def accepted(strategy: str, role: str, reasons: set[str]) -> Iterator[Convolution]:
+    """Random shapes that the strategy computes; ``reasons`` collects those against the others."""
+    misses = 0
+    for case in drawn(np.random.default_rng(crc32(f"{strategy} {role}".encode()))):
+        reason = rejection(strategy, role, case)
+        if reason is None:
+            misses = 0
+            yield case
+        else:
+            reasons.add(reason)
+            misses += 1
+            if misses == MOST_DRAWS:
+                return
+
+
+@cache
+def sweep(strategy: str, role: str, count: int) -> Sweep:
+    """``count`` accepted shapes each for one of the CPU levels in turn."""
+    reasons: set[str] = set()
+    cases = list(islice(accepted(strategy, role, reasons), count))
+    outcomes: list[Outcome] = []
+    seen: set[str] = set()
+    for turn, cpu in enumerate(levels()):
+        own = cases[turn :: len(levels())]
+        for start in range(0, len(own), PROGRAM):
+            part = own[start : start + PROGRAM]
+            compiled, found = run(strategy, role, part, cpu)
+            outcomes += [compared(role, case, cpu, of_number(found, number), data(role, case)) for number, case in enumerate(part)]
+            dims = {s.name: value for number, case in enumerate(part) for s, value in case.symbols(number).items()}
+            seen.update(*(variants(name, kernel, dims) for name, kernel in compiled.program.kernels.items()), *map(features, part))
+    return Sweep(tuple(outcomes), frozenset(seen), frozenset(reasons))
+
+
+def features(case: Convolution) -> set[str]:
+    """The sides that a convolution pads, and what else of its shape must occur."""
+    rank = len(case.kernel)
+    found = {f"{rank}-D, axis {axis} padded {side}"
+             for side, widths in (("before", case.lo), ("behind", case.hi)) for axis, width in enumerate(widths) if width}  # fmt: skip
+    return found | {"constant weights" if case.is_constant else "weights as input", "one sample" if case.batch == 1 else "many samples"}
+
+
+# -- what must hold ----------------------------------------------------------------------------------------------------
+
+
+@each_pair
+def test_shapes_are_accepted(strategy: str, role: str, shapes: int) -> None:
+    """All that follows is about as many shapes as were asked for."""
+    found = sweep(strategy, role, shapes)
+    assert len(found.outcomes) == shapes, found.reasons
+
+
+@pytest.mark.parametrize(("strategy", "role"), [pair for pair in PAIRS if pair[0] in EXACT])
+def test_results_are_equal_on_integers(strategy: str, role: str, shapes: int) -> None:
+    wrong = [str(outcome) for outcome in sweep(strategy, role, shapes).outcomes if outcome.differing]
+    assert not wrong
+
+
+@each_pair
+def test_error_is_within_the_budget(strategy: str, role: str, shapes: int) -> None:
+    budget = BY_NAME[strategy].budget
+    wrong = [str(outcome) for outcome in sweep(strategy, role, shapes).outcomes if not outcome.error <= budget]
+    assert not wrong
+
+
+def test_every_variant_is_executed(shapes: int) -> None:
+    """Tiles, tails, borders, padding sides and reduction splits: the shapes together reach all of them."""
+    seen = frozenset().union(*(sweep(strategy, role, shapes).variants for strategy, role in PAIRS))
+    assert not VARIANTS - seen
+
+
+# -- controls ----------------------------------------------------------------------------------------------------------
+
+CONTROL = Convolution(2, 5, 7, (9, 8), (3, 3), (1, 1), (1, 1), (1, 0), (0, 1))
+
+
+def _one_element_off(operands: tuple[Array, Array]) -> tuple[Array, Array]:
+    second = operands[1].copy()
+    second[(1, 2, *(e // 2 for e in second.shape[2:]))] += 1
+    return operands[0], second
+
+
+@each_pair
+def test_a_wrong_operand_and_wrong_padding_are_found(strategy: str, role: str) -> None:
+    """The comparison sees one weight that is off by one, and zeros on the wrong side."""
+    assert rejection(strategy, role, CONTROL) is None
+    _, results = run(strategy, role, [CONTROL], "host")
+    found = of_number(results, 0)
+    right = data(role, CONTROL)
+    changed = {method: _one_element_off(operands) for method, operands in right.items()}
+    budget = BY_NAME[strategy].budget
+    same = compared(role, CONTROL, "host", found, right)
+    assert same.error <= budget and (same.differing == 0 or strategy not in EXACT)
+    for outcome in (
+        compared(role, CONTROL, "host", found, changed),
+        compared(role, replace(CONTROL, lo=CONTROL.hi, hi=CONTROL.lo), "host", found, right),
+    ):  # fmt: skip
+        assert outcome.differing and outcome.error > 100 * budget
+
+
+def test_a_variant_that_is_not_reached_is_missed() -> None:
+    """Code for whole tiles is there for a small image too, but nothing comes to it."""
+    seen = []
+    for spatial in ((3, 3), (12, 12)):
+        b = Builder("image")
+        case = Convolution(1, 3, 16, spatial, (3, 3), (1, 1), (1, 1), (1, 1), (1, 1))
+        graph = b.build([add_node(b, "forward", case, "x", weights=np.ones(case.w, np.float32))])
+        kernels = plan_graph(graph, Options(override="winograd_f4")).program.kernels
+        seen.append(frozenset().union(*(variants(name, kernel, {}) for name, kernel in kernels.items())))
+    assert "winograd input: whole tile" in seen[1] - seen[0]
+    assert VARIANTS - seen[1]
