@@ -404,6 +404,7 @@ class _Tiling:
             outer = Axis.of(f"{symbol.name}b", dim.ceil_div(extent, LANES))
             inner = Axis.of(f"{symbol.name}i", LANES)
             self.reduce_at[place] = outer.position * LANES + inner.position
+            self.present_term = None
             others = [load for load in self._loads() if _depends(load, inner.symbol) and not _is_padded(load, inner)]
             if others and extent % LANES != 0:
                 self.reduce_guard.append(extent - 1 - self.reduce_at[place])
