@@ -14,6 +14,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import count
+from typing import TypeAlias
 
 from .. import dim, scalar
 from ..dim import Dim, Extent, Quotient, Remainder, Symbol
@@ -42,6 +43,10 @@ from .ir import (
 from .winograd import SCHEDULES
 
 CHAIN = 512  # longest chain of additions into one accumulator
+ENOUGH_ROWS = 12  # positions of an axis that fill the rows of a tile
+FAR = 1 << 30  # elements: a distance that is not known
+TOTALS = 2048  # vectors of results that a work item keeps while it goes through the terms of long sums
+LEAST_ITEMS = 8  # that such a kernel keeps
 ITEM_WORK = 1 << 14  # multiply-adds or elements that one work item should hold at least
 FOLD_WORK = 8  # instructions that adding the lanes of one vector costs
 SYMBOLIC_TERMS = 1 << 12  # of a sum whose length is a free dim
@@ -553,7 +558,7 @@ class _Tiling:
             vectors, scalars = vectors[:1], vectors[1:]
         if not vectors or not scalars:
             return
-        row = _largest(a for a in self.pure if not any(_depends(v, a.symbol) for v in vectors))
+        row = _nearest([a for a in self.pure if not any(_depends(v, a.symbol) for v in vectors)], scalars)
         column = _largest(a for a in self.pure if a is not row and not any(_depends(s, a.symbol) for s in scalars))
         rows, columns = self._tile_counts(row, column)
         if row is not None and rows > 1:
@@ -607,12 +612,39 @@ class _Tiling:
                 break
             inner.insert(0, axis)
             work = work * dim.ceil_div(axis.extent, counts.get(axis.symbol, 1))
+        inner = self._kept(order, inner)
         symbolic = [a for a in order if isinstance(a.extent, Dim)]
         for axis in symbolic[1:]:  # only the outermost axis of the items may have a symbolic extent
             order.remove(axis)
             inner.insert(0, axis)
         self.outer, self.inner = order, inner
         self.items = dim.product([self._tiles(axis) for axis in self.outer])
+
+    def _kept(self, order: list[Axis], inner: list[Axis]) -> list[Axis]:
+        """The axes inside an item; a long sum takes more of them, as far as its totals fit TOTALS and items are left: each
+        chunk of the terms is then read once for many results."""
+        if inner or self.plan.lane is None or self.plan.lane_reduces or not self._chains(_Substitution({}))[0]:
+            return inner
+        room = TOTALS
+        for axis in order:
+            room //= self.counts.get(axis.symbol, 1)
+        while order and isinstance(extent := order[-1].extent, int):
+            axis = order.pop()
+            size = self.counts.get(axis.symbol, 1)
+            room *= size
+            items = dim.product([self._tiles(a) for a in order])
+            chunk = min(room, extent // -(-LEAST_ITEMS // items) if isinstance(items, int) else extent)
+            if chunk < extent and (size > 1 or chunk < 2):
+                order.append(axis)
+                break
+            if chunk < extent:
+                outer, axis = self._chunked(axis, _divisor(extent, chunk))
+                order.append(outer)
+            inner.insert(0, axis)
+            if chunk < extent:
+                break
+            room //= extent
+        return inner
 
     def _chunked(self, axis: Axis, chunk: int) -> tuple[Axis, Axis]:
         """An axis as chunks and positions within a chunk."""
@@ -668,18 +700,45 @@ class _Tiling:
                 assert isinstance(tiles, int)
                 lets.append((symbol, rest % tiles))
                 rest = rest // tiles
-        body = self._axes(list(self.outer), list(self.inner), fixed)
+        body = self._axes(list(self.outer), fixed, self._item)
         for symbol, extent in lets:
             body = Let(symbol, extent, body)
         return body
 
-    def _axes(self, outer: list[Axis], inner: list[Axis], fixed: dict[Symbol, Extent]) -> Statement:
-        """Bind one axis after another: item axes by condition, inner axes by loops."""
-        if outer:
-            return self._bound(outer[0], True, fixed, lambda f: self._axes(outer[1:], inner, f))
-        if inner:
-            return self._bound(inner[0], False, fixed, lambda f: self._axes([], inner[1:], f))
-        return self._tile(fixed)
+    def _axes(self, axes: list[Axis], fixed: dict[Symbol, Extent], end: _Body, is_item: bool = True) -> Statement:
+        """Bind one axis after another: those of items by condition, others by loops."""
+        if not axes:
+            return end(fixed)
+        return self._bound(axes[0], is_item, fixed, lambda f: self._axes(axes[1:], f, end, is_item))
+
+    def _item(self, fixed: dict[Symbol, Extent]) -> Statement:
+        """What one work item does: one tile after another, or, of long sums, one chunk of terms after another."""
+        split = _Substitution({})
+        if self.compute is None or not self.inner or self.plan.lane_reduces or not (chunks := self._chains(split)[0]):
+            return self._axes(self.inner, fixed, self._tile, is_item=False)
+        counts = [self.counts.get(axis.symbol, 1) for axis in self.outer]
+        tiled = [variable(f"{axis.symbol.name}u", size) for axis, size in zip(self.outer, counts, strict=True) if size > 1]
+        extents = [_constant(axis.extent) for axis in self.inner] + [int(str(symbol.hi)) + 1 for symbol in tiled]
+        lanes = [LANES] if self.plan.lane else []
+        totals = Buffer(self.b.local_name("t"), self._sum_dtype(), tuple(extents + lanes), is_local=True)
+
+        def at(values: dict[Symbol, Extent]) -> tuple[Extent, ...]:
+            units = [Dim.of(symbol) for symbol in tiled]
+            return (*(values[axis.symbol] for axis in self.inner), *units, *([Dim.of(LANE)] if lanes else []))
+
+        def clear(values: dict[Symbol, Extent]) -> Statement:
+            return self._clear(totals, at(values))
+
+        def add(values: dict[Symbol, Extent]) -> Statement:
+            return self._part(_Substitution({**values, **split.values}), totals, at(values))
+
+        def finish(values: dict[Symbol, Extent]) -> Statement:
+            return self._finished(_Substitution({**values, **split.values}), totals, at(values))
+
+        first, middle, last = (self._axes(self.inner, fixed, end, is_item=False) for end in (clear, add, finish))
+        for axis in reversed(chunks):
+            middle = loop(axis.symbol, axis.extent, middle)
+        return Allocate(totals, block(first, middle, last))
 
     def _bound(
         self, axis: Axis, is_item: bool, fixed: dict[Symbol, Extent], then: Callable[[dict[Symbol, Extent]], Statement]
@@ -737,13 +796,21 @@ class _Tiling:
         if not loops:
             work = block(self._clear(total, at), self._accumulate(total, at, inner, put))
         else:
-            partial = Buffer(self.b.local_name("a"), dtype, total.shape, is_local=True)
-            merge = self._each(Store(total, at, self._combined(Load(total, at), Load(partial, at))))
-            step: Statement = Allocate(partial, block(self._clear(partial, at), self._accumulate(partial, at, inner, put), merge))
+            step = self._part(put, total, at)
             for axis in reversed(loops):
                 step = loop(axis.symbol, axis.extent, step)
             work = block(self._clear(total, at), step)
         return Allocate(total, block(work, self._finished(put, total, at)))
+
+    def _part(self, put: _Substitution, total: Buffer, at: tuple[Extent, ...]) -> Statement:
+        """Adds the sums of one chunk of terms, made in registers, to the totals of a tile."""
+        rows, columns = self._units()
+        _, inner = self._chains(_Substitution({}))
+        shape = tuple([e for _, e in (*rows, *columns)] + ([LANES] if self.plan.lane else []))
+        place = tuple([Dim.of(s) for s, _ in (*rows, *columns)] + ([Dim.of(LANE)] if self.plan.lane else [])) or (0,)
+        partial = Buffer(self.b.local_name("a"), total.dtype, shape or (1,), is_local=True)
+        merge = self._each(Store(total, at, self._combined(Load(total, at), Load(partial, place))))
+        return Allocate(partial, block(self._clear(partial, place), self._accumulate(partial, place, inner, put), merge))
 
     def _units(self) -> tuple[list[tuple[Symbol, int]], list[tuple[Symbol, int]]]:
         """The unrolled row and column loops of the present tile."""
@@ -845,6 +912,16 @@ class _Tiling:
         return self._each(guard(conditions, Store(out, position, value)), lanes=not self.plan.lane_reduces)
 
 
+_Body: TypeAlias = Callable[[dict[Symbol, Extent]], Statement]  # of axes whose positions are given
+
+
+def _constant(extent: Extent) -> int:
+    """The most that an extent can be."""
+    high = dim.bounds(extent)[1]
+    assert high is not None
+    return high
+
+
 class _Substitution:
     """Symbols -> positions, in extents and expressions."""
 
@@ -937,6 +1014,21 @@ def _divisor(extent: Extent, most: int) -> int:
 def _largest(axes: Iterator[Axis]) -> Axis | None:
     found = sorted(axes, key=lambda a: -(a.extent if isinstance(a.extent, int) else 64))
     return found[0] if found and found[0].extent != 1 else None
+
+
+def _nearest(axes: Sequence[Axis], loads: Sequence[Load]) -> Axis | None:
+    """The axis along which operands lie closest together, of those long enough for a tile; else the longest."""
+    long = [axis for axis in axes if isinstance(axis.extent, int) and axis.extent >= ENOUGH_ROWS]
+    return min(long, key=lambda axis: sum(_stride(load, axis) for load in loads)) if long else _largest(iter(axes))
+
+
+def _stride(load: Load, axis: Axis) -> int:
+    """How far apart in memory an operand's elements lie along an axis; far if not evenly."""
+    offset = load.buffer.offset(load.extents) if not load.index_expressions else None
+    if not isinstance(offset, Dim) or _takes_apart(offset, axis.symbol):
+        return FAR
+    rest = [(atoms, factor) for atoms, factor in offset.terms if axis.symbol in atoms]
+    return sum(abs(factor) if len(atoms) == 1 else FAR for atoms, factor in rest)
 
 
 def _at_most(size: int, extent: Extent) -> bool:
