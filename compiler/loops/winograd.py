@@ -13,7 +13,6 @@ from typing import TYPE_CHECKING, TypeAlias
 from .. import dim, scalar
 from ..dim import Dim, Extent, Symbol
 from ..op import Array
-from ..ops.transforms import matrices, tile_counts
 from ..scalar import Expr, Guarded
 from .ir import LANE, LANES, Allocate, Buffer, Kind, Let, Load, Statement, Store, block, guard, loop, variable
 
@@ -27,43 +26,44 @@ Conditions: TypeAlias = tuple[Extent, ...]
 
 
 def input_tiles(k: KernelBuilder, item: Symbol) -> tuple[Extent, Statement]:
-    """V[e, tile, c] = (B' x B)[e] for every tile of the input."""
+    """V[e, g, tile, c] = (B' x B)[e] for every tile of the input."""
     attrs = k.anchored.attrs
-    return _read_tiles(k, item, attrs.m, attrs.tiles, attrs.lo, matrices(attrs.m)[2])
+    return _read_tiles(k, item, attrs.counts, attrs.lo, attrs.matrices(2))
 
 
 def output_gradient_tiles(k: KernelBuilder, item: Symbol) -> tuple[Extent, Statement]:
-    """P[e, tile, o] = (A dy A')[e] for every tile of the output's gradient."""
+    """P[e, g, tile, o] = (A dy A')[e] for every tile of the output's gradient."""
     node = k.anchored
-    m = node.attrs.m
-    return _read_tiles(k, item, m, tile_counts(m, node.inputs[0].shape), (0, 0), matrices(m)[0].T)
+    down, across = node.attrs.matrices(0)
+    return _read_tiles(k, item, node.attrs.tiles(node.inputs[0].shape), (0, 0), (down.T, across.T))
 
 
 def _read_tiles(
-    k: KernelBuilder, item: Symbol, step: int, tiles: tuple[Extent, Extent], lo: tuple[int, int], matrix: Array
+    k: KernelBuilder, item: Symbol, tiles: tuple[Extent, Extent], lo: tuple[int, int], matrices: tuple[Array, Array]
 ) -> tuple[Extent, Statement]:
-    """matrix x matrix' of windows ``step`` apart, with zeros around the image; ``lo`` of them before it."""
-    x = k.anchored.inputs[0]
-    out, size = matrix.shape
+    """Windows as far apart as tiles of the output, with zeros around the image; ``lo`` of them before it."""
+    attrs, x = k.anchored.attrs, k.anchored.inputs[0]
+    (_, rows), (width, columns) = matrices[0].shape, matrices[1].shape
+    per_group = k.anchored.output.shape[3]
 
     def tile(place: _Place) -> Statement:
-        top, left = (t * step - before for t, before in zip(place.tile, lo, strict=True))
+        top, left = (t * m - before for t, m, before in zip(place.tile, attrs.m, lo, strict=True))
         h, w = x.shape[2:]
 
         def read(is_inside: bool) -> Callable[[int, int], Expr]:
             def at(i: int, j: int) -> Expr:
                 load = k.element(x, (place.n, place.channel, top + i, left + j), None)
-                rows, columns = (top + i, h - 1 - top - i), (left + j, w - 1 - left - j)
-                conditions = () if is_inside else (*rows, *columns)
-                return _where(conditions, load)
+                inside = (top + i, h - 1 - top - i, left + j, w - 1 - left - j)
+                return _where(() if is_inside else inside, load)
 
             return at
 
         def put(e: int, f: int, value: Expr) -> Statement:
-            return k.store((e * out + f, place.number, place.channel), value, place.channel_guard)
+            group, channel = place.within(attrs.groups, per_group)
+            return k.store((e * width + f, group, place.number, channel), value, place.channel_guard)
 
-        room = _least(top, left, h - size - top, w - size - left)
-        whole, border = (_transformed(k, matrix, size, read(inside), put) for inside in (True, False))
+        room = _least(top, left, h - rows - top, w - columns - left)
+        whole, border = (_transformed(k, matrices, read(inside), put) for inside in (True, False))
         return block(guard((room,), whole), *([] if dim.is_nonnegative(room) else [guard((-1 - room,), border)]))
 
     return _over_tiles(k, tiles, x.shape[0], x.shape[1], tile, item)
@@ -74,14 +74,15 @@ def output_tiles(k: KernelBuilder, item: Symbol) -> tuple[Extent, Statement]:
     node = k.anchored
     attrs, product = node.attrs, node.inputs[0]
     n, filters, h, w = attrs.shape
-    size, m = attrs.m + 2, attrs.m
-    forward, _, _ = matrices(m)
+    width = attrs.inputs[1]
+    _, groups, _, per_group = product.shape
 
     def tile(place: _Place) -> Statement:
-        top, left = (t * m for t in place.tile)
+        top, left = (t * m for t, m in zip(place.tile, attrs.m, strict=True))
+        group, channel = place.within(groups, per_group)
 
         def read(i: int, j: int) -> Expr:
-            load = k.element(product, (i * size + j, place.number, place.channel), None)
+            load = k.element(product, (i * width + j, group, place.number, channel), None)
             return _where(place.channel_guard, load)
 
         def put(is_inside: bool) -> Callable[[int, int, Expr], Statement]:
@@ -92,69 +93,75 @@ def output_tiles(k: KernelBuilder, item: Symbol) -> tuple[Extent, Statement]:
 
             return at
 
-        room = _least(h - m - top, w - m - left)
-        whole, border = (_transformed(k, forward, size, read, put(inside)) for inside in (True, False))
+        room = _least(h - attrs.m[0] - top, w - attrs.m[1] - left)
+        whole, border = (_transformed(k, attrs.matrices(0), read, put(inside)) for inside in (True, False))
         return block(guard((room,), whole), *([] if dim.is_nonnegative(room) else [guard((-1 - room,), border)]))
 
-    return _over_tiles(k, tile_counts(m, attrs.shape), n, filters, tile, item)
+    return _over_tiles(k, attrs.tiles(attrs.shape), n, filters, tile, item)
 
 
 def filters(k: KernelBuilder, item: Symbol) -> tuple[Extent, Statement]:
-    """U[e] = (G w G')[e] of every filter: lanes are what the product has as columns."""
+    """U[e, g] = (G w G')[e] of every filter: lanes are what the product has as columns."""
     node = k.anchored
     w, attrs = node.inputs[0], node.attrs
-    g = matrices(attrs.m)[1]
-    _, rows, columns = node.output.shape
+    _, groups, rows, columns = node.output.shape
+    width, per_group = attrs.inputs[1], rows if attrs.is_turned else columns
+    last = [taps - 1 for taps in attrs.taps]
 
-    def pair(row: Extent, column: Extent, inside: Conditions) -> Statement:
+    def pair(group: Extent, row: Extent, column: Extent, inside: Conditions) -> Statement:
         def read(i: int, j: int) -> Expr:
-            index = (row, column, 2 - i, 2 - j) if attrs.is_turned else (column, row, i, j)
+            if attrs.is_turned:
+                index = (group * per_group + row, column, last[0] - i, last[1] - j)
+            else:
+                index = (group * per_group + column, row, i, j)
             return _where(inside, k.element(w, index, None))
 
         def put(e: int, f: int, value: Expr) -> Statement:
-            return k.store((e * len(g) + f, row, column), value, inside)
+            return k.store((e * width + f, group, row, column), value, inside)
 
-        return _transformed(k, g, 3, read, put)
+        return _transformed(k, attrs.matrices(1), read, put)
 
-    return _over_pairs(rows, columns, pair, item)
+    return _over_pairs(groups, rows, columns, pair, item)
 
 
 def filter_gradients(k: KernelBuilder, item: Symbol) -> tuple[Extent, Statement]:
     """dw[o, c] = G' dU[., c, o] G: lanes are filters."""
     node = k.anchored
-    product, size = node.inputs[0], node.attrs.m + 2
-    back = matrices(node.attrs.m)[1].T
-    _, rows, columns = product.shape
+    sums, attrs = node.inputs[0], node.attrs
+    down, across = attrs.matrices(1)
+    _, groups, rows, columns = sums.shape
 
-    def pair(row: Extent, column: Extent, inside: Conditions) -> Statement:
+    def pair(group: Extent, row: Extent, column: Extent, inside: Conditions) -> Statement:
         def read(i: int, j: int) -> Expr:
-            return _where(inside, k.element(product, (i * size + j, row, column), None))
+            return _where(inside, k.element(sums, (i * len(across) + j, group, row, column), None))
 
         def put(e: int, f: int, value: Expr) -> Statement:
-            return k.store((column, row, e, f), value, inside)
+            return k.store((group * columns + column, row, e, f), value, inside)
 
-        return _transformed(k, back, size, read, put)
+        return _transformed(k, (down.T, across.T), read, put)
 
-    return _over_pairs(rows, columns, pair, item)
+    return _over_pairs(groups, rows, columns, pair, item)
 
 
 def _over_pairs(
-    rows: Extent, columns: Extent, body: Callable[[Extent, Extent, Conditions], Statement], item: Symbol
-) -> tuple[Extent, Statement]:
-    """Items: a vector of columns with ``ROWS`` rows."""
-    assert isinstance(rows, int) and isinstance(columns, int)
+    groups: Extent, rows: Extent, columns: Extent, body: Callable[[Extent, Extent, Extent, Conditions], Statement],
+    item: Symbol,
+) -> tuple[Extent, Statement]:  # fmt: skip
+    """Items: a vector of columns with ``ROWS`` rows of a group."""
+    assert isinstance(groups, int) and isinstance(rows, int) and isinstance(columns, int)
     vectors, chunks = -(-columns // LANES), -(-rows // ROWS)
-    v, chunk = variable("v", vectors), variable("rc", chunks)
+    group, v, chunk = variable("g", groups), variable("v", vectors), variable("rc", chunks)
     first = Dim.of(chunk) * ROWS
     extent = dim.minimum(ROWS, rows - first)
     r = variable("r", extent)
     column = Dim.of(v) * LANES + Dim.of(LANE)
     inside = (columns - 1 - column,) if columns % LANES != 0 else ()
-    statement = loop(r, extent, body(first + Dim.of(r), column, inside))
+    statement = loop(r, extent, body(Dim.of(group), first + Dim.of(r), column, inside))
     rest = Dim.of(item)
-    for symbol, position in ((chunk, rest % chunks), (v, rest // chunks)):
+    places = ((chunk, rest % chunks), (v, (rest // chunks) % vectors), (group, rest // (chunks * vectors)))
+    for symbol, position in places:
         statement = Let(symbol, position, statement)
-    return vectors * chunks, statement
+    return groups * vectors * chunks, statement
 
 
 SCHEDULES = {
@@ -169,9 +176,18 @@ SCHEDULES = {
 class _Place:
     """One tile and one vector of channels."""
 
-    def __init__(self, n: Extent, tile: tuple[Extent, Extent], number: Extent, channel: Extent, channels: Extent) -> None:
-        self.n, self.tile, self.number, self.channel = n, tile, number, channel
-        self.channel_guard = (channels - 1 - channel,) if channels % LANES != 0 else ()
+    def __init__(self, n: Extent, tile: tuple[Extent, Extent], number: Extent, block_: Extent, channels: Extent) -> None:
+        self.n, self.tile, self.number, self.block = n, tile, number, block_
+        self.channel = block_ * LANES + Dim.of(LANE)
+        self.channel_guard = (channels - 1 - self.channel,) if channels % LANES != 0 else ()
+
+    def within(self, groups: Extent, per_group: Extent) -> tuple[Extent, Extent]:
+        """The group and the channel inside it; several groups are whole vectors each."""
+        if groups == 1:
+            return 0, self.channel
+        assert isinstance(per_group, int) and per_group % LANES == 0
+        blocks = per_group // LANES
+        return self.block // blocks, (self.block % blocks) * LANES + Dim.of(LANE)
 
 
 def _over_tiles(
@@ -185,10 +201,9 @@ def _over_tiles(
     rows, columns = tiles
     n, ty, cg = (variable(name, e) for name, e in (("n", batch), ("ty", rows), ("cg", groups)))
     tx, cb = variable("tx", columns), variable("cb", group)
-    at = tuple(Dim.of(s) for s in (n, ty, tx, cg, cb, LANE))
-    channel = (at[3] * group + at[4]) * LANES + at[5]
+    at = tuple(Dim.of(s) for s in (n, ty, tx, cg, cb))
     number = (at[0] * rows + at[1]) * columns + at[2]
-    statement = body(_Place(at[0], (at[1], at[2]), number, channel, channels))
+    statement = body(_Place(at[0], (at[1], at[2]), number, at[3] * group + at[4], channels))
     statement = loop(tx, columns, loop(cb, group, statement))
     rest = Dim.of(item)
     assert isinstance(rows, int) and isinstance(groups, int)
@@ -198,21 +213,21 @@ def _over_tiles(
 
 
 def _transformed(
-    k: KernelBuilder, matrix: Array, size: int, read: Callable[[int, int], Expr],
+    k: KernelBuilder, matrices: tuple[Array, Array], read: Callable[[int, int], Expr],
     put: Callable[[int, int, Expr], Statement],
 ) -> Statement:  # fmt: skip
-    """matrix x matrix' of a tile x: columns first, through a local buffer."""
-    out = len(matrix)
+    """down x across' of a tile x: columns first, through a local buffer."""
+    (out, rows), columns = matrices[0].shape, matrices[1].shape[1]
     dtype = k.anchored.output.dtype
-    half = Buffer(k.local_name("t"), dtype, (out, size, LANES), is_local=True)
+    half = Buffer(k.local_name("t"), dtype, (out, columns, LANES), is_local=True)
     at_lane = Dim.of(LANE)
     statements: list[Statement] = []
-    for j in range(size):
-        column = [read(i, j) for i in range(size)]
-        statements += [Store(half, (e, j, at_lane), _combined(row, column)) for e, row in enumerate(matrix)]
+    for j in range(columns):
+        column = [read(i, j) for i in range(rows)]
+        statements += [Store(half, (e, j, at_lane), _combined(row, column)) for e, row in enumerate(matrices[0])]
     for e in range(out):
-        line = [Load(half, (e, j, at_lane)) for j in range(size)]
-        statements += [put(e, f, _combined(row, line)) for f, row in enumerate(matrix)]
+        line = [Load(half, (e, j, at_lane)) for j in range(columns)]
+        statements += [put(e, f, _combined(row, line)) for f, row in enumerate(matrices[1])]
     vector = [loop(LANE, LANES, statement, Kind.VECTOR) for statement in statements]
     return Allocate(half, block(*vector))
 

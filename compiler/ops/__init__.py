@@ -14,6 +14,7 @@ from . import (  # noqa: F401
     scatter,
     shape,
     sorting,
-    transforms,
     trigonometry,
+    windows,
+    winograd,
 )  # fmt: skip

@@ -70,8 +70,10 @@ def _decide(
     seconds: dict[str, float] = {}
     for strategy in STRATEGIES:
         reason = strategy.rejects(graph, node)
-        if reason is None and ACCURACIES.index(strategy.accuracy) > ACCURACIES.index(accuracy):
-            reason = f"its error budget of {strategy.budget:.0e} needs --accuracy {strategy.accuracy}"
+        if reason is None:
+            budget, level = strategy.level(node)
+            if ACCURACIES.index(level) > ACCURACIES.index(accuracy):
+                reason = f"its error budget of {budget:.0e} needs --accuracy {level}"
         if reason is not None:
             rejected[strategy.name] = reason
         else:

@@ -38,8 +38,8 @@ class Cost:
 class Strategy:
     """``rejects`` gives the reason why a node cannot be computed so, or None; ``expand`` builds it from smaller ops.
 
-    ``budget`` is the relative L2 error (float32 against float64) that it keeps; ``accuracy`` the least strict level
-    that is needed to choose it.
+    ``level`` gives the relative L2 error (float32 against float64) that it keeps for a node, and the strictest accuracy
+    at which it may be chosen.
     """
 
     name: str
@@ -47,8 +47,7 @@ class Strategy:
     rejects: Callable[[Graph, Node], str | None]
     cost: Callable[[Graph, Node, int], Cost]  # the last: what free dims are taken for
     expand: Callable[[Builder, Graph, Node, Sequence[Value]], Value]
-    budget: float = 2e-6
-    accuracy: str = "strict"
+    level: Callable[[Node], tuple[float, str]] = lambda _node: (2e-6, "strict")
 
 
 @dataclass(frozen=True)
