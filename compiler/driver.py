@@ -34,6 +34,7 @@ from .targets.cpu.shared_object import check_writable, write_shared_object
 from .text import print_graph
 
 LEVELS = ("graph", "kernels", "loops", "llvm", "asm")  # of a program as text
+TRAINING_BATCH = 32  # what costs take a free batch for in a training step
 MEMORY_BUDGET = 64 << 30  # bytes of arena that a program may ask for, at the lowest values of its free dims
 
 _SELECT = (
@@ -57,14 +58,14 @@ TRAINING_PIPELINE = Pipeline(
 class Options:
     """What a caller may choose. ``cpu``: host or a level's name; ``threads``: the pool's size (None: all cores);
     ``accuracy``: strict, default or fast; ``override``: a strategy's name, or NODE=NAME; ``typical_batch``: what costs
-    take a free batch for. ``decisions`` is filled. ``workers``: the most processes that compile kernels (None: see
-    compiler/targets/cpu/kernel_objects.py); it has no influence on the program."""
+    take a free batch for (None: 1, and TRAINING_BATCH for training). ``decisions`` is filled. ``workers``: the most
+    processes that compile kernels (None: see compiler/targets/cpu/kernel_objects.py); they do not change the program."""
 
     cpu: str = "host"
     threads: int | None = None
     accuracy: str = "default"
     override: str = "auto"
-    typical_batch: int = 1
+    typical_batch: int | None = None
     decisions: list[Decision] = field(default_factory=list)
     workers: int | None = None
 
@@ -135,7 +136,9 @@ def compile_entries(step: Graph, run: Graph, options: Options | None = None, dum
 
 def plan_entries(step: Graph, run: Graph, options: Options | None = None, dump: Path | None = None) -> Compiled:
     """Like ``compile_entries``, with machine code on first use only."""
-    return _planned({"run": run, "train_step": step}, TRAINING_PIPELINE, options or Options(), dump)
+    options = options or Options()
+    options = replace(options, typical_batch=options.typical_batch or TRAINING_BATCH)
+    return _planned({"run": run, "train_step": step}, TRAINING_PIPELINE, options, dump)
 
 
 def _with_code(compiled: Compiled) -> Compiled:

@@ -404,6 +404,7 @@ class _Tiling:
             outer = Axis.of(f"{symbol.name}b", dim.ceil_div(extent, LANES))
             inner = Axis.of(f"{symbol.name}i", LANES)
             self.reduce_at[place] = outer.position * LANES + inner.position
+            self.present_term = None
             others = [load for load in self._loads() if _depends(load, inner.symbol) and not _is_padded(load, inner)]
             if others and extent % LANES != 0:
                 self.reduce_guard.append(extent - 1 - self.reduce_at[place])
@@ -622,14 +623,31 @@ class _Tiling:
         return outer, inner
 
     def _item_order(self, axis: Axis) -> tuple[int, int]:
+        """Outermost what both operands walk; innermost what only the smaller operand walks: it stays in the cache."""
         if isinstance(axis.extent, Dim):
             return (-1, 0)
-        rank = {self.plan.columns.symbol: 1} if self.plan.columns else {}
+        rank = {self.plan.columns.symbol: 4 if self._is_swept_by_columns() else 1} if self.plan.columns else {}
         if self.plan.rows:
             rank[self.plan.rows.symbol] = 3
         place = self.pure.index(axis)
         first = bool(self.b.out.shape) and place == 0
         return (rank.get(axis.symbol, 0 if first else 2), place)
+
+    def _is_swept_by_columns(self) -> bool:
+        """Whether the operand that columns walk is smaller than the one that rows walk."""
+        loads = self._loads()
+        vectors = [load for load in loads if _depends(load, LANE)]
+        scalars = [load for load in loads if not _depends(load, LANE)]
+        return self._walked(vectors, scalars) < self._walked(scalars, vectors)
+
+    def _walked(self, loads: Sequence[Load], others: Sequence[Load]) -> int:
+        """Elements of one operand that the loops walk where the other does not change."""
+        total = 1
+        for axis in self.pure:
+            own, other = (any(_depends(load, axis.symbol) for load in group) for group in (loads, others))
+            if own and not other and isinstance(axis.extent, int):
+                total *= axis.extent
+        return total
 
     def _tiles(self, axis: Axis) -> Extent:
         return dim.ceil_div(axis.extent, self.counts.get(axis.symbol, 1))

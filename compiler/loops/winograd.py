@@ -60,7 +60,7 @@ def _read_tiles(
             return at
 
         def put(e: int, f: int, value: Expr) -> Statement:
-            return guard(place.channel_guard, Store(k.out, (e * out + f, place.number, place.channel), value))
+            return k.store((e * out + f, place.number, place.channel), value, place.channel_guard)
 
         room = _least(top, left, h - size - top, w - size - left)
         whole, border = (_transformed(k, matrix, size, read(inside), put) for inside in (True, False))

@@ -14,6 +14,8 @@ from ..graph import Builder, Graph, Node, Value, finish, rebuilder
 from ..layout import BLOCK, Layout, Part, channel_blocked
 from ..op import OPS
 
+PANEL_READERS = ("winograd_output", "winograd_filter_gradient")  # they read vectors of the last axis, wherever these lie
+
 
 def choose_layout(graph: Graph) -> Graph:
     """The graph with layouts on values, and reorders where they meet."""
@@ -49,16 +51,15 @@ def _placed(b: Builder, graph: Graph, node: Node, inputs: list[Value]) -> Sequen
     if node.op.name == "conv_weight_gradient":
         return _weight_gradient(b, node, inputs)
     if node.op.name in ("winograd_input", "winograd_output_gradient"):
-        return b.copy(node, [_reordered(b, inputs[0], channel_blocked(4))])
+        return _with_layout(b, node, [_reordered(b, inputs[0], channel_blocked(4))], _panel_layout(node.output))
     if node.op.name == "winograd_output":
-        return _with_layout(b, node, [_plain(b, v) for v in inputs], channel_blocked(4))
-    if node.op.name == "matmul":
-        is_weights = graph.constant_of(node.inputs[1]) is not None and not node.attrs.transpose_b
-        is_packed = inputs[1].layout is not None and inputs[1].layout == _panel_layout(inputs[1])
-        right = inputs[1] if is_packed else _panels(b, inputs[1]) if is_weights else _plain(b, inputs[1])
-        return b.copy(node, [_plain(b, inputs[0]), right])
+        return _with_layout(b, node, inputs, channel_blocked(4))
     if node.op.name == "winograd_filter":
         return _with_layout(b, node, [_plain(b, inputs[0])], _panel_layout(node.output))
+    if node.op.name == "winograd_filter_gradient":
+        return b.copy(node, inputs)
+    if node.op.name == "matmul":
+        return _product(b, graph, node, inputs)
     if node.op.is_elementwise and len(node.outputs) == 1:
         return _elementwise(b, node, inputs)
     if node.op.name in ("max_pool", "average_pool") and _pools_blocks(node, inputs[0]):
@@ -168,6 +169,22 @@ def _weight_gradient(b: Builder, node: Node, inputs: list[Value]) -> Sequence[Va
     layout = _packed(rank, has_blocks) if is_blocked else None
     outputs = _with_attrs(b, node, [_padded(b, node, x), dy], _without_padding(node), layout)
     return [_plain(b, outputs[0])]
+
+
+def _product(b: Builder, graph: Graph, node: Node, inputs: list[Value]) -> Sequence[Value]:
+    """Constant right operands in panels; operands and results of Winograd's transforms stay in theirs."""
+    left, right = inputs
+    if not _in_panels(left):
+        left = _plain(b, left)
+    if not _in_panels(right):
+        is_constant = graph.constant_of(node.inputs[1]) is not None and not node.attrs.transpose_b
+        right = _panels(b, right) if is_constant else _plain(b, right)
+    is_transformed = any(user.op.name in PANEL_READERS for user in graph.users[node.output])
+    return _with_layout(b, node, [left, right], _panel_layout(node.output) if is_transformed else None)
+
+
+def _in_panels(value: Value) -> bool:
+    return value.layout is not None and value.layout == _panel_layout(value)
 
 
 def _panels(b: Builder, value: Value) -> Value:

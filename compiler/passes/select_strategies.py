@@ -33,7 +33,7 @@ class Decision:
 
 def select_strategies(
     graph: Graph, accuracy: str = "default", override: str = "auto", decisions: list[Decision] | None = None,
-    typical_batch: int = 1,
+    typical_batch: int | None = None,
 ) -> Graph:  # fmt: skip
     """The graph with each convolution, and each gradient of one, expanded by its strategy. ``override``: auto, a strategy's name for all
     convolutions where it applies, or NODE=NAME; ``typical_batch``: what costs take free dims for. UsageError for
@@ -47,7 +47,7 @@ def select_strategies(
         if node.op.name not in CONVOLUTIONS:
             mapping.update(zip(node.outputs, b.copy(node, inputs), strict=True))
             continue
-        strategy, decision = _decide(graph, node, accuracy, wanted, typical_batch)
+        strategy, decision = _decide(graph, node, accuracy, wanted, typical_batch or 1)
         if decisions is not None:
             decisions.append(decision)
         mapping[node.output] = strategy.expand(b, graph, node, inputs)

@@ -126,6 +126,26 @@ def test_order_is_philox_of_seed_and_epoch_and_the_last_batch_is_partial() -> No
     assert not np.array_equal(shuffled(10, 7, 0), shuffled(10, 8, 0))
 
 
+@dataclass
+class CountingSession(InterpretedSession):
+    """Takes every batch and computes nothing."""
+
+    sizes: list[int] = field(default_factory=list)
+
+    def train_step(self, state: InterpretedState, *inputs: np.ndarray) -> list[np.ndarray]:
+        self.sizes.append(len(inputs[0]))
+        state.step += 1
+        return [np.float32(len(inputs[0])), np.int64(1)]  # type: ignore[list-item]
+
+
+def test_60000_samples_are_937_batches_of_64_and_one_of_32() -> None:
+    session = CountingSession(GRAPH, STEP)
+    made = Trainer(session)
+    (record,) = made.fit((np.zeros((60_000, 4), np.float32), np.zeros(60_000, np.int64)), epochs=1, batch=64)
+    assert session.sizes == [64] * 937 + [32] and made.state.step == 938
+    assert record["loss"] == (937 * 64 * 64 + 32 * 32) / 60_000 and record["accuracy"] == 938 / 60_000
+
+
 def test_the_epochs_loss_is_the_mean_over_samples() -> None:
     made, losses = trainer(), []
     history = made.fit(blobs(10), epochs=1, batch=4, on_step=lambda step, loss: losses.append((step, loss)))

@@ -121,17 +121,20 @@ class Pool:
         return code
 
     def _work(self) -> Function:
-        """Thread ``thread`` of ``threads`` does its part of every launch; only thread 0 waits for the last barrier."""
+        """Thread ``thread`` of ``threads`` does its part of every launch; only thread 0 waits for the last barrier.
+
+        A worker reads the pool only before it reports at the last barrier: thread 0 may then set up the next run.
+        """
         code = self._function("work", thread=I64, threads=I64)
         pool, thread, threads = code["pool"].record(POOL), code["thread"], code["threads"]
-        target = code.variable(I64)
-        with code.loop(pool["launch_count"]) as index:
+        count, target = pool["launch_count"], code.variable(I64)
+        with code.loop(count) as index:
             launch = pool["launches"].record(LAUNCH, index)
             _run_range(code, pool, launch, thread, threads)
             with code.if_(threads > 1):
                 target[0] = target[0] + threads
                 code.call(self.arrive, pool.word, target[0])
-                with code.if_(thread.equals(0) | (index + 1 < pool["launch_count"])):
+                with code.if_(thread.equals(0) | (index + 1 < count)):
                     code.call(self.wait, pool.word, pool.address("arrived"), target[0])
         code.return_()
         return code

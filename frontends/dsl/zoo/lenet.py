@@ -1,16 +1,26 @@
 """LeNet-5 (LeCun et al. 1998), in its modern form (ReLU, max pooling) or the classic one (tanh, average pooling).
 
 Both have 61,706 parameters: every filter of the second convolution sees all six maps, and the last layer is dense.
+
+Weights start by Glorot and Bengio's rule, which weighs inputs and outputs, for the layers narrow: 400, 120, 84, 10. The
+rule for deep rectifier networks (He et al.) looks at the inputs only. On standardised digits, whose neighbouring pixels
+are alike, it starts with logits of deviation 2 and a loss of 4, where a classifier that knows nothing has log 10 = 2.3;
+Glorot's starts with a deviation of 0.5 and a loss of 2.4.
 """
 
 from __future__ import annotations
 
+from functools import partial
+
 from netloom.errors import UsageError
 
 from ..functions import flatten, relu, tanh
-from ..initializers import Initializer
+from ..initializers import Initializer, glorot_uniform
 from ..layers import average_pool2d, conv2d, dense, max_pool2d
 from ..trace import Symbolic, TracedGraph, network, tensor
+
+_conv = partial(conv2d, weight_initializer=glorot_uniform)
+_dense = partial(dense, weight_initializer=glorot_uniform)
 
 
 @network
@@ -19,11 +29,11 @@ def lenet(x: Symbolic, classes: int = 10, classic: bool = False) -> Symbolic:
     activation = tanh if classic else relu
     pool = average_pool2d if classic else max_pool2d
     padding = 2 if x.shape[2] == 28 else 0
-    x = pool(activation(conv2d(x, 6, 5, padding=padding, name="conv1")), 2)  # [n, 6, 14, 14]
-    x = pool(activation(conv2d(x, 16, 5, name="conv2")), 2)  # [n, 16, 5, 5]
-    x = activation(dense(flatten(x), 120, name="dense1"))
-    x = activation(dense(x, 84, name="dense2"))
-    return dense(x, classes, name="dense3")
+    x = pool(activation(_conv(x, 6, 5, padding=padding, name="conv1")), 2)  # [n, 6, 14, 14]
+    x = pool(activation(_conv(x, 16, 5, name="conv2")), 2)  # [n, 16, 5, 5]
+    x = activation(_dense(flatten(x), 120, name="dense1"))
+    x = activation(_dense(x, 84, name="dense2"))
+    return _dense(x, classes, name="dense3")
 
 
 def lenet5(

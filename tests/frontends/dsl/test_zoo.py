@@ -10,8 +10,10 @@ import pytest
 from netloom.compiler.interpret import interpret, interpret_step
 from netloom.compiler.verify import verify
 from netloom.errors import UsageError
+from netloom.frontends import datasets
 from netloom.frontends import dsl as nl
 from netloom.frontends.dsl import zoo
+from netloom.frontends.dsl.initializers import Initializer
 
 # torchvision's counts; AlexNet by the paper's own sizes (34,944 + 307,456 + 885,120 + 663,936 + 442,624 + ...)
 PARAMETERS = {
@@ -52,6 +54,19 @@ def test_lenet_runs_and_samples_are_independent(variant: str, size: int) -> None
     (y,) = interpret(graph, {"x": x})
     assert y.shape == (3, 10) and np.isfinite(y).all() and np.ptp(y) > 0.01
     np.testing.assert_allclose(interpret(graph, {"x": x[1:2]})[0], y[1:2], rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("seed", [0, 1, 2])
+def test_lenet_starts_without_an_opinion(seed: int) -> None:
+    """Its first loss on digits is near log 10, that of a classifier that knows nothing; with He's rule it is not."""
+    data = datasets.digits()
+
+    def loss(initializer: Initializer | None) -> float:
+        graph = zoo.lenet5(seed=seed, initializer=initializer)
+        (logits,) = interpret(graph, {"x": data.x[:200]})
+        return float(np.mean(np.log(np.exp(logits).sum(1)) - logits[np.arange(200), data.y[:200]]))
+
+    assert loss(None) < np.log(10) + 0.3 < loss(nl.initializers.he_normal)
 
 
 def test_a_small_resnet_runs_in_both_forms() -> None:
