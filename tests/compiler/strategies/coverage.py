@@ -155,16 +155,15 @@ def _is_tail(condition: Extent) -> bool:
 
 
 def _sums(tile: Allocate) -> set[str]:
-    """How a sum is cut into chains: not, along whole axes, or within an axis (evenly or not)."""
-    loops = [s for s in walk(tile.body) if isinstance(s, For)]
-    if not any(isinstance(s, Allocate) and re.fullmatch(r"a\d+", s.buffer.name) for s in walk(tile.body)):
+    """How a sum is cut into chains: not, along whole axes, or within an axis (in equal parts or not)."""
+    inside = list(walk(tile.body))
+    if not any(isinstance(s, Allocate) for s in inside):  # of a partial sum
         return {"one chain"}
-    parts = [s for s in loops if re.search(r"\doi?$|\d\w*i$", s.variable.name) and s.variable.name.startswith("r")]
-    names = {s.variable.name for s in parts}
-    cut = [s for s in parts if s.variable.name.endswith("i") and f"{s.variable.name[:-1]}o" in names]
-    if not cut:
+    loops = {s.variable.name: s for s in inside if isinstance(s, For)}
+    parts = [s for name, s in loops.items() if name.endswith("i") and f"{name[:-1]}o" in loops]
+    if not parts:
         return {"partial sums of whole axes"}
-    return {"partial sums of unequal parts" if any(isinstance(s.extent, Dim) for s in cut) else "partial sums of equal parts"}
+    return {"partial sums of unequal parts" if any(isinstance(s.extent, Dim) for s in parts) else "partial sums of equal parts"}
 
 
 def _axes(statements: list[Statement], names: set[str]) -> set[str]:
