@@ -32,11 +32,11 @@ CANARY = 64  # bytes before and behind an output that must stay as they are
 ALIKE = {  # cases whose kernels take no way through the code that those of others do not
     "matmul_symbolic_full", "conv_residual", "conv_gradients_symbolic", "two_layers", "winograd_f2", "winograd_f4", "winograd_trained",
     "pad_blocks", "relu_blocks", "concat_blocks", "conv_padded_channels", "conv_grouped_padded", "matmul_of_a_reshape",
+    "conv_gradients_grouped", "conv_transposed_grouped", "average_pool_blocks", "max_pool_symbolic", "matmul_gradients", "conv_3d",
 }  # fmt: skip
 LEVELS = [cpu for cpu in CPUS.values() if cpu.machine.vectors < host_cpu().machine.vectors]  # below that of this machine
 NARROW = (
-    "matmul_odd", "matmul_columns_tail", "matmul_transposed_b", "matmul_batched", "chain", "softmax",
-    "max_pool", "average_pool", "conv_grouped", "conv_depthwise", "conv_dilated", "scatter_max", "sort_rows", "winograd_input_f2",
+    "matmul_odd", "matmul_transposed_b", "softmax", "average_pool", "conv_grouped", "conv_dilated", "sort_rows", "winograd_input_f2",
 )  # fmt: skip
 
 
