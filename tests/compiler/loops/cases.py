@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 from unittest.mock import patch
 
 import numpy as np
 
+from netloom.compiler import dim, scalar
 from netloom.compiler.dim import Extent, symbol
 from netloom.compiler.driver import PIPELINE, TRAINING_PIPELINE, Options
 from netloom.compiler.graph import Builder, Graph, Node, Value
@@ -330,9 +331,23 @@ def launches(case: Case) -> Iterator[Launch]:
             yield Launch(node, kernel_of(node, SMALL_ITEMS), arrays, in_memory(node.output, values[node.output]), case.symbols)
 
 
+def drawn(kernel: Kernel, symbols: Mapping[str, int], rng: np.random.Generator) -> list[Array]:
+    """Random numbers for the inputs of a kernel, as they lie in memory. Floats have 24 bits, so that products of two
+    float64 numbers are exact: NumPy has no fma that would round them once with the sum."""
+    arrays = []
+    for buffer in kernel.buffers[:-1]:
+        shape = tuple(dim.evaluate(e, symbols) for e in buffer.shape)
+        if buffer.dtype.is_float:
+            numbers: Array = rng.standard_normal(shape, np.float32)
+        else:
+            numbers = rng.integers(-4 if buffer.dtype.is_signed else 0, 5, shape)
+        arrays.append(scalar.cast_array(np.asarray(numbers), buffer.dtype))
+    return arrays
+
+
 def in_memory(value: Value, array: Array) -> Array:
     """An array as it lies in memory under its value's layout."""
     return array if value.layout is None else np.asarray(value.layout.pack(array))
 
 
-__all__ = ["CASES", "SMALL_ITEMS", "Case", "Launch", "kernels_of", "launches"]
+__all__ = ["CASES", "SMALL_ITEMS", "Case", "Launch", "drawn", "kernels_of", "launches"]

@@ -26,7 +26,7 @@ from netloom.compiler.targets.cpu.llvm import INDEX_ERROR, compile_kernels
 from netloom.compiler.targets.cpu.machine import CPUS, Cpu, host_cpu
 from netloom.compiler.targets.cpu.vector_math import expand_all
 
-from .cases import CASES, Case, kernels_of
+from .cases import CASES, Case, drawn, kernels_of
 
 CANARY = 64  # bytes before and behind an output that must stay as they are
 ALIKE = {  # cases whose kernels take no way through the code that those of others do not
@@ -36,7 +36,7 @@ ALIKE = {  # cases whose kernels take no way through the code that those of othe
 }  # fmt: skip
 LEVELS = [cpu for cpu in CPUS.values() if cpu.machine.vectors < host_cpu().machine.vectors]  # below that of this machine
 NARROW = (
-    "matmul_odd", "matmul_transposed_b", "softmax", "average_pool", "conv_grouped", "conv_dilated", "sort_rows", "winograd_input_f2",
+    "matmul_odd", "matmul_transposed_b", "softmax", "average_pool", "conv_grouped", "conv_dilated", "sort_rows", "max_pool",
 )  # fmt: skip
 
 
@@ -108,20 +108,6 @@ def interpreted(kernel: Kernel, cpu: Cpu, arrays: Sequence[Array], symbols: Mapp
     if not cpu.has_fma:
         body = with_values(body, unfused)
     return run_kernel(replace(kernel, body=body), arrays, symbols)
-
-
-def drawn(kernel: Kernel, symbols: Mapping[str, int], rng: np.random.Generator) -> list[Array]:
-    """Random numbers for the inputs of a kernel, as they lie in memory. Floats have 24 bits, so that products of two
-    float64 numbers are exact: NumPy has no fma that would round them once with the sum."""
-    arrays = []
-    for buffer in kernel.buffers[:-1]:
-        shape = tuple(dim.evaluate(e, symbols) for e in buffer.shape)
-        if buffer.dtype.is_float:
-            numbers: Array = rng.standard_normal(shape, np.float32)
-        else:
-            numbers = rng.integers(-4 if buffer.dtype.is_signed else 0, 5, shape)
-        arrays.append(scalar.cast_array(np.asarray(numbers), buffer.dtype))
-    return arrays
 
 
 def agree(kernels: Sequence[Kernel], cpu: Cpu, case: Case) -> None:
