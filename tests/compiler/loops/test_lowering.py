@@ -18,7 +18,7 @@ import pytest
 
 from netloom.compiler import dim, scalar
 from netloom.compiler.loops.interpret import Run, run_kernel
-from netloom.compiler.loops.ir import Allocate, Block, For, If, Kernel, Let, Statement, Store
+from netloom.compiler.loops.ir import LANES, Allocate, Block, For, If, Kernel, Let, Statement, Store
 from netloom.compiler.loops.text import parse_kernel
 from netloom.compiler.op import Array
 from netloom.compiler.scalar import Call, Expr
@@ -36,7 +36,8 @@ ALIKE = {  # cases whose kernels take no way through the code that those of othe
 }  # fmt: skip
 LEVELS = [cpu for cpu in CPUS.values() if cpu.machine.vectors < host_cpu().machine.vectors]  # below that of this machine
 NARROW = (
-    "matmul_odd", "matmul_transposed_b", "softmax", "average_pool", "conv_grouped", "conv_dilated", "sort_rows", "max_pool",
+    "matmul_odd", "matmul_transposed_b", "matmul_float16", "softmax", "average_pool", "conv_grouped", "conv_dilated", "sort_rows",
+    "max_pool",
 )  # fmt: skip
 
 
@@ -71,10 +72,12 @@ class Code:
         return output, error[0] == INDEX_ERROR
 
 
-def compiled(kernels: Sequence[Kernel], cpu: Cpu, name: str) -> Code:
-    """Kernels as machine code; ``name`` is that of a library and stands once."""
+def compiled(kernels: Sequence[Kernel], cpu: Cpu, name: str, is_linked: bool = True) -> Code:
+    """Kernels as machine code; ``name`` is that of a library and stands once. ``is_linked``: with what this process holds."""
     names = {kernel: f"kernel_{place}" for place, kernel in enumerate(kernels)}
-    builder = llvm.JITLibraryBuilder().add_current_process()
+    builder = llvm.JITLibraryBuilder()
+    if is_linked:
+        builder.add_current_process()
     builder.add_object_img(compile_kernels({names[kernel]: kernel for kernel in kernels}, cpu))
     for symbol in names.values():
         builder.export_symbol(symbol)
@@ -201,3 +204,37 @@ def test_a_changed_kernel_is_seen() -> None:
     found, _ = compiled([kernel], host_cpu(), "changed").run(kernel, arrays, {})
     assert found.tobytes() == run_kernel(kernel, arrays).output.tobytes()
     assert found.tobytes() != run_kernel(other, arrays).output.tobytes()
+
+
+def halves() -> Array:
+    """Every float16, and float32 numbers at, beside and between them."""
+    exact = np.arange(1 << 16, dtype=np.uint32).astype(np.uint16).view(np.float16).astype(np.float32)
+    finite = exact[np.isfinite(exact)]
+    with np.errstate(over="ignore"):
+        between = (finite + np.nextafter(finite.astype(np.float16), np.float16(np.inf)).astype(np.float32)) / 2
+        beside = [np.nextafter(between, np.float32(side)) for side in (-np.inf, np.inf)]
+    far = np.asarray([65519.996, 65520, 65536, 1e30, 3e38, 1e-8, 2.0**-25, 1e-40], np.float32)
+    found = np.concatenate([exact, between, *beside, far, -far])
+    return np.asarray(np.resize(found, -(-len(found) // LANES) * LANES))
+
+
+@pytest.mark.parametrize("cpu", [*LEVELS, host_cpu()], ids=lambda cpu: cpu.name)
+@pytest.mark.parametrize("wide", ["float32", "float64"])
+def test_conversions_of_float16(cpu: Cpu, wide: str) -> None:
+    """Every number, there and back, without a library: this machine's process is not linked."""
+    with np.errstate(all="ignore"):
+        x = halves().astype(wide)
+        narrow = x.astype(np.float16)
+        expected = {"float16": narrow, wide: narrow.astype(wide), "bool": narrow != 0}
+    text = """kernel k(x: WIDE[COUNT], y: TO[COUNT])
+parallel w < ITEMS:
+  vector l < 16:
+    y[16*w + l] = VALUE
+"""
+    text = text.replace("WIDE", wide).replace("COUNT", str(len(x))).replace("ITEMS", str(len(x) // LANES))
+    for to, right in expected.items():
+        half = "float16(x[16*w + l])"
+        kernel = parse_kernel(text.replace("TO", to).replace("VALUE", half if to == "float16" else f"{to}({half})"))
+        found, _ = compiled([kernel], cpu, f"{to} of {wide}", is_linked=False).run(kernel, [x], {})
+        assert np.array_equal(found, right, equal_nan=to != "bool")
+        assert to == "bool" or np.array_equal(np.signbit(found), np.signbit(right))
