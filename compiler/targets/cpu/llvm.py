@@ -552,11 +552,12 @@ class _KernelEmitter:
         address = self._address(node.buffer, node.buffer.offset((*node.index, 0)))
         value = self.b.load(address, align=64, typ=kind)
         width = LANES // 2
-        undefined = ir.Constant(kind, ir.Undefined)
-        while width:
-            order = [lane + width if lane < width else lane for lane in range(LANES)]
-            other = self.b.shuffle_vector(value, undefined, ir.Constant(ir.VectorType(I32, LANES), order))
-            value = self._primitive(node.combine, [value, other], node.dtype)
+        while width:  # each half in a vector of its own: LLVM 22.1 takes wrong lanes where whole vectors are kept
+            undefined = ir.Constant(value.type, ir.Undefined)
+            order = ir.VectorType(I32, width)
+            low = self.b.shuffle_vector(value, undefined, ir.Constant(order, list(range(width))))
+            high = self.b.shuffle_vector(value, undefined, ir.Constant(order, list(range(width, 2 * width))))
+            value = self._primitive(node.combine, [low, high], node.dtype)
             width //= 2
         return self.b.extract_element(value, I32(0))
 

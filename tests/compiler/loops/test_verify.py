@@ -149,6 +149,8 @@ BROKEN = [
      body("y[w, 0] = fold_add(x[w])")),
     ("fold by what takes no floats", "lanes cannot be combined by and", "y[w, 0] = fold_and(t[])",
      body("local t: float32[16]", "vector l < 16:", "  t[l] = 0.0:float32", "y[w, 0] = fold_and(t[])")),
+    ("fold of small floats", "lanes of float16 are combined in float32", "y[w, 0] = float32(fold_max(t[]))",
+     body("local t: float16[16]", "vector l < 16:", "  t[l] = 0.0:float16", "y[w, 0] = float32(fold_max(t[]))")),
     ("fold by no function", "lanes cannot be combined by plus", "y[w, 0] = fold_plus(t[])",
      body("local t: float32[16]", "vector l < 16:", "  t[l] = 0.0:float32", "y[w, 0] = fold_plus(t[])")),
     ("fold outside its buffer", "axis 0 of t is inside 2", "y[w, 0] = fold_add(t[w])",
