@@ -11,6 +11,8 @@ import json
 import sys
 import time
 from collections.abc import Callable
+from functools import partial
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -59,7 +61,49 @@ def _openvino(file: str, feeds: Arrays, threads: int) -> tuple[Call, Callable[[]
     return request.infer, outputs, str(openvino.__version__)
 
 
-ENGINES = {"netloom": _netloom, "onnxruntime": _onnxruntime, "openvino": _openvino}
+def _netloom_training(file: str, feeds: Arrays, threads: int) -> tuple[Call, Callable[[], Arrays], str]:
+    from netloom import __version__, api
+    from netloom.frontends.dsl import losses, optimizers, zoo
+
+    task = json.loads(Path(file).read_text())
+    graph = getattr(zoo, task["network"])(batch=task["batch"])
+    optimizer = optimizers.SGD(1e-3, momentum=0.9)
+    trainer = api.compile_training(graph, loss=losses.cross_entropy, optimizer=optimizer, threads=threads)
+    x, target = feeds["x"], feeds["target"]
+    return (lambda: trainer.step(x, target)), lambda: {"loss": np.asarray(trainer.step(x, target)["loss"])}, __version__
+
+
+def _torch_training(is_compiled: bool, file: str, feeds: Arrays, threads: int) -> tuple[Call, Callable[[], Arrays], str]:
+    import torch
+
+    from netloom.benchmarks.torch_networks import MODULES
+
+    torch.set_num_threads(threads)
+    module = MODULES[json.loads(Path(file).read_text())["network"]]()
+    optimizer = torch.optim.SGD(module.parameters(), lr=1e-3, momentum=0.9)
+    loss_of = torch.nn.CrossEntropyLoss()
+    x, target = torch.from_numpy(feeds["x"]), torch.from_numpy(feeds["target"])
+    forward = torch.compile(module) if is_compiled else module
+
+    def step() -> float:
+        optimizer.zero_grad(set_to_none=True)
+        loss = loss_of(forward(x), target)
+        loss.backward()
+        optimizer.step()
+        return float(loss.item())
+
+    return step, lambda: {"loss": np.asarray(step())}, str(torch.__version__)
+
+
+Engine = Callable[[str, Arrays, int], tuple[Call, Callable[[], Arrays], str]]
+ENGINES: dict[str, Engine] = {
+    "netloom": _netloom,
+    "onnxruntime": _onnxruntime,
+    "openvino": _openvino,
+    "netloom training": _netloom_training,
+    "torch training": partial(_torch_training, False),
+    "torch.compile training": partial(_torch_training, True),
+}
 
 
 def main(engine: str, file: str, feeds_file: str, threads: str) -> None:

@@ -13,6 +13,7 @@ import tempfile
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -56,7 +57,7 @@ def line(rows: Sequence[Row]) -> str:
 def write(folder: Path, name: str, machine: peaks.Peaks, rows: Sequence[Row]) -> None:
     """The results so far, as JSON and as a table."""
     folder.mkdir(parents=True, exist_ok=True)
-    data = {"machine": {"cpu": _cpu(), "python": platform.python_version(), **machine.as_dict()}, "rows": [asdict(r) for r in rows]}
+    data = {"machine": machine_record(machine), "rows": [asdict(row) for row in rows]}
     (folder / f"{name}.json").write_text(json.dumps(data, indent=1) + "\n")
     (folder / f"{name}.md").write_text(table(name, machine, rows))
 
@@ -90,6 +91,11 @@ def table(name: str, machine: peaks.Peaks, rows: Sequence[Row]) -> str:
 def best(row: Row) -> float:
     """The ratio to the faster peer."""
     return min((ratio[0] for ratio in row.ratios.values()), default=math.nan)
+
+
+def machine_record(machine: peaks.Peaks) -> dict[str, Any]:
+    """The machine and its peaks, for JSON."""
+    return {"cpu": _cpu(), "python": platform.python_version(), **machine.as_dict()}
 
 
 def describe(machine: peaks.Peaks) -> list[str]:

@@ -10,14 +10,14 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, lru_cache
 from math import gcd
 from typing import TypeAlias
 
 Extent: TypeAlias = "int | Dim"
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Symbol:
     """A named integer with ``lo <= value <= hi``; ``hi`` may be a ``Dim`` (loop variables) or None (unbounded)."""
 
@@ -30,10 +30,17 @@ class Symbol:
 
     @cached_property
     def _hash(self) -> int:
-        return hash((self.name, self.lo))
+        return hash((self.name, self.lo, self.hi))
 
     def __hash__(self) -> int:
         return self._hash
+
+    def __eq__(self, other: object) -> bool:
+        if self is other:
+            return True
+        if not isinstance(other, Symbol) or self._hash != other._hash:
+            return False
+        return self.name == other.name and self.lo == other.lo and self.hi == other.hi
 
 
 @dataclass(frozen=True)
@@ -74,14 +81,20 @@ Monomial: TypeAlias = tuple[Atom, ...]
 
 
 class Dim:
-    """A polynomial with integer coefficients: ``terms`` maps a sorted product of atoms to its coefficient."""
+    """A polynomial with integer coefficients: ``terms`` maps a sorted product of atoms to its coefficient.
 
-    __slots__ = ("_hash", "_text", "terms")
+    Terms stand in the order of ``_monomial_key``, the constant last. What is asked often is kept in the private slots.
+    """
+
+    __slots__ = ("_bounds", "_has_remainder", "_hash", "_symbols", "_text", "terms")
 
     def __init__(self, terms: tuple[tuple[Monomial, int], ...]) -> None:
         self.terms = terms
         self._hash = hash(terms)
         self._text = ""
+        self._symbols: frozenset[Symbol] | None = None
+        self._bounds: tuple[int | None, int | None] | None = None
+        self._has_remainder: bool | None = None
 
     # -- canonical form ----------------------------------------------------------------------------------
 
@@ -114,10 +127,12 @@ class Dim:
     # -- arithmetic --------------------------------------------------------------------------------------
 
     def __add__(self, other: Extent) -> Extent:
+        if not isinstance(other, Dim):
+            return self._shifted(int(other))
         total = dict(self.terms)
-        for atoms, factor in _terms(other):
+        for atoms, factor in other.terms:
             total[atoms] = total.get(atoms, 0) + factor
-        return _canonical(total)
+        return _canonical(total, self.has_remainder or other.has_remainder)
 
     __radd__ = __add__
 
@@ -131,14 +146,32 @@ class Dim:
         return -self + other
 
     def __mul__(self, other: Extent) -> Extent:
+        if not isinstance(other, Dim):
+            return self._scaled(int(other))
         total: dict[Monomial, int] = {}
         for left, a in self.terms:
-            for right, b in _terms(other):
-                atoms = tuple(sorted(left + right, key=str))
+            for right, b in other.terms:
+                atoms = tuple(sorted(left + right, key=str)) if left and right else left or right
                 total[atoms] = total.get(atoms, 0) + a * b
-        return _canonical(total)
+        return _canonical(total, self.has_remainder or other.has_remainder)
 
     __rmul__ = __mul__
+
+    def _shifted(self, number: int) -> Extent:
+        """self + number: only the constant changes."""
+        if number == 0:
+            return self
+        atoms, last = self.terms[-1]
+        if atoms:
+            return Dim((*self.terms, ((), number)))
+        number += last
+        return Dim((*self.terms[:-1], ((), number))) if number else Dim(self.terms[:-1])
+
+    def _scaled(self, number: int) -> Extent:
+        """self * number: the terms stay apart and in order."""
+        if number == 1:
+            return self
+        return Dim(tuple((atoms, factor * number) for atoms, factor in self.terms)) if number else 0
 
     def __floordiv__(self, divisor: int) -> Extent:
         return _divide(self, divisor)[0]
@@ -148,8 +181,20 @@ class Dim:
 
     # -- queries -----------------------------------------------------------------------------------------
 
+    @property
+    def has_remainder(self) -> bool:
+        """Whether a remainder is a factor of a term."""
+        if self._has_remainder is None:
+            self._has_remainder = any(isinstance(atom, Remainder) for atoms, _ in self.terms for atom in atoms)
+        return self._has_remainder
+
     def symbols(self) -> frozenset[Symbol]:
         """All symbols that occur, at any depth (not those of their ranges)."""
+        if self._symbols is None:
+            self._symbols = self._found_symbols()
+        return self._symbols
+
+    def _found_symbols(self) -> frozenset[Symbol]:
         found: set[Symbol] = set()
         stack: list[Extent] = [self]
         while stack:
@@ -183,19 +228,23 @@ def _terms(extent: Extent) -> tuple[tuple[Monomial, int], ...]:
     return (((), int(extent)),) if extent else ()
 
 
-def _monomial_key(item: tuple[Monomial, int]) -> tuple[bool, int, str]:
-    atoms = item[0]
+@lru_cache(maxsize=1 << 16)
+def _monomial_key(atoms: Monomial) -> tuple[bool, int, str]:
     return (not atoms, -len(atoms), "*".join(map(str, atoms)))
 
 
-def _canonical(total: dict[Monomial, int]) -> Extent:
-    total = {atoms: factor for atoms, factor in total.items() if factor}
-    total = _recombine(total)
+def _canonical(total: dict[Monomial, int], has_remainder: bool = True) -> Extent:
+    if 0 in total.values():
+        total = {atoms: factor for atoms, factor in total.items() if factor}
+    if has_remainder:
+        total = _recombine(total)
     if not total:
         return 0
     if len(total) == 1 and () in total:
         return total[()]
-    return Dim(tuple(sorted(total.items(), key=_monomial_key)))
+    if len(total) == 1:
+        return Dim(tuple(total.items()))
+    return Dim(tuple((atoms, total[atoms]) for atoms in sorted(total, key=_monomial_key)))
 
 
 def _recombine(total: dict[Monomial, int]) -> dict[Monomial, int]:
@@ -349,7 +398,11 @@ def product(extents: tuple[Extent, ...] | list[Extent]) -> Extent:
 
 def bounds(extent: Extent) -> tuple[int | None, int | None]:
     """A range that holds every value; None where no bound is known. Safe, not always tight."""
-    return _lowest(extent), _negated(_lowest(-extent))
+    if isinstance(extent, int):
+        return extent, extent
+    if extent._bounds is None:
+        extent._bounds = _lowest(extent), _negated(_lowest(-extent))
+    return extent._bounds
 
 
 def is_nonnegative(extent: Extent) -> bool:
@@ -446,7 +499,7 @@ def _atom_bounds(atom: Atom) -> tuple[int | None, int | None]:
 
 def substitute(extent: Extent, values: Mapping[Symbol, Extent]) -> Extent:
     """The extent with symbols replaced, in canonical form again."""
-    if isinstance(extent, int) or not values:
+    if isinstance(extent, int) or extent.symbols().isdisjoint(values):
         return extent
     total: Extent = 0
     for atoms, factor in extent.terms:
@@ -491,11 +544,7 @@ def evaluate(extent: Extent, values: Mapping[str, int]) -> int:
 
 def symbols_of(extents: tuple[Extent, ...] | list[Extent]) -> frozenset[Symbol]:
     """All symbols in a shape."""
-    found: frozenset[Symbol] = frozenset()
-    for extent in extents:
-        if isinstance(extent, Dim):
-            found |= extent.symbols()
-    return found
+    return frozenset().union(*(extent.symbols() for extent in extents if isinstance(extent, Dim)))
 
 
 # -- text --------------------------------------------------------------------------------------------------

@@ -27,18 +27,19 @@ from .passes.select_strategies import Decision, select_strategies
 from .pipeline import GRAPH_PASSES, Pass, Pipeline, Report
 from .program import Program, StatePort
 from .targets.cpu.jit import load_in_process
+from .targets.cpu.kernel_objects import compile_kernel_objects
 from .targets.cpu.llvm import kernels_as_assembly, kernels_as_llvm
 from .targets.cpu.machine import Cpu, cpu_named
 from .targets.cpu.shared_object import check_writable, write_shared_object
-from .targets.cpu.worker import compile_in_workers
 from .text import print_graph
 
 LEVELS = ("graph", "kernels", "loops", "llvm", "asm")  # of a program as text
+TRAINING_BATCH = 32  # what costs take a free batch for in a training step
 MEMORY_BUDGET = 64 << 30  # bytes of arena that a program may ask for, at the lowest values of its free dims
 
 _SELECT = (
     Pass("select_strategies", select_strategies, after=("eliminate_dead", "fold_batchnorm"),
-         why="weights must have their final values", options=("accuracy", "override", "decisions")),
+         why="weights must have their final values", options=("accuracy", "override", "decisions", "typical_batch")),
     Pass("eliminate_untransformed", eliminate_dead, after=("select_strategies",), why="transformed weights replace others"),
 )  # fmt: skip
 _LAYOUT = (
@@ -49,20 +50,24 @@ _LAYOUT = (
 _FUSE = (Pass("fuse", fuse, after=("choose_layout",), why="a reorder is a border between kernels"),)
 PIPELINE = Pipeline((*GRAPH_PASSES, *_SELECT, *_LAYOUT, *_FUSE))
 TRAINING_PIPELINE = Pipeline(
-    (*(p for p in GRAPH_PASSES if p.name not in ("freeze_states", "fold_batchnorm")), *_FUSE)
+    (*(p for p in GRAPH_PASSES if p.name not in ("freeze_states", "fold_batchnorm")), *_SELECT, *_LAYOUT, *_FUSE)
 )
 
 
 @dataclass(frozen=True)
 class Options:
     """What a caller may choose. ``cpu``: host or a level's name; ``threads``: the pool's size (None: all cores);
-    ``accuracy``: strict, default or fast; ``override``: a strategy's name, or NODE=NAME. ``decisions`` is filled."""
+    ``accuracy``: strict, default or fast; ``override``: a strategy's name, or NODE=NAME; ``typical_batch``: what costs
+    take a free batch for (None: 1, and TRAINING_BATCH for training). ``decisions`` is filled. ``workers``: the most
+    processes that compile kernels (None: see compiler/targets/cpu/kernel_objects.py); they do not change the program."""
 
     cpu: str = "host"
     threads: int | None = None
     accuracy: str = "default"
     override: str = "auto"
+    typical_batch: int | None = None
     decisions: list[Decision] = field(default_factory=list)
+    workers: int | None = None
 
 
 @dataclass(frozen=True)
@@ -76,11 +81,12 @@ class Compiled:
     reports: Mapping[str, Report]
     threads: int | None = None
     decisions: tuple[Decision, ...] = ()
+    workers: int | None = None
 
     @cached_property
     def objects(self) -> tuple[bytes, ...]:
         """The kernels' machine code."""
-        return tuple(compile_in_workers(self.program.kernels, self.cpu))
+        return compile_kernel_objects(self.program.kernels, self.cpu, self.workers)
 
     @cached_property
     def image(self) -> Any:
@@ -94,6 +100,9 @@ class Compiled:
 
     def as_text(self, level: str = "graph") -> str:
         """The program at a level: graph (as it was given), kernels (fused), loops, llvm or asm."""
+        if level in ("loops", "llvm", "asm"):
+            for name, kernel in self.program.kernels.items():
+                verify_kernel(replace(kernel, name=name))
         match level:
             case "graph":
                 return "\n".join(map(print_graph, self.sources.values()))
@@ -127,7 +136,9 @@ def compile_entries(step: Graph, run: Graph, options: Options | None = None, dum
 
 def plan_entries(step: Graph, run: Graph, options: Options | None = None, dump: Path | None = None) -> Compiled:
     """Like ``compile_entries``, with machine code on first use only."""
-    return _planned({"run": run, "train_step": step}, TRAINING_PIPELINE, options or Options(), dump)
+    options = options or Options()
+    options = replace(options, typical_batch=options.typical_batch or TRAINING_BATCH)
+    return _planned({"run": run, "train_step": step}, TRAINING_PIPELINE, options, dump)
 
 
 def _with_code(compiled: Compiled) -> Compiled:
@@ -153,9 +164,7 @@ def _planned(graphs: Mapping[str, Graph], pipeline: Pipeline, options: Options, 
         tuple(placement.constants), states, placement.kernels, _metadata(fused, cpu, options),
     )  # fmt: skip
     _check_memory(program)
-    for name, kernel in program.kernels.items():
-        verify_kernel(replace(kernel, name=name))
-    return Compiled(program, cpu, graphs, fused, reports, options.threads, tuple(options.decisions))
+    return Compiled(program, cpu, graphs, fused, reports, options.threads, tuple(options.decisions), options.workers)
 
 
 def _states(step: Graph, placement: Placement) -> tuple[tuple[StatePort, ...], dict[str, int]]:

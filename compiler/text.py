@@ -47,10 +47,10 @@ _NUMBER = re.compile(r"-?(?:inf|nan|\d+(?:\.\d+)?(?:e[-+]?\d+)?)")
 # -- printing ----------------------------------------------------------------------------------------------
 
 
-def print_graph(graph: Graph) -> str:
-    """The text of a graph: equal texts mean equal graphs."""
+def print_graph(graph: Graph, labels: bool = True) -> str:
+    """The text of a graph: equal texts mean equal graphs; without labels, graphs that compute the same."""
     lines = [f"graph {json.dumps(graph.name)} {{"]
-    stack = [_lines(graph)]
+    stack = [_lines(graph, labels)]
     while stack:
         item = next(stack[-1], None)
         indent = "  " * len(stack)
@@ -59,7 +59,7 @@ def print_graph(graph: Graph) -> str:
             lines.append(f"{indent[2:]}}}")
         elif isinstance(item, Graph):
             lines.append(f"{indent}with graph {json.dumps(item.name)} {{")
-            stack.append(_lines(item))
+            stack.append(_lines(item, labels))
         else:
             lines.append(indent + item)
     return "\n".join(lines) + "\n"
@@ -81,18 +81,18 @@ def constants_of(graph: Graph) -> dict[str, Constant]:
     return found
 
 
-def _lines(graph: Graph) -> Iterator[str | Graph]:
+def _lines(graph: Graph, labels: bool) -> Iterator[str | Graph]:
     """The lines between a graph's braces; a Graph stands for the block of a nested one."""
     numbers: dict[Value, int] = {}
     for symbol in sorted(_symbols(graph), key=lambda s: s.name):
         yield f"dim {symbol.name} = {symbol.lo}..{'' if symbol.hi is None else symbol.hi}"
     for value in graph.inputs:
-        yield f"input {_declaration(value, numbers, '')}"
+        yield f"input {_declaration(value, numbers, '', labels)}"
     for state in graph.states:
-        declaration = _declaration(state.input, numbers, state.name)
+        declaration = _declaration(state.input, numbers, state.name, labels)
         yield f"state {json.dumps(state.name)} {declaration} = {print_attribute(state.initial)}"
     for node in graph.nodes:
-        yield _node_line(node, numbers)
+        yield _node_line(node, numbers, labels)
         yield from nested_graphs(node)
     for name, value in zip(graph.output_names, graph.outputs, strict=True):
         yield f"output {json.dumps(name)} = {_reference(value, numbers)}"
@@ -107,10 +107,10 @@ def _symbols(graph: Graph) -> frozenset[Symbol]:
     return symbols_in(*types, *(node.attrs for node in graph.nodes))
 
 
-def _declaration(value: Value, numbers: dict[Value, int], default_label: str) -> str:
+def _declaration(value: Value, numbers: dict[Value, int], default_label: str, labels: bool) -> str:
     numbers[value] = len(numbers)
     layout = f' @ "{value.layout}"' if value.layout is not None else ""
-    label = f" {json.dumps(value.label)}" if value.label != default_label else ""
+    label = f" {json.dumps(value.label)}" if labels and value.label != default_label else ""
     return f"%{numbers[value]}: {value.type}{layout}{label}"
 
 
@@ -118,11 +118,11 @@ def _reference(value: Value, numbers: Mapping[Value, int]) -> str:
     return f"%{numbers[value]}" if value in numbers else "%undefined"
 
 
-def _node_line(node: Node, numbers: dict[Value, int]) -> str:
+def _node_line(node: Node, numbers: dict[Value, int], labels: bool) -> str:
     inputs = ", ".join(_reference(value, numbers) for value in node.inputs)
-    outputs = ", ".join(_declaration(value, numbers, node.label) for value in node.outputs)
+    outputs = ", ".join(_declaration(value, numbers, node.label, labels) for value in node.outputs)
     attributes = _print_attributes(node.attrs)
-    label = f" {json.dumps(node.label)}" if node.label else ""
+    label = f" {json.dumps(node.label)}" if labels and node.label else ""
     return f"{outputs} = {node.op.name}({inputs}){attributes}{label}"
 
 

@@ -65,12 +65,20 @@ def compile(  # noqa: A001
 
 
 def compile_training(
-    graph: Graph, *, loss: Any, optimizer: Optimizer, cpu: str = "host", threads: int | None = None
+    graph: Graph,
+    *,
+    loss: Any,
+    optimizer: Optimizer,
+    cpu: str = "host",
+    threads: int | None = None,
+    accuracy: str = "default",
+    conv_strategy: str = "auto",
 ) -> Trainer:
-    """Compile forward, backward and the optimizer's update as one step; returns the trainer that runs it."""
+    """Compile forward, backward and the optimizer's update as one step; returns the trainer that runs it. Options are
+    those of ``compile``."""
     step = training_graph(graph, loss, optimizer)
     run = graph.inference_form() if isinstance(graph, TracedGraph) else graph
-    compiled = compile_entries(step, run, Options(cpu, threads))
+    compiled = compile_entries(step, run, Options(cpu, threads, accuracy, conv_strategy))
     session = Session.in_process(compiled.image, threads=threads)
 
     def to_inference(tensors: Mapping[str, Any]) -> CompiledNetwork:

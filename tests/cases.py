@@ -18,7 +18,7 @@ from netloom.compiler.constant import Constant
 from netloom.compiler.dim import Symbol, symbol
 from netloom.compiler.graph import Builder, Graph
 from netloom.compiler.layout import channel_blocked
-from netloom.compiler.tensor_type import BOOL, FLOAT32, FLOAT64, INT64, DType, TensorType, parse_type
+from netloom.compiler.tensor_type import BOOL, FLOAT32, FLOAT64, INT32, INT64, UINT8, DType, TensorType, parse_type
 
 FREE = Symbol("N", 1, 64)
 N = symbol("N", 1, 64)
@@ -73,7 +73,8 @@ def _spread(rng: np.random.Generator, shape: tuple[int, ...], position: int, lo:
 def draw(domain: str, rng: np.random.Generator, shape: tuple[int, ...], dtype: DType, position: int) -> Any:
     """Values of a domain; "" is (-2, 2) for floats, [-5, 10) for integers.
 
-    positive (0.1, 3); far (-100, 100); huge (-1e10, 1e10); halves: multiples of 1/2; zeros: one in five is 0; nan: one NaN;
+    positive (0.1, 3); inside (-0.99, 0.99); above (1.01, 50);
+    far (-100, 100); huge (-1e10, 1e10); halves: multiples of 1/2; zeros: one in five is 0; nan: one NaN;
     special: infinities, NaN, zeros, denormals, in every pair; wide: any integer, the dtype's extremes among them;
     index:N in [-N, N); label:N in [0, N).
     """
@@ -87,6 +88,10 @@ def draw(domain: str, rng: np.random.Generator, shape: tuple[int, ...], dtype: D
         case "zeros":
             values = _spread(rng, shape, position, -2.0, 2.0)
             return np.where(rng.random(shape) < 0.2, 0.0, values)
+        case "inside":
+            return _spread(rng, shape, position, -0.99, 0.99)
+        case "above":
+            return _spread(rng, shape, position, 1.01, 50.0)
         case "far":
             return _spread(rng, shape, position, -100.0, 100.0)
         case "huge":
@@ -120,7 +125,7 @@ _UNARY = {  # kinds of dtypes, by op
     "neg": "fi", "abs": "fi", "sign": "fi", "exp": "f", "sqrt": "p", "log": "p", "tanh": "f", "erf": "f", "sin": "f", "cos": "f",
     "floor": "f", "ceil": "f", "round": "f", "trunc": "f", "not": "ib", "relu": "fi", "sigmoid": "f", "silu": "f", "softplus": "f",
     "softsign": "f", "reciprocal": "f", "square": "fi", "leaky_relu": "f", "elu": "f", "selu": "f", "hard_sigmoid": "f",
-    "clip": "f", "gelu": "f", "thresholded_relu": "f", "is_nan": "f",
+    "clip": "f", "gelu": "f", "thresholded_relu": "f", "is_nan": "f", "atan": "f", "sinh": "f", "asinh": "f",
 }  # fmt: skip
 _ATTRS: dict[str, dict[str, Any]] = {
     "leaky_relu": {"slope": 0.25}, "elu": {"alpha": 1.5}, "selu": {"alpha": 1.75, "gamma": 1.125}, "clip": {"lo": -0.5, "hi": 1.25},
@@ -178,6 +183,11 @@ ELEMENTWISE = [
     row("gelu", "float32[3, 17]", approximate=True), row("gelu", "float32[37] far", approximate=True),
     row("clip", "float32[17]", lo=0.5), row("clip", "int32[17]", hi=2), row("clip", "uint8[17]", lo=2, hi=7), row("clip", "float32[5]"),
     row("cast", "float32[N, 3]", dtype=FLOAT32), *_CASTS,
+    *(row(op, text) for op in ("asin", "acos", "atanh") for text in ("float32[N, 3] inside", "float64[41] inside", "float16[21] inside")),
+    *(row(op, "float32[19] special") for op in ("asin", "acos")),
+    *(row("acosh", text) for text in ("float32[N, 3] above", "float64[41] above", "bfloat16[21] above", "float32[19] special")),
+    row("bitcast", "float32[13]", dtype=INT32), row("bitcast", "int64[N]", dtype=FLOAT64), row("bitcast", "bool[5]", dtype=UINT8),
+    row("bitcast", "uint16[9] wide", dtype=DType.INT16),
 ]  # fmt: skip
 
 # -- reductions and products ---------------------------------------------------------------------------------------

@@ -120,6 +120,13 @@ def _integer(value: Any, dtype: np.dtype[Any]) -> int:
     return min(max(int(value), int(limits.min)), int(limits.max))
 
 
+def _bitcast(x: Array, dtype: Any) -> Array:
+    """Floats come widened: first their own size again."""
+    size = np.dtype(dtype).itemsize
+    narrow = x.astype(f"f{size}") if is_float(x.dtype) else x.astype(np.uint8) if x.dtype == np.bool_ else x
+    return np.ascontiguousarray(narrow).view(dtype)
+
+
 def _clip(x: Array, lo: float | None, hi: float | None) -> Array:
     return x if lo is None and hi is None else np.clip(x, lo, hi).astype(x.dtype)
 
@@ -139,7 +146,8 @@ ELEMENTWISE: dict[str, Callable[..., Any]] = {
     "and": np.bitwise_and, "or": np.bitwise_or, "xor": np.bitwise_xor, "not": np.invert,
     "shift_left": _by_integers(lambda a, b, bits: a << b if 0 <= b < bits else 0),
     "shift_right": _by_integers(lambda a, b, bits: a >> b if 0 <= b < bits else 0),
-    "select": np.where, "cast": _cast, "is_nan": np.isnan,
+    "select": np.where, "cast": _cast, "is_nan": np.isnan, "asin": np.arcsin, "acos": np.arccos, "atan": np.arctan,
+    "bitcast": _bitcast, "sinh": np.sinh, "asinh": np.arcsinh, "acosh": np.arccosh, "atanh": np.arctanh,
     "relu": lambda x: np.maximum(x, 0).astype(x.dtype), "sigmoid": special.expit,
     "silu": lambda x: x * special.expit(x), "softplus": lambda x: np.logaddexp(0, x),
     "softsign": lambda x: x / (1 + np.abs(x)), "reciprocal": lambda x: 1 / x, "square": np.square,

@@ -43,6 +43,8 @@ from .winograd import SCHEDULES
 
 CHAIN = 512  # longest chain of additions into one accumulator
 ITEM_WORK = 1 << 14  # multiply-adds or elements that one work item should hold at least
+FOLD_WORK = 8  # instructions that adding the lanes of one vector costs
+SYMBOLIC_TERMS = 1 << 12  # of a sum whose length is a free dim
 LINEAR_CHUNK = 256  # vectors in one work item of a kernel over contiguous memory
 
 
@@ -314,6 +316,7 @@ class _Tiling:
         self.steps: list[_Substitution] = []  # base positions -> loops, one after another
         self.flat: dict[Buffer, Buffer] = {}  # buffers that are walked by their offsets
         self.present_term: Expr | None = None
+        self.known_values: tuple[Expr | None, list[Extent], list[Expr]] | None = None  # for a term and positions
         self._split_blocked_reductions()
         self._split_groups()
         self._merge_axes()
@@ -423,7 +426,7 @@ class _Tiling:
         """Neighbouring axes that every operand walks as one become one: fewer tails, longer vectors."""
         for place in range(len(self.pure) - 2, -1, -1):
             first, second = self.pure[place : place + 2]
-            if not (isinstance(first.extent, int) and isinstance(second.extent, int)) or 1 in (first.extent, second.extent):
+            if not (isinstance(first.extent, int) and isinstance(second.extent, int)) or min(first.extent, second.extent) < 2:
                 continue
             merged = Axis.of(f"{first.symbol.name}{second.symbol.name}", first.extent * second.extent)
             values = {first.symbol: merged.position // second.extent, second.symbol: merged.position % second.extent}
@@ -450,6 +453,12 @@ class _Tiling:
 
     def _values(self) -> list[Expr]:
         """The term, and the stored value over an unknown sum: all that the kernel reads."""
+        term = None if self.compute is None else self._term()
+        if self.known_values is None or self.known_values[0] is not term or self.known_values[1] != self.position:
+            self.known_values = term, list(self.position), self._found_values()
+        return self.known_values[2]
+
+    def _found_values(self) -> list[Expr]:
         index = self.b.logical(self.position)
         if self.compute is None or self.b.anchor is None:
             return [self.b.final(index, None)]
@@ -508,8 +517,10 @@ class _Tiling:
             stride = dim.product(self.b.out.shape[place + 1 :])
             cost += 0.2 / LANES if stride == 1 else 1.0
         else:
+            terms = dim.product([a.extent for a in self.reduce])
             cost += 0.2 / LANES
-        return cost / (1 + len(loads)) / filled + 0.04 * (0.5 if reduces else 0)
+            cost *= 1 + FOLD_WORK * LANES / (terms if isinstance(terms, int) else SYMBOLIC_TERMS)
+        return cost / (1 + len(loads)) / filled
 
     def _split_lanes(self, axis: Axis, reduces: bool) -> None:
         lane = Axis(LANE, LANES)
@@ -761,9 +772,14 @@ class _Tiling:
                 value = scalar.call("fma", Guarded(conditions, left, zero), Guarded(conditions, right, zero), present)
             case _:
                 value = self._combined(present, term)
-        body = self._each(Store(buffer, at, value))
-        for axis in reversed(axes):
-            body = loop(axis.symbol, axis.extent, body)
+        tested = _outer_conditions(value, [s for s, _ in (*self._units()[0], *self._units()[1])])
+        body = self._each(Store(buffer, at, _without(value, tested)))
+        for place in range(len(axes), -1, -1):
+            inner = {axis.symbol for axis in axes[place:]}
+            here = [c for c in tested if not inner & c.symbols() and (place == 0 or axes[place - 1].symbol in c.symbols())]
+            body = guard(tuple(here), body)
+            if place:
+                body = loop(axes[place - 1].symbol, axes[place - 1].extent, body)
         return body
 
     def _chains(self, put: _Substitution) -> tuple[list[Axis], list[Axis]]:
@@ -845,6 +861,30 @@ class _Substitution:
         return None
 
 
+def _outer_conditions(value: Expr, units: Sequence[Symbol]) -> list[Dim]:
+    """The conditions of a term's guards that are the same for a whole tile: without one of them the term adds nothing."""
+    inside = {LANE, *units}
+    match value:
+        case Call("fma", (Guarded(conditions), _, _), _):
+            return [c for c in conditions if isinstance(c, Dim) and not inside & c.symbols()]
+    return []
+
+
+def _without(value: Expr, tested: Sequence[Dim]) -> Expr:
+    """A term whose guards leave out conditions that are tested around it."""
+
+    def opened(part: Expr) -> Expr:
+        if not isinstance(part, Guarded):
+            return part
+        left = tuple(c for c in part.conditions if c not in tested)
+        return Guarded(left, part.value, part.otherwise) if left else part.value
+
+    match value:
+        case Call("fma", (left, right, present)) if tested:
+            return scalar.call("fma", opened(left), opened(right), present)
+    return value
+
+
 def _widened(term: Expr, dtype: DType) -> Expr:
     """A product of small floats as a product of float32."""
     if term.dtype is dtype:
@@ -913,11 +953,17 @@ def _group_size(items: Sequence[Load | Extent], axis: Axis) -> int | None:
         for part in item.index if isinstance(item, Load) else (item,):
             if isinstance(part, Dim):
                 for atom in (a for atoms, _ in part.terms for a in atoms):
-                    if isinstance(atom, Quotient | Remainder) and atom.numerator == axis.position and (
+                    if isinstance(atom, Quotient | Remainder) and _is_shifted(atom.numerator, axis.symbol) and (
                         isinstance(axis.extent, int) and 1 < atom.divisor < axis.extent and axis.extent % atom.divisor == 0
                     ):
                         return atom.divisor
     return None
+
+
+def _is_shifted(extent: Extent, symbol: Symbol) -> bool:
+    """Whether an extent is a symbol plus what does not depend on it."""
+    rest = extent - Dim.of(symbol)
+    return not (isinstance(rest, Dim) and symbol in rest.symbols())
 
 
 def _takes_apart(extent: Extent, symbol: Symbol) -> bool:

@@ -169,8 +169,8 @@ def _taken_apart(extent: Dim) -> Iterator[tuple[Extent, ...]]:
     """Extents that together give extent >= 0, without one of its quotients, minima or loop variables.
 
     r + x // d >= 0 is r d + x >= 0; r - x // d >= 0 is r d + d - 1 - x >= 0; r - k d (x // d) is at least r - k x, and
-    ``_within`` bounds x in r - f (x // d); r + min(a, b) >= 0 is both, r - min(a, b) >= 0 either, of r + a and r + b (r - a
-    and r - b); a variable whose range is symbolic stands at the end that lowers the extent.
+    (``_within``) r - f (x // d) >= 0 is a bound on x; r + min(a, b) >= 0 is both, r - min(a, b) >= 0 either, of
+    r + a and r + b (r - a and r - b); a variable whose range is symbolic stands at the end that lowers the extent.
     """
     for atoms, factor in extent.terms:
         if len(atoms) != 1:

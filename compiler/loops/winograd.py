@@ -8,12 +8,12 @@ the arithmetic. Tiles that touch the border read zeros there and store nothing o
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeAlias
 
 from .. import dim, scalar
 from ..dim import Dim, Extent, Symbol
 from ..op import Array
-from ..ops.transforms import matrices
+from ..ops.transforms import matrices, tile_counts
 from ..scalar import Expr, Guarded
 from .ir import LANE, LANES, Allocate, Buffer, Kind, Let, Load, Statement, Store, block, guard, loop, variable
 
@@ -21,17 +21,33 @@ if TYPE_CHECKING:
     from .build import KernelBuilder
 
 BLOCKS = 4  # channel blocks that one work item does, if the channels have as many
+ROWS = 32  # rows of filters that one work item does, for one vector of columns
+
+Conditions: TypeAlias = tuple[Extent, ...]
 
 
 def input_tiles(k: KernelBuilder, item: Symbol) -> tuple[Extent, Statement]:
     """V[e, tile, c] = (B' x B)[e] for every tile of the input."""
+    attrs = k.anchored.attrs
+    return _read_tiles(k, item, attrs.m, attrs.tiles, attrs.lo, matrices(attrs.m)[2])
+
+
+def output_gradient_tiles(k: KernelBuilder, item: Symbol) -> tuple[Extent, Statement]:
+    """P[e, tile, o] = (A dy A')[e] for every tile of the output's gradient."""
     node = k.anchored
-    attrs, x = node.attrs, node.inputs[0]
-    size = attrs.m + 2
-    _, _, back = matrices(attrs.m)
+    m = node.attrs.m
+    return _read_tiles(k, item, m, tile_counts(m, node.inputs[0].shape), (0, 0), matrices(m)[0].T)
+
+
+def _read_tiles(
+    k: KernelBuilder, item: Symbol, step: int, tiles: tuple[Extent, Extent], lo: tuple[int, int], matrix: Array
+) -> tuple[Extent, Statement]:
+    """matrix x matrix' of windows ``step`` apart, with zeros around the image; ``lo`` of them before it."""
+    x = k.anchored.inputs[0]
+    out, size = matrix.shape
 
     def tile(place: _Place) -> Statement:
-        top, left = (t * attrs.m - lo for t, lo in zip(place.tile, attrs.lo, strict=True))
+        top, left = (t * step - before for t, before in zip(place.tile, lo, strict=True))
         h, w = x.shape[2:]
 
         def read(is_inside: bool) -> Callable[[int, int], Expr]:
@@ -44,13 +60,13 @@ def input_tiles(k: KernelBuilder, item: Symbol) -> tuple[Extent, Statement]:
             return at
 
         def put(e: int, f: int, value: Expr) -> Statement:
-            return guard(place.channel_guard, Store(k.out, (e * size + f, place.number, place.channel), value))
+            return guard(place.channel_guard, Store(k.out, (e * out + f, place.number, place.channel), value))
 
         room = _least(top, left, h - size - top, w - size - left)
-        whole, border = (_transformed(k, back, size, read(inside), put) for inside in (True, False))
+        whole, border = (_transformed(k, matrix, size, read(inside), put) for inside in (True, False))
         return block(guard((room,), whole), *([] if dim.is_nonnegative(room) else [guard((-1 - room,), border)]))
 
-    return _over_tiles(k, attrs.tiles, x.shape[0], x.shape[1], tile, item)
+    return _over_tiles(k, tiles, x.shape[0], x.shape[1], tile, item)
 
 
 def output_tiles(k: KernelBuilder, item: Symbol) -> tuple[Extent, Statement]:
@@ -80,11 +96,74 @@ def output_tiles(k: KernelBuilder, item: Symbol) -> tuple[Extent, Statement]:
         whole, border = (_transformed(k, forward, size, read, put(inside)) for inside in (True, False))
         return block(guard((room,), whole), *([] if dim.is_nonnegative(room) else [guard((-1 - room,), border)]))
 
-    tiles = (dim.ceil_div(h, m), dim.ceil_div(w, m))
-    return _over_tiles(k, tiles, n, filters, tile, item)
+    return _over_tiles(k, tile_counts(m, attrs.shape), n, filters, tile, item)
 
 
-SCHEDULES = {"winograd_input": input_tiles, "winograd_output": output_tiles}
+def filters(k: KernelBuilder, item: Symbol) -> tuple[Extent, Statement]:
+    """U[e] = (G w G')[e] of every filter: lanes are what the product has as columns."""
+    node = k.anchored
+    w, attrs = node.inputs[0], node.attrs
+    g = matrices(attrs.m)[1]
+    _, rows, columns = node.output.shape
+
+    def pair(row: Extent, column: Extent, inside: Conditions) -> Statement:
+        def read(i: int, j: int) -> Expr:
+            index = (row, column, 2 - i, 2 - j) if attrs.is_turned else (column, row, i, j)
+            return _where(inside, k.element(w, index, None))
+
+        def put(e: int, f: int, value: Expr) -> Statement:
+            return k.store((e * len(g) + f, row, column), value, inside)
+
+        return _transformed(k, g, 3, read, put)
+
+    return _over_pairs(rows, columns, pair, item)
+
+
+def filter_gradients(k: KernelBuilder, item: Symbol) -> tuple[Extent, Statement]:
+    """dw[o, c] = G' dU[., c, o] G: lanes are filters."""
+    node = k.anchored
+    product, size = node.inputs[0], node.attrs.m + 2
+    back = matrices(node.attrs.m)[1].T
+    _, rows, columns = product.shape
+
+    def pair(row: Extent, column: Extent, inside: Conditions) -> Statement:
+        def read(i: int, j: int) -> Expr:
+            return _where(inside, k.element(product, (i * size + j, row, column), None))
+
+        def put(e: int, f: int, value: Expr) -> Statement:
+            return k.store((column, row, e, f), value, inside)
+
+        return _transformed(k, back, size, read, put)
+
+    return _over_pairs(rows, columns, pair, item)
+
+
+def _over_pairs(
+    rows: Extent, columns: Extent, body: Callable[[Extent, Extent, Conditions], Statement], item: Symbol
+) -> tuple[Extent, Statement]:
+    """Items: a vector of columns with ``ROWS`` rows."""
+    assert isinstance(rows, int) and isinstance(columns, int)
+    vectors, chunks = -(-columns // LANES), -(-rows // ROWS)
+    v, chunk = variable("v", vectors), variable("rc", chunks)
+    first = Dim.of(chunk) * ROWS
+    extent = dim.minimum(ROWS, rows - first)
+    r = variable("r", extent)
+    column = Dim.of(v) * LANES + Dim.of(LANE)
+    inside = (columns - 1 - column,) if columns % LANES != 0 else ()
+    statement = loop(r, extent, body(first + Dim.of(r), column, inside))
+    rest = Dim.of(item)
+    for symbol, position in ((chunk, rest % chunks), (v, rest // chunks)):
+        statement = Let(symbol, position, statement)
+    return vectors * chunks, statement
+
+
+SCHEDULES = {
+    "winograd_input": input_tiles,
+    "winograd_output": output_tiles,
+    "winograd_output_gradient": output_gradient_tiles,
+    "winograd_filter": filters,
+    "winograd_filter_gradient": filter_gradients,
+}
 
 
 class _Place:

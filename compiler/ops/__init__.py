@@ -15,4 +15,5 @@ from . import (  # noqa: F401
     shape,
     sorting,
     transforms,
+    trigonometry,
 )  # fmt: skip

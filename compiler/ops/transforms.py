@@ -2,7 +2,8 @@
 
 A convolution of stride 1 is cut into tiles of m x m outputs; with a = m + 2, y = A' [(G w G') * (B' x B)] A for every tile.
 The matrices follow from interpolation points by exact rationals: ``matrices(m)``. Shapes: x [n, c, h, w] already padded so
-that h = m th + 2; V [a a, n th tw, c]; U [a a, c, o]; M [a a, n th tw, o]; y [n, o, oh, ow].
+that h = m th + 2; V [a a, n th tw, c]; U [a a, c, o]; M [a a, n th tw, o]; y [n, o, oh, ow]. The gradient of the
+weights is G' [sum over tiles of V * P] G with P = A dy A', the transpose of the last stage.
 """
 
 from __future__ import annotations
@@ -73,6 +74,13 @@ class WinogradOutputAttrs:
     shape: tuple[Extent, ...]
 
 
+@dataclass(frozen=True)
+class WinogradGradientAttrs:
+    """``m``: outputs of a tile along each axis."""
+
+    m: int
+
+
 def _input_infer(attrs: WinogradInputAttrs, inputs: Sequence[TensorType]) -> Sequence[TensorType]:
     (x,) = inputs
     n, c = x.shape[:2]
@@ -116,12 +124,85 @@ def _output_reference(
     return [np.ascontiguousarray(whole[:, :, :oh, :ow])]
 
 
+@dataclass(frozen=True)
+class WinogradFilterAttrs:
+    """``is_turned``: weights turned by 180 degrees, filters and channels exchanged, as the input's gradient wants them."""
+
+    m: int
+    is_turned: bool = False
+
+
+def _filter_infer(attrs: WinogradFilterAttrs, inputs: Sequence[TensorType]) -> Sequence[TensorType]:
+    (w,) = inputs
+    if w.rank != 4 or w.shape[2:] != (3, 3):
+        raise ValueError(f"weights are {w}, not 3 x 3")
+    rows, columns = (w.shape[0], w.shape[1]) if attrs.is_turned else (w.shape[1], w.shape[0])
+    return [w.with_shape(((attrs.m + 2) ** 2, rows, columns))]
+
+
+def _filter_reference(
+    attrs: WinogradFilterAttrs, inputs: Sequence[Array], outputs: Sequence[TensorType]
+) -> Sequence[Array]:
+    (w,) = inputs
+    taps = w[:, :, ::-1, ::-1] if attrs.is_turned else w.transpose(1, 0, 2, 3)
+    g = matrices(attrs.m)[1]
+    made = np.einsum("ek,fl,rckl->efrc", g, g, taps.astype(np.float64))
+    return [np.ascontiguousarray(made.reshape(outputs[0].static_shape).astype(w.dtype))]
+
+
+def _filter_gradient_infer(attrs: WinogradGradientAttrs, inputs: Sequence[TensorType]) -> Sequence[TensorType]:
+    (product,) = inputs
+    if product.rank != 3 or product.shape[0] != (attrs.m + 2) ** 2:
+        raise ValueError(f"{product} holds no sums of {attrs.m + 2} x {attrs.m + 2} tiles")
+    return [product.with_shape((product.shape[2], product.shape[1], 3, 3))]
+
+
+def _filter_gradient_reference(
+    attrs: WinogradGradientAttrs, inputs: Sequence[Array], outputs: Sequence[TensorType]
+) -> Sequence[Array]:
+    (product,) = inputs
+    a = attrs.m + 2
+    g = matrices(attrs.m)[1]
+    sums = product.reshape(a, a, *product.shape[1:]).astype(np.float64)
+    return [np.ascontiguousarray(np.einsum("ek,fl,efco->ockl", g, g, sums).astype(product.dtype))]
+
+
+def tile_counts(m: int, shape: Sequence[Extent]) -> tuple[Extent, Extent]:
+    """Tiles down and across a result [n, o, oh, ow]."""
+    return dim.ceil_div(shape[2], m), dim.ceil_div(shape[3], m)
+
+
+def _gradient_infer(attrs: WinogradGradientAttrs, inputs: Sequence[TensorType]) -> Sequence[TensorType]:
+    (dy,) = inputs
+    down, across = tile_counts(attrs.m, dy.shape)
+    return [dy.with_shape(((attrs.m + 2) ** 2, dy.shape[0] * down * across, dy.shape[1]))]
+
+
+def _gradient_reference(
+    attrs: WinogradGradientAttrs, inputs: Sequence[Array], outputs: Sequence[TensorType]
+) -> Sequence[Array]:
+    (dy,) = inputs
+    m = attrs.m
+    n, o, oh, ow = dy.shape
+    padded = np.pad(dy, [(0, 0), (0, 0), (0, -oh % m), (0, -ow % m)])
+    tiles = padded.reshape(n, o, -(-oh // m), m, -(-ow // m), m)
+    forward = matrices(m)[0].astype(dy.dtype)
+    transformed = np.einsum("ie,jf,noyixj->efnyxo", forward, forward, tiles)
+    return [np.ascontiguousarray(transformed.reshape(outputs[0].static_shape))]
+
+
 _SECOND = NotDifferentiable("strategies are chosen after differentiation")
 # Their loops are loops/winograd.py: a tile at a time, not an element.
 define(Op("winograd_input", "V = B' x B of every tile", _input_infer, _input_reference, _SECOND, WinogradInputAttrs,
           "transforms", flops=lambda a, i, o: 4 * o[0].elements * (a.m + 2)))  # fmt: skip
 define(Op("winograd_output", "y = A' M A of every tile", _output_infer, _output_reference, _SECOND, WinogradOutputAttrs,
           "transforms", flops=lambda a, i, o: 4 * o[0].elements * (a.m + 2)))  # fmt: skip
+define(Op("winograd_output_gradient", "P = A dy A' of every tile", _gradient_infer, _gradient_reference, _SECOND,
+          WinogradGradientAttrs, "transforms", flops=lambda a, i, o: 4 * o[0].elements * (a.m + 2)))  # fmt: skip
+define(Op("winograd_filter", "U = G w G' of every filter and channel", _filter_infer, _filter_reference, _SECOND,
+          WinogradFilterAttrs, "transforms", flops=lambda a, i, o: 4 * o[0].elements * 3))  # fmt: skip
+define(Op("winograd_filter_gradient", "dw = G' dU G", _filter_gradient_infer, _filter_gradient_reference, _SECOND,
+          WinogradGradientAttrs, "transforms", flops=lambda a, i, o: 4 * i[0].elements * 3))  # fmt: skip
 
 
 @dataclass(frozen=True)

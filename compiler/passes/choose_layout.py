@@ -7,6 +7,8 @@ compiling. Values without a layout are row-major; inputs, outputs and states alw
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
+from typing import Any
 
 from ..graph import Builder, Graph, Node, Value, finish, rebuilder
 from ..layout import BLOCK, Layout, Part, channel_blocked
@@ -42,14 +44,21 @@ def _placed(b: Builder, graph: Graph, node: Node, inputs: list[Value]) -> Sequen
     """The node over inputs in the layouts that it wants."""
     if node.op.name == "conv":
         return _convolution(b, node, inputs)
-    if node.op.name == "winograd_input":
+    if node.op.name == "conv_input_gradient":
+        return _input_gradient(b, node, inputs)
+    if node.op.name == "conv_weight_gradient":
+        return _weight_gradient(b, node, inputs)
+    if node.op.name in ("winograd_input", "winograd_output_gradient"):
         return b.copy(node, [_reordered(b, inputs[0], channel_blocked(4))])
     if node.op.name == "winograd_output":
         return _with_layout(b, node, [_plain(b, v) for v in inputs], channel_blocked(4))
     if node.op.name == "matmul":
         is_weights = graph.constant_of(node.inputs[1]) is not None and not node.attrs.transpose_b
-        right = _panels(b, inputs[1]) if is_weights else _plain(b, inputs[1])
+        is_packed = inputs[1].layout is not None and inputs[1].layout == _panel_layout(inputs[1])
+        right = inputs[1] if is_packed else _panels(b, inputs[1]) if is_weights else _plain(b, inputs[1])
         return b.copy(node, [_plain(b, inputs[0]), right])
+    if node.op.name == "winograd_filter":
+        return _with_layout(b, node, [_plain(b, inputs[0])], _panel_layout(node.output))
     if node.op.is_elementwise and len(node.outputs) == 1:
         return _elementwise(b, node, inputs)
     if node.op.name in ("max_pool", "average_pool") and _pools_blocks(node, inputs[0]):
@@ -110,23 +119,69 @@ def _convolution(b: Builder, node: Node, inputs: list[Value]) -> Sequence[Value]
     else:
         blocks = channels % BLOCK == 0 and (filters // attrs.groups) % BLOCK == 0
         is_blocked = blocks or (is_depthwise and _fills_blocks(filters) and not _walks_rows(node, x))
+    if not is_blocked and attrs.groups == 1:
+        return _with_attrs(b, node, [_padded(b, node, _plain(b, x)), _plain(b, w)], _without_padding(node), None)
     if not is_blocked:
         return b.copy(node, [_plain(b, value) for value in inputs])
     blocked = channel_blocked(rank)
     takes_blocks = blocks or is_depthwise
     x = _reordered(b, x, blocked) if takes_blocks else _plain(b, x)
     w = _reordered(b, _plain(b, w), _packed(rank, blocks))
-    return _with_layout(b, node, [_padded(b, node, x), w], blocked) if not any((*attrs.lo, *attrs.hi)) else _unpadded(
-        b, node, _padded(b, node, x), w, blocked)  # fmt: skip
+    return _with_attrs(b, node, [_padded(b, node, x), w], _without_padding(node), blocked)
+
+
+def _input_gradient(b: Builder, node: Node, inputs: list[Value]) -> Sequence[Value]:
+    """Blocks of channels; the output's gradient is padded so that every kernel position finds an element."""
+    dy, w = inputs
+    attrs, rank = node.attrs, dy.type.rank
+    filters, channels = dy.shape[1], node.output.shape[1]
+    assert isinstance(filters, int) and isinstance(channels, int)
+    if attrs.groups != 1:
+        return b.copy(node, [_plain(b, value) for value in inputs])
+    is_blocked = _fills_blocks(channels)
+    has_blocks = is_blocked and _fills_blocks(filters)
+    dy = _reordered(b, dy, channel_blocked(rank)) if has_blocks else _plain(b, dy)
+    w = _reordered(b, _plain(b, w), _packed(rank, has_blocks, lanes=1)) if is_blocked else _plain(b, w)
+    reach = [(k - 1) * d for k, d in zip(w.type.static_shape[2:], attrs.dilation, strict=True)]
+    before, behind = (
+        tuple(max(-(-(r - p) // s), 0) for r, p, s in zip(reach, side, attrs.stride, strict=True))
+        for side in (attrs.lo, attrs.hi)
+    )
+    lo = tuple(p + n * s for p, n, s in zip(attrs.lo, before, attrs.stride, strict=True))
+    hi = tuple(p + n * s for p, n, s in zip(attrs.hi, behind, attrs.stride, strict=True))
+    padded = _with_zeros(b, node, dy, before, behind)
+    return _with_attrs(b, node, [padded, w], replace(attrs, lo=lo, hi=hi), channel_blocked(rank) if is_blocked else None)
+
+
+def _weight_gradient(b: Builder, node: Node, inputs: list[Value]) -> Sequence[Value]:
+    """Blocks of filters, and of channels if they fill blocks; what comes out is row-major, as states are."""
+    x, dy = inputs
+    attrs, rank = node.attrs, x.type.rank
+    channels, filters = x.shape[1], dy.shape[1]
+    assert isinstance(channels, int) and isinstance(filters, int)
+    if attrs.groups != 1:
+        return b.copy(node, [_plain(b, value) for value in inputs])
+    is_blocked = _fills_blocks(filters)
+    has_blocks = is_blocked and _fills_blocks(channels)
+    x = _reordered(b, x, channel_blocked(rank)) if has_blocks else _plain(b, x)
+    dy = _reordered(b, dy, channel_blocked(rank)) if is_blocked else _plain(b, dy)
+    layout = _packed(rank, has_blocks) if is_blocked else None
+    outputs = _with_attrs(b, node, [_padded(b, node, x), dy], _without_padding(node), layout)
+    return [_plain(b, outputs[0])]
 
 
 def _panels(b: Builder, value: Value) -> Value:
     """A constant right operand in panels of 16 columns, each k x 16: a tile reads it front to back."""
+    layout = _panel_layout(value)
+    return _plain(b, value) if layout is None else _reordered(b, value, layout)
+
+
+def _panel_layout(value: Value) -> Layout | None:
     rank = value.type.rank
     if not isinstance(value.shape[-1], int) or value.shape[-1] < BLOCK:
-        return _plain(b, value)
+        return None
     batch = [Part(axis) for axis in range(rank - 2)]
-    return _reordered(b, value, Layout((*batch, Part(rank - 1, BLOCK), Part(rank - 2), Part(rank - 1, 1, BLOCK))))
+    return Layout((*batch, Part(rank - 1, BLOCK), Part(rank - 2), Part(rank - 1, 1, BLOCK)))
 
 
 def _pools_blocks(node: Node, x: Value) -> bool:
@@ -145,27 +200,34 @@ def _fills_blocks(extent: int) -> bool:
     return 2 * extent > -(-extent // BLOCK) * BLOCK
 
 
-def _packed(rank: int, blocks: bool) -> Layout:
-    """o/16 c/16 k… c%16 o%16, or without blocks of channels o/16 c k… o%16."""
+def _packed(rank: int, blocks: bool, lanes: int = 0) -> Layout:
+    """o/16 c/16 k… c%16 o%16, or without blocks of channels o/16 c k… o%16; with ``lanes`` 1, o and c exchanged."""
     spatial = [Part(axis) for axis in range(2, rank)]
+    other = 1 - lanes
     if blocks:
-        return Layout((Part(0, BLOCK), Part(1, BLOCK), *spatial, Part(1, 1, BLOCK), Part(0, 1, BLOCK)))
-    return Layout((Part(0, BLOCK), Part(1), *spatial, Part(0, 1, BLOCK)))
+        return Layout((Part(lanes, BLOCK), Part(other, BLOCK), *spatial, Part(other, 1, BLOCK), Part(lanes, 1, BLOCK)))
+    return Layout((Part(lanes, BLOCK), Part(other), *spatial, Part(lanes, 1, BLOCK)))
 
 
 def _padded(b: Builder, node: Node, x: Value) -> Value:
     """Zeros around the input: the convolution's loops then test no borders."""
-    attrs = node.attrs
-    if not any((*attrs.lo, *attrs.hi)):
+    return _with_zeros(b, node, x, node.attrs.lo, node.attrs.hi)
+
+
+def _with_zeros(b: Builder, node: Node, x: Value, lo: tuple[int, ...], hi: tuple[int, ...]) -> Value:
+    if not any((*lo, *hi)):
         return x
     pad = OPS["pad"]
-    values = pad.attrs(lo=(0, 0, *attrs.lo), hi=(0, 0, *attrs.hi))
-    shape = tuple(e + lo + hi for e, lo, hi in zip(x.shape, values.lo, values.hi, strict=True))
+    values = pad.attrs(lo=(0, 0, *lo), hi=(0, 0, *hi))
+    shape = tuple(e + before + behind for e, before, behind in zip(x.shape, values.lo, values.hi, strict=True))
     return b.add(pad, [x], values, node.label, [Value(x.type.with_shape(shape), node.label, x.layout)]).output
 
 
-def _unpadded(b: Builder, node: Node, x: Value, w: Value, layout: Layout) -> Sequence[Value]:
-    zeros = (0,) * (x.type.rank - 2)
-    attrs = type(node.attrs)(node.attrs.stride, node.attrs.dilation, zeros, zeros, node.attrs.groups)
+def _without_padding(node: Node) -> Any:
+    zeros = (0,) * len(node.attrs.lo)
+    return replace(node.attrs, lo=zeros, hi=zeros)
+
+
+def _with_attrs(b: Builder, node: Node, inputs: Sequence[Value], attrs: Any, layout: Layout | None) -> Sequence[Value]:
     outputs = [Value(v.type, v.label, layout) for v in node.outputs]
-    return b.add(node.op, [x, w], attrs, node.label, outputs).outputs
+    return b.add(node.op, inputs, attrs, node.label, outputs).outputs

@@ -17,6 +17,7 @@ from ..loops.build import Machine, anchor_of, build_kernel
 from ..loops.ir import Kernel
 from ..loops.text import print_kernel
 from ..program import BufferRef, Entry, Launch, Port, Space
+from ..text import print_graph
 
 
 @dataclass
@@ -27,10 +28,17 @@ class Placement:
     kernels: dict[str, Kernel] = field(default_factory=dict)
     constants: list[Constant] = field(default_factory=list)
     _names: dict[str, str] = field(default_factory=dict)
+    _built: dict[str, tuple[str, Kernel]] = field(default_factory=dict)
     _numbers: dict[Constant, int] = field(default_factory=dict)
 
     def kernel(self, body: Graph) -> tuple[str, Kernel]:
         """The kernel that does what the body says; equal kernels are one."""
+        meaning = print_graph(body, labels=False)
+        if meaning not in self._built:
+            self._built[meaning] = self._new_kernel(body)
+        return self._built[meaning]
+
+    def _new_kernel(self, body: Graph) -> tuple[str, Kernel]:
         built = build_kernel("kernel", body, self.machine)
         text = print_kernel(built)
         if text not in self._names:

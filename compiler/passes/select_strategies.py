@@ -1,4 +1,4 @@
-"""Strategy selection: for every convolution the cheapest of STRATEGIES that applies within the accuracy asked for.
+"""Strategy selection: for every convolution and gradient of one the cheapest of STRATEGIES that applies within the accuracy asked for.
 
 A pure function of the graph and the options: the estimated time uses the rates of a machine table, not of this machine.
 Every decision is kept with the cost of each candidate and the reason of each rejection.
@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from netloom.errors import UsageError
 
 from ..graph import Graph, Node, finish, rebuilder
-from ..strategies import ACCURACIES, BY_NAME, STRATEGIES, Strategy
+from ..strategies import ACCURACIES, BY_NAME, CONVOLUTIONS, STRATEGIES, Strategy
 
 PRODUCTS_PER_SECOND = 54e9  # multiply-adds in register tiles on one core
 BYTES_PER_SECOND = 16e9  # through the caches, read and write mixed
@@ -20,9 +20,11 @@ BYTES_PER_SECOND = 16e9  # through the caches, read and write mixed
 
 @dataclass(frozen=True)
 class Decision:
-    """How one convolution is computed, and why: seconds estimated, or the reason against, for each strategy."""
+    """How one convolution (or a gradient of one: ``op``) is computed, and why: seconds estimated, or the reason against,
+    for each strategy."""
 
     node: str
+    op: str
     shape: str
     strategy: str
     seconds: Mapping[str, float]
@@ -30,20 +32,22 @@ class Decision:
 
 
 def select_strategies(
-    graph: Graph, accuracy: str = "default", override: str = "auto", decisions: list[Decision] | None = None
-) -> Graph:
-    """The graph with each convolution expanded by its strategy. ``override``: auto, a strategy's name for all
-    convolutions where it applies, or NODE=NAME. UsageError for unknown names."""
+    graph: Graph, accuracy: str = "default", override: str = "auto", decisions: list[Decision] | None = None,
+    typical_batch: int | None = None,
+) -> Graph:  # fmt: skip
+    """The graph with each convolution, and each gradient of one, expanded by its strategy. ``override``: auto, a strategy's name for all
+    convolutions where it applies, or NODE=NAME; ``typical_batch``: what costs take free dims for. UsageError for
+    unknown names."""
     if accuracy not in ACCURACIES:
         raise UsageError(f"there is no accuracy {accuracy!r}.", hint=f"Choose {', '.join(ACCURACIES)}.")
     wanted = _overrides(override)
     b, mapping = rebuilder(graph)
     for node in graph.nodes:
         inputs = [mapping[v] for v in node.inputs]
-        if node.op.name != "conv":
+        if node.op.name not in CONVOLUTIONS:
             mapping.update(zip(node.outputs, b.copy(node, inputs), strict=True))
             continue
-        strategy, decision = _decide(graph, node, accuracy, wanted)
+        strategy, decision = _decide(graph, node, accuracy, wanted, typical_batch or 1)
         if decisions is not None:
             decisions.append(decision)
         mapping[node.output] = strategy.expand(b, graph, node, inputs)
@@ -59,7 +63,9 @@ def _overrides(text: str) -> dict[str, Strategy]:
     return {node: BY_NAME[name]}
 
 
-def _decide(graph: Graph, node: Node, accuracy: str, wanted: Mapping[str, Strategy]) -> tuple[Strategy, Decision]:
+def _decide(
+    graph: Graph, node: Node, accuracy: str, wanted: Mapping[str, Strategy], batch: int
+) -> tuple[Strategy, Decision]:
     rejected: dict[str, str] = {}
     seconds: dict[str, float] = {}
     for strategy in STRATEGIES:
@@ -69,8 +75,8 @@ def _decide(graph: Graph, node: Node, accuracy: str, wanted: Mapping[str, Strate
         if reason is not None:
             rejected[strategy.name] = reason
         else:
-            seconds[strategy.name] = strategy.cost(node).seconds(PRODUCTS_PER_SECOND, BYTES_PER_SECOND)
+            seconds[strategy.name] = strategy.cost(graph, node, batch).seconds(PRODUCTS_PER_SECOND, BYTES_PER_SECOND)
     asked = wanted.get(node.label) or wanted.get("")
     chosen = asked if asked and asked.name in seconds else BY_NAME[min(seconds, key=lambda name: seconds[name])]
     shape = f"{node.inputs[0].type} * {node.inputs[1].type}"
-    return chosen, Decision(node.label, shape, chosen.name, seconds, rejected)
+    return chosen, Decision(node.label, node.op.name, shape, chosen.name, seconds, rejected)

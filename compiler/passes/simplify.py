@@ -15,6 +15,7 @@ from functools import cache
 import numpy as np
 
 from .. import ops as _ops  # noqa: F401  (defines every op)
+from ..constant import Constant
 from ..graph import Graph, Value
 from ..op import OPS
 from ..rewrite import Applied, Explain, Match, PatternBuilder, Rewriter, Rule, RuleSet, apply_rules
@@ -123,8 +124,10 @@ def _is_power_of_two(m: Match) -> bool | str:
 def _times_reciprocal(b: Rewriter, m: Match) -> Value:
     divisor = b.constant_of(m.c)
     assert divisor is not None
-    reciprocal = b("div", 1.0, m.c) if divisor.type.shape else b.number(1.0 / float(divisor.splat_value), m.x.dtype)
-    return b("mul", m.x, reciprocal)
+    reciprocal = 1.0 / float(divisor.splat_value)
+    if divisor.type.shape:
+        return b("mul", m.x, b("constant", value=Constant.splat(reciprocal, divisor.type)))
+    return b("mul", m.x, b.number(reciprocal, m.x.dtype))
 
 
 # -- movement of elements --------------------------------------------------------------------------------------

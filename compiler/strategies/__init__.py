@@ -2,10 +2,10 @@
 
 from .direct import DIRECT
 from .im2col import IM2COL
-from .strategy import ACCURACIES, Strategy
+from .strategy import ACCURACIES, CONVOLUTIONS, Strategy
 from .winograd import WINOGRAD_F2, WINOGRAD_F4
 
 STRATEGIES: tuple[Strategy, ...] = (DIRECT, IM2COL, WINOGRAD_F2, WINOGRAD_F4)
 BY_NAME = {strategy.name: strategy for strategy in STRATEGIES}
 
-__all__ = ["ACCURACIES", "BY_NAME", "STRATEGIES", "Strategy"]
+__all__ = ["ACCURACIES", "BY_NAME", "CONVOLUTIONS", "STRATEGIES", "Strategy"]

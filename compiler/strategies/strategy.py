@@ -1,18 +1,24 @@
-"""The record of a strategy: where it applies, what it costs, how it expands, and the error it may add."""
+"""The record of a strategy: where it applies, what it costs, how it expands, and the error it may add.
+
+A strategy computes a convolution or one of its two gradients: ``geometry`` tells which of a node's values is x, w and y
+of the convolution that it belongs to.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from math import prod
 from typing import TYPE_CHECKING
 
-from ..dim import evaluate
+from ..dim import Symbol, bounds, evaluate
 from ..graph import Graph, Node, Value
 
 if TYPE_CHECKING:
     from ..graph import Builder
 
 ACCURACIES = ("strict", "default", "fast")  # each level may choose what the ones before it may
+CONVOLUTIONS = ("conv", "conv_input_gradient", "conv_weight_gradient")  # the ops that strategies are chosen for
 
 
 @dataclass(frozen=True)
@@ -39,15 +45,47 @@ class Strategy:
     name: str
     doc: str
     rejects: Callable[[Graph, Node], str | None]
-    cost: Callable[[Node], Cost]
+    cost: Callable[[Graph, Node, int], Cost]  # the last: what free dims are taken for
     expand: Callable[[Builder, Graph, Node, Sequence[Value]], Value]
     budget: float = 2e-6
     accuracy: str = "strict"
 
 
-def nominal(value: Value) -> tuple[int, ...]:
-    """A shape in numbers, free dims at their least value but 1 at least."""
+@dataclass(frozen=True)
+class Geometry:
+    """The values of a convolution y = x * w; in a gradient's node one stands for its own gradient."""
+
+    x: Value
+    w: Value
+    y: Value
+
+
+def geometry(node: Node) -> Geometry:
+    """Which values of a convolution's node, or of a gradient's, are x, w and y."""
+    match node.op.name:
+        case "conv":
+            return Geometry(node.inputs[0], node.inputs[1], node.output)
+        case "conv_input_gradient":
+            return Geometry(node.output, node.inputs[1], node.inputs[0])
+        case "conv_weight_gradient":
+            return Geometry(node.inputs[0], node.output, node.inputs[1])
+    raise ValueError(f"{node.op.name} is no convolution")
+
+
+def direct_products(node: Node, free: int = 1) -> float:
+    """Multiply-adds of a convolution as written; its gradients have as many."""
+    of = geometry(node)
+    return float(prod(nominal(of.y, free)) * prod(nominal(of.w)[1:]))
+
+
+def nominal(value: Value, free: int = 1) -> tuple[int, ...]:
+    """A shape in numbers, with ``free`` for free dims where their range allows it."""
+
+    def number(symbol: Symbol) -> int:
+        high = bounds(symbol.hi)[1] if symbol.hi is not None else None
+        return max(symbol.lo, min(free, free if high is None else high), 1)
+
     return tuple(
-        extent if isinstance(extent, int) else evaluate(extent, {s.name: max(s.lo, 1) for s in extent.symbols()})
+        extent if isinstance(extent, int) else evaluate(extent, {s.name: number(s) for s in extent.symbols()})
         for extent in value.shape
     )

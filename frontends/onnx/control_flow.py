@@ -16,7 +16,7 @@ from netloom.compiler.tensor_type import BOOL, INT64
 
 from .context import Context
 from .functions import MOST_NODES
-from .node import ModelNode
+from .node import Item, ModelNode, ValueSequence
 from .window import FIX_DIMS
 
 MOST_STEPS: Final = 4096
@@ -28,14 +28,14 @@ class Apply:
     """Import the graph of the attribute ``graph`` on these inputs."""
 
     graph: str
-    inputs: Sequence[Value] = ()
+    inputs: Sequence[Item] = ()
 
 
 @dataclass(frozen=True)
 class Done:
     """The node's outputs."""
 
-    values: Sequence[Value]
+    values: Sequence[Item]
 
 
 Step: TypeAlias = Apply | Done
@@ -46,7 +46,7 @@ class Driver(Protocol):
 
     def first(self) -> Step: ...
 
-    def next(self, results: list[Value]) -> Step: ...
+    def next(self, results: list[Item]) -> Step: ...
 
 
 def _check_steps(context: Context, node: ModelNode, steps: int) -> None:
@@ -65,16 +65,31 @@ def _check_ports(node: ModelNode, graph: str, inputs: int, outputs: int) -> None
                          f"{outputs} are needed.", "Export it again.")  # fmt: skip
 
 
-def _chosen(context: Context, node: ModelNode, condition: Value, yes: Value, no: Value, what: str) -> Value:
-    """One of two values, as data decide."""
+def _chosen(context: Context, node: ModelNode, condition: Value, yes: Item, no: Item, what: str) -> Item:
+    """One of two values, as data decide; of two sequences of one length, one of each two parts."""
     if yes is no:
         return yes
+    if isinstance(yes, ValueSequence) or isinstance(no, ValueSequence):
+        return _chosen_parts(context, node, condition, yes, no, what)
     if yes.type != no.type:
         raise node.unsupported(
             f"{what} is {yes.type} or {no.type}, as its condition decides, which is computed from data or free dims.",
             "Fix the free dims and inputs that decide it (dims=, shapes=; --dim, --shape).",
         )
     return context("select", condition, yes, no)
+
+
+def _chosen_parts(context: Context, node: ModelNode, condition: Value, yes: Item, no: Item, what: str) -> ValueSequence:
+    if not (isinstance(yes, ValueSequence) and isinstance(no, ValueSequence) and len(yes.parts) == len(no.parts)):
+        raise node.unsupported(f"the length of the sequence that is {what} depends on data.", "Use tensors.")
+    pairs = zip(yes.parts, no.parts, strict=True)
+    return ValueSequence(tuple(_tensor(node, _chosen(context, node, condition, a, b, what), what) for a, b in pairs))
+
+
+def _tensor(node: ModelNode, item: Item, what: str) -> Value:
+    if isinstance(item, ValueSequence):
+        raise node.fault(f"{what} is a sequence; a tensor is needed.", "Export the model again.")
+    return item
 
 
 # -- If --------------------------------------------------------------------------------------------------------
@@ -94,14 +109,14 @@ class Branches:
             raise node.misshapen(f"its condition is {condition.type}; one bool is needed.", "Export it again.")
         self.condition = context.reshape(condition, ())
         self.known = context.array(self.condition)
-        self.results: list[list[Value]] = []
+        self.results: list[list[Item]] = []
         for graph in ("then_branch", "else_branch"):
             _check_ports(node, graph, 0, len(node.outputs))
 
     def first(self) -> Step:
         return Apply("else_branch" if self.known is not None and not self.known else "then_branch")
 
-    def next(self, results: list[Value]) -> Step:
+    def next(self, results: list[Item]) -> Step:
         self.results.append(results)
         if self.known is not None:
             return Done(results)
@@ -124,7 +139,7 @@ class Loop:
 
     def __init__(self, context: Context, node: ModelNode) -> None:
         self.context, self.node = context, node
-        self.state = node.present_from(2)
+        self.state: list[Item] = [node.item(position) for position in range(2, len(node.inputs))]
         grown = len(node.outputs) - len(self.state)
         if grown < 0:
             raise node.fault(f"it has {len(node.outputs)} outputs for {len(self.state)} states.", "Export it again.")
@@ -164,12 +179,12 @@ class Loop:
         _check_steps(self.context, self.node, self.most if is_over is None and self.most else self.steps + 1)
         return Apply("body", [self.context.number(self.steps, INT64), self.goes_on, *self.state])
 
-    def next(self, results: list[Value]) -> Step:
-        condition, state = results[0], results[1 : 1 + len(self.state)]
+    def next(self, results: list[Item]) -> Step:
+        condition, state = _tensor(self.node, results[0], "its condition"), results[1 : 1 + len(self.state)]
         if condition.type.elements != 1 or condition.dtype is not BOOL:
             raise self.node.misshapen(f"its condition is {condition.type}; one bool is needed.", "Export it again.")
         for parts, value in zip(self.grown, results[1 + len(self.state) :], strict=True):
-            parts.append(value)
+            parts.append(_tensor(self.node, value, "a result of a step"))
         condition = self.context.reshape(condition, ())
         if self._is_over is None:
             state = [_chosen(self.context, self.node, self.goes_on, new, old, f"its state {position}")
@@ -209,7 +224,8 @@ class Scan:
         values = node.present
         if not 1 <= scanned <= len(values):
             raise node.fault(f"num_scan_inputs is {scanned} of {len(values)} inputs.", "Export it again.")
-        self.state, self.inputs = values[: len(values) - scanned], values[len(values) - scanned :]
+        self.state: list[Item] = list(values[: len(values) - scanned])
+        self.inputs = values[len(values) - scanned :]
         grown = len(node.outputs) - len(self.state)
         if grown < 0:
             raise node.fault(f"it has {len(node.outputs)} outputs for {len(self.state)} states.", "Export it again.")
@@ -254,10 +270,10 @@ class Scan:
             entries.append(self.context.reshape(part, (*value.shape[:axis], *value.shape[axis + 1 :])))
         return Apply("body", [*self.state, *entries])
 
-    def next(self, results: list[Value]) -> Step:
+    def next(self, results: list[Item]) -> Step:
         self.state = results[: len(self.state)]
         for parts, value in zip(self.grown, results[len(self.state) :], strict=True):
-            parts.append(value)
+            parts.append(_tensor(self.node, value, "a result of a step"))
         self.steps += 1
         return self._step()
 

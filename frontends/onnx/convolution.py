@@ -15,7 +15,7 @@ from .window import AUTO_PADS, FIX_DIMS, LARGEST, Window, read_window, spatial_r
 CONVOLUTION: Final = HandlerTable()
 
 
-def _kernel(node: ModelNode, w: Value, rank: int) -> tuple[int, ...]:
+def kernel_of(node: ModelNode, w: Value, rank: int) -> tuple[int, ...]:
     """The spatial extents of the weights; an attribute kernel_shape must agree."""
     if w.type.rank != rank:
         raise node.misshapen(f"its input has rank {rank}, but its weights are {w.type}.")
@@ -29,7 +29,8 @@ def _kernel(node: ModelNode, w: Value, rank: int) -> tuple[int, ...]:
     return sizes
 
 
-def _groups(node: ModelNode, channels: Extent, filters: Extent) -> int:
+def groups_of(node: ModelNode, channels: Extent, filters: Extent) -> int:
+    """The attribute group, which must divide both."""
     groups = node.integer("group", 1)
     if not 1 <= groups < LARGEST:
         raise node.fault(f"attribute group is {groups}; it must be at least 1.", "Export it again.")
@@ -39,8 +40,9 @@ def _groups(node: ModelNode, channels: Extent, filters: Extent) -> int:
     return groups
 
 
-def _add_bias(context: Context, node: ModelNode, value: Value, channels: Extent) -> Value:
-    bias = node.optional(2)
+def add_bias(context: Context, node: ModelNode, value: Value, channels: Extent, position: int = 2) -> Value:
+    """The value with the input at ``position`` added to each channel, if there is one."""
+    bias = node.optional(position)
     if bias is None:
         return value
     if bias.shape != (channels,):
@@ -52,15 +54,15 @@ def _add_bias(context: Context, node: ModelNode, value: Value, channels: Extent)
 def conv(context: Context, node: ModelNode) -> Value:
     """w is [o, c / group, kernel...]."""
     value = convolved(context, node, node.input(0), node.input(1))
-    return _add_bias(context, node, value, value.shape[1])
+    return add_bias(context, node, value, value.shape[1])
 
 
 def convolved(context: Context, node: ModelNode, x: Value, w: Value) -> Value:
     """The convolution of a node's attributes, without a bias."""
     spatial_rank(node, x.type.rank)
-    window = read_window(node, _kernel(node, w, x.type.rank), x.shape[2:])
+    window = read_window(node, kernel_of(node, w, x.type.rank), x.shape[2:])
     channels, filters = x.shape[1], w.shape[0]
-    groups = _groups(node, channels, filters)
+    groups = groups_of(node, channels, filters)
     if w.shape[1] * groups != channels:
         raise node.misshapen(f"its input has {channels} channels, but its weights {w.type} are for "
                              f"{w.shape[1]} x {groups} groups.", "Export it again.")  # fmt: skip
@@ -74,10 +76,10 @@ def conv_transpose(context: Context, node: ModelNode) -> Value:
     """w is [c, o / group, kernel...]: the input gradient of a convolution whose filters are our channels."""
     x, w = node.input(0), node.input(1)
     rank = spatial_rank(node, x.type.rank)
-    kernel = _kernel(node, w, x.type.rank)
+    kernel = kernel_of(node, w, x.type.rank)
     if w.shape[0] != x.shape[1]:
         raise node.misshapen(f"its input has {x.shape[1]} channels, but its weights are {w.type}.", "Export it again.")
-    groups = _groups(node, x.shape[1], w.shape[0])
+    groups = groups_of(node, x.shape[1], w.shape[0])
     window, spatial = _transposed_window(node, kernel, x.shape[2:], rank)
     missing = tuple(max(-h, 0) for h in window.hi)
     value = context(
@@ -87,7 +89,7 @@ def conv_transpose(context: Context, node: ModelNode) -> Value:
     )  # fmt: skip
     if any(missing):
         value = context("pad", value, lo=(0,) * value.type.rank, hi=(0, 0, *missing), value=0.0, mode="constant")
-    return _add_bias(context, node, value, w.shape[1] * groups)
+    return add_bias(context, node, value, w.shape[1] * groups)
 
 
 def _transposed_window(

@@ -16,7 +16,7 @@ from netloom.compiler.tensor_type import BOOL, FLOAT64
 
 from .context import Context, truncated_quotient
 from .handler import HandlerTable
-from .node import ModelNode
+from .node import Item, ModelNode
 from .tensors import dtype_of
 
 ELEMENTWISE: Final = HandlerTable()
@@ -28,7 +28,8 @@ UNARY: Final = {
     "Abs": "abs", "Ceil": "ceil", "Cos": "cos", "Erf": "erf", "Exp": "exp", "Floor": "floor", "IsNaN": "is_nan",
     "Log": "log", "Neg": "neg", "Not": "not", "Reciprocal": "reciprocal", "Relu": "relu", "Round": "round",
     "Sigmoid": "sigmoid", "Sign": "sign", "Sin": "sin", "Softplus": "softplus", "Softsign": "softsign",
-    "Sqrt": "sqrt", "Tanh": "tanh", "BitwiseNot": "not",
+    "Sqrt": "sqrt", "Tanh": "tanh", "BitwiseNot": "not", "Acos": "acos", "Asin": "asin", "Atan": "atan", "Sinh": "sinh",
+    "Acosh": "acosh", "Asinh": "asinh", "Atanh": "atanh",
 }  # fmt: skip
 
 
@@ -284,27 +285,13 @@ def tangent(context: Context, node: ModelNode) -> Value:
     return context("div", context("sin", x), context("cos", x))
 
 
-@ELEMENTWISE.on("Sinh", "Cosh")
-def hyperbolic(context: Context, node: ModelNode) -> Value:
-    """(exp(x) -+ exp(-x)) / 2, halved inside so that it overflows no earlier than the result."""
+@ELEMENTWISE.on("Cosh")
+def hyperbolic_cosine(context: Context, node: ModelNode) -> Value:
+    """(exp(x) + exp(-x)) / 2, halved inside so that it overflows no earlier than the result."""
     x = node.input(0)
     rising = context("exp", context("sub", x, math.log(2)))
     falling = context("exp", context("sub", context("neg", x), math.log(2)))
-    return context("sub" if node.op_type == "Sinh" else "add", rising, falling)
-
-
-@ELEMENTWISE.on("Asinh", "Acosh", "Atanh")
-def inverse_hyperbolic(context: Context, node: ModelNode) -> Value:
-    x = node.input(0)
-    if node.op_type == "Atanh":  # log((1 + x) / (1 - x)) / 2
-        above, below = context("add", x, 1.0), context("sub", context.number(1.0, x.dtype), x)
-        return context("mul", context("log", context("div", above, below)), 0.5)
-    if node.op_type == "Acosh":  # log(x + sqrt(x^2 - 1))
-        root = context("sqrt", context("sub", context("mul", x, x), 1.0))
-        return context("log", context("add", x, root))
-    size = context("abs", x)  # sign(x) log(|x| + sqrt(x^2 + 1)): no cancellation for negative x
-    root = context("sqrt", context("add", context("mul", x, x), 1.0))
-    return context("mul", context("sign", x), context("log", context("add", size, root)))
+    return context("add", rising, falling)
 
 
 # -- dtypes and identities -----------------------------------------------------------------------------------
@@ -327,9 +314,15 @@ def cast_like(context: Context, node: ModelNode) -> Value:
     return context.cast(node.input(0), node.input(1).dtype)
 
 
+@ELEMENTWISE.on("BitCast", first=26)
+def bit_cast(context: Context, node: ModelNode) -> Value:
+    """The same bits as another dtype of the same size."""
+    return context("bitcast", node.input(0), dtype=dtype_of(node.integer("to", 0), f"{node.title}: the result"))
+
+
 @ELEMENTWISE.on("Identity")
-def identity(context: Context, node: ModelNode) -> Value:
-    return node.input(0)
+def identity(context: Context, node: ModelNode) -> Item:
+    return node.item(0)
 
 
 @ELEMENTWISE.on("Dropout")

@@ -9,15 +9,13 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final, TypeAlias
 
-from netloom.compiler.graph import Value
-
 if TYPE_CHECKING:
     from .context import Context
-    from .node import ModelNode
+    from .node import Item, ModelNode
 
 LATEST_OPSET: Final = 28
 
-Convert: TypeAlias = "Callable[[Context, ModelNode], Value | Sequence[Value | None]]"
+Convert: TypeAlias = "Callable[[Context, ModelNode], Item | Sequence[Item | None]]"
 
 
 @dataclass(frozen=True)

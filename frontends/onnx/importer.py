@@ -27,8 +27,8 @@ from .control_flow import CONTROL_FLOW, Done, Step
 from .functions import Key, check_expansion, key_of, local_functions
 from .handler import Handler
 from .model_file import Source, opsets_of, read_model
-from .names import identifier, printable
-from .node import ModelNode
+from .names import dim_name, identifier, printable
+from .node import Item, ModelNode, ValueSequence
 from .order import AnyGraph, label, ordered, title
 from .registry import HANDLERS, INLINED
 from .schema import check_node, find_schema
@@ -62,10 +62,10 @@ class _Frame:
     """A graph or function body being inlined: what is left of its nodes, and the names visible in it."""
 
     nodes: Iterator[onnx.NodeProto]
-    names: ChainMap[str, Value | None]
+    names: ChainMap[str, Item | None]
     opsets: Mapping[str, int]
     results: Sequence[str]
-    deliver: Callable[[list[Value]], _Frame | None]  # what becomes of the results; a frame comes back if more is to do
+    deliver: Callable[[list[Item]], _Frame | None]  # what becomes of the results; a frame comes back if more is to do
     attributes: Mapping[str, AttributeProto] = dataclasses.field(default_factory=dict)
     annotations: Mapping[str, onnx.TypeProto] = dataclasses.field(default_factory=dict)
 
@@ -75,10 +75,10 @@ class _Body:
     """A graph that a node holds, and the names visible in it: those outside, and its initializers."""
 
     graph: onnx.GraphProto
-    names: ChainMap[str, Value | None]
+    names: ChainMap[str, Item | None]
 
 
-def _to_nobody(_results: list[Value]) -> None:
+def _to_nobody(_results: list[Item]) -> None:
     """The main graph's results are read from its names."""
 
 
@@ -93,21 +93,21 @@ class _Importer:
 
     def run(self) -> Graph:
         graph = self.model.graph
-        names: ChainMap[str, Value | None] = ChainMap()
+        names: ChainMap[str, Item | None] = ChainMap()
         self._add_initializers(graph, names)
         self._add_inputs(graph, names)
         self.inputs.refuse_leftovers(self.context.builder.inputs)
         frame = self._frame_of(graph, names, opsets_of(self.model.opset_import), _to_nobody)
         self._check_annotations(frame, names)
         self._process(frame)
-        results = [output.name for output in graph.output]
-        if len(set(results)) < len(results):
+        results = [pair for output in graph.output for pair in _results(output.name, _present(names, output.name))]
+        if len(dict(results)) < len(results):
             raise ModelError("two outputs of the model have one name.", hint="Rename one.")
-        return _swept(self.context.builder.build([_present(names, name) for name in results], results))
+        return _swept(self.context.builder.build([value for _, value in results], [name for name, _ in results]))
 
     # -- names of a graph ----------------------------------------------------------------------------------
 
-    def _add_initializers(self, graph: onnx.GraphProto, names: ChainMap[str, Value | None]) -> None:
+    def _add_initializers(self, graph: onnx.GraphProto, names: ChainMap[str, Item | None]) -> None:
         if len(graph.sparse_initializer):
             raise ModelError("the model has sparse initializers.", hint="Save them as dense tensors.")
         for tensor in graph.initializer:
@@ -119,7 +119,7 @@ class _Importer:
             self.context.builder.label = printable(tensor.name)
             names[tensor.name] = self.context.constant(self.reader.constant(tensor))
 
-    def _add_inputs(self, graph: onnx.GraphProto, names: ChainMap[str, Value | None]) -> None:
+    def _add_inputs(self, graph: onnx.GraphProto, names: ChainMap[str, Item | None]) -> None:
         """Inputs that are initializers too are weights (IR versions below 4 list them so)."""
         seen: set[str] = set()
         for info in graph.input:
@@ -134,8 +134,8 @@ class _Importer:
                 names[info.name] = self.context.builder.input(self.inputs.type_of(info), info.name)
 
     def _frame_of(
-        self, graph: AnyGraph, names: ChainMap[str, Value | None], opsets: Mapping[str, int],
-        deliver: Callable[[list[Value]], _Frame | None], results: Sequence[str] | None = None,
+        self, graph: AnyGraph, names: ChainMap[str, Item | None], opsets: Mapping[str, int],
+        deliver: Callable[[list[Item]], _Frame | None], results: Sequence[str] | None = None,
     ) -> _Frame:  # fmt: skip
         """``results``: the outputs that are wanted, if not all."""
         annotated: Sequence[onnx.ValueInfoProto] = graph.value_info
@@ -147,11 +147,11 @@ class _Importer:
         nodes = ordered(graph.node, _Known(names), wanted)
         return _Frame(iter(nodes), names, opsets, wanted, deliver, annotations=annotations)
 
-    def _check_annotations(self, frame: _Frame, names: Mapping[str, Value | None]) -> None:
+    def _check_annotations(self, frame: _Frame, names: Mapping[str, Item | None]) -> None:
         for name in names:
             self._check_annotation(frame, name, _present(names, name))
 
-    def _check_annotation(self, frame: _Frame, name: str, value: Value) -> None:
+    def _check_annotation(self, frame: _Frame, name: str, value: Item) -> None:
         annotation = frame.annotations.get(name)
         if annotation is not None:
             _check_annotation(value, annotation, printable(name), self.inputs.are_changed)
@@ -171,7 +171,7 @@ class _Importer:
             following = frame.deliver([_present(frame.names, name) for name in frame.results])
             stack += [following] if following is not None else []
 
-    def _define(self, frame: _Frame, name: str, value: Value) -> None:
+    def _define(self, frame: _Frame, name: str, value: Item) -> None:
         if name:
             frame.names[name] = value
             self._check_annotation(frame, name, value)
@@ -213,7 +213,7 @@ class _Importer:
 
     def _convert(self, frame: _Frame, call: ModelNode, handler: Handler) -> None:
         made = handler.convert(self.context, call)
-        values = [made] if isinstance(made, Value) else list(made)
+        values = [made] if isinstance(made, Item) else list(made)
         for position, name in enumerate(call.outputs):
             value = values[position] if position < len(values) else None
             if name and value is None:
@@ -224,7 +224,7 @@ class _Importer:
     def _inlined(self, frame: _Frame, call: ModelNode) -> _Frame | None:
         """The first graph of an If, Loop or Scan; its driver then says which follows, and with what."""
 
-        def define(values: Sequence[Value]) -> None:
+        def define(values: Sequence[Item]) -> None:
             for name, value in zip(call.outputs, values, strict=True):
                 self._define(frame, name, value)
 
@@ -249,7 +249,7 @@ class _Importer:
         return _Body(graph, names)
 
     def _body_frame(
-        self, body: _Body, outer: _Frame, inputs: Sequence[Value], deliver: Callable[[list[Value]], _Frame | None]
+        self, body: _Body, outer: _Frame, inputs: Sequence[Item], deliver: Callable[[list[Item]], _Frame | None]
     ) -> _Frame:
         given = [info.name for info in body.graph.input]
         if len(set(given)) < len(given) or any(not name or name in body.names for name in given):
@@ -259,7 +259,7 @@ class _Importer:
         return dataclasses.replace(inner, attributes=outer.attributes)
 
     def _call(
-        self, caller: _Frame, node: onnx.NodeProto, function: onnx.FunctionProto, inputs: Sequence[Value | None],
+        self, caller: _Frame, node: onnx.NodeProto, function: onnx.FunctionProto, inputs: Sequence[Item | None],
         attributes: Mapping[str, AttributeProto],
     ) -> _Frame:  # fmt: skip
         """The body of a local function, its names its own."""
@@ -268,10 +268,10 @@ class _Importer:
                              node=title(node), hint="Export it again.")  # fmt: skip
         if len(set(function.input)) < len(function.input):
             raise ModelError("the function names an input twice.", node=title(node), hint="Rename it.")
-        given: dict[str, Value | None] = dict(zip_longest(function.input, inputs))
+        given: dict[str, Item | None] = dict(zip_longest(function.input, inputs))
         pairs = [(name, target) for name, target in zip(function.output, node.output, strict=False) if target]
 
-        def define(values: Sequence[Value]) -> None:
+        def define(values: Sequence[Item]) -> None:
             for (_, target), value in zip(pairs, values, strict=True):
                 self._define(caller, target, value)
 
@@ -281,7 +281,7 @@ class _Importer:
         return dataclasses.replace(frame, attributes={**defaults, **attributes})
 
 
-def _present(names: Mapping[str, Value | None], name: str) -> Value:
+def _present(names: Mapping[str, Item | None], name: str) -> Item:
     """A value that must be there: only an input of a function may be absent."""
     value = names[name]
     if value is None:
@@ -289,10 +289,17 @@ def _present(names: Mapping[str, Value | None], name: str) -> Value:
     return value
 
 
+def _results(name: str, item: Item) -> list[tuple[str, Value]]:
+    """An output of the graph; of a sequence, each of its tensors is one: name.0, name.1, .."""
+    if isinstance(item, ValueSequence):
+        return [(f"{name}.{position}", part) for position, part in enumerate(item.parts)]
+    return [(name, item)]
+
+
 class _Known(Collection[str]):
     """The names visible in a frame; "" never is."""
 
-    def __init__(self, names: ChainMap[str, Value | None]) -> None:
+    def __init__(self, names: ChainMap[str, Item | None]) -> None:
         self._names = frozenset().union(*names.maps) if len(names.maps) > 1 else names.maps[0]
 
     def __contains__(self, name: object) -> bool:
@@ -374,7 +381,7 @@ class _InputShapes:
                         raise UsageError(f"the dim {printable(name)} cannot be {chosen}.")
                     self.symbols[name] = chosen
                 case _:
-                    safe = identifier(name, self._taken)
+                    safe = dim_name(name, self._taken)
                     self._taken.add(safe)
                     low, high = (1, LARGEST_DIM) if chosen is None else _range_of(name, chosen)
                     self.symbols[name] = dim.symbol(safe, low, high)
@@ -404,9 +411,9 @@ def _range_of(name: str, chosen: range) -> tuple[int, int]:
 # -- assertions and the last step ----------------------------------------------------------------------------
 
 
-def _check_annotation(value: Value, annotation: onnx.TypeProto, name: str, is_changed: bool) -> None:
+def _check_annotation(value: Item, annotation: onnx.TypeProto, name: str, is_changed: bool) -> None:
     """ShapeError where the model says otherwise than what was computed. Nothing is sized from annotations."""
-    if not annotation.HasField("tensor_type"):
+    if isinstance(value, ValueSequence) or not annotation.HasField("tensor_type"):
         return
     tensor = annotation.tensor_type
     said = f"the model says that {name!r} is"

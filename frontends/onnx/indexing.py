@@ -121,7 +121,7 @@ def flat_index(context: Context, node: ModelNode, indices: Value, extents: Seque
 def one_hot(context: Context, node: ModelNode) -> Value:
     """Negative indices count from the end; others outside [0, depth) give a row of off values."""
     indices, values = node.input(0), node.input(2)
-    (depth,) = context.integers(node.input(1), node, "depth")
+    depth = int(context.scalar(node.input(1), node, "depth"))
     if depth < 1 or values.shape != (2,):
         raise node.fault(f"depth is {depth} and values are {values.type}; at least 1 and two are needed.")
     axis = node.axis(node.integer("axis", -1), indices.type.rank + 1)
@@ -205,3 +205,19 @@ def cumulative_sum(context: Context, node: ModelNode) -> Value:
     flat = context.reshape(moved, (product(moved.shape[:-1]), extent))
     summed = context.reshape(context("matmul", flat, triangle_of_ones), moved.shape)
     return context.transpose(summed, [order.index(a) for a in range(x.type.rank)])
+
+
+@INDEXING.on("ReverseSequence", first=10)
+def reverse_sequence(context: Context, node: ModelNode) -> Value:
+    """The first entries of each sequence in reverse, as many as its length; the others stay."""
+    x, lengths = node.input(0), node.input(1)
+    rank = x.type.rank
+    if rank < 2:
+        raise node.misshapen(f"its input is {x.type}; batch and time axes are needed.", "Export it again.")
+    time, batch = (node.axis(node.integer(name, default), 2) for name, default in (("time_axis", 0), ("batch_axis", 1)))
+    if time == batch or lengths.shape != (x.shape[batch],):
+        raise node.misshapen(f"its lengths are {lengths.type} for {x.type}, batch axis {batch}.", "Export it again.")
+    length = context.reshape(context.cast(lengths, INT64), tuple(e if a == batch else 1 for a, e in enumerate(x.shape)))
+    place = context("iota", shape=x.shape, axis=time, dtype=INT64)
+    mirrored = context("sub", context("sub", length, 1), place)
+    return context("gather_elements", x, context("select", context("less", place, length), mirrored, place), axis=time)

@@ -1,15 +1,13 @@
-"""Gemm, MatMul and Einsum -> matmul."""
+"""Gemm and MatMul -> matmul."""
 
 from __future__ import annotations
 
 from typing import Final
 
-from netloom.compiler import dim
 from netloom.compiler.graph import Value
 
 from .context import Context
 from .handler import HandlerTable
-from .names import printable
 from .node import ModelNode
 
 MATMUL: Final = HandlerTable()
@@ -51,59 +49,3 @@ def _scaled(context: Context, value: Value, factor: float) -> Value:
     if factor == 1:
         return value
     return context("mul", value, factor if value.dtype.is_float else int(factor))
-
-
-# -- einsum ---------------------------------------------------------------------------------------------------
-
-
-@MATMUL.on("Einsum", first=12)
-def einsum(context: Context, node: ModelNode) -> Value:
-    """One or two operands without ellipses or repeated letters: a transposed, batched product."""
-    equation = node.text("equation", "").replace(" ", "")
-    left, arrow, result = equation.partition("->")
-    terms = left.split(",")
-    if not arrow:
-        result = "".join(sorted(letter for letter in set(left) - {","} if left.count(letter) == 1))
-    is_plain = all(term.isalpha() or not term for term in (*terms, result))
-    if len(terms) != len(node.inputs) or not is_plain or any(len(set(t)) < len(t) for t in (*terms, result)):
-        raise node.unsupported(f"the equation {printable(equation)!r} is not supported.", "Use MatMul and Transpose.")
-    values = node.present
-    for term, value in zip(terms, values, strict=True):
-        if len(term) != value.type.rank or set(result) - set(left):
-            raise node.misshapen(f"the equation {printable(equation)!r} does not fit {value.type}.", "Export it again.")
-    if len(values) > 2:
-        raise node.unsupported(f"it has {len(values)} operands; one or two are supported.", "Split the product.")
-    if len(values) == 1:
-        return _arranged(context, *_summed(context, terms[0], values[0], result), result)
-    return _pair(context, terms, values, result)
-
-
-def _summed(context: Context, term: str, value: Value, wanted: str) -> tuple[str, Value]:
-    """Sums over the letters that nobody else needs."""
-    axes = tuple(axis for axis, letter in enumerate(term) if letter not in wanted)
-    if not axes:
-        return term, value
-    return "".join(c for c in term if c in wanted), context("reduce_sum", value, axes=axes, keep=False)
-
-
-def _arranged(context: Context, term: str, value: Value, order: str) -> Value:
-    return context.transpose(value, [term.index(letter) for letter in order])
-
-
-def _pair(context: Context, terms: list[str], values: list[Value], result: str) -> Value:
-    """[batch, rows, inner] @ [batch, inner, columns]."""
-    a, x = _summed(context, terms[0], values[0], result + terms[1])
-    b, y = _summed(context, terms[1], values[1], result + terms[0])
-    batch = "".join(c for c in a if c in b and c in result)
-    inner = "".join(c for c in a if c in b and c not in result)
-    rows, columns = ("".join(c for c in t if c not in batch + inner) for t in (a, b))
-    extents = dict(zip(a + b, x.shape + y.shape, strict=True))
-
-    def grouped(term: str, value: Value, *groups: str) -> Value:
-        moved = _arranged(context, term, value, batch + "".join(groups))
-        lead = tuple(extents[c] for c in batch)
-        return context.reshape(moved, (*lead, *(dim.product([extents[c] for c in group]) for group in groups)))
-
-    out = context("matmul", grouped(a, x, rows, inner), grouped(b, y, inner, columns))
-    order = batch + rows + columns
-    return _arranged(context, order, context.reshape(out, tuple(extents[c] for c in order)), result)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TypeVar
+from typing import TypeAlias, TypeVar
 
 import onnx
 from onnx import AttributeProto
@@ -18,6 +18,16 @@ Fault = TypeVar("Fault", bound=NetloomError)
 
 
 @dataclass(frozen=True, eq=False)
+class ValueSequence:
+    """ONNX's sequence of tensors: it exists while importing only, so its length is always known."""
+
+    parts: tuple[Value, ...]
+
+
+Item: TypeAlias = Value | ValueSequence  # what a name of a model stands for
+
+
+@dataclass(frozen=True, eq=False)
 class ModelNode:
     """One application of an ONNX op. An absent optional input is None, an unused output has the name ""."""
 
@@ -25,7 +35,7 @@ class ModelNode:
     domain: str
     opset: int
     label: str
-    inputs: tuple[Value | None, ...]
+    inputs: tuple[Item | None, ...]
     outputs: tuple[str, ...]
     attributes: Mapping[str, AttributeProto]
 
@@ -48,13 +58,28 @@ class ModelNode:
 
     def input(self, position: int) -> Value:
         """A required input."""
-        value = self.optional(position)
-        if value is None:
-            raise self.fault(f"input {position} is missing.", "Export the model again.")
-        return value
+        item = self.item(position)
+        if isinstance(item, ValueSequence):
+            raise self.fault(f"input {position} is a sequence; a tensor is needed.", "Export the model again.")
+        return item
 
     def optional(self, position: int) -> Value | None:
-        return self.inputs[position] if position < len(self.inputs) else None
+        is_given = position < len(self.inputs) and self.inputs[position] is not None
+        return self.input(position) if is_given else None
+
+    def item(self, position: int) -> Item:
+        """A required input, a tensor or a sequence."""
+        item = self.inputs[position] if position < len(self.inputs) else None
+        if item is None:
+            raise self.fault(f"input {position} is missing.", "Export the model again.")
+        return item
+
+    def sequence(self, position: int) -> tuple[Value, ...]:
+        """The tensors of a required input that is a sequence."""
+        item = self.item(position)
+        if not isinstance(item, ValueSequence):
+            raise self.fault(f"input {position} is a tensor; a sequence is needed.", "Export the model again.")
+        return item.parts
 
     @property
     def present(self) -> list[Value]:

@@ -8,6 +8,7 @@ import numpy as np
 
 from netloom.compiler.dim import product
 from netloom.compiler.graph import Value
+from netloom.compiler.tensor_type import BOOL, UINT8
 
 from .context import Context
 from .handler import HandlerTable
@@ -38,6 +39,8 @@ def reduce_simple(context: Context, node: ModelNode) -> Value:
     if axes is None:
         return x
     keep = node.flag("keepdims", True)
+    if x.dtype is BOOL:
+        return context.cast(context(f"reduce_{SIMPLE[node.op_type]}", context.cast(x, UINT8), axes=axes, keep=keep), BOOL)
     value = context(f"reduce_{SIMPLE[node.op_type]}", x, axes=axes, keep=keep)
     match node.op_type:
         case "ReduceProd":

@@ -7,6 +7,8 @@ from typing import Final
 
 from .control_flow import CONTROL_FLOW
 from .convolution import CONVOLUTION
+from .data_dependent import CUT_BEFORE, DATA_DEPENDENT
+from .einsum import EINSUM
 from .elementwise import ELEMENTWISE
 from .handler import HandlerTable
 from .indexing import INDEXING
@@ -16,14 +18,18 @@ from .pooling import POOLING
 from .quantization import QUANTIZATION
 from .recurrent import RECURRENT
 from .reduction import REDUCTION
+from .regions import REGIONS
 from .resize import RESIZE
 from .sampling import SAMPLING
 from .scatter import SCATTER
+from .sequences import SEQUENCES
 from .shape import SHAPE
 from .transforms import TRANSFORMS
 
 HANDLERS: Final = HandlerTable(
     CONVOLUTION,
+    DATA_DEPENDENT,
+    EINSUM,
     ELEMENTWISE,
     INDEXING,
     MATMUL,
@@ -32,20 +38,24 @@ HANDLERS: Final = HandlerTable(
     QUANTIZATION,
     RECURRENT,
     REDUCTION,
+    REGIONS,
     RESIZE,
     SAMPLING,
     SCATTER,
+    SEQUENCES,
     SHAPE,
     TRANSFORMS,
 )
 
+DOMAINS: Final[Mapping[str, HandlerTable]] = {"": HANDLERS}
+
 INLINED: Final = frozenset(CONTROL_FLOW)  # the importer treats them itself: their sub-graphs are inlined
 
-DATA_DEPENDENT: Final = "Its result's shape depends on data: cut the model before it, and do this step outside."
 REMEDIES: Final[Mapping[str, str]] = {
-    "NonZero": DATA_DEPENDENT,
-    "Compress": DATA_DEPENDENT,
-    "Unique": DATA_DEPENDENT,
-    "NonMaxSuppression": DATA_DEPENDENT,
+    "NonMaxSuppression": CUT_BEFORE,
+    **dict.fromkeys(("Bernoulli", "Multinomial", "RandomNormal", "RandomNormalLike", "RandomUniform", "RandomUniformLike"),
+                    "Make the random numbers an input of the model."),
+    **dict.fromkeys(("RegexFullMatch", "StringConcat", "StringNormalizer", "StringSplit", "TfIdfVectorizer", "ImageDecoder"),
+                    "Strings and files are no tensors: cut the model behind it, and do this step outside."),
     "ConstantFill": "It was an experimental op: convert the model with onnx.version_converter, or use ConstantOfShape.",
 }

@@ -42,10 +42,11 @@ def _rows(context: Context, x: Value) -> Value:
     return context.reshape(moved, (product(moved.shape[:-1]), moved.shape[-1]))
 
 
-def _weighted(
-    context: Context, rows: Value, base: Value, spatial: Sequence[Extent], axes: Sequence[Sequence[Tap]]
+def weighted(
+    context: Context, rows: Value, base: Value, spatial: Sequence[Extent], axes: Sequence[Sequence[Tap]], op: str = "add"
 ) -> Value:
-    """Sum over all combinations of taps: rows [locations, c] at ``base`` [..] times locations, plus the taps -> [.., c]."""
+    """Sum (or maximum) over all combinations of taps: rows [locations, c] at ``base`` [..] times locations, plus the taps
+    -> [.., c]."""
     total: Value | None = None
     for taps in combinations(*axes):
         index = base
@@ -60,7 +61,7 @@ def _weighted(
             value = context("select", context.reshape(is_inside, (*is_inside.shape, 1)), value, 0.0)
         if weight is not None:
             value = context("mul", value, context.reshape(weight, (*weight.shape, 1)))
-        total = value if total is None else context("add", total, value)
+        total = value if total is None else context(op, total, value)
     assert total is not None
     return total
 
@@ -92,7 +93,7 @@ def grid_sample(context: Context, node: ModelNode) -> Value:
         for axis, extent in enumerate(x.shape[2:])
     ]
     sample = context("iota", shape=grid.shape[:-1], axis=0, dtype=INT64)
-    value = _weighted(context, _rows(context, x), sample, x.shape[2:], axes)  # [n, out.., c]
+    value = weighted(context, _rows(context, x), sample, x.shape[2:], axes)  # [n, out.., c]
     return context.transpose(value, (0, rank + 1, *range(1, rank + 1)))
 
 
@@ -123,6 +124,11 @@ def _taps(context: Context, at: Value, extent: Extent, mode: str, padding: str, 
         _tap(context, context("add", first, offset), weight, extent, padding, aligned)
         for offset, weight in zip(offsets, weights, strict=True)
     ]
+
+
+def neighbours(context: Context, at: Value, extent: Extent) -> list[Tap]:
+    """The two elements next to each coordinate, weighted linearly; those beyond the border count as zero."""
+    return _taps(context, at, extent, "linear", "zeros", False)
 
 
 def _tap(
@@ -188,8 +194,6 @@ def roi_align(context: Context, node: ModelNode) -> Value:
     sizes = (node.integer("output_height", 1), node.integer("output_width", 1))
     if ratio < 1:
         raise node.unsupported("sampling_ratio 0 takes as many samples as data say.", "Export with sampling_ratio >= 1.")
-    if mode == "max":
-        raise node.unsupported("mode max is not supported.", "Use avg.")
     if min(sizes) < 1 or math.prod(sizes) * ratio**2 > 1 << 20:
         raise node.fault(f"its result of {sizes[0]} x {sizes[1]} has {ratio} x {ratio} samples each.", "Use less.")
     is_half = node.opset >= 16 and node.text("coordinate_transformation_mode", "half_pixel",
@@ -203,9 +207,11 @@ def roi_align(context: Context, node: ModelNode) -> Value:
         shape = (count, size * ratio, 1) if axis == 0 else (count, 1, size * ratio)
         axes.append(_roi_taps(context, context.reshape(places, shape), x.shape[2 + axis]))
     base = context.reshape(context.cast(samples, INT64), (count, 1, 1))
-    value = _weighted(context, _rows(context, x), base, x.shape[2:], axes)  # [r, h * ratio, w * ratio, c]
+    combine = "max" if mode == "max" else "add"
+    value = weighted(context, _rows(context, x), base, x.shape[2:], axes, combine)  # [r, h * ratio, w * ratio, c]
     parts = context.reshape(value, (count, sizes[0], ratio, sizes[1], ratio, x.shape[1]))
-    return context.transpose(context("reduce_mean", parts, axes=(2, 4), keep=False), (0, 3, 1, 2))
+    op = "reduce_max" if mode == "max" else "reduce_mean"
+    return context.transpose(context(op, parts, axes=(2, 4), keep=False), (0, 3, 1, 2))
 
 
 def _roi_places(context: Context, rois: Value, column: int, size: int, ratio: int, is_half: bool) -> Value:

@@ -9,11 +9,10 @@ from typing import Any
 
 import onnx.defs
 
-from netloom.compiler.graph import Value
 from netloom.compiler.tensor_type import BFLOAT16, FLOAT32, FLOAT64, DType
 from netloom.errors import ShapeError
 
-from .node import ModelNode
+from .node import Item, ModelNode, ValueSequence
 
 _NAMES = {FLOAT32: "float", FLOAT64: "double"}
 
@@ -87,12 +86,20 @@ def _check_count(node: ModelNode, what: str, count: int, fewest: int, most: int)
         raise node.fault(f"it has {count} {what}; opset {node.opset} has {expected}.", "Is the opset version right?")
 
 
-def _check_dtypes(schema: Schema, node: ModelNode, inputs: Sequence[Value | None]) -> None:
+def _check_dtypes(schema: Schema, node: ModelNode, inputs: Sequence[Item | None]) -> None:
     bound: dict[str, DType] = {}
     for position, value in enumerate(inputs):
         port = schema.port(position)
         if value is None or port is None:
             continue
+        if any(name.startswith("optional(") for name in port.dtypes):
+            continue  # an optional is what it holds
+        if isinstance(value, ValueSequence):
+            if not any(name.startswith("seq(") for name in port.dtypes):
+                raise node.fault(f"input {position} is a sequence; a tensor is needed.", "Export the model again.")
+            continue
+        if all(name.startswith("seq(") for name in port.dtypes):
+            raise node.fault(f"input {position} is a tensor; a sequence is needed.", "Export the model again.")
         allowed = type_name(value.dtype) in port.dtypes or value.dtype is BFLOAT16
         if not allowed:
             raise node.fault(f"input {position} is {value.dtype.value}, which opset {node.opset} does not allow.",

@@ -138,10 +138,11 @@ def concat(context: Context, node: ModelNode) -> Value:
     if default is None and "axis" not in node.attributes:
         raise node.fault("attribute axis is missing.", "Export it again.")
     axis = node.axis(node.integer("axis", 1), values[0].type.rank)
-    if len(values) == 1:
-        return values[0]
-    value = context("concat", *values, axis=axis)
-    return context.learn(value, lambda *parts: np.concatenate(parts, axis), *values)
+    whole = [value for value in values if value.shape[axis] != 0] or values[:1]
+    if len(whole) == 1:
+        return whole[0]
+    value = context("concat", *whole, axis=axis)
+    return context.learn(value, lambda *parts: np.concatenate(parts, axis), *whole)
 
 
 @SHAPE.on("Split")

@@ -8,13 +8,11 @@ from typing import Any, Final
 import onnx
 import onnx.defs
 
-from netloom.compiler.graph import Value
-
-from .node import ModelNode
+from .node import Item, ModelNode, ValueSequence
 from .schema import find_schema
 from .tensors import ONNX_DTYPES
 
-NOT_INLINED: Final = frozenset({"Bernoulli", "SequenceMap"})  # random numbers; sequences
+NOT_INLINED: Final = frozenset({"Bernoulli"})  # random numbers
 
 
 def has_body(op_type: str, opset: int) -> bool:
@@ -54,8 +52,11 @@ def _proto(node: ModelNode) -> onnx.NodeProto:
     )
 
 
-def _type_of(value: Value | None) -> onnx.TypeProto:
+def _type_of(value: Item | None) -> onnx.TypeProto:
     if value is None:
         return onnx.TypeProto()
+    if isinstance(value, ValueSequence):
+        element = _type_of(value.parts[0]) if value.parts else onnx.TypeProto()
+        return onnx.helper.make_sequence_type_proto(element)
     shape: Sequence[int | str] = [e if isinstance(e, int) else str(e) for e in value.shape]
     return onnx.helper.make_tensor_type_proto(ONNX_DTYPES[value.dtype], shape)

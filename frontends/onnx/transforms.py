@@ -8,6 +8,7 @@ from typing import Final
 
 import numpy as np
 import numpy.typing as npt
+import onnx
 
 from netloom.compiler.dim import Extent, product
 from netloom.compiler.graph import Value
@@ -16,6 +17,7 @@ from netloom.compiler.tensor_type import INT64, DType
 from .context import Context
 from .handler import HandlerTable
 from .node import ModelNode
+from .tensors import dtype_of
 from .window import FIX_DIMS, LARGEST
 
 TRANSFORMS: Final = HandlerTable()
@@ -255,3 +257,24 @@ def cumulative_product(context: Context, node: ModelNode) -> Value:
 
 def _one(dtype: DType) -> float | int:
     return 1.0 if dtype.is_float else 1
+
+
+# -- MelWeightMatrix -----------------------------------------------------------------------------------------------
+
+
+@TRANSFORMS.on("MelWeightMatrix", first=17)
+def mel_weights(context: Context, node: ModelNode) -> Value:
+    """[dft_length // 2 + 1, bins]: triangles between neighbouring bin edges, which are equally spaced in mel."""
+    bins, length, rate = (int(context.scalar(node.input(k), node, "a size")) for k in range(3))
+    low, high = (float(context.scalar(node.input(k), node, "a frequency")) for k in (3, 4))
+    if not (1 <= bins <= MOST_POINTS and 1 <= length <= MOST_POINTS and rate > 0 and 0 <= low <= high <= rate):
+        raise node.fault(f"{bins} bins of {low} to {high} Hz at {rate} Hz, {length} points, are impossible.", "Export it again.")
+    spaced = np.linspace(np.log1p(low / 700), np.log1p(high / 700), bins + 2, endpoint=False)
+    edges = ((length + 1) * 700 * np.expm1(spaced) // rate).astype(np.int64)
+    lower, center, upper = (edges[k : k + bins] for k in range(3))
+    place = np.arange(length // 2 + 1)[:, None]
+    rising = (place - lower) / np.maximum(center - lower, 1)
+    falling = (upper - place) / np.maximum(upper - center, 1)
+    weights = np.where(place < center, rising, np.where(upper > center, falling, place == center))
+    dtype = dtype_of(node.integer("output_datatype", onnx.TensorProto.FLOAT), f"{node.title}: the result")
+    return context.constant(np.clip(weights, 0, 1), dtype)

@@ -15,6 +15,7 @@ import click
 from netloom.errors import NetloomError
 
 from .bench import bench
+from .cache import cache
 from .check import check
 from .compare import compare
 from .compile import compile_
@@ -72,7 +73,7 @@ def main() -> None:
     """Compile neural networks to native code."""
 
 
-for _verb in (bench, check, compare, compile_, doctor, explain, export, inspect, ops, passes, run, strategies, targets, train):
+for _verb in (bench, cache, check, compare, compile_, doctor, explain, export, inspect, ops, passes, run, strategies, targets, train):
     main.add_command(_verb)
 
 __all__ = ["main"]

@@ -116,7 +116,7 @@ def test_kernels_memory_and_passes_follow(model: str) -> None:
 def test_nothing_is_compiled_for_it(model: str, monkeypatch: pytest.MonkeyPatch) -> None:
     from netloom.compiler import driver
 
-    monkeypatch.setattr(driver, "compile_in_workers", lambda *_: pytest.fail("machine code was made"))
+    monkeypatch.setattr(driver, "compile_kernel_objects", lambda *_: pytest.fail("machine code was made"))
     call("explain", model)
     with pytest.raises(pytest.fail.Exception):
         driver.compile_graph(_graph(Path(model.rpartition(":")[0])))

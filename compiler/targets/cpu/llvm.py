@@ -7,11 +7,11 @@ flags: fma and the order of sums are what the loops say.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import Any, TypeAlias
 
-import llvmlite.binding as llvm
 from llvmlite import ir
 
 from ... import dim, scalar
@@ -36,23 +36,25 @@ from ...loops.ir import (
 from ...scalar import Bitcast, Call, Cast, Checked, Expr, Guarded, Index, Literal
 from ...tensor_type import BFLOAT16, BOOL, FLOAT16, FLOAT32, INT64, DType
 from .machine import Cpu
+from .object_code import TRIPLE, assembly_of_text, object_of_text
 from .vector_math import expand_all
 
 I1, I8, I16, I32, I64 = (ir.IntType(bits) for bits in (1, 8, 16, 32, 64))
 PTR = ir.PointerType()
 Operand: TypeAlias = "ir.Value"
+_FIRST_LANE = ir.Constant(ir.VectorType(I32, LANES), [0] * LANES)  # in all lanes
 INDEX_ERROR = 1  # stored in the error flag when a run-time index is out of range
 
 
 def compile_kernels(kernels: Mapping[str, Kernel], cpu: Cpu) -> bytes:
     """One relocatable object that defines the kernels under their names."""
-    return object_of(kernels_as_llvm(kernels, cpu), cpu)
+    return object_of_text(kernels_as_llvm(kernels, cpu), cpu.name, cpu.llvm_features)
 
 
 def kernels_as_llvm(kernels: Mapping[str, Kernel], cpu: Cpu) -> str:
     """The kernels as one module of LLVM text, before LLVM's own passes."""
     module = ir.Module("kernels")
-    module.triple = "x86_64-unknown-linux-gnu"
+    module.triple = TRIPLE
     for name in sorted(kernels):
         _KernelEmitter(module, name, kernels[name], cpu).emit()
     return str(module)
@@ -60,33 +62,7 @@ def kernels_as_llvm(kernels: Mapping[str, Kernel], cpu: Cpu) -> str:
 
 def kernels_as_assembly(kernels: Mapping[str, Kernel], cpu: Cpu) -> str:
     """The kernels in the assembler's language."""
-    machine = _target_machine(cpu)
-    return str(machine.emit_assembly(_optimised(kernels_as_llvm(kernels, cpu), machine)))
-
-
-def object_of(text: str, cpu: Cpu) -> bytes:
-    """LLVM text -> optimised object code for a CPU level."""
-    machine = _target_machine(cpu)
-    return bytes(machine.emit_object(_optimised(text, machine)))
-
-
-def _optimised(text: str, machine: Any) -> Any:
-    parsed = llvm.parse_assembly(text)
-    parsed.verify()
-    tuning = llvm.create_pipeline_tuning_options(speed_level=2)
-    tuning.loop_vectorization = tuning.slp_vectorization = tuning.loop_unrolling = False
-    builder = llvm.create_pass_builder(machine, tuning)
-    builder.getModulePassManager().run(parsed, builder)
-    return parsed
-
-
-def _target_machine(cpu: Cpu) -> Any:
-    llvm.initialize_native_target()
-    llvm.initialize_native_asmprinter()
-    target = llvm.Target.from_triple("x86_64-unknown-linux-gnu")
-    return target.create_target_machine(
-        cpu=cpu.name, features=cpu.llvm_features, opt=3, reloc="pic", codemodel="small"
-    )
+    return assembly_of_text(kernels_as_llvm(kernels, cpu), cpu.name, cpu.llvm_features)
 
 
 def value_type(dtype: DType) -> ir.Type:
@@ -109,6 +85,35 @@ def memory_type(dtype: DType) -> ir.Type:
     return I8 if dtype is BOOL else value_type(dtype)
 
 
+@dataclass(frozen=True)
+class _Offset:
+    """Where a load or store is in its buffer; ``slope``: the lane's coefficient, None if it has none."""
+
+    whole: Extent
+    without_lane: Extent
+    slope: int | None
+
+
+class _MadeInBlock:
+    """Values by what they are, as long as code is added to the block in which they were made."""
+
+    def __init__(self) -> None:
+        self.block: ir.Block | None = None
+        self.values: dict[Hashable, Operand] = {}
+
+    def get(self, block: ir.Block, key: Hashable) -> Operand | None:
+        if block is not self.block:
+            self.block, self.values = block, {}
+        return self.values.get(key)
+
+    def put(self, block: ir.Block, key: Hashable, value: Operand) -> None:
+        if block is self.block:
+            self.values[key] = value
+
+    def clear(self) -> None:
+        self.values = {}
+
+
 class _KernelEmitter:
     def __init__(self, module: ir.Module, name: str, kernel: Kernel, cpu: Cpu) -> None:
         self.module, self.kernel, self.cpu = module, kernel, cpu
@@ -123,6 +128,13 @@ class _KernelEmitter:
         self.in_lanes = False  # inside a vector loop
         self.mask: Operand | None = None  # lanes that run, in a vector loop
         self.is_tail = False  # the mask is an end of an axis: lane 0 runs
+        # What copies of an unrolled body have in common, found once:
+        self.expanded: dict[Store, Expr] = {}
+        self.orders: dict[Expr, list[Expr]] = {}
+        self.literals: dict[Literal, ir.Constant] = {}
+        self.splats: dict[int, tuple[ir.Constant, ir.Constant]] = {}  # by the id of the first, which stays alive so
+        self.offsets: dict[tuple[Buffer, tuple[Extent | Expr, ...]], _Offset] = {}
+        self.made = _MadeInBlock()
 
     def emit(self) -> None:
         words, begin, end = self.function.args
@@ -334,11 +346,18 @@ class _KernelEmitter:
         """A scalar in all lanes."""
         if isinstance(value.type, ir.VectorType):
             return value
-        kind = ir.VectorType(value.type, LANES)
         if isinstance(value, ir.Constant):
-            return ir.Constant(kind, [value.constant] * LANES)
-        one = self.b.insert_element(ir.Constant(kind, ir.Undefined), value, I32(0))
-        return self.b.shuffle_vector(one, ir.Constant(kind, ir.Undefined), ir.Constant(ir.VectorType(I32, LANES), [0] * LANES))
+            kind = ir.VectorType(value.type, LANES)
+            if id(value) not in self.splats:
+                self.splats[id(value)] = value, ir.Constant(kind, [value] * LANES)
+            return self.splats[id(value)][1]
+        found = self.made.get(self.b.block, value)
+        if found is None:
+            undefined = ir.Constant(ir.VectorType(value.type, LANES), ir.Undefined)
+            one = self.b.insert_element(undefined, value, I32(0))
+            found = self.b.shuffle_vector(one, undefined, _FIRST_LANE)
+            self.made.put(self.b.block, value, found)
+        return found
 
     def _address(self, buffer: Buffer, offset: Extent) -> Operand:
         """base + variable part, then + constant: copies of an unrolled body share the first sum."""
@@ -352,20 +371,35 @@ class _KernelEmitter:
             return self.b.gep(base, [I64(value)], source_etype=kind) if value else base
         return self.b.gep(base, [value], source_etype=kind)
 
-    def _without_lane(self, offset: Extent) -> Extent:
-        return dim.substitute(offset, {LANE: 0})
+    def _offset(self, buffer: Buffer, index: tuple[Extent | Expr, ...]) -> _Offset:
+        if (buffer, index) not in self.offsets:
+            whole = buffer.offset(tuple(part for part in index if not isinstance(part, Expr)))
+            self.offsets[buffer, index] = _Offset(whole, dim.substitute(whole, {LANE: 0}), lane_slope(whole))
+        return self.offsets[buffer, index]
 
     def _load(self, load: Load) -> Operand:
-        buffer = load.buffer
+        """A load; one of an argument that was made in this block already, for the same place, is made once."""
         if load.index_expressions:
             return self._load_computed(load)
-        offset = buffer.offset(tuple(p for p in load.index if not isinstance(p, Expr)))
-        slope = lane_slope(offset) if self.in_lanes else 0
+        offset = self._offset(load.buffer, load.index)
+        if load.buffer.is_local:
+            return self._load_at(load.buffer, offset)
+        symbols = dim.symbols_of([offset.whole])
+        where = tuple((s.name, _identity(self.integers.get(s.name))) for s in sorted(symbols, key=lambda s: s.name))
+        key = (load.buffer, offset.whole, where, _identity(self.mask), self.is_tail)
+        found = self.made.get(self.b.block, key)
+        if found is None:
+            found = self._load_at(load.buffer, offset)
+            self.made.put(self.b.block, key, found)
+        return found
+
+    def _load_at(self, buffer: Buffer, offset: _Offset) -> Operand:
+        slope = offset.slope if self.in_lanes else 0
         if slope == 0:
-            return self._from_memory(buffer, self._uniform_load(buffer, self._without_lane(offset)))
+            return self._from_memory(buffer, self._uniform_load(buffer, offset.without_lane))
         if slope == 1:
-            return self._from_memory(buffer, self._vector_load(buffer, self._without_lane(offset)))
-        return self._from_memory(buffer, self._gathered(buffer, self.extent(offset)))
+            return self._from_memory(buffer, self._vector_load(buffer, offset.without_lane))
+        return self._from_memory(buffer, self._gathered(buffer, self.extent(offset.whole)))
 
     def _uniform_load(self, buffer: Buffer, offset: Extent) -> Operand:
         kind = memory_type(buffer.dtype)
@@ -438,17 +472,20 @@ class _KernelEmitter:
 
     def _store(self, store: Store) -> None:
         buffer = store.buffer
-        value = self.expression(expand_all(store.value))
+        if store not in self.expanded:
+            self.expanded[store] = expand_all(store.value)
+        value = self.expression(self.expanded[store])
         if buffer.dtype is BOOL:
             value = self.b.zext(value, _like(value, I8))
-        offset = buffer.offset(store.index)
-        slope = lane_slope(offset) if self.in_lanes else 0
+        offset = self._offset(buffer, store.index)
         if not self.in_lanes:
-            self.b.store(value, self._address(buffer, offset))
-        elif slope == 1:
-            self._vector_store(buffer, self._without_lane(offset), self._vector(value))
+            self.b.store(value, self._address(buffer, offset.whole))
+        elif offset.slope == 1:
+            self._vector_store(buffer, offset.without_lane, self._vector(value))
         else:
-            self._scattered(buffer, self.extent(offset), self._vector(value))
+            self._scattered(buffer, self.extent(offset.whole), self._vector(value))
+        if not buffer.is_local:
+            self.made.clear()  # an output may lie where an input does
 
     def _vector_store(self, buffer: Buffer, offset: Extent, value: Operand) -> None:
         address = self._address(buffer, offset)
@@ -479,10 +516,14 @@ class _KernelEmitter:
     def expression(self, root: Expr) -> Operand:
         """The value of an expression; values under a guard are made under it."""
         values: dict[int, Operand] = {}
-        for node in _eager_order(root):
+        if root not in self.orders:
+            self.orders[root] = _eager_order(root)
+        for node in self.orders[root]:
             match node:
                 case Literal(value, dtype):
-                    result: Operand = _literal(value, dtype)
+                    if node not in self.literals:
+                        self.literals[node] = _literal(value, dtype)
+                    result: Operand = self.literals[node]
                 case Load():
                     result = self._load(node)
                 case Index(extent):
@@ -685,6 +726,11 @@ class _KernelEmitter:
         return self.b.call(self._intrinsic(f"llvm.fma.{_suffix(x.type)}", x.type, [x.type] * 3), [x, y, z])
 
 
+def _identity(value: Any) -> Hashable:
+    """What tells operands apart; numbers are equal by value."""
+    return value if value is None or isinstance(value, int) else (id(value),)
+
+
 def _eager_order(root: Expr) -> list[Expr]:
     """Post-order that does not enter guards."""
     seen: set[int] = set()
@@ -873,4 +919,4 @@ _INTEGER: dict[str, Emit] = {
     "select": _select,
     **{name: _compare(sign)[1] for name, sign in _COMPARISONS.items()},
 }
-__all__ = ["INT64", "compile_kernels", "memory_type", "object_of", "value_type"]
+__all__ = ["INT64", "compile_kernels", "memory_type", "value_type"]

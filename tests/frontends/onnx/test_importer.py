@@ -239,15 +239,15 @@ def test_known_conditions_choose_branches() -> None:
 
 def test_check_reports_everything() -> None:
     report = check(
-        model([N("Relu", ["x"], ["a"], name="first"), N("Relu", ["a"], ["b"]), N("NonZero", ["b"], ["y"])], [3])
+        model([N("Relu", ["x"], ["a"], name="first"), N("Relu", ["a"], ["b"]), N("NonMaxSuppression", ["b"], ["y"])], [3])
     )
     assert [(row.name, row.opset, row.count, row.is_supported) for row in report.rows] == [
-        ("NonZero", 17, 1, False), ("Relu", 17, 2, True)]  # fmt: skip
+        ("NonMaxSuppression", 17, 1, False), ("Relu", 17, 2, True)]  # fmt: skip
     assert not report.is_supported
     assert report.missing[0].remedy
     assert report.rows[1].nodes == ("first", "b")
     assert report.as_json()[1]["supported"]
-    assert "NonZero (opset 17) x 1: not supported" in str(report)
+    assert "NonMaxSuppression (opset 17) x 1: not supported" in str(report)
 
 
 # -- networks ------------------------------------------------------------------------------------------------------

@@ -1,0 +1,116 @@
+"""Training steps against PyTorch: ``python -m netloom.benchmarks.training [-o FOLDER] [--threads 2] [--rounds 20] …``.
+
+One step is forward, backward and SGD with momentum, in float32, on the same batch; PyTorch runs eagerly and, where it can,
+through torch.compile, each in a process of its own. Writes FOLDER/training.json and FOLDER/training.md.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import tempfile
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from netloom.benchmarks import harness, peaks
+from netloom.benchmarks.harness import Contender
+from netloom.benchmarks.networks import describe, machine_record
+
+
+@dataclass(frozen=True)
+class Task:
+    """A network of the zoo and a batch."""
+
+    network: str
+    batch: int
+    shape: tuple[int, ...]  # of one sample
+    classes: int
+
+
+@dataclass(frozen=True)
+class Row:
+    """``ratios``: peer -> how many times faster netloom is (median, p10, p90)."""
+
+    network: str
+    batch: int
+    threads: int
+    milliseconds: dict[str, float]
+    ratios: dict[str, tuple[float, float, float]]
+
+
+TASKS = {
+    "lenet5": Task("lenet5", 64, (1, 28, 28), 10),
+    "mlp": Task("mlp", 64, (784,), 10),
+    "resnet50": Task("resnet50", 8, (3, 224, 224), 1000),
+    "vgg16": Task("vgg16", 4, (3, 224, 224), 1000),
+}
+PEERS = ("torch", "torch.compile")
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Measure and write the table."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("-o", "--output", type=Path, default=Path("docs/benchmarks"))
+    parser.add_argument("--threads", default="2")
+    parser.add_argument("--rounds", type=int, default=20)
+    parser.add_argument("--networks", default=",".join(TASKS))
+    parser.add_argument("--peers", default=",".join(PEERS))
+    given = parser.parse_args(arguments)
+    counts = [int(n) for n in given.threads.split(",")]
+    machine = peaks.measure(tuple(counts) if 1 in counts else (1, *counts))
+    rows: list[Row] = []
+    for name in given.networks.split(","):
+        for threads in counts:
+            rows.append(measure(TASKS[name], threads, given.peers.split(","), given.rounds))
+            print(line(rows[-1]), flush=True)
+            write(given.output, machine, rows)
+
+
+def measure(task: Task, threads: int, peers: Sequence[str], rounds: int) -> Row:
+    """Times of one task, side by side."""
+    rng = np.random.default_rng(0)
+    feeds: dict[str, npt.NDArray[Any]] = {"x": rng.standard_normal((task.batch, *task.shape)).astype(np.float32),
+             "target": rng.integers(0, task.classes, task.batch).astype(np.int64)}  # fmt: skip
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        spec = folder / "task.json"
+        spec.write_text(json.dumps(asdict(task)))
+        engines = ["netloom", *peers]
+        contenders = [Contender(engine, f"{engine} training", spec, threads) for engine in engines]
+        results = harness.run(contenders, feeds, folder, rounds)
+    ours, *others = results
+    times = {r.contender.name: r.milliseconds for r in results}
+    return Row(task.network, task.batch, threads, times, {r.contender.name: ours.ratio_to(r) for r in others})
+
+
+def line(row: Row) -> str:
+    """A row as text."""
+    times = ", ".join(f"{name} {ms:.2f} ms" for name, ms in row.milliseconds.items())
+    ratios = ", ".join(f"{m:.2f} ({a:.2f}-{z:.2f}) to {name}" for name, (m, a, z) in row.ratios.items())
+    return f"{row.network}, batch {row.batch}, {row.threads} thread(s): {times}; ratio {ratios}"
+
+
+def write(folder: Path, machine: peaks.Peaks, rows: Sequence[Row]) -> None:
+    """The results so far, as JSON and as a table."""
+    folder.mkdir(parents=True, exist_ok=True)
+    data = {"machine": machine_record(machine), "rows": [asdict(row) for row in rows]}
+    (folder / "training.json").write_text(json.dumps(data, indent=1) + "\n")
+    peers = list(dict.fromkeys(name for row in rows for name in row.ratios))
+    head = ["network", "batch", "threads", "netloom", *peers, *(f"ratio to {p}" for p in peers), "to the faster"]
+    lines = ["# training", "", *describe(machine), "", "Median milliseconds of one step; ratios with p10–p90 over the rounds.", "",
+             f"| {' | '.join(head)} |", "|---" * len(head) + "|"]  # fmt: skip
+    for row in rows:
+        ratios = [f"{m:.2f} ({a:.2f}–{z:.2f})" for m, a, z in (row.ratios[p] for p in peers)]
+        times = [f"{row.milliseconds[name]:.2f}" for name in ("netloom", *peers)]
+        least = min(ratio[0] for ratio in row.ratios.values())
+        lines.append(f"| {' | '.join([row.network, str(row.batch), str(row.threads), *times, *ratios, f'{least:.2f}'])} |")
+    (folder / "training.md").write_text("\n".join(lines) + "\n")
+
+
+if __name__ == "__main__":
+    main()

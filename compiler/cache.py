@@ -1,0 +1,191 @@
+"""A folder of compiled pieces, each under a key that names all that decides its bytes.
+
+An entry is one private file: its digest, then the data. It appears whole or not at all, so any number of compilers may
+share a folder. What is read is checked: a damaged entry is absent and will be made anew. A folder or file of another user,
+or one that others may write, is never read. The cache is only ever a saving: no fault of the disk makes a compile fail.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import os
+import stat
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import cache
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from uuid import uuid4
+
+from netloom.environment import cache_folder
+
+LIMIT = 256 << 20  # bytes that a cache may hold
+ROOM = LIMIT // 4  # bytes that are free again after the oldest entries went
+MAGIC = b"netloom1"
+_HEADER = len(MAGIC) + hashlib.sha256().digest_size
+_WRITABLE_BY_OTHERS = stat.S_IWGRP | stat.S_IWOTH
+_TEMPORARY = ".netloom-"
+
+
+@dataclass(frozen=True)
+class Entry:
+    """A file of the cache; ``used``: when it was last read or written, in seconds since 1970."""
+
+    path: Path
+    size: int
+    used: float
+
+
+@dataclass(frozen=True)
+class Cache:
+    """A cache in a folder, which is made when something is stored; ``folder`` None: nothing is kept."""
+
+    folder: Path | None
+
+    @property
+    def is_usable(self) -> bool:
+        """Whether entries are read: the folder is this user's alone, or will be made."""
+        return self.folder is not None and (_is_private(self.folder) or not os.path.lexists(self.folder))
+
+    def get(self, *key: str) -> bytes | None:
+        """What was stored under the key, if it is there, ours and undamaged."""
+        name = _digest_of(key)
+        if self.folder is None or not _is_private(self.folder):
+            return None
+        try:
+            contents = _read_own(self._place(name))
+        except OSError:
+            return None
+        data = contents[_HEADER:]
+        if contents[:_HEADER] != _header(name, data):
+            return None
+        with contextlib.suppress(OSError):  # a cache that cannot be written can still be read
+            os.utime(self._place(name))
+        return data
+
+    def put(self, data: bytes, *key: str) -> None:
+        """Store the data under the key, if that is possible."""
+        if self.folder is None:
+            return
+        name = _digest_of(key)
+        place = self._place(name)
+        temporary = place.with_name(f"{_TEMPORARY}{os.getpid()}-{uuid4().hex}.tmp")
+        try:
+            self.folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+            if not _is_private(self.folder):
+                return
+            place.parent.mkdir(mode=0o700, exist_ok=True)
+            with open(os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb") as file:
+                file.write(_header(name, data))
+                file.write(data)
+            temporary.replace(place)  # no fsync: what a power failure tears is found by its digest
+        except OSError:
+            pass
+        finally:
+            with contextlib.suppress(OSError):
+                temporary.unlink(missing_ok=True)
+
+    def entries(self) -> list[Entry]:
+        """All entries, the one that was used longest ago first."""
+        return sorted(self._files(), key=lambda entry: (entry.used, entry.path))
+
+    def trim(self, limit: int = LIMIT, room: int = ROOM) -> None:
+        """Remove the oldest entries if there are more than ``limit`` bytes, until ``room`` bytes are free again."""
+        entries = self.entries()
+        total = sum(entry.size for entry in entries)
+        if total <= limit:
+            return
+        for entry in entries:
+            if total <= limit - room:
+                return
+            total -= entry.size
+            with contextlib.suppress(OSError):
+                entry.path.unlink(missing_ok=True)
+
+    def clear(self) -> list[Entry]:
+        """Remove every entry; the removed ones. OSError if one cannot be removed."""
+        entries = self.entries()
+        for entry in entries:
+            entry.path.unlink(missing_ok=True)
+        return entries
+
+    def _place(self, name: str) -> Path:
+        assert self.folder is not None
+        return self.folder / name[:2] / name[2:]
+
+    def _files(self) -> Iterator[Entry]:
+        """The files of a folder that is ours; temporaries that killed processes left behind are removed on the way."""
+        if self.folder is None or not _is_private(self.folder):
+            return
+        for part in sorted(self.folder.iterdir()):
+            if len(part.name) != 2 or part.is_symlink() or not part.is_dir():
+                continue
+            for item in os.scandir(part):
+                if item.name.startswith(_TEMPORARY):
+                    _sweep(Path(item.path))
+                    continue
+                with contextlib.suppress(OSError):
+                    status = item.stat(follow_symlinks=False)
+                    yield Entry(Path(item.path), status.st_size, status.st_mtime)
+
+
+def default_cache() -> Cache:
+    """The user's cache: NETLOOM_CACHE, or netloom in XDG_CACHE_HOME."""
+    return Cache(cache_folder())
+
+
+@cache
+def compiler_version() -> str:
+    """The package's version and a digest of the compiler's own source files."""
+    try:
+        number = version("netloom")
+    except PackageNotFoundError:
+        number = "not installed"
+    folder = Path(__file__).parent
+    digest = hashlib.sha256()
+    for path in sorted(folder.rglob("*.py")):
+        source = path.read_bytes()
+        digest.update(f"{path.relative_to(folder)} {len(source)}\n".encode() + source)
+    return f"{number} {digest.hexdigest()}"
+
+
+def _digest_of(key: tuple[str, ...]) -> str:
+    """The name of a key; parts are kept apart by their lengths."""
+    return hashlib.sha256("".join(f"{len(part)}:{part}" for part in key).encode()).hexdigest()
+
+
+def _header(name: str, data: bytes) -> bytes:
+    return MAGIC + hashlib.sha256(name.encode() + data).digest()
+
+
+def _is_private(folder: Path) -> bool:
+    """Whether a folder is there, ours, and closed to other writers."""
+    try:
+        status = folder.lstat()
+    except OSError:
+        return False
+    return stat.S_ISDIR(status.st_mode) and _is_ours(status)
+
+
+def _is_ours(status: os.stat_result) -> bool:
+    return status.st_uid == os.geteuid() and not status.st_mode & _WRITABLE_BY_OTHERS
+
+
+def _read_own(path: Path) -> bytes:
+    """A regular file of ours (never a link or a pipe); OSError for any other."""
+    with open(os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK), "rb") as file:
+        status = os.fstat(file.fileno())
+        if not stat.S_ISREG(status.st_mode) or not _is_ours(status):
+            raise PermissionError(f"{path} is no file of this user alone")
+        return file.read()
+
+
+def _sweep(temporary: Path) -> None:
+    number = temporary.name.removeprefix(_TEMPORARY).partition("-")[0]
+    if number.isdecimal() and not Path("/proc", number).exists():
+        with contextlib.suppress(OSError):
+            temporary.unlink(missing_ok=True)
+
+
+__all__ = ["LIMIT", "Cache", "Entry", "compiler_version", "default_cache"]

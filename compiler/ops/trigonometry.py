@@ -1,0 +1,141 @@
+"""Inverse circular and hyperbolic functions, as formulas of the primitives, and the bits of a number as another dtype.
+
+Each keeps its relative accuracy near its zero: there they are made of tanh, of log(1 + u), or of a polynomial in x^2,
+never of a difference of near numbers. Half precision is computed in float32.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Final, TypeAlias
+
+from .. import scalar
+from ..op import NoAttrs, NotDifferentiable, Vjp, elementwise, emit_formula
+from ..scalar import Bitcast, Expr, call, exp, select
+from ..tensor_type import BOOL, FLOAT32, UINT8, DType
+
+if TYPE_CHECKING:
+    from ..graph import Builder, Node, Value
+
+Formula: TypeAlias = Callable[[Expr], Expr]
+
+# atan(z) / z in z^2 for |z| <= tan(pi / 8): interpolation at Chebyshev's points, error 2^-58
+ATAN: Final = (
+    1.0, -0.3333333333333312, 0.19999999999940718, -0.1428571427924151, 0.11111110744715022, -0.09090896807639155,
+    0.07692045366136527, -0.06662952780816962, 0.05846888860166885, -0.050351638779669805, 0.03796712609944861,
+    -0.017807740252450893,
+)  # fmt: skip
+LARGE: Final = 2.0**28  # from here on x^2 + 1 = x^2, and no square overflows before
+
+
+def _log1p(u: Expr) -> Expr:
+    """log(1 + u), with the rounding of 1 + u undone (Kahan): log(w) u / (w - 1)."""
+    w = 1 + u
+    exact = select(call("equal", w, 1.0), u, call("log", w) * (u / (w - 1)))
+    return select(w < 4, exact, call("log", w))
+
+
+def _atan(x: Expr) -> Expr:
+    """atan(t) = pi / 2 - atan(1 / t) beyond 1, and atan(z) = 2 atan(z / (1 + sqrt(1 + z^2)))."""
+    t = select(x < 0, -x, x)
+    is_steep = t > 1
+    z = select(is_steep, 1 / t, t)
+    half = z / (1 + call("sqrt", 1 + z * z))
+    square = half * half
+    value: Expr = scalar.literal(ATAN[-1], x.dtype)
+    for coefficient in reversed(ATAN[:-1]):
+        value = value * square + coefficient
+    angle = 2 * (half * value)
+    whole = select(is_steep, math.pi / 2 - angle, angle)
+    return select(x < 0, -whole, whole)
+
+
+def _asin(x: Expr) -> Expr:
+    return _atan(x / call("sqrt", (1 - x) * (1 + x)))
+
+
+def _acos(x: Expr) -> Expr:
+    return 2 * _atan(call("sqrt", (1 - x) / (1 + x)))
+
+
+def _sinh(x: Expr) -> Expr:
+    """2 t / (1 - t^2) with t = tanh(x / 2); from 1 on, exponentials halved so that they overflow no earlier than the result."""
+    t = call("tanh", 0.5 * x)
+    far = exp(x - math.log(2)) - exp(-x - math.log(2))
+    return select(call("abs", x) < 1, 2 * t / (1 - t * t), far)
+
+
+def _asinh(x: Expr) -> Expr:
+    """log(t + sqrt(t^2 + 1)) = log(1 + (t + t^2 / (1 + sqrt(t^2 + 1))))."""
+    t = select(x < 0, -x, x)
+    square = t * t
+    near = _log1p(t + square / (1 + call("sqrt", square + 1)))
+    whole = select(t < LARGE, near, call("log", t) + math.log(2))
+    return select(x < 0, -whole, whole)
+
+
+def _acosh(x: Expr) -> Expr:
+    """log(x + sqrt(x^2 - 1)) = log(1 + (t + sqrt(t (t + 2)))) with t = x - 1."""
+    t = x - 1
+    near = _log1p(t + call("sqrt", t * (t + 2)))
+    return select(x < LARGE, near, call("log", x) + math.log(2))
+
+
+def _atanh(x: Expr) -> Expr:
+    """log((1 + x) / (1 - x)) / 2 = log(1 + 2 x / (1 - x)) / 2."""
+    return 0.5 * _log1p(2 * x / (1 - x))
+
+
+def _in_float32(formula: Formula) -> Callable[[NoAttrs, Expr], Expr]:
+    """The formula; of narrow floats evaluated in float32."""
+
+    def wide(_attrs: NoAttrs, x: Expr) -> Expr:
+        return scalar.cast(formula(scalar.cast(x, FLOAT32)), x.dtype) if x.dtype.bytes < 4 else formula(x)
+
+    return wide
+
+
+# name -> formula, slope, meaning
+FUNCTIONS: Final[dict[str, tuple[Formula, Formula, str]]] = {
+    "asin": (_asin, lambda x: 1 / call("sqrt", (1 - x) * (1 + x)), "the angle in [-pi/2, pi/2] whose sine is x"),
+    "acos": (_acos, lambda x: -1 / call("sqrt", (1 - x) * (1 + x)), "the angle in [0, pi] whose cosine is x"),
+    "atan": (_atan, lambda x: 1 / (1 + x * x), "the angle in [-pi/2, pi/2] whose tangent is x"),
+    "sinh": (_sinh, lambda x: 0.5 * exp(x) + 0.5 * exp(-x), "(exp(x) - exp(-x)) / 2"),
+    "asinh": (_asinh, lambda x: 1 / call("sqrt", x * x + 1), "the number whose sinh is x"),
+    "acosh": (_acosh, lambda x: 1 / call("sqrt", (x - 1) * (x + 1)), "the number >= 0 whose cosh is x"),
+    "atanh": (_atanh, lambda x: 1 / ((1 - x) * (1 + x)), "the number whose tanh is x"),
+}
+
+
+def _vjp(slope: Formula) -> Vjp:
+    """The slope as written, because the chain rule over a choice gives NaN where the part not chosen overflows."""
+
+    def vjp(b: Builder, node: Node, cotangents: Sequence[Value]) -> Sequence[Value | None]:
+        (x,) = node.inputs
+        product = slope(scalar.Argument(0, x.dtype)) * scalar.Argument(1, x.dtype)
+        return [emit_formula(b, product, [x, cotangents[0]])]
+
+    return vjp
+
+
+for _name, (_formula, _slope, _doc) in FUNCTIONS.items():
+    elementwise(_name, 1, _in_float32(_formula), _doc, kinds="f", vjp=_vjp(_slope))
+
+
+@dataclass(frozen=True)
+class BitcastAttrs:
+    dtype: DType
+
+
+def _bitcast(attrs: BitcastAttrs, x: Expr) -> Expr:
+    """Truth values are the bytes 0 and 1."""
+    bits = scalar.cast(x, UINT8) if x.dtype is BOOL else x
+    if bits.dtype.bytes != attrs.dtype.bytes or attrs.dtype is BOOL:
+        raise TypeError(f"the bits of {x.dtype.value} are no {attrs.dtype.value}")
+    return bits if bits.dtype is attrs.dtype else Bitcast(bits, attrs.dtype)
+
+
+elementwise("bitcast", 1, _bitcast, "the same bits as another dtype of the same size", attrs=BitcastAttrs, kinds="fib",
+            vjp=NotDifferentiable("bits are integers"))  # fmt: skip

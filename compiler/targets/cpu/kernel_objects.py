@@ -1,0 +1,81 @@
+"""Kernels -> objects: one for each kernel, out of the cache or compiled, in this process or in others.
+
+An object depends on the kernel's text, the CPU level and the compiler only: it is compiled under a name of fixed length and
+gets the kernel's own name afterwards, so programs share cached objects. The bytes are the same whatever the cache held and
+however many processes there were. A kernel is verified before it is compiled; the objects in the cache are of kernels that were.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Mapping
+from dataclasses import replace
+from functools import cache
+
+import llvmlite
+import llvmlite.binding as llvm
+
+from netloom.environment import most_workers
+from netloom.errors import VerificationError
+
+from ...cache import Cache, compiler_version, default_cache
+from ...loops.ir import Kernel
+from ...loops.text import print_kernel
+from ...loops.verify import verify_kernel
+from .llvm import kernels_as_llvm
+from .machine import Cpu
+from .worker_pool import compile_texts
+
+KERNELS_PER_PROCESS = 12  # to compile, for which starting a process pays
+_SYMBOL = "kernel".ljust(128, "_")  # what every kernel is called while it is compiled
+
+
+def compile_kernel_objects(
+    kernels: Mapping[str, Kernel], cpu: Cpu, workers: int | None = None, cache: Cache | None = None
+) -> tuple[bytes, ...]:
+    """Relocatable objects that define the kernels under their names, in the order of the names.
+
+    ``workers``: the most processes that compile (default: NETLOOM_WORKERS, else one a processor); with 1 this process does.
+    VerificationError names a kernel that breaks the loop IR's rules, ToolchainError one that cannot be compiled.
+    """
+    store = cache if cache is not None else default_cache()
+    keys = {name: _key(kernels[name], cpu) for name in sorted(kernels)}
+    found = {name: store.get(*key) for name, key in keys.items()}
+    missing = {name: kernels[name] for name, data in found.items() if data is None}
+    made = compile_texts(_texts(missing, cpu), cpu, _processes(len(missing), workers))
+    for name, data in zip(missing, made, strict=True):
+        store.put(data, *keys[name])
+        found[name] = data
+    if missing:
+        store.trim()
+    return tuple(_named(data, name) for name, data in found.items() if data is not None)
+
+
+def _texts(kernels: Mapping[str, Kernel], cpu: Cpu) -> Iterator[tuple[str, str]]:
+    for name, kernel in kernels.items():
+        verify_kernel(replace(kernel, name=name))
+        yield name, kernels_as_llvm({_SYMBOL: kernel}, cpu)
+
+
+def _key(kernel: Kernel, cpu: Cpu) -> tuple[str, ...]:
+    """All that decides an object's bytes."""
+    return ("cpu", compiler_version(), _llvm_version(), cpu.name, cpu.llvm_features, print_kernel(kernel, "kernel"))
+
+
+@cache
+def _llvm_version() -> str:
+    return f"llvmlite {llvmlite.__version__}, LLVM {'.'.join(map(str, llvm.llvm_version_info))}"
+
+
+def _processes(kernels: int, workers: int | None) -> int:
+    """How many processes compile; 0 for this one."""
+    most = workers or most_workers() or len(os.sched_getaffinity(0))
+    return 0 if most == 1 else min(most, kernels // KERNELS_PER_PROCESS)
+
+
+def _named(data: bytes, name: str) -> bytes:
+    """The object with its kernel called ``name``: in the table of strings a shorter name takes the place, and zeros the rest."""
+    old, new = _SYMBOL.encode(), name.encode()
+    if len(new) > len(old) or data.count(old) != 1:
+        raise VerificationError(f"an object cannot be called by a name of {len(new)} letters.", node=name)
+    return data.replace(old, new.ljust(len(old), b"\0"))

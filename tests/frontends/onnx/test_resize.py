@@ -1,0 +1,86 @@
+"""Resize of free dims: one graph for every size, equal to ONNX Runtime's results at each of them."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import onnx
+import onnxruntime  # type: ignore[import-untyped]
+import pytest
+from onnx import TensorProto, helper, numpy_helper
+
+import netloom as nl
+from netloom.compiler.interpret import interpret
+from netloom.errors import UnsupportedOpError
+from netloom.frontends.onnx import from_onnx
+
+Array = npt.NDArray[Any]
+SIZES = ((4, 6), (1, 9), (7, 5))
+
+
+def model_of(scales: tuple[float, float] | None, **attributes: Any) -> onnx.ModelProto:
+    """x [1, 2, h, w], resized by scales; by None, to the shape of a second input [1, 2, oh, ow]."""
+    ports = [helper.make_tensor_value_info("x", TensorProto.FLOAT, [1, 2, "h", "w"])]
+    if scales is None:
+        ports.append(helper.make_tensor_value_info("like", TensorProto.FLOAT, [1, 2, "oh", "ow"]))
+        nodes = [helper.make_node("Shape", ["like"], ["shape"]), helper.make_node("Resize", ["x", "", "", "shape"], ["y"], **attributes)]
+        fixed = []
+    else:
+        nodes = [helper.make_node("Resize", ["x", "", "scales"], ["y"], **attributes)]
+        fixed = [numpy_helper.from_array(np.array([1, 1, *scales], np.float32), "scales")]
+    graph = helper.make_graph(nodes, "g", ports, [onnx.ValueInfoProto(name="y")], fixed)
+    return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=8)
+
+
+def feeds_of(model: onnx.ModelProto, size: tuple[int, int]) -> dict[str, Array]:
+    rng = np.random.default_rng(size[0])
+    feeds = {"x": rng.standard_normal((1, 2, *size)).astype(np.float32)}
+    return feeds | ({"like": np.zeros((1, 2, 5, 8), np.float32)} if len(model.graph.input) > 1 else {})
+
+
+def expected_of(model: onnx.ModelProto, feeds: dict[str, Array]) -> Array:
+    session = onnxruntime.InferenceSession(model.SerializeToString(), providers=["CPUExecutionProvider"])
+    return np.asarray(session.run(None, feeds)[0])
+
+
+CASES = [
+    ((2.0, 3.0), {}),
+    ((2.0, 3.0), {"coordinate_transformation_mode": "asymmetric", "nearest_mode": "floor"}),
+    ((2.0, 2.0), {"mode": "linear"}),
+    ((1.5, 2.5), {"mode": "linear", "coordinate_transformation_mode": "align_corners"}),
+    ((1.5, 2.0), {"mode": "cubic", "coordinate_transformation_mode": "pytorch_half_pixel"}),
+    ((1.0, 0.5), {"mode": "cubic", "exclude_outside": 1}),
+    ((1.25, 1.0), {"nearest_mode": "ceil"}),
+    (None, {"mode": "linear"}),
+    (None, {"coordinate_transformation_mode": "asymmetric"}),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("scales", "attributes"), CASES, ids=str)
+def test_free_dims(scales: tuple[float, float] | None, attributes: dict[str, Any]) -> None:
+    model = model_of(scales, **attributes)
+    graph = from_onnx(model)
+    assert not graph.inputs[0].type.is_static
+    for size in SIZES:
+        feeds = feeds_of(model, size)
+        np.testing.assert_allclose(interpret(graph, feeds)[0], expected_of(model, feeds), rtol=1e-5, atol=1e-5)
+
+
+def test_compiled_once_for_all_sizes() -> None:
+    model = model_of((2.0, 1.5), mode="linear")
+    session = nl.compile(from_onnx(model)).session
+    for size in SIZES:
+        feeds = feeds_of(model, size)
+        np.testing.assert_allclose(session.run(None, feeds)[0], expected_of(model, feeds), rtol=1e-5, atol=1e-5)
+
+
+def test_whole_repetitions_gather_nothing() -> None:
+    graph = from_onnx(model_of((2.0, 2.0)))
+    assert {node.op.name for node in graph.nodes} == {"broadcast", "reshape"}
+
+
+def test_a_scale_that_is_no_fraction_is_refused() -> None:
+    with pytest.raises(UnsupportedOpError, match="no simple fraction"):
+        from_onnx(model_of((1.2345678, 1.0)))
