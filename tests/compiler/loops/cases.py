@@ -187,6 +187,7 @@ CASES = (
     Case("matmul_transposed_b", one("matmul", (17, 20), (6, 20), transpose_b=True)),
     Case("matmul_transposed_a", one("matmul", (20, 17), (20, 6), transpose_a=True)),
     Case("matmul_batched", one("matmul", (2, 1, 4, 5), (3, 5, 6), dtype=FLOAT64)),
+    Case("matmul_chains", one("matmul", (20, 70), (70, 40))),
     Case("matmul_integers", one("matmul", (3, 5), (5, 4), dtype=INT32)),
     Case("matmul_empty", one("matmul", (4, 0), (0, 3))),
     Case("matmul_symbolic", one("matmul", (N, 7), (7, 33)), n=11),
@@ -322,8 +323,8 @@ def kernels_of(case: Case, item_work: int = build.ITEM_WORK, machine: Machine = 
 
 
 def kernel_of(node: Node, item_work: int = build.ITEM_WORK, machine: Machine = MACHINE) -> Kernel:
-    """The loops of a kernel node."""
-    with patch.object(build, "ITEM_WORK", item_work):
+    """The loops of a kernel node; chains of additions are no longer than a work item."""
+    with patch.multiple(build, ITEM_WORK=item_work, CHAIN=min(build.CHAIN, item_work)):
         return build.build_kernel("kernel", node.attrs.body, machine)
 
 
