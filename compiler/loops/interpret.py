@@ -18,13 +18,14 @@ import numpy.typing as npt
 from netloom.errors import InputError, VerificationError
 
 from .. import dim, scalar
-from ..dim import Atom, Extent, Minimum, Quotient, Remainder, Symbol
+from ..dim import Atom, Dim, Extent, Minimum, Quotient, Remainder, Symbol
 from ..op import Array
 from ..scalar import SCALAR_FUNCTIONS, Bitcast, Call, Cast, Checked, Expr, Guarded, Index, Literal
 from .ir import LANES, Allocate, Block, Buffer, For, If, Kernel, Kind, LaneFold, Let, Load, Statement, Store
 from .text import print_statement
 
 Mask = npt.NDArray[np.bool_]
+ONE = ""  # the name that stands for 1 in sums of variables
 UNWRITTEN = -1  # the owner of an element that no work item has written
 
 
@@ -94,12 +95,13 @@ class _Counts:
 class _Machine:
     def __init__(self, kernel: Kernel, symbols: Mapping[str, int], arrays: Sequence[Array]) -> None:
         self.kernel = kernel
-        self.values: dict[str, Any] = dict(symbols)  # symbols and loop variables; the lane is an array
+        self.values: dict[str, Any] = {ONE: 1, **symbols}  # symbols and loop variables; the lane is an array
         self.memory = {b: self._input(b, a) for b, a in zip(kernel.buffers[:-1], self._counted(arrays), strict=True)}
         self.out = kernel.buffers[-1]
         self.memory[self.out] = self._empty(self.out)
         self.counts = _Counts()
         self.orders: dict[int, list[Expr]] = {}
+        self.linear: dict[Extent, tuple[tuple[str, int], ...] | None] = {}
         self.item = 0
         self.in_lanes = False
         self.mask: Mask | None = None  # the lanes that run; None: all
@@ -274,10 +276,10 @@ class _Machine:
         total: Any = 0
         for axis, (part, extent) in enumerate(zip(index, memory.shape, strict=True)):
             position = self._value(part) if isinstance(part, Expr) else self._extent(part)
-            if np.ndim(position):
+            if isinstance(position, np.ndarray) and position.ndim:
                 position = position if self.mask is None else np.where(self.mask, position, 0)
                 running = self._running(position)
-                is_inside = not len(running) or 0 <= running.min() <= running.max() < extent
+                is_inside = not len(running) or bool(running.view(np.uint64).max() < extent)  # what is negative is then huge
             else:
                 is_inside = 0 <= position < extent
             if not is_inside:
@@ -321,6 +323,22 @@ class _Machine:
         """A number, or one a lane."""
         if isinstance(extent, int):
             return extent
+        if extent not in self.linear:
+            self.linear[extent] = _linear(extent)
+        linear = self.linear[extent]
+        if linear is None:
+            return self._polynomial(extent)
+        total: Any = 0
+        for name, factor in linear:
+            total = total + factor * self._bound_value(name)
+        return total
+
+    def _bound_value(self, name: str) -> Any:
+        if name not in self.values:
+            raise self._error(f"nothing binds {name}")
+        return self.values[name]
+
+    def _polynomial(self, extent: Dim) -> Any:
         total: Any = 0
         for atoms, factor in extent.terms:
             term: Any = factor
@@ -332,15 +350,27 @@ class _Machine:
     def _atom(self, atom: Atom) -> Any:
         match atom:
             case Symbol(name):
-                if name not in self.values:
-                    raise self._error(f"nothing binds {name}")
-                return self.values[name]
+                return self._bound_value(name)
             case Quotient(numerator, divisor):
                 return self._extent(numerator) // divisor
             case Remainder(numerator, divisor):
                 return self._extent(numerator) % divisor
             case Minimum(left, right):
                 return np.minimum(self._extent(left), self._extent(right))
+
+
+def _linear(extent: Dim) -> tuple[tuple[str, int], ...] | None:
+    """A sum of variables as names and factors; None if it is more than that."""
+    found = []
+    for atoms, factor in extent.terms:
+        match atoms:
+            case ():
+                found.append((ONE, factor))
+            case (Symbol(name),):
+                found.append((name, factor))
+            case _:
+                return None
+    return tuple(found)
 
 
 def _unguarded_order(root: Expr) -> list[Expr]:

@@ -337,6 +337,8 @@ def _guarded(text: str, names: _Names, depth: int) -> Guarded:
 
 def _call(function: str, arguments: list[str], names: _Names, depth: int) -> Expr:
     dtypes = {dtype.value: dtype for dtype in DType}
+    if not arguments:
+        raise ValueError(f"{function} of nothing")
     if function == "index":
         return Index(names.extent(arguments[0]))
     if function.startswith("fold_"):
@@ -351,7 +353,11 @@ def _call(function: str, arguments: list[str], names: _Names, depth: int) -> Exp
         return Bitcast(first, DType(function.removeprefix("bits_")))
     if function not in scalar.SCALAR_FUNCTIONS:
         raise ValueError(f"there is no scalar function {function!r}")
-    return scalar.call(function, first, *(_expression(a, names, depth) for a in arguments[1:]))
+    operands = [first, *(_expression(a, names, depth) for a in arguments[1:])]
+    try:
+        return scalar.call(function, *operands)
+    except TypeError as error:  # their number or dtypes
+        raise ValueError(str(error)) from error
 
 
 __all__ = ["parse_kernel", "print_expression", "print_kernel", "print_statement"]

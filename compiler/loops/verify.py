@@ -220,6 +220,8 @@ class _Checker:
                 self._require(index.dtype is INT64, f"an index is {index.dtype.value}")
             case LaneFold(combine=combine, buffer=buffer):
                 self._require(_fits(combine, [buffer.dtype] * 2, buffer.dtype), f"lanes cannot be combined by {combine}")
+                is_small = buffer.dtype.is_float and buffer.dtype.bytes < 4
+                self._require(not is_small, f"lanes of {buffer.dtype.value} are combined in float32")
             case Literal() | Cast() | Index() | Load():
                 pass
             case _:

@@ -34,7 +34,7 @@ from ...loops.ir import (
     Store,
 )  # fmt: skip
 from ...scalar import Bitcast, Call, Cast, Checked, Expr, Guarded, Index, Literal
-from ...tensor_type import BFLOAT16, BOOL, FLOAT32, INT64, DType
+from ...tensor_type import BFLOAT16, BOOL, FLOAT16, FLOAT32, INT64, DType
 from .machine import Cpu
 from .object_code import TRIPLE, assembly_of_text, object_of_text
 from .vector_math import expand_all
@@ -607,6 +607,8 @@ class _KernelEmitter:
             return value
         if BFLOAT16 in (source, target):
             return self._cast_bfloat16(value, source, target)
+        if FLOAT16 in (source, target) and "f16c" not in self.cpu.required:
+            return self._cast_float16(value, source, target)
         kind = _like(value, value_type(target))
         if target is BOOL:
             zero = ir.Constant(value.type, None)
@@ -654,6 +656,47 @@ class _KernelEmitter:
         quiet = self.b.or_(bits, _constant(value, I32, 0x400000))
         chosen = self.b.select(self.b.fcmp_unordered("uno", single, single), quiet, rounded)
         return self.b.trunc(self.b.lshr(chosen, _constant(value, I32, 16)), _like(value, I16))
+
+    def _cast_float16(self, value: Operand, source: DType, target: DType) -> Operand:
+        """float16 on CPUs without conversions of it, which would be library calls: its exponent and fraction are moved to
+        where float32 has them, and a product or sum in float32 rounds to nearest, halves to even, denormals too."""
+        if source is FLOAT16:
+            return self._cast(self._widened_float16(value), FLOAT32, target)
+        if source.is_float and source.bytes == 8:
+            return self._narrowed_float16(self._rounded_to_odd(value))
+        return self._narrowed_float16(self._cast(value, source, FLOAT32))
+
+    def _widened_float16(self, value: Operand) -> Operand:
+        i32, single = _like(value, I32), _like(value, ir.FloatType())
+        bits = self.b.zext(self.b.bitcast(value, _like(value, I16)), i32)
+        magnitude = self.b.and_(bits, _constant(value, I32, 0x7FFF))
+        shifted = self.b.shl(magnitude, _constant(value, I32, 13))
+        scaled = self.b.fmul(self.b.bitcast(shifted, single), _constant(value, ir.FloatType(), 2.0**112))
+        is_finite = self.b.icmp_unsigned("<", magnitude, _constant(value, I32, 0x7C00))
+        special = self.b.or_(shifted, _constant(value, I32, 0x7F800000))
+        whole = self.b.select(is_finite, self.b.bitcast(scaled, i32), special)
+        sign = self.b.shl(self.b.and_(bits, _constant(value, I32, 0x8000)), _constant(value, I32, 16))
+        return self.b.bitcast(self.b.or_(whole, sign), single)
+
+    def _narrowed_float16(self, value: Operand) -> Operand:
+        i32, single = _like(value, I32), _like(value, ir.FloatType())
+        bits = self.b.bitcast(value, i32)
+        magnitude = self.b.and_(bits, _constant(value, I32, 0x7FFFFFFF))
+        # A power of two that is 2^13 times the last place of the result: added, it leaves the rounded digits at the end.
+        exponent = self.b.and_(magnitude, _constant(value, I32, 0x7F800000))
+        least = _constant(value, I32, 113 << 23)
+        exponent = self.b.select(self.b.icmp_unsigned("<", exponent, least), least, exponent)
+        unit = self.b.add(exponent, _constant(value, I32, 13 << 23))
+        total = self.b.fadd(self.b.bitcast(magnitude, single), self.b.bitcast(unit, single))
+        digits = self.b.sub(self.b.bitcast(total, i32), unit)
+        biased = self.b.lshr(self.b.sub(exponent, least), _constant(value, I32, 13))
+        finite = self.b.add(digits, biased)
+        is_large = self.b.icmp_unsigned(">=", magnitude, _constant(value, I32, 0x477FF000))
+        is_nan = self.b.icmp_unsigned(">", magnitude, _constant(value, I32, 0x7F800000))
+        special = self.b.select(is_nan, _constant(value, I32, 0x7E00), _constant(value, I32, 0x7C00))
+        whole = self.b.select(is_large, special, finite)
+        sign = self.b.and_(self.b.lshr(bits, _constant(value, I32, 16)), _constant(value, I32, 0x8000))
+        return self.b.bitcast(self.b.trunc(self.b.or_(whole, sign), _like(value, I16)), _like(value, ir.HalfType()))
 
     def _call(self, function: str, values: list[Operand], arguments: Sequence[Expr], dtype: DType) -> Operand:
         if any(isinstance(v.type, ir.VectorType) for v in values):
@@ -709,7 +752,7 @@ def _like(value: Operand, element: ir.Type) -> ir.Type:
     return ir.VectorType(element, LANES) if isinstance(value.type, ir.VectorType) else element
 
 
-def _constant(value: Operand, element: ir.Type, number: int) -> ir.Constant:
+def _constant(value: Operand, element: ir.Type, number: int | float) -> ir.Constant:
     if isinstance(value.type, ir.VectorType):
         return ir.Constant(ir.VectorType(element, LANES), [number] * LANES)
     return ir.Constant(element, number)

@@ -10,6 +10,7 @@ import ctypes
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cache
+from itertools import count
 from typing import Any
 
 import llvmlite.binding as llvm
@@ -18,26 +19,32 @@ import pytest
 
 from netloom.compiler import dim, scalar
 from netloom.compiler.loops.interpret import Run, run_kernel
-from netloom.compiler.loops.ir import Allocate, Block, For, If, Kernel, Let, Statement, Store
+from netloom.compiler.loops.ir import LANES, Allocate, Block, For, If, Kernel, Let, Statement, Store
 from netloom.compiler.loops.text import parse_kernel
 from netloom.compiler.op import Array
 from netloom.compiler.scalar import Call, Expr
 from netloom.compiler.targets.cpu.llvm import INDEX_ERROR, compile_kernels
 from netloom.compiler.targets.cpu.machine import CPUS, Cpu, host_cpu
 from netloom.compiler.targets.cpu.vector_math import expand_all
+from netloom.compiler.tensor_type import DType
 
-from .cases import CASES, Case, kernels_of
+from .cases import CASES, Case, drawn, kernels_of
 
 CANARY = 64  # bytes before and behind an output that must stay as they are
 ALIKE = {  # cases whose kernels take no way through the code that those of others do not
     "matmul_symbolic_full", "conv_residual", "conv_gradients_symbolic", "two_layers", "winograd_f2", "winograd_f4", "winograd_trained",
     "pad_blocks", "relu_blocks", "concat_blocks", "conv_padded_channels", "conv_grouped_padded", "matmul_of_a_reshape",
+    "conv_gradients_grouped", "conv_transposed_grouped", "average_pool_blocks", "max_pool_symbolic", "matmul_gradients", "conv_3d",
+    "winograd_gradients", "winograd_filter_turned", "im2col_gradients", "conv_gradients",
 }  # fmt: skip
 LEVELS = [cpu for cpu in CPUS.values() if cpu.machine.vectors < host_cpu().machine.vectors]  # below that of this machine
 NARROW = (
-    "matmul_odd", "matmul_columns_tail", "matmul_transposed_b", "matmul_batched", "chain", "softmax",
-    "max_pool", "average_pool", "conv_grouped", "conv_depthwise", "conv_dilated", "scatter_max", "sort_rows", "winograd_input_f2",
+    "matmul_odd", "matmul_transposed_b", "matmul_float16", "softmax", "average_pool", "conv_grouped", "conv_dilated", "sort_rows",
+    "max_pool",
 )  # fmt: skip
+
+
+_numbers = count()
 
 
 @cache
@@ -71,14 +78,16 @@ class Code:
         return output, error[0] == INDEX_ERROR
 
 
-def compiled(kernels: Sequence[Kernel], cpu: Cpu, name: str) -> Code:
-    """Kernels as machine code; ``name`` is that of a library and stands once."""
+def compiled(kernels: Sequence[Kernel], cpu: Cpu, is_linked: bool = True) -> Code:
+    """Kernels as machine code; ``is_linked``: with what this process holds."""
     names = {kernel: f"kernel_{place}" for place, kernel in enumerate(kernels)}
-    builder = llvm.JITLibraryBuilder().add_current_process()
+    builder = llvm.JITLibraryBuilder()
+    if is_linked:
+        builder.add_current_process()
     builder.add_object_img(compile_kernels({names[kernel]: kernel for kernel in kernels}, cpu))
     for symbol in names.values():
         builder.export_symbol(symbol)
-    return Code(builder.link(compiler(), f"{name} {cpu.name}"), names)
+    return Code(builder.link(compiler(), f"library{next(_numbers)}"), names)
 
 
 def with_values(root: Statement, change: Callable[[Expr], Expr]) -> Statement:
@@ -110,40 +119,26 @@ def interpreted(kernel: Kernel, cpu: Cpu, arrays: Sequence[Array], symbols: Mapp
     return run_kernel(replace(kernel, body=body), arrays, symbols)
 
 
-def drawn(kernel: Kernel, symbols: Mapping[str, int], rng: np.random.Generator) -> list[Array]:
-    """Random numbers for the inputs of a kernel, as they lie in memory. Floats have 24 bits, so that products of two
-    float64 numbers are exact: NumPy has no fma that would round them once with the sum."""
-    arrays = []
-    for buffer in kernel.buffers[:-1]:
-        shape = tuple(dim.evaluate(e, symbols) for e in buffer.shape)
-        if buffer.dtype.is_float:
-            numbers: Array = rng.standard_normal(shape, np.float32)
-        else:
-            numbers = rng.integers(-4 if buffer.dtype.is_signed else 0, 5, shape)
-        arrays.append(scalar.cast_array(np.asarray(numbers), buffer.dtype))
-    return arrays
-
-
-def agree(kernels: Sequence[Kernel], cpu: Cpu, case: Case) -> None:
+def agree(kernels: Sequence[Kernel], cpu: Cpu, symbols: Mapping[str, int]) -> None:
     """Every kernel gives the same bits as code and in the interpreter."""
-    code = compiled(kernels, cpu, case.name)
+    code = compiled(kernels, cpu)
     for seed, kernel in enumerate(kernels):
-        arrays = drawn(kernel, case.symbols, np.random.default_rng(seed))
-        expected = interpreted(kernel, cpu, arrays, case.symbols)
-        found, is_index_wrong = code.run(kernel, arrays, case.symbols)
+        arrays = drawn(kernel, symbols, np.random.default_rng(seed))
+        expected = interpreted(kernel, cpu, arrays, symbols)
+        found, is_index_wrong = code.run(kernel, arrays, symbols)
         assert found.tobytes() == expected.output.tobytes()
         assert is_index_wrong == expected.is_index_wrong
 
 
 @pytest.mark.parametrize("case", [case for case in CASES if case.name not in ALIKE], ids=lambda c: c.name)
 def test_code_is_the_interpreter(case: Case) -> None:
-    agree(kernels_of(case), host_cpu(), case)
+    agree(kernels_of(case), host_cpu(), case.symbols)
 
 
 @pytest.mark.parametrize("cpu", LEVELS, ids=lambda cpu: cpu.name)
 @pytest.mark.parametrize("case", [case for case in CASES if case.name in NARROW], ids=lambda c: c.name)
 def test_code_of_lower_levels_is_the_interpreter(case: Case, cpu: Cpu) -> None:
-    agree(kernels_of(case, machine=cpu.machine), cpu, case)
+    agree(kernels_of(case, machine=cpu.machine), cpu, case.symbols)
 
 
 def test_the_names_are_those_of_cases() -> None:
@@ -204,7 +199,27 @@ BY_HAND = {
 @pytest.mark.parametrize("cpu", [*LEVELS, host_cpu()], ids=lambda cpu: cpu.name)
 def test_kernels_by_hand(name: str, cpu: Cpu) -> None:
     """What the builder seldom or never makes, and the IR allows."""
-    agree([parse_kernel(HEAD + BY_HAND[name])], cpu, Case(name, CASES[0].make))
+    agree([parse_kernel(HEAD + BY_HAND[name])], cpu, {})
+
+
+FOLDED = (DType.INT8, DType.INT16, DType.INT32, DType.INT64, DType.UINT32, DType.FLOAT32, DType.FLOAT64)
+
+
+@pytest.mark.parametrize("cpu", [*LEVELS, host_cpu()], ids=lambda cpu: cpu.name)
+def test_folds_of_every_dtype(cpu: Cpu) -> None:
+    """Sixteen lanes to one, which takes another way through the vector unit for each size."""
+    kernels = []
+    for dtype in FOLDED:
+        for combine in ("add", "max"):
+            kernels.append(parse_kernel(f"""kernel k(x: {dtype.value}[3, 16], y: {dtype.value}[3])
+parallel w < 3:
+  local t: {dtype.value}[2, 16]
+  unrolled u < 2:
+    vector l < 16:
+      t[u, l] = add(x[w, l], x[u, -1*l + 15])
+  y[w] = {combine}(fold_{combine}(t[0]), fold_{combine}(t[1]))
+"""))
+    agree(kernels, cpu, {})
 
 
 def test_a_changed_kernel_is_seen() -> None:
@@ -212,6 +227,40 @@ def test_a_changed_kernel_is_seen() -> None:
     text = HEAD + "  local t: float32[1]\n  t[0] = 0.0:float32\n  for p < 40:\n    t[0] = add(t[0], x[p])\n  for p < 40:\n    y[p] = t[0]\n"
     kernel, other = parse_kernel(text), parse_kernel(text.replace("x[p]", "x[-1*p + 39]"))
     arrays = drawn(kernel, {}, np.random.default_rng(0))
-    found, _ = compiled([kernel], host_cpu(), "changed").run(kernel, arrays, {})
+    found, _ = compiled([kernel], host_cpu()).run(kernel, arrays, {})
     assert found.tobytes() == run_kernel(kernel, arrays).output.tobytes()
     assert found.tobytes() != run_kernel(other, arrays).output.tobytes()
+
+
+def halves() -> Array:
+    """Every float16, and float32 numbers at, beside and between them."""
+    exact = np.arange(1 << 16, dtype=np.uint32).astype(np.uint16).view(np.float16).astype(np.float32)
+    finite = exact[np.isfinite(exact)]
+    with np.errstate(over="ignore"):
+        between = (finite + np.nextafter(finite.astype(np.float16), np.float16(np.inf)).astype(np.float32)) / 2
+        beside = [np.nextafter(between, np.float32(side)) for side in (-np.inf, np.inf)]
+    far = np.asarray([65519.996, 65520, 65536, 1e30, 3e38, 1e-8, 2.0**-25, 1e-40], np.float32)
+    found = np.concatenate([exact, between, *beside, far, -far])
+    return np.asarray(np.resize(found, -(-len(found) // LANES) * LANES))
+
+
+@pytest.mark.parametrize("cpu", [*LEVELS, host_cpu()], ids=lambda cpu: cpu.name)
+@pytest.mark.parametrize("wide", ["float32", "float64"])
+def test_conversions_of_float16(cpu: Cpu, wide: str) -> None:
+    """Every number, there and back, without a library: this machine's process is not linked."""
+    with np.errstate(all="ignore"):
+        x = halves().astype(wide)
+        narrow = x.astype(np.float16)
+        expected = {"float16": narrow, wide: narrow.astype(wide), "bool": narrow != 0}
+    text = """kernel k(x: WIDE[COUNT], y: TO[COUNT])
+parallel w < ITEMS:
+  vector l < 16:
+    y[16*w + l] = VALUE
+"""
+    text = text.replace("WIDE", wide).replace("COUNT", str(len(x))).replace("ITEMS", str(len(x) // LANES))
+    for to, right in expected.items():
+        half = "float16(x[16*w + l])"
+        kernel = parse_kernel(text.replace("TO", to).replace("VALUE", half if to == "float16" else f"{to}({half})"))
+        found, _ = compiled([kernel], cpu, is_linked=False).run(kernel, [x], {})
+        assert np.array_equal(found, right, equal_nan=to != "bool")
+        assert to == "bool" or np.array_equal(np.signbit(found), np.signbit(right))

@@ -6,6 +6,7 @@ import dataclasses
 import enum
 from typing import Any
 
+import numpy as np
 import pytest
 
 from netloom.compiler.dim import Dim, parse, symbol
@@ -140,6 +141,10 @@ def test_extents_with_quotients_parse_back() -> None:
         ("kernel ", "colonel "),
         ("parallel w < 1:", ""),
         ("fma(", "fmaa("),
+        ("fma(", "add("),
+        ("fma(", "less("),
+        ("fma(x", "fma(index(), x"),
+        ("fma(x", "fma(int32(x1[0, 0]), x"),
         ("t0[p0u, p1vu, l] = 0.0", "t9[p0u, p1vu, l] = 0.0"),
         ("[r0, l", "[r7, l"),
         ("for r0 < 7:", "for r0 < :"),
@@ -153,6 +158,22 @@ def test_nonsense_is_refused(old: str, new: str) -> None:
     assert old in text
     with pytest.raises(ValueError):
         parse_kernel(text.replace(old, new))
+
+
+def test_damaged_texts_are_refused_or_parsed() -> None:
+    """Letters lost, changed and doubled at random places: nothing but ValueError comes out."""
+    rng = np.random.default_rng(0)
+    text = print_kernel(kernels_of(CASES[0])[0])
+    refused = 0
+    for _ in range(200):
+        start = int(rng.integers(len(text)))
+        end = start + int(rng.integers(12))
+        middle = [text[start:end] * 2, "", "(", "-", " ", "7", ":"][rng.integers(7)]
+        try:
+            parse_kernel(text[:start] + middle + text[end:])
+        except ValueError:
+            refused += 1
+    assert 100 <= refused < 200
 
 
 def test_an_empty_text_is_refused() -> None:

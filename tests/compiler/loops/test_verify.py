@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import re
+from collections import Counter
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from typing import Any
 
+import numpy as np
 import pytest
 
 from netloom.compiler.dim import Dim, Extent, Symbol, symbol
+from netloom.compiler.loops.interpret import run_kernel
 from netloom.compiler.loops.ir import (
     LANE,
     LANES,
@@ -30,7 +35,7 @@ from netloom.compiler.scalar import Argument, Bitcast, Call, Cast, Checked, Expr
 from netloom.compiler.tensor_type import BOOL, FLOAT32, FLOAT64, INT32, DType
 from netloom.errors import VerificationError
 
-from .cases import CASES, SMALL_ITEMS, Case, kernels_of
+from .cases import CASES, SMALL_ITEMS, Case, drawn, kernels_of
 
 OPEN: dict[str, int] = {}  # obligations of a case's kernels (in work items of two sizes) that are neither proved nor refuted
 
@@ -144,6 +149,8 @@ BROKEN = [
      body("y[w, 0] = fold_add(x[w])")),
     ("fold by what takes no floats", "lanes cannot be combined by and", "y[w, 0] = fold_and(t[])",
      body("local t: float32[16]", "vector l < 16:", "  t[l] = 0.0:float32", "y[w, 0] = fold_and(t[])")),
+    ("fold of small floats", "lanes of float16 are combined in float32", "y[w, 0] = float32(fold_max(t[]))",
+     body("local t: float16[16]", "vector l < 16:", "  t[l] = 0.0:float16", "y[w, 0] = float32(fold_max(t[]))")),
     ("fold by no function", "lanes cannot be combined by plus", "y[w, 0] = fold_plus(t[])",
      body("local t: float32[16]", "vector l < 16:", "  t[l] = 0.0:float32", "y[w, 0] = fold_plus(t[])")),
     ("fold outside its buffer", "axis 0 of t is inside 2", "y[w, 0] = fold_add(t[w])",
@@ -300,3 +307,56 @@ def test_print_then_parse_then_verify() -> None:
     """A kernel from text is checked like the one that was built."""
     for kernel in kernels_of(CASES[0]):
         assert verify_kernel(parse_kernel(print_kernel(kernel))) == ()
+
+
+# -- soundness ---------------------------------------------------------------------------------------------
+
+CHANGED = (
+    "matmul_columns_tail", "matmul_symbolic", "matmul_transposed_b", "add_symbolic", "add_broadcast", "sum_axes", "max_rows", "slice",
+    "pad", "pad_reflect", "concat", "depth_to_space", "conv_1d", "conv_grouped_blocked", "conv_depthwise", "winograd_input_blocks",
+)  # fmt: skip
+NUMBER = re.compile(r"(?<![\w.:])\d+(?![\w.:])")  # of an index, a condition or an extent; not part of a name or a literal
+
+
+def mutants(text: str, count: int) -> Iterator[str]:
+    """The text with one number made larger or smaller by one, at places drawn at random."""
+    rng = np.random.default_rng(len(text))
+    head, _, rest = text.partition("\n")
+    places = list(NUMBER.finditer(rest))
+    for place in rng.choice(len(places), min(count, len(places)), replace=False):
+        found = places[place]
+        number = int(found.group()) + (1 if rng.random() < 0.6 else -1)
+        yield f"{head}\n{rest[: found.start()]}{number}{rest[found.end() :]}"
+
+
+def outcome(text: str, case: Case) -> str:
+    """What the verifier says of a changed kernel. What it proves, the interpreter must not trap; what it refutes, it must."""
+    try:
+        kernel = parse_kernel(text)
+        said = "open" if verify_kernel(kernel) else "proved"
+    except (ValueError, VerificationError) as error:
+        said = "refuted" if "not so: axis" in str(error) else "refused"
+    if said not in ("proved", "refuted") or (said == "refuted" and any(case.symbols.values())):
+        return said
+    trap = ""
+    try:
+        run_kernel(kernel, drawn(kernel, case.symbols, np.random.default_rng(0)), case.symbols)
+    except VerificationError as error:
+        trap = str(error)
+    if said == "proved":
+        assert " long, and its index " not in trap, f"proved, and yet: {trap}\n{text}"
+    else:
+        assert trap, f"refuted, and yet it runs:\n{text}"
+    return said
+
+
+def test_verdicts_agree_with_runs() -> None:
+    """Numbers in kernels are changed by one: what is proved then runs inside its buffers, and what is refuted does not."""
+    verdicts = Counter(
+        outcome(text, case)
+        for case in CASES
+        if case.name in CHANGED
+        for kernel in kernels_of(case, SMALL_ITEMS)
+        for text in mutants(print_kernel(kernel), 6)
+    )
+    assert verdicts["proved"] >= 40 and verdicts["refuted"] >= 20, verdicts
