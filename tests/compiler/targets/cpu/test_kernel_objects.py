@@ -8,6 +8,7 @@ import subprocess
 import sys
 import threading
 import time
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 
@@ -19,6 +20,7 @@ from netloom.compiler.dim import Symbol
 from netloom.compiler.driver import plan_graph
 from netloom.compiler.graph import Builder, Graph
 from netloom.compiler.loops.ir import Kernel
+from netloom.compiler.loops.text import print_kernel
 from netloom.compiler.targets.cpu import kernel_objects, worker_pool
 from netloom.compiler.targets.cpu.jit import load_in_process
 from netloom.compiler.targets.cpu.kernel_objects import compile_kernel_objects
@@ -55,7 +57,11 @@ def kernels() -> dict[str, Kernel]:
 @pytest.fixture(scope="module")
 def expected(kernels: dict[str, Kernel]) -> tuple[bytes, ...]:
     """Compiled in this process, without a cache."""
-    return compile_kernel_objects(kernels, CPU, 1, Cache(None))
+    return compile_kernel_objects(kernels, texts_of(kernels), CPU, 1, Cache(None))
+
+
+def texts_of(kernels: Mapping[str, Kernel]) -> dict[str, str]:
+    return {name: print_kernel(kernel, "kernel") for name, kernel in kernels.items()}
 
 
 def some(kernels: dict[str, Kernel], count: int) -> dict[str, Kernel]:
@@ -81,7 +87,7 @@ def test_objects_run(expected: tuple[bytes, ...]) -> None:
 
 @pytest.mark.parametrize("workers", [2, 3])
 def test_workers_give_the_same_bytes(workers: int, kernels: dict[str, Kernel], expected: tuple[bytes, ...]) -> None:
-    assert compile_kernel_objects(kernels, CPU, workers, Cache(None)) == expected
+    assert compile_kernel_objects(kernels, texts_of(kernels), CPU, workers, Cache(None)) == expected
 
 
 def test_the_cache_gives_the_same_bytes(kernels: dict[str, Kernel], expected: tuple[bytes, ...], tmp_path: Path,
@@ -89,17 +95,18 @@ def test_the_cache_gives_the_same_bytes(kernels: dict[str, Kernel], expected: tu
     """Cold, half warm (other objects first, under other names) and warm, where nothing is verified or compiled."""
     cache = Cache(tmp_path)
     first = some(kernels, 7)
-    compile_kernel_objects({f"other_{name}": kernel for name, kernel in first.items()}, CPU, 1, cache)
+    renamed = {f"other_{name}": kernel for name, kernel in first.items()}
+    compile_kernel_objects(renamed, texts_of(renamed), CPU, 1, cache)
     assert len(cache.entries()) == 7
-    assert compile_kernel_objects(kernels, CPU, 1, cache) == expected
+    assert compile_kernel_objects(kernels, texts_of(kernels), CPU, 1, cache) == expected
     assert len(cache.entries()) == len(kernels)
     monkeypatch.setattr(kernel_objects, "kernels_as_llvm", lambda *_: pytest.fail("compiled again"))
     monkeypatch.setattr(kernel_objects, "verify_kernel", lambda *_: pytest.fail("verified again"))
-    assert compile_kernel_objects(kernels, CPU, 2, cache) == expected
+    assert compile_kernel_objects(kernels, texts_of(kernels), CPU, 2, cache) == expected
 
 
 def test_levels_do_not_share_objects(kernels: dict[str, Kernel], tmp_path: Path) -> None:
-    found = [compile_kernel_objects(some(kernels, 2), cpu, 1, Cache(tmp_path)) for cpu in CPUS.values()]
+    found = [compile_kernel_objects(some(kernels, 2), texts_of(kernels), cpu, 1, Cache(tmp_path)) for cpu in CPUS.values()]
     assert len(set(found)) == len(CPUS) and len(Cache(tmp_path).entries()) == 2 * len(CPUS)
 
 
@@ -128,21 +135,21 @@ def test_programs_have_the_same_bytes(tmp_path: Path) -> None:
 def test_damaged_entries_are_made_again(damage: str, kernels: dict[str, Kernel], expected: tuple[bytes, ...],
                                         tmp_path: Path) -> None:  # fmt: skip
     cache, few = Cache(tmp_path), some(kernels, 3)
-    compile_kernel_objects(few, CPU, 1, cache)
+    compile_kernel_objects(few, texts_of(few), CPU, 1, cache)
     paths = [entry.path for entry in cache.entries()]
     whole = [path.read_bytes() for path in paths]
     for number, path in enumerate(paths):
         data = bytearray(whole[number])
         data[len(data) // 2] ^= 0x40
         path.write_bytes({"emptied": b"", "cut": whole[number][:-1], "changed": bytes(data), "swapped": whole[number - 1]}[damage])
-    assert compile_kernel_objects(few, CPU, 1, cache) == expected[:3]
+    assert compile_kernel_objects(few, texts_of(few), CPU, 1, cache) == expected[:3]
     assert [path.read_bytes() for path in paths] == whole
 
 
 def test_a_cache_that_cannot_be_written(kernels: dict[str, Kernel], expected: tuple[bytes, ...], tmp_path: Path) -> None:
     (tmp_path / "file").write_text("x")
     for place in (tmp_path / "file", tmp_path / "file" / "below", Path("/proc/nowhere")):
-        assert compile_kernel_objects(some(kernels, 2), CPU, 1, Cache(place)) == expected[:2]
+        assert compile_kernel_objects(some(kernels, 2), texts_of(kernels), CPU, 1, Cache(place)) == expected[:2]
 
 
 # -- faults of processes -----------------------------------------------------------------------------------------
@@ -164,7 +171,7 @@ def processes_of(parent: int) -> list[int]:
 
 def test_no_process_is_left(kernels: dict[str, Kernel], expected: tuple[bytes, ...]) -> None:
     threads = threading.active_count()
-    assert compile_kernel_objects(kernels, CPU, 2, Cache(None)) == expected
+    assert compile_kernel_objects(kernels, texts_of(kernels), CPU, 2, Cache(None)) == expected
     assert processes_of(os.getpid()) == [] and threading.active_count() == threads
 
 
@@ -179,8 +186,9 @@ def test_llvm_refuses(processes: int) -> None:
 
 def test_a_kernel_that_breaks_a_rule_is_named(kernels: dict[str, Kernel]) -> None:
     broken = replace(kernels[sorted(kernels)[3]], variable=Symbol("w", 5))
+    all_ = {**kernels, "broken": broken}
     with pytest.raises(VerificationError, match="^broken: "):
-        compile_kernel_objects({**kernels, "broken": broken}, CPU, 2, Cache(None))
+        compile_kernel_objects(all_, texts_of(all_), CPU, 2, Cache(None))
     assert processes_of(os.getpid()) == []
 
 
