@@ -39,10 +39,8 @@ def compile_kernel_objects(
     keys = {name: _key(texts[name], cpu) for name in sorted(kernels)}
     found = {name: store.get(*key) for name, key in keys.items()}
     missing = {name: kernels[name] for name, data in found.items() if data is None}
-    made = compile_texts(_texts(missing, cpu), cpu, _processes(len(missing), workers))
-    for name, data in zip(missing, made, strict=True):
-        store.put(data, *keys[name])
-        found[name] = data
+    made = compile_texts(_texts(missing, cpu), cpu, _processes(len(missing), workers), lambda n, data: store.put(data, *keys[n]))
+    found |= dict(zip(missing, made, strict=True))
     if missing:
         store.trim()
     return tuple(_named(data, name) for name, data in found.items() if data is not None)

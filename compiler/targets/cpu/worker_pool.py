@@ -8,10 +8,11 @@ from __future__ import annotations
 import contextlib
 import subprocess
 import sys
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from functools import cached_property
 from queue import SimpleQueue
+from typing import TypeAlias
 
 from netloom.environment import worker_environment
 from netloom.errors import ToolchainError
@@ -23,13 +24,17 @@ from .worker import DONE, READY, read_block, write_block
 _MODULE = f"{__package__}.worker"
 
 
-def compile_texts(texts: Iterable[tuple[str, str]], cpu: Cpu, processes: int) -> list[bytes]:
+Keep: TypeAlias = "Callable[[str, bytes], None]"
+
+
+def compile_texts(texts: Iterable[tuple[str, str]], cpu: Cpu, processes: int, keep: Keep) -> list[bytes]:
     """The object of each (name, text), in order; with 0 processes in this one.
 
+    ``keep(name, object)`` is called as soon as there is one, by any thread.
     ToolchainError names the kernel that LLVM refuses, or over which a process died.
     """
     if processes == 0:
-        return [_compiled_here(name, text, cpu) for name, text in texts]
+        return [_kept(keep, name, _compiled_here(name, text, cpu)) for name, text in texts]
     with contextlib.ExitStack() as stack:
         idle: SimpleQueue[_Worker] = SimpleQueue()
         threads = ThreadPoolExecutor(processes)
@@ -42,12 +47,17 @@ def compile_texts(texts: Iterable[tuple[str, str]], cpu: Cpu, processes: int) ->
         def compiled(name: str, text: str) -> bytes:
             worker = idle.get()
             try:
-                return worker.object_of(name, text)
+                return _kept(keep, name, worker.object_of(name, text))
             finally:
                 idle.put(worker)
 
         futures = [threads.submit(compiled, name, text) for name, text in texts]
         return [future.result() for future in futures]
+
+
+def _kept(keep: Keep, name: str, data: bytes) -> bytes:
+    keep(name, data)
+    return data
 
 
 def _compiled_here(name: str, text: str, cpu: Cpu) -> bytes:

@@ -15,17 +15,18 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+import netloom as nl
 from netloom.compiler.cache import Cache
 from netloom.compiler.dim import Symbol
 from netloom.compiler.driver import plan_graph
 from netloom.compiler.graph import Builder, Graph
 from netloom.compiler.loops.ir import Kernel
-from netloom.compiler.loops.text import print_kernel
+from netloom.compiler.loops.text import parse_kernel, print_kernel
 from netloom.compiler.targets.cpu import kernel_objects, worker_pool
 from netloom.compiler.targets.cpu.jit import load_in_process
 from netloom.compiler.targets.cpu.kernel_objects import compile_kernel_objects
-from netloom.compiler.targets.cpu.llvm import compile_kernels
-from netloom.compiler.targets.cpu.machine import CPUS, host_cpu
+from netloom.compiler.targets.cpu.llvm import compile_kernels, kernels_as_llvm
+from netloom.compiler.targets.cpu.machine import CPUS, Cpu, host_cpu
 from netloom.compiler.targets.cpu.worker_pool import compile_texts
 from netloom.compiler.tensor_type import FLOAT32, TensorType
 from netloom.errors import ToolchainError, VerificationError
@@ -62,6 +63,10 @@ def expected(kernels: dict[str, Kernel]) -> tuple[bytes, ...]:
 
 def texts_of(kernels: Mapping[str, Kernel]) -> dict[str, str]:
     return {name: print_kernel(kernel, "kernel") for name, kernel in kernels.items()}
+
+
+def forget(name: str, data: bytes) -> None:
+    """Keep no object."""
 
 
 def some(kernels: dict[str, Kernel], count: int) -> dict[str, Kernel]:
@@ -128,6 +133,27 @@ def test_programs_have_the_same_bytes(tmp_path: Path) -> None:
     assert len(Cache(tmp_path / "a").entries()) == len(Cache(tmp_path / "b").entries()) >= 24  # so that both workers ran
 
 
+def test_the_text_decides_the_code(kernels: dict[str, Kernel]) -> None:
+    """So that it may stand for the kernel in the cache's keys: parsed, it gives the same code."""
+    network = plan_graph(nl.zoo.lenet5().inference_form()).program.kernels
+    for name, kernel in {**some(kernels, 2), **network}.items():
+        parsed = parse_kernel(print_kernel(kernel, "kernel"))
+        assert kernels_as_llvm({name: kernel}, CPU) == kernels_as_llvm({name: parsed}, CPU)
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_objects_are_kept_as_they_are_made(workers: int, kernels: dict[str, Kernel], tmp_path: Path,
+                                           monkeypatch: pytest.MonkeyPatch) -> None:  # fmt: skip
+    """A compile that fails at its last kernel has kept the others."""
+    def emit(one: Mapping[str, Kernel], cpu: Cpu) -> str:
+        return "no code" if kernels[sorted(kernels)[-1]] in one.values() else kernels_as_llvm(one, cpu)
+
+    monkeypatch.setattr(kernel_objects, "kernels_as_llvm", emit)
+    with pytest.raises(ToolchainError):
+        compile_kernel_objects(kernels, texts_of(kernels), CPU, workers, Cache(tmp_path))
+    assert len(Cache(tmp_path).entries()) == len(kernels) - 1
+
+
 # -- faults of the cache -----------------------------------------------------------------------------------------
 
 
@@ -179,9 +205,9 @@ def test_no_process_is_left(kernels: dict[str, Kernel], expected: tuple[bytes, .
 def test_llvm_refuses(processes: int) -> None:
     texts = [("good", "define void @f() { ret void }"), ("f_7_bad", "define void @f() { ret i32 0 }")] * 3
     with pytest.raises(ToolchainError, match=r"^f_7_bad: LLVM refuses this kernel's code: .*"):
-        compile_texts(texts, CPU, processes)
+        compile_texts(texts, CPU, processes, forget)
     assert processes_of(os.getpid()) == []
-    assert len(compile_texts(texts[:1], CPU, processes)) == 1  # the control
+    assert len(compile_texts(texts[:1], CPU, processes, forget)) == 1  # the control
 
 
 def test_a_kernel_that_breaks_a_rule_is_named(kernels: dict[str, Kernel]) -> None:
@@ -203,16 +229,16 @@ def test_a_worker_that_dies_is_an_error_with_the_kernel(monkeypatch: pytest.Monk
 
     monkeypatch.setattr(worker_pool._Worker, "object_of", killed)
     with pytest.raises(ToolchainError, match="^f_1: the process that compiled this kernel died: exit status -9, no message"):
-        compile_texts([("f_1", "define void @f() { ret void }")], CPU, 1)
+        compile_texts([("f_1", "define void @f() { ret void }")], CPU, 1, forget)
 
 
 def test_where_no_worker_starts_this_process_compiles(monkeypatch: pytest.MonkeyPatch) -> None:
     texts = [("f_1", "define void @f() { ret void }")]
-    expected = compile_texts(texts, CPU, 0)
+    expected = compile_texts(texts, CPU, 0, forget)
     monkeypatch.setattr(worker_pool, "_MODULE", "netloom.no_such_module")
-    assert compile_texts(texts, CPU, 1) == expected
+    assert compile_texts(texts, CPU, 1, forget) == expected
     monkeypatch.setattr(sys, "executable", "/nowhere/python")
-    assert compile_texts(texts, CPU, 1) == expected
+    assert compile_texts(texts, CPU, 1, forget) == expected
 
 
 STOPPED = """
@@ -224,7 +250,7 @@ def texts():
         if number == 4:
             print("started", flush=True)
         yield str(number), "define void @f() { ret void }"
-compile_texts(texts(), host_cpu(), 2)
+compile_texts(texts(), host_cpu(), 2, lambda *_: None)
 """
 
 
