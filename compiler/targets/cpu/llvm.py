@@ -137,6 +137,7 @@ class _KernelEmitter:
         self.offsets: dict[tuple[Buffer, tuple[Extent | Expr, ...]], _Offset] = {}
         self.made = _MadeInBlock()
         self.made_of_locals = _MadeInBlock()
+        self.numbers = _MadeInBlock()
 
     def emit(self) -> None:
         words, begin, end = self.function.args
@@ -353,18 +354,18 @@ class _KernelEmitter:
             if id(value) not in self.splats:
                 self.splats[id(value)] = value, ir.Constant(kind, [value] * LANES)
             return self.splats[id(value)][1]
-        found = self.made.get(self.b.block, value)
+        found = self.numbers.get(self.b.block, value)
         if found is None:
             undefined = ir.Constant(ir.VectorType(value.type, LANES), ir.Undefined)
             one = self.b.insert_element(undefined, value, I32(0))
             found = self.b.shuffle_vector(one, undefined, _FIRST_LANE)
-            self.made.put(self.b.block, value, found)
+            self.numbers.put(self.b.block, value, found)
         return found
 
     def _address(self, buffer: Buffer, offset: Extent) -> Operand:
         """base + variable part, then + constant: copies of an unrolled body share the first sum."""
-        value = self.extent(offset)
-        return self._pointer(buffer, value)
+        item = ("address", buffer, offset)
+        return self._once(self.numbers, item, [offset], lambda: self._pointer(buffer, self.extent(offset)))
 
     def _pointer(self, buffer: Buffer, value: Any) -> Operand:
         kind = memory_type(buffer.dtype)
@@ -533,7 +534,7 @@ class _KernelEmitter:
                 case Load():
                     result = self._load(node)
                 case Index(extent):
-                    result = self._once(self.made, ("index", extent), [extent], partial(self._index, extent))
+                    result = self._once(self.numbers, ("index", extent), [extent], partial(self._index, extent))
                 case Guarded():
                     result = self._guarded(node)
                 case Checked(index, extent):
