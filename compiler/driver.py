@@ -76,6 +76,7 @@ class Compiled:
 
     program: Program
     cpu: Cpu
+    texts: Mapping[str, str]  # of its kernels
     sources: Mapping[str, Graph]  # the graph of each entry as it was given
     graphs: Mapping[str, Graph]  # the fused graph of each entry
     reports: Mapping[str, Report]
@@ -86,7 +87,7 @@ class Compiled:
     @cached_property
     def objects(self) -> tuple[bytes, ...]:
         """The kernels' machine code."""
-        return compile_kernel_objects(self.program.kernels, self.cpu, self.workers)
+        return compile_kernel_objects(self.program.kernels, self.texts, self.cpu, self.workers)
 
     @cached_property
     def image(self) -> Any:
@@ -164,7 +165,7 @@ def _planned(graphs: Mapping[str, Graph], pipeline: Pipeline, options: Options, 
         tuple(placement.constants), states, placement.kernels, _metadata(fused, cpu, options),
     )  # fmt: skip
     _check_memory(program)
-    return Compiled(program, cpu, graphs, fused, reports, options.threads, tuple(options.decisions), options.workers)
+    return Compiled(program, cpu, placement.texts, graphs, fused, reports, options.threads, tuple(options.decisions), options.workers)
 
 
 def _states(step: Graph, placement: Placement) -> tuple[tuple[StatePort, ...], dict[str, int]]:

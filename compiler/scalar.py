@@ -196,14 +196,16 @@ def cast(expression: Expr, dtype: DType) -> Expr:
 def children(expression: Expr) -> tuple[Expr, ...]:
     """Direct sub-expressions."""
     match expression:
-        case Call(_, arguments, _):
-            return arguments
-        case Cast(argument, _) | Bitcast(argument, _):
-            return (argument,)
-        case Guarded(_, value, otherwise):
-            return (value, otherwise)
-        case Checked(index, _):
-            return (index,)
+        case Call():
+            return expression.arguments
+        case Cast() | Bitcast():
+            return (expression.argument,)
+        case Guarded():
+            return (expression.value, expression.otherwise)
+        case Checked():
+            return (expression.index,)
+        case Literal():
+            return ()
         case _:
             return getattr(expression, "index_expressions", ())
 
@@ -233,15 +235,21 @@ def post_order(roots: Sequence[Expr]) -> list[Expr]:
     """Every node once, arguments before users."""
     seen: set[int] = set()
     order: list[Expr] = []
-    stack: list[tuple[Expr, bool]] = [(root, False) for root in reversed(roots)]
+    stack: list[Expr | None] = list(reversed(roots))  # None: all below the innermost open node is done
+    open_: list[Expr] = []
     while stack:
-        node, is_ready = stack.pop()
-        if is_ready:
-            order.append(node)
+        node = stack.pop()
+        if node is None:
+            order.append(open_.pop())
         elif id(node) not in seen:
             seen.add(id(node))
-            stack.append((node, True))
-            stack += [(child, False) for child in reversed(children(node))]
+            below = children(node)
+            if not below:
+                order.append(node)
+                continue
+            open_.append(node)
+            stack.append(None)
+            stack += reversed(below)
     return order
 
 

@@ -18,6 +18,7 @@ from __future__ import annotations
 import enum
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import cached_property
 from typing import TypeAlias
 
 from .. import dim
@@ -57,7 +58,7 @@ class Load(Expr):
     def dtype(self) -> DType:  # type: ignore[override]
         return self.buffer.dtype
 
-    @property
+    @cached_property
     def index_expressions(self) -> tuple[Expr, ...]:
         """The parts of the index that are computed at run time."""
         return tuple(part for part in self.index if isinstance(part, Expr))

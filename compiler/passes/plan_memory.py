@@ -49,6 +49,11 @@ class Placement:
             self.kernels[name] = built
         return self._names[text], built
 
+    @property
+    def texts(self) -> Mapping[str, str]:
+        """The text of each kernel's loops, as those of a kernel called ``kernel``."""
+        return {name: text for text, name in self._names.items()}
+
     def constant(self, value: Constant) -> int:
         """The number of a constant, as it lies in memory."""
         if value not in self._numbers:

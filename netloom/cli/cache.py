@@ -31,7 +31,7 @@ def _show(output: Output) -> None:
             "bytes": size, "limit": LIMIT, "oldest": entries[0].used if entries else None}  # fmt: skip
     rows = [
         ["folder", "none: NETLOOM_CACHE is off" if store.folder is None else str(store.folder)],
-        ["kernels", str(len(entries))],
+        ["entries", str(len(entries))],
         ["size", f"{size / 1e6:.1f} MB of at most {LIMIT / 1e6:.0f} MB"],
         ["last used", f"between {_day(entries[0].used)} and {_day(entries[-1].used)}" if entries else "never"],
     ]
@@ -45,7 +45,7 @@ def _clear(output: Output) -> None:
 
     removed = default_cache().clear()
     size = sum(entry.size for entry in removed)
-    output.result({"entries": len(removed), "bytes": size}, f"{len(removed)} kernels removed, {size / 1e6:.1f} MB")
+    output.result({"entries": len(removed), "bytes": size}, f"{len(removed)} entries removed, {size / 1e6:.1f} MB")
 
 
 def _day(seconds: float) -> str:

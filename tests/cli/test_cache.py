@@ -24,14 +24,14 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 def test_show(folder: Path) -> None:
     text = call("cache", "show").output
-    assert str(folder) in text and "kernels    2" in text and "0.0 MB of at most 268 MB" in text
+    assert str(folder) in text and "entries    2" in text and "0.0 MB of at most 268 MB" in text
     row = json.loads(call("cache", "show", "--json").stdout)
     assert row["oldest"] > 1.7e9
     assert row | {"oldest": 0} == {"folder": str(folder), "usable": True, "entries": 2, "bytes": 2000, "limit": LIMIT, "oldest": 0}
 
 
 def test_clear(folder: Path) -> None:
-    assert call("cache", "clear").output == "2 kernels removed, 0.0 MB\n"
+    assert call("cache", "clear").output == "2 entries removed, 0.0 MB\n"
     assert json.loads(call("cache", "clear", "--json").stdout) == {"entries": 0, "bytes": 0}
     assert Cache(folder).entries() == []
 
@@ -45,7 +45,7 @@ def test_a_folder_that_is_not_used(folder: Path) -> None:
 def test_off(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("NETLOOM_CACHE", "off")
     assert "NETLOOM_CACHE is off" in call("cache", "show").output
-    assert call("cache", "clear").output == "0 kernels removed, 0.0 MB\n"
+    assert call("cache", "clear").output == "0 entries removed, 0.0 MB\n"
 
 
 def test_wrong_usage() -> None:

@@ -15,6 +15,7 @@ from llvmlite import ir
 from netloom import abi
 from netloom.errors import VerificationError
 
+from ...cache import compiler_version, default_cache
 from ...program import Program
 from .features import emit_missing_feature, required_features
 from .host import I32, PTR, Function
@@ -26,6 +27,7 @@ from .host_pool import Pool
 from .host_run import Runner
 from .host_state import States
 from .host_types import LIBRARY, TRIPLE, WEIGHTS_BASE, WEIGHTS_SYMBOL, llvm_type
+from .object_code import llvm_version
 from .segments import Weights
 
 
@@ -79,10 +81,21 @@ def check_names(program: Program) -> None:
 
 
 def _compile(host: HostModule) -> bytes:
+    """The module's object, kept for the next compile of the same program."""
+    text = str(host.module)
+    store, key = default_cache(), ("host", compiler_version(), llvm_version(), str(host.image), text)
+    found = store.get(*key)
+    if found is None:
+        found = _object_of(host, text)
+        store.put(found, *key)
+    return found
+
+
+def _object_of(host: HostModule, text: str) -> bytes:
     llvm.initialize_native_target()
     llvm.initialize_native_asmprinter()
     llvm.initialize_native_asmparser()
-    module = llvm.parse_assembly(str(host.module))
+    module = llvm.parse_assembly(text)
     for kernel in {launch.kernel for entry in host.program.entries for launch in entry.launches}:
         module.get_function(kernel).visibility = "hidden"
     if host.image:

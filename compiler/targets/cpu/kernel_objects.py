@@ -10,20 +10,16 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
-from functools import cache
-
-import llvmlite
-import llvmlite.binding as llvm
 
 from netloom.environment import most_workers
 from netloom.errors import VerificationError
 
 from ...cache import Cache, compiler_version, default_cache
 from ...loops.ir import Kernel
-from ...loops.text import print_kernel
 from ...loops.verify import verify_kernel
 from .llvm import kernels_as_llvm
 from .machine import Cpu
+from .object_code import llvm_version
 from .worker_pool import compile_texts
 
 KERNELS_PER_PROCESS = 12  # to compile, for which starting a process pays
@@ -31,21 +27,20 @@ _SYMBOL = "kernel".ljust(128, "_")  # what every kernel is called while it is co
 
 
 def compile_kernel_objects(
-    kernels: Mapping[str, Kernel], cpu: Cpu, workers: int | None = None, cache: Cache | None = None
+    kernels: Mapping[str, Kernel], texts: Mapping[str, str], cpu: Cpu, workers: int | None = None, cache: Cache | None = None
 ) -> tuple[bytes, ...]:
     """Relocatable objects that define the kernels under their names, in the order of the names.
 
+    ``texts``: of their loops (loops/text.py), all under one name.
     ``workers``: the most processes that compile (default: NETLOOM_WORKERS, else one a processor); with 1 this process does.
     VerificationError names a kernel that breaks the loop IR's rules, ToolchainError one that cannot be compiled.
     """
     store = cache if cache is not None else default_cache()
-    keys = {name: _key(kernels[name], cpu) for name in sorted(kernels)}
+    keys = {name: _key(texts[name], cpu) for name in sorted(kernels)}
     found = {name: store.get(*key) for name, key in keys.items()}
     missing = {name: kernels[name] for name, data in found.items() if data is None}
-    made = compile_texts(_texts(missing, cpu), cpu, _processes(len(missing), workers))
-    for name, data in zip(missing, made, strict=True):
-        store.put(data, *keys[name])
-        found[name] = data
+    made = compile_texts(_texts(missing, cpu), cpu, _processes(len(missing), workers), lambda n, data: store.put(data, *keys[n]))
+    found |= dict(zip(missing, made, strict=True))
     if missing:
         store.trim()
     return tuple(_named(data, name) for name, data in found.items() if data is not None)
@@ -57,14 +52,9 @@ def _texts(kernels: Mapping[str, Kernel], cpu: Cpu) -> Iterator[tuple[str, str]]
         yield name, kernels_as_llvm({_SYMBOL: kernel}, cpu)
 
 
-def _key(kernel: Kernel, cpu: Cpu) -> tuple[str, ...]:
+def _key(text: str, cpu: Cpu) -> tuple[str, ...]:
     """All that decides an object's bytes."""
-    return ("cpu", compiler_version(), _llvm_version(), cpu.name, cpu.llvm_features, print_kernel(kernel, "kernel"))
-
-
-@cache
-def _llvm_version() -> str:
-    return f"llvmlite {llvmlite.__version__}, LLVM {'.'.join(map(str, llvm.llvm_version_info))}"
+    return "kernel", compiler_version(), llvm_version(), cpu.name, cpu.llvm_features, text
 
 
 def _processes(kernels: int, workers: int | None) -> int:

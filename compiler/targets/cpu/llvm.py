@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, TypeAlias
 
 from llvmlite import ir
@@ -135,6 +136,8 @@ class _KernelEmitter:
         self.splats: dict[int, tuple[ir.Constant, ir.Constant]] = {}  # by the id of the first, which stays alive so
         self.offsets: dict[tuple[Buffer, tuple[Extent | Expr, ...]], _Offset] = {}
         self.made = _MadeInBlock()
+        self.made_of_locals = _MadeInBlock()
+        self.numbers = _MadeInBlock()
 
     def emit(self) -> None:
         words, begin, end = self.function.args
@@ -351,18 +354,18 @@ class _KernelEmitter:
             if id(value) not in self.splats:
                 self.splats[id(value)] = value, ir.Constant(kind, [value] * LANES)
             return self.splats[id(value)][1]
-        found = self.made.get(self.b.block, value)
+        found = self.numbers.get(self.b.block, value)
         if found is None:
             undefined = ir.Constant(ir.VectorType(value.type, LANES), ir.Undefined)
             one = self.b.insert_element(undefined, value, I32(0))
             found = self.b.shuffle_vector(one, undefined, _FIRST_LANE)
-            self.made.put(self.b.block, value, found)
+            self.numbers.put(self.b.block, value, found)
         return found
 
     def _address(self, buffer: Buffer, offset: Extent) -> Operand:
         """base + variable part, then + constant: copies of an unrolled body share the first sum."""
-        value = self.extent(offset)
-        return self._pointer(buffer, value)
+        item = ("address", buffer, offset)
+        return self._once(self.numbers, item, [offset], lambda: self._pointer(buffer, self.extent(offset)))
 
     def _pointer(self, buffer: Buffer, value: Any) -> Operand:
         kind = memory_type(buffer.dtype)
@@ -378,19 +381,21 @@ class _KernelEmitter:
         return self.offsets[buffer, index]
 
     def _load(self, load: Load) -> Operand:
-        """A load; one of an argument that was made in this block already, for the same place, is made once."""
         if load.index_expressions:
             return self._load_computed(load)
         offset = self._offset(load.buffer, load.index)
-        if load.buffer.is_local:
-            return self._load_at(load.buffer, offset)
-        symbols = dim.symbols_of([offset.whole])
-        where = tuple((s.name, _identity(self.integers.get(s.name))) for s in sorted(symbols, key=lambda s: s.name))
-        key = (load.buffer, offset.whole, where, _identity(self.mask), self.is_tail)
-        found = self.made.get(self.b.block, key)
+        made = self.made_of_locals if load.buffer.is_local else self.made
+        return self._once(made, (load.buffer, offset.whole), [offset.whole], lambda: self._load_at(load.buffer, offset))
+
+    def _once(self, made: _MadeInBlock, item: Hashable, extents: Sequence[Extent], make: Callable[[], Operand]) -> Operand:
+        """A leaf's value: if this block holds it already, for the same values of its extents' symbols, that one."""
+        symbols = sorted(dim.symbols_of(list(extents)), key=lambda s: s.name)
+        where = tuple((s.name, _identity(self.integers.get(s.name))) for s in symbols)
+        key = (item, where, _identity(self.mask), self.is_tail)
+        found = made.get(self.b.block, key)
         if found is None:
-            found = self._load_at(load.buffer, offset)
-            self.made.put(self.b.block, key, found)
+            found = make()
+            made.put(self.b.block, key, found)
         return found
 
     def _load_at(self, buffer: Buffer, offset: _Offset) -> Operand:
@@ -484,7 +489,9 @@ class _KernelEmitter:
             self._vector_store(buffer, offset.without_lane, self._vector(value))
         else:
             self._scattered(buffer, self.extent(offset.whole), self._vector(value))
-        if not buffer.is_local:
+        if buffer.is_local:
+            self.made_of_locals.clear()
+        else:
             self.made.clear()  # an output may lie where an input does
 
     def _vector_store(self, buffer: Buffer, offset: Extent, value: Operand) -> None:
@@ -527,13 +534,14 @@ class _KernelEmitter:
                 case Load():
                     result = self._load(node)
                 case Index(extent):
-                    result = self._i64(self.extent(extent))
+                    result = self._once(self.numbers, ("index", extent), [extent], partial(self._index, extent))
                 case Guarded():
                     result = self._guarded(node)
                 case Checked(index, extent):
                     result = self._checked(values[id(index)], extent)
                 case LaneFold():
-                    result = self._folded(node)
+                    item = ("fold", node.buffer, node.index, node.combine)
+                    result = self._once(self.made_of_locals, item, node.index, partial(self._folded, node))
                 case Cast(argument, dtype):
                     result = self._cast(values[id(argument)], argument.dtype, dtype)
                 case Bitcast(argument, dtype):
@@ -545,6 +553,9 @@ class _KernelEmitter:
                     raise TypeError(f"no code for {type(node).__name__}")
             values[id(node)] = result
         return values[id(root)]
+
+    def _index(self, extent: Extent) -> Operand:
+        return self._i64(self.extent(extent))
 
     def _guarded(self, node: Guarded) -> Operand:
         flag, mask = self._conditions(node.conditions)

@@ -8,6 +8,7 @@ from __future__ import annotations
 from functools import cache
 from typing import Any
 
+import llvmlite
 import llvmlite.binding as llvm
 
 TRIPLE = "x86_64-unknown-linux-gnu"
@@ -23,6 +24,12 @@ def assembly_of_text(text: str, cpu: str, features: str) -> str:
     """The same code in the assembler's language."""
     machine = _target_machine(cpu, features)
     return str(machine.emit_assembly(_optimised(text, machine)))
+
+
+@cache
+def llvm_version() -> str:
+    """The versions of LLVM and of its binding."""
+    return f"llvmlite {llvmlite.__version__}, LLVM {'.'.join(map(str, llvm.llvm_version_info))}"
 
 
 def _optimised(text: str, machine: Any) -> Any:

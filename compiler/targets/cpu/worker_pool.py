@@ -8,10 +8,12 @@ from __future__ import annotations
 import contextlib
 import subprocess
 import sys
-from collections.abc import Iterable
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
 from functools import cached_property
 from queue import SimpleQueue
+from threading import Thread
+from typing import TypeAlias
 
 from netloom.environment import worker_environment
 from netloom.errors import ToolchainError
@@ -23,31 +25,78 @@ from .worker import DONE, READY, read_block, write_block
 _MODULE = f"{__package__}.worker"
 
 
-def compile_texts(texts: Iterable[tuple[str, str]], cpu: Cpu, processes: int) -> list[bytes]:
+Keep: TypeAlias = "Callable[[str, bytes], None]"
+
+
+def compile_texts(texts: Iterable[tuple[str, str]], cpu: Cpu, processes: int, keep: Keep) -> list[bytes]:
     """The object of each (name, text), in order; with 0 processes in this one.
 
+    ``keep(name, object)`` is called as soon as there is one, by any thread.
     ToolchainError names the kernel that LLVM refuses, or over which a process died.
     """
     if processes == 0:
-        return [_compiled_here(name, text, cpu) for name, text in texts]
-    with contextlib.ExitStack() as stack:
-        idle: SimpleQueue[_Worker] = SimpleQueue()
-        threads = ThreadPoolExecutor(processes)
-        stack.callback(threads.shutdown, cancel_futures=True)
-        for _ in range(processes):  # they are stopped before their threads, which wait for them, are joined
-            worker = _Worker(cpu)
-            stack.callback(worker.stop)
-            idle.put(worker)
+        return [_kept(keep, name, _compiled_here(name, text, cpu)) for name, text in texts]
+    jobs: SimpleQueue[_Job | None] = SimpleQueue()
+    results: SimpleQueue[_Result] = SimpleQueue()
+    workers: list[_Worker] = []
+    threads: list[Thread] = []
+    try:
+        for _ in range(processes):
+            workers.append(_Worker(cpu))
+            threads.append(Thread(target=_work, args=(workers[-1], jobs, results, keep), daemon=True))
+            threads[-1].start()
+        count = 0
+        for count, (name, text) in enumerate(texts, 1):
+            jobs.put(_Job(count, name, text))
+        return _collected(results, count)
+    finally:
+        for worker in workers:
+            worker.stop()
+            jobs.put(None)
+        for thread in threads:
+            thread.join()
+        for worker in workers:
+            worker.close()
 
-        def compiled(name: str, text: str) -> bytes:
-            worker = idle.get()
-            try:
-                return worker.object_of(name, text)
-            finally:
-                idle.put(worker)
 
-        futures = [threads.submit(compiled, name, text) for name, text in texts]
-        return [future.result() for future in futures]
+@dataclass(frozen=True)
+class _Job:
+    number: int
+    name: str
+    text: str
+
+
+@dataclass(frozen=True)
+class _Result:
+    number: int
+    outcome: bytes | Exception
+
+
+def _work(worker: _Worker, jobs: SimpleQueue[_Job | None], results: SimpleQueue[_Result], keep: Keep) -> None:
+    """What a worker's thread does. Queues of this kind take no lock in Python, so SIGINT cannot leave one locked."""
+    while (job := jobs.get()) is not None and not worker.is_stopped:
+        try:
+            results.put(_Result(job.number, _kept(keep, job.name, worker.object_of(job.name, job.text))))
+        except Exception as error:
+            results.put(_Result(job.number, error))
+
+
+def _collected(results: SimpleQueue[_Result], count: int) -> list[bytes]:
+    """All objects in order; the first fault in that order is raised."""
+    found = {result.number: result.outcome for result in (results.get() for _ in range(count))}
+    objects = []
+    for number in range(1, count + 1):
+        match found[number]:
+            case Exception() as error:
+                raise error
+            case data:
+                objects.append(data)
+    return objects
+
+
+def _kept(keep: Keep, name: str, data: bytes) -> bytes:
+    keep(name, data)
+    return data
 
 
 def _compiled_here(name: str, text: str, cpu: Cpu) -> bytes:
@@ -66,6 +115,7 @@ class _Worker:
 
     def __init__(self, cpu: Cpu) -> None:
         self.cpu = cpu
+        self.is_stopped = False
         self.process: subprocess.Popen[bytes] | None = None
         with contextlib.suppress(OSError):  # no room for a process: this one does the work
             self.process = subprocess.Popen(
@@ -103,10 +153,16 @@ class _Worker:
 
     def stop(self) -> None:
         """End the process at once; a text that it is working on is lost."""
+        self.is_stopped = True
         if self.process is None:
             return
         self.process.kill()
         self.process.wait()
+
+    def close(self) -> None:
+        """Let go of a stopped process, when nothing speaks with it any more."""
+        if self.process is None:
+            return
         for stream in (self.process.stdin, self.process.stdout, self.process.stderr):
             assert stream is not None
             with contextlib.suppress(OSError):  # what is left in a buffer for a process that is gone

@@ -8,22 +8,25 @@ import subprocess
 import sys
 import threading
 import time
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 
+import netloom as nl
 from netloom.compiler.cache import Cache
 from netloom.compiler.dim import Symbol
 from netloom.compiler.driver import plan_graph
 from netloom.compiler.graph import Builder, Graph
 from netloom.compiler.loops.ir import Kernel
+from netloom.compiler.loops.text import parse_kernel, print_kernel
 from netloom.compiler.targets.cpu import kernel_objects, worker_pool
 from netloom.compiler.targets.cpu.jit import load_in_process
 from netloom.compiler.targets.cpu.kernel_objects import compile_kernel_objects
-from netloom.compiler.targets.cpu.llvm import compile_kernels
-from netloom.compiler.targets.cpu.machine import CPUS, host_cpu
+from netloom.compiler.targets.cpu.llvm import compile_kernels, kernels_as_llvm
+from netloom.compiler.targets.cpu.machine import CPUS, Cpu, host_cpu
 from netloom.compiler.targets.cpu.worker_pool import compile_texts
 from netloom.compiler.tensor_type import FLOAT32, TensorType
 from netloom.errors import ToolchainError, VerificationError
@@ -55,7 +58,15 @@ def kernels() -> dict[str, Kernel]:
 @pytest.fixture(scope="module")
 def expected(kernels: dict[str, Kernel]) -> tuple[bytes, ...]:
     """Compiled in this process, without a cache."""
-    return compile_kernel_objects(kernels, CPU, 1, Cache(None))
+    return compile_kernel_objects(kernels, texts_of(kernels), CPU, 1, Cache(None))
+
+
+def texts_of(kernels: Mapping[str, Kernel]) -> dict[str, str]:
+    return {name: print_kernel(kernel, "kernel") for name, kernel in kernels.items()}
+
+
+def forget(name: str, data: bytes) -> None:
+    """Keep no object."""
 
 
 def some(kernels: dict[str, Kernel], count: int) -> dict[str, Kernel]:
@@ -81,7 +92,7 @@ def test_objects_run(expected: tuple[bytes, ...]) -> None:
 
 @pytest.mark.parametrize("workers", [2, 3])
 def test_workers_give_the_same_bytes(workers: int, kernels: dict[str, Kernel], expected: tuple[bytes, ...]) -> None:
-    assert compile_kernel_objects(kernels, CPU, workers, Cache(None)) == expected
+    assert compile_kernel_objects(kernels, texts_of(kernels), CPU, workers, Cache(None)) == expected
 
 
 def test_the_cache_gives_the_same_bytes(kernels: dict[str, Kernel], expected: tuple[bytes, ...], tmp_path: Path,
@@ -89,17 +100,18 @@ def test_the_cache_gives_the_same_bytes(kernels: dict[str, Kernel], expected: tu
     """Cold, half warm (other objects first, under other names) and warm, where nothing is verified or compiled."""
     cache = Cache(tmp_path)
     first = some(kernels, 7)
-    compile_kernel_objects({f"other_{name}": kernel for name, kernel in first.items()}, CPU, 1, cache)
+    renamed = {f"other_{name}": kernel for name, kernel in first.items()}
+    compile_kernel_objects(renamed, texts_of(renamed), CPU, 1, cache)
     assert len(cache.entries()) == 7
-    assert compile_kernel_objects(kernels, CPU, 1, cache) == expected
+    assert compile_kernel_objects(kernels, texts_of(kernels), CPU, 1, cache) == expected
     assert len(cache.entries()) == len(kernels)
     monkeypatch.setattr(kernel_objects, "kernels_as_llvm", lambda *_: pytest.fail("compiled again"))
     monkeypatch.setattr(kernel_objects, "verify_kernel", lambda *_: pytest.fail("verified again"))
-    assert compile_kernel_objects(kernels, CPU, 2, cache) == expected
+    assert compile_kernel_objects(kernels, texts_of(kernels), CPU, 2, cache) == expected
 
 
 def test_levels_do_not_share_objects(kernels: dict[str, Kernel], tmp_path: Path) -> None:
-    found = [compile_kernel_objects(some(kernels, 2), cpu, 1, Cache(tmp_path)) for cpu in CPUS.values()]
+    found = [compile_kernel_objects(some(kernels, 2), texts_of(kernels), cpu, 1, Cache(tmp_path)) for cpu in CPUS.values()]
     assert len(set(found)) == len(CPUS) and len(Cache(tmp_path).entries()) == 2 * len(CPUS)
 
 
@@ -121,6 +133,27 @@ def test_programs_have_the_same_bytes(tmp_path: Path) -> None:
     assert len(Cache(tmp_path / "a").entries()) == len(Cache(tmp_path / "b").entries()) >= 24  # so that both workers ran
 
 
+def test_the_text_decides_the_code(kernels: dict[str, Kernel]) -> None:
+    """So that it may stand for the kernel in the cache's keys: parsed, it gives the same code."""
+    network = plan_graph(nl.zoo.lenet5().inference_form()).program.kernels
+    for name, kernel in {**some(kernels, 2), **network}.items():
+        parsed = parse_kernel(print_kernel(kernel, "kernel"))
+        assert kernels_as_llvm({name: kernel}, CPU) == kernels_as_llvm({name: parsed}, CPU)
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_objects_are_kept_as_they_are_made(workers: int, kernels: dict[str, Kernel], tmp_path: Path,
+                                           monkeypatch: pytest.MonkeyPatch) -> None:  # fmt: skip
+    """A compile that fails at its last kernel has kept the others."""
+    def emit(one: Mapping[str, Kernel], cpu: Cpu) -> str:
+        return "no code" if kernels[sorted(kernels)[-1]] in one.values() else kernels_as_llvm(one, cpu)
+
+    monkeypatch.setattr(kernel_objects, "kernels_as_llvm", emit)
+    with pytest.raises(ToolchainError):
+        compile_kernel_objects(kernels, texts_of(kernels), CPU, workers, Cache(tmp_path))
+    assert len(Cache(tmp_path).entries()) == len(kernels) - 1
+
+
 # -- faults of the cache -----------------------------------------------------------------------------------------
 
 
@@ -128,21 +161,21 @@ def test_programs_have_the_same_bytes(tmp_path: Path) -> None:
 def test_damaged_entries_are_made_again(damage: str, kernels: dict[str, Kernel], expected: tuple[bytes, ...],
                                         tmp_path: Path) -> None:  # fmt: skip
     cache, few = Cache(tmp_path), some(kernels, 3)
-    compile_kernel_objects(few, CPU, 1, cache)
+    compile_kernel_objects(few, texts_of(few), CPU, 1, cache)
     paths = [entry.path for entry in cache.entries()]
     whole = [path.read_bytes() for path in paths]
     for number, path in enumerate(paths):
         data = bytearray(whole[number])
         data[len(data) // 2] ^= 0x40
         path.write_bytes({"emptied": b"", "cut": whole[number][:-1], "changed": bytes(data), "swapped": whole[number - 1]}[damage])
-    assert compile_kernel_objects(few, CPU, 1, cache) == expected[:3]
+    assert compile_kernel_objects(few, texts_of(few), CPU, 1, cache) == expected[:3]
     assert [path.read_bytes() for path in paths] == whole
 
 
 def test_a_cache_that_cannot_be_written(kernels: dict[str, Kernel], expected: tuple[bytes, ...], tmp_path: Path) -> None:
     (tmp_path / "file").write_text("x")
     for place in (tmp_path / "file", tmp_path / "file" / "below", Path("/proc/nowhere")):
-        assert compile_kernel_objects(some(kernels, 2), CPU, 1, Cache(place)) == expected[:2]
+        assert compile_kernel_objects(some(kernels, 2), texts_of(kernels), CPU, 1, Cache(place)) == expected[:2]
 
 
 # -- faults of processes -----------------------------------------------------------------------------------------
@@ -164,7 +197,7 @@ def processes_of(parent: int) -> list[int]:
 
 def test_no_process_is_left(kernels: dict[str, Kernel], expected: tuple[bytes, ...]) -> None:
     threads = threading.active_count()
-    assert compile_kernel_objects(kernels, CPU, 2, Cache(None)) == expected
+    assert compile_kernel_objects(kernels, texts_of(kernels), CPU, 2, Cache(None)) == expected
     assert processes_of(os.getpid()) == [] and threading.active_count() == threads
 
 
@@ -172,15 +205,16 @@ def test_no_process_is_left(kernels: dict[str, Kernel], expected: tuple[bytes, .
 def test_llvm_refuses(processes: int) -> None:
     texts = [("good", "define void @f() { ret void }"), ("f_7_bad", "define void @f() { ret i32 0 }")] * 3
     with pytest.raises(ToolchainError, match=r"^f_7_bad: LLVM refuses this kernel's code: .*"):
-        compile_texts(texts, CPU, processes)
+        compile_texts(texts, CPU, processes, forget)
     assert processes_of(os.getpid()) == []
-    assert len(compile_texts(texts[:1], CPU, processes)) == 1  # the control
+    assert len(compile_texts(texts[:1], CPU, processes, forget)) == 1  # the control
 
 
 def test_a_kernel_that_breaks_a_rule_is_named(kernels: dict[str, Kernel]) -> None:
     broken = replace(kernels[sorted(kernels)[3]], variable=Symbol("w", 5))
+    all_ = {**kernels, "broken": broken}
     with pytest.raises(VerificationError, match="^broken: "):
-        compile_kernel_objects({**kernels, "broken": broken}, CPU, 2, Cache(None))
+        compile_kernel_objects(all_, texts_of(all_), CPU, 2, Cache(None))
     assert processes_of(os.getpid()) == []
 
 
@@ -195,16 +229,16 @@ def test_a_worker_that_dies_is_an_error_with_the_kernel(monkeypatch: pytest.Monk
 
     monkeypatch.setattr(worker_pool._Worker, "object_of", killed)
     with pytest.raises(ToolchainError, match="^f_1: the process that compiled this kernel died: exit status -9, no message"):
-        compile_texts([("f_1", "define void @f() { ret void }")], CPU, 1)
+        compile_texts([("f_1", "define void @f() { ret void }")], CPU, 1, forget)
 
 
 def test_where_no_worker_starts_this_process_compiles(monkeypatch: pytest.MonkeyPatch) -> None:
     texts = [("f_1", "define void @f() { ret void }")]
-    expected = compile_texts(texts, CPU, 0)
+    expected = compile_texts(texts, CPU, 0, forget)
     monkeypatch.setattr(worker_pool, "_MODULE", "netloom.no_such_module")
-    assert compile_texts(texts, CPU, 1) == expected
+    assert compile_texts(texts, CPU, 1, forget) == expected
     monkeypatch.setattr(sys, "executable", "/nowhere/python")
-    assert compile_texts(texts, CPU, 1) == expected
+    assert compile_texts(texts, CPU, 1, forget) == expected
 
 
 STOPPED = """
@@ -216,7 +250,7 @@ def texts():
         if number == 4:
             print("started", flush=True)
         yield str(number), "define void @f() { ret void }"
-compile_texts(texts(), host_cpu(), 2)
+compile_texts(texts(), host_cpu(), 2, lambda *_: None)
 """
 
 
