@@ -2,11 +2,13 @@
 
 It loads FILE (a shared object for netloom, a model for the peers), prints a line of JSON, and then answers lines of its
 input: ``block CALLS SECONDS`` times calls of one inference each (SECONDS idle first, two calls discarded) and prints the
-times in seconds; ``outputs FILE`` writes the outputs. Peers run in float32 with as many threads as netloom.
+times in seconds; ``outputs FILE`` writes the outputs. Peers run in float32 with as many threads as netloom. A fault is
+one line of JSON with the key ``fault``.
 """
 
 from __future__ import annotations
 
+import importlib
 import json
 import sys
 import time
@@ -29,6 +31,17 @@ def _netloom(file: str, feeds: Arrays, threads: int) -> tuple[Call, Callable[[],
     inputs = {port.name: feeds[port.name] for port in session.inputs}
     outputs = dict(zip((port.name for port in session.outputs), session.run(None, inputs), strict=True))
     return session.bind(**inputs, **outputs), lambda: outputs, __version__
+
+
+def _netloom_training(file: str, feeds: Arrays, threads: int) -> tuple[Call, Callable[[], Arrays], str]:
+    """A call is one training step; the outputs are those of the last one."""
+    from netloom import __version__
+    from netloom.runtime.session import load
+
+    session = load(file, threads=threads)
+    state = session.create_state()
+    call = session.bind_train_step(state, **{port.name: feeds[port.name] for port in session.entry("train_step").inputs})
+    return call, lambda: dict(call.outputs), __version__
 
 
 def _onnxruntime(file: str, feeds: Arrays, threads: int) -> tuple[Call, Callable[[], Arrays], str]:
@@ -59,15 +72,39 @@ def _openvino(file: str, feeds: Arrays, threads: int) -> tuple[Call, Callable[[]
     return request.infer, outputs, str(openvino.__version__)
 
 
-ENGINES = {"netloom": _netloom, "onnxruntime": _onnxruntime, "openvino": _openvino}
+def _torch(file: str, feeds: Arrays, threads: int) -> tuple[Call, Callable[[], Arrays], str]:
+    import torch
+
+    from netloom.benchmarks.torch_model import TorchModel
+
+    torch.set_num_threads(threads)
+    model = TorchModel(file)
+    tensors = {name: torch.from_numpy(array) for name, array in feeds.items()}
+
+    def call() -> dict[str, Any]:
+        with torch.inference_mode():
+            return model(tensors)
+
+    return call, lambda: {name: value.numpy() for name, value in call().items()}, str(torch.__version__)
+
+
+ENGINES = {"netloom": _netloom, "netloom_training": _netloom_training, "onnxruntime": _onnxruntime, "openvino": _openvino,
+           "torch": _torch}  # fmt: skip
+MODULES = {"netloom": "netloom.runtime.session", "netloom_training": "netloom.runtime.session", "onnxruntime": "onnxruntime",
+           "openvino": "openvino", "torch": "netloom.benchmarks.torch_model"}  # fmt: skip
 
 
 def main(engine: str, file: str, feeds_file: str, threads: str) -> None:
     """Serve one contender over standard input and output."""
     feeds = dict(np.load(feeds_file))
-    start = time.perf_counter()
-    call, outputs, version = ENGINES[engine](file, feeds, int(threads))
-    call()
+    try:
+        importlib.import_module(MODULES[engine])  # what every process pays once is no part of loading a model
+        start = time.perf_counter()
+        call, outputs, version = ENGINES[engine](file, feeds, int(threads))
+        call()
+    except Exception as error:  # whatever an engine may raise: it is told to whoever waits for the first line
+        print(json.dumps({"fault": f"{type(error).__name__}: {error}"}), flush=True)
+        return
     print(json.dumps({"ready_s": time.perf_counter() - start, "version": version}), flush=True)
     for line in sys.stdin:
         word, *rest = line.split(maxsplit=1)

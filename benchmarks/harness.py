@@ -85,9 +85,14 @@ class _Process:
         assert self.process.stdout is not None
         line = self.process.stdout.readline()
         if not line:
-            raise UsageError(f"the contender {self.contender.name} ended with status {self.process.wait()}.",
+            self.process.communicate()
+            raise UsageError(f"the contender {self.contender.name} ended with status {self.process.returncode}.",
                              hint="Its error is printed above.")  # fmt: skip
-        return json.loads(line)
+        answer = json.loads(line)
+        if "fault" in answer:
+            self.process.communicate()
+            raise UsageError(f"the contender {self.contender.name} cannot run it: {answer['fault'][:300]}")
+        return answer
 
     def __enter__(self) -> _Process:
         return self
@@ -95,7 +100,9 @@ class _Process:
     def __exit__(self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None) -> None:
         assert self.process.stdin is not None and self.process.stdout is not None
         self.process.stdin.close()
-        self.process.kill() if kind else self.process.wait(timeout=60)
+        if kind:
+            self.process.kill()
+        self.process.wait(timeout=60)
         self.process.stdout.close()
 
 
@@ -105,7 +112,8 @@ def run(contenders: Sequence[Contender], feeds: Mapping[str, Array], folder: Pat
     np.savez(feeds_file, **feeds)  # type: ignore[arg-type]
     processes: list[_Process] = []
     try:
-        processes += [_Process(contender, feeds_file) for contender in contenders]
+        for contender in contenders:  # one by one: if one fails, those before it are ended
+            processes.append(_Process(contender, feeds_file))
         for number in range(rounds):
             turn = number % len(processes)
             for process in processes[turn:] + processes[:turn]:

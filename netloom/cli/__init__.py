@@ -24,6 +24,7 @@ from .explain import explain
 from .export import export
 from .lists import ops, passes, strategies, targets
 from .output import EXIT_CODES, RUN_TIME, STOPPED, Output
+from .profiling import profile
 from .run import run
 from .train import train
 
@@ -72,7 +73,8 @@ def main() -> None:
     """Compile neural networks to native code."""
 
 
-for _verb in (bench, check, compare, compile_, doctor, explain, export, inspect, ops, passes, run, strategies, targets, train):
+for _verb in (bench, check, compare, compile_, doctor, explain, export, inspect, ops, passes, profile, run, strategies,
+              targets, train):  # fmt: skip
     main.add_command(_verb)
 
 __all__ = ["main"]
