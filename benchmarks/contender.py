@@ -96,7 +96,7 @@ MODULES = {"netloom": "netloom.runtime.session", "netloom_training": "netloom.ru
 
 def main(engine: str, file: str, feeds_file: str, threads: str) -> None:
     """Serve one contender over standard input and output."""
-    feeds = dict(np.load(feeds_file))
+    feeds = dict(np.load(feeds_file, allow_pickle=False))
     try:
         importlib.import_module(MODULES[engine])  # what every process pays once is no part of loading a model
         start = time.perf_counter()

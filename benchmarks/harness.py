@@ -121,7 +121,7 @@ def run(contenders: Sequence[Contender], feeds: Mapping[str, Array], folder: Pat
         for process in processes:
             target = folder / "outputs.npz"
             process.ask(f"outputs {target}")
-            process.result.outputs = dict(np.load(target))
+            process.result.outputs = dict(np.load(target, allow_pickle=False))
     finally:
         for process in processes:
             process.__exit__(*(sys.exc_info() if sys.exc_info()[0] else (None, None, None)))

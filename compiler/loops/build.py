@@ -423,7 +423,7 @@ class _Tiling:
         """Neighbouring axes that every operand walks as one become one: fewer tails, longer vectors."""
         for place in range(len(self.pure) - 2, -1, -1):
             first, second = self.pure[place : place + 2]
-            if not (isinstance(first.extent, int) and isinstance(second.extent, int)) or 1 in (first.extent, second.extent):
+            if not (isinstance(first.extent, int) and isinstance(second.extent, int)) or min(first.extent, second.extent) < 2:
                 continue
             merged = Axis.of(f"{first.symbol.name}{second.symbol.name}", first.extent * second.extent)
             values = {first.symbol: merged.position // second.extent, second.symbol: merged.position % second.extent}
