@@ -60,7 +60,7 @@ def execute(language: str, text: str, names: dict[str, Any]) -> None:
     if first is not None:
         Path(first.group(1)).write_text(text, encoding="utf-8")
     elif language == "python":
-        exec(compile(text, str(PAGE), "exec"), names)
+        exec(compile(text, str(PAGE), "exec", dont_inherit=True), names)
     elif language == "console":
         for command, expected in commands(text):
             found = run(command)
