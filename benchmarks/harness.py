@@ -71,7 +71,8 @@ class _Process:
         command = [sys.executable, "-W", "ignore", "-m", "netloom.benchmarks.contender", contender.engine,
                    str(contender.file), str(feeds), str(contender.threads)]  # fmt: skip
         self.contender = contender
-        self.process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+        self.process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
+                                        process_group=0)  # fmt: skip  (a terminal's SIGINT is for this process alone)
         first = self._answer()
         self.result = Result(contender, first["version"], first["ready_s"])
 

@@ -4,7 +4,11 @@ from __future__ import annotations
 
 import json
 import math
+import os
+import signal
+import subprocess
 import sys
+import time
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +17,7 @@ import pytest
 from netloom.benchmarks import comparison, contender, peaks
 from netloom.cli.bench import PEERS
 
-from .calling import call
+from .calling import ROOT, call
 
 QUICK = ("--no-peaks", "--rounds", "2")
 NETWORK = """
@@ -165,6 +169,20 @@ def test_an_engine_that_fails_is_one_message(folder: Path) -> None:
     assert message.startswith("netloom: the contender onnxruntime cannot run it: NotImplemented") and message.count("\n") == 1
 
 
+def test_sigint_ends_all_and_leaves_nothing(folder: Path, tmp_path: Path) -> None:
+    """As from a terminal: every process of the foreground group gets it."""
+    code = "import os, sys; os.setpgid(0, 0); os.execv(sys.executable, [sys.executable, '-u', '-m', 'netloom', *sys.argv[1:]])"
+    arguments = ("bench", str(folder / "net.so"), "--no-peaks", "--rounds", "100000")
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "TMPDIR": str(tmp_path)}
+    process = subprocess.Popen([sys.executable, "-c", code, *arguments], env=environment, text=True, stdout=subprocess.DEVNULL,
+                               stderr=subprocess.PIPE)  # fmt: skip
+    while not list(tmp_path.glob("*/feeds.npz")) and process.poll() is None:
+        time.sleep(0.01)
+    os.killpg(process.pid, signal.SIGINT)
+    _, err = process.communicate(timeout=60)
+    assert process.returncode == 130 and err == "netloom: stopped.\n" and list(tmp_path.iterdir()) == []
+
+
 # -- profile -----------------------------------------------------------------------------------------------------
 
 
@@ -192,5 +210,7 @@ def test_the_trace_is_one_event_for_each_launch_end_to_end(folder: Path, tmp_pat
         assert next_one["ts"] == pytest.approx(one["ts"] + one["dur"])
 
 
-def test_a_program_cannot_be_profiled(folder: Path) -> None:
+def test_what_cannot_be_profiled(folder: Path, tmp_path: Path) -> None:
+    message = call("profile", f"{folder}/net.py:dense", "--trace", tmp_path / "none" / "t.json", code=2).stderr
+    assert "its folder does not exist" in message and message.count("\n") == 1
     assert "Give the model that it was compiled from" in call("profile", folder / "net.so", code=2).stderr
