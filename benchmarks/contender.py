@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import importlib
 import json
+import os
 import sys
 import time
 from collections.abc import Callable
@@ -96,8 +97,8 @@ MODULES = {"netloom": "netloom.runtime.session", "netloom_training": "netloom.ru
 
 def main(engine: str, file: str, feeds_file: str, threads: str) -> None:
     """Serve one contender over standard input and output."""
-    feeds = dict(np.load(feeds_file, allow_pickle=False))
     try:
+        feeds = dict(np.load(feeds_file, allow_pickle=False))
         importlib.import_module(MODULES[engine])  # what every process pays once is no part of loading a model
         start = time.perf_counter()
         call, outputs, version = ENGINES[engine](file, feeds, int(threads))
@@ -129,4 +130,7 @@ def _block(call: Call, calls: int, idle: float) -> list[float]:
 
 
 if __name__ == "__main__":
-    main(*sys.argv[1:])
+    try:
+        main(*sys.argv[1:])
+    except BrokenPipeError:  # nobody waits for answers any more; at exit Python would flush once again
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

@@ -73,7 +73,12 @@ class _Process:
         self.contender = contender
         self.process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
                                         process_group=0)  # fmt: skip  (a terminal's SIGINT is for this process alone)
-        first = self._answer()
+        try:
+            first = self._answer()
+        except BaseException:  # SIGINT too: nobody else knows the process yet
+            self.process.kill()
+            self.process.communicate()
+            raise
         self.result = Result(contender, first["version"], first["ready_s"])
 
     def ask(self, line: str) -> Any:
@@ -86,12 +91,10 @@ class _Process:
         assert self.process.stdout is not None
         line = self.process.stdout.readline()
         if not line:
-            self.process.communicate()
-            raise UsageError(f"the contender {self.contender.name} ended with status {self.process.returncode}.",
+            raise UsageError(f"the contender {self.contender.name} ended with status {self.process.wait()}.",
                              hint="Its error is printed above.")  # fmt: skip
         answer = json.loads(line)
         if "fault" in answer:
-            self.process.communicate()
             raise UsageError(f"the contender {self.contender.name} cannot run it: {answer['fault'][:300]}")
         return answer
 

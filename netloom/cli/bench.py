@@ -11,8 +11,9 @@ import json
 import math
 import os
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
+from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -37,6 +38,7 @@ from .output import Output
 if TYPE_CHECKING:
     from netloom.benchmarks.comparison import Row, Variant
     from netloom.compiler.graph import Graph
+    from netloom.runtime.session import Session
 
 PEERS = ("onnxruntime", "openvino", "torch")
 
@@ -97,21 +99,16 @@ def bench(
     light:NAME is one of the onnx package's light models, with random weights.
     """
     _check_needs(against, plot, json_file)
-    from netloom.benchmarks import conditions
-
     processors = len(os.sched_getaffinity(0))
     plan = Plan(against, _strategies(strategies), counts or (processors,), batches, rounds, training, build.accuracy)
     _check_plan(plan, names)
-    data: dict[str, Any] = {"machine": {"processor": conditions.processor(), "processors": processors},
-                            "warnings": conditions.warnings(max(plan.threads))}  # fmt: skip
-    output.say(f"machine: {data['machine']['processor']}, {processors} processors")
-    for sentence in data["warnings"]:
-        output.say(f"warning: {sentence}")
-    if has_peaks:
-        data["machine"]["peaks"] = _peaks(output, plan.threads)
-    groups = []
-    for name in names:
-        for group in _measured(output, name, plan, binding):
+    with tempfile.TemporaryDirectory(prefix="netloom-") as folder:
+        prepared = [_prepared(output, name, plan, binding, Path(folder)) for name in names]
+        data = _conditions(output, plan, processors)
+        if has_peaks:
+            data["machine"]["peaks"] = _peaks(output, plan.threads)
+        groups = []
+        for group in chain.from_iterable(prepared):
             groups.append(group)
             _say_group(output, group, data["machine"].get("peaks"))
     data["groups"] = [_as_json(group) for group in groups]
@@ -150,6 +147,17 @@ def _check_plan(plan: Plan, names: Sequence[str]) -> None:
         raise UsageError(f"{programs[0][:80]!r} is a program, which can be timed alone only.", hint="Give the model.")
 
 
+def _conditions(output: Output, plan: Plan, processors: int) -> dict[str, Any]:
+    """The machine, and what makes its times scatter."""
+    from netloom.benchmarks import conditions
+
+    found = conditions.warnings(max(plan.threads))
+    output.say(f"machine: {conditions.processor()}, {_count(processors, 'processor')}")
+    for sentence in found:
+        output.say(f"warning: {sentence}")
+    return {"machine": {"processor": conditions.processor(), "processors": processors}, "warnings": found}
+
+
 def _peaks(output: Output, threads: Sequence[int]) -> dict[str, Any]:
     from netloom.benchmarks import peaks
 
@@ -165,28 +173,30 @@ def _peaks(output: Output, threads: Sequence[int]) -> dict[str, Any]:
 # -- measuring ---------------------------------------------------------------------------------------------------
 
 
-def _measured(output: Output, name: str, plan: Plan, binding: Binding) -> Any:
-    """The groups of one model or program, one after the other."""
-    with tempfile.TemporaryDirectory(prefix="netloom-") as place:
-        if is_program(name):
-            yield from _program_groups(output, name, plan, binding)
-            return
-        graph, file = load_for_timing(name, binding, Path(place))
-        if plan.training is not None:
-            yield from _training_groups(output, name, graph, plan)
-            return
-        graph = inference_form(graph)
-        ways, remarks = _ways(graph, plan)
-        symbol = _batch_symbol(graph, name) if plan.batches else ""
-        from netloom.benchmarks.comparison import compare
+def _prepared(output: Output, name: str, plan: Plan, binding: Binding, folder: Path) -> Iterator[Group]:
+    """The groups of one model or program, measured one after the other; what cannot be measured is refused at once."""
+    if is_program(name):
+        return _program_groups(output, name, plan, _program_feeds(name, plan, binding))
+    graph, file = load_for_timing(name, binding, folder)
+    symbol = _batch_symbol(graph, name) if plan.batches else ""
+    if plan.training is not None:
+        from .recipes import parse_recipe
 
-        for batch in plan.batches or (None,):
-            for threads in plan.threads:
-                output.progress(f"measuring {name}, {_setting(batch, threads)} ...")
-                dims = {} if batch is None else {symbol: batch}
-                rows = compare(name, graph, ways, plan.against, threads, plan.rounds, file, dims=dims)
-                yield Group(name, batch, threads, tuple(rows), remarks)
-                remarks = ()
+        return _training_groups(output, name, graph, plan, symbol, parse_recipe(plan.training))
+    return _model_groups(output, name, inference_form(graph), file, plan, symbol)
+
+
+def _model_groups(output: Output, name: str, graph: Graph, file: Path | None, plan: Plan, symbol: str) -> Iterator[Group]:
+    from netloom.benchmarks.comparison import compare
+
+    ways, remarks = _ways(graph, plan)
+    for batch in plan.batches or (None,):
+        for threads in plan.threads:
+            output.progress(f"measuring {name}, {_setting(batch, threads)} ...")
+            dims = {} if batch is None else {symbol: batch}
+            rows = compare(name, graph, ways, plan.against, threads, plan.rounds, file, dims=dims)
+            yield Group(name, batch, threads, tuple(rows), remarks)
+            remarks = ()
 
 
 def _ways(graph: Graph, plan: Plan) -> tuple[list[Variant], tuple[str, ...]]:
@@ -218,45 +228,49 @@ def _batch_symbol(graph: Graph, name: str) -> str:
     return found.pop()
 
 
-def _training_groups(output: Output, name: str, graph: Graph, plan: Plan) -> Any:
+def _training_groups(
+    output: Output, name: str, graph: Graph, plan: Plan, symbol: str, recipe: tuple[Any, Any]
+) -> Iterator[Group]:
     from netloom.benchmarks import training_step
     from netloom.compiler.driver import Options
 
-    from .recipes import parse_recipe
-
-    loss, optimizer = parse_recipe(plan.training or "")
-    symbol = _batch_symbol(graph, name) if plan.batches else ""
     for batch in plan.batches or (None,):
         for threads in plan.threads:
             output.progress(f"measuring the training step of {name}, {_setting(batch, threads)} ...")
             dims = {} if batch is None else {symbol: batch}
-            row = training_step.measure(name, graph, loss, optimizer, threads, plan.rounds, Options(accuracy=plan.accuracy), dims)
+            row = training_step.measure(name, graph, *recipe, threads, plan.rounds, Options(accuracy=plan.accuracy), dims)
             yield Group(name, batch, threads, (row,))
 
 
-def _program_groups(output: Output, name: str, plan: Plan, binding: Binding) -> Any:
+def _program_groups(output: Output, name: str, plan: Plan, feeds: Mapping[int | None, Mapping[str, Any]]) -> Iterator[Group]:
     """A program by itself; what it computes is not known, so neither are its operations and its error."""
     from netloom.benchmarks import harness
     from netloom.benchmarks.comparison import Row
     from netloom.benchmarks.harness import Contender
-    from netloom.runtime.session import load
-
-    from .arrays import gather_inputs
 
     file = Path(name).resolve()
-    session = load(file, threads=1)
-    for batch in plan.batches or (None,):
-        feeds = gather_inputs(session, {}, {**binding.numbers, **_program_batch(session, batch)})
+    for batch, inputs in feeds.items():
         for threads in plan.threads:
             output.progress(f"measuring {name}, {_setting(batch, threads)} ...")
-            with tempfile.TemporaryDirectory(prefix="netloom-") as place:
-                (result,) = harness.run([Contender("netloom", "netloom", file, threads)], feeds, Path(place), plan.rounds)
+            with tempfile.TemporaryDirectory(prefix="netloom-") as folder:
+                (result,) = harness.run([Contender("netloom", "netloom", file, threads)], inputs, Path(folder), plan.rounds)
             row = Row(name, "netloom", result.version, threads, result.percentiles(), {}, math.nan, math.nan, result.ready,
                       file.stat().st_size, math.nan)  # fmt: skip
             yield Group(name, batch, threads, (row,))
 
 
-def _program_batch(session: Any, batch: int | None) -> Mapping[str, int]:
+def _program_feeds(name: str, plan: Plan, binding: Binding) -> dict[int | None, Mapping[str, Any]]:
+    """Random inputs for each batch (None: free dims at their least value, but 1 at least)."""
+    from netloom.runtime.session import load
+
+    from .arrays import gather_inputs
+
+    session = load(name, threads=1)
+    return {batch: gather_inputs(session, {}, {**binding.numbers, **_program_batch(session, batch)})
+            for batch in plan.batches or (None,)}  # fmt: skip
+
+
+def _program_batch(session: Session, batch: int | None) -> Mapping[str, int]:
     if batch is None:
         return {}
     firsts = {str(port.shape[0]) for port in session.inputs if port.shape}

@@ -149,7 +149,8 @@ def test_what_cannot_be_measured(arguments: tuple[str, ...], says: str, folder: 
     monkeypatch.chdir(folder)
     before = sorted(folder.iterdir())
     result = call("bench", *arguments, *QUICK, code=2)
-    assert says in result.stderr and result.stderr.count("netloom: ") == 1 and sorted(folder.iterdir()) == before
+    assert says in result.stderr and result.stderr.count("netloom: ") == 1 and result.stdout == ""
+    assert sorted(folder.iterdir()) == before
 
 
 @pytest.mark.parametrize("arguments", [("--against", "abacus"), ("--threads", "0"), ("--batch", "x"), ("--json", "net.onnx")])
