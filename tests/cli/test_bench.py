@@ -143,6 +143,9 @@ def test_what_is_not_installed_is_said_before_the_work(
     (("net.py:graph", "--train", "loss=joy"), "no loss 'joy'"),
     (("net.so", "--plot", "a.gif"), "cannot be written as '.gif'"),
     (("net.so", "--json", "none/a.json"), "its folder does not exist"),
+    (("net.py:graph", "--strategies", "all", "--accuracy", "sloppy"), "no accuracy 'sloppy'. Choose strict"),
+    (("net.so", "--threads", "1,4000"), "4000 threads are too many"),
+    (("net.so", "--batch", "4", "--dim", "M=3"), "no free dim 'M'"),
     (("light:nothing",), "no light model 'nothing'. Choose bvlc_alexnet"),
 ])  # fmt: skip
 def test_what_cannot_be_measured(arguments: tuple[str, ...], says: str, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
