@@ -73,7 +73,7 @@ def compare(
         folder = Path(name)
         whole = _contenders(folder / "whole", graph, ways, peers, threads, model)
         results = harness.run([c for c, _ in whole], feeds, folder, rounds)
-        errors = _errors(folder, graph, ways, peers, threads, model, feeds)
+        errors = _errors(folder, graph, results, ways, peers, threads, model, feeds)
         flops = _flops(graph, dims or {})
         sizes = [contender.file.stat().st_size for contender, _ in whole]
     by_name = {result.contender.name: result for result in results}
@@ -112,15 +112,16 @@ def _contenders(
 
 
 def _errors(
-    folder: Path, graph: Graph, ways: Sequence[Variant], peers: Sequence[str], threads: int, model: Path | None,
+    folder: Path, graph: Graph, results: Sequence[Result], ways: Sequence[Variant], peers: Sequence[str], threads: int, model: Path | None,
     feeds: Mapping[str, Array],
 ) -> dict[str, float]:  # fmt: skip
-    """Relative error of each contender before a final softmax."""
+    """Relative error of each contender before a final softmax (where there is none: of the results that it gave)."""
     cut = oracle.before_softmax(graph)
     expected = _joined(oracle.float64_outputs(cut, feeds))
-    if model is not None:
-        model = _cut_model(model, folder / "cut.onnx")
-    results = harness.run([c for c, _ in _contenders(folder / "cut", cut, ways, peers, threads, model)], feeds, folder, 0)
+    if cut.outputs != graph.outputs:
+        if model is not None:
+            model = _cut_model(model, folder / "cut.onnx")
+        results = harness.run([c for c, _ in _contenders(folder / "cut", cut, ways, peers, threads, model)], feeds, folder, 0)
     return {r.contender.name: harness.relative_error(_joined(list(r.outputs.values())), expected) for r in results}
 
 
@@ -148,13 +149,14 @@ def random_feeds(graph: Graph, seed: int, dims: Mapping[str, int]) -> dict[str, 
     rng = np.random.default_rng(seed)
     feeds: dict[str, Array] = {}
     for value in graph.inputs:
-        shape = tuple(_number(extent, dims) for extent in value.shape)
+        shape = tuple(nominal(extent, dims) for extent in value.shape)
         normal = rng.standard_normal(shape)
         feeds[value.label] = normal.astype(value.dtype.numpy) if value.dtype.is_float else np.zeros(shape, value.dtype.numpy)
     return feeds
 
 
-def _number(extent: Any, dims: Mapping[str, int]) -> int:
+def nominal(extent: Any, dims: Mapping[str, int]) -> int:
+    """An extent in numbers; free dims that are not given are at their least value, but 1 at least."""
     from netloom.compiler import dim
 
     return dim.evaluate(extent, {s.name: dims.get(s.name, max(s.lo, 1)) for s in dim.symbols_of([extent])})
@@ -166,7 +168,7 @@ def _flops(graph: Graph, dims: Mapping[str, int]) -> float:
     for node in graph.nodes:
         if node.op.flops is not None and node.op.name in ("conv", "matmul"):
             types = [v.type for v in node.inputs], [v.type for v in node.outputs]
-            total += _number(node.op.flops(node.attrs, *types), dims)
+            total += nominal(node.op.flops(node.attrs, *types), dims)
     return float(total)
 
 

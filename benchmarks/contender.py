@@ -2,12 +2,15 @@
 
 It loads FILE (a shared object for netloom, a model for the peers), prints a line of JSON, and then answers lines of its
 input: ``block CALLS SECONDS`` times calls of one inference each (SECONDS idle first, two calls discarded) and prints the
-times in seconds; ``outputs FILE`` writes the outputs. Peers run in float32 with as many threads as netloom.
+times in seconds; ``outputs FILE`` writes the outputs. Peers run in float32 with as many threads as netloom. A fault is
+one line of JSON with the key ``fault``.
 """
 
 from __future__ import annotations
 
+import importlib
 import json
+import os
 import sys
 import time
 from collections.abc import Callable
@@ -31,6 +34,17 @@ def _netloom(file: str, feeds: Arrays, threads: int) -> tuple[Call, Callable[[],
     inputs = {port.name: feeds[port.name] for port in session.inputs}
     outputs = dict(zip((port.name for port in session.outputs), session.run(None, inputs), strict=True))
     return session.bind(**inputs, **outputs), lambda: outputs, __version__
+
+
+def _netloom_training(file: str, feeds: Arrays, threads: int) -> tuple[Call, Callable[[], Arrays], str]:
+    """A call is one training step; the outputs are those of the last one."""
+    from netloom import __version__
+    from netloom.runtime.session import load
+
+    session = load(file, threads=threads)
+    state = session.create_state()
+    call = session.bind_train_step(state, **{port.name: feeds[port.name] for port in session.entry("train_step").inputs})
+    return call, lambda: dict(call.outputs), __version__
 
 
 def _onnxruntime(file: str, feeds: Arrays, threads: int) -> tuple[Call, Callable[[], Arrays], str]:
@@ -61,7 +75,7 @@ def _openvino(file: str, feeds: Arrays, threads: int) -> tuple[Call, Callable[[]
     return request.infer, outputs, str(openvino.__version__)
 
 
-def _netloom_training(file: str, feeds: Arrays, threads: int) -> tuple[Call, Callable[[], Arrays], str]:
+def _zoo_training(file: str, feeds: Arrays, threads: int) -> tuple[Call, Callable[[], Arrays], str]:
     from netloom import __version__, api
     from netloom.frontends.dsl import losses, optimizers, zoo
 
@@ -76,10 +90,10 @@ def _netloom_training(file: str, feeds: Arrays, threads: int) -> tuple[Call, Cal
 def _torch_training(is_compiled: bool, file: str, feeds: Arrays, threads: int) -> tuple[Call, Callable[[], Arrays], str]:
     import torch
 
-    from netloom.benchmarks.torch_networks import MODULES
+    from netloom.benchmarks.torch_networks import NETWORKS
 
     torch.set_num_threads(threads)
-    module = MODULES[json.loads(Path(file).read_text())["network"]]()
+    module = NETWORKS[json.loads(Path(file).read_text())["network"]]()
     optimizer = torch.optim.SGD(module.parameters(), lr=1e-3, momentum=0.9)
     loss_of = torch.nn.CrossEntropyLoss()
     x, target = torch.from_numpy(feeds["x"]), torch.from_numpy(feeds["target"])
@@ -95,23 +109,56 @@ def _torch_training(is_compiled: bool, file: str, feeds: Arrays, threads: int) -
     return step, lambda: {"loss": np.asarray(step())}, str(torch.__version__)
 
 
+def _torch(file: str, feeds: Arrays, threads: int) -> tuple[Call, Callable[[], Arrays], str]:
+    import torch
+
+    from netloom.benchmarks.torch_model import TorchModel
+
+    torch.set_num_threads(threads)
+    model = TorchModel(file)
+    tensors = {name: torch.from_numpy(array) for name, array in feeds.items()}
+
+    def call() -> dict[str, Any]:
+        with torch.inference_mode():
+            return model(tensors)
+
+    return call, lambda: {name: value.numpy() for name, value in call().items()}, str(torch.__version__)
+
+
 Engine = Callable[[str, Arrays, int], tuple[Call, Callable[[], Arrays], str]]
 ENGINES: dict[str, Engine] = {
     "netloom": _netloom,
+    "netloom_training": _netloom_training,
+    "zoo_training": _zoo_training,
     "onnxruntime": _onnxruntime,
     "openvino": _openvino,
-    "netloom training": _netloom_training,
-    "torch training": partial(_torch_training, False),
-    "torch.compile training": partial(_torch_training, True),
+    "torch": _torch,
+    "torch_training": partial(_torch_training, False),
+    "torch_compiled_training": partial(_torch_training, True),
 }
+MODULES = {
+    "netloom": "netloom.runtime.session",
+    "netloom_training": "netloom.runtime.session",
+    "zoo_training": "netloom.api",
+    "onnxruntime": "onnxruntime",
+    "openvino": "openvino",
+    "torch": "netloom.benchmarks.torch_model",
+    "torch_training": "netloom.benchmarks.torch_networks",
+    "torch_compiled_training": "netloom.benchmarks.torch_networks",
+}  # imported before a contender's loading is timed
 
 
 def main(engine: str, file: str, feeds_file: str, threads: str) -> None:
     """Serve one contender over standard input and output."""
-    feeds = dict(np.load(feeds_file))
-    start = time.perf_counter()
-    call, outputs, version = ENGINES[engine](file, feeds, int(threads))
-    call()
+    try:
+        feeds = dict(np.load(feeds_file, allow_pickle=False))
+        importlib.import_module(MODULES[engine])  # what every process pays once is no part of loading a model
+        start = time.perf_counter()
+        call, outputs, version = ENGINES[engine](file, feeds, int(threads))
+        call()
+    except Exception as error:  # whatever an engine may raise: it is told to whoever waits for the first line
+        print(json.dumps({"fault": f"{type(error).__name__}: {error}"}), flush=True)
+        return
     print(json.dumps({"ready_s": time.perf_counter() - start, "version": version}), flush=True)
     for line in sys.stdin:
         word, *rest = line.split(maxsplit=1)
@@ -136,4 +183,7 @@ def _block(call: Call, calls: int, idle: float) -> list[float]:
 
 
 if __name__ == "__main__":
-    main(*sys.argv[1:])
+    try:
+        main(*sys.argv[1:])
+    except BrokenPipeError:  # nobody waits for answers any more; at exit Python would flush once again
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

@@ -71,8 +71,14 @@ class _Process:
         command = [sys.executable, "-W", "ignore", "-m", "netloom.benchmarks.contender", contender.engine,
                    str(contender.file), str(feeds), str(contender.threads)]  # fmt: skip
         self.contender = contender
-        self.process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
-        first = self._answer()
+        self.process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
+                                        process_group=0)  # fmt: skip  (a terminal's SIGINT is for this process alone)
+        try:
+            first = self._answer()
+        except BaseException:  # SIGINT too: nobody else knows the process yet
+            self.process.kill()
+            self.process.communicate()
+            raise
         self.result = Result(contender, first["version"], first["ready_s"])
 
     def ask(self, line: str) -> Any:
@@ -87,7 +93,10 @@ class _Process:
         if not line:
             raise UsageError(f"the contender {self.contender.name} ended with status {self.process.wait()}.",
                              hint="Its error is printed above.")  # fmt: skip
-        return json.loads(line)
+        answer = json.loads(line)
+        if "fault" in answer:
+            raise UsageError(f"the contender {self.contender.name} cannot run it: {answer['fault'][:300]}")
+        return answer
 
     def __enter__(self) -> _Process:
         return self
@@ -95,7 +104,9 @@ class _Process:
     def __exit__(self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None) -> None:
         assert self.process.stdin is not None and self.process.stdout is not None
         self.process.stdin.close()
-        self.process.kill() if kind else self.process.wait(timeout=60)
+        if kind:
+            self.process.kill()
+        self.process.wait(timeout=60)
         self.process.stdout.close()
 
 
@@ -105,7 +116,8 @@ def run(contenders: Sequence[Contender], feeds: Mapping[str, Array], folder: Pat
     np.savez(feeds_file, **feeds)  # type: ignore[arg-type]
     processes: list[_Process] = []
     try:
-        processes += [_Process(contender, feeds_file) for contender in contenders]
+        for contender in contenders:  # one by one: if one fails, those before it are ended
+            processes.append(_Process(contender, feeds_file))
         for number in range(rounds):
             turn = number % len(processes)
             for process in processes[turn:] + processes[:turn]:
@@ -113,7 +125,7 @@ def run(contenders: Sequence[Contender], feeds: Mapping[str, Array], folder: Pat
         for process in processes:
             target = folder / "outputs.npz"
             process.ask(f"outputs {target}")
-            process.result.outputs = dict(np.load(target))
+            process.result.outputs = dict(np.load(target, allow_pickle=False))
     finally:
         for process in processes:
             process.__exit__(*(sys.exc_info() if sys.exc_info()[0] else (None, None, None)))

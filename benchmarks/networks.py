@@ -19,6 +19,7 @@ import numpy as np
 
 from netloom.benchmarks import peaks
 from netloom.benchmarks.comparison import PEERS, Row, Variant, compare, load_model, variants
+from netloom.benchmarks.conditions import processor
 from netloom.benchmarks.models import LIGHT
 from netloom.compiler.driver import Options
 
@@ -95,7 +96,7 @@ def best(row: Row) -> float:
 
 def machine_record(machine: peaks.Peaks) -> dict[str, Any]:
     """The machine and its peaks, for JSON."""
-    return {"cpu": _cpu(), "python": platform.python_version(), **machine.as_dict()}
+    return {"cpu": processor(), "python": platform.python_version(), **machine.as_dict()}
 
 
 def describe(machine: peaks.Peaks) -> list[str]:
@@ -104,17 +105,9 @@ def describe(machine: peaks.Peaks) -> list[str]:
         f"{n} thread(s) {machine.flops[n]:.1f} GFLOP/s, copy {machine.copy[n]:.1f} GB/s, read {machine.read[n]:.1f} GB/s"
         for n in machine.flops
     )
-    return [f"Machine: {_cpu()}, {machine.clock:.2f} GHz ({machine.cpu}).",
+    return [f"Machine: {processor()}, {machine.clock:.2f} GHz ({machine.cpu}).",
             f"Peaks measured in the same run: {rates}",
             f"({machine.chains} chains in registers: {machine.flops_per_cycle:.1f} flop a cycle)."]  # fmt: skip
-
-
-def _cpu() -> str:
-    try:
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
-    except OSError:
-        return platform.processor()
-    return next((text.partition(":")[2].strip() for text in lines if text.startswith("model name")), platform.processor())
 
 
 if __name__ == "__main__":

@@ -71,4 +71,4 @@ def _conv_norm(channels: int, filters: int, kernel: int, stride: int) -> tuple[n
     return convolution, nn.BatchNorm2d(filters)
 
 
-MODULES = {"mlp": mlp, "lenet5": lenet5, "vgg16": vgg16, "resnet50": resnet50}
+NETWORKS = {"mlp": mlp, "lenet5": lenet5, "vgg16": vgg16, "resnet50": resnet50}

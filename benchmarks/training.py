@@ -49,7 +49,7 @@ TASKS = {
     "resnet50": Task("resnet50", 8, (3, 224, 224), 1000),
     "vgg16": Task("vgg16", 4, (3, 224, 224), 1000),
 }
-PEERS = ("torch", "torch.compile")
+PEERS = {"torch": "torch_training", "torch.compile": "torch_compiled_training"}  # name -> engine of benchmarks/contender.py
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -76,12 +76,12 @@ def measure(task: Task, threads: int, peers: Sequence[str], rounds: int) -> Row:
     rng = np.random.default_rng(0)
     feeds: dict[str, npt.NDArray[Any]] = {"x": rng.standard_normal((task.batch, *task.shape)).astype(np.float32),
              "target": rng.integers(0, task.classes, task.batch).astype(np.int64)}  # fmt: skip
-    with tempfile.TemporaryDirectory() as name:
-        folder = Path(name)
+    with tempfile.TemporaryDirectory() as scratch:
+        folder = Path(scratch)
         spec = folder / "task.json"
         spec.write_text(json.dumps(asdict(task)))
-        engines = ["netloom", *peers]
-        contenders = [Contender(engine, f"{engine} training", spec, threads) for engine in engines]
+        engines = {"netloom": "zoo_training", **{peer: PEERS[peer] for peer in peers}}
+        contenders = [Contender(name, engine, spec, threads) for name, engine in engines.items()]
         results = harness.run(contenders, feeds, folder, rounds)
     ours, *others = results
     times = {r.contender.name: r.milliseconds for r in results}

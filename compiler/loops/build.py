@@ -623,7 +623,8 @@ class _Tiling:
     def _kept(self, order: list[Axis], inner: list[Axis]) -> list[Axis]:
         """The axes inside an item; a long sum takes more of them, as far as its totals fit TOTALS and items are left: each
         chunk of the terms is then read once for many results."""
-        if inner or self.plan.lane is None or self.plan.lane_reduces or not self._chains(_Substitution({}))[0]:
+        is_summed = self.compute is not None and self.plan.lane is not None and not self.plan.lane_reduces
+        if inner or not is_summed or not self._chains(_Substitution({}))[0]:
             return inner
         room = TOTALS
         for axis in order:

@@ -179,7 +179,7 @@ def _product(b: Builder, graph: Graph, node: Node, inputs: list[Value]) -> Seque
     if not _in_panels(right):
         is_constant = graph.constant_of(node.inputs[1]) is not None and not node.attrs.transpose_b
         right = _panels(b, right) if is_constant else _plain(b, right)
-    is_transformed = any(user.op.name in PANEL_READERS for user in graph.users[node.output])
+    is_transformed = any(user.op.name in PANEL_READERS for user in graph.users.get(node.output, ()))
     return _with_layout(b, node, [left, right], _panel_layout(node.output) if is_transformed else None)
 
 

@@ -25,6 +25,7 @@ from .explain import explain
 from .export import export
 from .lists import ops, passes, strategies, targets
 from .output import EXIT_CODES, RUN_TIME, STOPPED, Output
+from .profiling import profile
 from .run import run
 from .train import train
 
@@ -73,7 +74,8 @@ def main() -> None:
     """Compile neural networks to native code."""
 
 
-for _verb in (bench, cache, check, compare, compile_, doctor, explain, export, inspect, ops, passes, run, strategies, targets, train):
+for _verb in (bench, cache, check, compare, compile_, doctor, explain, export, inspect, ops, passes, profile, run, strategies,
+              targets, train):  # fmt: skip
     main.add_command(_verb)
 
 __all__ = ["main"]

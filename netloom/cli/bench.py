@@ -1,40 +1,331 @@
-"""``netloom bench``: the time of one program in this process."""
+"""``netloom bench``: models and programs timed side by side with other engines and with what this machine can do.
+
+Each contender runs in a process of its own, in rounds of blocks (benchmarks/harness.py). What is missing (a peer, a
+package for plots, a place to write) is said before anything is measured.
+"""
 
 from __future__ import annotations
 
-import time
+import importlib.util
+import json
+import math
+import os
+import tempfile
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from itertools import chain
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import click
 
-from .models import load_session
-from .options import Binding, Build, binding_options, in_process_options, printing
+from netloom.errors import ToolchainError, UsageError
+
+from .files import check_target, replace_file
+from .models import inference_form, is_program, listed, load_for_timing
+from .options import (
+    Binding,
+    Build,
+    FileType,
+    NamesType,
+    NumbersType,
+    binding_options,
+    printing_or_writing,
+    timed_options,
+)
 from .output import Output
+
+if TYPE_CHECKING:
+    from netloom.benchmarks.comparison import Row, Variant
+    from netloom.compiler.graph import Graph
+    from netloom.runtime.session import Session
+
+MOST_THREADS = 1024
+PEERS = ("onnxruntime", "openvino", "torch")
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What to measure of each model."""
+
+    against: tuple[str, ...]
+    strategies: tuple[str, ...]
+    threads: tuple[int, ...]
+    batches: tuple[int, ...]
+    rounds: int
+    training: str | None
+    accuracy: str
+
+
+@dataclass(frozen=True)
+class Group:
+    """Contenders measured together: the same inputs, batch and number of threads. No batch: the model has its own.
+
+    ``remarks`` are on the model; its first group carries them.
+    """
+
+    network: str
+    batch: int | None
+    threads: int
+    rows: tuple[Row, ...]
+    remarks: tuple[str, ...] = ()
 
 
 @click.command()
-@click.argument("program")
-@click.option("--seconds", default=2.0, show_default=True, help="How long to measure.")
+@click.argument("names", metavar="PROGRAM|MODEL...", nargs=-1, required=True)
+@click.option("--against", type=NamesType(PEERS), default=(), help=f"Other engines: {', '.join(PEERS)}.")
+@click.option("--strategies", metavar="all|NAME,NAME", help="Also force each of these convolution strategies wherever it applies.")
+@click.option("--threads", "counts", type=NumbersType(), help="Numbers of threads, such as 1,2 (default: all cores).")
+@click.option("--batch", "batches", type=NumbersType(), default=(), help="Batches, such as 1,8; the first extent must be free.")
+@click.option("--train", "training", metavar="loss=NAME,optimizer=NAME", help="Time the training step instead.")
+@click.option("--rounds", default=20, show_default=True, type=click.IntRange(1), help="Blocks of 5 timed calls for each contender.")
+@click.option("--peaks/--no-peaks", "has_peaks", default=True, help="Measure what the machine can do (5 s).")
+@click.option("--plot", type=FileType(), help="Draw the medians to this .png, .svg or .pdf file.")
 @binding_options
-@in_process_options
-@printing
-def bench(output: Output, program: str, seconds: float, binding: Binding, build: Build) -> None:
-    """Time a PROGRAM (.so) or a MODEL in this process, on random inputs and bound buffers."""
-    import numpy as np
+@timed_options
+@printing_or_writing
+def bench(
+    output: Output, names: tuple[str, ...], against: tuple[str, ...], strategies: str | None, counts: tuple[int, ...] | None,
+    batches: tuple[int, ...], training: str | None, rounds: int, has_peaks: bool, plot: Path | None, json_file: Path | None,
+    binding: Binding, build: Build,
+) -> None:  # fmt: skip
+    """Time PROGRAMs (.so) and MODELs, alone or against other engines, on random inputs.
+
+    \b
+    netloom bench zoo:resnet50 --strategies all --against onnxruntime
+    netloom bench model.onnx --threads 1,2 --batch 1,8 --against openvino --json out.json
+
+    Times are milliseconds of calls on bound buffers. "Faster than" a peer is a factor: the median of the rounds, and
+    their 10th and 90th percentile. Errors are relative L2 against float64, before a final softmax.
+    light:NAME is one of the onnx package's light models, with random weights.
+    """
+    _check_needs(against, plot, json_file)
+    processors = len(os.sched_getaffinity(0))
+    plan = Plan(against, _strategies(strategies), counts or (processors,), batches, rounds, training, build.accuracy)
+    _check_plan(plan, names)
+    with tempfile.TemporaryDirectory(prefix="netloom-") as folder:
+        prepared = [_prepared(output, name, plan, binding, Path(folder)) for name in names]
+        data = _conditions(output, plan, processors)
+        if has_peaks:
+            data["machine"]["peaks"] = _peaks(output, plan.threads)
+        groups = []
+        for group in chain.from_iterable(prepared):
+            groups.append(group)
+            _say_group(output, group, data["machine"].get("peaks"))
+    data["groups"] = [_as_json(group) for group in groups]
+    _deliver(output, data, groups, plot, json_file)
+
+
+def _check_needs(against: Sequence[str], plot: Path | None, json_file: Path | None) -> None:
+    """ToolchainError unless the peers and the package for plots are there; UsageError for places that cannot be written."""
+    for package in (*against, *(("matplotlib",) if plot else ())):
+        if importlib.util.find_spec(package) is None:
+            raise ToolchainError(f"{package} is not installed.", hint=f"Run: pip install {package}")
+    for path in (plot, json_file):
+        if path is not None:
+            check_target(path)
+    if plot is not None and plot.suffix not in (".png", ".svg", ".pdf"):
+        raise UsageError(f"a plot cannot be written as {plot.suffix[:20]!r}.", hint="Choose .png, .svg or .pdf.")
+
+
+def _strategies(text: str | None) -> tuple[str, ...]:
+    if text is None:
+        return ()
+    from netloom.compiler.strategies import BY_NAME
+
+    names = tuple(BY_NAME) if text == "all" else tuple(dict.fromkeys(text.split(",")))
+    if unknown := [name for name in names if name not in BY_NAME]:
+        raise UsageError(f"there is no convolution strategy {unknown[0][:80]!r}.", hint=f"Choose all, {', '.join(BY_NAME)}.")
+    return names
+
+
+def _check_plan(plan: Plan, names: Sequence[str]) -> None:
+    from netloom.compiler.strategies import ACCURACIES
+
+    if plan.accuracy not in ACCURACIES:
+        raise UsageError(f"there is no accuracy {plan.accuracy[:80]!r}.", hint=f"Choose {', '.join(ACCURACIES)}.")
+    if max(plan.threads) > MOST_THREADS:
+        raise UsageError(f"{max(plan.threads)} threads are too many.", hint=f"Choose {MOST_THREADS} at most.")
+    if plan.training is not None and (plan.against or plan.strategies):
+        raise UsageError("a training step is timed by itself: no peer trains from the same model.",
+                         hint="Leave --against and --strategies out.")  # fmt: skip
+    programs = [name for name in names if is_program(name)]
+    if programs and (plan.against or plan.strategies or plan.training is not None):
+        raise UsageError(f"{programs[0][:80]!r} is a program, which can be timed alone only.", hint="Give the model.")
+
+
+def _conditions(output: Output, plan: Plan, processors: int) -> dict[str, Any]:
+    """The machine, and what makes its times scatter."""
+    from netloom.benchmarks import conditions
+
+    found = conditions.warnings(max(plan.threads))
+    output.say(f"machine: {conditions.processor()}, {_count(processors, 'processor')}")
+    for sentence in found:
+        output.say(f"warning: {sentence}")
+    return {"machine": {"processor": conditions.processor(), "processors": processors}, "warnings": found}
+
+
+def _peaks(output: Output, threads: Sequence[int]) -> dict[str, Any]:
+    from netloom.benchmarks import peaks
+
+    output.progress("measuring what the machine can do ...")
+    found = peaks.measure(tuple(sorted({1, *threads})))
+    for count, rate in found.flops.items():
+        memory = f"copy {found.copy[count]:.1f} GB/s, read {found.read[count]:.1f} GB/s"
+        output.say(f"peak, {_count(count, 'thread')}: {rate:.1f} GFLOP/s, {memory}")
+    output.say(f"{found.clock:.2f} GHz, {found.flops_per_cycle:.1f} flop a cycle on one thread, {found.cpu}")
+    return found.as_dict()
+
+
+# -- measuring ---------------------------------------------------------------------------------------------------
+
+
+def _prepared(output: Output, name: str, plan: Plan, binding: Binding, folder: Path) -> Iterator[Group]:
+    """The groups of one model or program, measured one after the other; what cannot be measured is refused at once."""
+    if is_program(name):
+        return _program_groups(output, name, plan, _program_feeds(name, plan, binding))
+    graph, file = load_for_timing(name, binding, folder)
+    symbol = _batch_symbol(graph, name) if plan.batches else ""
+    if plan.training is not None:
+        from .recipes import parse_recipe
+
+        return _training_groups(output, name, graph, plan, symbol, parse_recipe(plan.training))
+    return _model_groups(output, name, inference_form(graph), file, plan, symbol)
+
+
+def _model_groups(output: Output, name: str, graph: Graph, file: Path | None, plan: Plan, symbol: str) -> Iterator[Group]:
+    from netloom.benchmarks.comparison import compare
+
+    ways, remarks = _ways(graph, plan)
+    for batch in plan.batches or (None,):
+        for threads in plan.threads:
+            output.progress(f"measuring {name}, {_setting(batch, threads)} ...")
+            dims = {} if batch is None else {symbol: batch}
+            rows = compare(name, graph, ways, plan.against, threads, plan.rounds, file, dims=dims)
+            yield Group(name, batch, threads, tuple(rows), remarks)
+            remarks = ()
+
+
+def _ways(graph: Graph, plan: Plan) -> tuple[list[Variant], tuple[str, ...]]:
+    """netloom's own choice, then each strategy that applies somewhere; and a remark on each strategy."""
+    from netloom.benchmarks.comparison import Variant
+    from netloom.compiler.driver import Options, plan_graph
+    from netloom.compiler.strategies import ACCURACIES
+
+    ways, remarks = [Variant("netloom", Options(accuracy=plan.accuracy))], []
+    if not plan.strategies:
+        return ways, ()
+    levels = ACCURACIES[ACCURACIES.index(plan.accuracy) :]
+    found = {level: plan_graph(graph, Options(accuracy=level)).decisions for level in levels}
+    decisions = found[levels[-1]]
+    for name in plan.strategies:
+        fitting = sum(name in decision.seconds for decision in decisions)
+        remarks.append(f"{name} applies to {fitting} of {_count(len(decisions), 'convolution')}" + ("" if fitting else ": left out"))
+        if fitting:
+            accuracy = next(level for level in levels if any(name in decision.seconds for decision in found[level]))
+            ways.append(Variant(f"netloom/{name}", Options(override=name, accuracy=accuracy)))
+    return ways, tuple(remarks)
+
+
+def _batch_symbol(graph: Graph, name: str) -> str:
+    """The free dim that is the first extent of every input; UsageError if there is none."""
+    firsts = {str(value.shape[0]) for value in graph.inputs if value.shape}
+    found = firsts & {symbol.name for symbol in graph.symbols}
+    if len(firsts) != 1 or not found:
+        raise UsageError(f"the batch of {name[:80]!r} is not free: its inputs begin with {listed(sorted(firsts))}.",
+                         hint="Leave --batch out, or give a model whose first extent is free.")  # fmt: skip
+    return found.pop()
+
+
+def _training_groups(
+    output: Output, name: str, graph: Graph, plan: Plan, symbol: str, recipe: tuple[Any, Any]
+) -> Iterator[Group]:
+    from netloom.benchmarks import training_step
+    from netloom.compiler.driver import Options
+
+    for batch in plan.batches or (None,):
+        for threads in plan.threads:
+            output.progress(f"measuring the training step of {name}, {_setting(batch, threads)} ...")
+            dims = {} if batch is None else {symbol: batch}
+            row = training_step.measure(name, graph, *recipe, threads, plan.rounds, Options(accuracy=plan.accuracy), dims)
+            yield Group(name, batch, threads, (row,))
+
+
+def _program_groups(output: Output, name: str, plan: Plan, feeds: Mapping[int | None, Mapping[str, Any]]) -> Iterator[Group]:
+    """A program by itself; what it computes is not known, so neither are its operations and its error."""
+    from netloom.benchmarks import harness
+    from netloom.benchmarks.comparison import Row
+    from netloom.benchmarks.harness import Contender
+
+    file = Path(name).resolve()
+    for batch, inputs in feeds.items():
+        for threads in plan.threads:
+            output.progress(f"measuring {name}, {_setting(batch, threads)} ...")
+            with tempfile.TemporaryDirectory(prefix="netloom-") as folder:
+                (result,) = harness.run([Contender("netloom", "netloom", file, threads)], inputs, Path(folder), plan.rounds)
+            row = Row(name, "netloom", result.version, threads, result.percentiles(), {}, math.nan, math.nan, result.ready,
+                      file.stat().st_size, math.nan)  # fmt: skip
+            yield Group(name, batch, threads, (row,))
+
+
+def _program_feeds(name: str, plan: Plan, binding: Binding) -> dict[int | None, Mapping[str, Any]]:
+    """Random inputs for each batch (None: free dims at their least value, but 1 at least)."""
+    from netloom.runtime.session import load
 
     from .arrays import gather_inputs
 
-    session = load_session(program, build, binding)
-    feeds = gather_inputs(session, {}, binding.numbers)
-    outputs = {port.name: np.empty_like(value) for port, value in zip(session.outputs, session.run(None, feeds), strict=True)}
-    call = session.bind(**feeds, **outputs)
-    for _ in range(2):
-        call()
-    times: list[float] = []
-    end = time.perf_counter() + seconds
-    while time.perf_counter() < end or len(times) < 5:
-        start = time.perf_counter()
-        call()
-        times.append((time.perf_counter() - start) * 1e3)
-    low, middle, high = (float(np.percentile(times, p)) for p in (10, 50, 90))
-    row = {"threads": session.threads, "calls": len(times), "min_ms": min(times), "p10_ms": low, "p50_ms": middle, "p90_ms": high}
-    output.result(row, "  ".join(f"{k} {v:.4g}" for k, v in row.items()))
+    session = load(name, threads=1)
+    return {batch: gather_inputs(session, {}, {**binding.numbers, **_program_batch(session, batch)})
+            for batch in plan.batches or (None,)}  # fmt: skip
+
+
+def _program_batch(session: Session, batch: int | None) -> Mapping[str, int]:
+    if batch is None:
+        return {}
+    firsts = {str(port.shape[0]) for port in session.inputs if port.shape}
+    found = firsts & {row["name"] for row in session.metadata["dims"]}
+    if len(firsts) != 1 or not found:
+        raise UsageError(f"the batch of the program is not free: its inputs begin with {listed(sorted(firsts))}.",
+                         hint="Leave --batch out.")  # fmt: skip
+    return {found.pop(): batch}
+
+
+# -- reporting ---------------------------------------------------------------------------------------------------
+
+
+def _say_group(output: Output, group: Group, peaks: Mapping[str, Any] | None) -> None:
+    from .bench_table import table
+
+    peak = peaks["flops"][group.threads] if peaks else None
+    head = output.styled(f"{group.network}, {_setting(group.batch, group.threads)}", bold=True)
+    output.say("\n".join(["", head, *group.remarks, table(group.rows, peak, group.batch or 1)]))
+
+
+def _setting(batch: int | None, threads: int) -> str:
+    return ("" if batch is None else f"batch {batch}, ") + _count(threads, "thread")
+
+
+def _count(number: int, noun: str) -> str:
+    return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
+
+
+def _as_json(group: Group) -> dict[str, Any]:
+    """Numbers that are not known become null."""
+    rows = [{key: None if isinstance(value, float) and not math.isfinite(value) else value for key, value in asdict(row).items()}
+            for row in group.rows]  # fmt: skip
+    return {"network": group.network, "batch": group.batch, "threads": group.threads, "remarks": group.remarks, "rows": rows}
+
+
+def _deliver(output: Output, data: Mapping[str, Any], groups: Sequence[Group], plot: Path | None, json_file: Path | None) -> None:
+    if output.as_json:
+        output.result(data, "")
+    if json_file is not None:
+        replace_file(json_file, json.dumps(data, indent=1).encode() + b"\n")
+    if plot is not None:
+        from .bench_plot import drawn
+
+        bars = [(f"{group.network}, {_setting(group.batch, group.threads)}", group.rows) for group in groups]
+        replace_file(plot, drawn(bars, plot.suffix[1:]))
+
+
+__all__ = ["PEERS", "bench"]

@@ -19,7 +19,14 @@ from .options import printing
 from .output import Output, columns
 
 _NEEDED = ("numpy", "llvmlite", "networkx", "onnx", "ml_dtypes", "click", "rich", "safetensors")
-_OPTIONAL = {"pillow": "images as inputs", "scikit-learn": "the digits data set", "onnxruntime": "compare --with onnxruntime"}
+_OPTIONAL = {
+    "pillow": "images as inputs",
+    "scikit-learn": "the digits data set",
+    "onnxruntime": "compare --with, bench --against",
+    "openvino": "bench --against",
+    "torch": "bench --against",
+    "matplotlib": "bench --plot",
+}
 
 
 @click.command()

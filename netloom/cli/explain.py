@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections import Counter
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -12,6 +14,7 @@ from .output import Output, columns
 
 if TYPE_CHECKING:
     from netloom.compiler.driver import Compiled
+    from netloom.compiler.graph import Node
     from netloom.compiler.passes.select_strategies import Decision
 
 
@@ -28,8 +31,15 @@ def explain(output: Output, model: str, binding: Binding, build: Build) -> None:
     check_override(compiled, build.conv_strategy)
     rows = [_decision(decision, number) for number, decision in enumerate(compiled.decisions)]
     data = {"cpu": compiled.cpu.name, "convolutions": rows, **_facts(compiled)}
-    head = f"target {compiled.cpu.name}, accuracy {build.accuracy}, {len(rows)} convolutions"
+    head = f"target {compiled.cpu.name}, accuracy {build.accuracy}, {_summary(compiled.decisions)}"
     output.result(data, "\n\n".join([head, *(_decision_text(output, row) for row in rows), _facts_text(compiled)]))
+
+
+def _summary(decisions: Sequence[Decision]) -> str:
+    """How many convolutions there are, and how many of them each strategy got."""
+    counts = Counter(decision.strategy for decision in decisions)
+    chosen = ", ".join(f"{count} {name}" for name, count in counts.most_common())
+    return f"{len(decisions)} convolutions" + (f": {chosen}" if chosen else "")
 
 
 def _decision(decision: Decision, number: int) -> dict[str, Any]:
@@ -64,7 +74,7 @@ def _facts(compiled: Compiled) -> dict[str, Any]:
         report = compiled.reports[entry.name]
         entries.append({
             "name": entry.name,
-            "kernels": [" > ".join(_fused(node)) for node in compiled.graphs[entry.name].nodes if node.op.name == "kernel"],
+            "kernels": [" > ".join(fused_ops(node)) for node in compiled.graphs[entry.name].nodes if node.op.name == "kernel"],
             "arena_slots": [str(slot) for slot in entry.slots],
             "passes": [{"pass": step.name, "seconds": step.seconds, "nodes": [step.nodes_before, step.nodes_after]}
                        for step in report.steps],
@@ -72,7 +82,8 @@ def _facts(compiled: Compiled) -> dict[str, Any]:
     return {"different_kernels": len(compiled.program.kernels), "entries": entries}
 
 
-def _fused(node: Any) -> list[str]:
+def fused_ops(node: Node) -> list[str]:
+    """The ops of a kernel node in order."""
     return [inner.op.name for inner in node.attrs.body.nodes if inner.op.name != "constant"]
 
 
@@ -81,9 +92,10 @@ def _facts_text(compiled: Compiled) -> str:
     for entry in compiled.program.entries:
         graph = compiled.graphs[entry.name]
         kernels = [node for node in graph.nodes if node.op.name == "kernel"]
-        rows = [[f"  {node.output.type}", " > ".join(_fused(node)), node.label] for node in kernels]
+        rows = [[f"  {node.output.type}", " > ".join(fused_ops(node)), node.label] for node in kernels]
         parts.append(f"{entry.name}: {len(kernels)} kernels launched, {len(compiled.program.kernels)} different\n{columns(rows)}")
         slots = ", ".join(map(str, entry.slots)) or "none"
         parts.append(f"memory: {len(entry.slots)} slots of {slots} bytes")
-        parts.append(f"passes:\n{compiled.reports[entry.name]}")
+        report = compiled.reports[entry.name]
+        parts.append(f"passes, {report.seconds:.2f} s in all:\n{report}")
     return "\n\n".join(parts)

@@ -1,6 +1,7 @@
 """MODEL and PROGRAM arguments -> graphs and sessions.
 
-MODEL is ``file.onnx``, ``file.py:function`` or ``zoo:name``; PROGRAM is a shared object that ``netloom compile`` wrote.
+MODEL is ``file.onnx``, ``file.py:function``, ``zoo:name`` or ``light:name`` (a light model of the onnx package, whose
+weights are constants); PROGRAM is a shared object that ``netloom compile`` wrote.
 """
 
 from __future__ import annotations
@@ -36,7 +37,21 @@ def load_graph(model: str, binding: Binding) -> Graph:
         return _from_file(path, name, binding)
     from netloom.frontends.onnx.importer import from_onnx
 
-    return from_onnx(Path(model), dims=dict(binding.dims) or None, shapes=dict(binding.shapes) or None)
+    file = _light(model[6:]) if model.startswith("light:") else Path(model)
+    return from_onnx(file, dims=dict(binding.dims) or None, shapes=dict(binding.shapes) or None)
+
+
+def load_for_timing(name: str, binding: Binding, folder: Path) -> tuple[Graph, Path | None]:
+    """The graph, and the file that other engines may read as it is (None: export the graph for them).
+
+    A light model gets random weights, for constant ones would make some of the work vanish; its file is in ``folder``.
+    """
+    if name.startswith("light:"):
+        from netloom.benchmarks.comparison import load_model
+
+        return load_model(name, folder)
+    is_file = binding.is_empty and not name.startswith("zoo:") and ".py:" not in name
+    return load_graph(name, binding), Path(name) if is_file else None
 
 
 def load_session(name: str, build: Build, binding: Binding) -> Session:
@@ -93,6 +108,15 @@ def listed(names: list[str]) -> str:
     """Some names for a message."""
     shown = ", ".join(repr(name[:80]) for name in names[:_NAMED]) or "none"
     return shown if len(names) <= _NAMED else f"{shown} and {len(names) - _NAMED} more"
+
+
+def _light(name: str) -> Path:
+    from netloom.benchmarks.models import light_models
+
+    models = light_models()
+    if name not in models:
+        raise UsageError(f"there is no light model {name[:80]!r}.", hint=f"Choose {', '.join(models)}.")
+    return models[name]
 
 
 # -- graphs that do not come from ONNX ---------------------------------------------------------------------------

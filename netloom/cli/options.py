@@ -6,7 +6,7 @@ Each group of options becomes one frozen record that the verb receives: ``Bindin
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, fields
 from functools import wraps
 from pathlib import Path
@@ -97,6 +97,48 @@ class PairType(click.ParamType[tuple[str, str]]):
         return name, rest
 
 
+class NamesType(click.ParamType[tuple[str, ...]]):
+    """Names of a list with commas between them, each once."""
+
+    name = "NAME,NAME"
+
+    def __init__(self, known: Sequence[str]) -> None:
+        self.known = tuple(known)
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> tuple[str, ...]:
+        if isinstance(value, tuple):
+            return value
+        names = tuple(dict.fromkeys(str(value).split(",")))
+        if unknown := [name for name in names if name not in self.known]:
+            self.fail(f"{_shown(unknown[0])} is none of {', '.join(self.known)}.", param, ctx)
+        return names
+
+
+class NumbersType(click.ParamType[tuple[int, ...]]):
+    """Positive whole numbers with commas between them, each once."""
+
+    name = "N,N"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> tuple[int, ...]:
+        if isinstance(value, tuple):
+            return value
+        parts = str(value).split(",")
+        if not all(_is_number(part) and int(part) > 0 for part in parts):
+            self.fail(f"{_shown(value)} is not a list of positive whole numbers.", param, ctx)
+        return tuple(dict.fromkeys(map(int, parts)))
+
+
+class JsonType(click.ParamType[Path]):
+    """A .json file, or ``-`` for standard output. Any other name is more likely a model's than meant."""
+
+    name = "FILE.json"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Path:
+        if str(value) != "-" and not str(value).endswith(".json"):
+            self.fail(f"{_shown(value)} is neither a .json file nor -.", param, ctx)
+        return Path(value)
+
+
 def _is_number(text: str) -> bool:
     return text.isascii() and text.isdigit() and len(text) <= 18
 
@@ -108,14 +150,34 @@ def _shown(value: Any) -> str:
 
 def printing(verb: Verb) -> Verb:
     """Add --json, --quiet and --verbose; the verb receives an ``Output`` first."""
-    for name, flags, text in (
-        ("verbose", ("-v", "--verbose"), "Print more, and the traceback of errors."),
-        ("quiet", ("-q", "--quiet"), "Print errors only."),
-        ("as_json", ("--json",), "Print JSON."),
-    ):
-        verb = click.option(*flags, name, is_flag=True, expose_value=False, is_eager=True, callback=_noted, help=text)(verb)
+    return _speaking(_flag("as_json", "--json", help="Print JSON.")(verb))
+
+
+def printing_or_writing(verb: Verb) -> Verb:
+    """Like ``printing``, but --json may name a file, and the text is printed then; the verb receives ``json_file``."""
+    option = click.option("--json", "json_file", is_flag=False, flag_value="-", type=JsonType(), is_eager=True,
+                          callback=_noted_file, help="Print JSON, or write it to a .json file.")  # fmt: skip
+    return _speaking(option(verb))
+
+
+def _speaking(verb: Verb) -> Verb:
+    verb = _flag("quiet", "-q", "--quiet", help="Print errors only.")(verb)
+    verb = _flag("verbose", "-v", "--verbose", help="Print more, and the traceback of errors.")(verb)
     result: Verb = click.make_pass_decorator(Output, ensure=True)(verb)  # type: ignore[assignment]
     return result
+
+
+def _flag(name: str, *flags: str, help: str) -> Callable[[Verb], Verb]:
+    """A flag that is noted in the ``Output``."""
+    return click.option(*flags, name, is_flag=True, expose_value=False, is_eager=True, callback=_noted, help=help)
+
+
+def _noted_file(context: click.Context, _parameter: click.Parameter, value: Path | None) -> Path | None:
+    """The file for JSON; None if there is none, or if JSON is to be printed."""
+    if value == Path("-"):
+        context.ensure_object(Output).as_json = True
+        return None
+    return value
 
 
 def _noted(context: click.Context, parameter: click.Parameter, value: bool) -> None:
@@ -152,4 +214,6 @@ binding_options: Callable[[Verb], Verb] = _packed(Binding, "binding", _dims, _sh
 build_options: Callable[[Verb], Verb] = _packed(
     Build, "build", _target, _cpu, _threads, _precision, _accuracy, _strategy
 )
+timed_options: Callable[[Verb], Verb] = _packed(Build, "build", _accuracy)
+profile_options: Callable[[Verb], Verb] = _packed(Build, "build", _accuracy, _strategy)
 in_process_options: Callable[[Verb], Verb] = _packed(Build, "build", _threads, _accuracy, _strategy)

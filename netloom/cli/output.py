@@ -49,6 +49,11 @@ class Output:
         if self.verbose:
             click.echo(text, err=True)
 
+    def progress(self, text: str) -> None:
+        """What is being done now, for someone who waits at a terminal."""
+        if not self.quiet and not self.as_json and sys.stderr.isatty():
+            click.echo(text, err=True)
+
     def result(self, data: Any, text: str) -> None:
         """What the verb found: ``data`` with --json, else ``text``."""
         if self.as_json:
@@ -83,6 +88,17 @@ def displayable(text: str) -> str:
     return "\n".join([*shown, f"... and {left} lines more"] if left else shown)
 
 
+def _is_numeric(cell: object) -> bool:
+    """Whether it is a number, or the text of one; a dash stands for a number that is not known."""
+    if isinstance(cell, int | float) or cell == "-":
+        return True
+    try:
+        float(str(cell))
+    except ValueError:
+        return False
+    return True
+
+
 def _cut(line: str) -> str:
     if len(line) <= _LONGEST_LINE:
         return line
@@ -91,11 +107,11 @@ def _cut(line: str) -> str:
 
 
 def columns(rows: Sequence[Sequence[object]], heads: Sequence[str] = ()) -> str:
-    """A table in plain text: numbers to the right, the rest to the left, each cell on one line."""
+    """A table in plain text: columns of numbers to the right, the rest to the left, each cell on one line."""
     cells = [[displayable(str(cell)).replace("\n", " ") for cell in row] for row in rows]
     body = [list(heads), *cells] if heads else cells
     widths = [max(map(len, column)) for column in zip(*body, strict=True)]
-    right = [all(isinstance(row[place], int | float) for row in rows) for place in range(len(widths))]
+    right = [all(_is_numeric(row[place]) for row in rows) for place in range(len(widths))]
 
     def line(row: Sequence[str]) -> str:
         parts = (cell.rjust(width) if flag else cell.ljust(width) for cell, width, flag in zip(row, widths, right, strict=True))

@@ -255,10 +255,6 @@ def test_doctor_tries_the_machine() -> None:
     assert facts["compile and run"] == facts["link and load"] == "ok" and facts["processors"] >= 1
 
 
-def test_bench(folder: Path) -> None:
-    assert data_of("bench", folder / "net.so", "--seconds", "0.01")["calls"] >= 5
-
-
 # -- train -------------------------------------------------------------------------------------------------------
 
 

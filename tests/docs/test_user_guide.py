@@ -38,7 +38,8 @@ def commands(text: str) -> Iterator[tuple[str, str]]:
 
 
 def matches(expected: str, found: str) -> bool:
-    parts = (re.escape(part) for part in expected.strip().split("..."))
+    """Whether an output is the one shown; columns may be wider."""
+    parts = (re.escape(part).replace(r"\ ", r"\ +") for part in expected.strip().split("..."))
     return re.fullmatch(".*".join(parts), found.strip(), re.DOTALL) is not None
 
 
@@ -59,7 +60,7 @@ def execute(language: str, text: str, names: dict[str, Any]) -> None:
     if first is not None:
         Path(first.group(1)).write_text(text, encoding="utf-8")
     elif language == "python":
-        exec(compile(text, str(PAGE), "exec"), names)
+        exec(compile(text, str(PAGE), "exec", dont_inherit=True), names)
     elif language == "console":
         for command, expected in commands(text):
             found = run(command)

@@ -167,6 +167,22 @@ def lying_weights() -> onnx.ModelProto:
     return m
 
 
+def decided_by_data() -> onnx.ModelProto:
+    """Two branches of other shapes, of which an input chooses one."""
+    branches = {"then_branch": branch(node("Relu", ("x",), ("z",))), "else_branch": branch(node("GlobalMaxPool", ("x",), ("z",)))}
+    return model([node("If", ("c",), **branches)], inputs=[info("x"), info("c", (), TensorProto.BOOL)])
+
+
+def loop(steps: int | None, is_open: bool = False) -> onnx.ModelProto:
+    """x -> relu(x), so many times (None: without end; or until the input ``c`` ends it)."""
+    ports = [info("i", (), TensorProto.INT64), info("go", (), TensorProto.BOOL), onnx.ValueInfoProto(name="s")]
+    nodes = [helper.make_node("Identity", ["go"], ["going"]), helper.make_node("Relu", ["s"], ["t"])]
+    body = helper.make_graph(nodes, "step", ports, [onnx.ValueInfoProto(name=name) for name in ("going", "t")])
+    count = [] if steps is None else [vector("n", steps)]
+    inputs = [info("x"), *([info("c", (), TensorProto.BOOL)] if is_open else [])]
+    return model([node("Loop", ("n" if count else "", "c" if is_open else "", "x"), body=body)], count, inputs)
+
+
 RELU_THEN_RELU = (node("Relu", ("x",), ("h",)), node("Relu", ("h",)))
 
 
@@ -299,7 +315,10 @@ CASES: dict[str, Case] = {
     "op_of_an_earlier_opset": Case("ops", lambda: model([node("Upsample", ("x", "s"))], [weights("s", (4,))], opset=10), UnsupportedOpError, ("Upsample", "opset 10")),
     "opset_of_the_future": Case("ops", lambda: model([node("Relu")], opset=999), UnsupportedOpError, ("999",)),
     "opset_zero": Case("ops", lambda: model([node("Relu")], opset=0), ModelError, ("opset 0",)),
-    "branch_decided_by_data": Case("ops", lambda: model([node("If", ("c",), then_branch=branch(node("Relu", ("x",), ("z",))), else_branch=branch(node("Neg", ("x",), ("z",))))], inputs=[info("x"), info("c", (), TensorProto.BOOL)]), UnsupportedOpError, ("culprit", "condition")),
+    "branch_decided_by_data": Case("ops", decided_by_data, UnsupportedOpError, ("culprit", "float32[1, 4, 8, 8] or float32[1, 4, 1, 1]", "condition")),
+    "loop_of_too_many_steps": Case("functions", lambda: loop(1 << 40), UnsupportedOpError, ("culprit", "more than 4096 steps")),
+    "loop_without_end": Case("functions", lambda: loop(None), UnsupportedOpError, ("culprit", "more than 4096 steps")),
+    "loop_ended_by_data": Case("ops", lambda: loop(None, is_open=True), UnsupportedOpError, ("culprit", "data decide how many steps")),
 }  # fmt: skip
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 import dataclasses
 import os
 import shutil
+import subprocess
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -321,6 +322,22 @@ def test_an_unknown_output(place: Path, out: Path) -> None:
     refused(5, "no output 'z'. It has 'y'", "run", place / "sum.so", "--out", f"z={out}/z.npy", left=out)
 
 
+def test_an_index_out_of_range_while_running(tmp_path: Path, out: Path) -> None:
+    """What cannot be checked when compiling is checked by the kernel."""
+    ports = [helper.make_tensor_value_info("x", TensorProto.FLOAT, [4]), helper.make_tensor_value_info("i", TensorProto.INT64, [2])]
+    graph = helper.make_graph([helper.make_node("Gather", ["x", "i"], ["y"])], "g", ports, [onnx.ValueInfoProto(name="y")])
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)])
+    (tmp_path / "m.onnx").write_bytes(model.SerializeToString())
+    for indices, is_right in (([3, -4], True), ([0, 4], False), ([-5, 0], False), ([1 << 40, 0], False)):
+        np.save(tmp_path / "i.npy", np.array(indices, np.int64))
+        arguments = ("run", tmp_path / "m.onnx", "--in", "x=rand", "--in", f"i={tmp_path}/i.npy", "--out", f"y={out}/y.npy")
+        if is_right:
+            call(*arguments)
+            (out / "y.npy").unlink()
+        else:
+            refused(5, "index", *arguments, left=out)
+
+
 def test_unusual_arrays_are_read(place: Path, tmp_path: Path) -> None:
     """Other byte orders, layouts and strides are no fault."""
     for number, array in enumerate((np.arange(4, dtype=">f4"), np.asfortranarray(np.arange(4, dtype=np.float32)),
@@ -359,6 +376,17 @@ def test_programs_of_others(place: Path, tmp_path: Path) -> None:
     refused(5, "can be written by everybody", "run", copy)
 
 
+@pytest.mark.parametrize("user", [0, 4711])
+def test_programs_that_another_user_could_change(user: int, place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Opening a program runs its code: it must be root's or the user's own."""
+    owner = (place / "sum.so").stat().st_uid
+    monkeypatch.setattr(os, "geteuid", lambda: owner if user == 0 else user)
+    if user == 0 or owner == 0:
+        call("run", place / "sum.so")
+    else:
+        refused(5, "belongs to another user", "run", place / "sum.so")
+
+
 def test_a_program_where_a_model_is_needed(place: Path, out: Path) -> None:
     refused(3, "shared object", "compile", place / "sum.so", "-o", out / "m.so", left=out)
     refused(3, "shared object", "explain", place / "sum.so")
@@ -391,6 +419,44 @@ def test_data_sets_that_are_not_there(place: Path, tmp_path: Path) -> None:
     refused(5, "lacks the array 'y'", "train", f"{place}/net.py:graph", "--data", tmp_path / "e.npz")
 
 
+# -- sizes -------------------------------------------------------------------------------------------------------
+
+HUGE = """
+import netloom as nl
+
+@nl.network
+def spread(x):
+    table = nl.exp(nl.reshape(x, (-1, 1)) * nl.reshape(x, (1, -1)))
+    return nl.reduce_sum(table, axes=(0,)) + nl.reduce_sum(table, axes=(1,))
+
+def graph(size=1 << 18):
+    return spread.graph(x=nl.tensor(size))
+
+def small():
+    return graph(64)
+"""
+
+
+def test_intermediate_results_beyond_the_budget(tmp_path: Path, out: Path) -> None:
+    """Memory is counted while compiling: a table of 2^36 numbers is refused before anything is allocated."""
+    (tmp_path / "huge.py").write_text(HUGE, encoding="utf-8")
+    refused(3, "GiB of memory; the budget is 64 GiB", "compile", f"{tmp_path}/huge.py:graph", "-o", out / "m.so", left=out)
+    call("compile", f"{tmp_path}/huge.py:small", "-o", out / "m.so")
+
+
+@pytest.mark.parametrize("shape", [(0,), (3, 0), (0, 5)])
+def test_empty_arrays_run(shape: tuple[int, ...], tmp_path: Path) -> None:
+    nodes = [helper.make_node("Relu", ["x"], ["h"]), helper.make_node("Concat", ["h", "x"], ["y"], axis=0),
+             helper.make_node("ReduceSum", ["y"], ["s"])]  # fmt: skip
+    graph = helper.make_graph(nodes, "g", [helper.make_tensor_value_info("x", TensorProto.FLOAT, shape)],
+                              [onnx.ValueInfoProto(name="y"), onnx.ValueInfoProto(name="s")])  # fmt: skip
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)])
+    (tmp_path / "m.onnx").write_bytes(model.SerializeToString())
+    call("compile", tmp_path / "m.onnx", "-o", tmp_path / "m.so")
+    call("run", tmp_path / "m.so", "--out", f"y={tmp_path}/y.npy", "--out", f"s={tmp_path}/s.npy")
+    assert np.load(tmp_path / "y.npy").shape == (2 * shape[0], *shape[1:]) and np.load(tmp_path / "s.npy").sum() == 0
+
+
 # -- hostile names -----------------------------------------------------------------------------------------------
 
 
@@ -405,6 +471,8 @@ def test_hostile_names_in_models(name: str, tmp_path: Path, out: Path) -> None:
     (tmp_path / "m.onnx").write_bytes(model.SerializeToString())
     call("compile", tmp_path / "m.onnx", "-o", out / "m.so")
     assert sorted(path.name for path in out.iterdir()) == ["m.h", "m.so"]
+    listed = subprocess.run(["nm", "-D", "--defined-only", out / "m.so"], capture_output=True, text=True, check=True).stdout
+    assert [line.split()[-1] for line in listed.splitlines()] == ["nl_get_api"]  # a tensor named malloc replaces nobody's
     for arguments in (("run", out / "m.so"), ("inspect", out / "m.so"), ("explain", tmp_path / "m.onnx"),
                       ("compile", tmp_path / "m.onnx", "--emit", "dot")):  # fmt: skip
         output = call(*arguments).output
@@ -420,6 +488,15 @@ def test_hostile_names_as_arguments(name: str, place: Path, out: Path) -> None:
     refused(5, "", "run", place / "sum.so", "--in", f"{text}=rand", "--out", f"y={out}/y.npy", left=out)
     for missing in (f"{out}/{text}.onnx", f"{out}/{text}.py:graph"):
         refused(2, "", "compile", missing, "-o", out / "m.so", left=out)
+
+
+@pytest.mark.parametrize("name", [name for name in HOSTILE if name not in ("nul", "long", "path", "unicode", "shell")])
+def test_hostile_names_of_files(name: str, place: Path, out: Path) -> None:
+    """Tools are called without a shell, on names of our own: any name that a file can have will do."""
+    target = out / f"{HOSTILE[name]}.so".replace("/", "_")
+    call("compile", place / "sum.onnx", "-o", target)
+    assert sorted(path.suffix for path in out.iterdir()) == [".h", ".so"]
+    assert call("run", target).stdout.startswith("y: float32 [4]")
 
 
 def test_controls_convolutions(tmp_path: Path, out: Path) -> None:
