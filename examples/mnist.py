@@ -27,7 +27,7 @@ def main() -> int:
     parser.add_argument("--checkpoint", type=Path, help="file to save to; each seed's number is added to its name")
     parser.add_argument("--resume", action="store_true")
     arguments = parser.parse_args()
-    data = datasets.mnist()
+    data = datasets.mnist(size=32)
     try:
         accuracies = [train(data, seed, arguments) for seed in arguments.seeds]
     except KeyboardInterrupt:
@@ -42,7 +42,7 @@ def train(data: datasets.Dataset, seed: int, arguments: argparse.Namespace) -> f
     """The test accuracy after the last epoch."""
     steps = arguments.epochs * -(-len(data.x) // arguments.batch)
     rate = nl.optimizers.CosineDecay(arguments.rate, steps) if arguments.decay else arguments.rate
-    graph = nl.zoo.lenet5(seed=seed)
+    graph = nl.zoo.lenet5(size=32, seed=seed)
     trainer = nl.compile_training(graph, loss=nl.losses.cross_entropy, optimizer=nl.optimizers.Adam(rate))
     checkpoint = arguments.checkpoint
     if checkpoint is not None:

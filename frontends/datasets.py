@@ -54,8 +54,7 @@ def digits(size: int = 28, held_back: float = 0.2, seed: int = 0) -> Dataset:
         raise UsageError(f"the digits are enlarged to 24x24, which does not fit in {size}x{size}.")
     weights = _linear(8, 24)
     images = np.einsum("ih,nhw,jw->nij", weights, bunch.images.astype(np.float32) / 16, weights)
-    lo = (size - 24) // 2
-    images = np.pad(images, ((0, 0), (lo, size - 24 - lo), (lo, size - 24 - lo)))[:, None]
+    images = _framed(images[:, None], size)
     order = np.random.Generator(np.random.Philox(key=seed)).permutation(len(images))
     images, labels = images[order], bunch.target.astype(np.int64)[order]
     test = round(held_back * len(images))
@@ -69,14 +68,20 @@ def _linear(before: int, after: int) -> npt.NDArray[np.float32]:
     return weights
 
 
-def mnist(folder: str | os.PathLike[str] | None = None) -> Dataset:
-    """MNIST: 60,000 training and 10,000 test images [n, 1, 28, 28] from the four idx files of LeCun et al."""
+def mnist(folder: str | os.PathLike[str] | None = None, size: int = 28) -> Dataset:
+    """MNIST: 60,000 training and 10,000 test images [n, 1, size, size] from the four idx files of LeCun et al.
+
+    Images larger than 28x28 are framed by background: LeCun et al. (1998, section II.B) give LeNet-5 32x32.
+    """
+    if size < 28:
+        raise UsageError(f"MNIST's images of 28x28 do not fit in {size}x{size}.")
     place = _folder(folder, "mnist")
     x, test_x = (_idx(place, f"{part}-images-idx3-ubyte") for part in ("train", "t10k"))
     y, test_y = (_idx(place, f"{part}-labels-idx1-ubyte") for part in ("train", "t10k"))
     if x.ndim != 3 or test_x.ndim != 3 or x.shape[:1] != y.shape or test_x.shape[:1] != test_y.shape:
         raise UsageError(f"the files of MNIST in {str(place)!r} do not belong together.")
-    return _normalised("mnist", 10, _scaled(x[:, None]), y.astype(np.int64), _scaled(test_x[:, None]), test_y.astype(np.int64))
+    images, test_images = (_scaled(_framed(part[:, None], size)) for part in (x, test_x))
+    return _normalised("mnist", 10, images, y.astype(np.int64), test_images, test_y.astype(np.int64))
 
 
 def cifar10(folder: str | os.PathLike[str] | None = None) -> Dataset:
@@ -96,6 +101,12 @@ def _normalised(name: str, classes: int, x: Images, y: Labels, test_x: Images, t
     deviation = x.std(axis=(0, 2, 3), dtype=np.float64, keepdims=True)
     shift, scale = mean.astype(np.float32), (1 / deviation).astype(np.float32)
     return Dataset(name, classes, (x - shift) * scale, y, (test_x - shift) * scale, test_y)
+
+
+def _framed(images: npt.NDArray[Any], size: int) -> npt.NDArray[Any]:
+    """[n, c, h, w] -> [n, c, size, size]: zeros, which are background, on all sides."""
+    lo, more = (size - images.shape[2]) // 2, size - images.shape[2]
+    return np.pad(images, ((0, 0), (0, 0), (lo, more - lo), (lo, more - lo)))
 
 
 def _scaled(images: npt.NDArray[np.uint8]) -> Images:

@@ -24,7 +24,7 @@ from netloom.runtime.training import Trainer, shuffled
 from tests.cli.calling import call
 
 ROOT = Path(__file__).parents[2]
-LENET = nl.zoo.lenet5()
+LENET = nl.zoo.lenet5(size=32)
 STEP = nl.training_graph(LENET, nl.losses.cross_entropy, nl.optimizers.Adam())
 
 
@@ -47,7 +47,7 @@ def same(first: Trainer, second: Trainer) -> bool:
 
 @pytest.fixture(scope="module")
 def data() -> datasets.Dataset:
-    return datasets.digits()
+    return datasets.digits(size=32)
 
 
 @nl.network
@@ -140,7 +140,7 @@ def test_any_number_of_threads_gives_the_same_bits(lenet: Compiled, data: datase
 def test_one_program_runs_every_batch(lenet: Compiled, data: datasets.Dataset, batch: int) -> None:
     """The program of a free batch against the network compiled for one: dense and direct layers keep 2e-6 (relative L2)."""
     x = data.x[:batch]
-    free, fixed = trainer_of(lenet).predict(x, batch=batch), nl.compile(nl.zoo.lenet5(batch=batch))(x)
+    free, fixed = trainer_of(lenet).predict(x, batch=batch), nl.compile(nl.zoo.lenet5(size=32, batch=batch))(x)
     assert free.shape == fixed.shape == (batch, 10)
     assert np.linalg.norm(free - fixed) <= 2e-6 * np.linalg.norm(fixed)
 
@@ -148,7 +148,7 @@ def test_one_program_runs_every_batch(lenet: Compiled, data: datasets.Dataset, b
 def test_a_free_batch_trains_as_a_fixed_one(lenet: Compiled, data: datasets.Dataset) -> None:
     """One step on 3 samples. The first moments are then a tenth of the gradients, each of which went through at most ten
     layers, forth and back, that keep 2e-6. (The parameters move by g / |g|, which rounding decides where g is nearly 0.)"""
-    graph = nl.zoo.lenet5(batch=3)
+    graph = nl.zoo.lenet5(size=32, batch=3)
     fixed = nl.compile_training(graph, loss=nl.losses.cross_entropy, optimizer=nl.optimizers.Adam())
     free = trainer_of(lenet)
     for trainer in (free, fixed):
@@ -269,7 +269,7 @@ def test_the_mnist_example_resumes_with_the_same_bits(lenet: Compiled, tmp_path:
     environment = {**os.environ, "PYTHONPATH": str(ROOT), "NETLOOM_DATA": str(tmp_path)}
     again = [sys.executable, *example, "--epochs", str(epochs), "--resume"]
     said = subprocess.run(again, check=True, capture_output=True, text=True, timeout=120, env=environment).stdout
-    data = datasets.mnist(place)
+    data = datasets.mnist(place, size=32)
     history = trainer_of(lenet).fit(data.training, epochs=epochs, seed=0, validation=data.test, checkpoint=whole)
     assert part.read_bytes() == whole.read_bytes()
     assert f"epoch {epochs}  loss {history[-1]['loss']:.4f}" in said and "median" in said

@@ -62,6 +62,10 @@ def test_mnist_from_packed_and_plain_files(tmp_path: Path, monkeypatch: pytest.M
     np.testing.assert_allclose(data.x[:, 0], expected, atol=1e-5)
     np.testing.assert_allclose(data.test_x[:, 0], expected[:2], atol=1e-5)
     np.testing.assert_array_equal(data.y, labels)
+    framed, wide = np.pad(images, ((0, 0), (2, 2), (2, 2))), datasets.mnist(size=32)
+    np.testing.assert_allclose(wide.x[:, 0], (framed - framed.mean()) / framed.std(), atol=1e-5)
+    with pytest.raises(UsageError, match="28x28 do not fit in 27x27"):
+        datasets.mnist(size=27)
 
 
 def test_cifar10(tmp_path: Path) -> None:
