@@ -30,7 +30,7 @@ from .model_file import Source, opsets_of, read_model
 from .names import dim_name, identifier, printable
 from .node import Item, ModelNode, ValueSequence
 from .order import AnyGraph, label, ordered, title
-from .registry import HANDLERS, INLINED
+from .registry import DOMAINS, HANDLERS, INLINED
 from .schema import check_node, find_schema
 from .standard_function import body_of, has_body
 from .support import refuse_unsupported, report_support
@@ -183,10 +183,14 @@ class _Importer:
         function = self.functions.get(key_of(node))
         if function is not None:
             return self._call(frame, node, function, inputs, _attributes(node, frame.attributes))
-        opset = frame.opsets.get(key_of(node)[0], 0)
+        domain = key_of(node)[0]
+        opset = frame.opsets.get(domain, 0)
         call = ModelNode(printable(node.op_type), node.domain, opset, label(node), inputs, tuple(node.output),
                          _attributes(node, frame.attributes))  # fmt: skip
         try:
+            if domain:
+                self._convert(frame, call, self._foreign(call, domain))
+                return None
             schema = find_schema(node.op_type, opset)
             if schema is None:  # possible in the body of a standard function only: else the model was refused before
                 raise call.unsupported(f"opset {opset} has no such op.", "Export the network with simpler ops.")
@@ -204,6 +208,13 @@ class _Importer:
         except (ValueError, OverflowError) as error:
             raise ModelError(f"it cannot be imported: {error}.", node=call.title, hint="Export it again.") from error
         return None
+
+    def _foreign(self, call: ModelNode, domain: str) -> Handler:
+        """The handler of an op outside the standard."""
+        handler = DOMAINS[domain].find(call.op_type, call.opset) if domain in DOMAINS else None
+        if handler is None:
+            raise call.unsupported("the op is not supported.", "Export the network with standard ops.")
+        return handler
 
     def _expansion(self, frame: _Frame, node: onnx.NodeProto, call: ModelNode) -> _Frame:
         """The body of an op that the standard defines by other ops."""

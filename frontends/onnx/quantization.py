@@ -73,6 +73,15 @@ def quantize(context: Context, node: ModelNode) -> Value:
     return context.cast(_saturated(context, shifted, target), target)
 
 
+def quantized_value(context: Context, node: ModelNode, y: Value, scale: Value, zero: Value) -> Value:
+    """saturate(round(y / scale) + zero) of float32 numbers, in the zero point's dtype."""
+    target = zero.dtype
+    if not target.is_integer or target.bytes > 2:
+        raise node.unsupported(f"it quantizes to {target.value}.", "Quantize to 8 or 16 bits.")
+    rounded = context("round", context("div", y, context.cast(scale, FLOAT32)))
+    return context.cast(_saturated(context, context("add", rounded, context.cast(zero, FLOAT32)), target), target)
+
+
 def _saturated(context: Context, x: Value, target: DType) -> Value:
     info = np.iinfo(target.numpy)
     return context("clip", x, lo=float(info.min), hi=float(info.max))
