@@ -43,6 +43,7 @@ class Context:
         self.narrow: dict[Value, Narrow] = {}  # values whose dtype in the model is narrower than their own
         self.unrolled = 0  # steps of loops so far
         self._contents: dict[Value, Contents] = {}
+        self._sources: dict[Value, Value] = {}
         self._extents: dict[Extent, Value] = {}
 
     # -- adding nodes ------------------------------------------------------------------------------------
@@ -193,11 +194,17 @@ class Context:
     # -- common steps --------------------------------------------------------------------------------------
 
     def reshape(self, value: Value, shape: Sequence[Extent]) -> Value:
-        """The value with another shape; nothing if it has that shape already."""
-        if value.shape == tuple(shape):
-            return value
+        """The value with another shape; nothing if it has that shape already, or had it before it was reshaped."""
+        for known in (value, self.source(value)):
+            if known.shape == tuple(shape):
+                return known
         result = self("reshape", value, shape=tuple(shape))
+        self._sources[result] = value
         return self.learn(result, lambda x: x.reshape(tuple(shape)), value)
+
+    def source(self, value: Value) -> Value:
+        """The value before it was reshaped; itself if it was not."""
+        return self._sources.get(value, value)
 
     def transpose(self, value: Value, permutation: Sequence[int]) -> Value:
         if tuple(permutation) == tuple(range(len(permutation))):

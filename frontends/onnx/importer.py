@@ -17,7 +17,7 @@ import onnx
 from onnx import AttributeProto
 
 from netloom.compiler import dim
-from netloom.compiler.dim import Extent
+from netloom.compiler.dim import Dim, Extent
 from netloom.compiler.graph import Builder, Graph, Value
 from netloom.compiler.tensor_type import TensorType
 from netloom.errors import ModelError, NetloomError, ShapeError, UnsupportedOpError, UsageError
@@ -31,6 +31,7 @@ from .names import dim_name, identifier, printable
 from .node import Item, ModelNode, ValueSequence
 from .order import AnyGraph, label, ordered, title
 from .registry import DOMAINS, HANDLERS, INLINED
+from .restriction import Restriction, restriction_of
 from .schema import check_node, find_schema
 from .standard_function import body_of, has_body
 from .support import refuse_unsupported, report_support
@@ -48,15 +49,20 @@ def from_onnx(source: Source, *, dims: Dims | None = None, shapes: Shapes | None
     """Read an ONNX model as a graph for inference.
 
     ``dims`` gives free dims by name a number or a range of numbers; ``shapes`` replaces the shapes of inputs, where
-    a name is a free dim. Free dims that neither fixes stay free (1 to 10^9). Raises ModelError if the model is
+    a name is a free dim. Free dims that neither fixes stay free (1 to 10^9, or as far as the nodes fit). Raises ModelError if the model is
     malformed, UnsupportedOpError naming every op that is not known, UsageError for names that the model lacks.
     """
     model, folder = read_model(source)
     functions = local_functions(model)
     check_expansion(model, functions)
     refuse_unsupported(report_support(model, functions))
-    importer = _Importer(model, functions, TensorReader(folder), dims or {}, shapes or {})
-    return importer.run()
+    limits: dict[str, int | range] = {}
+    while True:
+        importer = _Importer(model, functions, TensorReader(folder), {**limits, **(dims or {})}, shapes or {})
+        try:
+            return importer.run()
+        except Restriction as found:
+            limits[found.name] = found.chosen
 
 
 @dataclass
@@ -211,12 +217,25 @@ class _Importer:
             if narrow is not None and call.op_type in MOVE_NARROW:
                 self._mark(frame, call, narrow)
         except NetloomError as error:
+            self._restrict(call)
             if not error.node or error.node == call.label:
                 raise type(error)(error.message, node=call.title, hint=error.hint) from error
             raise
         except (ValueError, OverflowError) as error:
             raise ModelError(f"it cannot be imported: {error}.", node=call.title, hint="Export it again.") from error
         return None
+
+    def _restrict(self, call: ModelNode) -> None:
+        """Where numbers of a free dim that nobody chose would make the node fit, import again with these."""
+        found = restriction_of(self.context, call)
+        if found is None:
+            return
+        symbol, chosen = found
+        name = next((name for name, extent in self.inputs.symbols.items() if extent == Dim.of(symbol)), "")
+        least, most = (chosen, chosen) if isinstance(chosen, int) else (chosen.start, chosen.stop - 1)
+        is_narrower = symbol.hi == LARGEST_DIM and most < LARGEST_DIM and least >= 1
+        if name and name not in self.inputs.dims and is_narrower:
+            raise Restriction(name, chosen)
 
     def _narrow(self, call: ModelNode) -> Narrow | None:
         """The narrow dtype among a node's inputs; few ops take such inputs."""
