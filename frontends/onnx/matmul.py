@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Final
 
+from netloom.compiler.dim import exact_quotient
 from netloom.compiler.dim import product as product_of
 from netloom.compiler.graph import Value
 
@@ -49,9 +50,10 @@ def _unflattened(context: Context, a: Value) -> Value:
     source, columns = context.source(a), a.shape[-1]
     if a.type.is_static:
         return a
-    for count in range(2, source.type.rank):
-        if product_of(source.shape[count:]) == columns and product_of(source.shape[:count]) == a.shape[0]:
-            return context.reshape(source, (*source.shape[:count], columns))
+    for count in reversed(range(1, source.type.rank)):
+        rest = exact_quotient(product_of(source.shape[count:]), columns)
+        if rest is not None:
+            return context.reshape(source, (*source.shape[:count], *(() if rest == 1 else (rest,)), columns))
     return a
 
 
