@@ -13,6 +13,7 @@ from typing import Any, Final
 
 import numpy as np
 import numpy.typing as npt
+import onnx
 
 import netloom.compiler.ops  # noqa: F401 - the ops register themselves
 from netloom.compiler import dim
@@ -24,7 +25,7 @@ from netloom.compiler.tensor_type import BOOL, INT32, INT64, MAX_ELEMENTS, MAX_R
 from netloom.errors import MemoryBudgetError, ShapeError
 
 from .node import ModelNode
-from .tensors import TensorReader
+from .tensors import NARROW, Narrow, TensorReader
 
 Contents = npt.NDArray[Any]  # of dtype object: ints and Dims
 
@@ -39,8 +40,10 @@ class Context:
         self.builder = builder
         self.reader = reader
         self.constants: dict[Value, Constant] = {}
+        self.narrow: dict[Value, Narrow] = {}  # values whose dtype in the model is narrower than their own
         self.unrolled = 0  # steps of loops so far
         self._contents: dict[Value, Contents] = {}
+        self._sources: dict[Value, Value] = {}
         self._extents: dict[Extent, Value] = {}
 
     # -- adding nodes ------------------------------------------------------------------------------------
@@ -50,6 +53,13 @@ class Context:
         value = array if isinstance(array, Constant) else Constant(array, dtype)
         result = self.builder.constant(value)
         self.constants[result] = value
+        return result
+
+    def tensor(self, tensor: onnx.TensorProto, what: str = "") -> Value:
+        """A tensor of the model as a constant; where its dtype is narrow, that is remembered."""
+        result = self.constant(self.reader.constant(tensor, what))
+        if tensor.data_type in NARROW:
+            self.narrow[result] = NARROW[tensor.data_type]
         return result
 
     def splat(self, number: float | int | bool, dtype: DType, shape: Sequence[Extent]) -> Value:
@@ -184,11 +194,17 @@ class Context:
     # -- common steps --------------------------------------------------------------------------------------
 
     def reshape(self, value: Value, shape: Sequence[Extent]) -> Value:
-        """The value with another shape; nothing if it has that shape already."""
-        if value.shape == tuple(shape):
-            return value
+        """The value with another shape; nothing if it has that shape already, or had it before it was reshaped."""
+        for known in (value, self.source(value)):
+            if known.shape == tuple(shape):
+                return known
         result = self("reshape", value, shape=tuple(shape))
+        self._sources[result] = value
         return self.learn(result, lambda x: x.reshape(tuple(shape)), value)
+
+    def source(self, value: Value) -> Value:
+        """The value before it was reshaped; itself if it was not."""
+        return self._sources.get(value, value)
 
     def transpose(self, value: Value, permutation: Sequence[int]) -> Value:
         if tuple(permutation) == tuple(range(len(permutation))):

@@ -13,7 +13,9 @@ from .schema import find_schema
 from .standard_function import has_body
 
 # Inputs that decide shapes or code, and so must be initializers, or be computed from shapes and initializers alone.
+NARROW: Final = "inputs of less than 8 bits, or float8"
 KNOWN: Final[Mapping[str, str]] = {
+    "Cast": NARROW, "CastLike": NARROW, "DequantizeLinear": NARROW,
     "AffineGrid": "size", "BlackmanWindow": "size", "CenterCropPad": "shape", "Col2Im": "image_shape, block_shape",
     "Compress": "condition", "ConstantOfShape": "input", "CumProd": "axis", "CumSum": "axis", "DFT": "dft_length, axis",
     "Dropout": "training_mode", "Expand": "shape", "HammingWindow": "size", "HannWindow": "size",

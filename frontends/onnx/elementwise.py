@@ -12,7 +12,7 @@ from onnx import TensorProto
 
 from netloom.compiler.dim import is_nonnegative, maximum, minimum
 from netloom.compiler.graph import Value
-from netloom.compiler.tensor_type import BOOL, FLOAT64
+from netloom.compiler.tensor_type import BOOL, FLOAT64, DType
 
 from .context import Context, truncated_quotient
 from .handler import HandlerTable
@@ -306,12 +306,20 @@ def cast_by_name(context: Context, node: ModelNode) -> Value:
 
 @ELEMENTWISE.on("Cast", first=6)
 def cast(context: Context, node: ModelNode) -> Value:
-    return context.cast(node.input(0), dtype_of(node.integer("to", 0), f"{node.title}: the result"))
+    return _converted(context, node.input(0), dtype_of(node.integer("to", 0), f"{node.title}: the result"))
 
 
 @ELEMENTWISE.on("CastLike", first=15)
 def cast_like(context: Context, node: ModelNode) -> Value:
-    return context.cast(node.input(0), node.input(1).dtype)
+    narrow = context.narrow.get(node.input(1))
+    if narrow is not None:
+        raise node.unsupported(f"it casts to {narrow.name}, which is not supported.", "Use 8 bits or more, and no float8.")
+    return _converted(context, node.input(0), node.input(1).dtype)
+
+
+def _converted(context: Context, x: Value, dtype: DType) -> Value:
+    """A narrow dtype's carrier becomes a value in its own right."""
+    return context("cast", x, dtype=dtype) if x in context.narrow else context.cast(x, dtype)
 
 
 @ELEMENTWISE.on("BitCast", first=26)

@@ -27,7 +27,8 @@ SAME: Final = {
     "max": "Max", "min": "Min", "mul": "Mul", "neg": "Neg", "pow": "Pow", "prelu": "PRelu",
     "reciprocal": "Reciprocal", "relu": "Relu", "round": "Round", "select": "Where", "sigmoid": "Sigmoid",
     "sign": "Sign", "sin": "Sin", "softplus": "Softplus", "softsign": "Softsign", "sqrt": "Sqrt", "sub": "Sub",
-    "tanh": "Tanh",
+    "tanh": "Tanh", "acos": "Acos", "acosh": "Acosh", "asin": "Asin", "asinh": "Asinh", "atan": "Atan", "atanh": "Atanh",
+    "sinh": "Sinh",
 }  # fmt: skip
 LOGICAL: Final = {"and": ("And", "BitwiseAnd"), "or": ("Or", "BitwiseOr"), "xor": ("Xor", "BitwiseXor"),
                   "not": ("Not", "BitwiseNot")}  # fmt: skip
@@ -43,6 +44,7 @@ WITH_ATTRIBUTES: Final = {
     "batch_norm": ("BatchNormalization", {"epsilon": "epsilon"}),
     "instance_norm": ("InstanceNormalization", {"epsilon": "epsilon"}),
     "gather": ("Gather", {"axis": "axis"}),
+    "gather_elements": ("GatherElements", {"axis": "axis"}),
     "concat": ("Concat", {"axis": "axis"}),
     "transpose": ("Transpose", {"perm": "permutation"}),
 }  # fmt: skip

@@ -17,10 +17,10 @@ import onnx
 from onnx import AttributeProto
 
 from netloom.compiler import dim
-from netloom.compiler.dim import Extent
+from netloom.compiler.dim import Dim, Extent
 from netloom.compiler.graph import Builder, Graph, Value
 from netloom.compiler.tensor_type import TensorType
-from netloom.errors import ModelError, NetloomError, ShapeError, UsageError
+from netloom.errors import ModelError, NetloomError, ShapeError, UnsupportedOpError, UsageError
 
 from .context import Context, check_size
 from .control_flow import CONTROL_FLOW, Done, Step
@@ -30,12 +30,15 @@ from .model_file import Source, opsets_of, read_model
 from .names import dim_name, identifier, printable
 from .node import Item, ModelNode, ValueSequence
 from .order import AnyGraph, label, ordered, title
-from .registry import HANDLERS, INLINED
+from .registry import DOMAINS, HANDLERS, INLINED
+from .restriction import Restriction, restriction_of
 from .schema import check_node, find_schema
 from .standard_function import body_of, has_body
 from .support import refuse_unsupported, report_support
-from .tensors import TensorReader, check_shape, dtype_of
+from .tensors import NARROW, Narrow, TensorReader, check_shape, dtype_of
 
+TAKE_NARROW: Final = frozenset({"Cast", "CastLike", "DequantizeLinear", "QuantizeLinear"})
+MOVE_NARROW: Final = frozenset({"Flatten", "Gather", "Identity", "Reshape", "Slice", "Squeeze", "Transpose", "Unsqueeze"})
 LARGEST_DIM: Final = 1_000_000_000  # of a free dim; slices "to the end" say this (TensorFlow) or more
 
 Dims = Mapping[str, "int | range"]
@@ -46,15 +49,20 @@ def from_onnx(source: Source, *, dims: Dims | None = None, shapes: Shapes | None
     """Read an ONNX model as a graph for inference.
 
     ``dims`` gives free dims by name a number or a range of numbers; ``shapes`` replaces the shapes of inputs, where
-    a name is a free dim. Free dims that neither fixes stay free (1 to 10^9). Raises ModelError if the model is
+    a name is a free dim. Free dims that neither fixes stay free (1 to 10^9, or as far as the nodes fit). Raises ModelError if the model is
     malformed, UnsupportedOpError naming every op that is not known, UsageError for names that the model lacks.
     """
     model, folder = read_model(source)
     functions = local_functions(model)
     check_expansion(model, functions)
     refuse_unsupported(report_support(model, functions))
-    importer = _Importer(model, functions, TensorReader(folder), dims or {}, shapes or {})
-    return importer.run()
+    limits: dict[str, int | range] = {}
+    while True:
+        importer = _Importer(model, functions, TensorReader(folder), {**limits, **(dims or {})}, shapes or {})
+        try:
+            return importer.run()
+        except Restriction as found:
+            limits[found.name] = found.chosen
 
 
 @dataclass
@@ -101,6 +109,10 @@ class _Importer:
         self._check_annotations(frame, names)
         self._process(frame)
         results = [pair for output in graph.output for pair in _results(output.name, _present(names, output.name))]
+        for name, value in results:
+            if value in self.context.narrow:
+                raise UnsupportedOpError(f"the output {printable(name)!r} is {self.context.narrow[value].name}.",
+                                         hint="Dequantize it in the model.")  # fmt: skip
         if len(dict(results)) < len(results):
             raise ModelError("two outputs of the model have one name.", hint="Rename one.")
         return _swept(self.context.builder.build([value for _, value in results], [name for name, _ in results]))
@@ -117,7 +129,7 @@ class _Importer:
                 raise ModelError(f"the initializer {printable(tensor.name)!r} is defined twice or shadows a name.",
                                  hint="Rename one.")  # fmt: skip
             self.context.builder.label = printable(tensor.name)
-            names[tensor.name] = self.context.constant(self.reader.constant(tensor))
+            names[tensor.name] = self.context.tensor(tensor)
 
     def _add_inputs(self, graph: onnx.GraphProto, names: ChainMap[str, Item | None]) -> None:
         """Inputs that are initializers too are weights (IR versions below 4 list them so)."""
@@ -183,27 +195,67 @@ class _Importer:
         function = self.functions.get(key_of(node))
         if function is not None:
             return self._call(frame, node, function, inputs, _attributes(node, frame.attributes))
-        opset = frame.opsets.get(key_of(node)[0], 0)
+        domain = key_of(node)[0]
+        opset = frame.opsets.get(domain, 0)
         call = ModelNode(printable(node.op_type), node.domain, opset, label(node), inputs, tuple(node.output),
                          _attributes(node, frame.attributes))  # fmt: skip
         try:
+            if domain:
+                self._convert(frame, call, self._foreign(call, domain))
+                return None
             schema = find_schema(node.op_type, opset)
             if schema is None:  # possible in the body of a standard function only: else the model was refused before
                 raise call.unsupported(f"opset {opset} has no such op.", "Export the network with simpler ops.")
-            check_node(schema, call)
+            check_node(schema, call, self.context.narrow)
             if call.op_type in INLINED:
                 return self._inlined(frame, call)
             handler = HANDLERS.find(call.op_type, call.opset)
             if handler is None:
                 return self._expansion(frame, node, call)
+            narrow = self._narrow(call)
             self._convert(frame, call, handler)
+            if narrow is not None and call.op_type in MOVE_NARROW:
+                self._mark(frame, call, narrow)
         except NetloomError as error:
+            self._restrict(call)
             if not error.node or error.node == call.label:
                 raise type(error)(error.message, node=call.title, hint=error.hint) from error
             raise
         except (ValueError, OverflowError) as error:
             raise ModelError(f"it cannot be imported: {error}.", node=call.title, hint="Export it again.") from error
         return None
+
+    def _restrict(self, call: ModelNode) -> None:
+        """Where numbers of a free dim that nobody chose would make the node fit, import again with these."""
+        found = restriction_of(self.context, call)
+        if found is None:
+            return
+        symbol, chosen = found
+        name = next((name for name, extent in self.inputs.symbols.items() if extent == Dim.of(symbol)), "")
+        least, most = (chosen, chosen) if isinstance(chosen, int) else (chosen.start, chosen.stop - 1)
+        is_narrower = symbol.hi == LARGEST_DIM and most < LARGEST_DIM and least >= 1
+        if name and name not in self.inputs.dims and is_narrower:
+            raise Restriction(name, chosen)
+
+    def _narrow(self, call: ModelNode) -> Narrow | None:
+        """The narrow dtype among a node's inputs; few ops take such inputs."""
+        found = next((self.context.narrow[x] for x in call.inputs if isinstance(x, Value) and x in self.context.narrow), None)
+        if found is not None and call.op_type not in TAKE_NARROW | MOVE_NARROW:
+            raise call.unsupported(f"it takes {found.name}, which is not supported here.", "Dequantize or cast it first.")
+        return found
+
+    def _mark(self, frame: _Frame, call: ModelNode, narrow: Narrow) -> None:
+        for name in call.outputs:
+            value = frame.names[name]
+            if isinstance(value, Value):
+                self.context.narrow[value] = narrow
+
+    def _foreign(self, call: ModelNode, domain: str) -> Handler:
+        """The handler of an op outside the standard."""
+        handler = DOMAINS[domain].find(call.op_type, call.opset) if domain in DOMAINS else None
+        if handler is None:
+            raise call.unsupported("the op is not supported.", "Export the network with standard ops.")
+        return handler
 
     def _expansion(self, frame: _Frame, node: onnx.NodeProto, call: ModelNode) -> _Frame:
         """The body of an op that the standard defines by other ops."""
@@ -417,8 +469,10 @@ def _check_annotation(value: Item, annotation: onnx.TypeProto, name: str, is_cha
         return
     tensor = annotation.tensor_type
     said = f"the model says that {name!r} is"
-    if tensor.elem_type and dtype_of(tensor.elem_type, name) is not value.dtype:
-        raise ShapeError(f"{said} {dtype_of(tensor.elem_type, name).value}, but it is {value.dtype.value}.",
+    narrow = NARROW.get(tensor.elem_type)
+    dtype = narrow.carrier if narrow else dtype_of(tensor.elem_type, name) if tensor.elem_type else value.dtype
+    if dtype is not value.dtype:
+        raise ShapeError(f"{said} {dtype.value}, but it is {value.dtype.value}.",
                          hint="Run onnx.shape_inference on it again.")  # fmt: skip
     if not tensor.HasField("shape"):
         return

@@ -31,7 +31,7 @@ def constant(context: Context, node: ModelNode) -> Value:
         case "value":
             tensor = node.tensor("value")
             assert tensor is not None
-            return context.constant(context.reader.constant(tensor, f"the value of {node.title}"))
+            return context.tensor(tensor, f"the value of {node.title}")
         case "value_float":
             return context.constant(node.number(name, 0.0), FLOAT32)
         case "value_int":

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Final
 
+from netloom.compiler.dim import exact_quotient
+from netloom.compiler.dim import product as product_of
 from netloom.compiler.graph import Value
 
 from .context import Context
@@ -35,7 +37,28 @@ def gemm(context: Context, node: ModelNode) -> Value:
     a, b, c = node.input(0), node.input(1), node.optional(2)
     if a.type.rank != 2 or b.type.rank != 2:
         raise node.misshapen(f"it multiplies {a.type} by {b.type}; matrices are needed.", "Flatten the input first.")
-    value = context("matmul", a, b, transpose_a=node.flag("transA", False), transpose_b=node.flag("transB", False))
+    transpose_a, transpose_b = node.flag("transA", False), node.flag("transB", False)
+    if not transpose_a and (c is None or c.type.rank < 2):
+        a = _unflattened(context, a)
+    value = context("matmul", a, b, transpose_a=transpose_a, transpose_b=transpose_b)
+    value = _biased(context, node, value, c)
+    return context.reshape(value, (product_of(value.shape[:-1]), value.shape[-1]))
+
+
+def _unflattened(context: Context, a: Value) -> Value:
+    """A matrix that was flattened from more axes, with these: a free dim among them could not be split off again."""
+    source, columns = context.source(a), a.shape[-1]
+    if a.type.is_static:
+        return a
+    for count in reversed(range(1, source.type.rank)):
+        rest = exact_quotient(product_of(source.shape[count:]), columns)
+        if rest is not None:
+            return context.reshape(source, (*source.shape[:count], *(() if rest == 1 else (rest,)), columns))
+    return a
+
+
+def _biased(context: Context, node: ModelNode, value: Value, c: Value | None) -> Value:
+    """alpha * value + beta * c."""
     value = _scaled(context, value, node.number("alpha", 1.0))
     if c is None:
         return value

@@ -65,7 +65,22 @@ def _training_batch_normalization(
 def instance_normalization(context: Context, node: ModelNode) -> Value:
     x, scale, bias = node.input(0), node.input(1), node.input(2)
     _check_channels(node, x, [scale, bias])
-    return context("instance_norm", x, scale, bias, epsilon=node.number("epsilon", 1e-5))
+    epsilon = node.number("epsilon", 1e-5)
+    source = context.source(x)
+    if x.type.is_static or not _is_grouped(source, x):
+        return context("instance_norm", x, scale, bias, epsilon=epsilon)
+    groups, channels = x.type.shape[1], source.shape[1]
+    assert isinstance(groups, int) and isinstance(channels, int)
+    scale, bias = (_per_group(context, node, value, groups, channels) for value in (scale, bias))
+    return context.reshape(context("group_norm", source, scale, bias, groups=groups, epsilon=epsilon), x.shape)
+
+
+def _is_grouped(source: Value, x: Value) -> bool:
+    """Whether [n, c, ..] became [n, groups, rest]: group normalization, as exported before the standard had it."""
+    if source.type.rank < 3 or x.type.rank != 3 or source.shape[0] != x.shape[0]:
+        return False
+    channels, groups = source.shape[1], x.shape[1]
+    return isinstance(channels, int) and isinstance(groups, int) and channels % groups == 0
 
 
 @NORMALIZATION.on("GroupNormalization")

@@ -75,9 +75,13 @@ def _iota(context: Context, like: Value, axis: int) -> Value:
 
 @POOLING.on("AveragePool")
 def average_pool(context: Context, node: ModelNode) -> Value:
-    x = node.input(0)
+    return average_pool_of(context, node, node.input(0))
+
+
+def average_pool_of(context: Context, node: ModelNode, x: Value) -> Value:
+    """The average pool of a node's attributes."""
     window = _window(node, x)
-    count_padding = node.opset >= 7 and node.flag("count_include_pad", False)
+    count_padding = (node.opset >= 7 or bool(node.domain)) and node.flag("count_include_pad", False)
     if not count_padding:
         _refuse_empty_windows(node, window, x.shape[2:])
     return context(

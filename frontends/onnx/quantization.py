@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Final
 
+import ml_dtypes
 import numpy as np
 
 from netloom.compiler import dim
@@ -49,11 +50,12 @@ def _blocked(context: Context, node: ModelNode, x: Value, parameter: Value, bloc
 
 @QUANTIZATION.on("DequantizeLinear", first=10)
 def dequantize(context: Context, node: ModelNode) -> Value:
-    """(x - zero_point) * scale."""
+    """(x - zero_point) * scale; narrow floats are exact in scale's dtype or in float32."""
     x, scale, zero = node.input(0), node.input(1), node.optional(2)
-    wide = context.cast(x, INT32)
+    working = x.dtype if x.dtype.is_float else INT32
+    wide = context.cast(x, working)
     if zero is not None:
-        wide = context("sub", wide, context.cast(_aligned(context, node, x, zero), INT32))
+        wide = context("sub", wide, context.cast(_aligned(context, node, x, zero), working))
     return context("mul", context.cast(wide, scale.dtype), _aligned(context, node, x, scale))
 
 
@@ -64,13 +66,28 @@ def quantize(context: Context, node: ModelNode) -> Value:
     target = UINT8 if zero is None else zero.dtype
     if zero is None and node.opset >= 21 and node.integer("output_dtype", 0):
         target = dtype_of(node.integer("output_dtype", 0), f"{node.title}: the result")
+    narrow = None if zero is None else context.narrow.get(zero)
     if not target.is_integer or target.bytes > 2:
-        raise node.unsupported(f"it quantizes to {target.value}.", "Quantize to 8 or 16 bits.")
+        raise node.unsupported(f"it quantizes to {narrow.name if narrow else target.value}.", "Quantize to integers of 16 bits or less.")
     scaled = context("div", context.cast(x, scale.dtype), _aligned(context, node, x, scale))
     shifted = context("round", context.cast(scaled, FLOAT32))
     if zero is not None:
         shifted = context("add", shifted, context.cast(_aligned(context, node, x, zero), FLOAT32))
-    return context.cast(_saturated(context, shifted, target), target)
+    if narrow is None:
+        return context.cast(_saturated(context, shifted, target), target)
+    info = ml_dtypes.iinfo(narrow.numpy)
+    result = context.cast(context("clip", shifted, lo=float(info.min), hi=float(info.max)), target)
+    context.narrow[result] = narrow
+    return result
+
+
+def quantized_value(context: Context, node: ModelNode, y: Value, scale: Value, zero: Value) -> Value:
+    """saturate(round(y / scale) + zero) of float32 numbers, in the zero point's dtype."""
+    target = zero.dtype
+    if not target.is_integer or target.bytes > 2:
+        raise node.unsupported(f"it quantizes to {target.value}.", "Quantize to 8 or 16 bits.")
+    rounded = context("round", context("div", y, context.cast(scale, FLOAT32)))
+    return context.cast(_saturated(context, context("add", rounded, context.cast(zero, FLOAT32)), target), target)
 
 
 def _saturated(context: Context, x: Value, target: DType) -> Value:

@@ -13,6 +13,7 @@ from .elementwise import ELEMENTWISE
 from .handler import HandlerTable
 from .indexing import INDEXING
 from .matmul import MATMUL
+from .microsoft import MICROSOFT
 from .normalization import NORMALIZATION
 from .pooling import POOLING
 from .quantization import QUANTIZATION
@@ -47,7 +48,7 @@ HANDLERS: Final = HandlerTable(
     TRANSFORMS,
 )
 
-DOMAINS: Final[Mapping[str, HandlerTable]] = {"": HANDLERS}
+DOMAINS: Final[Mapping[str, HandlerTable]] = {"": HANDLERS, "com.microsoft": MICROSOFT}
 
 INLINED: Final = frozenset(CONTROL_FLOW)  # the importer treats them itself: their sub-graphs are inlined
 

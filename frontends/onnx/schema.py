@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Container, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
@@ -66,8 +66,8 @@ def type_name(dtype: DType) -> str:
     return f"tensor({_NAMES.get(dtype, dtype.value)})"
 
 
-def check_node(schema: Schema, node: ModelNode) -> None:
-    """ModelError unless counts, attributes and dtypes are what the schema says."""
+def check_node(schema: Schema, node: ModelNode, exempt: Container[Item] = ()) -> None:
+    """ModelError unless counts, attributes and dtypes are what the schema says (but for the dtypes of values exempted)."""
     _check_count(node, "inputs", len(node.inputs), schema.fewest_inputs, schema.most_inputs)
     _check_count(node, "outputs", len(node.outputs), schema.fewest_outputs, schema.most_outputs)
     for name in node.attributes:
@@ -77,7 +77,7 @@ def check_node(schema: Schema, node: ModelNode) -> None:
     for name, is_required in schema.attributes.items():
         if is_required and name not in node.attributes:
             raise node.fault(f"attribute {name} is missing.", "Export the model again.")
-    _check_dtypes(schema, node, node.inputs)
+    _check_dtypes(schema, node, [None if value in exempt else value for value in node.inputs])
 
 
 def _check_count(node: ModelNode, what: str, count: int, fewest: int, most: int) -> None:

@@ -15,7 +15,7 @@ from .functions import Key, key_of, local_functions
 from .model_file import Source, opsets_of, read_model
 from .names import printable
 from .order import label, walk
-from .registry import HANDLERS, INLINED, REMEDIES
+from .registry import DOMAINS, HANDLERS, INLINED, REMEDIES
 from .schema import find_schema
 from .standard_function import has_body
 
@@ -103,6 +103,9 @@ def _row(domain: str, op_type: str, opset: int, nodes: list[str]) -> OpSupport:
 
 def _remedy(domain: str, op_type: str, opset: int) -> str:
     """What to do about an op; "" if it is supported."""
+    if domain in DOMAINS and domain:
+        known = DOMAINS[domain]
+        return "" if known.find(op_type, opset) else "Export without ONNX Runtime's optimizations (graph_optimization_level)."
     if domain:
         return "Export without ops of that domain (graph optimisers of other tools insert them)."
     schema = find_schema(op_type, opset)

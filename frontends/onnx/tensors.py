@@ -11,9 +11,11 @@ import math
 import os
 import stat
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any, Final
 
+import ml_dtypes
 import numpy as np
 import numpy.typing as npt
 import onnx
@@ -42,6 +44,30 @@ DTYPES: Final[dict[int, DType]] = {
     TensorProto.BOOL: types.BOOL,
 }
 ONNX_DTYPES: Final = {dtype: number for number, dtype in DTYPES.items()}
+
+
+@dataclass(frozen=True)
+class Narrow:
+    """A dtype that constants may have, but no value of a graph: it is carried by one that holds all its numbers."""
+
+    name: str
+    bits: int
+    carrier: DType
+    numpy: Any  # of ml_dtypes
+
+
+NARROW: Final[dict[int, Narrow]] = {
+    TensorProto.INT4: Narrow("int4", 4, types.INT8, ml_dtypes.int4),
+    TensorProto.UINT4: Narrow("uint4", 4, types.UINT8, ml_dtypes.uint4),
+    TensorProto.INT2: Narrow("int2", 2, types.INT8, ml_dtypes.int2),
+    TensorProto.UINT2: Narrow("uint2", 2, types.UINT8, ml_dtypes.uint2),
+    TensorProto.FLOAT4E2M1: Narrow("float4e2m1", 4, types.FLOAT32, ml_dtypes.float4_e2m1fn),
+    TensorProto.FLOAT8E4M3FN: Narrow("float8e4m3fn", 8, types.FLOAT32, ml_dtypes.float8_e4m3fn),
+    TensorProto.FLOAT8E4M3FNUZ: Narrow("float8e4m3fnuz", 8, types.FLOAT32, ml_dtypes.float8_e4m3fnuz),
+    TensorProto.FLOAT8E5M2: Narrow("float8e5m2", 8, types.FLOAT32, ml_dtypes.float8_e5m2),
+    TensorProto.FLOAT8E5M2FNUZ: Narrow("float8e5m2fnuz", 8, types.FLOAT32, ml_dtypes.float8_e5m2fnuz),
+    TensorProto.FLOAT8E8M0: Narrow("float8e8m0", 8, types.FLOAT32, ml_dtypes.float8_e8m0fnu),
+}
 
 # Where each dtype's elements may stand besides raw_data.
 _TYPED_FIELD: Final = {
@@ -85,15 +111,22 @@ class TensorReader:
         self.folder = folder
 
     def constant(self, tensor: onnx.TensorProto, what: str = "") -> Constant:
-        """The tensor's contents. ModelError names the tensor and what is wrong with it."""
+        """The tensor's contents, of narrow dtypes in their carrier. ModelError names the tensor and what is wrong with it."""
         what = what or f"the initializer {printable(tensor.name)!r}"
-        dtype = dtype_of(tensor.data_type, what)
+        narrow = NARROW.get(tensor.data_type)
+        dtype = types.UINT8 if narrow else dtype_of(tensor.data_type, what)
         shape = check_shape(tensor.dims, what)
         if tensor.HasField("segment"):
             raise UnsupportedOpError(f"{what} is stored in segments.", hint="Save the model with whole tensors.")
+        if narrow is not None:
+            size = (-(-math.prod(shape) * narrow.bits // 8),)
+            return Constant(_widened(self._array(tensor, dtype, size, what), narrow, shape), narrow.carrier)
+        return Constant(self._array(tensor, dtype, shape, what))
+
+    def _array(self, tensor: onnx.TensorProto, dtype: DType, shape: tuple[int, ...], what: str) -> npt.NDArray[Any]:
         if tensor.data_location == TensorProto.EXTERNAL:
-            return Constant(_from_bytes(self._external(tensor, dtype, shape, what), dtype, shape))
-        return Constant(_from_fields(tensor, dtype, shape, what))
+            return _from_bytes(self._external(tensor, dtype, shape, what), dtype, shape)
+        return _from_fields(tensor, dtype, shape, what)
 
     def _external(self, tensor: onnx.TensorProto, dtype: DType, shape: tuple[int, ...], what: str) -> bytes:
         if tensor.HasField("raw_data") or any(len(getattr(tensor, field)) for field in _FIELDS):
@@ -196,6 +229,18 @@ def _from_bytes(data: bytes, dtype: DType, shape: tuple[int, ...]) -> npt.NDArra
     if dtype is types.BOOL:
         return np.not_equal(np.frombuffer(data, np.uint8), 0).reshape(shape)
     return np.frombuffer(data, dtype.numpy.newbyteorder("<")).reshape(shape)
+
+
+def _widened(data: npt.NDArray[Any], narrow: Narrow, shape: tuple[int, ...]) -> npt.NDArray[Any]:
+    """Bytes as numbers; of less than 8 bits, the lowest come first."""
+    shifts = np.arange(0, 8, narrow.bits, dtype=np.uint8)
+    numbers = (data[:, None] >> shifts & np.uint8((1 << narrow.bits) - 1)).reshape(-1)[: math.prod(shape)].reshape(shape)
+    if narrow.carrier is types.UINT8:
+        return np.asarray(numbers)
+    if narrow.carrier is types.INT8:
+        sign = 1 << (narrow.bits - 1)
+        return np.asarray((numbers.astype(np.int8) ^ sign) - sign)
+    return np.asarray(numbers.view(narrow.numpy).astype(np.float32))
 
 
 def _from_typed(

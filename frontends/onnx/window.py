@@ -108,6 +108,8 @@ def _with_ceil_mode(node: ModelNode, window: Window, spatial: Sequence[Extent]) 
         stride, reach = window.stride[axis], window.reach[axis]
         free = extent + (window.lo[axis] + window.hi[axis] - reach)
         missing = -free % stride
+        if not isinstance(missing, int) and window.hi[axis] + stride <= reach:
+            missing = stride - 1  # every partial window counts: ceil(free / stride) = floor((free + stride - 1) / stride)
         if not isinstance(missing, int):
             raise node.unsupported(f"with ceil_mode, the padding depends on the free dim {extent}.", FIX_DIMS)
         # The partial window starts at free + missing < lo + extent  <=>  hi + missing < reach.

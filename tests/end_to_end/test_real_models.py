@@ -40,8 +40,8 @@ MODELS = [
     Model("espcn-superres-10"),
     Model("fastestdet"),
     Model("go1-policy"),
-    # One step of the output's quantization (1/256) either way, where a sum falls on the other side of a half.
-    Model("kws-micro-qdq", bound=1 / 256 + 1e-6, is_classifier=True),
+    # One step of the output's quantization (1/255) over its range (253/255), where a sum falls on the other side of a half.
+    Model("kws-micro-qdq", bound=1 / 253 + 1e-6, is_classifier=True),
     Model("libtashkeel", {"seq": 32, "batch": 1}),
     Model("magika-v3.3", is_classifier=True),
     Model("mnist-cntk-8", is_classifier=True),

@@ -1,0 +1,85 @@
+"""What a node that does not fit says about a free dim: exported models hold limits that they do not declare.
+
+A mask of 64 x 64, cut to the sequence's length, fits lengths up to 64 only; a shape with a number written into it, one.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from itertools import combinations, zip_longest
+
+from netloom.compiler.dim import Dim, Extent, Minimum, Symbol, product
+from netloom.compiler.graph import Value
+
+from .context import Context
+from .node import ModelNode
+
+
+class Restriction(Exception):
+    """The model can be imported only where the free dim ``name`` is as ``chosen`` says."""
+
+    def __init__(self, name: str, chosen: int | range) -> None:
+        super().__init__(f"{name} in {chosen}")
+        self.name, self.chosen = name, chosen
+
+
+def restriction_of(context: Context, node: ModelNode) -> tuple[Symbol, int | range] | None:
+    """The symbol and its numbers for which the node's inputs fit; None if that is not the trouble."""
+    values = [value for value in node.inputs if isinstance(value, Value)]
+    if node.op_type == "Reshape" and len(values) == 2:
+        return _only_number(context, values[0], values[1])
+    for left, right in _aligned(values):
+        for cut, whole in ((left, right), (right, left)):
+            if (symbol := _symbol(whole)) is not None and (most := _cut_at(cut, symbol)) is not None:
+                return symbol, range(symbol.lo if isinstance(symbol.lo, int) else 1, most + 1)
+    return None
+
+
+def _aligned(values: list[Value]) -> Iterator[tuple[Extent, Extent]]:
+    """Extents of two values that broadcast against each other."""
+    for a, b in combinations(values, 2):
+        yield from zip_longest(reversed(a.shape), reversed(b.shape), fillvalue=1)
+
+
+def _symbol(extent: Extent) -> Symbol | None:
+    """The symbol that an extent is."""
+    atom = _only_atom(extent)
+    return atom if isinstance(atom, Symbol) else None
+
+
+def _only_atom(extent: Extent) -> object:
+    if not isinstance(extent, Dim) or len(extent.terms) != 1:
+        return None
+    ((atoms, factor),) = extent.terms
+    return atoms[0] if factor == 1 and len(atoms) == 1 else None
+
+
+def _cut_at(extent: Extent, symbol: Symbol) -> int | None:
+    """The number c where an extent is min(c, symbol)."""
+    atom = _only_atom(extent)
+    if not isinstance(atom, Minimum):
+        return None
+    parts = {type(part): part for part in (atom.left, atom.right)}
+    limit, other = parts.get(int), parts.get(Dim)
+    return limit if isinstance(limit, int) and limit > 1 and other == Dim.of(symbol) else None
+
+
+def _only_number(context: Context, x: Value, shape: Value) -> tuple[Symbol, int | range] | None:
+    """The number n of one symbol with which x has as many elements as the new shape."""
+    contents = context.contents(shape)
+    if contents is None or contents.ndim != 1:
+        return None
+    wanted = [x.shape[axis] if extent == 0 and axis < x.type.rank else extent for axis, extent in enumerate(contents.tolist())]
+    have, want = x.type.elements, product(wanted)
+    if not isinstance(have, Dim) or len(have.terms) != 1 or -1 in wanted:
+        return None
+    ((atoms, factor),) = have.terms
+    ((others, size),) = want.terms if isinstance(want, Dim) and len(want.terms) == 1 else (((), want),)
+    rest = list(atoms)
+    for atom in others:
+        if atom not in rest:
+            return None
+        rest.remove(atom)
+    if len(rest) != 1 or not isinstance(rest[0], Symbol) or not isinstance(size, int) or size % factor or size < factor:
+        return None
+    return rest[0], size // factor

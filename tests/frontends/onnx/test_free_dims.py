@@ -1,0 +1,94 @@
+"""Models as PyTorch exports them, with free dims: they are imported and planned without flags."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import onnx
+import onnx.parser
+import onnxruntime  # type: ignore[import-untyped]
+import pytest
+from onnx import numpy_helper
+
+from netloom.compiler.driver import plan_graph
+from netloom.compiler.interpret import interpret
+from netloom.errors import ShapeError
+from netloom.frontends.onnx import from_onnx
+
+Array = npt.NDArray[Any]
+RNG = np.random.default_rng(11)
+
+
+def model_of(signature: str, body: str, **initializers: Array) -> onnx.ModelProto:
+    model = onnx.parser.parse_model(f'<ir_version: 8, opset_import: ["" : 17]> g ({signature}) => (float y) {{ {body} }}')
+    model.graph.output[0].ClearField("type")
+    model.graph.initializer.extend(numpy_helper.from_array(array, name) for name, array in initializers.items())
+    return model
+
+
+def assert_right(model: onnx.ModelProto, *shapes: tuple[int, ...]) -> None:
+    """Equal to ONNX Runtime for inputs x of several shapes, and compilable."""
+    graph = from_onnx(model)
+    session = onnxruntime.InferenceSession(model.SerializeToString(), providers=["CPUExecutionProvider"])
+    for shape in shapes:
+        x = RNG.standard_normal(shape).astype(np.float32)
+        np.testing.assert_allclose(interpret(graph, {"x": x})[0], session.run(None, {"x": x})[0], rtol=2e-5, atol=2e-5)
+    plan_graph(graph)
+
+
+MASK = np.tril(np.ones((1, 8, 8), bool))
+CAUSAL = """s = Shape<start = 1, end = 2>(x)  xt = Transpose<perm = [0, 2, 1]>(x)  a = MatMul(x, xt)
+            m = Slice(mask, zero, s, one)  n = Slice(m, zero, s, two)  low = Constant<value_float = -1e9>()
+            w = Where(n, a, low)  p = Softmax(w)  y = MatMul(p, x)"""
+
+
+def causal() -> onnx.ModelProto:
+    return model_of("float[B, T, 4] x", CAUSAL, mask=MASK, zero=np.array([0]), one=np.array([1]), two=np.array([2]))
+
+
+def test_a_mask_limits_the_length() -> None:
+    graph = from_onnx(causal())
+    assert {symbol.name: (symbol.lo, symbol.hi) for symbol in graph.symbols} == {"B": (1, 1_000_000_000), "T": (1, 8)}
+    assert_right(causal(), (2, 5, 4), (1, 8, 4), (3, 1, 4))
+
+
+def test_a_range_that_is_given_is_kept() -> None:
+    with pytest.raises(ShapeError, match="do not broadcast"):
+        from_onnx(causal(), dims={"T": range(1, 10)})
+    assert from_onnx(causal(), dims={"T": range(1, 5)}).symbols[1].hi == 4
+
+
+def test_a_number_in_a_shape_decides_a_dim() -> None:
+    model = model_of("float[B, T, 6] x", "r = Reshape(x, shape)  y = Relu(r)", shape=np.array([0, 5, 2, 3]))
+    assert [str(value.type) for value in from_onnx(model).inputs] == ["float32[B, 5, 6]"]
+    assert_right(model, (2, 5, 6))
+
+
+def test_a_number_that_cannot_be_is_refused() -> None:
+    with pytest.raises(ShapeError, match="cannot take the shape"):
+        from_onnx(model_of("float[B, T, 6] x", "y = Reshape(x, shape)", shape=np.array([0, 5, 4])))
+
+
+def test_group_normalization_of_older_exports() -> None:
+    body = """r = Reshape(x, grouped)  n = InstanceNormalization<epsilon = 0.001>(r, scale, bias)  s = Shape(x)
+              b = Reshape(n, s)  y = Relu(b)"""
+    model = model_of("float[B, 4, H, W] x", body, grouped=np.array([0, 2, -1]), scale=RNG.random(2).astype(np.float32),
+                     bias=RNG.random(2).astype(np.float32))  # fmt: skip
+    assert "group_norm" in {node.op.name for node in from_onnx(model).nodes}
+    assert_right(model, (2, 4, 3, 5), (1, 4, 6, 2))
+
+
+def test_linear_layers_on_flattened_rows() -> None:
+    body = """r = Reshape(x, flat)  g = Gemm<transB = 1>(r, w, c)  s = Shape<end = 2>(x)  t = Concat<axis = 0>(s, last)
+              y = Reshape(g, t)"""
+    model = model_of("float[T, B, 6] x", body, flat=np.array([-1, 6]), w=RNG.random((5, 6)).astype(np.float32),
+                     c=RNG.random(5).astype(np.float32), last=np.array([5]))  # fmt: skip
+    assert_right(model, (3, 2, 6), (1, 7, 6))
+
+
+@pytest.mark.parametrize("op", ["MaxPool", "AveragePool"])
+def test_pools_that_round_up(op: str) -> None:
+    model = model_of("float[B, 2, H, W] x", f"y = {op}<kernel_shape = [3, 3], strides = [2, 2], ceil_mode = 1>(x)")
+    assert_right(model, (1, 2, 7, 8), (2, 2, 9, 6), (1, 2, 4, 5))
