@@ -37,13 +37,15 @@ def emulate(
     inputs: int = 0,
     flag: int | None = None,
     memory: Sequence[tuple[int, Array]] = (),
+    most_steps: int = MOST_STEPS,
 ) -> None:
     """Runs the kernel on arrays in place: pointers are arrays, int32 are ints. MemoryFault for what must not be.
 
     The first ``inputs`` arrays may not be written; argument number ``flag`` may be written by all threads at once.
-    ``memory``: (address, bytes) in ascending order, for pointers given as ints.
+    ``memory``: (address, bytes) in ascending order, for pointers given as ints. ``most_steps``: stretches of instructions
+    between branches, after which a kernel counts as endless.
     """
-    _Machine(parse(ptx), blocks, threads, arguments, inputs, flag, memory).run()
+    _Machine(parse(ptx), blocks, threads, arguments, inputs, flag, memory).run(most_steps)
 
 
 class _Machine:
@@ -91,8 +93,8 @@ class _Machine:
 
     # -- control ---------------------------------------------------------------------------------------------
 
-    def run(self) -> None:
-        for _ in range(MOST_STEPS):
+    def run(self, most_steps: int) -> None:
+        for _ in range(most_steps):
             runnable = ~(self.is_waiting | self.has_left)
             if not runnable.any():
                 if self.has_left.all():
@@ -343,7 +345,7 @@ def _multiply_add(m: _Machine, i: Instruction, active: Array) -> None:
 
 
 def _fma(x: Array, y: Array, z: Array) -> Array:
-    """One rounding for float32: the product of two is exact in float64."""
+    """float32: the product is exact in float64, where the sum is made. float64 rounds twice."""
     return (x.astype(np.float64) * y + z).astype(x.dtype)
 
 
@@ -472,7 +474,8 @@ _HANDLERS: dict[str, Handler] = {
     "ld": _load, "st": _store, "mov": _move, "cvta": _to_generic,
     "add": _plain(np.add, 2), "sub": _plain(np.subtract, 2), "mul": _multiply, "mad": _multiply_add,
     "fma": _plain(_fma, 3), "div": _plain(_divide, 2), "rem": _plain(_remainder, 2),
-    "neg": _plain(np.negative, 1), "abs": _plain(np.abs, 1), "sqrt": _plain(np.sqrt, 1),
+    "neg": _plain(np.negative, 1), "abs": _plain(np.abs, 1), "sqrt": _plain(np.sqrt, 1), "rcp": _plain(np.reciprocal, 1),
+    "copysign": _plain(lambda sign, size: np.copysign(size, sign), 2),
     "max": _plain(np.fmax, 2), "min": _plain(np.fmin, 2),
     "and": _plain(np.bitwise_and, 2), "or": _plain(np.bitwise_or, 2), "xor": _plain(np.bitwise_xor, 2), "not": _not,
     "shl": _shift(True), "shr": _shift(False),

@@ -22,8 +22,9 @@ from ...pipeline import GRAPH_PASSES, Pass, Pipeline
 from ...program import Program, StatePort
 from ...text import print_graph
 from .compile import ARCHITECTURES, CompiledKernel, compile_kernel, versions
+from .forms import DeviceKernel
 from .program_file import program_bytes, write_program
-from .schedule import DeviceKernel, plan_kernel
+from .schedule import plan_kernel
 from .source import KernelSource, print_source
 
 _FUSE = (Pass("fuse", fuse, after=("eliminate_dead",), why="only what is left becomes kernels"),)

@@ -19,7 +19,7 @@ from ...constant import Constant
 from ...dim import Extent, Minimum, Quotient, Remainder, Symbol
 from ...program import Entry, Launch, Port, Program
 from .compile import CompiledKernel
-from .schedule import THREADS
+from .forms import THREADS
 
 MAGIC = b"NLCUDA01"
 ALIGNMENT = 256

@@ -1,130 +1,28 @@
-"""A fused kernel -> how a grid of threads computes it: one of three forms, chosen from shapes and indices alone.
+"""A fused kernel -> how a grid of threads computes it: one of the forms of forms.py, chosen from shapes and indices alone.
 
-``Pointwise``: a thread makes one element. ``Rows``: some lanes of a block share one sum, which ends in a fixed tree.
-``Product``: a block makes a tile of a matrix product whose operands are any formulas of (row, k) and (k, column), so
-matmuls, convolutions and both their gradients are one family. Grids and the order of every sum depend on shapes only;
-no chain of float32 additions is longer than ``CHAIN``.
+Grids and the order of every sum depend on shapes only; no chain of float32 additions is longer than ``CHAIN``.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
-from typing import TypeAlias
+from collections.abc import Sequence
 
 from netloom.errors import MemoryBudgetError
 
 from ... import dim, scalar
 from ...dim import Dim, Extent, Quotient, Remainder, Symbol
 from ...graph import Graph
-from ...loops.ir import Buffer, Load, variable
+from ...loops.ir import Buffer, Load
 from ...scalar import Call, Checked, Expr, Guarded, Index, Literal
-from ...tensor_type import FLOAT32, DType
+from ...tensor_type import FLOAT32
 from .elements import Elements, accumulated_in
+from .forms import THREADS, TILES, Axis, DeviceKernel, Form, Operand, Pointwise, Product, Rows, Tile, Transform, blocks, count, nominal
+from .transforms import TRANSFORMS, transform_form
 
-THREADS = 256  # of every block
 CHAIN = 512  # the longest chain of additions into one accumulator
 MOST_ELEMENTS = (1 << 31) - 1  # of one buffer: indices are int32
 FEW_TERMS = 32  # below, one thread makes the whole sum
 MANY_ROWS = 1 << 16  # from here on, one thread a row fills the device, if rows lie next to each other
-NOMINAL = 16  # what a free dim counts for where sizes are compared
-
-
-@dataclass(frozen=True)
-class Axis:
-    """An index that a kernel decodes: its symbol and extent."""
-
-    symbol: Symbol
-    extent: Extent
-
-    @staticmethod
-    def of(name: str, extent: Extent) -> Axis:
-        return Axis(variable(name, extent), extent)
-
-    @property
-    def position(self) -> Dim:
-        return Dim.of(self.symbol)
-
-
-@dataclass(frozen=True, eq=False)
-class Pointwise:
-    """``value`` at every position of ``axes``."""
-
-    axes: tuple[Axis, ...]
-    position: tuple[Extent, ...]
-    value: Expr
-
-
-@dataclass(frozen=True, eq=False)
-class Rows:
-    """value(sum of term over ``terms``) at every position of ``axes``; a block holds THREADS / lanes rows."""
-
-    axes: tuple[Axis, ...]
-    position: tuple[Extent, ...]
-    terms: tuple[Axis, ...]
-    term: Expr
-    combine: str
-    neutral: float | int | bool
-    value: Expr
-    lanes: int
-    rows_are_adjacent: bool  # neighbouring threads take neighbouring rows, not neighbouring terms
-
-    @property
-    def rows(self) -> int:
-        return THREADS // self.lanes
-
-
-@dataclass(frozen=True)
-class Tile:
-    """rows x columns of the result a block, ``depth`` terms at a time; a thread holds thread_rows x thread_columns."""
-
-    rows: int
-    columns: int
-    depth: int
-    thread_rows: int
-    thread_columns: int
-
-    @property
-    def threads(self) -> int:
-        return (self.rows // self.thread_rows) * (self.columns // self.thread_columns)
-
-
-TILES = (Tile(128, 128, 8, 8, 8), Tile(64, 64, 16, 4, 4))  # each of THREADS threads
-
-
-@dataclass(frozen=True, eq=False)
-class Operand:
-    """One side of a product: its value at (its axes, terms), and along which of them its memory runs."""
-
-    value: Expr
-    axes: tuple[Axis, ...]
-    terms_are_adjacent: bool
-
-
-@dataclass(frozen=True, eq=False)
-class Product:
-    """value(sum over ``terms`` of left * right), for every position of ``batch``, left's axes and right's axes."""
-
-    batch: tuple[Axis, ...]
-    left: Operand
-    right: Operand
-    terms: tuple[Axis, ...]
-    position: tuple[Extent, ...]
-    value: Expr
-    tile: Tile
-
-
-Form: TypeAlias = Pointwise | Rows | Product
-
-
-@dataclass(frozen=True, eq=False)
-class DeviceKernel:
-    """A kernel with its form. ``items``: blocks of the grid; ``symbols``: int32 arguments after the buffers."""
-
-    buffers: tuple[Buffer, ...]  # the output comes last
-    symbols: tuple[Symbol, ...]
-    items: Extent
-    form: Form
 
 
 def plan_kernel(graph: Graph) -> DeviceKernel:
@@ -141,6 +39,8 @@ def plan_kernel(graph: Graph) -> DeviceKernel:
 
 
 def _form(elements: Elements, axes: tuple[Axis, ...]) -> Form:
+    if elements.anchor is not None and elements.anchor.op.name in TRANSFORMS:
+        return transform_form(elements)
     position = tuple(axis.position for axis in axes)
     compute = elements.compute
     if compute is None:
@@ -157,28 +57,6 @@ def _form(elements: Elements, axes: tuple[Axis, ...]) -> Form:
                 elements.stored(position, sum_dtype), lanes, is_adjacent)  # fmt: skip
 
 
-def blocks(form: Form) -> Extent:
-    """How many blocks the grid has."""
-    match form:
-        case Pointwise(axes=axes):
-            return dim.ceil_div(count(axes), THREADS)
-        case Rows(axes=axes):
-            return dim.ceil_div(count(axes), form.rows)
-        case Product(tile=tile):
-            rows = dim.ceil_div(count(form.left.axes), tile.rows)
-            return count(form.batch) * rows * dim.ceil_div(count(form.right.axes), tile.columns)
-
-
-def count(axes: Iterable[Axis]) -> Extent:
-    """How many positions the axes have."""
-    return dim.product([axis.extent for axis in axes])
-
-
-def nominal(extent: Extent) -> int:
-    """An extent for comparing sizes."""
-    return dim.evaluate(extent, {symbol.name: NOMINAL for symbol in dim.symbols_of([extent])})
-
-
 def _free_symbols(buffers: Sequence[Buffer], form: Form) -> tuple[Symbol, ...]:
     """The model's free dims that the kernel needs."""
     match form:
@@ -189,6 +67,9 @@ def _free_symbols(buffers: Sequence[Buffer], form: Form) -> tuple[Symbol, ...]:
         case Product():
             expressions = [form.value, form.left.value, form.right.value]
             own = form.batch + form.left.axes + form.right.axes + form.terms
+        case Transform():
+            expressions = [*(e for row in form.reads for e in row), *(put.value for row in form.puts for put in row)]
+            own = form.axes
     extents = [e for buffer in buffers for e in buffer.shape] + [axis.extent for axis in own]
     found = dim.symbols_of(extents).union(*map(_symbols, expressions)) - {axis.symbol for axis in own}
     return tuple(sorted(found, key=lambda symbol: symbol.name))
@@ -341,5 +222,4 @@ def _divisor_of(axis: Axis, term: Expr) -> int | None:
     return divisors.pop() if len(divisors) == 1 else None
 
 
-__all__ = ["CHAIN", "THREADS", "DType", "DeviceKernel", "Form", "Operand", "Pointwise", "Product", "Rows", "Tile",
-           "blocks", "count", "plan_kernel"]  # fmt: skip
+__all__ = ["CHAIN", "plan_kernel"]

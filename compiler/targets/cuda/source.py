@@ -21,7 +21,8 @@ from ...scalar import Argument, Bitcast, Call, Cast, Checked, Expr, Guarded, Ind
 from ...tensor_type import BFLOAT16, BOOL, FLOAT16, FLOAT32, INT32, INT64, DType
 from ..cpu.vector_math import expand_all
 from .elements import SUM
-from .schedule import CHAIN, THREADS, Axis, DeviceKernel, Operand, Pointwise, Product, Rows, count
+from .forms import THREADS, Axis, DeviceKernel, Operand, Pointwise, Product, Rows, Transform, count
+from .schedule import CHAIN
 
 PAD = 4  # floats behind each k-slice of a tile in shared memory, against bank conflicts
 FRAGMENT = 4  # neighbouring elements that a thread holds in a row of its tile
@@ -73,6 +74,8 @@ class _Printer:
                 self._rows(form)
             case Product() as form:
                 self._product(form)
+            case Transform() as form:
+                self._transform(form)
         arguments = [*self.buffers.values(), *self.names_of_symbols(), "error"]
         text = f"def kernel({', '.join(arguments)}):\n" + "\n".join(self.lines) + "\n"
         numbers = tuple((name, dtype, bits) for (dtype, bits), name in self.numbers.items())
@@ -296,6 +299,45 @@ class _Printer:
                 self.do(f"store_{name}", scratch, thread, "total")
             self.do("barrier")
             width //= 2
+
+    # -- transforms ------------------------------------------------------------------------------------------
+
+    def _transform(self, form: Transform) -> None:
+        """The columns of the tile first, then its rows, all in registers."""
+        flat = self.let(self.call("plus", self.call("times", self.call("block"), str(THREADS)), self.call("thread")), "i")
+        target = self.kernel.buffers[-1]
+        with self.where([self.call("below", flat, self.extent(count(form.axes)))]):
+            self.decode(flat, form.axes)
+            values = _Values(self, "", {})
+            tile = [[values.of(expand_all(read)) for read in row] for row in form.reads]
+            columns = [[self._combined(row, [line[j] for line in tile], target.dtype) for j in range(len(tile))] for row in form.matrix]
+            for puts, line in zip(form.puts, columns, strict=True):
+                for put, row in zip(puts, form.matrix, strict=True):
+                    sum_ = self._combined(row, line, target.dtype)
+                    with self.where([self.call("inside", self.extent(condition)) for condition in put.conditions]):
+                        offset = self.extent(target.offset(put.position))
+                        self.do(f"store_{_name(target.dtype)}", "y", offset, self.expression(put.value, sum_))
+
+    def _combined(self, coefficients: Sequence[float], values: Sequence[str], dtype: DType) -> str:
+        """sum of coefficient * value, without the zeros; what needs no product comes first."""
+        name = _name(dtype)
+        pairs = sorted(((float(c), v) for c, v in zip(coefficients, values, strict=True) if c),
+                       key=lambda pair: (abs(pair[0]) != 1, pair[0] < 0))  # fmt: skip
+        total = ""
+        for coefficient, value in pairs:
+            match abs(coefficient) == 1, coefficient > 0, bool(total):
+                case True, True, False:
+                    text = value
+                case True, False, False:
+                    text = self.call(f"neg_{name}", value)
+                case True, is_positive, True:
+                    text = self.call(f"{'add' if is_positive else 'sub'}_{name}", total, value)
+                case False, _, False:
+                    text = self.call(f"mul_{name}", value, self.number(coefficient, dtype))
+                case _:
+                    text = self.call(f"fma_{name}", value, self.number(coefficient, dtype), total)
+            total = self.let(text)
+        return total
 
     # -- products --------------------------------------------------------------------------------------------
 
