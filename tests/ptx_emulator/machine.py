@@ -139,6 +139,8 @@ class _Machine:
                     self.pc[active] = pc + 1
                     self.is_waiting[chosen] = True
                     return
+                case "":  # a directive, such as .pragma
+                    pass
                 case _ if chosen.size:
                     self._execute(instruction, chosen)
             pc += 1
@@ -354,8 +356,9 @@ def _divide(x: Array, y: Array) -> Array:
         return x / y
     if x.dtype.kind == "u":
         return x // np.where(y == 0, 1, y)
-    safe = np.where(y == 0, 1, y)
-    return (np.sign(x) * np.sign(safe) * (np.abs(x.astype(np.int64)) // np.abs(safe.astype(np.int64)))).astype(x.dtype)
+    safe = np.where(y == 0, 1, y).astype(x.dtype)
+    floor = x // safe
+    return (floor + ((x - floor * safe != 0) & ((x < 0) != (safe < 0)))).astype(x.dtype)
 
 
 def _remainder(x: Array, y: Array) -> Array:
@@ -446,6 +449,22 @@ def _permute(x: Array, y: Array, selector: Array) -> Array:
     return result
 
 
+def _dot_of_two(is_high: bool) -> Callable[..., Array]:
+    """dp2a of unsigned numbers: z + x's two halves times two of y's bytes."""
+
+    def value(x: Array, y: Array, z: Array) -> Array:
+        by = y >> np.uint32(16) if is_high else y
+        return z + (x & np.uint32(0xFFFF)) * (by & np.uint32(255)) + (x >> np.uint32(16)) * (by >> np.uint32(8) & np.uint32(255))
+
+    return value
+
+
+def _dp2a(m: _Machine, i: Instruction, active: Array) -> None:
+    if i.modifiers[1:] != ("u32", "u32"):
+        raise ValueError(f"the emulator does not know {i.text!r}")
+    _plain(_dot_of_two(i.modifiers[0] == "hi"), 3)(m, i, active)
+
+
 def _insert(m: _Machine, i: Instruction, active: Array) -> None:
     """The low ``length`` bits of the first operand put into the second at ``start``."""
     kind = i.modifiers[-1]
@@ -479,7 +498,7 @@ _HANDLERS: dict[str, Handler] = {
     "max": _plain(np.fmax, 2), "min": _plain(np.fmin, 2),
     "and": _plain(np.bitwise_and, 2), "or": _plain(np.bitwise_or, 2), "xor": _plain(np.bitwise_xor, 2), "not": _not,
     "shl": _shift(True), "shr": _shift(False),
-    "prmt": _plain(_permute, 3), "bfe": _extract, "bfi": _insert,
+    "prmt": _plain(_permute, 3), "bfe": _extract, "bfi": _insert, "dp2a": _dp2a,
     "setp": _set_predicate, "selp": _select, "cvt": _convert,
 }  # fmt: skip
 __all__ = ["MemoryFault", "emulate"]

@@ -76,7 +76,6 @@ def truncated(x: int, y: int) -> int:
 F8 = F4.astype(np.float64)
 HALVES = np.arange(0, 1 << 16, 97, dtype=np.uint16).view(np.float16)
 U4, U8 = I4.view(np.uint32), I8.view(np.uint64)
-SOME = I4[I4 != 0]  # divisors
 SHIFTS = np.array([0, 1, 5, 31, 32, 33, 200], np.uint32)
 ROWS: list[tuple[str, list[Array], str, Callable[..., Any]]] = [
     *((f"{op}.rn.f32 {{d}}, {{x}}, {{y}};", list(pairs(F4)), "f4", f) for op, f in
@@ -108,6 +107,7 @@ ROWS: list[tuple[str, list[Array], str, Callable[..., Any]]] = [
     ("mad.lo.s32 {d}, {x}, {y}, {z};", [*pairs(I4), pairs(I4)[0][::-1].copy()], "i4", integers(lambda x, y, z: x * y + z, "i4")),
     ("mad.wide.u32 {d}, {x}, {y}, {z};", [*pairs(U4), pairs(U8)[0]], "u8", integers(lambda x, y, z: x * y + z, "u8")),
     ("div.s32 {d}, {x}, {y};", [a[pairs(I4)[1] != 0] for a in pairs(I4)], "i4", integers(truncated, "i4")),
+    ("div.s64 {d}, {x}, {y};", [a[(pairs(I8)[1] != 0) & (pairs(I8)[1] != -1)] for a in pairs(I8)], "i8", integers(truncated, "i8")),
     ("rem.s32 {d}, {x}, {y};", [a[pairs(I4)[1] != 0] for a in pairs(I4)], "i4", integers(lambda x, y: x - y * truncated(x, y), "i4")),
     ("div.u64 {d}, {x}, {y};", [a[pairs(U8)[1] != 0] for a in pairs(U8)], "u8", integers(lambda x, y: x // y, "u8")),
     ("rem.u32 {d}, {x}, {y};", [a[pairs(U4)[1] != 0] for a in pairs(U4)], "u4", integers(lambda x, y: x % y, "u4")),
@@ -124,6 +124,10 @@ ROWS: list[tuple[str, list[Array], str, Callable[..., Any]]] = [
     ("bfe.s32 {d}, {x}, 24, 8;", [I4], "i4", lambda x: x >> 24),
     ("bfe.s32 {d}, {x}, 0, 8;", [I4], "i4", lambda x: x.astype(np.int8).astype(np.int32)),
     ("bfi.b32 {d}, {x}, {y}, 4, 8;", list(pairs(U4)), "u4", lambda x, y: (y & ~np.uint32(0xFF0)) | (x & 0xFF) << 4),
+    ("dp2a.lo.u32.u32 {d}, {x}, {y}, {z};", [*pairs(U4), pairs(U4)[0]], "u4",
+     integers(lambda x, y, z: z + (x & 0xFFFF) * (y & 255) + (x >> 16) * (y >> 8 & 255), "u4")),
+    ("dp2a.hi.u32.u32 {d}, {x}, {y}, {z};", [*pairs(U4), pairs(U4)[0]], "u4",
+     integers(lambda x, y, z: z + (x & 0xFFFF) * (y >> 16 & 255) + (x >> 16) * (y >> 24), "u4")),
     ("prmt.b32 {d}, {x}, {y}, 0x5410;", list(pairs(U4)), "u4", lambda x, y: (x & 0xFFFF) | y << 16),
     ("prmt.b32 {d}, {x}, {y}, 0x0123;", list(pairs(U4)), "u4", lambda x, y: x.byteswap()),
     ("mov.b32 {d}, {x};", [F4], "u4", lambda x: x.view(np.uint32)),

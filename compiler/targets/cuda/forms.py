@@ -14,7 +14,6 @@ from typing import TypeAlias
 from ... import dim
 from ...dim import Dim, Extent, Symbol
 from ...loops.ir import Buffer, variable
-from ...op import Array
 from ...scalar import Expr
 
 THREADS = 256  # of every block
@@ -116,10 +115,13 @@ class Put:
 
 @dataclass(frozen=True, eq=False)
 class Transform:
-    """matrix x tile x matrix' at every position of ``axes``; the tile is ``reads`` [size, size], ``puts`` [rows, rows]."""
+    """matrix x tile x matrix' at every position of ``axes``; the tile is ``reads`` [size, size], ``puts`` [rows, rows].
+
+    ``name``: which matrix, input or output and m.
+    """
 
     axes: tuple[Axis, ...]
-    matrix: Array
+    name: str
     reads: tuple[tuple[Expr, ...], ...]
     puts: tuple[tuple[Put, ...], ...]
 

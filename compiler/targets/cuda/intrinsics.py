@@ -16,6 +16,7 @@ from llvmlite import ir
 from numba import types
 from numba.cuda.extending import intrinsic
 
+from ...ops.transforms import matrices
 from ...tensor_type import BFLOAT16, BOOL, FLOAT16, FLOAT32, INT32, UINT32, DType
 
 I1, I8, I16, I32, I64 = (ir.IntType(bits) for bits in (1, 8, 16, 32, 64))
@@ -352,14 +353,26 @@ def _element(b: Any, pointer: Operand, index: Operand) -> Operand:
     return b.gep(pointer, [b.sext(index, I64)])
 
 
-def _load(name: str) -> Any:
-    dtype = DType(name)
+def _load(rest: str) -> Any:
+    """``load_DTYPE(p, i)``; ``load_if_DTYPE(p, i, condition)`` is 0 where the condition does not hold, and reads p[0] there."""
+    if rest.startswith("if_"):
+        return _load_if(DType(rest.removeprefix("if_")))
+    dtype = DType(rest)
 
     def emit(b: Any, pointer: Operand, index: Operand) -> Operand:
         value = b.load(_element(b, pointer, index))
         return b.icmp_unsigned("!=", value, I8(0)) if dtype is BOOL else value
 
     return _define(numba_type(dtype), [pointer_type(dtype), types.int32], emit)
+
+
+def _load_if(dtype: DType) -> Any:
+    def emit(b: Any, pointer: Operand, index: Operand, condition: Operand) -> Operand:
+        value = b.load(_element(b, pointer, b.select(condition, index, I32(0))))
+        value = b.icmp_unsigned("!=", value, I8(0)) if dtype is BOOL else value
+        return b.select(condition, value, ir.Constant(value.type, 0))
+
+    return _define(numba_type(dtype), [pointer_type(dtype), types.int32, types.boolean], emit)
 
 
 def _store(name: str) -> Any:
@@ -400,7 +413,7 @@ def _unpacked(b: Any, tile: Operand, count: int) -> list[Operand]:
 
 
 def _packed(b: Any, values: Sequence[Operand]) -> Operand:
-    tile: Operand = ir.Constant(ir.ArrayType(ir.FloatType(), len(values)), ir.Undefined)
+    tile: Operand = ir.Constant(ir.ArrayType(values[0].type, len(values)), ir.Undefined)
     for position, value in enumerate(values):
         tile = b.insert_value(tile, value, position)
     return tile
@@ -477,6 +490,42 @@ def _tile_stage(rows: int, columns: int, first: int, count: int, row_stride: int
     return _define(types.void, [tile_type(rows * columns), pointer_type(FLOAT32)], emit)
 
 
+# -- Winograd's transforms ---------------------------------------------------------------------------------
+
+
+def _transform(rest: str) -> Any:
+    """``transform_input4_float32(x00, x01, ...)``: the tile [size, size] by rows -> matrix x tile x matrix' by rows."""
+    name, dtype = rest.split("_")
+    matrix = matrices(int(name[-1]))[2 if name.startswith("input") else 0]
+    rows, size = matrix.shape
+    kind = DType(dtype)
+    element = numba_type(kind)
+
+    def emit(b: Any, *x: Operand) -> Operand:
+        columns = [[_combination(b, kind, row, x[j::size]) for j in range(size)] for row in matrix]
+        return _packed(b, [_combination(b, kind, row, line) for line in columns for row in matrix])
+
+    return _define(types.UniTuple(element, rows * rows), [element] * (size * size), emit)
+
+
+def _combination(b: Any, t: DType, coefficients: Sequence[float], values: Sequence[Operand]) -> Operand:
+    """sum of coefficient * value, without the zeros; what needs no product comes first."""
+    pairs = [(float(c), v) for c, v in zip(coefficients, values, strict=True) if c]
+    pairs.sort(key=lambda pair: (abs(pair[0]) != 1, pair[0] < 0))
+    (first, total), *others = pairs
+    if first != 1:
+        total = _FLOAT["neg"](b, t, total) if first == -1 else _FLOAT["mul"](b, t, total, ir.Constant(total.type, first))
+    for coefficient, value in others:
+        match coefficient:
+            case 1.0:
+                total = _FLOAT["add"](b, t, total, value)
+            case -1.0:
+                total = _FLOAT["sub"](b, t, total, value)
+            case _:
+                total = _fma(b, t, value, ir.Constant(value.type, coefficient), total)
+    return total
+
+
 # -- threads and indices -----------------------------------------------------------------------------------
 
 
@@ -530,6 +579,7 @@ def _at() -> Any:
 
 _FAMILIES: dict[str, Callable[[str], Any]] = {
     "cast": _cast, "bitcast": _bitcast, "load": _load, "store": _store, "shared": _shared, "tile": _tile,
+    "transform": _transform,
 }  # fmt: skip
 _PLAIN: dict[str, Callable[[], Any]] = {
     "thread": _special("tid.x"),

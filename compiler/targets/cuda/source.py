@@ -6,9 +6,10 @@ guard happen only where the guard holds; a run-time index out of range sets the 
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import reduce
 
 import numpy as np
 
@@ -125,11 +126,12 @@ class _Printer:
         if not conditions:
             yield
             return
-        joined = conditions[0]
-        for condition in conditions[1:]:
-            joined = self.call("both", joined, condition)
-        with self.nested(f"if {joined}:"):
+        with self.nested(f"if {self.all(conditions)}:"):
             yield
+
+    def all(self, conditions: Iterable[str]) -> str:
+        """Whether all of the conditions hold (one at least)."""
+        return reduce(lambda left, right: self.call("both", left, right), conditions)
 
     def number(self, value: float | int | bool, dtype: DType) -> str:
         bits = np.asarray(value, dtype.numpy).tobytes()
@@ -296,48 +298,27 @@ class _Printer:
                 other = self.call("plus", thread, str(width * stride))
                 pair = (self.call(f"load_{name}", scratch, at) for at in (thread, other))
                 self.line(f"total = {self.call(f'{form.combine}_{name}', *pair)}")
-                self.do(f"store_{name}", scratch, thread, "total")
-            self.do("barrier")
+                if width > 1:
+                    self.do(f"store_{name}", scratch, thread, "total")
+            if width > 1:
+                self.do("barrier")
             width //= 2
 
     # -- transforms ------------------------------------------------------------------------------------------
 
     def _transform(self, form: Transform) -> None:
-        """The columns of the tile first, then its rows, all in registers."""
+        """A thread's tile in registers."""
         flat = self.let(self.call("plus", self.call("times", self.call("block"), str(THREADS)), self.call("thread")), "i")
         target = self.kernel.buffers[-1]
         with self.where([self.call("below", flat, self.extent(count(form.axes)))]):
             self.decode(flat, form.axes)
             values = _Values(self, "", {})
-            tile = [[values.of(expand_all(read)) for read in row] for row in form.reads]
-            columns = [[self._combined(row, [line[j] for line in tile], target.dtype) for j in range(len(tile))] for row in form.matrix]
-            for puts, line in zip(form.puts, columns, strict=True):
-                for put, row in zip(puts, form.matrix, strict=True):
-                    sum_ = self._combined(row, line, target.dtype)
-                    with self.where([self.call("inside", self.extent(condition)) for condition in put.conditions]):
-                        offset = self.extent(target.offset(put.position))
-                        self.do(f"store_{_name(target.dtype)}", "y", offset, self.expression(put.value, sum_))
-
-    def _combined(self, coefficients: Sequence[float], values: Sequence[str], dtype: DType) -> str:
-        """sum of coefficient * value, without the zeros; what needs no product comes first."""
-        name = _name(dtype)
-        pairs = sorted(((float(c), v) for c, v in zip(coefficients, values, strict=True) if c),
-                       key=lambda pair: (abs(pair[0]) != 1, pair[0] < 0))  # fmt: skip
-        total = ""
-        for coefficient, value in pairs:
-            match abs(coefficient) == 1, coefficient > 0, bool(total):
-                case True, True, False:
-                    text = value
-                case True, False, False:
-                    text = self.call(f"neg_{name}", value)
-                case True, is_positive, True:
-                    text = self.call(f"{'add' if is_positive else 'sub'}_{name}", total, value)
-                case False, _, False:
-                    text = self.call(f"mul_{name}", value, self.number(coefficient, dtype))
-                case _:
-                    text = self.call(f"fma_{name}", value, self.number(coefficient, dtype), total)
-            total = self.let(text)
-        return total
+            tile = [values.of(expand_all(read)) for row in form.reads for read in row]
+            tiles = self.let(self.call(f"transform_{form.name}_{_name(target.dtype)}", *tile), "w")
+            for place, put in enumerate(put for row in form.puts for put in row):
+                with self.where([self.call("inside", self.extent(condition)) for condition in put.conditions]):
+                    offset = self.extent(target.offset(put.position))
+                    self.do(f"store_{_name(target.dtype)}", "y", offset, self.expression(put.value, f"{tiles}[{place}]"))
 
     # -- products --------------------------------------------------------------------------------------------
 
@@ -498,6 +479,10 @@ class _Values:
 
     def _guarded(self, node: Guarded) -> str:
         p = self.p
+        match node:
+            case Guarded(conditions, Load(buffer) as load, Literal(value=0)) if _may_be_read_at_zero(load):
+                inside = p.all(p.call("inside", p.extent(condition)) for condition in conditions)
+                return p.let(p.call(f"load_if_{_name(buffer.dtype)}", p.buffers[buffer], p.offset(load, {}), inside))
         result = p.let(self.of(node.otherwise), "g")
         with p.where([p.call("inside", p.extent(condition)) for condition in node.conditions]):
             p.line(f"{result} = {_Values(p, self.sum, self.values).of(node.value)}")
@@ -527,6 +512,11 @@ def _eager_order(root: Expr, known: Mapping[int, str]) -> list[Expr]:
             if not isinstance(node, Guarded):
                 stack += [(child, False) for child in reversed(scalar.children(node))]
     return order
+
+
+def _may_be_read_at_zero(load: Load) -> bool:
+    """Whether a guarded load may read the buffer's first element where its guard does not hold: then it needs no branch."""
+    return not load.index_expressions and all(dim.is_nonnegative(extent - 1) for extent in load.buffer.shape)
 
 
 def _name(dtype: DType) -> str:

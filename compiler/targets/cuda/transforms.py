@@ -7,7 +7,6 @@ from collections.abc import Sequence
 from ... import dim, scalar
 from ...dim import Extent
 from ...graph import Node
-from ...ops.transforms import matrices
 from ...scalar import Argument, Expr, Guarded
 from .elements import SUM, Elements
 from .forms import Axis, Put, Transform
@@ -38,7 +37,7 @@ def _of_input(elements: Elements, node: Node) -> Transform:
 
     reads = tuple(tuple(read(i, j) for j in range(size)) for i in range(size))
     puts = tuple(tuple(_put(elements, (e * size + f, number, at[3])) for f in range(size)) for e in range(size))
-    return Transform(axes, matrices(attrs.m)[2], reads, puts)
+    return Transform(axes, f"input{attrs.m}", reads, puts)
 
 
 def _of_output(elements: Elements, node: Node) -> Transform:
@@ -56,7 +55,7 @@ def _of_output(elements: Elements, node: Node) -> Transform:
         y, z = at[1] * m + i, at[2] * m + j
         return _put(elements, (at[0], at[3], y, z), (h - 1 - y, w - 1 - z))
 
-    return Transform(axes, matrices(m)[0], reads, tuple(tuple(put(i, j) for j in range(m)) for i in range(m)))
+    return Transform(axes, f"output{m}", reads, tuple(tuple(put(i, j) for j in range(m)) for i in range(m)))
 
 
 def _axes(extents: Sequence[Extent]) -> tuple[Axis, ...]:
