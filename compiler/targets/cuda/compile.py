@@ -15,6 +15,7 @@ import os
 import re
 import warnings
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from functools import cache
 from pathlib import Path
@@ -84,7 +85,7 @@ def compile_kernel(
     ptx = _read(folder / f"{key}.ptx")
     text = ptx.decode() if ptx is not None else make_ptx(source, name)
     if ptx is None:
-        _check_ptx(text, source)
+        check_ptx(text, source)
         _write(folder / f"{key}.ptx", text.encode())
     return CompiledKernel(name, text, tuple(_binary(text, name, a, folder / f"{key}.{a}") for a in architectures))
 
@@ -125,7 +126,8 @@ def _scalar(dtype: DType, bits: bytes) -> Any:
     return bool(value) if dtype is BOOL else value
 
 
-def _check_ptx(ptx: str, source: KernelSource) -> None:
+def check_ptx(ptx: str, source: KernelSource) -> None:
+    """VerificationError if the PTX holds float64 instructions that its types do not, or memory of a thread's own."""
     has_double = FLOAT64 in source.arguments or "float64" in " ".join(source.intrinsics)
     if not has_double and re.search(r"\.f64\b", ptx):
         raise VerificationError("a kernel without float64 values was compiled to float64 instructions.")
@@ -219,4 +221,5 @@ def _write(path: Path, data: bytes) -> None:
         temporary.write_bytes(data)
         os.replace(temporary, path)
     except OSError:
-        temporary.unlink(missing_ok=True)
+        with suppress(OSError):
+            temporary.unlink()
