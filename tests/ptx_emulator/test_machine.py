@@ -140,6 +140,7 @@ ROWS: list[tuple[str, list[Array], str, Callable[..., Any]]] = [
     ("setp.lt.s32 %p2, {x}, 0;\nsetp.lt.and.s32 %p1, {x}, {y}, %p2;\nselp.b32 {d}, 1, 0, %p1;", list(pairs(I4)), "u4",
      lambda x, y: (x < y) & (x < 0)),
     ("mov.b64 {{%r10, %r11}}, {x};\nmov.b64 {d}, {{%r11, %r10}};", [U8], "u8", lambda x: x >> np.uint64(32) | x << np.uint64(32)),
+    ("{{ .reg .b32 %temp; mov.b64 {{%temp, %r10}}, {x}; }}\nmov.b32 {d}, %r10;", [U8], "u4", lambda x: x >> np.uint64(32)),
     ("mov.u32 {d}, 5;\nsetp.eq.s32 %p1, {x}, 1;\n@%p1 bra $A;\nmov.u32 {d}, 6;\n$A:\nadd.u32 {d}, {d}, 1;", [I4], "u4",
      lambda x: np.where(x == 1, 6, 7)),
 ]  # fmt: skip
