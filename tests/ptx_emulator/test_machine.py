@@ -204,6 +204,66 @@ def test_threads_leave_a_loop_at_their_own_time() -> None:
     np.testing.assert_array_equal(y, [i * (i + 1) // 2 for i in range(20)])
 
 
+# -- tensor cores --------------------------------------------------------------------------------------------------
+
+LDMATRIX = """mul.wide.u32 %rd3, %r0, 16; add.s64 %rd4, %rd0, %rd3; ld.global.v4.u32 {%r1, %r2, %r3, %r4}, [%rd4];
+shl.b32 %r5, %r0, 4; mov.u32 %r6, scratch; add.u32 %r5, %r5, %r6; st.shared.v4.u32 [%r5], {%r1, %r2, %r3, %r4}; bar.sync 0;
+ldmatrix.sync.aligned.m8n8.x4.shared.b16 {%r7, %r8, %r9, %r10}, [%r5];
+add.s64 %rd5, %rd1, %rd3; st.global.v4.u32 [%rd5], {%r7, %r8, %r9, %r10};"""
+
+
+def test_ldmatrix_hands_out_words() -> None:
+    """[matrix, row, word] -> lane 4 row + word, register matrix."""
+    x, y = np.arange(128, dtype=np.uint32), np.zeros(128, np.uint32)
+    emulate(kernel(LDMATRIX, 2, 512), 1, 32, [x, y], inputs=1)
+    np.testing.assert_array_equal(y.reshape(8, 4, 4), x.reshape(4, 8, 4).transpose(1, 2, 0))
+
+
+@pytest.mark.parametrize(("shape", "kind", "k"), [("m16n8k8", "tf32", 8), ("m16n8k16", "bf16", 16)])
+def test_mma_multiplies_matrices(shape: str, kind: str, k: int) -> None:
+    """Fragments as the PTX ISA draws them: g = lane / 4, q = lane % 4; each element put where its formula says."""
+    rng = np.random.default_rng(0)
+    a, b, c = (rng.integers(-8, 9, size).astype(np.float32) for size in ((16, k), (k, 8), (16, 8)))
+    per_word = k // 8
+    words = [np.zeros((32, 4), np.uint32), np.zeros((32, 2), np.uint32)]
+    for lane in range(32):
+        g, q = divmod(lane, 4)
+        for r in range(4):
+            row, first = g + 8 * (r % 2), (q + 4 * (r // 2)) * per_word
+            words[0][lane, r] = packed(a[row, first : first + per_word])
+        for r in range(2):
+            first = (q + 4 * r) * per_word
+            words[1][lane, r] = packed(b[first : first + per_word, g])
+    sums = np.array([[c[g + 8 * (r // 2), 2 * q + r % 2] for r in range(4)] for g in range(8) for q in range(4)], np.float32)
+    out = np.zeros((32, 4), np.float32)
+    body = f"""mul.wide.u32 %rd5, %r0, 16; mul.wide.u32 %rd6, %r0, 8;
+    add.s64 %rd7, %rd0, %rd5; add.s64 %rd8, %rd1, %rd6; add.s64 %rd9, %rd2, %rd5; add.s64 %rd10, %rd3, %rd5;
+    ld.global.v4.u32 {{%r1, %r2, %r3, %r4}}, [%rd7]; ld.global.v2.u32 {{%r5, %r6}}, [%rd8];
+    ld.global.v4.f32 {{%f1, %f2, %f3, %f4}}, [%rd9];
+    mma.sync.aligned.{shape}.row.col.f32.{kind}.{kind}.f32 {{%f5, %f6, %f7, %f8}}, {{%r1, %r2, %r3, %r4}}, {{%r5, %r6}},
+        {{%f1, %f2, %f3, %f4}};
+    st.global.v4.f32 [%rd10], {{%f5, %f6, %f7, %f8}};"""
+    emulate(kernel(body, 4), 1, 32, [*words, sums, out], inputs=3)
+    wanted = a @ b + c
+    found = np.zeros((16, 8), np.float32)
+    for lane in range(32):
+        g, q = divmod(lane, 4)
+        for r in range(4):
+            found[g + 8 * (r // 2), 2 * q + r % 2] = out[lane, r]
+    np.testing.assert_array_equal(found, wanted)
+
+
+def packed(values: Array) -> int:
+    """A float32's bits, or two bfloat16 in one word."""
+    bits = np.ascontiguousarray(values).view(np.uint32)
+    return int(bits[0]) if len(bits) == 1 else int(bits[0] >> 16 | bits[1] & 0xFFFF0000)
+
+
+def test_a_warp_that_is_not_whole() -> None:
+    body = "setp.lt.u32 %p1, %r0, 7; @%p1 bra $E;\n" + LDMATRIX.split(";", 6)[-1].split("bar.sync 0;")[1].split("add.s64")[0] + "$E:"
+    faulty(body, match="some threads of a warp are elsewhere", shared=512)
+
+
 # -- faults --------------------------------------------------------------------------------------------------------
 
 

@@ -102,7 +102,8 @@ def make_ptx(source: KernelSource, name: str) -> str:
         types = importlib.import_module("numba.types")
         pointers = [intrinsics.pointer_type(dtype) for dtype in source.arguments]
         signature = (*pointers, *([types.int32] * source.symbols), types.CPointer(types.int32))
-        ptx, _ = compiler.compile(function, signature, device=False, abi="numba", cc=_CAPABILITY, launch_bounds=source.threads)
+        bounds = (source.threads, source.blocks)
+        ptx, _ = compiler.compile(function, signature, device=False, abi="numba", cc=_CAPABILITY, launch_bounds=bounds)
     entry = re.search(r"\.visible \.entry (\w+)\(", ptx)
     if entry is None:
         raise ToolchainError("numba-cuda gave PTX without an entry.")

@@ -7,16 +7,18 @@ matmuls, convolutions and both their gradients are one family. ``Transform``: a 
 
 from __future__ import annotations
 
+import enum
 from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import TypeAlias
 
 from ... import dim
 from ...dim import Dim, Extent, Symbol
-from ...loops.ir import Buffer, variable
+from ...loops.ir import Buffer, Load, variable
 from ...scalar import Expr
 
 THREADS = 256  # of every block
+CHAIN = 512  # the longest chain of additions into one accumulator
 NOMINAL = 16  # what a free dim counts for where sizes are compared
 
 
@@ -79,16 +81,39 @@ class Tile:
         return (self.rows // self.thread_rows) * (self.columns // self.thread_columns)
 
 
-TILES = (Tile(128, 128, 8, 8, 8), Tile(64, 64, 16, 4, 4))  # each of THREADS threads
+TILES = (Tile(128, 128, 8, 8, 8), Tile(64, 64, 16, 4, 4))  # each of THREADS threads, the largest first
+
+
+class Engine(enum.Enum):
+    """What multiplies: float32 units, or tensor cores over operands that are split or rounded."""
+
+    FFMA = "f32"
+    TF32X3 = "3xtf32"
+    TF32 = "tf32"
+    BF16 = "bf16"
+
+    @property
+    def depth(self) -> int | None:
+        """Terms of a slice in shared memory, if the engine decides it."""
+        return {Engine.FFMA: None, Engine.BF16: 32}.get(self, 16)
 
 
 @dataclass(frozen=True, eq=False)
 class Operand:
-    """One side of a product: its value at (its axes, terms), and along which of them its memory runs."""
+    """One side of a product: its value at (its axes, terms), and along which of them its memory runs.
+
+    ``width``: elements that one access can take; more than one only where the value is a load and all is aligned.
+    """
 
     value: Expr
     axes: tuple[Axis, ...]
     terms_are_adjacent: bool
+    width: int = 1
+
+    @property
+    def load(self) -> Load:
+        assert isinstance(self.value, Load)
+        return self.value
 
 
 @dataclass(frozen=True, eq=False)
@@ -102,6 +127,7 @@ class Product:
     position: tuple[Extent, ...]
     value: Expr
     tile: Tile
+    engine: Engine
 
 
 @dataclass(frozen=True)

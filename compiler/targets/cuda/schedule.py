@@ -1,11 +1,12 @@
 """A fused kernel -> how a grid of threads computes it: one of the forms of forms.py, chosen from shapes and indices alone.
 
-Grids and the order of every sum depend on shapes only; no chain of float32 additions is longer than ``CHAIN``.
+Grids and the order of every sum depend on shapes only; no chain of float32 additions is longer than 512.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 from netloom.errors import MemoryBudgetError
 
@@ -16,17 +17,33 @@ from ...loops.ir import Buffer, Load
 from ...scalar import Call, Checked, Expr, Guarded, Index, Literal
 from ...tensor_type import FLOAT32
 from .elements import Elements, accumulated_in
-from .forms import THREADS, TILES, Axis, DeviceKernel, Form, Operand, Pointwise, Product, Rows, Tile, Transform, blocks, count, nominal
+from .forms import (
+    THREADS,
+    TILES,
+    Axis,
+    DeviceKernel,
+    Engine,
+    Form,
+    Operand,
+    Pointwise,
+    Product,
+    Rows,
+    Tile,
+    Transform,
+    blocks,
+    count,
+    nominal,
+)
 from .transforms import TRANSFORMS, transform_form
 
-CHAIN = 512  # the longest chain of additions into one accumulator
 MOST_ELEMENTS = (1 << 31) - 1  # of one buffer: indices are int32
 FEW_TERMS = 32  # below, one thread makes the whole sum
+WIDTH = 4  # elements of the widest access
 MANY_ROWS = 1 << 16  # from here on, one thread a row fills the device, if rows lie next to each other
 
 
-def plan_kernel(graph: Graph) -> DeviceKernel:
-    """The form of a kernel's graph; MemoryBudgetError if a buffer is too large for int32 indices."""
+def plan_kernel(graph: Graph, engine: Engine = Engine.FFMA) -> DeviceKernel:
+    """The form of a kernel's graph, products of float32 by that engine; MemoryBudgetError if a buffer is too large for int32 indices."""
     elements = Elements(graph)
     for buffer in elements.buffers:
         size = dim.product(buffer.shape)
@@ -34,11 +51,11 @@ def plan_kernel(graph: Graph) -> DeviceKernel:
             raise MemoryBudgetError(f"a tensor of {size} elements is too large for the cuda target.",
                                     hint=f"It indexes up to {MOST_ELEMENTS} elements; choose a smaller batch.")  # fmt: skip
     axes = tuple(Axis.of(f"p{place}", extent) for place, extent in enumerate(elements.target.shape))
-    form = _form(elements, axes)
+    form = _form(elements, axes, engine)
     return DeviceKernel(elements.buffers, _free_symbols(elements.buffers, form), blocks(form), form)
 
 
-def _form(elements: Elements, axes: tuple[Axis, ...]) -> Form:
+def _form(elements: Elements, axes: tuple[Axis, ...], engine: Engine) -> Form:
     if elements.anchor is not None and elements.anchor.op.name in TRANSFORMS:
         return transform_form(elements)
     position = tuple(axis.position for axis in axes)
@@ -48,7 +65,7 @@ def _form(elements: Elements, axes: tuple[Axis, ...]) -> Form:
     terms = tuple(Axis.of(f"r{place}", extent) for place, extent in enumerate(compute.reduce))
     term = elements.term(position, tuple(axis.position for axis in terms))
     if compute.combine == "add" and term.dtype is FLOAT32:
-        product = _product(elements, axes, terms, term)
+        product = _product(elements, axes, terms, term, engine)
         if product is not None:
             return product
     sum_dtype = accumulated_in(term.dtype)
@@ -145,7 +162,9 @@ def _lanes(axes: Sequence[Axis], terms: Sequence[Axis], term: Expr) -> tuple[int
 # -- products ----------------------------------------------------------------------------------------------
 
 
-def _product(elements: Elements, axes: Sequence[Axis], terms: tuple[Axis, ...], term: Expr) -> Product | None:
+def _product(
+    elements: Elements, axes: Sequence[Axis], terms: tuple[Axis, ...], term: Expr, engine: Engine
+) -> Product | None:
     """The product form, if the term is a product of two formulas, each with axes of its own, and large enough."""
     axes, position = _ungrouped(axes, term)
     if len(axes) != len(elements.target.shape):
@@ -160,18 +179,39 @@ def _product(elements: Elements, axes: Sequence[Axis], terms: tuple[Axis, ...], 
     batch += tuple(a for a in axes if a.extent != 1 and a not in batch and not any(a in part for part in own))
     if min(nominal(count(part)) for part in own) < 16 or nominal(count(terms)) < 8:
         return None
-    sides = [Operand(value, part, _is_adjacent_along(value, _last(terms))) for value, part in zip(factors, own, strict=True)]
+    sides = [_operand(value, part, terms) for value, part in zip(factors, own, strict=True)]
     last = _last(axes)
     if last in sides[0].axes:  # the columns run along the output's memory
         sides.reverse()
     zero = {axis.symbol: 0 for axis in axes if axis.extent == 1}
     where = tuple(dim.substitute(p, zero) for p in position)
     value = elements.stored(where, FLOAT32)
-    return Product(batch, sides[0], sides[1], terms, where, value, _tile(batch, sides))
+    return Product(batch, sides[0], sides[1], terms, where, value, _tile(batch, sides, engine), engine)
 
 
-def _tile(batch: Sequence[Axis], sides: Sequence[Operand]) -> Tile:
+def _operand(value: Expr, axes: tuple[Axis, ...], terms: tuple[Axis, ...]) -> Operand:
+    """A side of a product with the widest access that it allows."""
+    is_along_terms = _is_adjacent_along(value, _last(terms))
+    inner = _last(terms) if is_along_terms else _last(axes)
+    width = WIDTH if inner is not None and isinstance(value, Load) and _is_aligned_along(value, inner) else 1
+    return Operand(value, axes, is_along_terms, width)
+
+
+def _is_aligned_along(load: Load, inner: Axis) -> bool:
+    """Whether WIDTH elements along the axis, from a multiple of WIDTH on, are one aligned piece of memory."""
+    if _slope(load, inner) != 1 or not isinstance(inner.extent, int) or inner.extent % WIDTH:
+        return False
+    offset = load.buffer.offset(load.extents)
+    assert isinstance(offset, Dim)
+    return all(factor % WIDTH == 0 for atoms, factor in offset.terms if atoms != (inner.symbol,))
+
+
+def _tile(batch: Sequence[Axis], sides: Sequence[Operand], engine: Engine) -> Tile:
     """The largest tile of which there are enough blocks to fill a device, else the smallest."""
+    return replace(tile := _fitting_tile(batch, sides), depth=engine.depth or tile.depth)
+
+
+def _fitting_tile(batch: Sequence[Axis], sides: Sequence[Operand]) -> Tile:
     for tile in TILES:
         rows, columns = (nominal(count(side.axes)) for side in sides)
         number = nominal(count(batch)) * -(-rows // tile.rows) * -(-columns // tile.columns)
@@ -222,4 +262,4 @@ def _divisor_of(axis: Axis, term: Expr) -> int | None:
     return divisors.pop() if len(divisors) == 1 else None
 
 
-__all__ = ["CHAIN", "plan_kernel"]
+__all__ = ["plan_kernel"]

@@ -15,7 +15,7 @@ from netloom.compiler import dim
 from netloom.compiler.graph import Graph
 from netloom.compiler.program import BufferRef, Entry, Launch, Program, Space
 from netloom.compiler.targets.cuda.compile import compile_kernel
-from netloom.compiler.targets.cuda.driver import PIPELINE, DevicePlacement, plan
+from netloom.compiler.targets.cuda.driver import PIPELINE, CudaOptions, DevicePlacement, plan
 from tests.ptx_emulator.machine import emulate
 
 Array = npt.NDArray[Any]
@@ -25,15 +25,17 @@ class IndexFault(Exception):
     """A kernel stored to the error flag."""
 
 
-def run(graph: Graph, inputs: Mapping[str, Array], dims: Mapping[str, int] | None = None) -> list[Array]:
+def run(
+    graph: Graph, inputs: Mapping[str, Array], dims: Mapping[str, int] | None = None, options: CudaOptions | None = None
+) -> list[Array]:
     """The outputs of a graph, from inputs by name."""
-    program, placement, _ = plan({"run": graph}, PIPELINE)
+    program, placement, _ = plan({"run": graph}, PIPELINE, options)
     return _Run(program, placement, program.entries[0], dims or {}).outputs(inputs)
 
 
-def ptx_of(graph: Graph) -> dict[str, str]:
+def ptx_of(graph: Graph, options: CudaOptions | None = None) -> dict[str, str]:
     """Each kernel's PTX by the kernel's name."""
-    _, placement, _ = plan({"run": graph}, PIPELINE)
+    _, placement, _ = plan({"run": graph}, PIPELINE, options)
     return {name: compile_kernel(source, ()).ptx for name, source in placement.sources.items()}
 
 
