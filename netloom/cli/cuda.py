@@ -1,4 +1,4 @@
-"""``netloom compile --target cuda``: a model -> a program file for CUDA devices (.nlc), made without one."""
+"""Programs for CUDA devices: ``netloom compile --target cuda`` writes one (.nlc) without a device, ``netloom run`` needs one."""
 
 from __future__ import annotations
 
@@ -16,6 +16,7 @@ from .output import Output
 if TYPE_CHECKING:
     from netloom.compiler.graph import Graph
     from netloom.compiler.targets.cuda.driver import CudaProgram
+    from netloom.runtime.cuda.session import CudaSession
 
 
 def compile_for_device(
@@ -36,6 +37,19 @@ def compile_for_device(
     row = {"target": "cuda", "architectures": architectures, "kernels": len(compiled.kernels), "seconds": seconds,
            "files": [{"form": "nlc", "file": str(path), "bytes": size}]}  # fmt: skip
     output.result(row, f"{path}: {size / 1e6:.2f} MB\n{len(compiled.kernels)} kernels, {seconds:.2f} s")
+
+
+def is_cuda_program(name: str) -> bool:
+    return name.endswith(".nlc")
+
+
+def load_cuda(name: str) -> CudaSession:
+    """A session of a program file; DeviceError where it cannot run, before any input is looked at."""
+    from netloom.runtime.cuda.session import load
+
+    session = load(name)
+    _ = session.resident
+    return session
 
 
 def _compiled(graph: Graph, build: Build, dump: Path | None, training: str | None) -> CudaProgram:

@@ -87,9 +87,9 @@ class CudaDevice:
         try:
             self._check(self._driver.cuInit(0))
         except (RuntimeError, OSError) as error:
-            raise DeviceError(f"no CUDA driver is installed ({error}).", hint="Install NVIDIA's driver, or use --target cpu.") from error
+            raise DeviceError("no CUDA driver is installed.", hint="Install NVIDIA's driver, or compile for the cpu target.") from error
         if not self._check(self._driver.cuDeviceGetCount()):
-            raise DeviceError("this machine has no CUDA device.", hint="Use --target cpu.")
+            raise DeviceError("this machine has no CUDA device.", hint="Compile for the cpu target.")
         number = self._check(self._driver.cuDeviceGet(0))
         self.name = self._check(self._driver.cuDeviceGetName(128, number)).split(b"\0")[0].decode()
         self.capability = tuple(self._check(self._driver.cuDeviceGetAttribute(attribute, number)) for attribute in self._capability())
@@ -111,7 +111,7 @@ class CudaDevice:
         if code == results.CUDA_ERROR_OUT_OF_MEMORY:
             raise DeviceError("the device has not enough free memory.", hint="Choose a smaller batch.")
         if code in (results.CUDA_ERROR_NO_DEVICE, results.CUDA_ERROR_STUB_LIBRARY):
-            raise DeviceError("this machine has no CUDA device.", hint="Use --target cpu.")
+            raise DeviceError("this machine has no CUDA device.", hint="Compile for the cpu target.")
         raise DeviceError(f"the CUDA driver reports {code.name}.")
 
     def allocate(self, size: int) -> int:

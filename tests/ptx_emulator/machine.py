@@ -81,6 +81,8 @@ class _Machine:
         for number, (name, value) in enumerate(zip(self.kernel.parameters, arguments, strict=True)):
             if isinstance(value, int):
                 self.parameters[name] = value
+                if number == flag:
+                    self.spaces[self.bases.index(value)].is_checked_for_races = False
                 continue
             data = value.reshape(-1).view(np.uint8)
             space = Space(f"buffer {number}", data, value.itemsize, self.threads, True)

@@ -23,7 +23,6 @@ from .forms import THREADS
 
 MAGIC = b"NLCUDA01"
 ALIGNMENT = 256
-SUFFIX = ".nlcuda"
 
 
 def write_program(program: Program, kernels: Mapping[str, CompiledKernel], path: Path) -> None:
@@ -160,4 +159,4 @@ def _atom(atom: Symbol | Quotient | Remainder | Minimum) -> Any:
             return ["min", _extent(left), _extent(right)]
 
 
-__all__ = ["SUFFIX", "program_bytes", "write_program"]
+__all__ = ["program_bytes", "write_program"]
