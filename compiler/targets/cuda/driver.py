@@ -34,7 +34,7 @@ from .strategies import select_for_device
 
 _SELECT = (
     Pass("select_strategies", select_for_device, after=("eliminate_dead", "fold_batchnorm"),
-         why="weights must have their final values", options=("accuracy", "override", "decisions")),
+         why="weights must have their final values", options=("accuracy", "override", "decisions", "engine")),
     Pass("eliminate_untransformed", eliminate_dead, after=("select_strategies",), why="transformed weights replace others"),
 )  # fmt: skip
 _FUSE = (Pass("fuse", fuse, after=("eliminate_dead",), why="only what is left becomes kernels"),)

@@ -1,7 +1,8 @@
 """Strategy selection for the cuda target: the same STRATEGIES, costs and budgets, at a device's rates.
 
 A convolution as one product (``direct``) reads its windows through the caches, so a matrix of windows never pays. The rates
-are a model (an H200's, from its data sheet and others' measurements), not a measurement of ours.
+are a model (an H200's, from its data sheet and others' measurements), not a measurement of ours. Where products round their
+operands, no transform may amplify that: then convolutions are direct.
 """
 
 from __future__ import annotations
@@ -11,12 +12,14 @@ from netloom.errors import UsageError
 from ...graph import Graph, Node, finish, rebuilder
 from ...passes.select_strategies import Decision
 from ...strategies import ACCURACIES, BY_NAME, STRATEGIES
+from .forms import Engine
 
 PRODUCTS_PER_SECOND = 25e12  # float32 multiply-adds in register tiles
 BYTES_PER_SECOND = 4e12
+_AMPLIFYING = frozenset(strategy.name for strategy in STRATEGIES if strategy.name.startswith("winograd"))
 
 
-def select_for_device(graph: Graph, accuracy: str, override: str, decisions: list[Decision]) -> Graph:
+def select_for_device(graph: Graph, accuracy: str, override: str, decisions: list[Decision], engine: Engine) -> Graph:
     """The graph with each convolution expanded. ``override``: auto, a strategy's name, or NODE=NAME."""
     if accuracy not in ACCURACIES:
         raise UsageError(f"there is no accuracy {accuracy!r}.", hint=f"Choose {', '.join(ACCURACIES)}.")
@@ -29,19 +32,21 @@ def select_for_device(graph: Graph, accuracy: str, override: str, decisions: lis
         if node.op.name != "conv":
             mapping.update(zip(node.outputs, b.copy(node, inputs), strict=True))
             continue
-        decision = _decide(graph, node, accuracy, wanted if label in ("", node.label) else "auto")
+        decision = _decide(graph, node, accuracy, wanted if label in ("", node.label) else "auto", engine)
         decisions.append(decision)
         mapping[node.output] = BY_NAME[decision.strategy].expand(b, graph, node, inputs)
     return finish(b, graph, mapping)
 
 
-def _decide(graph: Graph, node: Node, accuracy: str, wanted: str) -> Decision:
+def _decide(graph: Graph, node: Node, accuracy: str, wanted: str, engine: Engine) -> Decision:
     rejected: dict[str, str] = {}
     seconds: dict[str, float] = {}
     for strategy in STRATEGIES:
         reason = strategy.rejects(graph, node)
         if reason is None and ACCURACIES.index(strategy.accuracy) > ACCURACIES.index(accuracy):
             reason = f"its error budget of {strategy.budget:.0e} needs --accuracy {strategy.accuracy}"
+        if reason is None and strategy.name in _AMPLIFYING and engine in (Engine.TF32, Engine.BF16):
+            reason = f"its transforms would amplify the rounding of {engine.value}"
         if reason is None:
             seconds[strategy.name] = strategy.cost(node).seconds(PRODUCTS_PER_SECOND, BYTES_PER_SECOND)
         else:
