@@ -12,7 +12,7 @@ from typing import Any, TypeAlias
 import numpy as np
 import numpy.typing as npt
 
-from .memory import MemoryFault, Space
+from .memory import BankTraffic, MemoryFault, Space
 from .parse import Instruction, Kernel, parse
 
 Array: TypeAlias = npt.NDArray[Any]
@@ -38,14 +38,18 @@ def emulate(
     flag: int | None = None,
     memory: Sequence[tuple[int, Array]] = (),
     most_steps: int = MOST_STEPS,
-) -> None:
+) -> BankTraffic:
     """Runs the kernel on arrays in place: pointers are arrays, int32 are ints. MemoryFault for what must not be.
+
+    Gives the traffic of shared memory's banks.
 
     The first ``inputs`` arrays may not be written; argument number ``flag`` may be written by all threads at once.
     ``memory``: (address, bytes) in ascending order, for pointers given as ints. ``most_steps``: stretches of instructions
     between branches, after which a kernel counts as endless.
     """
-    _Machine(parse(ptx), blocks, threads, arguments, inputs, flag, memory).run(most_steps)
+    machine = _Machine(parse(ptx), blocks, threads, arguments, inputs, flag, memory)
+    machine.run(most_steps)
+    return machine.traffic
 
 
 class _Machine:
@@ -56,6 +60,7 @@ class _Machine:
         self.kernel, self.blocks, self.threads = kernel, blocks, threads
         self.lanes = np.arange(blocks * threads)
         self.registers: dict[str, Array] = {}
+        self.traffic = BankTraffic()
         self.pc = np.zeros(self.lanes.size, np.int64)
         self.is_waiting = np.zeros(self.lanes.size, bool)
         self.has_left = np.zeros(self.lanes.size, bool)
@@ -236,6 +241,7 @@ class _Machine:
         if is_shared:
             if ((address < 0) | (address + width > self.shared_size)).any():
                 raise MemoryFault(f"shared memory: an access at byte {int(address.max())} of {self.shared_size}")
+            self.traffic.note(address, width, self.lanes[active[rows]])
             block = self.lanes[active[rows]] // self.threads
             return [(self.shared, address + block * self.shared_size, rows)]
         number = np.searchsorted(np.asarray(self.bases), address, side="right") - 1

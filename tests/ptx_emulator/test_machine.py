@@ -204,6 +204,22 @@ def test_threads_leave_a_loop_at_their_own_time() -> None:
     np.testing.assert_array_equal(y, [i * (i + 1) // 2 for i in range(20)])
 
 
+@pytest.mark.parametrize(("width", "stride", "cycles", "least"), [
+    (4, 4, 1, 1), (4, 8, 2, 1), (4, 128, 32, 1), (4, 0, 1, 1), (4, 132, 1, 1), (16, 16, 4, 4), (16, 128, 32, 4), (16, 80, 4, 4),
+    (8, 8, 2, 2),
+])  # fmt: skip
+def test_bank_conflicts_are_counted(width: int, stride: int, cycles: int, least: int) -> None:
+    target = {4: "%r7", 8: "{%r7, %r8}", 16: "{%r7, %r8, %r9, %r10}"}[width]
+    vector = {4: "", 8: ".v2", 16: ".v4"}[width]
+    fill = "".join(f"mul.lo.u32 %r3, %r0, {width}; mov.u32 %r4, scratch; add.u32 %r5, %r4, %r3; add.u32 %r5, %r5, {32 * width * part};"
+                   f"st.shared{vector}.u32 [%r5], {target};" for part in range(8 * 16 // width * 4 // 4))  # fmt: skip
+    read = f"bar.sync 0; mul.lo.u32 %r3, %r0, {stride}; add.u32 %r5, %r4, %r3; ld.shared{vector}.u32 {target}, [%r5];"
+    before = emulate(kernel(fill, 0, 8192), 1, 32, [])
+    both = emulate(kernel(fill + read, 0, 8192), 1, 32, [])
+    assert before.cycles == before.least
+    assert (both.cycles - before.cycles, both.least - before.least) == (cycles, least)
+
+
 # -- tensor cores --------------------------------------------------------------------------------------------------
 
 LDMATRIX = """mul.wide.u32 %rd3, %r0, 16; add.s64 %rd4, %rd0, %rd3; ld.global.v4.u32 {%r1, %r2, %r3, %r4}, [%rd4];

@@ -56,7 +56,7 @@ def _multiply(p: Printer, form: Product, engine: _Simt | _Tensor, thread: str, s
         p.line(f"total = {p.call(f'tile_zero_{held}')}")
     with p.loop(dim.ceil_div(terms, depth) + 1) as step:
         start = p.let(p.call("times", step, str(depth)), "k")
-        fetched = [_fetch(p, form, side, thread, start) for side in sides]
+        fetched = [_fetch(p, form, engine, side, thread, start) for side in sides]
         with p.where([p.call("below", "0", step)]):
             p.line(f"tile = {engine.multiplied(sides[0].memory, sides[1].memory)}")
         if is_long:
@@ -66,7 +66,8 @@ def _multiply(p: Printer, form: Product, engine: _Simt | _Tensor, thread: str, s
         p.do("barrier")
         for side, values in zip(sides, fetched, strict=True):
             for part, value in enumerate(values):
-                engine.keep(side, *_slice_position(p, form, side, thread, part), value)
+                flat = p.index("plus", thread, str(part * THREADS)) if part else thread
+                engine.keep(side, *engine.position(side, flat), value)
         p.do("barrier")
     if is_long:
         p.line(f"tile = {p.call(f'tile_add_{held}', 'total', 'tile')}")
@@ -84,22 +85,11 @@ def _tile_starts(p: Printer, form: Product) -> tuple[str, str]:
     return row, column
 
 
-def _slice_position(p: Printer, form: Product, side: _Side, thread: str, part: int) -> tuple[str, str]:
-    """(k, place) in a slice of the first element that a thread fetches in its part-th turn."""
-    depth, width = form.tile.depth, side.operand.width
-    flat = p.call("plus", thread, str(part * THREADS)) if part else thread
-    if side.operand.terms_are_adjacent:
-        k, place = p.call("remainder", flat, str(depth // width)), p.call("quotient", flat, str(depth // width))
-        return (p.call("times", k, str(width)) if width > 1 else k), place
-    k, place = p.call("quotient", flat, str(side.size // width)), p.call("remainder", flat, str(side.size // width))
-    return k, p.call("times", place, str(width)) if width > 1 else place
-
-
-def _fetch(p: Printer, form: Product, side: _Side, thread: str, start: str) -> list[str]:
+def _fetch(p: Printer, form: Product, engine: _Simt | _Tensor, side: _Side, thread: str, start: str) -> list[str]:
     """This thread's part of a slice, zero outside the operand: numbers, or vectors of four."""
     values = []
     for part in range(side.size * form.tile.depth // (THREADS * side.operand.width)):
-        k, place = _slice_position(p, form, side, thread, part)
+        k, place = engine.position(side, p.index("plus", thread, str(part * THREADS)) if part else thread)
         term = p.let(p.call("plus", start, k), "k")
         at = p.let(p.call("plus", side.first, place), "m")
         conditions = [p.call("below", term, p.extent(count(form.terms)))]
@@ -139,14 +129,14 @@ def _finish(
         p.do("barrier")
         with p.loop(form.tile.rows // engine.parts * columns // THREADS) as step:
             flat = p.let(p.call("plus", p.call("times", step, str(THREADS)), thread), "i")
-            local = engine.row_of(part, p.call("quotient", flat, str(columns)))
-            row = p.let(p.call("plus", row_start, local), "m")
-            column = p.let(p.call("plus", column_start, p.call("remainder", flat, str(columns))), "n")
+            staged, across = p.index("quotient", flat, str(columns)), p.index("remainder", flat, str(columns))
+            row = p.let(p.call("plus", row_start, engine.row_of(part, staged)), "m")
+            column = p.let(p.call("plus", column_start, across), "n")
             inside = [p.call("below", at, p.extent(count(side.axes))) for at, side in ((row, form.left), (column, form.right))]
             with p.where(inside):
                 p.decode(row, form.left.axes)
                 p.decode(column, form.right.axes)
-                sum_ = p.let(p.call("load_float32", stage, flat))
+                sum_ = p.let(p.call("load_float32", stage, p.index("plus", p.index("times", staged, str(engine.stage_stride)), across)))
                 offset = p.extent(p.kernel.buffers[-1].offset(form.position))
                 p.store(offset, p.expression(form.value, sum_))
 
@@ -158,6 +148,7 @@ class _Simt:
         self.p, self.tile = p, form.tile
         self.left_stride, self.right_stride = form.tile.rows + PAD, form.tile.columns + PAD
         self.parts = form.tile.thread_rows // FRAGMENT
+        self.stage_stride = form.tile.columns
         self.left_words = form.tile.depth * self.left_stride
         self.room = max(form.tile.rows // self.parts * form.tile.columns, self.left_words + form.tile.depth * self.right_stride)
 
@@ -171,6 +162,14 @@ class _Simt:
         t, p = self.tile, self.p
         shape = f"{t.depth}_{self.left_stride}_{self.right_stride}_{t.thread_rows}_{t.thread_columns}"
         return p.call(f"tile_fma_{shape}", "tile", p.call("at", left, self.y), p.call("at", right, self.x))
+
+    def position(self, side: _Side, flat: str) -> tuple[str, str]:
+        """(k, place) in a slice of the first element of a thread's turn: neighbours read neighbours."""
+        p, width = self.p, side.operand.width
+        length = (self.tile.depth if side.operand.terms_are_adjacent else side.size) // width
+        fast, slow = p.index("remainder", flat, str(length)), p.index("quotient", flat, str(length))
+        fast = p.index("times", fast, str(width)) if width > 1 else fast
+        return (fast, slow) if side.operand.terms_are_adjacent else (slow, fast)
 
     def keep(self, side: _Side, k: str, place: str, value: str) -> None:
         p, stride = self.p, str(side.size + PAD)
@@ -203,8 +202,9 @@ class _Tensor:
         self.stride = form.tile.depth // self.per_word + PAD  # words
         self.down, self.across = form.tile.rows // WARPS_DOWN // 16, form.tile.columns // WARPS_ACROSS // 8
         self.parts = self.down
+        self.stage_stride = form.tile.columns + 2 * PAD
         self.left_words = form.tile.rows * self.stride
-        self.room = max(form.tile.rows // self.parts * form.tile.columns, self.left_words + form.tile.columns * self.stride)
+        self.room = max(form.tile.rows // self.parts * self.stage_stride, self.left_words + form.tile.columns * self.stride)
 
     def place(self, thread: str) -> None:
         p = self.p
@@ -228,6 +228,26 @@ class _Tensor:
         name = f"mma_{self.engine.value}_{self.stride}_{steps}_{self.down}_{self.across}"
         return p.call(name, "tile", p.call("at", left, self.left_at), p.call("at", right, self.right_at))
 
+    def position(self, side: _Side, flat: str) -> tuple[str, str]:
+        """(k, place) in a slice of the first element of a thread's turn.
+
+        Rows are 20 words apart: 8 of them at one word, or 16 words of every fifth, lie in different banks. A warp's reads
+        fill whole sectors of 32 bytes.
+        """
+        p, width, depth = self.p, side.operand.width, self.tile.depth
+        if not side.operand.terms_are_adjacent and width > 1:  # a word of k each
+            return p.index("remainder", flat, str(depth)), p.index("times", p.index("quotient", flat, str(depth)), str(width))
+        if side.operand.terms_are_adjacent and width == 1:
+            return p.index("remainder", flat, str(depth)), p.index("quotient", flat, str(depth))
+        low, rest = p.index("remainder", flat, "8"), p.index("quotient", flat, "8")
+        ks = depth // width if width > 1 else 4
+        k, rest = p.index("remainder", rest, str(ks)), p.index("quotient", rest, str(ks))
+        if width > 1:
+            return p.index("times", k, str(width)), p.index("plus", p.index("times", rest, "8"), low)
+        groups = str(side.size // 8)
+        place = p.index("plus", p.index("times", p.index("remainder", rest, groups), "8"), low)
+        return p.index("plus", p.index("times", p.index("quotient", rest, groups), "4"), k), place
+
     def keep(self, side: _Side, k: str, place: str, value: str) -> None:
         """Rounded to what the engine multiplies."""
         p, words = self.p, self.stride * self.per_word
@@ -242,7 +262,7 @@ class _Tensor:
             p.do(f"keep_{name}", side.memory, p.call("plus", where, str(lane * words)) if lane else where, element)
 
     def stage(self, part: int, stage: str) -> None:
-        p, columns = self.p, self.tile.columns
+        p, columns = self.p, self.stage_stride
         row = p.call("plus", p.call("times", self.warp_row, "16"), p.call("quotient", self.lane, "4"))
         column = p.call("plus", self.warp_column, p.call("times", p.call("remainder", self.lane, "4"), "2"))
         target = p.call("at", stage, p.call("plus", p.call("times", row, str(columns)), column))
