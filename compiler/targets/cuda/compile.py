@@ -16,7 +16,7 @@ import re
 import warnings
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -78,9 +78,20 @@ def default_cache() -> Path:
 def compile_kernel(
     source: KernelSource, architectures: Sequence[str] = ARCHITECTURES, cache_folder: Path | None = None
 ) -> CompiledKernel:
-    """The kernel's code for these architectures. VerificationError names a gate that it does not pass."""
+    """The kernel's code for these architectures. VerificationError names a gate that it does not pass.
+
+    A kernel that spills where several of its blocks share a multiprocessor's registers gets those of fewer blocks.
+    """
+    try:
+        return _compiled(source, architectures, cache_folder or default_cache())
+    except VerificationError:
+        if source.blocks == 1:
+            raise
+        return compile_kernel(replace(source, blocks=source.blocks - 1), architectures, cache_folder)
+
+
+def _compiled(source: KernelSource, architectures: Sequence[str], folder: Path) -> CompiledKernel:
     name = f"k_{hashlib.sha256(source.key.encode()).hexdigest()[:24]}"
-    folder = cache_folder or default_cache()
     key = _content_key(source)
     ptx = _read(folder / f"{key}.ptx")
     text = ptx.decode() if ptx is not None else make_ptx(source, name)

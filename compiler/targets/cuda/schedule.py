@@ -207,11 +207,15 @@ def _is_aligned_along(load: Load, inner: Axis) -> bool:
 
 
 def _tile(batch: Sequence[Axis], sides: Sequence[Operand], engine: Engine) -> Tile:
-    """The largest tile of which there are enough blocks to fill a device, else the smallest."""
-    return replace(tile := _fitting_tile(batch, sides), depth=engine.depth or tile.depth)
+    """The tile, with the engine's depth; half as wide where splitting operands and decoding indices need the registers."""
+    tile = _fitting_tile(batch, sides)
+    if engine is Engine.TF32X3 and tile.columns == 128 and min(side.width for side in sides) == 1:
+        tile = replace(tile, columns=64, thread_columns=4)
+    return replace(tile, depth=engine.depth or tile.depth)
 
 
 def _fitting_tile(batch: Sequence[Axis], sides: Sequence[Operand]) -> Tile:
+    """The largest tile of which there are enough blocks to fill a device, else the smallest."""
     for tile in TILES:
         rows, columns = (nominal(count(side.axes)) for side in sides)
         number = nominal(count(batch)) * -(-rows // tile.rows) * -(-columns // tile.columns)

@@ -47,6 +47,20 @@ def test_convolutions(row: tuple[tuple[int, ...], tuple[int, ...], Mapping[str, 
     np.testing.assert_array_equal(found, interpret(graph, inputs)[0])
 
 
+def test_a_tile_half_as_wide() -> None:
+    """3xtf32 without wide accesses: of a grid that fills a device, the first three blocks make the first product."""
+    graph = matmul((128, 128, 9), (128, 9, 129))
+    _, placement, _ = plan({"run": graph}, PIPELINE, CudaOptions("3xtf32"))
+    ((name, source),) = placement.sources.items()
+    form = placement.forms[name].form
+    assert isinstance(form, Product) and (form.tile.rows, form.tile.columns) == (128, 64)
+    inputs = integers(graph)
+    y = np.full((128, 128, 129), np.nan, np.float32)
+    emulate(compile_kernel(source, ()).ptx, 3, source.threads, [inputs["x"], inputs["w"], y, np.zeros(1, np.int32)], inputs=2, flag=3)
+    np.testing.assert_array_equal(y[0], inputs["x"][0] @ inputs["w"][0])
+    assert np.isnan(y[1:]).all()
+
+
 def numbers(shape: tuple[int, ...], seed: int) -> Array:
     return np.random.default_rng(seed).standard_normal(shape).astype(np.float32)
 

@@ -6,6 +6,7 @@ source of each form; ``--all-kernels`` compiles every kernel of all of them. Eac
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from functools import cache
 from pathlib import Path
@@ -79,6 +80,25 @@ def test_a_kernel_that_spills_is_refused() -> None:
     assert tight != compiled.ptx
     with pytest.raises(VerificationError, match="does not fit its registers"):
         link(tight, compiled.name, "sm_80")
+
+
+def test_a_kernel_gets_the_registers_of_fewer_blocks_before_it_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    made = []
+
+    def spilling(ptx: str, name: str, architecture: str) -> cuda_compile.Binary:
+        blocks = int(re.search(r"\.minnctapersm (\d+)", ptx).group(1))  # type: ignore[union-attr]
+        made.append(blocks)
+        if blocks > limit:
+            raise VerificationError("a kernel does not fit its registers")
+        return link(ptx, name, architecture)
+
+    limit = 1
+    monkeypatch.setattr(cuda_compile, "link", spilling)
+    source = product_source()
+    assert source.blocks == 2 and compile_kernel(source, ("sm_80",), tmp_path).binaries and made == [2, 1]
+    limit = 0
+    with pytest.raises(VerificationError, match="does not fit"):
+        compile_kernel(source, ("sm_90a",), tmp_path)
 
 
 def test_float64_in_a_float32_kernel_is_refused() -> None:
