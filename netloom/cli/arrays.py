@@ -24,6 +24,7 @@ from .models import listed
 from .output import displayable
 
 if TYPE_CHECKING:
+    from netloom.runtime.cuda.session import CudaSession
     from netloom.runtime.program import PortInfo
     from netloom.runtime.session import Session
 
@@ -40,7 +41,7 @@ class Pixels:
 
 
 def gather_inputs(
-    session: Session, given: Mapping[str, str], dims: Mapping[str, int], seed: int = 0, pixels: Pixels | None = None
+    session: Session | CudaSession, given: Mapping[str, str], dims: Mapping[str, int], seed: int = 0, pixels: Pixels | None = None
 ) -> dict[str, Array]:
     """An array for every input of the program: from its source, or random where that is ``rand`` or nothing is given.
 
@@ -66,7 +67,7 @@ def gather_inputs(
     return arrays
 
 
-def _bounds(session: Session, dims: Mapping[str, int]) -> dict[str, int]:
+def _bounds(session: Session | CudaSession, dims: Mapping[str, int]) -> dict[str, int]:
     """A number for every free dim of the program."""
     ranges = {row["name"]: row for row in session.metadata["dims"]}
     if unknown := sorted(set(dims) - set(ranges)):

@@ -15,6 +15,7 @@ import click
 
 from netloom.errors import UsageError
 
+from .cuda import compile_for_device
 from .files import check_target, replace_file
 from .models import check_override, compiler_options, inference_form, load_graph
 from .options import Binding, Build, FileType, binding_options, build_options, printing
@@ -91,10 +92,16 @@ def compile_(
 ) -> None:  # fmt: skip
     """Compile MODEL to a shared object and its C header, or to another form.
 
-    MODEL is file.onnx, file.py:function or zoo:name. Without -o, one form in text goes to standard output.
+    MODEL is file.onnx, file.py:function or zoo:name. Without -o, one form in text goes to standard output. With --target cuda,
+    it becomes a program file (.nlc) for CUDA devices.
     """
+    if build.target == "cuda":
+        compile_for_device(output, model, path, emit, dump, training, binding, build)
+        return
     forms = _forms(emit, path)
     targets = _targets(forms, path)
+    if build.precision != "f32":
+        raise UsageError(f"the cpu target has no precision {build.precision}.", hint="Give --target cuda, or --precision f32.")
     if dump is not None and dump.exists() and not dump.is_dir():
         raise UsageError(f"{displayable(str(dump))!r} is not a folder.", hint="Choose another place for --dump.")
     start = time.perf_counter()

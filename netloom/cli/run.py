@@ -9,12 +9,14 @@ import click
 
 from netloom.errors import InputError
 
+from .cuda import is_cuda_program, load_cuda
 from .files import check_target, replace_file
 from .models import listed, load_session
 from .options import Binding, Build, FileType, PairType, binding_options, in_process_options, printing
 from .output import Output
 
 if TYPE_CHECKING:
+    from netloom.runtime.cuda.session import CudaSession
     from netloom.runtime.session import Session
 
 
@@ -47,7 +49,7 @@ def run(
     output: Output, program: str, inputs: tuple[tuple[str, str], ...], outputs: tuple[tuple[str, str], ...],
     labels: Path | None, mean: tuple[float, ...], std: tuple[float, ...], seed: int, binding: Binding, build: Build,
 ) -> None:  # fmt: skip
-    """Run a PROGRAM (.so) or a MODEL; print what comes out.
+    """Run a PROGRAM (.so, or .nlc on a GPU) or a MODEL; print what comes out.
 
     \b
     --in x=a.npy      the array in the file
@@ -58,7 +60,7 @@ def run(
 
     targets = _targets(outputs)
     names_of_classes = read_labels(labels)
-    session = load_session(program, build, binding)
+    session: Session | CudaSession = load_cuda(program) if is_cuda_program(program) else load_session(program, build, binding)
     _check_outputs(session, targets)
     arrays = gather_inputs(session, dict(inputs), binding.numbers, seed, Pixels(mean, std))
     results = dict(zip((port.name for port in session.outputs), session.run(None, arrays), strict=True))
@@ -76,7 +78,7 @@ def _targets(outputs: tuple[tuple[str, str], ...]) -> dict[str, Path]:
     return targets
 
 
-def _check_outputs(session: Session, targets: dict[str, Path]) -> None:
+def _check_outputs(session: Session | CudaSession, targets: dict[str, Path]) -> None:
     names = [port.name for port in session.outputs]
     if unknown := [name for name in targets if name not in names]:
         raise InputError(f"the program has no output {unknown[0][:80]!r}.", hint=f"It has {listed(names)}.")

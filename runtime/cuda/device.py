@@ -60,6 +60,18 @@ class Device(Protocol):
 
     def replay(self, graph: Any) -> None: ...
 
+    def release(self, graph: Any) -> None:
+        """Frees what ``capture`` made."""
+        ...
+
+    def seconds(self, graph: Any, times: int) -> float:
+        """The mean time of a replay, of so many one after another."""
+        ...
+
+    def facts(self) -> Mapping[str, Any]:
+        """What the device is: name, and what else is known of it."""
+        ...
+
 
 def fitting(architectures: Sequence[str], capability: tuple[int, int]) -> str:
     """The architecture whose cubin runs on a device: its own with "a", else the newest of its generation not above it."""
@@ -87,20 +99,18 @@ class CudaDevice:
         try:
             self._check(self._driver.cuInit(0))
         except (RuntimeError, OSError) as error:
-            raise DeviceError(f"no CUDA driver is installed ({error}).", hint="Install NVIDIA's driver, or use --target cpu.") from error
+            raise DeviceError("no CUDA driver is installed.", hint="Install NVIDIA's driver, or compile for the cpu target.") from error
         if not self._check(self._driver.cuDeviceGetCount()):
-            raise DeviceError("this machine has no CUDA device.", hint="Use --target cpu.")
-        number = self._check(self._driver.cuDeviceGet(0))
+            raise DeviceError("this machine has no CUDA device.", hint="Compile for the cpu target.")
+        self._number = number = self._check(self._driver.cuDeviceGet(0))
         self.name = self._check(self._driver.cuDeviceGetName(128, number)).split(b"\0")[0].decode()
-        self.capability = tuple(self._check(self._driver.cuDeviceGetAttribute(attribute, number)) for attribute in self._capability())
+        kinds = self._driver.CUdevice_attribute
+        self.capability = (self._attribute(kinds.CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MAJOR),
+                           self._attribute(kinds.CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MINOR))  # fmt: skip
         context = self._check(self._driver.cuDevicePrimaryCtxRetain(number))
         self._check(self._driver.cuCtxSetCurrent(context))
         self.stream = self._check(self._driver.cuStreamCreate(0))
         self._modules: list[Any] = []
-
-    def _capability(self) -> tuple[Any, Any]:
-        kinds = self._driver.CUdevice_attribute
-        return kinds.CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MAJOR, kinds.CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MINOR
 
     def _check(self, result: tuple[Any, ...]) -> Any:
         """A driver call's values; DeviceError by its code."""
@@ -111,7 +121,7 @@ class CudaDevice:
         if code == results.CUDA_ERROR_OUT_OF_MEMORY:
             raise DeviceError("the device has not enough free memory.", hint="Choose a smaller batch.")
         if code in (results.CUDA_ERROR_NO_DEVICE, results.CUDA_ERROR_STUB_LIBRARY):
-            raise DeviceError("this machine has no CUDA device.", hint="Use --target cpu.")
+            raise DeviceError("this machine has no CUDA device.", hint="Compile for the cpu target.")
         raise DeviceError(f"the CUDA driver reports {code.name}.")
 
     def allocate(self, size: int) -> int:
@@ -132,7 +142,7 @@ class CudaDevice:
         self._check(self._driver.cuStreamSynchronize(self.stream))
 
     def load(self, name: str, cubins: Mapping[str, bytes]) -> Any:
-        cubin = cubins[fitting(tuple(cubins), self.capability)]  # type: ignore[arg-type]
+        cubin = cubins[fitting(tuple(cubins), self.capability)]
         self._modules.append(self._check(self._driver.cuModuleLoadData(cubin)))
         return self._check(self._driver.cuModuleGetFunction(self._modules[-1], name.encode()))
 
@@ -155,3 +165,32 @@ class CudaDevice:
 
     def replay(self, graph: Any) -> None:
         self._check(self._driver.cuGraphLaunch(graph[0], self.stream))
+
+    def release(self, graph: Any) -> None:
+        self._check(self._driver.cuGraphExecDestroy(graph[0]))
+
+    def seconds(self, graph: Any, times: int) -> float:
+        driver = self._driver
+        start, end = (self._check(driver.cuEventCreate(0)) for _ in range(2))
+        try:
+            self.replay(graph)
+            self._check(driver.cuEventRecord(start, self.stream))
+            for _ in range(times):
+                self.replay(graph)
+            self._check(driver.cuEventRecord(end, self.stream))
+            self._check(driver.cuEventSynchronize(end))
+            return float(self._check(driver.cuEventElapsedTime(start, end))) * 1e-3 / times
+        finally:
+            for event in (start, end):
+                self._check(driver.cuEventDestroy(event))
+
+    def facts(self) -> Mapping[str, Any]:
+        kinds = self._driver.CUdevice_attribute
+        count = self._attribute(kinds.CU_DEVICE_ATTRIBUTE_MULTIPROCESSOR_COUNT)
+        clock = self._attribute(kinds.CU_DEVICE_ATTRIBUTE_CLOCK_RATE) * 1000
+        version = int(self._check(self._driver.cuDriverGetVersion()))
+        return {"name": self.name, "capability": ".".join(map(str, self.capability)), "multiprocessors": count, "clock_hz": clock,
+                "driver": f"{version // 1000}.{version % 1000 // 10}"}  # fmt: skip
+
+    def _attribute(self, kind: Any) -> int:
+        return int(self._check(self._driver.cuDeviceGetAttribute(kind, self._number)))

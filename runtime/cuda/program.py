@@ -27,7 +27,6 @@ MAGIC: Final = b"NLCUDA01"
 HEADER: Final = struct.Struct("<8sQ")
 DIGEST_BYTES: Final = 32
 ALIGNMENT: Final = 256  # of blobs in the file and buffers on the device
-SUFFIX: Final = ".nlcuda"
 
 Extent: TypeAlias = "int | list[Any]"
 

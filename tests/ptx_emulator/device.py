@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -58,6 +59,19 @@ class EmulatedDevice:
 
     def capture(self, calls: Sequence[Call]) -> Any:
         return list(calls)
+
+    def release(self, graph: Any) -> None:
+        graph.clear()
+
+    def seconds(self, graph: Any, times: int) -> float:
+        """Of the emulator: nothing that says anything about a GPU."""
+        start = time.perf_counter()
+        for _ in range(times):
+            self.replay(graph)
+        return (time.perf_counter() - start) / times
+
+    def facts(self) -> Mapping[str, Any]:
+        return {"name": self.name}
 
     def replay(self, graph: Any) -> None:
         memory = sorted(self.memory.items())

@@ -12,7 +12,7 @@ from typing import Any, TypeAlias
 import numpy as np
 import numpy.typing as npt
 
-from .memory import MemoryFault, Space
+from .memory import BankTraffic, MemoryFault, Space
 from .parse import Instruction, Kernel, parse
 
 Array: TypeAlias = npt.NDArray[Any]
@@ -37,13 +37,19 @@ def emulate(
     inputs: int = 0,
     flag: int | None = None,
     memory: Sequence[tuple[int, Array]] = (),
-) -> None:
+    most_steps: int = MOST_STEPS,
+) -> BankTraffic:
     """Runs the kernel on arrays in place: pointers are arrays, int32 are ints. MemoryFault for what must not be.
 
+    Gives the traffic of shared memory's banks.
+
     The first ``inputs`` arrays may not be written; argument number ``flag`` may be written by all threads at once.
-    ``memory``: (address, bytes) in ascending order, for pointers given as ints.
+    ``memory``: (address, bytes) in ascending order, for pointers given as ints. ``most_steps``: stretches of instructions
+    between branches, after which a kernel counts as endless.
     """
-    _Machine(parse(ptx), blocks, threads, arguments, inputs, flag, memory).run()
+    machine = _Machine(parse(ptx), blocks, threads, arguments, inputs, flag, memory)
+    machine.run(most_steps)
+    return machine.traffic
 
 
 class _Machine:
@@ -54,6 +60,7 @@ class _Machine:
         self.kernel, self.blocks, self.threads = kernel, blocks, threads
         self.lanes = np.arange(blocks * threads)
         self.registers: dict[str, Array] = {}
+        self.traffic = BankTraffic()
         self.pc = np.zeros(self.lanes.size, np.int64)
         self.is_waiting = np.zeros(self.lanes.size, bool)
         self.has_left = np.zeros(self.lanes.size, bool)
@@ -79,6 +86,8 @@ class _Machine:
         for number, (name, value) in enumerate(zip(self.kernel.parameters, arguments, strict=True)):
             if isinstance(value, int):
                 self.parameters[name] = value
+                if number == flag:
+                    self.spaces[self.bases.index(value)].is_checked_for_races = False
                 continue
             data = value.reshape(-1).view(np.uint8)
             space = Space(f"buffer {number}", data, value.itemsize, self.threads, True)
@@ -91,8 +100,8 @@ class _Machine:
 
     # -- control ---------------------------------------------------------------------------------------------
 
-    def run(self) -> None:
-        for _ in range(MOST_STEPS):
+    def run(self, most_steps: int) -> None:
+        for _ in range(most_steps):
             runnable = ~(self.is_waiting | self.has_left)
             if not runnable.any():
                 if self.has_left.all():
@@ -137,6 +146,8 @@ class _Machine:
                     self.pc[active] = pc + 1
                     self.is_waiting[chosen] = True
                     return
+                case "":  # a directive, such as .pragma
+                    pass
                 case _ if chosen.size:
                     self._execute(instruction, chosen)
             pc += 1
@@ -230,6 +241,7 @@ class _Machine:
         if is_shared:
             if ((address < 0) | (address + width > self.shared_size)).any():
                 raise MemoryFault(f"shared memory: an access at byte {int(address.max())} of {self.shared_size}")
+            self.traffic.note(address, width, self.lanes[active[rows]])
             block = self.lanes[active[rows]] // self.threads
             return [(self.shared, address + block * self.shared_size, rows)]
         number = np.searchsorted(np.asarray(self.bases), address, side="right") - 1
@@ -343,7 +355,7 @@ def _multiply_add(m: _Machine, i: Instruction, active: Array) -> None:
 
 
 def _fma(x: Array, y: Array, z: Array) -> Array:
-    """One rounding for float32: the product of two is exact in float64."""
+    """float32: the product is exact in float64, where the sum is made. float64 rounds twice."""
     return (x.astype(np.float64) * y + z).astype(x.dtype)
 
 
@@ -352,8 +364,9 @@ def _divide(x: Array, y: Array) -> Array:
         return x / y
     if x.dtype.kind == "u":
         return x // np.where(y == 0, 1, y)
-    safe = np.where(y == 0, 1, y)
-    return (np.sign(x) * np.sign(safe) * (np.abs(x.astype(np.int64)) // np.abs(safe.astype(np.int64)))).astype(x.dtype)
+    safe = np.where(y == 0, 1, y).astype(x.dtype)
+    floor = x // safe
+    return (floor + ((x - floor * safe != 0) & ((x < 0) != (safe < 0)))).astype(x.dtype)
 
 
 def _remainder(x: Array, y: Array) -> Array:
@@ -444,6 +457,22 @@ def _permute(x: Array, y: Array, selector: Array) -> Array:
     return result
 
 
+def _dot_of_two(is_high: bool) -> Callable[..., Array]:
+    """dp2a of unsigned numbers: z + x's two halves times two of y's bytes."""
+
+    def value(x: Array, y: Array, z: Array) -> Array:
+        by = y >> np.uint32(16) if is_high else y
+        return z + (x & np.uint32(0xFFFF)) * (by & np.uint32(255)) + (x >> np.uint32(16)) * (by >> np.uint32(8) & np.uint32(255))
+
+    return value
+
+
+def _dp2a(m: _Machine, i: Instruction, active: Array) -> None:
+    if i.modifiers[1:] != ("u32", "u32"):
+        raise ValueError(f"the emulator does not know {i.text!r}")
+    _plain(_dot_of_two(i.modifiers[0] == "hi"), 3)(m, i, active)
+
+
 def _insert(m: _Machine, i: Instruction, active: Array) -> None:
     """The low ``length`` bits of the first operand put into the second at ``start``."""
     kind = i.modifiers[-1]
@@ -468,15 +497,73 @@ def _extract(m: _Machine, i: Instruction, active: Array) -> None:
     m.write(i.operands[0], np.where(inside == 0, 0, value).astype(x.dtype), active)
 
 
+WARP = 32
+
+
+def _warps(m: _Machine, i: Instruction, active: Array) -> Array:
+    """The active lanes as [warps, 32]; an instruction of whole warps must find them whole."""
+    whole = m.lanes[active].reshape(-1, WARP) if active.size % WARP == 0 else np.zeros((1, 2), np.int64)
+    if (whole[:, 0] % WARP).any() or (np.diff(whole, axis=1) != 1).any() or m.threads % WARP:
+        raise MemoryFault(f"{i.operation}: some threads of a warp are elsewhere")
+    return whole
+
+
+def _load_matrices(m: _Machine, i: Instruction, active: Array) -> None:
+    """ldmatrix x4: lane 8 j + r names row r (16 bytes) of matrix j; lane l gets word l % 4 of row l / 4 of each."""
+    if i.modifiers != ("sync", "aligned", "m8n8", "x4", "shared", "b16"):
+        raise ValueError(f"the emulator does not know {i.text!r}")
+    warps = _warps(m, i, active)
+    ((space, offsets, _),) = m.access(i, i.operands[1], 16, active)
+    data = space.load(offsets, 16, m.lanes[active], m.epochs[active])
+    words = np.ascontiguousarray(data).view(np.uint32).reshape(len(warps), 4, 8, 4)  # [warp, matrix, row, word]
+    for place, target in enumerate(i.operands[0]):
+        m.write(target, words[:, place].reshape(-1), active)
+
+
+def _multiply_matrices(m: _Machine, i: Instruction, active: Array) -> None:
+    """mma.sync.m16n8: the products are exact, each sum is rounded once (tensor cores truncate, and their order is theirs)."""
+    shapes = {("m16n8k8", "tf32"): _from_tf32, ("m16n8k16", "bf16"): _from_bfloat16}
+    key = (i.modifiers[2], i.modifiers[6]) if len(i.modifiers) == 9 else ("", "")
+    if key not in shapes:
+        raise ValueError(f"the emulator does not know {i.text!r}")
+    warps = len(_warps(m, i, active))
+
+    def operand(number: int, kind: str) -> Array:
+        names = i.operands[number]
+        assert isinstance(names, tuple)
+        return np.stack([m.read(name, kind, active).reshape(warps, 8, 4) for name in names], 1)  # [warp, register, group, place]
+
+    a, b = (shapes[key](operand(number, "b32")) for number in (1, 2))  # [warp, register, group, place, element of a word]
+    left = a.reshape(warps, 2, 2, 8, -1).transpose(0, 2, 3, 1, 4).reshape(warps, 16, -1)  # registers: k, then rows
+    right = b.reshape(warps, 2, 8, -1).transpose(0, 1, 3, 2).reshape(warps, -1, 8)
+    sums = operand(3, "f32").astype(np.float64).reshape(warps, 2, 2, 8, 4)  # [warp, row half, column of two, row, pair]
+    products = (left @ right).reshape(warps, 2, 8, 4, 2).transpose(0, 1, 4, 2, 3)
+    result = (sums + products).astype(np.float32).reshape(warps, 4, -1)
+    for place, target in enumerate(i.operands[0]):
+        m.write(target, result[:, place].reshape(-1), active)
+
+
+def _from_tf32(words: Array) -> Array:
+    """Tensor cores do not read the low 13 bits."""
+    return np.ascontiguousarray(words & np.uint32(0xFFFFE000)).view(np.float32).astype(np.float64)[..., None]
+
+
+def _from_bfloat16(words: Array) -> Array:
+    halves = np.stack([words << np.uint32(16), words & np.uint32(0xFFFF0000)], -1)
+    return halves.view(np.float32).astype(np.float64)
+
+
 _HANDLERS: dict[str, Handler] = {
     "ld": _load, "st": _store, "mov": _move, "cvta": _to_generic,
     "add": _plain(np.add, 2), "sub": _plain(np.subtract, 2), "mul": _multiply, "mad": _multiply_add,
     "fma": _plain(_fma, 3), "div": _plain(_divide, 2), "rem": _plain(_remainder, 2),
-    "neg": _plain(np.negative, 1), "abs": _plain(np.abs, 1), "sqrt": _plain(np.sqrt, 1),
+    "neg": _plain(np.negative, 1), "abs": _plain(np.abs, 1), "sqrt": _plain(np.sqrt, 1), "rcp": _plain(np.reciprocal, 1),
+    "copysign": _plain(lambda sign, size: np.copysign(size, sign), 2),
     "max": _plain(np.fmax, 2), "min": _plain(np.fmin, 2),
     "and": _plain(np.bitwise_and, 2), "or": _plain(np.bitwise_or, 2), "xor": _plain(np.bitwise_xor, 2), "not": _not,
     "shl": _shift(True), "shr": _shift(False),
-    "prmt": _plain(_permute, 3), "bfe": _extract, "bfi": _insert,
+    "prmt": _plain(_permute, 3), "bfe": _extract, "bfi": _insert, "dp2a": _dp2a,
+    "ldmatrix": _load_matrices, "mma": _multiply_matrices,
     "setp": _set_predicate, "selp": _select, "cvt": _convert,
 }  # fmt: skip
 __all__ = ["MemoryFault", "emulate"]

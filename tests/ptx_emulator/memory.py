@@ -20,6 +20,25 @@ class MemoryFault(Exception):
 
 
 @dataclass
+class BankTraffic:
+    """Shared memory's 32 banks of 4 bytes: ``cycles`` that warps' accesses took, and the ``least`` that they could take."""
+
+    cycles: int = 0
+    least: int = 0
+
+    def note(self, offsets: Lanes, width: int, lanes: Lanes) -> None:
+        """One instruction. A bank gives one word a cycle; 8- and 16-byte accesses go by halves and quarters of a warp."""
+        group = lanes // (128 // max(width, 4))
+        words = (offsets[:, None] // 4 + np.arange(max(width // 4, 1))).reshape(-1)
+        keys = np.unique(np.stack([np.repeat(group, max(width // 4, 1)), words], 1), axis=0)  # equal words are one
+        banks, counts = np.unique(np.stack([keys[:, 0], keys[:, 1] % 32], 1), axis=0, return_counts=True)
+        slowest = np.zeros(int(group.max()) + 1, np.int64)
+        np.maximum.at(slowest, banks[:, 0], counts)
+        self.cycles += int(slowest.sum())
+        self.least += int(np.count_nonzero(slowest))
+
+
+@dataclass
 class _Shadow:
     """Per cell: the last writer and its epoch, the last reader (or MANY) and its epoch; -1 for never."""
 

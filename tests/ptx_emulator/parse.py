@@ -50,11 +50,20 @@ def parse(text: str) -> Kernel:
     body = _SHARED.sub("", _REGISTERS.sub("", body))
     for statement in _statements(body):
         label = _LABEL.match(statement)
-        if label:
+        if statement.startswith(".reg"):
+            _declare(kernel, statement)
+        elif label:
             kernel.labels[label.group(1)] = len(kernel.instructions)
         else:
             kernel.instructions.append(_instruction(statement))
     return kernel
+
+
+def _declare(kernel: Kernel, statement: str) -> None:
+    """A register of a scope of its own; names must not have two types."""
+    _, kind, name = statement.split()
+    if kernel.registers.setdefault(name, kind.removeprefix(".")) != kind.removeprefix("."):
+        raise ValueError(f"the register {name} has two types")
 
 
 def _shared_layout(text: str) -> tuple[dict[str, tuple[int, int]], int]:
@@ -67,14 +76,14 @@ def _shared_layout(text: str) -> tuple[dict[str, tuple[int, int]], int]:
 
 
 def _statements(body: str) -> list[str]:
-    """Instructions and labels; the braces of inline assembly open no scope that matters here."""
+    """Instructions, labels and declarations; braces that open or close a scope are left out."""
     body = re.sub(r"(\$\w+):", r"\1:;", body)
     result, current, depth = [], "", 0
     for letter in body:
-        if letter == "{":
-            depth += 1
-        if letter == "}":
-            depth -= 1
+        if letter in "{}":
+            depth += 1 if letter == "{" else -1
+            if not current.strip():
+                continue
         if letter == ";":
             if current.strip():
                 result.append(current.strip())

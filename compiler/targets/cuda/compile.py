@@ -15,7 +15,8 @@ import os
 import re
 import warnings
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from contextlib import suppress
+from dataclasses import asdict, dataclass, replace
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -77,14 +78,25 @@ def default_cache() -> Path:
 def compile_kernel(
     source: KernelSource, architectures: Sequence[str] = ARCHITECTURES, cache_folder: Path | None = None
 ) -> CompiledKernel:
-    """The kernel's code for these architectures. VerificationError names a gate that it does not pass."""
+    """The kernel's code for these architectures. VerificationError names a gate that it does not pass.
+
+    A kernel that spills where several of its blocks share a multiprocessor's registers gets those of fewer blocks.
+    """
+    try:
+        return _compiled(source, architectures, cache_folder or default_cache())
+    except VerificationError:
+        if source.blocks == 1:
+            raise
+        return compile_kernel(replace(source, blocks=source.blocks - 1), architectures, cache_folder)
+
+
+def _compiled(source: KernelSource, architectures: Sequence[str], folder: Path) -> CompiledKernel:
     name = f"k_{hashlib.sha256(source.key.encode()).hexdigest()[:24]}"
-    folder = cache_folder or default_cache()
     key = _content_key(source)
     ptx = _read(folder / f"{key}.ptx")
     text = ptx.decode() if ptx is not None else make_ptx(source, name)
     if ptx is None:
-        _check_ptx(text, source)
+        check_ptx(text, source)
         _write(folder / f"{key}.ptx", text.encode())
     return CompiledKernel(name, text, tuple(_binary(text, name, a, folder / f"{key}.{a}") for a in architectures))
 
@@ -101,7 +113,8 @@ def make_ptx(source: KernelSource, name: str) -> str:
         types = importlib.import_module("numba.types")
         pointers = [intrinsics.pointer_type(dtype) for dtype in source.arguments]
         signature = (*pointers, *([types.int32] * source.symbols), types.CPointer(types.int32))
-        ptx, _ = compiler.compile(function, signature, device=False, abi="numba", cc=_CAPABILITY, launch_bounds=source.threads)
+        bounds = (source.threads, source.blocks)
+        ptx, _ = compiler.compile(function, signature, device=False, abi="numba", cc=_CAPABILITY, launch_bounds=bounds)
     entry = re.search(r"\.visible \.entry (\w+)\(", ptx)
     if entry is None:
         raise ToolchainError("numba-cuda gave PTX without an entry.")
@@ -125,7 +138,8 @@ def _scalar(dtype: DType, bits: bytes) -> Any:
     return bool(value) if dtype is BOOL else value
 
 
-def _check_ptx(ptx: str, source: KernelSource) -> None:
+def check_ptx(ptx: str, source: KernelSource) -> None:
+    """VerificationError if the PTX holds float64 instructions that its types do not, or memory of a thread's own."""
     has_double = FLOAT64 in source.arguments or "float64" in " ".join(source.intrinsics)
     if not has_double and re.search(r"\.f64\b", ptx):
         raise VerificationError("a kernel without float64 values was compiled to float64 instructions.")
@@ -219,4 +233,5 @@ def _write(path: Path, data: bytes) -> None:
         temporary.write_bytes(data)
         os.replace(temporary, path)
     except OSError:
-        temporary.unlink(missing_ok=True)
+        with suppress(OSError):
+            temporary.unlink()

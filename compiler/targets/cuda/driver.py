@@ -1,6 +1,6 @@
 """Graphs -> a program for CUDA devices: the passes, one kernel after another, and the whole in one object.
 
-``PIPELINE`` differs from the CPU's in two places: values stay row-major, and convolutions are one product each.
+``PIPELINE`` differs from the CPU's in two places: values stay row-major, and strategies are chosen at a device's rates.
 """
 
 from __future__ import annotations
@@ -12,38 +12,69 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from netloom.errors import UsageError
+
 from ...dim import Symbol
 from ...graph import Graph
 from ...loops.build import Machine
 from ...loops.ir import Block, Kernel
+from ...passes.eliminate_dead import eliminate_dead
 from ...passes.fuse import fuse
 from ...passes.plan_memory import Placement, plan_memory
+from ...passes.select_strategies import Decision
 from ...pipeline import GRAPH_PASSES, Pass, Pipeline
 from ...program import Program, StatePort
 from ...text import print_graph
 from .compile import ARCHITECTURES, CompiledKernel, compile_kernel, versions
+from .forms import DeviceKernel, Engine
 from .program_file import program_bytes, write_program
-from .schedule import DeviceKernel, plan_kernel
+from .schedule import plan_kernel
 from .source import KernelSource, print_source
+from .strategies import select_for_device
 
+_SELECT = (
+    Pass("select_strategies", select_for_device, after=("eliminate_dead", "fold_batchnorm"),
+         why="weights must have their final values", options=("accuracy", "override", "decisions", "engine")),
+    Pass("eliminate_untransformed", eliminate_dead, after=("select_strategies",), why="transformed weights replace others"),
+)  # fmt: skip
 _FUSE = (Pass("fuse", fuse, after=("eliminate_dead",), why="only what is left becomes kernels"),)
-PIPELINE = Pipeline((*GRAPH_PASSES, *_FUSE))
+PIPELINE = Pipeline((*GRAPH_PASSES, *_SELECT, *_FUSE))
 TRAINING_PIPELINE = Pipeline(
     (*(item for item in GRAPH_PASSES if item.name not in ("freeze_states", "fold_batchnorm")), *_FUSE)
 )
+
+
+@dataclass(frozen=True)
+class CudaOptions:
+    """What a caller may choose. ``precision``: an engine's value; ``accuracy``: strict, default or fast; ``override``: a
+    strategy's name, or NODE=NAME. ``decisions`` is filled."""
+
+    precision: str = Engine.FFMA.value
+    accuracy: str = "default"
+    override: str = "auto"
+    decisions: list[Decision] = field(default_factory=list)
+
+    @property
+    def engine(self) -> Engine:
+        """UsageError if there is no such precision."""
+        names = [engine.value for engine in Engine]
+        if self.precision not in names:
+            raise UsageError(f"there is no precision {self.precision!r}.", hint=f"Choose {', '.join(names)}.")
+        return Engine(self.precision)
 
 
 @dataclass
 class DevicePlacement(Placement):
     """Kernels by their source: what memory planning sees of one is its arguments and its number of blocks."""
 
+    engine: Engine = Engine.FFMA
     forms: dict[str, DeviceKernel] = field(default_factory=dict)
     sources: dict[str, KernelSource] = field(default_factory=dict)
     _by_source: dict[str, str] = field(default_factory=dict)
 
     def kernel(self, body: Graph) -> tuple[str, Kernel]:
         """The kernel that does what the body says; equal sources are one kernel."""
-        planned = plan_kernel(body)
+        planned = plan_kernel(body, self.engine)
         source = print_source(planned)
         if source.key not in self._by_source:
             kind = next((n.op.name for n in body.nodes if n.op.name != "constant"), "copy")
@@ -74,48 +105,57 @@ class CudaProgram:
 
 
 def compile_for_cuda(
-    graph: Graph, *, architectures: Sequence[str] = ARCHITECTURES, cache_folder: Path | None = None, dump: Path | None = None
-) -> CudaProgram:
+    graph: Graph, options: CudaOptions | None = None, *, architectures: Sequence[str] = ARCHITECTURES,
+    cache_folder: Path | None = None, dump: Path | None = None,
+) -> CudaProgram:  # fmt: skip
     """An inference program: unchanged states are folded in as weights. ToolchainError without numba-cuda."""
-    return _compiled({"run": graph}, PIPELINE, architectures, cache_folder, dump)
+    return _compiled({"run": graph}, PIPELINE, options or CudaOptions(), architectures, cache_folder, dump)
 
 
 def compile_training_for_cuda(
-    step: Graph, run: Graph, *, architectures: Sequence[str] = ARCHITECTURES, cache_folder: Path | None = None
-) -> CudaProgram:
+    step: Graph, run: Graph, options: CudaOptions | None = None, *, architectures: Sequence[str] = ARCHITECTURES,
+    cache_folder: Path | None = None, dump: Path | None = None,
+) -> CudaProgram:  # fmt: skip
     """A training program of the step and the network itself, over the same states."""
-    return _compiled({"run": run, "train_step": step}, TRAINING_PIPELINE, architectures, cache_folder, None)
+    graphs = {"run": run, "train_step": step}
+    return _compiled(graphs, TRAINING_PIPELINE, options or CudaOptions(), architectures, cache_folder, dump)
 
 
-def plan(graphs: Mapping[str, Graph], pipeline: Pipeline, dump: Path | None = None) -> tuple[Program, DevicePlacement, dict[str, Graph]]:
+def plan(
+    graphs: Mapping[str, Graph], pipeline: Pipeline, options: CudaOptions | None = None, dump: Path | None = None
+) -> tuple[Program, DevicePlacement, dict[str, Graph]]:
     """The program before its kernels are compiled."""
-    placement = DevicePlacement(Machine())
+    options = options or CudaOptions()
+    placement = DevicePlacement(Machine(), engine=options.engine)
     training = graphs.get("train_step")
     states = tuple(StatePort(s.name, s.input.type, placement.constant(s.initial)) for s in training.states) if training else ()
     numbers = {port.name: number for number, port in enumerate(states)}
     fused: dict[str, Graph] = {}
     entries = []
     for name, graph in graphs.items():
-        fused[name], _ = pipeline.run(graph, None, dump / name if dump else None)
+        fused[name], _ = pipeline.run(graph, options, dump / name if dump else None)
         entries.append(plan_memory(fused[name], name, placement, numbers))
     symbols = {s.name: s for graph in fused.values() for s in graph.symbols}
     program = Program(_identifier(graphs["run"].name), tuple(symbols[name] for name in sorted(symbols)), tuple(entries),
-                      tuple(placement.constants), states, {}, _metadata(fused))  # fmt: skip
+                      tuple(placement.constants), states, {}, _metadata(fused, options))  # fmt: skip
     return program, placement, fused
 
 
 def _compiled(
-    graphs: Mapping[str, Graph], pipeline: Pipeline, architectures: Sequence[str], cache_folder: Path | None, dump: Path | None
-) -> CudaProgram:
+    graphs: Mapping[str, Graph], pipeline: Pipeline, options: CudaOptions, architectures: Sequence[str],
+    cache_folder: Path | None, dump: Path | None,
+) -> CudaProgram:  # fmt: skip
     versions()  # the tools, before any work
-    program, placement, fused = plan(graphs, pipeline, dump)
+    program, placement, fused = plan(graphs, pipeline, options, dump)
     kernels = {name: compile_kernel(source, architectures, cache_folder) for name, source in placement.sources.items()}
     return CudaProgram(program, placement.sources, placement.forms, kernels, fused)
 
 
-def _metadata(graphs: Mapping[str, Graph]) -> dict[str, Any]:
+def _metadata(graphs: Mapping[str, Graph], options: CudaOptions) -> dict[str, Any]:
     text = "\n".join(print_graph(graph) for graph in graphs.values())
-    return {"options": {"precision": "fp32"}, "source_hash": hashlib.sha256(text.encode()).hexdigest(), "tools": dict(versions())}
+    strategies = [{"node": d.node, "shape": d.shape, "strategy": d.strategy} for d in options.decisions]
+    return {"options": {"precision": options.precision, "accuracy": options.accuracy}, "strategies": strategies,
+            "source_hash": hashlib.sha256(text.encode()).hexdigest(), "tools": dict(versions())}  # fmt: skip
 
 
 def _identifier(name: str) -> str:

@@ -26,8 +26,8 @@ class Elements:
         self.graph = graph
         (self.output,) = graph.outputs
         self.anchor = anchor_of(graph)
-        self.computes = {node: compute_of(node) for node in graph.nodes}
-        self.compute = self.computes[self.anchor] if self.anchor else None
+        self.computes = {node: compute_of(node) for node in graph.nodes if node.op.compute is not None or node.op.name == "constant"}
+        self.compute = self.computes.get(self.anchor) if self.anchor else None  # None for Winograd's transforms
         self._inputs = {value: _buffer(f"x{place}", value) for place, value in enumerate(graph.inputs)}
         self.target = _buffer("y", self.output)
 

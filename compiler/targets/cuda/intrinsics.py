@@ -16,6 +16,7 @@ from llvmlite import ir
 from numba import types
 from numba.cuda.extending import intrinsic
 
+from ...ops.transforms import matrices
 from ...tensor_type import BFLOAT16, BOOL, FLOAT16, FLOAT32, INT32, UINT32, DType
 
 I1, I8, I16, I32, I64 = (ir.IntType(bits) for bits in (1, 8, 16, 32, 64))
@@ -352,14 +353,26 @@ def _element(b: Any, pointer: Operand, index: Operand) -> Operand:
     return b.gep(pointer, [b.sext(index, I64)])
 
 
-def _load(name: str) -> Any:
-    dtype = DType(name)
+def _load(rest: str) -> Any:
+    """``load_DTYPE(p, i)``; ``load_if_DTYPE(p, i, condition)`` is 0 where the condition does not hold, and reads p[0] there."""
+    if rest.startswith("if_"):
+        return _load_if(DType(rest.removeprefix("if_")))
+    dtype = DType(rest)
 
     def emit(b: Any, pointer: Operand, index: Operand) -> Operand:
         value = b.load(_element(b, pointer, index))
         return b.icmp_unsigned("!=", value, I8(0)) if dtype is BOOL else value
 
     return _define(numba_type(dtype), [pointer_type(dtype), types.int32], emit)
+
+
+def _load_if(dtype: DType) -> Any:
+    def emit(b: Any, pointer: Operand, index: Operand, condition: Operand) -> Operand:
+        value = b.load(_element(b, pointer, b.select(condition, index, I32(0))))
+        value = b.icmp_unsigned("!=", value, I8(0)) if dtype is BOOL else value
+        return b.select(condition, value, ir.Constant(value.type, 0))
+
+    return _define(numba_type(dtype), [pointer_type(dtype), types.int32, types.boolean], emit)
 
 
 def _store(name: str) -> Any:
@@ -369,6 +382,36 @@ def _store(name: str) -> Any:
         b.store(b.zext(value, I8) if dtype is BOOL else value, _element(b, pointer, index))
 
     return _define(types.void, [pointer_type(dtype), types.int32, numba_type(dtype)], emit)
+
+
+def _load4(rest: str) -> Any:
+    """``load4_if_float32(p, i, condition)``: four neighbours in one aligned access, or zeros; reads p[0 … 3] then."""
+    assert rest == "if_float32"
+
+    def emit(b: Any, pointer: Operand, index: Operand, condition: Operand) -> Operand:
+        start = _element(b, pointer, b.select(condition, index, I32(0)))
+        zero = ir.Constant(ir.FloatType(), 0.0)
+        return _packed(b, [b.select(condition, value, zero) for value in _vector(b, start, 0)])
+
+    return _define(tile_type(4), [pointer_type(FLOAT32), types.int32, types.boolean], emit)
+
+
+def _store4(rest: str) -> Any:
+    """``store4_float32(p, i, v)``: four neighbours in one aligned access."""
+    assert rest == "float32"
+
+    def emit(b: Any, pointer: Operand, index: Operand, values: Operand) -> Operand:
+        _store_vector(b, _element(b, pointer, index), _unpacked(b, values, 4))
+
+    return _define(types.void, [pointer_type(FLOAT32), types.int32, tile_type(4)], emit)
+
+
+def _store_vector(b: Any, place: Operand, values: Sequence[Operand]) -> None:
+    """Neighbours of four bytes each in one aligned access."""
+    vector: Operand = ir.Constant(ir.VectorType(values[0].type, len(values)), ir.Undefined)
+    for lane, value in enumerate(values):
+        vector = b.insert_element(vector, value, I32(lane))
+    b.store(vector, b.bitcast(place, ir.PointerType(vector.type)), align=4 * len(values))
 
 
 def _shared(rest: str) -> Any:
@@ -400,7 +443,7 @@ def _unpacked(b: Any, tile: Operand, count: int) -> list[Operand]:
 
 
 def _packed(b: Any, values: Sequence[Operand]) -> Operand:
-    tile: Operand = ir.Constant(ir.ArrayType(ir.FloatType(), len(values)), ir.Undefined)
+    tile: Operand = ir.Constant(ir.ArrayType(values[0].type, len(values)), ir.Undefined)
     for position, value in enumerate(values):
         tile = b.insert_value(tile, value, position)
     return tile
@@ -437,7 +480,7 @@ def _tile_fma(depth: int, left_stride: int, right_stride: int, rows: int, column
     ``tile_fma(tile, left, right)``: left[k, row] and right[k, column] of this thread's first fragment.
     """
     pointer = pointer_type(FLOAT32)
-    row_step, column_step = fragment_step(left_stride, rows), fragment_step(right_stride, columns)
+    row_step, column_step = _fragment_step(left_stride, rows), _fragment_step(right_stride, columns)
 
     def emit(b: Any, tile: Operand, left: Operand, right: Operand) -> Operand:
         sums = _unpacked(b, tile, rows * columns)
@@ -452,12 +495,9 @@ def _tile_fma(depth: int, left_stride: int, right_stride: int, rows: int, column
     return _define(tile_type(rows * columns), [tile_type(rows * columns), pointer, pointer], emit)
 
 
-PAD = 4  # floats behind each k-slice in shared memory, against bank conflicts
-
-
-def fragment_step(stride: int, count: int) -> int:
-    """How far apart a thread's fragments of four lie in a k-slice of ``stride - PAD`` elements."""
-    return (stride - PAD) * 4 // count
+def _fragment_step(stride: int, count: int) -> int:
+    """How far apart a thread's fragments of four lie in a k-slice, whose stride has 4 elements of padding."""
+    return (stride - 4) * 4 // count
 
 
 def _tile_stage(rows: int, columns: int, first: int, count: int, row_stride: int, column_step: int) -> Any:
@@ -468,13 +508,174 @@ def _tile_stage(rows: int, columns: int, first: int, count: int, row_stride: int
         for i in range(count):
             for f in range(columns // 4):
                 start = (first + i) * columns + 4 * f
-                vector: Operand = ir.Constant(ir.VectorType(ir.FloatType(), 4), ir.Undefined)
-                for lane in range(4):
-                    vector = b.insert_element(vector, values[start + lane], I32(lane))
-                place = b.gep(target, [I64(i * row_stride + f * column_step)])
-                b.store(vector, b.bitcast(place, ir.PointerType(vector.type)), align=16)
+                _store_vector(b, b.gep(target, [I64(i * row_stride + f * column_step)]), values[start : start + 4])
 
     return _define(types.void, [tile_type(rows * columns), pointer_type(FLOAT32)], emit)
+
+
+# -- tensor cores ------------------------------------------------------------------------------------------
+#
+# Slices lie [row, k] in words of four bytes: a float32, or two bfloat16. mma.sync.m16n8 takes 8 words of k of 16 rows and 8
+# columns; ldmatrix brings four matrices of 8 rows of 4 words, each lane naming a row (PTX ISA 8.0, sections 9.7.13.4 and 5).
+
+_MMA = {"tf32": "m16n8k8.row.col.f32.tf32.tf32.f32", "bf16": "m16n8k16.row.col.f32.bf16.bf16.f32"}
+TF32_HALF, TF32_MASK = 0x1000, 0xFFFFE000  # half of the last bit that tensor cores read, and all that they read
+
+
+def _mma(rest: str) -> Any:
+    head, *numbers = rest.split("_")
+    if head == "stage":
+        return _mma_stage(*map(int, numbers))
+    return _mma_tile(head, *map(int, numbers))
+
+
+def _mma_tile(engine: str, stride: int, steps: int, down: int, across: int) -> Any:
+    """tile += left * right' over ``steps`` times 8 words of k, for a warp's down x across fragments of m16n8.
+
+    ``mma(tile, left, right)``: this lane's rows of the first matrices. 3xtf32 adds the small products first.
+    """
+    pointer = pointer_type(FLOAT32)
+
+    def emit(b: Any, tile: Operand, left: Operand, right: Operand) -> Operand:
+        sums = _unpacked(b, tile, down * across * 4)
+        left, right = (_shared_address(b, place) for place in (left, right))
+        for step in range(steps):
+            a = [_ldmatrix(b, left, 4 * (i * 16 * stride + step * 8)) for i in range(down)]
+            pairs = [_ldmatrix(b, right, 4 * (j * 16 * stride + step * 8)) for j in range(across // 2)]
+            w = [pair[half : half + 2] for pair in pairs for half in (0, 2)]
+            for x, y in _passes(b, engine, a, w):
+                for i in range(down):
+                    for j in range(across):
+                        at = 4 * (i * across + j)
+                        sums[at : at + 4] = _multiplied(b, _MMA[engine.removeprefix("3x")], sums[at : at + 4], x[i], y[j])
+        return _packed(b, sums)
+
+    return _define(tile_type(down * across * 4), [tile_type(down * across * 4), pointer, pointer], emit)
+
+
+Fragments: TypeAlias = list[list[Operand]]
+
+
+def _passes(b: Any, engine: str, a: Fragments, w: Fragments) -> list[tuple[Fragments, Fragments]]:
+    """What is multiplied: the operands themselves, or low x high, high x low and high x high parts."""
+    if engine != "3xtf32":
+        return [(a, w)]
+    (a_high, a_low), (w_high, w_low) = (_split(b, side) for side in (a, w))
+    return [(a_low, w_high), (a_high, w_low), (a_high, w_high)]
+
+
+def _split(b: Any, side: Fragments) -> tuple[Fragments, Fragments]:
+    """Each number as what a tensor core reads of it, rounded, and the exact rest."""
+    high = [[b.and_(b.add(x, I32(TF32_HALF)), I32(TF32_MASK)) for x in part] for part in side]
+    low = [[b.bitcast(_subtract(b, FLOAT32, b.bitcast(x, ir.FloatType()), b.bitcast(h, ir.FloatType())), I32)
+            for x, h in zip(*parts, strict=True)] for parts in zip(side, high, strict=True)]  # fmt: skip
+    return high, low
+
+
+def _shared_address(b: Any, pointer: Operand) -> Operand:
+    """A generic pointer into shared memory as PTX's 32-bit address."""
+    return b.ptrtoint(b.addrspacecast(pointer, ir.PointerType(pointer.type.pointee, SHARED)), I32)
+
+
+def _ldmatrix(b: Any, address: Operand, offset: int) -> list[Operand]:
+    """Four matrices of 8 x 4 words: each lane gets one word of each."""
+    kind = ir.FunctionType(ir.LiteralStructType([I32] * 4), [I32])
+    code = "ldmatrix.sync.aligned.m8n8.x4.shared.b16 {$0, $1, $2, $3}, [$4];"
+    found = b.asm(kind, code, "=r,=r,=r,=r,r,~{memory}", [b.add(address, I32(offset))], True)
+    return [b.extract_value(found, place) for place in range(4)]
+
+
+def _multiplied(b: Any, shape: str, sums: list[Operand], a: list[Operand], w: list[Operand]) -> list[Operand]:
+    """One mma.sync; all 32 lanes take part."""
+    kind = ir.FunctionType(ir.LiteralStructType([ir.FloatType()] * 4), [I32] * 6 + [ir.FloatType()] * 4)
+    code = f"mma.sync.aligned.{shape} {{$0, $1, $2, $3}}, {{$4, $5, $6, $7}}, {{$8, $9}}, {{$10, $11, $12, $13}};"
+    found = b.asm(kind, code, "=f,=f,=f,=f,r,r,r,r,r,r,f,f,f,f", [*a, *w, *sums], True)
+    return [b.extract_value(found, place) for place in range(4)]
+
+
+def _mma_stage(down: int, across: int, part: int, columns: int) -> Any:
+    """``mma_stage(tile, target)``: the part-th 16 rows of a warp's tile to memory of ``columns`` words a row."""
+
+    def emit(b: Any, tile: Operand, target: Operand) -> Operand:
+        values = _unpacked(b, tile, down * across * 4)
+        for j in range(across):
+            at = 4 * (part * across + j)
+            for half in (0, 1):
+                _store_vector(b, b.gep(target, [I64(half * 8 * columns + 8 * j)]), values[at + 2 * half : at + 2 * half + 2])
+
+    return _define(types.void, [tile_type(down * across * 4), pointer_type(FLOAT32)], emit)
+
+
+def _keep(name: str) -> Any:
+    """``keep_ENGINE(p, i, x)``: an operand as the engine reads it, at the i-th place of its kind."""
+
+    def emit(b: Any, pointer: Operand, index: Operand, value: Operand) -> Operand:
+        kept = _kept(b, name, value)
+        b.store(kept, _element(b, b.bitcast(pointer, ir.PointerType(kept.type)), index))
+
+    return _define(types.void, [pointer_type(FLOAT32), types.int32, types.float32], emit)
+
+
+def _keep4(name: str) -> Any:
+    """``keep4_ENGINE(p, i, v)``: four neighbours in one aligned access."""
+
+    def emit(b: Any, pointer: Operand, index: Operand, values: Operand) -> Operand:
+        kept = [_kept(b, name, value) for value in _unpacked(b, values, 4)]
+        place = _element(b, b.bitcast(pointer, ir.PointerType(kept[0].type)), index)
+        if name == "bfloat16":
+            wide = [b.zext(value, I32) for value in kept]
+            words = [b.or_(low, b.shl(high, I32(16))) for low, high in zip(wide[::2], wide[1::2], strict=True)]
+            _store_vector(b, b.bitcast(place, ir.PointerType(I32)), words)
+        else:
+            _store_vector(b, place, kept)
+
+    return _define(types.void, [pointer_type(FLOAT32), types.int32, tile_type(4)], emit)
+
+
+def _kept(b: Any, name: str, value: Operand) -> Operand:
+    match name:
+        case "tf32":
+            rounded = b.bitcast(b.add(b.bitcast(value, I32), I32(TF32_HALF)), ir.FloatType())
+            return b.select(b.fcmp_unordered("uno", value, value), value, rounded)
+        case "bfloat16":
+            return _to_bfloat16(b, value)
+    return value
+
+
+# -- Winograd's transforms ---------------------------------------------------------------------------------
+
+
+def _transform(rest: str) -> Any:
+    """``transform_input4_float32(x00, x01, ...)``: the tile [size, size] by rows -> matrix x tile x matrix' by rows."""
+    name, dtype = rest.split("_")
+    matrix = matrices(int(name[-1]))[2 if name.startswith("input") else 0]
+    rows, size = matrix.shape
+    kind = DType(dtype)
+    element = numba_type(kind)
+
+    def emit(b: Any, *x: Operand) -> Operand:
+        columns = [[_combination(b, kind, row, x[j::size]) for j in range(size)] for row in matrix]
+        return _packed(b, [_combination(b, kind, row, line) for line in columns for row in matrix])
+
+    return _define(types.UniTuple(element, rows * rows), [element] * (size * size), emit)
+
+
+def _combination(b: Any, t: DType, coefficients: Sequence[float], values: Sequence[Operand]) -> Operand:
+    """sum of coefficient * value, without the zeros; what needs no product comes first."""
+    pairs = [(float(c), v) for c, v in zip(coefficients, values, strict=True) if c]
+    pairs.sort(key=lambda pair: (abs(pair[0]) != 1, pair[0] < 0))
+    (first, total), *others = pairs
+    if first != 1:
+        total = _FLOAT["neg"](b, t, total) if first == -1 else _FLOAT["mul"](b, t, total, ir.Constant(total.type, first))
+    for coefficient, value in others:
+        match coefficient:
+            case 1.0:
+                total = _FLOAT["add"](b, t, total, value)
+            case -1.0:
+                total = _FLOAT["sub"](b, t, total, value)
+            case _:
+                total = _fma(b, t, value, ir.Constant(value.type, coefficient), total)
+    return total
 
 
 # -- threads and indices -----------------------------------------------------------------------------------
@@ -530,6 +731,7 @@ def _at() -> Any:
 
 _FAMILIES: dict[str, Callable[[str], Any]] = {
     "cast": _cast, "bitcast": _bitcast, "load": _load, "store": _store, "shared": _shared, "tile": _tile,
+    "transform": _transform, "load4": _load4, "store4": _store4, "keep": _keep, "keep4": _keep4, "mma": _mma,
 }  # fmt: skip
 _PLAIN: dict[str, Callable[[], Any]] = {
     "thread": _special("tid.x"),
@@ -550,4 +752,4 @@ _PLAIN: dict[str, Callable[[], Any]] = {
     "wrapped": _wrapped,
     "within": _within,
 }  # fmt: skip
-__all__ = ["PAD", "fragment_step", "intrinsic_named", "memory_type", "numba_type", "pointer_type"]
+__all__ = ["intrinsic_named", "memory_type", "numba_type", "pointer_type"]

@@ -19,11 +19,10 @@ from ...constant import Constant
 from ...dim import Extent, Minimum, Quotient, Remainder, Symbol
 from ...program import Entry, Launch, Port, Program
 from .compile import CompiledKernel
-from .schedule import THREADS
+from .forms import THREADS
 
 MAGIC = b"NLCUDA01"
 ALIGNMENT = 256
-SUFFIX = ".nlcuda"
 
 
 def write_program(program: Program, kernels: Mapping[str, CompiledKernel], path: Path) -> None:
@@ -160,4 +159,4 @@ def _atom(atom: Symbol | Quotient | Remainder | Minimum) -> Any:
             return ["min", _extent(left), _extent(right)]
 
 
-__all__ = ["SUFFIX", "program_bytes", "write_program"]
+__all__ = ["program_bytes", "write_program"]

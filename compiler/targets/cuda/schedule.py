@@ -1,134 +1,49 @@
-"""A fused kernel -> how a grid of threads computes it: one of three forms, chosen from shapes and indices alone.
+"""A fused kernel -> how a grid of threads computes it: one of the forms of forms.py, chosen from shapes and indices alone.
 
-``Pointwise``: a thread makes one element. ``Rows``: some lanes of a block share one sum, which ends in a fixed tree.
-``Product``: a block makes a tile of a matrix product whose operands are any formulas of (row, k) and (k, column), so
-matmuls, convolutions and both their gradients are one family. Grids and the order of every sum depend on shapes only;
-no chain of float32 additions is longer than ``CHAIN``.
+Grids and the order of every sum depend on shapes only; no chain of float32 additions is longer than 512.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
-from typing import TypeAlias
+from collections.abc import Sequence
+from dataclasses import replace
 
 from netloom.errors import MemoryBudgetError
 
 from ... import dim, scalar
 from ...dim import Dim, Extent, Quotient, Remainder, Symbol
 from ...graph import Graph
-from ...loops.ir import Buffer, Load, variable
+from ...loops.ir import Buffer, Load
 from ...scalar import Call, Checked, Expr, Guarded, Index, Literal
-from ...tensor_type import FLOAT32, DType
+from ...tensor_type import FLOAT32
 from .elements import Elements, accumulated_in
+from .forms import (
+    THREADS,
+    TILES,
+    Axis,
+    DeviceKernel,
+    Engine,
+    Form,
+    Operand,
+    Pointwise,
+    Product,
+    Rows,
+    Tile,
+    Transform,
+    blocks,
+    count,
+    nominal,
+)
+from .transforms import TRANSFORMS, transform_form
 
-THREADS = 256  # of every block
-CHAIN = 512  # the longest chain of additions into one accumulator
 MOST_ELEMENTS = (1 << 31) - 1  # of one buffer: indices are int32
 FEW_TERMS = 32  # below, one thread makes the whole sum
+WIDTH = 4  # elements of the widest access
 MANY_ROWS = 1 << 16  # from here on, one thread a row fills the device, if rows lie next to each other
-NOMINAL = 16  # what a free dim counts for where sizes are compared
 
 
-@dataclass(frozen=True)
-class Axis:
-    """An index that a kernel decodes: its symbol and extent."""
-
-    symbol: Symbol
-    extent: Extent
-
-    @staticmethod
-    def of(name: str, extent: Extent) -> Axis:
-        return Axis(variable(name, extent), extent)
-
-    @property
-    def position(self) -> Dim:
-        return Dim.of(self.symbol)
-
-
-@dataclass(frozen=True, eq=False)
-class Pointwise:
-    """``value`` at every position of ``axes``."""
-
-    axes: tuple[Axis, ...]
-    position: tuple[Extent, ...]
-    value: Expr
-
-
-@dataclass(frozen=True, eq=False)
-class Rows:
-    """value(sum of term over ``terms``) at every position of ``axes``; a block holds THREADS / lanes rows."""
-
-    axes: tuple[Axis, ...]
-    position: tuple[Extent, ...]
-    terms: tuple[Axis, ...]
-    term: Expr
-    combine: str
-    neutral: float | int | bool
-    value: Expr
-    lanes: int
-    rows_are_adjacent: bool  # neighbouring threads take neighbouring rows, not neighbouring terms
-
-    @property
-    def rows(self) -> int:
-        return THREADS // self.lanes
-
-
-@dataclass(frozen=True)
-class Tile:
-    """rows x columns of the result a block, ``depth`` terms at a time; a thread holds thread_rows x thread_columns."""
-
-    rows: int
-    columns: int
-    depth: int
-    thread_rows: int
-    thread_columns: int
-
-    @property
-    def threads(self) -> int:
-        return (self.rows // self.thread_rows) * (self.columns // self.thread_columns)
-
-
-TILES = (Tile(128, 128, 8, 8, 8), Tile(64, 64, 16, 4, 4))  # each of THREADS threads
-
-
-@dataclass(frozen=True, eq=False)
-class Operand:
-    """One side of a product: its value at (its axes, terms), and along which of them its memory runs."""
-
-    value: Expr
-    axes: tuple[Axis, ...]
-    terms_are_adjacent: bool
-
-
-@dataclass(frozen=True, eq=False)
-class Product:
-    """value(sum over ``terms`` of left * right), for every position of ``batch``, left's axes and right's axes."""
-
-    batch: tuple[Axis, ...]
-    left: Operand
-    right: Operand
-    terms: tuple[Axis, ...]
-    position: tuple[Extent, ...]
-    value: Expr
-    tile: Tile
-
-
-Form: TypeAlias = Pointwise | Rows | Product
-
-
-@dataclass(frozen=True, eq=False)
-class DeviceKernel:
-    """A kernel with its form. ``items``: blocks of the grid; ``symbols``: int32 arguments after the buffers."""
-
-    buffers: tuple[Buffer, ...]  # the output comes last
-    symbols: tuple[Symbol, ...]
-    items: Extent
-    form: Form
-
-
-def plan_kernel(graph: Graph) -> DeviceKernel:
-    """The form of a kernel's graph; MemoryBudgetError if a buffer is too large for int32 indices."""
+def plan_kernel(graph: Graph, engine: Engine = Engine.FFMA) -> DeviceKernel:
+    """The form of a kernel's graph, products of float32 by that engine; MemoryBudgetError if a buffer is too large for int32 indices."""
     elements = Elements(graph)
     for buffer in elements.buffers:
         size = dim.product(buffer.shape)
@@ -136,11 +51,13 @@ def plan_kernel(graph: Graph) -> DeviceKernel:
             raise MemoryBudgetError(f"a tensor of {size} elements is too large for the cuda target.",
                                     hint=f"It indexes up to {MOST_ELEMENTS} elements; choose a smaller batch.")  # fmt: skip
     axes = tuple(Axis.of(f"p{place}", extent) for place, extent in enumerate(elements.target.shape))
-    form = _form(elements, axes)
+    form = _form(elements, axes, engine)
     return DeviceKernel(elements.buffers, _free_symbols(elements.buffers, form), blocks(form), form)
 
 
-def _form(elements: Elements, axes: tuple[Axis, ...]) -> Form:
+def _form(elements: Elements, axes: tuple[Axis, ...], engine: Engine) -> Form:
+    if elements.anchor is not None and elements.anchor.op.name in TRANSFORMS:
+        return transform_form(elements)
     position = tuple(axis.position for axis in axes)
     compute = elements.compute
     if compute is None:
@@ -148,35 +65,13 @@ def _form(elements: Elements, axes: tuple[Axis, ...]) -> Form:
     terms = tuple(Axis.of(f"r{place}", extent) for place, extent in enumerate(compute.reduce))
     term = elements.term(position, tuple(axis.position for axis in terms))
     if compute.combine == "add" and term.dtype is FLOAT32:
-        product = _product(elements, axes, terms, term)
+        product = _product(elements, axes, terms, term, engine)
         if product is not None:
             return product
     sum_dtype = accumulated_in(term.dtype)
     lanes, is_adjacent = _lanes(axes, terms, term)
     return Rows(axes, position, terms, term, compute.combine, elements.neutral(sum_dtype),
                 elements.stored(position, sum_dtype), lanes, is_adjacent)  # fmt: skip
-
-
-def blocks(form: Form) -> Extent:
-    """How many blocks the grid has."""
-    match form:
-        case Pointwise(axes=axes):
-            return dim.ceil_div(count(axes), THREADS)
-        case Rows(axes=axes):
-            return dim.ceil_div(count(axes), form.rows)
-        case Product(tile=tile):
-            rows = dim.ceil_div(count(form.left.axes), tile.rows)
-            return count(form.batch) * rows * dim.ceil_div(count(form.right.axes), tile.columns)
-
-
-def count(axes: Iterable[Axis]) -> Extent:
-    """How many positions the axes have."""
-    return dim.product([axis.extent for axis in axes])
-
-
-def nominal(extent: Extent) -> int:
-    """An extent for comparing sizes."""
-    return dim.evaluate(extent, {symbol.name: NOMINAL for symbol in dim.symbols_of([extent])})
 
 
 def _free_symbols(buffers: Sequence[Buffer], form: Form) -> tuple[Symbol, ...]:
@@ -189,6 +84,9 @@ def _free_symbols(buffers: Sequence[Buffer], form: Form) -> tuple[Symbol, ...]:
         case Product():
             expressions = [form.value, form.left.value, form.right.value]
             own = form.batch + form.left.axes + form.right.axes + form.terms
+        case Transform():
+            expressions = [*(e for row in form.reads for e in row), *(put.value for row in form.puts for put in row)]
+            own = form.axes
     extents = [e for buffer in buffers for e in buffer.shape] + [axis.extent for axis in own]
     found = dim.symbols_of(extents).union(*map(_symbols, expressions)) - {axis.symbol for axis in own}
     return tuple(sorted(found, key=lambda symbol: symbol.name))
@@ -264,7 +162,9 @@ def _lanes(axes: Sequence[Axis], terms: Sequence[Axis], term: Expr) -> tuple[int
 # -- products ----------------------------------------------------------------------------------------------
 
 
-def _product(elements: Elements, axes: Sequence[Axis], terms: tuple[Axis, ...], term: Expr) -> Product | None:
+def _product(
+    elements: Elements, axes: Sequence[Axis], terms: tuple[Axis, ...], term: Expr, engine: Engine
+) -> Product | None:
     """The product form, if the term is a product of two formulas, each with axes of its own, and large enough."""
     axes, position = _ungrouped(axes, term)
     if len(axes) != len(elements.target.shape):
@@ -279,17 +179,42 @@ def _product(elements: Elements, axes: Sequence[Axis], terms: tuple[Axis, ...], 
     batch += tuple(a for a in axes if a.extent != 1 and a not in batch and not any(a in part for part in own))
     if min(nominal(count(part)) for part in own) < 16 or nominal(count(terms)) < 8:
         return None
-    sides = [Operand(value, part, _is_adjacent_along(value, _last(terms))) for value, part in zip(factors, own, strict=True)]
+    sides = [_operand(value, part, terms) for value, part in zip(factors, own, strict=True)]
     last = _last(axes)
     if last in sides[0].axes:  # the columns run along the output's memory
         sides.reverse()
     zero = {axis.symbol: 0 for axis in axes if axis.extent == 1}
     where = tuple(dim.substitute(p, zero) for p in position)
     value = elements.stored(where, FLOAT32)
-    return Product(batch, sides[0], sides[1], terms, where, value, _tile(batch, sides))
+    return Product(batch, sides[0], sides[1], terms, where, value, _tile(batch, sides, engine), engine)
 
 
-def _tile(batch: Sequence[Axis], sides: Sequence[Operand]) -> Tile:
+def _operand(value: Expr, axes: tuple[Axis, ...], terms: tuple[Axis, ...]) -> Operand:
+    """A side of a product with the widest access that it allows."""
+    is_along_terms = _is_adjacent_along(value, _last(terms))
+    inner = _last(terms) if is_along_terms else _last(axes)
+    width = WIDTH if inner is not None and isinstance(value, Load) and _is_aligned_along(value, inner) else 1
+    return Operand(value, axes, is_along_terms, width)
+
+
+def _is_aligned_along(load: Load, inner: Axis) -> bool:
+    """Whether WIDTH elements along the axis, from a multiple of WIDTH on, are one aligned piece of memory."""
+    if _slope(load, inner) != 1 or not isinstance(inner.extent, int) or inner.extent % WIDTH:
+        return False
+    offset = load.buffer.offset(load.extents)
+    assert isinstance(offset, Dim)
+    return all(factor % WIDTH == 0 for atoms, factor in offset.terms if atoms != (inner.symbol,))
+
+
+def _tile(batch: Sequence[Axis], sides: Sequence[Operand], engine: Engine) -> Tile:
+    """The tile, with the engine's depth; half as wide where splitting operands and decoding indices need the registers."""
+    tile = _fitting_tile(batch, sides)
+    if engine is Engine.TF32X3 and tile.columns == 128 and min(side.width for side in sides) == 1:
+        tile = replace(tile, columns=64, thread_columns=4)
+    return replace(tile, depth=engine.depth or tile.depth)
+
+
+def _fitting_tile(batch: Sequence[Axis], sides: Sequence[Operand]) -> Tile:
     """The largest tile of which there are enough blocks to fill a device, else the smallest."""
     for tile in TILES:
         rows, columns = (nominal(count(side.axes)) for side in sides)
@@ -341,5 +266,4 @@ def _divisor_of(axis: Axis, term: Expr) -> int | None:
     return divisors.pop() if len(divisors) == 1 else None
 
 
-__all__ = ["CHAIN", "THREADS", "DType", "DeviceKernel", "Form", "Operand", "Pointwise", "Product", "Rows", "Tile",
-           "blocks", "count", "plan_kernel"]  # fmt: skip
+__all__ = ["plan_kernel"]

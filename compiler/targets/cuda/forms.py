@@ -1,0 +1,187 @@
+"""The forms in which a grid of threads computes a kernel, and how large its grid is.
+
+``Pointwise``: a thread makes one element. ``Rows``: some lanes of a block share one sum, which ends in a fixed tree.
+``Product``: a block makes a tile of a matrix product whose operands are any formulas of (row, k) and (k, column), so
+matmuls, convolutions and both their gradients are one family. ``Transform``: a thread makes a tile of Winograd's.
+"""
+
+from __future__ import annotations
+
+import enum
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import TypeAlias
+
+from ... import dim
+from ...dim import Dim, Extent, Symbol
+from ...loops.ir import Buffer, Load, variable
+from ...scalar import Expr
+
+THREADS = 256  # of every block
+CHAIN = 512  # the longest chain of additions into one accumulator
+NOMINAL = 16  # what a free dim counts for where sizes are compared
+
+
+@dataclass(frozen=True)
+class Axis:
+    """An index that a kernel decodes: its symbol and extent."""
+
+    symbol: Symbol
+    extent: Extent
+
+    @staticmethod
+    def of(name: str, extent: Extent) -> Axis:
+        return Axis(variable(name, extent), extent)
+
+    @property
+    def position(self) -> Dim:
+        return Dim.of(self.symbol)
+
+
+@dataclass(frozen=True, eq=False)
+class Pointwise:
+    """``value`` at every position of ``axes``."""
+
+    axes: tuple[Axis, ...]
+    position: tuple[Extent, ...]
+    value: Expr
+
+
+@dataclass(frozen=True, eq=False)
+class Rows:
+    """value(sum of term over ``terms``) at every position of ``axes``; a block holds THREADS / lanes rows."""
+
+    axes: tuple[Axis, ...]
+    position: tuple[Extent, ...]
+    terms: tuple[Axis, ...]
+    term: Expr
+    combine: str
+    neutral: float | int | bool
+    value: Expr
+    lanes: int
+    rows_are_adjacent: bool  # neighbouring threads take neighbouring rows, not neighbouring terms
+
+    @property
+    def rows(self) -> int:
+        return THREADS // self.lanes
+
+
+@dataclass(frozen=True)
+class Tile:
+    """rows x columns of the result a block, ``depth`` terms at a time; a thread holds thread_rows x thread_columns."""
+
+    rows: int
+    columns: int
+    depth: int
+    thread_rows: int
+    thread_columns: int
+
+    @property
+    def threads(self) -> int:
+        return (self.rows // self.thread_rows) * (self.columns // self.thread_columns)
+
+
+TILES = (Tile(128, 128, 8, 8, 8), Tile(64, 64, 16, 4, 4))  # each of THREADS threads, the largest first
+
+
+class Engine(enum.Enum):
+    """What multiplies: float32 units, or tensor cores over operands that are split or rounded."""
+
+    FFMA = "f32"
+    TF32X3 = "3xtf32"
+    TF32 = "tf32"
+    BF16 = "bf16"
+
+    @property
+    def depth(self) -> int | None:
+        """Terms of a slice in shared memory, if the engine decides it."""
+        return {Engine.FFMA: None, Engine.BF16: 32}.get(self, 16)
+
+
+@dataclass(frozen=True, eq=False)
+class Operand:
+    """One side of a product: its value at (its axes, terms), and along which of them its memory runs.
+
+    ``width``: elements that one access can take; more than one only where the value is a load and all is aligned.
+    """
+
+    value: Expr
+    axes: tuple[Axis, ...]
+    terms_are_adjacent: bool
+    width: int = 1
+
+    @property
+    def load(self) -> Load:
+        assert isinstance(self.value, Load)
+        return self.value
+
+
+@dataclass(frozen=True, eq=False)
+class Product:
+    """value(sum over ``terms`` of left * right), for every position of ``batch``, left's axes and right's axes."""
+
+    batch: tuple[Axis, ...]
+    left: Operand
+    right: Operand
+    terms: tuple[Axis, ...]
+    position: tuple[Extent, ...]
+    value: Expr
+    tile: Tile
+    engine: Engine
+
+
+@dataclass(frozen=True)
+class Put:
+    """Where an element of a transformed tile goes, if the conditions hold, and as what: ``Argument(SUM)`` stands for it."""
+
+    position: tuple[Extent, ...]
+    conditions: tuple[Extent, ...]
+    value: Expr
+
+
+@dataclass(frozen=True, eq=False)
+class Transform:
+    """matrix x tile x matrix' at every position of ``axes``; the tile is ``reads`` [size, size], ``puts`` [rows, rows].
+
+    ``name``: which matrix, input or output and m.
+    """
+
+    axes: tuple[Axis, ...]
+    name: str
+    reads: tuple[tuple[Expr, ...], ...]
+    puts: tuple[tuple[Put, ...], ...]
+
+
+Form: TypeAlias = Pointwise | Rows | Product | Transform
+
+
+@dataclass(frozen=True, eq=False)
+class DeviceKernel:
+    """A kernel with its form. ``items``: blocks of the grid; ``symbols``: int32 arguments after the buffers."""
+
+    buffers: tuple[Buffer, ...]  # the output comes last
+    symbols: tuple[Symbol, ...]
+    items: Extent
+    form: Form
+
+
+def blocks(form: Form) -> Extent:
+    """How many blocks the grid has."""
+    match form:
+        case Pointwise(axes=axes) | Transform(axes=axes):
+            return dim.ceil_div(count(axes), THREADS)
+        case Rows(axes=axes):
+            return dim.ceil_div(count(axes), form.rows)
+        case Product(tile=tile):
+            rows = dim.ceil_div(count(form.left.axes), tile.rows)
+            return count(form.batch) * rows * dim.ceil_div(count(form.right.axes), tile.columns)
+
+
+def count(axes: Iterable[Axis]) -> Extent:
+    """How many positions the axes have."""
+    return dim.product([axis.extent for axis in axes])
+
+
+def nominal(extent: Extent) -> int:
+    """An extent for comparing sizes."""
+    return dim.evaluate(extent, {symbol.name: NOMINAL for symbol in dim.symbols_of([extent])})

@@ -1,0 +1,278 @@
+"""The text of matrix products: register tiles over slices of both operands in shared memory.
+
+A block makes one tile of the result. While its threads multiply one pair of slices, the next is on its way into registers.
+``ffma`` multiplies in float32; the others use tensor cores: ``tf32`` and ``bf16`` round the operands, ``3xtf32`` splits each
+into two and keeps float32's accuracy. The order of every sum depends on shapes only; no accumulator adds up more than CHAIN
+terms, in ``3xtf32`` no more than 32, before its sum is added to another in float32.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from ... import dim
+from ...tensor_type import FLOAT32
+from .forms import CHAIN, THREADS, Engine, Operand, Product, count
+from .printer import Printer
+
+FRAGMENT = 4  # neighbouring elements that a thread holds in a row of its tile
+PAD = 4  # words behind each row of a slice in shared memory, against bank conflicts
+WARPS_DOWN, WARPS_ACROSS = 2, 4  # of a tile on tensor cores
+PROMOTED = 32  # terms that 3xtf32 leaves to the tensor cores' own additions
+
+
+@dataclass(frozen=True)
+class _Side:
+    """An operand's slice: ``size`` rows or columns, where it lies in shared memory, and the block's first one."""
+
+    operand: Operand
+    size: int
+    memory: str
+    first: str
+
+
+def print_product(p: Printer, form: Product) -> None:
+    """The whole kernel."""
+    engine: _Simt | _Tensor = _Simt(p, form) if form.engine is Engine.FFMA else _Tensor(p, form)
+    row_start, column_start = _tile_starts(p, form)
+    thread = p.let(p.call("thread"), "t")
+    left = p.let(p.call(f"shared_float32_{engine.room}"), "s")
+    right = p.let(p.call("at", left, str(engine.left_words)), "s")
+    sides = (_Side(form.left, form.tile.rows, left, row_start), _Side(form.right, form.tile.columns, right, column_start))
+    engine.place(thread)
+    _multiply(p, form, engine, thread, sides)
+    _finish(p, form, engine, thread, left, row_start, column_start)
+
+
+def _multiply(p: Printer, form: Product, engine: _Simt | _Tensor, thread: str, sides: tuple[_Side, _Side]) -> None:
+    """``tile``: this thread's sums."""
+    depth, terms = form.tile.depth, count(form.terms)
+    held = form.tile.thread_rows * form.tile.thread_columns
+    chain = PROMOTED if form.engine is Engine.TF32X3 else CHAIN
+    is_long = not isinstance(terms, int) or terms > chain
+    p.line(f"tile = {p.call(f'tile_zero_{held}')}")
+    if is_long:
+        p.line(f"total = {p.call(f'tile_zero_{held}')}")
+    with p.loop(dim.ceil_div(terms, depth) + 1) as step:
+        start = p.let(p.call("times", step, str(depth)), "k")
+        fetched = [_fetch(p, form, engine, side, thread, start) for side in sides]
+        with p.where([p.call("below", "0", step)]):
+            p.line(f"tile = {engine.multiplied(sides[0].memory, sides[1].memory)}")
+        if is_long:
+            with p.where([p.call("below", p.call("remainder", step, str(chain // depth)), "1")]):
+                p.line(f"total = {p.call(f'tile_add_{held}', 'total', 'tile')}")
+                p.line(f"tile = {p.call(f'tile_zero_{held}')}")
+        p.do("barrier")
+        for side, values in zip(sides, fetched, strict=True):
+            for part, value in enumerate(values):
+                flat = p.index("plus", thread, str(part * THREADS)) if part else thread
+                engine.keep(side, *engine.position(side, flat), value)
+        p.do("barrier")
+    if is_long:
+        p.line(f"tile = {p.call(f'tile_add_{held}', 'total', 'tile')}")
+
+
+def _tile_starts(p: Printer, form: Product) -> tuple[str, str]:
+    """The block's first row and column; the batch axes are bound."""
+    across = p.extent(dim.ceil_div(count(form.right.axes), form.tile.columns))
+    down = p.extent(dim.ceil_div(count(form.left.axes), form.tile.rows))
+    rest = p.let(p.call("block"), "b")
+    column = p.let(p.call("times", p.call("remainder", rest, across), str(form.tile.columns)), "n")
+    rest = p.let(p.call("quotient", rest, across), "b")
+    row = p.let(p.call("times", p.call("remainder", rest, down), str(form.tile.rows)), "m")
+    p.decode(p.let(p.call("quotient", rest, down), "b"), form.batch)
+    return row, column
+
+
+def _fetch(p: Printer, form: Product, engine: _Simt | _Tensor, side: _Side, thread: str, start: str) -> list[str]:
+    """This thread's part of a slice, zero outside the operand: numbers, or vectors of four."""
+    values = []
+    for part in range(side.size * form.tile.depth // (THREADS * side.operand.width)):
+        k, place = engine.position(side, p.index("plus", thread, str(part * THREADS)) if part else thread)
+        term = p.let(p.call("plus", start, k), "k")
+        at = p.let(p.call("plus", side.first, place), "m")
+        conditions = [p.call("below", term, p.extent(count(form.terms)))]
+        extent = count(side.operand.axes)
+        if not isinstance(extent, int) or extent % side.size:
+            conditions.append(p.call("below", at, p.extent(extent)))
+        values.append(_vector(p, form, side, term, at, conditions) if side.operand.width > 1
+                      else _number(p, form, side, term, at, conditions))  # fmt: skip
+    return values
+
+
+def _number(p: Printer, form: Product, side: _Side, term: str, at: str, conditions: Sequence[str]) -> str:
+    value = p.let(p.number(0.0, FLOAT32), "v")
+    with p.where(conditions):
+        p.decode(at, side.operand.axes)
+        p.decode(term, form.terms)
+        p.line(f"{value} = {p.expression(side.operand.value)}")
+    return value
+
+
+def _vector(p: Printer, form: Product, side: _Side, term: str, at: str, conditions: Sequence[str]) -> str:
+    load = side.operand.load
+    p.decode(at, side.operand.axes)
+    p.decode(term, form.terms)
+    return p.let(p.call("load4_if_float32", p.buffers[load.buffer], p.offset(load, {}), p.all(conditions)), "v")
+
+
+def _finish(
+    p: Printer, form: Product, engine: _Simt | _Tensor, thread: str, stage: str, row_start: str, column_start: str
+) -> None:
+    """The tile through shared memory, some rows at a time, so that neighbours store neighbours."""
+    columns = form.tile.columns
+    for part in range(engine.parts):
+        if part:
+            p.do("barrier")
+        engine.stage(part, stage)
+        p.do("barrier")
+        with p.loop(form.tile.rows // engine.parts * columns // THREADS) as step:
+            flat = p.let(p.call("plus", p.call("times", step, str(THREADS)), thread), "i")
+            staged, across = p.index("quotient", flat, str(columns)), p.index("remainder", flat, str(columns))
+            row = p.let(p.call("plus", row_start, engine.row_of(part, staged)), "m")
+            column = p.let(p.call("plus", column_start, across), "n")
+            inside = [p.call("below", at, p.extent(count(side.axes))) for at, side in ((row, form.left), (column, form.right))]
+            with p.where(inside):
+                p.decode(row, form.left.axes)
+                p.decode(column, form.right.axes)
+                sum_ = p.let(p.call("load_float32", stage, p.index("plus", p.index("times", staged, str(engine.stage_stride)), across)))
+                offset = p.extent(p.kernel.buffers[-1].offset(form.position))
+                p.store(offset, p.expression(form.value, sum_))
+
+
+class _Simt:
+    """Slices [k, place]; a thread's tile is fragments of four rows and columns, spread over the block's tile."""
+
+    def __init__(self, p: Printer, form: Product) -> None:
+        self.p, self.tile = p, form.tile
+        self.left_stride, self.right_stride = form.tile.rows + PAD, form.tile.columns + PAD
+        self.parts = form.tile.thread_rows // FRAGMENT
+        self.stage_stride = form.tile.columns
+        self.left_words = form.tile.depth * self.left_stride
+        self.room = max(form.tile.rows // self.parts * form.tile.columns, self.left_words + form.tile.depth * self.right_stride)
+
+    def place(self, thread: str) -> None:
+        p = self.p
+        across = str(self.tile.columns // self.tile.thread_columns)
+        self.x = p.let(p.call("times", p.call("remainder", thread, across), str(FRAGMENT)), "x")
+        self.y = p.let(p.call("times", p.call("quotient", thread, across), str(FRAGMENT)), "y")
+
+    def multiplied(self, left: str, right: str) -> str:
+        t, p = self.tile, self.p
+        shape = f"{t.depth}_{self.left_stride}_{self.right_stride}_{t.thread_rows}_{t.thread_columns}"
+        return p.call(f"tile_fma_{shape}", "tile", p.call("at", left, self.y), p.call("at", right, self.x))
+
+    def position(self, side: _Side, flat: str) -> tuple[str, str]:
+        """(k, place) in a slice of the first element of a thread's turn: neighbours read neighbours."""
+        p, width = self.p, side.operand.width
+        length = (self.tile.depth if side.operand.terms_are_adjacent else side.size) // width
+        fast, slow = p.index("remainder", flat, str(length)), p.index("quotient", flat, str(length))
+        fast = p.index("times", fast, str(width)) if width > 1 else fast
+        return (fast, slow) if side.operand.terms_are_adjacent else (slow, fast)
+
+    def keep(self, side: _Side, k: str, place: str, value: str) -> None:
+        p, stride = self.p, str(side.size + PAD)
+        where = p.call("plus", p.call("times", k, stride), place)
+        if side.operand.width == 1:
+            p.do("store_float32", side.memory, where, value)
+        elif side.operand.terms_are_adjacent:
+            for lane in range(side.operand.width):
+                p.do("store_float32", side.memory, p.call("plus", where, str(lane * (side.size + PAD))), f"{value}[{lane}]")
+        else:
+            p.do("store4_float32", side.memory, where, value)
+
+    def stage(self, part: int, stage: str) -> None:
+        t, p = self.tile, self.p
+        step = t.columns * FRAGMENT // t.thread_columns
+        target = p.call("at", stage, p.call("plus", p.call("times", self.y, str(t.columns)), self.x))
+        p.do(f"tile_stage_{t.thread_rows}_{t.thread_columns}_{part * FRAGMENT}_{FRAGMENT}_{t.columns}_{step}", "tile", target)
+
+    def row_of(self, part: int, local: str) -> str:
+        """The tile's row that a row of the stage holds."""
+        return self.p.call("plus", local, str(part * self.tile.rows // self.parts))
+
+
+class _Tensor:
+    """Slices [place, k] of 16 words a row, for ldmatrix; 2 x 4 warps, each with m16n8 fragments of the tile."""
+
+    def __init__(self, p: Printer, form: Product) -> None:
+        self.p, self.tile, self.engine = p, form.tile, form.engine
+        self.per_word = 2 if form.engine is Engine.BF16 else 1
+        self.stride = form.tile.depth // self.per_word + PAD  # words
+        self.down, self.across = form.tile.rows // WARPS_DOWN // 16, form.tile.columns // WARPS_ACROSS // 8
+        self.parts = self.down
+        self.stage_stride = form.tile.columns + 2 * PAD
+        self.left_words = form.tile.rows * self.stride
+        self.room = max(form.tile.rows // self.parts * self.stage_stride, self.left_words + form.tile.columns * self.stride)
+
+    def place(self, thread: str) -> None:
+        p = self.p
+        self.lane = p.let(p.call("remainder", thread, "32"), "l")
+        warp = p.let(p.call("quotient", thread, "32"), "w")
+        self.warp_row = p.let(p.call("quotient", warp, str(WARPS_ACROSS)), "y")
+        self.warp_column = p.let(p.call("times", p.call("remainder", warp, str(WARPS_ACROSS)), str(self.across * 8)), "x")
+        row = p.call("plus", p.call("times", self.warp_row, str(self.down * 16)), p.call("remainder", self.lane, "16"))
+        self.left_at = self._word(row, p.call("quotient", self.lane, "16"))
+        column = p.call("plus", p.call("remainder", self.lane, "8"), p.call("times", p.call("quotient", self.lane, "16"), "8"))
+        half = p.call("remainder", p.call("quotient", self.lane, "8"), "2")
+        self.right_at = self._word(p.call("plus", self.warp_column, column), half)
+
+    def _word(self, row: str, half: str) -> str:
+        """Where a lane's row of an 8 x 4-word matrix begins."""
+        p = self.p
+        return p.let(p.call("plus", p.call("times", row, str(self.stride)), p.call("times", half, "4")), "a")
+
+    def multiplied(self, left: str, right: str) -> str:
+        p, steps = self.p, self.tile.depth // self.per_word // 8
+        name = f"mma_{self.engine.value}_{self.stride}_{steps}_{self.down}_{self.across}"
+        return p.call(name, "tile", p.call("at", left, self.left_at), p.call("at", right, self.right_at))
+
+    def position(self, side: _Side, flat: str) -> tuple[str, str]:
+        """(k, place) in a slice of the first element of a thread's turn.
+
+        Rows are 20 words apart: 8 of them at one word, or 16 words of every fifth, lie in different banks. A warp's reads
+        fill whole sectors of 32 bytes.
+        """
+        p, width, depth = self.p, side.operand.width, self.tile.depth
+        if not side.operand.terms_are_adjacent and width > 1:  # a word of k each
+            return p.index("remainder", flat, str(depth)), p.index("times", p.index("quotient", flat, str(depth)), str(width))
+        if side.operand.terms_are_adjacent and width == 1:
+            return p.index("remainder", flat, str(depth)), p.index("quotient", flat, str(depth))
+        low, rest = p.index("remainder", flat, "8"), p.index("quotient", flat, "8")
+        ks = depth // width if width > 1 else 4
+        k, rest = p.index("remainder", rest, str(ks)), p.index("quotient", rest, str(ks))
+        if width > 1:
+            return p.index("times", k, str(width)), p.index("plus", p.index("times", rest, "8"), low)
+        groups = str(side.size // 8)
+        place = p.index("plus", p.index("times", p.index("remainder", rest, groups), "8"), low)
+        return p.index("plus", p.index("times", p.index("quotient", rest, groups), "4"), k), place
+
+    def keep(self, side: _Side, k: str, place: str, value: str) -> None:
+        """Rounded to what the engine multiplies."""
+        p, words = self.p, self.stride * self.per_word
+        width, is_along_k = side.operand.width, side.operand.terms_are_adjacent
+        where = p.call("plus", p.call("times", place, str(words)), k)
+        name = {Engine.TF32: "tf32", Engine.BF16: "bfloat16"}.get(self.engine, "float32")
+        if width > 1 and is_along_k:
+            p.do(f"keep4_{name}", side.memory, where, value)
+            return
+        for lane in range(width):
+            element = value if width == 1 else f"{value}[{lane}]"
+            p.do(f"keep_{name}", side.memory, p.call("plus", where, str(lane * words)) if lane else where, element)
+
+    def stage(self, part: int, stage: str) -> None:
+        p, columns = self.p, self.stage_stride
+        row = p.call("plus", p.call("times", self.warp_row, "16"), p.call("quotient", self.lane, "4"))
+        column = p.call("plus", self.warp_column, p.call("times", p.call("remainder", self.lane, "4"), "2"))
+        target = p.call("at", stage, p.call("plus", p.call("times", row, str(columns)), column))
+        p.do(f"mma_stage_{self.down}_{self.across}_{part}_{columns}", "tile", target)
+
+    def row_of(self, part: int, local: str) -> str:
+        """The tile's row that a row of the stage holds: 16 rows of each row of warps."""
+        p = self.p
+        own = p.call("times", p.call("quotient", local, "16"), str(self.down * 16))
+        return p.call("plus", p.call("plus", own, str(part * 16)), p.call("remainder", local, "16"))
+
+
+__all__ = ["print_product"]

@@ -1,0 +1,66 @@
+"""Programs for CUDA devices: ``netloom compile --target cuda`` writes one (.nlc) without a device, ``netloom run`` needs one."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from netloom.errors import UsageError
+
+from .files import check_target
+from .models import inference_form, load_graph
+from .options import Binding, Build
+from .output import Output
+
+if TYPE_CHECKING:
+    from netloom.compiler.graph import Graph
+    from netloom.compiler.targets.cuda.driver import CudaProgram
+    from netloom.runtime.cuda.session import CudaSession
+
+
+def compile_for_device(
+    output: Output, model: str, path: Path | None, emit: str | None, dump: Path | None, training: str | None,
+    binding: Binding, build: Build,
+) -> None:  # fmt: skip
+    """Write the program file; UsageError for what is the cpu target's alone, ToolchainError without numba-cuda."""
+    if path is None or emit is not None:
+        raise UsageError("the cuda target writes program files.", hint="Give -o model.nlc, without --emit.")
+    check_target(path)
+    start = time.perf_counter()
+    compiled = _compiled(load_graph(model, binding), build, dump, training)
+    options = compiled.program.metadata["options"]
+    architectures = sorted({b.architecture for kernel in compiled.kernels.values() for b in kernel.binaries})
+    output.say(f"precision {options['precision']}, target cuda ({', '.join(architectures)})")
+    compiled.save(path)
+    seconds, size = time.perf_counter() - start, path.stat().st_size
+    row = {"target": "cuda", "architectures": architectures, "kernels": len(compiled.kernels), "seconds": seconds,
+           "files": [{"form": "nlc", "file": str(path), "bytes": size}]}  # fmt: skip
+    output.result(row, f"{path}: {size / 1e6:.2f} MB\n{len(compiled.kernels)} kernels, {seconds:.2f} s")
+
+
+def is_cuda_program(name: str) -> bool:
+    return name.endswith(".nlc")
+
+
+def load_cuda(name: str) -> CudaSession:
+    """A session of a program file; DeviceError where it cannot run, before any input is looked at."""
+    from netloom.runtime.cuda.session import load
+
+    session = load(name)
+    _ = session.resident
+    return session
+
+
+def _compiled(graph: Graph, build: Build, dump: Path | None, training: str | None) -> CudaProgram:
+    from netloom.compiler.targets.cuda.driver import CudaOptions, compile_for_cuda, compile_training_for_cuda
+
+    options = CudaOptions(precision=build.precision, accuracy=build.accuracy, override=build.conv_strategy)
+    if training is None:
+        return compile_for_cuda(inference_form(graph), options, dump=dump)
+    from netloom.frontends.dsl.training_step import training_graph
+
+    from .recipes import parse_recipe
+
+    loss, optimizer = parse_recipe(training)
+    return compile_training_for_cuda(training_graph(graph, loss, optimizer), inference_form(graph), options, dump=dump)

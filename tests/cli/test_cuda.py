@@ -1,0 +1,55 @@
+"""``--target cuda`` on a machine without a device: the program file is written, and running it says what is missing."""
+
+from __future__ import annotations
+
+import importlib
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from netloom.compiler.targets.cuda.compile import is_available
+
+from .calling import call
+
+needs_compiler = pytest.mark.skipif(not is_available(), reason="numba-cuda is not installed (netloom[cuda])")
+
+
+@needs_compiler
+def test_compile_writes_a_program_and_run_needs_a_device(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "m.nlc"
+    said = call("compile", "--target", "cuda", "zoo:mlp", "-o", path, "--json").output
+    row = json.loads(said[said.index("{") :])
+    assert row["files"] == [{"form": "nlc", "file": str(path), "bytes": path.stat().st_size}]
+    assert row["architectures"] == ["sm_80", "sm_90a"]
+    really = importlib.import_module
+
+    def without_bindings(name: str, *rest: Any) -> Any:
+        if name.startswith("cuda."):
+            raise ImportError(name)
+        return really(name, *rest)
+
+    monkeypatch.setattr(importlib, "import_module", without_bindings)
+    assert "running on a GPU needs the package cuda-bindings" in call("run", path, code=4).output
+
+
+@needs_compiler
+def test_a_training_program_and_a_precision(tmp_path: Path) -> None:
+    recipe = "loss=cross_entropy,optimizer=sgd"
+    said = call("compile", "--target", "cuda", "--precision", "tf32", "--train", recipe, "zoo:mlp", "-o", tmp_path / "m.nlc").output
+    assert "precision tf32, target cuda (sm_80, sm_90a)" in said
+
+
+@pytest.mark.parametrize(("arguments", "message"), [
+    (("--target", "cuda", "zoo:mlp"), "Give -o model.nlc"),
+    (("--target", "cuda", "zoo:mlp", "--emit", "llvm", "-o", "m.nlc"), "the cuda target writes program files"),
+    (("--precision", "bf16", "zoo:mlp", "-o", "m.so"), "the cpu target has no precision bf16"),
+])  # fmt: skip
+def test_what_does_not_go_together(arguments: tuple[str, ...], message: str) -> None:
+    assert message in call("compile", *arguments, code=2).output
+
+
+def test_a_file_that_is_no_program(tmp_path: Path) -> None:
+    (tmp_path / "m.nlc").write_bytes(b"nothing")
+    assert "is not a netloom program for CUDA" in call("run", tmp_path / "m.nlc", code=5).output

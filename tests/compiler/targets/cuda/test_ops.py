@@ -1,0 +1,54 @@
+"""Rows of tests/cases.py on the cuda target: graph -> kernels -> PTX -> emulator, against the independent oracle.
+
+A run takes every op once and every family at least six times; ``--all-kernels`` takes all rows.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from zlib import crc32
+
+import pytest
+
+from netloom.compiler.op import OPS
+from netloom.compiler.targets.cuda.compile import is_available
+from tests.cases import CASES, DIMS, Case
+from tests.compiler.targets.cuda import emulated
+from tests.test_cases import UNCOMPILED, arrays_of, differences, graph_of, named
+
+pytestmark = pytest.mark.skipif(not is_available(), reason="numba-cuda is not installed (netloom[cuda])")
+COMPILABLE = [case for case in CASES if case.op not in UNCOMPILED]
+EVERY_FAMILY = 6
+
+
+def sample() -> list[Case]:
+    """The first row of each op, and others, drawn by their text, until a family has enough."""
+    by_op: dict[str, Case] = {}
+    by_family: dict[str, list[Case]] = defaultdict(list)
+    for case in COMPILABLE:
+        by_op.setdefault(case.op, case)
+        by_family[OPS[case.op].family].append(case)
+    chosen = list(by_op.values())
+    for family, cases in by_family.items():
+        missing = EVERY_FAMILY - sum(OPS[case.op].family == family for case in chosen)
+        rest = sorted((case for case in cases if case not in chosen), key=lambda case: crc32(str(case).encode()))
+        chosen += rest[: max(missing, 0)]
+    return chosen
+
+
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    if "case" in metafunc.fixturenames:
+        metafunc.parametrize("case", COMPILABLE if metafunc.config.getoption("--all-kernels") else sample(), ids=str)
+
+
+def test_row(case: Case) -> None:
+    graph, arrays = graph_of(case), arrays_of(case)
+    (found,) = emulated.run(graph, named(case, graph, arrays), DIMS)
+    assert not differences(case, arrays, found)
+
+
+def test_the_sample_holds_every_op_and_every_family_six_times() -> None:
+    families = [OPS[case.op].family for case in sample()]
+    assert {case.op for case in sample()} == {case.op for case in COMPILABLE}
+    assert all(families.count(OPS[case.op].family) >= min(EVERY_FAMILY, sum(OPS[c.op].family == OPS[case.op].family for c in COMPILABLE))
+               for case in COMPILABLE)  # fmt: skip

@@ -1,0 +1,78 @@
+"""Strategies on the cuda target: which are chosen and why, and that each keeps its budget from graph to PTX."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from netloom.compiler.graph import Builder, Graph
+from netloom.compiler.strategies import BY_NAME
+from netloom.compiler.targets.cuda.compile import is_available
+from netloom.compiler.targets.cuda.driver import PIPELINE, CudaOptions, plan
+from netloom.compiler.tensor_type import FLOAT32, TensorType
+from netloom.errors import UsageError
+from tests.compiler.targets.cuda import emulated
+
+needs_compiler = pytest.mark.skipif(not is_available(), reason="numba-cuda is not installed (netloom[cuda])")
+
+
+def convolution(n: int, c: int, o: int, h: int, w: int, kernel: int = 3, stride: int = 1) -> Graph:
+    b = Builder("conv")
+    x = b.input(TensorType(FLOAT32, (n, c, h, w)), "x")
+    weights = np.random.default_rng(0).standard_normal((o, c, kernel, kernel)).astype(np.float32) * np.float32((2 / (9 * c)) ** 0.5)
+    pads = (kernel // 2,) * 2
+    y = b("conv", x, b.constant(weights), stride=(stride,) * 2, dilation=(1, 1), lo=pads, hi=pads, groups=1, label="conv")
+    return b.build([b("relu", y)], ["y"])
+
+
+def chosen(graph: Graph, options: CudaOptions) -> str:
+    plan({"run": graph}, PIPELINE, options)
+    (decision,) = options.decisions
+    return decision.strategy
+
+
+@needs_compiler
+@pytest.mark.parametrize(("options", "strategy"), [
+    (CudaOptions(), "winograd_f4"), (CudaOptions(accuracy="strict"), "winograd_f2"), (CudaOptions("3xtf32"), "winograd_f4"),
+    (CudaOptions("tf32"), "direct"), (CudaOptions("bf16"), "direct"), (CudaOptions(override="direct"), "direct"),
+    (CudaOptions(override="conv=winograd_f2"), "winograd_f2"), (CudaOptions(override="other=winograd_f2"), "winograd_f4"),
+], ids=str)  # fmt: skip
+def test_a_large_convolution(options: CudaOptions, strategy: str) -> None:
+    assert chosen(convolution(16, 256, 256, 56, 56), options) == strategy
+
+
+@needs_compiler
+def test_what_does_not_apply_is_direct_and_says_why() -> None:
+    for graph, reason in ((convolution(16, 64, 64, 56, 56, stride=2), "stride"), (convolution(16, 64, 64, 56, 56, kernel=1), "kernel")):
+        options = CudaOptions()
+        assert chosen(graph, options) == "direct"
+        assert reason in options.decisions[0].rejected["winograd_f2"]
+    options = CudaOptions("tf32")
+    chosen(convolution(16, 64, 64, 56, 56), options)
+    assert options.decisions[0].rejected["winograd_f4"] == "its transforms would amplify the rounding of tf32"
+
+
+@needs_compiler
+@pytest.mark.parametrize("options", [CudaOptions(override="fft9"), CudaOptions(accuracy="lax")], ids=str)
+def test_wrong_names_are_refused(options: CudaOptions) -> None:
+    with pytest.raises(UsageError, match="Choose"):
+        plan({"run": convolution(1, 3, 3, 5, 5)}, PIPELINE, options)
+
+
+@needs_compiler
+@pytest.mark.parametrize("precision", ["f32", "3xtf32"])
+@pytest.mark.parametrize("name", BY_NAME)
+def test_each_strategy_keeps_its_budget(name: str, precision: str) -> None:
+    for n, c, o, h, w in ((1, 19, 17, 7, 9), (2, 16, 33, 4, 5)):
+        graph = convolution(n, c, o, h, w)
+        options = CudaOptions(precision, accuracy="fast", override=name)
+        x = np.random.default_rng(1).standard_normal((n, c, h, w)).astype(np.float32)
+        (found,) = emulated.run(graph, {"x": x}, options=options)
+        assert options.decisions[0].strategy == name
+        weights = graph.constant_of(next(v for node in graph.nodes if node.op.name == "conv" for v in node.inputs[1:])).array
+        padded = np.pad(x.astype(np.float64), ((0, 0), (0, 0), (1, 1), (1, 1)))
+        windows = np.lib.stride_tricks.sliding_window_view(padded, (3, 3), (2, 3))
+        wanted = np.maximum(np.einsum("ncyxij,ocij->noyx", windows, weights.astype(np.float64)), 0)
+        assert np.linalg.norm(found - wanted) <= BY_NAME[name].budget * np.linalg.norm(wanted)
+
+
