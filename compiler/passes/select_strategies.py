@@ -6,16 +6,26 @@ Every decision is kept with the cost of each candidate and the reason of each re
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 
 from netloom.errors import UsageError
 
 from ..graph import Graph, Node, finish, rebuilder
 from ..strategies import ACCURACIES, BY_NAME, CONVOLUTIONS, STRATEGIES, Strategy
 
-PRODUCTS_PER_SECOND = 54e9  # multiply-adds in register tiles on one core
-BYTES_PER_SECOND = 16e9  # through the caches, read and write mixed
+
+@dataclass(frozen=True)
+class Rates:
+    """Multiply-adds and bytes a second of a machine, as costs take them; ``vetoes``: strategy -> why it is not for it."""
+
+    products: float
+    bytes: float
+    vetoes: Mapping[str, str] = field(default_factory=dict)
+    ops: Sequence[str] = CONVOLUTIONS  # that strategies are chosen for
+
+
+CORE = Rates(54e9, 16e9)  # one core: register tiles; the caches, reads and writes mixed
 
 
 @dataclass(frozen=True)
@@ -33,7 +43,7 @@ class Decision:
 
 def select_strategies(
     graph: Graph, accuracy: str = "default", override: str = "auto", decisions: list[Decision] | None = None,
-    typical_batch: int | None = None,
+    typical_batch: int | None = None, rates: Rates = CORE,
 ) -> Graph:  # fmt: skip
     """The graph with each convolution, and each gradient of one, expanded by its strategy. ``override``: auto, a strategy's name for all
     convolutions where it applies, or NODE=NAME; ``typical_batch``: what costs take free dims for. UsageError for
@@ -44,10 +54,10 @@ def select_strategies(
     b, mapping = rebuilder(graph)
     for node in graph.nodes:
         inputs = [mapping[v] for v in node.inputs]
-        if node.op.name not in CONVOLUTIONS:
+        if node.op.name not in rates.ops:
             mapping.update(zip(node.outputs, b.copy(node, inputs), strict=True))
             continue
-        strategy, decision = _decide(graph, node, accuracy, wanted, typical_batch or 1)
+        strategy, decision = _decide(graph, node, accuracy, wanted, typical_batch or 1, rates)
         if decisions is not None:
             decisions.append(decision)
         mapping[node.output] = strategy.expand(b, graph, node, inputs)
@@ -64,12 +74,12 @@ def _overrides(text: str) -> dict[str, Strategy]:
 
 
 def _decide(
-    graph: Graph, node: Node, accuracy: str, wanted: Mapping[str, Strategy], batch: int
+    graph: Graph, node: Node, accuracy: str, wanted: Mapping[str, Strategy], batch: int, rates: Rates
 ) -> tuple[Strategy, Decision]:
     rejected: dict[str, str] = {}
     seconds: dict[str, float] = {}
     for strategy in STRATEGIES:
-        reason = strategy.rejects(graph, node)
+        reason = strategy.rejects(graph, node) or rates.vetoes.get(strategy.name)
         if reason is None:
             budget, level = strategy.level(node)
             if ACCURACIES.index(level) > ACCURACIES.index(accuracy):
@@ -77,7 +87,7 @@ def _decide(
         if reason is not None:
             rejected[strategy.name] = reason
         else:
-            seconds[strategy.name] = strategy.cost(graph, node, batch).seconds(PRODUCTS_PER_SECOND, BYTES_PER_SECOND)
+            seconds[strategy.name] = strategy.cost(graph, node, batch).seconds(rates.products, rates.bytes)
     asked = wanted.get(node.label) or wanted.get("")
     chosen = asked if asked and asked.name in seconds else BY_NAME[min(seconds, key=lambda name: seconds[name])]
     shape = f"{node.inputs[0].type} * {node.inputs[1].type}"

@@ -141,9 +141,9 @@ class Put:
 
 @dataclass(frozen=True, eq=False)
 class Transform:
-    """matrix x tile x matrix' at every position of ``axes``; the tile is ``reads`` [size, size], ``puts`` [rows, rows].
+    """down x tile x across' at every position of ``axes``; ``reads``: the tile by rows, ``puts``: the result.
 
-    ``name``: which matrix, input or output and m.
+    ``name``: which matrices, input or output, and the outputs and taps along both axes.
     """
 
     axes: tuple[Axis, ...]

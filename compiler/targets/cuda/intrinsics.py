@@ -16,7 +16,7 @@ from llvmlite import ir
 from numba import types
 from numba.cuda.extending import intrinsic
 
-from ...ops.transforms import matrices
+from ...ops.winograd import matrices
 from ...tensor_type import BFLOAT16, BOOL, FLOAT16, FLOAT32, INT32, UINT32, DType
 
 I1, I8, I16, I32, I64 = (ir.IntType(bits) for bits in (1, 8, 16, 32, 64))
@@ -646,18 +646,21 @@ def _kept(b: Any, name: str, value: Operand) -> Operand:
 
 
 def _transform(rest: str) -> Any:
-    """``transform_input4_float32(x00, x01, ...)``: the tile [size, size] by rows -> matrix x tile x matrix' by rows."""
+    """``transform_input4t3x4t3_float32(x00, x01, ...)``: a tile by rows -> down x tile x across' by rows, with the matrices
+    of 4 outputs and 3 taps along both axes."""
     name, dtype = rest.split("_")
-    matrix = matrices(int(name[-1]))[2 if name.startswith("input") else 0]
-    rows, size = matrix.shape
+    which = 2 if name.startswith("input") else 0
+    axes = name.removeprefix("input").removeprefix("output").split("x")
+    down, across = (matrices(*map(int, axis.split("t")))[which] for axis in axes)
+    (rows, size), (columns, width) = down.shape, across.shape
     kind = DType(dtype)
     element = numba_type(kind)
 
     def emit(b: Any, *x: Operand) -> Operand:
-        columns = [[_combination(b, kind, row, x[j::size]) for j in range(size)] for row in matrix]
-        return _packed(b, [_combination(b, kind, row, line) for line in columns for row in matrix])
+        lines = [[_combination(b, kind, row, x[j::width]) for j in range(width)] for row in down]
+        return _packed(b, [_combination(b, kind, row, line) for line in lines for row in across])
 
-    return _define(types.UniTuple(element, rows * rows), [element] * (size * size), emit)
+    return _define(types.UniTuple(element, rows * columns), [element] * (size * width), emit)
 
 
 def _combination(b: Any, t: DType, coefficients: Sequence[float], values: Sequence[Operand]) -> Operand:

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from ... import dim, scalar
 from ...dim import Extent
 from ...graph import Node
+from ...ops.winograd import WinogradAttrs
 from ...scalar import Argument, Expr, Guarded
 from .elements import SUM, Elements
 from .forms import Axis, Put, Transform
@@ -22,40 +23,57 @@ def transform_form(elements: Elements) -> Transform:
 
 
 def _of_input(elements: Elements, node: Node) -> Transform:
-    """V[e f, tile, c] = (B' x B)[e, f]; x is zero outside."""
+    """V[e f, g, tile, c] = (B' x B)[e, f]; x is zero outside."""
     attrs, x = node.attrs, node.inputs[0]
-    size = attrs.m + 2
+    rows, columns = attrs.inputs
     n, c, h, w = x.shape
-    axes = _axes((n, *attrs.tiles, c))
+    axes = _axes((n, *attrs.counts, c))
     at = [axis.position for axis in axes]
-    top, left = (t * attrs.m - lo for t, lo in zip(at[1:3], attrs.lo, strict=True))
-    number = (at[0] * attrs.tiles[0] + at[1]) * attrs.tiles[1] + at[2]
+    top, left = (t * m - lo for t, m, lo in zip(at[1:3], attrs.m, attrs.lo, strict=True))
+    number = (at[0] * attrs.counts[0] + at[1]) * attrs.counts[1] + at[2]
+    group, channel = _within(at[3], node.output.shape)
 
     def read(i: int, j: int) -> Expr:
         y, z = top + i, left + j
         return _where((y, h - 1 - y, z, w - 1 - z), elements.element(x, (at[0], at[3], y, z), None))
 
-    reads = tuple(tuple(read(i, j) for j in range(size)) for i in range(size))
-    puts = tuple(tuple(_put(elements, (e * size + f, number, at[3])) for f in range(size)) for e in range(size))
-    return Transform(axes, f"input{attrs.m}", reads, puts)
+    reads = tuple(tuple(read(i, j) for j in range(columns)) for i in range(rows))
+    puts = tuple(tuple(_put(elements, (e * columns + f, group, number, channel)) for f in range(columns)) for e in range(rows))
+    return Transform(axes, _name("input", attrs), reads, puts)
 
 
 def _of_output(elements: Elements, node: Node) -> Transform:
     """y[n, o, tile] = (A' M A), without what lies outside."""
     attrs, product = node.attrs, node.inputs[0]
-    m, size = attrs.m, attrs.m + 2
+    (m, k), (rows, columns) = attrs.m, attrs.inputs
     n, filters, h, w = attrs.shape
-    down, across = dim.ceil_div(h, m), dim.ceil_div(w, m)
+    down, across = attrs.tiles(attrs.shape)
     axes = _axes((n, down, across, filters))
     at = [axis.position for axis in axes]
     number = (at[0] * down + at[1]) * across + at[2]
-    reads = tuple(tuple(elements.element(product, (e * size + f, number, at[3]), None) for f in range(size)) for e in range(size))
+    group, channel = _within(at[3], product.shape)
+
+    def read(e: int, f: int) -> Expr:
+        return elements.element(product, (e * columns + f, group, number, channel), None)
 
     def put(i: int, j: int) -> Put:
-        y, z = at[1] * m + i, at[2] * m + j
+        y, z = at[1] * m + i, at[2] * k + j
         return _put(elements, (at[0], at[3], y, z), (h - 1 - y, w - 1 - z))
 
-    return Transform(axes, f"output{m}", reads, tuple(tuple(put(i, j) for j in range(m)) for i in range(m)))
+    reads = tuple(tuple(read(e, f) for f in range(columns)) for e in range(rows))
+    return Transform(axes, _name("output", attrs), reads, tuple(tuple(put(i, j) for j in range(k)) for i in range(m)))
+
+
+def _within(channel: Extent, shape: Sequence[Extent]) -> tuple[Extent, Extent]:
+    """The group and the channel inside it, of tiles [e, g, tile, channels of a group]."""
+    per_group = shape[3]
+    return (channel // per_group, channel % per_group) if shape[1] != 1 and isinstance(per_group, int) else (0, channel)
+
+
+def _name(which: str, attrs: WinogradAttrs) -> str:
+    """Of the intrinsic: which matrices, and outputs and taps along both axes."""
+    (m, k), (r, s) = attrs.m, attrs.taps
+    return f"{which}{m}t{r}x{k}t{s}"
 
 
 def _axes(extents: Sequence[Extent]) -> tuple[Axis, ...]:
@@ -71,6 +89,3 @@ def _put(elements: Elements, position: tuple[Extent, ...], conditions: tuple[Ext
 def _where(conditions: Sequence[Extent], load: Expr) -> Expr:
     open_ = tuple(c for c in conditions if not dim.is_nonnegative(c))
     return Guarded(open_, load, scalar.literal(0, load.dtype)) if open_ else load
-
-
-

@@ -194,8 +194,9 @@ def test_transforms(m: int, c: int, h: int, w: int, lo: tuple[int, int]) -> None
     down, across = (max(-(-(extent + low) // m), 1) for extent, low in zip((h, w), lo, strict=True))
     b = Builder("transforms")
     x = b.input(TensorType(FLOAT32, (2, c, h, w)), "x")
-    v = b("winograd_input", x, m=m, lo=lo, tiles=(down, across))
-    y = b("relu", b("winograd_output", v, m=m, shape=(2, c, down * m - (down * m > 1), across * m)))
+    form = {"m": (m, m), "taps": (3, 3)}
+    v = b("winograd_input", x, **form, lo=lo, counts=(down, across))
+    y = b("relu", b("winograd_output", v, **form, shape=(2, c, down * m - (down * m > 1), across * m)))
     graph = b.build([v, y])
     assert [type(form) for form in forms_of(graph)] == [Transform, Transform]
     inputs = integers(graph)
