@@ -48,6 +48,11 @@ class Case:
         return f"{self.op}({inputs}{'; ' * bool(attrs)}{attrs})"
 
 
+def _form(m: int, taps: int = 3) -> dict[str, tuple[int, int]]:
+    """Winograd's tiles of m x m outputs."""
+    return {"m": (m, m), "taps": (taps, taps)}
+
+
 def row(op: str, *inputs: str, terms: int = 1, **attrs: Any) -> Case:
     """A row from text: ``row("log", "float32[3, 17] positive")``."""
     return Case(op, tuple(_input(text) for text in inputs), attrs, terms)
@@ -421,23 +426,28 @@ RANDOM_NUMBERS = [
     row("dropout", "float32[N, 9]", _KEY, rate=0.75),
 ]  # fmt: skip
 TRANSFORMS = [
-    row("winograd_input", "float32[2, 3, 6, 10]", terms=36, m=4, lo=(1, 1), tiles=(2, 3)),
-    row("winograd_input", "float32[1, 17, 5, 7]", terms=16, m=2, lo=(0, 2), tiles=(2, 4)),
-    row("winograd_input", "float64[2, 32, 1, 4]", terms=16, m=2, lo=(1, 0), tiles=(1, 1)),
-    row("winograd_input", "float32[N, 33, 4, 4]", terms=36, m=4, lo=(2, 1), tiles=(2, 1)),
-    row("winograd_output", "float32[36, 6, 3]", terms=36, m=4, shape=(1, 3, 7, 9)),
-    row("winograd_output", "float32[16, 12, 17]", terms=16, m=2, shape=(2, 17, 4, 5)),
-    row("winograd_output", "float64[16, 1, 32]", terms=16, m=2, shape=(1, 32, 1, 2)),
-    row("winograd_output", f"float32[36, {2 * N}, 33]", terms=36, m=4, shape=(N, 33, 5, 4)),
-    row("winograd_output_gradient", "float32[1, 3, 7, 9]", terms=16, m=4),
-    row("winograd_output_gradient", "float32[2, 17, 4, 5]", terms=4, m=2),
-    row("winograd_output_gradient", "float64[2, 32, 1, 2]", terms=4, m=2),
-    row("winograd_output_gradient", "float32[N, 33, 5, 4]", terms=16, m=4),
-    *(row("winograd_filter", text, terms=9, m=m, is_turned=is_turned)
-      for text in ("float32[5, 3, 3, 3]", "float32[35, 17, 3, 3]", "float64[1, 16, 3, 3]") for m in (2, 4) for is_turned in (False, True)),
-    row("winograd_filter_gradient", "float32[36, 3, 5]", terms=36, m=4),
-    row("winograd_filter_gradient", "float32[16, 17, 35]", terms=16, m=2),
-    row("winograd_filter_gradient", "float64[16, 32, 1]", terms=16, m=2),
+    row("winograd_input", "float32[2, 3, 6, 10]", terms=36, **_form(4), lo=(1, 1), counts=(2, 3), groups=1),
+    row("winograd_input", "float32[1, 17, 5, 7]", terms=16, **_form(2), lo=(0, 2), counts=(2, 4), groups=1),
+    row("winograd_input", "float64[2, 32, 1, 4]", terms=16, **_form(2), lo=(1, 0), counts=(1, 1), groups=1),
+    row("winograd_input", "float32[N, 33, 4, 4]", terms=36, **_form(4), lo=(2, 1), counts=(2, 1), groups=1),
+    row("winograd_input", "float32[1, 32, 9, 8]", terms=64, **_form(4, 5), lo=(2, 2), counts=(3, 2), groups=2),
+    row("winograd_input", "float32[1, 3, 4, 9]", terms=4, m=(1, 2), taps=(1, 3), lo=(0, 1), counts=(4, 5), groups=1),
+    row("winograd_output", "float32[36, 1, 6, 3]", terms=36, **_form(4), shape=(1, 3, 7, 9)),
+    row("winograd_output", "float32[16, 1, 12, 17]", terms=16, **_form(2), shape=(2, 17, 4, 5)),
+    row("winograd_output", "float64[16, 2, 1, 16]", terms=16, **_form(2), shape=(1, 32, 1, 2)),
+    row("winograd_output", f"float32[36, 1, {2 * N}, 33]", terms=36, **_form(4), shape=(N, 33, 5, 4)),
+    row("winograd_output", "float32[8, 1, 6, 3]", terms=8, m=(2, 1), taps=(7, 1), shape=(1, 3, 4, 3)),
+    row("winograd_output_gradient", "float32[1, 3, 7, 9]", terms=16, **_form(4), groups=1),
+    row("winograd_output_gradient", "float32[2, 17, 4, 5]", terms=4, **_form(2), groups=1),
+    row("winograd_output_gradient", "float64[2, 32, 1, 2]", terms=4, **_form(2, 7), groups=2),
+    row("winograd_output_gradient", "float32[N, 33, 5, 4]", terms=16, **_form(4), groups=1),
+    *(row("winograd_filter", text, terms=9, **_form(m), groups=1, is_turned=is_turned)
+      for text, m in (("float32[5, 3, 3, 3]", 4), ("float32[18, 17, 3, 3]", 2)) for is_turned in (False, True)),
+    *(row("winograd_filter", "float64[32, 16, 1, 5]", terms=5, m=(1, 2), taps=(1, 5), groups=2, is_turned=is_turned)
+      for is_turned in (False, True)),
+    row("winograd_filter_gradient", "float32[36, 1, 3, 5]", terms=36, **_form(4)),
+    row("winograd_filter_gradient", "float32[16, 1, 17, 35]", terms=16, **_form(2)),
+    row("winograd_filter_gradient", "float64[64, 2, 16, 32]", terms=64, **_form(6)),
     row("windows", "float32[2, 3, 7, 6]", kernel=(3, 2), stride=(2, 1), dilation=(1, 3)),
     row("windows", "float32[1, 2, 9]", kernel=(4,), stride=(3,), dilation=(1,)),
     row("windows", "float32[N, 1, 2, 3, 2]", kernel=(1, 2, 2), stride=(1, 1, 1), dilation=(1, 1, 1)),

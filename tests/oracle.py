@@ -482,69 +482,94 @@ def _dropout(x: Array, key: Array, rate: float) -> Array:
 # -- stages of strategies, and the table -----------------------------------------------------------------------
 
 
-_WINOGRAD_POINTS = {2: (0, 1, -1), 4: (0, 1, -1, 2, -0.5)}  # and infinity
+_WINOGRAD_POINTS = [0.0, 1.0, -1.0, 2.0, -0.5, -2.0, 0.5]  # as many as needed, and infinity
 
 
-def _winograd_input(x: Array, m: int, lo: Shape, tiles: Shape) -> Array:
+def _winograd_points(m: int, taps: int) -> list[float]:
+    return _WINOGRAD_POINTS[: m + taps - 2]
+
+
+def _winograd_input(x: Array, m: Shape, taps: Shape, lo: Shape, counts: Shape, groups: int) -> Array:
     """Row e of B' holds the coefficients of the polynomial that is zero at all points but e."""
-    points, a = _WINOGRAD_POINTS[m], m + 2
-    others = [[q for q in points if q != p] for p in points]
-    back = np.zeros((a, a))
-    for row, roots in zip(back, [*others, list(points)], strict=True):
-        row[: len(roots) + 1] = np.polynomial.polynomial.polyfromroots(roots)
-    found = np.zeros((a, a, len(x), *tiles, x.shape[1]))
-    for n, ty, tx, i, j in product(range(len(x)), *map(range, tiles), range(a), range(a)):
-        q = (ty * m + i - lo[0], tx * m + j - lo[1])
+    backs = [_winograd_back(*axis) for axis in zip(m, taps, strict=True)]
+    (a, b), c = map(len, backs), x.shape[1]
+    found = np.zeros((a, b, len(x), *counts, c))
+    for n, ty, tx, i, j in product(range(len(x)), *map(range, counts), range(a), range(b)):
+        q = (ty * m[0] + i - lo[0], tx * m[1] + j - lo[1])
         if _is_inside(q, x.shape[2:]):
-            found[:, :, n, ty, tx] += np.multiply.outer(np.outer(back[:, i], back[:, j]), x[(n, slice(None), *q)])
-    return found.reshape(a * a, -1, x.shape[1])
+            found[:, :, n, ty, tx] += np.multiply.outer(np.outer(backs[0][:, i], backs[1][:, j]), x[(n, slice(None), *q)])
+    return _winograd_grouped(found, groups)
 
 
-def _winograd_powers(m: int) -> Array:
+def _winograd_back(m: int, taps: int) -> Array:
+    points = _winograd_points(m, taps)
+    back = np.zeros((m + taps - 1,) * 2)
+    for row, roots in zip(back, [*([q for q in points if q != p] for p in points), points], strict=True):
+        row[: len(roots) + 1] = np.polynomial.polynomial.polyfromroots(roots)
+    return back
+
+
+def _winograd_grouped(tiles: Array, groups: int) -> Array:
+    """[a, b, n, y, x, channels] as [a b, g, n y x, channels of a group]."""
+    flat = tiles.reshape(tiles.shape[0] * tiles.shape[1], -1, groups, tiles.shape[-1] // groups)
+    return flat.swapaxes(1, 2)
+
+
+def _winograd_powers(m: int, taps: int) -> Array:
     """A' [m, points]: column e holds the powers of point e; that of infinity, the highest coefficient."""
-    return np.array([[*(float(p) ** i for p in _WINOGRAD_POINTS[m]), float(i == m - 1)] for i in range(m)])
+    return np.array([[*(p**i for p in _winograd_points(m, taps)), float(i == m - 1)] for i in range(m)])
 
 
-def _winograd_output(products: Array, m: int, shape: Shape) -> Array:
-    powers, a = _winograd_powers(m), m + 2
+def _winograd_output(products: Array, m: Shape, taps: Shape, shape: Shape) -> Array:
+    down, across = (_winograd_powers(*axis) for axis in zip(m, taps, strict=True))
     n, o, height, width = shape
-    tiles = products.reshape(a, a, n, -(-height // m), -(-width // m), o)
+    tiles = products.swapaxes(1, 2).reshape(down.shape[1], across.shape[1], n, -(-height // m[0]), -(-width // m[1]), o)
     y = np.zeros(shape)
     for h, w in product(range(height), range(width)):
-        y[:, :, h, w] = np.einsum("e,f,efno->no", powers[h % m], powers[w % m], tiles[:, :, :, h // m, w // m])
+        y[:, :, h, w] = np.einsum("e,f,efno->no", down[h % m[0]], across[w % m[1]], tiles[:, :, :, h // m[0], w // m[1]])
     return y
 
 
-def _winograd_output_gradient(dy: Array, m: int) -> Array:
+def _winograd_output_gradient(dy: Array, m: Shape, taps: Shape, groups: int) -> Array:
     """The adjoint of the output's transform: each dy goes to its tile, at every point."""
-    powers, a = _winograd_powers(m), m + 2
+    down, across = (_winograd_powers(*axis) for axis in zip(m, taps, strict=True))
     n, o, height, width = dy.shape
-    tiles = np.zeros((a, a, n, -(-height // m), -(-width // m), o))
+    tiles = np.zeros((down.shape[1], across.shape[1], n, -(-height // m[0]), -(-width // m[1]), o))
     for h, w in product(range(height), range(width)):
-        tiles[:, :, :, h // m, w // m] += np.einsum("e,f,no->efno", powers[h % m], powers[w % m], dy[:, :, h, w])
-    return tiles.reshape(a * a, -1, o)
+        at = tiles[:, :, :, h // m[0], w // m[1]]
+        at += np.einsum("e,f,no->efno", down[h % m[0]], across[w % m[1]], dy[:, :, h, w])
+    return _winograd_grouped(tiles, groups)
 
 
-def _winograd_filter(w: Array, m: int, is_turned: bool) -> Array:
+def _winograd_filter(w: Array, m: Shape, taps: Shape, groups: int, is_turned: bool) -> Array:
     """Each filter as a polynomial at every point, by Lagrange's scale; at infinity its highest coefficient."""
-    points = _WINOGRAD_POINTS[m]
+    parts = []
+    for part in np.split(w, groups):
+        turned = np.flip(part, (2, 3)).swapaxes(0, 1) if is_turned else part
+        u = sum(
+            np.multiply.outer(np.outer(_lagrange(m[0], taps[0], i), _lagrange(m[1], taps[1], j)), turned[:, :, i, j].T)
+            for i, j in product(*map(range, taps))
+        )
+        parts.append(np.asarray(u).reshape(-1, *turned.shape[1::-1]))
+    return np.stack(parts, axis=1)
+
+
+def _lagrange(m: int, taps: int, k: int) -> Array:
+    """What the k-th tap contributes at every point."""
+    points = _winograd_points(m, taps)
     scales = [math.prod(p - q for q in points if q != p) for p in points]
-    if is_turned:
-        w = np.flip(w, (2, 3)).swapaxes(0, 1)
-    u = np.zeros((m + 2, m + 2, w.shape[1], w.shape[0]))
-    for i, j in product(range(3), range(3)):
-        at = [[*(p**k / scale for p, scale in zip(points, scales, strict=True)), float(k == 2)] for k in (i, j)]
-        u += np.multiply.outer(np.outer(*at), w[:, :, i, j].T)
-    return u.reshape((m + 2) ** 2, *u.shape[2:])
+    return np.array([*(p**k / scale for p, scale in zip(points, scales, strict=True)), float(k == taps - 1)])
 
 
-def _winograd_filter_gradient(du: Array, m: int) -> Array:
+def _winograd_filter_gradient(du: Array, m: Shape, taps: Shape) -> Array:
     """By pairs of a filter and a channel, the adjoint of the filters' transform."""
-    dw = np.zeros((du.shape[2], du.shape[1], 3, 3))
-    for k in np.ndindex(3, 3):
-        unit = np.zeros((1, 1, 3, 3))
+    _, groups, channels, filters = du.shape
+    dw = np.zeros((groups * filters, channels, *taps))
+    for k in np.ndindex(*taps):
+        unit = np.zeros((1, 1, *taps))
         unit[(0, 0, *k)] = 1
-        dw[(..., *k)] = np.einsum("e,eco->oc", _winograd_filter(unit, m, is_turned=False)[:, 0, 0], du)
+        row = _winograd_filter(unit, m, taps, 1, is_turned=False)[:, 0, 0, 0]
+        dw[(..., *k)] = np.einsum("e,egco->goc", row, du).reshape(groups * filters, channels)
     return dw
 
 

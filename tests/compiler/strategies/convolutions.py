@@ -126,10 +126,12 @@ def exact(role: str, case: Convolution, operands: tuple[Array, Array]) -> Array:
 
 
 def drawn(rng: np.random.Generator) -> Iterator[Convolution]:
-    """CORNERS, then random convolutions without end: a third plain ones (3 x 3, stride 1), a few with long sums, depthwise, 1 x 1."""
+    """CORNERS, then random convolutions without end: a third plain ones (3 x 3, stride 1), others of stride 1 with any taps and
+    groups, a few with long sums, depthwise, 1 x 1."""
     yield from CORNERS
     while True:
-        case = _plain(rng) if rng.random() < 1 / 3 else _any(rng)
+        kind = rng.random()
+        case = _plain(rng) if kind < 1 / 3 else _tiled(rng) if kind < 1 / 2 else _any(rng)
         if case.products <= MOST_PRODUCTS:
             yield case
 
@@ -162,6 +164,15 @@ def _plain(rng: np.random.Generator) -> Convolution:
     if rng.random() < 0.1:
         c, o = (int(rng.choice([65, 130])) for _ in range(2))
     return _fitting(rng, channels=c, filters=o, kernel=(3, 3), stride=ones, dilation=ones)
+
+
+def _tiled(rng: np.random.Generator) -> Convolution:
+    """Stride 1 in two dimensions, 1 to 7 taps along each axis, groups of whole vectors."""
+    groups = int(rng.choice([1, 1, 2, 3]))
+    c, o = (groups * int(rng.choice([16, 32])) if groups > 1 else e for e in _channels(rng))
+    taps = [int(k) for k in rng.choice([1, 2, 3, 5, 5, 7], 2)]
+    kernel = (taps[0], taps[0]) if rng.random() < 0.5 else (taps[0], taps[1])
+    return _fitting(rng, channels=c, filters=o, groups=groups, kernel=kernel, stride=(1, 1), dilation=(1, 1))
 
 
 def _any(rng: np.random.Generator) -> Convolution:

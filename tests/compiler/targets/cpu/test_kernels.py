@@ -53,8 +53,8 @@ ROWS: list[tuple[str, list[tuple[int, ...]], DType, dict[str, Any]]] = [
     ("div", [(64,), (64,)], INT32, {}),
     ("rem", [(64,), (64,)], FLOAT32, {}),
     ("gelu", [(100,)], FLOAT32, {}),
-    ("winograd_input", [(1, 16, 5, 9)], FLOAT32, {"m": 4, "lo": (1, 1), "tiles": (2, 3)}),
-    ("winograd_output", [(36, 12, 20)], FLOAT32, {"m": 4, "shape": (2, 20, 7, 9)}),
+    ("winograd_input", [(1, 16, 5, 9)], FLOAT32, {"m": (4, 4), "taps": (3, 3), "lo": (1, 1), "counts": (2, 3)}),
+    ("winograd_output", [(36, 1, 12, 20)], FLOAT32, {"m": (4, 4), "taps": (3, 3), "shape": (2, 20, 7, 9)}),
 ]  # fmt: skip
 
 
