@@ -2,7 +2,8 @@
 
 Two methods. Small integers (|x| <= 3, three in ten not zero) make every partial sum exact, Winograd's quarters of F(2, 3)
 too, so results of strict strategies must be equal: indexing, padding and tail bugs show at tolerance 0. Normal numbers
-against float64 keep the strategy's budget for the node, a relative L2 error. ``--shapes N``: how many accepted shapes each strategy gets in each role.
+against float64 keep the strategy's budget for the node, a relative L2 error. ``--shapes N``: how many accepted shapes each
+strategy gets in each role.
 """
 
 from __future__ import annotations
