@@ -31,6 +31,7 @@ from netloom.runtime.session import Session
 from .convolutions import ROLES, Array, Convolution, add_node, drawn, exact
 from .coverage import variants
 
+pytestmark = pytest.mark.xdist_group("strategies")  # in one process: tests share sweeps
 PROGRAM = 10  # shapes that are compiled as one program: independent nodes, none sees another
 MOST_DRAWS = 300  # one after another that the strategy may refuse
 PAIRS = [(strategy.name, role) for role in ROLES for strategy in STRATEGIES]
