@@ -255,12 +255,17 @@ def post_order(roots: Sequence[Expr]) -> list[Expr]:
 
 def rebuild(root: Expr, replace: Callable[[Expr], Expr | None]) -> Expr:
     """The tree with each node for which ``replace`` gives an expression replaced by it (leaves first)."""
+    return transform(root, lambda node, _: replace(node))
+
+
+def transform(root: Expr, make: Callable[[Expr, Sequence[Expr]], Expr | None]) -> Expr:
+    """The tree made anew, leaves first: ``make`` gets a node and its new sub-expressions; None: the node over these."""
     done: dict[int, Expr] = {}
     for node in post_order([root]):
-        found = replace(node)
+        old = children(node)
+        new = [done[id(child)] for child in old]
+        found = make(node, new)
         if found is None:
-            old = children(node)
-            new = [done[id(child)] for child in old]
             same = all(a is b for a, b in zip(old, new, strict=True))
             found = node if same else with_children(node, new)
         done[id(node)] = found

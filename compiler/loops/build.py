@@ -937,23 +937,21 @@ class _Substitution:
 
     def expression(self, root: Expr) -> Expr:
         """An expression with all its indices substituted."""
-        return scalar.rebuild(root, self._leaf)
+        return scalar.transform(root, self._made)
 
-    def _leaf(self, node: Expr) -> Expr | None:
+    def _made(self, node: Expr, new: Sequence[Expr]) -> Expr | None:
         match node:
-            case Load(buffer, index) if not node.index_expressions:
-                return Load(buffer, tuple(self(p) for p in index if not isinstance(p, Expr)))
             case Load(buffer, index):
-                return Load(buffer, tuple(self.expression(p) if isinstance(p, Expr) else self(p) for p in index))
+                parts = iter(new)
+                return Load(buffer, tuple(next(parts) if isinstance(p, Expr) else self(p) for p in index))
             case Index(extent):
                 return Index(self(extent))
-            case Guarded(conditions, value, otherwise):
+            case Guarded(conditions):
                 reduced = (dim.reduced_condition(self(c)) for c in conditions)
                 left = tuple(c for c in reduced if not dim.is_nonnegative(c))
-                inner = self.expression(value)
-                return Guarded(left, inner, self.expression(otherwise)) if left else inner
-            case scalar.Checked(index, extent):
-                return scalar.Checked(self.expression(index), self(extent))
+                return Guarded(left, new[0], new[1]) if left else new[0]
+            case scalar.Checked(_, extent):
+                return scalar.Checked(new[0], self(extent))
         return None
 
 
