@@ -59,7 +59,7 @@ def measured(*arguments: str | Path) -> Any:
 
 
 def test_the_peers_are_the_engines() -> None:
-    assert {*PEERS, "netloom", "netloom_training"} == set(contender.ENGINES) == set(contender.MODULES)
+    assert {*PEERS, "netloom", "netloom_training"} <= set(contender.ENGINES) == set(contender.MODULES)
 
 
 def test_lenet_against_another_engine_with_every_strategy(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -70,12 +70,15 @@ def test_lenet_against_another_engine_with_every_strategy(tmp_path: Path, monkey
     text = call(*arguments, "--json", tmp_path / "out.json").output
     data = json.loads((tmp_path / "out.json").read_text(encoding="utf-8"))
     (group,) = data["groups"]
-    assert [row["contender"] for row in group["rows"]] == ["netloom", "netloom/direct", "netloom/im2col", "onnxruntime"]
-    assert group["remarks"][-1] == "winograd_f4 applies to 0 of 2 convolutions: left out"
+    assert [row["contender"] for row in group["rows"]] == [
+        "netloom", "netloom/direct", "netloom/im2col", "netloom/winograd_f2", "netloom/winograd_f4", "onnxruntime",
+    ]  # fmt: skip
+    assert group["remarks"][-1] == "winograd_f6 applies to 0 of 2 convolutions: left out"
     assert data["machine"]["peaks"]["flops"]["1"] > 0
     for row in group["rows"]:
         times = [row["times"][f"{name}_ms"] for name in ("min", "p50", "p90", "p95", "p99")]
-        assert 0 < times[0] and times == sorted(times) and row["error"] < 2e-6 and row["ready_s"] > 0
+        assert 0 < times[0] and times == sorted(times) and row["ready_s"] > 0
+        assert row["error"] < (1e-5 if "winograd" in row["contender"] else 2e-6)
         assert row["gflops"] == pytest.approx(2 * 416_520 / row["times"]["p50_ms"] / 1e6, rel=1e-3)
         assert math.isfinite(row["gflops"] / data["machine"]["peaks"]["flops"]["1"])
     ratio, low, high = group["rows"][0]["ratios"]["onnxruntime"]
