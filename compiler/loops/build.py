@@ -525,7 +525,7 @@ class _Tiling:
         else:
             terms = dim.product([a.extent for a in self.reduce])
             cost += 0.2 / LANES
-            cost *= 1 + FOLD_WORK * LANES / (terms if isinstance(terms, int) else SYMBOLIC_TERMS)
+            cost *= 1 + FOLD_WORK * LANES / (max(terms, 1) if isinstance(terms, int) else SYMBOLIC_TERMS)
         return cost / (1 + len(loads)) / filled
 
     def _split_lanes(self, axis: Axis, reduces: bool) -> None:

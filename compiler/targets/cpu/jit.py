@@ -52,6 +52,8 @@ _compilers: list[Any] = []
 def _compiler() -> Any:
     """The one LLJIT instance of the process: programs are libraries in it."""
     if not _compilers:
+        llvm.initialize_native_target()
+        llvm.initialize_native_asmprinter()
         machine = llvm.Target.from_triple(TRIPLE).create_target_machine(reloc="pic", codemodel="small", jit=True)
         _compilers.append(llvm.create_lljit_compiler(machine, use_jit_link=True))
     return _compilers[0]

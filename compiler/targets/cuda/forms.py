@@ -143,7 +143,7 @@ class Put:
 class Transform:
     """down x tile x across' at every position of ``axes``; ``reads``: the tile by rows, ``puts``: the result.
 
-    ``name``: which matrices, input or output, and the outputs and taps along both axes.
+    ``name``: which matrices (intrinsics._MATRICES), and the outputs and taps along both axes.
     """
 
     axes: tuple[Axis, ...]

@@ -10,6 +10,7 @@ from __future__ import annotations
 import inspect
 from collections.abc import Callable, Sequence
 from functools import cache
+from itertools import takewhile
 from typing import Any, TypeAlias
 
 from llvmlite import ir
@@ -645,13 +646,22 @@ def _kept(b: Any, name: str, value: Operand) -> Operand:
 # -- Winograd's transforms ---------------------------------------------------------------------------------
 
 
+_MATRICES: dict[str, Callable[..., Any]] = {  # of A', G and B'
+    "input": lambda a, g, b: b,
+    "output": lambda a, g, b: a,
+    "gradient": lambda a, g, b: a.T,
+    "filter": lambda a, g, b: g,
+    "back": lambda a, g, b: g.T,
+}
+
+
 def _transform(rest: str) -> Any:
     """``transform_input4t3x4t3_float32(x00, x01, ...)``: a tile by rows -> down x tile x across' by rows, with the matrices
     of 4 outputs and 3 taps along both axes."""
     name, dtype = rest.split("_")
-    which = 2 if name.startswith("input") else 0
-    axes = name.removeprefix("input").removeprefix("output").split("x")
-    down, across = (matrices(*map(int, axis.split("t")))[which] for axis in axes)
+    which = "".join(takewhile(str.isalpha, name))
+    axes = name.removeprefix(which).split("x")
+    down, across = (_MATRICES[which](*matrices(*map(int, axis.split("t")))) for axis in axes)
     (rows, size), (columns, width) = down.shape, across.shape
     kind = DType(dtype)
     element = numba_type(kind)

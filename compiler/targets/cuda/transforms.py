@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Final
 
 from ... import dim, scalar
 from ...dim import Extent
@@ -12,14 +13,11 @@ from ...scalar import Argument, Expr, Guarded
 from .elements import SUM, Elements
 from .forms import Axis, Put, Transform
 
-TRANSFORMS = frozenset({"winograd_input", "winograd_output"})
-
 
 def transform_form(elements: Elements) -> Transform:
     """The form of a kernel whose anchor is one of Winograd's transforms."""
     assert elements.anchor is not None
-    make = {"winograd_input": _of_input, "winograd_output": _of_output}[elements.anchor.op.name]
-    return make(elements, elements.anchor)
+    return TRANSFORMS[elements.anchor.op.name](elements, elements.anchor)
 
 
 def _of_input(elements: Elements, node: Node) -> Transform:
@@ -62,6 +60,69 @@ def _of_output(elements: Elements, node: Node) -> Transform:
 
     reads = tuple(tuple(read(e, f) for f in range(columns)) for e in range(rows))
     return Transform(axes, _name("output", attrs), reads, tuple(tuple(put(i, j) for j in range(k)) for i in range(m)))
+
+
+def _of_output_gradient(elements: Elements, node: Node) -> Transform:
+    """P[e f, g, tile, o] = (A dy A')[e, f]; dy is zero outside."""
+    attrs, dy = node.attrs, node.inputs[0]
+    n, filters, h, w = dy.shape
+    down, across = attrs.tiles(dy.shape)
+    axes = _axes((n, down, across, filters))
+    at = [axis.position for axis in axes]
+    number = (at[0] * down + at[1]) * across + at[2]
+    group, channel = _within(at[3], node.output.shape)
+    rows, columns = attrs.inputs
+
+    def read(i: int, j: int) -> Expr:
+        y, z = at[1] * attrs.m[0] + i, at[2] * attrs.m[1] + j
+        return _where((h - 1 - y, w - 1 - z), elements.element(dy, (at[0], at[3], y, z), None))
+
+    reads = tuple(tuple(read(i, j) for j in range(attrs.m[1])) for i in range(attrs.m[0]))
+    puts = tuple(tuple(_put(elements, (e * columns + f, group, number, channel)) for f in range(columns)) for e in range(rows))
+    return Transform(axes, _name("gradient", attrs), reads, puts)
+
+
+def _of_filter(elements: Elements, node: Node) -> Transform:
+    """U[e f, g] = (G w G')[e, f] of every filter and channel, turned around for the input's gradient."""
+    attrs, w = node.attrs, node.inputs[0]
+    _, groups, rows, columns = node.output.shape
+    axes = _axes((groups, rows, columns))
+    group, row, column = (axis.position for axis in axes)
+    (r, s), (height, width) = attrs.taps, attrs.inputs
+
+    def read(i: int, j: int) -> Expr:
+        if attrs.is_turned:
+            return elements.element(w, (group * rows + row, column, r - 1 - i, s - 1 - j), None)
+        return elements.element(w, (group * columns + column, row, i, j), None)
+
+    reads = tuple(tuple(read(i, j) for j in range(s)) for i in range(r))
+    puts = tuple(tuple(_put(elements, (e * width + f, group, row, column)) for f in range(width)) for e in range(height))
+    return Transform(axes, _name("filter", attrs), reads, puts)
+
+
+def _of_filter_gradient(elements: Elements, node: Node) -> Transform:
+    """dw[o, c] = G' dU[., c, o] G."""
+    attrs, sums = node.attrs, node.inputs[0]
+    _, groups, rows, columns = sums.shape
+    axes = _axes((groups, rows, columns))
+    group, row, column = (axis.position for axis in axes)
+    (r, s), (height, width) = attrs.taps, attrs.inputs
+
+    def read(e: int, f: int) -> Expr:
+        return elements.element(sums, (e * width + f, group, row, column), None)
+
+    reads = tuple(tuple(read(e, f) for f in range(width)) for e in range(height))
+    puts = tuple(tuple(_put(elements, (group * columns + column, row, i, j)) for j in range(s)) for i in range(r))
+    return Transform(axes, _name("back", attrs), reads, puts)
+
+
+TRANSFORMS: Final = {
+    "winograd_input": _of_input,
+    "winograd_output": _of_output,
+    "winograd_output_gradient": _of_output_gradient,
+    "winograd_filter": _of_filter,
+    "winograd_filter_gradient": _of_filter_gradient,
+}
 
 
 def _within(channel: Extent, shape: Sequence[Extent]) -> tuple[Extent, Extent]:
