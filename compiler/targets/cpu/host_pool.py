@@ -1,7 +1,8 @@
 """The threads of a context, written in the host layer: a pool on pthread that runs a list of launches.
 
 Thread t of n does the items [items * t / n, items * (t + 1) / n) of every launch, then all meet at a barrier. A thread
-that waits spins for at most SPIN_NS, then sleeps. Results do not depend on n. Workers take over the caller's MXCSR and
+that waits spins for at most SPIN_NS, then sleeps. A worker that wakes on the caller's processor leaves it: the system puts it there
+often, and two threads that wait for each other in turns would stay. Results do not depend on n. Workers take over the caller's MXCSR and
 block all signals. A child process after a fork, whose workers are gone, runs everything on the calling thread.
 """
 
@@ -14,7 +15,7 @@ from llvmlite import ir
 from .host import I8, I32, I64, PTR, VOID, Function, Record, Struct, Word
 from .host_tables import LAUNCH
 
-SPIN_NS = 50_000
+SPIN_NS = 2_000_000  # longer than threads of one launch usually differ: who sleeps may wake on a busy processor
 MAX_THREADS = 1024
 BODY = ir.FunctionType(VOID, [PTR, I64])
 PARALLEL_FOR = ir.FunctionType(VOID, [PTR, BODY.as_pointer(), PTR, I64])
@@ -24,6 +25,7 @@ POOL = Struct({
     "threads": I64, "pid": I32, "stop": I32, "spin": I64,
     "launches": PTR, "launch_count": I64, "words": PTR, "pool": PTR, "mxcsr": I32,
     "launch": PTR,  # the one that the caller's parallel_for is at
+    "processor": I64,  # of thread 0
     "user": PTR, "parallel_for": PARALLEL_FOR.as_pointer(),
     "line0": ir.ArrayType(I8, 64), "generation": I64, "line1": ir.ArrayType(I8, 64), "arrived": I64,
     "line2": ir.ArrayType(I8, 64), "sleepers": I64,
@@ -45,6 +47,8 @@ LIBRARY = {
     "clock_gettime": ir.FunctionType(I32, [I32, PTR]),
     "getpid": ir.FunctionType(I32, []),
     "sched_getaffinity": ir.FunctionType(I32, [I32, I64, PTR]),
+    "sched_setaffinity": ir.FunctionType(I32, [I32, I64, PTR]),
+    "sched_getcpu": ir.FunctionType(I32, []),
 }
 
 
@@ -58,6 +62,7 @@ class Pool:
         self.wait = self._wait()
         self.arrive = self._arrive()
         self.work = self._work()
+        self.leave = self._leave()
         self.worker = self._worker()
         self.share = self._share()
         self.start = self._start()
@@ -150,9 +155,28 @@ class Pool:
             code.call(self.wait, pool.word, pool.address("generation"), seen[0])
             with code.if_(pool["stop"].differs(0)):
                 code.return_(0)
+            code.call(self.leave, pool.word)
             _set_mxcsr(code, pool.address("mxcsr"))
             code.call(self.work, pool.word, worker["index"], pool["threads"])
         code.return_(0)
+        return code
+
+    def _leave(self) -> Function:
+        """Moves the calling thread off thread 0's processor, if there are processors for all; it may return there later."""
+        code = self._function("leave")
+        pool = code["pool"].record(POOL)
+        here = code.call(self.library["sched_getcpu"]).to(I64)
+        with code.if_((pool["spin"] > 0) & here.equals(pool["processor"])):
+            mask = code.allocate(_SIGNALS).array(I64)
+            with code.loop(16) as index:
+                mask[index] = 0
+            code.call(self.library["sched_getaffinity"], 0, 128, mask.address(0))
+            bit = Word(code, code.builder.shl(ir.Constant(I64, 1), (here - here // 64 * 64).value))
+            allowed = mask[here // 64]
+            for kept in (allowed - bit, allowed):  # the second call lets the system choose again
+                mask[here // 64] = kept
+                code.call(self.library["sched_setaffinity"], 0, 128, mask.address(0))
+        code.return_()
         return code
 
     def _share(self) -> Function:
@@ -217,6 +241,7 @@ class Pool:
         with code.if_(pool["pid"].equals(code.call(self.library["getpid"]))):
             _get_mxcsr(code, pool.address("mxcsr"))
             pool["arrived"] = 0
+            pool["processor"] = code.call(self.library["sched_getcpu"]).to(I64)
             _atomic_add(pool.address("generation"), 1)
             self._wake(code, pool)
             code.call(self.work, pool.word, 0, pool["threads"])
