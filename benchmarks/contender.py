@@ -80,7 +80,7 @@ def _zoo_training(file: str, feeds: Arrays, threads: int) -> tuple[Call, Callabl
     from netloom.frontends.dsl import losses, optimizers, zoo
 
     task = json.loads(Path(file).read_text())
-    graph = getattr(zoo, task["network"])(batch=task["batch"])
+    graph = getattr(zoo, task["network"])(batch=task["batch"], **task["options"])
     optimizer = optimizers.SGD(1e-3, momentum=0.9)
     trainer = api.compile_training(graph, loss=losses.cross_entropy, optimizer=optimizer, threads=threads)
     x, target = feeds["x"], feeds["target"]

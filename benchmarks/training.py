@@ -9,8 +9,8 @@ from __future__ import annotations
 import argparse
 import json
 import tempfile
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -24,12 +24,13 @@ from netloom.benchmarks.networks import describe, machine_record
 
 @dataclass(frozen=True)
 class Task:
-    """A network of the zoo and a batch."""
+    """A network of the zoo (with ``options``) and a batch."""
 
     network: str
     batch: int
     shape: tuple[int, ...]  # of one sample
     classes: int
+    options: Mapping[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -45,7 +46,7 @@ class Row:
 
 TASKS = {
     "lenet5": Task("lenet5", 64, (1, 28, 28), 10),
-    "mlp": Task("mlp", 64, (784,), 10),
+    "mlp": Task("mlp", 64, (784,), 10, {"hidden": (512, 512)}),
     "resnet50": Task("resnet50", 8, (3, 224, 224), 1000),
     "vgg16": Task("vgg16", 4, (3, 224, 224), 1000),
 }
