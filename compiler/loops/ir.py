@@ -22,7 +22,7 @@ from functools import cached_property
 from typing import TypeAlias
 
 from .. import dim
-from ..dim import Extent, Symbol
+from ..dim import Dim, Extent, Symbol
 from ..scalar import Checked, Expr, Guarded, Index
 from ..tensor_type import DType
 
@@ -181,6 +181,19 @@ def extents_in(item: Statement | Expr) -> tuple[Extent, ...]:
         case Allocate(buffer):
             return buffer.shape
     return ()
+
+
+def lane_slope(offset: Extent) -> int | None:
+    """The coefficient of the lane in an offset; None if it is not a constant."""
+    if isinstance(offset, int):
+        return 0
+    slope = 0
+    for atoms, factor in offset.terms:
+        if atoms == (LANE,):
+            slope = factor
+        elif any(LANE in Dim.of(atom).symbols() for atom in atoms):
+            return None
+    return slope
 
 
 def variable(name: str, extent: Extent) -> Symbol:

@@ -17,7 +17,6 @@ from llvmlite import ir
 
 from ... import dim, scalar
 from ...dim import Dim, Extent, Minimum, Quotient, Remainder, Symbol
-from ...loops.build import lane_slope
 from ...loops.ir import (
     LANE,
     LANES,
@@ -33,6 +32,7 @@ from ...loops.ir import (
     Load,
     Statement,
     Store,
+    lane_slope,
 )  # fmt: skip
 from ...scalar import Bitcast, Call, Cast, Checked, Expr, Guarded, Index, Literal
 from ...tensor_type import BFLOAT16, BOOL, FLOAT16, FLOAT32, INT64, DType

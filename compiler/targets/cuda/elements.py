@@ -11,7 +11,8 @@ from collections.abc import Sequence
 from ... import scalar
 from ...dim import Extent
 from ...graph import Graph, Value
-from ...loops.build import anchor_of, compute_of
+from ...loops.build import anchor_of
+from ...loops.elements import compute_of
 from ...loops.ir import Buffer, Load
 from ...scalar import Argument, Expr, Index
 from ...tensor_type import BOOL, FLOAT32, DType
