@@ -68,6 +68,11 @@ class Elements:
         self._numbers = count()
 
     @property
+    def arguments(self) -> tuple[Buffer, ...]:
+        """All buffers, the output's last."""
+        return (*self.buffers.values(), self.out)
+
+    @property
     def anchored(self) -> Node:
         """The anchor of a kernel that has one."""
         assert self.anchor is not None

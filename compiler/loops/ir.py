@@ -183,15 +183,15 @@ def extents_in(item: Statement | Expr) -> tuple[Extent, ...]:
     return ()
 
 
-def lane_slope(offset: Extent) -> int | None:
-    """The coefficient of the lane in an offset; None if it is not a constant."""
+def slope_along(offset: Extent, symbol: Symbol) -> int | None:
+    """The coefficient of a symbol in an offset; None if it is not a constant."""
     if isinstance(offset, int):
         return 0
     slope = 0
     for atoms, factor in offset.terms:
-        if atoms == (LANE,):
+        if atoms == (symbol,):
             slope = factor
-        elif any(LANE in Dim.of(atom).symbols() for atom in atoms):
+        elif any(symbol in Dim.of(atom).symbols() for atom in atoms):
             return None
     return slope
 

@@ -32,7 +32,7 @@ from ...loops.ir import (
     Load,
     Statement,
     Store,
-    lane_slope,
+    slope_along,
 )  # fmt: skip
 from ...scalar import Bitcast, Call, Cast, Checked, Expr, Guarded, Index, Literal
 from ...tensor_type import BFLOAT16, BOOL, FLOAT16, FLOAT32, INT64, DType
@@ -377,7 +377,7 @@ class _KernelEmitter:
     def _offset(self, buffer: Buffer, index: tuple[Extent | Expr, ...]) -> _Offset:
         if (buffer, index) not in self.offsets:
             whole = buffer.offset(tuple(part for part in index if not isinstance(part, Expr)))
-            self.offsets[buffer, index] = _Offset(whole, dim.substitute(whole, {LANE: 0}), lane_slope(whole))
+            self.offsets[buffer, index] = _Offset(whole, dim.substitute(whole, {LANE: 0}), slope_along(whole, LANE))
         return self.offsets[buffer, index]
 
     def _load(self, load: Load) -> Operand:

@@ -16,12 +16,13 @@ from netloom.errors import UnsupportedOpError
 
 from ... import dim, scalar
 from ...dim import Extent, Minimum, Quotient, Remainder, Symbol
+from ...loops.elements import Axis
 from ...loops.ir import Load
 from ...scalar import Argument, Bitcast, Call, Cast, Checked, Expr, Guarded, Index, Literal
 from ...tensor_type import BFLOAT16, BOOL, FLOAT16, INT32, INT64, DType
 from ..cpu.vector_math import expand_all
 from .elements import SUM
-from .forms import Axis, DeviceKernel
+from .forms import DeviceKernel
 
 
 class Printer:

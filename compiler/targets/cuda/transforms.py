@@ -8,10 +8,11 @@ from typing import Final
 from ... import dim, scalar
 from ...dim import Extent
 from ...graph import Node
+from ...loops.elements import Axis, Elements
 from ...ops.winograd import WinogradAttrs
 from ...scalar import Argument, Expr, Guarded
-from .elements import SUM, Elements
-from .forms import Axis, Put, Transform
+from .elements import SUM
+from .forms import Put, Transform
 
 
 def transform_form(elements: Elements) -> Transform:
