@@ -16,14 +16,14 @@ is bound. ``loops/verify.py`` checks all this, ``loops/interpret.py`` is the mea
 from __future__ import annotations
 
 import enum
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import TypeAlias
 
 from .. import dim
 from ..dim import Dim, Extent, Symbol
-from ..scalar import Checked, Expr, Guarded, Index
+from ..scalar import Checked, Expr, Guarded, Index, literal
 from ..tensor_type import DType
 
 LANES = 16  # of every vector, whatever the machine's registers: narrower machines use several a vector
@@ -210,6 +210,12 @@ def block(*statements: Statement) -> Statement:
 def loop(symbol: Symbol, extent: Extent, body: Statement, kind: Kind = Kind.SERIAL) -> Statement:
     """A loop."""
     return For(symbol, extent, kind, body)
+
+
+def where(conditions: Sequence[Extent], value: Expr) -> Expr:
+    """A value where those conditions that are not proved already hold, else zero."""
+    open_conditions = tuple(c for c in conditions if not dim.is_nonnegative(c))
+    return Guarded(open_conditions, value, literal(0, value.dtype)) if open_conditions else value
 
 
 def guard(conditions: tuple[Extent, ...], body: Statement) -> Statement:
