@@ -9,13 +9,15 @@ A ``For`` runs its body for 0 <= variable < extent: in order (serial), as the ke
 only), copied out (unrolled, constant extent), or as lanes of one vector (vector, constant extent). Iterations of a
 vector loop do not depend on each other. Conditions hold where they are >= 0. Stored and loaded indices always lie
 inside the buffer; ``Guarded`` and ``If`` are how a kernel keeps that promise at borders. No variable is bound again
-inside its own scope. A symbol's range where it is used is a claim about its value there, and may be narrower than where it
-is bound. ``loops/verify.py`` checks all this, ``loops/interpret.py`` is the meaning.
+inside its own scope: names of loops match ``LOOP_VARIABLE``, those of kernels' symbols do not (passes/plan_memory.py
+sees to it). A symbol's range where it is used is a claim about its value there, and may be narrower than where it is
+bound. ``loops/verify.py`` checks all this, ``loops/interpret.py`` is the meaning.
 """
 
 from __future__ import annotations
 
 import enum
+import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -28,6 +30,7 @@ from ..tensor_type import DType
 
 LANES = 16  # of every vector, whatever the machine's registers: narrower machines use several a vector
 LANE = Symbol("l", 0, LANES - 1)  # the variable of every vector loop
+LOOP_VARIABLE = re.compile("[a-z]{1,2}|[pr][0-9][a-z0-9]*")  # names that are left to loops
 
 
 @dataclass(frozen=True, eq=False)
