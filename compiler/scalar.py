@@ -8,7 +8,7 @@ Trees are shared DAGs: walk them with ``rebuild``, which visits each node once a
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, TypeAlias
 
@@ -231,9 +231,12 @@ def with_children(expression: Expr, new: Sequence[Expr]) -> Expr:
             return expression
 
 
-def post_order(roots: Sequence[Expr]) -> list[Expr]:
-    """Every node once, arguments before users."""
-    seen: set[int] = set()
+def post_order(roots: Sequence[Expr], closed: tuple[type[Expr], ...] = (), known: Iterable[int] = ()) -> list[Expr]:
+    """Every node once, arguments before users; nodes of ``closed`` types are not entered, and nodes whose ids are ``known`` left out.
+
+    With Guarded closed, these are the nodes that are evaluated whatever guards say.
+    """
+    seen = set(known)
     order: list[Expr] = []
     stack: list[Expr | None] = list(reversed(roots))  # None: all below the innermost open node is done
     open_: list[Expr] = []
@@ -243,7 +246,7 @@ def post_order(roots: Sequence[Expr]) -> list[Expr]:
             order.append(open_.pop())
         elif id(node) not in seen:
             seen.add(id(node))
-            below = children(node)
+            below = () if isinstance(node, closed) else children(node)
             if not below:
                 order.append(node)
                 continue

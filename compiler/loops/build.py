@@ -30,7 +30,7 @@ def build_kernel(name: str, graph: Graph, machine: Machine) -> Kernel:
     item = Symbol("w", 0, None)
     elements = Elements(graph, anchor_of(graph))
     items, body, flat = _loops(elements, machine, item)
-    buffers = tuple(flat.get(b, b) for b in (*elements.buffers.values(), elements.out))
+    buffers = tuple(flat.get(b, b) for b in elements.arguments)
     symbols = dim.symbols_of([*(e for b in buffers for e in b.shape), items]) | _free_symbols(body, item)
     return Kernel(name, buffers, tuple(sorted(symbols, key=lambda s: s.name)), items, item, body)
 

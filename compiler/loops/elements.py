@@ -10,13 +10,13 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import count
 
-from .. import dim, scalar
+from .. import scalar
 from ..dim import Dim, Extent, Symbol
 from ..graph import Graph, Node, Value
 from ..op import Compute
-from ..scalar import Call, Expr, Guarded, Index
+from ..scalar import Call, Expr, Index
 from ..tensor_type import BOOL, FLOAT32, DType
-from .ir import Buffer, Load, Statement, Store, guard, variable
+from .ir import Buffer, Load, Statement, Store, guard, variable, where
 
 
 @dataclass(frozen=True)
@@ -66,6 +66,11 @@ class Elements:
         self.buffers: Mapping[Value, Buffer] = {v: _buffer(f"x{i}", v) for i, v in enumerate(graph.inputs)}
         self.out = _buffer("y", self.output)
         self._numbers = count()
+
+    @property
+    def arguments(self) -> tuple[Buffer, ...]:
+        """All buffers, the output's last."""
+        return (*self.buffers.values(), self.out)
 
     @property
     def anchored(self) -> Node:
@@ -141,9 +146,7 @@ class Elements:
         layout = self.output.layout
         if layout is None or not layout.has_padding(self.output.shape):
             return value
-        inside = tuple(e - 1 - i for e, i in zip(self.output.shape, index, strict=True))
-        open_ = tuple(c for c in inside if not dim.is_nonnegative(c))
-        return Guarded(open_, value, scalar.literal(0, value.dtype)) if open_ else value
+        return where([e - 1 - i for e, i in zip(self.output.shape, index, strict=True)], value)
 
     def logical(self, physical: Sequence[Extent]) -> tuple[Extent, ...]:
         """The output's logical index at a place in its memory."""

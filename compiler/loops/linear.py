@@ -22,7 +22,7 @@ def linear_loops(elements: Elements, item: Symbol) -> tuple[Extent, Statement, M
     value = elements.final(elements.logical(position), None)
     if not all(_is_aligned(node, elements.out, position) for node in scalar.post_order([value])):
         return None
-    flat = {b: Buffer(b.name, b.dtype, (dim.product(b.shape),)) for b in (*elements.buffers.values(), elements.out)}
+    flat = {b: Buffer(b.name, b.dtype, (dim.product(b.shape),)) for b in elements.arguments}
     total = dim.product(elements.out.shape)
     chunk = CHUNK * LANES
 

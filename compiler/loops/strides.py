@@ -11,7 +11,7 @@ from .. import dim, scalar
 from ..dim import Dim, Extent, Quotient, Remainder, Symbol
 from ..scalar import Expr
 from .elements import Axis
-from .ir import LANES, Load, extents_in, lane_slope
+from .ir import LANE, LANES, Load, extents_in, slope_along
 
 FAR = 1 << 30  # elements: a distance that is not known
 
@@ -30,13 +30,13 @@ def stride(load: Load, axis: Axis) -> int:
     return sum(abs(factor) if len(atoms) == 1 else FAR for atoms, factor in rest)
 
 
-def slope(load: Load, symbol: Symbol, split: Mapping[Symbol, Extent]) -> int | None:
+def lane_slope(load: Load, symbol: Symbol, split: Mapping[Symbol, Extent]) -> int | None:
     """How far apart in memory an operand's elements lie from lane to lane, if ``split`` makes lanes of the symbol; None if
     not evenly."""
     if load.index_expressions:
         return None if any(_expression_depends(e, symbol) for e in load.index_expressions) else 0
     index = tuple(dim.substitute(p, split) for p in load.extents)
-    return lane_slope(load.buffer.offset(index))
+    return slope_along(load.buffer.offset(index), LANE)
 
 
 def _expression_depends(root: Expr, symbol: Symbol) -> bool:
@@ -86,4 +86,4 @@ def is_padded(load: Load, inner: Axis) -> bool:
     return load.index[-1] == inner.position or any(p == inner.position and e == LANES for p, e in places)
 
 
-__all__ = ["depends", "group_size", "is_padded", "is_taken_apart", "slope", "stride", "takes_apart"]
+__all__ = ["depends", "group_size", "is_padded", "is_taken_apart", "lane_slope", "stride", "takes_apart"]

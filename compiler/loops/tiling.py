@@ -16,7 +16,7 @@ from ..tensor_type import DType
 from .elements import Axis, accumulated_in
 from .ir import LANE, LANES, Load, variable
 from .space import Space, chunked, split_lanes
-from .strides import depends, slope, stride
+from .strides import depends, lane_slope, stride
 
 CHAIN = 512  # longest chain of additions into one accumulator
 ENOUGH_ROWS = 12  # positions of an axis that fill the rows of a tile
@@ -113,7 +113,7 @@ def _lane_cost(space: Space, axis: Axis) -> float:
     split = {axis.symbol: Dim.of(variable("q", dim.ceil_div(axis.extent, LANES))) * LANES + Dim.of(LANE)}
     cost = 0.0
     for load in space.loads:
-        step = slope(load, axis.symbol, split)
+        step = lane_slope(load, axis.symbol, split)
         cost += 1.0 if step not in (0, 1) else (0.1 if step == 0 else 0.2) / LANES
     if axis in space.pure:
         apart = dim.product(space.elements.out.shape[space.pure.index(axis) + 1 :])

@@ -6,18 +6,19 @@ each element only before writing it and nobody reads the old value later; else a
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 
 from .. import dim
 from ..constant import Constant
-from ..dim import Dim, Extent
+from ..dim import Dim, Extent, Symbol
 from ..graph import Builder, Graph, Node, Value
 from ..loops.build import Machine, anchor_of, build_kernel
-from ..loops.ir import Kernel
+from ..loops.ir import LOOP_VARIABLE, Kernel
 from ..loops.text import print_kernel
 from ..program import BufferRef, Entry, Launch, Port, Space
 from ..text import print_graph
+from .bind_dims import substitute_symbols
 
 
 @dataclass
@@ -70,6 +71,9 @@ def plan_memory(graph: Graph, name: str, placement: Placement, states: Mapping[s
 class _Planner:
     def __init__(self, graph: Graph, placement: Placement, states: Mapping[str, int]) -> None:
         self.graph, self.placement = graph, placement
+        renamed = _own_names(graph.symbols)
+        self.own_names = {symbol: Dim.of(own) for symbol, own in renamed.items()}
+        self.meanings = {own: Dim.of(symbol) for symbol, own in renamed.items()}  # of kernels' symbols
         self.place: dict[Value, BufferRef] = {}
         self.slots: list[Extent] = []
         self.free: list[int] = []
@@ -136,11 +140,12 @@ class _Planner:
         return Entry(name, inputs, outputs, tuple(self.launches), tuple(self.slots))
 
     def _launch(self, node: Node | None, body: Graph, inputs: tuple[Value, ...], out: BufferRef, label: str) -> None:
-        name, kernel = self.placement.kernel(body)
+        name, kernel = self.placement.kernel(substitute_symbols(body, self.own_names) if self.own_names else body)
         refs = (*(self.place[value] for value in inputs), out)
         if node is not None:
             self.place[node.output] = out
-        self.launches.append(Launch(name, refs, tuple(Dim.of(s) for s in kernel.symbols), kernel.items, label))
+        extents = tuple(self.meanings.get(symbol, Dim.of(symbol)) for symbol in kernel.symbols)
+        self.launches.append(Launch(name, refs, extents, dim.substitute(kernel.items, self.meanings), label))
 
     def _target(self, value: Value) -> BufferRef:
         return self.targets[value] if value in self.targets else BufferRef(Space.ARENA, self._slot(_bytes(value)))
@@ -163,6 +168,20 @@ class _Planner:
             ref = self.place[value]
             if ref.space is Space.ARENA and self.last_use.get(value, position) <= position:
                 self.free.append(ref.index)
+
+
+def _own_names(symbols: Sequence[Symbol]) -> dict[Symbol, Symbol]:
+    """What kernels call those free dims whose names are left to their loops."""
+    taken = {symbol.name for symbol in symbols}
+    found = {}
+    for symbol in symbols:
+        if LOOP_VARIABLE.fullmatch(symbol.name):
+            name = f"{symbol.name}_"
+            while name in taken:
+                name += "_"
+            taken.add(name)
+            found[symbol] = replace(symbol, name=name)
+    return found
 
 
 def _bytes(value: Value) -> Extent:

@@ -32,7 +32,7 @@ from ...loops.ir import (
     Load,
     Statement,
     Store,
-    lane_slope,
+    slope_along,
 )  # fmt: skip
 from ...scalar import Bitcast, Call, Cast, Checked, Expr, Guarded, Index, Literal
 from ...tensor_type import BFLOAT16, BOOL, FLOAT16, FLOAT32, INT64, DType
@@ -377,7 +377,7 @@ class _KernelEmitter:
     def _offset(self, buffer: Buffer, index: tuple[Extent | Expr, ...]) -> _Offset:
         if (buffer, index) not in self.offsets:
             whole = buffer.offset(tuple(part for part in index if not isinstance(part, Expr)))
-            self.offsets[buffer, index] = _Offset(whole, dim.substitute(whole, {LANE: 0}), lane_slope(whole))
+            self.offsets[buffer, index] = _Offset(whole, dim.substitute(whole, {LANE: 0}), slope_along(whole, LANE))
         return self.offsets[buffer, index]
 
     def _load(self, load: Load) -> Operand:
@@ -524,7 +524,7 @@ class _KernelEmitter:
         """The value of an expression; values under a guard are made under it."""
         values: dict[int, Operand] = {}
         if root not in self.orders:
-            self.orders[root] = _eager_order(root)
+            self.orders[root] = scalar.post_order([root], closed=(Guarded, Load))
         for node in self.orders[root]:
             match node:
                 case Literal(value, dtype):
@@ -740,23 +740,6 @@ class _KernelEmitter:
 def _identity(value: Any) -> Hashable:
     """What tells operands apart; numbers are equal by value."""
     return value if value is None or isinstance(value, int) else (id(value),)
-
-
-def _eager_order(root: Expr) -> list[Expr]:
-    """Post-order that does not enter guards."""
-    seen: set[int] = set()
-    order: list[Expr] = []
-    stack: list[tuple[Expr, bool]] = [(root, False)]
-    while stack:
-        node, is_ready = stack.pop()
-        if is_ready:
-            order.append(node)
-        elif id(node) not in seen:
-            seen.add(id(node))
-            stack.append((node, True))
-            if not isinstance(node, Guarded | Load):
-                stack += [(child, False) for child in reversed(scalar.children(node))]
-    return order
 
 
 def _like(value: Operand, element: ir.Type) -> ir.Type:
