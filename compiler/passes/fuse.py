@@ -53,7 +53,8 @@ def _needed(graph: Graph, group_of: Mapping[Node, _Group]) -> dict[Node, _Group]
     for node in reversed(graph.nodes):
         if node in group_of and group_of[node].last is node and node.output in read:
             found[node] = group_of[node]
-            read.update(value for member in found[node].nodes for value in member.inputs)
+            made = {value for member in found[node].nodes for value in member.outputs}
+            read.update(value for member in found[node].nodes for value in member.inputs if value not in made)
     return found
 
 
