@@ -1,0 +1,55 @@
+"""Figures beside what they are to reach."""
+
+from __future__ import annotations
+
+import enum
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from . import report
+
+
+class Sense(enum.StrEnum):
+    """On which side of its goal a figure is to be."""
+
+    LEAST = ">="
+    MOST = "<="
+    NONE = ""  # there is no goal: a figure for comparison
+
+
+@dataclass(frozen=True)
+class Goal:
+    """One figure and its goal, in the same unit."""
+
+    name: str
+    value: float
+    goal: float
+    unit: str
+    sense: Sense
+
+    @property
+    def is_met(self) -> bool:
+        match self.sense:
+            case Sense.LEAST:
+                return self.value >= self.goal
+            case Sense.MOST:
+                return self.value <= self.goal
+        return True
+
+
+def goal_lines(goals: Sequence[Goal]) -> list[str]:
+    """A table of figures, missed goals marked; above it how many are met."""
+    aimed = [goal for goal in goals if goal.sense is not Sense.NONE]
+    rows = [[goal.name, f"{report.cell(goal.value, '.3g')} {goal.unit}", _text(goal), _verdict(goal)] for goal in goals]
+    return [f"{sum(goal.is_met for goal in aimed)} of {len(aimed)} goals are met.", "",
+            *report.table(["figure", "measured", "goal", "met"], rows)]  # fmt: skip
+
+
+def _text(goal: Goal) -> str:
+    return "-" if goal.sense is Sense.NONE else f"{goal.sense} {goal.goal:.3g} {goal.unit}"
+
+
+def _verdict(goal: Goal) -> str:
+    if goal.sense is Sense.NONE:
+        return "-"
+    return "yes" if goal.is_met else "**no**"
