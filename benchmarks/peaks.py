@@ -18,6 +18,7 @@ from typing import Any
 import llvmlite.binding as llvm
 import numpy as np
 
+from netloom.benchmarks import conditions
 from netloom.compiler import scalar
 from netloom.compiler.dim import Dim, Symbol
 from netloom.compiler.driver import Options, compile_graph
@@ -53,7 +54,8 @@ _ITEM = 64  # rows of four vectors in a copy's work item
 @dataclass(frozen=True)
 class Peaks:
     """GHz; by number of threads: GFLOP/s of multiply-adds, GB/s of reading, and GB/s (read and written bytes) of copies
-    that read as many arrays of equal size for one that they write."""
+    that read as many arrays of equal size for one that they write. ``warnings``: what disturbs times on this machine,
+    looked up before anything was measured."""
 
     clock: float
     flops: dict[int, float]
@@ -61,6 +63,7 @@ class Peaks:
     read: dict[int, float]
     chains: int
     cpu: str
+    warnings: tuple[str, ...] = ()
 
     @property
     def copy(self) -> dict[int, float]:
@@ -77,12 +80,12 @@ class Peaks:
 
 def measure(threads: tuple[int, ...] = (1, 2)) -> Peaks:
     """The peaks of this machine, in about five seconds."""
-    cpu = host_cpu()
+    cpu, doubts = host_cpu(), conditions.warnings(max(threads))
     chains = _chains(cpu)
     clock = max(_rate(_chain_kernel(1, False), cpu, 1) for _ in range(3)) * LATENCY
     flops = {n: 2 * LANES * chains * max(_rate(_chain_kernel(chains, True), cpu, n) for _ in range(3)) for n in threads}
     copies = {n: {reads: _copy_rate(reads, n) for reads in READS} for n in threads}
-    return Peaks(clock, flops, copies, {n: _read(n) for n in threads}, chains, cpu.name)
+    return Peaks(clock, flops, copies, {n: _read(n) for n in threads}, chains, cpu.name, tuple(doubts))
 
 
 def _chains(cpu: Cpu) -> int:

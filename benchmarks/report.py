@@ -15,7 +15,7 @@ from dataclasses import asdict, is_dataclass
 from pathlib import Path
 from typing import Any
 
-from .conditions import processor, warnings
+from .conditions import processor
 from .peaks import Peaks
 
 FOLDER = Path("docs/benchmarks")  # where tables go unless another place is given
@@ -40,19 +40,20 @@ def numbers(text: str) -> list[int]:
 
 def machine_record(machine: Peaks) -> dict[str, Any]:
     """The machine and its peaks, for JSON."""
-    return {"cpu": processor(), "processors": len(os.sched_getaffinity(0)), "python": platform.python_version(),
-            **machine.as_dict(), "warnings": warnings(max(machine.flops))}  # fmt: skip
+    return {"processor": processor(), "processors": len(os.sched_getaffinity(0)), "python": platform.python_version(),
+            **machine.as_dict()}  # fmt: skip
 
 
 def describe(machine: Peaks) -> list[str]:
-    """The machine in three lines."""
+    """The machine in three lines, and one for each reason to doubt its times."""
     rates = "; ".join(
         f"{n} thread(s) {machine.flops[n]:.1f} GFLOP/s, copy {machine.copy[n]:.1f} GB/s, read {machine.read[n]:.1f} GB/s"
         for n in machine.flops
     )
     return [f"Machine: {processor()}, {machine.clock:.2f} GHz ({machine.cpu}).",
             f"Peaks measured in the same run: {rates}",
-            f"({machine.chains} chains in registers: {machine.flops_per_cycle:.1f} flop a cycle)."]  # fmt: skip
+            f"({machine.chains} chains in registers: {machine.flops_per_cycle:.1f} flop a cycle).",
+            *(f"Note: {sentence}" for sentence in machine.warnings)]  # fmt: skip
 
 
 def table(heads: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
