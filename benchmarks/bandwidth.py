@@ -131,7 +131,8 @@ def measure(case: Case, threads: int, size: int, rounds: int) -> Row:
     call = session.bind(**arrays)
     moved = sum(array.nbytes for array in (*arrays.values(), *call.outputs.values()))
     copy = peaks.copier(case.reads, threads, moved // (case.reads + 1))
-    call(), copy.call()
+    call()
+    copy.call()
     pairs = [(_seconds(call), _seconds(copy.call)) for _ in range(rounds)]
     rates, copies = (np.array([moved / pair[0] for pair in pairs]), np.array([copy.moved / pair[1] for pair in pairs]))
     low, middle, high = (float(p) for p in np.percentile(100 * rates / copies, (10, 50, 90)))

@@ -6,8 +6,10 @@ the largest process is told apart. Sampling takes time, so a run is either timed
 
 from __future__ import annotations
 
+import statistics
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Sequence
 from contextlib import suppress
@@ -46,6 +48,17 @@ def output_of(command: Sequence[str]) -> str:
     return result.stdout
 
 
+def compile_seconds(model: str, target: Path, repeats: int) -> tuple[float, float]:
+    """``netloom compile``: seconds with a new cache folder each time, and again with what that left (medians)."""
+    cold, again = [], []
+    for _ in range(repeats):
+        with tempfile.TemporaryDirectory(prefix="netloom-") as cache:
+            command = netloom_command(Path(cache), "compile", model, "-o", target)
+            cold.append(seconds_of(command))
+            again.append(seconds_of(command))
+    return statistics.median(cold), statistics.median(again)
+
+
 def memory_of(command: Sequence[str]) -> Memory:
     """What a command that must succeed holds."""
     together = largest = 0
@@ -81,10 +94,11 @@ def _sample(pid: int) -> tuple[int, int]:
     """Bytes of a process now (its share of what is shared), and at most so far (all that it maps)."""
     folder = Path(f"/proc/{pid}")
     with suppress(OSError):
-        return _kilobytes(folder / "smaps_rollup", "Pss:"), _kilobytes(folder / "status", "VmHWM:")
+        return kilobytes(folder / "smaps_rollup", "Pss:") << 10, kilobytes(folder / "status", "VmHWM:") << 10
     return 0, 0
 
 
-def _kilobytes(file: Path, key: str) -> int:
+def kilobytes(file: Path, key: str) -> int:
+    """What a file of /proc says behind a key; 0 without such a line."""
     line = next((line for line in file.read_text().splitlines() if line.startswith(key)), "")
-    return int(line.split()[1]) << 10 if line else 0
+    return int(line.split()[1]) if line else 0

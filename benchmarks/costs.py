@@ -18,7 +18,7 @@ import numpy as np
 import onnx
 
 from netloom.benchmarks import peaks, report
-from netloom.benchmarks.child import memory_of, netloom_command, output_of, seconds_of
+from netloom.benchmarks.child import compile_seconds, memory_of, netloom_command, output_of, seconds_of
 from netloom.benchmarks.comparison import load_model
 from netloom.benchmarks.goals import Goal, Sense, goal_lines
 from netloom.benchmarks.peaks import Peaks
@@ -110,8 +110,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
 def compiling(network: str, folder: Path, repeats: int) -> list[Goal]:
     """Time and memory of ``netloom compile``, the start of Python included, and the size of what it writes."""
     model, weights = _model(network, folder)
-    cold, again = _compile_seconds(str(model), folder, repeats)
-    tiny, tiny_again = _compile_seconds(TINY, folder, repeats)
+    cold, again = compile_seconds(str(model), folder / "timed.so", repeats)
+    tiny, tiny_again = compile_seconds(TINY, folder / "tiny.so", repeats)
     memory = memory_of(netloom_command(folder / "memory", "compile", model, "-o", folder / "memory.so"))
     most = 3 * weights / 1e6 + 500
     size = (folder / "memory.so").stat().st_size
@@ -125,18 +125,6 @@ def compiling(network: str, folder: Path, repeats: int) -> list[Goal]:
         Goal(f"weights of {network}", weights / 1e6, 0.0, "MB", Sense.NONE),
         Goal("size of the .so over the weights", size / weights, 2.5, "x", Sense.MOST),
     ]
-
-
-def _compile_seconds(model: str, folder: Path, repeats: int) -> tuple[float, float]:
-    """With a new cache folder each time, and again with the last one."""
-    cold, again = [], []
-    for _ in range(repeats):
-        cache = Path(tempfile.mkdtemp(dir=folder))
-        command = netloom_command(cache, "compile", model, "-o", folder / "timed.so")
-        cold.append(seconds_of(command))
-        again.append(seconds_of(command))
-        shutil.rmtree(cache)
-    return float(np.median(cold)), float(np.median(again))
 
 
 def opening(network: str, folder: Path, repeats: int) -> list[Goal]:

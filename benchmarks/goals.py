@@ -38,7 +38,9 @@ class Goal:
 
 
 def goal_lines(goals: Sequence[Goal]) -> list[str]:
-    """A table of figures, missed goals marked; above it how many are met."""
+    """A table of figures, missed goals marked; above it how many are met. Nothing where there are no figures."""
+    if not goals:
+        return []
     aimed = [goal for goal in goals if goal.sense is not Sense.NONE]
     rows = [[goal.name, f"{report.cell(goal.value, '.3g')} {goal.unit}", _text(goal), _verdict(goal)] for goal in goals]
     return [f"{sum(goal.is_met for goal in aimed)} of {len(aimed)} goals are met.", "",

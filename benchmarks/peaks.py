@@ -188,7 +188,7 @@ def _copy_kernel(reads: int, items: int) -> Kernel:
 def _copy_rate(reads: int, threads: int) -> float:
     """GB/s of copies of COPIED bytes, read and written ones together."""
     copy = copier(reads, threads, COPIED // (reads + 1))
-    return copy.moved / _best_seconds(copy.call) / 1e9
+    return copy.moved / best_seconds(copy.call) / 1e9
 
 
 def _read(threads: int) -> float:
@@ -198,10 +198,11 @@ def _read(threads: int) -> float:
     x = b.input(TensorType(FLOAT32, shape), "x")
     graph = b.build([b("reduce_sum", x, axes=(1,), keep=False)], ["y"])
     session = Session.in_process(compile_graph(graph, Options(threads=threads)).image, threads=threads)
-    return COPIED / _best_seconds(session.bind(x=np.ones(shape, np.float32))) / 1e9
+    return COPIED / best_seconds(session.bind(x=np.ones(shape, np.float32))) / 1e9
 
 
-def _best_seconds(call: Callable[[], None]) -> float:
+def best_seconds(call: Callable[[], None]) -> float:
+    """The least of five calls."""
     best = float("inf")
     for _ in range(5):
         start = time.perf_counter()

@@ -1,7 +1,7 @@
 """What must be measured in a fresh process: ``python -m netloom.benchmarks.probe VERB …`` prints a line of JSON.
 
-``open PROGRAM``: seconds of opening it and of its first inference, and of a later
-one. ``call PROGRAM``: seconds of one call with bound buffers, from Python. All on one thread, on inputs of ones.
+``open PROGRAM``: seconds of opening it, of that and its first inference, and of a later one. ``call PROGRAM``: seconds of
+one call with bound buffers, from Python. All on one thread, on inputs of ones.
 """
 
 from __future__ import annotations
