@@ -1,8 +1,9 @@
 """What the profile says is left: ``python -m netloom.benchmarks.remaining [-o FOLDER] [--networks …] [--most 3]``.
 
 Every kernel's time on one thread is set against its limit: the larger of its operations at the multiply-add peak, and of its
-weights at the rate of reading memory plus its other bytes at the rate of a copy inside the cache. Networks are compared by the sum of the limits over the sum of the times; for those furthest
-from it, a table tells where the time goes, by family of kernels. Writes FOLDER/remaining.json and FOLDER/remaining.md.
+weights at the rate of reading memory plus its other bytes at the rate of a copy inside the cache. Networks are compared by the
+sum of the limits over the sum of the times; for those furthest from it, a table tells where the time goes, by family of
+kernels. Writes FOLDER/remaining.json and FOLDER/remaining.md.
 
 Operations are those of the kernels as they are chosen (a Winograd product counts its own, fewer than the convolution's). Weights
 of a small network stay in a cache and are read faster, so a family's limit never counts for more than its time.
