@@ -180,7 +180,8 @@ def _model(network: str, folder: Path) -> tuple[Path, int]:
     """The model's file, and the bytes of its weights."""
     _, file = load_model(network, folder)
     assert file is not None  # only graphs that are made in Python have none
-    return file, sum(onnx.numpy_helper.to_array(tensor).nbytes for tensor in onnx.load(file).graph.initializer)
+    arrays = (onnx.numpy_helper.to_array(tensor) for tensor in onnx.load(file).graph.initializer)
+    return file, sum(array.nbytes for array in arrays if array.dtype.kind == "f")  # whole numbers are shapes
 
 
 def write(folder: Path, machine: Peaks, found: Sequence[Goal]) -> None:

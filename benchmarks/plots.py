@@ -22,7 +22,7 @@ from matplotlib.ticker import LogLocator, NullFormatter, ScalarFormatter
 from netloom.benchmarks.report import FOLDER
 
 Data: TypeAlias = Mapping[str, Any]
-COLOURS = ("#0b3c5d", "#d9a404", "#6fa8dc", "#a63d40", "#9fc490", "#5b5b5b", "#d0c4df")  # dark and light in turn
+COLOURS = ("#0b3c5d", "#d9a404", "#a63d40", "#9fc490", "#3f7fbf", "#d0c4df", "#5b5b5b")  # dark and light in turn
 FILLS = ("#7ba7cc", "#f4d58d", "#c4c4c4", "#9fc490")  # of bars: light enough for the lines on them
 MARKS = ("o", "s", "^", "D", "v", "P", "X")
 HATCHES = ("", "//", "..", "xx")
