@@ -85,7 +85,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--repeats", type=int, default=5, help="runs of each process; their median counts")
     parser.add_argument("--parts", default=",".join(PARTS))
     given = parser.parse_args(arguments)
-    machine = peaks.measure((1,))
+    machine = peaks.measure()
     found: list[Goal] = []
     with tempfile.TemporaryDirectory(prefix="netloom-") as name:
         folder = Path(name)

@@ -18,6 +18,23 @@ class Sense(enum.StrEnum):
 
 
 @dataclass(frozen=True)
+class Ratio:
+    """How many times faster than the fastest peer a network must be, and is to become."""
+
+    must: float
+    aim: float
+
+    def __str__(self) -> str:
+        return f"{self.must:g} / {self.aim:g}"
+
+
+def reached(found: Sequence[tuple[Ratio, float]]) -> str:
+    """How many ratios are at or above what they must be, and above what is aimed at."""
+    must, aim = sum(value >= ratio.must for ratio, value in found), sum(value >= ratio.aim for ratio, value in found)
+    return f"{must} of {len(found)} at or above what they must be, {aim} at or above the aim."
+
+
+@dataclass(frozen=True)
 class Goal:
     """One figure and its goal, in the same unit."""
 

@@ -149,7 +149,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--seconds", type=float, default=0.5, help="for timing one cell; two calls are timed at least")
     parser.add_argument("--workspace", type=float, default=4.0, help="GB of workspace, above which a cell is left out")
     given = parser.parse_args(arguments)
-    machine = peaks.measure(tuple(sorted({1, given.threads})))
+    machine = peaks.measure([given.threads])
     limits = Limits(given.seconds, given.workspace * 1e9)
     chosen = _chosen(report.words(given.networks), [part for part in given.layers.split(";") if part])
     rows: list[Row] = []

@@ -11,7 +11,7 @@ from __future__ import annotations
 import ctypes
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -42,7 +42,7 @@ from netloom.compiler.targets.cpu.jit import load_in_process
 from netloom.compiler.targets.cpu.llvm import compile_kernels
 from netloom.compiler.targets.cpu.machine import Cpu, host_cpu
 from netloom.compiler.tensor_type import FLOAT32, TensorType
-from netloom.runtime.session import Session
+from netloom.runtime.session import Bound, Session
 
 TRIPS = 1 << 21  # of the loop around the chains
 LATENCY = 4  # cycles of a float32 multiply-add, on every x86-64 core since 2016
@@ -78,8 +78,9 @@ class Peaks:
         return {**asdict(self), "copy": self.copy}
 
 
-def measure(threads: tuple[int, ...] = (1, 2)) -> Peaks:
-    """The peaks of this machine, in about five seconds."""
+def measure(threads: Sequence[int] = ()) -> Peaks:
+    """The peaks of this machine on one thread and on these numbers of threads, in about five seconds."""
+    threads = sorted({1, *threads})
     cpu, doubts = host_cpu(), conditions.warnings(max(threads))
     chains = _chains(cpu)
     clock = max(_rate(_chain_kernel(1, False), cpu, 1) for _ in range(3)) * LATENCY
@@ -151,7 +152,7 @@ def _together(calls: list[Callable[[], object]]) -> float:
 class Copy:
     """A copy ready to run: calling ``call`` moves ``moved`` bytes, read and written ones together."""
 
-    call: Callable[[], None]
+    call: Bound
     moved: int
 
 
@@ -212,7 +213,7 @@ def best_seconds(call: Callable[[], None]) -> float:
 
 
 if __name__ == "__main__":
-    peaks = measure()
+    peaks = measure((2,))
     print(f"clock {peaks.clock:.2f} GHz, {peaks.chains} chains: {peaks.flops_per_cycle:.1f} flop a cycle")
     for threads in peaks.flops:
         print(f"{threads} thread(s): {peaks.flops[threads]:.1f} GFLOP/s, copy {peaks.copy[threads]:.1f} GB/s, "

@@ -77,7 +77,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--most", type=int, default=3, help="networks of which every family is told")
     parser.add_argument("--runs", type=int, default=10, help="of each kernel; the best counts")
     given = parser.parse_args(arguments)
-    machine = peaks.measure((1,))
+    machine = peaks.measure()
     rates = Rates(machine.flops[1] * 1e9, machine.read[1] * 1e9, cached_rate())
     found: list[Family] = []
     for name in report.words(given.networks):

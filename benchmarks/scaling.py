@@ -86,7 +86,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--deep", default=",".join(DEEP), help="of the part depth: networks of the zoo")
     parser.add_argument("--rounds", type=int, default=20, help="of the part threads; of the others a quarter, one at least")
     given = parser.parse_args(arguments)
-    machine = peaks.measure((1, given.threads))
+    machine = peaks.measure([given.threads])
     found, few = Found(), max(given.rounds // 4, 1)
     for part in report.words(given.parts):
         match part:

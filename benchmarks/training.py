@@ -7,6 +7,7 @@ through torch.compile, each in a process of its own. Writes FOLDER/training.json
 from __future__ import annotations
 
 import json
+import math
 import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
@@ -17,6 +18,7 @@ import numpy as np
 import numpy.typing as npt
 
 from netloom.benchmarks import harness, peaks, report
+from netloom.benchmarks.goals import Ratio, reached
 from netloom.benchmarks.harness import Contender
 from netloom.benchmarks.peaks import Peaks
 
@@ -49,6 +51,7 @@ TASKS = {
     "resnet50": Task("resnet50", 8, (3, 224, 224), 1000),
     "vgg16": Task("vgg16", 4, (3, 224, 224), 1000),
 }
+GOALS = {"lenet5": Ratio(2.0, 3.0), "mlp": Ratio(1.2, 1.4), "resnet50": Ratio(1.15, 1.3), "vgg16": Ratio(1.7, 2.2)}
 PEERS = {"torch": "torch_training", "torch.compile": "torch_compiled_training"}  # name -> engine of benchmarks/contender.py
 
 
@@ -61,7 +64,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--peers", default=",".join(PEERS))
     given = parser.parse_args(arguments)
     counts = report.numbers(given.threads)
-    machine = peaks.measure(tuple(sorted({1, *counts})))
+    machine = peaks.measure(counts)
     rows: list[Row] = []
     for name in report.words(given.networks):
         for threads in counts:
@@ -97,15 +100,21 @@ def line(row: Row) -> str:
 def write(folder: Path, machine: Peaks, rows: Sequence[Row]) -> None:
     """The results so far, as JSON and as a table."""
     peers = list(dict.fromkeys(name for row in rows for name in row.ratios))
-    heads = ["network", "batch", "threads", "netloom", *peers, *(f"ratio to {p}" for p in peers), "to the faster"]
+    heads = ["network", "batch", "threads", "netloom", *peers, *(f"ratio to {p}" for p in peers), "to the faster", "must / aim"]
     cells = []
     for row in rows:
         times = [f"{row.milliseconds[name]:.2f}" for name in ("netloom", *peers)]
-        least = min(ratio[0] for ratio in row.ratios.values())
         cells.append([row.network, str(row.batch), str(row.threads), *times, *(report.spread(row.ratios[p]) for p in peers),
-                      f"{least:.2f}"])  # fmt: skip
+                      f"{least(row):.2f}", str(GOALS[row.network])])  # fmt: skip
     report.write(folder, "training", machine, {"rows": rows},
-                 ["Median milliseconds of one step; ratios with p10–p90 over the rounds.", "", *report.table(heads, cells)])  # fmt: skip
+                 ["Median milliseconds of one step; ratios with p10–p90 over the rounds; what the ratio to the faster must be and",
+                  "what is aimed at.", "", *report.table(heads, cells), "",
+                  reached([(GOALS[row.network], least(row)) for row in rows])])  # fmt: skip
+
+
+def least(row: Row) -> float:
+    """The ratio to the faster peer."""
+    return min((ratio[0] for ratio in row.ratios.values()), default=math.nan)
 
 
 if __name__ == "__main__":

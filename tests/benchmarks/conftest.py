@@ -18,7 +18,7 @@ MACHINE = Peaks(2.0, {1: 64.0, 2: 120.0}, {n: {1: 10.0, 2: 11.0, 4: 12.0} for n 
 
 @pytest.fixture
 def machine(monkeypatch: pytest.MonkeyPatch) -> Peaks:
-    monkeypatch.setattr(peaks, "measure", lambda threads: MACHINE)
+    monkeypatch.setattr(peaks, "measure", lambda threads=(): MACHINE)
     return MACHINE
 
 

@@ -21,7 +21,7 @@ SIZE = 1 << 20
 def test_copies_write_what_they_read(reads: int) -> None:
     copy = peaks.copier(reads, 2, SIZE)
     copy.call()
-    (result,) = copy.call.outputs.values()  # type: ignore[attr-defined]
+    (result,) = copy.call.outputs.values()
     assert (result == (-1 if reads == 1 else reads)).all()
     assert copy.moved == (reads + 1) * result.nbytes and result.nbytes == SIZE
 
