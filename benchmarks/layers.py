@@ -254,21 +254,18 @@ def median_seconds(call: Callable[[], object], budget: float) -> float:
 
 
 def sums(rows: Sequence[Row]) -> list[Sum]:
-    """Each network's layers added up: by the direct strategy, by the best Winograd and by the best of all."""
-    found = []
-    families = {"direct": ("direct",), "winograd": tuple(n for n in BY_NAME if n.startswith("winograd")), "best": tuple(BY_NAME)}
-    for network, layers in LAYERS.items():
-        for batch, threads in dict.fromkeys((row.batch, row.threads) for row in rows):
-            for family, strategies in families.items():
-                best = _best(rows, strategies, batch, threads)
-                for which, holds in _WHICH.items():
-                    item = _sum(network, {layer: n for layer, n in layers.items() if holds(layer)}, best)
-                    if item is not None:
-                        flop, seconds, peak = item
-                        rate = flop / seconds / 1e9
-                        count = sum(n for layer, n in layers.items() if holds(layer) and layer.name in best)
-                        found.append(Sum(network, batch, threads, which, family, count, flop / 1e9, seconds * 1e3, rate, rate / peak))
-    return found
+    """Each network's layers added up, where all were measured: by the best of each family of strategies, and of all."""
+    families = {_family(name): [n for n in BY_NAME if _family(n) == _family(name)] for name in BY_NAME} | {"best": list(BY_NAME)}
+    settings = dict.fromkeys((row.batch, row.threads) for row in rows)
+    bests = {(batch, threads, family): _best(rows, names, batch, threads)
+             for batch, threads in settings for family, names in families.items()}  # fmt: skip
+    found = [_sum(network, which, setting, best) for network in LAYERS for setting, best in bests.items() for which in _WHICH]
+    return [item for item in found if item is not None]
+
+
+def _family(strategy: str) -> str:
+    """winograd_f4 -> winograd."""
+    return strategy.partition("_")[0]
 
 
 _WHICH: Mapping[str, Callable[[Layer], bool]] = {
@@ -286,14 +283,16 @@ def _best(rows: Sequence[Row], strategies: Sequence[str], batch: int, threads: i
     return found
 
 
-def _sum(network: str, layers: Mapping[Layer, int], best: Mapping[str, Row]) -> tuple[float, float, float] | None:
-    """Operations, seconds and the peak in GFLOP/s of the layers, if all were measured."""
+def _sum(network: str, which: str, setting: tuple[int, int, str], best: Mapping[str, Row]) -> Sum | None:
+    """The layers in question, each as often as the network has it; None unless all were measured."""
+    layers = {layer: n for layer, n in LAYERS[network].items() if _WHICH[which](layer)}
     if not layers or any(layer.name not in best for layer in layers):
         return None
-    flop = sum(n * best[layer.name].flops for layer, n in layers.items())
-    seconds = sum(n * best[layer.name].milliseconds for layer, n in layers.items()) / 1e3
-    first = best[next(iter(layers)).name]
-    return flop, seconds, 100 * first.gflops / first.percent
+    counted = [(n, best[layer.name]) for layer, n in layers.items()]
+    flops, milliseconds = sum(n * row.flops for n, row in counted), sum(n * row.milliseconds for n, row in counted)
+    rate, peak = flops / milliseconds / 1e6, 100 * counted[0][1].gflops / counted[0][1].percent
+    batch, threads, family = setting
+    return Sum(network, batch, threads, which, family, sum(layers.values()), flops / 1e9, milliseconds, rate, rate / peak)
 
 
 def goals(rows: Sequence[Row]) -> list[Goal]:
@@ -303,8 +302,8 @@ def goals(rows: Sequence[Row]) -> list[Goal]:
     sizes = {layer.name: layer for layers in LAYERS.values() for layer in layers}
     for batch, threads in dict.fromkeys((row.batch, row.threads) for row in rows if row.strategy != "matmul"):
         at = f"batch {batch}, {threads} thread(s)"
-        direct, winograd = (_best(rows, [n for n in BY_NAME if n.startswith(prefix)], batch, threads)
-                            for prefix in ("direct", "winograd"))  # fmt: skip
+        direct, winograd = (_best(rows, [n for n in BY_NAME if _family(n) == family], batch, threads)
+                            for family in ("direct", "winograd"))  # fmt: skip
         found += [Goal(f"direct {name}, {at}", row.percent, 90.0, "% of peak", Sense.LEAST)
                   for name, row in direct.items() if sizes[name].kernel == 3 and sizes[name].channels >= 16]  # fmt: skip
         for name, row in winograd.items():
