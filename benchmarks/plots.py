@@ -19,7 +19,7 @@ import numpy as np
 from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator, NullFormatter, ScalarFormatter
 
-from netloom.benchmarks.report import FOLDER
+from netloom.benchmarks.report import FOLDER, words
 
 Data: TypeAlias = Mapping[str, Any]
 COLOURS = ("#0b3c5d", "#d9a404", "#a63d40", "#9fc490", "#3f7fbf", "#d0c4df", "#5b5b5b")  # dark and light in turn
@@ -29,16 +29,17 @@ HATCHES = ("", "//", "..", "xx")
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Draw everything that there is."""
+    """Draw what there is of the tables."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("folder", type=Path, nargs="?", default=FOLDER)
-    folder = parser.parse_args(arguments).folder
-    for name, draw in PICTURES.items():
-        source = folder / f"{name}.json"
+    parser.add_argument("--tables", default=",".join(PICTURES))
+    given = parser.parse_args(arguments)
+    for name in words(given.tables):
+        source = given.folder / f"{name}.json"
         if source.exists():
-            data = json.loads(source.read_text(encoding="utf-8"))
-            (folder / f"{name}.svg").write_bytes(rendered(draw(data)))
-            print(folder / f"{name}.svg")
+            target = source.with_suffix(".svg")
+            target.write_bytes(rendered(PICTURES[name](json.loads(source.read_text(encoding="utf-8")))))
+            print(target)
 
 
 def rendered(figure: Figure, form: str = "svg") -> bytes:
