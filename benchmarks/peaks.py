@@ -11,8 +11,8 @@ from __future__ import annotations
 import ctypes
 import threading
 import time
-from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 import llvmlite.binding as llvm
@@ -53,29 +53,25 @@ _ITEM = 64  # rows of four vectors in a copy's work item
 
 @dataclass(frozen=True)
 class Peaks:
-    """GHz; by number of threads: GFLOP/s of multiply-adds, GB/s of reading, and GB/s (read and written bytes) of copies
-    that read as many arrays of equal size for one that they write. ``warnings``: what disturbs times on this machine,
-    looked up before anything was measured."""
+    """GHz; by number of threads: GFLOP/s of multiply-adds, GB/s (read and written bytes) of a copy and of reading; ``copies``:
+    also of those that read as many arrays of equal size for one that they write. ``warnings``: what disturbs times on this
+    machine, looked up before anything was measured."""
 
     clock: float
     flops: dict[int, float]
-    copies: dict[int, dict[int, float]]
+    copy: dict[int, float]
     read: dict[int, float]
     chains: int
     cpu: str
+    copies: Mapping[int, Mapping[int, float]] = field(default_factory=dict)
     warnings: tuple[str, ...] = ()
-
-    @property
-    def copy(self) -> dict[int, float]:
-        """GB/s of a copy that reads as much as it writes."""
-        return {threads: rates[1] for threads, rates in self.copies.items()}
 
     @property
     def flops_per_cycle(self) -> float:
         return self.flops[1] / self.clock
 
     def as_dict(self) -> dict[str, Any]:
-        return {**asdict(self), "copy": self.copy}
+        return asdict(self)
 
 
 def measure(threads: Sequence[int] = ()) -> Peaks:
@@ -86,7 +82,8 @@ def measure(threads: Sequence[int] = ()) -> Peaks:
     clock = max(_rate(_chain_kernel(1, False), cpu, 1) for _ in range(3)) * LATENCY
     flops = {n: 2 * LANES * chains * max(_rate(_chain_kernel(chains, True), cpu, n) for _ in range(3)) for n in threads}
     copies = {n: {reads: _copy_rate(reads, n) for reads in READS} for n in threads}
-    return Peaks(clock, flops, copies, {n: _read(n) for n in threads}, chains, cpu.name, tuple(doubts))
+    copy, read = {n: copies[n][1] for n in threads}, {n: _read(n) for n in threads}
+    return Peaks(clock, flops, copy, read, chains, cpu.name, copies, tuple(doubts))
 
 
 def _chains(cpu: Cpu) -> int:

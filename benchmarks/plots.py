@@ -45,7 +45,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
 def rendered(figure: Figure, form: str = "svg") -> bytes:
     """The contents of an svg, png or pdf file; equal figures give equal bytes."""
     file = io.BytesIO()
-    with matplotlib.rc_context({"svg.hashsalt": "netloom"}):
+    with matplotlib.rc_context({"svg.hashsalt": "netloom", "svg.fonttype": "none"}):
         figure.savefig(file, format=form, metadata={"svg": {"Date": None}, "pdf": {"CreationDate": None}}.get(form))
     return file.getvalue()
 
@@ -90,7 +90,7 @@ def ratio_bars(data: Data) -> Figure:
     rows = [row for row in data["rows"] if row["ratios"] and row.get("contender", "netloom") == "netloom"]
     counts = list(dict.fromkeys(row["threads"] for row in rows))
     most = max(sum(row["threads"] == count for row in rows) for count in counts)
-    figure = Figure(figsize=(3 + 0.85 * most, 3.1 * len(counts)), layout="constrained")
+    figure = Figure(figsize=(4 + 0.85 * most, 3.1 * len(counts)), layout="constrained")
     for panel, count in zip(figure.subplots(len(counts), 1, squeeze=False)[:, 0], counts, strict=True):
         own = [row for row in rows if row["threads"] == count]
         _bars(panel, [row["network"] for row in own], {peer: [row["ratios"].get(peer) for row in own]
@@ -106,7 +106,7 @@ def bandwidth_bars(data: Data) -> Figure:
     names = list(dict.fromkeys(row["kernel"] for row in rows))
     parts = {(row["kernel"], row["threads"]): row["part"] for row in rows}
     groups = {f"{n} thread(s)": [parts.get((name, n)) for name in names] for n in dict.fromkeys(row["threads"] for row in rows)}
-    figure = Figure(figsize=(3 + 1.0 * len(names), 3.6), layout="constrained")
+    figure = Figure(figsize=(4 + 1.0 * len(names), 3.6), layout="constrained")
     panel = figure.subplots()
     _bars(panel, names, groups)
     panel.axhline(100, color="black", linewidth=0.8)
@@ -148,7 +148,7 @@ def _bars(panel: Any, names: Sequence[str], groups: Mapping[str, Sequence[Sequen
                   linewidth=0.5, color=FILLS[number % len(FILLS)], hatch=HATCHES[number % len(HATCHES)],
                   error_kw={"elinewidth": 1.2, "ecolor": "black"})  # fmt: skip
     panel.set_xticks(range(len(names)), labels=names, rotation=30, ha="right", fontsize="small")
-    panel.legend(fontsize="small")
+    panel.legend(fontsize="small", loc="upper left", bbox_to_anchor=(1, 1))  # beside the bars
 
 
 PICTURES: Mapping[str, Callable[[Data], Figure]] = {

@@ -2,14 +2,13 @@
 
 ``profile(compiled)`` loads the kernels a second time, apart from the program's own host code, and runs the launches in
 order over arrays of its own: nothing is added to the program, and what is measured is the kernels alone.
-``launch_costs`` says beside each time what the launch computes: its ops, their operations and bytes.
 """
 
 from __future__ import annotations
 
 import ctypes
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -19,10 +18,7 @@ import numpy.typing as npt
 
 from netloom.compiler import dim
 from netloom.compiler.driver import Compiled
-from netloom.compiler.graph import Node
 from netloom.compiler.program import BufferRef, Entry, Launch, Program, Space
-
-from .operations import operations, stored_bytes, values_of
 
 _KernelFunction = ctypes.CFUNCTYPE(None, ctypes.c_void_p, ctypes.c_int64, ctypes.c_int64)
 
@@ -37,63 +33,6 @@ class KernelTime:
     items: int
 
 
-@dataclass(frozen=True)
-class LaunchCost:
-    """One launch of an inference. ``operations`` are those of its ops as written, ``bytes`` those of the tensors that it
-    reads and writes, ``weight_bytes`` those of the constants among them."""
-
-    node: str
-    ops: tuple[str, ...]
-    family: str
-    strategy: str
-    kernel: str
-    items: int
-    seconds: float
-    operations: int
-    bytes: int
-    weight_bytes: int
-
-    @property
-    def gflops(self) -> float:
-        return self.operations / self.seconds / 1e9
-
-    @property
-    def gigabytes(self) -> float:
-        return self.bytes / self.seconds / 1e9
-
-
-def launch_costs(compiled: Compiled, runs: int = 5, dims: Mapping[str, int] | None = None) -> list[LaunchCost]:
-    """What the entry ``run`` spends, launch by launch. Copies to results, which come last, have no node."""
-    times = profile(compiled, runs=runs, dims=dims)
-    strategies = {decision.node: decision.strategy for decision in compiled.decisions if decision.node}
-    nodes: list[Node | None] = [node for node in compiled.graphs["run"].nodes if node.op.name != "constant"]
-    nodes += [None] * (len(times) - len(nodes))
-    constants = {node.output for node in compiled.graphs["run"].nodes if node.op.name == "constant"}
-    found = []
-    for node, time_ in zip(nodes, times, strict=True):
-        strategy = strategies.get(time_.label, "")
-        ops, family, work, moved, weights = ("copy",), "copy", 0, 0, 0
-        if node is not None:
-            body = [inner for inner in node.attrs.body.nodes if inner.op.name != "constant"]
-            ops, family, work = tuple(inner.op.name for inner in body), _family(body, strategy), operations(body, dims or {})
-            sizes = {value: stored_bytes(value, dims or {}) for value in (*node.inputs, *node.outputs)}
-            moved, weights = sum(sizes.values()), sum(size for value, size in sizes.items() if value in constants)
-        found.append(LaunchCost(time_.label, ops, family, strategy, time_.kernel, time_.items, time_.seconds, work, moved, weights))
-    return found
-
-
-def _family(body: Sequence[Node], strategy: str) -> str:
-    """What kind of work a kernel is: its op with the most operations, with the window of a convolution."""
-    others = [node for node in body if not node.op.is_elementwise]
-    if not others:
-        return "elementwise"
-    node = max(others, key=lambda node: operations([node], {}))
-    name = node.op.name
-    if name == "conv":
-        return f"{strategy or 'conv'} {'x'.join(map(str, node.inputs[1].shape[2:]))}"
-    return f"{strategy}: {name}" if strategy and not name.startswith(strategy.partition("_")[0]) else name
-
-
 def profile(compiled: Compiled, entry: str = "run", runs: int = 5, dims: Mapping[str, int] | None = None) -> list[KernelTime]:
     """Times of an entry's launches in order; inputs are uniform random numbers; free dims 1 unless given."""
     chosen = next(e for e in compiled.program.entries if e.name == entry)
@@ -104,7 +43,7 @@ class _Bench:
     def __init__(self, compiled: Compiled, entry: Entry, dims: Mapping[str, int]) -> None:
         self.program: Program = compiled.program
         self.entry = entry
-        self.dims = values_of(self.program.symbols, dims)
+        self.dims = {s.name: dims.get(s.name, max(s.lo, 1)) for s in self.program.symbols}
         llvm.initialize_native_target()
         llvm.initialize_native_asmprinter()
         builder = llvm.JITLibraryBuilder().add_current_process()
@@ -161,4 +100,4 @@ def _aligned(array: npt.NDArray[Any]) -> npt.NDArray[Any]:
     return room[start : start + max(array.nbytes, 1)]
 
 
-__all__ = ["KernelTime", "LaunchCost", "launch_costs", "profile"]
+__all__ = ["KernelTime", "profile"]

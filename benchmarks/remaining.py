@@ -18,9 +18,9 @@ from pathlib import Path
 
 from netloom.benchmarks import peaks, report
 from netloom.benchmarks.comparison import load_model
+from netloom.benchmarks.launches import LaunchCost, launch_costs
 from netloom.benchmarks.models import LIGHT
 from netloom.benchmarks.peaks import Peaks
-from netloom.benchmarks.profile import LaunchCost, launch_costs
 from netloom.compiler.driver import Options, compile_graph
 
 CACHED = 2 << 20  # bytes that a copy inside the cache moves

@@ -17,8 +17,8 @@ from netloom.benchmarks.child import compile_seconds
 from netloom.benchmarks.comparison import load_model, random_feeds
 from netloom.benchmarks.goals import Goal, Sense, goal_lines
 from netloom.benchmarks.harness import Contender
+from netloom.benchmarks.launches import LaunchCost, launch_costs
 from netloom.benchmarks.peaks import Peaks
-from netloom.benchmarks.profile import LaunchCost, launch_costs
 from netloom.compiler.driver import Options, compile_graph
 from netloom.frontends.dsl import zoo
 from netloom.runtime.session import load

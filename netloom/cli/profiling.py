@@ -19,7 +19,7 @@ from .options import Binding, Build, FileType, binding_options, printing, profil
 from .output import Output, columns
 
 if TYPE_CHECKING:
-    from netloom.benchmarks.profile import LaunchCost
+    from netloom.benchmarks.launches import LaunchCost
 
 
 @click.command()
@@ -39,7 +39,7 @@ def profile(output: Output, model: str, runs: int, trace: Path | None, has_peaks
         raise UsageError("a program no longer knows what its kernels are.", hint="Give the model that it was compiled from.")
     if trace is not None:
         check_target(trace)
-    from netloom.benchmarks.profile import launch_costs
+    from netloom.benchmarks.launches import launch_costs
 
     with tempfile.TemporaryDirectory(prefix="netloom-") as place:
         graph, _ = load_for_timing(model, binding, Path(place))

@@ -12,8 +12,8 @@ import netloom as nl
 from netloom.benchmarks import peaks
 from netloom.benchmarks.peaks import Peaks
 
-MACHINE = Peaks(2.0, {1: 64.0, 2: 120.0}, {n: {1: 10.0, 2: 11.0, 4: 12.0} for n in (1, 2)}, {1: 10.0, 2: 15.0}, 12, "x",
-                ("neighbours are out of sight.",))  # fmt: skip
+MACHINE = Peaks(2.0, {1: 64.0, 2: 120.0}, {1: 10.0, 2: 10.0}, {1: 10.0, 2: 15.0}, 12, "x",
+                {n: {1: 10.0, 2: 11.0, 4: 12.0} for n in (1, 2)}, ("neighbours are out of sight.",))  # fmt: skip
 
 
 @pytest.fixture

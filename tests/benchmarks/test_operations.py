@@ -31,7 +31,7 @@ def test_operations_and_bytes() -> None:
 
 
 def test_launches_tell_what_they_compute() -> None:
-    from netloom.benchmarks.profile import launch_costs
+    from netloom.benchmarks.launches import launch_costs
     from netloom.compiler.driver import Options, compile_graph
 
     costs = launch_costs(compile_graph(nl.zoo.lenet5(), Options(threads=1)), runs=1, dims={"N": 2})

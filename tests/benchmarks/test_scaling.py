@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 
 from netloom.benchmarks import scaling
+from netloom.benchmarks.launches import LaunchCost
 from netloom.benchmarks.peaks import Peaks
-from netloom.benchmarks.profile import LaunchCost
 
 from .conftest import tables
 

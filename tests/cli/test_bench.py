@@ -194,7 +194,7 @@ def test_sigint_ends_all_and_leaves_nothing(folder: Path, tmp_path: Path) -> Non
 
 
 def test_profile(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(peaks, "measure", lambda threads: peaks.Peaks(2.0, {1: 64.0}, {1: {1: 10.0}}, {1: 10.0}, 12, "x"))
+    monkeypatch.setattr(peaks, "measure", lambda threads: peaks.Peaks(2.0, {1: 64.0}, {1: 10.0}, {1: 10.0}, 12, "x"))
     model = f"{folder}/net.py:graph"
     text = call("profile", model, "--dim", "N=3").output
     data = json.loads(call("profile", model, "--dim", "N=3", "--json").stdout)
