@@ -24,7 +24,7 @@ from netloom.benchmarks.report import FOLDER, words
 Data: TypeAlias = Mapping[str, Any]
 COLOURS = ("#0b3c5d", "#d9a404", "#a63d40", "#9fc490", "#3f7fbf", "#d0c4df", "#5b5b5b")  # dark and light in turn
 FILLS = ("#7ba7cc", "#f4d58d", "#c4c4c4", "#9fc490")  # of bars: light enough for the lines on them
-MARKS = ("o", "s", "^", "D", "v", "P", "X")
+MARKS = ("o", "s", "^", "D", "v", "P", "X", "<", "*", ">")  # no multiple of the colours, so that pairs differ
 HATCHES = ("", "//", "..", "xx")
 
 

@@ -11,6 +11,7 @@ import pytest
 pytest.importorskip("matplotlib")
 
 from netloom.benchmarks import plots  # noqa: E402
+from netloom.compiler.strategies import STRATEGIES  # noqa: E402
 
 MACHINE = {"flops": {"1": 100.0, "2": 200.0}, "read": {"1": 10.0, "2": 15.0}}
 RATIOS = {"onnxruntime": [2.0, 1.9, 2.2], "openvino": [1.5, 1.5, 1.5]}
@@ -56,4 +57,6 @@ def test_colours_differ_in_greys() -> None:
 
     for one, other in zip(plots.COLOURS, plots.COLOURS[1:], strict=False):
         assert abs(lightness(one) - lightness(other)) > 0.1
-    assert len(set(plots.HATCHES)) == len(plots.FILLS) and len(set(plots.MARKS)) == len(plots.COLOURS)
+    pairs = [(plots.COLOURS[n % len(plots.COLOURS)], plots.MARKS[n % len(plots.MARKS)]) for n in range(2 * len(STRATEGIES))]
+    assert len(set(pairs)) == len(pairs)
+    assert len(set(plots.HATCHES)) == len(plots.FILLS)
