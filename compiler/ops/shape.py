@@ -10,8 +10,9 @@ import numpy as np
 
 from .. import dim
 from ..dim import Extent
+from ..formula import sum_to
 from ..layout import Layout
-from ..op import Array, ByDecomposition, Compute, Op, Read, define, sum_to
+from ..op import Array, ByDecomposition, Compute, Op, Read, define
 from ..scalar import Expr, Guarded, literal
 from ..tensor_type import TensorType, broadcast_shapes
 
