@@ -66,6 +66,7 @@ class Elements:
         self.buffers: Mapping[Value, Buffer] = {v: _buffer(f"x{i}", v) for i, v in enumerate(graph.inputs)}
         self.out = _buffer("y", self.output)
         self._numbers = count()
+        self._known: dict[tuple[Value, tuple[Extent | Expr, ...], Expr | None], Expr] = {}
 
     @property
     def arguments(self) -> tuple[Buffer, ...]:
@@ -91,7 +92,13 @@ class Elements:
     # -- reading -----------------------------------------------------------------------------------------
 
     def element(self, value: Value, index: Sequence[Extent | Expr], sum_: Expr | None) -> Expr:
-        """The element of a value; ``sum_`` stands for the anchor's result."""
+        """The element of a value; ``sum_`` stands for the anchor's result. Equal elements are one expression."""
+        key = (value, tuple(index), sum_)
+        if key not in self._known:
+            self._known[key] = self._element(value, index, sum_)
+        return self._known[key]
+
+    def _element(self, value: Value, index: Sequence[Extent | Expr], sum_: Expr | None) -> Expr:
         node = self.graph.producers.get(value)
         if node is None:
             return self._load(value, index)

@@ -129,17 +129,23 @@ def _lane_cost(space: Space, axis: Axis) -> float:
 
 
 def _tile(space: Space, has_lanes: bool, lanes_reduce: bool, machine: Machine) -> Tile:
-    """Rows reuse the vectors, columns reuse the broadcasts; both fit the registers."""
+    """Rows reuse the vectors, columns reuse the broadcasts; both fit the registers. Where nothing is broadcast (depthwise
+    convolutions, pooling), rows are sums that do not wait for each other."""
     plain = Tile(has_lanes, lanes_reduce)
     if space.elements.compute is None or not has_lanes:
         return plain
     vectors, scalars = _operands(space)
     if lanes_reduce:
         vectors, scalars = vectors[:1], vectors[1:]
-    if not vectors or not scalars:
+    if not vectors or (lanes_reduce and not scalars):
         return plain
-    row = _nearest([a for a in space.pure if not any(depends(v, a.symbol) for v in vectors)], scalars)
-    column = _largest(a for a in space.pure if a is not row and not any(depends(s, a.symbol) for s in scalars))
+    column = None
+    if scalars:
+        row = _nearest([a for a in space.pure if not any(depends(v, a.symbol) for v in vectors)], scalars)
+        column = _largest(a for a in space.pure if a is not row and not any(depends(s, a.symbol) for s in scalars))
+    else:
+        partial = dim.symbols_of([g for g in (*space.guards, *space.store_guard) if LANE in dim.symbols_of([g])])
+        row = _nearest([axis for axis in space.pure if axis.symbol not in partial], vectors)
     room = machine.vectors // 2 if space.elements.out.dtype.bytes > 4 else machine.vectors
     rows, columns = _row_and_column_counts(row, column, room)
     used_row, used_column = row if rows > 1 else None, column if columns > 1 else None
