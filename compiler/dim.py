@@ -7,7 +7,7 @@ The same algebra serves tensor shapes, loop indices, buffer offsets and memory s
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
 from math import gcd
@@ -408,6 +408,16 @@ def is_nonnegative(extent: Extent) -> bool:
     """Whether extent >= 0 is proved by the ranges of its symbols."""
     low = _lowest(extent)
     return low is not None and low >= 0
+
+
+def unproved(conditions: Iterable[Extent]) -> tuple[Extent, ...]:
+    """Those conditions (extent >= 0) that the ranges of their symbols do not prove."""
+    return tuple(condition for condition in conditions if not is_nonnegative(condition))
+
+
+def inside(index: Sequence[Extent], shape: Sequence[Extent]) -> tuple[Extent, ...]:
+    """Conditions (extent >= 0) that hold where an index lies inside a shape."""
+    return tuple(condition for i, extent in zip(index, shape, strict=True) for condition in (i, extent - 1 - i))
 
 
 def reduced_condition(extent: Extent) -> Extent:
