@@ -8,6 +8,7 @@ Trees are shared DAGs: walk them with ``rebuild``, which visits each node once a
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, TypeAlias
@@ -15,7 +16,7 @@ from typing import Any, TypeAlias
 import numpy as np
 import numpy.typing as npt
 
-from .dim import Extent
+from .dim import Extent, unproved
 from .tensor_type import BOOL, FLOAT32, FLOAT64, INT32, INT64, DType
 
 Number: TypeAlias = "Expr | float | int | bool"
@@ -191,6 +192,13 @@ def call(function: str, *arguments: Number) -> Expr:
 def cast(expression: Expr, dtype: DType) -> Expr:
     """Convert; nothing to do when the dtype is right already."""
     return expression if expression.dtype is dtype else Cast(expression, dtype)
+
+
+def guarded(conditions: Iterable[Extent], value: Expr, otherwise: Number = 0) -> Expr:
+    """The value where all conditions (extent >= 0) hold, else ``otherwise``; nothing to do when all of them are proved."""
+    left = unproved(conditions)
+    other = otherwise if isinstance(otherwise, Expr) else literal(otherwise, value.dtype)
+    return Guarded(left, value, other) if left else value
 
 
 def children(expression: Expr) -> tuple[Expr, ...]:
@@ -416,9 +424,7 @@ def _shift_right(x: Any, y: Any) -> Any:
 
 
 def _erf(x: Any) -> Any:
-    from math import erf
-
-    return np.vectorize(erf, otypes=[np.float64])(np.asarray(x, np.float64)) if np.size(x) else np.asarray(x)
+    return np.vectorize(math.erf, otypes=[np.float64])(np.asarray(x, np.float64)) if np.size(x) else np.asarray(x)
 
 
 def _in_float64(function: Callable[..., Any]) -> Callable[..., Any]:
@@ -508,5 +514,5 @@ __all__ = [
     "BOOL", "FLOAT32", "FLOAT64", "INDEX", "INT32", "SCALAR_FUNCTIONS", "Argument", "Bitcast", "Call",
     "Cast", "Checked", "Expr", "Guarded", "Index", "Literal",
     "Number", "ScalarFunction", "apply", "call", "cast", "cast_array", "children", "differentiate", "evaluate", "exp",
-    "literal", "maximum", "minimum", "post_order", "rebuild", "select", "with_children",
+    "guarded", "literal", "maximum", "minimum", "post_order", "rebuild", "select", "with_children",
 ]  # fmt: skip

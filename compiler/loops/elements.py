@@ -16,7 +16,7 @@ from ..graph import Graph, Node, Value
 from ..op import Compute
 from ..scalar import Call, Expr, Index
 from ..tensor_type import BOOL, FLOAT32, DType
-from .ir import Buffer, Load, Statement, Store, guard, variable, where
+from .ir import Buffer, Load, Statement, Store, guard, variable
 
 
 @dataclass(frozen=True)
@@ -153,7 +153,7 @@ class Elements:
         layout = self.output.layout
         if layout is None or not layout.has_padding(self.output.shape):
             return value
-        return where([e - 1 - i for e, i in zip(self.output.shape, index, strict=True)], value)
+        return scalar.guarded([e - 1 - i for e, i in zip(self.output.shape, index, strict=True)], value)
 
     def logical(self, physical: Sequence[Extent]) -> tuple[Extent, ...]:
         """The output's logical index at a place in its memory."""

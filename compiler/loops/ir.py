@@ -18,14 +18,14 @@ from __future__ import annotations
 
 import enum
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
 from typing import TypeAlias
 
 from .. import dim
 from ..dim import Dim, Extent, Symbol
-from ..scalar import Checked, Expr, Guarded, Index, literal
+from ..scalar import Checked, Expr, Guarded, Index
 from ..tensor_type import DType
 
 LANES = 16  # of every vector, whatever the machine's registers: narrower machines use several a vector
@@ -215,14 +215,8 @@ def loop(symbol: Symbol, extent: Extent, body: Statement, kind: Kind = Kind.SERI
     return For(symbol, extent, kind, body)
 
 
-def where(conditions: Sequence[Extent], value: Expr) -> Expr:
-    """A value where those conditions that are not proved already hold, else zero."""
-    open_conditions = tuple(c for c in conditions if not dim.is_nonnegative(c))
-    return Guarded(open_conditions, value, literal(0, value.dtype)) if open_conditions else value
-
-
 def guard(conditions: tuple[Extent, ...], body: Statement) -> Statement:
     """The body under those conditions that are not proved already."""
     reduced = dict.fromkeys(map(dim.reduced_condition, conditions))
-    open_conditions = tuple(c for c in reduced if not dim.is_nonnegative(c))
-    return If(open_conditions, body) if open_conditions else body
+    left = dim.unproved(reduced)
+    return If(left, body) if left else body

@@ -40,7 +40,7 @@ class Substitution:
                 return Index(self(extent))
             case Guarded(conditions):
                 reduced = (dim.reduced_condition(self(c)) for c in conditions)
-                left = tuple(c for c in reduced if not dim.is_nonnegative(c))
+                left = dim.unproved(reduced)
                 return Guarded(left, new[0], new[1]) if left else new[0]
             case Checked(_, extent):
                 return Checked(new[0], self(extent))
@@ -77,8 +77,7 @@ class Space:
         term = self.placed(self.elements.term(self.index, self.reduce_at))
         if self.store_guard:
             term = self._guard_lanes(term)
-        guards = tuple(g for g in self.reduce_guard if not dim.is_nonnegative(g))
-        return Guarded(guards, term, scalar.literal(self.elements.neutral(term.dtype), term.dtype)) if guards else term
+        return scalar.guarded(self.reduce_guard, term, self.elements.neutral(term.dtype))
 
     def _guard_lanes(self, term: Expr) -> Expr:
         """Lanes behind the end of the axis read nothing; what they hold is never stored."""

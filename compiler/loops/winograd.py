@@ -13,9 +13,9 @@ from typing import TypeAlias
 from .. import dim, scalar
 from ..dim import Dim, Extent, Symbol
 from ..op import Array
-from ..scalar import Expr
+from ..scalar import Expr, guarded
 from .elements import Elements
-from .ir import LANE, LANES, Allocate, Buffer, Kind, Let, Load, Statement, Store, block, guard, loop, variable, where
+from .ir import LANE, LANES, Allocate, Buffer, Kind, Let, Load, Statement, Store, block, guard, loop, variable
 
 BLOCKS = 4  # channel blocks that one work item does, if the channels have as many
 ROWS = 32  # rows of filters that one work item does, for one vector of columns
@@ -52,7 +52,7 @@ def _read_tiles(
             def at(i: int, j: int) -> Expr:
                 load = k.element(x, (place.n, place.channel, top + i, left + j), None)
                 inside = (top + i, h - 1 - top - i, left + j, w - 1 - left - j)
-                return where(() if is_inside else inside, load)
+                return guarded(() if is_inside else inside, load)
 
             return at
 
@@ -81,7 +81,7 @@ def output_tiles(k: Elements, item: Symbol) -> tuple[Extent, Statement]:
 
         def read(i: int, j: int) -> Expr:
             load = k.element(product, (i * width + j, group, place.number, channel), None)
-            return where(place.channel_guard, load)
+            return guarded(place.channel_guard, load)
 
         def put(is_inside: bool) -> Callable[[int, int, Expr], Statement]:
             def at(i: int, j: int, value: Expr) -> Statement:
@@ -112,7 +112,7 @@ def filters(k: Elements, item: Symbol) -> tuple[Extent, Statement]:
                 index = (group * per_group + row, column, last[0] - i, last[1] - j)
             else:
                 index = (group * per_group + column, row, i, j)
-            return where(inside, k.element(w, index, None))
+            return guarded(inside, k.element(w, index, None))
 
         def put(e: int, f: int, value: Expr) -> Statement:
             return k.store((e * width + f, group, row, column), value, inside)
@@ -131,7 +131,7 @@ def filter_gradients(k: Elements, item: Symbol) -> tuple[Extent, Statement]:
 
     def pair(group: Extent, row: Extent, column: Extent, inside: Conditions) -> Statement:
         def read(i: int, j: int) -> Expr:
-            return where(inside, k.element(sums, (i * len(across) + j, group, row, column), None))
+            return guarded(inside, k.element(sums, (i * len(across) + j, group, row, column), None))
 
         def put(e: int, f: int, value: Expr) -> Statement:
             return k.store((group * columns + column, row, e, f), value, inside)
