@@ -7,8 +7,9 @@ work items and the order of every sum depend on shapes only.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from .. import dim
 from ..dim import Dim, Extent, Symbol
@@ -236,7 +237,7 @@ def _with_items(space: Space, tile: Tile, chains: Chains) -> Plan:
     space, outer, inner = _enough_work(space, tile, order)
     is_summed = space.elements.compute is not None and tile.has_lanes and not tile.lanes_reduce
     if not inner and is_summed and chains.outer:
-        space, outer, inner = _kept(space, tile, outer)
+        space, tile, outer, inner = _kept(space, tile, outer)
     symbolic = [axis for axis in outer if isinstance(axis.extent, Dim)]
     for axis in symbolic[1:]:  # only the outermost axis of the items may have a symbolic extent
         outer.remove(axis)
@@ -262,14 +263,13 @@ def _enough_work(space: Space, tile: Tile, order: Sequence[Axis]) -> tuple[Space
     return space, outer, inner
 
 
-def _kept(space: Space, tile: Tile, order: Sequence[Axis]) -> tuple[Space, list[Axis], list[Axis]]:
-    """(space, axes of items, axes inside an item) of a long sum: as many inside as TOTALS can keep while items are left. Each
-    chunk of the terms is then read once for many results."""
-    room = TOTALS
-    for axis in order:
-        room //= tile.counts.get(axis.symbol, 1)
-    outer = list(order)
-    inner: list[Axis] = []
+def _kept(space: Space, tile: Tile, order: Sequence[Axis]) -> tuple[Space, Tile, list[Axis], list[Axis]]:
+    """(space, tile, axes of items, axes inside an item) of a long sum: as many results inside as TOTALS can keep while items
+    are left. Each chunk of the terms is then read once for many results."""
+    room = TOTALS // math.prod(tile.counts.values())
+    space, tile, outer, inner = _block(space, tile, order, room)
+    for axis in inner:
+        room //= max(_most_tiles(tile, axis), 1)
     while outer and isinstance(extent := outer[-1].extent, int):
         axis = outer[-1]
         size = tile.counts.get(axis.symbol, 1)
@@ -281,10 +281,45 @@ def _kept(space: Space, tile: Tile, order: Sequence[Axis]) -> tuple[Space, list[
         outer.pop()
         if chunk < extent:
             space, whole, part = chunked(space, axis, _divisor(extent, chunk))
-            return space, [*outer, whole], [part, *inner]
+            return space, tile, [*outer, whole], [part, *inner]
         inner.insert(0, axis)
         room //= extent
-    return space, outer, inner
+    return space, tile, outer, inner
+
+
+def _block(
+    space: Space, tile: Tile, order: Sequence[Axis], room: int
+) -> tuple[Space, Tile, list[Axis], list[Axis]]:
+    """(space, tile, axes of items, axes inside an item): where neither rows nor columns fit an item, a part of both, as
+    nearly square as can be, which reads least for each result (Goto and van de Geijn 2008, section 4)."""
+    rows, columns = tile.rows, tile.columns
+    outer = list(order)
+    if rows is None or columns is None or not (isinstance(rows.extent, int) and isinstance(columns.extent, int)):
+        return space, tile, outer, []
+    most_rows, most_columns = _most_tiles(tile, rows), _most_tiles(tile, columns)
+    shape = tile.counts[rows.symbol] / (tile.counts[columns.symbol] * LANES)
+    in_columns = min(max(math.isqrt(int(room * shape)), 1), most_columns)
+    in_rows = min(room // in_columns, most_rows)
+    in_columns = min(room // in_rows, most_columns)
+    if in_rows == most_rows or in_columns == most_columns:
+        return space, tile, outer, []
+    counts = dict(tile.counts)
+    parts: dict[Axis, Axis] = {}
+    for axis, tiles in ((rows, in_rows), (columns, in_columns)):
+        size = counts.pop(axis.symbol)
+        space, whole, part = chunked(space, axis, size * _divisor(_most_tiles(tile, axis), tiles))
+        outer[outer.index(axis)] = whole
+        parts[axis] = part
+        counts[part.symbol] = size
+    tile = replace(tile, rows=parts[rows], columns=parts[columns], counts=counts)
+    return space, tile, outer, [parts[axis] for axis in order if axis in parts]
+
+
+def _most_tiles(tile: Tile, axis: Axis) -> int:
+    """The tiles along an axis, at most."""
+    most = dim.bounds(_tiles(tile, axis))[1]
+    assert most is not None
+    return most
 
 
 def _tiles(tile: Tile, axis: Axis) -> Extent:

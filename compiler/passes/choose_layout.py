@@ -6,6 +6,7 @@ compiling. Values without a layout are row-major; inputs, outputs and states alw
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
@@ -14,6 +15,7 @@ from ..graph import Builder, Graph, Node, Value, finish, rebuilder
 from ..layout import BLOCK, Layout, Part, channel_blocked
 from ..op import OPS
 
+PACKED_ROWS, PACKED_BYTES = 128, 2 << 20  # of a product whose right operand is packed at run time
 PANEL_READERS = ("winograd_output", "winograd_filter_gradient")  # they read vectors of the last axis, wherever these lie
 
 
@@ -172,15 +174,27 @@ def _weight_gradient(b: Builder, node: Node, inputs: list[Value]) -> Sequence[Va
 
 
 def _product(b: Builder, graph: Graph, node: Node, inputs: list[Value]) -> Sequence[Value]:
-    """Constant right operands in panels; operands and results of Winograd's transforms stay in theirs."""
+    """Right operands in panels, if constant or worth packing; operands and results of Winograd's transforms stay in theirs."""
     left, right = inputs
     if not _in_panels(left):
         left = _plain(b, left)
     if not _in_panels(right):
-        is_constant = graph.constant_of(node.inputs[1]) is not None and not node.attrs.transpose_b
-        right = _panels(b, right) if is_constant else _plain(b, right)
+        is_constant = graph.constant_of(node.inputs[1]) is not None
+        is_packed = not node.attrs.transpose_b and (is_constant or _is_worth_packing(node))
+        right = _panels(b, right) if is_packed else _plain(b, right)
     is_transformed = any(user.op.name in PANEL_READERS for user in graph.users.get(node.output, ()))
     return _with_layout(b, node, [left, right], _panel_layout(node.output) if is_transformed else None)
+
+
+def _is_worth_packing(node: Node) -> bool:
+    """Whether a product reads its right operand so often that packing it first pays: row-major, the rows of a large matrix
+    lie a power of two apart or nearly so, and push each other out of the cache (Goto and van de Geijn 2008, section 4)."""
+    left, right = node.inputs
+    if not (left.type.is_static and right.type.is_static):
+        return False
+    batch, (k, n) = right.type.static_shape[:-2], right.type.static_shape[-2:]
+    rows = math.prod(left.type.static_shape) // (math.prod(batch) * k or 1)
+    return rows >= PACKED_ROWS and k * n * right.dtype.bytes >= PACKED_BYTES
 
 
 def _in_panels(value: Value) -> bool:
