@@ -24,6 +24,7 @@ ENOUGH_ROWS = 12  # positions of an axis that fill the rows of a tile
 TOTALS = 2048  # vectors of results that a work item keeps while it goes through the terms of long sums
 LEAST_ITEMS = 8  # that such a kernel keeps
 ITEM_WORK = 1 << 14  # multiply-adds or elements that one work item should hold at least
+MOST_SUMS = 10  # in registers at a time, where nothing is broadcast
 FOLD_WORK = 8  # instructions that adding the lanes of one vector costs
 SYMBOLIC_TERMS = 1 << 12  # of a sum whose length is a free dim
 SYMBOLIC_STEPS = 16  # of an axis whose extent is a free dim, in a work item
@@ -148,7 +149,7 @@ def _tile(space: Space, has_lanes: bool, lanes_reduce: bool, machine: Machine) -
         partial = dim.symbols_of([g for g in (*space.guards, *space.store_guard) if LANE in dim.symbols_of([g])])
         row = _nearest([axis for axis in space.pure if axis.symbol not in partial], vectors)
     room = machine.vectors // 2 if space.elements.out.dtype.bytes > 4 else machine.vectors
-    rows, columns = _row_and_column_counts(row, column, room)
+    rows, columns = _row_and_column_counts(row, column, room if scalars else MOST_SUMS)
     used_row, used_column = row if rows > 1 else None, column if columns > 1 else None
     counts = {axis.symbol: size for axis, size in ((used_row, rows), (used_column, columns)) if axis}
     return Tile(has_lanes, lanes_reduce, used_row, used_column, counts)
