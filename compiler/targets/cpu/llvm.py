@@ -37,7 +37,8 @@ from ...loops.ir import (
 from ...scalar import Bitcast, Call, Cast, Checked, Expr, Guarded, Index, Literal
 from ...tensor_type import BFLOAT16, BOOL, FLOAT16, FLOAT32, INT64, DType
 from .machine import Cpu
-from .object_code import TRIPLE, assembly_of_text, object_of_text
+from .object_code import assembly_of_text, object_of_text
+from .rounding import emit_rounding
 from .vector_math import expand_all
 
 I1, I8, I16, I32, I64 = (ir.IntType(bits) for bits in (1, 8, 16, 32, 64))
@@ -49,13 +50,13 @@ INDEX_ERROR = 1  # stored in the error flag when a run-time index is out of rang
 
 def compile_kernels(kernels: Mapping[str, Kernel], cpu: Cpu) -> bytes:
     """One relocatable object that defines the kernels under their names."""
-    return object_of_text(kernels_as_llvm(kernels, cpu), cpu.name, cpu.llvm_features)
+    return object_of_text(kernels_as_llvm(kernels, cpu), cpu.llvm_name, cpu.llvm_features)
 
 
 def kernels_as_llvm(kernels: Mapping[str, Kernel], cpu: Cpu) -> str:
     """The kernels as one module of LLVM text, before LLVM's own passes."""
     module = ir.Module("kernels")
-    module.triple = TRIPLE
+    module.triple = cpu.architecture.triple
     for name in sorted(kernels):
         _KernelEmitter(module, name, kernels[name], cpu).emit()
     return str(module)
@@ -63,7 +64,7 @@ def kernels_as_llvm(kernels: Mapping[str, Kernel], cpu: Cpu) -> str:
 
 def kernels_as_assembly(kernels: Mapping[str, Kernel], cpu: Cpu) -> str:
     """The kernels in the assembler's language."""
-    return assembly_of_text(kernels_as_llvm(kernels, cpu), cpu.name, cpu.llvm_features)
+    return assembly_of_text(kernels_as_llvm(kernels, cpu), cpu.llvm_name, cpu.llvm_features)
 
 
 def value_type(dtype: DType) -> ir.Type:
@@ -730,6 +731,10 @@ class _KernelEmitter:
         """A unary LLVM intrinsic that is one instruction."""
         return self.b.call(self._intrinsic(f"{name}.{_suffix(x.type)}", x.type, [x.type]), [x])
 
+    def rounded(self, direction: str, x: Operand) -> Operand:
+        """floor, ceil, trunc or roundeven."""
+        return self.unary(f"llvm.{direction}", x) if self.cpu.has_rounding else emit_rounding(self.b, direction, x)
+
     def fma(self, x: Operand, y: Operand, z: Operand) -> Operand:
         """One rounding where the CPU has fma; else a product and a sum (llvm.fma would call a library)."""
         if not self.cpu.has_fma:
@@ -903,10 +908,10 @@ _FLOAT: dict[str, Emit] = {
     "max": _extreme(">"),
     "min": _extreme("<"),
     "sqrt": lambda e, t, x: e.unary("llvm.sqrt", x),
-    "floor": lambda e, t, x: e.unary("llvm.floor", x),
-    "ceil": lambda e, t, x: e.unary("llvm.ceil", x),
-    "round": lambda e, t, x: e.unary("llvm.roundeven", x),
-    "trunc": lambda e, t, x: e.unary("llvm.trunc", x),
+    "floor": lambda e, t, x: e.rounded("floor", x),
+    "ceil": lambda e, t, x: e.rounded("ceil", x),
+    "round": lambda e, t, x: e.rounded("roundeven", x),
+    "trunc": lambda e, t, x: e.rounded("trunc", x),
     "select": _select,
     **{name: _compare(sign)[0] for name, sign in _COMPARISONS.items()},
 }
