@@ -60,7 +60,8 @@ class Options:
     """What a caller may choose. ``cpu``: host or a level's name, or several with commas between; ``threads``: the
     pool's size (None: all cores); ``accuracy``: strict, default or fast; ``override``: a strategy's name, or
     NODE=NAME; ``typical_batch``: what costs take a free batch for (None: 1, and TRAINING_BATCH for training). ``decisions`` is
-    filled. ``workers``: the most processes that compile kernels (None: see compiler/targets/cpu/kernel_objects.py); they do not change the program."""
+    filled. ``workers``: the most processes that compile kernels (None: see compiler/targets/cpu/kernel_objects.py); they do
+    not change the program."""
 
     cpu: str = "host"
     threads: int | None = None
