@@ -113,10 +113,10 @@ class Models:
         return code.address_of(self.host.levels).record(LEVEL, chosen[0])
 
     def _wanted_level(self, code: Function) -> Array:
-        """The number of the level that NETLOOM_CPU names, or -1 without that variable."""
+        """The number of the level that NETLOOM_CPU names, or -1 if it is absent or empty."""
         wanted = code.variable(I64, -1)
         name = code.call(self.host.library["getenv"], code.address_of(self.host.text("NETLOOM_CPU")))
-        with code.if_(name.differs(0)):
+        with code.if_(name.differs(0)), code.if_(name.array(I8)[0].differs(0)):
             for number, variant in enumerate(self.host.variants):
                 differs = code.call(self.host.library["strcmp"], name, code.address_of(self.host.text(variant.level)))
                 with code.if_(differs.equals(0)):
