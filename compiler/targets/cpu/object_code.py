@@ -13,7 +13,8 @@ import llvmlite.binding as llvm
 
 
 def object_of_text(text: str, cpu: str, features: str) -> bytes:
-    """A relocatable object for the text's triple; ``cpu`` and ``features`` are LLVM's names of a level and of what it has beyond that."""
+    """A relocatable object for the text's triple (without one, this machine's); ``cpu`` and ``features`` are LLVM's names of a
+    level and of what it has beyond that."""
     module = _parsed(text)
     machine = _target_machine(module.triple, cpu, features)
     _optimise(module, machine)
@@ -46,6 +47,7 @@ def target_of(triple: str) -> Any:
 
 def _parsed(text: str) -> Any:
     module = llvm.parse_assembly(text)
+    module.triple = module.triple or llvm.get_process_triple()
     module.verify()
     return module
 
