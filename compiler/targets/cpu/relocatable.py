@@ -23,7 +23,7 @@ _HEADER = struct.Struct("<16sHHIQQQIHHHHHH")  # ELF-64 (System V ABI, chapter 4)
 _SECTION = struct.Struct("<IIQQQQIIQQ")
 _SYMBOL = struct.Struct("<IBBHQQ")
 _RELOCATION = struct.Struct("<QQq")
-_SYMTAB, _STRTAB, _RELA, _NOBITS, _GROUP, _ADDRSIG = 2, 3, 4, 8, 17, 0x6FFF4C03
+_SYMTAB, _STRTAB, _RELA, _NOBITS, _ADDRSIG = 2, 3, 4, 8, 0x6FFF4C03
 _RESERVED = 0xFF00  # section numbers from here on mean something else
 _DROPPED = {".note.GNU-stack", ".comment"}  # one at the end says it for all; the other names the producer
 
@@ -45,7 +45,7 @@ class _Section:
     name: str
     kind: int
     flags: int
-    data: bytes
+    data: bytes | memoryview
     size: int
     link: int
     info: int
@@ -92,12 +92,12 @@ def _read(data: bytes) -> tuple[list[_Section], list[_Symbol]]:
     rows = [_SECTION.unpack_from(data, header[6] + number * _SECTION.size) for number in range(header[12])]
     names = rows[header[13]][4]
     sections = [
-        _Section(_text(data, names + row[0]), row[1], row[2], b"" if row[1] == _NOBITS else data[row[4] : row[4] + row[5]],
+        _Section(_text(data, names + row[0]), row[1], row[2], b"" if row[1] == _NOBITS else memoryview(data)[row[4] : row[4] + row[5]],
                  row[5], row[6], row[7], row[8], row[9])
         for row in rows
     ]  # fmt: skip
     table = next(section for section in sections if section.kind == _SYMTAB)
-    strings = sections[table.link].data
+    strings = bytes(sections[table.link].data)
     return sections, [
         _Symbol(_text(strings, name), *rest) for name, *rest in _SYMBOL.iter_unpack(table.data)
     ]
@@ -111,13 +111,17 @@ def _take_over(joined: _Joined, data: bytes) -> None:
     sections, symbols = _read(data)
     numbers = {0: 0}
     for number, section in enumerate(sections):
-        if section.kind in (0, _SYMTAB, _STRTAB, _RELA, _GROUP, _ADDRSIG) or section.name in _DROPPED:
+        if section.kind in (0, _SYMTAB, _STRTAB, _RELA, _ADDRSIG) or section.name in _DROPPED:
             continue
         joined.sections.append(section)
         numbers[number] = len(joined.sections)
     final: list[_Symbol | str] = [joined.local[0]]
     for symbol in symbols[1:]:
-        moved = replace(symbol, section=numbers.get(symbol.section, symbol.section) if symbol.section < _RESERVED else symbol.section)
+        place = symbol.section if symbol.section >= _RESERVED else numbers.get(symbol.section)
+        if place is None:  # of a section that was dropped
+            final.append(joined.local[0])
+            continue
+        moved = replace(symbol, section=place)
         if symbol.is_local:
             joined.local.append(moved)
             final.append(moved)
@@ -126,7 +130,7 @@ def _take_over(joined: _Joined, data: bytes) -> None:
             final.append(symbol.name)
     for section in sections:
         if section.kind == _RELA and section.info in numbers:
-            rows = [(place, final[info >> 32], info & 0xFFFFFFFF, addend) for place, info, addend in _RELOCATION.iter_unpack(section.data)]
+            rows = [(at, final[info >> 32], info & 0xFFFFFFFF, addend) for at, info, addend in _RELOCATION.iter_unpack(section.data)]
             joined.relocations.append((section, numbers[section.info], rows))
 
 
@@ -192,4 +196,5 @@ def _laid_out(sections: Sequence[_Section], machine: int) -> bytes:
     body += bytes(-len(body) % 8)
     header = (b"\x7fELF\x02\x01\x01" + bytes(9), 1, machine, 1, 0, 0, len(body), 0, 64, 0, 0, 64, len(rows), len(rows) - 1)
     body[: _HEADER.size] = _HEADER.pack(*header)
-    return bytes(body + b"".join(rows))
+    body += b"".join(rows)
+    return bytes(body)

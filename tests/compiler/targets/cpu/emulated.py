@@ -53,7 +53,7 @@ class Machine:
             if section.flags & 2:  # SHF_ALLOC
                 position = -(-position // max(64, section.align)) * max(64, section.align)
                 places[number] = position
-                self.cpu.mem_write(position, section.data)
+                self.cpu.mem_write(position, bytes(section.data))
                 position += section.size
         values = []
         for symbol in symbols:
