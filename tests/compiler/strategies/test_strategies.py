@@ -167,8 +167,8 @@ def compared(
 
 
 def levels() -> list[str]:
-    """The CPU levels that this machine has, highest first: each tiles for other registers."""
-    return [cpu.name for cpu in reversed(host_cpus())]
+    """The CPU levels that this machine has, highest first, one for each way to tile: of two alike the lower."""
+    return list({cpu.machine: cpu.name for cpu in reversed(host_cpus())}.values())
 
 
 def accepted(strategy: str, role: str, reasons: set[str]) -> Iterator[Convolution]:
