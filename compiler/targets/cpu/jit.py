@@ -40,7 +40,8 @@ def load_in_process(variants: Sequence[Variant]) -> LoadedProgram:
     """Loads a program, compiled for one level or several; CpuFeatureError for code of another architecture."""
     if not variants[0].architecture.is_native:
         raise CpuFeatureError(
-            f"this program is for {variants[0].architecture.name}, which this machine is not.", hint="Compile it for this machine to run it here."
+            f"this program is for {variants[0].architecture.name}, which this machine is not.",
+            hint="Compile it for this machine to run it here.",
         )
     weights, arrays = _at_addresses(lay_out(variants[0].program.constants))
     host = build_host_object(variants, weights, build_manifests(variants, weights), image=False)
