@@ -8,16 +8,14 @@ the arithmetic. Tiles that touch the border read zeros there and store nothing o
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, TypeAlias
+from typing import TypeAlias
 
 from .. import dim, scalar
 from ..dim import Dim, Extent, Symbol
 from ..op import Array
-from ..scalar import Expr, Guarded
+from ..scalar import Expr, guarded
+from .elements import Elements
 from .ir import LANE, LANES, Allocate, Buffer, Kind, Let, Load, Statement, Store, block, guard, loop, variable
-
-if TYPE_CHECKING:
-    from .build import KernelBuilder
 
 BLOCKS = 4  # channel blocks that one work item does, if the channels have as many
 ROWS = 32  # rows of filters that one work item does, for one vector of columns
@@ -25,13 +23,13 @@ ROWS = 32  # rows of filters that one work item does, for one vector of columns
 Conditions: TypeAlias = tuple[Extent, ...]
 
 
-def input_tiles(k: KernelBuilder, item: Symbol) -> tuple[Extent, Statement]:
+def input_tiles(k: Elements, item: Symbol) -> tuple[Extent, Statement]:
     """V[e, g, tile, c] = (B' x B)[e] for every tile of the input."""
     attrs = k.anchored.attrs
     return _read_tiles(k, item, attrs.counts, attrs.lo, attrs.matrices(2))
 
 
-def output_gradient_tiles(k: KernelBuilder, item: Symbol) -> tuple[Extent, Statement]:
+def output_gradient_tiles(k: Elements, item: Symbol) -> tuple[Extent, Statement]:
     """P[e, g, tile, o] = (A dy A')[e] for every tile of the output's gradient."""
     node = k.anchored
     down, across = node.attrs.matrices(0)
@@ -39,7 +37,7 @@ def output_gradient_tiles(k: KernelBuilder, item: Symbol) -> tuple[Extent, State
 
 
 def _read_tiles(
-    k: KernelBuilder, item: Symbol, tiles: tuple[Extent, Extent], lo: tuple[int, int], matrices: tuple[Array, Array]
+    k: Elements, item: Symbol, tiles: tuple[Extent, Extent], lo: tuple[int, int], matrices: tuple[Array, Array]
 ) -> tuple[Extent, Statement]:
     """Windows as far apart as tiles of the output, with zeros around the image; ``lo`` of them before it."""
     attrs, x = k.anchored.attrs, k.anchored.inputs[0]
@@ -54,7 +52,7 @@ def _read_tiles(
             def at(i: int, j: int) -> Expr:
                 load = k.element(x, (place.n, place.channel, top + i, left + j), None)
                 inside = (top + i, h - 1 - top - i, left + j, w - 1 - left - j)
-                return _where(() if is_inside else inside, load)
+                return guarded(() if is_inside else inside, load)
 
             return at
 
@@ -69,7 +67,7 @@ def _read_tiles(
     return _over_tiles(k, tiles, x.shape[0], x.shape[1], tile, item)
 
 
-def output_tiles(k: KernelBuilder, item: Symbol) -> tuple[Extent, Statement]:
+def output_tiles(k: Elements, item: Symbol) -> tuple[Extent, Statement]:
     """y = A' M A of every tile, then what is fused behind it."""
     node = k.anchored
     attrs, product = node.attrs, node.inputs[0]
@@ -83,7 +81,7 @@ def output_tiles(k: KernelBuilder, item: Symbol) -> tuple[Extent, Statement]:
 
         def read(i: int, j: int) -> Expr:
             load = k.element(product, (i * width + j, group, place.number, channel), None)
-            return _where(place.channel_guard, load)
+            return guarded(place.channel_guard, load)
 
         def put(is_inside: bool) -> Callable[[int, int, Expr], Statement]:
             def at(i: int, j: int, value: Expr) -> Statement:
@@ -100,7 +98,7 @@ def output_tiles(k: KernelBuilder, item: Symbol) -> tuple[Extent, Statement]:
     return _over_tiles(k, attrs.tiles(attrs.shape), n, filters, tile, item)
 
 
-def filters(k: KernelBuilder, item: Symbol) -> tuple[Extent, Statement]:
+def filters(k: Elements, item: Symbol) -> tuple[Extent, Statement]:
     """U[e, g] = (G w G')[e] of every filter: lanes are what the product has as columns."""
     node = k.anchored
     w, attrs = node.inputs[0], node.attrs
@@ -114,7 +112,7 @@ def filters(k: KernelBuilder, item: Symbol) -> tuple[Extent, Statement]:
                 index = (group * per_group + row, column, last[0] - i, last[1] - j)
             else:
                 index = (group * per_group + column, row, i, j)
-            return _where(inside, k.element(w, index, None))
+            return guarded(inside, k.element(w, index, None))
 
         def put(e: int, f: int, value: Expr) -> Statement:
             return k.store((e * width + f, group, row, column), value, inside)
@@ -124,7 +122,7 @@ def filters(k: KernelBuilder, item: Symbol) -> tuple[Extent, Statement]:
     return _over_pairs(groups, rows, columns, pair, item)
 
 
-def filter_gradients(k: KernelBuilder, item: Symbol) -> tuple[Extent, Statement]:
+def filter_gradients(k: Elements, item: Symbol) -> tuple[Extent, Statement]:
     """dw[o, c] = G' dU[., c, o] G: lanes are filters."""
     node = k.anchored
     sums, attrs = node.inputs[0], node.attrs
@@ -133,7 +131,7 @@ def filter_gradients(k: KernelBuilder, item: Symbol) -> tuple[Extent, Statement]
 
     def pair(group: Extent, row: Extent, column: Extent, inside: Conditions) -> Statement:
         def read(i: int, j: int) -> Expr:
-            return _where(inside, k.element(sums, (i * len(across) + j, group, row, column), None))
+            return guarded(inside, k.element(sums, (i * len(across) + j, group, row, column), None))
 
         def put(e: int, f: int, value: Expr) -> Statement:
             return k.store((group * columns + column, row, e, f), value, inside)
@@ -191,7 +189,7 @@ class _Place:
 
 
 def _over_tiles(
-    k: KernelBuilder, tiles: tuple[Extent, Extent], batch: Extent, channels: Extent,
+    k: Elements, tiles: tuple[Extent, Extent], batch: Extent, channels: Extent,
     body: Callable[[_Place], Statement], item: Symbol,
 ) -> tuple[Extent, Statement]:  # fmt: skip
     """Items: image, row of tiles, group of channel blocks; inside: tiles along the row, blocks."""
@@ -213,7 +211,7 @@ def _over_tiles(
 
 
 def _transformed(
-    k: KernelBuilder, matrices: tuple[Array, Array], read: Callable[[int, int], Expr],
+    k: Elements, matrices: tuple[Array, Array], read: Callable[[int, int], Expr],
     put: Callable[[int, int, Expr], Statement],
 ) -> Statement:  # fmt: skip
     """down x across' of a tile x: columns first, through a local buffer."""
@@ -244,11 +242,6 @@ def _combined(coefficients: Sequence[float], values: Sequence[Expr]) -> Expr:
         else:
             total = scalar.call("fma", value, scalar.literal(coefficient, value.dtype), total)
     return total
-
-
-def _where(conditions: Sequence[Extent], load: Expr) -> Expr:
-    open_ = tuple(c for c in conditions if not dim.is_nonnegative(c))
-    return Guarded(open_, load, scalar.literal(0, load.dtype)) if open_ else load
 
 
 def _least(*extents: Extent) -> Extent:
