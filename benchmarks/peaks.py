@@ -41,6 +41,7 @@ from netloom.compiler.program import BufferRef, Entry, Launch, Port, Program, Sp
 from netloom.compiler.targets.cpu.jit import load_in_process
 from netloom.compiler.targets.cpu.llvm import compile_kernels
 from netloom.compiler.targets.cpu.machine import Cpu, host_cpu
+from netloom.compiler.targets.cpu.variant import Variant
 from netloom.compiler.tensor_type import FLOAT32, TensorType
 from netloom.runtime.session import Bound, Session
 
@@ -163,7 +164,7 @@ def copier(reads: int, threads: int, size: int) -> Copy:
     refs = (*(BufferRef(Space.INPUT, position) for position in range(reads)), BufferRef(Space.OUTPUT, 0))
     entry = Entry("run", tuple(inputs), (output,), (Launch(kernel.name, refs, (), kernel.items),), ())
     program = Program("copy", (), (entry,), (), (), {kernel.name: kernel})
-    image = load_in_process(program, [compile_kernels(program.kernels, cpu)], cpu.required)
+    image = load_in_process([Variant(program, [compile_kernels(program.kernels, cpu)], cpu.required, cpu.name, cpu.architecture)])
     arrays = {name: np.ones(type.static_shape, np.float32) for name in names}
     return Copy(Session.in_process(image, threads=threads).bind(**arrays), sum(array.nbytes for array in arrays.values()))
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
@@ -30,8 +30,9 @@ from .program import Program, StatePort
 from .targets.cpu.jit import load_in_process
 from .targets.cpu.kernel_objects import compile_kernel_objects
 from .targets.cpu.llvm import kernels_as_assembly, kernels_as_llvm
-from .targets.cpu.machine import Cpu, cpu_named
+from .targets.cpu.machine import Cpu, cpus_named
 from .targets.cpu.shared_object import check_writable, write_shared_object
+from .targets.cpu.variant import Variant
 from .text import print_graph
 
 LEVELS = ("graph", "kernels", "loops", "llvm", "asm")  # of a program as text
@@ -58,10 +59,11 @@ TRAINING_PIPELINE = Pipeline(
 
 @dataclass(frozen=True)
 class Options:
-    """What a caller may choose. ``cpu``: host or a level's name; ``threads``: the pool's size (None: all cores);
-    ``accuracy``: strict, default or fast; ``override``: a strategy's name, or NODE=NAME; ``typical_batch``: what costs
-    take a free batch for (None: 1, and TRAINING_BATCH for training). ``decisions`` is filled. ``workers``: the most
-    processes that compile kernels (None: see compiler/targets/cpu/kernel_objects.py); they do not change the program."""
+    """What a caller may choose. ``cpu``: host or a level's name, or several with commas between; ``threads``: the
+    pool's size (None: all cores); ``accuracy``: strict, default or fast; ``override``: a strategy's name, or
+    NODE=NAME; ``typical_batch``: what costs take a free batch for (None: 1, and TRAINING_BATCH for training). ``decisions`` is
+    filled. ``workers``: the most processes that compile kernels (None: see compiler/targets/cpu/kernel_objects.py); they do
+    not change the program."""
 
     cpu: str = "host"
     threads: int | None = None
@@ -73,8 +75,17 @@ class Options:
 
 
 @dataclass(frozen=True)
+class Lowered:
+    """A program for one CPU level, before machine code."""
+
+    program: Program
+    cpu: Cpu
+    texts: Mapping[str, str]  # of its kernels
+
+
+@dataclass(frozen=True)
 class Compiled:
-    """A program with its code."""
+    """A program with its code. Compiled for several CPU levels it is that of the highest; ``lower`` holds the others."""
 
     program: Program
     cpu: Cpu
@@ -85,6 +96,12 @@ class Compiled:
     threads: int | None = None
     decisions: tuple[Decision, ...] = ()
     workers: int | None = None
+    lower: tuple[Lowered, ...] = ()  # the lowest level first
+
+    @property
+    def levels(self) -> str:
+        """The names of all CPU levels, the lowest first."""
+        return ",".join([*(lowered.cpu.name for lowered in self.lower), self.cpu.name])
 
     @cached_property
     def objects(self) -> tuple[bytes, ...]:
@@ -92,18 +109,30 @@ class Compiled:
         return compile_kernel_objects(self.program.kernels, self.texts, self.cpu, self.workers)
 
     @cached_property
+    def variants(self) -> tuple[Variant, ...]:
+        """The code for every level, the lowest first."""
+        lower = [
+            Variant(low.program, compile_kernel_objects(low.program.kernels, low.texts, low.cpu, self.workers), low.cpu.required,
+                    low.cpu.name, low.cpu.architecture)
+            for low in self.lower
+        ]  # fmt: skip
+        return (*lower, Variant(self.program, self.objects, self.cpu.required, self.cpu.name, self.cpu.architecture))
+
+    @cached_property
     def image(self) -> Any:
         """The program loaded into this process; hand it to ``runtime.session.Session.in_process``."""
-        return load_in_process(self.program, self.objects, self.cpu.required)
+        return load_in_process(self.variants)
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write PATH and the C header beside it; LinkError without a linker, UsageError if it cannot be written."""
         check_writable(Path(path))
-        write_shared_object(self.program, self.objects, Path(path), self.cpu.required)
+        write_shared_object(self.variants, Path(path))
 
     def as_text(self, level: str = "graph") -> str:
         """The program at a level: graph (as it was given), kernels (fused), loops, llvm or asm."""
         if level in ("loops", "llvm", "asm"):
+            if self.lower:
+                raise UsageError(f"the text of {level} is for one CPU level, not for {self.levels}.", hint="Give one level.")
             for name, kernel in self.program.kernels.items():
                 verify_kernel(replace(kernel, name=name))
         match level:
@@ -146,28 +175,37 @@ def plan_entries(step: Graph, run: Graph, options: Options | None = None, dump: 
 
 def _with_code(compiled: Compiled) -> Compiled:
     """Compiling is paid for here, not at the first call."""
-    assert compiled.objects is not None
+    assert compiled.variants
     return compiled
 
 
 def _planned(graphs: Mapping[str, Graph], pipeline: Pipeline, options: Options, dump: Path | None) -> Compiled:
-    cpu = cpu_named(options.cpu)
-    placement = Placement(cpu.machine)
-    is_training = "train_step" in graphs
-    states, numbers = _states(graphs["train_step"], placement) if is_training else ((), {})
+    cpus = cpus_named(options.cpu)
     fused: dict[str, Graph] = {}
     reports: dict[str, Report] = {}
-    entries = []
     for name, graph in graphs.items():
         fused[name], reports[name] = pipeline.run(graph, options, dump / name if dump else None)
-        entries.append(plan_memory(fused[name], name, placement, numbers))
+    *lower, highest = _lowered(graphs, fused, cpus, options)
+    _check_memory(highest.program)
+    return Compiled(highest.program, highest.cpu, highest.texts, graphs, fused, reports, options.threads, tuple(options.decisions),
+                    options.workers, tuple(lower))  # fmt: skip
+
+
+def _lowered(graphs: Mapping[str, Graph], fused: Mapping[str, Graph], cpus: Sequence[Cpu], options: Options) -> Iterator[Lowered]:
+    """The program for each level: kernels and launches of its own, all else the same."""
+    metadata = _metadata(fused, cpus, options)
     symbols = {s.name: s for graph in fused.values() for s in graph.symbols}
-    program = Program(
-        _identifier(graphs["run"].name), tuple(symbols[name] for name in sorted(symbols)), tuple(entries),
-        tuple(placement.constants), states, placement.kernels, _metadata(fused, cpu, options),
-    )  # fmt: skip
-    _check_memory(program)
-    return Compiled(program, cpu, placement.texts, graphs, fused, reports, options.threads, tuple(options.decisions), options.workers)
+    first = Placement(cpus[0].machine)
+    for cpu in cpus:
+        suffix = f"_{_identifier(cpu.name)}" if len(cpus) > 1 else ""
+        placement = first.for_level(cpu.machine, suffix)
+        states, numbers = _states(graphs["train_step"], placement) if "train_step" in graphs else ((), {})
+        entries = tuple(plan_memory(graph, name, placement, numbers) for name, graph in fused.items())
+        program = Program(
+            _identifier(graphs["run"].name), tuple(symbols[name] for name in sorted(symbols)), entries,
+            tuple(placement.constants), states, placement.kernels, metadata,
+        )  # fmt: skip
+        yield Lowered(program, cpu, placement.texts)
 
 
 def _states(step: Graph, placement: Placement) -> tuple[tuple[StatePort, ...], dict[str, int]]:
@@ -175,10 +213,10 @@ def _states(step: Graph, placement: Placement) -> tuple[tuple[StatePort, ...], d
     return ports, {port.name: number for number, port in enumerate(ports)}
 
 
-def _metadata(graphs: Mapping[str, Graph], cpu: Cpu, options: Options) -> dict[str, Any]:
+def _metadata(graphs: Mapping[str, Graph], cpus: Sequence[Cpu], options: Options) -> dict[str, Any]:
     text = "\n".join(print_graph(graph) for graph in graphs.values())
     strategies = [{"node": d.node, "shape": d.shape, "strategy": d.strategy} for d in options.decisions]
-    return {"options": {"cpu": cpu.name, "accuracy": options.accuracy},
+    return {"options": {"cpu": ",".join(cpu.name for cpu in cpus), "accuracy": options.accuracy},
             "source_hash": hashlib.sha256(text.encode()).hexdigest(), "strategies": strategies,
             "threads": options.threads}  # fmt: skip
 

@@ -18,6 +18,7 @@ TRAILER_MAGIC: Final = (
     b"netloom\n"  # the last 64 bytes of a .so: magic, version, 0 (u32), file size (u64), sha256 of the rest, 0
 )
 TRAILER_FORMAT: Final = "<8sIIQ32s8x"
+ELF_MACHINES: Final = {"x86_64": 62, "aarch64": 183}  # numbers of the architectures, by the names that Linux gives them
 
 
 @dataclass(frozen=True)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from netloom.compiler.driver import Compiled, Options, compile_entries, compile_graph
@@ -51,17 +51,22 @@ def compile(  # noqa: A001
     graph: Graph,
     *,
     target: str = "cpu",
-    cpu: str = "host",
+    cpu: str | Sequence[str] = "host",
     threads: int | None = None,
     accuracy: str = "default",
     conv_strategy: str = "auto",
 ) -> CompiledNetwork:
-    """Compile a graph for inference. ``cpu`` is host or a level such as x86-64-v3; ``threads`` the pool's size;
-    ``accuracy`` strict, default or fast; ``conv_strategy`` auto, a strategy's name, or NODE=NAME."""
+    """Compile a graph for inference. ``cpu`` is host or a level such as x86-64-v3, or several, of which the
+    program uses the highest that its machine has; ``threads`` the pool's size; ``accuracy`` strict, default or fast;
+    ``conv_strategy`` auto, a strategy's name, or NODE=NAME."""
     if target != "cpu":
         raise UsageError(f"there is no target {target!r}.", hint="Choose cpu.")
     inference = graph.inference_form() if isinstance(graph, TracedGraph) else graph
-    return CompiledNetwork(compile_graph(inference, Options(cpu, threads, accuracy, conv_strategy)))
+    return CompiledNetwork(compile_graph(inference, Options(_names(cpu), threads, accuracy, conv_strategy)))
+
+
+def _names(cpu: str | Sequence[str]) -> str:
+    return cpu if isinstance(cpu, str) else ",".join(cpu)
 
 
 def compile_training(
@@ -69,7 +74,7 @@ def compile_training(
     *,
     loss: Any,
     optimizer: Optimizer,
-    cpu: str = "host",
+    cpu: str | Sequence[str] = "host",
     threads: int | None = None,
     accuracy: str = "default",
     conv_strategy: str = "auto",
@@ -78,7 +83,7 @@ def compile_training(
     those of ``compile``."""
     step = training_graph(graph, loss, optimizer)
     run = graph.inference_form() if isinstance(graph, TracedGraph) else graph
-    compiled = compile_entries(step, run, Options(cpu, threads, accuracy, conv_strategy))
+    compiled = compile_entries(step, run, Options(_names(cpu), threads, accuracy, conv_strategy))
     session = Session.in_process(compiled.image, threads=threads)
 
     def to_inference(tensors: Mapping[str, Any]) -> CompiledNetwork:

@@ -3,7 +3,8 @@
 ``NETLOOM_THREADS``: the most threads that a session uses by default. ``NETLOOM_DATA``: the folder with data sets.
 ``NETLOOM_CACHE``: the folder of compiled kernels, or ``off``; else it is ``netloom`` in ``XDG_CACHE_HOME`` (``~/.cache``).
 ``NETLOOM_WORKERS``: the most processes that compile kernels; 1 compiles in the calling process.
-``NO_COLOR``: not empty for plain text. ``PATH``, ``HOME``, ``TMPDIR`` go to called tools.
+``NETLOOM_CPU`` is read by programs themselves, when they are opened (compiler/targets/cpu/host_model.py): which of several CPU
+levels to use. ``NO_COLOR``: not empty for plain text. ``PATH``, ``HOME``, ``TMPDIR`` go to called tools.
 """
 
 from __future__ import annotations

@@ -19,7 +19,7 @@ from netloom import abi
 from netloom.environment import most_threads
 from netloom.errors import CpuFeatureError, InputError, NetloomError, ProgramError, UsageError
 
-from .program import Manifest, check_file, parse_manifest
+from .program import Manifest, check_architecture, check_file, parse_manifest
 
 _SCALARS: Final = {
     "void": None,
@@ -143,6 +143,7 @@ class Model:
     def load(path: Path) -> Model:
         """Opens a shared object after checking the file."""
         check_file(path)
+        check_architecture(path)
         library = Library(path)
         return Model(Api(library.entry_point, library))
 

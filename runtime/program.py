@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import platform
 import stat
 import struct
 from collections.abc import Mapping
@@ -17,7 +18,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from netloom import abi
-from netloom.errors import ProgramError
+from netloom.errors import CpuFeatureError, ProgramError
 
 _TRAILER: Final = struct.calcsize(abi.TRAILER_FORMAT)
 
@@ -108,6 +109,18 @@ def check_file(path: Path) -> None:
     if status.st_mode & stat.S_IWOTH:
         raise ProgramError(f"The program {str(path)!r} can be written by everybody.", hint=f"Run: chmod o-w {path}")
     _read_trailer(path, status.st_size)
+
+
+def check_architecture(path: Path) -> None:
+    """CpuFeatureError if the file's code is for machines of another kind (the system's loader says "no such file" then)."""
+    with path.open("rb") as file:
+        head = file.read(20)
+    names = {number: name for name, number in abi.ELF_MACHINES.items()}
+    name = names.get(int.from_bytes(head[18:20], "little"), platform.machine())
+    if head.startswith(b"\x7fELF") and name != platform.machine():
+        raise CpuFeatureError(
+            f"The program {str(path)!r} is for {name}, but this machine is {platform.machine()}.", hint="Compile it for this machine."
+        )
 
 
 def _read_trailer(path: Path, size: int) -> bytes:

@@ -26,10 +26,11 @@ from .bind_dims import substitute_symbols
 
 @dataclass
 class Placement:
-    """What the entries of one program share: kernels by meaning, constants by content."""
+    """What the entries of one program share: kernels by meaning, constants by content. ``suffix``: of kernels' names."""
 
     machine: Machine
     joins_in_place: bool = True  # whether a launch may write a part of an arena slot
+    suffix: str = ""
     kernels: dict[str, Kernel] = field(default_factory=dict)
     constants: list[Constant] = field(default_factory=list)
     _names: dict[str, str] = field(default_factory=dict)
@@ -49,7 +50,7 @@ class Placement:
         if text not in self._names:
             anchor = anchor_of(body)
             kind = anchor.op.name if anchor else next((n.op.name for n in body.nodes if n.op.name != "constant"), "copy")
-            name = f"f_{len(self._names)}_{kind}"
+            name = f"f_{len(self._names)}_{kind}{self.suffix}"
             self._names[text] = name
             self.kernels[name] = built
         return self._names[text], built
@@ -58,6 +59,10 @@ class Placement:
     def texts(self) -> Mapping[str, str]:
         """The text of each kernel's loops, as those of a kernel called ``kernel``."""
         return {name: text for text, name in self._names.items()}
+
+    def for_level(self, machine: Machine, suffix: str) -> Placement:
+        """One for another CPU level of the same program: kernels of its own, the same constants under the same numbers."""
+        return Placement(machine, self.joins_in_place, suffix, constants=self.constants, _numbers=self._numbers)
 
     def constant(self, value: Constant) -> int:
         """The number of a constant, as it lies in memory."""

@@ -47,7 +47,7 @@ def _header(compiled: Compiled) -> str:
 def _object(compiled: Compiled) -> bytes:
     from netloom.compiler.targets.cpu.relocatable import relocatable_object
 
-    return relocatable_object(compiled.program, compiled.objects, compiled.cpu.required)
+    return relocatable_object(compiled.variants)
 
 
 def _onnx(compiled: Compiled) -> bytes:
@@ -99,7 +99,7 @@ def compile_(
         compile_for_device(output, model, path, emit, dump, training, binding, build)
         return
     forms = _forms(emit, path)
-    targets = _targets(forms, path)
+    targets = _targets(forms, path, build.cpu)
     if build.precision != "f32":
         raise UsageError(f"the cpu target has no precision {build.precision}.", hint="Give --target cuda, or --precision f32.")
     if dump is not None and dump.exists() and not dump.is_dir():
@@ -112,14 +112,14 @@ def compile_(
         assert contents is not None
         click.echo(contents(compiled), nl=False)
         return
-    output.say(f"precision float32, target {compiled.cpu.name}, accuracy {build.accuracy}")
+    output.say(f"precision float32, target {compiled.levels}, accuracy {build.accuracy}")
     for step in compiled.reports.values():
         output.remark(str(step))
     for form, target in targets.items():
         _write(compiled, form, target)
     seconds = time.perf_counter() - start
     rows = [{"form": form, "file": str(target), "bytes": target.stat().st_size} for form, target in targets.items()]
-    row = {"cpu": compiled.cpu.name, "kernels": len(compiled.program.kernels), "seconds": seconds, "files": rows}
+    row = {"cpu": compiled.levels, "kernels": len(compiled.program.kernels), "seconds": seconds, "files": rows}
     text = "\n".join(f"{item['file']}: {_size(int(str(item['bytes'])))}" for item in rows)
     output.result(row, f"{text}\n{row['kernels']} kernels, {seconds:.2f} s")
 
@@ -139,7 +139,7 @@ def _forms(emit: str | None, path: Path | None) -> tuple[str, ...]:
     return forms
 
 
-def _targets(forms: tuple[str, ...], path: Path | None) -> dict[str, Path]:
+def _targets(forms: tuple[str, ...], path: Path | None, cpu: str) -> dict[str, Path]:
     """A file for each form, checked before the work; the header comes with the shared object."""
     if path is None:
         return {}
@@ -150,8 +150,9 @@ def _targets(forms: tuple[str, ...], path: Path | None) -> dict[str, Path]:
         check_target(target)
     if "so" in targets:
         from netloom.compiler.targets.cpu.link import find_linker
+        from netloom.compiler.targets.cpu.machine import cpus_named
 
-        find_linker()
+        find_linker(cpus_named(cpu)[0].architecture)
     if len(set(targets.values())) < len(targets):
         raise UsageError(f"several forms would be written to {str(path)!r}.", hint="Give the shared object the suffix .so.")
     return targets

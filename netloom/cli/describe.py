@@ -61,7 +61,8 @@ def _program_facts(session: Session) -> dict[str, Any]:
     return {
         "name": data["name"],
         "target": f"{data['target']}, {data['options']['cpu']}",
-        "CPU features": " ".join(data["features"]) or "none",
+        "CPU level in use": data["level"],
+        "CPU features": _features(data["levels"]),
         "options": data["options"],
         "free dims": {row["name"]: f"{row['lo']}..{'' if row['hi'] is None else row['hi']}" for row in data["dims"]} or "none",
         **entries,
@@ -71,6 +72,12 @@ def _program_facts(session: Session) -> dict[str, Any]:
         "source hash": data["source_hash"],
         "interface": data["abi"],
     }
+
+
+def _features(levels: list[dict[str, Any]]) -> str | dict[str, str]:
+    """What a machine must have; for several levels, by level."""
+    texts = {level["name"]: " ".join(level["features"]) or "none" for level in levels}
+    return texts if len(texts) > 1 else next(iter(texts.values()))
 
 
 def _type(port: dict[str, Any]) -> str:

@@ -30,8 +30,8 @@ def explain(output: Output, model: str, binding: Binding, build: Build) -> None:
     compiled = plan_graph(inference_form(load_graph(model, binding)), compiler_options(build))
     check_override(compiled, build.conv_strategy)
     rows = [_decision(decision, number) for number, decision in enumerate(compiled.decisions)]
-    data = {"cpu": compiled.cpu.name, "convolutions": rows, **_facts(compiled)}
-    head = f"target {compiled.cpu.name}, accuracy {build.accuracy}, {_summary(compiled.decisions)}"
+    data = {"cpu": compiled.levels, "convolutions": rows, **_facts(compiled)}
+    head = f"target {compiled.levels}, accuracy {build.accuracy}, {_summary(compiled.decisions)}"
     output.result(data, "\n\n".join([head, *(_decision_text(output, row) for row in rows), _facts_text(compiled)]))
 
 

@@ -204,7 +204,7 @@ def _packed(record: type[Any], argument: str, *options: Callable[[Verb], Verb]) 
 _dims = click.option("--dim", "dims", multiple=True, type=DimType(), help="Fix a free dim, or narrow it.")
 _shapes = click.option("--shape", "shapes", multiple=True, type=ShapeType(), help="Give an input's shape.")
 _target = click.option("--target", default="cpu", show_default=True, type=click.Choice(["cpu", "cuda"]))
-_cpu = click.option("--cpu", default="host", show_default=True, help="host, x86-64-v2, x86-64-v3 or x86-64-v4.")
+_cpu = click.option("--cpu", default="host", show_default=True, metavar="LEVEL,LEVEL", help="host, or levels (see targets).")
 _threads = click.option("--threads", type=click.IntRange(1, 1024), help="Threads of the pool (default: all cores).")
 _precision = click.option("--precision", default="f32", show_default=True, type=click.Choice(["f32", "3xtf32", "tf32", "bf16"]),
                           help="Of products; all but f32 need --target cuda.")  # fmt: skip

@@ -12,6 +12,7 @@ import re
 import shlex
 import subprocess
 from collections.abc import Iterator
+from itertools import takewhile
 from pathlib import Path
 from typing import Any
 
@@ -46,11 +47,13 @@ def matches(expected: str, found: str) -> bool:
 def run(command: str) -> str:
     """What a command prints, and its exit code if that is not 0."""
     words = shlex.split(command)
+    variables = dict(word.split("=", 1) for word in takewhile(lambda word: "=" in word, words))
+    words = words[len(variables) :]
     if words[0] == "netloom":
-        result = CliRunner().invoke(main, words[1:])
+        result = CliRunner().invoke(main, words[1:], env=variables)
         code, output = result.exit_code, result.output
     else:
-        done = subprocess.run(words, capture_output=True, text=True, check=False)
+        done = subprocess.run(words, capture_output=True, text=True, check=False, env={**os.environ, **variables})
         code, output = done.returncode, done.stdout + done.stderr
     return output + (f"[exit code {code}]\n" if code else "")
 

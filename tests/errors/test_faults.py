@@ -212,13 +212,16 @@ def test_compiling_and_forgetting_leaks_nothing(place: Path) -> None:
     from netloom.cli.options import Binding
     from netloom.compiler.driver import plan_graph
     from netloom.compiler.targets.cpu.jit import load_in_process
+    from netloom.compiler.targets.cpu.variant import Variant
 
     compiled = plan_graph(load_graph(f"{place}/net.py:graph", Binding()))
     objects = compiled.objects
 
     def cycles(count: int) -> None:
         for _ in range(count):
-            Session.in_process(load_in_process(compiled.program, objects, compiled.cpu.required), threads=1)(np.ones((3, 4), np.float32))
+            image = load_in_process([Variant(compiled.program, objects, compiled.cpu.required)])
+            Session.in_process(image, threads=1)(np.ones((3, 4), np.float32))
+            del image
             gc.collect()
 
     cycles(4)

@@ -18,6 +18,7 @@ from netloom.compiler.dim import Dim
 from netloom.compiler.program import Entry, Launch, Port, Space
 from netloom.compiler.targets.cpu.jit import load_in_process
 from netloom.compiler.targets.cpu.shared_object import write_shared_object
+from netloom.compiler.targets.cpu.variant import Variant
 from netloom.errors import InputError, ProgramError, UsageError
 from netloom.runtime.cpu import default_threads
 from netloom.runtime.program import parse_manifest
@@ -31,7 +32,7 @@ ROOT = Path(__file__).parents[2]
 def path(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A program y = 8x for float32[N, 4]."""
     place = tmp_path_factory.mktemp("programs") / "chain.so"
-    write_shared_object(small.chain(3), small.kernels(), place)
+    write_shared_object([Variant(small.chain(3), small.kernels())], place)
     return place
 
 
@@ -212,7 +213,7 @@ def test_pickle(session: Session) -> None:
     copy = pickle.loads(pickle.dumps(session))
     assert copy.threads == session.threads
     np.testing.assert_array_equal(copy(X), 8 * X)
-    inner = Session.in_process(load_in_process(small.doubling(), small.kernels()))
+    inner = Session.in_process(load_in_process([Variant(small.doubling(), small.kernels())]))
     with pytest.raises(TypeError, match="save the program and load it"):
         pickle.dumps(inner)
 
@@ -345,7 +346,7 @@ def test_bfloat16(tmp_path: Path) -> None:
     type = TensorType(BFLOAT16, (Dim.of(small.N), 2))
     buffers = (small.ref(Space.INPUT), small.ref(Space.OUTPUT))
     entry = Entry("run", (Port("x", type),), (Port("y", type),), (Launch("checked", buffers, (), Dim.of(small.N)),), ())
-    session = Session.in_process(load_in_process(small.program([entry], symbols=[small.N]), small.kernels()))
+    session = Session.in_process(load_in_process([Variant(small.program([entry], symbols=[small.N]), small.kernels())]))
     x = np.ones((3, 2), ml_dtypes.bfloat16)
     y = session(x)
     assert y.dtype == x.dtype

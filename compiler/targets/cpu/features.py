@@ -1,7 +1,7 @@
 """CPU features by LLVM's names, as cpuid reports them; a program checks the ones it needs when it is opened.
 
-``emit_missing_feature`` writes the check. It runs on any x86-64 machine: code that needs a feature is never reached
-where the processor or the operating system (XCR0) lacks it.
+``emit_missing_feature`` writes the check for x86-64. It runs on any such machine: code that needs a feature is never reached
+where the processor or the operating system (XCR0) lacks it. A level that needs nothing beyond its baseline is not checked.
 """
 
 from __future__ import annotations
@@ -61,9 +61,9 @@ def required_features(names: Sequence[str]) -> tuple[str, ...]:
     return tuple(sorted(set(names) - BASELINE))
 
 
-def emit_missing_feature(module: ir.Module, names: Sequence[str], text: dict[str, ir.Value]) -> Function:
+def emit_missing_feature(module: ir.Module, level: int, names: Sequence[str], text: dict[str, ir.Value]) -> Function:
     """A function ``() -> const char *``: the name (out of ``text``) of a feature that the machine lacks, or NULL."""
-    code = Function(module, "missing_feature", PTR, {})
+    code = Function(module, f"missing_feature{level}", PTR, {})
     if not names:
         code.return_(0)
         return code

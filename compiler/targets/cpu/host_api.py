@@ -1,7 +1,7 @@
 """Program -> its host object: every function of netloom/abi.py's table, written in the structured layer of host.py.
 
-The code runs on any x86-64 machine (features are checked when a program is opened), uses libc and pthread only, keeps
-no thread-local or static state, and exports ``nl_get_api`` alone. Text of the model occurs as data only.
+The code runs on any machine of its architecture (features are checked when a program is opened), uses libc and pthread only,
+keeps no thread-local or static state, and exports ``nl_get_api`` alone. Text of the model occurs as data only.
 """
 
 from __future__ import annotations
@@ -26,30 +26,37 @@ from .host_module import HostModule
 from .host_pool import Pool
 from .host_run import Runner
 from .host_state import States
-from .host_types import LIBRARY, TRIPLE, WEIGHTS_BASE, WEIGHTS_SYMBOL, llvm_type
-from .object_code import llvm_version
+from .host_types import LIBRARY, WEIGHTS_BASE, WEIGHTS_SYMBOL, llvm_type
+from .object_code import llvm_version, target_of
 from .segments import Weights
+from .variant import Variant, check_variants
 
 
-def build_host_object(program: Program, weights: Weights, features: Sequence[str], metadata: str, image: bool) -> bytes:
-    """The host code as an ELF object.
+def build_host_object(variants: Sequence[Variant], weights: Weights, metadata: Sequence[str], image: bool) -> bytes:
+    """The host code as an ELF object; ``variants``: the lowest level first; ``metadata``: of each.
 
     ``image``: bytes of constants lie at offsets of the symbol ``nl_weights`` (a shared object); otherwise the offsets
     are addresses (in process). Raises ToolchainError for unknown features, ShapeError for free dims without an input.
     """
-    check_names(program)
-    host = HostModule(program, weights, metadata, image)
-    _write_api(host, _write_functions(host, required_features(features)))
+    check_variants(variants)
+    for variant in variants:
+        check_names(variant.program)
+    host = HostModule(variants, weights, metadata, image)
+    _write_api(host, _write_functions(host))
     return _compile(host)
 
 
-def _write_functions(host: HostModule, features: Sequence[str]) -> dict[str, Function]:
+def _write_functions(host: HostModule) -> dict[str, Function]:
     """All functions of the table, in its order."""
-    missing_feature = emit_missing_feature(host.module, features, {name: host.text(name) for name in features})
-    threads = Pool(host.module, host.library)
+    missing_features = []
+    for level, variant in enumerate(host.variants):
+        features = required_features(variant.features)
+        texts = {name: host.text(name) for name in features}
+        missing_features.append(emit_missing_feature(host.module, level, features, texts))
+    threads = Pool(host.module, host.library, host.architecture)
     runner = Runner(host, Checks(host), threads)
     writers: dict[str, object] = {}
-    for part in (Models(host, missing_feature), Contexts(host, runner, threads), runner, States(host)):
+    for part in (Models(host, missing_features), Contexts(host, runner, threads), runner, States(host)):
         writers |= {name.removeprefix("api_"): getattr(part, name) for name in dir(part) if name.startswith("api_")}
     return {signature.name: _write_function(host, signature, writers[signature.name]) for signature in abi.FUNCTIONS}
 
@@ -92,17 +99,18 @@ def _compile(host: HostModule) -> bytes:
 
 
 def _object_of(host: HostModule, text: str) -> bytes:
-    llvm.initialize_native_target()
-    llvm.initialize_native_asmprinter()
     llvm.initialize_native_asmparser()
     module = llvm.parse_assembly(text)
-    for kernel in {launch.kernel for entry in host.program.entries for launch in entry.launches}:
+    programs = [variant.program for variant in host.variants]
+    for kernel in {launch.kernel for program in programs for entry in program.entries for launch in entry.launches}:
         module.get_function(kernel).visibility = "hidden"
     if host.image:
         module.get_global_variable(WEIGHTS_SYMBOL).visibility = "hidden"
         module.get_global_variable(WEIGHTS_BASE).visibility = "hidden"
     module.verify()
-    machine = llvm.Target.from_triple(TRIPLE).create_target_machine(cpu="x86-64", opt=2, reloc="pic", codemodel="small")
+    machine = target_of(host.architecture.triple).create_target_machine(
+        cpu=host.architecture.baseline, opt=2, reloc="pic", codemodel="small"
+    )
     builder = llvm.create_pass_builder(machine, llvm.create_pipeline_tuning_options(speed_level=1))
     builder.getModulePassManager().run(module, builder)
     return bytes(machine.emit_object(module))

@@ -68,7 +68,7 @@ class Contexts:
 
     def _place_runs(self, code: Function, context: Record) -> None:
         """Cuts one block into each entry's pool, words, symbols and sizes, and writes the addresses that stay."""
-        lengths = [self._run_lengths(plan) for plan in self.host.plans]
+        lengths = [self._run_lengths(plans) for plans in self.host.plans]
         block = code.call(self.host.library["calloc"], max(1, sum(map(sum, lengths))), 8)
         with code.if_(block.equals(0)):
             code.call(self.host.library["free"], context.word)
@@ -81,16 +81,18 @@ class Contexts:
                 run[name] = block.offset(8 * position)
                 position += length
             pool = run["pool"].array(I64)
-            entry = code.address_of(self.host.entry_table).record(ENTRY, number)
+            entry = model["entries"].record(ENTRY, number)
             with code.loop(len(self.host.program.constants)) as index:
                 placed = code.address_of(self.host.constant_numbers).array(I64)[index]
                 pool[entry["constant_base"] + index] = model["constants"].array(I64)[placed]
             pool[entry["flag"]] = context.address("error_flag").to(I64)
 
-    def _run_lengths(self, plan: EntryPlan) -> tuple[int, int, int, int]:
-        entry: Entry = plan.entry
-        words = sum(map(len, plan.wiring))
-        return plan.bases["size"], words, len(self.host.program.symbols), len(entry.inputs) + len(entry.outputs)
+    def _run_lengths(self, plans: list[EntryPlan]) -> tuple[int, int, int, int]:
+        """Enough for any level."""
+        entry: Entry = plans[0].entry
+        words = max(sum(map(len, plan.wiring)) for plan in plans)
+        size = max(plan.bases["size"] for plan in plans)
+        return size, words, len(self.host.program.symbols), len(entry.inputs) + len(entry.outputs)
 
     def api_context_destroy(self, code: Function) -> None:
         with code.if_(code["context"].equals(0)):

@@ -1,22 +1,28 @@
-"""Models, in the host layer: the check of the CPU, and constants in place or expanded into anonymous memory."""
+"""Models, in the host layer: the choice of the CPU level, and constants in place or expanded into anonymous memory.
+
+Of a program's levels the highest that the machine has is used. Where there are several, the environment variable NETLOOM_CPU may
+name one of them.
+"""
 
 from __future__ import annotations
+
+from collections.abc import Sequence
 
 from llvmlite import ir
 
 from netloom import abi
 
-from .host import I8, I64, PTR, VOID, Function, Record, Word
+from .host import I8, I64, PTR, VOID, Array, Function, Record, Word
 from .host_module import HostModule
-from .host_tables import ENTRY, PIECE, PLACEMENT, SYMBOL
+from .host_tables import ENTRY, LEVEL, PIECE, PLACEMENT, SYMBOL
 from .host_types import MODEL, WEIGHTS_BASE, WEIGHTS_SYMBOL
 
 
 class Models:
-    """Writes the functions of the API that concern models; ``missing_feature``: () -> name or NULL."""
+    """Writes the functions of the API that concern models; ``missing_features``: for each level () -> name or NULL."""
 
-    def __init__(self, host: HostModule, missing_feature: Function) -> None:
-        self.host, self.missing_feature = host, missing_feature
+    def __init__(self, host: HostModule, missing_features: Sequence[Function]) -> None:
+        self.host, self.missing_features = host, missing_features
         self.fill = self._fill()
         self.release = self._release()
 
@@ -56,16 +62,11 @@ class Models:
         with code.if_(code["model"].equals(0)):
             code.return_(abi.CODE["NL_ERROR_ARGUMENT"])
         code["model"].array(PTR)[0] = 0
-        missing = code.call(self.missing_feature)
-        with code.if_(missing.differs(0)):
-            self.host.refuse(
-                code,
-                "NL_ERROR_CPU",
-                "This program needs the CPU feature %s, which this machine lacks. Compile it for this machine.",
-                missing,
-            )
+        level = self._chosen_level(code)
         model = self.host.allocate(code, MODEL)
         model["api"] = code.address_of(self.host.api)
+        model["metadata"] = level["metadata"]
+        model["entries"] = code.address_of(self.host.entry_table).record(ENTRY, level["first"]).word
         count = len(self.host.weights.placements)
         model["constants"] = self.host.allocated(code, max(1, count), 8)
         if self.host.expanded_bytes:
@@ -91,6 +92,41 @@ class Models:
         code["model"].array(PTR)[0] = model.word
         code.return_(0)
 
+    def _chosen_level(self, code: Function) -> Record:
+        """The highest level that the machine has, or the one that was asked for; else an error."""
+        wanted = self._wanted_level(code) if len(self.host.variants) > 1 else None
+        chosen, missing = code.variable(I64, -1), code.variable(PTR)
+        for number in reversed(range(len(self.host.variants))):
+            is_free = chosen[0] < 0
+            if wanted is not None:
+                is_free = is_free & ((wanted[0] < 0) | wanted[0].equals(number))
+            with code.if_(is_free):
+                missing[0] = code.call(self.missing_features[number])
+                chosen[0] = code.select(missing[0].equals(0), number, -1)
+        with code.if_(chosen[0] < 0):
+            self.host.refuse(
+                code,
+                "NL_ERROR_CPU",
+                "This program needs the CPU feature %s, which this machine lacks. Compile it for this machine.",
+                missing[0],
+            )
+        return code.address_of(self.host.levels).record(LEVEL, chosen[0])
+
+    def _wanted_level(self, code: Function) -> Array:
+        """The number of the level that NETLOOM_CPU names, or -1 if it is absent or empty."""
+        wanted = code.variable(I64, -1)
+        name = code.call(self.host.library["getenv"], code.address_of(self.host.text("NETLOOM_CPU")))
+        with code.if_(name.differs(0)), code.if_(name.array(I8)[0].differs(0)):
+            for number, variant in enumerate(self.host.variants):
+                differs = code.call(self.host.library["strcmp"], name, code.address_of(self.host.text(variant.level)))
+                with code.if_(differs.equals(0)):
+                    wanted[0] = number
+            with code.if_(wanted[0] < 0):
+                levels = ", ".join(variant.level for variant in self.host.variants)
+                text = "NETLOOM_CPU asks for %.80s, but this program is compiled for %s."
+                self.host.refuse(code, "NL_ERROR_ARGUMENT", text, name, code.address_of(self.host.text(levels)))
+        return wanted
+
     def _expand(self, code: Function, placement: Record, memory: Word) -> None:
         position = code.variable(I64)
         position[0] = 0
@@ -110,12 +146,14 @@ class Models:
         code.return_()
 
     def api_metadata_json(self, code: Function) -> None:
-        code.return_(code.address_of(self.host.metadata))
+        with code.if_(code["model"].equals(0)):
+            code.return_(0)
+        code.return_(code["model"].record(MODEL)["metadata"])
 
     def api_arena_bytes(self, code: Function) -> None:
         count = len(self.host.program.symbols)
         dims, most = code["dims"].array(I64), code.variable(I64)
-        with code.if_(code["dim_count"].differs(count)):
+        with code.if_(code["model"].equals(0) | code["dim_count"].differs(count)):
             code.return_(-1)
         if count:
             with code.if_(code["dims"].equals(0)):
@@ -124,10 +162,10 @@ class Models:
             symbol = code.address_of(self.host.symbols).record(SYMBOL, index)
             with code.if_((dims[index] < symbol["lo"]) | (dims[index] > symbol["hi"])):
                 code.return_(-1)
-        room = max((len(plan.values) for plan in self.host.plans), default=1)
+        room = max((len(plan.values) for plans in self.host.plans for plan in plans), default=1)
         values = code.allocate(ir.ArrayType(I64, max(1, room))).array(I64)
         with code.loop(len(self.host.program.entries)) as position:
-            entry = code.address_of(self.host.entry_table).record(ENTRY, position)
+            entry = code["model"].record(MODEL)["entries"].record(ENTRY, position)
             with code.if_(code.call(entry["values"], code["dims"], values.address(0))):
                 code.return_(-1)
             size = values[entry["arena"]]

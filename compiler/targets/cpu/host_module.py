@@ -1,15 +1,20 @@
-"""A program's host module: its tables of constants, error texts, and what every function of the host code uses."""
+"""A program's host module: its tables of constants, error texts, and what every function of the host code uses.
+
+It serves all CPU levels of a program. What depends on the level is in tables of which a model uses one.
+"""
 
 from __future__ import annotations
+
+from collections.abc import Sequence
 
 from llvmlite import ir
 
 from netloom import abi
 
-from ...program import Program
 from .host import I32, I64, PTR, VOID, Function, Operand, Record, Struct, Word
 from .host_tables import (
     ENTRY,
+    LEVEL,
     EntryPlan,
     Tables,
     write_dtypes,
@@ -18,38 +23,46 @@ from .host_tables import (
     write_symbols,
     write_weights,
 )  # fmt: skip
-from .host_types import LIBRARY, TRIPLE, context_type, size_of
+from .host_types import LIBRARY, context_type, size_of
 from .segments import Weights
+from .variant import Variant
 
 
 class HostModule:
     """The module under construction: tables first, then functions, each after those that it calls."""
 
-    def __init__(self, program: Program, weights: Weights, metadata: str, image: bool) -> None:
-        self.program, self.weights, self.image = program, weights, image and weights.size > 0
+    def __init__(self, variants: Sequence[Variant], weights: Weights, metadata: Sequence[str], image: bool) -> None:
+        self.variants, self.architecture = tuple(variants), variants[0].architecture
+        self.program = variants[0].program  # for what the variants share
+        self.weights, self.image = weights, image and weights.size > 0
         self.module = ir.Module("host")
-        self.module.triple = TRIPLE
+        self.module.triple = self.architecture.triple
         self.tables = Tables(self.module)
         self.library = {name: ir.Function(self.module, type, name) for name, type in LIBRARY.items()}
-        self.entries = {entry.name: position for position, entry in enumerate(program.entries)}
+        self.entries = {entry.name: position for position, entry in enumerate(self.program.entries)}
         self._write_tables(metadata)
         self.report = self._report()
 
     def text(self, text: str) -> ir.GlobalVariable:
         return self.tables.text(text)
 
-    def _write_tables(self, metadata: str) -> None:
+    def _write_tables(self, metadata: Sequence[str]) -> None:
         tables, program = self.tables, self.program
-        self.metadata = self.text(metadata)
         self.symbols = write_symbols(tables, program)
         self.dtypes = write_dtypes(tables)
-        rows = [write_entry(tables, program, entry) for entry in program.entries]
+        rows = [write_entry(tables, variant.program, entry) for variant in self.variants for entry in variant.program.entries]
         self.entry_table = tables.records(ENTRY, rows)
+        count = len(program.entries)
+        self.levels = tables.records(
+            LEVEL, [(self.text(v.level), self.text(metadata[n]), n * count) for n, v in enumerate(self.variants)]
+        )
         self.placements, self.pieces, self.expanded_bytes = write_weights(tables, self.weights)
         self.states, self.state_bytes = write_states(tables, program.states, self.weights)
         self.constant_numbers = tables.numbers(I64, self.weights.indices)
-        self.plans = [EntryPlan(program, entry) for entry in program.entries]
-        self.context_type = context_type(len(rows))
+        self.plans = [  # of each entry, by level
+            [EntryPlan(variant.program, variant.program.entries[position]) for variant in self.variants] for position in range(count)
+        ]
+        self.context_type = context_type(count)
         self.api_type = ir.LiteralStructType([I32, I32, *[PTR] * len(abi.FUNCTIONS)])
         self.api = ir.GlobalVariable(self.module, self.api_type, "host.api")
         self.api.linkage, self.api.global_constant = "internal", True

@@ -2,8 +2,9 @@
 
 Thread t of n does the items [items * t / n, items * (t + 1) / n) of every launch, then all meet at a barrier. A thread
 that waits spins for at most SPIN_NS, then sleeps. A worker that wakes on the caller's processor leaves it: the system puts it there
-often, and two threads that wait for each other in turns would stay. Results do not depend on n. Workers take over the caller's MXCSR and
-block all signals. A child process after a fork, whose workers are gone, runs everything on the calling thread.
+often, and two threads that wait for each other in turns would stay. Results do not depend on n. Workers take over the
+caller's floating-point control register and block all signals. A child process after a fork,
+whose workers are gone, runs everything on the calling thread.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ from collections.abc import Mapping
 
 from llvmlite import ir
 
+from .architecture import X86_64, Architecture
 from .host import I8, I32, I64, PTR, VOID, Function, Record, Struct, Word
 from .host_tables import LAUNCH
 
@@ -23,7 +25,7 @@ START = ir.FunctionType(PTR, [PTR])
 
 POOL = Struct({
     "threads": I64, "pid": I32, "stop": I32, "spin": I64,
-    "launches": PTR, "launch_count": I64, "words": PTR, "pool": PTR, "mxcsr": I32,
+    "launches": PTR, "launch_count": I64, "words": PTR, "pool": PTR, "float_control": I32,
     "launch": PTR,  # the one that the caller's parallel_for is at
     "processor": I64,  # of thread 0
     "user": PTR, "parallel_for": PARALLEL_FOR.as_pointer(),
@@ -55,8 +57,8 @@ LIBRARY = {
 class Pool:
     """Writes the pool's functions into a module; ``library`` holds the declarations of LIBRARY."""
 
-    def __init__(self, module: ir.Module, library: Mapping[str, ir.Function]) -> None:
-        self.module, self.library = module, library
+    def __init__(self, module: ir.Module, library: Mapping[str, ir.Function], architecture: Architecture) -> None:
+        self.module, self.library, self.architecture = module, library, architecture
         self.now = self._now()
         self.processors = self._processors()
         self.wait = self._wait()
@@ -100,7 +102,7 @@ class Pool:
         with code.while_(lambda: code.call(self.now) - begin < pool["spin"]):
             with code.if_(_atomic_load(counter) >= target):
                 code.return_()
-            _pause(code)
+            self._pause(code)
         code.call(self.library["pthread_mutex_lock"], pool.address("mutex"))
         _atomic_add(pool.address("sleepers"), 1)
         with code.while_(lambda: _atomic_load(counter) < target):
@@ -156,7 +158,7 @@ class Pool:
             with code.if_(pool["stop"].differs(0)):
                 code.return_(0)
             code.call(self.leave, pool.word)
-            _set_mxcsr(code, pool.address("mxcsr"))
+            self._set_float_control(code, pool)
             code.call(self.work, pool.word, worker["index"], pool["threads"])
         code.return_(0)
         return code
@@ -239,7 +241,7 @@ class Pool:
             code.call(self.work, pool.word, 0, 1)
             code.return_()
         with code.if_(pool["pid"].equals(code.call(self.library["getpid"]))):
-            _get_mxcsr(code, pool.address("mxcsr"))
+            self._get_float_control(code, pool)
             pool["arrived"] = 0
             pool["processor"] = code.call(self.library["sched_getcpu"]).to(I64)
             _atomic_add(pool.address("generation"), 1)
@@ -249,6 +251,31 @@ class Pool:
         code.call(self.work, pool.word, 0, 1)
         code.return_()
         return code
+
+    # -- what each architecture has an instruction of its own for --------------------------------------------
+
+    def _pause(self, code: Function) -> None:
+        if self.architecture is X86_64:
+            code.builder.call(ir.InlineAsm(ir.FunctionType(VOID, []), "pause", "~{memory}", True), [])
+        else:
+            self._instruction(code, "aarch64.hint", VOID, ir.Constant(I32, 1))  # yield
+
+    def _get_float_control(self, code: Function, pool: Record) -> None:
+        """Rounding mode and masks: MXCSR, or FPCR, whose upper half is reserved."""
+        if self.architecture is X86_64:
+            self._instruction(code, "x86.sse.stmxcsr", VOID, pool.address("float_control").value)
+        else:
+            pool["float_control"] = self._instruction(code, "aarch64.get.fpcr", I64).to(I32)
+
+    def _set_float_control(self, code: Function, pool: Record) -> None:
+        if self.architecture is X86_64:
+            self._instruction(code, "x86.sse.ldmxcsr", VOID, pool.address("float_control").value)
+        else:
+            self._instruction(code, "aarch64.set.fpcr", VOID, pool["float_control"].unsigned(I64).value)
+
+    def _instruction(self, code: Function, name: str, result: ir.Type, *operands: ir.Value) -> Word:
+        function_type = ir.FunctionType(result, [operand.type for operand in operands])
+        return Word(code, code.builder.call(self.module.declare_intrinsic(f"llvm.{name}", (), function_type), operands))
 
 
 WORKER_BYTES = 24
@@ -270,20 +297,3 @@ def _atomic_add(address: Word, amount: int) -> Word:
     """The value after the addition."""
     old = address.code.builder.atomic_rmw("add", address.value, ir.Constant(I64, amount), "seq_cst")
     return Word(address.code, old) + amount
-
-
-def _pause(code: Function) -> None:
-    code.builder.call(ir.InlineAsm(ir.FunctionType(VOID, []), "pause", "~{memory}", True), [])
-
-
-def _get_mxcsr(code: Function, address: Word) -> None:
-    _mxcsr(code, "stmxcsr", address)
-
-
-def _set_mxcsr(code: Function, address: Word) -> None:
-    _mxcsr(code, "ldmxcsr", address)
-
-
-def _mxcsr(code: Function, instruction: str, address: Word) -> None:
-    intrinsic = code.module.declare_intrinsic(f"llvm.x86.sse.{instruction}", (), ir.FunctionType(VOID, [PTR]))
-    code.builder.call(intrinsic, [address.value])

@@ -12,7 +12,7 @@ from .host_checks import Checks
 from .host_module import HostModule
 from .host_pool import Pool
 from .host_tables import ENTRY, EXTENT, PORT, STATE_PORT
-from .host_types import RUN, STATE, TENSOR, UNBOUND
+from .host_types import MODEL, RUN, STATE, TENSOR, UNBOUND
 
 _HUGE_PAGE = 1 << 21
 
@@ -146,7 +146,7 @@ class Runner:
             "execute", context=PTR, position=I64, state=PTR, inputs=PTR, input_count=I32, outputs=PTR, output_count=I32
         )
         context = self.host.enter(code)
-        entry = code.address_of(self.host.entry_table).record(ENTRY, code["position"])
+        entry = context["model"].record(MODEL)["entries"].record(ENTRY, code["position"])
         run = context.address("runs").record(RUN, code["position"])
         pool = run["pool"].array(I64)
         self.host.passes(code, self.prepare, context.word, entry.word, run.word, code["inputs"], code["input_count"])
@@ -234,7 +234,7 @@ class Runner:
         if "run" not in self.host.entries:
             return self._not_built(code, "This program has no run: it was built for training only.")
         position = self.host.entries["run"]
-        if self.host.plans[position].needs_state:
+        if self.host.plans[position][0].needs_state:
             return self._not_built(code, "This program was built for training: call evaluate with a state.")
         return self._run_entry(code, position, 0)
 
@@ -249,7 +249,7 @@ class Runner:
         self.host.hold(code, context)
         result = code.variable(I32, abi.CODE["NL_ERROR_ARGUMENT"])
         with code.if_((position >= 0) & (position < len(self.host.program.entries))):
-            entry = code.address_of(self.host.entry_table).record(ENTRY, position)
+            entry = context["model"].record(MODEL)["entries"].record(ENTRY, position)
             run = context.address("runs").record(RUN, position)
             arguments = (context.word, entry.word, run.word, code["inputs"], code["input_count"])
             result[0] = code.call(self.prepare, *arguments)

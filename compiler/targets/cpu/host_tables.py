@@ -40,6 +40,7 @@ ENTRY = Struct({
     "slot_base": I64, "value_base": I64, "flag": I64, "arena": I64, "needs_state": I64, "input_names": PTR,
     "output_names": PTR,
 })  # fmt: skip
+LEVEL = Struct({"name": PTR, "metadata": PTR, "first": I64})  # first: row of its entries
 PLACEMENT = Struct({"in_place": I64, "offset": I64, "size": I64, "first": I64, "pieces": I64})
 PIECE = Struct({"is_fill": I64, "offset": I64, "size": I64, "pattern": I64})
 STATE_PORT = Struct({"name": PTR, "shape": PTR, "dtype": I32, "rank": I32, "size": I64, "offset": I64, "initial": I64})

@@ -12,7 +12,6 @@ from .host_pool import POOL
 
 WEIGHTS_SYMBOL = "nl_weights"
 WEIGHTS_BASE = "nl_weights_base"
-TRIPLE = "x86_64-unknown-linux-gnu"
 UNBOUND = -(1 << 63)  # a symbol without a value
 TEXT_BYTES = 512  # of a described tensor
 
@@ -48,7 +47,7 @@ def hook_type(name: str) -> ir.Type:
 
 
 TENSOR, OPTIONS = _struct(abi.TENSOR), _struct(abi.OPTIONS)
-MODEL = Struct({"api": PTR, "constants": PTR, "memory": PTR})
+MODEL = Struct({"api": PTR, "constants": PTR, "memory": PTR, "entries": PTR, "metadata": PTR})  # the last two: of the level in use
 STATE = Struct({"api": PTR, "model": PTR, "step": I64, "memory": PTR})
 RUN = Struct({"pool": PTR, "words": PTR, "symbols": PTR, "sizes": PTR, "prepared": I64})
 
@@ -67,6 +66,7 @@ LIBRARY = {
     **POOL_LIBRARY,
     "calloc": ir.FunctionType(PTR, [I64, I64]),
     "free": ir.FunctionType(VOID, [PTR]),
+    "getenv": ir.FunctionType(PTR, [PTR]),
     "posix_memalign": ir.FunctionType(I32, [PTR, I64, I64]),
     "madvise": ir.FunctionType(I32, [PTR, I64, I32]),
     "mmap": ir.FunctionType(PTR, [PTR, I64, I32, I32, I32, I64]),

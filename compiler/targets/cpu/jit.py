@@ -15,12 +15,14 @@ import numpy as np
 import numpy.typing as npt
 
 from netloom import abi
+from netloom.errors import CpuFeatureError
 
-from ...program import ALIGNMENT, Program
+from ...program import ALIGNMENT
 from .host_api import build_host_object
-from .host_types import TRIPLE
+from .object_code import target_of
 from .segments import Bytes, Piece, Weights, lay_out
-from .shared_object import build_manifest
+from .shared_object import build_manifests
+from .variant import Variant
 
 _numbers = count()
 
@@ -34,13 +36,18 @@ class LoadedProgram:
     arrays: tuple[npt.NDArray[Any], ...]  # keeps the constants
 
 
-def load_in_process(program: Program, kernel_objects: Sequence[bytes], features: Sequence[str] = ()) -> LoadedProgram:
-    """Loads a program; ``features`` are those that its kernels use."""
-    weights, arrays = _at_addresses(lay_out(program.constants))
-    host = build_host_object(program, weights, features, build_manifest(program, features, weights), image=False)
+def load_in_process(variants: Sequence[Variant]) -> LoadedProgram:
+    """Loads a program, compiled for one level or several; CpuFeatureError for code of another architecture."""
+    if not variants[0].architecture.is_native:
+        raise CpuFeatureError(
+            f"this program is for {variants[0].architecture.name}, which this machine is not.",
+            hint="Compile it for this machine to run it here.",
+        )
+    weights, arrays = _at_addresses(lay_out(variants[0].program.constants))
+    host = build_host_object(variants, weights, build_manifests(variants, weights), image=False)
     builder = llvm.JITLibraryBuilder().add_current_process().add_object_img(host)
-    for kernels in kernel_objects:
-        builder.add_object_img(kernels)
+    for data in (data for variant in variants for data in variant.objects):
+        builder.add_object_img(data)
     builder.export_symbol(abi.ENTRY_POINT)
     library = builder.link(_compiler(), f"program{next(_numbers)}")
     return LoadedProgram(library[abi.ENTRY_POINT], library, arrays)
@@ -52,9 +59,8 @@ _compilers: list[Any] = []
 def _compiler() -> Any:
     """The one LLJIT instance of the process: programs are libraries in it."""
     if not _compilers:
-        llvm.initialize_native_target()
-        llvm.initialize_native_asmprinter()
-        machine = llvm.Target.from_triple(TRIPLE).create_target_machine(reloc="pic", codemodel="small", jit=True)
+        triple = llvm.get_process_triple()
+        machine = target_of(triple).create_target_machine(reloc="pic", codemodel="small", jit=True)
         _compilers.append(llvm.create_lljit_compiler(machine, use_jit_link=True))
     return _compilers[0]
 

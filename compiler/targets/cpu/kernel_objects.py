@@ -54,7 +54,7 @@ def _texts(kernels: Mapping[str, Kernel], cpu: Cpu) -> Iterator[tuple[str, str]]
 
 def _key(text: str, cpu: Cpu) -> tuple[str, ...]:
     """All that decides an object's bytes."""
-    return "kernel", compiler_version(), llvm_version(), cpu.name, cpu.llvm_features, text
+    return "kernel", compiler_version(), llvm_version(), cpu.architecture.name, cpu.llvm_name, cpu.llvm_features, text
 
 
 def _processes(kernels: int, workers: int | None) -> int:

@@ -1,4 +1,5 @@
-"""Objects -> a shared object, through the linker that the machine has: ld, cc, ld.lld, or the one in the ziglang wheel.
+"""Objects -> a shared object, through the linker that the machine has: ld, cc, ld.lld, or the one in the ziglang wheel; for another
+architecture the tools of that name (aarch64-linux-gnu-ld), ld.lld or the one in the wheel.
 
 The C library is represented by stand-ins that list the functions a program may use with their oldest symbol versions.
 So the result does not depend on the C library of the machine that links (nor on its development files), needs nothing
@@ -21,6 +22,9 @@ from llvmlite import ir
 from netloom import abi
 from netloom.environment import tool_environment
 from netloom.errors import LinkError
+
+from .architecture import X86_64, Architecture
+from .object_code import target_of
 
 _SECONDS = 600  # after which a linker is given up
 _MATH = (
@@ -46,6 +50,7 @@ LIBRARIES = (
                 "bcmp",
                 "calloc",
                 "free",
+                "getenv",
                 "getpid",
                 "madvise",
                 "memcmp",
@@ -82,10 +87,10 @@ LIBRARIES = (
 )
 
 
-def link_shared_object(objects: Sequence[Path], output: Path, folder: Path) -> None:
+def link_shared_object(objects: Sequence[Path], output: Path, folder: Path, architecture: Architecture) -> None:
     """Links objects into ``output``, which exports nl_get_api alone; ``folder`` is private room for temporary files."""
-    command = find_linker()
-    libraries = [_write_stand_in(command, library, folder) for library in LIBRARIES]
+    command = find_linker(architecture)
+    libraries = [_write_stand_in(command, library, folder, architecture) for library in LIBRARIES]
     exports = folder / "exports.map"
     exports.write_text(f"{{ global: {abi.ENTRY_POINT}; local: *; }};\n")
     arguments = [
@@ -125,16 +130,23 @@ class Linker:
         return [*self.command, "-shared", "-nostdlib", *wrapped]
 
 
-def find_linker() -> Linker:
-    """The first linker there is; LinkError if there is none."""
-    for name, is_driver in (("ld", False), ("cc", True), ("ld.lld", False)):
+def find_linker(architecture: Architecture = X86_64) -> Linker:
+    """The first linker there is for the architecture; LinkError if there is none."""
+    cross = f"{architecture.name}-linux-gnu-"
+    own = (("ld", False), ("cc", True)) if architecture.is_native else ((f"{cross}ld", False), (f"{cross}gcc", True))
+    for name, is_driver in (*own, ("ld.lld", False)):
         if path := shutil.which(name):
             return Linker((path,), is_driver)
     if importlib.util.find_spec("ziglang"):
         return Linker((sys.executable, "-m", "ziglang", "ld.lld"))
+    if architecture.is_native:
+        raise LinkError(
+            "No linker was found: neither ld, nor cc, nor ld.lld, nor the ziglang package.",
+            hint="Install binutils, or run: pip install ziglang. Programs in process need no linker.",
+        )
     raise LinkError(
-        "No linker was found: neither ld, nor cc, nor ld.lld, nor the ziglang package.",
-        hint="Install binutils, or run: pip install ziglang. Programs in process need no linker.",
+        f"No linker for {architecture.name} was found: neither {cross}ld, nor {cross}gcc, nor ld.lld, nor the ziglang package.",
+        hint=f"Install binutils-{architecture.name}-linux-gnu, or run: pip install ziglang. An object (.o) needs no linker.",
     )
 
 
@@ -155,24 +167,33 @@ def run_linker(linker: Linker, arguments: Sequence[str]) -> None:
         raise LinkError(f"The linker {linker.command[0]} failed: {result.stderr.strip()[:2000]}")
 
 
-def _write_stand_in(linker: Linker, library: Library, folder: Path) -> Path:
+def symbol_versions(library: Library, architecture: Architecture) -> dict[str, list[str]]:
+    """A library's functions by version: none is older than the architecture's first glibc."""
+    found: dict[str, list[str]] = {}
+    for version, names in library.functions.items():
+        numbers = tuple(map(int, version.removeprefix("GLIBC_").split(".")))
+        found.setdefault(f"GLIBC_{'.'.join(map(str, max(numbers, architecture.oldest_glibc)))}", []).extend(names)
+    return found
+
+
+def _write_stand_in(linker: Linker, library: Library, folder: Path, architecture: Architecture) -> Path:
     """A shared object with the library's name and symbols, and empty functions."""
+    versions = symbol_versions(library, architecture)
     stem = library.name.partition(".")[0]
     source, script, output = (folder / f"{stem}{suffix}" for suffix in (".o", ".map", ".so"))
-    source.write_bytes(_empty_functions([name for names in library.functions.values() for name in names]))
+    source.write_bytes(_empty_functions([name for names in versions.values() for name in names], architecture))
     script.write_text(
-        "".join(f"{version} {{ global: {'; '.join(names)}; }};\n" for version, names in library.functions.items())
+        "".join(f"{version} {{ global: {'; '.join(names)}; }};\n" for version, names in versions.items())
     )
     run_linker(linker, ["-shared", f"-soname={library.name}", f"--version-script={script}", "-o", str(output), str(source)])
     return output
 
 
-def _empty_functions(names: Sequence[str]) -> bytes:
+def _empty_functions(names: Sequence[str], architecture: Architecture) -> bytes:
     module = ir.Module("stand_in")
+    module.triple = architecture.triple
     for name in names:
         function = ir.Function(module, ir.FunctionType(ir.VoidType(), []), name)
         ir.IRBuilder(function.append_basic_block()).ret_void()
-    llvm.initialize_native_target()
-    llvm.initialize_native_asmprinter()
-    machine = llvm.Target.from_triple("x86_64-unknown-linux-gnu").create_target_machine(reloc="pic", codemodel="small")
+    machine = target_of(architecture.triple).create_target_machine(reloc="pic", codemodel="small")
     return bytes(machine.emit_object(llvm.parse_assembly(str(module))))

@@ -20,19 +20,19 @@ from .lowering.indices import Indices
 from .lowering.memory import Memory
 from .lowering.representation import I64, PTR
 from .machine import Cpu
-from .object_code import TRIPLE, assembly_of_text, object_of_text
+from .object_code import assembly_of_text, object_of_text
 from .vector_math import expand_all
 
 
 def compile_kernels(kernels: Mapping[str, Kernel], cpu: Cpu) -> bytes:
     """One relocatable object that defines the kernels under their names."""
-    return object_of_text(kernels_as_llvm(kernels, cpu), cpu.name, cpu.llvm_features)
+    return object_of_text(kernels_as_llvm(kernels, cpu), cpu.llvm_name, cpu.llvm_features)
 
 
 def kernels_as_llvm(kernels: Mapping[str, Kernel], cpu: Cpu) -> str:
     """The kernels as one module of LLVM text, before LLVM's own passes."""
     module = ir.Module("kernels")
-    module.triple = TRIPLE
+    module.triple = cpu.architecture.triple
     for name in sorted(kernels):
         _KernelEmitter(module, name, kernels[name], cpu).emit()
     return str(module)
@@ -40,7 +40,7 @@ def kernels_as_llvm(kernels: Mapping[str, Kernel], cpu: Cpu) -> str:
 
 def kernels_as_assembly(kernels: Mapping[str, Kernel], cpu: Cpu) -> str:
     """The kernels in the assembler's language."""
-    return assembly_of_text(kernels_as_llvm(kernels, cpu), cpu.name, cpu.llvm_features)
+    return assembly_of_text(kernels_as_llvm(kernels, cpu), cpu.llvm_name, cpu.llvm_features)
 
 
 class _KernelEmitter:

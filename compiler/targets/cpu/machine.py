@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from netloom.errors import UsageError
 
 from ...loops.build import Machine
+from .architecture import AARCH64, X86_64, Architecture
 
 
 @dataclass(frozen=True)
@@ -14,22 +15,36 @@ class Cpu:
     """One instruction-set level: LLVM's name and extra features, what a machine must have, registers for tiling."""
 
     name: str
+    llvm_name: str
     llvm_features: str
     required: tuple[str, ...]
     has_fma: bool
     machine: Machine
+    architecture: Architecture = X86_64
+    has_rounding: bool = True  # floor, ceil, trunc and round are instructions
+
+    @property
+    def is_here(self) -> bool:
+        """Whether this machine has every feature."""
+        import llvmlite.binding as llvm
+
+        present = llvm.get_host_cpu_features() if self.architecture.is_native and self.required else {}
+        return self.architecture.is_native and all(present.get(feature, False) for feature in self.required)
 
 
+_V2 = ("ssse3", "sse4.1", "sse4.2", "popcnt")
 _V3 = ("avx2", "fma", "f16c", "bmi", "bmi2", "lzcnt", "movbe")
 _V4 = (*_V3, "avx512f", "avx512bw", "avx512cd", "avx512dq", "avx512vl")
 
-CPUS: dict[str, Cpu] = {
+CPUS: dict[str, Cpu] = {  # of each architecture, the lowest first
     cpu.name: cpu
     for cpu in (
-        Cpu("x86-64-v2", "", ("ssse3", "sse4.1", "sse4.2", "popcnt"), False, Machine(vectors=4)),
-        Cpu("x86-64-v3", "", _V3, True, Machine(vectors=8)),
+        Cpu("x86-64", "x86-64", "", (), False, Machine(vectors=4), has_rounding=False),
+        Cpu("x86-64-v2", "x86-64-v2", "", _V2, False, Machine(vectors=4)),
+        Cpu("x86-64-v3", "x86-64-v3", "", _V3, True, Machine(vectors=8)),
         # LLVM tunes this level for 256-bit vectors; netloom's tiles are made for whole 512-bit registers.
-        Cpu("x86-64-v4", "-prefer-256-bit", _V4, True, Machine(vectors=32)),
+        Cpu("x86-64-v4", "x86-64-v4", "-prefer-256-bit", _V4, True, Machine(vectors=32)),
+        Cpu("aarch64", "generic", "", (), True, Machine(vectors=8), AARCH64),  # 32 NEON registers of 4 lanes
     )
 }
 
@@ -39,16 +54,29 @@ def cpu_named(name: str) -> Cpu:
     if name == "host":
         return host_cpu()
     if name not in CPUS:
-        raise UsageError(f"there is no CPU level {name!r}.", hint=f"Choose host, {', '.join(CPUS)}.")
+        raise UsageError(f"there is no CPU level {name[:80]!r}.", hint=f"Choose host, {', '.join(CPUS)}.")
     return CPUS[name]
 
 
-def host_cpu() -> Cpu:
-    """The highest level of which this machine has every feature."""
-    import llvmlite.binding as llvm
+def cpus_named(names: str) -> tuple[Cpu, ...]:
+    """The levels of a list such as ``x86-64,x86-64-v3``, each once, the lowest first: whatever the list's order.
 
-    present = llvm.get_host_cpu_features()
-    names = [cpu for cpu in CPUS.values() if all(present.get(feature, False) for feature in cpu.required)]
-    if not names:
-        raise UsageError("this machine is older than x86-64-v2, the oldest level that netloom compiles for.")
-    return names[-1]
+    UsageError for unknown names, and for levels of two architectures, which cannot be in one file.
+    """
+    wanted = {cpu_named(name) for name in names.split(",")}
+    if len({cpu.architecture for cpu in wanted}) > 1:
+        raise UsageError(f"the CPU levels {names[:200]} are of two architectures.", hint="Compile a file for each.")
+    return tuple(cpu for cpu in CPUS.values() if cpu in wanted)
+
+
+def host_cpus() -> tuple[Cpu, ...]:
+    """The levels that this machine has, the lowest first."""
+    return tuple(cpu for cpu in CPUS.values() if cpu.is_here)
+
+
+def host_cpu() -> Cpu:
+    """The highest level that this machine has."""
+    found = host_cpus()
+    if not found:
+        raise UsageError("netloom has no code for this machine's processor.", hint=f"It compiles for {', '.join(CPUS)}.")
+    return found[-1]

@@ -1,4 +1,4 @@
-"""Program + kernel objects -> one shared object and its header.
+"""A program's code for one CPU level or several -> one shared object and its header.
 
 The file appears whole or not at all, depends on libc, libm and pthread only, exports one symbol, and has the same bytes
 for the same input. Its last 64 bytes (netloom/abi.py) record its size and digest, which loading and ``verify`` check.
@@ -22,6 +22,7 @@ from netloom.errors import UsageError
 
 from ...dim import Extent
 from ...program import Entry, Port, Program
+from .architecture import Architecture
 from .features import required_features
 from .header import model_header
 from .host_api import build_host_object
@@ -29,27 +30,28 @@ from .host_tables import EntryPlan
 from .host_types import WEIGHTS_SYMBOL
 from .link import link_shared_object
 from .segments import Weights, lay_out
+from .variant import Variant
 
 _LARGE = 1 << 30  # bytes of an image that goes into a large section
 
 
-def write_shared_object(
-    program: Program, kernel_objects: Sequence[bytes], path: str | os.PathLike[str], features: Sequence[str] = ()
-) -> None:
-    """Writes ``path`` and, beside it, the header of the same name with the suffix .h.
+def write_shared_object(variants: Sequence[Variant], path: str | os.PathLike[str]) -> None:
+    """Writes ``path`` and, beside it, the header of the same name with the suffix .h; the lowest level comes first.
 
-    ``features``: LLVM names of what the kernels use beyond x86-64's baseline. Raises UsageError if the place cannot be
-    written (before any work), LinkError without a linker, ToolchainError for unknown features.
+    Raises UsageError if the place cannot be written (before any work), LinkError without a linker, ToolchainError for
+    unknown features.
     """
     target = Path(path)
     check_writable(target)
+    program, architecture = variants[0].program, variants[0].architecture
     weights = lay_out(program.constants)
-    host = build_host_object(program, weights, features, build_manifest(program, features, weights), image=True)
+    host = build_host_object(variants, weights, build_manifests(variants, weights), image=True)
+    objects = [host, *(data for variant in variants for data in variant.objects)]
     temporary = _temporary(target)
     try:
         with tempfile.TemporaryDirectory(prefix="netloom-") as folder:
-            objects = write_objects(Path(folder), [host, *kernel_objects], weights)
-            link_shared_object(objects, temporary, Path(folder))
+            files = _write_objects(Path(folder), objects, weights, architecture)
+            link_shared_object(files, temporary, Path(folder), architecture)
         replace_file(target.with_suffix(".h"), model_header(program).encode())
         _record_contents(temporary)
         _put(temporary, target)
@@ -70,7 +72,7 @@ def check_writable(path: Path) -> None:
         raise UsageError(f"{str(path)!r} cannot be written: its folder is read-only.")
 
 
-def write_objects(folder: Path, objects: Sequence[bytes], weights: Weights) -> list[Path]:
+def _write_objects(folder: Path, objects: Sequence[bytes], weights: Weights, architecture: Architecture) -> list[Path]:
     paths = []
     for number, data in enumerate(objects):
         paths.append(folder / f"object{number}.o")
@@ -78,7 +80,7 @@ def write_objects(folder: Path, objects: Sequence[bytes], weights: Weights) -> l
     if weights.size:
         paths.append(folder / "weights.o")
         with paths[-1].open("wb") as file:
-            write_weights_object(file, weights)
+            write_weights_object(file, weights, architecture)
     return paths
 
 
@@ -125,14 +127,15 @@ def _put(temporary: Path, path: Path) -> None:
 # -- the weights object --------------------------------------------------------------------------------------
 
 
-def write_weights_object(file: BinaryIO, weights: Weights) -> None:
+def write_weights_object(file: BinaryIO, weights: Weights, architecture: Architecture) -> None:
     """Writes a relocatable ELF object that holds the image under the hidden symbol nl_weights.
 
     The container is written directly, because an assembler's .incbin holds the image twice in memory and takes seconds.
-    Layout: ELF-64 (System V ABI, chapter 4), little-endian, x86-64. An image that would push the data out of the code's
+    Layout: ELF-64 (System V ABI, chapter 4), little-endian. On x86-64 an image that would push the data out of the code's
     reach of 2 GiB goes into a large section (SHF_X86_64_LARGE), which GNU ld maps writable; others are read-only.
     """
-    section, flags = (".lrodata", 0x10000002) if weights.size >= _LARGE else (".rodata", 2)
+    is_large = architecture.has_large_sections and weights.size >= _LARGE
+    section, flags = (".lrodata", 0x10000002) if is_large else (".rodata", 2)
     strings = b"\0" + WEIGHTS_SYMBOL.encode() + b"\0"
     names = b"\0" + section.encode() + b"\0.symtab\0.strtab\0.shstrtab\0.note.GNU-stack\0"
     symbols = bytes(24) + struct.pack("<IBBHQQ", 1, 0x11, 2, 1, 0, weights.size)  # global object, hidden, section 1
@@ -141,7 +144,7 @@ def write_weights_object(file: BinaryIO, weights: Weights) -> None:
     places = [tail, tail + len(symbols), tail + len(symbols) + len(strings)]
     table = -(-(places[2] + len(names)) // 8) * 8
     file.write(b"\x7fELF\x02\x01\x01" + bytes(9))
-    file.write(struct.pack("<HHIQQQIHHHHHH", 1, 62, 1, 0, 0, table, 0, 64, 0, 0, 64, 6, 4))
+    file.write(struct.pack("<HHIQQQIHHHHHH", 1, architecture.elf_machine, 1, 0, 0, table, 0, 64, 0, 0, 64, 6, 4))
     weights.write(file)
     file.write(symbols + strings + names)
     file.write(bytes(table - places[2] - len(names)))
@@ -160,8 +163,14 @@ def write_weights_object(file: BinaryIO, weights: Weights) -> None:
 # -- the manifest --------------------------------------------------------------------------------------------
 
 
-def build_manifest(program: Program, features: Sequence[str], weights: Weights) -> str:
-    """The metadata as JSON: sorted keys, ASCII; extents are numbers or texts such as "2*N + 1"."""
+def build_manifests(variants: Sequence[Variant], weights: Weights) -> tuple[str, ...]:
+    """Each variant's metadata as JSON: sorted keys, ASCII; extents are numbers or texts such as "2*N + 1". They differ in
+    ``level`` (the one in use), its ``features`` and its launches."""
+    levels = [{"name": variant.level, "features": list(required_features(variant.features))} for variant in variants]
+    return tuple(_manifest(variant.program, level, levels, weights) for variant, level in zip(variants, levels, strict=True))
+
+
+def _manifest(program: Program, level: Mapping[str, Any], levels: Sequence[Mapping[str, Any]], weights: Weights) -> str:
     stored = sum(piece.segment.size for placement in weights.placements for piece in placement.pieces)
     manifest: dict[str, Any] = {
         **_plain(program.metadata),
@@ -169,7 +178,9 @@ def build_manifest(program: Program, features: Sequence[str], weights: Weights) 
         "name": program.name,
         "target": "cpu",
         "training": program.is_training,
-        "features": list(required_features(features)),
+        "level": level["name"],
+        "features": level["features"],
+        "levels": levels,
         "dims": [{"name": s.name, "lo": s.lo, "hi": s.hi} for s in program.symbols],
         "entries": [_entry(program, entry) for entry in program.entries],
         "states": [{"name": s.name, "dtype": s.type.dtype.value, "shape": s.type.static_shape} for s in program.states],

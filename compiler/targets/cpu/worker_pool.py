@@ -101,7 +101,7 @@ def _kept(keep: Keep, name: str, data: bytes) -> bytes:
 
 def _compiled_here(name: str, text: str, cpu: Cpu) -> bytes:
     try:
-        return object_of_text(text, cpu.name, cpu.llvm_features)
+        return object_of_text(text, cpu.llvm_name, cpu.llvm_features)
     except RuntimeError as error:
         raise _refused(name, str(error)) from error
 
@@ -119,7 +119,7 @@ class _Worker:
         self.process: subprocess.Popen[bytes] | None = None
         with contextlib.suppress(OSError):  # no room for a process: this one does the work
             self.process = subprocess.Popen(
-                [sys.executable, "-P", "-m", _MODULE, cpu.name, cpu.llvm_features],
+                [sys.executable, "-P", "-m", _MODULE, cpu.llvm_name, cpu.llvm_features],
                 stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=worker_environment(),
                 process_group=0,  # a terminal's SIGINT goes to the caller, who stops the process
             )  # fmt: skip

@@ -24,7 +24,7 @@ from netloom.compiler.loops.text import parse_kernel
 from netloom.compiler.op import Array
 from netloom.compiler.scalar import Call, Expr
 from netloom.compiler.targets.cpu.llvm import INDEX_ERROR, compile_kernels
-from netloom.compiler.targets.cpu.machine import CPUS, Cpu, host_cpu
+from netloom.compiler.targets.cpu.machine import Cpu, host_cpu, host_cpus
 from netloom.compiler.targets.cpu.vector_math import expand_all
 from netloom.compiler.tensor_type import DType
 
@@ -37,7 +37,7 @@ ALIKE = {  # cases whose kernels take no way through the code that those of othe
     "conv_gradients_grouped", "conv_transposed_grouped", "average_pool_blocks", "max_pool_symbolic", "matmul_gradients", "conv_3d",
     "winograd_gradients", "winograd_filter_turned", "im2col_gradients", "conv_gradients",
 }  # fmt: skip
-LEVELS = [cpu for cpu in CPUS.values() if cpu.machine.vectors < host_cpu().machine.vectors]  # below that of this machine
+LEVELS = host_cpus()[:-1]  # below that of this machine
 NARROW = (
     "matmul_odd", "matmul_transposed_b", "matmul_float16", "softmax", "average_pool", "conv_grouped", "conv_dilated", "sort_rows",
     "max_pool",

@@ -13,7 +13,6 @@ from dataclasses import dataclass, replace
 from itertools import islice
 from zlib import crc32
 
-import llvmlite.binding as llvm
 import numpy as np
 import pytest
 
@@ -23,7 +22,7 @@ from netloom.compiler.driver import Options, compile_graph, plan_graph
 from netloom.compiler.graph import Builder, Graph
 from netloom.compiler.passes.select_strategies import Decision, select_strategies
 from netloom.compiler.strategies import BY_NAME, STRATEGIES
-from netloom.compiler.targets.cpu.machine import CPUS
+from netloom.compiler.targets.cpu.machine import host_cpus
 from netloom.compiler.tensor_type import FLOAT32, TensorType
 from netloom.runtime.session import Session
 
@@ -168,9 +167,8 @@ def compared(
 
 
 def levels() -> list[str]:
-    """The CPU levels that this machine has, highest first: each tiles for other registers."""
-    present = llvm.get_host_cpu_features()
-    return [name for name, cpu in reversed(CPUS.items()) if all(present.get(feature, False) for feature in cpu.required)]
+    """The CPU levels that this machine has, highest first, one for each way to tile: of two alike the lower."""
+    return list({cpu.machine: cpu.name for cpu in reversed(host_cpus())}.values())
 
 
 def accepted(strategy: str, role: str, reasons: set[str]) -> Iterator[Convolution]:

@@ -14,6 +14,7 @@ from llvmlite import ir
 from ....loops.ir import LANES
 from ..machine import Cpu
 from .representation import I32, I64, PTR, Operand, is_vector, suffix
+from .rounding import emit_rounding
 
 _FIRST_LANE = ir.Constant(ir.VectorType(I32, LANES), [0] * LANES)  # in all lanes
 
@@ -120,6 +121,10 @@ class Function:
     def unary(self, name: str, x: Operand) -> Operand:
         """A unary LLVM intrinsic that is one instruction."""
         return self.b.call(self.intrinsic(f"{name}.{suffix(x.type)}", x.type, [x.type]), [x])
+
+    def rounded(self, direction: str, x: Operand) -> Operand:
+        """floor, ceil, trunc or roundeven."""
+        return self.unary(f"llvm.{direction}", x) if self.cpu.has_rounding else emit_rounding(self.b, direction, x)
 
     def fma(self, x: Operand, y: Operand, z: Operand) -> Operand:
         """One rounding where the CPU has fma; else a product and a sum (llvm.fma would call a library)."""

@@ -20,6 +20,7 @@ from netloom.compiler.program import Entry, Launch, Port, Program, Space
 from netloom.compiler.targets.cpu.features import FEATURES, Feature
 from netloom.compiler.targets.cpu.host import I64, PTR, Function
 from netloom.compiler.targets.cpu.jit import load_in_process
+from netloom.compiler.targets.cpu.variant import Variant
 from netloom.compiler.tensor_type import FLOAT32, INT32, TensorType
 from netloom.errors import CpuFeatureError, InputError, ShapeError, ToolchainError, UsageError, VerificationError
 from netloom.runtime.buffer import Tensors
@@ -30,7 +31,7 @@ from tests.compiler.targets.cpu.small_programs import N, float32, ref
 
 
 def session_of(program: Program, threads: int = 1) -> Session:
-    return Session.in_process(load_in_process(program, small.kernels()), threads)
+    return Session.in_process(load_in_process([Variant(program, small.kernels())]), threads)
 
 
 def random(*shape: int) -> np.ndarray:
@@ -334,7 +335,7 @@ def test_missing_features_are_an_error_at_open(monkeypatch: pytest.MonkeyPatch) 
     for imagined in (disabled, beyond):
         monkeypatch.setitem(FEATURES, "imagined", imagined)
         with pytest.raises(CpuFeatureError, match="needs the CPU feature imagined, which this machine lacks"):
-            Session.in_process(load_in_process(small.doubling(), small.kernels(), ["sse2", "imagined"]))
+            Session.in_process(load_in_process([Variant(small.doubling(), small.kernels(), ["sse2", "imagined"])]))
 
 
 def test_features_of_this_machine_are_found() -> None:
@@ -354,7 +355,7 @@ def test_features_of_this_machine_are_found() -> None:
         "movbe": "movbe",
     }
     for name, flag in names.items():
-        program = load_in_process(small.doubling(), small.kernels(), [name])
+        program = load_in_process([Variant(small.doubling(), small.kernels(), [name])])
         if flag in flags:
             assert Session.in_process(program)(random(5, 4)).shape == (5, 4)
         else:
@@ -364,12 +365,12 @@ def test_features_of_this_machine_are_found() -> None:
 
 def test_what_the_host_cannot_build_is_refused() -> None:
     with pytest.raises(ToolchainError, match=r"The CPU features warp-drive are unknown\. Known are"):
-        load_in_process(small.doubling(), small.kernels(), ["warp-drive"])
+        load_in_process([Variant(small.doubling(), small.kernels(), ["warp-drive"])])
     entry = small.doubling().entries[0]
     with pytest.raises(VerificationError, match="cannot be named 'free'"):
-        load_in_process(small.program([Entry("run", (), (), (Launch("free", (), (), 1),), ())]), [])
+        load_in_process([Variant(small.program([Entry("run", (), (), (Launch("free", (), (), 1),), ())]), [])])
     with pytest.raises(VerificationError, match="no entry dance"):
-        load_in_process(small.program([Entry("dance", entry.inputs, entry.outputs, (), ())]), [])
+        load_in_process([Variant(small.program([Entry("dance", entry.inputs, entry.outputs, (), ())]), [])])
 
 
 # -- memory and options ----------------------------------------------------------------------------------------
@@ -469,7 +470,7 @@ def test_bad_options(options: dict[str, int], text: str) -> None:
 
 
 def test_the_table_knows_its_version_only() -> None:
-    program = load_in_process(small.doubling(), small.kernels())
+    program = load_in_process([Variant(small.doubling(), small.kernels())])
     get_api = ctypes.CFUNCTYPE(ctypes.c_void_p, ctypes.c_uint32)(program.api_address)
     assert get_api(abi.ABI_VERSION)
     assert not get_api(abi.ABI_VERSION + 1)

@@ -27,6 +27,7 @@ from netloom.compiler.targets.cpu.jit import load_in_process
 from netloom.compiler.targets.cpu.kernel_objects import compile_kernel_objects
 from netloom.compiler.targets.cpu.llvm import compile_kernels, kernels_as_llvm
 from netloom.compiler.targets.cpu.machine import CPUS, Cpu, host_cpu
+from netloom.compiler.targets.cpu.variant import Variant
 from netloom.compiler.targets.cpu.worker_pool import compile_texts
 from netloom.compiler.tensor_type import FLOAT32, TensorType
 from netloom.errors import ToolchainError, VerificationError
@@ -84,7 +85,7 @@ def test_one_object_a_kernel_under_its_name(kernels: dict[str, Kernel], expected
 
 def test_objects_run(expected: tuple[bytes, ...]) -> None:
     compiled = plan_graph(sums(26))
-    session = Session.in_process(load_in_process(compiled.program, expected, CPU.required), threads=1)
+    session = Session.in_process(load_in_process([Variant(compiled.program, expected, CPU.required)]), threads=1)
     x = np.arange(200, dtype=np.float32).reshape(5, 40)
     for size, found in enumerate(session(x), 2):
         assert np.array_equal(found, x[:, :size].sum(axis=1))

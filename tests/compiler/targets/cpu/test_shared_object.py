@@ -22,6 +22,7 @@ from netloom.compiler.targets.cpu import shared_object
 from netloom.compiler.targets.cpu.header import generic_header, identifiers, model_header
 from netloom.compiler.targets.cpu.link import LIBRARIES
 from netloom.compiler.targets.cpu.shared_object import write_shared_object
+from netloom.compiler.targets.cpu.variant import Variant
 from netloom.compiler.tensor_type import FLOAT32, TensorType
 from netloom.errors import LinkError, UsageError
 from netloom.runtime.program import verify_file
@@ -47,7 +48,7 @@ def dense() -> Program:
 @needs("readelf")
 def test_needs_and_exports(tmp_path: Path) -> None:
     path = tmp_path / "model.so"
-    write_shared_object(dense(), small.kernels(), path, ["avx2"])
+    write_shared_object([Variant(dense(), small.kernels(), ["avx2"])], path)
     assert set(re.findall(r"\(NEEDED\).*\[(.*)\]", tool("readelf", "-dW", str(path)))) <= {
         "libc.so.6",
         "libm.so.6",
@@ -67,15 +68,15 @@ def test_needs_and_exports(tmp_path: Path) -> None:
 @needs("ldd")
 def test_the_loader_finds_everything(tmp_path: Path) -> None:
     path = tmp_path / "model.so"
-    write_shared_object(small.doubling(), small.kernels(), path)
+    write_shared_object([Variant(small.doubling(), small.kernels())], path)
     names = {line.split()[0].rpartition("/")[2] for line in tool("ldd", str(path)).splitlines()}
     assert names <= {"linux-vdso.so.1", "libc.so.6", "libm.so.6", "libpthread.so.0", "ld-linux-x86-64.so.2"}
 
 
 @needs("cc")
 def test_from_c(tmp_path: Path) -> None:
-    write_shared_object(small.doubling(Dim.of(small.N), name="doubling"), small.kernels(), tmp_path / "doubling.so")
-    write_shared_object(small.training(), small.kernels(), tmp_path / "trained.so")
+    write_shared_object([Variant(small.doubling(Dim.of(small.N), name="doubling"), small.kernels())], tmp_path / "doubling.so")
+    write_shared_object([Variant(small.training(), small.kernels())], tmp_path / "trained.so")
     driver = tmp_path / "driver"
     tool(
         "cc",
@@ -101,7 +102,7 @@ def test_the_weights_are_small_and_results_equal_those_in_process(tmp_path: Path
     path = tmp_path / "model.so"
     constant = Constant.splat(3.0, TensorType(FLOAT32, (1 << 20,)))
     program = small.dense(np.ones((1, 1 << 20), np.float32), constant)  # ones are a long run too
-    write_shared_object(program, small.kernels(), path)
+    write_shared_object([Variant(program, small.kernels())], path)
     assert path.stat().st_size < 64 * 1024
     y = load(path)(np.array([[2.0], [-1.0]], np.float32))
     assert (y[0] == 5).all()
@@ -113,7 +114,7 @@ def test_the_weights_are_small_and_results_equal_those_in_process(tmp_path: Path
 def test_sections_of_the_weights(large: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(shared_object, "_LARGE", 1 if large else 1 << 30)
     path = tmp_path / "model.so"
-    write_shared_object(dense(), small.kernels(), path)
+    write_shared_object([Variant(dense(), small.kernels())], path)
     assert (".lrodata" in tool("readelf", "-SW", str(path))) == large
     x = np.ones((1, 4), np.float32)
     np.testing.assert_array_equal(load(path)(x), x @ (np.arange(8000, dtype=np.float32).reshape(4, 2000) % 7) + 0.5)
@@ -121,7 +122,7 @@ def test_sections_of_the_weights(large: bool, tmp_path: Path, monkeypatch: pytes
 
 def test_a_training_build(tmp_path: Path) -> None:
     path = tmp_path / "trained.so"
-    write_shared_object(small.training(), small.kernels(), path)
+    write_shared_object([Variant(small.training(), small.kernels())], path)
     session = load(path, threads=2)
     state = session.create_state()
     session.train_step(state, np.ones(6, np.float32), 1.0)
@@ -132,8 +133,8 @@ def test_a_training_build(tmp_path: Path) -> None:
 _WRITE = """
 import sys
 from pathlib import Path
-from tests.compiler.targets.cpu.test_shared_object import dense, small, write_shared_object
-write_shared_object(dense(), small.kernels(), Path(sys.argv[1]) / "model.so", ["fma", "avx2"])
+from tests.compiler.targets.cpu.test_shared_object import Variant, dense, small, write_shared_object
+write_shared_object([Variant(dense(), small.kernels(), ["fma", "avx2"])], Path(sys.argv[1]) / "model.so")
 """
 
 
@@ -162,13 +163,13 @@ def test_two_processes_write_the_same_bytes(tmp_path: Path) -> None:
 ])  # fmt: skip
 def test_places_that_cannot_be_written(tmp_path: Path, place: str, text: str) -> None:
     with pytest.raises(UsageError, match=text) as error:
-        write_shared_object(small.doubling(), [b"never read"], tmp_path / place)
+        write_shared_object([Variant(small.doubling(), [b"never read"])], tmp_path / place)
     assert error.value.exit_code == 2
 
 
 def test_a_failed_write_leaves_the_old_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = tmp_path / "model.so"
-    write_shared_object(small.doubling(), small.kernels(), path)
+    write_shared_object([Variant(small.doubling(), small.kernels())], path)
     old = path.read_bytes()
 
     def full(descriptor: int) -> None:
@@ -176,16 +177,16 @@ def test_a_failed_write_leaves_the_old_file(tmp_path: Path, monkeypatch: pytest.
 
     monkeypatch.setattr(os, "fsync", full)
     with pytest.raises(OSError, match="No space"):
-        write_shared_object(dense(), small.kernels(), path)
+        write_shared_object([Variant(dense(), small.kernels())], path)
     assert path.read_bytes() == old
     assert sorted(entry.name for entry in tmp_path.iterdir()) == ["model.h", "model.so"]
 
 
 def test_a_program_in_use_may_be_replaced(tmp_path: Path) -> None:
     path = tmp_path / "model.so"
-    write_shared_object(small.doubling(), small.kernels(), path)
+    write_shared_object([Variant(small.doubling(), small.kernels())], path)
     first, x = load(path), np.ones((5, 4), np.float32)
-    write_shared_object(small.chain(2, 5), small.kernels(), path)
+    write_shared_object([Variant(small.chain(2, 5), small.kernels())], path)
     second = load(path)
     assert first(x)[0, 0] == 2
     assert second(x)[0, 0] == 4
@@ -193,7 +194,7 @@ def test_a_program_in_use_may_be_replaced(tmp_path: Path) -> None:
 
 def test_the_record_of_the_contents(tmp_path: Path) -> None:
     path = tmp_path / "model.so"
-    write_shared_object(small.doubling(), small.kernels(), path)
+    write_shared_object([Variant(small.doubling(), small.kernels())], path)
     verify_file(path)
     data = bytearray(path.read_bytes())
     data[len(data) // 2] ^= 1
@@ -211,7 +212,7 @@ def test_every_linker(linker: str, tmp_path: Path, monkeypatch: pytest.MonkeyPat
     if found is None:
         pytest.skip(f"{linker} is not installed")
     monkeypatch.setattr(shutil, "which", lambda name: found if name == linker else None)
-    write_shared_object(dense(), small.kernels(), tmp_path / "model.so")
+    write_shared_object([Variant(dense(), small.kernels())], tmp_path / "model.so")
     x = np.ones((2, 4), np.float32)
     expected = x @ (np.arange(8000, dtype=np.float32).reshape(4, 2000) % 7) + np.float32(0.5)
     np.testing.assert_array_equal(load(tmp_path / "model.so")(x), expected)
@@ -234,7 +235,7 @@ def test_no_linker(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(
         LinkError, match=r"No linker was found: neither ld.*Install binutils, or run: pip install ziglang"
     ) as error:
-        write_shared_object(small.doubling(), small.kernels(), tmp_path / "model.so")
+        write_shared_object([Variant(small.doubling(), small.kernels())], tmp_path / "model.so")
     assert error.value.exit_code == 4
     assert list(tmp_path.iterdir()) == []
 
@@ -248,7 +249,7 @@ def test_a_kernel_that_calls_an_unknown_function_is_refused(tmp_path: Path) -> N
         )
 
     with pytest.raises(LinkError, match="system_call_of_doom"):
-        write_shared_object(small.doubling(), [small.kernel_object(double=stray)], tmp_path / "model.so")
+        write_shared_object([Variant(small.doubling(), [small.kernel_object(double=stray)])], tmp_path / "model.so")
     assert list(tmp_path.iterdir()) == []
 
 
@@ -297,7 +298,7 @@ def test_the_manifest(tmp_path: Path) -> None:
     program = small.program(
         program.entries, symbols=program.symbols, name="a\nname", source_hash="abc", options={"cpu": "x86-64-v3"}
     )
-    write_shared_object(program, small.kernels(), path, ["fma", "avx2", "sse2"])
+    write_shared_object([Variant(program, small.kernels(), ["fma", "avx2", "sse2"])], path)
     data = load(path).metadata
     assert json.loads(json.dumps(data)) == data
     assert data["name"] == "a\nname"
