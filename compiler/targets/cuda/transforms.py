@@ -8,7 +8,7 @@ from typing import Final
 from ... import dim, scalar
 from ...dim import Extent
 from ...graph import Node
-from ...ops.winograd import WinogradAttrs
+from ...ops.tiles import TileAttrs
 from ...scalar import Argument, Expr, Guarded
 from .elements import SUM, Elements
 from .forms import Axis, Put, Transform
@@ -131,7 +131,7 @@ def _within(channel: Extent, shape: Sequence[Extent]) -> tuple[Extent, Extent]:
     return (channel // per_group, channel % per_group) if shape[1] != 1 and isinstance(per_group, int) else (0, channel)
 
 
-def _name(which: str, attrs: WinogradAttrs) -> str:
+def _name(which: str, attrs: TileAttrs) -> str:
     """Of the intrinsic: which matrices, and outputs and taps along both axes."""
     (m, k), (r, s) = attrs.m, attrs.taps
     return f"{which}{m}t{r}x{k}t{s}"
