@@ -1,7 +1,7 @@
 """Loops of the Fourier transforms of tiles: vectors of 16 channels, a transform of a column or row as straight-line code.
 
-A tile of rows x columns real numbers goes through a local buffer: first the half spectrum of each column (fourier.py), in
-as many numbers as the column has; then complex transforms along the rows of its inner frequencies and real ones along the
+A tile of rows x columns real numbers is copied to a local buffer. There each column becomes its half spectrum (fourier.py),
+which has as many numbers; then come complex transforms along the rows of the inner frequencies and real ones along the
 first and the last. Columns and rows are loops, so that the code of a transform stands there once. Numbers that are known to
 be zero (behind a filter's taps) or are not wanted (where windows wrap around) take no steps. The way back is the transpose.
 """
@@ -18,7 +18,7 @@ from ..fourier import Program, Step, complex_, real
 from ..ops.tiles import Pair, TileAttrs
 from ..scalar import Expr
 from .ir import LANE, LANES, Allocate, Buffer, Kind, Load, Statement, Store, block, loop, variable
-from .tiles import PutEntry, PutNumber, ReadEntry, ReadNumber, Transforms, schedules
+from .tiles import Bordered, PutEntry, PutNumber, ReadEntry, ReadNumber, Transforms, schedules
 
 if TYPE_CHECKING:
     from ..tensor_type import DType
@@ -104,7 +104,7 @@ def _stepped(step: Step, values: Sequence[Expr]) -> Expr:
 # -- there -------------------------------------------------------------------------------------------------------------
 
 
-def _spectrum(k: KernelBuilder, tile: _Tile, read: ReadNumber, put: _PutSpectrum) -> Statement:
+def _spectrum(k: KernelBuilder, tile: _Tile, read: Bordered[ReadNumber], put: _PutSpectrum) -> Statement:
     """The half spectrum of a tile."""
     w = _Writer(k)
     (rows, columns), (height, width) = tile.n, tile.present
@@ -115,7 +115,7 @@ def _spectrum(k: KernelBuilder, tile: _Tile, read: ReadNumber, put: _PutSpectrum
         def keep(outputs: list[Expr]) -> list[Statement]:
             return [Store(half, (i, j, at_lane), value) for i, value in enumerate(outputs)]
 
-        return w.straight_line(real(rows, height), [read(i, j) for i in range(height)], keep)
+        return w.straight_line(real(rows, height), [Load(half, (i, j, at_lane)) for i in range(height)], keep)
 
     def inner_row(row: Extent) -> Statement:
         parts = [Load(half, (2 + 2 * row + part, j, at_lane)) for j in range(width) for part in range(2)]
@@ -129,7 +129,9 @@ def _spectrum(k: KernelBuilder, tile: _Tile, read: ReadNumber, put: _PutSpectrum
 
         return w.straight_line(real(columns, width), [Load(half, (end, j, at_lane)) for j in range(width)], finish)
 
-    return Allocate(half, block(_over("j", width, column), _over("k", tile.inner, inner_row), _over("h", tile.ends, end_row)))
+    copied = _over_tile(tile.present, lambda i, j: Store(half, (i, j, at_lane), read.any(i, j)))
+    stages = (_over("j", width, column), _over("k", tile.inner, inner_row), _over("h", tile.ends, end_row))
+    return Allocate(half, block(copied, *stages))
 
 
 def _over(name: str, extent: int, body: Callable[[Extent], Statement]) -> Statement:
@@ -138,6 +140,12 @@ def _over(name: str, extent: int, body: Callable[[Extent], Statement]) -> Statem
         return block()
     symbol = variable(name, extent)
     return loop(symbol, extent, body(Dim.of(symbol)))
+
+
+def _over_tile(present: Pair, body: Callable[[Extent, Extent], Statement]) -> Statement:
+    """Vectors of numbers one after another."""
+    height, width = present
+    return _over("i", height, lambda i: _over("j", width, lambda j: loop(LANE, LANES, body(i, j), Kind.VECTOR)))
 
 
 @dataclass(frozen=True)
@@ -162,12 +170,12 @@ def _triples(parts: Sequence[Expr], entry: Callable[[int], Extent], put: _PutSpe
     return [store for number, (re, im) in enumerate(pairs) for store in put.triple(entry(number), re, im)]
 
 
-def _input(k: KernelBuilder, attrs: TileAttrs, read: ReadNumber, put: PutEntry) -> Statement:
+def _input(k: KernelBuilder, attrs: TileAttrs, read: Bordered[ReadNumber], put: PutEntry) -> Statement:
     """a, b, a + b."""
     return _spectrum(k, _Tile(attrs.inputs, attrs.inputs), read, _PutSpectrum(lambda re, im: (re, im, re + im), put))
 
 
-def _conjugate(k: KernelBuilder, tile: _Tile, read: ReadNumber, put: PutEntry) -> Statement:
+def _conjugate(k: KernelBuilder, tile: _Tile, read: Bordered[ReadNumber], put: PutEntry) -> Statement:
     """d - c, c + d, c of the conjugate c + di times 2 / N; the real ones times 1 / N. N is a power of two: no rounding."""
     scale = 1.0 / (tile.n[0] * tile.n[1])
 
@@ -178,18 +186,18 @@ def _conjugate(k: KernelBuilder, tile: _Tile, read: ReadNumber, put: PutEntry) -
     return _spectrum(k, tile, read, _PutSpectrum(planes, put, scale))
 
 
-def _filter(k: KernelBuilder, attrs: TileAttrs, read: ReadNumber, put: PutEntry) -> Statement:
+def _filter(k: KernelBuilder, attrs: TileAttrs, read: Bordered[ReadNumber], put: PutEntry) -> Statement:
     return _conjugate(k, _Tile(attrs.inputs, attrs.taps), read, put)
 
 
-def _gradient(k: KernelBuilder, attrs: TileAttrs, read: ReadNumber, put: PutEntry) -> Statement:
+def _gradient(k: KernelBuilder, attrs: TileAttrs, read: Bordered[ReadNumber], put: PutEntry) -> Statement:
     return _conjugate(k, _Tile(attrs.inputs, attrs.m), read, put)
 
 
 # -- back --------------------------------------------------------------------------------------------------------------
 
 
-def _numbers(k: KernelBuilder, tile: _Tile, read: ReadEntry, put: PutNumber) -> Statement:
+def _numbers(k: KernelBuilder, tile: _Tile, read: ReadEntry, put: Bordered[PutNumber]) -> Statement:
     """The first numbers of a tile from the products of its entries."""
     w = _Writer(k)
     (rows, columns), (height, width) = tile.n, tile.present
@@ -216,20 +224,24 @@ def _numbers(k: KernelBuilder, tile: _Tile, read: ReadEntry, put: PutNumber) -> 
         return w.straight_line(real(columns, width).transposed(), parts, keep)
 
     def column(j: Extent) -> Statement:
-        def finish(outputs: list[Expr]) -> list[Statement]:
-            return [put(i, j, value) for i, value in enumerate(outputs)]
+        def keep(outputs: list[Expr]) -> list[Statement]:
+            return [Store(half, (i, j, at_lane), value) for i, value in enumerate(outputs)]
 
         parts = [Load(half, (i, j, at_lane)) for i in range(rows)]
-        return w.straight_line(real(rows, height).transposed(), parts, finish)
+        return w.straight_line(real(rows, height).transposed(), parts, keep)
 
-    return Allocate(half, block(_over("k", tile.inner, inner_row), _over("h", tile.ends, end_row), _over("j", width, column)))
+    def copied(at: PutNumber) -> Statement:
+        return _over_tile(tile.present, lambda i, j: at(i, j, Load(half, (i, j, at_lane))))
+
+    stages = (_over("k", tile.inner, inner_row), _over("h", tile.ends, end_row), _over("j", width, column))
+    return Allocate(half, block(*stages, put.either(copied)))
 
 
-def _output(k: KernelBuilder, attrs: TileAttrs, read: ReadEntry, put: PutNumber) -> Statement:
+def _output(k: KernelBuilder, attrs: TileAttrs, read: ReadEntry, put: Bordered[PutNumber]) -> Statement:
     return _numbers(k, _Tile(attrs.inputs, attrs.m), read, put)
 
 
-def _filter_gradient(k: KernelBuilder, attrs: TileAttrs, read: ReadEntry, put: PutNumber) -> Statement:
+def _filter_gradient(k: KernelBuilder, attrs: TileAttrs, read: ReadEntry, put: Bordered[PutNumber]) -> Statement:
     return _numbers(k, _Tile(attrs.inputs, attrs.taps), read, put)
 
 

@@ -2,14 +2,15 @@
 
 A ``Forward`` transform reads the numbers of a tile, (i, j), and puts its entries, e; a ``Backward`` one reads entries and puts
 numbers. Places are extents, so that a transform may loop over them. Tiles that touch the border read zeros there and store
-nothing outside; all others test nothing.
+nothing outside; all others test nothing: a transform has its numbers
+``either`` way, or tests ``any`` of them.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, TypeAlias
+from typing import TYPE_CHECKING, Generic, TypeAlias, TypeVar
 
 from .. import dim, scalar
 from ..dim import Dim, Extent, Symbol
@@ -23,14 +24,34 @@ if TYPE_CHECKING:
 BLOCKS = 4  # channel blocks that one work item does, if the channels have as many
 ROWS = 32  # rows of filters that one work item does, for one vector of columns
 
+Access = TypeVar("Access")
 Conditions: TypeAlias = tuple[Extent, ...]
 ReadNumber: TypeAlias = Callable[[Extent, Extent], Expr]
 PutNumber: TypeAlias = Callable[[Extent, Extent, Expr], Statement]
 ReadEntry: TypeAlias = Callable[[Extent], Expr]
 PutEntry: TypeAlias = Callable[[Extent, Expr], Statement]
-Forward: TypeAlias = "Callable[[KernelBuilder, TileAttrs, ReadNumber, PutEntry], Statement]"
-Backward: TypeAlias = "Callable[[KernelBuilder, TileAttrs, ReadEntry, PutNumber], Statement]"
+Forward: TypeAlias = "Callable[[KernelBuilder, TileAttrs, Bordered[ReadNumber], PutEntry], Statement]"
+Backward: TypeAlias = "Callable[[KernelBuilder, TileAttrs, ReadEntry, Bordered[PutNumber]], Statement]"
 Schedule: TypeAlias = "Callable[[KernelBuilder, Symbol], tuple[Extent, Statement]]"
+
+
+@dataclass(frozen=True)
+class Bordered(Generic[Access]):
+    """How to reach the numbers of a tile whose ``room`` on all sides is >= 0, and of one at the border."""
+
+    whole: Access
+    border: Access
+    room: Extent = 0
+
+    @property
+    def any(self) -> Access:
+        """For every tile: tested at each number where there may be no room."""
+        return self.whole if dim.is_nonnegative(self.room) else self.border
+
+    def either(self, make: Callable[[Access], Statement]) -> Statement:
+        """What is made for whole tiles where there is room, else what is made for those at the border."""
+        whole = guard((self.room,), make(self.whole))
+        return whole if dim.is_nonnegative(self.room) else block(whole, guard((-1 - self.room,), make(self.border)))
 
 
 @dataclass(frozen=True)
@@ -91,8 +112,7 @@ def _read_tiles(
             return k.store((e, group, place.number, channel), value, place.channel_guard)
 
         room = _least(top, left, h - extent[0] - top, w - extent[1] - left)
-        whole, border = (transform(k, attrs, read(inside), put) for inside in (True, False))
-        return _in_room(room, whole, border)
+        return transform(k, attrs, Bordered(read(True), read(False), room), put)
 
     return _over_tiles(k, tiles, x.shape[0], x.shape[1], tile, item)
 
@@ -120,15 +140,9 @@ def _output_tiles(transform: Backward, k: KernelBuilder, item: Symbol) -> tuple[
             return at
 
         room = _least(h - attrs.m[0] - top, w - attrs.m[1] - left)
-        whole, border = (transform(k, attrs, read, put(inside)) for inside in (True, False))
-        return _in_room(room, whole, border)
+        return transform(k, attrs, read, Bordered(put(True), put(False), room))
 
     return _over_tiles(k, attrs.tiles(attrs.shape), n, filters, tile, item)
-
-
-def _in_room(room: Extent, whole: Statement, border: Statement) -> Statement:
-    """The one for tiles with room on all sides where there is some, else the other."""
-    return block(guard((room,), whole), *([] if dim.is_nonnegative(room) else [guard((-1 - room,), border)]))
 
 
 def _filters(transform: Forward, k: KernelBuilder, item: Symbol) -> tuple[Extent, Statement]:
@@ -150,7 +164,7 @@ def _filters(transform: Forward, k: KernelBuilder, item: Symbol) -> tuple[Extent
         def put(e: Extent, value: Expr) -> Statement:
             return k.store((e, group, row, column), value, inside)
 
-        return transform(k, attrs, read, put)
+        return transform(k, attrs, Bordered(read, read), put)
 
     return _over_pairs(groups, rows, columns, pair, item)
 
@@ -168,7 +182,7 @@ def _filter_gradients(transform: Backward, k: KernelBuilder, item: Symbol) -> tu
         def put(i: Extent, j: Extent, value: Expr) -> Statement:
             return k.store((group * columns + column, row, i, j), value, inside)
 
-        return transform(k, attrs, read, put)
+        return transform(k, attrs, read, Bordered(put, put))
 
     return _over_pairs(groups, rows, columns, pair, item)
 

@@ -17,7 +17,7 @@ from ..ops.winograd import both_matrices
 from ..scalar import Expr
 from . import fft
 from .ir import LANE, LANES, Allocate, Buffer, Kind, Load, Statement, Store, block, loop
-from .tiles import Backward, Forward, PutEntry, PutNumber, ReadEntry, ReadNumber, Transforms, combined, schedules
+from .tiles import Backward, Bordered, Forward, PutEntry, PutNumber, ReadEntry, ReadNumber, Transforms, combined, schedules
 
 if TYPE_CHECKING:
     from .build import KernelBuilder
@@ -26,9 +26,9 @@ if TYPE_CHECKING:
 def _forward(which: int, is_transposed: bool = False) -> Forward:
     """Numbers to entries by A', G or B' (0, 1, 2)."""
 
-    def transform(k: KernelBuilder, attrs: TileAttrs, read: ReadNumber, put: PutEntry) -> Statement:
-        width = attrs.inputs[1]
-        return _transformed(k, _pair(attrs, which, is_transposed), read, lambda e, f, value: put(e * width + f, value))
+    def transform(k: KernelBuilder, attrs: TileAttrs, read: Bordered[ReadNumber], put: PutEntry) -> Statement:
+        pair, width = _pair(attrs, which, is_transposed), attrs.inputs[1]
+        return read.either(lambda at: _transformed(k, pair, at, lambda e, f, value: put(e * width + f, value)))
 
     return transform
 
@@ -36,9 +36,9 @@ def _forward(which: int, is_transposed: bool = False) -> Forward:
 def _backward(which: int, is_transposed: bool = False) -> Backward:
     """Entries to numbers by A', G or B' (0, 1, 2)."""
 
-    def transform(k: KernelBuilder, attrs: TileAttrs, read: ReadEntry, put: PutNumber) -> Statement:
-        width = attrs.inputs[1]
-        return _transformed(k, _pair(attrs, which, is_transposed), lambda i, j: read(i * width + j), put)
+    def transform(k: KernelBuilder, attrs: TileAttrs, read: ReadEntry, put: Bordered[PutNumber]) -> Statement:
+        pair, width = _pair(attrs, which, is_transposed), attrs.inputs[1]
+        return put.either(lambda at: _transformed(k, pair, lambda i, j: read(i * width + j), at))
 
     return transform
 

@@ -17,7 +17,7 @@ import numpy as np
 
 from .. import dim
 from ..dim import Extent
-from ..op import Array, NotDifferentiable, Op, define
+from ..op import Array, Infer, NotDifferentiable, Op, Reference, define
 from ..tensor_type import TensorType
 
 Pair: TypeAlias = tuple[int, int]  # one number down, one across
@@ -96,7 +96,7 @@ def define_tiles(algorithm: Algorithm) -> None:
     """Define the five ops of an algorithm. Their loops are in compiler/loops: a tile at a time, not an element."""
     ops = _Ops(algorithm)
     second = NotDifferentiable("strategies are chosen after differentiation")
-    stages = (
+    stages: tuple[tuple[str, Infer, Reference, type], ...] = (
         ("input", ops.input_infer, ops.input_reference, TileInputAttrs),
         ("output", ops.output_infer, ops.output_reference, TileOutputAttrs),
         ("output_gradient", ops.gradient_infer, ops.gradient_reference, TileGradientAttrs),

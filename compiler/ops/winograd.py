@@ -71,13 +71,15 @@ def _check(attrs: TileAttrs) -> None:
 def _made(pair: tuple[Array, Array], tiles: Array) -> Array:
     """Tiles [.., i, j] by matrices down and across, as entries [E, ..]."""
     down, across = (matrix.astype(tiles.dtype) for matrix in pair)
-    return np.einsum("ei,...ij,fj->ef...", down, tiles, across).reshape(-1, *tiles.shape[:-2])
+    made: Array = np.einsum("ei,...ij,fj->ef...", down, tiles, across)
+    return made.reshape(-1, *tiles.shape[:-2])
 
 
 def _back(attrs: TileAttrs, pair: tuple[Array, Array], made: Array) -> Array:
     """Entries [E, ..] by matrices down and across, as tiles [.., i, j]."""
     down, across = (matrix.astype(made.dtype) for matrix in pair)
-    return np.einsum("ie,jf,ef...->...ij", down, across, made.reshape(*attrs.inputs, *made.shape[1:]))
+    tiles: Array = np.einsum("ie,jf,ef...->...ij", down, across, made.reshape(*attrs.inputs, *made.shape[1:]))
+    return tiles
 
 
 def _transposed(pair: tuple[Array, Array]) -> tuple[Array, Array]:
