@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Final
 
+from netloom.errors import UnsupportedOpError
+
 from ... import dim, scalar
 from ...dim import Extent
 from ...graph import Node
@@ -15,9 +17,13 @@ from .forms import Axis, Put, Transform
 
 
 def transform_form(elements: Elements) -> Transform:
-    """The form of a kernel whose anchor is one of Winograd's transforms."""
-    assert elements.anchor is not None
-    return TRANSFORMS[elements.anchor.op.name](elements, elements.anchor)
+    """The form of a kernel whose anchor is one of Winograd's transforms; UnsupportedOpError for those of other algorithms."""
+    node = elements.anchor
+    assert node is not None
+    if node.op.name not in TRANSFORMS:
+        raise UnsupportedOpError(f"the cuda target has no code for {node.op.name}.", node=node.label,
+                                 hint="Choose another convolution strategy, or compile for the cpu target.")  # fmt: skip
+    return TRANSFORMS[node.op.name](elements, node)
 
 
 def _of_input(elements: Elements, node: Node) -> Transform:
