@@ -50,8 +50,11 @@ class Bordered(Generic[Access]):
 
     def either(self, make: Callable[[Access], Statement]) -> Statement:
         """What is made for whole tiles where there is room, else what is made for those at the border."""
-        whole = guard((self.room,), make(self.whole))
-        return whole if dim.is_nonnegative(self.room) else block(whole, guard((-1 - self.room,), make(self.border)))
+        if dim.is_nonnegative(self.room):
+            return make(self.whole)
+        if dim.is_nonnegative(-1 - self.room):
+            return make(self.border)
+        return block(guard((self.room,), make(self.whole)), guard((-1 - self.room,), make(self.border)))
 
 
 @dataclass(frozen=True)

@@ -28,11 +28,11 @@ from netloom.compiler.targets.cpu.machine import CPUS
 from netloom.compiler.tensor_type import FLOAT32, TensorType
 from netloom.runtime.session import Session
 
-from .convolutions import ROLES, Array, Convolution, add_node, drawn, exact
+from .convolutions import CORNERS, ROLES, Array, Convolution, add_node, drawn, exact
 from .coverage import variants
 
 PROGRAM = 10  # shapes that are compiled as one program: independent nodes, none sees another
-PART = {"fft_8": 10, "fft_16": 10, "fft_32": 10, "toeplitz": 10}  # one in so many of the shapes asked for
+PART = {"fft_8": 10, "fft_16": 15, "fft_32": 30, "toeplitz": 15}  # one in so many of the shapes asked for
 MOST_DRAWS = 300  # one after another that the strategy may refuse
 PAIRS = [(strategy.name, role) for role in ROLES for strategy in STRATEGIES]
 VARIANTS = {
@@ -208,7 +208,8 @@ def accepted(strategy: str, role: str, reasons: set[str]) -> Iterator[Convolutio
 
 def parts(strategy: str, role: str, count: int, reasons: set[str]) -> Iterator[tuple[str, Sequence[Convolution]]]:
     """``count`` accepted shapes in programs of PROGRAM, each for one of the CPU levels in turn."""
-    cases = list(islice(accepted(strategy, role, reasons), count))
+    found = accepted(strategy, role, reasons)
+    cases = list(islice((case for case in found if strategy not in PART or case not in CORNERS), count))
     for turn, cpu in enumerate(levels()):
         own = cases[turn :: len(levels())]
         for start in range(0, len(own), PROGRAM):
@@ -289,7 +290,7 @@ def test_a_wrong_operand_and_wrong_padding_are_found(strategy: str, role: str) -
 def test_a_variant_that_is_not_reached_is_missed() -> None:
     """Code for whole tiles is there for a small image too, but nothing comes to it."""
     seen = []
-    for spatial in ((3, 3), (12, 12)):
+    for spatial in ((6, 6), (12, 12)):
         b = Builder("image")
         case = Convolution(1, 3, 16, spatial, (3, 3), (1, 1), (1, 1), (1, 1), (1, 1))
         graph = b.build([add_node(b, "forward", case, "x", weights=np.ones(case.w, np.float32))])
