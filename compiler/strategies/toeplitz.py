@@ -20,7 +20,7 @@ from ..graph import Builder, Graph, Node, Value
 from ..op import Array
 from .strategy import Cost, Strategy, geometry, nominal
 
-MOST_ELEMENTS = 1 << 22  # of the matrix and of S
+MOST_ELEMENTS = 1 << 20  # of the matrix and of S
 
 
 def _padded(node: Node) -> tuple[int, ...]:
