@@ -467,7 +467,7 @@ TRANSFORMS = [
       for is_turned in (False, True)),
     row("fft_filter_gradient", "float32[94, 1, 3, 5]", terms=94, **_form(4, 5)),
     row("fft_filter_gradient", "float32[94, 1, 17, 35]", terms=94, **_form(6)),
-    row("fft_filter_gradient", "float64[1534, 2, 3, 16]", terms=1534, **_form(22, 11)),
+    row("fft_filter_gradient", "float64[382, 2, 3, 16]", terms=382, **_form(6, 11)),
     row("windows", "float32[2, 3, 7, 6]", kernel=(3, 2), stride=(2, 1), dilation=(1, 3)),
     row("windows", "float32[1, 2, 9]", kernel=(4,), stride=(3,), dilation=(1,)),
     row("windows", "float32[N, 1, 2, 3, 2]", kernel=(1, 2, 2), stride=(1, 1, 1), dilation=(1, 1, 1)),
