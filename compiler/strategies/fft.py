@@ -3,12 +3,13 @@
 A tile has n - taps + 1 outputs along every axis on which the kernel has more than one tap, and 3/2 n^2 - 2 products: for
 7 x 7 taps n = 16 needs 382 products for 100 outputs instead of 4900, n = 32 needs 1534 for 676 instead of 33124.
 
-Error: a transform of N numbers adds a relative L2 error of at most log2(N) (g + u) for a small g (Gentleman and Sande, "Fast
-Fourier Transforms: for fun and profit", AFIPS 1966; Higham, Accuracy and Stability of Numerical Algorithms, theorem 24.2), and of
-about sqrt(log2 N) u with roundings that are not correlated (Schatzman, SIAM Journal on Scientific Computing 17, 1996). With three
-transforms of at most 1024 numbers, Gauss's products, which at most triple the rounding of a product's parts (Higham, SIAM Journal on
-Matrix Analysis 13, 1992), and sums as direct ones have, that is below 2e-6 for random operands; but it is relative to the whole tile: an
-output that is small beside those of its tile has the tile's error. A NaN or infinity spreads over its tile. Integers are not exact.
+Error: a transform of N numbers adds a relative L2 error of at most about 7 u log2(N) (Higham, Accuracy and Stability of Numerical
+Algorithms, theorem 24.2, with rounded factors), and with roundings that are not correlated about u sqrt(log2 N) (Gentleman and
+Sande, "Fast Fourier Transforms: for fun and profit", AFIPS 1966; Schatzman, SIAM Journal on Scientific Computing 17, 1996). On random
+operands three transforms of at most 1024 numbers, 3.2 u each, Gauss's products, which at most triple the rounding of a product's parts
+(Higham, SIAM Journal on Matrix Analysis 13, 1992), and sums like those of direct, 10 u at most, stay below 20 u = 1.2e-6. The error is
+relative to the whole tile: an output that is small beside those of its tile has the tile's. A NaN or infinity spreads over its
+tile. Integers are not exact.
 """
 
 from __future__ import annotations
