@@ -2,8 +2,7 @@
 
 A ``Forward`` transform reads the numbers of a tile, (i, j), and puts its entries, e; a ``Backward`` one reads entries and puts
 numbers. Places are extents, so that a transform may loop over them. Tiles that touch the border read zeros there and store
-nothing outside; all others test nothing: a transform has its numbers
-``either`` way, or tests ``any`` of them.
+nothing outside; all others test nothing: a transform has its numbers ``either`` way, or tests ``any`` of them.
 """
 
 from __future__ import annotations
