@@ -17,7 +17,7 @@ import numpy as np
 import numpy.typing as npt
 import onnx
 
-from netloom.benchmarks import harness, oracle
+from netloom.benchmarks import harness, operations, oracle
 from netloom.benchmarks.harness import Contender, Result
 from netloom.compiler.driver import Options, compile_graph
 from netloom.compiler.graph import Graph
@@ -74,7 +74,7 @@ def compare(
         whole = _contenders(folder / "whole", graph, ways, peers, threads, model)
         results = harness.run([c for c, _ in whole], feeds, folder, rounds)
         errors = _errors(folder, graph, results, ways, peers, threads, model, feeds)
-        flops = _flops(graph, dims or {})
+        flops = float(operations.operations(graph.nodes, dims or {}, operations.PRODUCTS))
         sizes = [contender.file.stat().st_size for contender, _ in whole]
     by_name = {result.contender.name: result for result in results}
     return [
@@ -149,27 +149,10 @@ def random_feeds(graph: Graph, seed: int, dims: Mapping[str, int]) -> dict[str, 
     rng = np.random.default_rng(seed)
     feeds: dict[str, Array] = {}
     for value in graph.inputs:
-        shape = tuple(nominal(extent, dims) for extent in value.shape)
+        shape = tuple(operations.in_numbers(extent, dims) for extent in value.shape)
         normal = rng.standard_normal(shape)
         feeds[value.label] = normal.astype(value.dtype.numpy) if value.dtype.is_float else np.zeros(shape, value.dtype.numpy)
     return feeds
-
-
-def nominal(extent: Any, dims: Mapping[str, int]) -> int:
-    """An extent in numbers; free dims that are not given are at their least value, but 1 at least."""
-    from netloom.compiler import dim
-
-    return dim.evaluate(extent, {s.name: dims.get(s.name, max(s.lo, 1)) for s in dim.symbols_of([extent])})
-
-
-def _flops(graph: Graph, dims: Mapping[str, int]) -> float:
-    """Operations of the graph's convolutions and products as written."""
-    total = 0
-    for node in graph.nodes:
-        if node.op.flops is not None and node.op.name in ("conv", "matmul"):
-            types = [v.type for v in node.inputs], [v.type for v in node.outputs]
-            total += nominal(node.op.flops(node.attrs, *types), dims)
-    return float(total)
 
 
 def load_model(name: str, folder: Path, seed: int = 0) -> tuple[Graph, Path | None]:

@@ -2,8 +2,8 @@
 
 It loads FILE (a shared object for netloom, a model for the peers), prints a line of JSON, and then answers lines of its
 input: ``block CALLS SECONDS`` times calls of one inference each (SECONDS idle first, two calls discarded) and prints the
-times in seconds; ``outputs FILE`` writes the outputs. Peers run in float32 with as many threads as netloom. A fault is
-one line of JSON with the key ``fault``.
+times in seconds; ``outputs FILE`` writes the outputs and prints how much memory the process has held at most. Peers run in
+float32 with as many threads as netloom. A fault is one line of JSON with the key ``fault``.
 """
 
 from __future__ import annotations
@@ -20,6 +20,8 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+
+from .child import kilobytes
 
 Arrays = dict[str, npt.NDArray[Any]]
 Call = Callable[[], Any]
@@ -163,8 +165,9 @@ def main(engine: str, file: str, feeds_file: str, threads: str) -> None:
     for line in sys.stdin:
         word, *rest = line.split(maxsplit=1)
         if word == "outputs":
+            peak = kilobytes(Path("/proc/self/status"), "VmHWM:")
             np.savez(rest[0].strip(), **outputs())  # type: ignore[arg-type]
-            print("{}", flush=True)
+            print(json.dumps({"peak_bytes": peak << 10}), flush=True)
         else:
             calls, idle = rest[0].split()
             print(json.dumps(_block(call, int(calls), float(idle))), flush=True)

@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
+from netloom.benchmarks import exact
 from netloom.errors import ComparisonError, NetloomError
 from netloom.runtime.cuda.device import CudaDevice, Device
 from netloom.runtime.cuda.session import CudaSession, load
@@ -157,11 +158,7 @@ def inputs_of(case: Case) -> dict[str, Array]:
 
 def error_of(case: Case, inputs: Mapping[str, Array], y: Array) -> float:
     """Relative L2 distance of some results from float64."""
-    rng = np.random.default_rng(1)
-    places = np.stack([rng.integers(0, extent, SAMPLES) for extent in y.shape], 1)
-    wanted: Array = np.array([_exactly(case, inputs, place.tolist()) for place in places])
-    found = y[tuple(places.T)].astype(np.float64)
-    return float(np.linalg.norm(found - wanted)) / max(float(np.linalg.norm(wanted)), 1e-30)
+    return exact.sampled_error(y, lambda place: _exactly(case, inputs, place), SAMPLES)
 
 
 def _exactly(case: Case, inputs: Mapping[str, Array], place: Sequence[int]) -> float:
@@ -169,15 +166,9 @@ def _exactly(case: Case, inputs: Mapping[str, Array], place: Sequence[int]) -> f
     x = inputs["x"]
     match case.kind:
         case "matmul":
-            return float(x[place[0]].astype(np.float64) @ inputs["w"][:, place[1]].astype(np.float64))
+            return exact.product(x, inputs["w"], place)
         case "conv":
-            n, o, *at = place
-            window = np.zeros(case.w[1:])
-            low = [p * case.stride - case.pad for p in at]
-            inside = [slice(max(a, 0), min(a + k, e)) for a, k, e in zip(low, case.w[2:], case.x[2:], strict=True)]
-            into = [slice(s.start - a, s.stop - a) for s, a in zip(inside, low, strict=True)]
-            window[:, into[0], into[1]] = x[n, :, inside[0], inside[1]]
-            return float(np.vdot(window, inputs["w"][o].astype(np.float64)))
+            return exact.convolution(x, inputs["w"], case.stride, case.pad, place)
     return max(float(x[place[0]]), 0.0)
 
 

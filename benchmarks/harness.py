@@ -37,13 +37,14 @@ class Contender:
 
 @dataclass
 class Result:
-    """Times in seconds, one list a round; ``ready``: seconds to load and run once."""
+    """Times in seconds, one list a round; ``ready``: seconds to load and run once; ``peak_bytes`` of the process."""
 
     contender: Contender
     version: str
     ready: float
     rounds: list[list[float]] = field(default_factory=list)
     outputs: dict[str, Array] = field(default_factory=dict)
+    peak_bytes: int = 0
 
     @property
     def milliseconds(self) -> float:
@@ -124,7 +125,7 @@ def run(contenders: Sequence[Contender], feeds: Mapping[str, Array], folder: Pat
                 process.result.rounds.append(process.ask(f"block {calls} {IDLE}"))
         for process in processes:
             target = folder / "outputs.npz"
-            process.ask(f"outputs {target}")
+            process.result.peak_bytes = process.ask(f"outputs {target}")["peak_bytes"]
             process.result.outputs = dict(np.load(target, allow_pickle=False))
     finally:
         for process in processes:

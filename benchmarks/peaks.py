@@ -1,7 +1,9 @@
 """What this machine can do at most, measured: multiply-adds, clock, and memory bandwidth.
 
-Every benchmark prints these first and gives its results as parts of them. The multiply-add peak runs chains that never
-leave the registers; on a core that issues two 8-lane (or one 16-lane) multiply-adds a cycle it is 32 flop x clock.
+Every benchmark prints these first and gives its results as parts of them. Copies are programs of one hand-made loop, run
+by the pool that runs networks, with the same stores: y = -x where one array is read, y = the sum where several are.
+The multiply-add peak runs chains that never leave the registers; on a core that issues two 8-lane (or one 16-lane)
+multiply-adds a cycle it is 32 flop x clock.
 """
 
 from __future__ import annotations
@@ -9,13 +11,14 @@ from __future__ import annotations
 import ctypes
 import threading
 import time
-from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 import llvmlite.binding as llvm
 import numpy as np
 
+from netloom.benchmarks import conditions
 from netloom.compiler import scalar
 from netloom.compiler.dim import Dim, Symbol
 from netloom.compiler.driver import Options, compile_graph
@@ -34,19 +37,25 @@ from netloom.compiler.loops.ir import (
     loop,
     variable,
 )  # fmt: skip
+from netloom.compiler.program import BufferRef, Entry, Launch, Port, Program, Space
+from netloom.compiler.targets.cpu.jit import load_in_process
 from netloom.compiler.targets.cpu.llvm import compile_kernels
 from netloom.compiler.targets.cpu.machine import Cpu, host_cpu
 from netloom.compiler.tensor_type import FLOAT32, TensorType
-from netloom.runtime.session import Session
+from netloom.runtime.session import Bound, Session
 
 TRIPS = 1 << 21  # of the loop around the chains
 LATENCY = 4  # cycles of a float32 multiply-add, on every x86-64 core since 2016
 COPIED = 256 << 20  # bytes: several times the largest cache
+READS = (1, 2, 4)  # arrays that a copy reads for one that it writes
+_ITEM = 64  # rows of four vectors in a copy's work item
 
 
 @dataclass(frozen=True)
 class Peaks:
-    """GHz; GFLOP/s of multiply-adds on 1 and 2 threads; GB/s of a copy (read and written bytes) and of reading."""
+    """GHz; by number of threads: GFLOP/s of multiply-adds, GB/s (read and written bytes) of a copy and of reading; ``copies``:
+    also of those that read as many arrays of equal size for one that they write. ``warnings``: what disturbs times on this
+    machine, looked up before anything was measured."""
 
     clock: float
     flops: dict[int, float]
@@ -54,6 +63,8 @@ class Peaks:
     read: dict[int, float]
     chains: int
     cpu: str
+    copies: Mapping[int, Mapping[int, float]] = field(default_factory=dict)
+    warnings: tuple[str, ...] = ()
 
     @property
     def flops_per_cycle(self) -> float:
@@ -63,13 +74,16 @@ class Peaks:
         return asdict(self)
 
 
-def measure(threads: tuple[int, ...] = (1, 2)) -> Peaks:
-    """The peaks of this machine, in about five seconds."""
-    cpu = host_cpu()
+def measure(threads: Sequence[int] = ()) -> Peaks:
+    """The peaks of this machine on one thread and on these numbers of threads, in about five seconds."""
+    threads = sorted({1, *threads})
+    cpu, doubts = host_cpu(), conditions.warnings(max(threads))
     chains = _chains(cpu)
     clock = max(_rate(_chain_kernel(1, False), cpu, 1) for _ in range(3)) * LATENCY
     flops = {n: 2 * LANES * chains * max(_rate(_chain_kernel(chains, True), cpu, n) for _ in range(3)) for n in threads}
-    return Peaks(clock, flops, {n: _copy(n) for n in threads}, {n: _read(n) for n in threads}, chains, cpu.name)
+    copies = {n: {reads: _copy_rate(reads, n) for reads in READS} for n in threads}
+    copy, read = {n: copies[n][1] for n in threads}, {n: _read(n) for n in threads}
+    return Peaks(clock, flops, copy, read, chains, cpu.name, copies, tuple(doubts))
 
 
 def _chains(cpu: Cpu) -> int:
@@ -131,37 +145,72 @@ def _together(calls: list[Callable[[], object]]) -> float:
     return time.perf_counter() - start
 
 
-def _copy(threads: int) -> float:
-    """GB/s of y = x over large arrays, read and written bytes together."""
-    b = Builder("copy")
-    x = b.input(TensorType(FLOAT32, (COPIED // 8,)), "x")
-    return _bandwidth(b, b("neg", x), threads, COPIED)
+@dataclass(frozen=True)
+class Copy:
+    """A copy ready to run: calling ``call`` moves ``moved`` bytes, read and written ones together."""
+
+    call: Bound
+    moved: int
+
+
+def copier(reads: int, threads: int, size: int) -> Copy:
+    """A copy that reads ``reads`` arrays of about ``size`` bytes and writes one."""
+    cpu = host_cpu()
+    kernel = _copy_kernel(reads, max(size // (4 * 4 * LANES * _ITEM), 1))
+    type = TensorType(FLOAT32, kernel.buffers[0].shape)
+    names = [buffer.name for buffer in kernel.buffers]
+    *inputs, output = (Port(name, type) for name in names)
+    refs = (*(BufferRef(Space.INPUT, position) for position in range(reads)), BufferRef(Space.OUTPUT, 0))
+    entry = Entry("run", tuple(inputs), (output,), (Launch(kernel.name, refs, (), kernel.items),), ())
+    program = Program("copy", (), (entry,), (), (), {kernel.name: kernel})
+    image = load_in_process(program, [compile_kernels(program.kernels, cpu)], cpu.required)
+    arrays = {name: np.ones(type.static_shape, np.float32) for name in names}
+    return Copy(Session.in_process(image, threads=threads).bind(**arrays), sum(array.nbytes for array in arrays.values()))
+
+
+def _copy_kernel(reads: int, items: int) -> Kernel:
+    """One work item: _ITEM rows of four vectors."""
+    shape = (items, _ITEM, 4, LANES)
+    item, row, vector = variable("w", items), variable("t", _ITEM), variable("k", 4)
+    at = (Dim.of(item), Dim.of(row), Dim.of(vector), Dim.of(LANE))
+    inputs, output = [Buffer(f"x{number}", FLOAT32, shape) for number in range(reads)], Buffer("y", FLOAT32, shape)
+    first, *others = (Load(buffer, at) for buffer in inputs)
+    value: scalar.Expr = first if others else -first
+    for other in others:
+        value = value + other
+    lanes = loop(LANE, LANES, Store(output, at, value), Kind.VECTOR)
+    body = loop(row, _ITEM, loop(vector, 4, lanes, Kind.UNROLLED))
+    return Kernel("copy", (*inputs, output), (), items, item, body)
+
+
+def _copy_rate(reads: int, threads: int) -> float:
+    """GB/s of copies of COPIED bytes, read and written ones together."""
+    copy = copier(reads, threads, COPIED // (reads + 1))
+    return copy.moved / best_seconds(copy.call) / 1e9
 
 
 def _read(threads: int) -> float:
     """GB/s of summing rows of a large array."""
     b = Builder("read")
-    x = b.input(TensorType(FLOAT32, (512, COPIED // 4 // 512)), "x")
-    return _bandwidth(b, b("reduce_sum", x, axes=(1,), keep=False), threads, COPIED)
-
-
-def _bandwidth(b: Builder, result: Any, threads: int, moved: int) -> float:
-    graph = b.build([result], ["y"])
+    shape = (512, COPIED // 4 // 512)
+    x = b.input(TensorType(FLOAT32, shape), "x")
+    graph = b.build([b("reduce_sum", x, axes=(1,), keep=False)], ["y"])
     session = Session.in_process(compile_graph(graph, Options(threads=threads)).image, threads=threads)
-    port = session.inputs[0]
-    x = np.ones(tuple(int(e) for e in graph.inputs[0].shape), np.float32)  # type: ignore[arg-type]
-    y = np.empty(tuple(int(e) for e in graph.outputs[0].shape), np.float32)  # type: ignore[arg-type]
-    call = session.bind(**{port.name: x, "y": y})
+    return COPIED / best_seconds(session.bind(x=np.ones(shape, np.float32))) / 1e9
+
+
+def best_seconds(call: Callable[[], None]) -> float:
+    """The least of five calls."""
     best = float("inf")
     for _ in range(5):
         start = time.perf_counter()
         call()
         best = min(best, time.perf_counter() - start)
-    return moved / best / 1e9
+    return best
 
 
 if __name__ == "__main__":
-    peaks = measure()
+    peaks = measure((2,))
     print(f"clock {peaks.clock:.2f} GHz, {peaks.chains} chains: {peaks.flops_per_cycle:.1f} flop a cycle")
     for threads in peaks.flops:
         print(f"{threads} thread(s): {peaks.flops[threads]:.1f} GFLOP/s, copy {peaks.copy[threads]:.1f} GB/s, "

@@ -6,8 +6,8 @@ through torch.compile, each in a process of its own. Writes FOLDER/training.json
 
 from __future__ import annotations
 
-import argparse
 import json
+import math
 import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
@@ -17,9 +17,10 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from netloom.benchmarks import harness, peaks
+from netloom.benchmarks import harness, peaks, report
+from netloom.benchmarks.goals import Ratio, reached
 from netloom.benchmarks.harness import Contender
-from netloom.benchmarks.networks import describe, machine_record
+from netloom.benchmarks.peaks import Peaks
 
 
 @dataclass(frozen=True)
@@ -50,24 +51,24 @@ TASKS = {
     "resnet50": Task("resnet50", 8, (3, 224, 224), 1000),
     "vgg16": Task("vgg16", 4, (3, 224, 224), 1000),
 }
+GOALS = {"lenet5": Ratio(2.0, 3.0), "mlp": Ratio(1.2, 1.4), "resnet50": Ratio(1.15, 1.3), "vgg16": Ratio(1.7, 2.2)}
 PEERS = {"torch": "torch_training", "torch.compile": "torch_compiled_training"}  # name -> engine of benchmarks/contender.py
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Measure and write the table."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("-o", "--output", type=Path, default=Path("docs/benchmarks"))
+    parser = report.parser_of(__doc__)
     parser.add_argument("--threads", default="2")
     parser.add_argument("--rounds", type=int, default=20)
     parser.add_argument("--networks", default=",".join(TASKS))
     parser.add_argument("--peers", default=",".join(PEERS))
     given = parser.parse_args(arguments)
-    counts = [int(n) for n in given.threads.split(",")]
-    machine = peaks.measure(tuple(counts) if 1 in counts else (1, *counts))
+    counts = report.numbers(given.threads)
+    machine = peaks.measure(counts)
     rows: list[Row] = []
-    for name in given.networks.split(","):
+    for name in report.words(given.networks):
         for threads in counts:
-            rows.append(measure(TASKS[name], threads, given.peers.split(","), given.rounds))
+            rows.append(measure(TASKS[name], threads, report.words(given.peers), given.rounds))
             print(line(rows[-1]), flush=True)
             write(given.output, machine, rows)
 
@@ -96,21 +97,24 @@ def line(row: Row) -> str:
     return f"{row.network}, batch {row.batch}, {row.threads} thread(s): {times}; ratio {ratios}"
 
 
-def write(folder: Path, machine: peaks.Peaks, rows: Sequence[Row]) -> None:
+def write(folder: Path, machine: Peaks, rows: Sequence[Row]) -> None:
     """The results so far, as JSON and as a table."""
-    folder.mkdir(parents=True, exist_ok=True)
-    data = {"machine": machine_record(machine), "rows": [asdict(row) for row in rows]}
-    (folder / "training.json").write_text(json.dumps(data, indent=1) + "\n")
     peers = list(dict.fromkeys(name for row in rows for name in row.ratios))
-    head = ["network", "batch", "threads", "netloom", *peers, *(f"ratio to {p}" for p in peers), "to the faster"]
-    lines = ["# training", "", *describe(machine), "", "Median milliseconds of one step; ratios with p10–p90 over the rounds.", "",
-             f"| {' | '.join(head)} |", "|---" * len(head) + "|"]  # fmt: skip
+    heads = ["network", "batch", "threads", "netloom", *peers, *(f"ratio to {p}" for p in peers), "to the faster", "must / aim"]
+    cells = []
     for row in rows:
-        ratios = [f"{m:.2f} ({a:.2f}–{z:.2f})" for m, a, z in (row.ratios[p] for p in peers)]
         times = [f"{row.milliseconds[name]:.2f}" for name in ("netloom", *peers)]
-        least = min(ratio[0] for ratio in row.ratios.values())
-        lines.append(f"| {' | '.join([row.network, str(row.batch), str(row.threads), *times, *ratios, f'{least:.2f}'])} |")
-    (folder / "training.md").write_text("\n".join(lines) + "\n")
+        cells.append([row.network, str(row.batch), str(row.threads), *times, *(report.spread(row.ratios[p]) for p in peers),
+                      f"{least(row):.2f}", str(GOALS[row.network])])  # fmt: skip
+    report.write(folder, "training", machine, {"rows": rows},
+                 ["Median milliseconds of one step; ratios with p10–p90 over the rounds; what the ratio to the faster must be and",
+                  "what is aimed at.", "", *report.table(heads, cells), "",
+                  reached([(GOALS[row.network], least(row)) for row in rows])])  # fmt: skip
+
+
+def least(row: Row) -> float:
+    """The ratio to the faster peer."""
+    return min((ratio[0] for ratio in row.ratios.values()), default=math.nan)
 
 
 if __name__ == "__main__":

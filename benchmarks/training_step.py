@@ -14,8 +14,9 @@ from typing import Any
 import numpy as np
 
 from netloom.benchmarks import harness, oracle
-from netloom.benchmarks.comparison import Row, nominal, random_feeds
+from netloom.benchmarks.comparison import Row, random_feeds
 from netloom.benchmarks.harness import Contender
+from netloom.benchmarks.operations import PRODUCTS, operations
 from netloom.compiler.driver import Options, compile_entries
 from netloom.compiler.graph import Graph
 from netloom.compiler.passes.eliminate_dead import eliminate_dead
@@ -24,7 +25,6 @@ from netloom.frontends.dsl.training_step import LOSS, training_graph
 
 NAME = "netloom/train"
 RATE = 1e-3
-_PRODUCTS = ("conv", "conv_input_gradient", "conv_weight_gradient", "matmul")
 
 
 def measure(
@@ -54,9 +54,4 @@ def measure(
 
 def flops(step: Graph, dims: Mapping[str, int]) -> float:
     """Operations of the step's convolutions, products and their gradients, as far as a result needs them."""
-    total = 0
-    for node in eliminate_dead(step).nodes:
-        if node.op.flops is not None and node.op.name in _PRODUCTS:
-            types = [v.type for v in node.inputs], [v.type for v in node.outputs]
-            total += nominal(node.op.flops(node.attrs, *types), dims)
-    return float(total)
+    return float(operations(eliminate_dead(step).nodes, dims, PRODUCTS))

@@ -2,13 +2,12 @@
 
 An extent is an ``int`` or a ``Dim``; arithmetic on either gives an ``int`` whenever the result is constant.
 The same algebra serves tensor shapes, loop indices, buffer offsets and memory sizes, so what is proved here
-(ranges, divisibility) serves them all. Two equal polynomials compare equal; ``str`` and ``parse`` are inverses.
+(ranges, divisibility) serves them all. Two equal polynomials compare equal; ``str`` and ``dim_text.parse_extent`` are inverses.
 """
 
 from __future__ import annotations
 
-import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
 from math import gcd
@@ -411,6 +410,16 @@ def is_nonnegative(extent: Extent) -> bool:
     return low is not None and low >= 0
 
 
+def unproved(conditions: Iterable[Extent]) -> tuple[Extent, ...]:
+    """Those conditions (extent >= 0) that the ranges of their symbols do not prove."""
+    return tuple(condition for condition in conditions if not is_nonnegative(condition))
+
+
+def inside(index: Sequence[Extent], shape: Sequence[Extent]) -> tuple[Extent, ...]:
+    """Conditions (extent >= 0) that hold where an index lies inside a shape."""
+    return tuple(condition for i, extent in zip(index, shape, strict=True) for condition in (i, extent - 1 - i))
+
+
 def reduced_condition(extent: Extent) -> Extent:
     """An extent that is >= 0 exactly where the given one is, without terms too small to matter: 16 p + l - 64 with
     0 <= l < 16 becomes p - 4."""
@@ -545,82 +554,3 @@ def evaluate(extent: Extent, values: Mapping[str, int]) -> int:
 def symbols_of(extents: tuple[Extent, ...] | list[Extent]) -> frozenset[Symbol]:
     """All symbols in a shape."""
     return frozenset().union(*(extent.symbols() for extent in extents if isinstance(extent, Dim)))
-
-
-# -- text --------------------------------------------------------------------------------------------------
-
-_TOKEN = re.compile(r"\s*(\d+|[A-Za-z_][A-Za-z_0-9]*|//|[-+*%(),])")
-
-
-def parse(text: str, symbols: Mapping[str, Symbol]) -> Extent:
-    """The inverse of ``str``; ValueError for anything else, or for a name that ``symbols`` lacks."""
-    tokens: list[str] = []
-    position = 0
-    while position < len(text.rstrip()):
-        match = _TOKEN.match(text, position)
-        if match is None:
-            raise ValueError(f"{text!r} is not an extent (at column {position})")
-        tokens.append(match.group(1))
-        position = match.end()
-    reader = _Reader(tokens, symbols, text)
-    extent = reader.sum()
-    if reader.tokens:
-        raise ValueError(f"{text!r} has {reader.tokens[0]!r} left over")
-    return extent
-
-
-class _Reader:
-    """Recursive descent over the tokens of one extent; nesting is bounded, so the stack is too."""
-
-    def __init__(self, tokens: list[str], symbols: Mapping[str, Symbol], text: str) -> None:
-        self.tokens, self.symbols, self.text, self.depth = tokens, symbols, text, 0
-
-    def take(self, expected: str = "") -> str:
-        if not self.tokens or (expected and self.tokens[0] != expected):
-            raise ValueError(f"{self.text!r} is not an extent: expected {expected or 'more'!r}")
-        return self.tokens.pop(0)
-
-    def sum(self) -> Extent:
-        self.depth += 1
-        if self.depth > 100:
-            raise ValueError("an extent nested more than 100 deep")
-        negative = bool(self.tokens) and self.tokens[0] == "-" and bool(self.take())
-        total = -self.product() if negative else self.product()
-        while self.tokens and self.tokens[0] in "+-":
-            sign = self.take()
-            term = self.product()
-            total = total + term if sign == "+" else total - term
-        self.depth -= 1
-        return total
-
-    def product(self) -> Extent:
-        total = self.factor()
-        while self.tokens and self.tokens[0] in ("*", "//", "%"):
-            sign = self.take()
-            if sign == "*":
-                total = total * self.factor()
-            else:
-                divisor = int(self.take())
-                total = total // divisor if sign == "//" else total % divisor
-        return total
-
-    def factor(self) -> Extent:
-        token = self.take()
-        if token == "-":
-            return -self.factor()
-        if token.isdigit():
-            return int(token)
-        if token == "(":
-            inner = self.sum()
-            self.take(")")
-            return inner
-        if token == "min" and self.tokens[:1] == ["("]:
-            self.take("(")
-            left = self.sum()
-            self.take(",")
-            right = self.sum()
-            self.take(")")
-            return minimum(left, right)
-        if token in self.symbols:
-            return Dim.of(self.symbols[token])
-        raise ValueError(f"{self.text!r} names {token!r}, which is not a known symbol")

@@ -20,6 +20,7 @@ from . import dim
 from .graph import Graph
 from .loops.verify import verify_kernel
 from .passes.choose_layout import choose_layout
+from .passes.eliminate_common import eliminate_common
 from .passes.eliminate_dead import eliminate_dead
 from .passes.fuse import fuse
 from .passes.plan_memory import Placement, plan_memory
@@ -45,6 +46,7 @@ _SELECT = (
 _LAYOUT = (
     Pass("choose_layout", choose_layout, after=("eliminate_dead", "fold_batchnorm"),
          why="rules match ops in row-major form, and strategies decide which convolutions are left"),
+    Pass("eliminate_twice_packed", eliminate_common, after=("choose_layout",), why="each reader has reordered for itself"),
     Pass("eliminate_unpacked", eliminate_dead, after=("choose_layout",), why="packed weights replace the others"),
 )  # fmt: skip
 _FUSE = (Pass("fuse", fuse, after=("choose_layout",), why="a reorder is a border between kernels"),)

@@ -3,22 +3,21 @@
 ``define`` registers an op; nothing else keeps lists of op names. An op has a type rule (``infer``), a NumPy
 meaning (``reference``), a gradient (``vjp``, as a graph) and a loop meaning: either a ``compute`` (its output
 element by element) or a ``decompose`` (a graph of smaller ops). Elementwise ops get all of these from one
-scalar formula. See docs/adding-an-op.md.
+scalar formula (formula.py). See docs/adding-an-op.md.
 """
 
 from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol, TypeAlias
 
 import numpy.typing as npt
 
-from . import scalar
 from .dim import Extent
 from .scalar import Expr
-from .tensor_type import BOOL, DType, TensorType, broadcast_shapes
+from .tensor_type import TensorType
 
 if TYPE_CHECKING:
     from .graph import Builder, Node, Value
@@ -113,131 +112,6 @@ def define(op: Op) -> Op:
     return op
 
 
-# -- elementwise ops: all from one formula -------------------------------------------------------------------
-
-
-def elementwise(
-    name: str,
-    arity: int,
-    formula: Callable[..., Expr],
-    doc: str,
-    *,
-    attrs: type = NoAttrs,
-    kinds: str = "fi",
-    vjp: Vjp | NotDifferentiable | None = None,
-    **facts: Any,
-) -> Op:
-    """Define an op that applies ``formula(attrs, *arguments)`` to each element, inputs broadcast by NumPy's rule.
-
-    ``kinds`` are the dtypes accepted (f float, i integer, b bool); all inputs share one, but for select's condition.
-    Type rule, meaning, loops and gradient follow from the formula.
-    """
-
-    def infer(values: Any, inputs: Sequence[TensorType]) -> Sequence[TensorType]:
-        shape = broadcast_shapes([t.shape for t in inputs])
-        if shape is None:
-            raise ValueError(f"shapes {', '.join(str(t) for t in inputs)} do not broadcast together")
-        for t in inputs:
-            if _kind(t.dtype) not in kinds:
-                raise ValueError(f"{name} does not take {t.dtype.value}")
-        return [TensorType(_expression(values, inputs).dtype, shape)]
-
-    def _expression(values: Any, inputs: Sequence[TensorType]) -> Expr:
-        try:
-            return formula(values, *(scalar.Argument(i, t.dtype) for i, t in enumerate(inputs)))
-        except TypeError as error:
-            raise ValueError(str(error)) from error
-
-    def reference(values: Any, inputs: Sequence[Array], outputs: Sequence[TensorType]) -> Sequence[Array]:
-        types = [TensorType(DType.of(x.dtype), x.shape) for x in inputs]
-        result = scalar.evaluate(_expression(values, types), inputs)
-        shape = outputs[0].static_shape
-        if result.shape != shape:
-            import numpy as np
-
-            result = np.broadcast_to(result, shape)
-        return [result]
-
-    def compute(values: Any, inputs: Sequence[TensorType], outputs: Sequence[TensorType]) -> Compute:
-        rank = outputs[0].rank
-
-        def term(i: tuple[Extent, ...], _r: tuple[Extent, ...], read: Read) -> Expr:
-            loaded = []
-            for position, t in enumerate(inputs):
-                own = i[rank - t.rank :]
-                loaded.append(read(position, [0 if e == 1 else x for e, x in zip(t.shape, own, strict=True)]))
-            return formula(values, *loaded)
-
-        return Compute(term)
-
-    def flops(_values: Any, _inputs: Sequence[TensorType], outputs: Sequence[TensorType]) -> Extent:
-        return outputs[0].elements
-
-    return define(
-        Op(name, doc, infer, reference, vjp or _formula_vjp, attrs, "elementwise", compute, None, formula,
-           flops=flops, **facts)  # fmt: skip
-    )
-
-
-def _kind(dtype: DType) -> str:
-    return "f" if dtype.is_float else ("b" if dtype is BOOL else "i")
-
-
-def _formula_vjp(b: Builder, node: Node, cotangents: Sequence[Value]) -> Sequence[Value | None]:
-    """The chain rule over the formula, as a graph of primitive ops."""
-    assert node.op.formula is not None
-    arguments = [scalar.Argument(i, v.type.dtype) for i, v in enumerate(node.inputs)]
-    formula = node.op.formula(node.attrs, *arguments)
-    seed = scalar.Argument(len(arguments), formula.dtype)
-    slopes = scalar.differentiate(formula, seed, range(len(arguments)))
-    operands = [*node.inputs, cotangents[0]]
-    result: list[Value | None] = []
-    for slope, value in zip(slopes, node.inputs, strict=True):
-        if slope is None or not value.type.dtype.is_float:
-            result.append(None)
-        else:
-            result.append(sum_to(b, emit_formula(b, slope, operands, {id(formula): node.outputs[0]}), value.type))
-    return result
-
-
-def emit_formula(
-    b: Builder, root: Expr, operands: Sequence[Value], known: dict[int, Value] | None = None
-) -> Value:
-    """A scalar expression as a graph of primitive elementwise ops over ``operands``; ``known`` nodes are reused."""
-    values: dict[int, Value] = dict(known or {})
-    for node in scalar.post_order([root]):
-        if id(node) in values:
-            continue
-        match node:
-            case scalar.Argument(position, _):
-                values[id(node)] = operands[position]
-            case scalar.Literal(value, dtype):
-                values[id(node)] = b.number(value, dtype)
-            case scalar.Cast(argument, dtype):
-                values[id(node)] = b("cast", values[id(argument)], dtype=dtype)
-            case scalar.Call(function, inner, _):
-                values[id(node)] = b(function, *(values[id(a)] for a in inner))
-            case _:
-                raise TypeError(f"a formula holds {type(node).__name__}, which is for loops only")
-    return values[id(root)]
-
-
-def sum_to(b: Builder, value: Value, target: TensorType) -> Value:
-    """Sum over the axes along which ``target`` was broadcast to ``value``'s shape."""
-    extra = value.type.rank - target.rank
-    axes = tuple(range(extra)) + tuple(
-        extra + axis
-        for axis, extent in enumerate(target.shape)
-        if extent == 1 and value.type.shape[extra + axis] != 1
-    )
-    if axes:
-        value = b("reduce_sum", value, axes=axes, keep=False)
-    if value.type.shape != target.shape:
-        value = b("reshape", value, shape=target.shape)
-    return value
-
-
 __all__ = [
     "OPS", "Array", "ByDecomposition", "Compute", "Infer", "NoAttrs", "NotDifferentiable", "Op", "Read", "Reference", "Vjp", "define",
-    "elementwise", "emit_formula", "field", "sum_to",
 ]  # fmt: skip

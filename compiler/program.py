@@ -34,10 +34,11 @@ class Space(enum.Enum):
 
 @dataclass(frozen=True)
 class BufferRef:
-    """One buffer argument of a launch."""
+    """One buffer argument of a launch; ``offset`` is its start in an arena slot, in bytes (a multiple of ALIGNMENT)."""
 
     space: Space
     index: int
+    offset: int = 0
 
 
 @dataclass(frozen=True)

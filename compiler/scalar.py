@@ -8,14 +8,15 @@ Trees are shared DAGs: walk them with ``rebuild``, which visits each node once a
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import math
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
 
-from .dim import Extent
+from .dim import Extent, unproved
 from .tensor_type import BOOL, FLOAT32, FLOAT64, INT32, INT64, DType
 
 Number: TypeAlias = "Expr | float | int | bool"
@@ -193,6 +194,13 @@ def cast(expression: Expr, dtype: DType) -> Expr:
     return expression if expression.dtype is dtype else Cast(expression, dtype)
 
 
+def guarded(conditions: Iterable[Extent], value: Expr, otherwise: Number = 0) -> Expr:
+    """The value where all conditions (extent >= 0) hold, else ``otherwise``; nothing to do when all of them are proved."""
+    left = unproved(conditions)
+    other = otherwise if isinstance(otherwise, Expr) else literal(otherwise, value.dtype)
+    return Guarded(left, value, other) if left else value
+
+
 def children(expression: Expr) -> tuple[Expr, ...]:
     """Direct sub-expressions."""
     match expression:
@@ -231,9 +239,12 @@ def with_children(expression: Expr, new: Sequence[Expr]) -> Expr:
             return expression
 
 
-def post_order(roots: Sequence[Expr]) -> list[Expr]:
-    """Every node once, arguments before users."""
-    seen: set[int] = set()
+def post_order(roots: Sequence[Expr], closed: tuple[type[Expr], ...] = (), known: Iterable[int] = ()) -> list[Expr]:
+    """Every node once, arguments before users; nodes of ``closed`` types are not entered, and nodes whose ids are ``known`` left out.
+
+    With Guarded closed, these are the nodes that are evaluated whatever guards say.
+    """
+    seen = set(known)
     order: list[Expr] = []
     stack: list[Expr | None] = list(reversed(roots))  # None: all below the innermost open node is done
     open_: list[Expr] = []
@@ -243,7 +254,7 @@ def post_order(roots: Sequence[Expr]) -> list[Expr]:
             order.append(open_.pop())
         elif id(node) not in seen:
             seen.add(id(node))
-            below = children(node)
+            below = () if isinstance(node, closed) else children(node)
             if not below:
                 order.append(node)
                 continue
@@ -413,9 +424,7 @@ def _shift_right(x: Any, y: Any) -> Any:
 
 
 def _erf(x: Any) -> Any:
-    from math import erf
-
-    return np.vectorize(erf, otypes=[np.float64])(np.asarray(x, np.float64)) if np.size(x) else np.asarray(x)
+    return np.vectorize(math.erf, otypes=[np.float64])(np.asarray(x, np.float64)) if np.size(x) else np.asarray(x)
 
 
 def _in_float64(function: Callable[..., Any]) -> Callable[..., Any]:
@@ -505,5 +514,5 @@ __all__ = [
     "BOOL", "FLOAT32", "FLOAT64", "INDEX", "INT32", "SCALAR_FUNCTIONS", "Argument", "Bitcast", "Call",
     "Cast", "Checked", "Expr", "Guarded", "Index", "Literal",
     "Number", "ScalarFunction", "apply", "call", "cast", "cast_array", "children", "differentiate", "evaluate", "exp",
-    "literal", "maximum", "minimum", "post_order", "rebuild", "select", "with_children",
+    "guarded", "literal", "maximum", "minimum", "post_order", "rebuild", "select", "with_children",
 ]  # fmt: skip

@@ -17,6 +17,7 @@ import numpy as np
 
 from . import dim
 from .dim import Dim, Extent, Symbol
+from .dim_text import parse_extent
 
 MAX_RANK: Final = 16
 MAX_ELEMENTS: Final = 1 << 40
@@ -133,7 +134,7 @@ def parse_type(text: str, symbols: Mapping[str, Symbol]) -> TensorType:
     if match is None:
         raise ValueError(f"{text!r} is not a tensor type")
     extents = split_top_level(match.group(2))
-    return TensorType(DType(match.group(1)), tuple(dim.parse(extent, symbols) for extent in extents))
+    return TensorType(DType(match.group(1)), tuple(parse_extent(extent, symbols) for extent in extents))
 
 
 def split_top_level(text: str, separator: str = ",") -> list[str]:

@@ -28,10 +28,10 @@ import numpy as np
 
 from netloom.errors import ModelError, NetloomError, UnsupportedOpError
 
-from . import dim
 from . import ops as _ops  # noqa: F401  (defines every op)
 from .constant import Constant
 from .dim import Dim, Symbol
+from .dim_text import parse_extent
 from .graph import Graph, Node, State, Value, nested_graphs
 from .layout import Layout, parse_layout
 from .op import OPS
@@ -336,7 +336,7 @@ def parse_attribute(text: str, symbols: Mapping[str, Symbol], constants: Mapping
     parts = _tuple_parts(text)
     if parts is not None:
         return tuple(parse_attribute(part, symbols, constants) for part in parts)
-    return dim.parse(text, symbols)
+    return parse_extent(text, symbols)
 
 
 def _tuple_parts(text: str) -> Sequence[str] | None:

@@ -10,19 +10,16 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 from .. import scalar
 from ..dim import Dim, Extent
 from ..fourier import Program, Step, complex_, real
 from ..ops.tiles import Pair, TileAttrs
 from ..scalar import Expr
+from ..tensor_type import DType
+from .elements import Elements
 from .ir import LANE, LANES, Allocate, Buffer, Kind, Load, Statement, Store, block, loop, variable
 from .tiles import Bordered, PutEntry, PutNumber, ReadEntry, ReadNumber, Transforms, schedules
-
-if TYPE_CHECKING:
-    from ..tensor_type import DType
-    from .build import KernelBuilder
 
 
 @dataclass(frozen=True)
@@ -63,7 +60,7 @@ class _Tile:
 class _Writer:
     """Statements over whole vectors; the values of a program's steps lie in a local buffer at fixed places: registers."""
 
-    def __init__(self, k: KernelBuilder) -> None:
+    def __init__(self, k: Elements) -> None:
         self.k = k
 
     @property
@@ -104,7 +101,7 @@ def _stepped(step: Step, values: Sequence[Expr]) -> Expr:
 # -- there -------------------------------------------------------------------------------------------------------------
 
 
-def _spectrum(k: KernelBuilder, tile: _Tile, read: Bordered[ReadNumber], put: _PutSpectrum) -> Statement:
+def _spectrum(k: Elements, tile: _Tile, read: Bordered[ReadNumber], put: _PutSpectrum) -> Statement:
     """The half spectrum of a tile."""
     w = _Writer(k)
     (rows, columns), (height, width) = tile.n, tile.present
@@ -170,12 +167,12 @@ def _triples(parts: Sequence[Expr], entry: Callable[[int], Extent], put: _PutSpe
     return [store for number, (re, im) in enumerate(pairs) for store in put.triple(entry(number), re, im)]
 
 
-def _input(k: KernelBuilder, attrs: TileAttrs, read: Bordered[ReadNumber], put: PutEntry) -> Statement:
+def _input(k: Elements, attrs: TileAttrs, read: Bordered[ReadNumber], put: PutEntry) -> Statement:
     """a, b, a + b."""
     return _spectrum(k, _Tile(attrs.inputs, attrs.inputs), read, _PutSpectrum(lambda re, im: (re, im, re + im), put))
 
 
-def _conjugate(k: KernelBuilder, tile: _Tile, read: Bordered[ReadNumber], put: PutEntry) -> Statement:
+def _conjugate(k: Elements, tile: _Tile, read: Bordered[ReadNumber], put: PutEntry) -> Statement:
     """d - c, c + d, c of the conjugate c + di times 2 / N; the real ones times 1 / N. N is a power of two: no rounding."""
     scale = 1.0 / (tile.n[0] * tile.n[1])
 
@@ -186,18 +183,18 @@ def _conjugate(k: KernelBuilder, tile: _Tile, read: Bordered[ReadNumber], put: P
     return _spectrum(k, tile, read, _PutSpectrum(planes, put, scale))
 
 
-def _filter(k: KernelBuilder, attrs: TileAttrs, read: Bordered[ReadNumber], put: PutEntry) -> Statement:
+def _filter(k: Elements, attrs: TileAttrs, read: Bordered[ReadNumber], put: PutEntry) -> Statement:
     return _conjugate(k, _Tile(attrs.inputs, attrs.taps), read, put)
 
 
-def _gradient(k: KernelBuilder, attrs: TileAttrs, read: Bordered[ReadNumber], put: PutEntry) -> Statement:
+def _gradient(k: Elements, attrs: TileAttrs, read: Bordered[ReadNumber], put: PutEntry) -> Statement:
     return _conjugate(k, _Tile(attrs.inputs, attrs.m), read, put)
 
 
 # -- back --------------------------------------------------------------------------------------------------------------
 
 
-def _numbers(k: KernelBuilder, tile: _Tile, read: ReadEntry, put: Bordered[PutNumber]) -> Statement:
+def _numbers(k: Elements, tile: _Tile, read: ReadEntry, put: Bordered[PutNumber]) -> Statement:
     """The first numbers of a tile from the products of its entries."""
     w = _Writer(k)
     (rows, columns), (height, width) = tile.n, tile.present
@@ -237,11 +234,11 @@ def _numbers(k: KernelBuilder, tile: _Tile, read: ReadEntry, put: Bordered[PutNu
     return Allocate(half, block(*stages, put.either(copied)))
 
 
-def _output(k: KernelBuilder, attrs: TileAttrs, read: ReadEntry, put: Bordered[PutNumber]) -> Statement:
+def _output(k: Elements, attrs: TileAttrs, read: ReadEntry, put: Bordered[PutNumber]) -> Statement:
     return _numbers(k, _Tile(attrs.inputs, attrs.m), read, put)
 
 
-def _filter_gradient(k: KernelBuilder, attrs: TileAttrs, read: ReadEntry, put: Bordered[PutNumber]) -> Statement:
+def _filter_gradient(k: Elements, attrs: TileAttrs, read: ReadEntry, put: Bordered[PutNumber]) -> Statement:
     return _numbers(k, _Tile(attrs.inputs, attrs.taps), read, put)
 
 

@@ -227,7 +227,7 @@ class _Machine:
     def _value(self, root: Expr) -> Any:
         """A number, or one a lane; what stands under a guard is evaluated under it."""
         if id(root) not in self.orders:
-            self.orders[id(root)] = _unguarded_order(root)
+            self.orders[id(root)] = scalar.post_order([root], closed=(Guarded, Load))
         values: dict[int, Any] = {}
         for node in self.orders[id(root)]:
             match node:
@@ -371,20 +371,3 @@ def _linear(extent: Dim) -> tuple[tuple[str, int], ...] | None:
             case _:
                 return None
     return tuple(found)
-
-
-def _unguarded_order(root: Expr) -> list[Expr]:
-    """Post-order that enters neither guards nor the indices of loads."""
-    order: list[Expr] = []
-    seen: set[int] = set()
-    stack: list[tuple[Expr, bool]] = [(root, False)]
-    while stack:
-        node, is_ready = stack.pop()
-        if is_ready:
-            order.append(node)
-        elif id(node) not in seen:
-            seen.add(id(node))
-            stack.append((node, True))
-            if not isinstance(node, Guarded | Load):
-                stack += [(child, False) for child in reversed(scalar.children(node))]
-    return order

@@ -9,25 +9,28 @@ A ``For`` runs its body for 0 <= variable < extent: in order (serial), as the ke
 only), copied out (unrolled, constant extent), or as lanes of one vector (vector, constant extent). Iterations of a
 vector loop do not depend on each other. Conditions hold where they are >= 0. Stored and loaded indices always lie
 inside the buffer; ``Guarded`` and ``If`` are how a kernel keeps that promise at borders. No variable is bound again
-inside its own scope. A symbol's range where it is used is a claim about its value there, and may be narrower than where it
-is bound. ``loops/verify.py`` checks all this, ``loops/interpret.py`` is the meaning.
+inside its own scope: names of loops match ``LOOP_VARIABLE``, those of kernels' symbols do not (passes/plan_memory.py
+sees to it). A symbol's range where it is used is a claim about its value there, and may be narrower than where it is
+bound. ``loops/verify.py`` checks all this, ``loops/interpret.py`` is the meaning.
 """
 
 from __future__ import annotations
 
 import enum
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
 from typing import TypeAlias
 
 from .. import dim
-from ..dim import Extent, Symbol
+from ..dim import Dim, Extent, Symbol
 from ..scalar import Checked, Expr, Guarded, Index
 from ..tensor_type import DType
 
 LANES = 16  # of every vector, whatever the machine's registers: narrower machines use several a vector
 LANE = Symbol("l", 0, LANES - 1)  # the variable of every vector loop
+LOOP_VARIABLE = re.compile("[a-z]{1,2}|[pr][0-9][a-z0-9]*")  # names that are left to loops
 
 
 @dataclass(frozen=True, eq=False)
@@ -183,6 +186,19 @@ def extents_in(item: Statement | Expr) -> tuple[Extent, ...]:
     return ()
 
 
+def slope_along(offset: Extent, symbol: Symbol) -> int | None:
+    """The coefficient of a symbol in an offset; None if it is not a constant."""
+    if isinstance(offset, int):
+        return 0
+    slope = 0
+    for atoms, factor in offset.terms:
+        if atoms == (symbol,):
+            slope = factor
+        elif any(symbol in Dim.of(atom).symbols() for atom in atoms):
+            return None
+    return slope
+
+
 def variable(name: str, extent: Extent) -> Symbol:
     """A loop variable with its range, from which borders are proved."""
     return Symbol(name, 0, extent - 1)
@@ -202,5 +218,5 @@ def loop(symbol: Symbol, extent: Extent, body: Statement, kind: Kind = Kind.SERI
 def guard(conditions: tuple[Extent, ...], body: Statement) -> Statement:
     """The body under those conditions that are not proved already."""
     reduced = dict.fromkeys(map(dim.reduced_condition, conditions))
-    open_conditions = tuple(c for c in reduced if not dim.is_nonnegative(c))
-    return If(open_conditions, body) if open_conditions else body
+    left = dim.unproved(reduced)
+    return If(left, body) if left else body

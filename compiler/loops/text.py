@@ -21,6 +21,7 @@ from dataclasses import dataclass, field
 
 from .. import dim, scalar
 from ..dim import Extent, Symbol
+from ..dim_text import parse_extent
 from ..scalar import Argument, Bitcast, Call, Cast, Checked, Expr, Guarded, Index, Literal
 from ..tensor_type import DType, split_top_level
 from .ir import (
@@ -190,7 +191,7 @@ class _Names:
         return _Names(dict(self.symbols), dict(self.buffers), self.shared)
 
     def extent(self, text: str) -> Extent:
-        return dim.parse(text, self.symbols)
+        return parse_extent(text, self.symbols)
 
     def extents(self, text: str) -> tuple[Extent, ...]:
         return tuple(self.extent(part) for part in split_top_level(text))

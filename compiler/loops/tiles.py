@@ -9,16 +9,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Generic, TypeAlias, TypeVar
+from typing import Generic, TypeAlias, TypeVar
 
 from .. import dim, scalar
 from ..dim import Dim, Extent, Symbol
 from ..ops.tiles import Pair, TileAttrs
-from ..scalar import Expr, Guarded
+from ..scalar import Expr, guarded
+from .elements import Elements
 from .ir import LANE, LANES, Let, Statement, block, guard, loop, variable
-
-if TYPE_CHECKING:
-    from .build import KernelBuilder
 
 BLOCKS = 4  # channel blocks that one work item does, if the channels have as many
 ROWS = 32  # rows of filters that one work item does, for one vector of columns
@@ -29,9 +27,9 @@ ReadNumber: TypeAlias = Callable[[Extent, Extent], Expr]
 PutNumber: TypeAlias = Callable[[Extent, Extent, Expr], Statement]
 ReadEntry: TypeAlias = Callable[[Extent], Expr]
 PutEntry: TypeAlias = Callable[[Extent, Expr], Statement]
-Forward: TypeAlias = "Callable[[KernelBuilder, TileAttrs, Bordered[ReadNumber], PutEntry], Statement]"
-Backward: TypeAlias = "Callable[[KernelBuilder, TileAttrs, ReadEntry, Bordered[PutNumber]], Statement]"
-Schedule: TypeAlias = "Callable[[KernelBuilder, Symbol], tuple[Extent, Statement]]"
+Forward: TypeAlias = "Callable[[Elements, TileAttrs, Bordered[ReadNumber], PutEntry], Statement]"
+Backward: TypeAlias = "Callable[[Elements, TileAttrs, ReadEntry, Bordered[PutNumber]], Statement]"
+Schedule: TypeAlias = "Callable[[Elements, Symbol], tuple[Extent, Statement]]"
 
 
 @dataclass(frozen=True)
@@ -78,20 +76,20 @@ def schedules(name: str, transforms: Transforms) -> Mapping[str, Schedule]:
     }
 
 
-def _input_tiles(transform: Forward, k: KernelBuilder, item: Symbol) -> tuple[Extent, Statement]:
+def _input_tiles(transform: Forward, k: Elements, item: Symbol) -> tuple[Extent, Statement]:
     """V[e, g, tile, c] of every tile of the input."""
     attrs = k.anchored.attrs
     return _read_tiles(transform, k, item, attrs.counts, attrs.lo, attrs.inputs)
 
 
-def _gradient_tiles(transform: Forward, k: KernelBuilder, item: Symbol) -> tuple[Extent, Statement]:
+def _gradient_tiles(transform: Forward, k: Elements, item: Symbol) -> tuple[Extent, Statement]:
     """P[e, g, tile, o] of every tile of the output's gradient."""
     node = k.anchored
     return _read_tiles(transform, k, item, node.attrs.tiles(node.inputs[0].shape), (0, 0), node.attrs.m)
 
 
 def _read_tiles(
-    transform: Forward, k: KernelBuilder, item: Symbol, tiles: tuple[Extent, Extent], lo: Pair, extent: Pair
+    transform: Forward, k: Elements, item: Symbol, tiles: tuple[Extent, Extent], lo: Pair, extent: Pair
 ) -> tuple[Extent, Statement]:
     """Windows of that extent as far apart as tiles of the output, with zeros around the image; ``lo`` of them before it."""
     attrs, x = k.anchored.attrs, k.anchored.inputs[0]
@@ -105,7 +103,7 @@ def _read_tiles(
             def at(i: Extent, j: Extent) -> Expr:
                 load = k.element(x, (place.n, place.channel, top + i, left + j), None)
                 inside = (top + i, h - 1 - top - i, left + j, w - 1 - left - j)
-                return _where(() if is_inside else inside, load)
+                return guarded(() if is_inside else inside, load)
 
             return at
 
@@ -119,7 +117,7 @@ def _read_tiles(
     return _over_tiles(k, tiles, x.shape[0], x.shape[1], tile, item)
 
 
-def _output_tiles(transform: Backward, k: KernelBuilder, item: Symbol) -> tuple[Extent, Statement]:
+def _output_tiles(transform: Backward, k: Elements, item: Symbol) -> tuple[Extent, Statement]:
     """y of every tile, then what is fused behind it."""
     node = k.anchored
     attrs, product = node.attrs, node.inputs[0]
@@ -131,7 +129,7 @@ def _output_tiles(transform: Backward, k: KernelBuilder, item: Symbol) -> tuple[
         group, channel = place.within(groups, per_group)
 
         def read(e: Extent) -> Expr:
-            return _where(place.channel_guard, k.element(product, (e, group, place.number, channel), None))
+            return guarded(place.channel_guard, k.element(product, (e, group, place.number, channel), None))
 
         def put(is_inside: bool) -> PutNumber:
             def at(i: Extent, j: Extent, value: Expr) -> Statement:
@@ -147,7 +145,7 @@ def _output_tiles(transform: Backward, k: KernelBuilder, item: Symbol) -> tuple[
     return _over_tiles(k, attrs.tiles(attrs.shape), n, filters, tile, item)
 
 
-def _filters(transform: Forward, k: KernelBuilder, item: Symbol) -> tuple[Extent, Statement]:
+def _filters(transform: Forward, k: Elements, item: Symbol) -> tuple[Extent, Statement]:
     """U[e, g] of every filter: lanes are what the product has as columns."""
     node = k.anchored
     w, attrs = node.inputs[0], node.attrs
@@ -161,7 +159,7 @@ def _filters(transform: Forward, k: KernelBuilder, item: Symbol) -> tuple[Extent
                 index = (group * per_group + row, column, last[0] - i, last[1] - j)
             else:
                 index = (group * per_group + column, row, i, j)
-            return _where(inside, k.element(w, index, None))
+            return guarded(inside, k.element(w, index, None))
 
         def put(e: Extent, value: Expr) -> Statement:
             return k.store((e, group, row, column), value, inside)
@@ -171,7 +169,7 @@ def _filters(transform: Forward, k: KernelBuilder, item: Symbol) -> tuple[Extent
     return _over_pairs(groups, rows, columns, pair, item)
 
 
-def _filter_gradients(transform: Backward, k: KernelBuilder, item: Symbol) -> tuple[Extent, Statement]:
+def _filter_gradients(transform: Backward, k: Elements, item: Symbol) -> tuple[Extent, Statement]:
     """dw[o, c] of dU[., c, o]: lanes are filters."""
     node = k.anchored
     sums, attrs = node.inputs[0], node.attrs
@@ -179,7 +177,7 @@ def _filter_gradients(transform: Backward, k: KernelBuilder, item: Symbol) -> tu
 
     def pair(group: Extent, row: Extent, column: Extent, inside: Conditions) -> Statement:
         def read(e: Extent) -> Expr:
-            return _where(inside, k.element(sums, (e, group, row, column), None))
+            return guarded(inside, k.element(sums, (e, group, row, column), None))
 
         def put(i: Extent, j: Extent, value: Expr) -> Statement:
             return k.store((group * columns + column, row, i, j), value, inside)
@@ -228,7 +226,7 @@ class _Place:
 
 
 def _over_tiles(
-    k: KernelBuilder, tiles: tuple[Extent, Extent], batch: Extent, channels: Extent,
+    k: Elements, tiles: tuple[Extent, Extent], batch: Extent, channels: Extent,
     body: Callable[[_Place], Statement], item: Symbol,
 ) -> tuple[Extent, Statement]:  # fmt: skip
     """Items: image, row of tiles, group of channel blocks; inside: tiles along the row, blocks."""
@@ -261,11 +259,6 @@ def combined(coefficients: Sequence[float], values: Sequence[Expr]) -> Expr:
         else:
             total = scalar.call("fma", value, scalar.literal(coefficient, value.dtype), total)
     return total
-
-
-def _where(conditions: Sequence[Extent], load: Expr) -> Expr:
-    open_ = tuple(c for c in conditions if not dim.is_nonnegative(c))
-    return Guarded(open_, load, scalar.literal(0, load.dtype)) if open_ else load
 
 
 def _least(*extents: Extent) -> Extent:

@@ -8,7 +8,6 @@ the arithmetic.
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import TYPE_CHECKING
 
 from ..dim import Dim
 from ..op import Array
@@ -16,17 +15,15 @@ from ..ops.tiles import TileAttrs
 from ..ops.winograd import both_matrices
 from ..scalar import Expr
 from . import fft
+from .elements import Elements
 from .ir import LANE, LANES, Allocate, Buffer, Kind, Load, Statement, Store, block, loop
 from .tiles import Backward, Bordered, Forward, PutEntry, PutNumber, ReadEntry, ReadNumber, Transforms, combined, schedules
-
-if TYPE_CHECKING:
-    from .build import KernelBuilder
 
 
 def _forward(which: int, is_transposed: bool = False) -> Forward:
     """Numbers to entries by A', G or B' (0, 1, 2)."""
 
-    def transform(k: KernelBuilder, attrs: TileAttrs, read: Bordered[ReadNumber], put: PutEntry) -> Statement:
+    def transform(k: Elements, attrs: TileAttrs, read: Bordered[ReadNumber], put: PutEntry) -> Statement:
         pair, width = _pair(attrs, which, is_transposed), attrs.inputs[1]
         return read.either(lambda at: _transformed(k, pair, at, lambda e, f, value: put(e * width + f, value)))
 
@@ -36,7 +33,7 @@ def _forward(which: int, is_transposed: bool = False) -> Forward:
 def _backward(which: int, is_transposed: bool = False) -> Backward:
     """Entries to numbers by A', G or B' (0, 1, 2)."""
 
-    def transform(k: KernelBuilder, attrs: TileAttrs, read: ReadEntry, put: Bordered[PutNumber]) -> Statement:
+    def transform(k: Elements, attrs: TileAttrs, read: ReadEntry, put: Bordered[PutNumber]) -> Statement:
         pair, width = _pair(attrs, which, is_transposed), attrs.inputs[1]
         return put.either(lambda at: _transformed(k, pair, lambda i, j: read(i * width + j), at))
 
@@ -49,7 +46,7 @@ def _pair(attrs: TileAttrs, which: int, is_transposed: bool) -> tuple[Array, Arr
 
 
 def _transformed(
-    k: KernelBuilder, matrices: tuple[Array, Array], read: Callable[[int, int], Expr],
+    k: Elements, matrices: tuple[Array, Array], read: Callable[[int, int], Expr],
     put: Callable[[int, int, Expr], Statement],
 ) -> Statement:  # fmt: skip
     """down x across' of a tile x: columns first, through a local buffer."""

@@ -16,7 +16,7 @@ import numpy as np
 from .. import dim
 from ..dim import Extent
 from ..op import Array, Compute, Op, Read, define
-from ..scalar import Expr, Guarded, literal
+from ..scalar import Expr, guarded
 from ..tensor_type import TensorType
 
 if TYPE_CHECKING:
@@ -180,16 +180,6 @@ def _reference_weight(
     return [dw.reshape(o, c, *kernel).astype(inputs[0].dtype)]
 
 
-def _inside(positions: Sequence[Extent], extents: Sequence[Extent]) -> tuple[Extent, ...]:
-    """Conditions (>= 0) that hold where all positions lie inside."""
-    found = [c for p, e in zip(positions, extents, strict=True) for c in (p, e - 1 - p)]
-    return tuple(c for c in found if not dim.is_nonnegative(c))
-
-
-def _guarded(conditions: tuple[Extent, ...], value: Expr) -> Expr:
-    return Guarded(conditions, value, literal(0, value.dtype)) if conditions else value
-
-
 def _compute(attrs: ConvAttrs, inputs: Sequence[TensorType], outputs: Sequence[TensorType]) -> Compute:
     x, w = inputs
     filters = outputs[0].shape[1]
@@ -201,7 +191,7 @@ def _compute(attrs: ConvAttrs, inputs: Sequence[TensorType], outputs: Sequence[T
         c, *k = r
         channel = c if attrs.groups == 1 else (o // per_group) * w.shape[1] + c
         at = [p[a] * attrs.stride[a] + k[a] * attrs.dilation[a] - attrs.lo[a] for a in range(len(p))]
-        value = _guarded(_inside(at, x.shape[2:]), read(0, (n, channel, *at)))
+        value = guarded(dim.inside(at, x.shape[2:]), read(0, (n, channel, *at)))
         return value * read(1, (o, c, *k))
 
     return Compute(term, w.shape[1:])
@@ -221,10 +211,9 @@ def _compute_input(
         group, own = (0, c) if attrs.groups == 1 else (c // channels, c % channels)
         place = [p[a] + attrs.lo[a] - k[a] * attrs.dilation[a] for a in range(len(p))]
         at = [q // s for q, s in zip(place, attrs.stride, strict=True)]
-        divides = tuple(-(q % s) for q, s in zip(place, attrs.stride, strict=True) if s > 1)
-        conditions = tuple(c for c in divides if c != 0) + _inside(at, dy.shape[2:])
+        conditions = tuple(-(q % s) for q, s in zip(place, attrs.stride, strict=True)) + dim.inside(at, dy.shape[2:])
         filter_ = group * per_group + o
-        return _guarded(conditions, read(0, (n, filter_, *at))) * read(1, (filter_, own, *k))
+        return guarded(conditions, read(0, (n, filter_, *at))) * read(1, (filter_, own, *k))
 
     return Compute(term, (per_group, *w.shape[2:]))
 
@@ -242,7 +231,7 @@ def _compute_weight(
         n, *p = r
         channel = c if attrs.groups == 1 else (o // per_group) * channels + c
         at = [p[a] * attrs.stride[a] + k[a] * attrs.dilation[a] - attrs.lo[a] for a in range(len(p))]
-        return _guarded(_inside(at, x.shape[2:]), read(0, (n, channel, *at))) * read(1, (n, o, *p))
+        return guarded(dim.inside(at, x.shape[2:]), read(0, (n, channel, *at))) * read(1, (n, o, *p))
 
     return Compute(term, (x.shape[0], *dy.shape[2:]))
 

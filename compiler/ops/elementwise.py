@@ -8,7 +8,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from .. import scalar
-from ..op import NoAttrs, NotDifferentiable, elementwise
+from ..formula import elementwise
+from ..op import NoAttrs, NotDifferentiable
 from ..scalar import SCALAR_FUNCTIONS, Expr, ScalarFunction, call, exp, select
 from ..tensor_type import DType
 

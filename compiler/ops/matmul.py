@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from ..dim import Extent, product
-from ..op import Array, Compute, Op, Read, define, sum_to
+from ..formula import sum_to
+from ..op import Array, Compute, Op, Read, define
 from ..scalar import Expr
 from ..tensor_type import BOOL, TensorType, broadcast_shapes
 

@@ -12,7 +12,7 @@ import numpy as np
 from .. import dim, scalar
 from ..dim import Extent
 from ..op import Array, Compute, NotDifferentiable, Op, Read, define
-from ..scalar import Expr, Guarded, Index, literal
+from ..scalar import Expr, Index, guarded
 from ..tensor_type import INT32, TensorType
 
 if TYPE_CHECKING:
@@ -86,15 +86,6 @@ def _at(attrs: PoolAttrs, p: Sequence[Extent], k: Sequence[Extent]) -> list[Exte
     return [p[a] * attrs.stride[a] + k[a] * attrs.dilation[a] - attrs.lo[a] for a in range(len(p))]
 
 
-def _inside(at: Sequence[Extent], extents: Sequence[Extent]) -> tuple[Extent, ...]:
-    found = [c for p, e in zip(at, extents, strict=True) for c in (p, e - 1 - p)]
-    return tuple(c for c in found if not dim.is_nonnegative(c))
-
-
-def _guarded(conditions: tuple[Extent, ...], value: Expr, otherwise: float) -> Expr:
-    return Guarded(conditions, value, literal(otherwise, value.dtype)) if conditions else value
-
-
 def _least(t: TensorType) -> float:
     return float("-inf") if t.dtype.is_float else int(np.iinfo(t.dtype.numpy).min)
 
@@ -123,7 +114,7 @@ def _max_compute(attrs: PoolAttrs, inputs: Sequence[TensorType], _o: Sequence[Te
 
     def term(i: tuple[Extent, ...], r: tuple[Extent, ...], read: Read) -> Expr:
         at = _at(attrs, i[2:], r)
-        return _guarded(_inside(at, x.shape[2:]), read(0, (*i[:2], *at)), _least(x))
+        return guarded(dim.inside(at, x.shape[2:]), read(0, (*i[:2], *at)), _least(x))
 
     return Compute(term, attrs.kernel, "max", float("-inf"))
 
@@ -167,7 +158,7 @@ def _index_compute(attrs: PoolAttrs, inputs: Sequence[TensorType], _o: Sequence[
         at = _at(attrs, i[2:], r)
         hit = scalar.call("equal", read(0, (*i[:2], *at)), read(1, i))
         here = scalar.cast(Index(_flat(attrs, r)), INT32)
-        return _guarded(_inside(at, x.shape[2:]), scalar.select(hit, here, size), size)
+        return guarded(dim.inside(at, x.shape[2:]), scalar.select(hit, here, size), size)
 
     return Compute(term, attrs.kernel, "min", float(size))
 
@@ -197,8 +188,8 @@ def _windows_of(attrs: PoolAttrs, i: tuple[Extent, ...], r: tuple[Extent, ...], 
     """The output whose kernel position r lies on input element i, and the conditions under which there is one."""
     place = [i[2 + a] + attrs.lo[a] - r[a] * attrs.dilation[a] for a in range(len(r))]
     at = tuple(q // s for q, s in zip(place, attrs.stride, strict=True))
-    divides = tuple(c for c in (-(q % s) for q, s in zip(place, attrs.stride, strict=True)) if c != 0)
-    return at, divides + _inside(at, out)
+    divides = tuple(-(q % s) for q, s in zip(place, attrs.stride, strict=True))
+    return at, divides + dim.inside(at, out)
 
 
 def _gradient_compute(attrs: PoolGradientAttrs, inputs: Sequence[TensorType], _o: Sequence[TensorType]) -> Compute:
@@ -208,7 +199,7 @@ def _gradient_compute(attrs: PoolGradientAttrs, inputs: Sequence[TensorType], _o
         at, conditions = _windows_of(attrs, i, r, dy.shape[2:])
         own = scalar.cast(Index(_flat(attrs, r)), INT32)
         hit = scalar.call("equal", read(1, (*i[:2], *at)), own)
-        return _guarded(conditions, scalar.select(hit, read(0, (*i[:2], *at)), 0), 0)
+        return guarded(conditions, scalar.select(hit, read(0, (*i[:2], *at)), 0), 0)
 
     return Compute(term, attrs.kernel)
 
@@ -237,7 +228,7 @@ def _mean_compute(attrs: AveragePoolAttrs, inputs: Sequence[TensorType], outputs
 
     def term(i: tuple[Extent, ...], r: tuple[Extent, ...], read: Read) -> Expr:
         at = _at(attrs, i[2:], r)
-        return _guarded(_inside(at, x.shape[2:]), read(0, (*i[:2], *at)), 0.0)
+        return guarded(dim.inside(at, x.shape[2:]), read(0, (*i[:2], *at)), 0.0)
 
     def finish(total: Expr, i: tuple[Extent, ...], _read: Read) -> Expr:
         count = _counts(attrs, i[2:], x.shape[2:])
@@ -289,7 +280,7 @@ def _mean_gradient_compute(
         at, conditions = _windows_of(attrs, i, r, dy.shape[2:])
         count = _counts(attrs, at, spatial)
         value = read(0, (*i[:2], *at))
-        return _guarded(conditions, value / (scalar.cast(count, value.dtype) if isinstance(count, Expr) else count), 0)
+        return guarded(conditions, value / (scalar.cast(count, value.dtype) if isinstance(count, Expr) else count), 0)
 
     return Compute(term, attrs.kernel)
 

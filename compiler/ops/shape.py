@@ -10,9 +10,10 @@ import numpy as np
 
 from .. import dim
 from ..dim import Extent
+from ..formula import sum_to
 from ..layout import Layout
-from ..op import Array, ByDecomposition, Compute, Op, Read, define, sum_to
-from ..scalar import Expr, Guarded, literal
+from ..op import Array, ByDecomposition, Compute, Op, Read, define
+from ..scalar import Expr, guarded
 from ..tensor_type import TensorType, broadcast_shapes
 
 if TYPE_CHECKING:
@@ -253,9 +254,7 @@ def _unslice_compute(attrs: SliceGradientAttrs, inputs: Sequence[TensorType], _o
             place = distance // abs(step)
             index.append(place)
             conditions += [-(distance % abs(step)), place, extent - 1 - place]
-        left = tuple(c for c in conditions if not dim.is_nonnegative(c))
-        value = read(0, index)
-        return Guarded(left, value, literal(0, value.dtype)) if left else value
+        return guarded(conditions, read(0, index))
 
     return Compute(term)
 
@@ -307,10 +306,7 @@ def _pad_compute(attrs: PadAttrs, inputs: Sequence[TensorType], _o: Sequence[Ten
 
     def constant(i: tuple[Extent, ...], _r: tuple[Extent, ...], read: Read) -> Expr:
         index = [p - lo for p, lo in zip(i, attrs.lo, strict=True)]
-        conditions = [c for p, e in zip(index, x.shape, strict=True) for c in (p, e - 1 - p)]
-        left = tuple(c for c in conditions if not dim.is_nonnegative(c))
-        value = read(0, index)
-        return Guarded(left, value, literal(attrs.value, value.dtype)) if left else value
+        return guarded(dim.inside(index, x.shape), read(0, index), attrs.value)
 
     def mirrored(i: tuple[Extent, ...], _r: tuple[Extent, ...], read: Read) -> Expr:
         index = []
@@ -391,10 +387,7 @@ def _concat_compute(attrs: ConcatAttrs, inputs: Sequence[TensorType], _o: Sequen
         for position, t in enumerate(inputs):
             place = i[attrs.axis] - offset
             value = read(position, [*i[: attrs.axis], place, *i[attrs.axis + 1 :]])
-            conditions = (place, t.shape[attrs.axis] - 1 - place)
-            left = tuple(c for c in conditions if not dim.is_nonnegative(c))
-            otherwise = literal(0, value.dtype) if result is None else result
-            result = Guarded(left, value, otherwise) if left else value
+            result = guarded(dim.inside([place], [t.shape[attrs.axis]]), value, 0 if result is None else result)
             offset = offset + t.shape[attrs.axis]
         assert result is not None
         return result

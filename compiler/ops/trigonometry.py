@@ -12,7 +12,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final, TypeAlias
 
 from .. import scalar
-from ..op import NoAttrs, NotDifferentiable, Vjp, elementwise, emit_formula
+from ..formula import elementwise, emit_formula
+from ..op import NoAttrs, NotDifferentiable, Vjp
 from ..scalar import Bitcast, Expr, call, exp, select
 from ..tensor_type import BOOL, FLOAT32, UINT8, DType
 

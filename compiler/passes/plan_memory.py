@@ -1,23 +1,27 @@
 """A graph of kernels -> launches, buffers and an arena plan: the last pass before code is emitted.
 
-Slots of the arena are shared by values that are never alive together. A state is updated in place where its kernel reads
-each element only before writing it and nobody reads the old value later; else a copy at the end does it.
+Slots of the arena are shared by values that are never alive together. Where a concat puts values behind each other in
+memory, kernels write these right into it. A state is updated in place where its kernel reads each element only before
+writing it and nobody reads the old value later; else a copy at the end does it.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 
 from .. import dim
 from ..constant import Constant
-from ..dim import Dim, Extent
+from ..dim import Dim, Extent, Symbol
 from ..graph import Builder, Graph, Node, Value
+from ..layout import Layout
 from ..loops.build import Machine, anchor_of, build_kernel
-from ..loops.ir import Kernel
+from ..loops.ir import LOOP_VARIABLE, Kernel
 from ..loops.text import print_kernel
-from ..program import BufferRef, Entry, Launch, Port, Space
+from ..op import OPS
+from ..program import ALIGNMENT, BufferRef, Entry, Launch, Port, Space
 from ..text import print_graph
+from .bind_dims import substitute_symbols
 
 
 @dataclass
@@ -25,6 +29,7 @@ class Placement:
     """What the entries of one program share: kernels by meaning, constants by content."""
 
     machine: Machine
+    joins_in_place: bool = True  # whether a launch may write a part of an arena slot
     kernels: dict[str, Kernel] = field(default_factory=dict)
     constants: list[Constant] = field(default_factory=list)
     _names: dict[str, str] = field(default_factory=dict)
@@ -70,8 +75,12 @@ def plan_memory(graph: Graph, name: str, placement: Placement, states: Mapping[s
 class _Planner:
     def __init__(self, graph: Graph, placement: Placement, states: Mapping[str, int]) -> None:
         self.graph, self.placement = graph, placement
+        renamed = _own_names(graph.symbols)
+        self.own_names = {symbol: Dim.of(own) for symbol, own in renamed.items()}
+        self.meanings = {own: Dim.of(symbol) for symbol, own in renamed.items()}  # of kernels' symbols
         self.place: dict[Value, BufferRef] = {}
         self.slots: list[Extent] = []
+        self.slot_of: dict[Value, int] = {}
         self.free: list[int] = []
         self.launches: list[Launch] = []
         self.copies: list[tuple[Value, BufferRef]] = []
@@ -85,6 +94,11 @@ class _Planner:
                 self.last_use.setdefault(value, 0)
                 self.last_use[value] = max(self.last_use[value], position)
         self.targets = self._targets(states)
+        kept = {*graph.results, *self.targets}
+        self.parts = _parts(graph, kept) if placement.joins_in_place else {}
+        for value in self.parts:
+            whole, _ = self._whole(value)
+            self.last_use[whole] = max(self.last_use[whole], self.last_use[value])
 
     def _targets(self, states: Mapping[str, int]) -> dict[Value, BufferRef]:
         """Values that kernels may write to their final place; for all other results a copy is noted."""
@@ -127,23 +141,53 @@ class _Planner:
                 if node.output in self.last_use:
                     self.place[node.output] = BufferRef(Space.CONSTANT, self.placement.constant(_in_memory(node.output, node)))
                 continue
-            self._launch(node, node.attrs.body, node.inputs, self._target(node.output), node.label)
+            if self._is_joined(node):
+                self._join(node)
+            else:
+                self._launch(node, node.attrs.body, node.inputs, self._target(node.output), node.label)
             self._release(position, node)
         for value, ref in self.copies:
-            self._launch(None, _copy(value), (value,), ref, value.label)
+            self._launch(None, _copy(value, None), (value,), ref, value.label)
         inputs = tuple(Port(v.label, v.type) for v in self.graph.inputs)
         outputs = tuple(Port(n, v.type) for n, v in zip(self.graph.output_names, self.graph.outputs, strict=True))
         return Entry(name, inputs, outputs, tuple(self.launches), tuple(self.slots))
 
     def _launch(self, node: Node | None, body: Graph, inputs: tuple[Value, ...], out: BufferRef, label: str) -> None:
-        name, kernel = self.placement.kernel(body)
+        name, kernel = self.placement.kernel(substitute_symbols(body, self.own_names) if self.own_names else body)
         refs = (*(self.place[value] for value in inputs), out)
         if node is not None:
             self.place[node.output] = out
-        self.launches.append(Launch(name, refs, tuple(Dim.of(s) for s in kernel.symbols), kernel.items, label))
+        extents = tuple(self.meanings.get(symbol, Dim.of(symbol)) for symbol in kernel.symbols)
+        self.launches.append(Launch(name, refs, extents, dim.substitute(kernel.items, self.meanings), label))
+
+    def _is_joined(self, node: Node) -> bool:
+        """Whether a concat's inputs, or some of them, already lie in its output."""
+        return any(self.parts.get(value, (None, 0))[0] is node.output for value in node.inputs)
+
+    def _join(self, node: Node) -> None:
+        """Copy those inputs of a concat that do not."""
+        out = self.place[node.output] = self._target(node.output)
+        for value, offset in _pieces(node):
+            if self.parts.get(value) != (node.output, offset):
+                part = BufferRef(out.space, out.index, out.offset + offset)
+                self._launch(None, _copy(value, value.layout), (value,), part, node.label)
 
     def _target(self, value: Value) -> BufferRef:
-        return self.targets[value] if value in self.targets else BufferRef(Space.ARENA, self._slot(_bytes(value)))
+        """Where a value goes: a slot is found for it, or for the whole that it is a part of, when first written."""
+        if value in self.targets:
+            return self.targets[value]
+        whole, offset = self._whole(value)
+        if whole not in self.slot_of:
+            self.slot_of[whole] = self._slot(_bytes(whole))
+        return BufferRef(Space.ARENA, self.slot_of[whole], offset)
+
+    def _whole(self, value: Value) -> tuple[Value, int]:
+        """The value that has a slot of its own and holds this one, and where it does."""
+        offset = 0
+        while value in self.parts:
+            value, more = self.parts[value]
+            offset += more
+        return value, offset
 
     def _slot(self, size: Extent) -> int:
         """A free slot with the least waste, made larger if need be; else a new one."""
@@ -159,15 +203,72 @@ class _Planner:
 
     def _release(self, position: int, node: Node) -> None:
         """Give back the slots of values that nobody reads after this node."""
-        for value in dict.fromkeys((*node.inputs, *node.outputs)):
-            ref = self.place[value]
-            if ref.space is Space.ARENA and self.last_use.get(value, position) <= position:
-                self.free.append(ref.index)
+        for value in dict.fromkeys(self._whole(value)[0] for value in (*node.inputs, *node.outputs)):
+            if value in self.slot_of and self.last_use.get(value, position) <= position:
+                self.free.append(self.slot_of[value])
+
+
+def _parts(graph: Graph, kept: Collection[Value]) -> dict[Value, tuple[Value, int]]:
+    """Values that are written right into a concat that reads them: (that concat, their first byte). Of several concats it
+    is the last one, which in networks that join ever more values holds the others."""
+    found: dict[Value, tuple[Value, int]] = {}
+    for node in reversed(graph.nodes):
+        if node.op.name != "kernel" or node.output in kept:
+            continue
+        for value, offset in _pieces(node):
+            producer = graph.producers.get(value)
+            is_free = value not in found and value not in kept
+            if is_free and producer is not None and producer.op.name == "kernel":
+                found[value] = (node.output, offset)
+    return found
+
+
+def _pieces(node: Node) -> list[tuple[Value, int]]:
+    """The inputs of a kernel that only puts them behind each other in memory, with their first bytes; else nothing."""
+    body: Graph = node.attrs.body
+    if len(body.nodes) != 1 or body.nodes[0].op.name != "concat":
+        return []
+    (concat,), out = body.nodes, node.output
+    argument = dict(zip(body.inputs, node.inputs, strict=True))
+    values = [argument[v] for v in concat.inputs]
+    place = next(i for i, axis in enumerate(_axes_in_memory(out)) if axis == concat.attrs.axis)
+    is_outermost = all(extent == 1 for extent in _shape_in_memory(out)[:place])
+    if not is_outermost or any(v.layout != out.layout or (v.layout and v.layout.has_padding(v.shape)) for v in values):
+        return []
+    pieces, offset = [], 0
+    for value in values:
+        pieces.append((value, offset))
+        size = _bytes(value)
+        if not isinstance(size, int) or (size % ALIGNMENT and value is not values[-1]):
+            return []
+        offset += size
+    return pieces
+
+
+def _axes_in_memory(value: Value) -> Sequence[int]:
+    return [part.axis for part in value.layout.parts] if value.layout else range(value.type.rank)
+
+
+def _shape_in_memory(value: Value) -> tuple[Extent, ...]:
+    return value.layout.physical_shape(value.shape) if value.layout else value.shape
+
+
+def _own_names(symbols: Sequence[Symbol]) -> dict[Symbol, Symbol]:
+    """What kernels call those free dims whose names are left to their loops."""
+    taken = {symbol.name for symbol in symbols}
+    found = {}
+    for symbol in symbols:
+        if LOOP_VARIABLE.fullmatch(symbol.name):
+            name = f"{symbol.name}_"
+            while name in taken:
+                name += "_"
+            taken.add(name)
+            found[symbol] = replace(symbol, name=name)
+    return found
 
 
 def _bytes(value: Value) -> Extent:
-    shape = value.layout.physical_shape(value.shape) if value.layout else value.shape
-    return dim.product(shape) * value.dtype.bytes
+    return dim.product(_shape_in_memory(value)) * value.dtype.bytes
 
 
 def _nominal(size: Extent) -> int:
@@ -175,11 +276,13 @@ def _nominal(size: Extent) -> int:
     return dim.evaluate(size, {s.name: 16 for s in dim.symbols_of([size])})
 
 
-def _copy(value: Value) -> Graph:
+def _copy(value: Value, layout: Layout | None) -> Graph:
     b = Builder("copy")
     x = Value(value.type, "x0", value.layout)
     b.inputs.append(x)
-    return b.build([b("reorder", x, layout=None)])
+    record = OPS["reorder"]
+    copied = Value(value.type, "", layout)
+    return b.build([b.add(record, [x], record.attrs(layout), "", [copied]).output])
 
 
 def _in_memory(value: Value, node: Node) -> Constant:

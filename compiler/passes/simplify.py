@@ -14,6 +14,7 @@ from functools import cache
 
 import numpy as np
 
+from .. import dim
 from .. import ops as _ops  # noqa: F401  (defines every op)
 from ..constant import Constant
 from ..graph import Graph, Value
@@ -153,6 +154,8 @@ def _movement() -> list[Rule]:
         Rule("pad(x, nothing) => x", lambda p: p("pad", p.x, lo=p.lo, hi=p.hi), lambda b, m: m.x,
              lambda m: not any((*m.lo, *m.hi)) or "something is added"),
         _to_x("concat(x) => x", lambda p: p("concat", p.x)),
+        Rule("gather(x, evenly spaced constants) => slice(x)", lambda p: p("gather", p.x, p.indices, axis=p.axis),
+             _sliced, lambda m: _progression(m) is not None or "the indices are not evenly spaced constants in range"),
     ]  # fmt: skip
 
 
@@ -161,6 +164,30 @@ def _slice_of_slice(b: Rewriter, m: Match) -> Value:
     start = tuple(i + o * s for i, o, s in zip(inner.start, outer.start, inner.step, strict=True))
     step = tuple(i * o for i, o in zip(inner.step, outer.step, strict=True))
     return b("slice", m.x, start=start, size=outer.size, step=step)
+
+
+def _progression(m: Match) -> tuple[int, int] | None:
+    """Start and step of a gather's indices."""
+    constant, extent = m.rewriter.constant_of(m.indices), m.x.shape[m.axis]
+    if constant is None or constant.array.size == 0 or not isinstance(extent, int):
+        return None
+    indices = constant.array.reshape(-1).astype(np.int64)
+    indices = np.where(indices < 0, indices + extent, indices)
+    step = int(indices[1] - indices[0]) if indices.size > 1 else 1
+    is_even = step != 0 and bool(np.all(np.diff(indices) == step))
+    return (int(indices[0]), step) if is_even and 0 <= indices.min() <= indices.max() < extent else None
+
+
+def _sliced(b: Rewriter, m: Match) -> Value:
+    found = _progression(m)
+    assert found is not None
+    rank, shape = m.x.type.rank, m.root.output.shape
+    start = tuple(found[0] if axis == m.axis else 0 for axis in range(rank))
+    step = tuple(found[1] if axis == m.axis else 1 for axis in range(rank))
+    count = dim.product(m.indices.shape)
+    size = tuple(count if axis == m.axis else extent for axis, extent in enumerate(m.x.shape))
+    part = b("slice", m.x, start=start, size=size, step=step)
+    return part if part.shape == shape else b("reshape", part, shape=shape)
 
 
 # -- reductions --------------------------------------------------------------------------------------------------

@@ -18,8 +18,8 @@ from onnx import helper
 
 from netloom.compiler import scalar
 from netloom.compiler.dim import Dim, Symbol
+from netloom.compiler.formula import emit_formula
 from netloom.compiler.graph import Builder, Graph, Node, Value
-from netloom.compiler.op import emit_formula
 from netloom.compiler.tensor_type import TensorType
 from netloom.errors import UnsupportedOpError, UsageError
 

@@ -27,7 +27,7 @@ from .control_flow import CONTROL_FLOW, Done, Step
 from .functions import Key, check_expansion, key_of, local_functions
 from .handler import Handler
 from .model_file import Source, opsets_of, read_model
-from .names import dim_name, identifier, printable
+from .names import identifier, printable
 from .node import Item, ModelNode, ValueSequence
 from .order import AnyGraph, label, ordered, title
 from .registry import DOMAINS, HANDLERS, INLINED
@@ -433,7 +433,7 @@ class _InputShapes:
                         raise UsageError(f"the dim {printable(name)} cannot be {chosen}.")
                     self.symbols[name] = chosen
                 case _:
-                    safe = dim_name(name, self._taken)
+                    safe = identifier(name, self._taken)
                     self._taken.add(safe)
                     low, high = (1, LARGEST_DIM) if chosen is None else _range_of(name, chosen)
                     self.symbols[name] = dim.symbol(safe, low, high)

@@ -10,18 +10,12 @@ from collections.abc import Container
 from typing import Final
 
 LONGEST: Final = 80
-LOOP_VARIABLES: Final = re.compile("[a-z]{1,2}|[pr][0-9][a-z0-9]*")  # names that kernels give to their own loops
 
 
 def printable(name: str) -> str:
     """The name on one line, control characters escaped, at most ``LONGEST`` characters."""
     shown = "".join(c if c.isprintable() else c.encode("unicode_escape", "backslashreplace").decode() for c in name)
     return shown if len(shown) <= LONGEST else f"{shown[: LONGEST - 3]}..."
-
-
-def dim_name(name: str, taken: Container[str] = ()) -> str:
-    """The identifier of a free dim, other than those taken and those of loops."""
-    return identifier(f"{name}_dim" if LOOP_VARIABLES.fullmatch(name) else name, taken)
 
 
 def identifier(name: str, taken: Container[str] = ()) -> str:

@@ -17,6 +17,7 @@ import numpy.typing as npt
 
 from netloom.compiler import dim
 from netloom.compiler.dim import Symbol
+from netloom.compiler.dim_text import parse_extent
 from netloom.errors import InputError, ToolchainError, UsageError
 from netloom.runtime.buffer import numpy_dtype
 
@@ -77,7 +78,7 @@ def _bounds(session: Session | CudaSession, dims: Mapping[str, int]) -> dict[str
 
 def _shape(port: PortInfo, bounds: Mapping[str, int]) -> tuple[int, ...]:
     symbols = {name: Symbol(name, 0, None) for name in bounds}
-    return tuple(e if isinstance(e, int) else dim.evaluate(dim.parse(e, symbols), bounds) for e in port.shape)
+    return tuple(e if isinstance(e, int) else dim.evaluate(parse_extent(e, symbols), bounds) for e in port.shape)
 
 
 def _random(port: PortInfo, bounds: Mapping[str, int], generator: np.random.Generator) -> Array:

@@ -32,17 +32,7 @@ class Runner:
         context, entry, run = self.host.enter(code), code["entry"].record(ENTRY), code["run"].record(RUN)
         count = len(self.host.program.symbols)
         kind = code.address_of(self.host.text("input"))
-        with code.if_(entry["inputs"].differs(code["input_count"].to(I64))):
-            self.host.fail(
-                context,
-                "NL_ERROR_INPUT",
-                "The program takes %lld inputs%s; %d were given.",
-                entry["inputs"],
-                entry["input_names"],
-                code["input_count"],
-            )
-        with code.if_(code["inputs"].equals(0) & (entry["inputs"] > 0)):
-            self.host.fail(context, "NL_ERROR_ARGUMENT", "The array of inputs is null.")
+        self._expect(code, context, entry, "input", "The program takes %lld inputs%s; %d were given.")
         symbols, former = code.allocate(ir.ArrayType(I64, max(1, count))).array(I64), run["symbols"].array(I64)
         for number in range(count):
             symbols[number] = UNBOUND
@@ -69,6 +59,14 @@ class Runner:
             self.host.passes(code, self.checks.check_extents, context.word, port.word, tensor.word, kind, values)
         code.return_(0)
         return code
+
+    def _expect(self, code: Function, context: Record, entry: Record, what: str, message: str) -> None:
+        """As many arrays of inputs or outputs as the entry has."""
+        count, given = entry[f"{what}s"], code[f"{what}_count"]
+        with code.if_(count.differs(given.to(I64))):
+            self.host.fail(context, "NL_ERROR_INPUT", message, count, entry[f"{what}_names"], given)
+        with code.if_(code[f"{what}s"].equals(0) & (count > 0)):
+            self.host.fail(context, "NL_ERROR_ARGUMENT", f"The array of {what}s is null.")
 
     def _check_outputs_possible(self, code: Function, context: Record, entry: Record, values: Word) -> None:
         with code.loop(entry["outputs"]) as index:
@@ -152,17 +150,7 @@ class Runner:
         run = context.address("runs").record(RUN, code["position"])
         pool = run["pool"].array(I64)
         self.host.passes(code, self.prepare, context.word, entry.word, run.word, code["inputs"], code["input_count"])
-        with code.if_(entry["outputs"].differs(code["output_count"].to(I64))):
-            self.host.fail(
-                context,
-                "NL_ERROR_INPUT",
-                "The program gives %lld outputs%s; %d were asked for.",
-                entry["outputs"],
-                entry["output_names"],
-                code["output_count"],
-            )
-        with code.if_(code["outputs"].equals(0) & (entry["outputs"] > 0)):
-            self.host.fail(context, "NL_ERROR_ARGUMENT", "The array of outputs is null.")
+        self._expect(code, context, entry, "output", "The program gives %lld outputs%s; %d were asked for.")
         self._take_tensors(code, context, entry, run)
         self.host.passes(code, self.checks.check_overlap, context.word, entry.word, run.word)
         values = pool.address(entry["value_base"]).array(I64)

@@ -105,18 +105,34 @@ class EntryPlan:
         wanted: list[Extent] = []
         for port in (*self.entry.inputs, *self.entry.outputs):
             wanted += port.type.shape
-        wanted += [*self.slot_offsets]
+        wanted += [*self.arena_offsets, self.arena_bytes]
         for launch in self.entry.launches:
             wanted += [launch.items, *launch.extents]
         return {extent: number for number, extent in enumerate(dict.fromkeys(wanted))}
 
     @cached_property
-    def slot_offsets(self) -> tuple[Extent, ...]:
-        """The offset of each arena slot, and at last the arena's size."""
-        offsets: list[Extent] = [0]
+    def slot_starts(self) -> tuple[Extent, ...]:
+        """Where each slot of the arena starts, and at last the arena's size."""
+        starts: list[Extent] = [0]
         for size in self.entry.slots:
-            offsets.append(offsets[-1] + dim.ceil_div(size, ALIGNMENT) * ALIGNMENT)
-        return tuple(offsets)
+            starts.append(starts[-1] + dim.ceil_div(size, ALIGNMENT) * ALIGNMENT)
+        return tuple(starts)
+
+    @property
+    def arena_bytes(self) -> Extent:
+        """The arena's size."""
+        return self.slot_starts[-1]
+
+    @cached_property
+    def arena_places(self) -> dict[BufferRef, int]:
+        """Every place in the arena that a launch reads or writes, with its number."""
+        refs = (ref for launch in self.entry.launches for ref in launch.buffers if ref.space is Space.ARENA)
+        return {ref: number for number, ref in enumerate(dict.fromkeys(refs))}
+
+    @cached_property
+    def arena_offsets(self) -> tuple[Extent, ...]:
+        """Where each of these places starts in the arena."""
+        return tuple(self.slot_starts[ref.index] + ref.offset for ref in self.arena_places)
 
     @cached_property
     def bases(self) -> dict[Space | str, int]:
@@ -124,7 +140,7 @@ class EntryPlan:
         lengths: list[tuple[Space | str, int]] = [
             (Space.INPUT, len(self.entry.inputs)), (Space.OUTPUT, len(self.entry.outputs)),
             (Space.CONSTANT, len(self.program.constants)), (Space.STATE, len(self.program.states)),
-            (Space.ARENA, len(self.entry.slots)), ("values", len(self.values)), ("flag", 1), ("size", 0),
+            (Space.ARENA, len(self.arena_places)), ("values", len(self.values)), ("flag", 1), ("size", 0),
         ]  # fmt: skip
         bases, position = {}, 0
         for section, length in lengths:
@@ -138,7 +154,7 @@ class EntryPlan:
 
     def buffer(self, ref: BufferRef) -> int:
         """The pool index of a buffer's address."""
-        return self.bases[ref.space] + ref.index
+        return self.bases[ref.space] + (self.arena_places[ref] if ref.space is Space.ARENA else ref.index)
 
     @cached_property
     def wiring(self) -> tuple[tuple[int, ...], ...]:
@@ -184,11 +200,11 @@ def write_entry(tables: Tables, program: Program, entry: Entry) -> list[object]:
         tables.records(PORT, ports),
         tables.records(LAUNCH, launches),
         tables.numbers(I32, [index for wires in plan.wiring for index in wires]),
-        tables.numbers(I32, [plan.values[offset] for offset in plan.slot_offsets[:-1]]),
+        tables.numbers(I32, [plan.values[offset] for offset in plan.arena_offsets]),
         emit_values(tables.module, program, list(plan.values)),
-        len(entry.inputs), len(entry.outputs), len(entry.launches), words, len(entry.slots),
+        len(entry.inputs), len(entry.outputs), len(entry.launches), words, len(plan.arena_offsets),
         base[Space.CONSTANT], base[Space.STATE], base[Space.ARENA], base["values"], base["flag"],
-        plan.values[plan.slot_offsets[-1]], int(plan.needs_state),
+        plan.values[plan.arena_bytes], int(plan.needs_state),
         _names(tables, entry.inputs), _names(tables, entry.outputs),
     ]  # fmt: skip
 

@@ -191,7 +191,7 @@ def _entry(program: Program, entry: Entry) -> dict[str, Any]:
         "outputs": [_port(port) for port in entry.outputs],
         "launches": len(entry.launches),
         "needs_state": plan.needs_state,
-        "arena_bytes": _extent(plan.slot_offsets[-1]),
+        "arena_bytes": _extent(plan.arena_bytes),
     }
 
 

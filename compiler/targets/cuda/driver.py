@@ -126,7 +126,7 @@ def plan(
 ) -> tuple[Program, DevicePlacement, dict[str, Graph]]:
     """The program before its kernels are compiled."""
     options = options or CudaOptions()
-    placement = DevicePlacement(Machine(), engine=options.engine)
+    placement = DevicePlacement(Machine(), joins_in_place=False, engine=options.engine)
     training = graphs.get("train_step")
     states = tuple(StatePort(s.name, s.input.type, placement.constant(s.initial)) for s in training.states) if training else ()
     numbers = {port.name: number for number, port in enumerate(states)}

@@ -13,29 +13,14 @@ from dataclasses import dataclass
 from typing import TypeAlias
 
 from ... import dim
-from ...dim import Dim, Extent, Symbol
-from ...loops.ir import Buffer, Load, variable
+from ...dim import Extent, Symbol
+from ...loops.elements import Axis
+from ...loops.ir import Buffer, Load
 from ...scalar import Expr
 
 THREADS = 256  # of every block
 CHAIN = 512  # the longest chain of additions into one accumulator
 NOMINAL = 16  # what a free dim counts for where sizes are compared
-
-
-@dataclass(frozen=True)
-class Axis:
-    """An index that a kernel decodes: its symbol and extent."""
-
-    symbol: Symbol
-    extent: Extent
-
-    @staticmethod
-    def of(name: str, extent: Extent) -> Axis:
-        return Axis(variable(name, extent), extent)
-
-    @property
-    def position(self) -> Dim:
-        return Dim.of(self.symbol)
 
 
 @dataclass(frozen=True, eq=False)

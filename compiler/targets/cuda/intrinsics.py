@@ -19,8 +19,8 @@ from numba.cuda.extending import intrinsic
 
 from ...ops.winograd import matrices
 from ...tensor_type import BFLOAT16, BOOL, FLOAT16, FLOAT32, INT32, UINT32, DType
+from ..cpu.lowering.representation import I8, I16, I32, I64, value_type
 
-I1, I8, I16, I32, I64 = (ir.IntType(bits) for bits in (1, 8, 16, 32, 64))
 Operand: TypeAlias = Any
 Emit: TypeAlias = Callable[..., Operand]
 SHARED = 3  # LLVM's address space of a block's memory
@@ -43,16 +43,8 @@ def pointer_type(dtype: DType) -> Any:
 
 
 def llvm_type(dtype: DType) -> ir.Type:
-    """The LLVM type of a value."""
-    match dtype:
-        case DType.FLOAT32:
-            return ir.FloatType()
-        case DType.FLOAT64:
-            return ir.DoubleType()
-        case DType.BOOL:
-            return I1
-        case _:
-            return ir.IntType(dtype.bytes * 8)
+    """The LLVM type of a value; small floats are their bits."""
+    return I16 if dtype is FLOAT16 else value_type(dtype)
 
 
 @cache

@@ -16,12 +16,13 @@ from netloom.errors import UnsupportedOpError
 
 from ... import dim, scalar
 from ...dim import Extent, Minimum, Quotient, Remainder, Symbol
+from ...loops.elements import Axis
 from ...loops.ir import Load
 from ...scalar import Argument, Bitcast, Call, Cast, Checked, Expr, Guarded, Index, Literal
 from ...tensor_type import BFLOAT16, BOOL, FLOAT16, INT32, INT64, DType
 from ..cpu.vector_math import expand_all
 from .elements import SUM
-from .forms import Axis, DeviceKernel
+from .forms import DeviceKernel
 
 
 class Printer:
@@ -189,7 +190,7 @@ class Values:
 
     def of(self, root: Expr) -> str:
         self.kept.append(root)
-        for node in _eager_order(root, self.values):
+        for node in scalar.post_order([root], closed=(Guarded,), known=self.values):
             self.values[id(node)] = self._value(node)
         return self.values[id(root)]
 
@@ -245,23 +246,6 @@ class Values:
         with p.nested(f"if not {good}:"):
             p.do("store_int32", "error", "0", p.number(1, INT32))
         return p.let(p.call("select_int64", good, at, p.number(0, INT64)))
-
-
-def _eager_order(root: Expr, known: Mapping[int, str]) -> list[Expr]:
-    """Post-order of what is not known yet; guarded values are left for their guard."""
-    seen: set[int] = set(known)
-    order: list[Expr] = []
-    stack: list[tuple[Expr, bool]] = [(root, False)]
-    while stack:
-        node, is_ready = stack.pop()
-        if is_ready:
-            order.append(node)
-        elif id(node) not in seen:
-            seen.add(id(node))
-            stack.append((node, True))
-            if not isinstance(node, Guarded):
-                stack += [(child, False) for child in reversed(scalar.children(node))]
-    return order
 
 
 def _may_be_read_at_zero(load: Load) -> bool:

@@ -13,14 +13,14 @@ from netloom.errors import MemoryBudgetError
 from ... import dim, scalar
 from ...dim import Dim, Extent, Quotient, Remainder, Symbol
 from ...graph import Graph
-from ...loops.ir import Buffer, Load
-from ...scalar import Call, Checked, Expr, Guarded, Index, Literal
+from ...loops.elements import Axis, Elements, accumulated_in
+from ...loops.ir import Buffer, Load, extents_in, slope_along
+from ...scalar import Call, Expr, Guarded, Literal
 from ...tensor_type import FLOAT32
-from .elements import Elements, accumulated_in
+from .elements import device_elements, stored, summed
 from .forms import (
     THREADS,
     TILES,
-    Axis,
     DeviceKernel,
     Engine,
     Form,
@@ -44,15 +44,15 @@ MANY_ROWS = 1 << 16  # from here on, one thread a row fills the device, if rows 
 
 def plan_kernel(graph: Graph, engine: Engine = Engine.FFMA) -> DeviceKernel:
     """The form of a kernel's graph, products of float32 by that engine; MemoryBudgetError if a buffer is too large for int32 indices."""
-    elements = Elements(graph)
-    for buffer in elements.buffers:
+    elements = device_elements(graph)
+    for buffer in elements.arguments:
         size = dim.product(buffer.shape)
         if isinstance(size, int) and size > MOST_ELEMENTS:
             raise MemoryBudgetError(f"a tensor of {size} elements is too large for the cuda target.",
                                     hint=f"It indexes up to {MOST_ELEMENTS} elements; choose a smaller batch.")  # fmt: skip
-    axes = tuple(Axis.of(f"p{place}", extent) for place, extent in enumerate(elements.target.shape))
+    axes = tuple(Axis.of(f"p{place}", extent) for place, extent in enumerate(elements.out.shape))
     form = _form(elements, axes, engine)
-    return DeviceKernel(elements.buffers, _free_symbols(elements.buffers, form), blocks(form), form)
+    return DeviceKernel(elements.arguments, _free_symbols(elements.arguments, form), blocks(form), form)
 
 
 def _form(elements: Elements, axes: tuple[Axis, ...], engine: Engine) -> Form:
@@ -61,9 +61,9 @@ def _form(elements: Elements, axes: tuple[Axis, ...], engine: Engine) -> Form:
     position = tuple(axis.position for axis in axes)
     compute = elements.compute
     if compute is None:
-        return Pointwise(axes, position, elements.stored(position, None))
+        return Pointwise(axes, position, stored(elements, position, None))
     terms = tuple(Axis.of(f"r{place}", extent) for place, extent in enumerate(compute.reduce))
-    term = elements.term(position, tuple(axis.position for axis in terms))
+    term = summed(elements, position, tuple(axis.position for axis in terms))
     if compute.combine == "add" and term.dtype is FLOAT32:
         product = _product(elements, axes, terms, term, engine)
         if product is not None:
@@ -71,7 +71,7 @@ def _form(elements: Elements, axes: tuple[Axis, ...], engine: Engine) -> Form:
     sum_dtype = accumulated_in(term.dtype)
     lanes, is_adjacent = _lanes(axes, terms, term)
     return Rows(axes, position, terms, term, compute.combine, elements.neutral(sum_dtype),
-                elements.stored(position, sum_dtype), lanes, is_adjacent)  # fmt: skip
+                stored(elements, position, sum_dtype), lanes, is_adjacent)  # fmt: skip
 
 
 def _free_symbols(buffers: Sequence[Buffer], form: Form) -> tuple[Symbol, ...]:
@@ -94,20 +94,7 @@ def _free_symbols(buffers: Sequence[Buffer], form: Form) -> tuple[Symbol, ...]:
 
 def _symbols(root: Expr) -> frozenset[Symbol]:
     """All symbols in an expression's indices, conditions and extents."""
-    return dim.symbols_of([extent for node in scalar.post_order([root]) for extent in _extents_of(node)])
-
-
-def _extents_of(node: Expr) -> list[Extent]:
-    match node:
-        case Load(_, index):
-            return [part for part in index if not isinstance(part, Expr)]
-        case Guarded(conditions, _, _):
-            return list(conditions)
-        case Index(extent):
-            return [extent]
-        case Checked(_, extent):
-            return [extent]
-    return []
+    return dim.symbols_of([extent for node in scalar.post_order([root]) for extent in extents_in(node)])
 
 
 def _loads(root: Expr) -> list[Load]:
@@ -116,18 +103,7 @@ def _loads(root: Expr) -> list[Load]:
 
 def _slope(load: Load, axis: Axis) -> int | None:
     """How far apart in memory an operand's elements lie along an axis; None if not evenly or not known."""
-    if load.index_expressions:
-        return None
-    offset = load.buffer.offset(tuple(part for part in load.index if not isinstance(part, Expr)))
-    if isinstance(offset, int):
-        return 0
-    slope = 0
-    for atoms, factor in offset.terms:
-        if atoms == (axis.symbol,):
-            slope += factor
-        elif any(axis.symbol in Dim.of(atom).symbols() for atom in atoms):
-            return None
-    return slope
+    return None if load.index_expressions else slope_along(load.buffer.offset(load.extents), axis.symbol)
 
 
 def _longest_operand(root: Expr) -> Load | None:
@@ -167,8 +143,8 @@ def _product(
 ) -> Product | None:
     """The product form, if the term is a product of two formulas, each with axes of its own, and large enough."""
     axes, position = _ungrouped(axes, term)
-    if len(axes) != len(elements.target.shape):
-        term = elements.term(position, tuple(axis.position for axis in terms))
+    if len(axes) != len(elements.out.shape):
+        term = summed(elements, position, tuple(axis.position for axis in terms))
     factors = _factors(term)
     if factors is None or not terms:
         return None
@@ -185,7 +161,7 @@ def _product(
         sides.reverse()
     zero = {axis.symbol: 0 for axis in axes if axis.extent == 1}
     where = tuple(dim.substitute(p, zero) for p in position)
-    value = elements.stored(where, FLOAT32)
+    value = stored(elements, where, FLOAT32)
     return Product(batch, sides[0], sides[1], terms, where, value, _tile(batch, sides, engine), engine)
 
 
@@ -259,7 +235,7 @@ def _divisor_of(axis: Axis, term: Expr) -> int | None:
     """By what an operand divides this index, if by one number."""
     divisors = set()
     for node in scalar.post_order([term]):
-        for extent in _extents_of(node):
+        for extent in extents_in(node):
             for atoms, _ in extent.terms if isinstance(extent, Dim) else ():
                 divisors |= {atom.divisor for atom in atoms
                              if isinstance(atom, Quotient | Remainder) and atom.numerator == axis.position}  # fmt: skip

@@ -8,10 +8,11 @@ from __future__ import annotations
 from contextlib import ExitStack
 from dataclasses import dataclass
 
+from ...loops.elements import Axis
 from ...scalar import Call
 from ...tensor_type import DType
 from ..cpu.vector_math import expand_all
-from .forms import CHAIN, THREADS, Axis, DeviceKernel, Engine, Form, Pointwise, Product, Rows, Transform, count
+from .forms import CHAIN, THREADS, DeviceKernel, Engine, Form, Pointwise, Product, Rows, Transform, count
 from .printer import Printer, Values
 from .products import print_product
 

@@ -7,13 +7,14 @@ from typing import Final
 
 from netloom.errors import UnsupportedOpError
 
-from ... import dim, scalar
+from ... import dim
 from ...dim import Extent
 from ...graph import Node
+from ...loops.elements import Axis, Elements
 from ...ops.tiles import TileAttrs
-from ...scalar import Argument, Expr, Guarded
-from .elements import SUM, Elements
-from .forms import Axis, Put, Transform
+from ...scalar import Argument, Expr, guarded
+from .elements import SUM
+from .forms import Put, Transform
 
 
 def transform_form(elements: Elements) -> Transform:
@@ -39,7 +40,7 @@ def _of_input(elements: Elements, node: Node) -> Transform:
 
     def read(i: int, j: int) -> Expr:
         y, z = top + i, left + j
-        return _where((y, h - 1 - y, z, w - 1 - z), elements.element(x, (at[0], at[3], y, z), None))
+        return guarded((y, h - 1 - y, z, w - 1 - z), elements.element(x, (at[0], at[3], y, z), None))
 
     reads = tuple(tuple(read(i, j) for j in range(columns)) for i in range(rows))
     puts = tuple(tuple(_put(elements, (e * columns + f, group, number, channel)) for f in range(columns)) for e in range(rows))
@@ -81,7 +82,7 @@ def _of_output_gradient(elements: Elements, node: Node) -> Transform:
 
     def read(i: int, j: int) -> Expr:
         y, z = at[1] * attrs.m[0] + i, at[2] * attrs.m[1] + j
-        return _where((h - 1 - y, w - 1 - z), elements.element(dy, (at[0], at[3], y, z), None))
+        return guarded((h - 1 - y, w - 1 - z), elements.element(dy, (at[0], at[3], y, z), None))
 
     reads = tuple(tuple(read(i, j) for j in range(attrs.m[1])) for i in range(attrs.m[0]))
     puts = tuple(tuple(_put(elements, (e * columns + f, group, number, channel)) for f in range(columns)) for e in range(rows))
@@ -150,9 +151,4 @@ def _axes(extents: Sequence[Extent]) -> tuple[Axis, ...]:
 def _put(elements: Elements, position: tuple[Extent, ...], conditions: tuple[Extent, ...] = ()) -> Put:
     assert elements.anchor is not None
     value = elements.element(elements.output, position, Argument(SUM, elements.anchor.output.dtype))
-    return Put(position, tuple(c for c in conditions if not dim.is_nonnegative(c)), value)
-
-
-def _where(conditions: Sequence[Extent], load: Expr) -> Expr:
-    open_ = tuple(c for c in conditions if not dim.is_nonnegative(c))
-    return Guarded(open_, load, scalar.literal(0, load.dtype)) if open_ else load
+    return Put(position, dim.unproved(conditions), value)

@@ -1,4 +1,4 @@
-"""Small graphs whose kernels take every way through loops/build.py, and those kernels with arrays to run them on."""
+"""Small graphs whose kernels take every way through loops/, and those kernels with arrays to run them on."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ from netloom.compiler.dim import Extent, symbol
 from netloom.compiler.driver import PIPELINE, TRAINING_PIPELINE, Options
 from netloom.compiler.graph import Builder, Graph, Node, Value
 from netloom.compiler.interpret import interpret
-from netloom.compiler.loops import build
-from netloom.compiler.loops.build import Machine
+from netloom.compiler.loops import tiling
+from netloom.compiler.loops.build import Machine, build_kernel
 from netloom.compiler.loops.ir import Kernel
 from netloom.compiler.op import OPS, Array
 from netloom.compiler.passes.differentiate import gradient_graph
@@ -326,15 +326,15 @@ def feeds(case: Case, graph: Graph) -> dict[str, Array]:
     return found
 
 
-def kernels_of(case: Case, item_work: int = build.ITEM_WORK, machine: Machine = MACHINE) -> list[Kernel]:
+def kernels_of(case: Case, item_work: int = tiling.ITEM_WORK, machine: Machine = MACHINE) -> list[Kernel]:
     """The loops of every kernel of a case; ``item_work``: multiply-adds or elements that a work item should hold."""
     return [kernel_of(node, item_work, machine) for node in fused(case).nodes if node.op is OPS["kernel"]]
 
 
-def kernel_of(node: Node, item_work: int = build.ITEM_WORK, machine: Machine = MACHINE) -> Kernel:
+def kernel_of(node: Node, item_work: int = tiling.ITEM_WORK, machine: Machine = MACHINE) -> Kernel:
     """The loops of a kernel node; chains of additions are no longer than a work item."""
-    with patch.multiple(build, ITEM_WORK=item_work, CHAIN=min(build.CHAIN, item_work)):
-        return build.build_kernel("kernel", node.attrs.body, machine)
+    with patch.multiple(tiling, ITEM_WORK=item_work, CHAIN=min(tiling.CHAIN, item_work)):
+        return build_kernel("kernel", node.attrs.body, machine)
 
 
 def launches(case: Case) -> Iterator[Launch]:

@@ -9,7 +9,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from netloom.compiler.dim import Dim, parse, symbol
+from netloom.compiler.dim import Dim, symbol
+from netloom.compiler.dim_text import parse_extent
 from netloom.compiler.loops.ir import LANE, LANES, Buffer, Kernel, Kind, Load, Store, block, loop, variable
 from netloom.compiler.loops.text import parse_kernel, print_expression, print_kernel
 from netloom.compiler.scalar import Bitcast, Cast, Checked, Expr, Index, Literal, literal
@@ -132,7 +133,7 @@ def test_extents_with_quotients_parse_back() -> None:
     n, m = symbol("n"), symbol("m")
     for extent in (n // 3 * 9, n // 3 * (m // 4), m * (n % 5), n - n // 9, 2 - n // 9 * 9 + m, (n + m // 2) // 7 * 5 + n):
         symbols = {s.name: s for s in extent.symbols()}  # type: ignore[union-attr]
-        assert parse(str(extent), symbols) == extent
+        assert parse_extent(str(extent), symbols) == extent
 
 
 @pytest.mark.parametrize(

@@ -73,3 +73,25 @@ def test_integer_division_is_no_multiplication() -> None:
     x = b.input(TensorType(INT64, (3,)), "x")
     graph = b.build([b("div", x, 2)])
     assert simplify(graph) is graph
+
+
+@pytest.mark.parametrize(
+    ("indices", "is_slice"),
+    [([0, 2, 4], True), ([5, 4, 3], True), ([-1, -3], True), (3, True), ([[1, 2], [3, 4]], True), ([-1], True),
+     ([0, 1, 3], False), ([2, 2], False), ([-1, 0], True)],
+)  # fmt: skip
+@pytest.mark.parametrize("axis", [0, 1])
+def test_gather_of_evenly_spaced_constants(indices: object, is_slice: bool, axis: int) -> None:
+    b = Builder("gather")
+    x = b.input(TensorType(FLOAT32, (6, 6)), "x")
+    graph = b.build([b("gather", x, b.constant(np.asarray(indices, np.int64)), axis=axis)])
+    values = np.arange(36, dtype=np.float32).reshape(6, 6)
+    simple = simplify(graph)
+    np.testing.assert_array_equal(interpret(simple, {"x": values})[0], interpret(graph, {"x": values})[0])
+    assert any(node.op.name == "gather" for node in simple.nodes) is not is_slice
+
+
+def test_gather_out_of_range_or_of_free_extent_stays() -> None:
+    b = Builder("gather")
+    x = b.input(TensorType(FLOAT32, (6, 6)), "x")
+    assert "gather" in print_graph(simplify(b.build([b("gather", x, b.constant(np.array([5, 6])), axis=0)])))

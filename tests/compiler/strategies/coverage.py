@@ -1,4 +1,4 @@
-"""What of loops/build.py and loops/tiles.py a kernel executes: a kernel and its dims -> the names of its variants.
+"""What of the loops that compiler/loops builds a kernel executes: a kernel and its dims -> the names of its variants.
 
 A statement counts only if a work item comes to it: ``executed`` follows the loops with numbers for their variables. Which
 variant it is part of is read off the loop IR: the shape of a tile's accumulators, the names of its loops, its conditions.

@@ -1,0 +1,93 @@
+"""A table's files: what was measured -> FOLDER/NAME.json and FOLDER/NAME.md, both headed by the machine and its peaks.
+
+Numbers that are not known (NaN, infinite) are null in JSON and "-" in a table, so that any JSON reader takes the files.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import platform
+from argparse import ArgumentParser
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, is_dataclass
+from pathlib import Path
+from typing import Any
+
+from .conditions import processor
+from .peaks import Peaks
+
+FOLDER = Path("docs/benchmarks")  # where tables go unless another place is given
+
+
+def parser_of(text: str | None) -> ArgumentParser:
+    """A command's parser with what all of them know; ``text``: the module's own description."""
+    parser = ArgumentParser(description=text)
+    parser.add_argument("-o", "--output", type=Path, default=FOLDER, help="the folder for the table's files")
+    return parser
+
+
+def words(text: str) -> list[str]:
+    """The parts of a list with commas; none of an empty one."""
+    return [word for word in text.split(",") if word]
+
+
+def numbers(text: str) -> list[int]:
+    """The same for whole numbers."""
+    return [int(word) for word in words(text)]
+
+
+def machine_record(machine: Peaks) -> dict[str, Any]:
+    """The machine and its peaks, for JSON."""
+    return {"processor": processor(), "processors": len(os.sched_getaffinity(0)), "python": platform.python_version(),
+            **machine.as_dict()}  # fmt: skip
+
+
+def describe(machine: Peaks) -> list[str]:
+    """The machine in three lines, and one for each reason to doubt its times."""
+    rates = "; ".join(
+        f"{n} thread(s) {machine.flops[n]:.1f} GFLOP/s, copy {machine.copy[n]:.1f} GB/s, read {machine.read[n]:.1f} GB/s"
+        for n in machine.flops
+    )
+    return [f"Machine: {processor()}, {machine.clock:.2f} GHz ({machine.cpu}).",
+            f"Peaks measured in the same run: {rates}",
+            f"({machine.chains} chains in registers: {machine.flops_per_cycle:.1f} flop a cycle).",
+            *(f"Note: {sentence}" for sentence in machine.warnings)]  # fmt: skip
+
+
+def table(heads: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
+    """Lines of a table in Markdown."""
+    return [f"| {' | '.join(heads)} |", "|---" * len(heads) + "|", *(f"| {' | '.join(row)} |" for row in rows)]
+
+
+def spread(ratio: Sequence[float]) -> str:
+    """A median with its 10th and 90th percentile."""
+    middle, low, high = ratio
+    return f"{middle:.2f} ({low:.2f}–{high:.2f})"
+
+
+def cell(value: float, form: str = ".1f") -> str:
+    """A number, or a dash where it is not known."""
+    return format(value, form) if math.isfinite(value) else "-"
+
+
+def write(folder: Path, name: str, machine: Peaks, data: Mapping[str, Any], lines: Sequence[str]) -> None:
+    """FOLDER/NAME.json of ``data`` (records allowed) and FOLDER/NAME.md of ``lines``, below the machine."""
+    folder.mkdir(parents=True, exist_ok=True)
+    record = {"machine": machine_record(machine), **_plain(data)}
+    (folder / f"{name}.json").write_text(json.dumps(record, indent=1, allow_nan=False) + "\n", encoding="utf-8")
+    text = [f"# {name}", "", *describe(machine), "", *lines]
+    (folder / f"{name}.md").write_text("\n".join(text) + "\n", encoding="utf-8")
+
+
+def _plain(item: Any) -> Any:
+    """What JSON can hold; the records of tables are shallow."""
+    match item:
+        case float():
+            return item if math.isfinite(item) else None
+        case Mapping():
+            return {str(key): _plain(value) for key, value in item.items()}
+        case list() | tuple():
+            return [_plain(value) for value in item]
+    return _plain(asdict(item)) if is_dataclass(item) and not isinstance(item, type) else item

@@ -1,0 +1,283 @@
+"""A plan -> statements: work items decoded, tiles with their tails, accumulators cleared, added up and stored.
+
+Conditions that hold for a whole tile are tested around its statements; what depends on the lane stays at the load.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TypeAlias
+
+from .. import dim, scalar
+from ..dim import Dim, Extent, Symbol
+from ..scalar import Call, Expr, Guarded
+from .elements import Axis, widened
+from .ir import LANE, LANES, Allocate, Buffer, Kind, LaneFold, Let, Load, Statement, Store, block, guard, loop, variable
+from .space import Substitution
+from .tiling import Plan
+
+Units: TypeAlias = tuple[tuple[Symbol, int], ...]  # unrolled loops and their extents
+Index: TypeAlias = tuple[Extent, ...]
+
+
+@dataclass(frozen=True)
+class _Place:
+    """Where statements are made: the positions of the axes that are bound, and how many rows or columns a tile has there."""
+
+    positions: Mapping[Symbol, Extent]
+    counts: Mapping[Symbol, int]
+
+    def at(self, axis: Axis, position: Extent, count: int = 1) -> _Place:
+        """The place with one more axis bound."""
+        counts = {**self.counts, axis.symbol: count} if axis.symbol in self.counts else self.counts
+        return _Place({**self.positions, axis.symbol: position}, counts)
+
+    def unit(self, axis: Axis) -> Units:
+        """The unrolled loop over an axis's part of a tile, if it has several."""
+        size = self.counts.get(axis.symbol, 1)
+        return ((_unit(axis, size), size),) if size > 1 else ()
+
+
+_Body: TypeAlias = Callable[[_Place], Statement]
+
+
+def emit_tiles(plan: Plan, item: Symbol) -> Statement:
+    """The body of a kernel: what work item ``item`` does."""
+    return _Emitter(plan).statement(item)
+
+
+class _Emitter:
+    def __init__(self, plan: Plan) -> None:
+        self.plan, self.space, self.elements = plan, plan.space, plan.space.elements
+        self.lanes: tuple[int, ...] = (LANES,) if plan.tile.has_lanes else ()
+        self.at_lane: Index = (Dim.of(LANE),) if plan.tile.has_lanes else ()
+
+    def statement(self, item: Symbol) -> Statement:
+        """Decode the work item, run the inner axes, and in the middle the tile."""
+        lets: list[tuple[Symbol, Extent]] = []
+        rest: Extent = Dim.of(item)
+        for place in range(len(self.plan.outer) - 1, -1, -1):
+            axis = self.plan.outer[place]
+            tiles = self.plan.tiles(axis)
+            symbol = variable(axis.name, tiles)
+            if place == 0:
+                lets.append((symbol, rest))
+            else:
+                assert isinstance(tiles, int)
+                lets.append((symbol, rest % tiles))
+                rest = rest // tiles
+        body = self._axes(self.plan.outer, _Place({}, self.plan.tile.counts), self._item, is_item=True)
+        for symbol, extent in lets:
+            body = Let(symbol, extent, body)
+        return body
+
+    # -- axes --------------------------------------------------------------------------------------------
+
+    def _axes(self, axes: Sequence[Axis], place: _Place, end: _Body, is_item: bool) -> Statement:
+        """Bind one axis after another: those of items by condition, others by loops."""
+        if not axes:
+            return end(place)
+        return self._bound(axes[0], place, lambda inner: self._axes(axes[1:], inner, end, is_item), is_item)
+
+    def _bound(self, axis: Axis, place: _Place, then: _Body, is_item: bool) -> Statement:
+        """Whole tiles along an axis, then the tile at its end."""
+        size = place.counts.get(axis.symbol, 1)
+        if size == 1:
+            symbol = variable(axis.name, axis.extent)
+            body = then(place.at(axis, Dim.of(symbol)))
+            return body if is_item else loop(symbol, axis.extent, body)
+        full = axis.extent // size
+        whole = variable(axis.name, full)
+        main = then(place.at(axis, Dim.of(whole) * size + Dim.of(_unit(axis, size)), size))
+        statements: list[Statement] = []
+        if full != 0:
+            in_tiles = (full - 1 - self._number(axis),)
+            statements.append(guard(in_tiles, main) if is_item else loop(whole, full, main))
+        if axis.extent % size != 0:
+            tail = self._tail(axis, full * size, axis.extent % size, place, then)
+            behind = (self._number(axis) - full,)
+            statements.append(guard(behind, tail) if is_item and full != 0 else tail)
+        return block(*statements)
+
+    def _number(self, axis: Axis) -> Dim:
+        """The tile that a work item has along an axis."""
+        return Dim.of(variable(axis.name, self.plan.tiles(axis)))
+
+    def _tail(self, axis: Axis, base: Extent, rest: Extent, place: _Place, then: _Body) -> Statement:
+        """The tile at the end of an axis: smaller if its size is known, else one row at a time."""
+        if isinstance(rest, int):
+            unit: Extent = 0 if rest == 1 else Dim.of(_unit(axis, rest))
+            return then(place.at(axis, base + unit, rest))
+        single = variable(f"{axis.name}t", rest)
+        return loop(single, rest, then(place.at(axis, base + Dim.of(single))))
+
+    # -- items and tiles ---------------------------------------------------------------------------------
+
+    def _item(self, place: _Place) -> Statement:
+        """What one work item does: one tile after another, or, of long sums, one chunk of terms after another."""
+        inner, chunks = self.plan.inner, self.plan.chains.outer
+        if not inner or not chunks or self.plan.tile.lanes_reduce:
+            return self._axes(inner, place, self._tile, is_item=False)
+        units = tuple(unit for axis in self.plan.outer for unit in place.unit(axis))
+        extents = (*(_most(axis.extent) for axis in inner), *(size for _, size in units), *self.lanes)
+        totals = self._buffer("t", extents)
+
+        def at(here: _Place) -> Index:
+            return (*(here.positions[axis.symbol] for axis in inner), *_positions(units), *self.at_lane)
+
+        def clear(here: _Place) -> Statement:
+            return self._clear(totals, at(here), here)
+
+        def add(here: _Place) -> Statement:
+            return self._part(totals, at(here), here)
+
+        def finish(here: _Place) -> Statement:
+            return self._finished(totals, at(here), here)
+
+        first, middle, last = (self._axes(inner, place, end, is_item=False) for end in (clear, add, finish))
+        return Allocate(totals, block(first, _looped(chunks, middle), last))
+
+    def _tile(self, place: _Place) -> Statement:
+        """One register tile: clear, accumulate, finish."""
+        if self.elements.compute is None:
+            return self._stored(place, None)
+        chains = self.plan.chains
+        total, at = self._accumulators("t", place)
+        if chains.outer:
+            sums = _looped(chains.outer, self._part(total, at, place))
+        else:
+            sums = self._accumulate(total, at, place)
+        return Allocate(total, block(self._clear(total, at, place), sums, self._finished(total, at, place)))
+
+    def _part(self, total: Buffer, at: Index, place: _Place) -> Statement:
+        """Adds the sums of one chunk of terms, made in registers, to the totals of a tile."""
+        partial, here = self._accumulators("a", place)
+        merge = self._each(Store(total, at, self._combined(Load(total, at), Load(partial, here))), place)
+        clear = self._clear(partial, here, place)
+        return Allocate(partial, block(clear, self._accumulate(partial, here, place), merge))
+
+    # -- accumulators ------------------------------------------------------------------------------------
+
+    def _accumulators(self, letter: str, place: _Place) -> tuple[Buffer, Index]:
+        """A local buffer for a tile's sums, and where in it one of them lies."""
+        units = self._units(place)
+        return self._buffer(letter, (*(size for _, size in units), *self.lanes)), (*_positions(units), *self.at_lane) or (0,)
+
+    def _buffer(self, letter: str, shape: Index) -> Buffer:
+        return Buffer(self.elements.local_name(letter), self.plan.sum_dtype, shape or (1,), is_local=True)
+
+    def _units(self, place: _Place) -> Units:
+        """The unrolled row and column loops of the tile at a place."""
+        tile = self.plan.tile
+        return tuple(unit for axis in (tile.rows, tile.columns) if axis for unit in place.unit(axis))
+
+    def _each(self, body: Statement, place: _Place, lanes: bool = True) -> Statement:
+        """A statement for every accumulator of the tile."""
+        if lanes and self.lanes:
+            body = loop(LANE, LANES, body, Kind.VECTOR)
+        for symbol, size in reversed(self._units(place)):
+            body = loop(symbol, size, body, Kind.UNROLLED)
+        return body
+
+    def _clear(self, buffer: Buffer, at: Index, place: _Place) -> Statement:
+        neutral = scalar.literal(self.elements.neutral(buffer.dtype), buffer.dtype)
+        return self._each(Store(buffer, at, neutral), place)
+
+    def _combined(self, left: Expr, right: Expr) -> Expr:
+        return scalar.call(self.elements.computed.combine, left, right)
+
+    def _accumulate(self, buffer: Buffer, at: Index, place: _Place) -> Statement:
+        """One chain of terms added to the accumulators."""
+        term = widened(self._put(place).expression(self.space.term), buffer.dtype)
+        value = self._added(term, Load(buffer, at))
+        tested = _outer_conditions(value, [symbol for symbol, _ in self._units(place)])
+        body = self._each(Store(buffer, at, _without(value, tested)), place)
+        axes = self.plan.chains.inner
+        for depth in range(len(axes), -1, -1):
+            inner = {axis.symbol for axis in axes[depth:]}
+            here = [c for c in tested if not inner & c.symbols() and (depth == 0 or axes[depth - 1].symbol in c.symbols())]
+            body = guard(tuple(here), body)
+            if depth:
+                body = loop(axes[depth - 1].symbol, axes[depth - 1].extent, body)
+        return body
+
+    def _added(self, term: Expr, present: Expr) -> Expr:
+        """A term combined with what is there; a product of floats by one rounding."""
+        is_sum = self.elements.computed.combine == "add"
+        match term:
+            case Call("mul", (left, right), dtype) if is_sum and dtype.is_float:
+                return scalar.call("fma", left, right, present)
+            case Guarded(conditions, Call("mul", (left, right), dtype), _) if is_sum and dtype.is_float:
+                zero = scalar.literal(0, dtype)
+                return scalar.call("fma", Guarded(conditions, left, zero), Guarded(conditions, right, zero), present)
+        return self._combined(present, term)
+
+    # -- results -----------------------------------------------------------------------------------------
+
+    def _put(self, place: _Place) -> Substitution:
+        return Substitution({**place.positions, **self.plan.chains.split})
+
+    def _finished(self, total: Buffer, at: Index, place: _Place) -> Statement:
+        """Stores the results of sums."""
+        if self.plan.tile.lanes_reduce:
+            sum_: Expr = LaneFold(total, at[:-1], self.elements.computed.combine)
+        else:
+            sum_ = Load(total, at)
+        return self._stored(place, self.elements.finished(self.space.index, sum_))
+
+    def _stored(self, place: _Place, sum_: Expr | None) -> Statement:
+        put = self._put(place)
+        value = self.space.placed(self.elements.final(self.space.index, sum_), put)
+        conditions = tuple(map(put, self.space.store_guard))
+        out, position = self.space.stored_at(put)
+        return self._each(guard(conditions, Store(out, position, value)), place, lanes=not self.plan.tile.lanes_reduce)
+
+
+def _unit(axis: Axis, size: int) -> Symbol:
+    """The variable of the unrolled loop over an axis's part of a tile."""
+    return variable(f"{axis.name}u", size)
+
+
+def _positions(units: Units) -> Index:
+    return tuple(Dim.of(symbol) for symbol, _ in units)
+
+
+def _looped(axes: Sequence[Axis], body: Statement) -> Statement:
+    for axis in reversed(axes):
+        body = loop(axis.symbol, axis.extent, body)
+    return body
+
+
+def _most(extent: Extent) -> int:
+    """The most that an extent can be."""
+    high = dim.bounds(extent)[1]
+    assert high is not None
+    return high
+
+
+def _outer_conditions(value: Expr, units: Sequence[Symbol]) -> list[Dim]:
+    """The conditions of a term's guards that are the same for a whole tile: without one of them the term adds nothing."""
+    inside = {LANE, *units}
+    match value:
+        case Call("fma", (Guarded(conditions), _, _), _):
+            return [c for c in conditions if isinstance(c, Dim) and not inside & c.symbols()]
+    return []
+
+
+def _without(value: Expr, tested: Sequence[Dim]) -> Expr:
+    """A term whose guards leave out conditions that are tested around it."""
+
+    def opened(part: Expr) -> Expr:
+        if not isinstance(part, Guarded):
+            return part
+        left = tuple(c for c in part.conditions if c not in tested)
+        return Guarded(left, part.value, part.otherwise) if left else part.value
+
+    match value:
+        case Call("fma", (left, right, present)) if tested:
+            return scalar.call("fma", opened(left), opened(right), present)
+    return value
+
+
+__all__ = ["emit_tiles"]

@@ -1,0 +1,331 @@
+"""An iteration space -> how it is tiled: lanes, rows and columns of a register tile, work items, chains of a sum.
+
+Only choices are made here, no statements (emit.py makes those from the plan). Which axis gives lanes, rows and columns is read off
+the operands' indices, so matmuls, convolutions in every layout and all their gradients share this one file. The number of
+work items and the order of every sum depend on shapes only.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+
+from .. import dim
+from ..dim import Dim, Extent, Symbol
+from ..tensor_type import DType
+from .elements import Axis, accumulated_in
+from .ir import LANE, LANES, Load, variable
+from .space import Space, chunked, split_lanes
+from .strides import depends, lane_slope, stride
+
+CHAIN = 512  # longest chain of additions into one accumulator
+ENOUGH_ROWS = 12  # positions of an axis that fill the rows of a tile
+TOTALS = 2048  # vectors of results that a work item keeps while it goes through the terms of long sums
+LEAST_ITEMS = 8  # that such a kernel keeps
+ITEM_WORK = 1 << 14  # multiply-adds or elements that one work item should hold at least
+FOLD_WORK = 8  # instructions that adding the lanes of one vector costs
+SYMBOLIC_TERMS = 1 << 12  # of a sum whose length is a free dim
+SYMBOLIC_STEPS = 16  # of an axis whose extent is a free dim, in a work item
+
+
+@dataclass(frozen=True)
+class Machine:
+    """What tiling needs to know of a CPU: how many 16-lane float32 vectors its registers hold."""
+
+    vectors: int = 32
+
+
+@dataclass(frozen=True)
+class Tile:
+    """What is kept in registers: the lanes of vectors, if any, times rows and columns. ``counts``: of the axes that give several
+    rows or columns."""
+
+    has_lanes: bool = False
+    lanes_reduce: bool = False  # lanes are terms of one sum
+    rows: Axis | None = None
+    columns: Axis | None = None
+    counts: Mapping[Symbol, int] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Chains:
+    """The loops of a sum: ``inner`` ones, with at most CHAIN terms, add into registers; ``outer`` ones add up what these give.
+    ``split``: the position of an axis that was taken apart for it."""
+
+    outer: tuple[Axis, ...] = ()
+    inner: tuple[Axis, ...] = ()
+    split: Mapping[Symbol, Extent] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Plan:
+    """A tiled space. Work items decode the ``outer`` axes (outermost first); the ``inner`` ones run inside an item."""
+
+    space: Space
+    tile: Tile
+    chains: Chains
+    outer: tuple[Axis, ...]
+    inner: tuple[Axis, ...]
+
+    @property
+    def items(self) -> Extent:
+        """How many work items there are."""
+        return dim.product([self.tiles(axis) for axis in self.outer])
+
+    def tiles(self, axis: Axis) -> Extent:
+        """How many tiles lie along an axis, the last one filled or not."""
+        return _tiles(self.tile, axis)
+
+    @property
+    def sum_dtype(self) -> DType:
+        """What sums are kept in."""
+        return accumulated_in(self.space.term.dtype)
+
+
+def plan_tiles(space: Space, machine: Machine) -> Plan:
+    """The plan for a space on a machine."""
+    lanes = _lane_axis(space)
+    lanes_reduce = lanes in space.reduce
+    if lanes is not None:
+        space = split_lanes(space, lanes)
+    tile = _tile(space, lanes is not None, lanes_reduce, machine)
+    chains = _chains(space)
+    return _with_items(space, tile, chains)
+
+
+# -- lanes -----------------------------------------------------------------------------------------------
+
+
+def _lane_axis(space: Space) -> Axis | None:
+    """The axis whose lanes cost least: contiguous or absent in every operand, and long enough."""
+    best, cost = None, 1.0  # one lane at a time costs 1 an element
+    for axis in (*reversed(space.pure), *reversed(space.reduce)):
+        if isinstance(axis.extent, int) and axis.extent < 4:
+            continue
+        found = _lane_cost(space, axis)
+        if found < cost - 1e-9:
+            best, cost = axis, found
+    return best
+
+
+def _lane_cost(space: Space, axis: Axis) -> float:
+    """What an element costs with lanes along an axis, where one lane at a time costs 1."""
+    split = {axis.symbol: Dim.of(variable("q", dim.ceil_div(axis.extent, LANES))) * LANES + Dim.of(LANE)}
+    cost = 0.0
+    for load in space.loads:
+        step = lane_slope(load, axis.symbol, split)
+        cost += 1.0 if step not in (0, 1) else (0.1 if step == 0 else 0.2) / LANES
+    if axis in space.pure:
+        apart = dim.product(space.elements.out.shape[space.pure.index(axis) + 1 :])
+        cost += 0.2 / LANES if apart == 1 else 1.0
+    else:
+        terms = dim.product([a.extent for a in space.reduce])
+        cost += 0.2 / LANES
+        cost *= 1 + FOLD_WORK * LANES / (max(terms, 1) if isinstance(terms, int) else SYMBOLIC_TERMS)
+    return cost / (1 + len(space.loads)) / _filled(axis, LANES)
+
+
+# -- rows and columns ------------------------------------------------------------------------------------
+
+
+def _tile(space: Space, has_lanes: bool, lanes_reduce: bool, machine: Machine) -> Tile:
+    """Rows reuse the vectors, columns reuse the broadcasts; both fit the registers. Where nothing is broadcast (depthwise
+    convolutions, pooling), rows are sums that do not wait for each other."""
+    plain = Tile(has_lanes, lanes_reduce)
+    if space.elements.compute is None or not has_lanes:
+        return plain
+    vectors, scalars = _operands(space)
+    if lanes_reduce:
+        vectors, scalars = vectors[:1], vectors[1:]
+    if not vectors or (lanes_reduce and not scalars):
+        return plain
+    column = None
+    if scalars:
+        row = _nearest([a for a in space.pure if not any(depends(v, a.symbol) for v in vectors)], scalars)
+        column = _largest(a for a in space.pure if a is not row and not any(depends(s, a.symbol) for s in scalars))
+    else:
+        partial = dim.symbols_of([g for g in (*space.guards, *space.store_guard) if LANE in dim.symbols_of([g])])
+        row = _nearest([axis for axis in space.pure if axis.symbol not in partial], vectors)
+    room = machine.vectors // 2 if space.elements.out.dtype.bytes > 4 else machine.vectors
+    rows, columns = _row_and_column_counts(row, column, room)
+    used_row, used_column = row if rows > 1 else None, column if columns > 1 else None
+    counts = {axis.symbol: size for axis, size in ((used_row, rows), (used_column, columns)) if axis}
+    return Tile(has_lanes, lanes_reduce, used_row, used_column, counts)
+
+
+def _operands(space: Space) -> tuple[list[Load], list[Load]]:
+    """(operands that are vectors, those that are the same in all lanes)"""
+    return [v for v in space.loads if depends(v, LANE)], [s for s in space.loads if not depends(s, LANE)]
+
+
+def _row_and_column_counts(row: Axis | None, column: Axis | None, room: int) -> tuple[int, int]:
+    """The counts with the most products a load, among those that fit ``room`` vectors and waste least at the end of an axis."""
+    best, best_score = (1, 1), -1.0
+    for columns in range(1, 9):
+        if not _can_hold(column, columns):
+            break
+        for rows in range(1, 29):
+            if not _can_hold(row, rows):
+                break
+            held = rows * columns
+            if held + columns + 1 > room and held > 1:
+                break
+            score = min(held, 12) / 12 * held / (held + 0.6 * columns + 0.6 * rows)
+            score *= _filled(row, rows) * _filled(column, columns)
+            if score > best_score + 1e-9:
+                best, best_score = (rows, columns), score
+    return best
+
+
+def _can_hold(axis: Axis | None, size: int) -> bool:
+    """Whether an axis is as long as a tile."""
+    return size == 1 or (axis is not None and (isinstance(axis.extent, Dim) or size <= axis.extent))
+
+
+def _filled(axis: Axis | None, size: int) -> float:
+    """The part of the tiles that is used."""
+    if axis is None or not isinstance(axis.extent, int):
+        return 1.0
+    return axis.extent / (-(-axis.extent // size) * size)
+
+
+def _largest(axes: Iterable[Axis]) -> Axis | None:
+    found = sorted(axes, key=lambda a: -(a.extent if isinstance(a.extent, int) else 64))
+    return found[0] if found and found[0].extent != 1 else None
+
+
+def _nearest(axes: Sequence[Axis], loads: Sequence[Load]) -> Axis | None:
+    """The axis along which operands lie closest together, of those long enough for a tile; else the longest."""
+    long = [axis for axis in axes if isinstance(axis.extent, int) and axis.extent >= ENOUGH_ROWS]
+    return min(long, key=lambda axis: sum(stride(load, axis) for load in loads)) if long else _largest(axes)
+
+
+# -- sums ------------------------------------------------------------------------------------------------
+
+
+def _chains(space: Space) -> Chains:
+    """The loops of the sum, with at most CHAIN terms in the inner ones; an axis may be taken apart for it."""
+    compute = space.elements.compute
+    if compute is None:
+        return Chains()
+    total = dim.product([a.extent for a in space.reduce])
+    has_any_length = compute.combine != "add" or not accumulated_in(space.term.dtype).is_float
+    if has_any_length or (isinstance(total, int) and total <= CHAIN):
+        return Chains(inner=space.reduce)
+    outer = list(space.reduce)
+    inner: list[Axis] = []
+    length = 1
+    while outer and isinstance(extent := outer[-1].extent, int) and length * extent <= CHAIN:
+        inner.insert(0, outer.pop())
+        length *= extent
+    if not outer or (step := CHAIN // length) <= 1:
+        return Chains(tuple(outer), tuple(inner))
+    axis = outer.pop()
+    step = _divisor(axis.extent, step)
+    chunk = Axis.of(f"{axis.name}o", dim.ceil_div(axis.extent, step))
+    part = Axis.of(f"{axis.name}i", dim.minimum(step, axis.extent - chunk.position * step))
+    return Chains((*outer, chunk), (part, *inner), {axis.symbol: chunk.position * step + part.position})
+
+
+# -- work items ------------------------------------------------------------------------------------------
+
+
+def _with_items(space: Space, tile: Tile, chains: Chains) -> Plan:
+    """Work items: tiles of the outer axes; inner axes run inside an item until it holds enough work."""
+    order = sorted(space.pure, key=lambda axis: _item_order(space, tile, axis))
+    space, outer, inner = _enough_work(space, tile, order)
+    is_summed = space.elements.compute is not None and tile.has_lanes and not tile.lanes_reduce
+    if not inner and is_summed and chains.outer:
+        space, outer, inner = _kept(space, tile, outer)
+    symbolic = [axis for axis in outer if isinstance(axis.extent, Dim)]
+    for axis in symbolic[1:]:  # only the outermost axis of the items may have a symbolic extent
+        outer.remove(axis)
+        inner.insert(0, axis)
+    return Plan(space, tile, chains, tuple(outer), tuple(inner))
+
+
+def _enough_work(space: Space, tile: Tile, order: Sequence[Axis]) -> tuple[Space, list[Axis], list[Axis]]:
+    """(space, axes of items, axes inside an item), with ITEM_WORK in an item, if the axes behind symbolic ones hold as much."""
+    work = LANES if tile.has_lanes else 1
+    for extent in (*(axis.extent for axis in space.reduce), *tile.counts.values()):
+        work *= extent if isinstance(extent, int) else SYMBOLIC_STEPS
+    outer = list(order)
+    inner: list[Axis] = []
+    while outer and isinstance(extent := outer[-1].extent, int) and work < ITEM_WORK:
+        axis = outer.pop()
+        chunk = _divisor(extent, -(-ITEM_WORK // max(work, 1)))
+        if axis.symbol not in tile.counts and extent >= 2 * chunk:
+            space, whole, part = chunked(space, axis, chunk)
+            return space, [*outer, whole], [part, *inner]
+        inner.insert(0, axis)
+        work *= -(-extent // tile.counts.get(axis.symbol, 1))
+    return space, outer, inner
+
+
+def _kept(space: Space, tile: Tile, order: Sequence[Axis]) -> tuple[Space, list[Axis], list[Axis]]:
+    """(space, axes of items, axes inside an item) of a long sum: as many inside as TOTALS can keep while items are left. Each
+    chunk of the terms is then read once for many results."""
+    room = TOTALS
+    for axis in order:
+        room //= tile.counts.get(axis.symbol, 1)
+    outer = list(order)
+    inner: list[Axis] = []
+    while outer and isinstance(extent := outer[-1].extent, int):
+        axis = outer[-1]
+        size = tile.counts.get(axis.symbol, 1)
+        room *= size
+        items = dim.product([_tiles(tile, a) for a in outer[:-1]])
+        chunk = min(room, extent // -(-LEAST_ITEMS // items) if isinstance(items, int) else extent)
+        if chunk < extent and (size > 1 or chunk < 2):
+            break
+        outer.pop()
+        if chunk < extent:
+            space, whole, part = chunked(space, axis, _divisor(extent, chunk))
+            return space, [*outer, whole], [part, *inner]
+        inner.insert(0, axis)
+        room //= extent
+    return space, outer, inner
+
+
+def _tiles(tile: Tile, axis: Axis) -> Extent:
+    return dim.ceil_div(axis.extent, tile.counts.get(axis.symbol, 1))
+
+
+def _item_order(space: Space, tile: Tile, axis: Axis) -> tuple[int, int]:
+    """Outermost what both operands walk; innermost what only the smaller operand walks: it stays in the cache."""
+    place = space.pure.index(axis)
+    if isinstance(axis.extent, Dim):
+        return -1, 0
+    if axis == tile.rows:
+        return 3, place
+    if axis == tile.columns:
+        return 4 if _is_swept_by_columns(space) else 1, place
+    return 0 if place == 0 else 2, place
+
+
+def _is_swept_by_columns(space: Space) -> bool:
+    """Whether the operand that columns walk is smaller than the one that rows walk."""
+    vectors, scalars = _operands(space)
+    return _walked(space, vectors, scalars) < _walked(space, scalars, vectors)
+
+
+def _walked(space: Space, loads: Sequence[Load], others: Sequence[Load]) -> int:
+    """Elements of one operand that the loops walk where the other does not change."""
+    total = 1
+    for axis in space.pure:
+        own, other = (any(depends(load, axis.symbol) for load in group) for group in (loads, others))
+        if own and not other and isinstance(axis.extent, int):
+            total *= axis.extent
+    return total
+
+
+def _divisor(extent: Extent, most: int) -> int:
+    """The largest divisor of the extent up to ``most``, if it is at least half of it; else ``most``."""
+    if isinstance(extent, int):
+        for step in range(most, most // 2, -1):
+            if extent % step == 0:
+                return step
+    return most
+
+
+__all__ = ["CHAIN", "ITEM_WORK", "Chains", "Machine", "Plan", "Tile", "plan_tiles"]

@@ -1,0 +1,145 @@
+"""Scalar expressions over loads -> values, scalars or vectors. What stands under a guard is made under it.
+
+Floats smaller than float32 compute in float32 and round once.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import partial
+from typing import Any
+
+from llvmlite import ir
+
+from .... import scalar
+from ....dim import Extent
+from ....loops.ir import LANES, LaneFold, Load
+from ....scalar import Bitcast, Call, Cast, Checked, Expr, Guarded, Index, Literal
+from ....tensor_type import BOOL, FLOAT32, DType
+from .casts import cast
+from .function import Function
+from .indices import Indices
+from .memory import Memory
+from .primitives import primitive
+from .representation import I16, I32, Operand, is_vector, like, literal, value_type, zero_of
+
+INDEX_ERROR = 1  # stored in the error flag when a run-time index is out of range
+
+
+class Expressions:
+    """Values of expressions, where the indices and the memory stand. ``error`` points to the kernel's error flag."""
+
+    def __init__(self, f: Function, indices: Indices, memory: Memory, error: Operand) -> None:
+        self.f, self.b, self.indices, self.memory, self.error = f, f.b, indices, memory, error
+        # What copies of an unrolled body have in common, found once:
+        self.orders: dict[Expr, list[Expr]] = {}
+        self.literals: dict[Literal, ir.Constant] = {}
+
+    def value(self, root: Expr) -> Operand:
+        """The value of an expression."""
+        values: dict[int, Operand] = {}
+        if root not in self.orders:
+            self.orders[root] = scalar.post_order([root], closed=(Guarded, Load))
+        for node in self.orders[root]:
+            values[id(node)] = self._value(node, [values.get(id(child)) for child in scalar.children(node)])
+        return values[id(root)]
+
+    def _value(self, node: Expr, inner: Sequence[Any]) -> Operand:
+        """A node's value from those of its sub-expressions; guards and loads make theirs themselves."""
+        match node:
+            case Literal(value, dtype):
+                if node not in self.literals:
+                    self.literals[node] = literal(value, dtype)
+                return self.literals[node]
+            case Load():
+                return self._loaded(node) if node.index_expressions else self.memory.load(node)
+            case Index(extent):
+                return self.indices.once(self.f.numbers, ("index", extent), [extent], partial(self._number, extent))
+            case Guarded():
+                return self._guarded(node)
+            case Checked(_, extent):
+                return self._checked(inner[0], extent)
+            case LaneFold(buffer, index, combine):
+                item = ("fold", buffer, index, combine)
+                return self.indices.once(self.memory.made_of_locals, item, index, partial(self._folded, node))
+            case Cast(argument, dtype):
+                return cast(self.f, inner[0], argument.dtype, dtype)
+            case Bitcast(_, dtype):
+                return self.b.bitcast(inner[0], like(inner[0], value_type(dtype)))
+            case Call(function, arguments, dtype):
+                return self._call(function, list(inner), arguments, dtype)
+        raise TypeError(f"no code for {type(node).__name__}")
+
+    def _number(self, extent: Extent) -> Operand:
+        return self.indices.i64(self.indices.extent(extent))
+
+    def _call(self, function: str, values: list[Operand], arguments: Sequence[Expr], dtype: DType) -> Operand:
+        if any(map(is_vector, values)):
+            values = [self.f.vector(v) for v in values]
+        source = arguments[-1].dtype
+        if source.is_float and source.bytes < 4 and function != "select":
+            wide = [cast(self.f, v, a.dtype, FLOAT32) for v, a in zip(values, arguments, strict=True)]
+            result = primitive(self.f, function, wide, FLOAT32)
+            return result if dtype is BOOL else cast(self.f, result, FLOAT32, dtype)
+        return primitive(self.f, function, values, source)
+
+    def _loaded(self, load: Load) -> Operand:
+        """A load whose index was computed at run time (and checked)."""
+        offset: Any = 0
+        for size, part in zip(load.buffer.shape, load.index, strict=True):
+            offset = self.indices.times(offset, self.indices.extent(size))
+            offset = self.indices.plus(offset, self.value(part) if isinstance(part, Expr) else self.indices.extent(part))
+        return self.memory.load_at(load.buffer, offset)
+
+    def _guarded(self, node: Guarded) -> Operand:
+        flag, mask = self.indices.conditions(node.conditions)
+        otherwise = self.value(node.otherwise)
+
+        def inside() -> Operand:
+            with self.indices.masked(mask, is_tail=False):
+                value = self.value(node.value)
+            return value if mask is None else self.b.select(mask, self.f.vector(value), self.f.vector(otherwise))
+
+        if flag is None:
+            return inside()
+        before = self.b.block
+        with self.b.if_then(flag):
+            value = inside()
+            last = self.b.block
+        if is_vector(value) and not is_vector(otherwise):
+            with self.b.goto_block(before):
+                otherwise = self.f.vector(otherwise)
+        phi = self.b.phi(value.type)
+        phi.add_incoming(value, last)
+        phi.add_incoming(otherwise, before)
+        return phi
+
+    def _checked(self, index: Operand, extent: Extent) -> Operand:
+        """A safe index; the error flag is set if it was not."""
+        index, size = self.indices.matched(index, self.indices.extent(extent))
+        zero = zero_of(index)
+        wrapped = self.b.select(self.b.icmp_signed("<", index, zero), self.b.add(index, size), index)
+        is_inside = self.b.icmp_unsigned("<", wrapped, size)
+        bad = self.b.not_(is_inside)
+        if is_vector(bad):
+            bad = self.f.both(bad, self.indices.mask)
+            bad = self.b.icmp_unsigned("!=", self.b.bitcast(bad, I16), I16(0))
+        with self.b.if_then(bad, likely=False):
+            self.b.store(I32(INDEX_ERROR), self.error)
+        return self.b.select(is_inside, wrapped, zero)
+
+    def _folded(self, node: LaneFold) -> Operand:
+        """The halves of a vector combined, and theirs, to the last lane."""
+        value = self.memory.vector(node)
+        width = LANES // 2
+        while width:  # each half in a vector of its own: LLVM 22.1 takes wrong lanes where whole vectors are kept
+            undefined = ir.Constant(value.type, ir.Undefined)
+            order = ir.VectorType(I32, width)
+            low = self.b.shuffle_vector(value, undefined, ir.Constant(order, list(range(width))))
+            high = self.b.shuffle_vector(value, undefined, ir.Constant(order, list(range(width, 2 * width))))
+            value = primitive(self.f, node.combine, [low, high], node.dtype)
+            width //= 2
+        return self.b.extract_element(value, I32(0))
+
+
+__all__ = ["INDEX_ERROR", "Expressions"]

@@ -1,0 +1,131 @@
+"""A kernel's function in the making: the builder, intrinsics, and values that a block holds already.
+
+Copies of an unrolled body have much in common; what they share is made once a block, so that they cost little before LLVM
+sees them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Hashable, Iterator, Sequence
+from contextlib import contextmanager
+
+from llvmlite import ir
+
+from ....loops.ir import LANES
+from ..machine import Cpu
+from .representation import I32, I64, PTR, Operand, is_vector, suffix
+
+_FIRST_LANE = ir.Constant(ir.VectorType(I32, LANES), [0] * LANES)  # in all lanes
+
+
+class MadeInBlock:
+    """Values by what they are, as long as code is added to the block in which they were made."""
+
+    def __init__(self) -> None:
+        self.block: ir.Block | None = None
+        self.values: dict[Hashable, Operand] = {}
+
+    def get(self, block: ir.Block, key: Hashable) -> Operand | None:
+        if block is not self.block:
+            self.block, self.values = block, {}
+        return self.values.get(key)
+
+    def put(self, block: ir.Block, key: Hashable, value: Operand) -> None:
+        if block is self.block:
+            self.values[key] = value
+
+    def clear(self) -> None:
+        self.values = {}
+
+
+class Function:
+    """``void name(i64 *words, i64 begin, i64 end)``, to whose end ``b`` adds instructions."""
+
+    def __init__(self, module: ir.Module, name: str, cpu: Cpu) -> None:
+        self.module, self.cpu = module, cpu
+        self.function = ir.Function(module, ir.FunctionType(ir.VoidType(), [PTR, I64, I64]), name)
+        self.function.storage_class = "default"
+        self.function.attributes.add("nounwind")
+        self.function.append_basic_block("entry")
+        self.b = ir.IRBuilder(self.function.entry_basic_block)
+        self.numbers = MadeInBlock()  # what depends on no memory
+        self._splats: dict[int, tuple[ir.Constant, ir.Constant]] = {}  # by the id of the first, which stays alive so
+
+    def word(self, position: int) -> Operand:
+        """One of the words that the function gets."""
+        return self.b.load(self.b.gep(self.function.args[0], [I64(position)], source_etype=I64), typ=I64)
+
+    # -- control flow ------------------------------------------------------------------------------------
+
+    @contextmanager
+    def counted(self, begin: Operand, end: Operand) -> Iterator[Operand]:
+        """for (i = begin; i < end; i++)"""
+        before = self.b.block
+        head = self.function.append_basic_block("head")
+        body = self.function.append_basic_block("body")
+        after = self.function.append_basic_block("after")
+        self.b.cbranch(self.b.icmp_signed("<", begin, end), head, after)
+        self.b.position_at_end(head)
+        counter = self.b.phi(I64)
+        counter.add_incoming(begin, before)
+        self.b.branch(body)
+        self.b.position_at_end(body)
+        yield counter
+        following = self.b.add(counter, I64(1), flags=["nsw"])
+        counter.add_incoming(following, self.b.block)
+        self.b.cbranch(self.b.icmp_signed("<", following, end), head, after)
+        self.b.position_at_end(after)
+
+    def lazily(self, flag: Operand, make: Callable[[], Operand], kind: ir.Type) -> Operand:
+        """The value made under the flag, else zero."""
+        before = self.b.block
+        with self.b.if_then(flag):
+            value = make()
+            inside = self.b.block
+        phi = self.b.phi(kind)
+        phi.add_incoming(value, inside)
+        phi.add_incoming(ir.Constant(kind, None), before)
+        return phi
+
+    # -- instructions ------------------------------------------------------------------------------------
+
+    def both(self, left: Operand | None, right: Operand | None) -> Operand | None:
+        """left and right, where None holds always."""
+        if left is None or right is None:
+            return right if left is None else left
+        return self.b.and_(left, right)
+
+    def vector(self, value: Operand) -> Operand:
+        """A scalar in all lanes."""
+        if is_vector(value):
+            return value
+        if isinstance(value, ir.Constant):
+            kind = ir.VectorType(value.type, LANES)
+            if id(value) not in self._splats:
+                self._splats[id(value)] = value, ir.Constant(kind, [value] * LANES)
+            return self._splats[id(value)][1]
+        found = self.numbers.get(self.b.block, value)
+        if found is None:
+            undefined = ir.Constant(ir.VectorType(value.type, LANES), ir.Undefined)
+            one = self.b.insert_element(undefined, value, I32(0))
+            found = self.b.shuffle_vector(one, undefined, _FIRST_LANE)
+            self.numbers.put(self.b.block, value, found)
+        return found
+
+    def intrinsic(self, name: str, result: ir.Type, arguments: Sequence[ir.Type]) -> ir.Function:
+        """A function from elsewhere, declared once."""
+        found = self.module.globals.get(name)
+        return found if found is not None else ir.Function(self.module, ir.FunctionType(result, arguments), name)
+
+    def unary(self, name: str, x: Operand) -> Operand:
+        """A unary LLVM intrinsic that is one instruction."""
+        return self.b.call(self.intrinsic(f"{name}.{suffix(x.type)}", x.type, [x.type]), [x])
+
+    def fma(self, x: Operand, y: Operand, z: Operand) -> Operand:
+        """One rounding where the CPU has fma; else a product and a sum (llvm.fma would call a library)."""
+        if not self.cpu.has_fma:
+            return self.b.fadd(self.b.fmul(x, y), z)
+        return self.b.call(self.intrinsic(f"llvm.fma.{suffix(x.type)}", x.type, [x.type] * 3), [x, y, z])
+
+
+__all__ = ["Function", "MadeInBlock"]

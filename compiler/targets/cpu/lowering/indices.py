@@ -1,0 +1,166 @@
+"""Extents -> integers: loop variables and symbols in scope, conditions, and which lanes run.
+
+An extent is an int if all in it is known, else an i64, or a vector of i64 with the lane in it. Nothing in it overflows.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Hashable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+from llvmlite import ir
+
+from .... import dim
+from ....dim import Dim, Extent, Minimum, Quotient, Remainder, Symbol
+from ....loops.ir import LANE, LANES
+from .function import Function, MadeInBlock
+from .representation import I1, I64, Operand, constant, is_vector, zero_of
+
+
+class Indices:
+    """What names mean where code is added, and the integers made of them."""
+
+    def __init__(self, f: Function) -> None:
+        self.f, self.b = f, f.b
+        self.values: dict[str, Any] = {}  # of loop variables and symbols: int or i64
+        self.in_lanes = False  # inside a vector loop
+        self.mask: Operand | None = None  # lanes that run, in a vector loop
+        self.is_tail = False  # the mask is an end of an axis: lane 0 runs
+
+    # -- scope -------------------------------------------------------------------------------------------
+
+    @contextmanager
+    def bound(self, variable: Symbol, value: Any) -> Iterator[None]:
+        """A name for a value."""
+        saved = self.values.get(variable.name)
+        self.values[variable.name] = value
+        yield
+        if saved is None:
+            del self.values[variable.name]
+        else:
+            self.values[variable.name] = saved
+
+    @contextmanager
+    def masked(self, mask: Operand | None, is_tail: bool) -> Iterator[None]:
+        """Only lanes of a mask (None: all that run so far)."""
+        saved = self.mask, self.is_tail
+        if mask is not None:
+            self.mask, self.is_tail = self.f.both(self.mask, mask), is_tail
+        yield
+        self.mask, self.is_tail = saved
+
+    def once(self, made: MadeInBlock, item: Hashable, extents: Sequence[Extent], make: Callable[[], Operand]) -> Operand:
+        """A leaf's value: if this block holds it already, for the same values of its extents' symbols, that one."""
+        symbols = sorted(dim.symbols_of(list(extents)), key=lambda s: s.name)
+        where = tuple((s.name, _identity(self.values.get(s.name))) for s in symbols)
+        key = (item, where, _identity(self.mask), self.is_tail)
+        found = made.get(self.b.block, key)
+        if found is None:
+            found = make()
+            made.put(self.b.block, key, found)
+        return found
+
+    def conditions(self, conditions: Sequence[Extent]) -> tuple[Operand | None, Operand | None]:
+        """(a bit for all lanes or None if always true, a mask by lane or None)."""
+        flag: Operand | None = None
+        mask: Operand | None = None
+        for condition in conditions:
+            value = self.extent(condition)
+            if isinstance(value, int):
+                if value < 0:
+                    flag = I1(0)
+                continue
+            bit = self.b.icmp_signed(">=", value, zero_of(value))
+            if is_vector(value):
+                mask = self.f.both(mask, bit)
+            else:
+                flag = self.f.both(flag, bit)
+        return flag, mask
+
+    # -- integers ----------------------------------------------------------------------------------------
+
+    def extent(self, extent: Extent) -> Any:
+        """An int, an i64, or (with the lane in it) a vector of i64."""
+        if isinstance(extent, int):
+            return extent
+        number = 0
+        total: Any = None
+        for atoms, factor in extent.terms:
+            term: Any = factor
+            for atom in atoms:
+                term = self.times(term, self._atom(atom))
+            if isinstance(term, int):
+                number += term
+            else:
+                total = term if total is None else self.plus(total, term)
+        if total is None:
+            return number
+        return total if number == 0 else self.plus(total, number)
+
+    def i64(self, value: Any) -> Operand:
+        """An int as a constant."""
+        return I64(value) if isinstance(value, int) else value
+
+    def plus(self, left: Any, right: Any) -> Any:
+        """left + right"""
+        if isinstance(left, int) and isinstance(right, int):
+            return left + right
+        left, right = self.matched(left, right)
+        return self.b.add(left, right, flags=["nsw"])
+
+    def times(self, left: Any, right: Any) -> Any:
+        """left * right"""
+        if isinstance(left, int) and isinstance(right, int):
+            return left * right
+        if isinstance(left, int) and left == 1:
+            return right
+        left, right = self.matched(left, right)
+        return self.b.mul(left, right, flags=["nsw"])
+
+    def matched(self, left: Any, right: Any) -> tuple[Operand, Operand]:
+        """Both as scalars or both as vectors."""
+        left, right = self.i64(left), self.i64(right)
+        if is_vector(left) != is_vector(right):
+            left, right = self.f.vector(left), self.f.vector(right)
+        return left, right
+
+    def _atom(self, atom: dim.Atom) -> Any:
+        match atom:
+            case Symbol(name):
+                if name == LANE.name and self.in_lanes and name not in self.values:
+                    return ir.Constant(ir.VectorType(I64, LANES), list(range(LANES)))
+                return self.values[name]
+            case Quotient(numerator, divisor):
+                return self._divided(numerator, divisor, False)
+            case Remainder(numerator, divisor):
+                return self._divided(numerator, divisor, True)
+            case Minimum(left, right):
+                a, b = self.extent(left), self.extent(right)
+                if isinstance(a, int) and isinstance(b, int):
+                    return min(a, b)
+                a, b = self.matched(a, b)
+                return self.b.select(self.b.icmp_signed("<", a, b), a, b)
+
+    def _divided(self, numerator: Dim, divisor: int, remainder: bool) -> Any:
+        """Floor division, or what it leaves."""
+        value = self.extent(numerator)
+        if isinstance(value, int):
+            return value % divisor if remainder else value // divisor
+        by = constant(value, I64, divisor)
+        if dim.is_nonnegative(numerator):
+            return self.b.urem(value, by) if remainder else self.b.udiv(value, by)
+        quotient = self.b.sdiv(value, by)
+        rest = self.b.sub(value, self.b.mul(quotient, by))
+        is_below = self.b.icmp_signed("<", rest, zero_of(rest))
+        if remainder:
+            return self.b.select(is_below, self.b.add(rest, by), rest)
+        return self.b.add(quotient, self.b.sext(is_below, value.type))
+
+
+def _identity(value: Any) -> Hashable:
+    """What tells operands apart; numbers are equal by value."""
+    return value if value is None or isinstance(value, int) else (id(value),)
+
+
+__all__ = ["Indices"]

@@ -1,0 +1,85 @@
+"""dtypes and lanes -> LLVM's types and constants.
+
+A value is a scalar or a vector of 16 lanes; bfloat16 is kept as its bits; bool is one bit, and a byte in memory.
+"""
+
+from __future__ import annotations
+
+from typing import TypeAlias
+
+import numpy as np
+from llvmlite import ir
+
+from ....loops.ir import LANES
+from ....tensor_type import BFLOAT16, BOOL, DType
+
+I1, I8, I16, I32, I64 = (ir.IntType(bits) for bits in (1, 8, 16, 32, 64))
+PTR = ir.PointerType()
+Operand: TypeAlias = "ir.Value"
+
+
+def value_type(dtype: DType) -> ir.Type:
+    """The LLVM type of a value in one lane."""
+    match dtype:
+        case DType.FLOAT16:
+            return ir.HalfType()
+        case DType.FLOAT32:
+            return ir.FloatType()
+        case DType.FLOAT64:
+            return ir.DoubleType()
+        case DType.BOOL:
+            return I1
+        case _:
+            return ir.IntType(dtype.bytes * 8)
+
+
+def memory_type(dtype: DType) -> ir.Type:
+    """The LLVM type of an element in memory."""
+    return I8 if dtype is BOOL else value_type(dtype)
+
+
+def is_vector(value: Operand) -> bool:
+    """Whether a value has lanes."""
+    return isinstance(value.type, ir.VectorType)
+
+
+def lane_type(value: Operand) -> ir.Type:
+    """The type of a value in one lane."""
+    return value.type.element if is_vector(value) else value.type
+
+
+def like(value: Operand, element: ir.Type) -> ir.Type:
+    """The type of as many lanes as a value has."""
+    return ir.VectorType(element, LANES) if is_vector(value) else element
+
+
+def constant(value: Operand, element: ir.Type, number: int | float) -> ir.Constant:
+    """A number in as many lanes as a value has."""
+    return ir.Constant(like(value, element), [number] * LANES if is_vector(value) else number)
+
+
+def zero_of(value: Operand) -> ir.Constant:
+    """Zero of a value's type."""
+    return ir.Constant(value.type, None)
+
+
+def literal(value: float | int | bool, dtype: DType) -> ir.Constant:
+    """A number of a dtype."""
+    if dtype is BFLOAT16:
+        return ir.Constant(I16, int(np.asarray(value, dtype.numpy).view(np.uint16)))
+    return ir.Constant(value_type(dtype), float(value) if dtype.is_float else int(value))
+
+
+def suffix(kind: ir.Type) -> str:
+    """How intrinsics name a type."""
+    if isinstance(kind, ir.VectorType):
+        return f"v{kind.count}{suffix(kind.element)}"
+    if isinstance(kind, ir.IntType):
+        return f"i{kind.width}"
+    return {"half": "f16", "float": "f32", "double": "f64"}[str(kind)]
+
+
+__all__ = [
+    "I1", "I8", "I16", "I32", "I64", "PTR", "Operand", "constant", "is_vector", "lane_type", "like", "literal", "memory_type",
+    "suffix", "value_type", "zero_of",
+]  # fmt: skip

@@ -1,0 +1,79 @@
+"""Plans of tiled kernels: what every plan keeps to, and which axes give lanes, rows and columns."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from math import prod
+from typing import Any
+
+import pytest
+
+from netloom.compiler.dim import Dim, evaluate, product, symbols_of
+from netloom.compiler.driver import PIPELINE, Options
+from netloom.compiler.graph import Graph
+from netloom.compiler.loops.build import Machine, anchor_of
+from netloom.compiler.loops.elements import Elements
+from netloom.compiler.loops.ir import LANES
+from netloom.compiler.loops.space import iteration_space
+from netloom.compiler.loops.tiling import CHAIN, ITEM_WORK, Plan, plan_tiles
+from netloom.compiler.op import OPS
+from netloom.compiler.tensor_type import FLOAT64
+from tests.compiler.loops.cases import CASES, fused, one
+
+
+def plan_of(graph: Graph, machine: Machine) -> Plan:
+    return plan_tiles(iteration_space(Elements(graph, anchor_of(graph))), machine)
+
+
+def plan_of_one(op: str, *shapes: tuple[int, ...], **attrs: Any) -> Plan:
+    """The plan of a graph of one node, which must be one kernel."""
+    (kernel,) = [node for node in PIPELINE.run(one(op, *shapes, **attrs)(), Options())[0].nodes if node.op is OPS["kernel"]]
+    return plan_of(kernel.attrs.body, Machine())
+
+
+def sums(machine: Machine) -> Iterator[tuple[str, Plan]]:
+    """The plans of all cases' kernels that sum, or take a maximum."""
+    for case in CASES:
+        for node in fused(case).nodes:
+            if node.op is OPS["kernel"]:
+                anchor = anchor_of(node.attrs.body)
+                if anchor is not None and anchor.op.compute is not None:
+                    yield case.name, plan_of(node.attrs.body, machine)
+
+
+@pytest.mark.parametrize("vectors", [4, 8, 32])
+def test_tiles_fit_the_registers(vectors: int) -> None:
+    for name, plan in sums(Machine(vectors)):
+        counts = plan.tile.counts
+        held, columns = prod(counts.values()), counts.get(plan.tile.columns.symbol, 1) if plan.tile.columns else 1
+        room = vectors // 2 if plan.space.elements.out.dtype is FLOAT64 else vectors
+        assert held == 1 or held + columns + 1 <= room, name
+
+
+def test_no_chain_is_longer_than_allowed() -> None:
+    for name, plan in sums(Machine()):
+        if plan.space.elements.computed.combine == "add" and plan.sum_dtype.is_float:
+            extents = [axis.extent for axis in plan.chains.inner]
+            first = {s.name: 5000 if s.name in "NM" else 0 for s in symbols_of(extents)}  # where a chunk is whole
+            assert prod(evaluate(extent, first) for extent in extents) <= CHAIN, name
+
+
+def test_only_the_outermost_axis_of_items_is_symbolic() -> None:
+    plans = [plan for _, plan in sums(Machine())]
+    assert any(isinstance(plan.items, Dim) for plan in plans)
+    assert not [plan for plan in plans if any(isinstance(axis.extent, Dim) for axis in plan.outer[1:])]
+
+
+def test_a_product_has_lanes_along_its_columns() -> None:
+    plan = plan_of_one("matmul", (96, 700), (700, 128))
+    assert plan.tile.has_lanes and not plan.tile.lanes_reduce
+    assert plan.tile.rows and plan.tile.rows.name == "p0"
+    assert plan.tile.columns and plan.tile.columns.name == "p1v"
+    inside = product([plan.tiles(axis) for axis in plan.inner])
+    work = inside * prod(plan.tile.counts.values()) * 700 * LANES
+    assert isinstance(work, int) and work >= ITEM_WORK
+    assert [axis.name for axis in plan.chains.outer] == ["r0o"]
+
+
+def test_a_sum_of_rows_has_lanes_along_its_terms() -> None:
+    assert plan_of_one("reduce_sum", (64, 256), axes=(1,)).tile.lanes_reduce

@@ -1,0 +1,85 @@
+"""What one kernel holds: every reader of a value, views made anew, and never the same work twice."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from netloom.compiler.driver import compile_graph
+from netloom.compiler.graph import Builder, Graph, Value
+from netloom.compiler.interpret import interpret
+from netloom.compiler.passes.fuse import fuse
+from netloom.compiler.tensor_type import FLOAT32, TensorType
+from netloom.runtime.session import Session
+
+
+def test_all_readers_of_a_value_make_one_kernel() -> None:
+    """x * sigmoid(x) behind a reduction, and a diamond of three paths."""
+    b = Builder("diamond")
+    x = b.input(TensorType(FLOAT32, (5, 33)), "x")
+    y = b("reduce_sum", x, axes=(1,), keep=True)
+    y = b("mul", y, b("sigmoid", y))
+    y = b("add", b("mul", y, b("exp", b("neg", y))), y)
+    assert _kernels(b.build([y])) == [["reduce_sum", "sigmoid", "mul", "neg", "exp", "mul", "add"]]
+
+
+def test_a_value_read_by_two_kernels_is_stored() -> None:
+    b = Builder("two")
+    x = b.input(TensorType(FLOAT32, (5, 33)), "x")
+    shared = b("exp", x)
+    sums = b("reduce_sum", shared, axes=(1,), keep=True)
+    assert _kernels(b.build([b("div", shared, sums)])) == [["exp"], ["reduce_sum"], ["div"]]
+
+
+def test_a_broadcast_reader_keeps_the_value_apart() -> None:
+    """The sum would be made anew for each of the 33 elements."""
+    b = Builder("broadcast")
+    x = b.input(TensorType(FLOAT32, (5, 33)), "x")
+    sums = b("reduce_sum", x, axes=(1,), keep=True)
+    assert _kernels(b.build([b("sub", b("exp", sums), b("mul", x, sums))])) == [["reduce_sum"], ["exp"], ["mul", "sub"]]
+
+
+def test_views_are_made_anew() -> None:
+    """Both halves of a channel shuffle read the input's own memory; nobody stores the shuffled value."""
+    b = Builder("shuffle")
+    x = b.input(TensorType(FLOAT32, (1, 12, 3, 5)), "x")
+    turned = b("transpose", b("reshape", x, shape=(1, 2, 6, 3, 5)), permutation=(0, 2, 1, 3, 4))
+    shuffled = b("reshape", turned, shape=(1, 12, 3, 5))
+    graph = b.build([b("relu", _half(b, shuffled, 0)), b("neg", _half(b, shuffled, 6))])
+    views = ["reshape", "transpose", "reshape", "slice"]
+    assert _kernels(graph) == [[*views, "relu"], [*views, "neg"]]
+
+
+def test_a_concat_is_made_once() -> None:
+    """It is no view: reading it chooses between its parts."""
+    b = Builder("concat")
+    x = b.input(TensorType(FLOAT32, (1, 6, 3, 5)), "x")
+    y = b.input(TensorType(FLOAT32, (1, 6, 3, 5)), "y")
+    both = b("transpose", b("concat", x, y, axis=1), permutation=(0, 1, 3, 2))
+    graph = b.build([b("exp", both), b("neg", both)])
+    assert _kernels(graph) == [["concat", "transpose"], ["exp"], ["neg"]]
+
+
+def test_a_view_within_a_view_survives_its_owner() -> None:
+    """The inner view is part of the outer one, which two kernels make anew, and one of these joins a third."""
+    b = Builder("nested")
+    x = b.input(TensorType(FLOAT32, (4, 6)), "x")
+    square = b("exp", x)
+    view = b("slice", b("transpose", square, permutation=(1, 0)), start=(1, 0), size=(5, 4), step=(1, 1))
+    total = b("reduce_sum", b("neg", view), axes=(0,))
+    graph = b.build([b("relu", view), b("reduce_max", view, axes=(1,)), total])
+    _kernels(graph)
+
+
+def _half(b: Builder, x: Value, start: int) -> Value:
+    return b("slice", x, start=(0, start, 0, 0), size=(1, 6, 3, 5), step=(1, 1, 1, 1))
+
+
+def _kernels(graph: Graph) -> list[list[str]]:
+    """The ops of each kernel, in order; the compiled program gives what the interpreter gives."""
+    rng = np.random.default_rng(0)
+    feeds = {v.label: rng.standard_normal(v.type.static_shape).astype(np.float32) for v in graph.inputs}
+    session = Session.in_process(compile_graph(graph).image)
+    for got, wanted in zip(session.run(None, feeds), interpret(graph, feeds), strict=True):
+        np.testing.assert_allclose(got, wanted, rtol=2e-6, atol=2e-6)
+    bodies = [node.attrs.body for node in fuse(graph).nodes if node.op.name == "kernel"]
+    return [[node.op.name for node in body.nodes if node.op.name != "constant"] for body in bodies]
