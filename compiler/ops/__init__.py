@@ -3,6 +3,7 @@
 from . import (  # noqa: F401
     convolution,
     elementwise,
+    fft,
     indexing,
     kernels,
     loss,

@@ -16,7 +16,9 @@ from ..layout import BLOCK, Layout, Part, channel_blocked
 from ..op import OPS
 
 PACKED_ROWS, PACKED_BYTES = 128, 2 << 20  # of a product whose right operand is packed at run time
-PANEL_READERS = ("winograd_output", "winograd_filter_gradient")  # they read vectors of the last axis, wherever these lie
+ALGORITHMS = ("winograd", "fft")  # tile by tile: the names that the ops of ops/tiles.py begin with
+# these read vectors of the last axis, wherever they lie
+PANEL_READERS = tuple(f"{name}_{stage}" for name in ALGORITHMS for stage in ("output", "filter_gradient"))
 
 
 def choose_layout(graph: Graph) -> Graph:
@@ -52,14 +54,9 @@ def _placed(b: Builder, graph: Graph, node: Node, inputs: list[Value]) -> Sequen
         return _input_gradient(b, node, inputs)
     if node.op.name == "conv_weight_gradient":
         return _weight_gradient(b, node, inputs)
-    if node.op.name in ("winograd_input", "winograd_output_gradient"):
-        return _with_layout(b, node, [_reordered(b, inputs[0], channel_blocked(4))], _panel_layout(node.output))
-    if node.op.name == "winograd_output":
-        return _with_layout(b, node, inputs, channel_blocked(4))
-    if node.op.name == "winograd_filter":
-        return _with_layout(b, node, [_plain(b, inputs[0])], _panel_layout(node.output))
-    if node.op.name == "winograd_filter_gradient":
-        return b.copy(node, inputs)
+    algorithm, _, stage = node.op.name.partition("_")
+    if algorithm in ALGORITHMS:
+        return _stage_of_tiles(b, node, stage, inputs)
     if node.op.name == "matmul":
         return _product(b, graph, node, inputs)
     if node.op.is_elementwise and len(node.outputs) == 1:
@@ -74,6 +71,18 @@ def _placed(b: Builder, graph: Graph, node: Node, inputs: list[Value]) -> Sequen
     if node.op.name == "reduce_sum" and inputs[0].layout is not None and not {0, 1} & set(node.attrs.axes):
         return b.copy(node, inputs)
     return b.copy(node, [_plain(b, value) for value in inputs])
+
+
+def _stage_of_tiles(b: Builder, node: Node, stage: str, inputs: list[Value]) -> Sequence[Value]:
+    """Images in channel blocks, entries of tiles in panels, weights row-major."""
+    match stage:
+        case "input" | "output_gradient":
+            return _with_layout(b, node, [_reordered(b, inputs[0], channel_blocked(4))], _panel_layout(node.output))
+        case "output":
+            return _with_layout(b, node, inputs, channel_blocked(4))
+        case "filter":
+            return _with_layout(b, node, [_plain(b, inputs[0])], _panel_layout(node.output))
+    return b.copy(node, inputs)
 
 
 def _with_layout(b: Builder, node: Node, inputs: Sequence[Value], layout: Layout | None) -> Sequence[Value]:
@@ -174,7 +183,7 @@ def _weight_gradient(b: Builder, node: Node, inputs: list[Value]) -> Sequence[Va
 
 
 def _product(b: Builder, graph: Graph, node: Node, inputs: list[Value]) -> Sequence[Value]:
-    """Right operands in panels, if constant or worth packing; operands and results of Winograd's transforms stay in theirs."""
+    """Right operands in panels, if constant or worth packing; operands and results of transforms stay in theirs."""
     left, right = inputs
     if not _in_panels(left):
         left = _plain(b, left)

@@ -1,11 +1,15 @@
 """Strategies: the ways of computing a convolution. ``STRATEGIES`` drives selection, tests, benchmarks and explain."""
 
 from .direct import DIRECT
+from .fft import FFT_8, FFT_16, FFT_32
 from .im2col import IM2COL
 from .strategy import ACCURACIES, CONVOLUTIONS, Strategy
+from .toeplitz import TOEPLITZ
 from .winograd import WINOGRAD_F2, WINOGRAD_F4, WINOGRAD_F6
 
-STRATEGIES: tuple[Strategy, ...] = (DIRECT, IM2COL, WINOGRAD_F2, WINOGRAD_F4, WINOGRAD_F6)
+STRATEGIES: tuple[Strategy, ...] = (
+    DIRECT, IM2COL, WINOGRAD_F2, WINOGRAD_F4, WINOGRAD_F6, FFT_8, FFT_16, FFT_32, TOEPLITZ,
+)  # fmt: skip
 BY_NAME = {strategy.name: strategy for strategy in STRATEGIES}
 
 __all__ = ["ACCURACIES", "BY_NAME", "CONVOLUTIONS", "STRATEGIES", "Strategy"]

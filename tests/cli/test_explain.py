@@ -112,9 +112,12 @@ def test_rejections_say_why(model: str) -> None:
     assert rows["strided"]["winograd_f2"].startswith("rejected: its stride is (2, 2)")
     assert rows["grouped"]["im2col"].startswith("rejected: it has 4 groups")
     assert rows["pointwise"]["winograd_f4"].startswith("rejected: its kernel is [1, 1]")
-    assert [name for name, verdict in rows["conv2_2"].items() if verdict.startswith("rejected")] == ["winograd_f6"]
+    assert [name for name, verdict in rows["conv2_2"].items() if verdict.startswith("rejected")] == ["winograd_f6", "toeplitz"]
     assert rows["conv2_2"]["winograd_f6"].endswith("needs --accuracy fast")
+    assert rows["conv2_2"]["toeplitz"].startswith("rejected: its matrix would have ")
+    assert rows["strided"]["fft_16"].startswith("rejected: its stride is (2, 2)")
     strict = {row["node"].split("/")[0]: reasons(row) for row in explained(model, "--accuracy", "strict")[0]}
+    assert strict["conv2_2"]["fft_16"] == "rejected: its error budget of 2e-06 needs --accuracy default"
     assert strict["conv2_2"]["winograd_f4"] == "rejected: its error budget of 1e-05 needs --accuracy default"
 
 

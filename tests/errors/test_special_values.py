@@ -84,7 +84,7 @@ def convolved(strategy: str, x: Array) -> Array:
     return np.asarray(Session.in_process(compiled.image, threads=1)(x))
 
 
-@pytest.mark.parametrize("strategy, tile", [("direct", 1), ("winograd_f4", 4)])
+@pytest.mark.parametrize("strategy, tile", [("direct", 1), ("winograd_f4", 4), ("fft_8", 6)])
 def test_a_nan_spreads_over_its_window_or_tile_and_no_further(strategy: str, tile: int) -> None:
     x = np.random.default_rng(1).standard_normal((1, 16, 16, 16)).astype(np.float32)
     x[0, 3, 6, 9] = NAN

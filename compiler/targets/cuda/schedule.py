@@ -34,7 +34,7 @@ from .forms import (
     count,
     nominal,
 )
-from .transforms import TRANSFORMS, transform_form
+from .transforms import transform_form
 
 MOST_ELEMENTS = (1 << 31) - 1  # of one buffer: indices are int32
 FEW_TERMS = 32  # below, one thread makes the whole sum
@@ -56,7 +56,7 @@ def plan_kernel(graph: Graph, engine: Engine = Engine.FFMA) -> DeviceKernel:
 
 
 def _form(elements: Elements, axes: tuple[Axis, ...], engine: Engine) -> Form:
-    if elements.anchor is not None and elements.anchor.op.name in TRANSFORMS:
+    if elements.anchor is not None and elements.compute is None:
         return transform_form(elements)
     position = tuple(axis.position for axis in axes)
     compute = elements.compute

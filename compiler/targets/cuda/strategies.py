@@ -21,5 +21,6 @@ def select_for_device(graph: Graph, accuracy: str, override: str, decisions: lis
     is_rounded = engine in (Engine.TF32, Engine.BF16)
     reason = f"its transforms would amplify the rounding of {engine.value}"
     vetoes = {s.name: reason for s in STRATEGIES if s.name.startswith("winograd") and is_rounded}
+    vetoes |= {s.name: "the cuda target has no code for its transforms" for s in STRATEGIES if s.name.startswith("fft")}
     rates = Rates(PRODUCTS_PER_SECOND, BYTES_PER_SECOND, vetoes, ("conv",))
     return select_strategies(graph, accuracy, override, decisions, rates=rates)

@@ -5,20 +5,26 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Final
 
+from netloom.errors import UnsupportedOpError
+
 from ... import dim
 from ...dim import Extent
 from ...graph import Node
 from ...loops.elements import Axis, Elements
-from ...ops.winograd import WinogradAttrs
+from ...ops.tiles import TileAttrs
 from ...scalar import Argument, Expr, guarded
 from .elements import SUM
 from .forms import Put, Transform
 
 
 def transform_form(elements: Elements) -> Transform:
-    """The form of a kernel whose anchor is one of Winograd's transforms."""
-    assert elements.anchor is not None
-    return TRANSFORMS[elements.anchor.op.name](elements, elements.anchor)
+    """The form of a kernel whose anchor is one of Winograd's transforms; UnsupportedOpError for those of other algorithms."""
+    node = elements.anchor
+    assert node is not None
+    if node.op.name not in TRANSFORMS:
+        raise UnsupportedOpError(f"the cuda target has no code for {node.op.name}.", node=node.label,
+                                 hint="Choose another convolution strategy, or compile for the cpu target.")  # fmt: skip
+    return TRANSFORMS[node.op.name](elements, node)
 
 
 def _of_input(elements: Elements, node: Node) -> Transform:
@@ -132,7 +138,7 @@ def _within(channel: Extent, shape: Sequence[Extent]) -> tuple[Extent, Extent]:
     return (channel // per_group, channel % per_group) if shape[1] != 1 and isinstance(per_group, int) else (0, channel)
 
 
-def _name(which: str, attrs: WinogradAttrs) -> str:
+def _name(which: str, attrs: TileAttrs) -> str:
     """Of the intrinsic: which matrices, and outputs and taps along both axes."""
     (m, k), (r, s) = attrs.m, attrs.taps
     return f"{which}{m}t{r}x{k}t{s}"

@@ -16,7 +16,8 @@ from netloom.compiler.loops.ir import LANE, LANES, Allocate, Block, For, If, Ker
 from netloom.compiler.scalar import Expr, Guarded
 
 ENDS = 3  # of a loop's positions that are tried: so many first and so many last ones
-WINOGRAD_STAGES = ("input", "output", "output_gradient", "filter", "filter_gradient")
+ALGORITHMS = ("winograd", "fft")  # whose ops are those of ops/tiles.py
+STAGES = ("input", "output", "output_gradient", "filter", "filter_gradient")
 MOST_ITEMS = 512  # that are tried; more are tried in even steps
 
 
@@ -89,8 +90,9 @@ def variants(name: str, kernel: Kernel, dims: Mapping[str, int]) -> frozenset[st
     tiles = [s for s in statements if isinstance(s, Allocate) and re.fullmatch(r"t\d+", s.buffer.name)]
     found = {"one work item" if dim.evaluate(kernel.items, dims) == 1 else "many work items"}
     names = {s.variable.name for s in statements if isinstance(s, For | Let)}
-    if (stage := name.partition("_winograd_")[2]) and stage in WINOGRAD_STAGES:
-        found |= _winograd(f"winograd {stage}", statements)
+    algorithm, stage = next(((a, name.partition(f"_{a}_")[2]) for a in ALGORITHMS if f"_{a}_" in name), ("", ""))
+    if stage in STAGES:
+        found |= _transformed(f"{algorithm} {stage}", statements)
     elif tiles:
         found |= _tiles(tiles, reached) | _axes(statements, names)
     else:
@@ -219,14 +221,17 @@ def _pointwise(statements: list[Statement], names: set[str]) -> set[str]:
     return found | ({"borders of a padded copy"} if _borders(statements) else set())
 
 
-# -- Winograd's tiles --------------------------------------------------------------------------------------------------
+# -- transforms of tiles -----------------------------------------------------------------------------------------------
 
 
-def _winograd(stage: str, statements: list[Statement]) -> set[str]:
-    """Whole tiles and those at the border; channels that do not fill a vector; how vectors are dealt out."""
+def _transformed(stage: str, statements: list[Statement]) -> set[str]:
+    """Whole tiles and those at the border (or numbers that are tested one by one); which rows a Fourier transform has; channels that
+    do not fill a vector; how vectors are dealt out."""
     conditions = [c for s in statements if isinstance(s, If) for c in s.conditions]
     guards = [e for s in statements if isinstance(s, Store) for e in scalar.post_order([s.value]) if isinstance(e, Guarded)]
     found = set(map(_room, conditions)) - {""}
+    places = [c for guard in guards for c in guard.conditions if isinstance(c, Dim) and not _is_tail(c)]
+    found |= {"tested numbers"} if places else set()
     found |= {"channel tail"} if any(map(_is_tail, [*conditions, *(c for guard in guards for c in guard.conditions)])) else set()
     for s in statements:
         match s:
@@ -236,6 +241,10 @@ def _winograd(stage: str, statements: list[Statement]) -> set[str]:
                 found.add("many groups of blocks")
             case For(Symbol("r"), Dim()):
                 found.add("last rows fewer")
+            case For(Symbol("k")):
+                found.add("rows of complex numbers")
+            case For(Symbol("h"), 1):
+                found.add("one row of real numbers")
             case Let(Symbol("v"), Dim()):
                 found.add("many vectors")
     return {f"{stage}: {variant}" for variant in found}

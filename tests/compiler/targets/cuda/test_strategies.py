@@ -13,6 +13,8 @@ from netloom.compiler.tensor_type import FLOAT32, TensorType
 from netloom.errors import UsageError
 from tests.compiler.targets.cuda import emulated
 
+AWKWARD = ((1, 19, 17, 7, 9), (2, 16, 33, 4, 5))  # n, c, o, h, w
+SMALL = ((1, 3, 5, 4, 5), (2, 4, 3, 3, 4))  # for the product with the whole matrix
 needs_compiler = pytest.mark.skipif(not is_available(), reason="numba-cuda is not installed (netloom[cuda])")
 
 
@@ -53,6 +55,14 @@ def test_what_does_not_apply_is_direct_and_says_why() -> None:
 
 
 @needs_compiler
+@pytest.mark.parametrize("name", [name for name in BY_NAME if name.startswith("fft")])
+def test_fourier_transforms_are_not_chosen_and_say_why(name: str) -> None:
+    options = CudaOptions(override=name)
+    assert not chosen(convolution(16, 64, 64, 56, 56, kernel=7), options).startswith("fft")
+    assert options.decisions[0].rejected[name] == "the cuda target has no code for its transforms"
+
+
+@needs_compiler
 @pytest.mark.parametrize("options", [CudaOptions(override="fft9"), CudaOptions(accuracy="lax")], ids=str)
 def test_wrong_names_are_refused(options: CudaOptions) -> None:
     with pytest.raises(UsageError, match="Choose"):
@@ -61,9 +71,9 @@ def test_wrong_names_are_refused(options: CudaOptions) -> None:
 
 @needs_compiler
 @pytest.mark.parametrize("precision", ["f32", "3xtf32"])
-@pytest.mark.parametrize("name", BY_NAME)
+@pytest.mark.parametrize("name", [name for name in BY_NAME if not name.startswith("fft")])
 def test_each_strategy_keeps_its_budget(name: str, precision: str) -> None:
-    for n, c, o, h, w in ((1, 19, 17, 7, 9), (2, 16, 33, 4, 5)):
+    for n, c, o, h, w in SMALL if name == "toeplitz" else AWKWARD:
         graph = convolution(n, c, o, h, w)
         options = CudaOptions(precision, accuracy="fast", override=name)
         x = np.random.default_rng(1).standard_normal((n, c, h, w)).astype(np.float32)
