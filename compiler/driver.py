@@ -7,6 +7,7 @@ training step and the network's own ``run`` over the same states.
 from __future__ import annotations
 
 import hashlib
+import math
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
@@ -17,6 +18,7 @@ from typing import Any
 from netloom.errors import MemoryBudgetError, UsageError
 
 from . import dim
+from .cache import default_cache
 from .graph import Graph
 from .loops.verify import verify_kernel
 from .passes.choose_layout import choose_layout
@@ -26,12 +28,15 @@ from .passes.plan_memory import Placement, plan_memory
 from .passes.select_strategies import Decision, select_strategies
 from .pipeline import GRAPH_PASSES, Pass, Pipeline, Report
 from .program import Program, StatePort
+from .strategies import Rates, rates_of
 from .targets.cpu.jit import load_in_process
 from .targets.cpu.kernel_objects import compile_kernel_objects
+from .targets.cpu.layer_timer import LayerTimer
 from .targets.cpu.llvm import kernels_as_assembly, kernels_as_llvm
 from .targets.cpu.machine import Cpu, cpu_named
 from .targets.cpu.shared_object import check_writable, write_shared_object
 from .text import print_graph
+from .tuning import Tuner
 
 LEVELS = ("graph", "kernels", "loops", "llvm", "asm")  # of a program as text
 TRAINING_BATCH = 32  # what costs take a free batch for in a training step
@@ -39,7 +44,7 @@ MEMORY_BUDGET = 64 << 30  # bytes of arena that a program may ask for, at the lo
 
 _SELECT = (
     Pass("select_strategies", select_strategies, after=("eliminate_dead", "fold_batchnorm"),
-         why="weights must have their final values", options=("accuracy", "override", "decisions", "typical_batch")),
+         why="weights must have their final values", options=("accuracy", "override", "decisions", "typical_batch", "rates", "tuner")),
     Pass("eliminate_untransformed", eliminate_dead, after=("select_strategies",), why="transformed weights replace others"),
 )  # fmt: skip
 _LAYOUT = (
@@ -59,7 +64,8 @@ class Options:
     """What a caller may choose. ``cpu``: host or a level's name; ``threads``: the pool's size (None: all cores);
     ``accuracy``: strict, default or fast; ``override``: a strategy's name, or NODE=NAME; ``typical_batch``: what costs
     take a free batch for (None: 1, and TRAINING_BATCH for training). ``decisions`` is filled. ``workers``: the most
-    processes that compile kernels (None: see compiler/targets/cpu/kernel_objects.py); they do not change the program."""
+    processes that compile kernels (None: see compiler/targets/cpu/kernel_objects.py); they do not change the program.
+    ``tune``: seconds for measuring candidates on this machine (None: estimates alone decide), by ``tuner`` if one is given."""
 
     cpu: str = "host"
     threads: int | None = None
@@ -68,6 +74,13 @@ class Options:
     typical_batch: int | None = None
     decisions: list[Decision] = field(default_factory=list)
     workers: int | None = None
+    tune: float | None = None
+    tuner: Tuner | None = None
+
+    @property
+    def rates(self) -> Rates:
+        """Those of the machine table for the level."""
+        return rates_of(cpu_named(self.cpu).name)
 
 
 @dataclass(frozen=True)
@@ -83,6 +96,7 @@ class Compiled:
     threads: int | None = None
     decisions: tuple[Decision, ...] = ()
     workers: int | None = None
+    tuner: Tuner | None = None
 
     @cached_property
     def objects(self) -> tuple[bytes, ...]:
@@ -150,6 +164,7 @@ def _with_code(compiled: Compiled) -> Compiled:
 
 def _planned(graphs: Mapping[str, Graph], pipeline: Pipeline, options: Options, dump: Path | None) -> Compiled:
     cpu = cpu_named(options.cpu)
+    options = replace(options, tuner=options.tuner or _tuner(cpu, options))
     placement = Placement(cpu.machine)
     is_training = "train_step" in graphs
     states, numbers = _states(graphs["train_step"], placement) if is_training else ((), {})
@@ -165,7 +180,17 @@ def _planned(graphs: Mapping[str, Graph], pipeline: Pipeline, options: Options, 
         tuple(placement.constants), states, placement.kernels, _metadata(fused, cpu, options),
     )  # fmt: skip
     _check_memory(program)
-    return Compiled(program, cpu, placement.texts, graphs, fused, reports, options.threads, tuple(options.decisions), options.workers)
+    return Compiled(program, cpu, placement.texts, graphs, fused, reports, options.threads, tuple(options.decisions), options.workers,
+                    options.tuner)  # fmt: skip
+
+
+def _tuner(cpu: Cpu, options: Options) -> Tuner | None:
+    if options.tune is None:
+        return None
+    if not 0 < options.tune < math.inf:
+        raise UsageError(f"tuning needs a positive number of seconds, not {options.tune}.")
+    cache = default_cache()
+    return Tuner(LayerTimer(cpu, options.threads or len(os.sched_getaffinity(0)), cache), options.tune, cache)
 
 
 def _states(step: Graph, placement: Placement) -> tuple[tuple[StatePort, ...], dict[str, int]]:
@@ -175,10 +200,16 @@ def _states(step: Graph, placement: Placement) -> tuple[tuple[StatePort, ...], d
 
 def _metadata(graphs: Mapping[str, Graph], cpu: Cpu, options: Options) -> dict[str, Any]:
     text = "\n".join(print_graph(graph) for graph in graphs.values())
-    strategies = [{"node": d.node, "shape": d.shape, "strategy": d.strategy} for d in options.decisions]
-    return {"options": {"cpu": cpu.name, "accuracy": options.accuracy},
-            "source_hash": hashlib.sha256(text.encode()).hexdigest(), "strategies": strategies,
-            "threads": options.threads}  # fmt: skip
+    found = {"options": {"cpu": cpu.name, "accuracy": options.accuracy},
+             "source_hash": hashlib.sha256(text.encode()).hexdigest(), "strategies": [_record(d) for d in options.decisions],
+             "threads": options.threads}  # fmt: skip
+    return found if options.tuner is None else {**found, "tuning": options.tuner.summary}
+
+
+def _record(decision: Decision) -> dict[str, Any]:
+    """What a program says of a convolution; seconds where they were measured."""
+    found: dict[str, Any] = {"node": decision.node, "shape": decision.shape, "strategy": decision.strategy}
+    return {**found, "measured": dict(decision.measured)} if decision.measured else found
 
 
 def _identifier(name: str) -> str:

@@ -2,10 +2,11 @@
 
 from .direct import DIRECT
 from .im2col import IM2COL
-from .strategy import ACCURACIES, CONVOLUTIONS, Strategy
+from .machines import rates_of
+from .strategy import ACCURACIES, CONVOLUTIONS, Rates, Strategy
 from .winograd import WINOGRAD_F2, WINOGRAD_F4, WINOGRAD_F6
 
 STRATEGIES: tuple[Strategy, ...] = (DIRECT, IM2COL, WINOGRAD_F2, WINOGRAD_F4, WINOGRAD_F6)
 BY_NAME = {strategy.name: strategy for strategy in STRATEGIES}
 
-__all__ = ["ACCURACIES", "BY_NAME", "CONVOLUTIONS", "STRATEGIES", "Strategy"]
+__all__ = ["ACCURACIES", "BY_NAME", "CONVOLUTIONS", "STRATEGIES", "Rates", "Strategy", "rates_of"]

@@ -6,8 +6,8 @@ of the convolution that it belongs to.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from math import prod
 from typing import TYPE_CHECKING
 
@@ -32,6 +32,16 @@ class Cost:
     def seconds(self, rate: float, bandwidth: float) -> float:
         """Time on one core with ``rate`` multiply-adds and ``bandwidth`` bytes a second."""
         return self.products / rate + self.bytes / bandwidth
+
+
+@dataclass(frozen=True)
+class Rates:
+    """Multiply-adds and bytes a second of a machine, as costs take them; ``vetoes``: strategy -> why it is not for it."""
+
+    products: float
+    bytes: float
+    vetoes: Mapping[str, str] = field(default_factory=dict)
+    ops: Sequence[str] = CONVOLUTIONS  # that strategies are chosen for
 
 
 @dataclass(frozen=True)
@@ -79,12 +89,13 @@ def direct_products(node: Node, free: int = 1) -> float:
 
 def nominal(value: Value, free: int = 1) -> tuple[int, ...]:
     """A shape in numbers, with ``free`` for free dims where their range allows it."""
-
-    def number(symbol: Symbol) -> int:
-        high = bounds(symbol.hi)[1] if symbol.hi is not None else None
-        return max(symbol.lo, min(free, free if high is None else high), 1)
-
     return tuple(
-        extent if isinstance(extent, int) else evaluate(extent, {s.name: number(s) for s in extent.symbols()})
+        extent if isinstance(extent, int) else evaluate(extent, {s.name: nominal_number(s, free) for s in extent.symbols()})
         for extent in value.shape
     )
+
+
+def nominal_number(symbol: Symbol, free: int = 1) -> int:
+    """What a free dim is taken for: ``free`` where its range allows it."""
+    high = bounds(symbol.hi)[1] if symbol.hi is not None else None
+    return max(symbol.lo, min(free, free if high is None else high), 1)
