@@ -13,6 +13,7 @@ import math
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from math import prod
 from typing import Any, Protocol, TypeAlias
 
 from .cache import Cache, compiler_version
@@ -31,10 +32,12 @@ Times: TypeAlias = "Mapping[str, float | None]"  # strategy -> seconds; None: it
 @dataclass(frozen=True)
 class Layer:
     """One convolution or gradient of one by itself, at nominal extents: its graph's text, in which every operand is an
-    input, and the labels of those that are constants. Equal layers take equal times."""
+    input, the labels of those that are constants, and whether its network has more weights than the caches hold, so that
+    a run finds none there. Equal layers take equal times."""
 
     text: str
     constants: tuple[str, ...]
+    is_cold: bool
 
 
 class Timer(Protocol):
@@ -43,6 +46,11 @@ class Timer(Protocol):
     @property
     def identity(self) -> str:
         """The machine, the CPU level, the number of threads and the tools: all but the layer that times depend on."""
+        ...
+
+    @property
+    def cached(self) -> int:
+        """Bytes of weights that stay in the machine's caches from run to run."""
         ...
 
     def measure(self, layer: Layer, strategies: Sequence[str], seconds: float) -> Times:
@@ -68,8 +76,9 @@ class Tuner:
 
     def measure(self, graph: Graph, estimates: Mapping[Node, Mapping[str, float]], batch: int) -> dict[Node, dict[str, float]]:
         """Measured seconds by strategy, for the nodes whose layers were measured now or before."""
+        is_cold = weight_bytes(graph) > self.timer.cached
         candidates = {node: close_candidates(seconds) for node, seconds in estimates.items()}
-        nodes = {node: layer_of(graph, node, batch) for node, names in candidates.items() if len(names) > 1}
+        nodes = {node: layer_of(graph, node, batch, is_cold) for node, names in candidates.items() if len(names) > 1}
         wanted: dict[Layer, list[str]] = {}
         weights: dict[Layer, float] = {}
         for node, layer in nodes.items():
@@ -90,7 +99,7 @@ class Tuner:
 
     def _find(self, layer: Layer, names: Sequence[str]) -> None:
         """Take the layer's times from the cache, or measure them if there is time."""
-        key = "tuning", compiler_version(), self.timer.identity, layer.text, *layer.constants
+        key = "tuning", compiler_version(), self.timer.identity, str(layer.is_cold), layer.text, *layer.constants
         found = self.times.get(layer) or _read(self.cache.get(*key))
         if set(names) <= set(found):
             self.times[layer] = found
@@ -112,7 +121,13 @@ def close_candidates(estimates: Mapping[str, float]) -> list[str]:
     return sorted((name for name, seconds in estimates.items() if seconds <= CLOSE * least), key=lambda name: estimates[name])
 
 
-def layer_of(graph: Graph, node: Node, batch: int) -> Layer:
+def weight_bytes(graph: Graph) -> int:
+    """Bytes of a graph's constants and states."""
+    constants = [value for node in graph.nodes if node.op.name == "constant" for value in node.outputs]
+    return sum(prod(nominal(value)) * value.dtype.bytes for value in (*constants, *(state.input for state in graph.states)))
+
+
+def layer_of(graph: Graph, node: Node, batch: int, is_cold: bool) -> Layer:
     """The node as a graph of its own, with free dims taken for ``batch``."""
     values = _numbers((extent for value in (*node.inputs, *node.outputs) for extent in value.shape), batch)
     b = Builder(LAYER)
@@ -120,7 +135,7 @@ def layer_of(graph: Graph, node: Node, batch: int) -> Layer:
     inputs = [b.input(TensorType(value.dtype, nominal(value, batch)), name) for name, value in zip(names, node.inputs, strict=True)]
     added = b.add(node.op, inputs, map_extents(node.attrs, values), LAYER)
     constants = tuple(name for name, value in zip(names, node.inputs, strict=True) if graph.constant_of(value) is not None)
-    return Layer(print_graph(b.build(added.outputs, ["y"])), constants)
+    return Layer(print_graph(b.build(added.outputs, ["y"])), constants, is_cold)
 
 
 def _numbers(extents: Iterable[Extent], batch: int) -> dict[Symbol, Extent]:
@@ -148,4 +163,4 @@ def _is_time(seconds: object) -> bool:
     return isinstance(seconds, float) and math.isfinite(seconds) and seconds > 0
 
 
-__all__ = ["CLOSE", "LAYER", "Layer", "Timer", "Times", "Tuner", "close_candidates", "layer_of"]
+__all__ = ["CLOSE", "LAYER", "Layer", "Timer", "Times", "Tuner", "close_candidates", "layer_of", "weight_bytes"]

@@ -53,17 +53,17 @@ MACHINES: dict[str, MachineEntry] = {
         MachineEntry(
             cpu="x86-64-v2", source=_ZEN4,
             lanes=4, registers=16, clock=3.64, products=6.8, read=36.0, copy=32.0,
-            l1=32 << 10, l2=1 << 20, l3=32 << 20, barrier=1.5e-6,
+            l1=32 << 10, l2=1 << 20, l3=32 << 20, barrier=2.5e-7,
         ),
         MachineEntry(
             cpu="x86-64-v3", source=_ZEN4,
             lanes=8, registers=16, clock=3.64, products=15.6, read=36.0, copy=32.0,
-            l1=32 << 10, l2=1 << 20, l3=32 << 20, barrier=1.5e-6,
+            l1=32 << 10, l2=1 << 20, l3=32 << 20, barrier=2.5e-7,
         ),
         MachineEntry(
             cpu="x86-64-v4", source=_ZEN4,
             lanes=16, registers=32, clock=3.64, products=16.0, read=36.0, copy=32.0,
-            l1=32 << 10, l2=1 << 20, l3=32 << 20, barrier=1.5e-6,
+            l1=32 << 10, l2=1 << 20, l3=32 << 20, barrier=2.5e-7,
         ),
     )
 }  # fmt: skip

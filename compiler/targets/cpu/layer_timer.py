@@ -18,6 +18,7 @@ from netloom.environment import worker_environment
 from netloom.errors import UsageError
 
 from ...cache import Cache
+from ...strategies.machines import machine_entry
 from ...tuning import Layer, Times
 from .machine import Cpu
 from .object_code import llvm_version
@@ -41,6 +42,11 @@ class LayerTimer:
     def identity(self) -> str:
         """The machine, the level, the threads and LLVM's version."""
         return f"{processor()} ({llvm.get_host_cpu_name()}), {self._cpu.name}, {self._threads} threads, {llvm_version()}"
+
+    @property
+    def cached(self) -> int:
+        """The largest cache of the level's entry in the machine table."""
+        return machine_entry(self._cpu.name).l3
 
     def measure(self, layer: Layer, strategies: Sequence[str], seconds: float) -> Times:
         """The time of each strategy, None for one that fails or kills the process; missing where the seconds are over."""

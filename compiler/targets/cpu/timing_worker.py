@@ -2,7 +2,8 @@
 
 Requests and answers are JSON in blocks (worker.py); the first answer says that the process is ready. A layer stands between
 two small convolutions, as in a network, so that its operands come in the layout that a network would give them; these are
-not timed. A fault of one candidate is its answer; a crash ends this process only.
+not timed. Where a network has more weights than the caches hold, these are emptied before each run, so that the layer's own
+come from memory and its operands, just made, do not. A fault of one candidate is its answer; a crash ends this process only.
 """
 
 from __future__ import annotations
@@ -29,6 +30,7 @@ from ...text import parse_graph
 from ...tuning import LAYER, Layer
 from .kernel_objects import compile_kernel_objects
 from .launches import Launches
+from .machine import cpu_named
 from .worker import READY, read_block, write_block
 
 ROUNDS = 5  # at least so many, of all candidates in turn
@@ -42,6 +44,7 @@ class Request:
 
     text: str
     constants: tuple[str, ...]
+    is_cold: bool
     strategies: tuple[str, ...]
     cpu: str
     threads: int
@@ -49,7 +52,7 @@ class Request:
 
     @property
     def layer(self) -> Layer:
-        return Layer(self.text, self.constants)
+        return Layer(self.text, self.constants, self.is_cold)
 
 
 def surrounded(layer: Layer) -> Graph:
@@ -108,10 +111,12 @@ def measure(request: Request, clock: Callable[[], float] = time.perf_counter) ->
         except Exception as error:  # whatever is wrong with a candidate, the others can still be measured
             failed[name] = f"{type(error).__name__}: {error}"[:500]
     best = dict.fromkeys(ready, float("inf"))
+    swept = np.zeros(2 * machine_entry(cpu_named(request.cpu).name).l3 if request.is_cold else 0, np.uint8)
     end = clock() + SECONDS * len(ready)
     rounds = 0
     while ready and (rounds < ROUNDS or clock() < end):
         for name in list(ready)[:: -1 if rounds % 2 else 1]:
+            swept += 1  # reads and writes all of it
             best[name] = min(best[name], ready[name].seconds())
         rounds += 1
     return {"seconds": best, "failed": failed}
@@ -140,14 +145,18 @@ class _Candidate:
 
 
 def _own_launches(compiled: Compiled) -> list[bool]:
-    """For each launch, whether it belongs to the layer; copies to results, which come last, do."""
+    """For each launch, whether it belongs to the layer: not the convolutions around it, nor what follows on the last one."""
     kernels = [node for node in compiled.graphs["run"].nodes if node.op.name != "constant"]
-    own = [not _is_around(node) for node in kernels]
-    return own + [True] * (len(compiled.program.entries[0].launches) - len(own))
+    around = [_label_around(node) for node in kernels]
+    count = len(compiled.program.entries[0].launches)  # copies to results, which have no node, come last
+    end = around.index(AFTER) if AFTER in around else count
+    return [place < end and (place >= len(around) or around[place] != BEFORE) for place in range(count)]
 
 
-def _is_around(kernel: Node) -> bool:
-    return any(node.op.name == "conv" and node.label in (BEFORE, AFTER) for node in kernel.attrs.body.nodes)
+def _label_around(kernel: Node) -> str:
+    """The label of the convolution around the layer that a kernel computes, if it does."""
+    labels = (node.label for node in kernel.attrs.body.nodes if node.op.name == "conv")
+    return next((label for label in labels if label in (BEFORE, AFTER)), "")
 
 
 def serve(requests: IO[bytes], answers: IO[bytes], measure: Callable[[Request], Mapping[str, Any]] = measure) -> None:
