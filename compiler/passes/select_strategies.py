@@ -99,7 +99,7 @@ def _estimated(graph: Graph, node: Node, accuracy: str, batch: int, rates: Rates
         if reason is not None:
             rejected[strategy.name] = reason
         else:
-            seconds[strategy.name] = strategy.cost(graph, node, batch).seconds(rates.products, rates.bytes)
+            seconds[strategy.name] = strategy.cost(graph, node, batch).seconds(rates)
     shape = f"{node.inputs[0].type} * {node.inputs[1].type}"
     return Decision(node.label, node.op.name, shape, _least(seconds), seconds, rejected)
 

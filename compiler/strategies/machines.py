@@ -13,8 +13,11 @@ from netloom.errors import UsageError
 
 from .strategy import Rates
 
-TILED = 0.927  # of the multiply-add peak: what register tiles reach on layers of 128 channels and more
-CARRIED = 0.5  # of a copy's bandwidth: what kernels reach that read one layout and write another
+# What kernels make of a machine's limits, from measurements of the layers of nine networks on Zen 4 (benchmarks/choices.py).
+TILED = 0.96  # of the multiply-add peak: register tiles
+AHEAD = 1.33  # of the bandwidth of reading: operands, of which a part comes while tiles multiply
+SPILLED = 0.375  # of a copy's bandwidth: a workspace in memory, written and read
+KEPT = 0.5  # of the last cache: the largest workspace that stays in it
 
 
 @dataclass(frozen=True)
@@ -22,8 +25,8 @@ class MachineEntry:
     """One core of a machine at a level, and what it shares. Extents of caches in bytes, bandwidths of one core.
 
     ``lanes``: float32 of a vector; ``registers``: vectors that are held; ``clock``: GHz; ``products``: multiply-adds a cycle
-    in chains that never leave the registers; ``read``, ``copy``: GB/s (a copy's bytes count twice); ``barrier``: seconds
-    from the end of one launch to the start of the next on two threads.
+    in chains that never leave the registers; ``read``, ``copy``: GB/s (a copy's bytes count twice), ``cached``: of a copy within
+    the last cache; ``barrier``: seconds from the end of one launch to the start of the next on two threads.
     """
 
     cpu: str
@@ -34,6 +37,7 @@ class MachineEntry:
     products: float
     read: float
     copy: float
+    cached: float
     l1: int
     l2: int
     l3: int
@@ -42,7 +46,10 @@ class MachineEntry:
     @property
     def rates(self) -> Rates:
         """What costs are made of."""
-        return Rates(TILED * self.products * self.clock * 1e9, CARRIED * self.copy * 1e9)
+        return Rates(
+            TILED * self.products * self.clock * 1e9, AHEAD * self.read * 1e9,
+            cache=KEPT * self.l3, near=self.cached * 1e9, far=SPILLED * self.copy * 1e9,
+        )  # fmt: skip
 
 
 _ZEN4 = "measured: AMD EPYC (Zen 4), a virtual machine of two processors"
@@ -52,17 +59,17 @@ MACHINES: dict[str, MachineEntry] = {
     for entry in (
         MachineEntry(
             cpu="x86-64-v2", source=_ZEN4,
-            lanes=4, registers=16, clock=3.64, products=6.8, read=36.0, copy=32.0,
+            lanes=4, registers=16, clock=3.64, products=6.8, read=36.0, copy=32.0, cached=80.0,
             l1=32 << 10, l2=1 << 20, l3=32 << 20, barrier=2.5e-7,
         ),
         MachineEntry(
             cpu="x86-64-v3", source=_ZEN4,
-            lanes=8, registers=16, clock=3.64, products=15.6, read=36.0, copy=32.0,
+            lanes=8, registers=16, clock=3.64, products=15.6, read=36.0, copy=32.0, cached=80.0,
             l1=32 << 10, l2=1 << 20, l3=32 << 20, barrier=2.5e-7,
         ),
         MachineEntry(
             cpu="x86-64-v4", source=_ZEN4,
-            lanes=16, registers=32, clock=3.64, products=16.0, read=36.0, copy=32.0,
+            lanes=16, registers=32, clock=3.64, products=16.0, read=36.0, copy=32.0, cached=80.0,
             l1=32 << 10, l2=1 << 20, l3=32 << 20, barrier=2.5e-7,
         ),
     )
