@@ -32,7 +32,7 @@ def network(*kernels: int) -> Graph:
 
 
 class FakeTimer:
-    """Every strategy takes as many ms as its place in the alphabet of candidates says; the last one fails."""
+    """Every strategy takes as many ms as its place among the estimates says; im2col fails."""
 
     identity, cached = "machine", 1 << 30
 
@@ -40,8 +40,7 @@ class FakeTimer:
         pass
 
     def measure(self, layer: Layer, strategies: Sequence[str], seconds: float) -> Times:
-        found: dict[str, float | None] = {name: 1e-3 * (place + 1) for place, name in enumerate(sorted(strategies))}
-        return found if len(found) == 1 else {**found, max(found): None}
+        return {name: None if name == "im2col" else 1e-3 * (place + 1) for place, name in enumerate(strategies)}
 
     def close(self) -> None:
         pass

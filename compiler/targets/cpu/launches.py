@@ -11,6 +11,7 @@ import time
 from collections.abc import Collection, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import llvmlite.binding as llvm
@@ -19,6 +20,8 @@ import numpy.typing as npt
 
 from ... import dim
 from ...program import BufferRef, Entry, Launch, Program, Space
+
+EMPTY = 20  # launches without items, of which the quickest tells what calling takes
 
 _KernelFunction = ctypes.CFUNCTYPE(None, ctypes.c_void_p, ctypes.c_int64, ctypes.c_int64)
 
@@ -60,6 +63,11 @@ class Launches:
     def items(self) -> list[int]:
         """The work items of each launch."""
         return [call.items for call in self._calls]
+
+    @cached_property
+    def overhead(self) -> float:
+        """What calling and timing takes: seconds that a launch without items seems to need."""
+        return min(call.seconds(0, 0) for _ in range(EMPTY) for call in self._calls[:1])
 
     def run(self) -> list[float]:
         """One run of all launches on this thread: seconds of each."""

@@ -35,6 +35,7 @@ from .worker import READY, read_block, write_block
 
 ROUNDS = 5  # at least so many, of all candidates in turn
 SECONDS = 0.15  # for each candidate, if that gives more rounds
+LEAST = 1e-8  # seconds of a launch
 BEFORE, AFTER = "before", "after"  # labels of the convolutions around a layer
 
 
@@ -141,7 +142,7 @@ class _Candidate:
     def seconds(self) -> float:
         """One run: the sum over the layer's launches."""
         times = self._launches.run() if self._threads == 1 else self._launches.run_on(self._pool, self._threads)
-        return sum(times[place] + self._barrier for place in self._own)
+        return sum(max(times[place] - self._launches.overhead, LEAST) + self._barrier for place in self._own)
 
 
 def _own_launches(compiled: Compiled) -> list[bool]:
