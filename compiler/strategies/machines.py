@@ -58,6 +58,11 @@ MACHINES: dict[str, MachineEntry] = {
     entry.cpu: entry
     for entry in (
         MachineEntry(
+            cpu="x86-64", source="as x86-64-v2, whose multiply-adds are the same instructions",
+            lanes=4, registers=16, clock=3.64, products=6.8, read=36.0, copy=32.0, cached=80.0,
+            l1=32 << 10, l2=1 << 20, l3=32 << 20, barrier=2.5e-7,
+        ),
+        MachineEntry(
             cpu="x86-64-v2", source=_ZEN4,
             lanes=4, registers=16, clock=3.64, products=6.8, read=36.0, copy=32.0, cached=80.0,
             l1=32 << 10, l2=1 << 20, l3=32 << 20, barrier=2.5e-7,
@@ -71,6 +76,11 @@ MACHINES: dict[str, MachineEntry] = {
             cpu="x86-64-v4", source=_ZEN4,
             lanes=16, registers=32, clock=3.64, products=16.0, read=36.0, copy=32.0, cached=80.0,
             l1=32 << 10, l2=1 << 20, l3=32 << 20, barrier=2.5e-7,
+        ),
+        MachineEntry(
+            cpu="aarch64", source="estimated, not measured: Neoverse N1 at 2.5 GHz, two multiply-adds of 4 lanes a cycle",
+            lanes=4, registers=32, clock=2.5, products=8.0, read=15.0, copy=20.0, cached=40.0,
+            l1=64 << 10, l2=1 << 20, l3=32 << 20, barrier=5e-7,
         ),
     )
 }  # fmt: skip

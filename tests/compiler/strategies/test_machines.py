@@ -20,7 +20,7 @@ def test_every_level_has_an_entry(cpu: str) -> None:
 
 
 def test_wider_levels_multiply_faster() -> None:
-    rates = [rates_of(cpu).products for cpu in CPUS]
+    rates = [rates_of(f"x86-64{level}").products for level in ("", "-v2", "-v3", "-v4")]
     assert rates == sorted(rates)
     assert rates_of("x86-64-v4").products == pytest.approx(55.9e9, rel=1e-3)
 
