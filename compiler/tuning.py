@@ -71,7 +71,7 @@ class Tuner:
     cache: Cache
     clock: Callable[[], float] = time.monotonic
     times: dict[Layer, Times] = field(default_factory=dict)
-    open: dict[Layer, int] = field(default_factory=dict)
+    open: set[Layer] = field(default_factory=set)
     spent: float = 0.0
 
     def measure(self, graph: Graph, estimates: Mapping[Node, Mapping[str, float]], batch: int) -> dict[Node, dict[str, float]]:
@@ -84,7 +84,7 @@ class Tuner:
         for node, layer in nodes.items():
             wanted[layer] = candidates[node]
             weights[layer] = weights.get(layer, 0.0) + min(estimates[node].values())
-            self.open[layer] = self.open.get(layer, 0) + 1
+            self.open.add(layer)
         try:
             for layer in sorted(wanted, key=lambda layer: -weights[layer]):
                 self._find(layer, wanted[layer])
@@ -110,7 +110,7 @@ class Tuner:
         start = self.clock()
         times = self.timer.measure(layer, names, left)
         self.spent += self.clock() - start
-        if set(names) <= set(times):
+        if set(names) <= set(times) and any(times.values()):  # where all of them fail, the fault may be elsewhere
             self.times[layer] = times
             self.cache.put(json.dumps(dict(times), sort_keys=True).encode(), *key)
 

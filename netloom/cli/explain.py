@@ -48,7 +48,7 @@ def tuned(compiled: Compiled) -> str:
         return ""
     counts = compiled.tuner.summary
     left = counts["layers"] - counts["measured"]
-    rest = f" ({left} left to the estimate: the time was over)" if left else ""
+    rest = f" ({left} left to the estimate: the time was over, or they could not be measured)" if left else ""
     return f", tuned: {counts['measured']} of {counts['layers']} layers with a choice measured{rest}"
 
 

@@ -77,7 +77,10 @@ class LayerTimer:
         folder = self._cache.folder
         request = {**asdict(layer), "strategies": list(strategies), "cpu": self._cpu.name, "threads": self._threads,
                    "cache": str(folder) if folder is not None else None}  # fmt: skip
-        process = self._started()
+        try:
+            process = self._started()
+        except OSError:  # no room for a process
+            return None
         alarm = Alarm(max(end - time.monotonic(), 0), process.kill)
         alarm.start()
         try:

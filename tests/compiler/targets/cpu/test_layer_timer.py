@@ -128,6 +128,11 @@ def test_a_candidate_that_kills_the_process(tmp_path: Path) -> None:
         timer.close()
 
 
+def test_without_a_process_nothing_is_measured() -> None:
+    timer = LayerTimer(host_cpu(), 1, Cache(None), ("/nowhere/python",))
+    assert timer.measure(layer(), ["direct", "im2col"], 100.0) == {"direct": None, "im2col": None}
+
+
 def test_the_time_is_kept() -> None:
     timer = LayerTimer(host_cpu(), 1, Cache(None), (sys.executable, "-c", "import time; time.sleep(60)"))
     start = time.monotonic()
