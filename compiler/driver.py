@@ -7,6 +7,7 @@ training step and the network's own ``run`` over the same states.
 from __future__ import annotations
 
 import hashlib
+import math
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -17,6 +18,7 @@ from typing import Any
 from netloom.errors import MemoryBudgetError, UsageError
 
 from . import dim
+from .cache import default_cache
 from .graph import Graph
 from .loops.verify import verify_kernel
 from .passes.choose_layout import choose_layout
@@ -27,13 +29,16 @@ from .passes.plan_memory import Placement, plan_memory
 from .passes.select_strategies import Decision, select_strategies
 from .pipeline import GRAPH_PASSES, Pass, Pipeline, Report
 from .program import Program, StatePort
+from .strategies import Rates, rates_of
 from .targets.cpu.jit import load_in_process
 from .targets.cpu.kernel_objects import compile_kernel_objects
+from .targets.cpu.layer_timer import LayerTimer
 from .targets.cpu.llvm import kernels_as_assembly, kernels_as_llvm
 from .targets.cpu.machine import Cpu, cpus_named
 from .targets.cpu.shared_object import check_writable, write_shared_object
 from .targets.cpu.variant import Variant
 from .text import print_graph
+from .tuning import Tuner
 
 LEVELS = ("graph", "kernels", "loops", "llvm", "asm")  # of a program as text
 TRAINING_BATCH = 32  # what costs take a free batch for in a training step
@@ -41,7 +46,7 @@ MEMORY_BUDGET = 64 << 30  # bytes of arena that a program may ask for, at the lo
 
 _SELECT = (
     Pass("select_strategies", select_strategies, after=("eliminate_dead", "fold_batchnorm"),
-         why="weights must have their final values", options=("accuracy", "override", "decisions", "typical_batch")),
+         why="weights must have their final values", options=("accuracy", "override", "decisions", "typical_batch", "rates", "tuner")),
     Pass("eliminate_untransformed", eliminate_dead, after=("select_strategies",), why="transformed weights replace others"),
 )  # fmt: skip
 _LAYOUT = (
@@ -63,7 +68,8 @@ class Options:
     pool's size (None: all cores); ``accuracy``: strict, default or fast; ``override``: a strategy's name, or
     NODE=NAME; ``typical_batch``: what costs take a free batch for (None: 1, and TRAINING_BATCH for training). ``decisions`` is
     filled. ``workers``: the most processes that compile kernels (None: see compiler/targets/cpu/kernel_objects.py); they do
-    not change the program."""
+    not change the program. ``tune``: seconds for measuring candidates on this machine (None: estimates alone decide), by ``tuner``
+    if one is given."""
 
     cpu: str = "host"
     threads: int | None = None
@@ -72,6 +78,13 @@ class Options:
     typical_batch: int | None = None
     decisions: list[Decision] = field(default_factory=list)
     workers: int | None = None
+    tune: float | None = None
+    tuner: Tuner | None = None
+
+    @property
+    def rates(self) -> Rates:
+        """Those of the machine table for the highest level."""
+        return rates_of(cpus_named(self.cpu)[-1].name)
 
 
 @dataclass(frozen=True)
@@ -97,6 +110,7 @@ class Compiled:
     decisions: tuple[Decision, ...] = ()
     workers: int | None = None
     lower: tuple[Lowered, ...] = ()  # the lowest level first
+    tuner: Tuner | None = None
 
     @property
     def levels(self) -> str:
@@ -181,6 +195,7 @@ def _with_code(compiled: Compiled) -> Compiled:
 
 def _planned(graphs: Mapping[str, Graph], pipeline: Pipeline, options: Options, dump: Path | None) -> Compiled:
     cpus = cpus_named(options.cpu)
+    options = replace(options, tuner=options.tuner or _tuner(cpus[-1], options))
     fused: dict[str, Graph] = {}
     reports: dict[str, Report] = {}
     for name, graph in graphs.items():
@@ -188,7 +203,7 @@ def _planned(graphs: Mapping[str, Graph], pipeline: Pipeline, options: Options, 
     *lower, highest = _lowered(graphs, fused, cpus, options)
     _check_memory(highest.program)
     return Compiled(highest.program, highest.cpu, highest.texts, graphs, fused, reports, options.threads, tuple(options.decisions),
-                    options.workers, tuple(lower))  # fmt: skip
+                    options.workers, tuple(lower), options.tuner)  # fmt: skip
 
 
 def _lowered(graphs: Mapping[str, Graph], fused: Mapping[str, Graph], cpus: Sequence[Cpu], options: Options) -> Iterator[Lowered]:
@@ -208,6 +223,15 @@ def _lowered(graphs: Mapping[str, Graph], fused: Mapping[str, Graph], cpus: Sequ
         yield Lowered(program, cpu, placement.texts)
 
 
+def _tuner(cpu: Cpu, options: Options) -> Tuner | None:
+    if options.tune is None:
+        return None
+    if not 0 < options.tune < math.inf:
+        raise UsageError(f"tuning needs a positive number of seconds, not {options.tune}.")
+    cache = default_cache()
+    return Tuner(LayerTimer(cpu, options.threads or len(os.sched_getaffinity(0)), cache), options.tune, cache)
+
+
 def _states(step: Graph, placement: Placement) -> tuple[tuple[StatePort, ...], dict[str, int]]:
     ports = tuple(StatePort(s.name, s.input.type, placement.constant(s.initial)) for s in step.states)
     return ports, {port.name: number for number, port in enumerate(ports)}
@@ -215,10 +239,16 @@ def _states(step: Graph, placement: Placement) -> tuple[tuple[StatePort, ...], d
 
 def _metadata(graphs: Mapping[str, Graph], cpus: Sequence[Cpu], options: Options) -> dict[str, Any]:
     text = "\n".join(print_graph(graph) for graph in graphs.values())
-    strategies = [{"node": d.node, "shape": d.shape, "strategy": d.strategy} for d in options.decisions]
-    return {"options": {"cpu": ",".join(cpu.name for cpu in cpus), "accuracy": options.accuracy},
-            "source_hash": hashlib.sha256(text.encode()).hexdigest(), "strategies": strategies,
-            "threads": options.threads}  # fmt: skip
+    found = {"options": {"cpu": ",".join(cpu.name for cpu in cpus), "accuracy": options.accuracy},
+             "source_hash": hashlib.sha256(text.encode()).hexdigest(), "strategies": [_record(d) for d in options.decisions],
+             "threads": options.threads}  # fmt: skip
+    return found if options.tuner is None else {**found, "tuning": options.tuner.summary}
+
+
+def _record(decision: Decision) -> dict[str, Any]:
+    """What a program says of a convolution; seconds where they were measured."""
+    found: dict[str, Any] = {"node": decision.node, "shape": decision.shape, "strategy": decision.strategy}
+    return {**found, "measured": dict(decision.measured)} if decision.measured else found
 
 
 def _identifier(name: str) -> str:

@@ -1,37 +1,28 @@
 """Strategy selection: for every convolution and gradient of one the cheapest of STRATEGIES that applies within the accuracy asked for.
 
 A pure function of the graph and the options: the estimated time uses the rates of a machine table, not of this machine.
-Every decision is kept with the cost of each candidate and the reason of each rejection.
+With a tuner, measured times decide among the candidates that it measured: asked for › measured › estimated. Every decision is
+kept with the cost of each candidate and the reason of each rejection.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
 
 from netloom.errors import UsageError
 
 from ..graph import Graph, Node, finish, rebuilder
-from ..strategies import ACCURACIES, BY_NAME, CONVOLUTIONS, STRATEGIES, Strategy
+from ..strategies import ACCURACIES, BY_NAME, STRATEGIES, Rates, Strategy, rates_of
+from ..tuning import Tuner
 
-
-@dataclass(frozen=True)
-class Rates:
-    """Multiply-adds and bytes a second of a machine, as costs take them; ``vetoes``: strategy -> why it is not for it."""
-
-    products: float
-    bytes: float
-    vetoes: Mapping[str, str] = field(default_factory=dict)
-    ops: Sequence[str] = CONVOLUTIONS  # that strategies are chosen for
-
-
-CORE = Rates(54e9, 16e9)  # one core: register tiles; the caches, reads and writes mixed
+REFERENCE = "x86-64-v4"  # the level whose rates are taken where none is named
 
 
 @dataclass(frozen=True)
 class Decision:
     """How one convolution (or a gradient of one: ``op``) is computed, and why: seconds estimated, or the reason against,
-    for each strategy."""
+    for each strategy; seconds measured, for those that a tuner measured."""
 
     node: str
     op: str
@@ -39,11 +30,12 @@ class Decision:
     strategy: str
     seconds: Mapping[str, float]
     rejected: Mapping[str, str]
+    measured: Mapping[str, float] = field(default_factory=dict)
 
 
 def select_strategies(
     graph: Graph, accuracy: str = "default", override: str = "auto", decisions: list[Decision] | None = None,
-    typical_batch: int | None = None, rates: Rates = CORE,
+    typical_batch: int | None = None, rates: Rates | None = None, tuner: Tuner | None = None,
 ) -> Graph:  # fmt: skip
     """The graph with each convolution, and each gradient of one, expanded by its strategy. ``override``: auto, a strategy's name for all
     convolutions where it applies, or NODE=NAME; ``typical_batch``: what costs take free dims for. UsageError for
@@ -51,16 +43,16 @@ def select_strategies(
     if accuracy not in ACCURACIES:
         raise UsageError(f"there is no accuracy {accuracy!r}.", hint=f"Choose {', '.join(ACCURACIES)}.")
     wanted = _overrides(override)
+    chosen = _decide_all(graph, accuracy, wanted, typical_batch or 1, rates or rates_of(REFERENCE), tuner)
+    if decisions is not None:
+        decisions += chosen.values()
     b, mapping = rebuilder(graph)
     for node in graph.nodes:
         inputs = [mapping[v] for v in node.inputs]
-        if node.op.name not in rates.ops:
+        if node in chosen:
+            mapping[node.output] = BY_NAME[chosen[node].strategy].expand(b, graph, node, inputs)
+        else:
             mapping.update(zip(node.outputs, b.copy(node, inputs), strict=True))
-            continue
-        strategy, decision = _decide(graph, node, accuracy, wanted, typical_batch or 1, rates)
-        if decisions is not None:
-            decisions.append(decision)
-        mapping[node.output] = strategy.expand(b, graph, node, inputs)
     return finish(b, graph, mapping)
 
 
@@ -73,9 +65,29 @@ def _overrides(text: str) -> dict[str, Strategy]:
     return {node: BY_NAME[name]}
 
 
-def _decide(
-    graph: Graph, node: Node, accuracy: str, wanted: Mapping[str, Strategy], batch: int, rates: Rates
-) -> tuple[Strategy, Decision]:
+def _decide_all(
+    graph: Graph, accuracy: str, wanted: Mapping[str, Strategy], batch: int, rates: Rates, tuner: Tuner | None
+) -> dict[Node, Decision]:
+    """By estimated costs first; then the tuner sees those that nobody asked for otherwise."""
+    chosen: dict[Node, Decision] = {}
+    open_: dict[Node, Mapping[str, float]] = {}
+    for node in graph.nodes:
+        if node.op.name not in rates.ops:
+            continue
+        decision = chosen[node] = _estimated(graph, node, accuracy, batch, rates)
+        asked = wanted.get(node.label) or wanted.get("")
+        if asked and asked.name in decision.seconds:
+            chosen[node] = replace(decision, strategy=asked.name)
+        else:
+            open_[node] = decision.seconds
+    measured = tuner.measure(graph, open_, batch) if tuner is not None else {}
+    for node, seconds in measured.items():
+        if seconds:
+            chosen[node] = replace(chosen[node], strategy=_least(seconds), measured=seconds)
+    return chosen
+
+
+def _estimated(graph: Graph, node: Node, accuracy: str, batch: int, rates: Rates) -> Decision:
     rejected: dict[str, str] = {}
     seconds: dict[str, float] = {}
     for strategy in STRATEGIES:
@@ -87,8 +99,11 @@ def _decide(
         if reason is not None:
             rejected[strategy.name] = reason
         else:
-            seconds[strategy.name] = strategy.cost(graph, node, batch).seconds(rates.products, rates.bytes)
-    asked = wanted.get(node.label) or wanted.get("")
-    chosen = asked if asked and asked.name in seconds else BY_NAME[min(seconds, key=lambda name: seconds[name])]
+            seconds[strategy.name] = strategy.cost(graph, node, batch).seconds(rates)
     shape = f"{node.inputs[0].type} * {node.inputs[1].type}"
-    return chosen, Decision(node.label, node.op.name, shape, chosen.name, seconds, rejected)
+    return Decision(node.label, node.op.name, shape, _least(seconds), seconds, rejected)
+
+
+def _least(seconds: Mapping[str, float]) -> str:
+    """The strategy of the least time; the first of STRATEGIES among equals."""
+    return min(seconds, key=lambda name: seconds[name])

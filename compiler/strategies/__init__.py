@@ -3,7 +3,8 @@
 from .direct import DIRECT
 from .fft import FFT_8, FFT_16, FFT_32
 from .im2col import IM2COL
-from .strategy import ACCURACIES, CONVOLUTIONS, Strategy
+from .machines import rates_of
+from .strategy import ACCURACIES, CONVOLUTIONS, Rates, Strategy
 from .toeplitz import TOEPLITZ
 from .winograd import WINOGRAD_F2, WINOGRAD_F4, WINOGRAD_F6
 
@@ -12,4 +13,4 @@ STRATEGIES: tuple[Strategy, ...] = (
 )  # fmt: skip
 BY_NAME = {strategy.name: strategy for strategy in STRATEGIES}
 
-__all__ = ["ACCURACIES", "BY_NAME", "CONVOLUTIONS", "STRATEGIES", "Strategy"]
+__all__ = ["ACCURACIES", "BY_NAME", "CONVOLUTIONS", "STRATEGIES", "Rates", "Strategy", "rates_of"]

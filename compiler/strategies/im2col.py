@@ -13,6 +13,8 @@ from .. import dim
 from ..graph import Builder, Graph, Node, Value
 from .strategy import Cost, Strategy, direct_products, geometry, nominal
 
+GATHERED = 6  # times the matrix's bytes: what taking windows apart costs beyond writing and reading it (measured)
+
 
 def _rejects(_graph: Graph, node: Node) -> str | None:
     attrs = node.attrs
@@ -45,9 +47,11 @@ def _cost(_graph: Graph, node: Node, batch: int) -> Cost:
     of = geometry(node)
     read, made = (of.y, of.x) if node.op.name == "conv_input_gradient" else (of.x, of.y)
     n, channels = nominal(read, batch)[:2]
-    matrix = 4.0 * n * channels * prod(nominal(of.w)[2:]) * prod(nominal(made)[2:])
+    taps = prod(nominal(of.w)[2:])
+    matrix = 4.0 * n * channels * taps * prod(nominal(made)[2:])
+    gathered = GATHERED * matrix if taps > 1 else 0.0
     moved = 4.0 * (prod(nominal(read, batch)) + prod(nominal(of.w)) + 2 * prod(nominal(made, batch)))
-    return Cost(direct_products(node, batch), moved + 2 * matrix, matrix)
+    return Cost(direct_products(node, batch), moved + gathered + 2 * matrix, matrix)
 
 
 def _expand(b: Builder, _graph: Graph, node: Node, inputs: Sequence[Value]) -> Value:

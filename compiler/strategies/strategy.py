@@ -6,8 +6,9 @@ of the convolution that it belongs to.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from math import prod
 from typing import TYPE_CHECKING
 
@@ -22,16 +23,36 @@ CONVOLUTIONS = ("conv", "conv_input_gradient", "conv_weight_gradient")  # the op
 
 
 @dataclass(frozen=True)
+class Rates:
+    """Multiply-adds and bytes a second of a machine, as costs take them; ``vetoes``: strategy -> why it is not for it.
+
+    A workspace of up to ``cache`` bytes is written and read again at ``near`` bytes a second, a larger one at ``far`` (None: a
+    write and a read at ``bytes`` each).
+    """
+
+    products: float
+    bytes: float
+    vetoes: Mapping[str, str] = field(default_factory=dict)
+    ops: Sequence[str] = CONVOLUTIONS  # that strategies are chosen for
+    cache: float = 0.0
+    near: float = math.inf
+    far: float | None = None
+
+
+@dataclass(frozen=True)
 class Cost:
-    """Multiply-adds in register tiles, bytes moved between kernels, and the workspace in bytes, at nominal dims."""
+    """Multiply-adds in register tiles, bytes moved between kernels, and the workspace in bytes, at nominal dims. The bytes
+    include one write and one read of the workspace."""
 
     products: float
     bytes: float
     workspace: float
 
-    def seconds(self, rate: float, bandwidth: float) -> float:
-        """Time on one core with ``rate`` multiply-adds and ``bandwidth`` bytes a second."""
-        return self.products / rate + self.bytes / bandwidth
+    def seconds(self, rates: Rates) -> float:
+        """Time on one core."""
+        far = rates.bytes / 2 if rates.far is None else rates.far
+        passed = self.workspace / (rates.near if self.workspace <= rates.cache else far)
+        return self.products / rates.products + (self.bytes - 2 * self.workspace) / rates.bytes + passed
 
 
 @dataclass(frozen=True)
@@ -79,12 +100,13 @@ def direct_products(node: Node, free: int = 1) -> float:
 
 def nominal(value: Value, free: int = 1) -> tuple[int, ...]:
     """A shape in numbers, with ``free`` for free dims where their range allows it."""
-
-    def number(symbol: Symbol) -> int:
-        high = bounds(symbol.hi)[1] if symbol.hi is not None else None
-        return max(symbol.lo, min(free, free if high is None else high), 1)
-
     return tuple(
-        extent if isinstance(extent, int) else evaluate(extent, {s.name: number(s) for s in extent.symbols()})
+        extent if isinstance(extent, int) else evaluate(extent, {s.name: nominal_number(s, free) for s in extent.symbols()})
         for extent in value.shape
     )
+
+
+def nominal_number(symbol: Symbol, free: int = 1) -> int:
+    """What a free dim is taken for: ``free`` where its range allows it."""
+    high = bounds(symbol.hi)[1] if symbol.hi is not None else None
+    return max(symbol.lo, min(free, free if high is None else high), 1)

@@ -13,7 +13,7 @@ from ..graph import Graph, Node
 from ..ops.tiles import TileAttrs
 from ..ops.winograd import LARGEST, entries
 from . import tiles
-from .strategy import Cost, Strategy, geometry, nominal
+from .strategy import Cost, Strategy, geometry
 
 BUDGETS = ((4, 2e-6, "strict"), (6, 1e-5, "default"), (LARGEST, 2e-5, "fast"))  # most inputs of a tile, error, accuracy
 
@@ -31,10 +31,9 @@ def _rejects(m: int, _graph: Graph, node: Node) -> str | None:
 
 
 def _cost(m: int, graph: Graph, node: Node, batch: int) -> Cost:
-    of, form = geometry(node), _form(m, node)
-    channels = nominal(of.x)[1] + nominal(of.y)[1]
-    transforms = 2 * tiles.count(form, node, batch) * entries(form) * channels * max(form.inputs)  # two passes of short sums
-    return tiles.cost(form, entries(form), transforms, graph, node, batch)
+    form = _form(m, node)
+    # The sums of the transforms count for nothing: they hide behind what they load and store (measured: benchmarks/choices.py).
+    return tiles.cost(form, entries(form), 0.0, graph, node, batch)
 
 
 def _level(m: int, node: Node) -> tuple[float, str]:

@@ -24,6 +24,7 @@ from .doctor import doctor
 from .explain import explain
 from .export import export
 from .lists import ops, passes, strategies, targets
+from .machine import machine
 from .output import EXIT_CODES, RUN_TIME, STOPPED, Output
 from .profiling import profile
 from .run import run
@@ -74,8 +75,8 @@ def main() -> None:
     """Compile neural networks to native code."""
 
 
-for _verb in (bench, cache, check, compare, compile_, doctor, explain, export, inspect, ops, passes, profile, run, strategies,
-              targets, train):  # fmt: skip
+for _verb in (bench, cache, check, compare, compile_, doctor, explain, export, inspect, machine, ops, passes, profile, run,
+              strategies, targets, train):  # fmt: skip
     main.add_command(_verb)
 
 __all__ = ["main"]

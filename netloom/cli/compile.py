@@ -16,6 +16,7 @@ import click
 from netloom.errors import UsageError
 
 from .cuda import compile_for_device
+from .explain import tuned
 from .files import check_target, replace_file
 from .models import check_override, compiler_options, inference_form, load_graph
 from .options import Binding, Build, FileType, binding_options, build_options, printing
@@ -112,14 +113,15 @@ def compile_(
         assert contents is not None
         click.echo(contents(compiled), nl=False)
         return
-    output.say(f"precision float32, target {compiled.levels}, accuracy {build.accuracy}")
+    output.say(f"precision float32, target {compiled.levels}, accuracy {build.accuracy}{tuned(compiled)}")
     for step in compiled.reports.values():
         output.remark(str(step))
     for form, target in targets.items():
         _write(compiled, form, target)
     seconds = time.perf_counter() - start
     rows = [{"form": form, "file": str(target), "bytes": target.stat().st_size} for form, target in targets.items()]
-    row = {"cpu": compiled.levels, "kernels": len(compiled.program.kernels), "seconds": seconds, "files": rows}
+    row = {"cpu": compiled.levels, "kernels": len(compiled.program.kernels), "seconds": seconds, "files": rows,
+           "tuning": compiled.tuner.summary if compiled.tuner else None}  # fmt: skip
     text = "\n".join(f"{item['file']}: {_size(int(str(item['bytes'])))}" for item in rows)
     output.result(row, f"{text}\n{row['kernels']} kernels, {seconds:.2f} s")
 

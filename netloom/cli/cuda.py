@@ -26,6 +26,8 @@ def compile_for_device(
     """Write the program file; UsageError for what is the cpu target's alone, ToolchainError without numba-cuda."""
     if path is None or emit is not None:
         raise UsageError("the cuda target writes program files.", hint="Give -o model.nlc, without --emit.")
+    if build.tune is not None:
+        raise UsageError("programs for the cuda target are not tuned by measurement.", hint="Leave --tune out.")
     check_target(path)
     start = time.perf_counter()
     compiled = _compiled(load_graph(model, binding), build, dump, training)

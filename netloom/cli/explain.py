@@ -31,7 +31,7 @@ def explain(output: Output, model: str, binding: Binding, build: Build) -> None:
     check_override(compiled, build.conv_strategy)
     rows = [_decision(decision, number) for number, decision in enumerate(compiled.decisions)]
     data = {"cpu": compiled.levels, "convolutions": rows, **_facts(compiled)}
-    head = f"target {compiled.levels}, accuracy {build.accuracy}, {_summary(compiled.decisions)}"
+    head = f"target {compiled.levels}, accuracy {build.accuracy}{tuned(compiled)}, {_summary(compiled.decisions)}"
     output.result(data, "\n\n".join([head, *(_decision_text(output, row) for row in rows), _facts_text(compiled)]))
 
 
@@ -42,23 +42,51 @@ def _summary(decisions: Sequence[Decision]) -> str:
     return f"{len(decisions)} convolutions" + (f": {chosen}" if chosen else "")
 
 
+def tuned(compiled: Compiled) -> str:
+    """How many layers were measured, if the program was tuned; to be put behind other facts."""
+    if compiled.tuner is None:
+        return ""
+    counts = compiled.tuner.summary
+    left = counts["layers"] - counts["measured"]
+    rest = f" ({left} left to the estimate: the time was over, or they could not be measured)" if left else ""
+    return f", tuned: {counts['measured']} of {counts['layers']} layers with a choice measured{rest}"
+
+
 def _decision(decision: Decision, number: int) -> dict[str, Any]:
     """The convolution, what was chosen, and each candidate with its time or the reason against it, the best first."""
-    best = min(decision.seconds.values())
-    chosen = decision.seconds[decision.strategy]
     candidates: list[dict[str, Any]] = []
-    for name, seconds in sorted(decision.seconds.items(), key=lambda item: item[1]):
-        if name == decision.strategy:
-            verdict = "chosen: the least estimated time" if seconds == best else "chosen: asked for"
-        elif seconds < chosen:
-            verdict = f"not chosen: another was asked for, of {chosen / seconds:.2f} times the time"
-        else:
-            verdict = f"not chosen: {seconds / chosen:.2f} times the time of {decision.strategy}"
-        candidates.append({"strategy": name, "seconds": seconds, "verdict": verdict})
-    candidates += [{"strategy": name, "seconds": None, "verdict": f"rejected: {reason}"}
+    for name, seconds in sorted(decision.seconds.items(), key=lambda item: _rank(decision, *item)):
+        candidates.append({"strategy": name, "seconds": seconds, "measured": decision.measured.get(name),
+                           "verdict": _verdict(decision, name)})  # fmt: skip
+    candidates += [{"strategy": name, "seconds": None, "measured": None, "verdict": f"rejected: {reason}"}
                    for name, reason in decision.rejected.items()]  # fmt: skip
     return {"node": decision.node or f"conv {number}", "shape": decision.shape, "strategy": decision.strategy,
             "candidates": candidates}  # fmt: skip
+
+
+def _rank(decision: Decision, name: str, seconds: float) -> tuple[bool, float]:
+    """Candidates that were measured come first, in the order of their times."""
+    return name not in decision.measured, decision.measured.get(name, seconds)
+
+
+def _verdict(decision: Decision, name: str) -> str:
+    if decision.measured:
+        return _measured_verdict(decision, name)
+    seconds, chosen = decision.seconds[name], decision.seconds[decision.strategy]
+    if name == decision.strategy:
+        return "chosen: the least estimated time" if seconds == min(decision.seconds.values()) else "chosen: asked for"
+    if seconds < chosen:
+        return f"not chosen: another was asked for, of {chosen / seconds:.2f} times the time"
+    return f"not chosen: {seconds / chosen:.2f} times the time of {decision.strategy}"
+
+
+def _measured_verdict(decision: Decision, name: str) -> str:
+    times = decision.measured
+    if name == decision.strategy:
+        return f"chosen: measured {times[name] * 1e3:.3f} ms, the least"
+    if name not in times:
+        return "not chosen: not measured, its estimate is too high or it failed"
+    return f"not chosen: measured {times[name] * 1e3:.3f} ms, {times[name] / times[decision.strategy]:.2f} times {decision.strategy}"
 
 
 def _decision_text(output: Output, row: dict[str, Any]) -> str:

@@ -88,7 +88,7 @@ def compile_model(graph: Graph, build: Build) -> Compiled:
 def compiler_options(build: Build) -> Options:
     from netloom.compiler.driver import Options
 
-    return Options(build.cpu, build.threads, build.accuracy, build.conv_strategy)
+    return Options(build.cpu, build.threads, build.accuracy, build.conv_strategy, tune=build.tune)
 
 
 def check_override(compiled: Compiled, override: str) -> None:

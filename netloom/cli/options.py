@@ -46,6 +46,7 @@ class Build:
     precision: str = "f32"
     accuracy: str = "default"
     conv_strategy: str = "auto"
+    tune: float | None = None
 
 
 class DimType(click.ParamType[tuple[str, int | range]]):
@@ -211,9 +212,12 @@ _precision = click.option("--precision", default="f32", show_default=True, type=
 _accuracy = click.option("--accuracy", default="default", show_default=True, help="strict, default or fast.")
 _strategy = click.option("--conv-strategy", default="auto", show_default=True, help="auto, a strategy, or NODE=STRATEGY.")
 
+_tune = click.option("--tune", type=click.FloatRange(0, min_open=True), metavar="SECONDS",
+                     help="Measure strategies whose estimates are close, for at most so long.")  # fmt: skip
+
 binding_options: Callable[[Verb], Verb] = _packed(Binding, "binding", _dims, _shapes)
 build_options: Callable[[Verb], Verb] = _packed(
-    Build, "build", _target, _cpu, _threads, _precision, _accuracy, _strategy
+    Build, "build", _target, _cpu, _threads, _precision, _accuracy, _strategy, _tune
 )
 timed_options: Callable[[Verb], Verb] = _packed(Build, "build", _accuracy)
 profile_options: Callable[[Verb], Verb] = _packed(Build, "build", _accuracy, _strategy)

@@ -8,8 +8,8 @@ operands, no transform may amplify that: then convolutions are direct.
 from __future__ import annotations
 
 from ...graph import Graph
-from ...passes.select_strategies import Decision, Rates, select_strategies
-from ...strategies import STRATEGIES
+from ...passes.select_strategies import Decision, select_strategies
+from ...strategies import STRATEGIES, Rates
 from .forms import Engine
 
 PRODUCTS_PER_SECOND = 25e12  # float32 multiply-adds in register tiles
