@@ -22,7 +22,7 @@ from . import tiles
 from .strategy import Cost, Strategy, geometry, nominal
 
 BUDGET = 2e-6
-STEP = 5.0  # multiply-adds that a step of a transform costs: it also loads and stores (measured on 3 x 3 to 11 x 11 taps)
+STEP = 2.5  # multiply-adds that a step of a transform costs: it also loads and stores (measured on 3 x 3 to 11 x 11 taps)
 
 
 def _form(n: int, node: Node) -> TileAttrs:
