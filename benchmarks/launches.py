@@ -38,12 +38,12 @@ class LaunchCost:
 
 
 def launch_costs(compiled: Compiled, runs: int = 5, dims: Mapping[str, int] | None = None) -> list[LaunchCost]:
-    """What the entry ``run`` spends, launch by launch. Copies to results, which come last, have no node."""
+    """What the entry ``run`` spends, launch by launch. Copies have no node."""
     times = profile(compiled, runs=runs, dims=dims)
     strategies = {decision.node: decision.strategy for decision in compiled.decisions if decision.node}
     constants = {node.output for node in compiled.graphs["run"].nodes if node.op.name == "constant"}
-    nodes: list[Node | None] = [node for node in compiled.graphs["run"].nodes if node.op.name != "constant"]
-    nodes += [None] * (len(times) - len(nodes))
+    (entry,) = (entry for entry in compiled.program.entries if entry.name == "run")
+    nodes = [compiled.graphs["run"].nodes[launch.node] if launch.node is not None else None for launch in entry.launches]
     return [_cost(node, item, strategies.get(item.label, ""), constants, dims or {}) for node, item in zip(nodes, times, strict=True)]
 
 

@@ -50,6 +50,7 @@ class Launch:
     extents: tuple[Extent, ...]
     items: Extent
     label: str = ""  # what the user calls it: data for profiles, never code
+    node: int | None = None  # the kernel node's place in the entry's graph; None: a copy
 
 
 @dataclass(frozen=True)

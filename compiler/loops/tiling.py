@@ -149,7 +149,7 @@ def _tile(space: Space, has_lanes: bool, lanes_reduce: bool, machine: Machine) -
         partial = dim.symbols_of([g for g in (*space.guards, *space.store_guard) if LANE in dim.symbols_of([g])])
         row = _nearest([axis for axis in space.pure if axis.symbol not in partial], vectors)
     room = machine.vectors // 2 if space.elements.out.dtype.bytes > 4 else machine.vectors
-    rows, columns = _row_and_column_counts(row, column, room if scalars else MOST_SUMS)
+    rows, columns = _row_and_column_counts(row, column, room if scalars else min(room, MOST_SUMS))
     used_row, used_column = row if rows > 1 else None, column if columns > 1 else None
     counts = {axis.symbol: size for axis, size in ((used_row, rows), (used_column, columns)) if axis}
     return Tile(has_lanes, lanes_reduce, used_row, used_column, counts)

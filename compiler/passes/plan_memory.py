@@ -149,7 +149,8 @@ class _Planner:
             if self._is_joined(node):
                 self._join(node)
             else:
-                self._launch(node, node.attrs.body, node.inputs, self._target(node.output), node.label)
+                self.place[node.output] = self._target(node.output)
+                self._launch(position, node.attrs.body, node.inputs, self.place[node.output], node.label)
             self._release(position, node)
         for value, ref in self.copies:
             self._launch(None, _copy(value, None), (value,), ref, value.label)
@@ -157,13 +158,11 @@ class _Planner:
         outputs = tuple(Port(n, v.type) for n, v in zip(self.graph.output_names, self.graph.outputs, strict=True))
         return Entry(name, inputs, outputs, tuple(self.launches), tuple(self.slots))
 
-    def _launch(self, node: Node | None, body: Graph, inputs: tuple[Value, ...], out: BufferRef, label: str) -> None:
+    def _launch(self, node: int | None, body: Graph, inputs: tuple[Value, ...], out: BufferRef, label: str) -> None:
         name, kernel = self.placement.kernel(substitute_symbols(body, self.own_names) if self.own_names else body)
         refs = (*(self.place[value] for value in inputs), out)
-        if node is not None:
-            self.place[node.output] = out
         extents = tuple(self.meanings.get(symbol, Dim.of(symbol)) for symbol in kernel.symbols)
-        self.launches.append(Launch(name, refs, extents, dim.substitute(kernel.items, self.meanings), label))
+        self.launches.append(Launch(name, refs, extents, dim.substitute(kernel.items, self.meanings), label, node))
 
     def _is_joined(self, node: Node) -> bool:
         """Whether a concat's inputs, or some of them, already lie in its output."""

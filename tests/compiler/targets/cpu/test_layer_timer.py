@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -14,7 +15,7 @@ from netloom.compiler.driver import Options, plan_graph
 from netloom.compiler.graph import Builder
 from netloom.compiler.targets.cpu import timing_worker
 from netloom.compiler.targets.cpu.layer_timer import LayerTimer, processor
-from netloom.compiler.targets.cpu.machine import Cpu, cpu_named, host_cpu
+from netloom.compiler.targets.cpu.machine import cpu_named, host_cpu
 from netloom.compiler.targets.cpu.timing_worker import Request, measure, surrounded
 from netloom.compiler.tensor_type import FLOAT32, TensorType
 from netloom.compiler.tuning import Layer, layer_of
@@ -149,7 +150,7 @@ def test_identities_differ() -> None:
 
 
 def test_a_level_that_this_machine_lacks() -> None:
-    cpu = Cpu("future", "", ("avx9",), True, host_cpu().machine)
+    cpu = replace(host_cpu(), name="future", required=("avx9",))
     with pytest.raises(UsageError, match="future cannot be tuned for on this machine, which lacks avx9"):
         LayerTimer(cpu, 1, Cache(None))
 
