@@ -269,8 +269,8 @@ def _kept(space: Space, tile: Tile, order: Sequence[Axis]) -> tuple[Space, Tile,
     are left. Each chunk of the terms is then read once for many results."""
     room = TOTALS // math.prod(tile.counts.values())
     space, tile, outer, inner = _block(space, tile, order, room)
-    for axis in inner:
-        room //= max(_most_tiles(tile, axis), 1)
+    if inner:
+        return space, tile, outer, inner
     while outer and isinstance(extent := outer[-1].extent, int):
         axis = outer[-1]
         size = tile.counts.get(axis.symbol, 1)
@@ -304,16 +304,32 @@ def _block(
     in_columns = min(room // in_rows, most_columns)
     if in_rows == most_rows or in_columns == most_columns:
         return space, tile, outer, []
+    chunks = {rows: _chunk(tile, rows, in_rows), columns: _chunk(tile, columns, in_columns)}
+    if not all(chunks.values()):
+        return space, tile, outer, []
     counts = dict(tile.counts)
     parts: dict[Axis, Axis] = {}
-    for axis, tiles in ((rows, in_rows), (columns, in_columns)):
+    for axis, chunk in chunks.items():
         size = counts.pop(axis.symbol)
-        space, whole, part = chunked(space, axis, size * _divisor(_most_tiles(tile, axis), tiles))
+        space, whole, part = chunked(space, axis, chunk)
         outer[outer.index(axis)] = whole
         parts[axis] = part
         counts[part.symbol] = size
     tile = replace(tile, rows=parts[rows], columns=parts[columns], counts=counts)
     return space, tile, outer, [parts[axis] for axis in order if axis in parts]
+
+
+def _chunk(tile: Tile, axis: Axis, most: int) -> int:
+    """The elements of at most so many tiles whose last chunk holds a whole tile too, so that none of its loops is empty; 0 if
+    there is no such number."""
+    size, extent = tile.counts[axis.symbol], axis.extent
+    assert isinstance(extent, int)
+    candidates: list[int] = [_divisor(_most_tiles(tile, axis), most), *range(most, 0, -1)]
+    for tiles in candidates:
+        rest = extent % (size * tiles)
+        if rest == 0 or rest >= size:
+            return size * tiles
+    return 0
 
 
 def _most_tiles(tile: Tile, axis: Axis) -> int:

@@ -11,11 +11,12 @@ import pytest
 from netloom.compiler.dim import Dim, evaluate, product, symbols_of
 from netloom.compiler.driver import PIPELINE, Options
 from netloom.compiler.graph import Graph
-from netloom.compiler.loops.build import Machine, anchor_of
+from netloom.compiler.loops.build import Machine, anchor_of, build_kernel
 from netloom.compiler.loops.elements import Elements
 from netloom.compiler.loops.ir import LANES
 from netloom.compiler.loops.space import iteration_space
 from netloom.compiler.loops.tiling import CHAIN, ITEM_WORK, Plan, plan_tiles
+from netloom.compiler.loops.verify import verify_kernel
 from netloom.compiler.op import OPS
 from netloom.compiler.tensor_type import FLOAT64
 from tests.compiler.loops.cases import CASES, fused, one
@@ -77,3 +78,15 @@ def test_a_product_has_lanes_along_its_columns() -> None:
 
 def test_a_sum_of_rows_has_lanes_along_its_terms() -> None:
     assert plan_of_one("reduce_sum", (64, 256), axes=(1,)).tile.lanes_reduce
+
+
+@pytest.mark.parametrize("rows", [250, 256, 257, 999, 2048])
+@pytest.mark.parametrize("columns", [196 * 16, 1000, 2049, 4096])
+@pytest.mark.parametrize("terms", [600, 1152])
+def test_blocks_of_long_sums_verify(rows: int, columns: int, terms: int) -> None:
+    """No loop of a block is empty, whatever is left for the last one: what it clears is what it adds to."""
+    graph = one("matmul", (rows, terms), (terms, columns))()
+    for node in PIPELINE.run(graph, Options())[0].nodes:
+        if node.op is OPS["kernel"]:
+            for vectors in (16, 32):
+                verify_kernel(build_kernel("kernel", node.attrs.body, Machine(vectors)))
