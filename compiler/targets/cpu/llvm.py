@@ -118,7 +118,7 @@ class _KernelEmitter:
             if flag is None:
                 self._statement(body)
             else:
-                with self.b.if_then(flag):
+                with self.f.if_then(flag):
                     self._statement(body)
 
     def _store(self, store: Store) -> None:

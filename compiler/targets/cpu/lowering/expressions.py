@@ -21,7 +21,7 @@ from .function import Function
 from .indices import Indices
 from .memory import Memory
 from .primitives import primitive
-from .representation import I16, I32, Operand, is_vector, like, literal, value_type, zero_of
+from .representation import I16, I32, Operand, Undefined, is_vector, like, literal, value_type, zero_of
 
 INDEX_ERROR = 1  # stored in the error flag when a run-time index is out of range
 
@@ -54,7 +54,7 @@ class Expressions:
             case Load():
                 return self._loaded(node) if node.index_expressions else self.memory.load(node)
             case Index(extent):
-                return self.indices.once(self.f.numbers, ("index", extent), [extent], partial(self._number, extent))
+                return self.indices.number(("index", extent), extent, partial(self._number, extent))
             case Guarded():
                 return self._guarded(node)
             case Checked(_, extent):
@@ -103,7 +103,7 @@ class Expressions:
         if flag is None:
             return inside()
         before = self.b.block
-        with self.b.if_then(flag):
+        with self.f.if_then(flag):
             value = inside()
             last = self.b.block
         if is_vector(value) and not is_vector(otherwise):
@@ -124,7 +124,7 @@ class Expressions:
         if is_vector(bad):
             bad = self.f.both(bad, self.indices.mask)
             bad = self.b.icmp_unsigned("!=", self.b.bitcast(bad, I16), I16(0))
-        with self.b.if_then(bad, likely=False):
+        with self.f.if_then(bad, likely=False):
             self.b.store(I32(INDEX_ERROR), self.error)
         return self.b.select(is_inside, wrapped, zero)
 
@@ -133,7 +133,7 @@ class Expressions:
         value = self.memory.vector(node)
         width = LANES // 2
         while width:  # each half in a vector of its own: LLVM 22.1 takes wrong lanes where whole vectors are kept
-            undefined = ir.Constant(value.type, ir.Undefined)
+            undefined = Undefined(value.type)
             order = ir.VectorType(I32, width)
             low = self.b.shuffle_vector(value, undefined, ir.Constant(order, list(range(width))))
             high = self.b.shuffle_vector(value, undefined, ir.Constant(order, list(range(width, 2 * width))))

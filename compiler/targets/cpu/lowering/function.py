@@ -11,12 +11,13 @@ from contextlib import contextmanager
 
 from llvmlite import ir
 
-from ....loops.ir import LANES
 from ..machine import Cpu
-from .representation import I32, I64, PTR, Operand, is_vector, suffix
+from .representation import (
+    I32, I64, PTR, Lanes, Operand, Undefined, is_vector, suffix, vector_of, zero_of_type,
+)  # fmt: skip
 from .rounding import emit_rounding
 
-_FIRST_LANE = ir.Constant(ir.VectorType(I32, LANES), [0] * LANES)  # in all lanes
+_FIRST_LANE = zero_of_type(vector_of(I32))  # in all lanes
 
 
 class MadeInBlock:
@@ -26,17 +27,44 @@ class MadeInBlock:
         self.block: ir.Block | None = None
         self.values: dict[Hashable, Operand] = {}
 
-    def get(self, block: ir.Block, key: Hashable) -> Operand | None:
+    def once(self, block: ir.Block, key: Hashable, make: Callable[[], Operand]) -> Operand:
+        """The value of a key, made if the block does not hold it."""
         if block is not self.block:
             self.block, self.values = block, {}
-        return self.values.get(key)
-
-    def put(self, block: ir.Block, key: Hashable, value: Operand) -> None:
-        if block is self.block:
-            self.values[key] = value
+        found = self.values.get(key)
+        if found is None:
+            found = make()
+            if block is self.block:
+                self.values[key] = found
+        return found
 
     def clear(self) -> None:
         self.values = {}
+
+
+class MadeBefore:
+    """Values that depend on no memory by what they are: also those made before the loops and branches that are open now."""
+
+    def __init__(self) -> None:
+        self.values: dict[Hashable, Operand] = {}
+        self.added: list[Hashable] = []  # since the innermost loop or branch was opened
+
+    @contextmanager
+    def inside(self) -> Iterator[None]:
+        """A loop or a branch: what is made in it, code behind it does not have."""
+        outer, self.added = self.added, []
+        yield
+        for key in self.added:
+            del self.values[key]
+        self.added = outer
+
+    def once(self, key: Hashable, make: Callable[[], Operand]) -> Operand:
+        """The value of a key; ``make`` opens no branch."""
+        found = self.values.get(key)
+        if found is None:
+            found = self.values[key] = make()
+            self.added.append(key)
+        return found
 
 
 class Function:
@@ -49,8 +77,7 @@ class Function:
         self.function.attributes.add("nounwind")
         self.function.append_basic_block("entry")
         self.b = ir.IRBuilder(self.function.entry_basic_block)
-        self.numbers = MadeInBlock()  # what depends on no memory
-        self._splats: dict[int, tuple[ir.Constant, ir.Constant]] = {}  # by the id of the first, which stays alive so
+        self.numbers = MadeBefore()
 
     def word(self, position: int) -> Operand:
         """One of the words that the function gets."""
@@ -71,21 +98,28 @@ class Function:
         counter.add_incoming(begin, before)
         self.b.branch(body)
         self.b.position_at_end(body)
-        yield counter
+        with self.numbers.inside():
+            yield counter
         following = self.b.add(counter, I64(1), flags=["nsw"])
         counter.add_incoming(following, self.b.block)
         self.b.cbranch(self.b.icmp_signed("<", following, end), head, after)
         self.b.position_at_end(after)
 
+    @contextmanager
+    def if_then(self, flag: Operand, likely: bool | None = None) -> Iterator[None]:
+        """if (flag)"""
+        with self.b.if_then(flag, likely), self.numbers.inside():
+            yield
+
     def lazily(self, flag: Operand, make: Callable[[], Operand], kind: ir.Type) -> Operand:
         """The value made under the flag, else zero."""
         before = self.b.block
-        with self.b.if_then(flag):
+        with self.if_then(flag):
             value = make()
             inside = self.b.block
         phi = self.b.phi(kind)
         phi.add_incoming(value, inside)
-        phi.add_incoming(ir.Constant(kind, None), before)
+        phi.add_incoming(zero_of_type(kind), before)
         return phi
 
     # -- instructions ------------------------------------------------------------------------------------
@@ -94,24 +128,20 @@ class Function:
         """left and right, where None holds always."""
         if left is None or right is None:
             return right if left is None else left
-        return self.b.and_(left, right)
+        return self.numbers.once(("and", left, right), lambda: self.b.and_(left, right))
 
     def vector(self, value: Operand) -> Operand:
         """A scalar in all lanes."""
         if is_vector(value):
             return value
         if isinstance(value, ir.Constant):
-            kind = ir.VectorType(value.type, LANES)
-            if id(value) not in self._splats:
-                self._splats[id(value)] = value, ir.Constant(kind, [value] * LANES)
-            return self._splats[id(value)][1]
-        found = self.numbers.get(self.b.block, value)
-        if found is None:
-            undefined = ir.Constant(ir.VectorType(value.type, LANES), ir.Undefined)
-            one = self.b.insert_element(undefined, value, I32(0))
-            found = self.b.shuffle_vector(one, undefined, _FIRST_LANE)
-            self.numbers.put(self.b.block, value, found)
-        return found
+            return Lanes(value)
+        return self.numbers.once(value, lambda: self._in_all_lanes(value))
+
+    def _in_all_lanes(self, value: Operand) -> Operand:
+        undefined = Undefined(vector_of(value.type))
+        one = self.b.insert_element(undefined, value, I32(0))
+        return self.b.shuffle_vector(one, undefined, _FIRST_LANE)
 
     def intrinsic(self, name: str, result: ir.Type, arguments: Sequence[ir.Type]) -> ir.Function:
         """A function from elsewhere, declared once."""

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Hashable, Iterator, Sequence
 from contextlib import contextmanager
+from functools import partial
 from typing import Any
 
 from llvmlite import ir
@@ -15,7 +16,10 @@ from .... import dim
 from ....dim import Dim, Extent, Minimum, Quotient, Remainder, Symbol
 from ....loops.ir import LANE, LANES
 from .function import Function, MadeInBlock
-from .representation import I1, I64, Operand, constant, is_vector, zero_of
+from .representation import I1, I64, Operand, constant, is_vector, vector_of, zero_of
+
+
+_LANES = ir.Constant(vector_of(I64), list(range(LANES)))  # the number of each
 
 
 class Indices:
@@ -27,6 +31,7 @@ class Indices:
         self.in_lanes = False  # inside a vector loop
         self.mask: Operand | None = None  # lanes that run, in a vector loop
         self.is_tail = False  # the mask is an end of an axis: lane 0 runs
+        self._names_of: dict[Extent, tuple[str, ...]] = {}
 
     # -- scope -------------------------------------------------------------------------------------------
 
@@ -52,14 +57,21 @@ class Indices:
 
     def once(self, made: MadeInBlock, item: Hashable, extents: Sequence[Extent], make: Callable[[], Operand]) -> Operand:
         """A leaf's value: if this block holds it already, for the same values of its extents' symbols, that one."""
-        symbols = sorted(dim.symbols_of(list(extents)), key=lambda s: s.name)
-        where = tuple((s.name, _identity(self.values.get(s.name))) for s in symbols)
-        key = (item, where, _identity(self.mask), self.is_tail)
-        found = made.get(self.b.block, key)
-        if found is None:
-            found = make()
-            made.put(self.b.block, key, found)
-        return found
+        return made.once(self.b.block, (item, self._where(extents), self.mask, self.is_tail), make)
+
+    def number(self, item: Hashable, extent: Extent, make: Callable[[], Operand]) -> Operand:
+        """The same for what depends on no memory and on no mask."""
+        return self.f.numbers.once((item, self._where([extent])), make)
+
+    def _where(self, extents: Sequence[Extent]) -> tuple[Any, ...]:
+        """The values of the symbols."""
+        return tuple(self.values.get(name) for extent in extents for name in self._names(extent))
+
+    def _names(self, extent: Extent) -> tuple[str, ...]:
+        """The symbols of an extent, in order."""
+        if extent not in self._names_of:
+            self._names_of[extent] = tuple(sorted(symbol.name for symbol in dim.symbols_of([extent])))
+        return self._names_of[extent]
 
     def conditions(self, conditions: Sequence[Extent]) -> tuple[Operand | None, Operand | None]:
         """(a bit for all lanes or None if always true, a mask by lane or None)."""
@@ -71,7 +83,7 @@ class Indices:
                 if value < 0:
                     flag = I1(0)
                 continue
-            bit = self.b.icmp_signed(">=", value, zero_of(value))
+            bit = self._is_natural(value)
             if is_vector(value):
                 mask = self.f.both(mask, bit)
             else:
@@ -98,6 +110,10 @@ class Indices:
             return number
         return total if number == 0 else self.plus(total, number)
 
+    def _is_natural(self, value: Operand) -> Operand:
+        make = partial(self.b.icmp_signed, ">=", value, zero_of(value))
+        return self.f.numbers.once(("natural", value), make)
+
     def i64(self, value: Any) -> Operand:
         """An int as a constant."""
         return I64(value) if isinstance(value, int) else value
@@ -106,8 +122,7 @@ class Indices:
         """left + right"""
         if isinstance(left, int) and isinstance(right, int):
             return left + right
-        left, right = self.matched(left, right)
-        return self.b.add(left, right, flags=["nsw"])
+        return self._combined("add", self.b.add, left, right)
 
     def times(self, left: Any, right: Any) -> Any:
         """left * right"""
@@ -115,8 +130,15 @@ class Indices:
             return left * right
         if isinstance(left, int) and left == 1:
             return right
-        left, right = self.matched(left, right)
-        return self.b.mul(left, right, flags=["nsw"])
+        return self._combined("mul", self.b.mul, left, right)
+
+    def _combined(self, name: str, emit: Callable[..., Operand], left: Any, right: Any) -> Operand:
+        """The result of an instruction; copies of an unrolled body share it."""
+
+        def make() -> Operand:
+            return emit(*self.matched(left, right), flags=["nsw"])
+
+        return self.f.numbers.once((name, left, right), make)
 
     def matched(self, left: Any, right: Any) -> tuple[Operand, Operand]:
         """Both as scalars or both as vectors."""
@@ -129,7 +151,7 @@ class Indices:
         match atom:
             case Symbol(name):
                 if name == LANE.name and self.in_lanes and name not in self.values:
-                    return ir.Constant(ir.VectorType(I64, LANES), list(range(LANES)))
+                    return _LANES
                 return self.values[name]
             case Quotient(numerator, divisor):
                 return self._divided(numerator, divisor, False)
@@ -156,11 +178,6 @@ class Indices:
         if remainder:
             return self.b.select(is_below, self.b.add(rest, by), rest)
         return self.b.add(quotient, self.b.sext(is_below, value.type))
-
-
-def _identity(value: Any) -> Hashable:
-    """What tells operands apart; numbers are equal by value."""
-    return value if value is None or isinstance(value, int) else (id(value),)
 
 
 __all__ = ["Indices"]

@@ -18,7 +18,9 @@ from ....loops.ir import LANE, LANES, Buffer, LaneFold, Load, Store, slope_along
 from ....tensor_type import BOOL
 from .function import Function, MadeInBlock
 from .indices import Indices
-from .representation import I8, I16, I32, I64, PTR, Operand, is_vector, like, memory_type, suffix, zero_of
+from .representation import (
+    I8, I16, I32, I64, PTR, Operand, is_vector, like, memory_type, suffix, vector_of, zero_of, zero_of_type,
+)  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -59,8 +61,7 @@ class Memory:
         return self.offsets[buffer, index]
 
     def _address(self, buffer: Buffer, offset: Extent) -> Operand:
-        item = ("address", buffer, offset)
-        return self.indices.once(self.f.numbers, item, [offset], lambda: self._pointer(buffer, self.indices.extent(offset)))
+        return self.indices.number(("address", buffer, offset), offset, lambda: self._pointer(buffer, self.indices.extent(offset)))
 
     def _pointer(self, buffer: Buffer, value: Any) -> Operand:
         kind = memory_type(buffer.dtype)
@@ -86,7 +87,7 @@ class Memory:
 
     def vector(self, fold: LaneFold) -> Operand:
         """The vector whose lanes are combined."""
-        kind = ir.VectorType(memory_type(fold.buffer.dtype), LANES)
+        kind = vector_of(memory_type(fold.buffer.dtype))
         address = self._address(fold.buffer, fold.buffer.offset((*fold.index, 0)))
         return self.b.load(address, align=64, typ=kind)
 
@@ -110,17 +111,17 @@ class Memory:
         return self.f.lazily(some, lambda: self.b.load(self._address(buffer, offset), typ=kind), kind)
 
     def _neighbours(self, buffer: Buffer, offset: Extent) -> Operand:
-        kind, mask = ir.VectorType(memory_type(buffer.dtype), LANES), self.indices.mask
+        kind, mask = vector_of(memory_type(buffer.dtype)), self.indices.mask
         address = self._address(buffer, offset)
         if mask is None or buffer.is_local:
             return self.b.load(address, align=64 if buffer.is_local else buffer.dtype.bytes, typ=kind)
         function = self.f.intrinsic(f"llvm.masked.load.{suffix(kind)}.p0", kind, [PTR, I32, mask.type, kind])
-        return self.b.call(function, [address, I32(buffer.dtype.bytes), mask, ir.Constant(kind, None)])
+        return self.b.call(function, [address, I32(buffer.dtype.bytes), mask, zero_of_type(kind)])
 
     def _gathered(self, buffer: Buffer, offsets: Any) -> Operand:
         """Lane by lane; lanes that do not run read nothing."""
         element = memory_type(buffer.dtype)
-        result: Operand = ir.Constant(ir.VectorType(element, LANES), None)
+        result: Operand = zero_of_type(vector_of(element))
         offsets = self.f.vector(self.indices.i64(offsets))
         for lane in range(LANES):
             at = self.b.extract_element(offsets, I32(lane))
@@ -173,7 +174,7 @@ class Memory:
             if mask is None:
                 self.b.store(element, self._pointer(buffer, at))
                 continue
-            with self.b.if_then(self.b.extract_element(mask, I32(lane))):
+            with self.f.if_then(self.b.extract_element(mask, I32(lane))):
                 self.b.store(element, self._pointer(buffer, at))
 
 

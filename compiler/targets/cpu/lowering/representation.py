@@ -5,6 +5,7 @@ A value is a scalar or a vector of 16 lanes; bfloat16 is kept as its bits; bool 
 
 from __future__ import annotations
 
+from functools import cache
 from typing import TypeAlias
 
 import numpy as np
@@ -16,6 +17,32 @@ from ....tensor_type import BFLOAT16, BOOL, DType
 I1, I8, I16, I32, I64 = (ir.IntType(bits) for bits in (1, 8, 16, 32, 64))
 PTR = ir.PointerType()
 Operand: TypeAlias = "ir.Value"
+
+
+class Lanes(ir.Constant):  # type: ignore[misc]
+    """One constant in all lanes. It is written as such: texts with 16 copies of each number take LLVM's parser longer."""
+
+    def __init__(self, one: ir.Constant) -> None:
+        self.type, self.constant = vector_of(one.type), (one,) * LANES
+
+    def _get_reference(self) -> str:
+        return f"splat ({self.constant[0]})"
+
+
+class Undefined(ir.Constant):  # type: ignore[misc]
+    """Lanes of any value."""
+
+    def __init__(self, kind: ir.Type) -> None:
+        self.type, self.constant = kind, None
+
+    def _get_reference(self) -> str:
+        return "undef"
+
+
+@cache
+def vector_of(element: ir.Type) -> ir.Type:
+    """The LLVM type of an element in all lanes."""
+    return ir.VectorType(element, LANES)
 
 
 def value_type(dtype: DType) -> ir.Type:
@@ -50,17 +77,25 @@ def lane_type(value: Operand) -> ir.Type:
 
 def like(value: Operand, element: ir.Type) -> ir.Type:
     """The type of as many lanes as a value has."""
-    return ir.VectorType(element, LANES) if is_vector(value) else element
+    return vector_of(element) if is_vector(value) else element
 
 
 def constant(value: Operand, element: ir.Type, number: int | float) -> ir.Constant:
     """A number in as many lanes as a value has."""
-    return ir.Constant(like(value, element), [number] * LANES if is_vector(value) else number)
+    one = ir.Constant(element, number)
+    return Lanes(one) if is_vector(value) else one
 
 
 def zero_of(value: Operand) -> ir.Constant:
     """Zero of a value's type."""
-    return ir.Constant(value.type, None)
+    return zero_of_type(value.type)
+
+
+@cache
+def zero_of_type(kind: ir.Type) -> ir.Constant:
+    """Zero, in all lanes if it has lanes."""
+    one = ir.Constant(kind.element if isinstance(kind, ir.VectorType) else kind, None)
+    return Lanes(one) if isinstance(kind, ir.VectorType) and kind.count == LANES else ir.Constant(kind, None)
 
 
 def literal(value: float | int | bool, dtype: DType) -> ir.Constant:
@@ -80,6 +115,6 @@ def suffix(kind: ir.Type) -> str:
 
 
 __all__ = [
-    "I1", "I8", "I16", "I32", "I64", "PTR", "Operand", "constant", "is_vector", "lane_type", "like", "literal", "memory_type",
-    "suffix", "value_type", "zero_of",
+    "I1", "I8", "I16", "I32", "I64", "PTR", "Lanes", "Operand", "Undefined", "constant", "is_vector", "lane_type", "like",
+    "literal", "memory_type", "suffix", "value_type", "vector_of", "zero_of", "zero_of_type",
 ]  # fmt: skip
