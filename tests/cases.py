@@ -2,7 +2,7 @@
 
 A row names an op, its inputs as "dtype[shape] domain", its attributes, and how many terms one element of the result adds
 (the k of the derived tolerance). Shapes are awkward on purpose: extents of 1, none a multiple of 16, scalars, empty ones,
-free dims. What the op must give is in oracle.py, under the op's name; how it is checked, in test_cases.py.
+free dims. What the op must give is in oracle/, under the op's name; how it is checked, in test_cases.py.
 """
 
 from __future__ import annotations
