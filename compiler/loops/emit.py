@@ -67,7 +67,7 @@ class _Emitter:
                 assert isinstance(tiles, int)
                 lets.append((symbol, rest % tiles))
                 rest = rest // tiles
-        body = self._axes(self.plan.outer, _Place({}, self.plan.tile.counts), self._item, is_item=True)
+        body = self._axes(self.plan.outer, _Place({}, self.plan.tile.counts), self._swept, is_item=True)
         for symbol, extent in lets:
             body = Let(symbol, extent, body)
         return body
@@ -114,12 +114,15 @@ class _Emitter:
 
     # -- items and tiles ---------------------------------------------------------------------------------
 
+    def _swept(self, place: _Place) -> Statement:
+        return self._axes(self.plan.swept, place, self._item, is_item=False)
+
     def _item(self, place: _Place) -> Statement:
         """What one work item does: one tile after another, or, of long sums, one chunk of terms after another."""
         inner, chunks = self.plan.inner, self.plan.chains.outer
         if not inner or not chunks or self.plan.tile.lanes_reduce:
             return self._axes(inner, place, self._tile, is_item=False)
-        units = tuple(unit for axis in self.plan.outer for unit in place.unit(axis))
+        units = tuple(unit for axis in (*self.plan.outer, *self.plan.swept) for unit in place.unit(axis))
         extents = (*(_most(axis.extent) for axis in inner), *(size for _, size in units), *self.lanes)
         totals = self._buffer("t", extents)
 

@@ -61,12 +61,14 @@ class Chains:
 
 @dataclass(frozen=True)
 class Plan:
-    """A tiled space. Work items decode the ``outer`` axes (outermost first); the ``inner`` ones run inside an item."""
+    """A tiled space. Work items decode the ``outer`` axes (outermost first). Inside an item run the ``swept`` ones, of any
+    length, and in them the ``inner`` ones, whose results an item may keep while it adds up long sums."""
 
     space: Space
     tile: Tile
     chains: Chains
     outer: tuple[Axis, ...]
+    swept: tuple[Axis, ...]
     inner: tuple[Axis, ...]
 
     @property
@@ -210,16 +212,15 @@ def _chains(space: Space) -> Chains:
     compute = space.elements.compute
     if compute is None:
         return Chains()
-    total = dim.product([a.extent for a in space.reduce])
     has_any_length = compute.combine != "add" or not accumulated_in(space.term.dtype).is_float
-    if has_any_length or (isinstance(total, int) and total <= CHAIN):
+    if has_any_length:
         return Chains(inner=space.reduce)
     outer = list(space.reduce)
     inner: list[Axis] = []
     length = 1
-    while outer and isinstance(extent := outer[-1].extent, int) and length * extent <= CHAIN:
+    while outer and (most := dim.bounds(outer[-1].extent)[1]) is not None and length * most <= CHAIN:
         inner.insert(0, outer.pop())
-        length *= extent
+        length *= max(most, 1)
     if not outer or (step := CHAIN // length) <= 1:
         return Chains(tuple(outer), tuple(inner))
     axis = outer.pop()
@@ -240,10 +241,9 @@ def _with_items(space: Space, tile: Tile, chains: Chains) -> Plan:
     if not inner and is_summed and chains.outer:
         space, tile, outer, inner = _kept(space, tile, outer)
     symbolic = [axis for axis in outer if isinstance(axis.extent, Dim)]
-    for axis in symbolic[1:]:  # only the outermost axis of the items may have a symbolic extent
-        outer.remove(axis)
-        inner.insert(0, axis)
-    return Plan(space, tile, chains, tuple(outer), tuple(inner))
+    swept = symbolic[1:]  # only the outermost axis of the items may have a symbolic extent
+    kept = [axis for axis in outer if axis not in swept]
+    return Plan(space, tile, chains, tuple(kept), tuple(reversed(swept)), tuple(inner))
 
 
 def _enough_work(space: Space, tile: Tile, order: Sequence[Axis]) -> tuple[Space, list[Axis], list[Axis]]:

@@ -59,6 +59,16 @@ def _is_smaller(a: Extent, b: Extent) -> bool:
     return isinstance(a, int) or dim.is_nonnegative(b - a)
 
 
+def divides_by_free_dims(old: Sequence[Extent], new: Sequence[Extent]) -> bool:
+    """Whether the formula of a reshape, new indices -> old ones, divides by free dims, which extents cannot.
+
+    [N, M] as [N*M]: element i was element [i / M, i mod M]. Such a reshape is left to memory (passes/plan_memory.py)."""
+    if all(isinstance(extent, int) for extent in (*old, *new)) or dim.product(tuple(old)) == 0:
+        return False
+    runs = [[old[axis] for axis in left if old[axis] != 1] for left, _ in axis_groups(old, new)]
+    return any(not isinstance(extent, int) for run in runs for extent in run[1:])
+
+
 def _reshape_compute(attrs: ShapeAttrs, inputs: Sequence[TensorType], _o: Sequence[TensorType]) -> Compute:
     (x,) = inputs
     found = axis_groups(x.shape, attrs.shape) if x.elements != 0 else []
@@ -76,8 +86,7 @@ def _reshape_compute(attrs: ShapeAttrs, inputs: Sequence[TensorType], _o: Sequen
                     index[axis] = flat
                 else:
                     extent = x.shape[axis]
-                    if not isinstance(extent, int):
-                        raise ValueError(f"a reshape from {x} cannot take apart an axis by a free dim; fix it with --dim")
+                    assert isinstance(extent, int), f"a reshape from {x} has no formula"
                     index[axis], flat = flat % extent, flat // extent
         return read(0, index)
 

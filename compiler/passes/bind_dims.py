@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, TypeAlias
 
 from netloom.errors import UsageError
 
@@ -16,9 +16,12 @@ from .. import dim
 from ..dim import Dim, Extent, Symbol
 from ..graph import Builder, Graph, Node, State, Value, map_extents, nested_graphs
 
+Binding: TypeAlias = "int | range | tuple[int, int | None]"
 
-def bind_dims(graph: Graph, bindings: Mapping[str, int | tuple[int, int | None]]) -> Graph:
-    """The graph with free dims bound by name: to a number, or to a narrower range (lo, hi).
+
+def bind_dims(graph: Graph, bindings: Mapping[str, Binding]) -> Graph:
+    """The graph with free dims bound by name: to a number, to a narrower range (lo, hi), or to the multiples of a
+    range's step that it holds.
 
     UsageError for a name that the graph lacks, or a number or range outside the dim's range.
     """
@@ -30,13 +33,28 @@ def bind_dims(graph: Graph, bindings: Mapping[str, int | tuple[int, int | None]]
     return substitute_symbols(graph, {known[name]: _narrowed(known[name], to) for name, to in bindings.items()})
 
 
-def _narrowed(symbol: Symbol, to: int | tuple[int, int | None]) -> Extent:
-    lo, hi = (to, to) if isinstance(to, int) else to
+def _narrowed(symbol: Symbol, to: Binding) -> Extent:
+    lo, hi, step = _numbers(to)
     limit = dim.bounds(Dim.of(symbol))[1]
     if lo < symbol.lo or (hi is not None and hi < lo) or (limit is not None and (hi is None or hi > limit)):
         allowed = f"{symbol.lo}..{'' if limit is None else limit}"
         raise UsageError(f"dim {symbol.name} = {lo}..{'' if hi is None else hi} is outside its range {allowed}")
-    return to if isinstance(to, int) else Dim.of(Symbol(symbol.name, lo, hi))
+    if isinstance(to, int):
+        return to
+    if lo % step:
+        raise UsageError(f"dim {symbol.name} = {lo}..{hi}:{step} does not begin at a multiple of {step}")
+    return Dim.of(Symbol(symbol.name, lo // step, None if hi is None else hi // step)) * step
+
+
+def _numbers(binding: Binding) -> tuple[int, int | None, int]:
+    """(least, most, step)"""
+    match binding:
+        case int():
+            return binding, binding, 1
+        case range():
+            return binding.start, binding.stop - 1, binding.step
+        case lo, hi:
+            return lo, hi, 1
 
 
 def substitute_symbols(graph: Graph, values: Mapping[Symbol, Extent]) -> Graph:

@@ -1,8 +1,11 @@
-"""Fusion: nodes -> kernels. A kernel has at most one reduction, pointwise ops before it and elementwise ops behind it.
+"""Fusion: nodes -> kernels. A kernel has at most one reduction, pointwise ops before it and
+elementwise ops behind it.
 
-A value is inlined only where one kernel holds all its readers and they use the same element of it (``x * sigmoid(x)``), so
-nothing is computed twice; views, which compute nothing, are made anew in each kernel that reads them. Single numbers become
-literals. After this pass the graph holds ``kernel`` nodes and ``constant`` nodes only.
+A value is inlined only where one kernel holds all its readers and they use the same element of it
+(``x * sigmoid(x)``), so nothing is computed twice; views, which compute nothing, are made anew in
+each kernel that reads them. A reshape without a formula stays alone: plan_memory.py gives it no
+code. Single numbers become literals. After this pass the graph holds ``kernel`` nodes and
+``constant`` nodes only.
 """
 
 from __future__ import annotations
@@ -15,10 +18,13 @@ from netloom.errors import UnsupportedOpError
 from ..graph import Builder, Graph, Node, Value, finish, rebuilder
 from ..loops.build import has_loops, is_anchor
 from ..op import OPS
+from ..ops.shape import divides_by_free_dims
 
-INDEXED = frozenset({"gather", "gather_elements"})  # they read memory at computed indices: no formula takes its place
+# they read memory at computed indices: no formula takes its place
+INDEXED = frozenset({"gather", "gather_elements"})
 SCATTERED = frozenset({"gather_gradient", "scatter", "scatter_source"})  # loops of their own
-VIEWS = frozenset({"reshape", "transpose", "slice", "broadcast", "reorder"})  # other names of the elements of one value
+# other names of the elements of one value
+VIEWS = frozenset({"reshape", "transpose", "slice", "broadcast", "reorder"})
 MOST_NODES = 24  # in one kernel: longer formulas only cost compile time
 
 
@@ -47,7 +53,9 @@ def fuse(graph: Graph) -> Graph:
 
 
 def _needed(graph: Graph, group_of: Mapping[Node, _Group]) -> dict[Node, _Group]:
-    """The groups whose outputs are read, by their last nodes: a view that all its readers make anew is none."""
+    """The groups whose outputs are read, by their last nodes: a view that all its readers make
+    anew is none.
+    """
     found: dict[Node, _Group] = {}
     read = set(graph.results)
     for node in reversed(graph.nodes):
@@ -104,8 +112,10 @@ def _takes_views(node: Node) -> bool:
 
 
 def _may_join(before: _Group, group: _Group, readers: Sequence[Node], value: Value) -> bool:
-    """Whether the kernel that makes ``value`` may become part of the one that holds all its readers."""
-    if len(before.nodes) + len(group.nodes) > MOST_NODES:
+    """Whether the kernel that makes ``value`` may become part of the one that holds all its
+    readers.
+    """
+    if len(before.nodes) + len(group.nodes) > MOST_NODES or any(map(_has_no_formula, (*before.nodes, *group.nodes))):
         return False
     if before.anchor is not None:  # an epilogue: the same element of everything
         return group.anchor is None and _uses_same_element(group, readers, value)
@@ -122,8 +132,14 @@ def _may_join(before: _Group, group: _Group, readers: Sequence[Node], value: Val
     return value.type.elements == reader.output.type.elements or _is_cheap(before)
 
 
+def _has_no_formula(node: Node) -> bool:
+    return node.op.name == "reshape" and divides_by_free_dims(node.inputs[0].shape, node.output.shape)
+
+
 def _uses_same_element(group: _Group, readers: Sequence[Node], value: Value) -> bool:
-    """Whether everything that the group makes of ``value`` is made element by element (up to its anchor, if any)."""
+    """Whether everything that the group makes of ``value`` is made element by element (up to its
+    anchor, if any).
+    """
     reached = {value}
     for node in group.nodes:
         if reached.isdisjoint(node.inputs) or node is group.anchor:
@@ -141,7 +157,9 @@ def _is_cheap(group: _Group) -> bool:
 
 
 def _keeps_rows(node: Node) -> bool:
-    """Whether a node only renames elements, and those next to each other along the last axis stay so."""
+    """Whether a node only renames elements, and those next to each other along the last axis
+    stay so.
+    """
     match node.op.name:
         case "reshape":
             return True

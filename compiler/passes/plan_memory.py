@@ -1,7 +1,8 @@
 """A graph of kernels -> launches, buffers and an arena plan: the last pass before code is emitted.
 
-Slots of the arena are shared by values that are never alive together. Where a concat puts values behind each other in
-memory, kernels write these right into it. A state is updated in place where its kernel reads each element only before
+Slots of the arena are shared by values that are never alive together. Where a concat puts values
+behind each other in memory, kernels write these right into it. A reshape alone is another name of
+the same memory. A state is updated in place where its kernel reads each element only before
 writing it and nobody reads the old value later; else a copy at the end does it.
 """
 
@@ -26,7 +27,9 @@ from .bind_dims import substitute_symbols
 
 @dataclass
 class Placement:
-    """What the entries of one program share: kernels by meaning, constants by content. ``suffix``: of kernels' names."""
+    """What the entries of one program share: kernels by meaning, constants by content.
+    ``suffix``: of kernels' names.
+    """
 
     machine: Machine
     joins_in_place: bool = True  # whether a launch may write a part of an arena slot
@@ -61,7 +64,9 @@ class Placement:
         return {name: text for text, name in self._names.items()}
 
     def for_level(self, machine: Machine, suffix: str) -> Placement:
-        """One for another CPU level of the same program: kernels of its own, the same constants under the same numbers."""
+        """One for another CPU level of the same program: kernels of its own, the same constants
+        under the same numbers.
+        """
         return Placement(machine, self.joins_in_place, suffix, constants=self.constants, _numbers=self._numbers)
 
     def constant(self, value: Constant) -> int:
@@ -82,7 +87,8 @@ class _Planner:
         self.graph, self.placement = graph, placement
         renamed = _own_names(graph.symbols)
         self.own_names = {symbol: Dim.of(own) for symbol, own in renamed.items()}
-        self.meanings = {own: Dim.of(symbol) for symbol, own in renamed.items()}  # of kernels' symbols
+        # of kernels' symbols
+        self.meanings = {own: Dim.of(symbol) for symbol, own in renamed.items()}
         self.place: dict[Value, BufferRef] = {}
         self.slots: list[Extent] = []
         self.slot_of: dict[Value, int] = {}
@@ -101,12 +107,15 @@ class _Planner:
         self.targets = self._targets(states)
         kept = {*graph.results, *self.targets}
         self.parts = _parts(graph, kept) if placement.joins_in_place else {}
+        self.parts |= self._renamed()
         for value in self.parts:
             whole, _ = self._whole(value)
             self.last_use[whole] = max(self.last_use[whole], self.last_use[value])
 
     def _targets(self, states: Mapping[str, int]) -> dict[Value, BufferRef]:
-        """Values that kernels may write to their final place; for all other results a copy is noted."""
+        """Values that kernels may write to their final place; for all other results a copy is
+        noted.
+        """
         found: dict[Value, BufferRef] = {}
         made = {v for node in self.graph.nodes if node.op.name == "kernel" for v in node.outputs}
         for position, value in enumerate(self.graph.outputs):
@@ -125,8 +134,24 @@ class _Planner:
                 self.copies.append((state.output, ref))
         return found
 
+    def _renamed(self) -> dict[Value, tuple[Value, int]]:
+        """The outputs of reshapes that are left to memory, each the first byte of its input. A
+        state's memory may change.
+        """
+        states = {state.input for state in self.graph.states}
+        found: dict[Value, tuple[Value, int]] = {}
+        for node in self.graph.nodes:
+            if not _is_renaming(node) or node.output in self.targets or node.output in self.parts:
+                continue
+            (source,) = node.inputs
+            if source not in states:
+                found[node.output] = (source, 0)
+        return found
+
     def _in_place(self, old: Value, new: Value) -> bool:
-        """Whether ``new`` may overwrite ``old``: nobody reads the old value later, its kernel only at the same element."""
+        """Whether ``new`` may overwrite ``old``: nobody reads the old value later, its kernel
+        only at the same element.
+        """
         node = self.graph.producers[new]
         position = self.graph.nodes.index(node)
         if any(self.graph.nodes.index(user) > position for user in self.graph.users.get(old, ())):
@@ -146,7 +171,9 @@ class _Planner:
                 if node.output in self.last_use:
                     self.place[node.output] = BufferRef(Space.CONSTANT, self.placement.constant(_in_memory(node.output, node)))
                 continue
-            if self._is_joined(node):
+            if _is_renaming(node):
+                self._rename(node)
+            elif self._is_joined(node):
                 self._join(node)
             else:
                 self.place[node.output] = self._target(node.output)
@@ -164,6 +191,15 @@ class _Planner:
         extents = tuple(self.meanings.get(symbol, Dim.of(symbol)) for symbol in kernel.symbols)
         self.launches.append(Launch(name, refs, extents, dim.substitute(kernel.items, self.meanings), label, node))
 
+    def _rename(self, node: Node) -> None:
+        """The place of the input, or a copy where that cannot be."""
+        (source,) = node.inputs
+        if self.parts.get(node.output) == (source, 0):
+            self.place[node.output] = self.place[source]
+            return
+        self.place[node.output] = self._target(node.output)
+        self._launch(None, _flat_copy(node.output), (source,), self.place[node.output], node.label)
+
     def _is_joined(self, node: Node) -> bool:
         """Whether a concat's inputs, or some of them, already lie in its output."""
         return any(self.parts.get(value, (None, 0))[0] is node.output for value in node.inputs)
@@ -177,7 +213,9 @@ class _Planner:
                 self._launch(None, _copy(value, value.layout), (value,), part, node.label)
 
     def _target(self, value: Value) -> BufferRef:
-        """Where a value goes: a slot is found for it, or for the whole that it is a part of, when first written."""
+        """Where a value goes: a slot is found for it, or for the whole that it is a part of,
+        when first written.
+        """
         if value in self.targets:
             return self.targets[value]
         whole, offset = self._whole(value)
@@ -213,8 +251,9 @@ class _Planner:
 
 
 def _parts(graph: Graph, kept: Collection[Value]) -> dict[Value, tuple[Value, int]]:
-    """Values that are written right into a concat that reads them: (that concat, their first byte). Of several concats it
-    is the last one, which in networks that join ever more values holds the others."""
+    """Values that are written right into a concat that reads them: (that concat, their first byte).
+    Of several concats it is the last one, which in networks that join ever more values holds the
+    others."""
     found: dict[Value, tuple[Value, int]] = {}
     for node in reversed(graph.nodes):
         if node.op.name != "kernel" or node.output in kept:
@@ -227,8 +266,19 @@ def _parts(graph: Graph, kept: Collection[Value]) -> dict[Value, tuple[Value, in
     return found
 
 
+def _is_renaming(node: Node) -> bool:
+    """Whether a node is a kernel that gives the elements of a value, all in their order, another
+    shape.
+    """
+    if node.op.name != "kernel" or len(node.inputs) != 1 or node.inputs[0].layout or node.output.layout:
+        return False
+    return [inner.op.name for inner in node.attrs.body.nodes] == ["reshape"]
+
+
 def _pieces(node: Node) -> list[tuple[Value, int]]:
-    """The inputs of a kernel that only puts them behind each other in memory, with their first bytes; else nothing."""
+    """The inputs of a kernel that only puts them behind each other in memory, with their first
+    bytes; else nothing.
+    """
     body: Graph = node.attrs.body
     if len(body.nodes) != 1 or body.nodes[0].op.name != "concat":
         return []
@@ -287,6 +337,11 @@ def _copy(value: Value, layout: Layout | None) -> Graph:
     record = OPS["reorder"]
     copied = Value(value.type, "", layout)
     return b.build([b.add(record, [x], record.attrs(layout), "", [copied]).output])
+
+
+def _flat_copy(value: Value) -> Graph:
+    """A copy of all elements in their order."""
+    return _copy(Value(value.type.with_shape((value.type.elements,)), value.label), None)
 
 
 def _in_memory(value: Value, node: Node) -> Constant:

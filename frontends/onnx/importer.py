@@ -1,7 +1,9 @@
-"""ONNX model -> Graph. The model is untrusted: whatever it holds, the result is a graph or one clear ModelError.
+"""ONNX model -> Graph. The model is untrusted: whatever it holds, the result is a graph or one
+clear ModelError.
 
-Shapes are recomputed from the inputs' shapes; the model's own annotations are assertions. Names stay data. Nested
-graphs and local functions are inlined with an explicit stack, so depth is no limit.
+Shapes are recomputed from the inputs' shapes; the model's own annotations are assertions. Names
+stay data. Nested graphs and local functions are inlined with an explicit stack, so depth is no
+limit.
 """
 
 from __future__ import annotations
@@ -17,7 +19,7 @@ import onnx
 from onnx import AttributeProto
 
 from netloom.compiler import dim
-from netloom.compiler.dim import Dim, Extent
+from netloom.compiler.dim import Dim, Extent, Symbol
 from netloom.compiler.graph import Builder, Graph, Value
 from netloom.compiler.tensor_type import TensorType
 from netloom.errors import ModelError, NetloomError, ShapeError, UnsupportedOpError, UsageError
@@ -31,7 +33,7 @@ from .names import identifier, printable
 from .node import Item, ModelNode, ValueSequence
 from .order import AnyGraph, label, ordered, title
 from .registry import DOMAINS, HANDLERS, INLINED
-from .restriction import Restriction, restriction_of
+from .restriction import MultipleOf, Restriction, restriction_of
 from .schema import check_node, find_schema
 from .standard_function import body_of, has_body
 from .support import refuse_unsupported, report_support
@@ -39,7 +41,8 @@ from .tensors import NARROW, Narrow, TensorReader, check_shape, dtype_of
 
 TAKE_NARROW: Final = frozenset({"Cast", "CastLike", "DequantizeLinear", "QuantizeLinear"})
 MOVE_NARROW: Final = frozenset({"Flatten", "Gather", "Identity", "Reshape", "Slice", "Squeeze", "Transpose", "Unsqueeze"})
-LARGEST_DIM: Final = 1_000_000_000  # of a free dim; slices "to the end" say this (TensorFlow) or more
+# of a free dim; slices "to the end" say this (TensorFlow) or more
+LARGEST_DIM: Final = 1_000_000_000
 
 Dims = Mapping[str, "int | range"]
 Shapes = Mapping[str, Sequence["int | str"]]
@@ -48,9 +51,11 @@ Shapes = Mapping[str, Sequence["int | str"]]
 def from_onnx(source: Source, *, dims: Dims | None = None, shapes: Shapes | None = None) -> Graph:
     """Read an ONNX model as a graph for inference.
 
-    ``dims`` gives free dims by name a number or a range of numbers; ``shapes`` replaces the shapes of inputs, where
-    a name is a free dim. Free dims that neither fixes stay free (1 to 10^9, or as far as the nodes fit). Raises ModelError if the model is
-    malformed, UnsupportedOpError naming every op that is not known, UsageError for names that the model lacks.
+    ``dims`` gives free dims by name a number or a range of numbers, with a step those that it
+    divides; ``shapes`` replaces the shapes of inputs, where a name is a free dim. Free dims that
+    neither fixes stay free (1 to 10^9, or as far as the nodes fit). Raises ModelError if the model
+    is malformed, UnsupportedOpError naming every op that is not known, UsageError for names that
+    the model lacks.
     """
     model, folder = read_model(source)
     functions = local_functions(model)
@@ -58,7 +63,7 @@ def from_onnx(source: Source, *, dims: Dims | None = None, shapes: Shapes | None
     refuse_unsupported(report_support(model, functions))
     limits: dict[str, int | range] = {}
     while True:
-        importer = _Importer(model, functions, TensorReader(folder), {**limits, **(dims or {})}, shapes or {})
+        importer = _Importer(model, functions, TensorReader(folder), {**limits, **(dims or {})}, shapes or {}, fixed=dims or {})
         try:
             return importer.run()
         except Restriction as found:
@@ -67,20 +72,25 @@ def from_onnx(source: Source, *, dims: Dims | None = None, shapes: Shapes | None
 
 @dataclass
 class _Frame:
-    """A graph or function body being inlined: what is left of its nodes, and the names visible in it."""
+    """A graph or function body being inlined: what is left of its nodes, and the names visible
+    in it.
+    """
 
     nodes: Iterator[onnx.NodeProto]
     names: ChainMap[str, Item | None]
     opsets: Mapping[str, int]
     results: Sequence[str]
-    deliver: Callable[[list[Item]], _Frame | None]  # what becomes of the results; a frame comes back if more is to do
+    # what becomes of the results; a frame comes back if more is to do
+    deliver: Callable[[list[Item]], _Frame | None]
     attributes: Mapping[str, AttributeProto] = dataclasses.field(default_factory=dict)
     annotations: Mapping[str, onnx.TypeProto] = dataclasses.field(default_factory=dict)
 
 
 @dataclass(frozen=True)
 class _Body:
-    """A graph that a node holds, and the names visible in it: those outside, and its initializers."""
+    """A graph that a node holds, and the names visible in it: those outside, and its
+    initializers.
+    """
 
     graph: onnx.GraphProto
     names: ChainMap[str, Item | None]
@@ -93,9 +103,10 @@ def _to_nobody(_results: list[Item]) -> None:
 class _Importer:
     def __init__(
         self, model: onnx.ModelProto, functions: dict[Key, onnx.FunctionProto], reader: TensorReader, dims: Dims,
-        shapes: Shapes,
+        shapes: Shapes, fixed: Collection[str],
     ) -> None:  # fmt: skip
         self.model, self.functions, self.reader = model, functions, reader
+        self.fixed = fixed  # free dims that the caller chose
         self.inputs = _InputShapes(dims, shapes)
         self.context = Context(Builder(identifier(model.graph.name)), reader)
 
@@ -117,7 +128,7 @@ class _Importer:
             raise ModelError("two outputs of the model have one name.", hint="Rename one.")
         return _swept(self.context.builder.build([value for _, value in results], [name for name, _ in results]))
 
-    # -- names of a graph ----------------------------------------------------------------------------------
+    # -- names of a graph --------------------------------------------------------------------------
 
     def _add_initializers(self, graph: onnx.GraphProto, names: ChainMap[str, Item | None]) -> None:
         if len(graph.sparse_initializer):
@@ -168,7 +179,7 @@ class _Importer:
         if annotation is not None:
             _check_annotation(value, annotation, printable(name), self.inputs.are_changed)
 
-    # -- nodes ---------------------------------------------------------------------------------------------
+    # -- nodes -------------------------------------------------------------------------------------
 
     def _process(self, first: _Frame) -> None:
         stack = [first]
@@ -204,7 +215,8 @@ class _Importer:
                 self._convert(frame, call, self._foreign(call, domain))
                 return None
             schema = find_schema(node.op_type, opset)
-            if schema is None:  # possible in the body of a standard function only: else the model was refused before
+            # possible in the body of a standard function only: else the model was refused before
+            if schema is None:
                 raise call.unsupported(f"opset {opset} has no such op.", "Export the network with simpler ops.")
             check_node(schema, call, self.context.narrow)
             if call.op_type in INLINED:
@@ -217,25 +229,38 @@ class _Importer:
             if narrow is not None and call.op_type in MOVE_NARROW:
                 self._mark(frame, call, narrow)
         except NetloomError as error:
-            self._restrict(call)
+            hint = self._restrict(call) or error.hint
             if not error.node or error.node == call.label:
-                raise type(error)(error.message, node=call.title, hint=error.hint) from error
+                raise type(error)(error.message, node=call.title, hint=hint) from error
             raise
         except (ValueError, OverflowError) as error:
             raise ModelError(f"it cannot be imported: {error}.", node=call.title, hint="Export it again.") from error
         return None
 
-    def _restrict(self, call: ModelNode) -> None:
-        """Where numbers of a free dim that nobody chose would make the node fit, import again with these."""
+    def _restrict(self, call: ModelNode) -> str:
+        """Where numbers of a free dim would make the node fit, import again with these, or
+        advise them if the caller chose.
+        """
         found = restriction_of(self.context, call)
         if found is None:
-            return
+            return ""
         symbol, chosen = found
-        name = next((name for name, extent in self.inputs.symbols.items() if extent == Dim.of(symbol)), "")
-        least, most = (chosen, chosen) if isinstance(chosen, int) else (chosen.start, chosen.stop - 1)
-        is_narrower = symbol.hi == LARGEST_DIM and most < LARGEST_DIM and least >= 1
-        if name and name not in self.inputs.dims and is_narrower:
-            raise Restriction(name, chosen)
+        name, step = self.inputs.dim_of(symbol)
+        if not name:
+            return ""
+        if name in self.fixed:
+            if not isinstance(chosen, MultipleOf):
+                return ""
+            return f"It fits where {printable(name)} is a multiple of {chosen.factor * step}."
+        most = LARGEST_DIM // step
+        match chosen:
+            case int() if symbol.hi == most and 1 <= chosen:
+                raise Restriction(name, chosen * step)
+            case range() if symbol.hi == most and chosen.start >= 1 and chosen[-1] < most:
+                raise Restriction(name, range(chosen[0] * step, chosen[-1] * step + 1, step))
+            case MultipleOf(factor) if isinstance(symbol.hi, int) and factor <= symbol.hi:
+                raise Restriction(name, range(factor * step, symbol.hi * step + 1, factor * step))
+        return ""
 
     def _narrow(self, call: ModelNode) -> Narrow | None:
         """The narrow dtype among a node's inputs; few ops take such inputs."""
@@ -274,7 +299,9 @@ class _Importer:
                 self._define(frame, name, value)
 
     def _inlined(self, frame: _Frame, call: ModelNode) -> _Frame | None:
-        """The first graph of an If, Loop or Scan; its driver then says which follows, and with what."""
+        """The first graph of an If, Loop or Scan; its driver then says which follows, and with
+        what.
+        """
 
         def define(values: Sequence[Item]) -> None:
             for name, value in zip(call.outputs, values, strict=True):
@@ -378,7 +405,7 @@ def _attributes(node: onnx.NodeProto, outer: Mapping[str, AttributeProto]) -> di
     return found
 
 
-# -- shapes of inputs --------------------------------------------------------------------------------------
+# -- shapes of inputs ------------------------------------------------------------------------------
 
 
 class _InputShapes:
@@ -419,7 +446,9 @@ class _InputShapes:
         return result
 
     def _extent(self, entry: onnx.TensorShapeProto.Dimension, fallback: str) -> Extent:
-        """A number; or a free dim, named by the model or by input and axis (-1 is written for it too)."""
+        """A number; or a free dim, named by the model or by input and axis (-1 is written for it
+        too).
+        """
         if entry.HasField("dim_value") and entry.dim_value != -1:
             return int(entry.dim_value)
         return self._named(entry.dim_param or fallback)
@@ -435,9 +464,20 @@ class _InputShapes:
                 case _:
                     safe = identifier(name, self._taken)
                     self._taken.add(safe)
-                    low, high = (1, LARGEST_DIM) if chosen is None else _range_of(name, chosen)
-                    self.symbols[name] = dim.symbol(safe, low, high)
+                    numbers = range(1, LARGEST_DIM + 1) if chosen is None else _checked_range(name, chosen)
+                    step = numbers.step
+                    self.symbols[name] = dim.symbol(safe, numbers[0] // step, numbers[-1] // step) * step
         return self.symbols[name]
+
+    def dim_of(self, symbol: Symbol) -> tuple[str, int]:
+        """The free dim that a symbol stands for, and how many times the symbol it is; no name if
+        there is none.
+        """
+        for name, extent in self.symbols.items():
+            if isinstance(extent, Dim) and symbol in extent.symbols():
+                ((_, step),) = extent.terms
+                return name, step
+        return "", 1
 
     def refuse_leftovers(self, inputs: Sequence[Value]) -> None:
         """Names that the model lacks are mistakes of the caller."""
@@ -445,26 +485,30 @@ class _InputShapes:
         for name in self.shapes:
             if name not in names:
                 raise UsageError(f"the model has no input {name!r}.",
-                                 hint=f"It has {', '.join(map(repr, map(printable, names))) or 'none'}.")  # fmt: skip
+                                 # fmt: skip
+                                 hint=f"It has {', '.join(map(repr, map(printable, names))) or 'none'}.")
         for name in self.dims:
             if name not in self.symbols:
                 free = ", ".join(printable(known) for known in self.symbols) or "none"
                 raise UsageError(f"the model has no free dim {name!r}.", hint=f"It has {free}.")
 
 
-def _range_of(name: str, chosen: range) -> tuple[int, int]:
-    if chosen.step != 1 or len(chosen) == 0 or chosen.start < 0:
-        raise UsageError(
-            f"the dim {printable(name)} cannot lie in {chosen}.", hint="Give a range such as range(1, 65)."
-        )
-    return chosen.start, chosen.stop - 1
+def _checked_range(name: str, chosen: range) -> range:
+    """Numbers that a free dim may be: all of a range, or the multiples of its step in it."""
+    if chosen.step < 1 or len(chosen) == 0 or chosen.start < 0 or chosen.start % chosen.step:
+        raise UsageError(f"the dim {printable(name)} cannot lie in {chosen}.",
+                         # fmt: skip
+                         hint="Give a range such as range(1, 65), or of multiples, such as range(32, 641, 32).")
+    return chosen
 
 
-# -- assertions and the last step ----------------------------------------------------------------------------
+# -- assertions and the last step ------------------------------------------------------------------
 
 
 def _check_annotation(value: Item, annotation: onnx.TypeProto, name: str, is_changed: bool) -> None:
-    """ShapeError where the model says otherwise than what was computed. Nothing is sized from annotations."""
+    """ShapeError where the model says otherwise than what was computed. Nothing is sized from
+    annotations.
+    """
     if isinstance(value, ValueSequence) or not annotation.HasField("tensor_type"):
         return
     tensor = annotation.tensor_type

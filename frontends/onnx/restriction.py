@@ -1,18 +1,31 @@
-"""What a node that does not fit says about a free dim: exported models hold limits that they do not declare.
+"""What a node that does not fit says about a free dim: exported models hold limits that they do not
+declare.
 
-A mask of 64 x 64, cut to the sequence's length, fits lengths up to 64 only; a shape with a number written into it, one.
+A mask of 64 x 64, cut to the sequence's length, fits lengths up to 64 only; a shape with a number
+written into it, one; an image that is halved and doubled again meets itself only where its size is
+even.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import dataclass
 from itertools import combinations, zip_longest
 
-from netloom.compiler.dim import Dim, Extent, Minimum, Symbol, product
+from netloom.compiler.dim import Dim, Extent, Minimum, Symbol, product, substitute, symbols_of
 from netloom.compiler.graph import Value
 
 from .context import Context
 from .node import ModelNode
+
+FACTORS = (2, 3, 4, 5, 6, 7, 8, 16, 32, 64)  # of which a free dim may have to be a multiple
+
+
+@dataclass(frozen=True)
+class MultipleOf:
+    """All numbers that ``factor`` divides."""
+
+    factor: int
 
 
 class Restriction(Exception):
@@ -23,22 +36,42 @@ class Restriction(Exception):
         self.name, self.chosen = name, chosen
 
 
-def restriction_of(context: Context, node: ModelNode) -> tuple[Symbol, int | range] | None:
-    """The symbol and its numbers for which the node's inputs fit; None if that is not the trouble."""
+def restriction_of(context: Context, node: ModelNode) -> tuple[Symbol, int | range | MultipleOf] | None:
+    """The symbol and its numbers for which the node's inputs fit; None if that is not the
+    trouble.
+    """
     values = [value for value in node.inputs if isinstance(value, Value)]
     if node.op_type == "Reshape" and len(values) == 2:
         return _only_number(context, values[0], values[1])
-    for left, right in _aligned(values):
+    for left, right in _aligned(node, values):
         for cut, whole in ((left, right), (right, left)):
             if (symbol := _symbol(whole)) is not None and (most := _cut_at(cut, symbol)) is not None:
                 return symbol, range(symbol.lo if isinstance(symbol.lo, int) else 1, most + 1)
+        if (found := _where_equal(left, right)) is not None:
+            return found
     return None
 
 
-def _aligned(values: list[Value]) -> Iterator[tuple[Extent, Extent]]:
-    """Extents of two values that broadcast against each other."""
+def _aligned(node: ModelNode, values: list[Value]) -> Iterator[tuple[Extent, Extent]]:
+    """Extents of two values that must be equal, or broadcast against each other."""
     for a, b in combinations(values, 2):
-        yield from zip_longest(reversed(a.shape), reversed(b.shape), fillvalue=1)
+        if node.op_type == "Concat":
+            joined = node.integer("axis", 1) % max(a.type.rank, 1)
+            yield from (pair for axis, pair in enumerate(zip(a.shape, b.shape, strict=False)) if axis != joined)
+        else:
+            yield from zip_longest(reversed(a.shape), reversed(b.shape), fillvalue=1)
+
+
+def _where_equal(left: Extent, right: Extent) -> tuple[Symbol, MultipleOf] | None:
+    """The symbol of whose multiples two extents are equal that are not so for every number."""
+    if left == right or not (isinstance(left, Dim) and isinstance(right, Dim)):
+        return None
+    for symbol in sorted(symbols_of([left]) & symbols_of([right]), key=str):
+        for factor in FACTORS:
+            multiple = {symbol: Dim.of(symbol) * factor}
+            if substitute(left, multiple) == substitute(right, multiple):
+                return symbol, MultipleOf(factor)
+    return None
 
 
 def _symbol(extent: Extent) -> Symbol | None:

@@ -184,9 +184,7 @@ def _bound(graph: Graph, binding: Binding) -> Graph:
         return graph
     from netloom.compiler.passes.bind_dims import bind_dims
 
-    bounds: dict[str, int | tuple[int, int | None]] = {
-        name: value if isinstance(value, int) else (value.start, value.stop - 1) for name, value in binding.dims
-    }
+    bounds: dict[str, int | range | tuple[int, int | None]] = dict(binding.dims)
     for name, shape in binding.shapes:
         bounds |= _dims_of_shape(graph, name, shape)
     return bind_dims(graph, bounds) if bounds else graph

@@ -50,17 +50,18 @@ class Build:
 
 
 class DimType(click.ParamType[tuple[str, int | range]]):
-    """NAME=NUMBER or NAME=LO..HI."""
+    """NAME=NUMBER, NAME=LO..HI, or NAME=LO..HI:STEP for the multiples of STEP."""
 
-    name = "NAME=N|LO..HI"
+    name = "NAME=N|LO..HI[:STEP]"
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> tuple[str, int | range]:
         name, _, extent = str(value).rpartition("=")
-        lo, dots, hi = extent.partition("..")
-        numbers = (lo, hi) if dots else (lo,)
-        if not name or not all(_is_number(number) for number in numbers):
-            self.fail(f"{_shown(value)} is not NAME=NUMBER or NAME=LO..HI.", param, ctx)
-        return name, range(int(lo), int(hi) + 1) if dots else int(lo)
+        lo, dots, rest = extent.partition("..")
+        hi, colon, step = rest.partition(":")
+        numbers = (lo, *((hi,) if dots else ()), *((step,) if colon else ()))
+        if not name or not all(_is_number(number) for number in numbers) or (colon and int(step) == 0):
+            self.fail(f"{_shown(value)} is not NAME=NUMBER, NAME=LO..HI or NAME=LO..HI:STEP.", param, ctx)
+        return name, range(int(lo), int(hi) + 1, int(step) if colon else 1) if dots else int(lo)
 
 
 class ShapeType(click.ParamType[tuple[str, tuple[int | str, ...]]]):

@@ -156,6 +156,7 @@ def test_shapes_and_dims(folder: Path) -> None:
     assert "float32[N, 1, 8, 8]" in call("inspect", f"{folder}/net.py:small", "--shape", "x:Nx1x8x8").output
     for model in (f"{folder}/net.py:graph", f"{folder}/net.onnx"):
         assert "2..4" in call("inspect", model, "--dim", "N=2..4").output
+        assert "float32[2*N, 1, 8, 8]" in call("inspect", model, "--dim", "N=2..8:2").output
 
 
 # -- run ---------------------------------------------------------------------------------------------------------

@@ -1,4 +1,6 @@
-"""Models as PyTorch exports them, with free dims: they are imported and planned without flags."""
+"""Models as PyTorch exports them, with free dims: they are imported, compiled and run without
+flags.
+"""
 
 from __future__ import annotations
 
@@ -12,10 +14,11 @@ import onnxruntime  # type: ignore[import-untyped]
 import pytest
 from onnx import numpy_helper
 
-from netloom.compiler.driver import plan_graph
+from netloom.compiler.driver import Options, compile_graph, plan_graph
 from netloom.compiler.interpret import interpret
-from netloom.errors import ShapeError
+from netloom.errors import ShapeError, UsageError
 from netloom.frontends.onnx import from_onnx
+from netloom.runtime.session import Session
 
 Array = npt.NDArray[Any]
 RNG = np.random.default_rng(11)
@@ -29,13 +32,15 @@ def model_of(signature: str, body: str, **initializers: Array) -> onnx.ModelProt
 
 
 def assert_right(model: onnx.ModelProto, *shapes: tuple[int, ...]) -> None:
-    """Equal to ONNX Runtime for inputs x of several shapes, and compilable."""
+    """Interpreted and compiled, equal to ONNX Runtime for inputs x of several shapes."""
     graph = from_onnx(model)
+    compiled = Session.in_process(compile_graph(graph, Options()).image, threads=2)
     session = onnxruntime.InferenceSession(model.SerializeToString(), providers=["CPUExecutionProvider"])
     for shape in shapes:
         x = RNG.standard_normal(shape).astype(np.float32)
-        np.testing.assert_allclose(interpret(graph, {"x": x})[0], session.run(None, {"x": x})[0], rtol=2e-5, atol=2e-5)
-    plan_graph(graph)
+        expected = session.run(None, {"x": x})[0]
+        for found in (interpret(graph, {"x": x})[0], compiled.run(None, {"x": x})[0]):
+            np.testing.assert_allclose(found, expected, rtol=2e-5, atol=2e-5)
 
 
 MASK = np.tril(np.ones((1, 8, 8), bool))
@@ -92,3 +97,60 @@ def test_linear_layers_on_flattened_rows() -> None:
 def test_pools_that_round_up(op: str) -> None:
     model = model_of("float[B, 2, H, W] x", f"y = {op}<kernel_shape = [3, 3], strides = [2, 2], ceil_mode = 1>(x)")
     assert_right(model, (1, 2, 7, 8), (2, 2, 9, 6), (1, 2, 4, 5))
+
+
+@pytest.mark.parametrize("body", [
+    "r = Reshape(x, flat)  y = Softmax(r)",
+    "a = Relu(x)  r = Reshape(a, flat)  y = ReduceSum<keepdims = 0>(r, zero)",
+    "t = Transpose<perm = [1, 0, 2]>(x)  r = Reshape(t, flat)  n = Neg(r)  y = Concat<axis = 0>(r, n)",
+    "s = Shape(x)  p = Gather(s, swapped)  r = Reshape(x, p)  t = Transpose<perm = [2, 0, 1]>(r)  y = Exp(t)",
+], ids=["softmax", "sum", "concat", "swapped"])  # fmt: skip
+def test_reshapes_that_join_free_dims(body: str) -> None:
+    """No formula over extents takes the joined axis apart again: such a reshape is another name
+    of the same memory.
+    """
+    model = model_of("float[A, B, 6] x", body, flat=np.array([-1, 6]), zero=np.array([0]), swapped=np.array([1, 0, 2]))
+    assert_right(model, (3, 2, 6), (1, 7, 6), (5, 1, 6))
+
+
+def test_a_reshape_alone_has_no_launch() -> None:
+    model = model_of("float[A, B, 6] x", "a = Exp(x)  r = Reshape(a, flat)  y = Softmax<axis = 0>(r)", flat=np.array([-1, 6]))
+    (entry,) = plan_graph(from_onnx(model)).program.entries
+    kernels = [launch.kernel.split("_", 2)[2] for launch in entry.launches]
+    assert kernels[0] == "exp" and "reshape" not in kernels and "copy" not in kernels
+
+
+def test_long_sums_under_two_free_dims() -> None:
+    """What an item keeps of long sums never grows with a free dim."""
+    w = (RNG.standard_normal((1100, 24)) / 30).astype(np.float32)
+    assert_right(model_of("float[A, B, 1100] x", "y = MatMul(x, w)", w=w), (2, 3, 1100), (3, 40, 1100))
+
+
+def test_products_of_free_dims_of_bounded_length() -> None:
+    mask = np.tril(np.ones((1, 64, 64), bool))
+    model = model_of("float[B, T, 4] x", CAUSAL, mask=mask, zero=np.array([0]), one=np.array([1]), two=np.array([2]))
+    assert_right(model, (2, 5, 4), (1, 33, 4), (1, 64, 4))
+
+
+U_NET = """a = MaxPool<kernel_shape = [2, 2], strides = [2, 2], ceil_mode = 1>(x)
+           b = MaxPool<kernel_shape = [2, 2], strides = [2, 2], ceil_mode = 1>(a)
+           c = Resize<mode = "nearest">(b, , double)  d = Concat<axis = 1>(c, a)
+           e = Resize<mode = "nearest">(d, , double)  y = Concat<axis = 1>(e, x)"""
+DOUBLE = np.array([1, 1, 2, 2], np.float32)
+
+
+def test_halves_that_are_doubled_again_decide_multiples() -> None:
+    model = model_of("float[B, 2, H, W] x", U_NET, double=DOUBLE)
+    assert [str(value.type) for value in from_onnx(model).inputs] == ["float32[B, 2, 4*H, 4*W]"]
+    assert_right(model, (1, 2, 8, 4), (2, 2, 4, 20))
+
+
+def test_multiples_that_the_caller_leaves_out_are_advised() -> None:
+    model = model_of("float[B, 2, H, 8] x", U_NET, double=DOUBLE)
+    with pytest.raises(ShapeError) as caught:
+        from_onnx(model, dims={"H": range(8, 65)})
+    assert caught.value.hint == "It fits where H is a multiple of 4."
+    (value,) = from_onnx(model, dims={"H": range(8, 65, 4)}).inputs
+    assert str(value.type) == "float32[B, 2, 4*H, 8]"
+    with pytest.raises(UsageError, match="cannot lie in"):
+        from_onnx(model, dims={"H": range(9, 65, 4)})

@@ -13,7 +13,16 @@ from llvmlite import ir
 
 from ..machine import Cpu
 from .representation import (
-    I32, I64, PTR, Lanes, Operand, Undefined, is_vector, suffix, vector_of, zero_of_type,
+    I32,
+    I64,
+    PTR,
+    Lanes,
+    Operand,
+    Undefined,
+    is_vector,
+    suffix,
+    vector_of,
+    zero_of_type,
 )  # fmt: skip
 from .rounding import emit_rounding
 

@@ -18,7 +18,6 @@ from ....loops.ir import LANE, LANES
 from .function import Function, MadeInBlock
 from .representation import I1, I64, Operand, constant, is_vector, vector_of, zero_of
 
-
 _LANES = ir.Constant(vector_of(I64), list(range(LANES)))  # the number of each
 
 

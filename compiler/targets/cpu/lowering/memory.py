@@ -19,7 +19,19 @@ from ....tensor_type import BOOL
 from .function import Function, MadeInBlock
 from .indices import Indices
 from .representation import (
-    I8, I16, I32, I64, PTR, Operand, is_vector, like, memory_type, suffix, vector_of, zero_of, zero_of_type,
+    I8,
+    I16,
+    I32,
+    I64,
+    PTR,
+    Operand,
+    is_vector,
+    like,
+    memory_type,
+    suffix,
+    vector_of,
+    zero_of,
+    zero_of_type,
 )  # fmt: skip
 
 
