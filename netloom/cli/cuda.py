@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import time
+from collections import Counter
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from netloom.errors import UsageError
 
@@ -16,6 +17,7 @@ from .output import Output
 if TYPE_CHECKING:
     from netloom.compiler.graph import Graph
     from netloom.compiler.targets.cuda.driver import CudaProgram
+    from netloom.runtime.cuda.program import KernelCode, Program
     from netloom.runtime.cuda.session import CudaSession
 
 
@@ -43,6 +45,48 @@ def compile_for_device(
 
 def is_cuda_program(name: str) -> bool:
     return name.endswith(".nlc")
+
+
+def cuda_program_facts(name: str, is_whole: bool) -> dict[str, Any]:
+    """What a program file holds, in lines for people, or (``is_whole``) its manifest; ProgramError if it is damaged."""
+    from netloom.runtime.cuda.program import read_program
+
+    program = read_program(Path(name))
+    return dict(program.metadata) if is_whole else _facts(program)
+
+
+def _facts(program: Program) -> dict[str, Any]:
+    """Sizes are those at the least value of free dims, but 1 at least."""
+    data = program.metadata
+    dims = {name: max(low, 1) for name, (low, _) in program.dims.items()}
+    entries = {
+        entry.name: {
+            "inputs": {port.info.name: str(port.info) for port in entry.inputs},
+            "outputs": {port.info.name: str(port.info) for port in entry.outputs},
+            "launches": len(entry.launches),
+            "arena bytes": entry.arena_bytes(dims),
+        }
+        for entry in program.entries.values()
+    }  # fmt: skip
+    stored = sum(len(constant.data) for constant in program.constants)
+    return {
+        "name": program.name,
+        "target": f"cuda, {', '.join(program.architectures)}",
+        "options": data["options"],
+        "free dims": {name: f"{low}..{'' if high is None else high}" for name, (low, high) in program.dims.items()} or "none",
+        **entries,
+        "weights": f"{stored} bytes in the file, {sum(c.nbytes for c in program.constants)} on the device",
+        "states": len(program.states),
+        "convolutions": dict(Counter(program.strategies)) or "none",
+        "kernels": {kernel.name: _kernel_text(kernel) for kernel in program.kernels},
+        "tools": data["tools"],
+        "source hash": data["source_hash"],
+    }  # fmt: skip
+
+
+def _kernel_text(kernel: KernelCode) -> str:
+    registers = ", ".join(f"{count} registers on {name}" for name, count in kernel.registers.items())
+    return f"{kernel.form}; {kernel.threads} threads, {registers}, {kernel.shared} bytes shared"
 
 
 def load_cuda(name: str) -> CudaSession:

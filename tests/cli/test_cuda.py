@@ -53,3 +53,40 @@ def test_what_does_not_go_together(arguments: tuple[str, ...], message: str) -> 
 def test_a_file_that_is_no_program(tmp_path: Path) -> None:
     (tmp_path / "m.nlc").write_bytes(b"nothing")
     assert "is not a netloom program for CUDA" in call("run", tmp_path / "m.nlc", code=5).output
+
+
+# -- inspect -------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def program(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("cuda") / "m.nlc"
+    call("compile", "--target", "cuda", "zoo:lenet5", "-o", path)
+    return path
+
+
+@needs_compiler
+def test_inspect_says_what_a_program_file_holds(program: Path) -> None:
+    text = call("inspect", program, "--verify").output
+    lines = text.splitlines()
+    assert lines[1] == "target: cuda, sm_80, sm_90a" and lines[-1] == "contents: verified"
+    assert "  precision  f32" in text and "  inputs       x float32[N, 1, 28, 28]" in text
+    kernels = [line for line in lines if line.startswith("  k_")]
+    assert any("product, tile" in line for line in kernels) and any("rows, " in line for line in kernels)
+    assert all("256 threads, " in k and " registers on sm_80" in k and " bytes shared" in k for k in kernels)
+    data = json.loads(call("inspect", program, "--json").stdout)
+    assert data["target"] == "cuda" and data["options"]["precision"] == "f32"
+    assert {"form", "registers", "shared"} <= set(data["kernels"][0])
+
+
+@needs_compiler
+def test_a_damaged_file_is_one_sentence(program: Path, tmp_path: Path) -> None:
+    data = program.read_bytes()
+    wrong = tmp_path / "wrong.nlc"
+    for contents, message in (
+        (data[:-1], "have changed since it was written"), (data[:40], "it is cut off"), (b"", "it is cut off"),
+        (data[:99] + b"?" + data[100:], "have changed since it was written"),
+    ):  # fmt: skip
+        wrong.write_bytes(contents)
+        error = call("inspect", wrong, code=5).stderr
+        assert message in error and len(error.splitlines()) == 1

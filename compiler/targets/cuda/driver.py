@@ -27,7 +27,7 @@ from ...program import Program, StatePort
 from ...text import print_graph
 from .compile import ARCHITECTURES, CompiledKernel, compile_kernel, versions
 from .forms import DeviceKernel, Engine
-from .program_file import program_bytes, write_program
+from .program_file import KernelFile, program_bytes, write_file
 from .schedule import plan_kernel
 from .source import KernelSource, print_source
 from .strategies import select_for_device
@@ -97,11 +97,12 @@ class CudaProgram:
 
     def as_bytes(self) -> bytes:
         """The program file's contents."""
-        return program_bytes(self.program, self.kernels)
+        kernels = {name: KernelFile(code, self.forms[name], self.sources[name]) for name, code in self.kernels.items()}
+        return program_bytes(self.program, kernels)
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """Writes the program file."""
-        write_program(self.program, self.kernels, Path(path))
+        write_file(Path(path), self.as_bytes())
 
 
 def compile_for_cuda(
