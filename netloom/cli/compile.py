@@ -107,7 +107,7 @@ def compile_(
         raise UsageError(f"{displayable(str(dump))!r} is not a folder.", hint="Choose another place for --dump.")
     start = time.perf_counter()
     compiled = _plan(load_graph(model, binding), build, dump, training)
-    check_override(compiled, build.conv_strategy)
+    check_override(compiled.decisions, build.conv_strategy)
     if path is None:
         contents = EMITTERS[forms[0]].contents
         assert contents is not None

@@ -10,13 +10,13 @@ from typing import TYPE_CHECKING, Any
 from netloom.errors import UsageError
 
 from .files import check_target
-from .models import inference_form, load_graph
+from .models import check_override, inference_form, load_graph
 from .options import Binding, Build
 from .output import Output
 
 if TYPE_CHECKING:
     from netloom.compiler.graph import Graph
-    from netloom.compiler.targets.cuda.driver import CudaProgram
+    from netloom.compiler.targets.cuda.driver import CudaOptions, CudaProgram
     from netloom.runtime.cuda.program import KernelCode, Program
     from netloom.runtime.cuda.session import CudaSession
 
@@ -98,12 +98,21 @@ def load_cuda(name: str) -> CudaSession:
     return session
 
 
-def _compiled(graph: Graph, build: Build, dump: Path | None, training: str | None) -> CudaProgram:
-    from netloom.compiler.targets.cuda.driver import CudaOptions, compile_for_cuda, compile_training_for_cuda
+def device_options(build: Build) -> CudaOptions:
+    """What the options say to the compiler for devices."""
+    from netloom.compiler.targets.cuda.driver import CudaOptions
 
-    options = CudaOptions(precision=build.precision, accuracy=build.accuracy, override=build.conv_strategy)
+    return CudaOptions(precision=build.precision, accuracy=build.accuracy, override=build.conv_strategy)
+
+
+def _compiled(graph: Graph, build: Build, dump: Path | None, training: str | None) -> CudaProgram:
+    from netloom.compiler.targets.cuda.driver import compile_for_cuda, compile_training_for_cuda
+
+    options = device_options(build)
     if training is None:
-        return compile_for_cuda(inference_form(graph), options, dump=dump)
+        compiled = compile_for_cuda(inference_form(graph), options, dump=dump)
+        check_override(options.decisions, build.conv_strategy)
+        return compiled
     from netloom.frontends.dsl.training_step import training_graph
 
     from .recipes import parse_recipe

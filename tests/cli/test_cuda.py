@@ -90,3 +90,15 @@ def test_a_damaged_file_is_one_sentence(program: Path, tmp_path: Path) -> None:
         wrong.write_bytes(contents)
         error = call("inspect", wrong, code=5).stderr
         assert message in error and len(error.splitlines()) == 1
+
+
+def test_explain_says_the_strategies_and_forms_without_the_tools() -> None:
+    said = json.loads(call("explain", "--target", "cuda", "zoo:lenet5", "--json").stdout)
+    assert {row["strategy"] for row in said["convolutions"]} <= {"direct", "winograd_f2", "winograd_f4"}
+    reasons = {c["verdict"] for row in said["convolutions"] for c in row["candidates"] if c["strategy"].startswith("fft")}
+    assert reasons == {"rejected: the cuda target has no code for its transforms"}
+    assert any(launch["kernel"].startswith("product, tile") for launch in said["launches"])
+    text = call("explain", "--target", "cuda", "--precision", "tf32", "zoo:lenet5").output
+    assert text.startswith("target cuda, precision tf32") and "memory: " in text and ", tf32  " in text
+    assert "there is no convolution 'none'" in call(
+        "explain", "--target", "cuda", "--conv-strategy", "none=direct", "zoo:lenet5", code=2).output

@@ -8,7 +8,7 @@ from __future__ import annotations
 import hashlib
 import os
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -146,8 +146,9 @@ def _compiled(
     graphs: Mapping[str, Graph], pipeline: Pipeline, options: CudaOptions, architectures: Sequence[str],
     cache_folder: Path | None, dump: Path | None,
 ) -> CudaProgram:  # fmt: skip
-    versions()  # the tools, before any work
+    tools = dict(versions())  # before any work
     program, placement, fused = plan(graphs, pipeline, options, dump)
+    program = replace(program, metadata={**program.metadata, "tools": tools})
     kernels = {name: compile_kernel(source, architectures, cache_folder) for name, source in placement.sources.items()}
     return CudaProgram(program, placement.sources, placement.forms, kernels, fused)
 
@@ -156,7 +157,7 @@ def _metadata(graphs: Mapping[str, Graph], options: CudaOptions) -> dict[str, An
     text = "\n".join(print_graph(graph) for graph in graphs.values())
     strategies = [{"node": d.node, "shape": d.shape, "strategy": d.strategy} for d in options.decisions]
     return {"options": {"precision": options.precision, "accuracy": options.accuracy}, "strategies": strategies,
-            "source_hash": hashlib.sha256(text.encode()).hexdigest(), "tools": dict(versions())}  # fmt: skip
+            "source_hash": hashlib.sha256(text.encode()).hexdigest()}  # fmt: skip
 
 
 def _identifier(name: str) -> str:
