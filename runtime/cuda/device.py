@@ -6,9 +6,10 @@ code for its architecture, or memory.
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import importlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -54,8 +55,12 @@ class Device(Protocol):
         """The kernel of that name from the cubin that fits the device."""
         ...
 
-    def capture(self, calls: Sequence[Call]) -> Any:
-        """The calls in order as one graph."""
+    def capture(self, calls: Sequence[Call], after: Sequence[Sequence[int]]) -> Any:
+        """The calls as one graph, in which each waits for those of the numbers in ``after``."""
+        ...
+
+    def rebind(self, graph: Any, number: int, call: Call) -> None:
+        """Puts other arguments into a captured call; replays that have begun keep theirs."""
         ...
 
     def replay(self, graph: Any) -> None: ...
@@ -86,6 +91,15 @@ def fitting(architectures: Sequence[str], capability: tuple[int, int]) -> str:
         raise DeviceError(f"the program holds code for {', '.join(architectures)}, but the device is sm_{major}{minor}.",
                           hint="Compile the model for this device's architecture.")  # fmt: skip
     return found
+
+
+@dataclass(frozen=True)
+class _Graph:
+    """A captured sequence; ``graph`` stays because its nodes name those of the executable one."""
+
+    executable: Any
+    graph: Any
+    nodes: tuple[Any, ...]
 
 
 class CudaDevice:
@@ -146,30 +160,39 @@ class CudaDevice:
         self._modules.append(self._check(self._driver.cuModuleLoadData(cubin)))
         return self._check(self._driver.cuModuleGetFunction(self._modules[-1], name.encode()))
 
-    def capture(self, calls: Sequence[Call]) -> Any:
-        mode = self._driver.CUstreamCaptureMode.CU_STREAM_CAPTURE_MODE_THREAD_LOCAL
-        self._check(self._driver.cuStreamBeginCapture(self.stream, mode))
-        kept = [self._launch(call) for call in calls]
-        graph = self._check(self._driver.cuStreamEndCapture(self.stream))
-        executable = self._check(self._driver.cuGraphInstantiate(graph, 0))
-        self._check(self._driver.cuGraphDestroy(graph))
-        return executable, kept
+    def capture(self, calls: Sequence[Call], after: Sequence[Sequence[int]]) -> Any:
+        """Nodes and edges are given to the driver as they are: it spreads what is not ordered over streams of its own."""
+        graph = self._check(self._driver.cuGraphCreate(0))
+        nodes: list[Any] = []
+        for call, numbers in zip(calls, after, strict=True):
+            waited = [nodes[number] for number in numbers]
+            with self._node(call) as node:
+                nodes.append(self._check(self._driver.cuGraphAddKernelNode(graph, waited, len(waited), node)))
+        return _Graph(self._check(self._driver.cuGraphInstantiate(graph, 0)), graph, tuple(nodes))
 
-    def _launch(self, call: Call) -> Any:
-        """One launch on the stream; its packed arguments, which must outlive the capture."""
+    def rebind(self, graph: _Graph, number: int, call: Call) -> None:
+        with self._node(call) as node:
+            self._check(self._driver.cuGraphExecKernelNodeSetParams(graph.executable, graph.nodes[number], node))
+
+    @contextlib.contextmanager
+    def _node(self, call: Call) -> Iterator[Any]:
+        """The driver's record of a launch. Its arguments are packed as long as it is; the driver copies them."""
         values = [*map(ctypes.c_uint64, call.pointers), *map(ctypes.c_int32, call.numbers), ctypes.c_uint64(call.flag)]
         packed = (ctypes.c_void_p * len(values))(*map(ctypes.addressof, values))
-        self._check(self._driver.cuLaunchKernel(
-            call.function, call.blocks, 1, 1, call.threads, 1, 1, 0, self.stream, ctypes.addressof(packed), 0))  # fmt: skip
-        return values, packed
+        node = self._driver.CUDA_KERNEL_NODE_PARAMS()
+        node.func, node.kernelParams, node.sharedMemBytes = call.function, ctypes.addressof(packed), 0
+        node.gridDimX, node.gridDimY, node.gridDimZ = call.blocks, 1, 1
+        node.blockDimX, node.blockDimY, node.blockDimZ = call.threads, 1, 1
+        yield node
 
-    def replay(self, graph: Any) -> None:
-        self._check(self._driver.cuGraphLaunch(graph[0], self.stream))
+    def replay(self, graph: _Graph) -> None:
+        self._check(self._driver.cuGraphLaunch(graph.executable, self.stream))
 
-    def release(self, graph: Any) -> None:
-        self._check(self._driver.cuGraphExecDestroy(graph[0]))
+    def release(self, graph: _Graph) -> None:
+        self._check(self._driver.cuGraphExecDestroy(graph.executable))
+        self._check(self._driver.cuGraphDestroy(graph.graph))
 
-    def seconds(self, graph: Any, times: int) -> float:
+    def seconds(self, graph: _Graph, times: int) -> float:
         driver = self._driver
         start, end = (self._check(driver.cuEventCreate(0)) for _ in range(2))
         try:

@@ -44,7 +44,7 @@ class Port:
 
 @dataclass(frozen=True)
 class Launch:
-    """A kernel over buffers (space, index), with int32 arguments; ``items``: blocks of its grid."""
+    """A kernel over buffers (space, index), the last of which it writes, with int32 arguments; ``items``: blocks of its grid."""
 
     kernel: int
     buffers: tuple[tuple[str, int], ...]

@@ -21,6 +21,7 @@ from netloom.errors import DeviceError, InputError, UsageError
 from ..buffer import as_input, numpy_dtype
 from ..program import PortInfo
 from .device import Call, CudaDevice, Device
+from .order import Access, predecessors
 from .program import ALIGNMENT, Entry, Program, bind_dims, evaluate, parse_program, read_program
 
 Array: TypeAlias = npt.NDArray[Any]
@@ -188,7 +189,8 @@ class CudaSession:
         addresses = {space: [arena + place for place in group] for space, group in places.items()}
         addresses["constant"] = resident.constants
         addresses["state"] = state.addresses if state is not None else resident.initial_states
-        calls = []
+        lengths = {**sizes, "constant": [c.nbytes for c in self.program.constants], "state": resident.state_sizes}
+        calls, accesses = [], []
         for launch in entry.launches:
             blocks = evaluate(launch.items, dims)
             if blocks == 0:
@@ -197,7 +199,10 @@ class CudaSession:
             numbers = tuple(evaluate(extent, dims) for extent in launch.extents)
             function, threads = resident.functions[launch.kernel]
             calls.append(Call(function, blocks, threads, pointers, numbers, resident.flag))
-        graph = resident.device.capture(calls)
+            pieces = [(pointer, pointer + lengths[space][index])
+                      for pointer, (space, index) in zip(pointers, launch.buffers, strict=True)]  # fmt: skip
+            accesses.append(Access(tuple(pieces[:-1]), (pieces[-1],)))
+        graph = resident.device.capture(calls, predecessors(accesses))
         shapes = tuple(port.at(dims) for port in entry.outputs)
         return _Plan(arena, tuple(addresses["input"]), tuple(addresses["output"]), shapes, graph)
 
@@ -214,6 +219,7 @@ class _Resident:
         for address, constant in zip(self.constants, program.constants, strict=True):
             device.upload(address, np.ascontiguousarray(constant.array))
         self.initial_states = [self.constants[state.initial] for state in program.states]
+        self.state_sizes = [program.constants[state.initial].nbytes for state in program.states]
         self.flag = device.allocate(4)
         device.upload(self.flag, np.zeros(1, np.int32))
 

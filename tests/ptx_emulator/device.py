@@ -57,8 +57,19 @@ class EmulatedDevice:
         assert all(data.startswith(b"\x7fELF") for data in cubins.values())
         return self.ptx[name]
 
-    def capture(self, calls: Sequence[Call]) -> Any:
-        return list(calls)
+    def capture(self, calls: Sequence[Call], after: Sequence[Sequence[int]]) -> Any:
+        """Replays run the calls in another order than they come in: of those that need not wait, always the last."""
+        waiting = dict(enumerate(after))
+        graph = {}
+        while waiting:
+            number = max(n for n, numbers in waiting.items() if not any(m in waiting for m in numbers))
+            graph[number] = calls[number]
+            del waiting[number]
+        return graph
+
+    def rebind(self, graph: Any, number: int, call: Call) -> None:
+        assert number in graph
+        graph[number] = call
 
     def release(self, graph: Any) -> None:
         graph.clear()
@@ -75,7 +86,7 @@ class EmulatedDevice:
 
     def replay(self, graph: Any) -> None:
         memory = sorted(self.memory.items())
-        for call in graph:
+        for call in graph.values():
             arguments = [*call.pointers, *call.numbers, call.flag]
             emulate(call.function, call.blocks, call.threads, arguments, flag=len(arguments) - 1, memory=memory)
             self.launches += 1
