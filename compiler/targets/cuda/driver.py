@@ -127,8 +127,10 @@ def plan(
 ) -> tuple[Program, DevicePlacement, dict[str, Graph]]:
     """The program before its kernels are compiled."""
     options = options or CudaOptions()
-    placement = DevicePlacement(Machine(), joins_in_place=False, engine=options.engine)
     training = graphs.get("train_step")
+    placement = DevicePlacement(  # a gradient of weights is a branch: kept apart, they would keep every cotangent in memory
+        Machine(), joins_in_place=False, keeps_branches_apart=training is None, engine=options.engine
+    )
     states = tuple(StatePort(s.name, s.input.type, placement.constant(s.initial)) for s in training.states) if training else ()
     numbers = {port.name: number for number, port in enumerate(states)}
     fused: dict[str, Graph] = {}
