@@ -39,6 +39,16 @@ class Device(Protocol):
     @property
     def name(self) -> str: ...
 
+    @property
+    def number(self) -> int:
+        """The device's place among the CUDA devices."""
+        ...
+
+    @property
+    def stream_handle(self) -> int:
+        """The driver's handle of the stream on which everything happens."""
+        ...
+
     def allocate(self, size: int) -> int:
         """The address of at least ``size`` bytes, aligned to 256; DeviceError if there is not enough."""
         ...
@@ -49,6 +59,18 @@ class Device(Protocol):
 
     def download(self, array: Array, address: int) -> None:
         """Fills a contiguous array after all work before is done."""
+        ...
+
+    def copy(self, to: int, source: int, size: int) -> None:
+        """Copies bytes on the device, after all work before and before all work behind it."""
+        ...
+
+    def wait_for(self, stream: int) -> None:
+        """Work from now on waits for what has been given to another stream (a handle, or 1 or 2: legacy, per-thread default)."""
+        ...
+
+    def synchronize(self) -> None:
+        """Waits until all work is done."""
         ...
 
     def load(self, name: str, cubins: Mapping[str, bytes]) -> Any:
@@ -116,13 +138,14 @@ class CudaDevice:
             raise DeviceError("no CUDA driver is installed.", hint="Install NVIDIA's driver, or compile for the cpu target.") from error
         if not self._check(self._driver.cuDeviceGetCount()):
             raise DeviceError("this machine has no CUDA device.", hint="Compile for the cpu target.")
-        self._number = number = self._check(self._driver.cuDeviceGet(0))
+        self.number = 0
+        self._device = number = self._check(self._driver.cuDeviceGet(self.number))
         self.name = self._check(self._driver.cuDeviceGetName(128, number)).split(b"\0")[0].decode()
         kinds = self._driver.CUdevice_attribute
         self.capability = (self._attribute(kinds.CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MAJOR),
                            self._attribute(kinds.CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MINOR))  # fmt: skip
-        context = self._check(self._driver.cuDevicePrimaryCtxRetain(number))
-        self._check(self._driver.cuCtxSetCurrent(context))
+        self._context = self._check(self._driver.cuDevicePrimaryCtxRetain(number))
+        self._check(self._driver.cuCtxSetCurrent(self._context))
         self.stream = self._check(self._driver.cuStreamCreate(0))
         self._modules: list[Any] = []
 
@@ -142,17 +165,41 @@ class CudaDevice:
         return int(self._check(self._driver.cuMemAlloc(max(size, 1))))
 
     def free(self, address: int) -> None:
-        self._check(self._driver.cuMemFree(address))
+        """From any thread, since other libraries give memory back from theirs; waits until nobody uses it."""
+        self._check(self._driver.cuCtxPushCurrent(self._context))
+        try:
+            self._check(self._driver.cuMemFree(address))
+        finally:
+            self._check(self._driver.cuCtxPopCurrent())
 
     def upload(self, address: int, array: Array) -> None:
         data = np.ascontiguousarray(array)
         if data.nbytes:
             self._check(self._driver.cuMemcpyHtoDAsync(address, data.ctypes.data, data.nbytes, self.stream))
-            self._check(self._driver.cuStreamSynchronize(self.stream))
+            self.synchronize()
 
     def download(self, array: Array, address: int) -> None:
         if array.nbytes:
             self._check(self._driver.cuMemcpyDtoHAsync(array.ctypes.data, address, array.nbytes, self.stream))
+        self.synchronize()
+
+    def copy(self, to: int, source: int, size: int) -> None:
+        if size:
+            self._check(self._driver.cuMemcpyDtoDAsync(to, source, size, self.stream))
+
+    @property
+    def stream_handle(self) -> int:
+        return int(self.stream)
+
+    def wait_for(self, stream: int) -> None:
+        event = self._check(self._driver.cuEventCreate(self._driver.CUevent_flags.CU_EVENT_DISABLE_TIMING))
+        try:
+            self._check(self._driver.cuEventRecord(event, self._driver.CUstream(stream)))
+            self._check(self._driver.cuStreamWaitEvent(self.stream, event, 0))
+        finally:
+            self._check(self._driver.cuEventDestroy(event))  # the driver keeps it until the wait is over
+
+    def synchronize(self) -> None:
         self._check(self._driver.cuStreamSynchronize(self.stream))
 
     def load(self, name: str, cubins: Mapping[str, bytes]) -> Any:
@@ -216,4 +263,4 @@ class CudaDevice:
                 "driver": f"{version // 1000}.{version % 1000 // 10}"}  # fmt: skip
 
     def _attribute(self, kind: Any) -> int:
-        return int(self._check(self._driver.cuDeviceGetAttribute(kind, self._number)))
+        return int(self._check(self._driver.cuDeviceGetAttribute(kind, self._device)))

@@ -21,12 +21,14 @@ class EmulatedDevice:
     """``ptx``: entry name -> text. ``room``: bytes that it can hold. New memory is full of NaN."""
 
     name = "emulator"
+    number, stream_handle = 0, 7
 
     def __init__(self, ptx: Mapping[str, str], room: int = 1 << 28) -> None:
         self.ptx, self.room = ptx, room
         self.memory: dict[int, npt.NDArray[np.uint8]] = {}
         self._next = _FIRST
         self.launches = 0
+        self.waited_for: list[int] = []
 
     def allocate(self, size: int) -> int:
         if size + sum(data.size for data in self.memory.values()) > self.room:
@@ -52,6 +54,15 @@ class EmulatedDevice:
     def download(self, array: npt.NDArray[Any], address: int) -> None:
         if array.nbytes:
             array.reshape(-1).view(np.uint8)[...] = self._place(address, array.nbytes)
+
+    def copy(self, to: int, source: int, size: int) -> None:
+        self._place(to, size)[...] = self._place(source, size)
+
+    def wait_for(self, stream: int) -> None:
+        self.waited_for.append(stream)
+
+    def synchronize(self) -> None:
+        """All is done when a call returns."""
 
     def load(self, name: str, cubins: Mapping[str, bytes]) -> Any:
         assert all(data.startswith(b"\x7fELF") for data in cubins.values())
