@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections import Counter
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -28,19 +29,40 @@ def compile_for_device(
     """Write the program file; UsageError for what is the cpu target's alone, ToolchainError without numba-cuda."""
     if path is None or emit is not None:
         raise UsageError("the cuda target writes program files.", hint="Give -o model.nlc, without --emit.")
-    if build.tune is not None:
-        raise UsageError("programs for the cuda target are not tuned by measurement.", hint="Leave --tune out.")
     check_target(path)
     start = time.perf_counter()
     compiled = _compiled(load_graph(model, binding), build, dump, training)
     options = compiled.program.metadata["options"]
     architectures = sorted({b.architecture for kernel in compiled.kernels.values() for b in kernel.binaries})
-    output.say(f"precision {options['precision']}, target cuda ({', '.join(architectures)})")
+    summary = compiled.program.metadata["tuning"]
+    facts = f"precision {options['precision']}, target cuda ({', '.join(architectures)})"
+    output.say(", ".join(filter(None, (facts, tuned_text(summary)))))
     compiled.save(path)
     seconds, size = time.perf_counter() - start, path.stat().st_size
     row = {"target": "cuda", "architectures": architectures, "kernels": len(compiled.kernels), "seconds": seconds,
-           "files": [{"form": "nlc", "file": str(path), "bytes": size}]}  # fmt: skip
+           "tuning": summary, "files": [{"form": "nlc", "file": str(path), "bytes": size}]}  # fmt: skip
     output.result(row, f"{path}: {size / 1e6:.2f} MB\n{len(compiled.kernels)} kernels, {seconds:.2f} s")
+
+
+def tuned_text(summary: Mapping[str, Any] | None) -> str:
+    """How many layers' times were known, and of which device; nothing without a table of times."""
+    if summary is None:
+        return ""
+    return f"{summary['measured']} of {summary['layers']} layers with a choice timed on {summary['machine']}"
+
+
+def write_device_candidates(output: Output, model: str, path: Path, binding: Binding, build: Build) -> None:
+    """Write programs for a machine with a device to time; ToolchainError without numba-cuda."""
+    from netloom.compiler.targets.cuda.candidates import write_candidates
+
+    check_target(path)
+    summary = write_candidates(inference_form(load_graph(model, binding)), device_options(build), path)
+    for reason in summary.left_out:
+        output.remark(f"left out: {reason}")
+    size = path.stat().st_size
+    row = {"layers": summary.layers, "candidates": summary.candidates, "left_out": list(summary.left_out), "file": str(path), "bytes": size}
+    output.result(row, f"{path}: {summary.candidates} candidates for {summary.layers} layers, {size / 1e6:.2f} MB\n"
+                       f"python -m netloom.runtime.cuda.tune {path.name} -o times.json  # on the machine with the device")  # fmt: skip
 
 
 def is_cuda_program(name: str) -> bool:
@@ -78,6 +100,7 @@ def _facts(program: Program) -> dict[str, Any]:
         "weights": f"{stored} bytes in the file, {sum(c.nbytes for c in program.constants)} on the device",
         "states": len(program.states),
         "convolutions": dict(Counter(program.strategies)) or "none",
+        "tuning": tuned_text(data["tuning"]) or "none",
         "kernels": {kernel.name: _kernel_text(kernel) for kernel in program.kernels},
         "tools": data["tools"],
         "source hash": data["source_hash"],
@@ -99,10 +122,16 @@ def load_cuda(name: str) -> CudaSession:
 
 
 def device_options(build: Build) -> CudaOptions:
-    """What the options say to the compiler for devices."""
+    """What the options say to the compiler for devices; UsageError for what the cpu target alone can do."""
+    from netloom.compiler.targets.cuda.compile import ARCHITECTURES
     from netloom.compiler.targets.cuda.driver import CudaOptions
+    from netloom.compiler.targets.cuda.measured import read_times
 
-    return CudaOptions(precision=build.precision, accuracy=build.accuracy, override=build.conv_strategy)
+    if build.tune is not None:
+        raise UsageError("programs for the cuda target are not timed by the compiler.",
+                         hint="Give --tune-candidates, time them on the device, and give --tuned.")  # fmt: skip
+    tuner = read_times(build.tuned, build.precision, ARCHITECTURES) if build.tuned is not None else None
+    return CudaOptions(precision=build.precision, accuracy=build.accuracy, override=build.conv_strategy, tuner=tuner)
 
 
 def _compiled(graph: Graph, build: Build, dump: Path | None, training: str | None) -> CudaProgram:

@@ -90,6 +90,8 @@ def compile_model(graph: Graph, build: Build) -> Compiled:
 def compiler_options(build: Build) -> Options:
     from netloom.compiler.driver import Options
 
+    if build.tuned is not None:
+        raise UsageError("the cpu target takes no times of a device.", hint="Give --target cuda, or --tune SECONDS without --tuned.")
     return Options(build.cpu, build.threads, build.accuracy, build.conv_strategy, tune=build.tune)
 
 

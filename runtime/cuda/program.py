@@ -219,7 +219,9 @@ def _program(manifest: Mapping[str, Any], body: memoryview) -> Program:
     architectures = tuple(manifest["architectures"])
     strategies = tuple(str(row["strategy"]) for row in manifest["strategies"])
     program = Program(manifest["name"], dims, entries, kernels, constants, states, architectures, strategies, manifest)
-    if not (_is_consistent(program) and {"options", "tools", "source_hash"} <= set(manifest)):
+    tuning = manifest["tuning"] or dict.fromkeys(("machine", "layers", "measured"))
+    facts = {"options", "tools", "source_hash"} <= set(manifest) and {"machine", "layers", "measured"} <= set(tuning)
+    if not (facts and _is_consistent(program)):
         raise ValueError("a number names nothing")
     return program
 

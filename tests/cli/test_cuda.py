@@ -102,3 +102,51 @@ def test_explain_says_the_strategies_and_forms_without_the_tools() -> None:
     assert text.startswith("target cuda, precision tf32") and "memory: " in text and ", tf32  " in text
     assert "there is no convolution 'none'" in call(
         "explain", "--target", "cuda", "--conv-strategy", "none=direct", "zoo:lenet5", code=2).output
+
+
+# -- tuning --------------------------------------------------------------------------------------------------------
+
+
+NETWORK = """
+import netloom as nl
+
+@nl.network
+def small(x):
+    return nl.conv2d(x, 16, 3, padding=1)
+
+def graph():
+    return small.graph(x=nl.tensor(1, 16, 8, 8))
+"""
+
+
+@needs_compiler
+def test_candidates_are_written_and_times_taken(tmp_path: Path) -> None:
+    """The times here are made up: runtime/cuda/test_tune.py has a device with a clock."""
+    from netloom.runtime.cuda.tune import read_candidates
+
+    (tmp_path / "net.py").write_text(NETWORK, encoding="utf-8")
+    model, data = f"{tmp_path / 'net.py'}:graph", tmp_path / "candidates"
+    said = call("compile", "--target", "cuda", model, "--tune-candidates", data).stdout
+    assert "python -m netloom.runtime.cuda.tune candidates -o times.json" in said
+    found = read_candidates(data)
+    rows = [{"text": layer.text, "constants": layer.constants, "seconds": {s: float(rank + 1) for rank, s in enumerate(layer.programs)}}
+            for layer in found.layers]  # fmt: skip
+    times = tmp_path / "times.json"
+    table = {"format": 1, "version": found.version, "precision": "f32", "device": {"name": "Fake", "capability": "9.0"}, "layers": rows}
+    times.write_text(json.dumps(table))
+    row = json.loads(call("compile", "--target", "cuda", model, "-o", tmp_path / "m.nlc", "--tuned", times, "--json").stdout)
+    assert row["tuning"] == {"machine": "Fake, 9.0", "layers": len(rows), "measured": len(rows)}
+    assert "layers with a choice timed on Fake, 9.0" in call("inspect", tmp_path / "m.nlc").stdout
+    said = call("explain", "--target", "cuda", model, "--tuned", times).stdout
+    assert "chosen: measured 1000.000 ms, the least" in said
+    error = call("compile", "--target", "cuda", "--precision", "tf32", model, "-o", tmp_path / "m.nlc", "--tuned", times, code=2)
+    assert "was measured at the precision 'f32', not 'tf32'" in error.stderr
+
+
+@pytest.mark.parametrize("arguments", [
+    ("zoo:mlp",), ("--target", "cuda", "zoo:mlp", "-o", "m.nlc"), ("--target", "cuda", "zoo:mlp", "--emit", "graph"),
+    ("--target", "cuda", "zoo:mlp", "--train", "loss=cross_entropy,optimizer=sgd"),
+])  # fmt: skip
+def test_candidates_are_a_file_of_their_own(arguments: tuple[str, ...], tmp_path: Path) -> None:
+    error = call("compile", *arguments, "--tune-candidates", tmp_path / "c", code=2).stderr
+    assert "candidates are of a network for --target cuda" in error and not list(tmp_path.iterdir())

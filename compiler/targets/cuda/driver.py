@@ -25,6 +25,7 @@ from ...passes.select_strategies import Decision
 from ...pipeline import GRAPH_PASSES, Pass, Pipeline
 from ...program import Program, StatePort
 from ...text import print_graph
+from ...tuning import Tuner
 from .compile import ARCHITECTURES, CompiledKernel, compile_kernel, versions
 from .forms import DeviceKernel, Engine
 from .program_file import KernelFile, program_bytes, write_file
@@ -34,7 +35,7 @@ from .strategies import select_for_device
 
 _SELECT = (
     Pass("select_strategies", select_for_device, after=("eliminate_dead", "fold_batchnorm"),
-         why="weights must have their final values", options=("accuracy", "override", "decisions", "engine")),
+         why="weights must have their final values", options=("accuracy", "override", "decisions", "engine", "tuner")),
     Pass("eliminate_untransformed", eliminate_dead, after=("select_strategies",), why="transformed weights replace others"),
 )  # fmt: skip
 _FUSE = (Pass("fuse", fuse, after=("eliminate_dead",), why="only what is left becomes kernels"),)
@@ -47,11 +48,12 @@ TRAINING_PIPELINE = Pipeline(
 @dataclass(frozen=True)
 class CudaOptions:
     """What a caller may choose. ``precision``: an engine's value; ``accuracy``: strict, default or fast; ``override``: a
-    strategy's name, or NODE=NAME. ``decisions`` is filled."""
+    strategy's name, or NODE=NAME; ``tuner``: times of a device (measured.py). ``decisions`` is filled."""
 
     precision: str = Engine.FFMA.value
     accuracy: str = "default"
     override: str = "auto"
+    tuner: Tuner | None = None
     decisions: list[Decision] = field(default_factory=list)
 
     @property
@@ -157,9 +159,14 @@ def _compiled(
 
 def _metadata(graphs: Mapping[str, Graph], options: CudaOptions) -> dict[str, Any]:
     text = "\n".join(print_graph(graph) for graph in graphs.values())
-    strategies = [{"node": d.node, "shape": d.shape, "strategy": d.strategy} for d in options.decisions]
-    return {"options": {"precision": options.precision, "accuracy": options.accuracy}, "strategies": strategies,
-            "source_hash": hashlib.sha256(text.encode()).hexdigest()}  # fmt: skip
+    strategies = [{"node": d.node, "shape": d.shape, "strategy": d.strategy, "measured": dict(d.measured)}
+                  for d in options.decisions]  # fmt: skip
+    return {
+        "options": {"precision": options.precision, "accuracy": options.accuracy},
+        "strategies": strategies,
+        "tuning": options.tuner.summary if options.tuner else None,
+        "source_hash": hashlib.sha256(text.encode()).hexdigest(),
+    }
 
 
 def _identifier(name: str) -> str:

@@ -12,7 +12,6 @@ import numpy.typing as npt
 import pytest
 
 from netloom.runtime.cuda.device import Call, CudaDevice
-
 from tests.runtime.cuda.stand_in import StandIn
 
 
