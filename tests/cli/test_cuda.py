@@ -94,7 +94,7 @@ def test_a_damaged_file_is_one_sentence(program: Path, tmp_path: Path) -> None:
 
 def test_explain_says_the_strategies_and_forms_without_the_tools() -> None:
     said = json.loads(call("explain", "--target", "cuda", "zoo:lenet5", "--json").stdout)
-    assert {row["strategy"] for row in said["convolutions"]} <= {"direct", "winograd_f2", "winograd_f4"}
+    assert all(row["strategy"].startswith(("direct", "winograd")) for row in said["convolutions"])
     reasons = {c["verdict"] for row in said["convolutions"] for c in row["candidates"] if c["strategy"].startswith("fft")}
     assert reasons == {"rejected: the cuda target has no code for its transforms"}
     assert any(launch["kernel"].startswith("product, tile") for launch in said["launches"])

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import re
 import struct
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -20,7 +21,7 @@ from ...constant import Constant
 from ...dim import Extent, Minimum, Quotient, Remainder, Symbol
 from ...program import Entry, Launch, Port, Program
 from .compile import CompiledKernel
-from .forms import THREADS, DeviceKernel, Form, Pointwise, Product, Rows, Transform
+from .forms import THREADS, DeviceKernel, Form, Product, Rows, Transform
 from .source import KernelSource
 
 MAGIC = b"NLCUDA02"
@@ -119,14 +120,13 @@ def _kernel(kernel: KernelFile, blobs: _Blobs) -> dict[str, Any]:
 def form_text(form: Form) -> str:
     """A form in a few words, for people."""
     match form:
-        case Pointwise():
-            return "pointwise"
         case Rows(lanes=lanes):
             return f"rows, {lanes} lanes a sum"
         case Product(tile=tile, engine=engine):
             return f"product, tile {tile.rows} x {tile.columns} x {tile.depth}, {engine.value}"
         case Transform(name=name):
             return f"transform {name}"
+    return re.sub(r"(?<=.)(?=[A-Z])", " ", type(form).__name__).lower()
 
 
 def _constant(constant: Constant, blobs: _Blobs) -> dict[str, Any]:

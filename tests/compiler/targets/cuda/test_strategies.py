@@ -101,11 +101,11 @@ def test_the_choices_of_light_networks(name: str) -> None:
     """Only what there is code for; transforms only where enough channels share them, each the least estimate of its layer."""
     decisions: list[Decision] = []
     select_for_device(from_onnx(light_models()[name]), "default", "auto", decisions, Engine.FFMA, None)
-    assert decisions and {d.strategy for d in decisions} <= {"direct", "winograd_f2", "winograd_f4"}
+    assert decisions and all(d.strategy == "direct" or d.strategy.startswith("winograd") for d in decisions)
     for decision in decisions:
         assert {s for s in BY_NAME if s.startswith("fft")} <= set(decision.rejected)
         assert decision.seconds[decision.strategy] == min(decision.seconds.values())
-        if decision.strategy != "direct":
+        if decision.strategy in ("winograd_f2", "winograd_f4"):  # whose transforms go through memory
             channels, filters = (int(extent) for extent in re.findall(r", (\d+), .*\[(\d+), ", decision.shape)[0])
             assert min(channels, filters) >= 32, decision.shape
     strategies = [d.strategy for d in decisions]
