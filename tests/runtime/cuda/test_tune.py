@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 
 from netloom.compiler.graph import Builder, Graph
+from netloom.compiler.targets.cuda import candidates as candidates_module
 from netloom.compiler.targets.cuda.candidates import write_candidates
 from netloom.compiler.targets.cuda.compile import is_available
 from netloom.compiler.targets.cuda.driver import PIPELINE, CudaOptions, plan
@@ -178,3 +179,11 @@ def test_a_model_without_a_choice_has_no_candidates(tmp_path: Path) -> None:
     x = b.input(TensorType(FLOAT32, (1, 4)), "x")
     with pytest.raises(UsageError, match="no convolution of this model has more than one strategy"):
         write_candidates(b.build([b("relu", x)], ["y"]), CudaOptions(), tmp_path / "none")
+
+
+@needs_compiler
+def test_a_file_that_would_be_too_large_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(candidates_module, "MOST_BYTES", 1000)
+    with pytest.raises(UsageError, match="the candidates take 0 MiB, more than 0"):
+        write_candidates(network(), CudaOptions(accuracy="fast"), tmp_path / "large", architectures=("sm_80",))
+    assert not list(tmp_path.iterdir())
