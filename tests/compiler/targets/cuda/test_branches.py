@@ -50,7 +50,7 @@ def test_slots_are_used_again_without_ordering_branches() -> None:
     kernels = [node for node in fused["run"].nodes if node.op.name == "kernel"]
     producers = {node.output: i for i, node in enumerate(kernels)}
     data = tuple(tuple({producers[v] for v in node.inputs if v in producers}) for node in kernels)
-    assert len(kernels) == len(edges) and depth(edges) == depth(data) == 6
+    assert len(kernels) == len(edges) and depth(edges) == depth(data) <= len(kernels) // 2
     arena = {b.index for launch in entry.launches for b in launch.buffers if b.space is Space.ARENA}
     assert len(arena) < sum(node.output not in fused["run"].outputs for node in kernels)  # slots are used again
 

@@ -110,6 +110,6 @@ def test_the_choices_of_light_networks(name: str) -> None:
             assert min(channels, filters) >= 32, decision.shape
     strategies = [d.strategy for d in decisions]
     if name == "resnet50":  # 3 x 3 on 56 x 56 and 28 x 28 images, which have tiles enough
-        assert strategies.count("winograd_f4") >= 6
+        assert sum(strategy.startswith("winograd") for strategy in strategies) >= 6
     if name == "shufflenet":  # grouped convolutions of few channels
         assert set(strategies) == {"direct"}
