@@ -115,6 +115,12 @@ def fitting(architectures: Sequence[str], capability: tuple[int, int]) -> str:
     return found
 
 
+def free_quietly(device: Device, address: int) -> None:
+    """Frees memory from a finalizer, which has nobody to report to: a context that is gone has taken its memory along."""
+    with contextlib.suppress(DeviceError):
+        device.free(address)
+
+
 @dataclass(frozen=True)
 class _Graph:
     """A captured sequence; ``graph`` stays because its nodes name those of the executable one."""

@@ -6,7 +6,6 @@ Its values are there when it is: no stream has to wait for them.
 
 from __future__ import annotations
 
-import contextlib
 import math
 import weakref
 from collections.abc import Mapping
@@ -20,7 +19,7 @@ from netloom.errors import DeviceError
 
 from ..buffer import numpy_dtype
 from . import dlpack
-from .device import Device
+from .device import Device, free_quietly
 
 _MOST_KEPT = 16  # free buffers of a pool
 
@@ -59,7 +58,7 @@ class Pool:
         if self._is_open and not use.is_shared and len(self._free) < _MOST_KEPT:
             self._free.append((size, address))
         else:
-            self.device.free(address)
+            free_quietly(self.device, address)
 
     def close(self) -> None:
         """Frees what is not in use, and from now on what is given back."""
@@ -79,7 +78,7 @@ class DeviceArray:
         self.nbytes = math.prod(shape) * int(numpy_dtype(dtype).itemsize)
         self.address = pool.take(self.nbytes)
         self._use = _Use()
-        weakref.finalize(self, _give_back, pool, self.address, self.nbytes, self._use).atexit = False
+        weakref.finalize(self, pool.give_back, self.address, self.nbytes, self._use).atexit = False
 
     def __repr__(self) -> str:
         return f"DeviceArray({self.dtype}[{', '.join(map(str, self.shape))}] on {self.device.name})"
@@ -115,9 +114,3 @@ class DeviceArray:
         self._use.is_shared = True
         is_versioned = max_version is not None and max_version[0] >= 1
         return dlpack.capsule(self.address, self.shape, self.dtype, self.device.number, self, is_versioned)
-
-
-def _give_back(pool: Pool, address: int, size: int, use: _Use) -> None:
-    """A finalizer has nobody to report to: a context that is gone has taken its memory along."""
-    with contextlib.suppress(DeviceError):
-        pool.give_back(address, size, use)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import weakref
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeAlias
@@ -15,12 +16,12 @@ from typing import Any, TypeAlias
 import numpy as np
 import numpy.typing as npt
 
-from netloom.errors import InputError, UsageError
+from netloom.errors import DeviceError, InputError, UsageError
 
 from ..buffer import as_input, numpy_dtype
 from ..program import PortInfo
 from .borrow import Borrowed, borrow, is_on_device
-from .device import CudaDevice, Device
+from .device import CudaDevice, Device, free_quietly
 from .device_array import DeviceArray
 from .plan import Plan, Resident, laid_out
 from .program import Entry, Program, bind_dims, parse_program, read_program
@@ -97,9 +98,7 @@ class CudaSession:
         """Frees the device's memory; states of this session must not be used any more, the session itself may."""
         if self._resident is None:
             return
-        for plan in self._plans.values():
-            plan.free()
-        self._plans.clear()
+        self._drop_plans()
         self._resident.free()
         self._resident = None
 
@@ -203,12 +202,26 @@ class CudaSession:
             if len(self._plans) >= _PLANS_KEPT:
                 self._plans.pop(next(iter(self._plans))).free()
             states = state.addresses if state is not None else self.resident.initial_states
-            self._plans[key] = Plan(self.resident, entry, states, dims)
+            self._plans[key] = self._new_plan(entry, states, dims)
         return self._plans[key]
+
+    def _new_plan(self, entry: Entry, states: Sequence[int], dims: Mapping[str, int]) -> Plan:
+        """A plan; where there is no room for it, in the place of all others."""
+        try:
+            return Plan(self.resident, entry, states, dims)
+        except DeviceError:
+            if not self._plans:
+                raise
+        self._drop_plans()
+        return Plan(self.resident, entry, states, dims)
+
+    def _drop_plans(self) -> None:
+        while self._plans:
+            self._plans.popitem()[1].free()
 
 
 class CudaState:
-    """A training state on the device: tensors by name, copied out when read and in when written."""
+    """A training state on the device: tensors by name, copied out when read and in when written. Its memory is freed with it."""
 
     def __init__(self, session: CudaSession) -> None:
         self._device, self._program = session.resident.device, session.program
@@ -220,6 +233,7 @@ class CudaState:
         for address, tensor in zip(self.addresses, self._tensors, strict=True):
             self._device.upload(address, np.ascontiguousarray(tensor.array))
         self.step = 0
+        weakref.finalize(self, free_quietly, self._device, base).atexit = False
 
     @property
     def names(self) -> tuple[str, ...]:
