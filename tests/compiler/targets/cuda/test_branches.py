@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from typing import Any
+
 import numpy as np
+import numpy.typing as npt
 import pytest
 
 import netloom as nl
@@ -10,6 +14,7 @@ from netloom.compiler.interpret import interpret
 from netloom.compiler.program import Space
 from netloom.compiler.targets.cuda.compile import is_available
 from netloom.compiler.targets.cuda.driver import PIPELINE, TRAINING_PIPELINE, compile_for_cuda, plan
+from netloom.runtime.cuda.device import Call
 from netloom.runtime.cuda.order import Access, predecessors
 from netloom.runtime.cuda.program import parse_program
 from netloom.runtime.cuda.session import CudaSession
@@ -78,3 +83,31 @@ def test_the_graph_of_a_session_gives_the_same_in_another_order() -> None:
     (wanted,) = interpret(graph, {"x": x})
     assert np.linalg.norm(found - wanted) <= 2e-6 * np.linalg.norm(wanted)
     assert orders and orders[0] != sorted(orders[0])
+
+
+@pytest.mark.skipif(not is_available(), reason="numba-cuda is not installed (netloom[cuda])")
+def test_an_edge_that_is_missing_is_seen() -> None:
+    """Without any one of the edges, an order that the others allow gives something else: new memory is NaN."""
+    graph = two_branches.graph(x=nl.tensor(1, 2, 4, 4)).inference_form()
+    compiled = compile_for_cuda(graph, architectures=())
+    ptx = {kernel.name: kernel.ptx for kernel in compiled.kernels.values()}
+    x = np.random.default_rng(0).random((1, 2, 4, 4)).astype(np.float32)
+
+    def result(left_out: tuple[int, int] | None) -> tuple[list[tuple[int, int]], npt.NDArray[np.float32]]:
+        """The edges, and what comes out where the one that is left out lets its launch run as early as the others allow."""
+        edges: list[tuple[int, int]] = []
+
+        class Careless(EmulatedDevice):
+            def capture(self, calls: Sequence[Call], after: Sequence[Sequence[int]]) -> Any:
+                edges.extend((number, n) for number, mine in enumerate(after) for n in mine)
+                needed = {left_out[0]} if left_out else set()
+                for number in reversed(range(len(calls))):
+                    needed |= {n for n in after[number] if number in needed and (number, n) != left_out}
+                return {number: calls[number] for number in sorted(range(len(calls)), key=lambda n: (n not in needed, n))}
+
+        found = CudaSession(parse_program(compiled.as_bytes()), lambda: Careless(ptx))(x)
+        return edges, found
+
+    edges, wanted = result(None)
+    assert edges and not np.isnan(wanted).any()
+    assert all(not np.array_equal(result(edge)[1], wanted) for edge in edges)
