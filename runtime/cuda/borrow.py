@@ -1,7 +1,8 @@
 """Arrays of other libraries on the device -> addresses that a program reads in place.
 
-Taken is whatever offers ``__dlpack__`` for a CUDA device, or else ``__cuda_array_interface__`` (version 2 or 3). DLPack's producer
-makes the values ready for the device's stream; for the other protocol the device's stream waits for the producer's.
+Taken is whatever offers ``__dlpack__`` for a CUDA device, or else ``__cuda_array_interface__``
+(version 2 or 3). DLPack's producer makes the values ready for the device's stream; for the other
+protocol the device's stream waits for the producer's.
 """
 
 from __future__ import annotations
@@ -21,12 +22,13 @@ from . import dlpack
 from .device import Device
 from .device_array import DeviceArray
 
-ACCESS = 16  # bytes of a kernel's widest access: an address that is no multiple of it cannot be read in place
+ACCESS = 16  # bytes of a kernel's widest access, of which an address to be read must be a multiple
 
 
 @dataclass(frozen=True)
 class Borrowed:
-    """An input on the device, compact and row-major; ``release`` must be called when it has been read."""
+    """An input on the device, compact and row-major; ``release`` must be called when it has been
+    read."""
 
     address: int
     shape: tuple[int, ...]
@@ -47,7 +49,8 @@ def is_on_device(value: Any) -> bool:
 
 
 def borrow(value: Any, port: PortInfo, device: Device) -> Borrowed:
-    """The value's address and shape; InputError if its dtype, device or order in memory is not what the port needs."""
+    """The value's address and shape; InputError if its dtype, device or order in memory is not what
+    the port needs."""
     if isinstance(value, DeviceArray) and value.device is device:
         _check_dtype(port, value.dtype, value.shape)
         return _borrowed(value.address, value.shape, port, lambda: None)
@@ -65,13 +68,16 @@ def _dlpack_device(value: Any) -> tuple[int, int]:
         return 0, 0
 
 
-# -- DLPack --------------------------------------------------------------------------------------------------------
+# -- DLPack ----------------------------------------------------------------------------------------
 
 
 def _from_dlpack(value: Any, port: PortInfo, device: Device) -> Borrowed:
     number = _dlpack_device(value)[1]
     if number != device.number:
-        raise InputError(f'The input "{port.name}" lies on CUDA device {number}, but the program runs on device {device.number}.')
+        raise InputError(
+            f'The input "{port.name}" lies on CUDA device {number}, but the program runs on '
+            f"device {device.number}."
+        )
     try:
         tensor = dlpack.taken(_exported(value, device.stream_handle))
     except (BufferError, TypeError, ValueError, RuntimeError, AttributeError) as error:
@@ -93,7 +99,7 @@ def _exported(value: Any, stream: int) -> Any:
         return value.__dlpack__(stream=stream)
 
 
-# -- the CUDA array interface --------------------------------------------------------------------------------------
+# -- the CUDA array interface ----------------------------------------------------------------------
 
 
 def _from_interface(value: Any, port: PortInfo, device: Device) -> Borrowed:
@@ -109,7 +115,9 @@ def _from_interface(value: Any, port: PortInfo, device: Device) -> Borrowed:
             raise ValueError("its stream is 0, which the interface forbids")
         steps = None if strides is None else _in_elements(strides, dtype.itemsize)
     except (KeyError, TypeError, ValueError, IndexError) as error:
-        raise InputError(f'The __cuda_array_interface__ of the input "{port.name}" cannot be read: {error}.') from error
+        raise InputError(
+            f'The __cuda_array_interface__ of the input "{port.name}" cannot be read: {error}.'
+        ) from error
     if dtype != numpy_dtype(port.dtype):
         raise _wrong_dtype(port, str(dtype), shape)
     _check_compact(port, shape, steps)
@@ -119,15 +127,20 @@ def _from_interface(value: Any, port: PortInfo, device: Device) -> Borrowed:
 
 
 def _in_elements(strides: Sequence[int], size: int) -> tuple[int, ...]:
-    """Strides of bytes as strides of elements; those that are none become -1, which no compact array has."""
+    """Strides of bytes as strides of elements; those that are none become -1, which no compact
+    array has."""
     return tuple(step // size if step % size == 0 else -1 for step in map(int, strides))
 
 
-# -- both ----------------------------------------------------------------------------------------------------------
+# -- both ------------------------------------------------------------------------------------------
 
 
-def _borrowed(address: int, shape: tuple[int, ...], port: PortInfo, release: Callable[[], None]) -> Borrowed:
-    return Borrowed(address, shape, math.prod(shape) * int(numpy_dtype(port.dtype).itemsize), release)
+def _borrowed(
+    address: int, shape: tuple[int, ...], port: PortInfo, release: Callable[[], None]
+) -> Borrowed:
+    return Borrowed(
+        address, shape, math.prod(shape) * int(numpy_dtype(port.dtype).itemsize), release
+    )
 
 
 def _check_dtype(port: PortInfo, dtype: str, shape: tuple[int, ...]) -> None:
@@ -136,7 +149,9 @@ def _check_dtype(port: PortInfo, dtype: str, shape: tuple[int, ...]) -> None:
 
 
 def _wrong_dtype(port: PortInfo, dtype: str, shape: tuple[int, ...]) -> InputError:
-    return InputError(f'The input "{port.name}" must be {port}, but {dtype}{list(shape)} was given.')
+    return InputError(
+        f'The input "{port.name}" must be {port}, but {dtype}{list(shape)} was given.'
+    )
 
 
 def _check_compact(port: PortInfo, shape: tuple[int, ...], strides: tuple[int, ...] | None) -> None:
@@ -144,6 +159,12 @@ def _check_compact(port: PortInfo, shape: tuple[int, ...], strides: tuple[int, .
     if strides is None or 0 in shape:
         return
     compact = dlpack.compact_strides(shape)
-    if any(extent != 1 and step != wanted for extent, step, wanted in zip(shape, strides, compact, strict=True)):
-        raise InputError(f'The input "{port.name}" lies on the device with the strides {list(strides)}, but must be C-contiguous.',
-                         hint="Make it contiguous first.")  # fmt: skip
+    if any(
+        extent != 1 and step != wanted
+        for extent, step, wanted in zip(shape, strides, compact, strict=True)
+    ):
+        raise InputError(
+            f'The input "{port.name}" lies on the device with the strides {list(strides)}, but '
+            "must be C-contiguous.",
+            hint="Make it contiguous first.",
+        )

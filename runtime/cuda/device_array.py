@@ -1,7 +1,8 @@
-"""Results that stay on the device: row-major arrays with ``__dlpack__`` and ``__cuda_array_interface__``.
+"""Results that stay on the device: row-major arrays with ``__dlpack__`` and
+``__cuda_array_interface__``.
 
-An array owns its memory, which nothing overwrites as long as the array, or a view that another library made of it, is alive.
-Its values are there when it is: no stream has to wait for them.
+An array owns its memory, which nothing overwrites as long as the array, or a view that another
+library made of it, is alive. Its values are there when it is: no stream has to wait for them.
 """
 
 from __future__ import annotations
@@ -26,7 +27,8 @@ _MOST_KEPT = 16  # free buffers of a pool
 
 @dataclass
 class _Use:
-    """Whether another library may have seen the memory, which it may use on streams that are not ours."""
+    """Whether another library may have seen the memory, which it may use on streams that are not
+    ours."""
 
     is_shared: bool = False
 
@@ -54,7 +56,8 @@ class Pool:
             return self.device.allocate(size)
 
     def give_back(self, address: int, size: int, use: _Use) -> None:
-        """Keeps the buffer for later. One that others saw is freed, which waits until the device has done what they asked of it."""
+        """Keeps the buffer for later. One that others saw is freed, which waits until the device
+        has done what they asked of it."""
         if self._is_open and not use.is_shared and len(self._free) < _MOST_KEPT:
             self._free.append((size, address))
         else:
@@ -91,26 +94,46 @@ class DeviceArray:
 
     @property
     def __cuda_array_interface__(self) -> Mapping[str, Any]:
-        """Version 3. ``stream`` is None: the values are there, so that nobody has to wait. It has no name for bfloat16."""
+        """Version 3. ``stream`` is None: the values are there, so that nobody has to wait. It has
+        no name for bfloat16."""
         if self.dtype == "bfloat16":
-            raise AttributeError("the CUDA array interface has no type for bfloat16; use __dlpack__.")
+            raise AttributeError(
+                "the CUDA array interface has no type for bfloat16; use __dlpack__."
+            )
         self._use.is_shared = True
-        return {"shape": self.shape, "typestr": numpy_dtype(self.dtype).str, "data": (self.address if self.nbytes else 0, False),
-                "strides": None, "stream": None, "version": 3}  # fmt: skip
+        return {
+            "shape": self.shape,
+            "typestr": numpy_dtype(self.dtype).str,
+            "data": (self.address if self.nbytes else 0, False),
+            "strides": None,
+            "stream": None,
+            "version": 3,
+        }
 
     def __dlpack_device__(self) -> tuple[int, int]:
         """(kDLCUDA, the device's number)."""
         return dlpack.CUDA, self.device.number
 
     def __dlpack__(
-        self, *, stream: int | None = None, max_version: tuple[int, int] | None = None,
-        dl_device: tuple[int, int] | None = None, copy: bool | None = None,
-    ) -> Any:  # fmt: skip
-        """A capsule of the array in place, on whatever stream it will be used; BufferError for a copy or another device."""
+        self,
+        *,
+        stream: int | None = None,
+        max_version: tuple[int, int] | None = None,
+        dl_device: tuple[int, int] | None = None,
+        copy: bool | None = None,
+    ) -> Any:
+        """A capsule of the array in place, on whatever stream it will be used; BufferError for a
+        copy or another device."""
         if copy or dl_device not in (None, self.__dlpack_device__()):
-            raise BufferError("a DeviceArray is exported in place, without a copy and on its own device.")
+            raise BufferError(
+                "a DeviceArray is exported in place, without a copy and on its own device."
+            )
         if stream == 0:
-            raise ValueError("DLPack leaves open which stream 0 is: give 1 for the legacy default stream.")
+            raise ValueError(
+                "DLPack leaves open which stream 0 is: give 1 for the legacy default stream."
+            )
         self._use.is_shared = True
         is_versioned = max_version is not None and max_version[0] >= 1
-        return dlpack.capsule(self.address, self.shape, self.dtype, self.device.number, self, is_versioned)
+        return dlpack.capsule(
+            self.address, self.shape, self.dtype, self.device.number, self, is_versioned
+        )

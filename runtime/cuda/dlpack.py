@@ -1,8 +1,10 @@
-"""DLPack's capsules by ctypes: a tensor in device memory -> a capsule, and a capsule -> the tensor in it.
+"""DLPack's capsules by ctypes: a tensor in device memory -> a capsule, and a capsule -> the tensor
+in it.
 
-Both forms of capsule are made and read: "dltensor", and "dltensor_versioned" for consumers and producers of version 1. What a
-capsule refers to lives until its deleter is called, by its consumer or, if nobody took it, by its destructor.
-Source: DLPack 1.1, dlpack.h and "Python Specification for DLPack".
+Both forms of capsule are made and read: "dltensor", and "dltensor_versioned" for consumers and
+producers of version 1. What a capsule refers to lives until its deleter is called, by its consumer
+or, if nobody took it, by its destructor. Source: DLPack 1.1, dlpack.h and "Python Specification for
+DLPack".
 """
 
 from __future__ import annotations
@@ -33,27 +35,48 @@ class _ManagedVersioned(ctypes.Structure):
     """DLManagedTensorVersioned."""
 
     _fields_ = (
-        ("major", ctypes.c_uint32), ("minor", ctypes.c_uint32), ("context", ctypes.c_void_p), ("deleter", ctypes.c_void_p),
-        ("flags", ctypes.c_uint64), ("tensor", DLTensor),
-    )  # fmt: skip
+        ("major", ctypes.c_uint32),
+        ("minor", ctypes.c_uint32),
+        ("context", ctypes.c_void_p),
+        ("deleter", ctypes.c_void_p),
+        ("flags", ctypes.c_uint64),
+        ("tensor", DLTensor),
+    )
 
 
 _DELETER: Final = ctypes.CFUNCTYPE(None, ctypes.c_void_p)
-_new = ctypes.PYFUNCTYPE(ctypes.py_object, ctypes.c_void_p, ctypes.c_char_p, ctypes.c_void_p)(("PyCapsule_New", ctypes.pythonapi))
-_set_name = ctypes.PYFUNCTYPE(ctypes.c_int, ctypes.py_object, ctypes.c_char_p)(("PyCapsule_SetName", ctypes.pythonapi))
-# Capsules by address, not as objects: a destructor must not hold a reference to what is being destroyed.
-_is_valid = ctypes.PYFUNCTYPE(ctypes.c_int, ctypes.c_void_p, ctypes.c_char_p)(("PyCapsule_IsValid", ctypes.pythonapi))
-_pointer = ctypes.PYFUNCTYPE(ctypes.c_void_p, ctypes.c_void_p, ctypes.c_char_p)(("PyCapsule_GetPointer", ctypes.pythonapi))
+_new = ctypes.PYFUNCTYPE(ctypes.py_object, ctypes.c_void_p, ctypes.c_char_p, ctypes.c_void_p)(
+    ("PyCapsule_New", ctypes.pythonapi)
+)
+_set_name = ctypes.PYFUNCTYPE(ctypes.c_int, ctypes.py_object, ctypes.c_char_p)(
+    ("PyCapsule_SetName", ctypes.pythonapi)
+)
+# Capsules by address, not as objects: a destructor must not hold a reference to what is being
+# destroyed.
+_is_valid = ctypes.PYFUNCTYPE(ctypes.c_int, ctypes.c_void_p, ctypes.c_char_p)(
+    ("PyCapsule_IsValid", ctypes.pythonapi)
+)
+_pointer = ctypes.PYFUNCTYPE(ctypes.c_void_p, ctypes.c_void_p, ctypes.c_char_p)(
+    ("PyCapsule_GetPointer", ctypes.pythonapi)
+)
 
-_exported: dict[int, tuple[Any, ...]] = {}  # by the address of a managed tensor: itself and all that it refers to
+_exported: dict[
+    int, tuple[Any, ...]
+] = {}  # by the address of a managed tensor: itself and all that it refers to
 
 
-# -- out -----------------------------------------------------------------------------------------------------------
+# -- out -------------------------------------------------------------------------------------------
 
 
-def capsule(address: int, shape: Sequence[int], dtype: str, device: int, owner: object, is_versioned: bool) -> Any:
-    """A capsule of a compact tensor on CUDA device number ``device``; ``owner`` is kept until the deleter is called."""
-    extents, strides = (ctypes.c_int64 * len(shape))(*shape), (ctypes.c_int64 * len(shape))(*compact_strides(shape))
+def capsule(
+    address: int, shape: Sequence[int], dtype: str, device: int, owner: object, is_versioned: bool
+) -> Any:
+    """A capsule of a compact tensor on CUDA device number ``device``; ``owner`` is kept until the
+    deleter is called."""
+    extents, strides = (
+        (ctypes.c_int64 * len(shape))(*shape),
+        (ctypes.c_int64 * len(shape))(*compact_strides(shape)),
+    )
     managed = _ManagedVersioned(*VERSION) if is_versioned else _Managed()
     managed.deleter = ctypes.cast(_DELETE, ctypes.c_void_p)
     tensor = managed.tensor
@@ -63,7 +86,9 @@ def capsule(address: int, shape: Sequence[int], dtype: str, device: int, owner: 
     tensor.shape, tensor.strides = ctypes.addressof(extents), ctypes.addressof(strides)
     place = ctypes.addressof(managed)
     _exported[place] = managed, extents, strides, owner
-    return _new(place, _VERSIONED if is_versioned else _PLAIN, ctypes.cast(_DESTROY, ctypes.c_void_p))
+    return _new(
+        place, _VERSIONED if is_versioned else _PLAIN, ctypes.cast(_DESTROY, ctypes.c_void_p)
+    )
 
 
 def compact_strides(shape: Sequence[int]) -> list[int]:
@@ -90,12 +115,13 @@ _DELETE: Final = _DELETER(_delete)  # they must outlive every capsule
 _DESTROY: Final = _DELETER(_destroy)
 
 
-# -- in ------------------------------------------------------------------------------------------------------------
+# -- in --------------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)
 class Tensor:
-    """What a capsule held. ``strides`` are in elements, None for compact ones; ``delete`` must be called once."""
+    """What a capsule held. ``strides`` are in elements, None for compact ones; ``delete`` must be
+    called once."""
 
     address: int
     shape: tuple[int, ...]
@@ -112,7 +138,8 @@ class Tensor:
 
 
 def taken(holder: Any) -> Tensor:
-    """Takes the tensor out of a capsule; ValueError if there is none, or one of another major version or dtype."""
+    """Takes the tensor out of a capsule; ValueError if there is none, or one of another major
+    version or dtype."""
     address = id(holder)
     name = next((name for name in _USED if _is_valid(address, name)), None)
     if name is None:
@@ -124,12 +151,18 @@ def taken(holder: Any) -> Tensor:
     tensor = managed.tensor
     dtype = _DTYPES.get((tensor.dtype.code, tensor.dtype.bits)) if tensor.dtype.lanes == 1 else None
     if dtype is None:
-        raise ValueError(f"its elements are of DLPack's type {tensor.dtype.code}, {tensor.dtype.bits} bits")
+        raise ValueError(
+            f"its elements are of DLPack's type {tensor.dtype.code}, {tensor.dtype.bits} bits"
+        )
     found = Tensor(
-        (tensor.data or 0) + tensor.byte_offset, _numbers(tensor.shape, tensor.ndim) or (),
-        _numbers(tensor.strides, tensor.ndim), dtype, (tensor.device.device_type, tensor.device.device_id),
-        place, managed.deleter,
-    )  # fmt: skip
+        (tensor.data or 0) + tensor.byte_offset,
+        _numbers(tensor.shape, tensor.ndim) or (),
+        _numbers(tensor.strides, tensor.ndim),
+        dtype,
+        (tensor.device.device_type, tensor.device.device_id),
+        place,
+        managed.deleter,
+    )
     _set_name(holder, _USED[name])
     return found
 

@@ -1,7 +1,8 @@
 """Launches with the bytes that they read and write -> which launches each must wait for.
 
-The edges are the fewest that keep every hazard in the launches' order: a read after a write, a write after a read and a
-write after a write of overlapping bytes. Whatever they leave open may run at once, so branches of a network overlap.
+The edges are the fewest that keep every hazard in the launches' order: a read after a write, a
+write after a read and a write after a write of overlapping bytes. Whatever they leave open may run
+at once, so branches of a network overlap.
 """
 
 from __future__ import annotations
@@ -31,7 +32,8 @@ class _History:
 
 
 def predecessors(accesses: Sequence[Access]) -> tuple[tuple[int, ...], ...]:
-    """For each launch those before it that it must wait for, the latest first; none that another one waits for already."""
+    """For each launch those before it that it must wait for, the latest first; none that another
+    one waits for already."""
     overlaps = _overlaps(piece for access in accesses for piece in (*access.reads, *access.writes))
     histories = {piece: _History() for piece in overlaps}
     behind: list[int] = []  # of each launch: a bit for every launch that is over when it begins
@@ -57,7 +59,9 @@ def _overlaps(pieces: Iterable[Bytes]) -> dict[Bytes, tuple[Bytes, ...]]:
     return {piece: near(*piece) for piece in ordered}
 
 
-def _hazards(access: Access, overlaps: Mapping[Bytes, tuple[Bytes, ...]], histories: Mapping[Bytes, _History]) -> set[int]:
+def _hazards(
+    access: Access, overlaps: Mapping[Bytes, tuple[Bytes, ...]], histories: Mapping[Bytes, _History]
+) -> set[int]:
     """Launches whose accesses must come before this one's."""
     found: set[int | None] = set()
     for piece in access.reads:
@@ -69,7 +73,8 @@ def _hazards(access: Access, overlaps: Mapping[Bytes, tuple[Bytes, ...]], histor
 
 
 def _latest(hazards: Iterable[int], behind: Sequence[int]) -> tuple[tuple[int, ...], int]:
-    """Those of the hazards that do not wait for each other, and all that is over after them, as bits."""
+    """Those of the hazards that do not wait for each other, and all that is over after them, as
+    bits."""
     kept, over = [], 0
     for number in sorted(hazards, reverse=True):
         if not over >> number & 1:

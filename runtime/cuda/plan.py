@@ -1,8 +1,10 @@
-"""An entry for one set of free dims: its buffers in one arena, and its launches captured as one graph.
+"""An entry for one set of free dims: its buffers in one arena, and its launches captured as one
+graph.
 
-A captured launch holds the addresses of its arguments. ``Plan.bind`` puts others there for inputs that are read in place and for
-results that stay on the device: an update costs the host a microsecond a launch, where a copy would cost memory and
-the device's time twice the tensor's bytes. Only what has changed since the replay before is updated.
+A captured launch holds the addresses of its arguments. ``Plan.bind`` puts others there for inputs
+that are read in place and for results that stay on the device: an update costs the host a
+microsecond a launch, where a copy would cost memory and the device's time twice the tensor's bytes.
+Only what has changed since the replay before is updated.
 """
 
 from __future__ import annotations
@@ -23,15 +25,20 @@ from .order import Access, predecessors
 from .program import ALIGNMENT, Entry, Program, evaluate
 
 Place: TypeAlias = "tuple[str, int]"  # a buffer: (space, index)
-_MOST_BYTES = (1 << 31) - 1  # of one buffer: then no element's index leaves int32, whatever its dtype
+_MOST_BYTES = (
+    1 << 31
+) - 1  # of one buffer: then no element's index leaves int32, whatever its dtype
 
 
 class Resident:
-    """A program's kernels, constants and error flag on a device, and the memory of results that stay there."""
+    """A program's kernels, constants and error flag on a device, and the memory of results that
+    stay there."""
 
     def __init__(self, program: Program, device: Device) -> None:
         self.device, self.program, self.pool = device, program, Pool(device)
-        self.functions = [(device.load(kernel.name, kernel.cubins), kernel.threads) for kernel in program.kernels]
+        self.functions = [
+            (device.load(kernel.name, kernel.cubins), kernel.threads) for kernel in program.kernels
+        ]
         places, total = laid_out({"constant": [constant.nbytes for constant in program.constants]})
         self._base = base = device.allocate(total)
         self.constants = [base + place for place in places["constant"]]
@@ -64,36 +71,49 @@ class _Captured:
 
 
 class Plan:
-    """One entry, ready to be replayed. ``shapes``: of its outputs; ``inputs``, ``outputs``: addresses of its own for them."""
+    """One entry, ready to be replayed. ``shapes``: of its outputs; ``inputs``, ``outputs``:
+    addresses of its own for them."""
 
-    def __init__(self, resident: Resident, entry: Entry, states: Sequence[int], dims: Mapping[str, int]) -> None:
+    def __init__(
+        self, resident: Resident, entry: Entry, states: Sequence[int], dims: Mapping[str, int]
+    ) -> None:
         self._device, self.entry = resident.device, entry
         self.shapes = tuple(port.at(dims) for port in entry.outputs)
         sizes = _sizes(resident.program, entry, dims)
         own = {space: sizes[space] for space in ("input", "output", "arena")}
         places, total = laid_out(own)
         self._arena = arena = resident.device.allocate(total)
-        self._where: dict[Place, int] = {(s, i): arena + p for s, group in places.items() for i, p in enumerate(group)}
+        self._where: dict[Place, int] = {
+            (s, i): arena + p for s, group in places.items() for i, p in enumerate(group)
+        }
         self.inputs = tuple(self._where["input", index] for index in range(len(entry.inputs)))
         self.outputs = tuple(self._where["output", index] for index in range(len(entry.outputs)))
         for space, addresses in (("constant", resident.constants), ("state", states)):
             self._where |= {(space, index): address for index, address in enumerate(addresses)}
         self._captured = self._calls(resident, dims)
         accesses = [self._access(item, sizes) for item in self._captured]
-        self.graph = self._device.capture([item.call for item in self._captured], predecessors(accesses))
+        self.graph = self._device.capture(
+            [item.call for item in self._captured], predecessors(accesses)
+        )
         kernels = resident.program.kernels
-        self.checks_indices = any(kernels[launch.kernel].checks_indices for launch in entry.launches)
+        self.checks_indices = any(
+            kernels[launch.kernel].checks_indices for launch in entry.launches
+        )
 
     def bind(self, inputs: Sequence[int], outputs: Sequence[int]) -> None:
         """From now on replays read the inputs and write the outputs at these addresses."""
-        wanted = {("input", i): a for i, a in enumerate(inputs)} | {("output", i): a for i, a in enumerate(outputs)}
+        wanted = {("input", i): a for i, a in enumerate(inputs)} | {
+            ("output", i): a for i, a in enumerate(outputs)
+        }
         changed = {place for place, address in wanted.items() if self._where[place] != address}
         if not changed:
             return
         self._where |= wanted
         for number, item in enumerate(self._captured):
             if not changed.isdisjoint(item.places):
-                call = replace(item.call, pointers=tuple(self._where[place] for place in item.places))
+                call = replace(
+                    item.call, pointers=tuple(self._where[place] for place in item.places)
+                )
                 self._captured[number] = replace(item, call=call)
                 self._device.rebind(self.graph, number, call)
 
@@ -111,11 +131,19 @@ class Plan:
             function, threads = resident.functions[launch.kernel]
             numbers = tuple(evaluate(extent, dims) for extent in launch.extents)
             pointers = tuple(self._where[place] for place in launch.buffers)
-            found.append(_Captured(Call(function, blocks, threads, pointers, numbers, resident.flag), launch.buffers))
+            found.append(
+                _Captured(
+                    Call(function, blocks, threads, pointers, numbers, resident.flag),
+                    launch.buffers,
+                )
+            )
         return found
 
     def _access(self, item: _Captured, sizes: Mapping[str, Sequence[int]]) -> Access:
-        pieces = [(self._where[space, index], self._where[space, index] + sizes[space][index]) for space, index in item.places]
+        pieces = [
+            (self._where[space, index], self._where[space, index] + sizes[space][index])
+            for space, index in item.places
+        ]
         return Access(tuple(pieces[:-1]), (pieces[-1],))
 
 
@@ -129,8 +157,10 @@ def _sizes(program: Program, entry: Entry, dims: Mapping[str, int]) -> dict[str,
         "state": [program.constants[state.initial].nbytes for state in program.states],
     }
     if max((size for group in sizes.values() for size in group), default=0) > _MOST_BYTES:
-        raise DeviceError(f"a buffer of more than {_MOST_BYTES} bytes is too large for the cuda target.",
-                          hint="Choose a smaller batch.")  # fmt: skip
+        raise DeviceError(
+            f"a buffer of more than {_MOST_BYTES} bytes is too large for the cuda target.",
+            hint="Choose a smaller batch.",
+        )
     return sizes
 
 

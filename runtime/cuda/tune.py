@@ -1,8 +1,10 @@
-"""A file of candidates -> a table of their times on this machine's device: ``python -m netloom.runtime.cuda.tune FILE -o RESULTS``.
+"""A file of candidates -> a table of their times on this machine's device: ``python -m
+netloom.runtime.cuda.tune FILE -o RESULTS``.
 
-Needs NumPy and cuda-bindings alone. A layer's candidates are timed in turn, round by round, by events around replays of their
-graphs; a time is the median of the rounds. Weights are random numbers made here. A candidate that fails has no time, and the
-others go on. ``netloom compile --target cuda --tuned RESULTS`` takes the table.
+Needs NumPy and cuda-bindings alone. A layer's candidates are timed in turn, round by round, by
+events around replays of their graphs; a time is the median of the rounds. Weights are random
+numbers made here. A candidate that fails has no time, and the others go on. ``netloom compile
+--target cuda --tuned RESULTS`` takes the table.
 """
 
 from __future__ import annotations
@@ -60,17 +62,34 @@ def read_candidates(path: Path) -> Candidates:
             if manifest["format"] != FORMAT:
                 raise ValueError("another format")
             layers = tuple(
-                Layer(str(row["text"]), tuple(map(str, row["constants"])),
-                      {str(c["strategy"]): _member(archive, c["file"]) for c in row["candidates"]})
+                Layer(
+                    str(row["text"]),
+                    tuple(map(str, row["constants"])),
+                    {str(c["strategy"]): _member(archive, c["file"]) for c in row["candidates"]},
+                )
                 for row in manifest["layers"]
-            )  # fmt: skip
+            )
             return Candidates(str(manifest["version"]), str(manifest["precision"]), layers)
     except OSError as error:
-        raise UsageError(f"The candidates {str(path)!r} cannot be read: {error.strerror}.") from error
-    except (ValueError, KeyError, TypeError, AttributeError, RecursionError, EOFError, NotImplementedError, RuntimeError,
-            zipfile.BadZipFile, zlib.error) as error:  # fmt: skip
-        raise ProgramError(f"{str(path)!r} is no file of candidates, or it is damaged.",
-                           hint="Write it again with netloom compile --tune-candidates.") from error  # fmt: skip
+        raise UsageError(
+            f"The candidates {str(path)!r} cannot be read: {error.strerror}."
+        ) from error
+    except (
+        ValueError,
+        KeyError,
+        TypeError,
+        AttributeError,
+        RecursionError,
+        EOFError,
+        NotImplementedError,
+        RuntimeError,
+        zipfile.BadZipFile,
+        zlib.error,
+    ) as error:
+        raise ProgramError(
+            f"{str(path)!r} is no file of candidates, or it is damaged.",
+            hint="Write it again with netloom compile --tune-candidates.",
+        ) from error
 
 
 def _member(archive: zipfile.ZipFile, name: str) -> bytes:
@@ -80,7 +99,11 @@ def _member(archive: zipfile.ZipFile, name: str) -> bytes:
 
 
 def measure(
-    layer: Layer, device: Device, rounds: int = ROUNDS, replays: int = REPLAYS, say: Callable[[str], None] = print
+    layer: Layer,
+    device: Device,
+    rounds: int = ROUNDS,
+    replays: int = REPLAYS,
+    say: Callable[[str], None] = print,
 ) -> dict[str, float | None]:
     """Seconds of each strategy, None for one that cannot be run."""
     with contextlib.ExitStack() as opened:
@@ -94,11 +117,16 @@ def measure(
         for _ in range(rounds):
             for strategy, (session, inputs) in sessions.items():
                 times[strategy].append(session.seconds(inputs, replays))
-    return {strategy: float(np.median(times[strategy])) if strategy in times else None for strategy in layer.programs}
+    return {
+        strategy: float(np.median(times[strategy])) if strategy in times else None
+        for strategy in layer.programs
+    }
 
 
 @contextlib.contextmanager
-def _ready(data: bytes, device: Device) -> Iterator[tuple[CudaSession, dict[str, npt.NDArray[Any]]]]:
+def _ready(
+    data: bytes, device: Device
+) -> Iterator[tuple[CudaSession, dict[str, npt.NDArray[Any]]]]:
     """A candidate on the device and inputs for it, with which it has run once."""
     program = _with_weights(parse_program(data, "candidate"))
     inputs = _inputs(program)
@@ -113,26 +141,38 @@ def _ready(data: bytes, device: Device) -> Iterator[tuple[CudaSession, dict[str,
 def _with_weights(program: Program) -> Program:
     """The program with random numbers for the weights that its file left out."""
     rng = np.random.default_rng(0)
-    return replace(program, constants=tuple(_filled(constant, rng) for constant in program.constants))
+    return replace(
+        program, constants=tuple(_filled(constant, rng) for constant in program.constants)
+    )
 
 
 def _filled(constant: Tensor, rng: np.random.Generator) -> Tensor:
     dtype = numpy_dtype(constant.dtype)
     if dtype.kind != "f" or len(constant.data) == constant.nbytes:
         return constant
-    return replace(constant, data=rng.standard_normal(constant.nbytes // dtype.itemsize).astype(dtype).tobytes())
+    return replace(
+        constant,
+        data=rng.standard_normal(constant.nbytes // dtype.itemsize).astype(dtype).tobytes(),
+    )
 
 
 def _inputs(program: Program) -> dict[str, npt.NDArray[Any]]:
     rng = np.random.default_rng(1)
     ports = [port.info for port in program.entries["run"].inputs]
-    return {port.name: rng.standard_normal(port.static_shape).astype(numpy_dtype(port.dtype)) for port in ports}
+    return {
+        port.name: rng.standard_normal(port.static_shape).astype(numpy_dtype(port.dtype))
+        for port in ports
+    }
 
 
 def run(
-    path: Path, results: Path, open_device: Callable[[], Device], rounds: int = ROUNDS, replays: int = REPLAYS,
+    path: Path,
+    results: Path,
+    open_device: Callable[[], Device],
+    rounds: int = ROUNDS,
+    replays: int = REPLAYS,
     say: Callable[[str], None] = print,
-) -> dict[str, Any]:  # fmt: skip
+) -> dict[str, Any]:
     """Times all candidates of a file and writes the table; DeviceError without a device."""
     candidates = read_candidates(path)
     device = open_device()
@@ -143,8 +183,17 @@ def run(
         seconds = measure(layer, device, rounds, replays, say)
         rows.append({"text": layer.text, "constants": list(layer.constants), "seconds": seconds})
         known = sorted((time, name) for name, time in seconds.items() if time is not None)
-        say("  ".join(f"{name} {time * 1e6:.1f} us" for time, name in known) or "no candidate could be run")
-    table = {"format": FORMAT, "version": candidates.version, "precision": candidates.precision, "device": facts, "layers": rows}
+        say(
+            "  ".join(f"{name} {time * 1e6:.1f} us" for time, name in known)
+            or "no candidate could be run"
+        )
+    table = {
+        "format": FORMAT,
+        "version": candidates.version,
+        "precision": candidates.precision,
+        "device": facts,
+        "layers": rows,
+    }
     try:
         results.write_text(json.dumps(table, indent=1), encoding="utf-8")
     except OSError as error:
@@ -152,16 +201,26 @@ def run(
     return table
 
 
-def main(arguments: Sequence[str] | None = None, open_device: Callable[[], Device] = CudaDevice) -> int:
+def main(
+    arguments: Sequence[str] | None = None, open_device: Callable[[], Device] = CudaDevice
+) -> int:
     """0, or an error's exit code: 4 without a device or cuda-bindings."""
-    parser = argparse.ArgumentParser(prog="python -m netloom.runtime.cuda.tune", description=__doc__)
+    parser = argparse.ArgumentParser(
+        prog="python -m netloom.runtime.cuda.tune", description=__doc__
+    )
     parser.add_argument("file", type=Path)
     parser.add_argument("-o", "--output", type=Path, required=True)
     parser.add_argument("--rounds", type=int, default=ROUNDS)
     parser.add_argument("--replays", type=int, default=REPLAYS)
     options = parser.parse_args(arguments)
     try:
-        run(options.file, options.output, open_device, max(options.rounds, 1), max(options.replays, 1))
+        run(
+            options.file,
+            options.output,
+            open_device,
+            max(options.rounds, 1),
+            max(options.replays, 1),
+        )
     except NetloomError as error:
         print(f"netloom: {error}", file=sys.stderr)
         return error.exit_code

@@ -1,8 +1,10 @@
-"""A graph -> one file of small programs, a layer and a strategy each, that a machine with a device times.
+"""A graph -> one file of small programs, a layer and a strategy each, that a machine with a device
+times.
 
-``write_candidates`` needs no device. ``python -m netloom.runtime.cuda.tune FILE -o RESULTS`` times them with NumPy and cuda-bindings
-alone; measured.py reads what it found. The file is a ZIP archive: candidates.json, and program files in which weights are one
-number, since those that are timed are made where they are timed. The same graph and options give the same bytes.
+``write_candidates`` needs no device. ``python -m netloom.runtime.cuda.tune FILE -o RESULTS`` times
+them with NumPy and cuda-bindings alone; measured.py reads what it found. The file is a ZIP archive:
+candidates.json, and program files in which weights are one number, since those that are timed are
+made where they are timed. The same graph and options give the same bytes.
 """
 
 from __future__ import annotations
@@ -67,14 +69,20 @@ def wanted_layers(graph: Graph, options: CudaOptions) -> dict[Layer, tuple[str, 
 
 
 def write_candidates(
-    graph: Graph, options: CudaOptions, path: Path, *, architectures: Sequence[str] = ARCHITECTURES,
+    graph: Graph,
+    options: CudaOptions,
+    path: Path,
+    *,
+    architectures: Sequence[str] = ARCHITECTURES,
     cache_folder: Path | None = None,
-) -> Summary:  # fmt: skip
+) -> Summary:
     """Writes the file; UsageError if there is nothing to choose, or the file would be too large."""
     layers = wanted_layers(graph, options)
     if not layers:
-        raise UsageError("no convolution of this model has more than one strategy worth timing.",
-                         hint="Compile it without a table of times.")  # fmt: skip
+        raise UsageError(
+            "no convolution of this model has more than one strategy worth timing.",
+            hint="Compile it without a table of times.",
+        )
     records: list[dict[str, Any]] = []
     programs: list[bytes] = []
     left_out: list[str] = []
@@ -88,22 +96,39 @@ def write_candidates(
                 continue
             candidates.append({"strategy": strategy, "file": f"{len(programs)}.nlc"})
             programs.append(program.as_bytes())
-        records.append({"text": layer.text, "constants": list(layer.constants), "candidates": candidates})
-    manifest = {"format": FORMAT, "version": compiler_version(), "precision": options.precision, "layers": records}
+        records.append(
+            {"text": layer.text, "constants": list(layer.constants), "candidates": candidates}
+        )
+    manifest = {
+        "format": FORMAT,
+        "version": compiler_version(),
+        "precision": options.precision,
+        "layers": records,
+    }
     data = _archive(manifest, programs)
     if len(data) > MOST_BYTES:
-        raise UsageError(f"the candidates take {len(data) >> 20} MiB, more than {MOST_BYTES >> 20}.",
-                         hint="Choose one architecture, or tune a part of the model.")  # fmt: skip
+        raise UsageError(
+            f"the candidates take {len(data) >> 20} MiB, more than {MOST_BYTES >> 20}.",
+            hint="Choose one architecture, or tune a part of the model.",
+        )
     write_file(path, data)
     return Summary(len(records), len(programs), tuple(left_out))
 
 
 def compile_candidate(
-    layer: Layer, strategy: str, options: CudaOptions, architectures: Sequence[str], cache_folder: Path | None = None
+    layer: Layer,
+    strategy: str,
+    options: CudaOptions,
+    architectures: Sequence[str],
+    cache_folder: Path | None = None,
 ) -> CudaProgram:
     """A layer's program by one strategy; UsageError if that does not apply."""
-    own = replace(options, accuracy="fast", override=f"{LAYER}={strategy}", decisions=[], tuner=None)
-    compiled = compile_for_cuda(_with_weights(layer), own, architectures=architectures, cache_folder=cache_folder)
+    own = replace(
+        options, accuracy="fast", override=f"{LAYER}={strategy}", decisions=[], tuner=None
+    )
+    compiled = compile_for_cuda(
+        _with_weights(layer), own, architectures=architectures, cache_folder=cache_folder
+    )
     (decision,) = own.decisions
     if decision.strategy != strategy:
         raise UsageError(f"{strategy} does not apply: {decision.rejected.get(strategy)}.")
@@ -112,15 +137,17 @@ def compile_candidate(
 
 
 def _with_weights(layer: Layer) -> Graph:
-    """The layer's graph with random constants, since equal ones would be folded into its kernels."""
+    """The layer's graph with random constants, since equal ones would be folded into its
+    kernels."""
     graph = parse_graph(layer.text)
     (node,) = graph.nodes
     b, rng = Builder(LAYER), np.random.default_rng(0)
     operands = [
-        b.constant(rng.standard_normal(value.type.static_shape).astype(np.float32)) if value.label in layer.constants
+        b.constant(rng.standard_normal(value.type.static_shape).astype(np.float32))
+        if value.label in layer.constants
         else b.input(value.type, value.label)
         for value in graph.inputs
-    ]  # fmt: skip
+    ]
     return b.build(b.copy(node, operands), ["y"])
 
 
@@ -133,9 +160,13 @@ def _emptied(constant: Constant) -> Constant:
 def _archive(manifest: dict[str, Any], programs: Sequence[bytes]) -> bytes:
     file = io.BytesIO()
     with zipfile.ZipFile(file, "w", zipfile.ZIP_DEFLATED) as archive:
-        for name, data in (("candidates.json", json.dumps(manifest, sort_keys=True).encode()),
-                           *((f"{number}.nlc", data) for number, data in enumerate(programs))):  # fmt: skip
-            archive.writestr(zipfile.ZipInfo(name), data, zipfile.ZIP_DEFLATED)  # without today's date
+        for name, data in (
+            ("candidates.json", json.dumps(manifest, sort_keys=True).encode()),
+            *((f"{number}.nlc", data) for number, data in enumerate(programs)),
+        ):
+            archive.writestr(
+                zipfile.ZipInfo(name), data, zipfile.ZIP_DEFLATED
+            )  # without today's date
     return file.getvalue()
 
 

@@ -1,6 +1,8 @@
-"""Times that a device measured (runtime/cuda/tune.py) -> a tuner that knows them and measures nothing.
+"""Times that a device measured (runtime/cuda/tune.py) -> a tuner that knows them and measures
+nothing.
 
-A table belongs to one version of the compiler, one precision and one device, and is refused where these do not fit.
+A table belongs to one version of the compiler, one precision and one device, and is refused where
+these do not fit.
 """
 
 from __future__ import annotations
@@ -18,15 +20,16 @@ from ...cache import Cache, compiler_version
 from ...tuning import Layer, Times, Tuner
 
 FORMAT = 1
-WIDE = 4.0  # times the least estimate, for what is worth timing: a device's rates are less certain than a processor's
-ANY_WEIGHTS = 1 << 62  # bytes that stay cached: replays are timed as they come, with what a device's cache keeps of a layer
+WIDE = 4.0  # times the least estimate is worth timing: a device's rates are less certain than a CPU's
+ANY_WEIGHTS = 1 << 62  # bytes that stay cached: replays keep what a device's cache can of a layer
 NOWHERE = Cache(None)
 _AGAIN = "Write the candidates again, and measure them again."
 
 
 @dataclass(frozen=True)
 class MeasuredTimes:
-    """A timer that looks times up: (layer's text, its constants) -> strategy -> seconds, None for one that failed there."""
+    """A timer that looks times up: (layer's text, its constants) -> strategy -> seconds, None for
+    one that failed there."""
 
     identity: str
     times: Mapping[tuple[str, tuple[str, ...]], Times]
@@ -42,8 +45,8 @@ class MeasuredTimes:
 
 
 def read_times(path: Path, precision: str, architectures: Sequence[str]) -> Tuner:
-    """A tuner of the file's times; UsageError if they are those of another version, precision or device than asked for,
-    ProgramError if the file is no table of times."""
+    """A tuner of the file's times; UsageError if they are those of another version, precision or
+    device than asked for, ProgramError if the file is no table of times."""
     try:
         table = json.loads(path.read_bytes())
         times = _times(table)
@@ -53,16 +56,25 @@ def read_times(path: Path, precision: str, architectures: Sequence[str]) -> Tune
     except OSError as error:
         raise UsageError(f"the times {str(path)!r} cannot be read: {error.strerror}.") from error
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
-        raise ProgramError(f"{str(path)!r} is no table of times of a device.",
-                           hint="Write one with python -m netloom.runtime.cuda.tune.") from error  # fmt: skip
+        raise ProgramError(
+            f"{str(path)!r} is no table of times of a device.",
+            hint="Write one with python -m netloom.runtime.cuda.tune.",
+        ) from error
     if version != compiler_version():
         raise UsageError(f"{str(path)!r} was measured for another version of netloom.", hint=_AGAIN)
     if own != precision:
-        raise UsageError(f"{str(path)!r} was measured at the precision {own!r}, not {precision!r}.", hint=_AGAIN)
+        raise UsageError(
+            f"{str(path)!r} was measured at the precision {own!r}, not {precision!r}.", hint=_AGAIN
+        )
     if not any(_runs_on(architecture, capability) for architecture in architectures):
-        raise UsageError(f"{str(path)!r} was measured on {name}, of compute capability {capability}, for which "
-                         f"{', '.join(architectures)} is no code.", hint="Choose a table of a device that is compiled for.")  # fmt: skip
-    identity = ", ".join(str(device[key]) for key in ("name", "capability", "driver") if key in device)
+        raise UsageError(
+            f"{str(path)!r} was measured on {name}, of compute capability {capability}, for which "
+            f"{', '.join(architectures)} is no code.",
+            hint="Choose a table of a device that is compiled for.",
+        )
+    identity = ", ".join(
+        str(device[key]) for key in ("name", "capability", "driver") if key in device
+    )
     return Tuner(MeasuredTimes(identity, times), math.inf, NOWHERE, close=WIDE)
 
 
@@ -73,14 +85,18 @@ def _times(table: Any) -> dict[tuple[str, tuple[str, ...]], Times]:
     found: dict[tuple[str, tuple[str, ...]], Times] = {}
     for row in table["layers"]:
         seconds = dict(row["seconds"])
-        if not all(time is None or (isinstance(time, float) and math.isfinite(time) and time > 0) for time in seconds.values()):
+        if not all(
+            time is None or (isinstance(time, float) and math.isfinite(time) and time > 0)
+            for time in seconds.values()
+        ):
             raise ValueError("no time")
         found[str(row["text"]), tuple(map(str, row["constants"]))] = seconds
     return found
 
 
 def _runs_on(architecture: str, capability: str) -> bool:
-    """Whether code for an architecture is for such a device: of its own generation, exactly its own with "a"."""
+    """Whether code for an architecture is for such a device: of its own generation, exactly its own
+    with "a"."""
     number = architecture.removeprefix("sm_")
     mine, (major, _, minor) = number.removesuffix("a"), capability.partition(".")
     is_exact = number.endswith("a")

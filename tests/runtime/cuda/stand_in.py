@@ -1,6 +1,8 @@
-"""A stand-in for cuda.bindings.driver: host memory by address, kernels that are Python functions, and a log of what was asked.
+"""A stand-in for cuda.bindings.driver: host memory by address, kernels that are Python functions,
+and a log of what was asked.
 
-Graphs run their nodes when they are launched, from the parameters that they hold then, each after the nodes it depends on.
+Graphs run their nodes when they are launched, from the parameters that they hold then, each after
+the nodes it depends on.
 """
 
 from __future__ import annotations
@@ -13,7 +15,12 @@ from typing import Any
 
 Kernel = Callable[..., None]
 OK = SimpleNamespace(name="CUDA_SUCCESS")
-ATTRIBUTES = {"COMPUTE_CAPABILITY_MAJOR": 9, "COMPUTE_CAPABILITY_MINOR": 0, "MULTIPROCESSOR_COUNT": 132, "CLOCK_RATE": 1_980_000}
+ATTRIBUTES = {
+    "COMPUTE_CAPABILITY_MAJOR": 9,
+    "COMPUTE_CAPABILITY_MINOR": 0,
+    "MULTIPROCESSOR_COUNT": 132,
+    "CLOCK_RATE": 1_980_000,
+}
 
 
 @dataclass
@@ -32,13 +39,18 @@ class Graph:
 
 
 class StandIn:
-    """The functions that the runtime calls; ``kernels``: name -> (function, its arguments' ctypes)."""
+    """The functions that the runtime calls; ``kernels``: name -> (function, its arguments'
+    ctypes)."""
 
     CUresult = SimpleNamespace(
-        CUDA_SUCCESS=OK, CUDA_ERROR_OUT_OF_MEMORY=SimpleNamespace(name="CUDA_ERROR_OUT_OF_MEMORY"),
-        CUDA_ERROR_NO_DEVICE=SimpleNamespace(name="x"), CUDA_ERROR_STUB_LIBRARY=SimpleNamespace(name="y"),
-    )  # fmt: skip
-    CUdevice_attribute = SimpleNamespace(**{f"CU_DEVICE_ATTRIBUTE_{name}": value for name, value in ATTRIBUTES.items()})
+        CUDA_SUCCESS=OK,
+        CUDA_ERROR_OUT_OF_MEMORY=SimpleNamespace(name="CUDA_ERROR_OUT_OF_MEMORY"),
+        CUDA_ERROR_NO_DEVICE=SimpleNamespace(name="x"),
+        CUDA_ERROR_STUB_LIBRARY=SimpleNamespace(name="y"),
+    )
+    CUdevice_attribute = SimpleNamespace(
+        **{f"CU_DEVICE_ATTRIBUTE_{name}": value for name, value in ATTRIBUTES.items()}
+    )
     CUevent_flags = SimpleNamespace(CU_EVENT_DISABLE_TIMING=2)
     CUstream = int
     CUDA_KERNEL_NODE_PARAMS = SimpleNamespace
@@ -95,7 +107,7 @@ class StandIn:
         self.log.append(("synchronize", stream))
         return (OK,)
 
-    # -- memory ------------------------------------------------------------------------------------------------
+    # -- memory ------------------------------------------------------------------------------------
 
     def cuMemAlloc(self, size: int) -> Any:
         data = (ctypes.c_uint8 * size)()
@@ -113,7 +125,7 @@ class StandIn:
 
     cuMemcpyHtoDAsync = cuMemcpyDtoHAsync = cuMemcpyDtoDAsync = _copied
 
-    # -- kernels and graphs ------------------------------------------------------------------------------------
+    # -- kernels and graphs ------------------------------------------------------------------------
 
     def cuModuleLoadData(self, cubin: bytes) -> Any:
         return OK, cubin
@@ -127,11 +139,21 @@ class StandIn:
     def _node(self, node: Any, after: Sequence[Node]) -> Node:
         _, types = self.kernels[node.func]
         places = (ctypes.c_void_p * len(types)).from_address(node.kernelParams)
-        arguments = tuple(kind.from_address(place).value for kind, place in zip(types, places, strict=True))
-        assert (node.gridDimY, node.gridDimZ, node.blockDimY, node.blockDimZ, node.sharedMemBytes) == (1, 1, 1, 1, 0)
+        arguments = tuple(
+            kind.from_address(place).value for kind, place in zip(types, places, strict=True)
+        )
+        assert (
+            node.gridDimY,
+            node.gridDimZ,
+            node.blockDimY,
+            node.blockDimZ,
+            node.sharedMemBytes,
+        ) == (1, 1, 1, 1, 0)
         return Node(node.func, (node.gridDimX, node.blockDimX), arguments, tuple(after))
 
-    def cuGraphAddKernelNode(self, graph: Graph, after: Sequence[Node], count: int, node: Any) -> Any:
+    def cuGraphAddKernelNode(
+        self, graph: Graph, after: Sequence[Node], count: int, node: Any
+    ) -> Any:
         assert count == len(after)
         graph.nodes.append(self._node(node, after))
         return OK, graph.nodes[-1]
@@ -139,7 +161,9 @@ class StandIn:
     def cuGraphInstantiate(self, graph: Graph, flags: int) -> Any:
         return OK, {id(node): node for node in graph.nodes}
 
-    def cuGraphExecKernelNodeSetParams(self, executable: dict[int, Node], node: Node, changed: Any) -> Any:
+    def cuGraphExecKernelNodeSetParams(
+        self, executable: dict[int, Node], node: Node, changed: Any
+    ) -> Any:
         executable[id(node)] = self._node(changed, node.after)
         return (OK,)
 
@@ -157,7 +181,7 @@ class StandIn:
         self.log.append(("destroy graph",))
         return (OK,)
 
-    # -- events ------------------------------------------------------------------------------------------------
+    # -- events ------------------------------------------------------------------------------------
 
     def cuEventCreate(self, flags: int) -> Any:
         self.log.append(("create event", flags))

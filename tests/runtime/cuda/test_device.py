@@ -51,7 +51,11 @@ def test_a_graph_has_the_edges_and_arguments_asked_for(driver: StandIn) -> None:
     function = device.load("scale", {"sm_80": b"", "sm_90a": b"code"})
     calls = [Call(function, 3, 256, (places[i], places[i + 1]), (4,), 7) for i in range(3)]
     graph = device.capture(calls, [(), (0,), (1, 0)])
-    assert [tuple(graph.nodes.index(n) for n in node.after) for node in graph.nodes] == [(), (0,), (1, 0)]
+    assert [tuple(graph.nodes.index(n) for n in node.after) for node in graph.nodes] == [
+        (),
+        (0,),
+        (1, 0),
+    ]
     assert [(node.grid, node.arguments[2:]) for node in graph.nodes] == [((3, 256), (4, 7))] * 3
     device.replay(graph)
     found = np.zeros(4, np.float32)
@@ -72,7 +76,10 @@ def test_a_stream_is_waited_for_by_an_event(driver: StandIn) -> None:
     device.wait_for(12345)
     (created, recorded, waited, destroyed) = driver.log
     assert created == ("create event", 2) and recorded[::2] == ("record", 12345)
-    assert waited == ("wait", device.stream_handle, recorded[1]) and destroyed == ("destroy event", recorded[1])
+    assert waited == ("wait", device.stream_handle, recorded[1]) and destroyed == (
+        "destroy event",
+        recorded[1],
+    )
 
 
 def test_times_are_those_of_events_around_replays(driver: StandIn) -> None:
@@ -81,14 +88,33 @@ def test_times_are_those_of_events_around_replays(driver: StandIn) -> None:
     graph = device.capture([Call("scale", 1, 256, (place, place), (4,), 7)] * 3, [(), (0,), (1,)])
     assert device.seconds(graph, 10) == pytest.approx(6e-3)
     facts = device.facts()
-    assert facts["name"] == "stand-in" and facts["capability"] == "9.0" and facts["driver"] == "13.0"
+    assert (
+        facts["name"] == "stand-in" and facts["capability"] == "9.0" and facts["driver"] == "13.0"
+    )
 
 
-@pytest.mark.skipif(importlib.util.find_spec("cuda") is None, reason="cuda-bindings is not installed (netloom[cuda])")
+@pytest.mark.skipif(
+    importlib.util.find_spec("cuda") is None,
+    reason="cuda-bindings is not installed (netloom[cuda])",
+)
 def test_the_bindings_have_all_that_the_stand_in_has() -> None:
     real: Any = importlib.import_module("cuda.bindings.driver")
     names = [name for name in vars(StandIn) if name.startswith(("cu", "CU"))]
     assert len(names) > 30 and not [name for name in names if not hasattr(real, name)]
-    wanted = {"func", "kernelParams", "sharedMemBytes", "gridDimX", "gridDimY", "gridDimZ", "blockDimX", "blockDimY", "blockDimZ"}
+    wanted = {
+        "func",
+        "kernelParams",
+        "sharedMemBytes",
+        "gridDimX",
+        "gridDimY",
+        "gridDimZ",
+        "blockDimX",
+        "blockDimY",
+        "blockDimZ",
+    }
     assert wanted <= set(dir(real.CUDA_KERNEL_NODE_PARAMS()))
-    assert not [name for name in vars(StandIn.CUdevice_attribute) if not hasattr(real.CUdevice_attribute, name)]
+    assert not [
+        name
+        for name in vars(StandIn.CUdevice_attribute)
+        if not hasattr(real.CUdevice_attribute, name)
+    ]

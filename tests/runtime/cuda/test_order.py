@@ -1,4 +1,6 @@
-"""Launches' order: every hazard is kept, no edge is in vain, and any order that the edges allow gives the same memory."""
+"""Launches' order: every hazard is kept, no edge is in vain, and any order that the edges allow
+gives the same memory.
+"""
 
 from __future__ import annotations
 
@@ -15,8 +17,13 @@ def some_accesses(seed: int) -> list[Access]:
     rng = random.Random(seed)
     buffers = [(start, start + rng.randint(1, 6)) for start in range(0, 40, 5)]
     pieces = [*buffers, *((start, start + rng.randint(0, 9)) for start in rng.sample(range(40), 4))]
-    return [Access(tuple(rng.sample(pieces, rng.randint(0, 3))), tuple(rng.sample(pieces, rng.randint(0, 2))))
-            for _ in range(rng.randint(1, 14))]  # fmt: skip
+    return [
+        Access(
+            tuple(rng.sample(pieces, rng.randint(0, 3))),
+            tuple(rng.sample(pieces, rng.randint(0, 2))),
+        )
+        for _ in range(rng.randint(1, 14))
+    ]
 
 
 def hazards(accesses: Sequence[Access]) -> set[tuple[int, int]]:
@@ -26,9 +33,13 @@ def hazards(accesses: Sequence[Access]) -> set[tuple[int, int]]:
         return any(set(range(*a)) & set(range(*b)) for a in one for b in other)
 
     return {
-        (i, j) for j, later in enumerate(accesses) for i, earlier in enumerate(accesses[:j])
-        if touch(earlier.writes, later.reads) or touch(earlier.reads, later.writes) or touch(earlier.writes, later.writes)
-    }  # fmt: skip
+        (i, j)
+        for j, later in enumerate(accesses)
+        for i, earlier in enumerate(accesses[:j])
+        if touch(earlier.writes, later.reads)
+        or touch(earlier.reads, later.writes)
+        or touch(earlier.writes, later.writes)
+    }
 
 
 def ordered_pairs(edges: Sequence[Sequence[int]]) -> set[tuple[int, int]]:
@@ -57,7 +68,9 @@ def test_hazards_are_kept_and_no_edge_is_in_vain(seed: int) -> None:
     assert hazards(accesses) <= ordered_pairs(edges)
     for j, mine in enumerate(edges):
         for i in mine:
-            less = [tuple(e for e in found if (e, place) != (i, j)) for place, found in enumerate(edges)]
+            less = [
+                tuple(e for e in found if (e, place) != (i, j)) for place, found in enumerate(edges)
+            ]
             assert (i, j) in hazards(accesses) - ordered_pairs(less)
 
 
@@ -69,12 +82,28 @@ def test_any_order_that_the_edges_allow_gives_the_same_memory(seed: int) -> None
     for _ in range(5):
         order: list[int] = []
         while len(order) < len(edges):
-            order.append(rng.choice([n for n, mine in enumerate(edges) if n not in order and set(mine) <= set(order)]))
+            order.append(
+                rng.choice(
+                    [
+                        n
+                        for n, mine in enumerate(edges)
+                        if n not in order and set(mine) <= set(order)
+                    ]
+                )
+            )
         assert executed(accesses, order) == wanted
 
 
 def test_branches_and_the_reuse_of_a_slot() -> None:
-    """x -> a, x -> b, (a, b) -> y; then a's bytes are written anew: only readers of the old ones are waited for."""
+    """x -> a, x -> b, (a, b) -> y; then a's bytes are written anew: only readers of the old ones
+    are waited for."""
     x, a, b, y = ((place, place + 8) for place in (0, 8, 16, 24))
-    accesses = [Access((x,), (a,)), Access((x,), (b,)), Access((a, b), (y,)), Access((x,), (a,)), Access((b,), ()), Access((), (x,))]
+    accesses = [
+        Access((x,), (a,)),
+        Access((x,), (b,)),
+        Access((a, b), (y,)),
+        Access((x,), (a,)),
+        Access((b,), ()),
+        Access((), (x,)),
+    ]
     assert predecessors(accesses) == ((), (), (1, 0), (2,), (1,), (3,))

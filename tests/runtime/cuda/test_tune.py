@@ -1,4 +1,6 @@
-"""Times from a device, from the candidates' file to the program that they decide: with a device whose clock is made up."""
+"""Times from a device, from the candidates' file to the program that they decide: with a device
+whose clock is made up.
+"""
 
 from __future__ import annotations
 
@@ -24,11 +26,14 @@ from netloom.runtime.cuda.device import Call
 from netloom.runtime.cuda.program import parse_program
 
 ARCHITECTURES = ("sm_80", "sm_90a")
-needs_compiler = pytest.mark.skipif(not is_available(), reason="numba-cuda is not installed (netloom[cuda])")
+needs_compiler = pytest.mark.skipif(
+    not is_available(), reason="numba-cuda is not installed (netloom[cuda])"
+)
 
 
 class FakeDevice:
-    """Takes everything and computes nothing; a replay takes the time that ``clock`` has for its kernels."""
+    """Takes everything and computes nothing; a replay takes the time that ``clock`` has for its
+    kernels."""
 
     number, stream_handle, name = 0, 7, "Fake H200"
 
@@ -86,24 +91,44 @@ def network() -> Graph:
     rng = np.random.default_rng(0)
     for number, (c, o) in enumerate(((16, 16), (16, 16), (16, 32))):
         w = b.constant(rng.standard_normal((o, c, 3, 3)).astype(np.float32))
-        x = b("relu", b("conv", x, w, stride=(1, 1), dilation=(1, 1), lo=(1, 1), hi=(1, 1), groups=1, label=f"conv{number}"))
+        x = b(
+            "relu",
+            b(
+                "conv",
+                x,
+                w,
+                stride=(1, 1),
+                dilation=(1, 1),
+                lo=(1, 1),
+                hi=(1, 1),
+                groups=1,
+                label=f"conv{number}",
+            ),
+        )
     return b.build([x], ["y"])
 
 
 @pytest.fixture(scope="module")
 def file(tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("tune") / "candidates"
-    summary = write_candidates(network(), CudaOptions(accuracy="fast"), path, architectures=("sm_80",))
+    summary = write_candidates(
+        network(), CudaOptions(accuracy="fast"), path, architectures=("sm_80",)
+    )
     assert summary.layers == 2 and summary.candidates > 4 and not summary.left_out
     return path
 
 
-def clock_of(candidates: tune.Candidates, seconds: Mapping[str, float]) -> dict[tuple[str, ...], float]:
+def clock_of(
+    candidates: tune.Candidates, seconds: Mapping[str, float]
+) -> dict[tuple[str, ...], float]:
     """The times of strategies as those of their kernels."""
     return {
-        tuple(sorted(kernel.name for kernel in parse_program(data).kernels)): seconds.get(strategy, 1.0)
-        for layer in candidates.layers for strategy, data in layer.programs.items()
-    }  # fmt: skip
+        tuple(sorted(kernel.name for kernel in parse_program(data).kernels)): seconds.get(
+            strategy, 1.0
+        )
+        for layer in candidates.layers
+        for strategy, data in layer.programs.items()
+    }
 
 
 def strategies_chosen(options: CudaOptions) -> list[str]:
@@ -113,7 +138,9 @@ def strategies_chosen(options: CudaOptions) -> list[str]:
 
 @needs_compiler
 @pytest.mark.parametrize("fastest", ["direct", "winograd_f2", "winograd_f4"])
-def test_the_choice_follows_the_table(file: Path, tmp_path: Path, fastest: str, capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_choice_follows_the_table(
+    file: Path, tmp_path: Path, fastest: str, capsys: pytest.CaptureFixture[str]
+) -> None:
     device = FakeDevice(clock_of(tune.read_candidates(file), {fastest: 2e-5}))
     assert tune.main([str(file), "-o", str(tmp_path / "t.json")], lambda: device) == 0
     said = capsys.readouterr().out
@@ -137,7 +164,9 @@ def test_weights_are_made_where_they_are_timed(file: Path) -> None:
 def test_a_candidate_that_fails_has_no_time_and_is_not_chosen(file: Path, tmp_path: Path) -> None:
     candidates = tune.read_candidates(file)
     broken = parse_program(candidates.layers[0].programs["winograd_f4"]).kernels[0].name
-    device = FakeDevice(clock_of(candidates, {"winograd_f4": 1e-5, "winograd_f2": 2e-5}), fails=broken)
+    device = FakeDevice(
+        clock_of(candidates, {"winograd_f4": 1e-5, "winograd_f2": 2e-5}), fails=broken
+    )
     said: list[str] = []
     table = tune.run(file, tmp_path / "t.json", lambda: device, say=said.append)
     assert table["layers"][0]["seconds"]["winograd_f4"] is None and not device.live
@@ -147,8 +176,12 @@ def test_a_candidate_that_fails_has_no_time_and_is_not_chosen(file: Path, tmp_pa
 
 
 @needs_compiler
-def test_candidates_are_the_same_bytes_again_and_are_refused_when_damaged(file: Path, tmp_path: Path) -> None:
-    write_candidates(network(), CudaOptions(accuracy="fast"), tmp_path / "again", architectures=("sm_80",))
+def test_candidates_are_the_same_bytes_again_and_are_refused_when_damaged(
+    file: Path, tmp_path: Path
+) -> None:
+    write_candidates(
+        network(), CudaOptions(accuracy="fast"), tmp_path / "again", architectures=("sm_80",)
+    )
     data = file.read_bytes()
     assert (tmp_path / "again").read_bytes() == data
     for wrong in (b"", b"nothing", data[: len(data) // 2], data[:200] + bytes(100) + data[300:]):
@@ -161,14 +194,19 @@ def test_candidates_are_the_same_bytes_again_and_are_refused_when_damaged(file: 
         tune.read_candidates(tmp_path / "wrong")
 
 
-def test_what_is_missing_is_one_sentence(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_what_is_missing_is_one_sentence(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     def none() -> FakeDevice:
         raise DeviceError("this machine has no CUDA device.")
 
     assert tune.main([str(tmp_path / "none"), "-o", str(tmp_path / "t")], none) == 2
     assert "cannot be read" in capsys.readouterr().err
     with zipfile.ZipFile(tmp_path / "empty", "w") as archive:
-        archive.writestr("candidates.json", json.dumps({"format": 1, "version": "", "precision": "f32", "layers": []}))
+        archive.writestr(
+            "candidates.json",
+            json.dumps({"format": 1, "version": "", "precision": "f32", "layers": []}),
+        )
     assert tune.main([str(tmp_path / "empty"), "-o", str(tmp_path / "t")], none) == 4
     assert "no CUDA device" in capsys.readouterr().err
 
@@ -182,8 +220,12 @@ def test_a_model_without_a_choice_has_no_candidates(tmp_path: Path) -> None:
 
 
 @needs_compiler
-def test_a_file_that_would_be_too_large_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_file_that_would_be_too_large_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(candidates_module, "MOST_BYTES", 1000)
     with pytest.raises(UsageError, match="the candidates take 0 MiB, more than 0"):
-        write_candidates(network(), CudaOptions(accuracy="fast"), tmp_path / "large", architectures=("sm_80",))
+        write_candidates(
+            network(), CudaOptions(accuracy="fast"), tmp_path / "large", architectures=("sm_80",)
+        )
     assert not list(tmp_path.iterdir())
