@@ -70,6 +70,7 @@ class Tuner:
     seconds: float
     cache: Cache
     clock: Callable[[], float] = time.monotonic
+    close: float | None = None  # times the least estimate: a candidate above that is not measured (None: CLOSE)
     times: dict[Layer, Times] = field(default_factory=dict)
     open: set[Layer] = field(default_factory=set)
     spent: float = 0.0
@@ -77,7 +78,7 @@ class Tuner:
     def measure(self, graph: Graph, estimates: Mapping[Node, Mapping[str, float]], batch: int) -> dict[Node, dict[str, float]]:
         """Measured seconds by strategy, for the nodes whose layers were measured now or before."""
         is_cold = weight_bytes(graph) > self.timer.cached
-        candidates = {node: close_candidates(seconds) for node, seconds in estimates.items()}
+        candidates = {node: close_candidates(seconds, self.close) for node, seconds in estimates.items()}
         nodes = {node: layer_of(graph, node, batch, is_cold) for node, names in candidates.items() if len(names) > 1}
         wanted: dict[Layer, list[str]] = {}
         weights: dict[Layer, float] = {}
@@ -115,10 +116,10 @@ class Tuner:
             self.cache.put(json.dumps(dict(times), sort_keys=True).encode(), *key)
 
 
-def close_candidates(estimates: Mapping[str, float]) -> list[str]:
-    """The strategies worth measuring, the best estimate first."""
-    least = min(estimates.values())
-    return sorted((name for name, seconds in estimates.items() if seconds <= CLOSE * least), key=lambda name: estimates[name])
+def close_candidates(estimates: Mapping[str, float], close: float | None = None) -> list[str]:
+    """The strategies worth measuring, the best estimate first: those within ``close`` (None: CLOSE) times the least."""
+    most = min(estimates.values()) * (CLOSE if close is None else close)
+    return sorted((name for name, seconds in estimates.items() if seconds <= most), key=lambda name: estimates[name])
 
 
 def weight_bytes(graph: Graph) -> int:

@@ -33,6 +33,7 @@ class Placement:
 
     machine: Machine
     joins_in_place: bool = True  # whether a launch may write a part of an arena slot
+    keeps_branches_apart: bool = False  # a slot is used again only by kernels that need what came before anyway
     suffix: str = ""
     kernels: dict[str, Kernel] = field(default_factory=dict)
     constants: list[Constant] = field(default_factory=list)
@@ -65,9 +66,9 @@ class Placement:
 
     def for_level(self, machine: Machine, suffix: str) -> Placement:
         """One for another CPU level of the same program: kernels of its own, the same constants
-        under the same numbers.
-        """
-        return Placement(machine, self.joins_in_place, suffix, constants=self.constants, _numbers=self._numbers)
+        under the same numbers."""
+        return Placement(machine, self.joins_in_place, self.keeps_branches_apart, suffix,
+                         constants=self.constants, _numbers=self._numbers)  # fmt: skip
 
     def constant(self, value: Constant) -> int:
         """The number of a constant, as it lies in memory."""
@@ -89,10 +90,13 @@ class _Planner:
         self.own_names = {symbol: Dim.of(own) for symbol, own in renamed.items()}
         # of kernels' symbols
         self.meanings = {own: Dim.of(symbol) for symbol, own in renamed.items()}
+        self.positions = {node: position for position, node in enumerate(graph.nodes)}
         self.place: dict[Value, BufferRef] = {}
         self.slots: list[Extent] = []
         self.slot_of: dict[Value, int] = {}
         self.free: list[int] = []
+        self.users_of: dict[int, int] = {}  # of a free slot: who wrote and read what it held, as bits of nodes' positions
+        self.behind = _ancestors(graph) if placement.keeps_branches_apart else {}
         self.launches: list[Launch] = []
         self.copies: list[tuple[Value, BufferRef]] = []
         for position, value in enumerate(graph.inputs):
@@ -220,7 +224,7 @@ class _Planner:
             return self.targets[value]
         whole, offset = self._whole(value)
         if whole not in self.slot_of:
-            self.slot_of[whole] = self._slot(_bytes(whole))
+            self.slot_of[whole] = self._slot(_bytes(whole), value)
         return BufferRef(Space.ARENA, self.slot_of[whole], offset)
 
     def _whole(self, value: Value) -> tuple[Value, int]:
@@ -231,13 +235,15 @@ class _Planner:
             offset += more
         return value, offset
 
-    def _slot(self, size: Extent) -> int:
+    def _slot(self, size: Extent, value: Value) -> int:
         """A free slot with the least waste, made larger if need be; else a new one."""
-        if not self.free:
+        before = self.behind.get(value, -1)
+        fitting = [slot for slot in self.free if not self.users_of[slot] & ~before]
+        if not fitting:
             self.slots.append(size)
             return len(self.slots) - 1
         wanted = _nominal(size)
-        best = min(self.free, key=lambda slot: (abs(_nominal(self.slots[slot]) - wanted), slot))
+        best = min(fitting, key=lambda slot: (abs(_nominal(self.slots[slot]) - wanted), slot))
         self.free.remove(best)
         if size != self.slots[best]:
             self.slots[best] = dim.maximum(self.slots[best], size)
@@ -248,6 +254,26 @@ class _Planner:
         for value in dict.fromkeys(self._whole(value)[0] for value in (*node.inputs, *node.outputs)):
             if value in self.slot_of and self.last_use.get(value, position) <= position:
                 self.free.append(self.slot_of[value])
+                self.users_of[self.slot_of[value]] = self._users(value) if self.behind else 0
+
+    def _users(self, value: Value) -> int:
+        """The nodes that write and read a value or a part of it, as bits."""
+        held = [value, *(part for part in self.parts if self._whole(part)[0] is value)]
+        nodes = {node for v in held for node in (self.graph.producers[v], *self.graph.users.get(v, ()))}
+        return sum(1 << self.positions[node] for node in nodes)
+
+
+def _ancestors(graph: Graph) -> dict[Value, int]:
+    """All nodes that a value needs, its own not among them, as bits of their positions."""
+    found: dict[Value, int] = {}
+    own: dict[Value, int] = {}
+    for position, node in enumerate(graph.nodes):
+        before = 0
+        for value in node.inputs:
+            before |= found.get(value, 0) | own.get(value, 0)
+        for value in node.outputs:
+            found[value], own[value] = before, 1 << position
+    return found
 
 
 def _parts(graph: Graph, kept: Collection[Value]) -> dict[Value, tuple[Value, int]]:

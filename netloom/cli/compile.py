@@ -15,7 +15,7 @@ import click
 
 from netloom.errors import UsageError
 
-from .cuda import compile_for_device
+from .cuda import compile_for_device, write_device_candidates
 from .explain import tuned
 from .files import check_target, replace_file
 from .models import check_override, compiler_options, inference_form, load_graph
@@ -83,19 +83,27 @@ _BY_SUFFIX: Final = {emitter.suffix: (name,) for name, emitter in EMITTERS.items
 @click.option("-o", "--output", "path", type=FileType(), help="The file to write; its suffix says what.")
 @click.option("--emit", metavar="FORM,FORM...", help=f"Write these forms beside each other: {', '.join(EMITTERS)}.")
 @click.option("--dump", type=FileType(), help="Folder for the graph's text after each pass.")
+@click.option("--tune-candidates", "candidates", type=FileType(), metavar="FILE",
+              help="With --target cuda, write programs for a machine with a device to time.")
 @click.option("--train", "training", metavar="loss=NAME,optimizer=NAME", help="Compile a training step too.")
 @binding_options
 @build_options
 @printing
 def compile_(
-    output: Output, model: str, path: Path | None, emit: str | None, dump: Path | None, training: str | None,
-    binding: Binding, build: Build,
+    output: Output, model: str, path: Path | None, emit: str | None, dump: Path | None, candidates: Path | None,
+    training: str | None, binding: Binding, build: Build,
 ) -> None:  # fmt: skip
     """Compile MODEL to a shared object and its C header, or to another form.
 
     MODEL is file.onnx, file.py:function or zoo:name. Without -o, one form in text goes to standard output. With --target cuda,
     it becomes a program file (.nlc) for CUDA devices.
     """
+    if candidates is not None:
+        if build.target != "cuda" or path is not None or emit is not None or training is not None:
+            raise UsageError("candidates are of a network for --target cuda, and a file of their own.",
+                             hint="Leave out -o, --emit and --train.")  # fmt: skip
+        write_device_candidates(output, model, candidates, binding, build)
+        return
     if build.target == "cuda":
         compile_for_device(output, model, path, emit, dump, training, binding, build)
         return
@@ -107,7 +115,7 @@ def compile_(
         raise UsageError(f"{displayable(str(dump))!r} is not a folder.", hint="Choose another place for --dump.")
     start = time.perf_counter()
     compiled = _plan(load_graph(model, binding), build, dump, training)
-    check_override(compiled, build.conv_strategy)
+    check_override(compiled.decisions, build.conv_strategy)
     if path is None:
         contents = EMITTERS[forms[0]].contents
         assert contents is not None

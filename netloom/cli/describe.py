@@ -11,6 +11,7 @@ import click
 
 from netloom.errors import UsageError
 
+from .cuda import cuda_program_facts, is_cuda_program
 from .models import inference_form, is_program, load_graph
 from .options import Binding, binding_options, printing
 from .output import Output, columns
@@ -26,10 +27,14 @@ if TYPE_CHECKING:
 @binding_options
 @printing
 def inspect(output: Output, program: str, verify: bool, binding: Binding) -> None:
-    """Show what a PROGRAM (.so) or a MODEL is: inputs, outputs, weights, ops, work, CPU features, options."""
-    if not is_program(program):
+    """Show what a PROGRAM (.so, .nlc) or a MODEL is: inputs, outputs, weights, ops, work, options, what it needs."""
+    if is_cuda_program(program):
+        facts = cuda_program_facts(program, output.as_json)
         if verify:
-            raise UsageError("only programs record a digest of their contents.", hint="Give a .so file.")
+            facts["contents"] = "verified"  # reading such a file compares its digest
+    elif not is_program(program):
+        if verify:
+            raise UsageError("only programs record a digest of their contents.", hint="Give a .so or .nlc file.")
         facts = _model_facts(inference_form(load_graph(program, binding)))
     else:
         from netloom.runtime.program import verify_file

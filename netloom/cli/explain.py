@@ -8,13 +8,14 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from .cuda import device_options
 from .models import check_override, compiler_options, inference_form, load_graph
 from .options import Binding, Build, binding_options, build_options, printing
 from .output import Output, columns
 
 if TYPE_CHECKING:
     from netloom.compiler.driver import Compiled
-    from netloom.compiler.graph import Node
+    from netloom.compiler.graph import Graph, Node
     from netloom.compiler.passes.select_strategies import Decision
 
 
@@ -27,12 +28,41 @@ def explain(output: Output, model: str, binding: Binding, build: Build) -> None:
     """Say how MODEL is computed: each convolution's strategy and why, fusions, memory, pass times."""
     from netloom.compiler.driver import plan_graph
 
+    if build.target == "cuda":
+        _explain_for_device(output, inference_form(load_graph(model, binding)), build)
+        return
     compiled = plan_graph(inference_form(load_graph(model, binding)), compiler_options(build))
-    check_override(compiled, build.conv_strategy)
+    check_override(compiled.decisions, build.conv_strategy)
     rows = [_decision(decision, number) for number, decision in enumerate(compiled.decisions)]
     data = {"cpu": compiled.levels, "convolutions": rows, **_facts(compiled)}
     head = f"target {compiled.levels}, accuracy {build.accuracy}{tuned(compiled)}, {_summary(compiled.decisions)}"
     output.result(data, "\n\n".join([head, *(_decision_text(output, row) for row in rows), _facts_text(compiled)]))
+
+
+def _explain_for_device(output: Output, graph: Graph, build: Build) -> None:
+    """The same for the cuda target: decisions at a device's rates, and the form of each kernel. Needs no CUDA tools."""
+    from netloom.compiler.targets.cuda.driver import PIPELINE, plan
+    from netloom.compiler.targets.cuda.program_file import form_text
+
+    options = device_options(build)
+    program, placement, fused = plan({"run": graph}, PIPELINE, options)
+    check_override(options.decisions, build.conv_strategy)
+    decisions = [_decision(decision, number) for number, decision in enumerate(options.decisions)]
+    (entry,) = program.entries
+    kernels = [
+        {"kernel": form_text(placement.forms[launch.kernel].form), "node": launch.label,
+         "ops": " > ".join(fused_ops(fused["run"].nodes[launch.node])) if launch.node is not None else "copy"}
+        for launch in entry.launches
+    ]  # fmt: skip
+    slots = [str(slot) for slot in entry.slots]
+    data = {"target": "cuda", "precision": options.precision, "convolutions": decisions, "launches": kernels,
+            "different_kernels": len(placement.forms), "arena_slots": slots}  # fmt: skip
+    head = f"target cuda, precision {options.precision}, accuracy {build.accuracy}, {_summary(options.decisions)}"
+    rows = columns([[f"  {row['kernel']}", row["ops"], row["node"]] for row in kernels]) if kernels else ""
+    parts = [head, *(_decision_text(output, row) for row in decisions),
+             f"run: {len(kernels)} kernels launched, {len(placement.forms)} different\n{rows}",
+             f"memory: {len(slots)} slots of {', '.join(slots) or 'none'} bytes"]  # fmt: skip
+    output.result(data, "\n\n".join(parts))
 
 
 def _summary(decisions: Sequence[Decision]) -> str:

@@ -7,6 +7,7 @@ weights are constants); PROGRAM is a shared object that ``netloom compile`` wrot
 from __future__ import annotations
 
 import importlib.util
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -19,6 +20,7 @@ from .output import displayable
 if TYPE_CHECKING:
     from netloom.compiler.driver import Compiled, Options
     from netloom.compiler.graph import Graph
+    from netloom.compiler.passes.select_strategies import Decision
     from netloom.runtime.session import Session
 
 _NAMED = 8  # names that a message lists
@@ -81,25 +83,27 @@ def compile_model(graph: Graph, build: Build) -> Compiled:
     from netloom.compiler.driver import compile_graph
 
     compiled = compile_graph(inference_form(graph), compiler_options(build))
-    check_override(compiled, build.conv_strategy)
+    check_override(compiled.decisions, build.conv_strategy)
     return compiled
 
 
 def compiler_options(build: Build) -> Options:
     from netloom.compiler.driver import Options
 
+    if build.tuned is not None:
+        raise UsageError("the cpu target takes no times of a device.", hint="Give --target cuda, or --tune SECONDS without --tuned.")
     return Options(build.cpu, build.threads, build.accuracy, build.conv_strategy, tune=build.tune)
 
 
-def check_override(compiled: Compiled, override: str) -> None:
+def check_override(decisions: Sequence[Decision], override: str) -> None:
     """UsageError if NODE=STRATEGY names no convolution, or a strategy that does not apply to it."""
     node, _, strategy = override.rpartition("=")
     if not node:
         return
-    found = [decision for decision in compiled.decisions if decision.node == node]
+    found = [decision for decision in decisions if decision.node == node]
     if not found:
         raise UsageError(f"there is no convolution {node[:80]!r}.",
-                         hint=f"The convolutions are {listed([d.node for d in compiled.decisions])}.")  # fmt: skip
+                         hint=f"The convolutions are {listed([d.node for d in decisions])}.")  # fmt: skip
     if reason := found[0].rejected.get(strategy):
         raise UsageError(f"{strategy} does not apply: {reason}.", node=node[:80])
 

@@ -47,6 +47,7 @@ class Build:
     accuracy: str = "default"
     conv_strategy: str = "auto"
     tune: float | None = None
+    tuned: Path | None = None
 
 
 class DimType(click.ParamType[tuple[str, int | range]]):
@@ -215,10 +216,12 @@ _strategy = click.option("--conv-strategy", default="auto", show_default=True, h
 
 _tune = click.option("--tune", type=click.FloatRange(0, min_open=True), metavar="SECONDS",
                      help="Measure strategies whose estimates are close, for at most so long.")  # fmt: skip
+_tuned = click.option("--tuned", type=FileType(), metavar="TIMES.json",
+                      help="Take times that a device measured (--target cuda; see docs/gpu.md).")  # fmt: skip
 
 binding_options: Callable[[Verb], Verb] = _packed(Binding, "binding", _dims, _shapes)
 build_options: Callable[[Verb], Verb] = _packed(
-    Build, "build", _target, _cpu, _threads, _precision, _accuracy, _strategy, _tune
+    Build, "build", _target, _cpu, _threads, _precision, _accuracy, _strategy, _tune, _tuned
 )
 timed_options: Callable[[Verb], Verb] = _packed(Build, "build", _accuracy)
 profile_options: Callable[[Verb], Verb] = _packed(Build, "build", _accuracy, _strategy)

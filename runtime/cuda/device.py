@@ -6,9 +6,10 @@ code for its architecture, or memory.
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import importlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -38,6 +39,16 @@ class Device(Protocol):
     @property
     def name(self) -> str: ...
 
+    @property
+    def number(self) -> int:
+        """The device's place among the CUDA devices."""
+        ...
+
+    @property
+    def stream_handle(self) -> int:
+        """The driver's handle of the stream on which everything happens."""
+        ...
+
     def allocate(self, size: int) -> int:
         """The address of at least ``size`` bytes, aligned to 256; DeviceError if there is not enough."""
         ...
@@ -50,12 +61,28 @@ class Device(Protocol):
         """Fills a contiguous array after all work before is done."""
         ...
 
+    def copy(self, to: int, source: int, size: int) -> None:
+        """Copies bytes on the device, after all work before and before all work behind it."""
+        ...
+
+    def wait_for(self, stream: int) -> None:
+        """Work from now on waits for what has been given to another stream (a handle, or 1 or 2: legacy, per-thread default)."""
+        ...
+
+    def synchronize(self) -> None:
+        """Waits until all work is done."""
+        ...
+
     def load(self, name: str, cubins: Mapping[str, bytes]) -> Any:
         """The kernel of that name from the cubin that fits the device."""
         ...
 
-    def capture(self, calls: Sequence[Call]) -> Any:
-        """The calls in order as one graph."""
+    def capture(self, calls: Sequence[Call], after: Sequence[Sequence[int]]) -> Any:
+        """The calls as one graph, in which each waits for those of the numbers in ``after``."""
+        ...
+
+    def rebind(self, graph: Any, number: int, call: Call) -> None:
+        """Puts other arguments into a captured call; replays that have begun keep theirs."""
         ...
 
     def replay(self, graph: Any) -> None: ...
@@ -88,6 +115,21 @@ def fitting(architectures: Sequence[str], capability: tuple[int, int]) -> str:
     return found
 
 
+def free_quietly(device: Device, address: int) -> None:
+    """Frees memory from a finalizer, which has nobody to report to: a context that is gone has taken its memory along."""
+    with contextlib.suppress(DeviceError):
+        device.free(address)
+
+
+@dataclass(frozen=True)
+class _Graph:
+    """A captured sequence; ``graph`` stays because its nodes name those of the executable one."""
+
+    executable: Any
+    graph: Any
+    nodes: tuple[Any, ...]
+
+
 class CudaDevice:
     """The first CUDA device, one stream."""
 
@@ -102,13 +144,14 @@ class CudaDevice:
             raise DeviceError("no CUDA driver is installed.", hint="Install NVIDIA's driver, or compile for the cpu target.") from error
         if not self._check(self._driver.cuDeviceGetCount()):
             raise DeviceError("this machine has no CUDA device.", hint="Compile for the cpu target.")
-        self._number = number = self._check(self._driver.cuDeviceGet(0))
+        self.number = 0
+        self._device = number = self._check(self._driver.cuDeviceGet(self.number))
         self.name = self._check(self._driver.cuDeviceGetName(128, number)).split(b"\0")[0].decode()
         kinds = self._driver.CUdevice_attribute
         self.capability = (self._attribute(kinds.CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MAJOR),
                            self._attribute(kinds.CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MINOR))  # fmt: skip
-        context = self._check(self._driver.cuDevicePrimaryCtxRetain(number))
-        self._check(self._driver.cuCtxSetCurrent(context))
+        self._context = self._check(self._driver.cuDevicePrimaryCtxRetain(number))
+        self._check(self._driver.cuCtxSetCurrent(self._context))
         self.stream = self._check(self._driver.cuStreamCreate(0))
         self._modules: list[Any] = []
 
@@ -128,17 +171,41 @@ class CudaDevice:
         return int(self._check(self._driver.cuMemAlloc(max(size, 1))))
 
     def free(self, address: int) -> None:
-        self._check(self._driver.cuMemFree(address))
+        """From any thread, since other libraries give memory back from theirs; waits until nobody uses it."""
+        self._check(self._driver.cuCtxPushCurrent(self._context))
+        try:
+            self._check(self._driver.cuMemFree(address))
+        finally:
+            self._check(self._driver.cuCtxPopCurrent())
 
     def upload(self, address: int, array: Array) -> None:
         data = np.ascontiguousarray(array)
         if data.nbytes:
             self._check(self._driver.cuMemcpyHtoDAsync(address, data.ctypes.data, data.nbytes, self.stream))
-            self._check(self._driver.cuStreamSynchronize(self.stream))
+            self.synchronize()
 
     def download(self, array: Array, address: int) -> None:
         if array.nbytes:
             self._check(self._driver.cuMemcpyDtoHAsync(array.ctypes.data, address, array.nbytes, self.stream))
+        self.synchronize()
+
+    def copy(self, to: int, source: int, size: int) -> None:
+        if size:
+            self._check(self._driver.cuMemcpyDtoDAsync(to, source, size, self.stream))
+
+    @property
+    def stream_handle(self) -> int:
+        return int(self.stream)
+
+    def wait_for(self, stream: int) -> None:
+        event = self._check(self._driver.cuEventCreate(self._driver.CUevent_flags.CU_EVENT_DISABLE_TIMING))
+        try:
+            self._check(self._driver.cuEventRecord(event, self._driver.CUstream(stream)))
+            self._check(self._driver.cuStreamWaitEvent(self.stream, event, 0))
+        finally:
+            self._check(self._driver.cuEventDestroy(event))  # the driver keeps it until the wait is over
+
+    def synchronize(self) -> None:
         self._check(self._driver.cuStreamSynchronize(self.stream))
 
     def load(self, name: str, cubins: Mapping[str, bytes]) -> Any:
@@ -146,30 +213,39 @@ class CudaDevice:
         self._modules.append(self._check(self._driver.cuModuleLoadData(cubin)))
         return self._check(self._driver.cuModuleGetFunction(self._modules[-1], name.encode()))
 
-    def capture(self, calls: Sequence[Call]) -> Any:
-        mode = self._driver.CUstreamCaptureMode.CU_STREAM_CAPTURE_MODE_THREAD_LOCAL
-        self._check(self._driver.cuStreamBeginCapture(self.stream, mode))
-        kept = [self._launch(call) for call in calls]
-        graph = self._check(self._driver.cuStreamEndCapture(self.stream))
-        executable = self._check(self._driver.cuGraphInstantiate(graph, 0))
-        self._check(self._driver.cuGraphDestroy(graph))
-        return executable, kept
+    def capture(self, calls: Sequence[Call], after: Sequence[Sequence[int]]) -> Any:
+        """Nodes and edges are given to the driver as they are: it spreads what is not ordered over streams of its own."""
+        graph = self._check(self._driver.cuGraphCreate(0))
+        nodes: list[Any] = []
+        for call, numbers in zip(calls, after, strict=True):
+            waited = [nodes[number] for number in numbers]
+            with self._node(call) as node:
+                nodes.append(self._check(self._driver.cuGraphAddKernelNode(graph, waited, len(waited), node)))
+        return _Graph(self._check(self._driver.cuGraphInstantiate(graph, 0)), graph, tuple(nodes))
 
-    def _launch(self, call: Call) -> Any:
-        """One launch on the stream; its packed arguments, which must outlive the capture."""
+    def rebind(self, graph: _Graph, number: int, call: Call) -> None:
+        with self._node(call) as node:
+            self._check(self._driver.cuGraphExecKernelNodeSetParams(graph.executable, graph.nodes[number], node))
+
+    @contextlib.contextmanager
+    def _node(self, call: Call) -> Iterator[Any]:
+        """The driver's record of a launch. Its arguments are packed as long as it is; the driver copies them."""
         values = [*map(ctypes.c_uint64, call.pointers), *map(ctypes.c_int32, call.numbers), ctypes.c_uint64(call.flag)]
         packed = (ctypes.c_void_p * len(values))(*map(ctypes.addressof, values))
-        self._check(self._driver.cuLaunchKernel(
-            call.function, call.blocks, 1, 1, call.threads, 1, 1, 0, self.stream, ctypes.addressof(packed), 0))  # fmt: skip
-        return values, packed
+        node = self._driver.CUDA_KERNEL_NODE_PARAMS()
+        node.func, node.kernelParams, node.sharedMemBytes = call.function, ctypes.addressof(packed), 0
+        node.gridDimX, node.gridDimY, node.gridDimZ = call.blocks, 1, 1
+        node.blockDimX, node.blockDimY, node.blockDimZ = call.threads, 1, 1
+        yield node
 
-    def replay(self, graph: Any) -> None:
-        self._check(self._driver.cuGraphLaunch(graph[0], self.stream))
+    def replay(self, graph: _Graph) -> None:
+        self._check(self._driver.cuGraphLaunch(graph.executable, self.stream))
 
-    def release(self, graph: Any) -> None:
-        self._check(self._driver.cuGraphExecDestroy(graph[0]))
+    def release(self, graph: _Graph) -> None:
+        self._check(self._driver.cuGraphExecDestroy(graph.executable))
+        self._check(self._driver.cuGraphDestroy(graph.graph))
 
-    def seconds(self, graph: Any, times: int) -> float:
+    def seconds(self, graph: _Graph, times: int) -> float:
         driver = self._driver
         start, end = (self._check(driver.cuEventCreate(0)) for _ in range(2))
         try:
@@ -193,4 +269,4 @@ class CudaDevice:
                 "driver": f"{version // 1000}.{version % 1000 // 10}"}  # fmt: skip
 
     def _attribute(self, kind: Any) -> int:
-        return int(self._check(self._driver.cuDeviceGetAttribute(kind, self._number)))
+        return int(self._check(self._driver.cuDeviceGetAttribute(kind, self._device)))

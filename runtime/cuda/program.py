@@ -23,7 +23,7 @@ from netloom.errors import InputError, ProgramError
 from ..buffer import numpy_dtype
 from ..program import PortInfo
 
-MAGIC: Final = b"NLCUDA01"
+MAGIC: Final = b"NLCUDA02"
 HEADER: Final = struct.Struct("<8sQ")
 DIGEST_BYTES: Final = 32
 ALIGNMENT: Final = 256  # of blobs in the file and buffers on the device
@@ -44,7 +44,7 @@ class Port:
 
 @dataclass(frozen=True)
 class Launch:
-    """A kernel over buffers (space, index), with int32 arguments; ``items``: blocks of its grid."""
+    """A kernel over buffers (space, index), the last of which it writes, with int32 arguments; ``items``: blocks of its grid."""
 
     kernel: int
     buffers: tuple[tuple[str, int], ...]
@@ -63,14 +63,23 @@ class Entry:
     slots: tuple[Extent, ...]
     launches: tuple[Launch, ...]
 
+    def arena_bytes(self, dims: Mapping[str, int]) -> int:
+        """Of all slots, one after another."""
+        return sum(-(-evaluate(slot, dims) // ALIGNMENT) * ALIGNMENT for slot in self.slots)
+
 
 @dataclass(frozen=True)
 class KernelCode:
-    """An entry's name in its cubins, threads of a block, and the cubin of each architecture."""
+    """An entry's name in its cubins, threads of a block, and the cubin of each architecture. ``form``, ``registers`` (by
+    architecture) and ``shared`` bytes of a block are for people; ``checks_indices``: whether it may set the error flag."""
 
     name: str
     threads: int
     cubins: Mapping[str, bytes]
+    form: str
+    registers: Mapping[str, int]
+    shared: int
+    checks_indices: bool
 
 
 @dataclass(frozen=True)
@@ -111,6 +120,7 @@ class Program:
     constants: tuple[Tensor, ...]
     states: tuple[State, ...]
     architectures: tuple[str, ...]
+    strategies: tuple[str, ...]  # of the convolutions
     metadata: Mapping[str, Any]
 
 
@@ -192,20 +202,43 @@ def parse_program(data: bytes, where: str = "program") -> Program:
     try:
         manifest = json.loads(bytes(body[HEADER.size : HEADER.size + size]))
         return _program(manifest, body)
-    except (ValueError, KeyError, TypeError, IndexError) as error:
+    except (ValueError, KeyError, TypeError, IndexError, AttributeError, RecursionError) as error:
         raise ProgramError("The program's manifest is damaged.", hint="Compile the model again.") from error
 
 
 def _program(manifest: Mapping[str, Any], body: memoryview) -> Program:
     kernels = tuple(
-        KernelCode(k["name"], int(k["threads"]), {arch: _blob(place, body) for arch, place in k["cubins"].items()})
+        KernelCode(k["name"], int(k["threads"]), {arch: _blob(place, body) for arch, place in k["cubins"].items()}, k["form"],
+                   {arch: int(count) for arch, count in k["registers"].items()}, int(k["shared"]), bool(k["checks_indices"]))
         for k in manifest["kernels"]
-    )
+    )  # fmt: skip
     constants = tuple(Tensor(c["dtype"], tuple(c["shape"]), _blob(c["data"], body)) for c in manifest["constants"])
     states = tuple(State(s["name"], int(s["initial"])) for s in manifest["states"])
     entries = {entry["name"]: _entry(entry) for entry in manifest["entries"]}
     dims = {d["name"]: (int(d["lo"]), d["hi"]) for d in manifest["dims"]}
-    return Program(manifest["name"], dims, entries, kernels, constants, states, tuple(manifest["architectures"]), manifest)
+    architectures = tuple(manifest["architectures"])
+    strategies = tuple(str(row["strategy"]) for row in manifest["strategies"])
+    program = Program(manifest["name"], dims, entries, kernels, constants, states, architectures, strategies, manifest)
+    tuning = manifest["tuning"] or dict.fromkeys(("machine", "layers", "measured"))
+    facts = {"options", "tools", "source_hash"} <= set(manifest) and {"machine", "layers", "measured"} <= set(tuning)
+    if not (facts and _is_consistent(program)):
+        raise ValueError("a number names nothing")
+    return program
+
+
+def _is_consistent(program: Program) -> bool:
+    """Whether every number names something, and every constant has its bytes."""
+    constants, kernels = range(len(program.constants)), range(len(program.kernels))
+    spaces = {"constant": constants, "state": range(len(program.states))}
+    for entry in program.entries.values():
+        own = {"input": range(len(entry.inputs)), "output": range(len(entry.outputs)), "arena": range(len(entry.slots))}
+        named = spaces | own
+        for launch in entry.launches:
+            if launch.kernel not in kernels or any(index not in named[space] for space, index in launch.buffers):
+                return False
+    return all(state.initial in constants for state in program.states) and all(
+        len(tensor.data) in (tensor.nbytes, numpy_dtype(tensor.dtype).itemsize) for tensor in program.constants
+    )
 
 
 def _blob(place: tuple[int, int], body: memoryview) -> bytes:

@@ -1,15 +1,15 @@
 """Sessions on a device: a program's constants and states resident, each shape's launches captured once and replayed.
 
-``load`` reads a file and needs no device; the device is opened at the first call. Inputs and outputs are NumPy arrays and
-are copied; between them everything stays on the device.
+``load`` reads a file and needs no device; the device is opened at the first call. NumPy arrays are copied in and out. Inputs that
+lie on the device already are read in place (borrow.py); ``run_on_device`` leaves the outputs there (device_array.py).
 """
 
 from __future__ import annotations
 
-import math
+import contextlib
 import os
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+import weakref
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeAlias
 
@@ -20,12 +20,14 @@ from netloom.errors import DeviceError, InputError, UsageError
 
 from ..buffer import as_input, numpy_dtype
 from ..program import PortInfo
-from .device import Call, CudaDevice, Device
-from .program import ALIGNMENT, Entry, Program, bind_dims, evaluate, parse_program, read_program
+from .borrow import Borrowed, borrow, is_on_device
+from .device import CudaDevice, Device, free_quietly
+from .device_array import DeviceArray
+from .plan import Plan, Resident, laid_out
+from .program import Entry, Program, bind_dims, parse_program, read_program
 
 Array: TypeAlias = npt.NDArray[Any]
 _PLANS_KEPT = 8  # captured graphs with their arenas, by entry, state and free dims
-_MOST_BYTES = (1 << 31) - 1  # of one buffer: then no element's index leaves int32, whatever its dtype
 
 
 def load(path: str | os.PathLike[str], open_device: Callable[[], Device] = CudaDevice) -> CudaSession:
@@ -38,25 +40,14 @@ def from_bytes(data: bytes) -> CudaSession:
     return CudaSession(parse_program(data))
 
 
-@dataclass(frozen=True)
-class _Plan:
-    """One entry for one set of free dims: where its ports lie, and its launches as one graph."""
-
-    arena: int
-    inputs: tuple[int, ...]
-    outputs: tuple[int, ...]
-    shapes: tuple[tuple[int, ...], ...]
-    graph: Any
-
-
 class CudaSession:
     """A program ready to run on a device (the first CUDA device unless another is given)."""
 
     def __init__(self, program: Program, open_device: Callable[[], Device] = CudaDevice) -> None:
         self.program = program
         self._open_device = open_device
-        self._resident: _Resident | None = None
-        self._plans: dict[tuple[Any, ...], _Plan] = {}
+        self._resident: Resident | None = None
+        self._plans: dict[tuple[Any, ...], Plan] = {}
 
     @property
     def inputs(self) -> tuple[PortInfo, ...]:
@@ -74,15 +65,20 @@ class CudaSession:
         return self.program.metadata
 
     @property
-    def resident(self) -> _Resident:
+    def resident(self) -> Resident:
         """The program on its device; DeviceError if there is none that fits."""
         if self._resident is None:
-            self._resident = _Resident(self.program, self._open_device())
+            self._resident = Resident(self.program, self._open_device())
         return self._resident
 
     def __call__(self, *inputs: Any, **named: Any) -> Any:
         """Runs the program: inputs by position or by name; one array, or a tuple of them in the outputs' order."""
         return _one_or_all(self._invoke("run", None, self._by_name("run", inputs, named)))
+
+    def run_on_device(self, *inputs: Any, **named: Any) -> Any:
+        """Like a call, with outputs that stay on the device; they are complete when it returns, and so is what it read."""
+        outputs = self._invoke_on_device("run", None, self._by_name("run", inputs, named))
+        return outputs[0] if len(outputs) == 1 else tuple(outputs)
 
     def run(self, names: Sequence[str] | None, inputs: Mapping[str, Any]) -> list[Array]:
         """The outputs of these names (None: all), from inputs by name."""
@@ -94,16 +90,15 @@ class CudaSession:
 
     def seconds(self, inputs: Mapping[str, Any], times: int) -> float:
         """The mean time on the device of ``run`` without its copies, of so many runs one after another."""
-        plan = self._ready("run", None, inputs)
-        return self.resident.device.seconds(plan.graph, times)
+        with self._ready("run", None, inputs) as (plan, places):
+            plan.bind(places, plan.outputs)
+            return self.resident.device.seconds(plan.graph, times)
 
     def close(self) -> None:
         """Frees the device's memory; states of this session must not be used any more, the session itself may."""
         if self._resident is None:
             return
-        for plan in self._plans.values():
-            self._release(plan)
-        self._plans.clear()
+        self._drop_plans()
         self._resident.free()
         self._resident = None
 
@@ -138,111 +133,107 @@ class CudaSession:
         return {**dict(zip(names, inputs, strict=False)), **named}
 
     def _invoke(self, name: str, state: CudaState | None, inputs: Mapping[str, Any]) -> list[Array]:
-        plan = self._ready(name, state, inputs)
-        entry, device = self.entry(name), self.resident.device
-        device.replay(plan.graph)
-        outputs = [np.empty(shape, numpy_dtype(port.info.dtype)) for shape, port in zip(plan.shapes, entry.outputs, strict=True)]
-        for array, address in zip(outputs, plan.outputs, strict=True):
-            device.download(array, address)
-        self.resident.check_flag()
+        """The outputs in the host's memory."""
+        with self._ready(name, state, inputs) as (plan, places):
+            device = self.resident.device
+            plan.bind(places, plan.outputs)
+            device.replay(plan.graph)
+            ports = zip(plan.shapes, self.entry(name).outputs, strict=True)
+            outputs = [np.empty(shape, numpy_dtype(port.info.dtype)) for shape, port in ports]
+            for array, address in zip(outputs, plan.outputs, strict=True):
+                device.download(array, address)
+            self._finish(plan)
         return outputs
 
-    def _ready(self, name: str, state: CudaState | None, inputs: Mapping[str, Any]) -> _Plan:
-        """The plan for these inputs, with them in place."""
+    def _invoke_on_device(self, name: str, state: CudaState | None, inputs: Mapping[str, Any]) -> list[DeviceArray]:
+        """The outputs in memory of their own."""
+        with self._ready(name, state, inputs) as (plan, places):
+            ports = zip(plan.shapes, self.entry(name).outputs, strict=True)
+            outputs = [DeviceArray(self.resident.pool, shape, port.info.dtype) for shape, port in ports]
+            plan.bind(places, [array.address for array in outputs])
+            self.resident.device.replay(plan.graph)
+            self._finish(plan)
+        return outputs
+
+    def _finish(self, plan: Plan) -> None:
+        """Waits until the device is done; InputError if a kernel met an index out of range."""
+        if plan.checks_indices:
+            self.resident.check_flag()
+        else:
+            self.resident.device.synchronize()
+
+    @contextlib.contextmanager
+    def _ready(self, name: str, state: CudaState | None, inputs: Mapping[str, Any]) -> Iterator[tuple[Plan, tuple[int, ...]]]:
+        """The plan for these inputs and where they are; those of other libraries are kept until the block ends."""
         entry = self.entry(name)
         names = [port.info.name for port in entry.inputs]
         if unknown := [given for given in inputs if given not in names]:
             raise InputError(f"There is no input {unknown[0]!r}; the program has {', '.join(names) or 'none'}.")
         if missing := [wanted for wanted in names if wanted not in inputs]:
             raise InputError(f"The input {missing[0]!r} is missing.")
-        arrays = [as_input(inputs[port.info.name], port.info) for port in entry.inputs]
-        dims = bind_dims(entry, {n: a.shape for n, a in zip(names, arrays, strict=True)}, self.program)
-        plan = self._plan(entry, state, dims)
-        for array, address in zip(arrays, plan.inputs, strict=True):
-            self.resident.device.upload(address, array)
-        return plan
+        with contextlib.ExitStack() as stack:
+            given = []
+            for port in entry.inputs:
+                given.append(self._given(inputs[port.info.name], port.info))
+                if isinstance(given[-1], Borrowed):
+                    stack.callback(given[-1].release)
+            shapes = {n: value.shape for n, value in zip(names, given, strict=True)}
+            plan = self._plan(entry, state, bind_dims(entry, shapes, self.program))
+            yield plan, tuple(self._place(value, own) for value, own in zip(given, plan.inputs, strict=True))
 
-    def _plan(self, entry: Entry, state: CudaState | None, dims: Mapping[str, int]) -> _Plan:
+    def _given(self, value: Any, port: PortInfo) -> Array | Borrowed:
+        """An input in the host's memory, or where it lies on the device."""
+        return borrow(value, port, self.resident.device) if is_on_device(value) else as_input(value, port)
+
+    def _place(self, value: Array | Borrowed, own: int) -> int:
+        """Where kernels read an input: where it is, or in the plan's own buffer if it is the host's or not aligned for them."""
+        match value:
+            case Borrowed() if value.is_aligned and value.nbytes:
+                return value.address
+            case Borrowed():
+                self.resident.device.copy(own, value.address, value.nbytes)
+            case _:
+                self.resident.device.upload(own, value)
+        return own
+
+    def _plan(self, entry: Entry, state: CudaState | None, dims: Mapping[str, int]) -> Plan:
         key = (entry.name, state, *sorted(dims.items()))
         if key not in self._plans:
             if len(self._plans) >= _PLANS_KEPT:
-                self._release(self._plans.pop(next(iter(self._plans))))
-            self._plans[key] = self._captured(entry, state, dims)
+                self._plans.pop(next(iter(self._plans))).free()
+            states = state.addresses if state is not None else self.resident.initial_states
+            self._plans[key] = self._new_plan(entry, states, dims)
         return self._plans[key]
 
-    def _release(self, plan: _Plan) -> None:
-        self.resident.device.release(plan.graph)
-        self.resident.device.free(plan.arena)
+    def _new_plan(self, entry: Entry, states: Sequence[int], dims: Mapping[str, int]) -> Plan:
+        """A plan; where there is no room for it, in the place of all others."""
+        try:
+            return Plan(self.resident, entry, states, dims)
+        except DeviceError:
+            if not self._plans:
+                raise
+        self._drop_plans()
+        return Plan(self.resident, entry, states, dims)
 
-    def _captured(self, entry: Entry, state: CudaState | None, dims: Mapping[str, int]) -> _Plan:
-        """The entry's buffers in one arena, its arguments packed, its launches captured."""
-        resident = self.resident
-        sizes = {"input": [_bytes(port.at(dims), port.info.dtype) for port in entry.inputs],
-                 "output": [_bytes(port.at(dims), port.info.dtype) for port in entry.outputs],
-                 "arena": [evaluate(slot, dims) for slot in entry.slots]}  # fmt: skip
-        if max((size for group in sizes.values() for size in group), default=0) > _MOST_BYTES:
-            raise DeviceError(f"a buffer of more than {_MOST_BYTES} bytes is too large for the cuda target.",
-                              hint="Choose a smaller batch.")  # fmt: skip
-        places, total = _laid_out(sizes)
-        arena = resident.device.allocate(total)
-        addresses = {space: [arena + place for place in group] for space, group in places.items()}
-        addresses["constant"] = resident.constants
-        addresses["state"] = state.addresses if state is not None else resident.initial_states
-        calls = []
-        for launch in entry.launches:
-            blocks = evaluate(launch.items, dims)
-            if blocks == 0:
-                continue
-            pointers = tuple(addresses[space][index] for space, index in launch.buffers)
-            numbers = tuple(evaluate(extent, dims) for extent in launch.extents)
-            function, threads = resident.functions[launch.kernel]
-            calls.append(Call(function, blocks, threads, pointers, numbers, resident.flag))
-        graph = resident.device.capture(calls)
-        shapes = tuple(port.at(dims) for port in entry.outputs)
-        return _Plan(arena, tuple(addresses["input"]), tuple(addresses["output"]), shapes, graph)
-
-
-class _Resident:
-    """A program's kernels, constants and error flag on a device."""
-
-    def __init__(self, program: Program, device: Device) -> None:
-        self.device = device
-        self.functions = [(device.load(kernel.name, kernel.cubins), kernel.threads) for kernel in program.kernels]
-        places, total = _laid_out({"constant": [constant.nbytes for constant in program.constants]})
-        self._base = base = device.allocate(total)
-        self.constants = [base + place for place in places["constant"]]
-        for address, constant in zip(self.constants, program.constants, strict=True):
-            device.upload(address, np.ascontiguousarray(constant.array))
-        self.initial_states = [self.constants[state.initial] for state in program.states]
-        self.flag = device.allocate(4)
-        device.upload(self.flag, np.zeros(1, np.int32))
-
-    def free(self) -> None:
-        for address in (self._base, self.flag):
-            self.device.free(address)
-
-    def check_flag(self) -> None:
-        """InputError if a kernel met an index out of range."""
-        flag = np.zeros(1, np.int32)
-        self.device.download(flag, self.flag)
-        if flag[0]:
-            self.device.upload(self.flag, np.zeros(1, np.int32))
-            raise InputError("An index in the inputs is out of range.")
+    def _drop_plans(self) -> None:
+        while self._plans:
+            self._plans.popitem()[1].free()
 
 
 class CudaState:
-    """A training state on the device: tensors by name, copied out when read and in when written."""
+    """A training state on the device: tensors by name, copied out when read and in when written. Its memory is freed with it."""
 
     def __init__(self, session: CudaSession) -> None:
         self._device, self._program = session.resident.device, session.program
         self._tensors = [session.program.constants[state.initial] for state in session.program.states]
         self._places = {state.name: place for place, state in enumerate(session.program.states)}
-        places, total = _laid_out({"state": [tensor.nbytes for tensor in self._tensors]})
+        places, total = laid_out({"state": [tensor.nbytes for tensor in self._tensors]})
         base = self._device.allocate(total)
         self.addresses = [base + place for place in places["state"]]
         for address, tensor in zip(self.addresses, self._tensors, strict=True):
             self._device.upload(address, np.ascontiguousarray(tensor.array))
         self.step = 0
+        weakref.finalize(self, free_quietly, self._device, base).atexit = False
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -268,22 +259,6 @@ class CudaState:
         if name not in self._places:
             raise UsageError(f"The state has no tensor {name!r}; it has {', '.join(self._places)}.")
         return self._places[name]
-
-
-def _bytes(shape: tuple[int, ...], dtype: str) -> int:
-    return math.prod(shape) * int(numpy_dtype(dtype).itemsize)
-
-
-def _laid_out(sizes: Mapping[str, Sequence[int]]) -> tuple[dict[str, list[int]], int]:
-    """Offsets one after another, aligned, and the size of all."""
-    place = 0
-    places: dict[str, list[int]] = {}
-    for space, group in sizes.items():
-        places[space] = []
-        for size in group:
-            places[space].append(place)
-            place += -(-size // ALIGNMENT) * ALIGNMENT
-    return places, place
 
 
 def _one_or_all(outputs: list[Array]) -> Any:

@@ -110,7 +110,9 @@ def test_without_a_cache_nothing_is_stored(model: str, monkeypatch: pytest.Monke
 def test_what_cannot_be_tuned(model: str, tmp_path: Path) -> None:
     assert "Invalid value for '--tune'" in call("compile", model, "-o", tmp_path / "a.so", "--tune", "0", code=2).stderr
     text = call("compile", model, "-o", tmp_path / "a.nlc", "--target", "cuda", "--tune", "1", code=2).stderr
-    assert "programs for the cuda target are not tuned by measurement. Leave --tune out." in text
+    assert "not timed by the compiler. Give --tune-candidates, time them on the device, and give --tuned." in text
+    text = call("compile", model, "-o", tmp_path / "a.so", "--tuned", tmp_path / "t.json", code=2).stderr
+    assert "the cpu target takes no times of a device" in text
 
 
 def test_a_training_step_is_tuned(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -188,7 +188,7 @@ def test_a_candidate_more_is_measured_with_the_others(graph: Graph, tmp_path: Pa
     cache = Cache(tmp_path / "cache")
     times = {name: 1e-3 for name in estimates(graph)}
     first, second = close_names(graph)[:2]
-    monkeypatch.setattr(tuning, "close_candidates", lambda _: [first, second])
+    monkeypatch.setattr(tuning, "close_candidates", lambda *_: [first, second])
     tuned(graph, FakeTimer(times), cache=cache)
     monkeypatch.setattr(tuning, "close_candidates", close_candidates)
     monkeypatch.setattr(tuning, "CLOSE", 1e9)

@@ -21,12 +21,14 @@ class EmulatedDevice:
     """``ptx``: entry name -> text. ``room``: bytes that it can hold. New memory is full of NaN."""
 
     name = "emulator"
+    number, stream_handle = 0, 7
 
     def __init__(self, ptx: Mapping[str, str], room: int = 1 << 28) -> None:
         self.ptx, self.room = ptx, room
         self.memory: dict[int, npt.NDArray[np.uint8]] = {}
         self._next = _FIRST
         self.launches = 0
+        self.waited_for: list[int] = []
 
     def allocate(self, size: int) -> int:
         if size + sum(data.size for data in self.memory.values()) > self.room:
@@ -53,12 +55,32 @@ class EmulatedDevice:
         if array.nbytes:
             array.reshape(-1).view(np.uint8)[...] = self._place(address, array.nbytes)
 
+    def copy(self, to: int, source: int, size: int) -> None:
+        self._place(to, size)[...] = self._place(source, size)
+
+    def wait_for(self, stream: int) -> None:
+        self.waited_for.append(stream)
+
+    def synchronize(self) -> None:
+        """All is done when a call returns."""
+
     def load(self, name: str, cubins: Mapping[str, bytes]) -> Any:
         assert all(data.startswith(b"\x7fELF") for data in cubins.values())
         return self.ptx[name]
 
-    def capture(self, calls: Sequence[Call]) -> Any:
-        return list(calls)
+    def capture(self, calls: Sequence[Call], after: Sequence[Sequence[int]]) -> Any:
+        """Replays run the calls in another order than they come in: of those that need not wait, always the last."""
+        waiting = dict(enumerate(after))
+        graph = {}
+        while waiting:
+            number = max(n for n, numbers in waiting.items() if not any(m in waiting for m in numbers))
+            graph[number] = calls[number]
+            del waiting[number]
+        return graph
+
+    def rebind(self, graph: Any, number: int, call: Call) -> None:
+        assert number in graph
+        graph[number] = call
 
     def release(self, graph: Any) -> None:
         graph.clear()
@@ -75,7 +97,7 @@ class EmulatedDevice:
 
     def replay(self, graph: Any) -> None:
         memory = sorted(self.memory.items())
-        for call in graph:
+        for call in graph.values():
             arguments = [*call.pointers, *call.numbers, call.flag]
             emulate(call.function, call.blocks, call.threads, arguments, flag=len(arguments) - 1, memory=memory)
             self.launches += 1

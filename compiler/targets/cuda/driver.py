@@ -8,7 +8,7 @@ from __future__ import annotations
 import hashlib
 import os
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -25,16 +25,17 @@ from ...passes.select_strategies import Decision
 from ...pipeline import GRAPH_PASSES, Pass, Pipeline
 from ...program import Program, StatePort
 from ...text import print_graph
+from ...tuning import Tuner
 from .compile import ARCHITECTURES, CompiledKernel, compile_kernel, versions
 from .forms import DeviceKernel, Engine
-from .program_file import program_bytes, write_program
+from .program_file import KernelFile, program_bytes, write_file
 from .schedule import plan_kernel
 from .source import KernelSource, print_source
 from .strategies import select_for_device
 
 _SELECT = (
     Pass("select_strategies", select_for_device, after=("eliminate_dead", "fold_batchnorm"),
-         why="weights must have their final values", options=("accuracy", "override", "decisions", "engine")),
+         why="weights must have their final values", options=("accuracy", "override", "decisions", "engine", "tuner")),
     Pass("eliminate_untransformed", eliminate_dead, after=("select_strategies",), why="transformed weights replace others"),
 )  # fmt: skip
 _FUSE = (Pass("fuse", fuse, after=("eliminate_dead",), why="only what is left becomes kernels"),)
@@ -47,11 +48,12 @@ TRAINING_PIPELINE = Pipeline(
 @dataclass(frozen=True)
 class CudaOptions:
     """What a caller may choose. ``precision``: an engine's value; ``accuracy``: strict, default or fast; ``override``: a
-    strategy's name, or NODE=NAME. ``decisions`` is filled."""
+    strategy's name, or NODE=NAME; ``tuner``: times of a device (measured.py). ``decisions`` is filled."""
 
     precision: str = Engine.FFMA.value
     accuracy: str = "default"
     override: str = "auto"
+    tuner: Tuner | None = None
     decisions: list[Decision] = field(default_factory=list)
 
     @property
@@ -97,11 +99,12 @@ class CudaProgram:
 
     def as_bytes(self) -> bytes:
         """The program file's contents."""
-        return program_bytes(self.program, self.kernels)
+        kernels = {name: KernelFile(code, self.forms[name], self.sources[name]) for name, code in self.kernels.items()}
+        return program_bytes(self.program, kernels)
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """Writes the program file."""
-        write_program(self.program, self.kernels, Path(path))
+        write_file(Path(path), self.as_bytes())
 
 
 def compile_for_cuda(
@@ -126,8 +129,10 @@ def plan(
 ) -> tuple[Program, DevicePlacement, dict[str, Graph]]:
     """The program before its kernels are compiled."""
     options = options or CudaOptions()
-    placement = DevicePlacement(Machine(), joins_in_place=False, engine=options.engine)
     training = graphs.get("train_step")
+    placement = DevicePlacement(  # a gradient of weights is a branch: kept apart, they would keep every cotangent in memory
+        Machine(), joins_in_place=False, keeps_branches_apart=training is None, engine=options.engine
+    )
     states = tuple(StatePort(s.name, s.input.type, placement.constant(s.initial)) for s in training.states) if training else ()
     numbers = {port.name: number for number, port in enumerate(states)}
     fused: dict[str, Graph] = {}
@@ -145,17 +150,23 @@ def _compiled(
     graphs: Mapping[str, Graph], pipeline: Pipeline, options: CudaOptions, architectures: Sequence[str],
     cache_folder: Path | None, dump: Path | None,
 ) -> CudaProgram:  # fmt: skip
-    versions()  # the tools, before any work
+    tools = dict(versions())  # before any work
     program, placement, fused = plan(graphs, pipeline, options, dump)
+    program = replace(program, metadata={**program.metadata, "tools": tools})
     kernels = {name: compile_kernel(source, architectures, cache_folder) for name, source in placement.sources.items()}
     return CudaProgram(program, placement.sources, placement.forms, kernels, fused)
 
 
 def _metadata(graphs: Mapping[str, Graph], options: CudaOptions) -> dict[str, Any]:
     text = "\n".join(print_graph(graph) for graph in graphs.values())
-    strategies = [{"node": d.node, "shape": d.shape, "strategy": d.strategy} for d in options.decisions]
-    return {"options": {"precision": options.precision, "accuracy": options.accuracy}, "strategies": strategies,
-            "source_hash": hashlib.sha256(text.encode()).hexdigest(), "tools": dict(versions())}  # fmt: skip
+    strategies = [{"node": d.node, "shape": d.shape, "strategy": d.strategy, "measured": dict(d.measured)}
+                  for d in options.decisions]  # fmt: skip
+    return {
+        "options": {"precision": options.precision, "accuracy": options.accuracy},
+        "strategies": strategies,
+        "tuning": options.tuner.summary if options.tuner else None,
+        "source_hash": hashlib.sha256(text.encode()).hexdigest(),
+    }
 
 
 def _identifier(name: str) -> str:

@@ -5,8 +5,10 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import re
 import struct
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 from uuid import uuid4
@@ -19,19 +21,29 @@ from ...constant import Constant
 from ...dim import Extent, Minimum, Quotient, Remainder, Symbol
 from ...program import Entry, Launch, Port, Program
 from .compile import CompiledKernel
-from .forms import THREADS
+from .forms import THREADS, DeviceKernel, Form, Product, Rows, Transform
+from .source import KernelSource
 
-MAGIC = b"NLCUDA01"
+MAGIC = b"NLCUDA02"
 ALIGNMENT = 256
 
 
-def write_program(program: Program, kernels: Mapping[str, CompiledKernel], path: Path) -> None:
+@dataclass(frozen=True)
+class KernelFile:
+    """What a file holds of one kernel: its code, the form that it was printed from, and its source."""
+
+    code: CompiledKernel
+    form: DeviceKernel
+    source: KernelSource
+
+
+def write_file(path: Path, data: bytes) -> None:
     """Writes the file whole or not at all; UsageError if the place cannot be written."""
     if not path.parent.is_dir() or path.is_dir():
         raise UsageError(f"{str(path)!r} cannot be written: its folder does not exist, or it is a folder itself.")
     temporary = path.with_name(f".netloom-{uuid4().hex}.tmp")
     try:
-        temporary.write_bytes(program_bytes(program, kernels))
+        temporary.write_bytes(data)
         os.replace(temporary, path)
     except OSError as error:
         raise UsageError(f"{str(path)!r} cannot be written: {error.strerror}.") from error
@@ -39,7 +51,7 @@ def write_program(program: Program, kernels: Mapping[str, CompiledKernel], path:
         temporary.unlink(missing_ok=True)
 
 
-def program_bytes(program: Program, kernels: Mapping[str, CompiledKernel]) -> bytes:
+def program_bytes(program: Program, kernels: Mapping[str, KernelFile]) -> bytes:
     """The file's contents."""
     blobs = _Blobs()
     order = {name: number for number, name in enumerate(sorted(kernels))}
@@ -48,7 +60,7 @@ def program_bytes(program: Program, kernels: Mapping[str, CompiledKernel]) -> by
         "name": program.name,
         "target": "cuda",
         "training": program.is_training,
-        "architectures": sorted({b.architecture for kernel in kernels.values() for b in kernel.binaries}),
+        "architectures": sorted({b.architecture for kernel in kernels.values() for b in kernel.code.binaries}),
         "dims": [{"name": s.name, "lo": s.lo, "hi": s.hi} for s in program.symbols],
         "kernels": [_kernel(kernels[name], blobs) for name in order],
         "constants": [_constant(constant, blobs) for constant in program.constants],
@@ -94,13 +106,27 @@ def _json(data: Mapping[str, Any]) -> bytes:
     return json.dumps(data, sort_keys=True, separators=(",", ":")).encode()
 
 
-def _kernel(kernel: CompiledKernel, blobs: _Blobs) -> dict[str, Any]:
+def _kernel(kernel: KernelFile, blobs: _Blobs) -> dict[str, Any]:
+    code = kernel.code
     cubins: dict[str, Any] = {}
-    for binary in kernel.binaries:
+    for binary in code.binaries:
         blobs.put(cubins, binary.architecture, binary.cubin)
-    registers = {b.architecture: b.registers for b in kernel.binaries}
-    shared = max((b.shared for b in kernel.binaries), default=0)
-    return {"name": kernel.name, "threads": THREADS, "shared": shared, "registers": registers, "cubins": cubins}
+    registers = {b.architecture: b.registers for b in code.binaries}
+    shared = max((b.shared for b in code.binaries), default=0)
+    return {"name": code.name, "form": form_text(kernel.form.form), "threads": THREADS, "shared": shared,
+            "registers": registers, "checks_indices": kernel.source.checks_indices, "cubins": cubins}  # fmt: skip
+
+
+def form_text(form: Form) -> str:
+    """A form in a few words, for people."""
+    match form:
+        case Rows(lanes=lanes):
+            return f"rows, {lanes} lanes a sum"
+        case Product(tile=tile, engine=engine):
+            return f"product, tile {tile.rows} x {tile.columns} x {tile.depth}, {engine.value}"
+        case Transform(name=name):
+            return f"transform {name}"
+    return re.sub(r"(?<=.)(?=[A-Z])", " ", type(form).__name__).lower()
 
 
 def _constant(constant: Constant, blobs: _Blobs) -> dict[str, Any]:
@@ -159,4 +185,4 @@ def _atom(atom: Symbol | Quotient | Remainder | Minimum) -> Any:
             return ["min", _extent(left), _extent(right)]
 
 
-__all__ = ["program_bytes", "write_program"]
+__all__ = ["KernelFile", "form_text", "program_bytes", "write_file"]

@@ -33,6 +33,11 @@ class KernelSource:
     blocks: int  # that must fit a multiprocessor at once: what registers are rationed for
 
     @property
+    def checks_indices(self) -> bool:
+        """Whether the kernel may set the error flag."""
+        return "store_int32(error," in self.text
+
+    @property
     def key(self) -> str:
         """All that decides the code, as text."""
         numbers = "\n".join(f"{name} = {dtype.value}({bits.hex()})" for name, dtype, bits in self.numbers)

@@ -5,6 +5,7 @@ Kernels run as the PTX that their cubins are linked from; what a session does wi
 
 from __future__ import annotations
 
+import gc
 import importlib
 from collections.abc import Mapping
 from pathlib import Path
@@ -168,6 +169,29 @@ def test_lenet_follows_the_interpreter() -> None:
 
 
 @needs_compiler
+def test_a_step_reads_its_batch_on_the_device_and_a_states_memory_goes_with_it() -> None:
+    step = nl.training_graph(SMALL_MLP, nl.losses.cross_entropy, nl.optimizers.SGD())
+    session = session_of(compile_training_for_cuda(step, SMALL_MLP.inference_form(), architectures=()))
+    device: Any = session.resident.device
+    before = len(device.memory)
+    x, labels = np.random.default_rng(0).standard_normal((5, 12)).astype(np.float32), np.arange(5) % 3
+    address = device.allocate(x.nbytes)
+    device.upload(address, x)
+    lying_there = SimpleNamespace(__cuda_array_interface__={
+        "shape": x.shape, "typestr": "<f4", "data": (address, False), "version": 3})  # fmt: skip
+    losses = []
+    for given in (x, lying_there):
+        state = session.create_state()
+        losses.append([float(session.train_step(state, x=given, labels=labels, rate=np.float32(0.1))[0]) for _ in range(2)])
+    assert losses[0] == losses[1] and losses[0][0] > losses[0][1]
+    session._drop_plans()
+    del state
+    gc.collect()
+    device.free(address)
+    assert len(device.memory) == before
+
+
+@needs_compiler
 def test_a_state_is_read_and_written_by_name() -> None:
     step = nl.training_graph(SMALL_MLP, nl.losses.cross_entropy, nl.optimizers.SGD())
     session = session_of(compile_training_for_cuda(step, SMALL_MLP.inference_form(), architectures=()))
@@ -221,6 +245,19 @@ def test_what_the_driver_reports_is_one_clear_error(monkeypatch: pytest.MonkeyPa
     monkeypatch.setattr(importlib, "import_module", lambda name: _Driver(code))
     with pytest.raises(DeviceError, match=message):
         CudaDevice()
+
+
+@needs_compiler
+def test_a_shape_that_needs_the_room_of_others_takes_it(compiled: CudaProgram) -> None:
+    ptx = {kernel.name: kernel.ptx for kernel in compiled.kernels.values()}
+    x = np.zeros((6, 3, 6, 4), np.float32)
+    alone = EmulatedDevice(ptx)
+    CudaSession(parse_program(compiled.as_bytes()), lambda: alone)(x)
+    room = sum(data.size for data in alone.memory.values())
+    session = CudaSession(parse_program(compiled.as_bytes()), lambda: EmulatedDevice(ptx, room))
+    for batch in (1, 2, 6, 1):
+        assert session(x[:batch]).shape == (batch, 5)
+    assert [plan.shapes for plan in session._plans.values()] == [((1, 5),)]
 
 
 @needs_compiler

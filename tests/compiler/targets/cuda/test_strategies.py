@@ -2,15 +2,22 @@
 
 from __future__ import annotations
 
+import re
+
 import numpy as np
 import pytest
 
+from netloom.benchmarks.models import light_models
 from netloom.compiler.graph import Builder, Graph
+from netloom.compiler.passes.select_strategies import Decision
 from netloom.compiler.strategies import BY_NAME
 from netloom.compiler.targets.cuda.compile import is_available
 from netloom.compiler.targets.cuda.driver import PIPELINE, CudaOptions, plan
+from netloom.compiler.targets.cuda.forms import Engine
+from netloom.compiler.targets.cuda.strategies import select_for_device
 from netloom.compiler.tensor_type import FLOAT32, TensorType
 from netloom.errors import UsageError
+from netloom.frontends.onnx.importer import from_onnx
 from tests.compiler.targets.cuda import emulated
 
 AWKWARD = ((1, 19, 17, 7, 9), (2, 16, 33, 4, 5))  # n, c, o, h, w
@@ -87,3 +94,22 @@ def test_each_strategy_keeps_its_budget(name: str, precision: str) -> None:
         assert np.linalg.norm(found - wanted) <= BY_NAME[name].level(node)[0] * np.linalg.norm(wanted)
 
 
+
+
+@pytest.mark.parametrize("name", ["inception_v1", "resnet50", "shufflenet", "squeezenet"])
+def test_the_choices_of_light_networks(name: str) -> None:
+    """Only what there is code for; transforms only where enough channels share them, each the least estimate of its layer."""
+    decisions: list[Decision] = []
+    select_for_device(from_onnx(light_models()[name]), "default", "auto", decisions, Engine.FFMA, None)
+    assert decisions and all(d.strategy == "direct" or d.strategy.startswith("winograd") for d in decisions)
+    for decision in decisions:
+        assert {s for s in BY_NAME if s.startswith("fft")} <= set(decision.rejected)
+        assert decision.seconds[decision.strategy] == min(decision.seconds.values())
+        if decision.strategy in ("winograd_f2", "winograd_f4"):  # whose transforms go through memory
+            channels, filters = (int(extent) for extent in re.findall(r", (\d+), .*\[(\d+), ", decision.shape)[0])
+            assert min(channels, filters) >= 32, decision.shape
+    strategies = [d.strategy for d in decisions]
+    if name == "resnet50":  # 3 x 3 on 56 x 56 and 28 x 28 images, which have tiles enough
+        assert sum(strategy.startswith("winograd") for strategy in strategies) >= 6
+    if name == "shufflenet":  # grouped convolutions of few channels
+        assert set(strategies) == {"direct"}

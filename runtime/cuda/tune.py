@@ -1,0 +1,231 @@
+"""A file of candidates -> a table of their times on this machine's device: ``python -m
+netloom.runtime.cuda.tune FILE -o RESULTS``.
+
+Needs NumPy and cuda-bindings alone. A layer's candidates are timed in turn, round by round, by
+events around replays of their graphs; a time is the median of the rounds. Weights are random
+numbers made here. A candidate that fails has no time, and the others go on. ``netloom compile
+--target cuda --tuned RESULTS`` takes the table.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import json
+import sys
+import zipfile
+import zlib
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from netloom.errors import NetloomError, ProgramError, UsageError
+
+from ..buffer import numpy_dtype
+from .device import CudaDevice, Device
+from .program import Program, Tensor, parse_program
+from .session import CudaSession
+
+FORMAT = 1
+ROUNDS = 5
+REPLAYS = 20  # in a block that is timed at once
+_MOST_BYTES = 1 << 30  # of an unpacked member: what a file from elsewhere may make us hold
+
+
+@dataclass(frozen=True)
+class Layer:
+    """A layer as the compiler named it, and its programs by strategy."""
+
+    text: str
+    constants: tuple[str, ...]
+    programs: Mapping[str, bytes]
+
+
+@dataclass(frozen=True)
+class Candidates:
+    """What the compiler wrote: its version, the precision of products, and the layers."""
+
+    version: str
+    precision: str
+    layers: tuple[Layer, ...]
+
+
+def read_candidates(path: Path) -> Candidates:
+    """ProgramError if the file is none of candidates, damaged, or of another format."""
+    try:
+        with zipfile.ZipFile(path) as archive:
+            manifest = json.loads(_member(archive, "candidates.json"))
+            if manifest["format"] != FORMAT:
+                raise ValueError("another format")
+            layers = tuple(
+                Layer(
+                    str(row["text"]),
+                    tuple(map(str, row["constants"])),
+                    {str(c["strategy"]): _member(archive, c["file"]) for c in row["candidates"]},
+                )
+                for row in manifest["layers"]
+            )
+            return Candidates(str(manifest["version"]), str(manifest["precision"]), layers)
+    except OSError as error:
+        raise UsageError(
+            f"The candidates {str(path)!r} cannot be read: {error.strerror}."
+        ) from error
+    except (
+        ValueError,
+        KeyError,
+        TypeError,
+        AttributeError,
+        RecursionError,
+        EOFError,
+        NotImplementedError,
+        RuntimeError,
+        zipfile.BadZipFile,
+        zlib.error,
+    ) as error:
+        raise ProgramError(
+            f"{str(path)!r} is no file of candidates, or it is damaged.",
+            hint="Write it again with netloom compile --tune-candidates.",
+        ) from error
+
+
+def _member(archive: zipfile.ZipFile, name: str) -> bytes:
+    if archive.getinfo(name).file_size > _MOST_BYTES:
+        raise ValueError("a member is too large")
+    return archive.read(name)
+
+
+def measure(
+    layer: Layer,
+    device: Device,
+    rounds: int = ROUNDS,
+    replays: int = REPLAYS,
+    say: Callable[[str], None] = print,
+) -> dict[str, float | None]:
+    """Seconds of each strategy, None for one that cannot be run."""
+    with contextlib.ExitStack() as opened:
+        sessions = {}
+        for strategy, data in layer.programs.items():
+            try:
+                sessions[strategy] = opened.enter_context(_ready(data, device))
+            except NetloomError as error:
+                say(f"{strategy}: {error}")
+        times: dict[str, list[float]] = {strategy: [] for strategy in sessions}
+        for _ in range(rounds):
+            for strategy, (session, inputs) in sessions.items():
+                times[strategy].append(session.seconds(inputs, replays))
+    return {
+        strategy: float(np.median(times[strategy])) if strategy in times else None
+        for strategy in layer.programs
+    }
+
+
+@contextlib.contextmanager
+def _ready(
+    data: bytes, device: Device
+) -> Iterator[tuple[CudaSession, dict[str, npt.NDArray[Any]]]]:
+    """A candidate on the device and inputs for it, with which it has run once."""
+    program = _with_weights(parse_program(data, "candidate"))
+    inputs = _inputs(program)
+    session = CudaSession(program, lambda: device)
+    try:
+        session.run(None, inputs)
+        yield session, inputs
+    finally:
+        session.close()
+
+
+def _with_weights(program: Program) -> Program:
+    """The program with random numbers for the weights that its file left out."""
+    rng = np.random.default_rng(0)
+    return replace(
+        program, constants=tuple(_filled(constant, rng) for constant in program.constants)
+    )
+
+
+def _filled(constant: Tensor, rng: np.random.Generator) -> Tensor:
+    dtype = numpy_dtype(constant.dtype)
+    if dtype.kind != "f" or len(constant.data) == constant.nbytes:
+        return constant
+    return replace(
+        constant,
+        data=rng.standard_normal(constant.nbytes // dtype.itemsize).astype(dtype).tobytes(),
+    )
+
+
+def _inputs(program: Program) -> dict[str, npt.NDArray[Any]]:
+    rng = np.random.default_rng(1)
+    ports = [port.info for port in program.entries["run"].inputs]
+    return {
+        port.name: rng.standard_normal(port.static_shape).astype(numpy_dtype(port.dtype))
+        for port in ports
+    }
+
+
+def run(
+    path: Path,
+    results: Path,
+    open_device: Callable[[], Device],
+    rounds: int = ROUNDS,
+    replays: int = REPLAYS,
+    say: Callable[[str], None] = print,
+) -> dict[str, Any]:
+    """Times all candidates of a file and writes the table; DeviceError without a device."""
+    candidates = read_candidates(path)
+    device = open_device()
+    facts = dict(device.facts())
+    say("\n".join(f"{key}: {value}" for key, value in facts.items()))
+    rows = []
+    for layer in candidates.layers:
+        seconds = measure(layer, device, rounds, replays, say)
+        rows.append({"text": layer.text, "constants": list(layer.constants), "seconds": seconds})
+        known = sorted((time, name) for name, time in seconds.items() if time is not None)
+        say(
+            "  ".join(f"{name} {time * 1e6:.1f} us" for time, name in known)
+            or "no candidate could be run"
+        )
+    table = {
+        "format": FORMAT,
+        "version": candidates.version,
+        "precision": candidates.precision,
+        "device": facts,
+        "layers": rows,
+    }
+    try:
+        results.write_text(json.dumps(table, indent=1), encoding="utf-8")
+    except OSError as error:
+        raise UsageError(f"{str(results)!r} cannot be written: {error.strerror}.") from error
+    return table
+
+
+def main(
+    arguments: Sequence[str] | None = None, open_device: Callable[[], Device] = CudaDevice
+) -> int:
+    """0, or an error's exit code: 4 without a device or cuda-bindings."""
+    parser = argparse.ArgumentParser(
+        prog="python -m netloom.runtime.cuda.tune", description=__doc__
+    )
+    parser.add_argument("file", type=Path)
+    parser.add_argument("-o", "--output", type=Path, required=True)
+    parser.add_argument("--rounds", type=int, default=ROUNDS)
+    parser.add_argument("--replays", type=int, default=REPLAYS)
+    options = parser.parse_args(arguments)
+    try:
+        run(
+            options.file,
+            options.output,
+            open_device,
+            max(options.rounds, 1),
+            max(options.replays, 1),
+        )
+    except NetloomError as error:
+        print(f"netloom: {error}", file=sys.stderr)
+        return error.exit_code
+    return 0
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

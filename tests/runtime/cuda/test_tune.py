@@ -1,0 +1,231 @@
+"""Times from a device, from the candidates' file to the program that they decide: with a device
+whose clock is made up.
+"""
+
+from __future__ import annotations
+
+import json
+import zipfile
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from netloom.compiler.graph import Builder, Graph
+from netloom.compiler.targets.cuda import candidates as candidates_module
+from netloom.compiler.targets.cuda.candidates import write_candidates
+from netloom.compiler.targets.cuda.compile import is_available
+from netloom.compiler.targets.cuda.driver import PIPELINE, CudaOptions, plan
+from netloom.compiler.targets.cuda.measured import read_times
+from netloom.compiler.tensor_type import FLOAT32, TensorType
+from netloom.errors import DeviceError, ProgramError, UsageError
+from netloom.runtime.cuda import tune
+from netloom.runtime.cuda.device import Call
+from netloom.runtime.cuda.program import parse_program
+
+ARCHITECTURES = ("sm_80", "sm_90a")
+needs_compiler = pytest.mark.skipif(
+    not is_available(), reason="numba-cuda is not installed (netloom[cuda])"
+)
+
+
+class FakeDevice:
+    """Takes everything and computes nothing; a replay takes the time that ``clock`` has for its
+    kernels."""
+
+    number, stream_handle, name = 0, 7, "Fake H200"
+
+    def __init__(self, clock: Mapping[tuple[str, ...], float], fails: str = "") -> None:
+        self.clock, self.fails = clock, fails
+        self.live: dict[int, int] = {}
+        self.uploaded: list[Any] = []
+        self._next = 1 << 20
+
+    def allocate(self, size: int) -> int:
+        self._next += 1 << 30
+        self.live[self._next] = size
+        return self._next
+
+    def free(self, address: int) -> None:
+        del self.live[address]
+
+    def upload(self, address: int, array: Any) -> None:
+        self.uploaded.append(array)
+
+    def download(self, array: Any, address: int) -> None:
+        array[...] = 0
+
+    def copy(self, to: int, source: int, size: int) -> None: ...
+
+    def wait_for(self, stream: int) -> None: ...
+
+    def synchronize(self) -> None: ...
+
+    def load(self, name: str, cubins: Mapping[str, bytes]) -> Any:
+        if name == self.fails:
+            raise DeviceError("the CUDA driver reports CUDA_ERROR_INVALID_IMAGE.")
+        return name
+
+    def capture(self, calls: Sequence[Call], after: Sequence[Sequence[int]]) -> Any:
+        return tuple(sorted({call.function for call in calls}))
+
+    def rebind(self, graph: Any, number: int, call: Call) -> None: ...
+
+    def replay(self, graph: Any) -> None: ...
+
+    def release(self, graph: Any) -> None: ...
+
+    def seconds(self, graph: Any, times: int) -> float:
+        return self.clock[graph]
+
+    def facts(self) -> Mapping[str, Any]:
+        return {"name": self.name, "capability": "9.0", "driver": "13.0"}
+
+
+def network() -> Graph:
+    """Two layers with a choice, and one of equal shape, which is timed once with the first."""
+    b = Builder("network")
+    x = b.input(TensorType(FLOAT32, (1, 16, 8, 8)), "x")
+    rng = np.random.default_rng(0)
+    for number, (c, o) in enumerate(((16, 16), (16, 16), (16, 32))):
+        w = b.constant(rng.standard_normal((o, c, 3, 3)).astype(np.float32))
+        x = b(
+            "relu",
+            b(
+                "conv",
+                x,
+                w,
+                stride=(1, 1),
+                dilation=(1, 1),
+                lo=(1, 1),
+                hi=(1, 1),
+                groups=1,
+                label=f"conv{number}",
+            ),
+        )
+    return b.build([x], ["y"])
+
+
+@pytest.fixture(scope="module")
+def file(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("tune") / "candidates"
+    summary = write_candidates(
+        network(), CudaOptions(accuracy="fast"), path, architectures=("sm_80",)
+    )
+    assert summary.layers == 2 and summary.candidates > 4 and not summary.left_out
+    return path
+
+
+def clock_of(
+    candidates: tune.Candidates, seconds: Mapping[str, float]
+) -> dict[tuple[str, ...], float]:
+    """The times of strategies as those of their kernels."""
+    return {
+        tuple(sorted(kernel.name for kernel in parse_program(data).kernels)): seconds.get(
+            strategy, 1.0
+        )
+        for layer in candidates.layers
+        for strategy, data in layer.programs.items()
+    }
+
+
+def strategies_chosen(options: CudaOptions) -> list[str]:
+    plan({"run": network()}, PIPELINE, options)
+    return [decision.strategy for decision in options.decisions]
+
+
+@needs_compiler
+@pytest.mark.parametrize("fastest", ["direct", "winograd_f2", "winograd_f4"])
+def test_the_choice_follows_the_table(
+    file: Path, tmp_path: Path, fastest: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    device = FakeDevice(clock_of(tune.read_candidates(file), {fastest: 2e-5}))
+    assert tune.main([str(file), "-o", str(tmp_path / "t.json")], lambda: device) == 0
+    said = capsys.readouterr().out
+    assert "name: Fake H200" in said and said.count(f"{fastest} 20.0 us") == 2
+    assert not device.live  # everything was given back
+    tuner = read_times(tmp_path / "t.json", "f32", ARCHITECTURES)
+    assert strategies_chosen(CudaOptions(accuracy="fast", tuner=tuner)) == [fastest] * 3
+    assert tuner.summary == {"machine": "Fake H200, 9.0, 13.0", "layers": 2, "measured": 2}
+
+
+@needs_compiler
+def test_weights_are_made_where_they_are_timed(file: Path) -> None:
+    (layer, *_) = tune.read_candidates(file).layers
+    assert all(len(data) < 100_000 for data in layer.programs.values())  # without their weights
+    device = FakeDevice(clock_of(tune.read_candidates(file), {}))
+    assert set(tune.measure(layer, device).values()) == {1.0}
+    assert any(np.unique(array).size > 2000 for array in device.uploaded)
+
+
+@needs_compiler
+def test_a_candidate_that_fails_has_no_time_and_is_not_chosen(file: Path, tmp_path: Path) -> None:
+    candidates = tune.read_candidates(file)
+    broken = parse_program(candidates.layers[0].programs["winograd_f4"]).kernels[0].name
+    device = FakeDevice(
+        clock_of(candidates, {"winograd_f4": 1e-5, "winograd_f2": 2e-5}), fails=broken
+    )
+    said: list[str] = []
+    table = tune.run(file, tmp_path / "t.json", lambda: device, say=said.append)
+    assert table["layers"][0]["seconds"]["winograd_f4"] is None and not device.live
+    assert any("winograd_f4: the CUDA driver reports" in line for line in said)
+    tuner = read_times(tmp_path / "t.json", "f32", ARCHITECTURES)
+    assert strategies_chosen(CudaOptions(accuracy="fast", tuner=tuner))[0] == "winograd_f2"
+
+
+@needs_compiler
+def test_candidates_are_the_same_bytes_again_and_are_refused_when_damaged(
+    file: Path, tmp_path: Path
+) -> None:
+    write_candidates(
+        network(), CudaOptions(accuracy="fast"), tmp_path / "again", architectures=("sm_80",)
+    )
+    data = file.read_bytes()
+    assert (tmp_path / "again").read_bytes() == data
+    for wrong in (b"", b"nothing", data[: len(data) // 2], data[:200] + bytes(100) + data[300:]):
+        (tmp_path / "wrong").write_bytes(wrong)
+        with pytest.raises(ProgramError, match="is no file of candidates, or it is damaged"):
+            tune.read_candidates(tmp_path / "wrong")
+    with zipfile.ZipFile(tmp_path / "wrong", "w") as archive:
+        archive.writestr("candidates.json", json.dumps({"format": 2}))
+    with pytest.raises(ProgramError, match="is no file of candidates"):
+        tune.read_candidates(tmp_path / "wrong")
+
+
+def test_what_is_missing_is_one_sentence(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def none() -> FakeDevice:
+        raise DeviceError("this machine has no CUDA device.")
+
+    assert tune.main([str(tmp_path / "none"), "-o", str(tmp_path / "t")], none) == 2
+    assert "cannot be read" in capsys.readouterr().err
+    with zipfile.ZipFile(tmp_path / "empty", "w") as archive:
+        archive.writestr(
+            "candidates.json",
+            json.dumps({"format": 1, "version": "", "precision": "f32", "layers": []}),
+        )
+    assert tune.main([str(tmp_path / "empty"), "-o", str(tmp_path / "t")], none) == 4
+    assert "no CUDA device" in capsys.readouterr().err
+
+
+@needs_compiler
+def test_a_model_without_a_choice_has_no_candidates(tmp_path: Path) -> None:
+    b = Builder("one")
+    x = b.input(TensorType(FLOAT32, (1, 4)), "x")
+    with pytest.raises(UsageError, match="no convolution of this model has more than one strategy"):
+        write_candidates(b.build([b("relu", x)], ["y"]), CudaOptions(), tmp_path / "none")
+
+
+@needs_compiler
+def test_a_file_that_would_be_too_large_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(candidates_module, "MOST_BYTES", 1000)
+    with pytest.raises(UsageError, match="the candidates take 0 MiB, more than 0"):
+        write_candidates(
+            network(), CudaOptions(accuracy="fast"), tmp_path / "large", architectures=("sm_80",)
+        )
+    assert not list(tmp_path.iterdir())
