@@ -103,7 +103,10 @@ class Operand:
 
 @dataclass(frozen=True, eq=False)
 class Product:
-    """value(sum over ``terms`` of left * right), for every position of ``batch``, left's axes and right's axes."""
+    """value(sum over ``terms`` of left * right), for every position of ``batch``, left's axes and right's axes.
+
+    ``part``: the first of the batch's axes, if each of its positions sums up a part of the terms only.
+    """
 
     batch: tuple[Axis, ...]
     left: Operand
@@ -113,6 +116,16 @@ class Product:
     value: Expr
     tile: Tile
     engine: Engine
+    part: Axis | None = None
+
+    @property
+    def chain(self) -> Extent:
+        """Terms of a tile's sums: all, or a part's, in whole slices."""
+        terms = count(self.terms)
+        if self.part is None:
+            return terms
+        assert isinstance(self.part.extent, int)
+        return dim.ceil_div(dim.ceil_div(terms, self.part.extent), self.tile.depth) * self.tile.depth
 
 
 @dataclass(frozen=True)

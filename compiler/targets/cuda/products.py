@@ -47,15 +47,16 @@ def print_product(p: Printer, form: Product) -> None:
 
 def _multiply(p: Printer, form: Product, engine: _Simt | _Tensor, thread: str, sides: tuple[_Side, _Side]) -> None:
     """``tile``: this thread's sums."""
-    depth, terms = form.tile.depth, count(form.terms)
+    depth, terms = form.tile.depth, form.chain
     held = form.tile.thread_rows * form.tile.thread_columns
     chain = PROMOTED if form.engine is Engine.TF32X3 else CHAIN
     is_long = not isinstance(terms, int) or terms > chain
     p.line(f"tile = {p.call(f'tile_zero_{held}')}")
     if is_long:
         p.line(f"total = {p.call(f'tile_zero_{held}')}")
+    first = _first_term(p, form)
     with p.loop(dim.ceil_div(terms, depth) + 1) as step:
-        start = p.let(p.call("times", step, str(depth)), "k")
+        start = p.let(p.call("plus", first, p.call("times", step, str(depth))), "k")
         fetched = [_fetch(p, form, engine, side, thread, start) for side in sides]
         with p.where([p.call("below", "0", step)]):
             p.line(f"tile = {engine.multiplied(sides[0].memory, sides[1].memory)}")
@@ -71,6 +72,10 @@ def _multiply(p: Printer, form: Product, engine: _Simt | _Tensor, thread: str, s
         p.do("barrier")
     if is_long:
         p.line(f"tile = {p.call(f'tile_add_{held}', 'total', 'tile')}")
+
+
+def _first_term(p: Printer, form: Product) -> str:
+    return p.extent(form.part.position * form.chain) if form.part else "0"
 
 
 def _tile_starts(p: Printer, form: Product) -> tuple[str, str]:

@@ -62,7 +62,7 @@ def _blocks(form: Form) -> int:
     """Two blocks hide each other's waits in 128 registers a thread; products with more sums than those hold need all 255."""
     if not isinstance(form, Product):
         return 2
-    terms = count(form.terms)
+    terms = form.chain
     sums = form.tile.thread_rows * form.tile.thread_columns * (1 if isinstance(terms, int) and terms <= CHAIN else 2)
     return 2 if form.engine is Engine.FFMA and sums <= 64 else 1
 
