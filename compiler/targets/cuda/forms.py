@@ -128,7 +128,7 @@ class Put:
 class Transform:
     """down x tile x across' at every position of ``axes``; ``reads``: the tile by rows, ``puts``: the result.
 
-    ``name``: which matrices (intrinsics._MATRICES), and the outputs and taps along both axes.
+    ``name``: which matrices (intrinsics/transforms.py), and the outputs and taps along both axes.
     """
 
     axes: tuple[Axis, ...]
