@@ -12,13 +12,14 @@ from functools import cache
 from typing import Any
 
 from ....tensor_type import DType
-from . import conversions, memory, tensor_cores, tiles, transforms
+from . import conversions, memory, tensor_cores, tiles, transforms, winograd
 from .define import memory_type, numba_type, pointer_type
 from .indices import PLAIN
 from .scalars import scalar
 
 _FAMILIES: dict[str, Callable[[str], Any]] = {
     **conversions.FAMILIES, **memory.FAMILIES, **tiles.FAMILIES, **tensor_cores.FAMILIES, **transforms.FAMILIES,
+    **winograd.FAMILIES,
 }  # fmt: skip
 
 
