@@ -1,10 +1,11 @@
 """Winograd's F(2x2, 3x3) in one kernel -> Numba source: nothing but x, U and y is in the device's memory.
 
-A block makes FILTERS channels of 32 tiles. Per slice of 8 channels a thread reads the patch of one tile and channel and
-transforms it in registers into shared memory, where U's slice lies too; each warp multiplies two of the 16 entries. While
-a slice is multiplied, the next is on its way into registers. At the end the sums are exchanged through shared memory, 16
-filters at a time, transformed back, and stored with what is fused behind. Every sum runs over channels in order; after CHAIN
-channels it is transformed back and added to a total, so that no chain of additions is longer.
+A block makes FILTERS channels of 32 tiles, a slice of 4 input channels at a time. Half of its warps each read the patches of
+a channel and transform them in registers; the other half read U's slice. Both go to shared memory, of which there are two
+buffers, and each warp multiplies two of the 16 entries, while the next slice is on its way into registers. At the end the
+sums are exchanged through shared memory, 16 filters at a time, transformed back, and stored with what is fused behind.
+Every sum runs over channels in order; after CHAIN channels it is transformed back and added to a total, so that no chain of
+additions is longer. Neighbouring blocks share U.
 """
 
 from __future__ import annotations
@@ -21,10 +22,12 @@ from .elements import SUM
 from .forms import CHAIN, THREADS, FusedWinograd, Put, count
 from .printer import Printer
 
-TILES, DEPTH, ENTRIES, SIDE = 32, 8, 16, 4  # tiles of a block, channels of a slice, entries and inputs of a tile
+TILES, DEPTH, ENTRIES, SIDE = 32, 4, 16, 4  # tiles of a block, channels of a slice, entries and inputs of a tile
 STAGED = 16  # filters that are exchanged at a time
 FILTERS = 32  # of a block
 WARPS = THREADS // 32
+SLICES = CHAIN // DEPTH  # of a chunk
+READERS = THREADS // 2  # threads that read patches; as many read weights
 
 
 def fused_form(elements: Elements, node: Node) -> FusedWinograd:
@@ -51,20 +54,21 @@ def print_fused(p: Printer, form: FusedWinograd) -> None:
     kernel = _Kernel(p, form)
     kernel.place()
     if kernel.chunks == 1:
-        kernel.multiply("0")
+        kernel.multiply("0", str(kernel.slices))
         kernel.finish()
         return
     for number in range(kernel.shares):
         p.line(f"total_{number} = {p.call('tile_zero_4')}")
     with p.loop(kernel.chunks) as chunk:
-        kernel.multiply(p.let(p.call("times", chunk, str(CHAIN // DEPTH)), "c"))
+        first = p.let(p.call("times", chunk, str(SLICES)), "c")
+        kernel.multiply(first, p.let(p.call("lesser", str(SLICES), p.call("minus", str(kernel.slices), first)), "n"))
         kernel.add_totals()
     kernel.store_totals()
 
 
 @dataclass
 class _Kernel:
-    """One kernel's text. ``parts``: accesses of U's slice a thread, each ``entries_apart`` entries after the last."""
+    """One kernel's text. ``parts``: accesses of a thread to U's slice, each ``entries_apart`` entries after the last."""
 
     p: Printer
     form: FusedWinograd
@@ -78,10 +82,11 @@ class _Kernel:
         self.chunks = -(-self.channels // CHAIN)
         self.access = 4 if self.filters % 4 == 0 else 1
         self.per_row = self.block // self.access
-        self.entries_apart = THREADS // (self.per_row * DEPTH)
+        self.entries_apart = READERS // (self.per_row * DEPTH)
         self.parts = ENTRIES // self.entries_apart
         self.v_start = DEPTH * ENTRIES * self.block
-        self.room = max(self.v_start + DEPTH * ENTRIES * TILES, ENTRIES * STAGED * TILES)
+        self.buffer = self.v_start + DEPTH * ENTRIES * TILES
+        self.room = max(2 * self.buffer, ENTRIES * STAGED * TILES)
         self.shares = self.block // WARPS  # pairs of a tile and a filter that a thread finishes
 
     @staticmethod
@@ -97,16 +102,18 @@ class _Kernel:
         thread = p.let(p.call("thread"), "t")
         n["lane"] = p.let(p.call("remainder", thread, "32"), "l")
         n["warp"] = p.let(p.call("quotient", thread, "32"), "w")
-        blocks = str(-(-self.filters // self.block))
+        tiles = count(self.form.tiles)
+        across = p.extent(dim.ceil_div(tiles, TILES))
         block = p.let(p.call("block"), "b")
-        n["filter"] = p.let(p.call("times", p.call("remainder", block, blocks), str(self.block)), "m")
-        first = p.call("times", p.call("quotient", block, blocks), str(TILES))
+        n["filter"] = p.let(p.call("times", p.call("quotient", block, across), str(self.block)), "m")
+        first = p.call("times", p.call("remainder", block, across), str(TILES))
         number = p.let(p.call("plus", first, n["lane"]), "i")
-        n["is_tile"] = p.let(p.call("below", number, p.extent(count(self.form.tiles))), "o")
+        n["is_tile"] = p.let(p.call("below", number, p.extent(tiles)), "o")
         p.decode(number, self.form.tiles)
         n["memory"] = p.let(p.call(f"shared_float32_{self.room}"), "s")
+        n["is_patch"] = p.let(p.call("below", thread, str(READERS)), "o")
         self._place_patch()
-        self._place_filters(thread)
+        self._place_filters(p.let(p.call("remainder", thread, str(READERS)), "t"))
         self._place_products()
 
     def _place_patch(self) -> None:
@@ -120,7 +127,7 @@ class _Kernel:
         line = p.call("plus", p.call("times", channel, str(self.height)), top)
         n["patch"] = p.let(p.call("plus", p.call("times", line, str(self.width)), left), "a")
         kept = p.call("plus", p.call("times", n["warp"], str(ENTRIES * TILES)), n["lane"])
-        n["kept"] = p.let(p.call("at", n["memory"], p.call("plus", kept, str(self.v_start))), "v")
+        n["kept"] = p.let(p.call("plus", kept, str(self.v_start)), "v")
 
     def _place_filters(self, thread: str) -> None:
         """Threads of a row of U's slice read neighbours."""
@@ -134,7 +141,7 @@ class _Kernel:
         row = p.call("plus", p.call("times", entry, str(self.channels)), n["channel"])
         n["u"] = p.let(p.call("plus", p.call("times", row, str(self.filters)), filter_), "a")
         line = p.call("plus", p.call("times", n["channel"], str(ENTRIES)), entry)
-        n["put"] = p.let(p.call("at", n["memory"], p.call("plus", p.call("times", line, str(self.block)), own)), "u")
+        n["put"] = p.let(p.call("plus", p.call("times", line, str(self.block)), own), "u")
 
     def _place_products(self) -> None:
         """Half a warp multiplies one entry: 4 x 4 threads over the filters and the tiles."""
@@ -144,50 +151,61 @@ class _Kernel:
         n["down"] = p.let(p.call("remainder", n["lane"], "4"), "x")
         n["across"] = p.let(p.call("remainder", p.call("quotient", n["lane"], "4"), "4"), "y")
         u = p.call("plus", p.call("times", n["entry"], str(self.block)), p.call("times", n["down"], "4"))
-        n["left"] = p.let(p.call("at", n["memory"], u), "p")
+        n["left"] = p.let(u, "p")
         v = p.call("plus", p.call("times", n["entry"], str(TILES)), p.call("times", n["across"], "4"))
-        n["right"] = p.let(p.call("at", n["memory"], p.call("plus", v, str(self.v_start))), "p")
+        n["right"] = p.let(p.call("plus", v, str(self.v_start)), "p")
 
     # -- the loop --------------------------------------------------------------------------------------
 
-    def multiply(self, first: str) -> None:
-        """``tile``: this thread's sums over the slices of a chunk that begins with slice ``first``."""
-        p = self.p
+    def multiply(self, first: str, slices: str) -> None:
+        """``tile``: this thread's sums over that many slices from the ``first`` on."""
+        p, n = self.p, self.names
         sums = self.block // SIDE * TILES // SIDE
         p.line(f"tile = {p.call(f'tile_zero_{sums}')}")
-        steps = str(self.slices)
-        if self.chunks > 1:
-            rest = p.call("minus", str(self.slices), first)
-            steps = p.let(p.call("lesser", str(CHAIN // DEPTH), rest), "n")
         self._fetch(first)
-        with p.loop(steps) as step:
-            transformed = p.let(p.call("transform_input2t3x2t3_float32", *(f"patch[{i}]" for i in range(ENTRIES))), "v")
-            p.do(f"winograd_keep_{TILES}", self.names["kept"], transformed)
-            p.do(f"winograd_put_{self.access}_{self.parts}_{self.entries_apart * self.block}", self.names["put"], "weights")
+        with p.loop(slices) as step:
+            turn = p.call("times", p.call("remainder", step, "2"), str(self.buffer))
+            memory = p.let(p.call("at", n["memory"], turn), "s")
+            self._keep(memory)
             p.do("barrier")
             following = p.call("plus", first, p.call("plus", step, "1"))
             self._fetch(p.let(p.call("lesser", following, str(self.slices - 1)), "k"))  # the last comes again, in vain
-            p.line(f"tile = {p.call(f'winograd_fma_{self.block}', 'tile', self.names['left'], self.names['right'])}")
-            p.do("barrier")
+            left, right = (p.call("at", memory, n[side]) for side in ("left", "right"))
+            p.line(f"tile = {p.call(f'winograd_fma_{self.block}', 'tile', left, right)}")
+        p.do("barrier")
+
+    def _keep(self, memory: str) -> None:
+        """What was fetched, to a buffer: patches transformed."""
+        p, n = self.p, self.names
+        with p.nested(f"if {n['is_patch']}:"):
+            patch = (f"fetched[{entry}]" for entry in range(ENTRIES))
+            transformed = p.let(p.call("transform_input2t3x2t3_float32", *patch), "v")
+            p.do(f"winograd_keep_{TILES}", p.call("at", memory, n["kept"]), transformed)
+        with p.nested("else:"):
+            step = self.entries_apart * self.block
+            p.do(f"winograd_put_{self.access}_{self.parts}_{step}", p.call("at", memory, n["put"]), "fetched")
 
     def _fetch(self, slice_: str) -> None:
-        """``patch`` and ``weights``: this thread's part of a slice; zeros for channels that do not exist."""
+        """``fetched``: this thread's part of a slice; zeros for channels that do not exist."""
         p, n = self.p, self.names
-        mask, is_inside = n["mask"], n["is_filter"]
-        if self.channels % DEPTH:
-            start = p.let(p.call("times", slice_, str(DEPTH)), "c")
-            mask = p.let(p.call("select_int32", self._exists(start, n["warp"]), mask, "int32(0)"), "m")
-            is_inside = p.let(p.call("both", is_inside, self._exists(start, n["channel"])), "o")
-        image = str(DEPTH * self.height * self.width)
-        at = p.call("plus", n["patch"], p.call("times", slice_, image))
+        first = p.let(p.call("times", slice_, str(DEPTH)), "c")
         x, u = (p.buffers[buffer] for buffer in (self.form.x, self.form.u))
-        p.line(f"patch = {p.call(f'winograd_patch_{self.width}', x, at, mask)}")
-        at = p.call("plus", n["u"], p.call("times", slice_, str(DEPTH * self.filters)))
-        apart = self.entries_apart * self.channels * self.filters
-        p.line(f"weights = {p.call(f'winograd_filters_{self.access}_{self.parts}_{apart}', u, at, is_inside)}")
+        with p.nested(f"if {n['is_patch']}:"):
+            mask = n["mask"]
+            if self.channels % DEPTH:
+                mask = p.let(p.call("select_int32", self._exists(first, n["warp"]), mask, "int32(0)"), "m")
+            at = p.call("plus", n["patch"], p.call("times", first, str(self.height * self.width)))
+            p.line(f"fetched = {p.call(f'winograd_patch_{self.width}', x, at, mask)}")
+        with p.nested("else:"):
+            is_inside = n["is_filter"]
+            if self.channels % DEPTH:
+                is_inside = p.call("both", is_inside, self._exists(first, n["channel"]))
+            at = p.call("plus", n["u"], p.call("times", first, str(self.filters)))
+            apart = self.entries_apart * self.channels * self.filters
+            p.line(f"fetched = {p.call(f'winograd_filters_{self.access}_{self.parts}_{apart}', u, at, is_inside)}")
 
-    def _exists(self, start: str, channel: str) -> str:
-        return self.p.call("below", self.p.call("plus", start, channel), str(self.channels))
+    def _exists(self, first: str, channel: str) -> str:
+        return self.p.call("below", self.p.call("plus", first, channel), str(self.channels))
 
     # -- behind the loop -------------------------------------------------------------------------------
 

@@ -1,4 +1,4 @@
-"""The fused Winograd kernel's parts, F(2x2, 3x3), a block's slice being 8 channels of 32 tiles and some filters.
+"""The fused Winograd kernel's parts, F(2x2, 3x3), a block's slice being 4 channels of 32 tiles and some filters.
 
 Shared memory holds U [channel, entry, filter] and V [channel, entry, tile]. A thread sums for one entry a quarter of the
 filters with a quarter of the tiles, in fragments of four that lie 16 apart.
@@ -18,7 +18,7 @@ from .define import Operand, define, packed, pointer_type, tile_type, unpacked
 from .memory import element_at, load_vector, store_vector
 from .scalars import fma
 
-DEPTH, TILES, ENTRIES, SIDE = 8, 32, 16, 4
+DEPTH, TILES, ENTRIES, SIDE = 4, 32, 16, 4
 GLOBAL = 1  # LLVM's address space of the device's memory
 POINTER = pointer_type(FLOAT32)
 
