@@ -210,7 +210,7 @@ def _resources(log: str) -> tuple[int, int]:
 @cache
 def _tool_key() -> str:
     here = Path(__file__).parent
-    own = b"".join((here / name).read_bytes() for name in ("intrinsics.py", "compile.py"))
+    own = b"".join(path.read_bytes() for path in (*sorted((here / "intrinsics").glob("*.py")), here / "compile.py"))
     return json.dumps(versions(), sort_keys=True) + hashlib.sha256(own).hexdigest()
 
 

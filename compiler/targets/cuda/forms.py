@@ -3,6 +3,7 @@
 ``Pointwise``: a thread makes one element. ``Rows``: some lanes of a block share one sum, which ends in a fixed tree.
 ``Product``: a block makes a tile of a matrix product whose operands are any formulas of (row, k) and (k, column), so
 matmuls, convolutions and both their gradients are one family. ``Transform``: a thread makes a tile of Winograd's.
+``FusedWinograd``: a block makes some channels of some tiles of a convolution, all three stages.
 """
 
 from __future__ import annotations
@@ -141,7 +142,7 @@ class Put:
 class Transform:
     """down x tile x across' at every position of ``axes``; ``reads``: the tile by rows, ``puts``: the result.
 
-    ``name``: which matrices (intrinsics._MATRICES), and the outputs and taps along both axes.
+    ``name``: which matrices (intrinsics/transforms.py), and the outputs and taps along both axes.
     """
 
     axes: tuple[Axis, ...]
@@ -150,7 +151,24 @@ class Transform:
     puts: tuple[tuple[Put, ...], ...]
 
 
-Form: TypeAlias = Pointwise | Rows | Product | Transform
+@dataclass(frozen=True, eq=False)
+class FusedWinograd:
+    """The 2 x 2 ``puts`` of every position of ``tiles`` (n, down, across) and ``filters``: a 3 x 3 convolution.
+
+    ``x``: [n, c, h, w], with ``lo`` zeros before it; ``u``: the transformed weights [16, 1, c, o].
+    """
+
+    tiles: tuple[Axis, ...]
+    filters: Axis
+    x: Buffer
+    u: Buffer
+    lo: tuple[int, int]
+    puts: tuple[tuple[Put, ...], ...]
+    block_filters: int
+    block_tiles: int
+
+
+Form: TypeAlias = Pointwise | Rows | Product | Transform | FusedWinograd
 
 
 @dataclass(frozen=True, eq=False)
@@ -173,6 +191,9 @@ def blocks(form: Form) -> Extent:
         case Product(tile=tile):
             rows = dim.ceil_div(count(form.left.axes), tile.rows)
             return count(form.batch) * rows * dim.ceil_div(count(form.right.axes), tile.columns)
+        case FusedWinograd():
+            filters = dim.ceil_div(form.filters.extent, form.block_filters)
+            return dim.ceil_div(count(form.tiles), form.block_tiles) * filters
 
 
 def count(axes: Iterable[Axis]) -> Extent:

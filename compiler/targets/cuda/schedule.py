@@ -25,6 +25,7 @@ from .forms import (
     DeviceKernel,
     Engine,
     Form,
+    FusedWinograd,
     Operand,
     Pointwise,
     Product,
@@ -94,6 +95,9 @@ def _free_symbols(buffers: Sequence[Buffer], form: Form) -> tuple[Symbol, ...]:
         case Transform():
             expressions = [*(e for row in form.reads for e in row), *(put.value for row in form.puts for put in row)]
             own = form.axes
+        case FusedWinograd():
+            expressions = [put.value for row in form.puts for put in row]
+            own = (*form.tiles, form.filters)
     extents = [e for buffer in buffers for e in buffer.shape] + [axis.extent for axis in own]
     found = dim.symbols_of(extents).union(*map(_symbols, expressions)) - {axis.symbol for axis in own}
     return tuple(sorted(found, key=lambda symbol: symbol.name))

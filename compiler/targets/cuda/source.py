@@ -12,9 +12,10 @@ from ...loops.elements import Axis
 from ...scalar import Call
 from ...tensor_type import DType
 from ..cpu.vector_math import expand_all
-from .forms import CHAIN, THREADS, DeviceKernel, Engine, Form, Pointwise, Product, Rows, Transform, count
+from .forms import CHAIN, THREADS, DeviceKernel, Engine, Form, FusedWinograd, Pointwise, Product, Rows, Transform, count
 from .printer import Printer, Values
 from .products import print_product
+from .winograd import print_fused
 
 
 @dataclass(frozen=True)
@@ -52,6 +53,8 @@ def print_source(kernel: DeviceKernel) -> KernelSource:
             print_product(p, form)
         case Transform() as form:
             _transform(p, form)
+        case FusedWinograd() as form:
+            print_fused(p, form)
     text = f"def kernel({', '.join(p.arguments)}):\n" + "\n".join(p.lines) + "\n"
     numbers = tuple((name, dtype, bits) for (dtype, bits), name in p.numbers.items())
     dtypes = tuple(buffer.dtype for buffer in kernel.buffers)

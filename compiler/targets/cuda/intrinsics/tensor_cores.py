@@ -1,0 +1,145 @@
+"""Products of a warp on tensor cores, ``mma_tf32_20_2_4_4(tile, left, right)``, and operands as they read them.
+
+Slices lie [row, k] in words of four bytes: a float32, or two bfloat16. mma.sync.m16n8 takes 8 words of k of 16 rows and 8
+columns; ldmatrix brings four matrices of 8 rows of 4 words, each lane naming a row (PTX ISA 8.0, sections 9.7.13.4 and 5).
+"""
+
+from __future__ import annotations
+
+from typing import Any, TypeAlias
+
+from llvmlite import ir
+from numba import types
+
+from ....tensor_type import FLOAT32
+from ...cpu.lowering.representation import I32, I64
+from .conversions import to_bfloat16
+from .define import Operand, define, packed, pointer_type, tile_type, unpacked
+from .memory import element_at, shared_address, store_vector
+from .scalars import subtract
+
+# -- tensor cores ------------------------------------------------------------------------------------------
+#
+# Slices lie [row, k] in words of four bytes: a float32, or two bfloat16. mma.sync.m16n8 takes 8 words of k of 16 rows and 8
+# columns; ldmatrix brings four matrices of 8 rows of 4 words, each lane naming a row (PTX ISA 8.0, sections 9.7.13.4 and 5).
+
+_MMA = {"tf32": "m16n8k8.row.col.f32.tf32.tf32.f32", "bf16": "m16n8k16.row.col.f32.bf16.bf16.f32"}
+TF32_HALF, TF32_MASK = 0x1000, 0xFFFFE000  # half of the last bit that tensor cores read, and all that they read
+
+
+def mma(rest: str) -> Any:
+    head, *numbers = rest.split("_")
+    if head == "stage":
+        return _mma_stage(*map(int, numbers))
+    return _mma_tile(head, *map(int, numbers))
+
+
+def _mma_tile(engine: str, stride: int, steps: int, down: int, across: int) -> Any:
+    """tile += left * right' over ``steps`` times 8 words of k, for a warp's down x across fragments of m16n8.
+
+    ``mma(tile, left, right)``: this lane's rows of the first matrices. 3xtf32 adds the small products first.
+    """
+    pointer = pointer_type(FLOAT32)
+
+    def emit(b: Any, tile: Operand, left: Operand, right: Operand) -> Operand:
+        sums = unpacked(b, tile, down * across * 4)
+        left, right = (shared_address(b, place) for place in (left, right))
+        for step in range(steps):
+            a = [_ldmatrix(b, left, 4 * (i * 16 * stride + step * 8)) for i in range(down)]
+            pairs = [_ldmatrix(b, right, 4 * (j * 16 * stride + step * 8)) for j in range(across // 2)]
+            w = [pair[half : half + 2] for pair in pairs for half in (0, 2)]
+            for x, y in _passes(b, engine, a, w):
+                for i in range(down):
+                    for j in range(across):
+                        at = 4 * (i * across + j)
+                        sums[at : at + 4] = _multiplied(b, _MMA[engine.removeprefix("3x")], sums[at : at + 4], x[i], y[j])
+        return packed(b, sums)
+
+    return define(tile_type(down * across * 4), [tile_type(down * across * 4), pointer, pointer], emit)
+
+
+Fragments: TypeAlias = list[list[Operand]]
+
+
+def _passes(b: Any, engine: str, a: Fragments, w: Fragments) -> list[tuple[Fragments, Fragments]]:
+    """What is multiplied: the operands themselves, or low x high, high x low and high x high parts."""
+    if engine != "3xtf32":
+        return [(a, w)]
+    (a_high, a_low), (w_high, w_low) = (_split(b, side) for side in (a, w))
+    return [(a_low, w_high), (a_high, w_low), (a_high, w_high)]
+
+
+def _split(b: Any, side: Fragments) -> tuple[Fragments, Fragments]:
+    """Each number as what a tensor core reads of it, rounded, and the exact rest."""
+    high = [[b.and_(b.add(x, I32(TF32_HALF)), I32(TF32_MASK)) for x in part] for part in side]
+    low = [[b.bitcast(subtract(b, FLOAT32, b.bitcast(x, ir.FloatType()), b.bitcast(h, ir.FloatType())), I32)
+            for x, h in zip(*parts, strict=True)] for parts in zip(side, high, strict=True)]  # fmt: skip
+    return high, low
+
+
+def _ldmatrix(b: Any, address: Operand, offset: int) -> list[Operand]:
+    """Four matrices of 8 x 4 words: each lane gets one word of each."""
+    kind = ir.FunctionType(ir.LiteralStructType([I32] * 4), [I32])
+    code = "ldmatrix.sync.aligned.m8n8.x4.shared.b16 {$0, $1, $2, $3}, [$4];"
+    found = b.asm(kind, code, "=r,=r,=r,=r,r,~{memory}", [b.add(address, I32(offset))], True)
+    return [b.extract_value(found, place) for place in range(4)]
+
+
+def _multiplied(b: Any, shape: str, sums: list[Operand], a: list[Operand], w: list[Operand]) -> list[Operand]:
+    """One mma.sync; all 32 lanes take part."""
+    kind = ir.FunctionType(ir.LiteralStructType([ir.FloatType()] * 4), [I32] * 6 + [ir.FloatType()] * 4)
+    code = f"mma.sync.aligned.{shape} {{$0, $1, $2, $3}}, {{$4, $5, $6, $7}}, {{$8, $9}}, {{$10, $11, $12, $13}};"
+    found = b.asm(kind, code, "=f,=f,=f,=f,r,r,r,r,r,r,f,f,f,f", [*a, *w, *sums], True)
+    return [b.extract_value(found, place) for place in range(4)]
+
+
+def _mma_stage(down: int, across: int, part: int, columns: int) -> Any:
+    """``mma_stage(tile, target)``: the part-th 16 rows of a warp's tile to memory of ``columns`` words a row."""
+
+    def emit(b: Any, tile: Operand, target: Operand) -> Operand:
+        values = unpacked(b, tile, down * across * 4)
+        for j in range(across):
+            at = 4 * (part * across + j)
+            for half in (0, 1):
+                store_vector(b, b.gep(target, [I64(half * 8 * columns + 8 * j)]), values[at + 2 * half : at + 2 * half + 2])
+
+    return define(types.void, [tile_type(down * across * 4), pointer_type(FLOAT32)], emit)
+
+
+def keep(name: str) -> Any:
+    """``keep_ENGINE(p, i, x)``: an operand as the engine reads it, at the i-th place of its kind."""
+
+    def emit(b: Any, pointer: Operand, index: Operand, value: Operand) -> Operand:
+        kept = _kept(b, name, value)
+        b.store(kept, element_at(b, b.bitcast(pointer, ir.PointerType(kept.type)), index))
+
+    return define(types.void, [pointer_type(FLOAT32), types.int32, types.float32], emit)
+
+
+def keep4(name: str) -> Any:
+    """``keep4_ENGINE(p, i, v)``: four neighbours in one aligned access."""
+
+    def emit(b: Any, pointer: Operand, index: Operand, values: Operand) -> Operand:
+        kept = [_kept(b, name, value) for value in unpacked(b, values, 4)]
+        place = element_at(b, b.bitcast(pointer, ir.PointerType(kept[0].type)), index)
+        if name == "bfloat16":
+            wide = [b.zext(value, I32) for value in kept]
+            words = [b.or_(low, b.shl(high, I32(16))) for low, high in zip(wide[::2], wide[1::2], strict=True)]
+            store_vector(b, b.bitcast(place, ir.PointerType(I32)), words)
+        else:
+            store_vector(b, place, kept)
+
+    return define(types.void, [pointer_type(FLOAT32), types.int32, tile_type(4)], emit)
+
+
+def _kept(b: Any, name: str, value: Operand) -> Operand:
+    match name:
+        case "tf32":
+            rounded = b.bitcast(b.add(b.bitcast(value, I32), I32(TF32_HALF)), ir.FloatType())
+            return b.select(b.fcmp_unordered("uno", value, value), value, rounded)
+        case "bfloat16":
+            return to_bfloat16(b, value)
+    return value
+
+
+FAMILIES = {"mma": mma, "keep": keep, "keep4": keep4}
