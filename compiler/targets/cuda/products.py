@@ -13,11 +13,11 @@ from dataclasses import dataclass
 
 from ... import dim
 from ...tensor_type import FLOAT32
-from .forms import CHAIN, THREADS, Engine, Operand, Product, count
+from .copied_slices import Slices
+from .forms import CHAIN, PAD, THREADS, Engine, Operand, Product, count
 from .printer import Printer
 
 FRAGMENT = 4  # neighbouring elements that a thread holds in a row of its tile
-PAD = 4  # words behind each row of a slice in shared memory, against bank conflicts
 WARPS_DOWN, WARPS_ACROSS = 2, 4  # of a tile on tensor cores
 PROMOTED = 32  # terms that 3xtf32 leaves to the tensor cores' own additions
 
@@ -37,41 +37,99 @@ def print_product(p: Printer, form: Product) -> None:
     engine: _Simt | _Tensor = _Simt(p, form) if form.engine is Engine.FFMA else _Tensor(p, form)
     row_start, column_start = _tile_starts(p, form)
     thread = p.let(p.call("thread"), "t")
-    left = p.let(p.call(f"shared_float32_{engine.room}"), "s")
-    right = p.let(p.call("at", left, str(engine.left_words)), "s")
-    sides = (_Side(form.left, form.tile.rows, left, row_start), _Side(form.right, form.tile.columns, right, column_start))
+    memory = p.let(p.call(f"shared_float32_{engine.room}"), "s")
     engine.place(thread)
-    _multiply(p, form, engine, thread, sides)
-    _finish(p, form, engine, thread, left, row_start, column_start)
+    if form.stages:
+        _multiply_copies(p, form, engine, thread, memory, (row_start, column_start))
+    else:
+        right = p.let(p.call("at", memory, str(engine.left_words)), "s")
+        sides = (_Side(form.left, form.tile.rows, memory, row_start), _Side(form.right, form.tile.columns, right, column_start))
+        _multiply(p, form, engine, thread, sides)
+    _finish(p, form, engine, thread, memory, row_start, column_start)
+
+
+def _chain(form: Product) -> int:
+    """Terms after which the engine's sums are added to others."""
+    return PROMOTED if form.engine is Engine.TF32X3 else CHAIN
+
+
+def _is_long(form: Product) -> bool:
+    terms = form.chain
+    return not isinstance(terms, int) or terms > _chain(form)
 
 
 def _multiply(p: Printer, form: Product, engine: _Simt | _Tensor, thread: str, sides: tuple[_Side, _Side]) -> None:
     """``tile``: this thread's sums."""
     depth, terms = form.tile.depth, form.chain
-    held = form.tile.thread_rows * form.tile.thread_columns
-    chain = PROMOTED if form.engine is Engine.TF32X3 else CHAIN
-    is_long = not isinstance(terms, int) or terms > chain
-    p.line(f"tile = {p.call(f'tile_zero_{held}')}")
-    if is_long:
-        p.line(f"total = {p.call(f'tile_zero_{held}')}")
+    _begin_sums(p, form)
     first = _first_term(p, form)
     with p.loop(dim.ceil_div(terms, depth) + 1) as step:
         start = p.let(p.call("plus", first, p.call("times", step, str(depth))), "k")
         fetched = [_fetch(p, form, engine, side, thread, start) for side in sides]
         with p.where([p.call("below", "0", step)]):
             p.line(f"tile = {engine.multiplied(sides[0].memory, sides[1].memory)}")
-        if is_long:
-            with p.where([p.call("below", p.call("remainder", step, str(chain // depth)), "1")]):
-                p.line(f"total = {p.call(f'tile_add_{held}', 'total', 'tile')}")
-                p.line(f"tile = {p.call(f'tile_zero_{held}')}")
+        _end_chain(p, form, step)
         p.do("barrier")
         for side, values in zip(sides, fetched, strict=True):
             for part, value in enumerate(values):
                 flat = p.index("plus", thread, str(part * THREADS)) if part else thread
                 engine.keep(side, *engine.position(side, flat), value)
         p.do("barrier")
-    if is_long:
-        p.line(f"tile = {p.call(f'tile_add_{held}', 'total', 'tile')}")
+    _end_sums(p, form)
+
+
+def _multiply_copies(p: Printer, form: Product, engine: _Simt | _Tensor, thread: str, memory: str, starts: tuple[str, str]) -> None:
+    """``tile``: this thread's sums, while later slices arrive in other buffers; one barrier a slice.
+
+    Behind the barrier of a step, all have read the buffer that it copies to, and all of what it multiplies has arrived.
+    """
+    tile = form.tile
+    left = Slices.of(form.left, tile.rows, tile.depth, form.engine)
+    right = Slices.of(form.right, tile.columns, tile.depth, form.engine)
+    buffer, ahead = str(left.words + right.words), form.stages - 1
+    _begin_sums(p, form)
+    first = _first_term(p, form)
+    slices = p.extent(dim.ceil_div(form.chain, tile.depth))
+    with p.loop(p.let(p.call("plus", slices, str(ahead)), "n")) as step:
+        p.do(f"arrive_{ahead - 1}")
+        p.do("barrier")
+        with p.where([p.call("below", step, slices)]):
+            start = p.let(p.call("plus", first, p.call("times", step, str(tile.depth))), "k")
+            target = p.let(p.call("at", memory, p.call("times", p.call("remainder", step, str(form.stages)), buffer)), "s")
+            left.copy(p, form, target, thread, start, starts[0], THREADS)
+            right.copy(p, form, p.let(p.call("at", target, str(left.words)), "s"), thread, start, starts[1], THREADS)
+        p.do("commit")
+        done = p.let(p.call("minus", step, str(ahead - 1)), "n")
+        with p.where([p.call("below", "0", done)]):
+            slot = p.call("remainder", p.call("plus", step, "1"), str(form.stages))
+            source = p.let(p.call("at", memory, p.call("times", slot, buffer)), "s")
+            p.line(f"tile = {engine.multiplied_copies(source, p.call('at', source, str(left.words)), left, right)}")
+            _end_chain(p, form, done)
+    p.do("barrier")
+    _end_sums(p, form)
+
+
+def _held(form: Product) -> int:
+    return form.tile.thread_rows * form.tile.thread_columns
+
+
+def _begin_sums(p: Printer, form: Product) -> None:
+    p.line(f"tile = {p.call(f'tile_zero_{_held(form)}')}")
+    if _is_long(form):
+        p.line(f"total = {p.call(f'tile_zero_{_held(form)}')}")
+
+
+def _end_chain(p: Printer, form: Product, done: str) -> None:
+    """After as many slices as a chain has, its sums move to ``total``."""
+    if _is_long(form):
+        with p.where([p.call("below", p.call("remainder", done, str(_chain(form) // form.tile.depth)), "1")]):
+            p.line(f"total = {p.call(f'tile_add_{_held(form)}', 'total', 'tile')}")
+            p.line(f"tile = {p.call(f'tile_zero_{_held(form)}')}")
+
+
+def _end_sums(p: Printer, form: Product) -> None:
+    if _is_long(form):
+        p.line(f"tile = {p.call(f'tile_add_{_held(form)}', 'total', 'tile')}")
 
 
 def _first_term(p: Printer, form: Product) -> str:
@@ -155,7 +213,8 @@ class _Simt:
         self.parts = form.tile.thread_rows // FRAGMENT
         self.stage_stride = form.tile.columns
         self.left_words = form.tile.depth * self.left_stride
-        self.room = max(form.tile.rows // self.parts * form.tile.columns, self.left_words + form.tile.depth * self.right_stride)
+        slices = self.left_words + form.tile.depth * self.right_stride
+        self.room = max(form.tile.rows // self.parts * form.tile.columns, slices * max(1, form.stages))
 
     def place(self, thread: str) -> None:
         p = self.p
@@ -167,6 +226,9 @@ class _Simt:
         t, p = self.tile, self.p
         shape = f"{t.depth}_{self.left_stride}_{self.right_stride}_{t.thread_rows}_{t.thread_columns}"
         return p.call(f"tile_fma_{shape}", "tile", p.call("at", left, self.y), p.call("at", right, self.x))
+
+    def multiplied_copies(self, left: str, right: str, _left: Slices, _right: Slices) -> str:
+        return self.multiplied(left, right)
 
     def position(self, side: _Side, flat: str) -> tuple[str, str]:
         """(k, place) in a slice of the first element of a thread's turn: neighbours read neighbours."""
@@ -209,7 +271,11 @@ class _Tensor:
         self.parts = self.down
         self.stage_stride = form.tile.columns + 2 * PAD
         self.left_words = form.tile.rows * self.stride
-        self.room = max(form.tile.rows // self.parts * self.stage_stride, self.left_words + form.tile.columns * self.stride)
+        slices = self.left_words + form.tile.columns * self.stride
+        if form.stages:
+            sides = ((form.left, form.tile.rows), (form.right, form.tile.columns))
+            slices = form.stages * sum(Slices.of(side, size, form.tile.depth, form.engine).words for side, size in sides)
+        self.room = max(form.tile.rows // self.parts * self.stage_stride, slices)
 
     def place(self, thread: str) -> None:
         p = self.p
@@ -232,6 +298,26 @@ class _Tensor:
         p, steps = self.p, self.tile.depth // self.per_word // 8
         name = f"mma_{self.engine.value}_{self.stride}_{steps}_{self.down}_{self.across}"
         return p.call(name, "tile", p.call("at", left, self.left_at), p.call("at", right, self.right_at))
+
+    def multiplied_copies(self, left: str, right: str, lefts: Slices, rights: Slices) -> str:
+        p = self.p
+        rows = p.call("times", self.warp_row, str(self.down * 16))
+        words = [self._first_word(lefts, rows, is_left=True), self._first_word(rights, self.warp_column, is_left=False)]
+        name = f"mmac_{self.engine.value}_{lefts.kind}_{rights.kind}_{self.down}_{self.across}"
+        return p.call(name, "tile", left, words[0], right, words[1])
+
+    def _first_word(self, slices: Slices, first: str, is_left: bool) -> str:
+        """Where this lane's first word of a warp's rows or columns lies (intrinsics/tensor_cores.py, mmac)."""
+        p = self.p
+        if not slices.is_by_rows:
+            group, k = p.call("quotient", self.lane, "4"), p.call("remainder", self.lane, "4")
+            return slices.word(p, p.let(k, "k"), p.let(p.call("plus", first, group), "m"))
+        if is_left:
+            row, half = p.call("remainder", self.lane, "16"), p.call("quotient", self.lane, "16")
+        else:
+            row = p.call("plus", p.call("remainder", self.lane, "8"), p.call("times", p.call("quotient", self.lane, "16"), "8"))
+            half = p.call("remainder", p.call("quotient", self.lane, "8"), "2")
+        return slices.word(p, p.let(p.call("times", half, "4"), "k"), p.let(p.call("plus", first, row), "m"))
 
     def position(self, side: _Side, flat: str) -> tuple[str, str]:
         """(k, place) in a slice of the first element of a thread's turn.

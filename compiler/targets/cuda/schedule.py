@@ -18,6 +18,7 @@ from ...loops.ir import Buffer, Load, extents_in, slope_along
 from ...scalar import Call, Expr, Guarded, Literal
 from ...tensor_type import FLOAT32
 from .addends import in_parts, whole_product
+from .copied_slices import stages
 from .elements import device_elements, stored, summed
 from .forms import (
     THREADS,
@@ -173,7 +174,9 @@ def _product(
     zero = {axis.symbol: 0 for axis in axes if axis.extent == 1}
     where = tuple(dim.substitute(p, zero) for p in position)
     value = stored(elements, where, FLOAT32)
-    return Product(batch, sides[0], sides[1], terms, where, value, _tile(batch, sides, engine), engine)
+    tile = _tile(batch, sides, engine)
+    number = stages(engine, tile.rows, tile.columns, tile.depth, (sides[0], sides[1]))
+    return Product(batch, sides[0], sides[1], terms, where, value, tile, engine, stages=number)
 
 
 def _operand(value: Expr, axes: tuple[Axis, ...], terms: tuple[Axis, ...]) -> Operand:
