@@ -71,9 +71,7 @@ def _multiply(p: Printer, form: Product, engine: _Simt | _Tensor, thread: str, s
         _end_chain(p, form, step)
         p.do("barrier")
         for side, values in zip(sides, fetched, strict=True):
-            for part, value in enumerate(values):
-                flat = p.index("plus", thread, str(part * THREADS)) if part else thread
-                engine.keep(side, *engine.position(side, flat), value)
+            engine.keep_all(side, thread, values)
         p.do("barrier")
     _end_sums(p, form)
 
@@ -152,7 +150,7 @@ def _fetch(p: Printer, form: Product, engine: _Simt | _Tensor, side: _Side, thre
     """This thread's part of a slice, zero outside the operand: numbers, or vectors of four."""
     values = []
     for part in range(side.size * form.tile.depth // (THREADS * side.operand.width)):
-        k, place = engine.position(side, p.index("plus", thread, str(part * THREADS)) if part else thread)
+        k, place = engine.position(side, thread, part)
         term = p.let(p.call("plus", start, k), "k")
         at = p.let(p.call("plus", side.first, place), "m")
         conditions = [p.call("below", term, p.extent(count(form.terms)))]
@@ -162,6 +160,11 @@ def _fetch(p: Printer, form: Product, engine: _Simt | _Tensor, side: _Side, thre
         values.append(_vector(p, form, side, term, at, conditions) if side.operand.width > 1
                       else _number(p, form, side, term, at, conditions))  # fmt: skip
     return values
+
+
+def _turn(p: Printer, thread: str, part: int) -> str:
+    """A thread's number among all turns of its block."""
+    return p.index("plus", thread, str(part * THREADS)) if part else thread
 
 
 def _number(p: Printer, form: Product, side: _Side, term: str, at: str, conditions: Sequence[str]) -> str:
@@ -230,15 +233,19 @@ class _Simt:
     def multiplied_copies(self, left: str, right: str, _left: Slices, _right: Slices) -> str:
         return self.multiplied(left, right)
 
-    def position(self, side: _Side, flat: str) -> tuple[str, str]:
+    def position(self, side: _Side, thread: str, part: int) -> tuple[str, str]:
         """(k, place) in a slice of the first element of a thread's turn: neighbours read neighbours."""
-        p, width = self.p, side.operand.width
+        p, width, flat = self.p, side.operand.width, _turn(self.p, thread, part)
         length = (self.tile.depth if side.operand.terms_are_adjacent else side.size) // width
         fast, slow = p.index("remainder", flat, str(length)), p.index("quotient", flat, str(length))
         fast = p.index("times", fast, str(width)) if width > 1 else fast
         return (fast, slow) if side.operand.terms_are_adjacent else (slow, fast)
 
-    def keep(self, side: _Side, k: str, place: str, value: str) -> None:
+    def keep_all(self, side: _Side, thread: str, values: Sequence[str]) -> None:
+        for part, value in enumerate(values):
+            self._keep(side, *self.position(side, thread, part), value)
+
+    def _keep(self, side: _Side, k: str, place: str, value: str) -> None:
         p, stride = self.p, str(side.size + PAD)
         where = p.call("plus", p.call("times", k, stride), place)
         if side.operand.width == 1:
@@ -319,38 +326,63 @@ class _Tensor:
             half = p.call("remainder", p.call("quotient", self.lane, "8"), "2")
         return slices.word(p, p.let(p.call("times", half, "4"), "k"), p.let(p.call("plus", first, row), "m"))
 
-    def position(self, side: _Side, flat: str) -> tuple[str, str]:
+    def position(self, side: _Side, thread: str, part: int) -> tuple[str, str]:
         """(k, place) in a slice of the first element of a thread's turn.
 
-        Rows are 20 words apart: 8 of them at one word, or 16 words of every fifth, lie in different banks. A warp's reads
-        fill whole sectors of 32 bytes.
+        Rows are 20 words apart: 8 of them at four words, or 16 words of every fourth, lie in different banks. A warp's reads
+        fill whole sectors of 32 bytes. Two turns of a thread that makes pairs differ in k by one.
         """
-        p, width, depth = self.p, side.operand.width, self.tile.depth
-        if not side.operand.terms_are_adjacent and width > 1:  # a word of k each
-            return p.index("remainder", flat, str(depth)), p.index("times", p.index("quotient", flat, str(depth)), str(width))
-        if side.operand.terms_are_adjacent and width == 1:
-            return p.index("remainder", flat, str(depth)), p.index("quotient", flat, str(depth))
-        low, rest = p.index("remainder", flat, "8"), p.index("quotient", flat, "8")
-        ks = depth // width if width > 1 else 4
-        k, rest = p.index("remainder", rest, str(ks)), p.index("quotient", rest, str(ks))
-        if width > 1:
+        p, width, words = self.p, side.operand.width, self.tile.depth // self.per_word
+        if width > 1 and side.operand.terms_are_adjacent:
+            flat = _turn(p, thread, part)
+            low, rest = p.index("remainder", flat, "8"), p.index("quotient", flat, "8")
+            groups = str(self.tile.depth // width)
+            k, rest = p.index("remainder", rest, groups), p.index("quotient", rest, groups)
             return p.index("times", k, str(width)), p.index("plus", p.index("times", rest, "8"), low)
-        groups = str(side.size // 8)
-        place = p.index("plus", p.index("times", p.index("remainder", rest, groups), "8"), low)
-        return p.index("plus", p.index("times", p.index("quotient", rest, groups), "4"), k), place
+        flat = _turn(p, thread, part // self.per_word)
+        if width > 1:
+            word, place = p.index("remainder", flat, str(words)), p.index("times", p.index("quotient", flat, str(words)), str(width))
+        elif self.per_word == 1 and side.operand.terms_are_adjacent:
+            word, place = p.index("remainder", flat, str(words)), p.index("quotient", flat, str(words))
+        else:
+            low, rest = p.index("remainder", flat, "8"), p.index("quotient", flat, "8")
+            word, rest = p.index("remainder", rest, "4"), p.index("quotient", rest, "4")
+            groups = str(side.size // 8)
+            place = p.index("plus", p.index("times", p.index("remainder", rest, groups), "8"), low)
+            word = p.index("plus", p.index("times", p.index("quotient", rest, groups), "4"), word)
+        if self.per_word == 1:
+            return word, place
+        k = p.index("times", word, "2")
+        return p.index("plus", k, "1") if part % 2 else k, place
 
-    def keep(self, side: _Side, k: str, place: str, value: str) -> None:
-        """Rounded to what the engine multiplies."""
-        p, words = self.p, self.stride * self.per_word
-        width, is_along_k = side.operand.width, side.operand.terms_are_adjacent
-        where = p.call("plus", p.call("times", place, str(words)), k)
-        name = {Engine.TF32: "tf32", Engine.BF16: "bfloat16"}.get(self.engine, "float32")
-        if width > 1 and is_along_k:
-            p.do(f"keep4_{name}", side.memory, where, value)
-            return
-        for lane in range(width):
-            element = value if width == 1 else f"{value}[{lane}]"
-            p.do(f"keep_{name}", side.memory, p.call("plus", where, str(lane * words)) if lane else where, element)
+    def keep_all(self, side: _Side, thread: str, values: Sequence[str]) -> None:
+        """Rounded to what the engine multiplies; of bfloat16, two in a word."""
+        p, width = self.p, side.operand.width
+        if width > 1 and side.operand.terms_are_adjacent:
+            name = "bfloat16" if self.per_word == 2 else self._kept
+            for part, value in enumerate(values):
+                p.do(f"keep4_{name}", side.memory, self._where(*self.position(side, thread, part)), value)
+        elif self.per_word == 2:
+            for part in range(0, len(values), 2):
+                where = self._where(*self.position(side, thread, part))
+                p.do(f"pair_{width}_{self.stride}", side.memory, where, values[part], values[part + 1])
+        else:
+            for part, value in enumerate(values):
+                where = self._where(*self.position(side, thread, part))
+                for lane in range(width):
+                    element = value if width == 1 else f"{value}[{lane}]"
+                    at = p.call("plus", where, str(lane * self.stride)) if lane else where
+                    p.do(f"keep_{self._kept}", side.memory, at, element)
+
+    @property
+    def _kept(self) -> str:
+        return "tf32" if self.engine is Engine.TF32 else "float32"
+
+    def _where(self, k: str, place: str) -> str:
+        """The word of an element."""
+        p = self.p
+        word = p.index("quotient", k, "2") if self.per_word == 2 else k
+        return p.index("plus", p.index("times", place, str(self.stride)), word)
 
     def stage(self, part: int, stage: str) -> None:
         p, columns = self.p, self.stage_stride

@@ -13,7 +13,6 @@ from numba import types
 
 from ....tensor_type import FLOAT32
 from ...cpu.lowering.representation import I32, I64
-from .conversions import to_bfloat16
 from .define import Operand, assembly, define, packed, pointer_type, tile_type, unpacked
 from .memory import element_at, shared_address, store_vector
 from .scalars import subtract
@@ -153,39 +152,51 @@ def _mma_stage(down: int, across: int, part: int, columns: int) -> Any:
 
 
 def keep(name: str) -> Any:
-    """``keep_ENGINE(p, i, x)``: an operand as the engine reads it, at the i-th place of its kind."""
+    """``keep_ENGINE(p, i, x)``: a float32 as the engine reads it, at p[i]."""
 
     def emit(b: Any, pointer: Operand, index: Operand, value: Operand) -> Operand:
-        kept = _kept(b, name, value)
-        b.store(kept, element_at(b, b.bitcast(pointer, ir.PointerType(kept.type)), index))
+        b.store(_kept(b, name, value), element_at(b, pointer, index))
 
     return define(types.void, [pointer_type(FLOAT32), types.int32, types.float32], emit)
 
 
 def keep4(name: str) -> Any:
-    """``keep4_ENGINE(p, i, v)``: four neighbours in one aligned access."""
+    """``keep4_ENGINE(p, i, v)``: four neighbours in one aligned access, from p[i] on; as bfloat16 in two words."""
 
     def emit(b: Any, pointer: Operand, index: Operand, values: Operand) -> Operand:
-        kept = [_kept(b, name, value) for value in unpacked(b, values, 4)]
-        place = element_at(b, b.bitcast(pointer, ir.PointerType(kept[0].type)), index)
+        four, place = unpacked(b, values, 4), element_at(b, pointer, index)
         if name == "bfloat16":
-            wide = [b.zext(value, I32) for value in kept]
-            words = [b.or_(low, b.shl(high, I32(16))) for low, high in zip(wide[::2], wide[1::2], strict=True)]
-            store_vector(b, b.bitcast(place, ir.PointerType(I32)), words)
+            store_vector(b, b.bitcast(place, ir.PointerType(I32)), [_pair(b, four[0], four[1]), _pair(b, four[2], four[3])])
         else:
-            store_vector(b, place, kept)
+            store_vector(b, place, [_kept(b, name, value) for value in four])
 
     return define(types.void, [pointer_type(FLOAT32), types.int32, tile_type(4)], emit)
 
 
+def pair(rest: str) -> Any:
+    """``pair_WIDTH_STRIDE(p, i, v, w)``: (v, w) as two bfloat16 in the word p[i]; of vectors of four, STRIDE words apart."""
+    width, stride = map(int, rest.split("_"))
+    kind = types.float32 if width == 1 else tile_type(width)
+
+    def emit(b: Any, pointer: Operand, index: Operand, low: Operand, high: Operand) -> Operand:
+        place = b.bitcast(element_at(b, pointer, index), ir.PointerType(I32))
+        lows, highs = ([x] if width == 1 else unpacked(b, x, width) for x in (low, high))
+        for lane, (first, second) in enumerate(zip(lows, highs, strict=True)):
+            b.store(_pair(b, first, second), b.gep(place, [I64(lane * stride)]))
+
+    return define(types.void, [pointer_type(FLOAT32), types.int32, kind, kind], emit)
+
+
+def _pair(b: Any, low: Operand, high: Operand) -> Operand:
+    """Two bfloat16, rounded to nearest, in one word; a NaN stays one."""
+    return assembly(b, I32, "cvt.rn.bf16x2.f32 $0, $1, $2;", "=r,f,f", high, low)
+
+
 def _kept(b: Any, name: str, value: Operand) -> Operand:
-    match name:
-        case "tf32":
-            rounded = b.bitcast(b.add(b.bitcast(value, I32), I32(TF32_HALF)), ir.FloatType())
-            return b.select(b.fcmp_unordered("uno", value, value), value, rounded)
-        case "bfloat16":
-            return to_bfloat16(b, value)
-    return value
+    if name != "tf32":
+        return value
+    rounded = b.bitcast(b.add(b.bitcast(value, I32), I32(TF32_HALF)), ir.FloatType())
+    return b.select(b.fcmp_unordered("uno", value, value), value, rounded)
 
 
-FAMILIES = {"mma": mma, "mmac": mmac, "keep": keep, "keep4": keep4}
+FAMILIES = {"mma": mma, "mmac": mmac, "keep": keep, "keep4": keep4, "pair": pair}
