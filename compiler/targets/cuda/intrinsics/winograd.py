@@ -46,8 +46,11 @@ def _mask(height: int, width: int) -> Any:
     return define(types.int32, [types.int32, types.int32, types.boolean], emit)
 
 
-def _patch(width: int) -> Any:
-    """``winograd_patch(x, offset, mask)``: 4 x 4 numbers by rows, ``width`` apart; zeros where the mask has none."""
+def _patch(width: int, count: int) -> Any:
+    """``winograd_patch(x, offset, mask)``: 4 x 4 numbers by rows, ``width`` apart; zeros where the mask has none.
+
+    The tuple has ``count`` places; those behind the 16 are undefined.
+    """
 
     def emit(b: Any, x: Operand, offset: Operand, mask: Operand) -> Operand:
         place = _address(b, x, offset)
@@ -56,9 +59,9 @@ def _patch(width: int) -> Any:
             for j in range(SIDE):
                 bit = b.and_(mask, I32(1 << (SIDE * i + j)))
                 values += _read_where(b, bit, place, 4 * (i * width + j), 1)
-        return packed(b, values)
+        return packed(b, values + [ir.Constant(ir.FloatType(), ir.Undefined)] * (count - len(values)))
 
-    return define(tile_type(SIDE * SIDE), [POINTER, types.int32, types.int32], emit)
+    return define(tile_type(count), [POINTER, types.int32, types.int32], emit)
 
 
 def _filters(width: int, count: int, step: int) -> Any:
