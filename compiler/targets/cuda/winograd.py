@@ -109,21 +109,25 @@ class _Kernel:
         """What this thread reads, keeps and multiplies."""
         p, n = self.p, self.names
         thread = p.let(p.call("thread"), "t")
-        n["lane"] = p.let(p.call("remainder", thread, "32"), "l")
-        n["warp"] = p.let(p.call("quotient", thread, "32"), "w")
-        tiles = count(self.form.tiles)
-        across = p.extent(dim.ceil_div(tiles, TILES))
-        block = p.let(p.call("block"), "b")
-        n["filter"] = p.let(p.call("times", p.call("quotient", block, across), str(self.block)), "m")
-        first = p.call("times", p.call("remainder", block, across), str(TILES))
-        number = p.let(p.call("plus", first, n["lane"]), "i")
-        n["is_tile"] = p.let(p.call("below", number, p.extent(tiles)), "o")
-        p.decode(number, self.form.tiles)
+        self._place_block(thread, p.let(p.call("block"), "b"))
         n["memory"] = p.let(p.call(f"shared_float32_{self.room}"), "s")
         n["is_patch"] = p.let(p.call("below", thread, str(READERS)), "o")
         self._place_patch()
         self._place_filters(p.let(p.call("remainder", thread, str(READERS)), "t"))
         self._place_products()
+
+    def _place_block(self, thread: str, block: str) -> None:
+        """This lane's tile and the block's first filter."""
+        p, n = self.p, self.names
+        n["lane"] = p.let(p.call("remainder", thread, "32"), "l")
+        n["warp"] = p.let(p.call("quotient", thread, "32"), "w")
+        tiles = count(self.form.tiles)
+        across = p.extent(dim.ceil_div(tiles, TILES))
+        n["filter"] = p.let(p.call("times", p.call("quotient", block, across), str(self.block)), "m")
+        first = p.call("times", p.call("remainder", block, across), str(TILES))
+        number = p.let(p.call("plus", first, n["lane"]), "i")
+        n["is_tile"] = p.let(p.call("below", number, p.extent(tiles)), "o")
+        p.decode(number, self.form.tiles)
 
     def _place_patch(self) -> None:
         """A warp's channel, a lane's tile."""
@@ -155,14 +159,24 @@ class _Kernel:
     def _place_products(self) -> None:
         """Half a warp multiplies one entry: 4 x 4 threads over the filters and the tiles."""
         p, n = self.p, self.names
-        entry = p.call("plus", p.call("times", n["warp"], "2"), p.call("quotient", n["lane"], "16"))
-        n["entry"] = p.let(entry, "e")
-        n["down"] = p.let(p.call("remainder", n["lane"], "4"), "x")
-        n["across"] = p.let(p.call("remainder", p.call("quotient", n["lane"], "4"), "4"), "y")
+        self._place_sums()
         u = p.call("plus", p.call("times", n["entry"], str(self.block)), p.call("times", n["down"], "4"))
         n["left"] = p.let(u, "p")
         v = p.call("plus", p.call("times", n["entry"], str(TILES)), p.call("times", n["across"], "4"))
         n["right"] = p.let(p.call("plus", v, str(self.v_start)), "p")
+
+    def _place_sums(self) -> None:
+        """The entry, and which fragments of filters and tiles."""
+        p, n = self.p, self.names
+        entry = p.call("plus", p.call("times", n["warp"], "2"), p.call("quotient", n["lane"], "16"))
+        n["entry"] = p.let(entry, "e")
+        n["down"] = p.let(p.call("remainder", n["lane"], "4"), "x")
+        n["across"] = p.let(p.call("remainder", p.call("quotient", n["lane"], "4"), "4"), "y")
+
+    def _place_again(self) -> None:
+        """What is needed behind the loop, made anew: registers are short within it."""
+        self._place_block(self.p.let(self.p.call("thread_again"), "t"), self.p.let(self.p.call("block_again"), "b"))
+        self._place_sums()
 
     # -- the loop --------------------------------------------------------------------------------------
 
@@ -220,6 +234,7 @@ class _Kernel:
 
     def finish(self) -> None:
         """The sums through shared memory, transformed back and stored."""
+        self._place_again()
         for part in range(self.block // STAGED):
             self._stage(part)
             for half in range(2):

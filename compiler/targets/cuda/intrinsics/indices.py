@@ -18,6 +18,15 @@ def _special(register: str) -> Callable[[], Any]:
     return lambda: define(types.int32, [], lambda b: called(b, f"llvm.nvvm.read.ptx.sreg.{register}", I32))
 
 
+def _special_again(register: str) -> Callable[[], Any]:
+    """Read anew: neither it nor what follows from it stays in registers from an earlier read."""
+
+    def emit(b: Any) -> Operand:
+        return b.asm(ir.FunctionType(I32, []), f"mov.u32 $0, %{register};", "=r", [], True)
+
+    return lambda: define(types.int32, [], emit)
+
+
 def _barrier() -> Any:
     return define(types.void, [], lambda b: called(b, "llvm.nvvm.barrier0", ir.VoidType()) and None)
 
@@ -65,6 +74,8 @@ def _at() -> Any:
 PLAIN: dict[str, Callable[[], Any]] = {
     "thread": _special("tid.x"),
     "block": _special("ctaid.x"),
+    "thread_again": _special_again("tid.x"),
+    "block_again": _special_again("ctaid.x"),
     "barrier": _barrier,
     "at": _at,
     "plus": _index(lambda b, x, y: b.add(x, y, flags=["nsw"])),
