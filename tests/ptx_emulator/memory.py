@@ -60,6 +60,7 @@ class Space:
         self.shadow = _Shadow.of(-(-data.size // cell))
         self.is_checked_for_races = True
         self.is_read_only = False
+        self.under_way = np.zeros(self.shadow.writer.size, np.int64)  # copies to each cell that nobody has waited for
 
     def _cells(self, offsets: Lanes, width: int) -> tuple[Lanes, int]:
         number = max(1, width // self.cell)
@@ -72,9 +73,28 @@ class Space:
         if (offsets % width).any():
             raise MemoryFault(f"{self.name}: a misaligned access of {width} bytes")
 
+    def _check_copies(self, offsets: Lanes, width: int) -> None:
+        if self.under_way.any() and self.under_way[self._cells(offsets, width)[0]].any():
+            raise MemoryFault(f"{self.name}: an access to what a copy that nobody has waited for writes")
+
+    def begin_copy(self, offsets: Lanes, width: int, lanes: Lanes, epochs: Lanes) -> None:
+        """A write that will happen at some time until it is waited for."""
+        self.check(offsets, width)
+        self._check_copies(offsets, width)
+        self._note_write(offsets, width, lanes, epochs)
+        np.add.at(self.under_way, self._cells(offsets, width)[0], 1)
+
+    def end_copy(self, offsets: Lanes, values: npt.NDArray[np.uint8], lanes: Lanes, epochs: Lanes) -> None:
+        """The write has happened: to be seen by other threads behind a barrier."""
+        cells, number = self._cells(offsets, values.shape[1])
+        self.under_way[cells] -= 1
+        self.shadow.writer[cells], self.shadow.write_epoch[cells] = np.repeat(lanes, number), np.repeat(epochs, number)
+        self.data[offsets[:, None] + np.arange(values.shape[1])] = values
+
     def load(self, offsets: Lanes, width: int, lanes: Lanes, epochs: Lanes) -> npt.NDArray[np.uint8]:
         """[lanes, width] bytes."""
         self.check(offsets, width)
+        self._check_copies(offsets, width)
         if self.is_checked_for_races:
             self._note_read(offsets, width, lanes, epochs)
         return self.data[offsets[:, None] + np.arange(width)]
@@ -82,6 +102,7 @@ class Space:
     def store(self, offsets: Lanes, values: npt.NDArray[np.uint8], lanes: Lanes, epochs: Lanes) -> None:
         width = values.shape[1]
         self.check(offsets, width)
+        self._check_copies(offsets, width)
         if self.is_read_only and len(offsets):
             raise MemoryFault(f"{self.name}: a store to an input")
         if self.is_checked_for_races:

@@ -21,6 +21,7 @@ from ...scalar import Expr
 
 THREADS = 256  # of every block
 CHAIN = 512  # the longest chain of additions into one accumulator
+PAD = 4  # words behind each row of a slice in shared memory, against bank conflicts
 NOMINAL = 16  # what a free dim counts for where sizes are compared
 
 
@@ -104,7 +105,11 @@ class Operand:
 
 @dataclass(frozen=True, eq=False)
 class Product:
-    """value(sum over ``terms`` of left * right), for every position of ``batch``, left's axes and right's axes."""
+    """value(sum over ``terms`` of left * right), for every position of ``batch``, left's axes and right's axes.
+
+    ``part``: the first of the batch's axes, if each of its positions sums up a part of the terms only. ``stages``: slices
+    that are under way at once, by copies that do not wait; 0 if operands pass through registers.
+    """
 
     batch: tuple[Axis, ...]
     left: Operand
@@ -114,6 +119,17 @@ class Product:
     value: Expr
     tile: Tile
     engine: Engine
+    part: Axis | None = None
+    stages: int = 0
+
+    @property
+    def chain(self) -> Extent:
+        """Terms of a tile's sums: all, or a part's, in whole slices."""
+        terms = count(self.terms)
+        if self.part is None:
+            return terms
+        assert isinstance(self.part.extent, int)
+        return dim.ceil_div(dim.ceil_div(terms, self.part.extent), self.tile.depth) * self.tile.depth
 
 
 @dataclass(frozen=True)

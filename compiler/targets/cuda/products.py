@@ -13,11 +13,11 @@ from dataclasses import dataclass
 
 from ... import dim
 from ...tensor_type import FLOAT32
-from .forms import CHAIN, THREADS, Engine, Operand, Product, count
+from .copied_slices import Slices
+from .forms import CHAIN, PAD, THREADS, Engine, Operand, Product, count
 from .printer import Printer
 
 FRAGMENT = 4  # neighbouring elements that a thread holds in a row of its tile
-PAD = 4  # words behind each row of a slice in shared memory, against bank conflicts
 WARPS_DOWN, WARPS_ACROSS = 2, 4  # of a tile on tensor cores
 PROMOTED = 32  # terms that 3xtf32 leaves to the tensor cores' own additions
 
@@ -37,40 +37,101 @@ def print_product(p: Printer, form: Product) -> None:
     engine: _Simt | _Tensor = _Simt(p, form) if form.engine is Engine.FFMA else _Tensor(p, form)
     row_start, column_start = _tile_starts(p, form)
     thread = p.let(p.call("thread"), "t")
-    left = p.let(p.call(f"shared_float32_{engine.room}"), "s")
-    right = p.let(p.call("at", left, str(engine.left_words)), "s")
-    sides = (_Side(form.left, form.tile.rows, left, row_start), _Side(form.right, form.tile.columns, right, column_start))
+    memory = p.let(p.call(f"shared_float32_{engine.room}"), "s")
     engine.place(thread)
-    _multiply(p, form, engine, thread, sides)
-    _finish(p, form, engine, thread, left, row_start, column_start)
+    if form.stages:
+        _multiply_copies(p, form, engine, thread, memory, (row_start, column_start))
+    else:
+        right = p.let(p.call("at", memory, str(engine.left_words)), "s")
+        sides = (_Side(form.left, form.tile.rows, memory, row_start), _Side(form.right, form.tile.columns, right, column_start))
+        _multiply(p, form, engine, thread, sides)
+    _finish(p, form, engine, thread, memory, row_start, column_start)
+
+
+def _chain(form: Product) -> int:
+    """Terms after which the engine's sums are added to others."""
+    return PROMOTED if form.engine is Engine.TF32X3 else CHAIN
+
+
+def _is_long(form: Product) -> bool:
+    terms = form.chain
+    return not isinstance(terms, int) or terms > _chain(form)
 
 
 def _multiply(p: Printer, form: Product, engine: _Simt | _Tensor, thread: str, sides: tuple[_Side, _Side]) -> None:
     """``tile``: this thread's sums."""
-    depth, terms = form.tile.depth, count(form.terms)
-    held = form.tile.thread_rows * form.tile.thread_columns
-    chain = PROMOTED if form.engine is Engine.TF32X3 else CHAIN
-    is_long = not isinstance(terms, int) or terms > chain
-    p.line(f"tile = {p.call(f'tile_zero_{held}')}")
-    if is_long:
-        p.line(f"total = {p.call(f'tile_zero_{held}')}")
+    depth, terms = form.tile.depth, form.chain
+    _begin_sums(p, form)
+    first = _first_term(p, form)
     with p.loop(dim.ceil_div(terms, depth) + 1) as step:
-        start = p.let(p.call("times", step, str(depth)), "k")
+        start = p.let(p.call("plus", first, p.call("times", step, str(depth))), "k")
         fetched = [_fetch(p, form, engine, side, thread, start) for side in sides]
         with p.where([p.call("below", "0", step)]):
             p.line(f"tile = {engine.multiplied(sides[0].memory, sides[1].memory)}")
-        if is_long:
-            with p.where([p.call("below", p.call("remainder", step, str(chain // depth)), "1")]):
-                p.line(f"total = {p.call(f'tile_add_{held}', 'total', 'tile')}")
-                p.line(f"tile = {p.call(f'tile_zero_{held}')}")
+        _end_chain(p, form, step)
         p.do("barrier")
         for side, values in zip(sides, fetched, strict=True):
-            for part, value in enumerate(values):
-                flat = p.index("plus", thread, str(part * THREADS)) if part else thread
-                engine.keep(side, *engine.position(side, flat), value)
+            engine.keep_all(side, thread, values)
         p.do("barrier")
-    if is_long:
-        p.line(f"tile = {p.call(f'tile_add_{held}', 'total', 'tile')}")
+    _end_sums(p, form)
+
+
+def _multiply_copies(p: Printer, form: Product, engine: _Simt | _Tensor, thread: str, memory: str, starts: tuple[str, str]) -> None:
+    """``tile``: this thread's sums, while later slices arrive in other buffers; one barrier a slice.
+
+    Behind the barrier of a step, all have read the buffer that it copies to, and all of what it multiplies has arrived.
+    """
+    tile = form.tile
+    left = Slices.of(form.left, tile.rows, tile.depth, form.engine)
+    right = Slices.of(form.right, tile.columns, tile.depth, form.engine)
+    buffer, ahead = str(left.words + right.words), form.stages - 1
+    _begin_sums(p, form)
+    first = _first_term(p, form)
+    slices = p.extent(dim.ceil_div(form.chain, tile.depth))
+    with p.loop(p.let(p.call("plus", slices, str(ahead)), "n")) as step:
+        p.do(f"arrive_{ahead - 1}")
+        p.do("barrier")
+        with p.where([p.call("below", step, slices)]):
+            start = p.let(p.call("plus", first, p.call("times", step, str(tile.depth))), "k")
+            target = p.let(p.call("at", memory, p.call("times", p.call("remainder", step, str(form.stages)), buffer)), "s")
+            left.copy(p, form, target, thread, start, starts[0], THREADS)
+            right.copy(p, form, p.let(p.call("at", target, str(left.words)), "s"), thread, start, starts[1], THREADS)
+        p.do("commit")
+        done = p.let(p.call("minus", step, str(ahead - 1)), "n")
+        with p.where([p.call("below", "0", done)]):
+            slot = p.call("remainder", p.call("plus", step, "1"), str(form.stages))
+            source = p.let(p.call("at", memory, p.call("times", slot, buffer)), "s")
+            p.line(f"tile = {engine.multiplied_copies(source, p.call('at', source, str(left.words)), left, right)}")
+            _end_chain(p, form, done)
+    p.do("barrier")
+    _end_sums(p, form)
+
+
+def _held(form: Product) -> int:
+    return form.tile.thread_rows * form.tile.thread_columns
+
+
+def _begin_sums(p: Printer, form: Product) -> None:
+    p.line(f"tile = {p.call(f'tile_zero_{_held(form)}')}")
+    if _is_long(form):
+        p.line(f"total = {p.call(f'tile_zero_{_held(form)}')}")
+
+
+def _end_chain(p: Printer, form: Product, done: str) -> None:
+    """After as many slices as a chain has, its sums move to ``total``."""
+    if _is_long(form):
+        with p.where([p.call("below", p.call("remainder", done, str(_chain(form) // form.tile.depth)), "1")]):
+            p.line(f"total = {p.call(f'tile_add_{_held(form)}', 'total', 'tile')}")
+            p.line(f"tile = {p.call(f'tile_zero_{_held(form)}')}")
+
+
+def _end_sums(p: Printer, form: Product) -> None:
+    if _is_long(form):
+        p.line(f"tile = {p.call(f'tile_add_{_held(form)}', 'total', 'tile')}")
+
+
+def _first_term(p: Printer, form: Product) -> str:
+    return p.extent(form.part.position * form.chain) if form.part else "0"
 
 
 def _tile_starts(p: Printer, form: Product) -> tuple[str, str]:
@@ -89,7 +150,7 @@ def _fetch(p: Printer, form: Product, engine: _Simt | _Tensor, side: _Side, thre
     """This thread's part of a slice, zero outside the operand: numbers, or vectors of four."""
     values = []
     for part in range(side.size * form.tile.depth // (THREADS * side.operand.width)):
-        k, place = engine.position(side, p.index("plus", thread, str(part * THREADS)) if part else thread)
+        k, place = engine.position(side, thread, part)
         term = p.let(p.call("plus", start, k), "k")
         at = p.let(p.call("plus", side.first, place), "m")
         conditions = [p.call("below", term, p.extent(count(form.terms)))]
@@ -99,6 +160,11 @@ def _fetch(p: Printer, form: Product, engine: _Simt | _Tensor, side: _Side, thre
         values.append(_vector(p, form, side, term, at, conditions) if side.operand.width > 1
                       else _number(p, form, side, term, at, conditions))  # fmt: skip
     return values
+
+
+def _turn(p: Printer, thread: str, part: int) -> str:
+    """A thread's number among all turns of its block."""
+    return p.index("plus", thread, str(part * THREADS)) if part else thread
 
 
 def _number(p: Printer, form: Product, side: _Side, term: str, at: str, conditions: Sequence[str]) -> str:
@@ -150,7 +216,8 @@ class _Simt:
         self.parts = form.tile.thread_rows // FRAGMENT
         self.stage_stride = form.tile.columns
         self.left_words = form.tile.depth * self.left_stride
-        self.room = max(form.tile.rows // self.parts * form.tile.columns, self.left_words + form.tile.depth * self.right_stride)
+        slices = self.left_words + form.tile.depth * self.right_stride
+        self.room = max(form.tile.rows // self.parts * form.tile.columns, slices * max(1, form.stages))
 
     def place(self, thread: str) -> None:
         p = self.p
@@ -163,15 +230,22 @@ class _Simt:
         shape = f"{t.depth}_{self.left_stride}_{self.right_stride}_{t.thread_rows}_{t.thread_columns}"
         return p.call(f"tile_fma_{shape}", "tile", p.call("at", left, self.y), p.call("at", right, self.x))
 
-    def position(self, side: _Side, flat: str) -> tuple[str, str]:
+    def multiplied_copies(self, left: str, right: str, _left: Slices, _right: Slices) -> str:
+        return self.multiplied(left, right)
+
+    def position(self, side: _Side, thread: str, part: int) -> tuple[str, str]:
         """(k, place) in a slice of the first element of a thread's turn: neighbours read neighbours."""
-        p, width = self.p, side.operand.width
+        p, width, flat = self.p, side.operand.width, _turn(self.p, thread, part)
         length = (self.tile.depth if side.operand.terms_are_adjacent else side.size) // width
         fast, slow = p.index("remainder", flat, str(length)), p.index("quotient", flat, str(length))
         fast = p.index("times", fast, str(width)) if width > 1 else fast
         return (fast, slow) if side.operand.terms_are_adjacent else (slow, fast)
 
-    def keep(self, side: _Side, k: str, place: str, value: str) -> None:
+    def keep_all(self, side: _Side, thread: str, values: Sequence[str]) -> None:
+        for part, value in enumerate(values):
+            self._keep(side, *self.position(side, thread, part), value)
+
+    def _keep(self, side: _Side, k: str, place: str, value: str) -> None:
         p, stride = self.p, str(side.size + PAD)
         where = p.call("plus", p.call("times", k, stride), place)
         if side.operand.width == 1:
@@ -204,7 +278,11 @@ class _Tensor:
         self.parts = self.down
         self.stage_stride = form.tile.columns + 2 * PAD
         self.left_words = form.tile.rows * self.stride
-        self.room = max(form.tile.rows // self.parts * self.stage_stride, self.left_words + form.tile.columns * self.stride)
+        slices = self.left_words + form.tile.columns * self.stride
+        if form.stages:
+            sides = ((form.left, form.tile.rows), (form.right, form.tile.columns))
+            slices = form.stages * sum(Slices.of(side, size, form.tile.depth, form.engine).words for side, size in sides)
+        self.room = max(form.tile.rows // self.parts * self.stage_stride, slices)
 
     def place(self, thread: str) -> None:
         p = self.p
@@ -228,38 +306,83 @@ class _Tensor:
         name = f"mma_{self.engine.value}_{self.stride}_{steps}_{self.down}_{self.across}"
         return p.call(name, "tile", p.call("at", left, self.left_at), p.call("at", right, self.right_at))
 
-    def position(self, side: _Side, flat: str) -> tuple[str, str]:
+    def multiplied_copies(self, left: str, right: str, lefts: Slices, rights: Slices) -> str:
+        p = self.p
+        rows = p.call("times", self.warp_row, str(self.down * 16))
+        words = [self._first_word(lefts, rows, is_left=True), self._first_word(rights, self.warp_column, is_left=False)]
+        name = f"mmac_{self.engine.value}_{lefts.kind}_{rights.kind}_{self.down}_{self.across}"
+        return p.call(name, "tile", left, words[0], right, words[1])
+
+    def _first_word(self, slices: Slices, first: str, is_left: bool) -> str:
+        """Where this lane's first word of a warp's rows or columns lies (intrinsics/tensor_cores.py, mmac)."""
+        p = self.p
+        if not slices.is_by_rows:
+            group, k = p.call("quotient", self.lane, "4"), p.call("remainder", self.lane, "4")
+            return slices.word(p, p.let(k, "k"), p.let(p.call("plus", first, group), "m"))
+        if is_left:
+            row, half = p.call("remainder", self.lane, "16"), p.call("quotient", self.lane, "16")
+        else:
+            row = p.call("plus", p.call("remainder", self.lane, "8"), p.call("times", p.call("quotient", self.lane, "16"), "8"))
+            half = p.call("remainder", p.call("quotient", self.lane, "8"), "2")
+        return slices.word(p, p.let(p.call("times", half, "4"), "k"), p.let(p.call("plus", first, row), "m"))
+
+    def position(self, side: _Side, thread: str, part: int) -> tuple[str, str]:
         """(k, place) in a slice of the first element of a thread's turn.
 
-        Rows are 20 words apart: 8 of them at one word, or 16 words of every fifth, lie in different banks. A warp's reads
-        fill whole sectors of 32 bytes.
+        Rows are 20 words apart: 8 of them at four words, or 16 words of every fourth, lie in different banks. A warp's reads
+        fill whole sectors of 32 bytes. Two turns of a thread that makes pairs differ in k by one.
         """
-        p, width, depth = self.p, side.operand.width, self.tile.depth
-        if not side.operand.terms_are_adjacent and width > 1:  # a word of k each
-            return p.index("remainder", flat, str(depth)), p.index("times", p.index("quotient", flat, str(depth)), str(width))
-        if side.operand.terms_are_adjacent and width == 1:
-            return p.index("remainder", flat, str(depth)), p.index("quotient", flat, str(depth))
-        low, rest = p.index("remainder", flat, "8"), p.index("quotient", flat, "8")
-        ks = depth // width if width > 1 else 4
-        k, rest = p.index("remainder", rest, str(ks)), p.index("quotient", rest, str(ks))
-        if width > 1:
+        p, width, words = self.p, side.operand.width, self.tile.depth // self.per_word
+        if width > 1 and side.operand.terms_are_adjacent:
+            flat = _turn(p, thread, part)
+            low, rest = p.index("remainder", flat, "8"), p.index("quotient", flat, "8")
+            groups = str(self.tile.depth // width)
+            k, rest = p.index("remainder", rest, groups), p.index("quotient", rest, groups)
             return p.index("times", k, str(width)), p.index("plus", p.index("times", rest, "8"), low)
-        groups = str(side.size // 8)
-        place = p.index("plus", p.index("times", p.index("remainder", rest, groups), "8"), low)
-        return p.index("plus", p.index("times", p.index("quotient", rest, groups), "4"), k), place
+        flat = _turn(p, thread, part // self.per_word)
+        if width > 1:
+            word, place = p.index("remainder", flat, str(words)), p.index("times", p.index("quotient", flat, str(words)), str(width))
+        elif self.per_word == 1 and side.operand.terms_are_adjacent:
+            word, place = p.index("remainder", flat, str(words)), p.index("quotient", flat, str(words))
+        else:
+            low, rest = p.index("remainder", flat, "8"), p.index("quotient", flat, "8")
+            word, rest = p.index("remainder", rest, "4"), p.index("quotient", rest, "4")
+            groups = str(side.size // 8)
+            place = p.index("plus", p.index("times", p.index("remainder", rest, groups), "8"), low)
+            word = p.index("plus", p.index("times", p.index("quotient", rest, groups), "4"), word)
+        if self.per_word == 1:
+            return word, place
+        k = p.index("times", word, "2")
+        return p.index("plus", k, "1") if part % 2 else k, place
 
-    def keep(self, side: _Side, k: str, place: str, value: str) -> None:
-        """Rounded to what the engine multiplies."""
-        p, words = self.p, self.stride * self.per_word
-        width, is_along_k = side.operand.width, side.operand.terms_are_adjacent
-        where = p.call("plus", p.call("times", place, str(words)), k)
-        name = {Engine.TF32: "tf32", Engine.BF16: "bfloat16"}.get(self.engine, "float32")
-        if width > 1 and is_along_k:
-            p.do(f"keep4_{name}", side.memory, where, value)
-            return
-        for lane in range(width):
-            element = value if width == 1 else f"{value}[{lane}]"
-            p.do(f"keep_{name}", side.memory, p.call("plus", where, str(lane * words)) if lane else where, element)
+    def keep_all(self, side: _Side, thread: str, values: Sequence[str]) -> None:
+        """Rounded to what the engine multiplies; of bfloat16, two in a word."""
+        p, width = self.p, side.operand.width
+        if width > 1 and side.operand.terms_are_adjacent:
+            name = "bfloat16" if self.per_word == 2 else self._kept
+            for part, value in enumerate(values):
+                p.do(f"keep4_{name}", side.memory, self._where(*self.position(side, thread, part)), value)
+        elif self.per_word == 2:
+            for part in range(0, len(values), 2):
+                where = self._where(*self.position(side, thread, part))
+                p.do(f"pair_{width}_{self.stride}", side.memory, where, values[part], values[part + 1])
+        else:
+            for part, value in enumerate(values):
+                where = self._where(*self.position(side, thread, part))
+                for lane in range(width):
+                    element = value if width == 1 else f"{value}[{lane}]"
+                    at = p.call("plus", where, str(lane * self.stride)) if lane else where
+                    p.do(f"keep_{self._kept}", side.memory, at, element)
+
+    @property
+    def _kept(self) -> str:
+        return "tf32" if self.engine is Engine.TF32 else "float32"
+
+    def _where(self, k: str, place: str) -> str:
+        """The word of an element."""
+        p = self.p
+        word = p.index("quotient", k, "2") if self.per_word == 2 else k
+        return p.index("plus", p.index("times", place, str(self.stride)), word)
 
     def stage(self, part: int, stage: str) -> None:
         p, columns = self.p, self.stage_stride

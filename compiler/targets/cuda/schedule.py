@@ -17,6 +17,8 @@ from ...loops.elements import Axis, Elements, accumulated_in
 from ...loops.ir import Buffer, Load, extents_in, slope_along
 from ...scalar import Call, Expr, Guarded, Literal
 from ...tensor_type import FLOAT32
+from .addends import in_parts, whole_product
+from .copied_slices import stages
 from .elements import device_elements, stored, summed
 from .forms import (
     THREADS,
@@ -45,15 +47,21 @@ MANY_ROWS = 1 << 16  # from here on, one thread a row fills the device, if rows 
 
 def plan_kernel(graph: Graph, engine: Engine = Engine.FFMA) -> DeviceKernel:
     """The form of a kernel's graph, products of float32 by that engine; MemoryBudgetError if a buffer is too large for int32 indices."""
+    graph, parts = whole_product(graph)
     elements = device_elements(graph)
-    for buffer in elements.arguments:
+    buffers = elements.arguments
+    if parts > 1:
+        buffers = (*buffers[:-1], replace(elements.out, shape=(parts, *elements.out.shape)))
+    for buffer in buffers:
         size = dim.product(buffer.shape)
         if isinstance(size, int) and size > MOST_ELEMENTS:
             raise MemoryBudgetError(f"a tensor of {size} elements is too large for the cuda target.",
                                     hint=f"It indexes up to {MOST_ELEMENTS} elements; choose a smaller batch.")  # fmt: skip
     axes = tuple(Axis.of(f"p{place}", extent) for place, extent in enumerate(elements.out.shape))
     form = _form(elements, axes, engine)
-    return DeviceKernel(elements.arguments, _free_symbols(elements.arguments, form), blocks(form), form)
+    if parts > 1:
+        form = in_parts(form, parts)
+    return DeviceKernel(buffers, _free_symbols(buffers, form), blocks(form), form)
 
 
 def _form(elements: Elements, axes: tuple[Axis, ...], engine: Engine) -> Form:
@@ -166,7 +174,9 @@ def _product(
     zero = {axis.symbol: 0 for axis in axes if axis.extent == 1}
     where = tuple(dim.substitute(p, zero) for p in position)
     value = stored(elements, where, FLOAT32)
-    return Product(batch, sides[0], sides[1], terms, where, value, _tile(batch, sides, engine), engine)
+    tile = _tile(batch, sides, engine)
+    number = stages(engine, tile.rows, tile.columns, tile.depth, (sides[0], sides[1]))
+    return Product(batch, sides[0], sides[1], terms, where, value, tile, engine, stages=number)
 
 
 def _operand(value: Expr, axes: tuple[Axis, ...], terms: tuple[Axis, ...]) -> Operand:

@@ -67,7 +67,7 @@ def _blocks(form: Form) -> int:
         return 2 if form.block_filters == NARROW else 1
     if not isinstance(form, Product):
         return 2
-    terms = count(form.terms)
+    terms = form.chain
     sums = form.tile.thread_rows * form.tile.thread_columns * (1 if isinstance(terms, int) and terms <= CHAIN else 2)
     return 2 if form.engine is Engine.FFMA and sums <= 64 else 1
 

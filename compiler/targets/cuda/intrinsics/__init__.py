@@ -12,15 +12,16 @@ from functools import cache
 from typing import Any
 
 from ....tensor_type import DType
-from . import conversions, memory, tensor_cores, tiles, transforms, winograd
+from . import conversions, copies, memory, tensor_cores, tiles, transforms, winograd
 from .define import memory_type, numba_type, pointer_type
 from .indices import PLAIN
 from .scalars import scalar
 
 _FAMILIES: dict[str, Callable[[str], Any]] = {
-    **conversions.FAMILIES, **memory.FAMILIES, **tiles.FAMILIES, **tensor_cores.FAMILIES, **transforms.FAMILIES,
+    **conversions.FAMILIES, **copies.FAMILIES, **memory.FAMILIES, **tiles.FAMILIES, **tensor_cores.FAMILIES, **transforms.FAMILIES,
     **winograd.FAMILIES,
 }  # fmt: skip
+_PLAIN = {**PLAIN, **copies.PLAIN}
 
 
 @cache
@@ -29,8 +30,8 @@ def intrinsic_named(name: str) -> Any:
     family, _, rest = name.partition("_")
     if family in _FAMILIES:
         return _FAMILIES[family](rest)
-    if name in PLAIN:
-        return PLAIN[name]()
+    if name in _PLAIN:
+        return _PLAIN[name]()
     function, _, dtype = name.rpartition("_")
     return scalar(function, DType(dtype))
 

@@ -61,7 +61,7 @@ MATMULS = [
 
 @pytest.mark.parametrize("graph", MATMULS, ids=lambda g: " ".join(str(v.type) for v in g.inputs))
 def test_matmuls(graph: Graph) -> None:
-    assert [type(form) for form in forms_of(graph)] == [Product]
+    assert type(forms_of(graph)[0]) is Product  # and the sum of its parts, if it has parts
     check_exactly(graph)
 
 
