@@ -65,6 +65,15 @@ def _within() -> Any:
     return define(types.boolean, [types.int64, types.int32], emit)
 
 
+def _bit() -> Any:
+    """``bit(i, condition)``: 1 << i if the condition holds, else 0; i is below 32."""
+
+    def emit(b: Any, number: Operand, condition: Operand) -> Operand:
+        return b.select(condition, b.shl(I32(1), number), I32(0))
+
+    return define(types.int32, [types.int32, types.boolean], emit)
+
+
 def _at() -> Any:
     """``at(p, i)``: the pointer i float32 further."""
     pointer = pointer_type(FLOAT32)
@@ -91,4 +100,6 @@ PLAIN: dict[str, Callable[[], Any]] = {
     "both": _flag(lambda b, x, y: b.and_(x, y), 2, types.boolean),
     "wrapped": _wrapped,
     "within": _within,
+    "bit": _bit,
+    "meet": _flag(lambda b, x, y: b.icmp_unsigned("!=", b.and_(x, y), I32(0)), 2, types.int32),
 }  # fmt: skip

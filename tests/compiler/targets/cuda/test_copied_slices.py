@@ -13,7 +13,7 @@ from netloom.compiler.interpret import interpret
 from netloom.compiler.targets.cuda.compile import compile_kernel, is_available
 from netloom.compiler.targets.cuda.driver import PIPELINE, CudaOptions, plan
 from netloom.compiler.targets.cuda.forms import Product
-from netloom.compiler.tensor_type import FLOAT16, FLOAT32, TensorType
+from netloom.compiler.tensor_type import FLOAT16, TensorType
 from tests.compiler.targets.cuda import emulated
 from tests.compiler.targets.cuda.test_forms import CONVOLUTIONS, MATMULS, barriers, convolutions, integers, launch, matmul, without_barrier
 from tests.ptx_emulator.machine import emulate
