@@ -15,6 +15,7 @@ import numpy.typing as npt
 from .copies import Copies, copy_async
 from .memory import BankTraffic, MemoryFault, Space
 from .parse import Instruction, Kernel, parse
+from .warpgroups import Warpgroups, fence, warpgroup_product
 
 Array: TypeAlias = npt.NDArray[Any]
 Operand: TypeAlias = "str | tuple[str, ...]"
@@ -78,6 +79,7 @@ class Machine:
         size = -(-kernel.shared_size // 16) * 16
         self.shared_size = size
         self.copies = Copies(self.lanes.size)
+        self.warpgroups = Warpgroups(self.lanes.size)
         self.shared = Space("shared memory", np.full(size * blocks, 0xFF, np.uint8), smallest, threads, False)
 
     def _bind(self, arguments: Sequence[Array | int], inputs: int, flag: int | None) -> None:
@@ -590,7 +592,7 @@ _HANDLERS: dict[str, Handler] = {
     "and": _plain(np.bitwise_and, 2), "or": _plain(np.bitwise_or, 2), "xor": _plain(np.bitwise_xor, 2), "not": _not,
     "shl": _shift(True), "shr": _shift(False),
     "prmt": _plain(_permute, 3), "bfe": _extract, "bfi": _insert, "dp2a": _dp2a,
-    "cp": copy_async, "ldmatrix": _load_matrices, "mma": _multiply_matrices,
+    "cp": copy_async, "wgmma": warpgroup_product, "fence": fence, "ldmatrix": _load_matrices, "mma": _multiply_matrices,
     "setp": _set_predicate, "selp": _select, "cvt": _convert,
 }  # fmt: skip
 __all__ = ["MemoryFault", "emulate"]

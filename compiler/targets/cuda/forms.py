@@ -123,7 +123,8 @@ class Product:
     """value(sum over ``terms`` of left * right), for every position of ``batch``, left's axes and right's axes.
 
     ``part``: the first of the batch's axes, if each of its positions sums up a part of the terms only. ``stages``: slices
-    that are under way at once, by copies that do not wait; 0 if operands pass through registers.
+    that are under way at once, by copies that do not wait; 0 if operands pass through registers. ``is_by_warpgroups``: the
+    engine's instructions are those of four warps, which Hopper has.
     """
 
     batch: tuple[Axis, ...]
@@ -136,6 +137,7 @@ class Product:
     engine: Engine
     part: Axis | None = None
     stages: int = 0
+    is_by_warpgroups: bool = False
 
     @property
     def chain(self) -> Extent:

@@ -34,18 +34,30 @@ class _Side:
 
 def print_product(p: Printer, form: Product) -> None:
     """The whole kernel."""
-    engine: _Simt | _Tensor = _Simt(p, form) if form.engine is Engine.FFMA else _Tensor(p, form)
+    engine = _engine(p, form)
     row_start, column_start = _tile_starts(p, form)
     thread = p.let(p.call("thread"), "t")
     memory = p.let(p.call(f"shared_float32_{engine.room}"), "s")
     engine.place(thread)
     if form.stages:
         _multiply_copies(p, form, engine, thread, memory, (row_start, column_start))
+    elif isinstance(engine, _Warpgroups):
+        _multiply_behind(p, form, engine, thread, memory, (row_start, column_start))
     else:
-        right = p.let(p.call("at", memory, str(engine.left_words)), "s")
-        sides = (_Side(form.left, form.tile.rows, memory, row_start), _Side(form.right, form.tile.columns, right, column_start))
-        _multiply(p, form, engine, thread, sides)
+        _multiply(p, form, engine, thread, _sides(p, form, engine, memory, (row_start, column_start)))
     _finish(p, form, engine, thread, memory, row_start, column_start)
+
+
+def _engine(p: Printer, form: Product) -> _Simt | _Tensor:
+    if form.engine is Engine.FFMA:
+        return _Simt(p, form)
+    return _Warpgroups(p, form) if form.is_by_warpgroups else _Tensor(p, form)
+
+
+def _sides(p: Printer, form: Product, engine: _Simt | _Tensor, memory: str, starts: tuple[str, str]) -> tuple[_Side, _Side]:
+    """Where the slices of both operands are kept."""
+    right = p.let(p.call("at", memory, str(engine.left_words)), "s")
+    return _Side(form.left, form.tile.rows, memory, starts[0]), _Side(form.right, form.tile.columns, right, starts[1])
 
 
 def _chain(form: Product) -> int:
@@ -105,6 +117,35 @@ def _multiply_copies(p: Printer, form: Product, engine: _Simt | _Tensor, thread:
             p.line(f"tile = {engine.multiplied_copies(source, p.call('at', source, str(left.words)), left, right)}")
             _end_chain(p, form, done)
     p.do("barrier")
+    _end_sums(p, form)
+
+
+def _multiply_behind(p: Printer, form: Product, engine: _Warpgroups, thread: str, memory: str, starts: tuple[str, str]) -> None:
+    """``tile``: this thread's sums, by products that run while the next slice is fetched and kept; one barrier a slice.
+
+    What a step keeps lies in the buffer that the step before it has multiplied to the end.
+    """
+    depth = form.tile.depth
+    first = _first_term(p, form)
+    sides = _sides(p, form, engine, memory, starts)
+    for side, values in zip(sides, [_fetch(p, form, engine, side, thread, first) for side in sides], strict=True):
+        engine.keep_all(side, thread, values)
+    p.do("fence_for_products")
+    p.do("barrier")
+    _begin_sums(p, form)
+    with p.loop(dim.ceil_div(form.chain, depth)) as step:
+        done = p.let(p.call("plus", step, "1"), "n")
+        start = p.let(p.call("plus", first, p.call("times", done, str(depth))), "k")
+        fetched = [_fetch(p, form, engine, side, thread, start) for side in sides]
+        source, target = (p.let(p.call("at", memory, p.call("times", p.call("remainder", number, "2"), str(engine.words))), "s")
+                          for number in (step, done))
+        p.line(f"tile = {engine.multiplied(source, p.call('at', source, str(engine.left_words)))}")
+        for side, values in zip(_sides(p, form, engine, target, starts), fetched, strict=True):
+            engine.keep_all(side, thread, values)
+        p.do("fence_for_products")
+        p.line(f"tile = {p.call(f'finished_{_held(form)}', 'tile')}")
+        _end_chain(p, form, done)
+        p.do("barrier")
     _end_sums(p, form)
 
 
@@ -397,6 +438,68 @@ class _Tensor:
         p = self.p
         own = p.call("times", p.call("quotient", local, "16"), str(self.down * 16))
         return p.call("plus", p.call("plus", own, str(part * 16)), p.call("remainder", local, "16"))
+
+
+class _Warpgroups(_Tensor):
+    """Two buffers of slices [place, k], 16 words a row, swizzled; each of two groups of four warps makes 64 rows of the tile, of
+    a tile of 64 rows half the columns."""
+
+    def __init__(self, p: Printer, form: Product) -> None:
+        super().__init__(p, form)
+        self.stride = form.tile.depth // self.per_word
+        self.parts = form.tile.rows // 64
+        self.columns = form.tile.columns * self.parts // 2
+        self.left_words = form.tile.rows * self.stride
+        self.words = self.left_words + form.tile.columns * self.stride
+        self.room = max(64 * self.stage_stride, 2 * self.words)
+
+    def place(self, thread: str) -> None:
+        p = self.p
+        self.lane = p.let(p.call("remainder", thread, "32"), "l")
+        self.warp = p.let(p.call("remainder", p.call("quotient", thread, "32"), "4"), "w")
+        self.group = p.let(p.call("quotient", thread, "128"), "w")
+        self.warp_column = "0" if self.parts == 2 else p.let(p.call("times", self.group, str(self.columns)), "x")
+
+    def multiplied(self, left: str, right: str) -> str:
+        """Begins it; the tile is there when ``finished``."""
+        p = self.p
+        row = p.call("times", self.group, str(64 * self.stride)) if self.parts == 2 else "0"
+        column = p.call("times", self.warp_column, str(self.stride))
+        name = f"wgmma_{self.engine.value}_{self.columns}_{self.stride // 8}"
+        return p.call(name, "tile", p.call("at", left, row), p.call("at", right, column))
+
+    def _where(self, k: str, place: str) -> str:
+        """The word of an element: groups of four words swizzled as 64-byte rows are."""
+        p = self.p
+        word = p.index("quotient", k, "2") if self.per_word == 2 else k
+        group = p.index("xor_int32", p.index("quotient", word, "4"), p.index("remainder", p.index("quotient", place, "2"), "4"))
+        start = p.index("plus", p.index("times", place, str(self.stride)), p.index("times", group, "4"))
+        return p.index("plus", start, p.index("remainder", word, "4"))
+
+    def keep_all(self, side: _Side, thread: str, values: Sequence[str]) -> None:
+        p, width = self.p, side.operand.width
+        if width == 1 or side.operand.terms_are_adjacent:
+            super().keep_all(side, thread, values)
+            return
+        for part in range(0, len(values), self.per_word):  # rows next to each other are swizzled each in its way
+            k, place = self.position(side, thread, part)
+            for lane in range(width):
+                where = self._where(k, p.index("plus", place, str(lane)) if lane else place)
+                elements = [f"{value}[{lane}]" for value in values[part : part + self.per_word]]
+                p.do(f"pair_1_{self.stride}" if self.per_word == 2 else f"keep_{self._kept}", side.memory, where, *elements)
+
+    def stage(self, part: int, stage: str) -> None:
+        p, columns = self.p, self.stage_stride
+        row = p.call("plus", p.call("times", self.warp, "16"), p.call("quotient", self.lane, "4"))
+        column = p.call("plus", self.warp_column, p.call("times", p.call("remainder", self.lane, "4"), "2"))
+        conditions = [p.call("below", self.group, "1") if part == 0 else p.call("below", "0", self.group)] if self.parts == 2 else []
+        target = p.call("at", stage, p.call("plus", p.call("times", row, str(columns)), column))
+        with p.where(conditions):
+            p.do(f"mma_stage_1_{self.columns // 8}_0_{columns}", "tile", target)
+
+    def row_of(self, part: int, local: str) -> str:
+        """The tile's row that a row of the stage holds."""
+        return self.p.call("plus", local, str(64 * part))
 
 
 __all__ = ["print_product"]

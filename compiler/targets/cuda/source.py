@@ -6,7 +6,7 @@ Equal kernels have equal texts. Products are in products.py.
 from __future__ import annotations
 
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from ...loops.elements import Axis
 from ...scalar import Call
@@ -15,6 +15,7 @@ from ..cpu.vector_math import expand_all
 from .forms import CHAIN, THREADS, DeviceKernel, Engine, Form, FusedWinograd, Pointwise, Product, Rows, Transform, count
 from .printer import Printer, Values
 from .products import print_product
+from .warpgroups import for_warpgroups
 from .winograd import NARROW, print_fused
 
 
@@ -32,17 +33,30 @@ class KernelSource:
     numbers: tuple[tuple[str, DType, bytes], ...]
     threads: int
     blocks: int  # that must fit a multiprocessor at once: what registers are rationed for
+    special: tuple[tuple[str, KernelSource], ...] = ()  # sources of the same kernel that only one architecture can run
 
     @property
     def key(self) -> str:
         """All that decides the code, as text."""
         numbers = "\n".join(f"{name} = {dtype.value}({bits.hex()})" for name, dtype, bits in self.numbers)
         arguments = ", ".join(dtype.value for dtype in self.arguments)
-        return f"# {arguments}; {self.symbols} symbols; {self.threads} threads, {self.blocks} blocks\n{numbers}\n{self.text}"
+        others = "".join(f"\n# {architecture}\n{source.key}" for architecture, source in self.special)
+        head = f"# {arguments}; {self.symbols} symbols; {self.threads} threads, {self.blocks} blocks"
+        return f"{head}\n{numbers}\n{self.text}{others}"
+
+    def of(self, architecture: str) -> KernelSource:
+        """The source that an architecture runs."""
+        return dict(self.special).get(architecture, self)
 
 
 def print_source(kernel: DeviceKernel) -> KernelSource:
-    """The source of a kernel."""
+    """The source of a kernel, with those for single architectures."""
+    hopper = for_warpgroups(kernel.form)
+    special = (("sm_90a", _source(replace(kernel, form=hopper))),) if hopper else ()
+    return replace(_source(kernel), special=special)
+
+
+def _source(kernel: DeviceKernel) -> KernelSource:
     p = Printer(kernel)
     match kernel.form:
         case Pointwise() as form:

@@ -118,14 +118,14 @@ def shared_address(b: Any, pointer: Operand) -> Operand:
 
 
 def shared(rest: str) -> Any:
-    """``shared_DTYPE_COUNT()``: the block's memory (one array a name)."""
+    """``shared_DTYPE_COUNT()``: the block's memory (one array a name), from a multiple of 1024 bytes on."""
     name, count = rest.split("_")
     dtype = DType(name)
 
     def emit(b: Any) -> Operand:
         array = ir.ArrayType(llvm_type(dtype), int(count))
         variable = ir.GlobalVariable(b.module, array, b.module.get_unique_name("shared"), addrspace=SHARED)
-        variable.linkage, variable.align = "internal", 16
+        variable.linkage, variable.align = "internal", 1024
         variable.initializer = ir.Constant(array, ir.Undefined)
         first = b.gep(variable, [I32(0), I32(0)])
         return b.addrspacecast(first, ir.PointerType(llvm_type(dtype)))
