@@ -530,6 +530,11 @@ def _winograd_output(products: Array, m: Shape, taps: Shape, shape: Shape) -> Ar
     return y
 
 
+def _winograd_fused(x: Array, u: Array, m: Shape, taps: Shape, lo: Shape, shape: Shape) -> Array:
+    counts = (-(-shape[2] // m[0]), -(-shape[3] // m[1]))
+    return _winograd_output(_winograd_input(x, m, taps, lo, counts, 1) @ u, m, taps, shape)
+
+
 def _winograd_output_gradient(dy: Array, m: Shape, taps: Shape, groups: int) -> Array:
     """The adjoint of the output's transform: each dy goes to its tile, at every point."""
     down, across = (_winograd_powers(*axis) for axis in zip(m, taps, strict=True))
@@ -686,7 +691,7 @@ ORACLES: dict[str, Callable[..., Any]] = {
     "sort_positions": _sort_positions, "inverse_positions": _inverse_positions,
     "random_bits": _random_bits, "random_uniform": _random_uniform, "random_normal": _random_normal, "dropout": _dropout,
     "winograd_input": _winograd_input, "winograd_output": _winograd_output,
-    "winograd_output_gradient": _winograd_output_gradient, "winograd_filter": _winograd_filter,
+    "winograd_fused": _winograd_fused, "winograd_output_gradient": _winograd_output_gradient, "winograd_filter": _winograd_filter,
     "winograd_filter_gradient": _winograd_filter_gradient, "windows": _im2col,
     "fft_input": _fft_input, "fft_output": _fft_output, "fft_output_gradient": _fft_output_gradient,
     "fft_filter": _fft_filter, "fft_filter_gradient": _fft_filter_gradient,

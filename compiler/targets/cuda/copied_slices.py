@@ -8,12 +8,14 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from ... import dim
 from ...dim import Extent
 from ...loops.ir import Load
 from ...scalar import Guarded, Literal
 from ...tensor_type import FLOAT32
 from .forms import PAD, Engine, Operand, Product, count
 from .printer import Printer
+from .windows import Rows, is_dense, position, print_elements, print_rows
 
 SHARED_BYTES = 48 << 10  # of a block, without asking the driver for more
 MOST_STAGES = 4
@@ -76,13 +78,16 @@ class Slices:
         """What intrinsics call it."""
         return "r" if self.is_by_rows else f"c{self.size}"
 
-    def position(self, p: Printer, flat: str) -> tuple[str, str]:
-        """(k, place) of the first element of a copy."""
-        fast = self.depth if self.operand.terms_are_adjacent else self.size
+    def position(self, p: Printer, thread: str, part: int, threads: int) -> tuple[str, str]:
+        """(k, place) of the first element of a thread's copy."""
         if self.is_simt and self.operand.terms_are_adjacent:  # 8 k of 4 rows: a sector of memory each, and 32 banks
-            low, rest = p.index("remainder", flat, "8"), p.index("quotient", flat, "8")
-            place, high = p.index("remainder", rest, str(self.size)), p.index("quotient", rest, str(self.size))
-            return p.index("plus", p.index("times", high, "8"), low), place
+            turns = self.size * 8 // threads  # of all threads, before the next 8 k
+            k, place = p.index("remainder", thread, "8"), p.index("quotient", thread, "8")
+            high, low = divmod(part, turns)
+            place = p.index("plus", place, str(low * threads // 8)) if low else place
+            return p.index("plus", k, str(8 * high)) if high else k, place
+        flat = p.index("plus", thread, str(part * threads)) if part else thread
+        fast = self.depth if self.operand.terms_are_adjacent else self.size
         length = str(fast // self.width)
         inner, outer = p.index("remainder", flat, length), p.index("quotient", flat, length)
         inner = p.index("times", inner, str(self.width)) if self.width > 1 else inner
@@ -99,22 +104,43 @@ class Slices:
         start = p.index("plus", p.index("times", place, str(self.stride)), p.index("times", group, "4"))
         return p.index("plus", start, p.index("remainder", k, "4"))
 
-    def copy(self, p: Printer, form: Product, memory: str, thread: str, start: str, first: str, threads: int) -> None:
+    def rows(self, p: Printer, form: Product, thread: str, first: str) -> Rows | None:
+        """What a thread keeps of its rows of windows, from ``first`` on."""
+        windows = self.operand.windows
+        return None if windows is None else print_rows(p, form, windows, self.operand.axes, self.size, first, thread)
+
+    def copy(
+        self, p: Printer, form: Product, memory: str, thread: str, start: str, first: str, threads: int,
+        rows: Rows | None = None,
+    ) -> None:  # fmt: skip
         """This thread's copies of the slice of terms from ``start`` on and rows or columns from ``first`` on."""
+        if rows is not None and self.operand.windows is not None:
+            for number, element in enumerate(print_elements(p, form, self.operand.windows, rows, start, thread)):
+                word = self.word(p, *position(p, self.depth, thread, number))
+                p.do("copy_1", memory, word, *element)
+            return
         source = source_of(self.operand)
         assert source is not None
         for part in range(self.size * self.depth // (threads * self.width)):
-            k, place = self.position(p, p.index("plus", thread, str(part * threads)) if part else thread)
+            k, place = self.position(p, thread, part, threads)
             term, at = p.let(p.call("plus", start, k), "k"), p.let(p.call("plus", first, place), "m")
             inside = [p.call("below", term, p.extent(count(form.terms)))]
             extent = count(self.operand.axes)
             if not isinstance(extent, int) or extent % self.size:
                 inside.append(p.call("below", at, p.extent(extent)))
             p.decode(at, self.operand.axes)
-            p.decode(term, form.terms)
+            offset = self._offset(p, form, source.load, term)
             inside += [p.index("inside", p.extent(condition)) for condition in source.conditions]
-            buffer, offset = p.buffers[source.load.buffer], p.offset(source.load, {})
+            buffer = p.buffers[source.load.buffer]
             p.do(f"copy_{self.width}", memory, self.word(p, k, place), buffer, offset, p.all(inside))
+
+    def _offset(self, p: Printer, form: Product, load: Load, term: str) -> str:
+        """Of a term of the row whose axes are bound; the terms' axes are bound, too."""
+        p.decode(term, form.terms)
+        if not is_dense(load, form.terms):
+            return p.offset(load, {})
+        start = dim.substitute(load.buffer.offset(load.extents), {axis.symbol: 0 for axis in form.terms})
+        return p.index("plus", p.extent(start), term)
 
 
 def stages(engine: Engine, rows: int, columns: int, depth: int, sides: tuple[Operand, Operand]) -> int:

@@ -86,6 +86,20 @@ class Engine(enum.Enum):
 
 
 @dataclass(frozen=True, eq=False)
+class Windows:
+    """An operand whose elements lie at start(row) + step(term), and are zero where a condition is negative.
+
+    ``taps``: the last of the terms; no others are in the conditions.
+    """
+
+    load: Load
+    start: Extent
+    step: Extent
+    conditions: tuple[Extent, ...]
+    taps: tuple[Axis, ...]
+
+
+@dataclass(frozen=True, eq=False)
 class Operand:
     """One side of a product: its value at (its axes, terms), and along which of them its memory runs.
 
@@ -96,6 +110,7 @@ class Operand:
     axes: tuple[Axis, ...]
     terms_are_adjacent: bool
     width: int = 1
+    windows: Windows | None = None
 
     @property
     def load(self) -> Load:

@@ -86,6 +86,7 @@ def _multiply_copies(p: Printer, form: Product, engine: Simt | Tensor, thread: s
     right = Slices.of(form.right, tile.columns, tile.depth, form.engine)
     buffer, ahead = str(left.words + right.words), form.stages - 1
     _begin_sums(p, form)
+    rows = [side.rows(p, form, thread, start) for side, start in zip((left, right), starts, strict=True)]
     first = _first_term(p, form)
     slices = p.extent(dim.ceil_div(form.chain, tile.depth))
     with p.loop(p.let(p.call("plus", slices, str(ahead)), "n")) as step:
@@ -94,8 +95,8 @@ def _multiply_copies(p: Printer, form: Product, engine: Simt | Tensor, thread: s
         with p.where([p.call("below", step, slices)]):
             start = p.let(p.call("plus", first, p.call("times", step, str(tile.depth))), "k")
             target = p.let(p.call("at", memory, p.call("times", p.call("remainder", step, str(form.stages)), buffer)), "s")
-            left.copy(p, form, target, thread, start, starts[0], THREADS)
-            right.copy(p, form, p.let(p.call("at", target, str(left.words)), "s"), thread, start, starts[1], THREADS)
+            left.copy(p, form, target, thread, start, starts[0], THREADS, rows[0])
+            right.copy(p, form, p.let(p.call("at", target, str(left.words)), "s"), thread, start, starts[1], THREADS, rows[1])
         p.do("commit")
         done = p.let(p.call("minus", step, str(ahead - 1)), "n")
         with p.where([p.call("below", "0", done)]):

@@ -18,7 +18,7 @@ from ...loops.ir import Buffer, Load, extents_in, slope_along
 from ...scalar import Call, Expr, Guarded, Literal
 from ...tensor_type import FLOAT32
 from .addends import in_parts, whole_product
-from .copied_slices import stages
+from .copied_slices import source_of, stages
 from .elements import device_elements, stored, summed
 from .forms import (
     THREADS,
@@ -38,6 +38,7 @@ from .forms import (
     nominal,
 )
 from .transforms import transform_form
+from .windows import is_dense, windows_of
 
 MOST_ELEMENTS = (1 << 31) - 1  # of one buffer: indices are int32
 FEW_TERMS = 32  # below, one thread makes the whole sum
@@ -168,6 +169,8 @@ def _product(
     if min(nominal(count(part)) for part in own) < 16 or nominal(count(terms)) < 8:
         return None
     sides = [_operand(value, part, terms) for value, part in zip(factors, own, strict=True)]
+    if engine is Engine.FFMA and all(source_of(side) for side in sides):
+        sides = [_by_windows(side, terms) for side in sides]
     last = _last(axes)
     if last in sides[0].axes:  # the columns run along the output's memory
         sides.reverse()
@@ -182,18 +185,28 @@ def _product(
 def _operand(value: Expr, axes: tuple[Axis, ...], terms: tuple[Axis, ...]) -> Operand:
     """A side of a product with the widest access that it allows."""
     is_along_terms = _is_adjacent_along(value, _last(terms))
-    inner = _last(terms) if is_along_terms else _last(axes)
-    width = WIDTH if inner is not None and isinstance(value, Load) and _is_aligned_along(value, inner) else 1
-    return Operand(value, axes, is_along_terms, width)
+    is_aligned = isinstance(value, Load) and _is_aligned_along(value, terms if is_along_terms else axes)
+    return Operand(value, axes, is_along_terms, WIDTH if is_aligned else 1)
 
 
-def _is_aligned_along(load: Load, inner: Axis) -> bool:
-    """Whether WIDTH elements along the axis, from a multiple of WIDTH on, are one aligned piece of memory."""
-    if _slope(load, inner) != 1 or not isinstance(inner.extent, int) or inner.extent % WIDTH:
+def _by_windows(side: Operand, terms: Sequence[Axis]) -> Operand:
+    """The operand as windows, if it is that; rows then run fastest."""
+    windows = windows_of(side.value, side.axes, terms) if side.width == 1 else None
+    return side if windows is None else replace(side, windows=windows, terms_are_adjacent=False)
+
+
+def _is_aligned_along(load: Load, axes: Sequence[Axis]) -> bool:
+    """Whether WIDTH positions of the axes that follow each other, from a multiple of WIDTH on, are one aligned piece of memory."""
+    inner = _last(axes)
+    if inner is None or _slope(load, inner) != 1:
         return False
-    offset = load.buffer.offset(load.extents)
+    run = axes if is_dense(load, axes) else [inner]
+    extent = count(run)
+    if not isinstance(extent, int) or extent % WIDTH:
+        return False
+    offset, symbols = load.buffer.offset(load.extents), {axis.symbol for axis in run}
     assert isinstance(offset, Dim)
-    return all(factor % WIDTH == 0 for atoms, factor in offset.terms if atoms != (inner.symbol,))
+    return all(factor % WIDTH == 0 for atoms, factor in offset.terms if len(atoms) != 1 or atoms[0] not in symbols)
 
 
 def _tile(batch: Sequence[Axis], sides: Sequence[Operand], engine: Engine) -> Tile:

@@ -16,7 +16,7 @@ from .forms import CHAIN, THREADS, DeviceKernel, Engine, Form, FusedWinograd, Po
 from .printer import Printer, Values
 from .products import print_product
 from .warpgroups import for_warpgroups
-from .winograd import print_fused
+from .winograd import NARROW, print_fused
 
 
 @dataclass(frozen=True)
@@ -77,6 +77,8 @@ def _source(kernel: DeviceKernel) -> KernelSource:
 
 def _blocks(form: Form) -> int:
     """Two blocks hide each other's waits in 128 registers a thread; products with more sums than those hold need all 255."""
+    if isinstance(form, FusedWinograd):
+        return 2 if form.block_filters == NARROW else 1
     if not isinstance(form, Product):
         return 2
     terms = form.chain

@@ -1,6 +1,6 @@
 """Winograd's F(2x2, 3x3) in one kernel -> Numba source: nothing but x, U and y is in the device's memory.
 
-A block makes FILTERS channels of 32 tiles, a slice of 4 input channels at a time. Half of its warps each read the patches of
+A block makes 32 or 64 channels of 32 tiles, a slice of 4 input channels at a time. Half of its warps each read the patches of
 a channel and transform them in registers; the other half read U's slice. Both go to shared memory, of which there are two
 buffers, and each warp multiplies two of the 16 entries, while the next slice is on its way into registers. At the end the
 sums are exchanged through shared memory, 16 filters at a time, transformed back, and stored with what is fused behind.
@@ -19,12 +19,13 @@ from ...loops.elements import Axis, Elements
 from ...scalar import Argument
 from ...tensor_type import FLOAT32
 from .elements import SUM
-from .forms import CHAIN, THREADS, FusedWinograd, Put, count
+from .forms import CHAIN, THREADS, FusedWinograd, Put, count, nominal
 from .printer import Printer
 
 TILES, DEPTH, ENTRIES, SIDE = 32, 4, 16, 4  # tiles of a block, channels of a slice, entries and inputs of a tile
 STAGED = 16  # filters that are exchanged at a time
-FILTERS = 32  # of a block
+NARROW, WIDE = 32, 64  # filters of a block
+MANY_BLOCKS = 128  # fill a device
 WARPS = THREADS // 32
 SLICES = CHAIN // DEPTH  # of a chunk
 READERS = THREADS // 2  # threads that read patches; as many read weights
@@ -46,7 +47,20 @@ def fused_form(elements: Elements, node: Node) -> FusedWinograd:
         return Put((number, filter_axis.position, y, z), conditions, value)
 
     puts = tuple(tuple(put(i, j) for j in range(2)) for i in range(2))
-    return FusedWinograd(axes, filter_axis, elements.buffers[x], elements.buffers[u], attrs.lo, puts, FILTERS, TILES)
+    block = _block_filters(_static(x.shape[1]), _static(filters), nominal(count(axes)))
+    return FusedWinograd(axes, filter_axis, elements.buffers[x], elements.buffers[u], attrs.lo, puts, block, TILES)
+
+
+def _block_filters(channels: int, filters: int, tiles: int) -> int:
+    """A wide block spends less on transforms; it has no registers left for totals, or for channels that do not exist."""
+    if filters % WIDE or channels % DEPTH or channels > CHAIN:
+        return NARROW
+    return WIDE if -(-tiles // TILES) * (filters // WIDE) >= MANY_BLOCKS else NARROW
+
+
+def _static(extent: Extent) -> int:
+    assert isinstance(extent, int)
+    return extent
 
 
 def print_fused(p: Printer, form: FusedWinograd) -> None:
@@ -75,8 +89,8 @@ class _Kernel:
     names: dict[str, str] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        _, self.channels, self.height, self.width = (self._static(extent) for extent in (0, *self.form.x.shape[1:]))
-        self.filters = self._static(self.form.filters.extent)
+        self.channels, self.height, self.width = map(_static, self.form.x.shape[1:])
+        self.filters = _static(self.form.filters.extent)
         self.block = self.form.block_filters
         self.slices = -(-self.channels // DEPTH)
         self.chunks = -(-self.channels // CHAIN)
@@ -89,32 +103,31 @@ class _Kernel:
         self.room = max(2 * self.buffer, ENTRIES * STAGED * TILES)
         self.shares = self.block // WARPS  # pairs of a tile and a filter that a thread finishes
 
-    @staticmethod
-    def _static(extent: Extent) -> int:
-        assert isinstance(extent, int)
-        return extent
-
     # -- before the loop -------------------------------------------------------------------------------
 
     def place(self) -> None:
         """What this thread reads, keeps and multiplies."""
         p, n = self.p, self.names
         thread = p.let(p.call("thread"), "t")
-        n["lane"] = p.let(p.call("remainder", thread, "32"), "l")
-        n["warp"] = p.let(p.call("quotient", thread, "32"), "w")
-        tiles = count(self.form.tiles)
-        across = p.extent(dim.ceil_div(tiles, TILES))
-        block = p.let(p.call("block"), "b")
-        n["filter"] = p.let(p.call("times", p.call("quotient", block, across), str(self.block)), "m")
-        first = p.call("times", p.call("remainder", block, across), str(TILES))
-        number = p.let(p.call("plus", first, n["lane"]), "i")
-        n["is_tile"] = p.let(p.call("below", number, p.extent(tiles)), "o")
-        p.decode(number, self.form.tiles)
+        self._place_block(thread, p.let(p.call("block"), "b"))
         n["memory"] = p.let(p.call(f"shared_float32_{self.room}"), "s")
         n["is_patch"] = p.let(p.call("below", thread, str(READERS)), "o")
         self._place_patch()
         self._place_filters(p.let(p.call("remainder", thread, str(READERS)), "t"))
         self._place_products()
+
+    def _place_block(self, thread: str, block: str) -> None:
+        """This lane's tile and the block's first filter."""
+        p, n = self.p, self.names
+        n["lane"] = p.let(p.call("remainder", thread, "32"), "l")
+        n["warp"] = p.let(p.call("quotient", thread, "32"), "w")
+        tiles = count(self.form.tiles)
+        across = p.extent(dim.ceil_div(tiles, TILES))
+        n["filter"] = p.let(p.call("times", p.call("quotient", block, across), str(self.block)), "m")
+        first = p.call("times", p.call("remainder", block, across), str(TILES))
+        number = p.let(p.call("plus", first, n["lane"]), "i")
+        n["is_tile"] = p.let(p.call("below", number, p.extent(tiles)), "o")
+        p.decode(number, self.form.tiles)
 
     def _place_patch(self) -> None:
         """A warp's channel, a lane's tile."""
@@ -146,14 +159,24 @@ class _Kernel:
     def _place_products(self) -> None:
         """Half a warp multiplies one entry: 4 x 4 threads over the filters and the tiles."""
         p, n = self.p, self.names
-        entry = p.call("plus", p.call("times", n["warp"], "2"), p.call("quotient", n["lane"], "16"))
-        n["entry"] = p.let(entry, "e")
-        n["down"] = p.let(p.call("remainder", n["lane"], "4"), "x")
-        n["across"] = p.let(p.call("remainder", p.call("quotient", n["lane"], "4"), "4"), "y")
+        self._place_sums()
         u = p.call("plus", p.call("times", n["entry"], str(self.block)), p.call("times", n["down"], "4"))
         n["left"] = p.let(u, "p")
         v = p.call("plus", p.call("times", n["entry"], str(TILES)), p.call("times", n["across"], "4"))
         n["right"] = p.let(p.call("plus", v, str(self.v_start)), "p")
+
+    def _place_sums(self) -> None:
+        """The entry, and which fragments of filters and tiles."""
+        p, n = self.p, self.names
+        entry = p.call("plus", p.call("times", n["warp"], "2"), p.call("quotient", n["lane"], "16"))
+        n["entry"] = p.let(entry, "e")
+        n["down"] = p.let(p.call("remainder", n["lane"], "4"), "x")
+        n["across"] = p.let(p.call("remainder", p.call("quotient", n["lane"], "4"), "4"), "y")
+
+    def _place_again(self) -> None:
+        """What is needed behind the loop, made anew: registers are short within it."""
+        self._place_block(self.p.let(self.p.call("thread_again"), "t"), self.p.let(self.p.call("block_again"), "b"))
+        self._place_sums()
 
     # -- the loop --------------------------------------------------------------------------------------
 
@@ -195,7 +218,7 @@ class _Kernel:
             if self.channels % DEPTH:
                 mask = p.let(p.call("select_int32", self._exists(first, n["warp"]), mask, "int32(0)"), "m")
             at = p.call("plus", n["patch"], p.call("times", first, str(self.height * self.width)))
-            p.line(f"fetched = {p.call(f'winograd_patch_{self.width}', x, at, mask)}")
+            p.line(f"fetched = {p.call(f'winograd_patch_{self.width}_{self.access * self.parts}', x, at, mask)}")
         with p.nested("else:"):
             is_inside = n["is_filter"]
             if self.channels % DEPTH:
@@ -211,6 +234,7 @@ class _Kernel:
 
     def finish(self) -> None:
         """The sums through shared memory, transformed back and stored."""
+        self._place_again()
         for part in range(self.block // STAGED):
             self._stage(part)
             for half in range(2):

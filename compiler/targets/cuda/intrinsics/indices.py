@@ -18,6 +18,15 @@ def _special(register: str) -> Callable[[], Any]:
     return lambda: define(types.int32, [], lambda b: called(b, f"llvm.nvvm.read.ptx.sreg.{register}", I32))
 
 
+def _special_again(register: str) -> Callable[[], Any]:
+    """Read anew: neither it nor what follows from it stays in registers from an earlier read."""
+
+    def emit(b: Any) -> Operand:
+        return b.asm(ir.FunctionType(I32, []), f"mov.u32 $0, %{register};", "=r", [], True)
+
+    return lambda: define(types.int32, [], emit)
+
+
 def _barrier() -> Any:
     return define(types.void, [], lambda b: called(b, "llvm.nvvm.barrier0", ir.VoidType()) and None)
 
@@ -56,6 +65,15 @@ def _within() -> Any:
     return define(types.boolean, [types.int64, types.int32], emit)
 
 
+def _bit() -> Any:
+    """``bit(i, condition)``: 1 << i if the condition holds, else 0; i is below 32."""
+
+    def emit(b: Any, number: Operand, condition: Operand) -> Operand:
+        return b.select(condition, b.shl(I32(1), number), I32(0))
+
+    return define(types.int32, [types.int32, types.boolean], emit)
+
+
 def _at() -> Any:
     """``at(p, i)``: the pointer i float32 further."""
     pointer = pointer_type(FLOAT32)
@@ -65,6 +83,8 @@ def _at() -> Any:
 PLAIN: dict[str, Callable[[], Any]] = {
     "thread": _special("tid.x"),
     "block": _special("ctaid.x"),
+    "thread_again": _special_again("tid.x"),
+    "block_again": _special_again("ctaid.x"),
     "barrier": _barrier,
     "at": _at,
     "plus": _index(lambda b, x, y: b.add(x, y, flags=["nsw"])),
@@ -80,4 +100,6 @@ PLAIN: dict[str, Callable[[], Any]] = {
     "both": _flag(lambda b, x, y: b.and_(x, y), 2, types.boolean),
     "wrapped": _wrapped,
     "within": _within,
+    "bit": _bit,
+    "meet": _flag(lambda b, x, y: b.icmp_unsigned("!=", b.and_(x, y), I32(0)), 2, types.int32),
 }  # fmt: skip

@@ -12,7 +12,7 @@ from ....tensor_type import BOOL, FLOAT32, DType
 from ...cpu.lowering.representation import I8, I32, I64
 from .define import Operand, define, llvm_type, numba_type, packed, pointer_type, tile_type, unpacked
 
-SHARED = 3  # LLVM's address space of a block's memory
+GLOBAL, SHARED = 1, 3  # LLVM's address spaces of the device's memory and of a block's
 
 
 def element_at(b: Any, pointer: Operand, index: Operand) -> Operand:
@@ -30,6 +30,31 @@ def load(rest: str) -> Any:
         return b.icmp_unsigned("!=", value, I8(0)) if dtype is BOOL else value
 
     return define(numba_type(dtype), [pointer_type(dtype), types.int32], emit)
+
+
+def global_address(b: Any, pointer: Operand, offset: Operand) -> Operand:
+    """Of an element of the device's memory."""
+    own = b.addrspacecast(pointer, ir.PointerType(pointer.type.pointee, GLOBAL))
+    return b.ptrtoint(element_at(b, own, offset), I64)
+
+
+def read_where(b: Any, wanted: Operand, place: Operand, offset: int, width: int) -> list[Operand]:
+    """``width`` float32 at an address, or zeros where ``wanted`` is 0: one access that happens or does not.
+
+    Memory is read that no thread of the kernel writes.
+    """
+    names = [f"${number}" for number in range(width)]
+    found = f"{{{', '.join(names)}}}" if width > 1 else names[0]
+    kind = ".v4.f32" if width > 1 else ".f32"
+    zeros = " ".join(f"mov.f32 {name}, 0f00000000;" for name in names)
+    code = (
+        f"{{ .reg .pred %wanted; setp.ne.b32 %wanted, ${width}, 0; {zeros} "
+        f"@%wanted ld.global.nc{kind} {found}, [${width + 1}+{offset}]; }}"
+    )
+    results = ir.LiteralStructType([ir.FloatType()] * width) if width > 1 else ir.FloatType()
+    constraints = ",".join(["=&f"] * width + ["r", "l"])
+    value = b.asm(ir.FunctionType(results, [I32, I64]), code, constraints, [wanted, place], True)
+    return [b.extract_value(value, lane) for lane in range(width)] if width > 1 else [value]
 
 
 def _load_if(dtype: DType) -> Any:

@@ -15,11 +15,10 @@ from numba import types
 from ....tensor_type import FLOAT32
 from ...cpu.lowering.representation import I32, I64
 from .define import Operand, define, packed, pointer_type, tile_type, unpacked
-from .memory import element_at, load_vector, store_vector
+from .memory import element_at, global_address, load_vector, read_where, store_vector
 from .scalars import fma
 
 DEPTH, TILES, ENTRIES, SIDE = 4, 32, 16, 4
-GLOBAL = 1  # LLVM's address space of the device's memory
 POINTER = pointer_type(FLOAT32)
 
 
@@ -46,55 +45,33 @@ def _mask(height: int, width: int) -> Any:
     return define(types.int32, [types.int32, types.int32, types.boolean], emit)
 
 
-def _patch(width: int) -> Any:
-    """``winograd_patch(x, offset, mask)``: 4 x 4 numbers by rows, ``width`` apart; zeros where the mask has none."""
+def _patch(width: int, count: int) -> Any:
+    """``winograd_patch(x, offset, mask)``: 4 x 4 numbers by rows, ``width`` apart; zeros where the mask has none.
+
+    The tuple has ``count`` places; those behind the 16 are undefined.
+    """
 
     def emit(b: Any, x: Operand, offset: Operand, mask: Operand) -> Operand:
-        place = _address(b, x, offset)
+        place = global_address(b, x, offset)
         values = []
         for i in range(SIDE):
             for j in range(SIDE):
                 bit = b.and_(mask, I32(1 << (SIDE * i + j)))
-                values += _read_where(b, bit, place, 4 * (i * width + j), 1)
-        return packed(b, values)
+                values += read_where(b, bit, place, 4 * (i * width + j), 1)
+        return packed(b, values + [ir.Constant(ir.FloatType(), ir.Undefined)] * (count - len(values)))
 
-    return define(tile_type(SIDE * SIDE), [POINTER, types.int32, types.int32], emit)
+    return define(tile_type(count), [POINTER, types.int32, types.int32], emit)
 
 
 def _filters(width: int, count: int, step: int) -> Any:
     """``winograd_filters(u, offset, is_inside)``: ``count`` accesses of ``width`` numbers, ``step`` apart, or zeros."""
 
     def emit(b: Any, u: Operand, offset: Operand, is_inside: Operand) -> Operand:
-        place, wanted = _address(b, u, offset), b.zext(is_inside, I32)
-        parts = [_read_where(b, wanted, place, 4 * part * step, width) for part in range(count)]
+        place, wanted = global_address(b, u, offset), b.zext(is_inside, I32)
+        parts = [read_where(b, wanted, place, 4 * part * step, width) for part in range(count)]
         return packed(b, [value for part in parts for value in part])
 
     return define(tile_type(width * count), [POINTER, types.int32, types.boolean], emit)
-
-
-def _address(b: Any, pointer: Operand, offset: Operand) -> Operand:
-    """Of an element of the device's memory."""
-    own = b.addrspacecast(pointer, ir.PointerType(pointer.type.pointee, GLOBAL))
-    return b.ptrtoint(element_at(b, own, offset), I64)
-
-
-def _read_where(b: Any, wanted: Operand, place: Operand, offset: int, width: int) -> list[Operand]:
-    """``width`` float32 at an address, or zeros where ``wanted`` is 0: one access that happens or does not.
-
-    Memory is read that no thread of the kernel writes.
-    """
-    names = [f"${number}" for number in range(width)]
-    found = f"{{{', '.join(names)}}}" if width > 1 else names[0]
-    kind = ".v4.f32" if width > 1 else ".f32"
-    zeros = " ".join(f"mov.f32 {name}, 0f00000000;" for name in names)
-    code = (
-        f"{{ .reg .pred %wanted; setp.ne.b32 %wanted, ${width}, 0; {zeros} "
-        f"@%wanted ld.global.nc{kind} {found}, [${width + 1}+{offset}]; }}"
-    )
-    results = ir.LiteralStructType([ir.FloatType()] * width) if width > 1 else ir.FloatType()
-    constraints = ",".join(["=&f"] * width + ["r", "l"])
-    value = b.asm(ir.FunctionType(results, [I32, I64]), code, constraints, [wanted, place], True)
-    return [b.extract_value(value, lane) for lane in range(width)] if width > 1 else [value]
 
 
 def _keep(target_step: int) -> Any:
