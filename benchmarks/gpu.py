@@ -32,6 +32,7 @@ if TYPE_CHECKING:
 Array = npt.NDArray[Any]
 PRECISIONS = ("f32", "3xtf32", "tf32", "bf16")
 TOLERANCE = {"f32": 1e-5, "3xtf32": 1e-5, "tf32": 2e-3, "bf16": 2e-2}  # relative L2 of sampled results
+STRATEGIES = ("direct", "winograd_f2", "winograd_f2_fused", "winograd_f4")  # of 3 x 3 convolutions
 SAMPLES = 64  # results of a case that are compared with float64
 ROUNDS, REPLAYS = 5, 20
 FFMA_PER_CYCLE = 128  # float32 multiply-adds of a multiprocessor, from compute capability 8.6 on and on 9.0 (64 on 8.0)
@@ -86,14 +87,14 @@ def cases(size: str) -> list[Case]:
         toys = [Case("relu 1000", "elementwise", (1000,))]
         toys += [Case(f"matmul 64 {p}", "matmul", (64, 64), (64, 64), precision=p) for p in PRECISIONS]
         return toys + [Case(f"conv {s}", "conv", (1, 16, 6, 6), (16, 16, 3, 3), pad=1, strategy=s)
-                       for s in ("direct", "winograd_f2", "winograd_f4")]  # fmt: skip
+                       for s in STRATEGIES]  # fmt: skip
     found = [Case(f"relu {n >> 20}M", "elementwise", (n,)) for n in (1 << 24, 1 << 28)]
     found += [Case(f"matmul {n} {p}", "matmul", (n, n), (n, n), precision=p) for n in (1024, 2048, 4096, 8192) for p in PRECISIONS]
     for n in (1, 16, 64):
         for c, o, extent in _VGG:
             shapes = (n, c, extent, extent), (o, c, 3, 3)
             found += [Case(f"vgg {c}-{o} {extent} n{n} {s}", "conv", *shapes, pad=1, strategy=s)
-                      for s in ("direct", "winograd_f2", "winograd_f4")]  # fmt: skip
+                      for s in STRATEGIES]  # fmt: skip
             found.append(Case(f"vgg {c}-{o} {extent} n{n} 3xtf32", "conv", *shapes, pad=1, precision="3xtf32"))
     found += [Case(f"resnet {c}-{o} {e} {k}x{k} n{n} {p}", "conv", (n, c, e, e), (o, c, k, k), stride, k // 2, p)
               for n in (1, 32) for c, o, e, k, stride in _RESNET for p in ("f32", "3xtf32")]  # fmt: skip

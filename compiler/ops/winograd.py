@@ -4,19 +4,28 @@ Along an axis with m outputs and r taps a tile has a = m + r - 1 inputs, and y =
 from a - 1 interpolation points (and infinity) by exact rationals: ``matrices(m, r)``. In two dimensions both axes have such
 matrices; an axis with one tap has m = a = 1. Tiles, shapes and the five ops are those of ops/tiles.py, with E = a b entries.
 The gradient of the weights is G' [sum over tiles of V * P] G with P = A dy A', the transpose of the last stage.
+``winograd_fused`` is input, product and output in one op, for targets that keep tiles within a kernel.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 from fractions import Fraction
 from functools import cache
 from math import prod
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from ..op import Array
-from .tiles import Algorithm, TileAttrs, define_tiles
+from .. import dim
+from ..dim import Extent
+from ..op import OPS, Array, NotDifferentiable, Op, define
+from ..tensor_type import DType, TensorType
+from .tiles import Algorithm, Pair, TileAttrs, TileInputAttrs, TileOutputAttrs, define_tiles
+
+if TYPE_CHECKING:
+    from ..graph import Builder, Node, Value
 
 POINTS = tuple(map(Fraction, ("0", "1", "-1", "2", "-1/2", "-2", "1/2")))  # the first a - 1 of them, and infinity
 LARGEST = len(POINTS) + 1  # inputs of a tile along an axis
@@ -98,5 +107,71 @@ define_tiles(
         gradient=lambda attrs, dy: _made(_transposed(both_matrices(attrs, 0)), dy),
         filter=lambda attrs, w: _made(both_matrices(attrs, 1), w),
         filter_gradient=lambda attrs, made: _back(attrs, _transposed(both_matrices(attrs, 1)), made),
+    )
+)  # fmt: skip
+
+
+# -- the three stages as one op --------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class FusedAttrs(TileAttrs):
+    """``lo``: zeros before the input; ``shape``: that of the convolution's result, [n, o, oh, ow]."""
+
+    lo: Pair
+    shape: tuple[Extent, ...]
+
+    @property
+    def input(self) -> TileInputAttrs:
+        """Of the first stage."""
+        return TileInputAttrs(self.m, self.taps, self.lo, self.tiles(self.shape))
+
+    @property
+    def output(self) -> TileOutputAttrs:
+        """Of the last stage."""
+        return TileOutputAttrs(self.m, self.taps, self.shape)
+
+
+def _typed(name: str, attrs: TileAttrs, kind: TensorType) -> TensorType:
+    return OPS[name].infer(attrs, [kind])[0]
+
+
+def _fused_infer(attrs: FusedAttrs, inputs: Sequence[TensorType]) -> Sequence[TensorType]:
+    x, u = inputs
+    v = _typed("winograd_input", attrs.input, x)
+    if u.rank != 4 or u.shape[:3] != (v.shape[0], 1, v.shape[3]):
+        raise ValueError(f"the weights {u} do not fit the tiles {v}")
+    return [_typed("winograd_output", attrs.output, v.with_shape((*v.shape[:3], u.shape[3])))]
+
+
+def _fused_reference(
+    attrs: FusedAttrs, inputs: Sequence[Array], outputs: Sequence[TensorType]
+) -> Sequence[Array]:
+    x, u = inputs
+    kind = _typed("winograd_input", attrs.input, TensorType(DType(x.dtype.name), x.shape))
+    (v,) = OPS["winograd_input"].reference(attrs.input, [x], [kind])
+    return OPS["winograd_output"].reference(attrs.output, [v @ u], outputs)
+
+
+def _fused_stages(b: Builder, node: Node) -> Sequence[Value]:
+    attrs: Any = node.attrs
+    x, u = node.inputs
+    v = b.add(OPS["winograd_input"], [x], attrs.input, node.label).output
+    product = b("matmul", v, u, label=node.label)
+    return [b.add(OPS["winograd_output"], [product], attrs.output, node.label).output]
+
+
+def _fused_flops(
+    attrs: FusedAttrs, inputs: Sequence[TensorType], outputs: Sequence[TensorType]
+) -> Extent:
+    n, *counts = (outputs[0].shape[0], *attrs.tiles(attrs.shape))
+    return 2 * dim.product([n, *counts, *inputs[1].shape])
+
+
+define(
+    Op(
+        "winograd_fused", "y = A' (sum over c of (B' x B) * U) A of every tile",
+        _fused_infer, _fused_reference, NotDifferentiable("strategies are chosen after differentiation"),
+        FusedAttrs, "transforms", decompose=_fused_stages, flops=_fused_flops,
     )
 )  # fmt: skip

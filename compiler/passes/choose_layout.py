@@ -183,15 +183,16 @@ def _weight_gradient(b: Builder, node: Node, inputs: list[Value]) -> Sequence[Va
 
 
 def _product(b: Builder, graph: Graph, node: Node, inputs: list[Value]) -> Sequence[Value]:
-    """Right operands in panels, if constant or worth packing; operands and results of transforms stay in theirs."""
+    """Right operands in panels, if constant, worth packing or multiplied into panels, whose padding they must have;
+    operands and results of transforms stay in theirs."""
     left, right = inputs
+    is_transformed = any(user.op.name in PANEL_READERS for user in graph.users.get(node.output, ()))
     if not _in_panels(left):
         left = _plain(b, left)
     if not _in_panels(right):
         is_constant = graph.constant_of(node.inputs[1]) is not None
-        is_packed = not node.attrs.transpose_b and (is_constant or _is_worth_packing(node))
+        is_packed = not node.attrs.transpose_b and (is_constant or is_transformed or _is_worth_packing(node))
         right = _panels(b, right) if is_packed else _plain(b, right)
-    is_transformed = any(user.op.name in PANEL_READERS for user in graph.users.get(node.output, ()))
     return _with_layout(b, node, [left, right], _panel_layout(node.output) if is_transformed else None)
 
 

@@ -42,27 +42,29 @@ def select_strategies(
     unknown names."""
     if accuracy not in ACCURACIES:
         raise UsageError(f"there is no accuracy {accuracy!r}.", hint=f"Choose {', '.join(ACCURACIES)}.")
-    wanted = _overrides(override)
-    chosen = _decide_all(graph, accuracy, wanted, typical_batch or 1, rates or rates_of(REFERENCE), tuner)
+    rates = rates or rates_of(REFERENCE)
+    known = {**BY_NAME, **{strategy.name: strategy for strategy in rates.own}}
+    wanted = _overrides(override, known)
+    chosen = _decide_all(graph, accuracy, wanted, typical_batch or 1, rates, tuner)
     if decisions is not None:
         decisions += chosen.values()
     b, mapping = rebuilder(graph)
     for node in graph.nodes:
         inputs = [mapping[v] for v in node.inputs]
         if node in chosen:
-            mapping[node.output] = BY_NAME[chosen[node].strategy].expand(b, graph, node, inputs)
+            mapping[node.output] = known[chosen[node].strategy].expand(b, graph, node, inputs)
         else:
             mapping.update(zip(node.outputs, b.copy(node, inputs), strict=True))
     return finish(b, graph, mapping)
 
 
-def _overrides(text: str) -> dict[str, Strategy]:
+def _overrides(text: str, known: Mapping[str, Strategy]) -> dict[str, Strategy]:
     if text in ("", "auto"):
         return {}
     node, _, name = text.rpartition("=")
-    if name not in BY_NAME:
-        raise UsageError(f"there is no convolution strategy {name!r}.", hint=f"Choose auto, {', '.join(BY_NAME)}.")
-    return {node: BY_NAME[name]}
+    if name not in known:
+        raise UsageError(f"there is no convolution strategy {name!r}.", hint=f"Choose auto, {', '.join(known)}.")
+    return {node: known[name]}
 
 
 def _decide_all(
@@ -90,7 +92,7 @@ def _decide_all(
 def _estimated(graph: Graph, node: Node, accuracy: str, batch: int, rates: Rates) -> Decision:
     rejected: dict[str, str] = {}
     seconds: dict[str, float] = {}
-    for strategy in STRATEGIES:
+    for strategy in (*STRATEGIES, *rates.own):
         reason = strategy.rejects(graph, node) or rates.vetoes.get(strategy.name)
         if reason is None:
             budget, level = strategy.level(node)

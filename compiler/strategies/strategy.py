@@ -34,6 +34,7 @@ class Rates:
     bytes: float
     vetoes: Mapping[str, str] = field(default_factory=dict)
     ops: Sequence[str] = CONVOLUTIONS  # that strategies are chosen for
+    own: Sequence[Strategy] = ()  # strategies of this machine alone, besides STRATEGIES
     cache: float = 0.0
     near: float = math.inf
     far: float | None = None

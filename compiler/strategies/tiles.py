@@ -50,30 +50,34 @@ def cost(form: TileAttrs, entries: int, transforms: float, graph: Graph, node: N
     """The cost with so many entries of a tile; ``transforms``: multiply-adds of them in all."""
     of, tiles = geometry(node), count(form, node, batch)
     c, o = nominal(of.x)[1], nominal(of.y)[1]
-    filters = entries * c * o // node.attrs.groups
+    multiplied = entries * c * o // node.attrs.groups
     workspace = 4.0 * entries * tiles * (c + o)
     is_constant = node.op.name != "conv_weight_gradient" and graph.constant_of(node.inputs[1]) is not None
     moved = 2 * workspace + 4.0 * (prod(nominal(of.x, batch)) + prod(nominal(of.y, batch)))
-    return Cost(float(tiles * filters + transforms), moved + (1 if is_constant else 3) * 4.0 * filters, workspace)
+    return Cost(float(tiles * multiplied + transforms), moved + (1 if is_constant else 3) * 4.0 * multiplied, workspace)
 
 
 def expand(algorithm: str, form: TileAttrs, b: Builder, graph: Graph, node: Node, inputs: Sequence[Value]) -> Value:
     """The node as the algorithm's ops and a product of matrices for every entry."""
-    lo = node.attrs.lo
-    match node.op.name:
-        case "conv_weight_gradient":
-            return _weight_gradient(algorithm, form, b, node, *inputs)
-        case "conv_input_gradient":
-            lo = (form.taps[0] - 1 - lo[0], form.taps[1] - 1 - lo[1])
+    if node.op.name == "conv_weight_gradient":
+        return _weight_gradient(algorithm, form, b, node, *inputs)
     shape = {"m": form.m, "taps": form.taps}
-    filters = _filters(algorithm, form, b, node, inputs[1], graph.constant_of(node.inputs[1]))
-    v = b(f"{algorithm}_input", inputs[0], **shape, lo=lo, counts=form.tiles(node.output.shape), groups=node.attrs.groups,
+    u = filters(algorithm, form, b, node, inputs[1], graph.constant_of(node.inputs[1]))
+    v = b(f"{algorithm}_input", inputs[0], **shape, lo=before(form, node), counts=form.tiles(node.output.shape), groups=node.attrs.groups,
           label=node.label)  # fmt: skip
-    product = b("matmul", v, filters, label=node.label)
+    product = b("matmul", v, u, label=node.label)
     return b(f"{algorithm}_output", product, **shape, shape=node.output.shape, label=node.label)
 
 
-def _filters(algorithm: str, form: TileAttrs, b: Builder, node: Node, w: Value, constant: Constant | None) -> Value:
+def before(form: TileAttrs, node: Node) -> tuple[int, int]:
+    """Zeros before what is cut into tiles: x of a convolution, dy of its input's gradient."""
+    lo: tuple[int, int] = node.attrs.lo
+    if node.op.name == "conv_input_gradient":
+        return form.taps[0] - 1 - lo[0], form.taps[1] - 1 - lo[1]
+    return lo
+
+
+def filters(algorithm: str, form: TileAttrs, b: Builder, node: Node, w: Value, constant: Constant | None) -> Value:
     """U, of the weights turned around for the input's gradient; of constants when compiling."""
     record = OPS[f"{algorithm}_filter"]
     attrs = record.attrs(form.m, form.taps, node.attrs.groups, node.op.name == "conv_input_gradient")

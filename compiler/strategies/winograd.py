@@ -1,5 +1,7 @@
 """winograd_f2, winograd_f4, winograd_f6: Winograd's minimal filtering at stride 1 (ops/winograd.py).
 
+``WINOGRAD_F2_FUSED`` is F(2 x 2, 3 x 3) with its three stages in one kernel, for machines that name it (Rates.own).
+
 Tiles have m outputs along every axis on which the kernel has more than one tap. For 3 x 3 taps m = 2 needs 16 products for
 4 outputs instead of 36, m = 4 needs 36 for 16 instead of 144, m = 6 needs 64 for 36 instead of 324; 5 x 5, 7 x 7, 1 x n and
 n x 1 taps have the same forms, as far as a tile has at most 8 inputs along an axis. The more inputs, the larger the
@@ -9,12 +11,18 @@ the input spreads over its tile.
 
 from __future__ import annotations
 
-from ..graph import Graph, Node
-from ..ops.tiles import TileAttrs
-from ..ops.winograd import LARGEST, entries
-from . import tiles
-from .strategy import Cost, Strategy, geometry
+from collections.abc import Sequence
+from math import prod
 
+from ..graph import Builder, Graph, Node, Value
+from ..ops.tiles import TileAttrs
+from ..ops.winograd import LARGEST, FusedAttrs, entries
+from ..tensor_type import FLOAT32
+from . import tiles
+from .strategy import Cost, Strategy, geometry, nominal
+
+FUSED = TileAttrs((2, 2), (3, 3))
+TRANSFORMING = 1.1  # products that a fused kernel's time amounts to, for each that it makes: it transforms in between
 BUDGETS = ((4, 2e-6, "strict"), (6, 1e-5, "default"), (LARGEST, 2e-5, "fast"))  # most inputs of a tile, error, accuracy
 
 
@@ -52,3 +60,45 @@ def _strategy(m: int) -> Strategy:
 
 
 WINOGRAD_F2, WINOGRAD_F4, WINOGRAD_F6 = map(_strategy, (2, 4, 6))
+
+
+# -- the three stages in one kernel ----------------------------------------------------------------
+
+
+def _fused_rejects(graph: Graph, node: Node) -> str | None:
+    of = geometry(node)
+    if node.op.name == "conv_weight_gradient":
+        return "it sums over positions, not over channels"
+    if (reason := tiles.rejects(node)) is not None:
+        return reason
+    if of.w.shape[2:] != (3, 3):
+        return f"its kernel is {list(of.w.shape[2:])}; the fused kernel is for [3, 3]"
+    if node.attrs.groups != 1:
+        return f"it has {node.attrs.groups} groups; the fused kernel is for one"
+    if node.output.dtype is not FLOAT32:
+        return f"it computes in {node.output.dtype.value}; the fused kernel is for float32"
+    if not all(isinstance(extent, int) for extent in (of.x.shape[1], of.y.shape[1])):
+        return "its channels are a free dim"
+    return None
+
+
+def _fused_cost(graph: Graph, node: Node, batch: int) -> Cost:
+    """Nothing but x, y and U moves between kernels."""
+    of = geometry(node)
+    filters = float(entries(FUSED) * nominal(of.x)[1] * nominal(of.y)[1])
+    products = TRANSFORMING * tiles.count(FUSED, node, batch) * filters
+    is_constant = graph.constant_of(node.inputs[1]) is not None
+    moved = 4.0 * (prod(nominal(of.x, batch)) + prod(nominal(of.y, batch)) + (1 if is_constant else 3) * filters)
+    return Cost(products, moved, 0.0)
+
+
+def _fused_expand(b: Builder, graph: Graph, node: Node, inputs: Sequence[Value]) -> Value:
+    u = tiles.filters("winograd", FUSED, b, node, inputs[1], graph.constant_of(node.inputs[1]))
+    attrs = FusedAttrs(FUSED.m, FUSED.taps, tiles.before(FUSED, node), node.output.shape)
+    return b("winograd_fused", inputs[0], u, m=attrs.m, taps=attrs.taps, lo=attrs.lo, shape=attrs.shape, label=node.label)
+
+
+WINOGRAD_F2_FUSED = Strategy(
+    "winograd_f2_fused", "Winograd's minimal filtering in tiles of 2 x 2, in one kernel",
+    _fused_rejects, _fused_cost, _fused_expand,
+)  # fmt: skip

@@ -60,6 +60,11 @@ def _output(products: Array, m: Shape, taps: Shape, shape: Shape) -> Array:
     return y
 
 
+def _fused(x: Array, u: Array, m: Shape, taps: Shape, lo: Shape, shape: Shape) -> Array:
+    counts = (-(-shape[2] // m[0]), -(-shape[3] // m[1]))
+    return _output(_input(x, m, taps, lo, counts, 1) @ u, m, taps, shape)
+
+
 def _output_gradient(dy: Array, m: Shape, taps: Shape, groups: int) -> Array:
     """The adjoint of the output's transform: each dy goes to its tile, at every point."""
     down, across = (_powers(*axis) for axis in zip(m, taps, strict=True))
@@ -106,6 +111,7 @@ def _filter_gradient(du: Array, m: Shape, taps: Shape) -> Array:
 WINOGRAD: dict[str, Callable[..., Any]] = {
     "winograd_input": _input,
     "winograd_output": _output,
+    "winograd_fused": _fused,
     "winograd_output_gradient": _output_gradient,
     "winograd_filter": _filter,
     "winograd_filter_gradient": _filter_gradient,

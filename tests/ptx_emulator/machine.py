@@ -12,8 +12,10 @@ from typing import Any, TypeAlias
 import numpy as np
 import numpy.typing as npt
 
+from .copies import Copies, copy_async
 from .memory import BankTraffic, MemoryFault, Space
 from .parse import Instruction, Kernel, parse
+from .warpgroups import Warpgroups, fence, warpgroup_product
 
 Array: TypeAlias = npt.NDArray[Any]
 Operand: TypeAlias = "str | tuple[str, ...]"
@@ -47,12 +49,12 @@ def emulate(
     ``memory``: (address, bytes) in ascending order, for pointers given as ints. ``most_steps``: stretches of instructions
     between branches, after which a kernel counts as endless.
     """
-    machine = _Machine(parse(ptx), blocks, threads, arguments, inputs, flag, memory)
+    machine = Machine(parse(ptx), blocks, threads, arguments, inputs, flag, memory)
     machine.run(most_steps)
     return machine.traffic
 
 
-class _Machine:
+class Machine:
     def __init__(
         self, kernel: Kernel, blocks: int, threads: int, arguments: Sequence[Array | int], inputs: int, flag: int | None,
         memory: Sequence[tuple[int, Array]],
@@ -76,6 +78,8 @@ class _Machine:
                             for i in kernel.instructions) else 4  # fmt: skip
         size = -(-kernel.shared_size // 16) * 16
         self.shared_size = size
+        self.copies = Copies(self.lanes.size)
+        self.warpgroups = Warpgroups(self.lanes.size)
         self.shared = Space("shared memory", np.full(size * blocks, 0xFF, np.uint8), smallest, threads, False)
 
     def _bind(self, arguments: Sequence[Array | int], inputs: int, flag: int | None) -> None:
@@ -265,10 +269,10 @@ def _immediate(text: str, dtype: np.dtype[Any], symbols: dict[str, int]) -> Any:
     return np.array(value % (1 << bits), f"u{dtype.itemsize}").view(dtype) if dtype.kind != "b" else bool(value)
 
 
-Handler: TypeAlias = Callable[[_Machine, Instruction, Array], None]
+Handler: TypeAlias = Callable[[Machine, Instruction, Array], None]
 
 
-def _load(m: _Machine, i: Instruction, active: Array) -> None:
+def _load(m: Machine, i: Instruction, active: Array) -> None:
     dtype = dtype_of(i.modifiers[-1])
     targets = i.operands[0] if isinstance(i.operands[0], tuple) else (i.operands[0],)
     if "param" in i.modifiers:
@@ -284,7 +288,7 @@ def _load(m: _Machine, i: Instruction, active: Array) -> None:
         m.write(target, part.view(dtype)[:, 0], active)
 
 
-def _store(m: _Machine, i: Instruction, active: Array) -> None:
+def _store(m: Machine, i: Instruction, active: Array) -> None:
     kind = i.modifiers[-1]
     sources = i.operands[1] if isinstance(i.operands[1], tuple) else (i.operands[1],)
     parts = [np.ascontiguousarray(m.read(s, kind, active))[:, None].view(np.uint8) for s in sources]
@@ -293,7 +297,7 @@ def _store(m: _Machine, i: Instruction, active: Array) -> None:
         space.store(offsets, data[rows], m.lanes[active[rows]], m.epochs[active[rows]])
 
 
-def _move(m: _Machine, i: Instruction, active: Array) -> None:
+def _move(m: Machine, i: Instruction, active: Array) -> None:
     kind = i.modifiers[-1]
     target, source = i.operands
     if isinstance(source, tuple):
@@ -308,7 +312,7 @@ def _move(m: _Machine, i: Instruction, active: Array) -> None:
         m.write(target, m.read(source, kind, active), active)
 
 
-def _to_generic(m: _Machine, i: Instruction, active: Array) -> None:
+def _to_generic(m: Machine, i: Instruction, active: Array) -> None:
     shift = _SHARED_WINDOW if "shared" in i.modifiers else 0
     value = m.read(i.operands[1], "b64", active)
     m.write(i.operands[0], value - np.uint64(shift) if "to" in i.modifiers else value + np.uint64(shift), active)
@@ -317,7 +321,7 @@ def _to_generic(m: _Machine, i: Instruction, active: Array) -> None:
 def _plain(function: Callable[..., Array], arity: int) -> Handler:
     """All operands and the result have the instruction's type."""
 
-    def handler(m: _Machine, i: Instruction, active: Array) -> None:
+    def handler(m: Machine, i: Instruction, active: Array) -> None:
         kind = i.modifiers[-1]
         values = [m.read(operand, kind, active) for operand in i.operands[1 : 1 + arity]]
         m.write(i.operands[0], np.asarray(function(*values)).astype(dtype_of(kind)), active)
@@ -329,7 +333,7 @@ def _wide_of(kind: str) -> str:
     return f"{kind[0]}{int(kind[1:]) * 2}"
 
 
-def _multiply(m: _Machine, i: Instruction, active: Array) -> None:
+def _multiply(m: Machine, i: Instruction, active: Array) -> None:
     kind = i.modifiers[-1]
     x, y = (m.read(operand, kind, active) for operand in i.operands[1:3])
     m.write(i.operands[0], _times(i, kind, x, y), active)
@@ -346,7 +350,7 @@ def _times(i: Instruction, kind: str, x: Array, y: Array) -> Array:
     return x * y
 
 
-def _multiply_add(m: _Machine, i: Instruction, active: Array) -> None:
+def _multiply_add(m: Machine, i: Instruction, active: Array) -> None:
     kind = i.modifiers[-1]
     x, y = (m.read(operand, kind, active) for operand in i.operands[1:3])
     product = _times(i, kind, x, y)
@@ -384,7 +388,7 @@ _COMPARE: dict[str, Callable[[Array, Array], Array]] = {
 }  # fmt: skip
 
 
-def _set_predicate(m: _Machine, i: Instruction, active: Array) -> None:
+def _set_predicate(m: Machine, i: Instruction, active: Array) -> None:
     kind = i.modifiers[-1]
     x, y = (m.read(operand, kind, active) for operand in i.operands[1:3])
     value = _COMPARE[i.modifiers[0]](x, y)
@@ -395,7 +399,7 @@ def _set_predicate(m: _Machine, i: Instruction, active: Array) -> None:
     m.write(i.operands[0], value, active)
 
 
-def _select(m: _Machine, i: Instruction, active: Array) -> None:
+def _select(m: Machine, i: Instruction, active: Array) -> None:
     kind = i.modifiers[-1]
     x, y = (m.read(operand, kind, active) for operand in i.operands[1:3])
     m.write(i.operands[0], np.where(m.read(i.operands[3], "pred", active), x, y), active)
@@ -404,8 +408,11 @@ def _select(m: _Machine, i: Instruction, active: Array) -> None:
 _ROUND: dict[str, Callable[[Array], Array]] = {"rmi": np.floor, "rpi": np.ceil, "rzi": np.trunc, "rni": np.rint}
 
 
-def _convert(m: _Machine, i: Instruction, active: Array) -> None:
+def _convert(m: Machine, i: Instruction, active: Array) -> None:
     target, source = i.modifiers[-2:]
+    if target in ("tf32", "bf16x2"):
+        _convert_rounding(m, i, active)
+        return
     value = m.read(i.operands[1], source, active)
     rounding = next((r for r in i.modifiers if r in _ROUND), None)
     if rounding:
@@ -424,7 +431,29 @@ def _convert(m: _Machine, i: Instruction, active: Array) -> None:
     m.write(i.operands[0], value.astype(to), active)
 
 
-def _not(m: _Machine, i: Instruction, active: Array) -> None:
+def _convert_rounding(m: Machine, i: Instruction, active: Array) -> None:
+    """cvt.rna.tf32.f32: to nearest of 10 bits, halves away from zero. cvt.rn.bf16x2.f32: two, the first operand's above.
+    NaN gives the canonical one."""
+    match i.modifiers:
+        case ("rna", "tf32", "f32"):
+            x = m.read(i.operands[1], "f32", active)
+            value = (x.view(np.uint32) + np.uint32(0x1000)) & np.uint32(0xFFFFE000)
+            m.write(i.operands[0], np.where(np.isnan(x), np.uint32(0x7FFFFFFF), value), active)
+        case ("rn", "bf16x2", "f32"):
+            high, low = (_bfloat16_bits(m.read(operand, "f32", active)) for operand in i.operands[1:3])
+            m.write(i.operands[0], high << np.uint32(16) | low, active)
+        case _:
+            raise ValueError(f"the emulator does not know {i.text!r}")
+
+
+def _bfloat16_bits(x: Array) -> Array:
+    """To nearest, halves to even."""
+    bits = x.view(np.uint32)
+    rounded = (bits + np.uint32(0x7FFF) + (bits >> np.uint32(16) & np.uint32(1))) >> np.uint32(16)
+    return np.where(np.isnan(x), np.uint32(0x7FFF), rounded)
+
+
+def _not(m: Machine, i: Instruction, active: Array) -> None:
     value = m.read(i.operands[1], i.modifiers[-1], active)
     m.write(i.operands[0], ~value, active)
 
@@ -432,7 +461,7 @@ def _not(m: _Machine, i: Instruction, active: Array) -> None:
 def _shift(is_left: bool) -> Handler:
     """Amounts beyond the width shift everything out."""
 
-    def handler(m: _Machine, i: Instruction, active: Array) -> None:
+    def handler(m: Machine, i: Instruction, active: Array) -> None:
         kind = i.modifiers[-1]
         x, by = m.read(i.operands[1], kind, active), m.read(i.operands[2], "u32", active)
         bits = x.itemsize * 8
@@ -467,13 +496,13 @@ def _dot_of_two(is_high: bool) -> Callable[..., Array]:
     return value
 
 
-def _dp2a(m: _Machine, i: Instruction, active: Array) -> None:
+def _dp2a(m: Machine, i: Instruction, active: Array) -> None:
     if i.modifiers[1:] != ("u32", "u32"):
         raise ValueError(f"the emulator does not know {i.text!r}")
     _plain(_dot_of_two(i.modifiers[0] == "hi"), 3)(m, i, active)
 
 
-def _insert(m: _Machine, i: Instruction, active: Array) -> None:
+def _insert(m: Machine, i: Instruction, active: Array) -> None:
     """The low ``length`` bits of the first operand put into the second at ``start``."""
     kind = i.modifiers[-1]
     low, into = (m.read(operand, kind, active) for operand in i.operands[1:3])
@@ -485,7 +514,7 @@ def _insert(m: _Machine, i: Instruction, active: Array) -> None:
     m.write(i.operands[0], into & ~mask | moved & mask, active)
 
 
-def _extract(m: _Machine, i: Instruction, active: Array) -> None:
+def _extract(m: Machine, i: Instruction, active: Array) -> None:
     """Bits [start, start + length), extended by their sign if the type has one."""
     kind = i.modifiers[-1]
     x = m.read(i.operands[1], kind, active)
@@ -500,7 +529,7 @@ def _extract(m: _Machine, i: Instruction, active: Array) -> None:
 WARP = 32
 
 
-def _warps(m: _Machine, i: Instruction, active: Array) -> Array:
+def _warps(m: Machine, i: Instruction, active: Array) -> Array:
     """The active lanes as [warps, 32]; an instruction of whole warps must find them whole."""
     whole = m.lanes[active].reshape(-1, WARP) if active.size % WARP == 0 else np.zeros((1, 2), np.int64)
     if (whole[:, 0] % WARP).any() or (np.diff(whole, axis=1) != 1).any() or m.threads % WARP:
@@ -508,7 +537,7 @@ def _warps(m: _Machine, i: Instruction, active: Array) -> Array:
     return whole
 
 
-def _load_matrices(m: _Machine, i: Instruction, active: Array) -> None:
+def _load_matrices(m: Machine, i: Instruction, active: Array) -> None:
     """ldmatrix x4: lane 8 j + r names row r (16 bytes) of matrix j; lane l gets word l % 4 of row l / 4 of each."""
     if i.modifiers != ("sync", "aligned", "m8n8", "x4", "shared", "b16"):
         raise ValueError(f"the emulator does not know {i.text!r}")
@@ -520,7 +549,7 @@ def _load_matrices(m: _Machine, i: Instruction, active: Array) -> None:
         m.write(target, words[:, place].reshape(-1), active)
 
 
-def _multiply_matrices(m: _Machine, i: Instruction, active: Array) -> None:
+def _multiply_matrices(m: Machine, i: Instruction, active: Array) -> None:
     """mma.sync.m16n8: the products are exact, each sum is rounded once (tensor cores truncate, and their order is theirs)."""
     shapes = {("m16n8k8", "tf32"): _from_tf32, ("m16n8k16", "bf16"): _from_bfloat16}
     key = (i.modifiers[2], i.modifiers[6]) if len(i.modifiers) == 9 else ("", "")
@@ -563,7 +592,7 @@ _HANDLERS: dict[str, Handler] = {
     "and": _plain(np.bitwise_and, 2), "or": _plain(np.bitwise_or, 2), "xor": _plain(np.bitwise_xor, 2), "not": _not,
     "shl": _shift(True), "shr": _shift(False),
     "prmt": _plain(_permute, 3), "bfe": _extract, "bfi": _insert, "dp2a": _dp2a,
-    "ldmatrix": _load_matrices, "mma": _multiply_matrices,
+    "cp": copy_async, "wgmma": warpgroup_product, "fence": fence, "ldmatrix": _load_matrices, "mma": _multiply_matrices,
     "setp": _set_predicate, "selp": _select, "cvt": _convert,
 }  # fmt: skip
 __all__ = ["MemoryFault", "emulate"]

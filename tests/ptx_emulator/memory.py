@@ -60,6 +60,9 @@ class Space:
         self.shadow = _Shadow.of(-(-data.size // cell))
         self.is_checked_for_races = True
         self.is_read_only = False
+        self.under_way = np.zeros(self.shadow.writer.size, np.int64)  # copies to each cell that nobody has waited for
+        self.products = np.zeros(self.shadow.writer.size, np.int64)  # products that read it, which nobody has waited for
+        self.is_fenced = np.zeros(self.shadow.writer.size, bool)  # since it was written, for products
 
     def _cells(self, offsets: Lanes, width: int) -> tuple[Lanes, int]:
         number = max(1, width // self.cell)
@@ -72,9 +75,46 @@ class Space:
         if (offsets % width).any():
             raise MemoryFault(f"{self.name}: a misaligned access of {width} bytes")
 
+    def _check_copies(self, offsets: Lanes, width: int) -> None:
+        if self.under_way.any() and self.under_way[self._cells(offsets, width)[0]].any():
+            raise MemoryFault(f"{self.name}: an access to what a copy that nobody has waited for writes")
+
+    def fence(self, lanes: Lanes) -> None:
+        """What these threads wrote may be read by products, behind a barrier."""
+        self.is_fenced |= np.isin(self.shadow.writer, lanes)
+
+    def load_for_products(self, offsets: Lanes, lanes: Lanes, epochs: Lanes) -> npt.NDArray[np.uint8]:
+        """[words, 4] bytes, that nothing may write until ``end_products``."""
+        data = self.load(offsets, 4, lanes, epochs)
+        cells = self._cells(offsets, 4)[0]
+        if not self.is_fenced[cells].all():
+            raise MemoryFault(f"{self.name}: a product reads what its writer has not fenced")
+        np.add.at(self.products, cells, 1)
+        return data
+
+    def end_products(self, offsets: Lanes, lanes: Lanes, epochs: Lanes) -> None:
+        """They have read it: to be overwritten behind a barrier."""
+        np.subtract.at(self.products, self._cells(offsets, 4)[0], 1)
+        self._note_read(offsets, 4, lanes, epochs)
+
+    def begin_copy(self, offsets: Lanes, width: int, lanes: Lanes, epochs: Lanes) -> None:
+        """A write that will happen at some time until it is waited for."""
+        self.check(offsets, width)
+        self._check_copies(offsets, width)
+        self._note_write(offsets, width, lanes, epochs)
+        np.add.at(self.under_way, self._cells(offsets, width)[0], 1)
+
+    def end_copy(self, offsets: Lanes, values: npt.NDArray[np.uint8], lanes: Lanes, epochs: Lanes) -> None:
+        """The write has happened: to be seen by other threads behind a barrier."""
+        cells, number = self._cells(offsets, values.shape[1])
+        self.under_way[cells] -= 1
+        self.shadow.writer[cells], self.shadow.write_epoch[cells] = np.repeat(lanes, number), np.repeat(epochs, number)
+        self.data[offsets[:, None] + np.arange(values.shape[1])] = values
+
     def load(self, offsets: Lanes, width: int, lanes: Lanes, epochs: Lanes) -> npt.NDArray[np.uint8]:
         """[lanes, width] bytes."""
         self.check(offsets, width)
+        self._check_copies(offsets, width)
         if self.is_checked_for_races:
             self._note_read(offsets, width, lanes, epochs)
         return self.data[offsets[:, None] + np.arange(width)]
@@ -82,6 +122,7 @@ class Space:
     def store(self, offsets: Lanes, values: npt.NDArray[np.uint8], lanes: Lanes, epochs: Lanes) -> None:
         width = values.shape[1]
         self.check(offsets, width)
+        self._check_copies(offsets, width)
         if self.is_read_only and len(offsets):
             raise MemoryFault(f"{self.name}: a store to an input")
         if self.is_checked_for_races:
@@ -118,8 +159,10 @@ class Space:
         s = self.shadow
         if np.unique(cells).size < cells.size:
             raise MemoryFault(f"{self.name}: a race: two threads write one place at once")
+        if self.products.any() and self.products[cells].any():
+            raise MemoryFault(f"{self.name}: a write to what a product reads that nobody has waited for")
         if self._is_unordered(s.writer[cells], s.write_epoch[cells], lanes, epochs).any():
             raise MemoryFault(f"{self.name}: a race: two threads write one place without a barrier between")
         if self._is_unordered(s.reader[cells], s.read_epoch[cells], lanes, epochs).any():
             raise MemoryFault(f"{self.name}: a race: a write to what another thread read without a barrier between")
-        s.writer[cells], s.write_epoch[cells] = lanes, epochs
+        s.writer[cells], s.write_epoch[cells], self.is_fenced[cells] = lanes, epochs, False

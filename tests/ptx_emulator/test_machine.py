@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Any
 
+import ml_dtypes
 import numpy as np
 import numpy.typing as npt
 import pytest
@@ -73,6 +74,22 @@ def truncated(x: int, y: int) -> int:
     return abs(x) // abs(y) * (1 if (x < 0) == (y < 0) else -1)
 
 
+# halves of a TF32's and of a bfloat16's last bit among them
+HALF_TF32 = np.concatenate([F4, np.array([0x3F801000, 0x3F800FFF, 0xBF803000, 0x7FFFFFFF, 0x3F808000, 0x3F818000, 0xBF808001, 0x7F7FFFFF],
+                                         np.uint32).view(np.float32)])  # fmt: skip
+
+
+def nearest_tf32(x: Array) -> Array:
+    """The nearer of the two numbers of 10 bits around x, the larger of equally near ones; by magnitude."""
+    bits = x.view(np.uint32)
+    low = bits & np.uint32(0xFFFFE000)
+    return np.where((bits & np.uint32(0x1FFF)) >= 0x1000, low + np.uint32(0x2000), low)
+
+
+def bfloat16(x: Array) -> Array:
+    return np.where(np.isnan(x), 0x7FFF, x.astype(ml_dtypes.bfloat16).view(np.uint16)).astype(np.uint32)
+
+
 F8 = F4.astype(np.float64)
 HALVES = np.arange(0, 1 << 16, 97, dtype=np.uint16).view(np.float16)
 U4, U8 = I4.view(np.uint32), I8.view(np.uint64)
@@ -93,6 +110,8 @@ ROWS: list[tuple[str, list[Array], str, Callable[..., Any]]] = [
     ("cvt.rn.f32.f64 {d}, {x};", [F8 / 3], "f4", lambda x: x.astype(np.float32)),
     ("cvt.rn.f16.f32 {d}, {x};", [F4], "f2", lambda x: x.astype(np.float16)),
     ("cvt.f32.f16 {d}, {x};", [HALVES], "f4", lambda x: x.astype(np.float32)),
+    ("cvt.rna.tf32.f32 {d}, {x};", [HALF_TF32], "u4", lambda x: np.where(np.isnan(x), 0x7FFFFFFF, nearest_tf32(x))),
+    ("cvt.rn.bf16x2.f32 {d}, {x}, {y};", [HALF_TF32, HALF_TF32[::-1].copy()], "u4", lambda x, y: bfloat16(x) << 16 | bfloat16(y)),
     ("cvt.rn.f32.s32 {d}, {x};", [I4], "f4", lambda x: x.astype(np.float32)),
     ("cvt.rn.f32.u64 {d}, {x};", [U8], "f4", lambda x: x.astype(np.float32)),
     ("cvt.rn.f64.s64 {d}, {x};", [I8], "f8", lambda x: x.astype(np.float64)),

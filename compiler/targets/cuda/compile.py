@@ -1,6 +1,7 @@
 """Kernel source -> PTX -> cubins, without a driver: the one module that knows numba-cuda's and nvJitLink's interfaces.
 
-PTX is made once, for the oldest architecture; each architecture's cubin is linked from it. A cubin passes the gates or is
+PTX is made for the oldest architecture, and each architecture's cubin is linked from it, unless the kernel has a source of the
+architecture's own. A cubin passes the gates or is
 refused: no float64 instruction unless the kernel's types hold one, no spills, no stack. Results are cached by content.
 """
 
@@ -29,8 +30,8 @@ from netloom.errors import ToolchainError, VerificationError
 from ...tensor_type import BFLOAT16, BOOL, FLOAT16, FLOAT64, DType
 from .source import KernelSource
 
-ARCHITECTURES = ("sm_80", "sm_90a")  # PTX is made for the first
-_CAPABILITY = (8, 0)
+ARCHITECTURES = ("sm_80", "sm_90a")  # general PTX is made for the first
+_CAPABILITIES = {"sm_80": (8, 0), "sm_90a": (9, 0, "a")}
 _PACKAGES = ("numba", "numba-cuda", "llvmlite", "nvidia-nvjitlink")
 _HINT = "Install netloom[cuda]."
 
@@ -50,7 +51,7 @@ class CompiledKernel:
     """A kernel's code: PTX for reading and the emulator, cubins for devices."""
 
     name: str  # of the entry in PTX and cubins
-    ptx: str
+    ptx: str  # for the oldest architecture
     binaries: tuple[Binary, ...]
 
 
@@ -92,16 +93,33 @@ def compile_kernel(
 
 def _compiled(source: KernelSource, architectures: Sequence[str], folder: Path) -> CompiledKernel:
     name = f"k_{hashlib.sha256(source.key.encode()).hexdigest()[:24]}"
-    key = _content_key(source)
-    ptx = _read(folder / f"{key}.ptx")
-    text = ptx.decode() if ptx is not None else make_ptx(source, name)
-    if ptx is None:
-        check_ptx(text, source)
-        _write(folder / f"{key}.ptx", text.encode())
-    return CompiledKernel(name, text, tuple(_binary(text, name, a, folder / f"{key}.{a}") for a in architectures))
+    general = replace(source, special=())
+    binaries = tuple(_best_binary(general, source.of(a), name, a, folder) for a in architectures)
+    return CompiledKernel(name, ptx_of(general, name, ARCHITECTURES[0], folder), binaries)
 
 
-def make_ptx(source: KernelSource, name: str) -> str:
+def _best_binary(general: KernelSource, source: KernelSource, name: str, architecture: str, folder: Path) -> Binary:
+    """The architecture's own source, unless it does not pass the gates; else the one that all can run."""
+    if source.key != general.key:
+        with suppress(VerificationError):
+            return _binary(source, name, architecture, architecture, folder)
+    return _binary(general, name, ARCHITECTURES[0], architecture, folder)
+
+
+def ptx_of(source: KernelSource, name: str, architecture: str, folder: Path | None = None) -> str:
+    """The checked PTX of a source for an architecture, from the cache if it is there."""
+    folder = folder or default_cache()
+    place = folder / f"{_content_key(source, name, architecture)}.ptx"
+    known = _read(place)
+    if known is not None:
+        return known.decode()
+    text = make_ptx(source, name, architecture)
+    check_ptx(text, source)
+    _write(place, text.encode())
+    return text
+
+
+def make_ptx(source: KernelSource, name: str, architecture: str) -> str:
     """PTX with one entry of that name."""
     versions()
     with warnings.catch_warnings():
@@ -114,7 +132,7 @@ def make_ptx(source: KernelSource, name: str) -> str:
         pointers = [intrinsics.pointer_type(dtype) for dtype in source.arguments]
         signature = (*pointers, *([types.int32] * source.symbols), types.CPointer(types.int32))
         bounds = (source.threads, source.blocks)
-        ptx, _ = compiler.compile(function, signature, device=False, abi="numba", cc=_CAPABILITY, launch_bounds=bounds)
+        ptx, _ = compiler.compile(function, signature, device=False, abi="numba", cc=_CAPABILITIES[architecture], launch_bounds=bounds)
     entry = re.search(r"\.visible \.entry (\w+)\(", ptx)
     if entry is None:
         raise ToolchainError("numba-cuda gave PTX without an entry.")
@@ -147,13 +165,15 @@ def check_ptx(ptx: str, source: KernelSource) -> None:
         raise VerificationError("a kernel was compiled to code that uses local memory.")
 
 
-def _binary(ptx: str, name: str, architecture: str, place: Path) -> Binary:
+def _binary(source: KernelSource, name: str, target: str, architecture: str, folder: Path) -> Binary:
+    """A source's binary, by PTX for the target."""
+    place = folder / f"{_content_key(source, name, target)}.{architecture}"
     facts, cubin = _read(place.with_name(place.name + ".json")), _read(place.with_name(place.name + ".cubin"))
     if facts is not None and cubin is not None:
         known = json.loads(facts)
         if known.pop("digest") == hashlib.sha256(cubin).hexdigest():
             return Binary(cubin=cubin, **known)
-    made = link(ptx, name, architecture)
+    made = link(ptx_of(source, name, target, folder), name, architecture)
     record = {key: value for key, value in asdict(made).items() if key != "cubin"}
     record["digest"] = hashlib.sha256(made.cubin).hexdigest()
     _write(place.with_name(place.name + ".cubin"), made.cubin)
@@ -210,12 +230,12 @@ def _resources(log: str) -> tuple[int, int]:
 @cache
 def _tool_key() -> str:
     here = Path(__file__).parent
-    own = b"".join((here / name).read_bytes() for name in ("intrinsics.py", "compile.py"))
+    own = b"".join(path.read_bytes() for path in (*sorted((here / "intrinsics").glob("*.py")), here / "compile.py"))
     return json.dumps(versions(), sort_keys=True) + hashlib.sha256(own).hexdigest()
 
 
-def _content_key(source: KernelSource) -> str:
-    return hashlib.sha256(f"{_tool_key()}\n{source.key}".encode()).hexdigest()[:40]
+def _content_key(source: KernelSource, name: str, target: str) -> str:
+    return hashlib.sha256(f"{_tool_key()}\n{name} {target}\n{source.key}".encode()).hexdigest()[:40]
 
 
 def _read(path: Path) -> bytes | None:

@@ -31,6 +31,7 @@ from .forms import DeviceKernel, Engine
 from .program_file import KernelFile, program_bytes, write_file
 from .schedule import plan_kernel
 from .source import KernelSource, print_source
+from .split_products import split_products
 from .strategies import select_for_device
 
 _SELECT = (
@@ -38,7 +39,10 @@ _SELECT = (
          why="weights must have their final values", options=("accuracy", "override", "decisions", "engine", "tuner")),
     Pass("eliminate_untransformed", eliminate_dead, after=("select_strategies",), why="transformed weights replace others"),
 )  # fmt: skip
-_FUSE = (Pass("fuse", fuse, after=("eliminate_dead",), why="only what is left becomes kernels"),)
+_FUSE = (
+    Pass("fuse", fuse, after=("eliminate_dead",), why="only what is left becomes kernels"),
+    Pass("split_products", split_products, after=("fuse",), why="it cuts kernels", options=("engine",)),
+)
 PIPELINE = Pipeline((*GRAPH_PASSES, *_SELECT, *_FUSE))
 TRAINING_PIPELINE = Pipeline(
     (*(item for item in GRAPH_PASSES if item.name not in ("freeze_states", "fold_batchnorm")), *_FUSE)

@@ -3,6 +3,7 @@
 ``Pointwise``: a thread makes one element. ``Rows``: some lanes of a block share one sum, which ends in a fixed tree.
 ``Product``: a block makes a tile of a matrix product whose operands are any formulas of (row, k) and (k, column), so
 matmuls, convolutions and both their gradients are one family. ``Transform``: a thread makes a tile of Winograd's.
+``FusedWinograd``: a block makes some channels of some tiles of a convolution, all three stages.
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ from ...scalar import Expr
 
 THREADS = 256  # of every block
 CHAIN = 512  # the longest chain of additions into one accumulator
+PAD = 4  # words behind each row of a slice in shared memory, against bank conflicts
 NOMINAL = 16  # what a free dim counts for where sizes are compared
 
 
@@ -84,6 +86,20 @@ class Engine(enum.Enum):
 
 
 @dataclass(frozen=True, eq=False)
+class Windows:
+    """An operand whose elements lie at start(row) + step(term), and are zero where a condition is negative.
+
+    ``taps``: the last of the terms; no others are in the conditions.
+    """
+
+    load: Load
+    start: Extent
+    step: Extent
+    conditions: tuple[Extent, ...]
+    taps: tuple[Axis, ...]
+
+
+@dataclass(frozen=True, eq=False)
 class Operand:
     """One side of a product: its value at (its axes, terms), and along which of them its memory runs.
 
@@ -94,6 +110,7 @@ class Operand:
     axes: tuple[Axis, ...]
     terms_are_adjacent: bool
     width: int = 1
+    windows: Windows | None = None
 
     @property
     def load(self) -> Load:
@@ -103,7 +120,12 @@ class Operand:
 
 @dataclass(frozen=True, eq=False)
 class Product:
-    """value(sum over ``terms`` of left * right), for every position of ``batch``, left's axes and right's axes."""
+    """value(sum over ``terms`` of left * right), for every position of ``batch``, left's axes and right's axes.
+
+    ``part``: the first of the batch's axes, if each of its positions sums up a part of the terms only. ``stages``: slices
+    that are under way at once, by copies that do not wait; 0 if operands pass through registers. ``is_by_warpgroups``: the
+    engine's instructions are those of four warps, which Hopper has.
+    """
 
     batch: tuple[Axis, ...]
     left: Operand
@@ -113,6 +135,18 @@ class Product:
     value: Expr
     tile: Tile
     engine: Engine
+    part: Axis | None = None
+    stages: int = 0
+    is_by_warpgroups: bool = False
+
+    @property
+    def chain(self) -> Extent:
+        """Terms of a tile's sums: all, or a part's, in whole slices."""
+        terms = count(self.terms)
+        if self.part is None:
+            return terms
+        assert isinstance(self.part.extent, int)
+        return dim.ceil_div(dim.ceil_div(terms, self.part.extent), self.tile.depth) * self.tile.depth
 
 
 @dataclass(frozen=True)
@@ -128,7 +162,7 @@ class Put:
 class Transform:
     """down x tile x across' at every position of ``axes``; ``reads``: the tile by rows, ``puts``: the result.
 
-    ``name``: which matrices (intrinsics._MATRICES), and the outputs and taps along both axes.
+    ``name``: which matrices (intrinsics/transforms.py), and the outputs and taps along both axes.
     """
 
     axes: tuple[Axis, ...]
@@ -137,7 +171,24 @@ class Transform:
     puts: tuple[tuple[Put, ...], ...]
 
 
-Form: TypeAlias = Pointwise | Rows | Product | Transform
+@dataclass(frozen=True, eq=False)
+class FusedWinograd:
+    """The 2 x 2 ``puts`` of every position of ``tiles`` (n, down, across) and ``filters``: a 3 x 3 convolution.
+
+    ``x``: [n, c, h, w], with ``lo`` zeros before it; ``u``: the transformed weights [16, 1, c, o].
+    """
+
+    tiles: tuple[Axis, ...]
+    filters: Axis
+    x: Buffer
+    u: Buffer
+    lo: tuple[int, int]
+    puts: tuple[tuple[Put, ...], ...]
+    block_filters: int
+    block_tiles: int
+
+
+Form: TypeAlias = Pointwise | Rows | Product | Transform | FusedWinograd
 
 
 @dataclass(frozen=True, eq=False)
@@ -160,6 +211,9 @@ def blocks(form: Form) -> Extent:
         case Product(tile=tile):
             rows = dim.ceil_div(count(form.left.axes), tile.rows)
             return count(form.batch) * rows * dim.ceil_div(count(form.right.axes), tile.columns)
+        case FusedWinograd():
+            filters = dim.ceil_div(form.filters.extent, form.block_filters)
+            return dim.ceil_div(count(form.tiles), form.block_tiles) * filters
 
 
 def count(axes: Iterable[Axis]) -> Extent:

@@ -9,68 +9,159 @@ terms, in ``3xtf32`` no more than 32, before its sum is added to another in floa
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 from ... import dim
 from ...tensor_type import FLOAT32
-from .forms import CHAIN, THREADS, Engine, Operand, Product, count
+from .copied_slices import Slices
+from .forms import CHAIN, THREADS, Engine, Product, count
 from .printer import Printer
+from .product_engines import Side, Simt, Tensor, Warpgroups
 
-FRAGMENT = 4  # neighbouring elements that a thread holds in a row of its tile
-PAD = 4  # words behind each row of a slice in shared memory, against bank conflicts
-WARPS_DOWN, WARPS_ACROSS = 2, 4  # of a tile on tensor cores
 PROMOTED = 32  # terms that 3xtf32 leaves to the tensor cores' own additions
-
-
-@dataclass(frozen=True)
-class _Side:
-    """An operand's slice: ``size`` rows or columns, where it lies in shared memory, and the block's first one."""
-
-    operand: Operand
-    size: int
-    memory: str
-    first: str
 
 
 def print_product(p: Printer, form: Product) -> None:
     """The whole kernel."""
-    engine: _Simt | _Tensor = _Simt(p, form) if form.engine is Engine.FFMA else _Tensor(p, form)
+    engine = _engine(p, form)
     row_start, column_start = _tile_starts(p, form)
     thread = p.let(p.call("thread"), "t")
-    left = p.let(p.call(f"shared_float32_{engine.room}"), "s")
-    right = p.let(p.call("at", left, str(engine.left_words)), "s")
-    sides = (_Side(form.left, form.tile.rows, left, row_start), _Side(form.right, form.tile.columns, right, column_start))
+    memory = p.let(p.call(f"shared_float32_{engine.room}"), "s")
     engine.place(thread)
-    _multiply(p, form, engine, thread, sides)
-    _finish(p, form, engine, thread, left, row_start, column_start)
+    if form.stages:
+        _multiply_copies(p, form, engine, thread, memory, (row_start, column_start))
+    elif isinstance(engine, Warpgroups):
+        _multiply_behind(p, form, engine, thread, memory, (row_start, column_start))
+    else:
+        _multiply(p, form, engine, thread, _sides(p, form, engine, memory, (row_start, column_start)))
+    _finish(p, form, engine, thread, memory, row_start, column_start)
 
 
-def _multiply(p: Printer, form: Product, engine: _Simt | _Tensor, thread: str, sides: tuple[_Side, _Side]) -> None:
+def _engine(p: Printer, form: Product) -> Simt | Tensor:
+    if form.engine is Engine.FFMA:
+        return Simt(p, form)
+    return Warpgroups(p, form) if form.is_by_warpgroups else Tensor(p, form)
+
+
+def _sides(p: Printer, form: Product, engine: Simt | Tensor, memory: str, starts: tuple[str, str]) -> tuple[Side, Side]:
+    """Where the slices of both operands are kept."""
+    right = p.let(p.call("at", memory, str(engine.left_words)), "s")
+    return Side(form.left, form.tile.rows, memory, starts[0]), Side(form.right, form.tile.columns, right, starts[1])
+
+
+def _chain(form: Product) -> int:
+    """Terms after which the engine's sums are added to others."""
+    return PROMOTED if form.engine is Engine.TF32X3 else CHAIN
+
+
+def _is_long(form: Product) -> bool:
+    terms = form.chain
+    return not isinstance(terms, int) or terms > _chain(form)
+
+
+def _multiply(p: Printer, form: Product, engine: Simt | Tensor, thread: str, sides: tuple[Side, Side]) -> None:
     """``tile``: this thread's sums."""
-    depth, terms = form.tile.depth, count(form.terms)
-    held = form.tile.thread_rows * form.tile.thread_columns
-    chain = PROMOTED if form.engine is Engine.TF32X3 else CHAIN
-    is_long = not isinstance(terms, int) or terms > chain
-    p.line(f"tile = {p.call(f'tile_zero_{held}')}")
-    if is_long:
-        p.line(f"total = {p.call(f'tile_zero_{held}')}")
+    depth, terms = form.tile.depth, form.chain
+    _begin_sums(p, form)
+    first = _first_term(p, form)
     with p.loop(dim.ceil_div(terms, depth) + 1) as step:
-        start = p.let(p.call("times", step, str(depth)), "k")
+        start = p.let(p.call("plus", first, p.call("times", step, str(depth))), "k")
         fetched = [_fetch(p, form, engine, side, thread, start) for side in sides]
         with p.where([p.call("below", "0", step)]):
             p.line(f"tile = {engine.multiplied(sides[0].memory, sides[1].memory)}")
-        if is_long:
-            with p.where([p.call("below", p.call("remainder", step, str(chain // depth)), "1")]):
-                p.line(f"total = {p.call(f'tile_add_{held}', 'total', 'tile')}")
-                p.line(f"tile = {p.call(f'tile_zero_{held}')}")
+        _end_chain(p, form, step)
         p.do("barrier")
         for side, values in zip(sides, fetched, strict=True):
-            for part, value in enumerate(values):
-                flat = p.index("plus", thread, str(part * THREADS)) if part else thread
-                engine.keep(side, *engine.position(side, flat), value)
+            engine.keep_all(side, thread, values)
         p.do("barrier")
-    if is_long:
-        p.line(f"tile = {p.call(f'tile_add_{held}', 'total', 'tile')}")
+    _end_sums(p, form)
+
+
+def _multiply_copies(p: Printer, form: Product, engine: Simt | Tensor, thread: str, memory: str, starts: tuple[str, str]) -> None:
+    """``tile``: this thread's sums, while later slices arrive in other buffers; one barrier a slice.
+
+    Behind the barrier of a step, all have read the buffer that it copies to, and all of what it multiplies has arrived.
+    """
+    tile = form.tile
+    left = Slices.of(form.left, tile.rows, tile.depth, form.engine)
+    right = Slices.of(form.right, tile.columns, tile.depth, form.engine)
+    buffer, ahead = str(left.words + right.words), form.stages - 1
+    _begin_sums(p, form)
+    rows = [side.rows(p, form, thread, start) for side, start in zip((left, right), starts, strict=True)]
+    first = _first_term(p, form)
+    slices = p.extent(dim.ceil_div(form.chain, tile.depth))
+    with p.loop(p.let(p.call("plus", slices, str(ahead)), "n")) as step:
+        p.do(f"arrive_{ahead - 1}")
+        p.do("barrier")
+        with p.where([p.call("below", step, slices)]):
+            start = p.let(p.call("plus", first, p.call("times", step, str(tile.depth))), "k")
+            target = p.let(p.call("at", memory, p.call("times", p.call("remainder", step, str(form.stages)), buffer)), "s")
+            left.copy(p, form, target, thread, start, starts[0], THREADS, rows[0])
+            right.copy(p, form, p.let(p.call("at", target, str(left.words)), "s"), thread, start, starts[1], THREADS, rows[1])
+        p.do("commit")
+        done = p.let(p.call("minus", step, str(ahead - 1)), "n")
+        with p.where([p.call("below", "0", done)]):
+            slot = p.call("remainder", p.call("plus", step, "1"), str(form.stages))
+            source = p.let(p.call("at", memory, p.call("times", slot, buffer)), "s")
+            p.line(f"tile = {engine.multiplied_copies(source, p.call('at', source, str(left.words)), left, right)}")
+            _end_chain(p, form, done)
+    p.do("barrier")
+    _end_sums(p, form)
+
+
+def _multiply_behind(p: Printer, form: Product, engine: Warpgroups, thread: str, memory: str, starts: tuple[str, str]) -> None:
+    """``tile``: this thread's sums, by products that run while the next slice is fetched and kept; one barrier a slice.
+
+    What a step keeps lies in the buffer that the step before it has multiplied to the end.
+    """
+    depth = form.tile.depth
+    first = _first_term(p, form)
+    sides = _sides(p, form, engine, memory, starts)
+    for side, values in zip(sides, [_fetch(p, form, engine, side, thread, first) for side in sides], strict=True):
+        engine.keep_all(side, thread, values)
+    p.do("fence_for_products")
+    p.do("barrier")
+    _begin_sums(p, form)
+    with p.loop(dim.ceil_div(form.chain, depth)) as step:
+        done = p.let(p.call("plus", step, "1"), "n")
+        start = p.let(p.call("plus", first, p.call("times", done, str(depth))), "k")
+        fetched = [_fetch(p, form, engine, side, thread, start) for side in sides]
+        source, target = (p.let(p.call("at", memory, p.call("times", p.call("remainder", number, "2"), str(engine.words))), "s")
+                          for number in (step, done))
+        p.line(f"tile = {engine.multiplied(source, p.call('at', source, str(engine.left_words)))}")
+        for side, values in zip(_sides(p, form, engine, target, starts), fetched, strict=True):
+            engine.keep_all(side, thread, values)
+        p.do("fence_for_products")
+        p.line(f"tile = {p.call(f'finished_{_held(form)}', 'tile')}")
+        _end_chain(p, form, done)
+        p.do("barrier")
+    _end_sums(p, form)
+
+
+def _held(form: Product) -> int:
+    return form.tile.thread_rows * form.tile.thread_columns
+
+
+def _begin_sums(p: Printer, form: Product) -> None:
+    p.line(f"tile = {p.call(f'tile_zero_{_held(form)}')}")
+    if _is_long(form):
+        p.line(f"total = {p.call(f'tile_zero_{_held(form)}')}")
+
+
+def _end_chain(p: Printer, form: Product, done: str) -> None:
+    """After as many slices as a chain has, its sums move to ``total``."""
+    if _is_long(form):
+        with p.where([p.call("below", p.call("remainder", done, str(_chain(form) // form.tile.depth)), "1")]):
+            p.line(f"total = {p.call(f'tile_add_{_held(form)}', 'total', 'tile')}")
+            p.line(f"tile = {p.call(f'tile_zero_{_held(form)}')}")
+
+
+def _end_sums(p: Printer, form: Product) -> None:
+    if _is_long(form):
+        p.line(f"tile = {p.call(f'tile_add_{_held(form)}', 'total', 'tile')}")
+
+
+def _first_term(p: Printer, form: Product) -> str:
+    return p.extent(form.part.position * form.chain) if form.part else "0"
 
 
 def _tile_starts(p: Printer, form: Product) -> tuple[str, str]:
@@ -85,11 +176,11 @@ def _tile_starts(p: Printer, form: Product) -> tuple[str, str]:
     return row, column
 
 
-def _fetch(p: Printer, form: Product, engine: _Simt | _Tensor, side: _Side, thread: str, start: str) -> list[str]:
+def _fetch(p: Printer, form: Product, engine: Simt | Tensor, side: Side, thread: str, start: str) -> list[str]:
     """This thread's part of a slice, zero outside the operand: numbers, or vectors of four."""
     values = []
     for part in range(side.size * form.tile.depth // (THREADS * side.operand.width)):
-        k, place = engine.position(side, p.index("plus", thread, str(part * THREADS)) if part else thread)
+        k, place = engine.position(side, thread, part)
         term = p.let(p.call("plus", start, k), "k")
         at = p.let(p.call("plus", side.first, place), "m")
         conditions = [p.call("below", term, p.extent(count(form.terms)))]
@@ -101,7 +192,7 @@ def _fetch(p: Printer, form: Product, engine: _Simt | _Tensor, side: _Side, thre
     return values
 
 
-def _number(p: Printer, form: Product, side: _Side, term: str, at: str, conditions: Sequence[str]) -> str:
+def _number(p: Printer, form: Product, side: Side, term: str, at: str, conditions: Sequence[str]) -> str:
     value = p.let(p.number(0.0, FLOAT32), "v")
     with p.where(conditions):
         p.decode(at, side.operand.axes)
@@ -110,7 +201,7 @@ def _number(p: Printer, form: Product, side: _Side, term: str, at: str, conditio
     return value
 
 
-def _vector(p: Printer, form: Product, side: _Side, term: str, at: str, conditions: Sequence[str]) -> str:
+def _vector(p: Printer, form: Product, side: Side, term: str, at: str, conditions: Sequence[str]) -> str:
     load = side.operand.load
     p.decode(at, side.operand.axes)
     p.decode(term, form.terms)
@@ -118,7 +209,7 @@ def _vector(p: Printer, form: Product, side: _Side, term: str, at: str, conditio
 
 
 def _finish(
-    p: Printer, form: Product, engine: _Simt | _Tensor, thread: str, stage: str, row_start: str, column_start: str
+    p: Printer, form: Product, engine: Simt | Tensor, thread: str, stage: str, row_start: str, column_start: str
 ) -> None:
     """The tile through shared memory, some rows at a time, so that neighbours store neighbours."""
     columns = form.tile.columns
@@ -139,140 +230,6 @@ def _finish(
                 sum_ = p.let(p.call("load_float32", stage, p.index("plus", p.index("times", staged, str(engine.stage_stride)), across)))
                 offset = p.extent(p.kernel.buffers[-1].offset(form.position))
                 p.store(offset, p.expression(form.value, sum_))
-
-
-class _Simt:
-    """Slices [k, place]; a thread's tile is fragments of four rows and columns, spread over the block's tile."""
-
-    def __init__(self, p: Printer, form: Product) -> None:
-        self.p, self.tile = p, form.tile
-        self.left_stride, self.right_stride = form.tile.rows + PAD, form.tile.columns + PAD
-        self.parts = form.tile.thread_rows // FRAGMENT
-        self.stage_stride = form.tile.columns
-        self.left_words = form.tile.depth * self.left_stride
-        self.room = max(form.tile.rows // self.parts * form.tile.columns, self.left_words + form.tile.depth * self.right_stride)
-
-    def place(self, thread: str) -> None:
-        p = self.p
-        across = str(self.tile.columns // self.tile.thread_columns)
-        self.x = p.let(p.call("times", p.call("remainder", thread, across), str(FRAGMENT)), "x")
-        self.y = p.let(p.call("times", p.call("quotient", thread, across), str(FRAGMENT)), "y")
-
-    def multiplied(self, left: str, right: str) -> str:
-        t, p = self.tile, self.p
-        shape = f"{t.depth}_{self.left_stride}_{self.right_stride}_{t.thread_rows}_{t.thread_columns}"
-        return p.call(f"tile_fma_{shape}", "tile", p.call("at", left, self.y), p.call("at", right, self.x))
-
-    def position(self, side: _Side, flat: str) -> tuple[str, str]:
-        """(k, place) in a slice of the first element of a thread's turn: neighbours read neighbours."""
-        p, width = self.p, side.operand.width
-        length = (self.tile.depth if side.operand.terms_are_adjacent else side.size) // width
-        fast, slow = p.index("remainder", flat, str(length)), p.index("quotient", flat, str(length))
-        fast = p.index("times", fast, str(width)) if width > 1 else fast
-        return (fast, slow) if side.operand.terms_are_adjacent else (slow, fast)
-
-    def keep(self, side: _Side, k: str, place: str, value: str) -> None:
-        p, stride = self.p, str(side.size + PAD)
-        where = p.call("plus", p.call("times", k, stride), place)
-        if side.operand.width == 1:
-            p.do("store_float32", side.memory, where, value)
-        elif side.operand.terms_are_adjacent:
-            for lane in range(side.operand.width):
-                p.do("store_float32", side.memory, p.call("plus", where, str(lane * (side.size + PAD))), f"{value}[{lane}]")
-        else:
-            p.do("store4_float32", side.memory, where, value)
-
-    def stage(self, part: int, stage: str) -> None:
-        t, p = self.tile, self.p
-        step = t.columns * FRAGMENT // t.thread_columns
-        target = p.call("at", stage, p.call("plus", p.call("times", self.y, str(t.columns)), self.x))
-        p.do(f"tile_stage_{t.thread_rows}_{t.thread_columns}_{part * FRAGMENT}_{FRAGMENT}_{t.columns}_{step}", "tile", target)
-
-    def row_of(self, part: int, local: str) -> str:
-        """The tile's row that a row of the stage holds."""
-        return self.p.call("plus", local, str(part * self.tile.rows // self.parts))
-
-
-class _Tensor:
-    """Slices [place, k] of 16 words a row, for ldmatrix; 2 x 4 warps, each with m16n8 fragments of the tile."""
-
-    def __init__(self, p: Printer, form: Product) -> None:
-        self.p, self.tile, self.engine = p, form.tile, form.engine
-        self.per_word = 2 if form.engine is Engine.BF16 else 1
-        self.stride = form.tile.depth // self.per_word + PAD  # words
-        self.down, self.across = form.tile.rows // WARPS_DOWN // 16, form.tile.columns // WARPS_ACROSS // 8
-        self.parts = self.down
-        self.stage_stride = form.tile.columns + 2 * PAD
-        self.left_words = form.tile.rows * self.stride
-        self.room = max(form.tile.rows // self.parts * self.stage_stride, self.left_words + form.tile.columns * self.stride)
-
-    def place(self, thread: str) -> None:
-        p = self.p
-        self.lane = p.let(p.call("remainder", thread, "32"), "l")
-        warp = p.let(p.call("quotient", thread, "32"), "w")
-        self.warp_row = p.let(p.call("quotient", warp, str(WARPS_ACROSS)), "y")
-        self.warp_column = p.let(p.call("times", p.call("remainder", warp, str(WARPS_ACROSS)), str(self.across * 8)), "x")
-        row = p.call("plus", p.call("times", self.warp_row, str(self.down * 16)), p.call("remainder", self.lane, "16"))
-        self.left_at = self._word(row, p.call("quotient", self.lane, "16"))
-        column = p.call("plus", p.call("remainder", self.lane, "8"), p.call("times", p.call("quotient", self.lane, "16"), "8"))
-        half = p.call("remainder", p.call("quotient", self.lane, "8"), "2")
-        self.right_at = self._word(p.call("plus", self.warp_column, column), half)
-
-    def _word(self, row: str, half: str) -> str:
-        """Where a lane's row of an 8 x 4-word matrix begins."""
-        p = self.p
-        return p.let(p.call("plus", p.call("times", row, str(self.stride)), p.call("times", half, "4")), "a")
-
-    def multiplied(self, left: str, right: str) -> str:
-        p, steps = self.p, self.tile.depth // self.per_word // 8
-        name = f"mma_{self.engine.value}_{self.stride}_{steps}_{self.down}_{self.across}"
-        return p.call(name, "tile", p.call("at", left, self.left_at), p.call("at", right, self.right_at))
-
-    def position(self, side: _Side, flat: str) -> tuple[str, str]:
-        """(k, place) in a slice of the first element of a thread's turn.
-
-        Rows are 20 words apart: 8 of them at one word, or 16 words of every fifth, lie in different banks. A warp's reads
-        fill whole sectors of 32 bytes.
-        """
-        p, width, depth = self.p, side.operand.width, self.tile.depth
-        if not side.operand.terms_are_adjacent and width > 1:  # a word of k each
-            return p.index("remainder", flat, str(depth)), p.index("times", p.index("quotient", flat, str(depth)), str(width))
-        if side.operand.terms_are_adjacent and width == 1:
-            return p.index("remainder", flat, str(depth)), p.index("quotient", flat, str(depth))
-        low, rest = p.index("remainder", flat, "8"), p.index("quotient", flat, "8")
-        ks = depth // width if width > 1 else 4
-        k, rest = p.index("remainder", rest, str(ks)), p.index("quotient", rest, str(ks))
-        if width > 1:
-            return p.index("times", k, str(width)), p.index("plus", p.index("times", rest, "8"), low)
-        groups = str(side.size // 8)
-        place = p.index("plus", p.index("times", p.index("remainder", rest, groups), "8"), low)
-        return p.index("plus", p.index("times", p.index("quotient", rest, groups), "4"), k), place
-
-    def keep(self, side: _Side, k: str, place: str, value: str) -> None:
-        """Rounded to what the engine multiplies."""
-        p, words = self.p, self.stride * self.per_word
-        width, is_along_k = side.operand.width, side.operand.terms_are_adjacent
-        where = p.call("plus", p.call("times", place, str(words)), k)
-        name = {Engine.TF32: "tf32", Engine.BF16: "bfloat16"}.get(self.engine, "float32")
-        if width > 1 and is_along_k:
-            p.do(f"keep4_{name}", side.memory, where, value)
-            return
-        for lane in range(width):
-            element = value if width == 1 else f"{value}[{lane}]"
-            p.do(f"keep_{name}", side.memory, p.call("plus", where, str(lane * words)) if lane else where, element)
-
-    def stage(self, part: int, stage: str) -> None:
-        p, columns = self.p, self.stage_stride
-        row = p.call("plus", p.call("times", self.warp_row, "16"), p.call("quotient", self.lane, "4"))
-        column = p.call("plus", self.warp_column, p.call("times", p.call("remainder", self.lane, "4"), "2"))
-        target = p.call("at", stage, p.call("plus", p.call("times", row, str(columns)), column))
-        p.do(f"mma_stage_{self.down}_{self.across}_{part}_{columns}", "tile", target)
-
-    def row_of(self, part: int, local: str) -> str:
-        """The tile's row that a row of the stage holds: 16 rows of each row of warps."""
-        p = self.p
-        own = p.call("times", p.call("quotient", local, "16"), str(self.down * 16))
-        return p.call("plus", p.call("plus", own, str(part * 16)), p.call("remainder", local, "16"))
 
 
 __all__ = ["print_product"]

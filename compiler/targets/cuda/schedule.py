@@ -17,6 +17,8 @@ from ...loops.elements import Axis, Elements, accumulated_in
 from ...loops.ir import Buffer, Load, extents_in, slope_along
 from ...scalar import Call, Expr, Guarded, Literal
 from ...tensor_type import FLOAT32
+from .addends import in_parts, whole_product
+from .copied_slices import source_of, stages
 from .elements import device_elements, stored, summed
 from .forms import (
     THREADS,
@@ -24,6 +26,7 @@ from .forms import (
     DeviceKernel,
     Engine,
     Form,
+    FusedWinograd,
     Operand,
     Pointwise,
     Product,
@@ -35,6 +38,7 @@ from .forms import (
     nominal,
 )
 from .transforms import transform_form
+from .windows import is_dense, windows_of
 
 MOST_ELEMENTS = (1 << 31) - 1  # of one buffer: indices are int32
 FEW_TERMS = 32  # below, one thread makes the whole sum
@@ -44,15 +48,21 @@ MANY_ROWS = 1 << 16  # from here on, one thread a row fills the device, if rows 
 
 def plan_kernel(graph: Graph, engine: Engine = Engine.FFMA) -> DeviceKernel:
     """The form of a kernel's graph, products of float32 by that engine; MemoryBudgetError if a buffer is too large for int32 indices."""
+    graph, parts = whole_product(graph)
     elements = device_elements(graph)
-    for buffer in elements.arguments:
+    buffers = elements.arguments
+    if parts > 1:
+        buffers = (*buffers[:-1], replace(elements.out, shape=(parts, *elements.out.shape)))
+    for buffer in buffers:
         size = dim.product(buffer.shape)
         if isinstance(size, int) and size > MOST_ELEMENTS:
             raise MemoryBudgetError(f"a tensor of {size} elements is too large for the cuda target.",
                                     hint=f"It indexes up to {MOST_ELEMENTS} elements; choose a smaller batch.")  # fmt: skip
     axes = tuple(Axis.of(f"p{place}", extent) for place, extent in enumerate(elements.out.shape))
     form = _form(elements, axes, engine)
-    return DeviceKernel(elements.arguments, _free_symbols(elements.arguments, form), blocks(form), form)
+    if parts > 1:
+        form = in_parts(form, parts)
+    return DeviceKernel(buffers, _free_symbols(buffers, form), blocks(form), form)
 
 
 def _form(elements: Elements, axes: tuple[Axis, ...], engine: Engine) -> Form:
@@ -87,6 +97,9 @@ def _free_symbols(buffers: Sequence[Buffer], form: Form) -> tuple[Symbol, ...]:
         case Transform():
             expressions = [*(e for row in form.reads for e in row), *(put.value for row in form.puts for put in row)]
             own = form.axes
+        case FusedWinograd():
+            expressions = [put.value for row in form.puts for put in row]
+            own = (*form.tiles, form.filters)
     extents = [e for buffer in buffers for e in buffer.shape] + [axis.extent for axis in own]
     found = dim.symbols_of(extents).union(*map(_symbols, expressions)) - {axis.symbol for axis in own}
     return tuple(sorted(found, key=lambda symbol: symbol.name))
@@ -156,30 +169,44 @@ def _product(
     if min(nominal(count(part)) for part in own) < 16 or nominal(count(terms)) < 8:
         return None
     sides = [_operand(value, part, terms) for value, part in zip(factors, own, strict=True)]
+    if engine is Engine.FFMA and all(source_of(side) for side in sides):
+        sides = [_by_windows(side, terms) for side in sides]
     last = _last(axes)
     if last in sides[0].axes:  # the columns run along the output's memory
         sides.reverse()
     zero = {axis.symbol: 0 for axis in axes if axis.extent == 1}
     where = tuple(dim.substitute(p, zero) for p in position)
     value = stored(elements, where, FLOAT32)
-    return Product(batch, sides[0], sides[1], terms, where, value, _tile(batch, sides, engine), engine)
+    tile = _tile(batch, sides, engine)
+    number = stages(engine, tile.rows, tile.columns, tile.depth, (sides[0], sides[1]))
+    return Product(batch, sides[0], sides[1], terms, where, value, tile, engine, stages=number)
 
 
 def _operand(value: Expr, axes: tuple[Axis, ...], terms: tuple[Axis, ...]) -> Operand:
     """A side of a product with the widest access that it allows."""
     is_along_terms = _is_adjacent_along(value, _last(terms))
-    inner = _last(terms) if is_along_terms else _last(axes)
-    width = WIDTH if inner is not None and isinstance(value, Load) and _is_aligned_along(value, inner) else 1
-    return Operand(value, axes, is_along_terms, width)
+    is_aligned = isinstance(value, Load) and _is_aligned_along(value, terms if is_along_terms else axes)
+    return Operand(value, axes, is_along_terms, WIDTH if is_aligned else 1)
 
 
-def _is_aligned_along(load: Load, inner: Axis) -> bool:
-    """Whether WIDTH elements along the axis, from a multiple of WIDTH on, are one aligned piece of memory."""
-    if _slope(load, inner) != 1 or not isinstance(inner.extent, int) or inner.extent % WIDTH:
+def _by_windows(side: Operand, terms: Sequence[Axis]) -> Operand:
+    """The operand as windows, if it is that; rows then run fastest."""
+    windows = windows_of(side.value, side.axes, terms) if side.width == 1 else None
+    return side if windows is None else replace(side, windows=windows, terms_are_adjacent=False)
+
+
+def _is_aligned_along(load: Load, axes: Sequence[Axis]) -> bool:
+    """Whether WIDTH positions of the axes that follow each other, from a multiple of WIDTH on, are one aligned piece of memory."""
+    inner = _last(axes)
+    if inner is None or _slope(load, inner) != 1:
         return False
-    offset = load.buffer.offset(load.extents)
+    run = axes if is_dense(load, axes) else [inner]
+    extent = count(run)
+    if not isinstance(extent, int) or extent % WIDTH:
+        return False
+    offset, symbols = load.buffer.offset(load.extents), {axis.symbol for axis in run}
     assert isinstance(offset, Dim)
-    return all(factor % WIDTH == 0 for atoms, factor in offset.terms if atoms != (inner.symbol,))
+    return all(factor % WIDTH == 0 for atoms, factor in offset.terms if len(atoms) != 1 or atoms[0] not in symbols)
 
 
 def _tile(batch: Sequence[Axis], sides: Sequence[Operand], engine: Engine) -> Tile:

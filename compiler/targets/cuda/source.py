@@ -6,15 +6,17 @@ Equal kernels have equal texts. Products are in products.py.
 from __future__ import annotations
 
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from ...loops.elements import Axis
 from ...scalar import Call
 from ...tensor_type import DType
 from ..cpu.vector_math import expand_all
-from .forms import CHAIN, THREADS, DeviceKernel, Engine, Form, Pointwise, Product, Rows, Transform, count
+from .forms import CHAIN, THREADS, DeviceKernel, Engine, Form, FusedWinograd, Pointwise, Product, Rows, Transform, count
 from .printer import Printer, Values
 from .products import print_product
+from .warpgroups import for_warpgroups
+from .winograd import NARROW, print_fused
 
 
 @dataclass(frozen=True)
@@ -31,6 +33,7 @@ class KernelSource:
     numbers: tuple[tuple[str, DType, bytes], ...]
     threads: int
     blocks: int  # that must fit a multiprocessor at once: what registers are rationed for
+    special: tuple[tuple[str, KernelSource], ...] = ()  # sources of the same kernel that only one architecture can run
 
     @property
     def checks_indices(self) -> bool:
@@ -42,11 +45,23 @@ class KernelSource:
         """All that decides the code, as text."""
         numbers = "\n".join(f"{name} = {dtype.value}({bits.hex()})" for name, dtype, bits in self.numbers)
         arguments = ", ".join(dtype.value for dtype in self.arguments)
-        return f"# {arguments}; {self.symbols} symbols; {self.threads} threads, {self.blocks} blocks\n{numbers}\n{self.text}"
+        others = "".join(f"\n# {architecture}\n{source.key}" for architecture, source in self.special)
+        head = f"# {arguments}; {self.symbols} symbols; {self.threads} threads, {self.blocks} blocks"
+        return f"{head}\n{numbers}\n{self.text}{others}"
+
+    def of(self, architecture: str) -> KernelSource:
+        """The source that an architecture runs."""
+        return dict(self.special).get(architecture, self)
 
 
 def print_source(kernel: DeviceKernel) -> KernelSource:
-    """The source of a kernel."""
+    """The source of a kernel, with those for single architectures."""
+    hopper = for_warpgroups(kernel.form)
+    special = (("sm_90a", _source(replace(kernel, form=hopper))),) if hopper else ()
+    return replace(_source(kernel), special=special)
+
+
+def _source(kernel: DeviceKernel) -> KernelSource:
     p = Printer(kernel)
     match kernel.form:
         case Pointwise() as form:
@@ -57,6 +72,8 @@ def print_source(kernel: DeviceKernel) -> KernelSource:
             print_product(p, form)
         case Transform() as form:
             _transform(p, form)
+        case FusedWinograd() as form:
+            print_fused(p, form)
     text = f"def kernel({', '.join(p.arguments)}):\n" + "\n".join(p.lines) + "\n"
     numbers = tuple((name, dtype, bits) for (dtype, bits), name in p.numbers.items())
     dtypes = tuple(buffer.dtype for buffer in kernel.buffers)
@@ -65,9 +82,11 @@ def print_source(kernel: DeviceKernel) -> KernelSource:
 
 def _blocks(form: Form) -> int:
     """Two blocks hide each other's waits in 128 registers a thread; products with more sums than those hold need all 255."""
+    if isinstance(form, FusedWinograd):
+        return 2 if form.block_filters == NARROW else 1
     if not isinstance(form, Product):
         return 2
-    terms = count(form.terms)
+    terms = form.chain
     sums = form.tile.thread_rows * form.tile.thread_columns * (1 if isinstance(terms, int) and terms <= CHAIN else 2)
     return 2 if form.engine is Engine.FFMA and sums <= 64 else 1
 

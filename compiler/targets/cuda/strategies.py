@@ -10,20 +10,24 @@ from __future__ import annotations
 from ...graph import Graph
 from ...passes.select_strategies import Decision, select_strategies
 from ...strategies import STRATEGIES, Rates
+from ...strategies.winograd import WINOGRAD_F2_FUSED
 from ...tuning import Tuner
 from .forms import Engine
 
 PRODUCTS_PER_SECOND = 25e12  # float32 multiply-adds in register tiles
 BYTES_PER_SECOND = 4e12
+CHOSEN = ("conv", "conv_input_gradient")  # a gradient of weights is one product
+OWN = (WINOGRAD_F2_FUSED,)
 
 
 def select_for_device(
     graph: Graph, accuracy: str, override: str, decisions: list[Decision], engine: Engine, tuner: Tuner | None
 ) -> Graph:
-    """The graph with each convolution expanded; its gradients are one product each. A tuner's times go before the model's."""
+    """The graph with each convolution and input's gradient expanded; gradients of weights are one
+    product each. A tuner's times go before the model's."""
     is_rounded = engine in (Engine.TF32, Engine.BF16)
     reason = f"its transforms would amplify the rounding of {engine.value}"
-    vetoes = {s.name: reason for s in STRATEGIES if s.name.startswith("winograd") and is_rounded}
+    vetoes = {s.name: reason for s in (*STRATEGIES, *OWN) if s.name.startswith("winograd") and is_rounded}
     vetoes |= {s.name: "the cuda target has no code for its transforms" for s in STRATEGIES if s.name.startswith("fft")}
-    rates = Rates(PRODUCTS_PER_SECOND, BYTES_PER_SECOND, vetoes, ("conv",))
+    rates = Rates(PRODUCTS_PER_SECOND, BYTES_PER_SECOND, vetoes, CHOSEN, OWN)
     return select_strategies(graph, accuracy, override, decisions, rates=rates, tuner=tuner)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Final
 
 from netloom.errors import UnsupportedOpError
@@ -14,11 +14,15 @@ from ...loops.elements import Axis, Elements
 from ...ops.tiles import TileAttrs
 from ...scalar import Argument, Expr, guarded
 from .elements import SUM
-from .forms import Put, Transform
+from .forms import FusedWinograd, Put, Transform
+from .winograd import fused_form
 
 
-def transform_form(elements: Elements) -> Transform:
-    """The form of a kernel whose anchor is one of Winograd's transforms; UnsupportedOpError for those of other algorithms."""
+def transform_form(elements: Elements) -> Transform | FusedWinograd:
+    """The form of a kernel whose anchor is one of Winograd's transforms, or all of them.
+
+    UnsupportedOpError for those of other algorithms.
+    """
     node = elements.anchor
     assert node is not None
     if node.op.name not in TRANSFORMS:
@@ -123,12 +127,13 @@ def _of_filter_gradient(elements: Elements, node: Node) -> Transform:
     return Transform(axes, _name("back", attrs), reads, puts)
 
 
-TRANSFORMS: Final = {
+TRANSFORMS: Final[Mapping[str, Callable[[Elements, Node], Transform | FusedWinograd]]] = {
     "winograd_input": _of_input,
     "winograd_output": _of_output,
     "winograd_output_gradient": _of_output_gradient,
     "winograd_filter": _of_filter,
     "winograd_filter_gradient": _of_filter_gradient,
+    "winograd_fused": fused_form,
 }
 
 

@@ -14,8 +14,10 @@ import numpy.typing as npt
 from netloom.compiler import dim
 from netloom.compiler.graph import Graph
 from netloom.compiler.program import BufferRef, Entry, Launch, Program, Space
-from netloom.compiler.targets.cuda.compile import compile_kernel
+from netloom.compiler.targets.cuda import compile as cuda_compile
+from netloom.compiler.targets.cuda.compile import ARCHITECTURES, compile_kernel
 from netloom.compiler.targets.cuda.driver import PIPELINE, CudaOptions, DevicePlacement, plan
+from netloom.compiler.targets.cuda.source import KernelSource
 from tests.ptx_emulator.machine import emulate
 
 Array = npt.NDArray[Any]
@@ -26,22 +28,30 @@ class IndexFault(Exception):
 
 
 def run(
-    graph: Graph, inputs: Mapping[str, Array], dims: Mapping[str, int] | None = None, options: CudaOptions | None = None
-) -> list[Array]:
+    graph: Graph, inputs: Mapping[str, Array], dims: Mapping[str, int] | None = None, options: CudaOptions | None = None,
+    architecture: str = ARCHITECTURES[0],
+) -> list[Array]:  # fmt: skip
     """The outputs of a graph, from inputs by name."""
     program, placement, _ = plan({"run": graph}, PIPELINE, options)
-    return _Run(program, placement, program.entries[0], dims or {}).outputs(inputs)
+    return _Run(program, placement, program.entries[0], dims or {}, architecture).outputs(inputs)
 
 
-def ptx_of(graph: Graph, options: CudaOptions | None = None) -> dict[str, str]:
+def ptx_of(graph: Graph, options: CudaOptions | None = None, architecture: str = ARCHITECTURES[0]) -> dict[str, str]:
     """Each kernel's PTX by the kernel's name."""
     _, placement, _ = plan({"run": graph}, PIPELINE, options)
-    return {name: compile_kernel(source, ()).ptx for name, source in placement.sources.items()}
+    return {name: ptx(source, architecture) for name, source in placement.sources.items()}
+
+
+def ptx(source: KernelSource, architecture: str) -> str:
+    """What an architecture runs."""
+    own = source.of(architecture)
+    return compile_kernel(source, ()).ptx if own is source else cuda_compile.ptx_of(own, "kernel", architecture)
 
 
 class _Run:
-    def __init__(self, program: Program, placement: DevicePlacement, entry: Entry, dims: Mapping[str, int]) -> None:
+    def __init__(self, program: Program, placement: DevicePlacement, entry: Entry, dims: Mapping[str, int], architecture: str) -> None:
         self.program, self.placement, self.entry, self.dims = program, placement, entry, dims
+        self.architecture = architecture
         self.memory: dict[BufferRef, Array] = {}
 
     def outputs(self, inputs: Mapping[str, Array]) -> list[Array]:
@@ -65,8 +75,7 @@ class _Run:
         if not blocks:
             return
         source = self.placement.sources[launch.kernel]
-        ptx = compile_kernel(source, ()).ptx
-        emulate(ptx, blocks, source.threads, arguments, inputs=len(arrays) - 1, flag=len(arguments) - 1)
+        emulate(ptx(source, self.architecture), blocks, source.threads, arguments, inputs=len(arrays) - 1, flag=len(arguments) - 1)
         if flag[0]:
             raise IndexFault(launch.kernel)
 

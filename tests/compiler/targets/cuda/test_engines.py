@@ -129,7 +129,7 @@ def test_the_large_tile_passes_the_gates(precision: str, instruction: str, k: in
     form = placement.forms[name].form
     assert isinstance(form, Product) and form.tile.rows == 128 and form.left.width == form.right.width == 4
     compiled = compile_kernel(source)
-    assert instruction in compiled.ptx and "ld.global.v4" in compiled.ptx
+    assert instruction in compiled.ptx and ("ld.global.v4" if precision == "bf16" else "cp.async.cg.shared.global") in compiled.ptx
     assert all(binary.registers <= registers for binary in compiled.binaries)
 
 
