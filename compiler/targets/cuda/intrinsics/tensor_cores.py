@@ -14,7 +14,7 @@ from numba import types
 from ....tensor_type import FLOAT32
 from ...cpu.lowering.representation import I32, I64
 from .define import Operand, assembly, define, packed, pointer_type, tile_type, unpacked
-from .memory import element_at, shared_address, store_vector
+from .memory import SHARED, element_at, shared_address, store_vector
 from .scalars import subtract
 
 _MMA = {"tf32": "m16n8k8.row.col.f32.tf32.tf32.f32", "bf16": "m16n8k16.row.col.f32.bf16.bf16.f32"}
@@ -83,12 +83,10 @@ def _groups(b: Any, kind: str, base: Operand, first: Operand, step: int, number:
         order = ((0, 2), (1, 3)) if is_left else ((0, 1), (2, 3))
         return [[words[place] for place in pair] for words in found for pair in order]
     size = int(kind.removeprefix("c"))
-    result = []
-    for group in range(number):
-        place = b.add(b.xor(first, I32(8 * (group % 4))), I32(32 * (group // 4) + 8 * step * size))
-        pointer = b.bitcast(b.gep(base, [b.sext(place, I64)]), ir.PointerType(I32))
-        result.append([b.load(b.gep(pointer, [I64(4 * half * size)])) for half in (0, 1)])
-    return result
+    starts = [b.add(address, b.shl(b.xor(first, I32(8 * group)), I32(2))) for group in range(min(number, 4))]
+    pointers = [b.inttoptr(start, ir.PointerType(I32, SHARED)) for start in starts]
+    return [[b.load(b.gep(pointers[group % 4], [I32(32 * (group // 4) + (8 * step + 4 * half) * size)])) for half in (0, 1)]
+            for group in range(number)]  # fmt: skip
 
 
 def _rounded(b: Any, word: Operand) -> Operand:
