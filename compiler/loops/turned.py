@@ -79,6 +79,8 @@ class _Emitter:
     def _tiles(self, side: Side, body: Statement) -> Statement:
         """The tiles of a side's chunk, one after another."""
         extent, chunk = side.axis.extent, side.chunk
+        if _is_one_tile(side):
+            return body
         start: Extent = 0 if side.chunks == 1 else Dim.of(_chunk_of(side)) * chunk
         length = extent if side.chunks == 1 else dim.minimum(chunk, extent - start)
         number = dim.ceil_div(length, LANES)
@@ -131,32 +133,44 @@ class _Emitter:
     def _put(self, along_source: Extent, along_target: Extent) -> Substitution:
         """Where the axes stand in a tile."""
         tile = {
-            self.source.axis.symbol: Dim.of(_start(self.source)) + along_source,
-            self.target.axis.symbol: Dim.of(_start(self.target)) + along_target,
+            self.source.axis.symbol: _begin(self.source) + along_source,
+            self.target.axis.symbol: _begin(self.target) + along_target,
         }
         return Substitution({**self.positions, **tile})
 
     def _conditions(self, along_source: Extent, along_target: Extent, cut_source: bool, cut_target: bool) -> Conditions:
         """Where a tile's element is before the ends of the axes that end in it."""
         sides = (self.source, along_source, cut_source), (self.target, along_target, cut_target)
-        return tuple(side.axis.extent - 1 - Dim.of(_start(side)) - along for side, along, is_cut in sides if is_cut)
+        return tuple(side.axis.extent - 1 - _begin(side) - along for side, along, is_cut in sides if is_cut)
 
 
 def _cases(side: Side) -> list[tuple[Conditions, bool]]:
     """(conditions, whether the axis ends inside the tile) of the kinds of tiles that there are along a side."""
     extent = side.axis.extent
-    if side.overlaps or (isinstance(extent, int) and extent % LANES == 0):
+    if _has_whole_tiles(side):
         return [((), False)]
-    if isinstance(extent, int) and extent < LANES:
+    if _is_one_tile(side):
         return [((), True)]
-    over = Dim.of(_start(side)) + LANES - extent
+    over = _begin(side) + LANES - extent
     return [((-over,), False), ((over - 1,), True)]
 
 
 def _start(side: Side) -> Symbol:
     """The variable of a tile's first position along a side."""
-    extent = side.axis.extent
-    return Symbol(f"{side.axis.name}a", 0, extent - (LANES if side.overlaps else 1))
+    return Symbol(f"{side.axis.name}a", 0, side.axis.extent - (LANES if _has_whole_tiles(side) else 1))
+
+
+def _begin(side: Side) -> Extent:
+    """A tile's first position along a side."""
+    return 0 if _is_one_tile(side) else Dim.of(_start(side))
+
+
+def _is_one_tile(side: Side) -> bool:
+    return isinstance(side.axis.extent, int) and side.axis.extent <= LANES
+
+
+def _has_whole_tiles(side: Side) -> bool:
+    return side.overlaps or (isinstance(side.axis.extent, int) and side.axis.extent % LANES == 0)
 
 
 def _chunk_of(side: Side) -> Symbol:
