@@ -18,8 +18,9 @@ from .ir import LANE, LANES, Load, extents_in, variable
 from .space import Space, Substitution
 from .strides import MOST_STEP, lane_slope, takes_apart
 
-SOURCE_CHUNK, TARGET_CHUNK = 64, 256  # elements of a work item along the two axes, at most
+SHORT, LONG = 64, 512  # elements of a work item along the shorter and the longer of the two axes, at most
 LEAST_FILLED = 32  # elements of a tile: with fewer, its empty rows and lanes cost more than they save
+LEAST_STORED = 4  # neighbours, for the same reason
 MOST_PARTS = 4  # that one tile turns
 
 # A part of the stored value, and the conditions under which it may be computed.
@@ -51,6 +52,14 @@ class Move:
     target: Side
 
     @property
+    def sides(self) -> tuple[Side, Side]:
+        """The shorter axis, along which the tiles of a work item go last, and the longer one, along which they go first: lines
+        that one tile uses in part are then used again soon, and the streams that are read or written are few."""
+        if _is_longer(self.source.axis, self.target.axis):
+            return self.target, self.source
+        return self.source, self.target
+
+    @property
     def others(self) -> tuple[Axis, ...]:
         """The axes of the output that no tile has, those with symbolic extents first."""
         both = self.source.axis, self.target.axis
@@ -73,7 +82,7 @@ class _Planner:
 
     def move(self) -> Move | None:
         target = next((axis for axis in self.space.pure if _slope(self.out, axis) == 1), None)
-        if target is None:
+        if target is None or _filled(target) < LEAST_STORED:
             return None
         far = [load for load in self.loads if not _is_near(load, target)]
         source = self._source(far, target)
@@ -82,7 +91,8 @@ class _Planner:
         parts = self._parts(far, source)
         if not parts or len(parts) > MOST_PARTS:
             return None
-        sides = (self._side(source, SOURCE_CHUNK), self._side(target, TARGET_CHUNK))
+        most = (LONG, SHORT) if _is_longer(source, target) else (SHORT, LONG)
+        sides = [self._side(axis, size) for axis, size in zip((source, target), most, strict=True)]
         return Move(self.space, self.value, parts, *sides)
 
     def _source(self, far: Sequence[Load], target: Axis) -> Axis | None:
@@ -162,6 +172,10 @@ def _fits(node: Expr, source: Axis) -> bool:
         case Checked():
             return False
     return True
+
+
+def _is_longer(axis: Axis, other: Axis) -> bool:
+    return isinstance(axis.extent, int) and isinstance(other.extent, int) and axis.extent > other.extent
 
 
 def _filled(axis: Axis) -> int:

@@ -35,7 +35,8 @@ class _Emitter:
     def loops(self, item: Symbol) -> tuple[Extent, Statement]:
         """Loops over tiles inside work items over chunks of the two axes and over the others."""
         outer, inner = self._placed()
-        body = self._tiles(self.source, self._tiles(self.target, self._tile()))
+        outermost, innermost = self.move.sides
+        body = self._tiles(outermost, self._tiles(innermost, self._tile()))
         for symbol, extent in reversed(inner):
             body = loop(symbol, extent, body)
         rest: Extent = Dim.of(item)
@@ -52,7 +53,7 @@ class _Emitter:
     def _placed(self) -> tuple[list[tuple[Symbol, Extent]], list[tuple[Symbol, Extent]]]:
         """(loops that work items decode, loops inside an item), outermost first; an item has enough elements if there are so
         many."""
-        sides = [(_chunk_of(side), side.chunks) for side in (self.source, self.target) if side.chunks != 1]
+        sides = [(_chunk_of(side), side.chunks) for side in self.move.sides if side.chunks != 1]
         outer: list[tuple[Symbol, Extent]] = []
         inner: list[tuple[Symbol, Extent]] = []
         work = _most(self.source) * _most(self.target)
