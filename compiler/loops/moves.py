@@ -1,8 +1,10 @@
-"""Which pointwise kernels turn their operands: what is contiguous along another axis than the output (transposes, layouts).
+"""Which pointwise kernels turn their operands: what is contiguous along another axis than the
+output (transposes, layouts).
 
-Such a kernel is made in square tiles (turned.py): 16 positions of the axis along which operands are contiguous, the *source*,
-by 16 of the one along which the output is, the *target*. Only choices are made here: the two axes, which parts of the formula
-are computed along the source and turned, and how much of both axes a work item has. They depend on shapes only.
+Such a kernel is made in square tiles (turned.py): 16 positions of the axis along which operands
+are contiguous, the *source*, by 16 of the one along which the output is, the *target*. Only
+choices are made here: the two axes, which parts of the formula are computed along the source and
+turned, and how much of both axes a work item has. They depend on shapes only.
 """
 
 from __future__ import annotations
@@ -18,8 +20,8 @@ from .ir import LANE, LANES, Load, extents_in, variable
 from .space import Space, Substitution
 from .strides import MOST_STEP, lane_slope, takes_apart
 
-SHORT, LONG = 64, 512  # elements of a work item along the shorter and the longer of the two axes, at most
-LEAST_FILLED = 32  # elements of a tile: with fewer, its empty rows and lanes cost more than they save
+SHORT, LONG = 64, 512  # elements of a work item along the shorter and the longer axis, at most
+LEAST_FILLED = 32  # elements of a tile: with fewer, empty rows and lanes cost more than they save
 LEAST_STORED = 4  # neighbours, for the same reason
 MOST_PARTS = 4  # that one tile turns
 
@@ -29,7 +31,8 @@ Part = tuple[Expr, tuple[Extent, ...]]
 
 @dataclass(frozen=True, eq=False)
 class Side:
-    """One of the two axes: how much of it a work item has, and whether its last tile overlaps the one before it."""
+    """One of the two axes: how much of it a work item has, and whether its last tile overlaps the
+    one before it."""
 
     axis: Axis
     chunk: Extent
@@ -43,7 +46,8 @@ class Side:
 
 @dataclass(frozen=True, eq=False)
 class Move:
-    """A kernel over a source and a target axis: the value that it stores, and the parts of that which are turned, by id."""
+    """A kernel over a source and a target axis: the value that it stores, and the parts of that
+    which are turned, by id."""
 
     space: Space
     value: Expr
@@ -53,8 +57,8 @@ class Move:
 
     @property
     def sides(self) -> tuple[Side, Side]:
-        """The shorter axis, along which the tiles of a work item go last, and the longer one, along which they go first: lines
-        that one tile uses in part are then used again soon, and the streams that are read or written are few."""
+        """(the outer, the inner) loop over tiles: the inner one is along the longer axis, so that
+        lines that a tile uses in part are used again soon and few streams run at a time."""
         if _is_longer(self.source.axis, self.target.axis):
             return self.target, self.source
         return self.source, self.target
@@ -68,7 +72,8 @@ class Move:
 
 
 def planned_move(space: Space) -> Move | None:
-    """How a kernel without an anchor is made in tiles; None if its operands are contiguous along the output's own axis."""
+    """How a kernel without an anchor is made in tiles; None if its operands are contiguous along
+    the output's own axis."""
     return _Planner(space).move()
 
 
@@ -104,14 +109,16 @@ class _Planner:
         return None
 
     def _parts(self, far: Sequence[Load], source: Axis) -> dict[int, Part] | None:
-        """The largest parts of the value that hold such operands and none that is not contiguous along the source; None if one
-        stands under two sets of conditions."""
+        """The largest parts of the value that hold such operands and none that is not contiguous
+        along the source; None if one stands under two sets of conditions."""
         holds_far: dict[int, bool] = {}
         fits: dict[int, bool] = {}
         are_far = set(map(id, far))
         for node in self.nodes:
             inner = scalar.children(node)
-            holds_far[id(node)] = id(node) in are_far or any(holds_far[id(child)] for child in inner)
+            holds_far[id(node)] = id(node) in are_far or any(
+                holds_far[id(child)] for child in inner
+            )
             fits[id(node)] = _fits(node, source) and all(fits[id(child)] for child in inner)
         found: dict[int, Part] = {}
         stack: list[Part] = [(self.value, ())]
@@ -124,7 +131,10 @@ class _Planner:
                     return None
                 continue
             if isinstance(node, Guarded):
-                stack += [(node.value, (*conditions, *node.conditions)), (node.otherwise, conditions)]
+                stack += [
+                    (node.value, (*conditions, *node.conditions)),
+                    (node.otherwise, conditions),
+                ]
             else:
                 stack += [(child, conditions) for child in scalar.children(node)]
         return found
@@ -138,12 +148,14 @@ class _Planner:
         return Side(axis, chunk, overlaps)
 
     def _is_bound_to_tiles(self, axis: Axis) -> bool:
-        """Whether tiles must start at multiples of 16: an index takes the axis apart, or the output may lie over an operand,
-        whose elements are then gone when they are read again."""
+        """Whether tiles must start at multiples of 16: an index takes the axis apart, or the
+        output may lie over an operand, whose elements are then gone when they are read again."""
         offset = _offset(self.out)
         if any(load.index_expressions or _offset(load) == offset for load in self.loads):
             return True
-        conditions = [e for node in self.nodes if isinstance(node, Guarded | Index) for e in extents_in(node)]
+        conditions = [
+            e for node in self.nodes if isinstance(node, Guarded | Index) for e in extents_in(node)
+        ]
         offsets = [_offset(load) for load in (*self.loads, self.out)]
         return any(takes_apart(extent, axis.symbol) for extent in (*offsets, *conditions))
 
@@ -159,7 +171,8 @@ def _slope(load: Load, axis: Axis) -> int | None:
 
 
 def _is_near(load: Load, target: Axis) -> bool:
-    """Whether an operand is read well along the target: element after element, or with a small step."""
+    """Whether an operand is read well along the target: element after element, or with a small
+    step."""
     slope = _slope(load, target)
     return slope is not None and 0 <= slope <= MOST_STEP
 
@@ -175,7 +188,11 @@ def _fits(node: Expr, source: Axis) -> bool:
 
 
 def _is_longer(axis: Axis, other: Axis) -> bool:
-    return isinstance(axis.extent, int) and isinstance(other.extent, int) and axis.extent > other.extent
+    return (
+        isinstance(axis.extent, int)
+        and isinstance(other.extent, int)
+        and axis.extent > other.extent
+    )
 
 
 def _filled(axis: Axis) -> int:
@@ -184,8 +201,8 @@ def _filled(axis: Axis) -> int:
 
 
 def _chunk(extent: int, most: int, least: int) -> int:
-    """The elements of a chunk, at most ``most`` and whole tiles, that leave none or at least ``least`` for the last one; all of
-    them if there is no such number, or if they are few."""
+    """The elements of a chunk, at most ``most`` and whole tiles, that leave none or at least
+    ``least`` for the last one; all of them if there is no such number, or if they are few."""
     if extent <= 2 * most:
         return extent
     for chunk in range(most, LANES, -LANES):

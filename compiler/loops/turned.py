@@ -1,10 +1,13 @@
-"""A move (moves.py) -> statements: tiles of 16 x 16 elements that are computed along one axis and stored along another.
+"""A move (moves.py) -> statements: tiles of 16 x 16 elements that are computed along one axis and
+stored along another.
 
-The rows of a tile are vectors along the source; ``t[u, l] = s[l, u]`` reads a local buffer along its other axis, which lowering
-makes of shuffles in registers; what is left of the formula is computed on vectors along the target, and stored.
+The rows of a tile are vectors along the source; ``t[u, l] = s[l, u]`` reads a local buffer along
+its other axis, which lowering makes of shuffles in registers; what is left of the formula is
+computed on vectors along the target, and stored.
 
-Where the end of an axis is no whole tile, its last tile overlaps the one before it if that can be, else it is computed and
-stored under conditions. Both lie in one work item, so each element is stored by one item only.
+Where the end of an axis is no whole tile, its last tile overlaps the one before it if that can
+be, else it is computed and stored under conditions. Both lie in one work item, so each element is
+stored by one item only.
 """
 
 from __future__ import annotations
@@ -12,7 +15,21 @@ from __future__ import annotations
 from .. import dim, scalar
 from ..dim import Dim, Extent, Symbol
 from .elements import Axis
-from .ir import LANE, LANES, Allocate, Buffer, Kind, Let, Load, Statement, Store, block, guard, loop, variable
+from .ir import (
+    LANE,
+    LANES,
+    Allocate,
+    Buffer,
+    Kind,
+    Let,
+    Load,
+    Statement,
+    Store,
+    block,
+    guard,
+    loop,
+    variable,
+)
 from .moves import Move, Part, Side
 from .space import Substitution
 
@@ -48,11 +65,11 @@ class _Emitter:
             body = Let(symbol, at, body)
         return dim.product([extent for _, extent in outer]), body
 
-    # -- work items --------------------------------------------------------------------------------------
+    # -- work items ----------------------------------------------------------------------------
 
     def _placed(self) -> tuple[list[tuple[Symbol, Extent]], list[tuple[Symbol, Extent]]]:
-        """(loops that work items decode, loops inside an item), outermost first; an item has enough elements if there are so
-        many."""
+        """(loops that work items decode, loops inside an item), outermost first; an item has
+        enough elements if there are so many."""
         sides = [(_chunk_of(side), side.chunks) for side in self.move.sides if side.chunks != 1]
         outer: list[tuple[Symbol, Extent]] = []
         inner: list[tuple[Symbol, Extent]] = []
@@ -63,7 +80,7 @@ class _Emitter:
             if not isinstance(extent, int) or work >= ITEM_ELEMENTS:
                 outer.insert(0, (axis.symbol, extent))
                 continue
-            part = -(-ITEM_ELEMENTS // work)
+            part = -(-ITEM_ELEMENTS // max(work, 1))
             if extent >= 2 * part:
                 whole, within = _halves(axis, part)
                 self.positions[axis.symbol] = Dim.of(whole.symbol) * part + Dim.of(within.symbol)
@@ -75,7 +92,7 @@ class _Emitter:
         symbolic = sum(isinstance(extent, Dim) for _, extent in outer)
         return [*outer[:1], *outer[max(symbolic, 1) :]], [*outer[1:symbolic], *inner]
 
-    # -- tiles -------------------------------------------------------------------------------------------
+    # -- tiles ---------------------------------------------------------------------------------
 
     def _tiles(self, side: Side, body: Statement) -> Statement:
         """The tiles of a side's chunk, one after another."""
@@ -103,8 +120,14 @@ class _Emitter:
         """The parts of the value turned, and what is made of them stored."""
         names = self.space.elements.local_name
         parts = list(self.move.parts.items())
-        pairs = [[Buffer(names(letter), part.dtype, (LANES, LANES), is_local=True) for letter in "st"] for _, (part, _) in parts]
-        here = {id_: Load(made, (Dim.of(ROW), Dim.of(LANE))) for (id_, _), (_, made) in zip(parts, pairs, strict=True)}
+        pairs = [
+            [Buffer(names(letter), part.dtype, (LANES, LANES), is_local=True) for letter in "st"]
+            for _, (part, _) in parts
+        ]
+        here = {
+            id_: Load(made, (Dim.of(ROW), Dim.of(LANE)))
+            for (id_, _), (_, made) in zip(parts, pairs, strict=True)
+        }
         statements: list[Statement] = []
         for (_, part), (rows, columns) in zip(parts, pairs, strict=True):
             statements += [self._rows(part, rows, cut_source, cut_target), _columns(rows, columns)]
@@ -139,14 +162,19 @@ class _Emitter:
         }
         return Substitution({**self.positions, **tile})
 
-    def _conditions(self, along_source: Extent, along_target: Extent, cut_source: bool, cut_target: bool) -> Conditions:
+    def _conditions(
+        self, along_source: Extent, along_target: Extent, cut_source: bool, cut_target: bool
+    ) -> Conditions:
         """Where a tile's element is before the ends of the axes that end in it."""
         sides = (self.source, along_source, cut_source), (self.target, along_target, cut_target)
-        return tuple(side.axis.extent - 1 - _begin(side) - along for side, along, is_cut in sides if is_cut)
+        return tuple(
+            side.axis.extent - 1 - _begin(side) - along for side, along, is_cut in sides if is_cut
+        )
 
 
 def _cases(side: Side) -> list[tuple[Conditions, bool]]:
-    """(conditions, whether the axis ends inside the tile) of the kinds of tiles that there are along a side."""
+    """(conditions, whether the axis ends inside the tile) of the kinds of tiles that there are
+    along a side."""
     extent = side.axis.extent
     if _has_whole_tiles(side):
         return [((), False)]
@@ -158,7 +186,9 @@ def _cases(side: Side) -> list[tuple[Conditions, bool]]:
 
 def _start(side: Side) -> Symbol:
     """The variable of a tile's first position along a side."""
-    return Symbol(f"{side.axis.name}a", 0, side.axis.extent - (LANES if _has_whole_tiles(side) else 1))
+    return Symbol(
+        f"{side.axis.name}a", 0, side.axis.extent - (LANES if _has_whole_tiles(side) else 1)
+    )
 
 
 def _begin(side: Side) -> Extent:

@@ -1,4 +1,4 @@
-"""Kernels that move elements: transposes and layouts in tiles, operands with small steps, against NumPy on every CPU level."""
+"""Kernels that move elements, against NumPy on every CPU level: tiles, operands with small steps."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from netloom.compiler.interpret import interpret
 from netloom.compiler.layout import Layout, channel_blocked
 from netloom.compiler.loops.build import build_kernel
 from netloom.compiler.loops.interpret import run_kernel
-from netloom.compiler.loops.ir import LANES, Kernel, Store, walk
+from netloom.compiler.loops.ir import LANES, Kernel
 from netloom.compiler.loops.text import print_kernel
 from netloom.compiler.loops.verify import verify_kernel
 from netloom.compiler.op import OPS, Array
@@ -34,12 +34,21 @@ SYMBOLS = {"N": 21}
 SQUARE = "[l, u]"  # how the text of a kernel reads a tile along its other axis
 
 
-def transposed(shape: tuple[dim.Extent, ...], permutation: tuple[int, ...], dtype: DType = FLOAT32) -> Graph:
+def transposed(
+    shape: tuple[dim.Extent, ...], permutation: tuple[int, ...], dtype: DType = FLOAT32
+) -> Graph:
     b = Builder("transpose")
-    return b.build([b("transpose", b.input(TensorType(dtype, shape), "x"), permutation=permutation)])
+    return b.build(
+        [b("transpose", b.input(TensorType(dtype, shape), "x"), permutation=permutation)]
+    )
 
 
-def reordered(shape: tuple[dim.Extent, ...], before: Layout | None, after: Layout | None, dtype: DType = FLOAT32) -> Graph:
+def reordered(
+    shape: tuple[dim.Extent, ...],
+    before: Layout | None,
+    after: Layout | None,
+    dtype: DType = FLOAT32,
+) -> Graph:
     b, type = Builder("reorder"), TensorType(dtype, shape)
     x = Value(type, "x", before)
     b.inputs.append(x)
@@ -50,7 +59,10 @@ def reordered(shape: tuple[dim.Extent, ...], before: Layout | None, after: Layou
 def fused() -> Graph:
     """x turned, its absolute value in float32, plus y as it lies, plus z for each row."""
     b = Builder("fused")
-    x, y, z = (b.input(TensorType(t, s), n) for n, t, s in (("x", FLOAT16, (37, 21)), ("y", FLOAT32, (21, 37)), ("z", FLOAT32, (21, 1))))
+    x, y, z = (
+        b.input(TensorType(t, s), n)
+        for n, t, s in (("x", FLOAT16, (37, 21)), ("y", FLOAT32, (21, 37)), ("z", FLOAT32, (21, 1)))
+    )
     turned = b("cast", b("abs", b("transpose", x, permutation=(1, 0))), dtype=FLOAT32)
     return b.build([b("add", b("add", turned, y), z)])
 
@@ -58,7 +70,10 @@ def fused() -> Graph:
 def joined() -> Graph:
     """Two turned operands behind each other: each is read only where it is."""
     b = Builder("joined")
-    x, y = (b.input(TensorType(FLOAT32, shape), label) for label, shape in (("x", (40, 18)), ("y", (40, 20))))
+    x, y = (
+        b.input(TensorType(FLOAT32, shape), label)
+        for label, shape in (("x", (40, 18)), ("y", (40, 20)))
+    )
     parts = [b("transpose", value, permutation=(1, 0)) for value in (x, y)]
     return b.build([b("concat", *parts, axis=0)])
 
@@ -70,15 +85,21 @@ def random_moves(count: int) -> list[Graph]:
     for number in range(count):
         rank = int(rng.integers(2, 6))
         shape = tuple(int(e) for e in rng.integers(1, (41, 41, 13, 7)[rank - 2], rank))
-        graphs.append(transposed(shape, tuple(map(int, rng.permutation(rank))), DTYPES[number % len(DTYPES)]))
+        graphs.append(
+            transposed(shape, tuple(map(int, rng.permutation(rank))), DTYPES[number % len(DTYPES)])
+        )
     return graphs
 
 
 BLOCKS = channel_blocked(4)
 GRAPHS = (
-    *random_moves(14),
+    *random_moves(12),
     *(transposed((33, 40), (1, 0), dtype) for dtype in DTYPES),
-    *(transposed(shape, (1, 0)) for shape in ((16, 16), (15, 17), (300, 20), (20, 600), (3, 40), (40, 3))),
+    *(
+        transposed(shape, (1, 0))
+        for shape in ((16, 16), (15, 17), (300, 20), (20, 600), (3, 40), (40, 3))
+    ),
+    transposed((3, 0, 20, 30), (0, 1, 3, 2)),
     transposed((N, 20), (1, 0)),
     transposed((3, 18, N), (0, 2, 1)),
     transposed((N, 5, 16), (0, 2, 1)),
@@ -104,10 +125,14 @@ def problem(number: int) -> tuple[Sequence[Array], Array]:
     feeds: dict[str, Array] = {}
     for value in graph.inputs:
         shape = value.type.evaluate(SYMBOLS)
-        feeds[value.label] = cast_array(rng.permutation(int(np.prod(shape))).reshape(shape) % 251 - 120.0, value.dtype)
+        feeds[value.label] = cast_array(
+            rng.permutation(int(np.prod(shape))).reshape(shape) % 251 - 120.0, value.dtype
+        )
     values = interpret(graph, feeds, values=True)
     (output,) = graph.outputs
-    return [np.ascontiguousarray(in_memory(v, values[v])) for v in graph.inputs], in_memory(output, values[output])
+    return [np.ascontiguousarray(in_memory(v, values[v])) for v in graph.inputs], in_memory(
+        output, values[output]
+    )
 
 
 @pytest.mark.parametrize("cpu", LEVELS, ids=lambda cpu: cpu.name)
@@ -131,8 +156,12 @@ def test_moves_in_the_interpreter(number: int) -> None:
 
 
 def test_large_sides_go_in_tiles() -> None:
-    """Each element is loaded and stored in a whole vector: 16 for a tile, and 64 shuffles between them."""
-    for graph in (transposed((64, 48), (1, 0)), reordered((1, 32, 4, 8), None, BLOCKS), reordered((1, 32, 4, 8), BLOCKS, None)):
+    """Each element is loaded and stored in a whole vector; 64 shuffles turn a tile."""
+    for graph in (
+        transposed((64, 48), (1, 0)),
+        reordered((1, 32, 4, 8), None, BLOCKS),
+        reordered((1, 32, 4, 8), BLOCKS, None),
+    ):
         kernel = build_kernel("kernel", graph, CPUS["x86-64-v4"].machine)
         assert SQUARE in print_kernel(kernel)
         text = kernels_as_llvm({"kernel": kernel}, CPUS["x86-64-v4"])
@@ -141,7 +170,10 @@ def test_large_sides_go_in_tiles() -> None:
 
 
 def test_overlapping_tiles_need_no_masks() -> None:
-    text = kernels_as_llvm({"k": build_kernel("kernel", transposed((50, 37), (1, 0)), CPUS["x86-64-v4"].machine)}, CPUS["x86-64-v4"])
+    text = kernels_as_llvm(
+        {"k": build_kernel("kernel", transposed((50, 37), (1, 0)), CPUS["x86-64-v4"].machine)},
+        CPUS["x86-64-v4"],
+    )
     assert "masked" not in text and text.count("shufflevector") == 4 * LANES
 
 
@@ -149,14 +181,18 @@ def test_a_kernel_over_its_operand_stores_each_element_once() -> None:
     """y + x', stored where y is: a tile that overlapped another would add x' twice."""
     b = Builder("update")
     x, y = b.input(TensorType(FLOAT32, (50, 37)), "x"), b.input(TensorType(FLOAT32, (37, 50)), "y")
-    kernel = build_kernel("kernel", b.build([b("add", y, b("transpose", x, permutation=(1, 0)))]), CPUS["x86-64-v4"].machine)
+    kernel = build_kernel(
+        "kernel",
+        b.build([b("add", y, b("transpose", x, permutation=(1, 0)))]),
+        CPUS["x86-64-v4"].machine,
+    )
     arrays = [np.ones((50, 37), np.float32), np.ones((37, 50), np.float32)]
     assert SQUARE in print_kernel(kernel)
-    assert run_kernel(kernel, arrays).lanes[_last_store(kernel)] <= 37 * 50
-
-
-def _last_store(kernel: Kernel) -> Store:
-    return [s for s in walk(kernel.body) if isinstance(s, Store) and s.buffer is kernel.buffers[-1]][-1]
+    lanes = run_kernel(kernel, arrays).lanes
+    assert (
+        sum(count for store, count in lanes.items() if store.buffer is kernel.buffers[-1])
+        == 37 * 50
+    )
 
 
 @pytest.mark.parametrize("name", CPUS)
@@ -169,17 +205,42 @@ def test_every_level_turns_tiles_by_shuffles(name: str) -> None:
 
 
 STEPPED = {
-    "pairs": (2, "max_pool", (2, 3, 6, 44), {"kernel": (2, 2), "stride": (2, 2), "lo": (0, 0), "hi": (0, 0)}),
-    "borders": (2, "max_pool", (1, 2, 9, 57), {"kernel": (3, 3), "stride": (2, 2), "lo": (1, 1), "hi": (1, 1)}),
-    "threes": (3, "max_pool", (1, 2, 7, 103), {"kernel": (2, 3), "stride": (2, 3), "lo": (0, 1), "hi": (0, 0)}),
-    "fours": (4, "max_pool", (2, 1, 4, 300), {"kernel": (4, 4), "stride": (4, 4), "lo": (0, 0), "hi": (0, 0)}),
-    "bytes": (2, "max_pool", (2, 3, 6, 44), {"kernel": (2, 2), "stride": (2, 2), "lo": (0, 0), "hi": (0, 0)}),
+    "pairs": (
+        2,
+        "max_pool",
+        (2, 3, 6, 44),
+        {"kernel": (2, 2), "stride": (2, 2), "lo": (0, 0), "hi": (0, 0)},
+    ),
+    "borders": (
+        2,
+        "max_pool",
+        (1, 2, 9, 57),
+        {"kernel": (3, 3), "stride": (2, 2), "lo": (1, 1), "hi": (1, 1)},
+    ),
+    "threes": (
+        3,
+        "max_pool",
+        (1, 2, 7, 103),
+        {"kernel": (2, 3), "stride": (2, 3), "lo": (0, 1), "hi": (0, 0)},
+    ),
+    "fours": (
+        4,
+        "max_pool",
+        (2, 1, 4, 300),
+        {"kernel": (4, 4), "stride": (4, 4), "lo": (0, 0), "hi": (0, 0)},
+    ),
+    "bytes": (
+        2,
+        "max_pool",
+        (2, 3, 6, 44),
+        {"kernel": (2, 2), "stride": (2, 2), "lo": (0, 0), "hi": (0, 0)},
+    ),
 }
 
 
 @pytest.mark.parametrize("cpu", LEVELS, ids=lambda cpu: cpu.name)
 def test_small_steps_are_vectors(cpu: Cpu) -> None:
-    """Row-major pooling: every second, third or fourth element, at the very end of the input too."""
+    """Row-major pooling: every second, third or fourth element, to the end of the input."""
     made, wanted = [], []
     for name, (step, op, shape, attrs) in STEPPED.items():
         b = Builder(name)
@@ -187,18 +248,29 @@ def test_small_steps_are_vectors(cpu: Cpu) -> None:
         graph = b.build([b(op, x, dilation=(1, 1), **attrs)])
         kernel = build_kernel("kernel", graph, cpu.machine)
         assert f"{step}*l" in print_kernel(kernel)
-        array = np.random.default_rng(step).permutation(int(np.prod(shape))).reshape(shape).astype(x.dtype.numpy)
+        array = (
+            np.random.default_rng(step)
+            .permutation(int(np.prod(shape)))
+            .reshape(shape)
+            .astype(x.dtype.numpy)
+        )
         made.append((kernel, array))
         wanted.append(interpret(graph, {"x": array})[0])
     code = compiled([kernel for kernel, _ in made], cpu)
     for (kernel, array), expected in zip(made, wanted, strict=True):
-        assert code.run(kernel, [array], {})[0].tobytes() == expected.tobytes(), print_kernel(kernel)
+        assert code.run(kernel, [array], {})[0].tobytes() == expected.tobytes(), print_kernel(
+            kernel
+        )
 
 
 def test_rows_of_an_image_are_read_as_vectors() -> None:
-    """56 x 56 pooled to 28 x 28: no lane is loaded alone, and the lanes that run are known when compiling."""
+    """56 x 56 pooled to 28 x 28: no lane is loaded alone."""
     b = Builder("pool")
     x = b.input(TensorType(FLOAT32, (2, 16, 56, 56)), "x")
-    graph = b.build([b("max_pool", x, kernel=(2, 2), stride=(2, 2), dilation=(1, 1), lo=(0, 0), hi=(0, 0))])
-    text = kernels_as_llvm({"k": build_kernel("kernel", graph, CPUS["x86-64-v4"].machine)}, CPUS["x86-64-v4"])
+    graph = b.build(
+        [b("max_pool", x, kernel=(2, 2), stride=(2, 2), dilation=(1, 1), lo=(0, 0), hi=(0, 0))]
+    )
+    text = kernels_as_llvm(
+        {"k": build_kernel("kernel", graph, CPUS["x86-64-v4"].machine)}, CPUS["x86-64-v4"]
+    )
     assert "extractelement" not in text
