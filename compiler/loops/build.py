@@ -20,8 +20,10 @@ from .elements import Elements, compute_of
 from .emit import emit_tiles
 from .ir import Buffer, For, Kernel, Let, Statement, Store, extents_in, walk
 from .linear import linear_loops
+from .moves import planned_move
 from .space import iteration_space
 from .tiling import Machine, plan_tiles
+from .turned import turned_loops
 from .winograd import SCHEDULES
 
 DEVICE_KERNELS = frozenset({"winograd_fused"})  # a kernel of a device's own; elsewhere they are decomposed
@@ -62,7 +64,10 @@ def _loops(elements: Elements, machine: Machine, item: Symbol) -> tuple[Extent, 
         return items, body, {}
     if elements.anchor is None and (linear := linear_loops(elements, item)) is not None:
         return linear
-    plan = plan_tiles(iteration_space(elements), machine)
+    space = iteration_space(elements)
+    if elements.anchor is None and (move := planned_move(space)) is not None:
+        return *turned_loops(move, item), space.flat
+    plan = plan_tiles(space, machine)
     return plan.items, emit_tiles(plan, item), plan.space.flat
 
 

@@ -197,12 +197,13 @@ class _Emitter:
         tested = _outer_conditions(value, [symbol for symbol, _ in self._units(place)])
         body = self._each(Store(buffer, at, _without(value, tested)), place)
         axes = self.plan.chains.inner
+        kind = Kind.UNROLLED if self.plan.tile.copies_terms else Kind.SERIAL
         for depth in range(len(axes), -1, -1):
             inner = {axis.symbol for axis in axes[depth:]}
             here = [c for c in tested if not inner & c.symbols() and (depth == 0 or axes[depth - 1].symbol in c.symbols())]
             body = guard(tuple(here), body)
             if depth:
-                body = loop(axes[depth - 1].symbol, axes[depth - 1].extent, body)
+                body = loop(axes[depth - 1].symbol, axes[depth - 1].extent, body, kind)
         return body
 
     def _added(self, term: Expr, present: Expr) -> Expr:

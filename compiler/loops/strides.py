@@ -14,6 +14,7 @@ from .elements import Axis
 from .ir import LANE, LANES, Load, extents_in, slope_along
 
 FAR = 1 << 30  # elements: a distance that is not known
+MOST_STEP = 4  # from lane to lane, of vectors that are made of so many neighbours by shuffles
 
 
 def depends(load: Load, symbol: Symbol) -> bool:
@@ -86,4 +87,4 @@ def is_padded(load: Load, inner: Axis) -> bool:
     return load.index[-1] == inner.position or any(p == inner.position and e == LANES for p, e in places)
 
 
-__all__ = ["depends", "group_size", "is_padded", "is_taken_apart", "lane_slope", "stride", "takes_apart"]
+__all__ = ["MOST_STEP", "depends", "group_size", "is_padded", "is_taken_apart", "lane_slope", "stride", "takes_apart"]

@@ -17,13 +17,15 @@ from ..tensor_type import DType
 from .elements import Axis, accumulated_in
 from .ir import LANE, LANES, Load, variable
 from .space import Space, chunked, split_lanes
-from .strides import depends, lane_slope, stride
+from .strides import MOST_STEP, depends, lane_slope, stride
 
 CHAIN = 512  # longest chain of additions into one accumulator
 ENOUGH_ROWS = 12  # positions of an axis that fill the rows of a tile
 TOTALS = 2048  # vectors of results that a work item keeps while it goes through the terms of long sums
 LEAST_ITEMS = 8  # that such a kernel keeps
 ITEM_WORK = 1 << 14  # multiply-adds or elements that one work item should hold at least
+MOST_VECTORS = 8  # along a short axis, that are copied out
+MOST_TERMS = 16  # of such a sum, that are copied out too
 MOST_SUMS = 10  # in registers at a time, where nothing is broadcast
 FOLD_WORK = 8  # instructions that adding the lanes of one vector costs
 SYMBOLIC_TERMS = 1 << 12  # of a sum whose length is a free dim
@@ -47,6 +49,7 @@ class Tile:
     rows: Axis | None = None
     columns: Axis | None = None
     counts: Mapping[Symbol, int] = field(default_factory=dict)
+    copies_terms: bool = False  # the loops over the terms of a sum are copied out
 
 
 @dataclass(frozen=True)
@@ -92,7 +95,7 @@ def plan_tiles(space: Space, machine: Machine) -> Plan:
     lanes_reduce = lanes in space.reduce
     if lanes is not None:
         space = split_lanes(space, lanes)
-    tile = _tile(space, lanes is not None, lanes_reduce, machine)
+    tile = _tile(space, lanes is not None, lanes_reduce, machine, lanes)
     chains = _chains(space)
     return _with_items(space, tile, chains)
 
@@ -118,7 +121,7 @@ def _lane_cost(space: Space, axis: Axis) -> float:
     cost = 0.0
     for load in space.loads:
         step = lane_slope(load, axis.symbol, split)
-        cost += 1.0 if step not in (0, 1) else (0.1 if step == 0 else 0.2) / LANES
+        cost += _load_cost(step)
     if axis in space.pure:
         apart = dim.product(space.elements.out.shape[space.pure.index(axis) + 1 :])
         cost += 0.2 / LANES if apart == 1 else 1.0
@@ -129,10 +132,17 @@ def _lane_cost(space: Space, axis: Axis) -> float:
     return cost / (1 + len(space.loads)) / _filled(axis, LANES)
 
 
+def _load_cost(step: int | None) -> float:
+    """What a lane of a load costs whose elements lie so far apart: some vectors and shuffles, or one lane at a time."""
+    if step is None or not 0 <= step <= MOST_STEP:
+        return 1.0
+    return (0.1 if step == 0 else 0.2 if step == 1 else 0.4 * step) / LANES
+
+
 # -- rows and columns ------------------------------------------------------------------------------------
 
 
-def _tile(space: Space, has_lanes: bool, lanes_reduce: bool, machine: Machine) -> Tile:
+def _tile(space: Space, has_lanes: bool, lanes_reduce: bool, machine: Machine, lanes: Axis | None) -> Tile:
     """Rows reuse the vectors, columns reuse the broadcasts; both fit the registers. Where nothing is broadcast (depthwise
     convolutions, pooling), rows are sums that do not wait for each other."""
     plain = Tile(has_lanes, lanes_reduce)
@@ -151,10 +161,27 @@ def _tile(space: Space, has_lanes: bool, lanes_reduce: bool, machine: Machine) -
         partial = dim.symbols_of([g for g in (*space.guards, *space.store_guard) if LANE in dim.symbols_of([g])])
         row = _nearest([axis for axis in space.pure if axis.symbol not in partial], vectors)
     room = machine.vectors // 2 if space.elements.out.dtype.bytes > 4 else machine.vectors
-    rows, columns = _row_and_column_counts(row, column, room if scalars else min(room, MOST_SUMS))
+    if not scalars:
+        column = next((axis for axis in space.pure if _is_copied_out(axis, lanes, room)), None)
+    if scalars or column is None:
+        rows, columns = _row_and_column_counts(row, column, room if scalars else min(room, MOST_SUMS))
+    else:
+        assert isinstance(column.extent, int)
+        columns = column.extent
+        terms = dim.product([axis.extent for axis in space.reduce])
+        plain = replace(plain, copies_terms=isinstance(terms, int) and terms <= MOST_TERMS)
+        most = min(MOST_SUMS // columns, (room - 1) // columns - 1)
+        rows, _ = _row_and_column_counts(row, None, most + 2)
     used_row, used_column = row if rows > 1 else None, column if columns > 1 else None
     counts = {axis.symbol: size for axis, size in ((used_row, rows), (used_column, columns)) if axis}
-    return Tile(has_lanes, lanes_reduce, used_row, used_column, counts)
+    return replace(plain, rows=used_row, columns=used_column, counts=counts)
+
+
+def _is_copied_out(axis: Axis, lanes: Axis | None, room: int) -> bool:
+    """Whether an axis numbers the vectors along a short axis: copied out, they are read together, and it is known when
+    compiling which of their lanes run."""
+    is_outer = lanes is not None and axis.name == f"{lanes.name}v"
+    return is_outer and isinstance(axis.extent, int) and axis.extent <= min(MOST_VECTORS, (room - 1) // 2)
 
 
 def _operands(space: Space) -> tuple[list[Load], list[Load]]:
@@ -235,8 +262,9 @@ def _chains(space: Space) -> Chains:
 
 def _with_items(space: Space, tile: Tile, chains: Chains) -> Plan:
     """Work items: tiles of the outer axes; inner axes run inside an item until it holds enough work."""
-    order = sorted(space.pure, key=lambda axis: _item_order(space, tile, axis))
-    space, outer, inner = _enough_work(space, tile, order)
+    streams = space.elements.compute is not None and tile.has_lanes and not tile.lanes_reduce and not _operands(space)[1]
+    order = sorted(space.pure, key=lambda axis: _item_order(space, tile, axis, streams))
+    space, tile, outer, inner = _enough_work(space, tile, order, streams)
     is_summed = space.elements.compute is not None and tile.has_lanes and not tile.lanes_reduce
     if not inner and is_summed and chains.outer:
         space, tile, outer, inner = _kept(space, tile, outer)
@@ -246,8 +274,11 @@ def _with_items(space: Space, tile: Tile, chains: Chains) -> Plan:
     return Plan(space, tile, chains, tuple(kept), tuple(reversed(swept)), tuple(inner))
 
 
-def _enough_work(space: Space, tile: Tile, order: Sequence[Axis]) -> tuple[Space, list[Axis], list[Axis]]:
-    """(space, axes of items, axes inside an item), with ITEM_WORK in an item, if the axes behind symbolic ones hold as much."""
+def _enough_work(
+    space: Space, tile: Tile, order: Sequence[Axis], streams: bool
+) -> tuple[Space, Tile, list[Axis], list[Axis]]:
+    """(space, tile, axes of items, axes inside an item), with ITEM_WORK in an item, if the axes behind symbolic ones hold as
+    much. Rows are cut between tiles, but only where nothing is read twice."""
     work = LANES if tile.has_lanes else 1
     for extent in (*(axis.extent for axis in space.reduce), *tile.counts.values()):
         work *= extent if isinstance(extent, int) else SYMBOLIC_STEPS
@@ -255,13 +286,24 @@ def _enough_work(space: Space, tile: Tile, order: Sequence[Axis]) -> tuple[Space
     inner: list[Axis] = []
     while outer and isinstance(extent := outer[-1].extent, int) and work < ITEM_WORK:
         axis = outer.pop()
-        chunk = _divisor(extent, -(-ITEM_WORK // max(work, 1)))
-        if axis.symbol not in tile.counts and extent >= 2 * chunk:
+        most = -(-ITEM_WORK // max(work, 1))
+        chunk = _divisor(extent, most)
+        if axis.symbol in tile.counts:
+            chunk = _chunk(tile, axis, most) if streams and axis == tile.rows else 0
+        if chunk and extent >= 2 * chunk:
             space, whole, part = chunked(space, axis, chunk)
-            return space, [*outer, whole], [part, *inner]
+            return space, _renamed(tile, axis, part), [*outer, whole], [part, *inner]
         inner.insert(0, axis)
         work *= -(-extent // tile.counts.get(axis.symbol, 1))
-    return space, outer, inner
+    return space, tile, outer, inner
+
+
+def _renamed(tile: Tile, rows: Axis, part: Axis) -> Tile:
+    """The tile with its rows along a part of their axis, if they are along that axis."""
+    if rows != tile.rows:
+        return tile
+    counts = {part.symbol if symbol == rows.symbol else symbol: size for symbol, size in tile.counts.items()}
+    return replace(tile, rows=part, counts=counts)
 
 
 def _kept(space: Space, tile: Tile, order: Sequence[Axis]) -> tuple[Space, Tile, list[Axis], list[Axis]]:
@@ -343,11 +385,14 @@ def _tiles(tile: Tile, axis: Axis) -> Extent:
     return dim.ceil_div(axis.extent, tile.counts.get(axis.symbol, 1))
 
 
-def _item_order(space: Space, tile: Tile, axis: Axis) -> tuple[int, int]:
-    """Outermost what both operands walk; innermost what only the smaller operand walks: it stays in the cache."""
+def _item_order(space: Space, tile: Tile, axis: Axis, streams: bool) -> tuple[int, int]:
+    """Outermost what both operands walk; innermost what only the smaller operand walks: it stays in the cache. What is read
+    once is read in the order of memory."""
     place = space.pure.index(axis)
     if isinstance(axis.extent, Dim):
         return -1, 0
+    if streams:
+        return 0, place
     if axis == tile.rows:
         return 3, place
     if axis == tile.columns:

@@ -13,6 +13,7 @@ from typing import Any
 
 from ..graph import Builder, Graph, Node, Value, finish, rebuilder
 from ..layout import BLOCK, Layout, Part, channel_blocked
+from ..loops.strides import MOST_STEP
 from ..op import OPS
 
 PACKED_ROWS, PACKED_BYTES = 128, 2 << 20  # of a product whose right operand is packed at run time
@@ -226,9 +227,9 @@ def _panel_layout(value: Value) -> Layout | None:
 
 
 def _pools_blocks(node: Node, x: Value) -> bool:
-    """Whether a pooling runs over blocks of channels: if it finds them, or else reads its rows with gaps."""
+    """Whether a pooling runs over blocks of channels: if it finds them, or else reads its rows with large gaps."""
     channels = x.shape[1]
-    return x.layout is not None or (node.attrs.stride[-1] > 1 and isinstance(channels, int) and _fills_blocks(channels))
+    return x.layout is not None or (node.attrs.stride[-1] > MOST_STEP and isinstance(channels, int) and _fills_blocks(channels))
 
 
 def _walks_rows(node: Node, x: Value) -> bool:

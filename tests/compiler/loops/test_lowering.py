@@ -186,6 +186,12 @@ BY_HAND = {
   for p < 8:
     y[p + 32] = 2.0:float32
 """,
+    "one number or a vector": """  for p < 2:
+    vector l < 16:
+      y[l + 16*p] = (x[3] if p + -1 >= 0 else x[l])
+  for p < 8:
+    y[p + 32] = x[p]
+""",
     "computed indices": """  vector l < 16:
     y[l] = x[checked(i[l], 40)]
     y[l + 16] = (x[checked(add(i[l], 36:int64), 40)] if -1*l + 7 >= 0 else x[l])

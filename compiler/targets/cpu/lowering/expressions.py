@@ -105,6 +105,7 @@ class Expressions:
         before = self.b.block
         with self.f.if_then(flag):
             value = inside()
+            value = self.f.vector(value) if is_vector(otherwise) else value
             last = self.b.block
         if is_vector(value) and not is_vector(otherwise):
             with self.b.goto_block(before):

@@ -1,4 +1,4 @@
-"""Loads and stores: one element for all lanes, a vector of neighbours, or lane by lane.
+"""Loads and stores: one element for all lanes, neighbours or elements a small step apart as vectors, or lane by lane.
 
 Lanes that do not run touch no memory; of a local buffer all lanes may be touched. What a block has loaded already is used
 again until something is stored.
@@ -15,6 +15,7 @@ from llvmlite import ir
 from .... import dim
 from ....dim import Extent
 from ....loops.ir import LANE, LANES, Buffer, LaneFold, Load, Store, slope_along
+from ....loops.strides import MOST_STEP
 from ....tensor_type import BOOL
 from .function import Function, MadeInBlock
 from .indices import Indices
@@ -33,6 +34,7 @@ from .representation import (
     zero_of,
     zero_of_type,
 )  # fmt: skip
+from .shuffles import picked, spread, transposed
 
 
 @dataclass(frozen=True)
@@ -53,6 +55,7 @@ class Memory:
         self.offsets: dict[tuple[Buffer, tuple[Extent, ...]], _Offset] = {}
         self.made = MadeInBlock()
         self.made_of_locals = MadeInBlock()
+        self.turned: dict[Buffer, tuple[ir.Block, list[Operand]]] = {}  # columns of square buffers, and where they are known
 
     def allocate(self, buffer: Buffer) -> None:
         """Room for a local buffer on the stack."""
@@ -113,6 +116,12 @@ class Memory:
             return self._uniform(buffer, offset.without_lane)
         if slope == 1:
             return self._neighbours(buffer, offset.without_lane)
+        if slope is not None and 1 < slope <= MOST_STEP and not buffer.is_local:
+            return self._stepped(buffer, offset.without_lane, slope)
+        if slope == LANES and buffer.is_local and buffer.shape == (LANES, LANES):
+            column = self.indices.extent(offset.without_lane)
+            if isinstance(column, int):
+                return self._column(buffer, column)
         return self._gathered(buffer, self.indices.extent(offset.whole))
 
     def _uniform(self, buffer: Buffer, offset: Extent) -> Operand:
@@ -123,12 +132,34 @@ class Memory:
         return self.f.lazily(some, lambda: self.b.load(self._address(buffer, offset), typ=kind), kind)
 
     def _neighbours(self, buffer: Buffer, offset: Extent) -> Operand:
-        kind, mask = vector_of(memory_type(buffer.dtype)), self.indices.mask
+        return self._vector(buffer, offset, self.indices.mask)
+
+    def _stepped(self, buffer: Buffer, offset: Extent, step: int) -> Operand:
+        """Every ``step``-th of the elements that vectors of neighbours hold; the last vector ends with the last lane's element,
+        so that nothing behind it is read."""
+        last = (LANES - 1) * step
+        starts = [*range(0, last + 1 - LANES, LANES), last + 1 - LANES]
+        parts = []
+        for start in starts:
+            lanes = [number // step if number % step == 0 else None for number in range(start, start + LANES)]
+            parts.append(self._vector(buffer, offset + start, spread(self.b, self.indices.mask, lanes)))
+        return picked(self.b, parts, starts, step)
+
+    def _vector(self, buffer: Buffer, offset: Extent, mask: Operand | None) -> Operand:
+        kind = vector_of(memory_type(buffer.dtype))
         address = self._address(buffer, offset)
         if mask is None or buffer.is_local:
             return self.b.load(address, align=64 if buffer.is_local else buffer.dtype.bytes, typ=kind)
         function = self.f.intrinsic(f"llvm.masked.load.{suffix(kind)}.p0", kind, [PTR, I32, mask.type, kind])
         return self.b.call(function, [address, I32(buffer.dtype.bytes), mask, zero_of_type(kind)])
+
+    def _column(self, buffer: Buffer, column: int) -> Operand:
+        """A column of a square local buffer; all of them are made of its rows together."""
+        known = self.turned.get(buffer)
+        if known is None or known[0] is not self.b.block:
+            rows = [self._neighbours(buffer, row * LANES) for row in range(LANES)]
+            known = self.turned[buffer] = self.b.block, transposed(self.b, rows)
+        return known[1][column]
 
     def _gathered(self, buffer: Buffer, offsets: Any) -> Operand:
         """Lane by lane; lanes that do not run read nothing."""
@@ -166,6 +197,7 @@ class Memory:
             self._scatter(buffer, self.indices.extent(offset.whole), self.f.vector(value))
         if buffer.is_local:
             self.made_of_locals.clear()
+            self.turned.pop(buffer, None)
         else:
             self.made.clear()  # an output may lie where an input does
 
