@@ -1,4 +1,5 @@
-"""Fusion: nodes -> kernels. A kernel has at most one reduction, pointwise ops before it and elementwise ops behind it.
+"""Fusion: nodes -> kernels. A kernel has at most one reduction, pointwise ops before it and elementwise ops behind it; or it reduces
+rows, several times and for all their elements (``loops/row_form.py`` says what it may then hold).
 
 A value is inlined only where one kernel holds all its readers and they use the same element of it (``x * sigmoid(x)``), so
 nothing is computed twice; views, which compute nothing, are made anew in each kernel that reads them. Single numbers become
@@ -14,6 +15,7 @@ from netloom.errors import UnsupportedOpError
 
 from ..graph import Builder, Graph, Node, Value, finish, rebuilder
 from ..loops.build import has_loops, is_anchor
+from ..loops.row_form import row_form
 from ..op import OPS
 
 INDEXED = frozenset({"gather", "gather_elements"})  # they read memory at computed indices: no formula takes its place
@@ -24,10 +26,11 @@ MOST_NODES = 24  # in one kernel: longer formulas only cost compile time
 
 @dataclass(eq=False)
 class _Group:
-    """A kernel in the making; the last node makes its output."""
+    """A kernel in the making; the last node makes its output. ``is_rows``: its reductions are those of rows."""
 
     nodes: list[Node]
     anchor: Node | None
+    is_rows: bool = False
 
     @property
     def last(self) -> Node:
@@ -69,6 +72,7 @@ def _groups(graph: Graph) -> dict[Node, _Group]:
         group = group_of[node] = _Group([node], node if is_anchor(node) else None)
         while value := _next_inlined(graph, group, group_of, results):
             other = group_of[graph.producers[value]]
+            group.is_rows = not _joins_one_anchor(other, group, _readers(graph, group, value), value)
             group.nodes = list(dict.fromkeys((*other.nodes, *group.nodes)))
             group.anchor = group.anchor or other.anchor
             if all(group_of.get(reader) is group for reader in graph.users[value]):
@@ -89,9 +93,14 @@ def _next_inlined(
         is_last = all(group_of.get(reader) is group for reader in readers)
         if not is_last and not (_is_view(before) and all(map(_takes_views, readers))):
             continue
-        if _may_join(before, group, [reader for reader in readers if reader in members], value):
+        if _may_join(graph, before, group, _readers(graph, group, value), value):
             return value
     return None
+
+
+def _readers(graph: Graph, group: _Group, value: Value) -> Sequence[Node]:
+    members = set(group.nodes)
+    return [reader for reader in graph.users[value] if reader in members]
 
 
 def _is_view(group: _Group) -> bool:
@@ -103,9 +112,24 @@ def _takes_views(node: Node) -> bool:
     return not is_anchor(node) and node.op.name not in INDEXED | SCATTERED
 
 
-def _may_join(before: _Group, group: _Group, readers: Sequence[Node], value: Value) -> bool:
+def _may_join(graph: Graph, before: _Group, group: _Group, readers: Sequence[Node], value: Value) -> bool:
     """Whether the kernel that makes ``value`` may become part of the one that holds all its readers."""
     if len(before.nodes) + len(group.nodes) > MOST_NODES:
+        return False
+    return _joins_one_anchor(before, group, readers, value) or _joins_rows(graph, before, group)
+
+
+def _joins_rows(graph: Graph, before: _Group, group: _Group) -> bool:
+    """Whether two kernels together are one that reduces rows, several times or for all their elements."""
+    if before.anchor is None and group.anchor is None:
+        return False
+    nodes = dict.fromkeys((*before.nodes, *group.nodes))
+    return row_form(_body(graph, list(nodes))[0]) is not None
+
+
+def _joins_one_anchor(before: _Group, group: _Group, readers: Sequence[Node], value: Value) -> bool:
+    """Whether two kernels together have one anchor, nodes before it and an epilogue."""
+    if before.is_rows or group.is_rows:
         return False
     if before.anchor is not None:  # an epilogue: the same element of everything
         return group.anchor is None and _uses_same_element(group, readers, value)
@@ -153,11 +177,20 @@ def _keeps_rows(node: Node) -> bool:
 
 
 def _kernel(b: Builder, graph: Graph, group: _Group, mapping: dict[Value, Value]) -> Value:
-    """One kernel node, its body over as few inputs as it reads."""
+    """One kernel node."""
+    finished, arguments = _body(graph, group.nodes)
+    out = group.last.output
+    record = OPS["kernel"]
+    label = next((n.label for n in _by_weight(group) if n.label), "")
+    return b.add(record, [mapping[value] for value in arguments], record.attrs(finished), label, [Value(out.type, out.label, out.layout)]).output
+
+
+def _body(graph: Graph, nodes: Sequence[Node]) -> tuple[Graph, list[Value]]:
+    """(what the nodes compute for the last of them, over as few inputs as they read, the values that those are)"""
     body = Builder("kernel")
     inner: dict[Value, Value] = {}
     arguments: list[Value] = []
-    for node in group.nodes:
+    for node in nodes:
         for value in node.inputs:
             if value in inner:
                 continue
@@ -168,13 +201,9 @@ def _kernel(b: Builder, graph: Graph, group: _Group, mapping: dict[Value, Value]
             else:
                 inner[value] = Value(value.type, f"x{len(arguments)}", value.layout)
                 body.inputs.append(inner[value])
-                arguments.append(mapping[value])
+                arguments.append(value)
         inner.update(zip(node.outputs, body.copy(node, [inner[v] for v in node.inputs]), strict=True))
-    out = group.last.output
-    record = OPS["kernel"]
-    finished = body.build([inner[out]])
-    label = next((n.label for n in _by_weight(group) if n.label), "")
-    return b.add(record, arguments, record.attrs(finished), label, [Value(out.type, out.label, out.layout)]).output
+    return body.build([inner[nodes[-1].output]]), arguments
 
 
 def _by_weight(group: _Group) -> Sequence[Node]:
