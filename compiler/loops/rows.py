@@ -323,10 +323,13 @@ class _Along(_Rows):
         if chunk is None:
             body = _segment(0, length, units, made)
         else:
-            number = variable("c", dim.ceil_div(length, chunk))
-            start = Dim.of(number) * chunk
-            body = part(_segment(start, dim.minimum(chunk, length - start), units, made))
-            body = loop(number, dim.ceil_div(length, chunk), body)
+            number, whole = variable("c", length // chunk), length // chunk
+            parts: list[Statement] = []
+            if whole != 0:
+                parts.append(loop(number, whole, part(_segment(Dim.of(number) * chunk, chunk, units, made))))
+            if length % chunk != 0:
+                parts.append(part(_segment(whole * chunk, length % chunk, units, made)))
+            body = block(*parts)
         for axis in reversed(outer):
             body = loop(axis.symbol, axis.extent, body)
         return body
