@@ -13,10 +13,11 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 from .. import dim, scalar
-from ..dim import Dim, Extent, Symbol
+from ..dim import Extent, Symbol
 from ..graph import Graph, Node, Value
 from ..op import OPS
-from ..scalar import Checked, Expr, Guarded
+from ..ops.reduction import ReduceAttrs
+from ..scalar import Checked, Expr, Guarded, Index
 from ..tensor_type import TensorType
 from .elements import Axis, Elements
 from .ir import Buffer, Load, slope_along
@@ -79,7 +80,7 @@ class RowForm:
 
 def row_form(graph: Graph) -> RowForm | None:
     """The rows of a fused graph; None if it has none, or no reduction whose result is used for all elements of its row."""
-    reductions = tuple(node for node in graph.nodes if node.op.family == "reduction" and node.op.compute is not None)
+    reductions = tuple(node for node in graph.nodes if isinstance(node.attrs, ReduceAttrs))
     if not reductions or any(_is_other_anchor(node) for node in graph.nodes) or not _agree(reductions):
         return None
     shape, axes = reductions[0].inputs[0].shape, reductions[0].attrs.axes
@@ -92,7 +93,7 @@ def row_form(graph: Graph) -> RowForm | None:
 
 def _is_other_anchor(node: Node) -> bool:
     """Whether a node reduces by other loops, or has no element formula."""
-    if node.op.name == "constant" or node.op.family == "reduction":
+    if node.op.name == "constant" or isinstance(node.attrs, ReduceAttrs):
         return False
     if node.op.compute is None:
         return True
@@ -180,7 +181,9 @@ def _is_readable(form: RowForm, node: Expr, per_row: frozenset[Buffer]) -> bool:
     match node:
         case Guarded() | Checked():
             return False
-        case Load(buffer) if node.index_expressions:
+        case Index(extent):
+            return _knows_row(form, [extent])
+        case Load() if node.index_expressions:
             return False
         case Load(buffer) if buffer in per_row:
             return form.is_of_row(node)
@@ -193,9 +196,13 @@ def _can_decode(form: RowForm, load: Load) -> bool:
     """Whether a load that is neither an element nor a number of the row follows from the number of the row by divisions, and
     runs evenly along it."""
     slope = slope_along(load.buffer.offset(load.extents), form.reduced[-1].symbol)
-    inner = {axis.symbol for axis in form.pure[1:] if isinstance(axis.extent, Dim)}
-    uses_row = any(axis.symbol in dim.symbols_of(list(load.extents)) for axis in form.pure)
-    return slope in (0, 1) and not (inner and uses_row)
+    return slope in (0, 1) and _knows_row(form, load.extents)
+
+
+def _knows_row(form: RowForm, extents: Sequence[Extent]) -> bool:
+    """Whether extents follow from the number of the row: no free dim stands between its axes."""
+    is_known = all(isinstance(axis.extent, int) for axis in form.pure[1:])
+    return is_known or dim.symbols_of(list(extents)).isdisjoint(axis.symbol for axis in form.pure)
 
 
 def _flat(axes: Sequence[Axis]) -> Extent:

@@ -12,7 +12,7 @@ The order of every sum depends on shapes only, and no chain of float additions i
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import TypeAlias
 
@@ -235,11 +235,11 @@ class _Along(_Rows):
         else:
             sums = self._in_chunks(step, node, total, row)
         first = (0, Dim.of(LANE))
-        every = [Load(total, (unit, Dim.of(LANE))) for unit in range(units)]
+        every: list[Expr] = [Load(total, (unit, Dim.of(LANE))) for unit in range(units)]
         while len(every) > 1:
             half = len(every) // 2
             pairs = zip(every[:half], every[half : 2 * half], strict=True)
-            every = [scalar.call(compute.combine, *pair) for pair in pairs] + every[2 * half :]  # type: ignore[misc]
+            every = [scalar.call(compute.combine, *pair) for pair in pairs] + every[2 * half :]
         fold = [_vector(Store(total, first, every[0]))] if units > 1 else []
         value = scalar.cast(LaneFold(total, (0,), compute.combine), node.output.dtype)
         return Allocate(total, block(self._clear(total, node), sums, *fold, Store(result, (0,), value)))

@@ -37,10 +37,10 @@ class _Group:
         return self.nodes[-1]
 
 
-def fuse(graph: Graph) -> Graph:
-    """The graph as kernels."""
+def fuse(graph: Graph, has_rows: bool = True) -> Graph:
+    """The graph as kernels; ``has_rows``: the target has kernels that reduce rows."""
     b, mapping = rebuilder(graph)
-    emitted = _needed(graph, _groups(graph))
+    emitted = _needed(graph, _groups(graph, has_rows))
     for node in graph.nodes:
         if node.op.name == "constant":
             mapping[node.output] = b.copy(node, [])[0]
@@ -61,7 +61,7 @@ def _needed(graph: Graph, group_of: Mapping[Node, _Group]) -> dict[Node, _Group]
     return found
 
 
-def _groups(graph: Graph) -> dict[Node, _Group]:
+def _groups(graph: Graph, has_rows: bool) -> dict[Node, _Group]:
     results = frozenset(graph.results)
     group_of: dict[Node, _Group] = {}
     for node in graph.nodes:
@@ -70,7 +70,7 @@ def _groups(graph: Graph) -> dict[Node, _Group]:
         if not has_loops(node) or len(node.outputs) != 1:
             raise UnsupportedOpError(f"{node.op.name} has no loops", node=node.label)
         group = group_of[node] = _Group([node], node if is_anchor(node) else None)
-        while value := _next_inlined(graph, group, group_of, results):
+        while value := _next_inlined(graph, group, group_of, results, has_rows):
             other = group_of[graph.producers[value]]
             group.is_rows = not _joins_one_anchor(other, group, _readers(graph, group, value), value)
             group.nodes = list(dict.fromkeys((*other.nodes, *group.nodes)))
@@ -81,7 +81,7 @@ def _groups(graph: Graph) -> dict[Node, _Group]:
 
 
 def _next_inlined(
-    graph: Graph, group: _Group, group_of: Mapping[Node, _Group], results: frozenset[Value]
+    graph: Graph, group: _Group, group_of: Mapping[Node, _Group], results: frozenset[Value], has_rows: bool
 ) -> Value | None:
     """A value that the group reads and may compute itself."""
     members = set(group.nodes)
@@ -93,7 +93,11 @@ def _next_inlined(
         is_last = all(group_of.get(reader) is group for reader in readers)
         if not is_last and not (_is_view(before) and all(map(_takes_views, readers))):
             continue
-        if _may_join(graph, before, group, _readers(graph, group, value), value):
+        if len(before.nodes) + len(group.nodes) > MOST_NODES:
+            continue
+        if _joins_one_anchor(before, group, _readers(graph, group, value), value):
+            return value
+        if has_rows and _joins_rows(graph, before, group):
             return value
     return None
 
@@ -110,13 +114,6 @@ def _is_view(group: _Group) -> bool:
 def _takes_views(node: Node) -> bool:
     """Whether a kernel that computes the node can make a view of what it reads itself."""
     return not is_anchor(node) and node.op.name not in INDEXED | SCATTERED
-
-
-def _may_join(graph: Graph, before: _Group, group: _Group, readers: Sequence[Node], value: Value) -> bool:
-    """Whether the kernel that makes ``value`` may become part of the one that holds all its readers."""
-    if len(before.nodes) + len(group.nodes) > MOST_NODES:
-        return False
-    return _joins_one_anchor(before, group, readers, value) or _joins_rows(graph, before, group)
 
 
 def _joins_rows(graph: Graph, before: _Group, group: _Group) -> bool:
@@ -182,7 +179,8 @@ def _kernel(b: Builder, graph: Graph, group: _Group, mapping: dict[Value, Value]
     out = group.last.output
     record = OPS["kernel"]
     label = next((n.label for n in _by_weight(group) if n.label), "")
-    return b.add(record, [mapping[value] for value in arguments], record.attrs(finished), label, [Value(out.type, out.label, out.layout)]).output
+    inputs = [mapping[value] for value in arguments]
+    return b.add(record, inputs, record.attrs(finished), label, [Value(out.type, out.label, out.layout)]).output
 
 
 def _body(graph: Graph, nodes: Sequence[Node]) -> tuple[Graph, list[Value]]:
