@@ -60,9 +60,9 @@ class Along(Rows):
             sums = self.sweep(step.root, row, units, self.adder(step, node, total), ())
         else:
             sums = self._in_chunks(step, node, total, row)
-        return Allocate(total, block(self.clear(total, node), sums, self.folded(total, node, result, 0)))
+        return Allocate(total, block(self.clear(total, node), sums, self.folded(total, node, result)))
 
-    def folded(self, total: Buffer, node: Node, result: Buffer, place: int) -> Statement:
+    def folded(self, total: Buffer, node: Node, result: Buffer) -> Statement:
         """Combines all vectors of sums, then their lanes."""
         combine, units = self.elements.computes[node].combine, total.shape[0]
         assert isinstance(units, int)
@@ -73,7 +73,7 @@ class Along(Rows):
             every = [scalar.call(combine, *pair) for pair in pairs] + every[2 * half :]
         fold = [vector_loop(Store(total, (0, Dim.of(LANE)), every[0]))] if units > 1 else []
         value = scalar.cast(LaneFold(total, (0,), combine), node.output.dtype)
-        return block(*fold, Store(result, (place,), value))
+        return block(*fold, Store(result, (0,), value))
 
     def units(self, root: Expr) -> int:
         """How many vectors of sums are kept."""

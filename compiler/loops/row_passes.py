@@ -110,7 +110,7 @@ def _is_kept(
             return value in form.elements.graph.producers
         case Keep.ONE:
             is_needed = any(_is_used(form, other, later, {*known, value}) for other in kept)
-            return value.dtype is form.elements.output.dtype and is_dear(root) and not is_needed
+            return value.dtype is form.elements.output.dtype and _is_dear(root) and not is_needed
     return False
 
 
@@ -128,10 +128,10 @@ def _is_used(form: RowForm, value: Value, later: Sequence[Value], known: Set[Val
     return False
 
 
-def is_dear(root: Expr) -> bool:
+def _is_dear(root: Expr) -> bool:
     """Whether making an element costs more than reading it."""
     nodes = scalar.post_order([root])
     return any((isinstance(n, Call) and n.function not in CHEAP) or isinstance(n, Cast) for n in nodes)
 
 
-__all__ = ["Keep", "Pass", "Passes", "is_dear", "row_passes"]
+__all__ = ["Keep", "Pass", "Passes", "row_passes"]

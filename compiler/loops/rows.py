@@ -1,8 +1,8 @@
 """Row kernels -> loops: a work item makes some rows, several passes over a row while it is in the cache or in registers.
 
 Each reduction is one pass over the row and the result is another. ``row_passes.py`` says what each computes and what it keeps for later
-ones. Rows shorter than a vector have a lane each (here); the others lie along the lanes (row_along.py), and where one pass
-computes much, several rows are under way at once (row_pipeline.py). The order of every sum depends on shapes only.
+ones. Rows shorter than a vector have a lane each (here); the others lie along the lanes (row_along.py). The order of every sum
+depends on shapes only.
 """
 
 from __future__ import annotations
@@ -20,7 +20,6 @@ from .row_along import Along
 from .row_form import RowForm, decoded
 from .row_lanes import Rows, Spot, Vector, merged_from, vector_loop
 from .row_passes import Keep, Pass, row_passes
-from .row_pipeline import can_pipeline, pipelined_loops
 
 ACROSS = LANES - 1  # the longest rows that have one lane each
 SHORT = 4  # vectors of a row that stays in registers
@@ -36,8 +35,7 @@ def row_loops(form: RowForm, item: Symbol) -> tuple[Extent, Statement, Mapping[B
         if all(merged_from(form, root) == 0 for root in passes.roots):
             return Along(form, passes, is_short=True).loops(item)
     keep = Keep.ONE if isinstance(length, int) and form.is_row else Keep.NOTHING
-    along = Along(form, row_passes(form, keep))
-    return pipelined_loops(along, item) if can_pipeline(along) else along.loops(item)
+    return Along(form, row_passes(form, keep)).loops(item)
 
 
 class _Across(Rows):
