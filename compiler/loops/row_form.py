@@ -150,8 +150,8 @@ def _per_row(graph: Graph, reductions: Sequence[Node], count: Extent, size: Exte
 def _is_worthwhile(form: RowForm) -> bool:
     """Not where few long rows would leave threads without work: element by element there is enough for all."""
     if not (isinstance(form.count, int) and isinstance(form.length, int)):
-        return True
-    return form.count >= FEW_ROWS or form.length <= LONG_ROW
+        return 0 not in (form.count, form.length)
+    return form.count * form.length > 0 and (form.count >= FEW_ROWS or form.length <= LONG_ROW)
 
 
 def _reads_rows(form: RowForm) -> bool:
