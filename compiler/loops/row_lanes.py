@@ -217,6 +217,8 @@ def segments(
         vector = groups * units + Dim.of(single)
         is_known = isinstance(rest, int)
         body = make(start + vector * LANES + lane, Dim.of(single) if is_known else 0, vector, ())
+        if not is_known:  # always so, and said because it does not follow from ranges alone
+            body = guard((length - LANES - vector * LANES,), body)
         statements.append(loop(single, rest, body, Kind.UNROLLED if is_known else Kind.SERIAL))
     if length % LANES != 0:
         conditions = (length - 1 - full * LANES - lane,)
