@@ -9,7 +9,6 @@ import hashlib
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -38,7 +37,7 @@ _SELECT = (
          why="weights must have their final values", options=("accuracy", "override", "decisions", "engine")),
     Pass("eliminate_untransformed", eliminate_dead, after=("select_strategies",), why="transformed weights replace others"),
 )  # fmt: skip
-_FUSE = (Pass("fuse", partial(fuse, has_rows=False), after=("eliminate_dead",), why="only what is left becomes kernels"),)
+_FUSE = (Pass("fuse", fuse, after=("eliminate_dead",), why="only what is left becomes kernels"),)
 PIPELINE = Pipeline((*GRAPH_PASSES, *_SELECT, *_FUSE))
 TRAINING_PIPELINE = Pipeline(
     (*(item for item in GRAPH_PASSES if item.name not in ("freeze_states", "fold_batchnorm")), *_FUSE)

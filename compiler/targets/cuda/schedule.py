@@ -15,10 +15,12 @@ from ...dim import Dim, Extent, Quotient, Remainder, Symbol
 from ...graph import Graph
 from ...loops.elements import Axis, Elements, accumulated_in
 from ...loops.ir import Buffer, Load, extents_in, slope_along
+from ...loops.row_form import row_form
 from ...scalar import Call, Expr, Guarded, Literal
 from ...tensor_type import FLOAT32
 from .elements import device_elements, stored, summed
 from .forms import (
+    FEW_TERMS,
     THREADS,
     TILES,
     DeviceKernel,
@@ -27,6 +29,7 @@ from .forms import (
     Operand,
     Pointwise,
     Product,
+    RowPasses,
     Rows,
     Tile,
     Transform,
@@ -34,24 +37,25 @@ from .forms import (
     count,
     nominal,
 )
+from .row_passes import pass_form
 from .transforms import transform_form
 
 MOST_ELEMENTS = (1 << 31) - 1  # of one buffer: indices are int32
-FEW_TERMS = 32  # below, one thread makes the whole sum
 WIDTH = 4  # elements of the widest access
 MANY_ROWS = 1 << 16  # from here on, one thread a row fills the device, if rows lie next to each other
 
 
 def plan_kernel(graph: Graph, engine: Engine = Engine.FFMA) -> DeviceKernel:
     """The form of a kernel's graph, products of float32 by that engine; MemoryBudgetError if a buffer is too large for int32 indices."""
-    elements = device_elements(graph)
+    rows = row_form(graph)
+    elements = rows.elements if rows else device_elements(graph)
     for buffer in elements.arguments:
         size = dim.product(buffer.shape)
         if isinstance(size, int) and size > MOST_ELEMENTS:
             raise MemoryBudgetError(f"a tensor of {size} elements is too large for the cuda target.",
                                     hint=f"It indexes up to {MOST_ELEMENTS} elements; choose a smaller batch.")  # fmt: skip
     axes = tuple(Axis.of(f"p{place}", extent) for place, extent in enumerate(elements.out.shape))
-    form = _form(elements, axes, engine)
+    form = pass_form(rows) if rows else _form(elements, axes, engine)
     return DeviceKernel(elements.arguments, _free_symbols(elements.arguments, form), blocks(form), form)
 
 
@@ -81,6 +85,8 @@ def _free_symbols(buffers: Sequence[Buffer], form: Form) -> tuple[Symbol, ...]:
             expressions, own = [value], form.axes
         case Rows():
             expressions, own = [form.value, form.term], form.axes + form.terms
+        case RowPasses():
+            expressions, own = list(form.expressions), form.axes + form.terms
         case Product():
             expressions = [form.value, form.left.value, form.right.value]
             own = form.batch + form.left.axes + form.right.axes + form.terms
