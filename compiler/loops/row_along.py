@@ -1,9 +1,9 @@
 """Rows with lanes along them: one pass after another while the row is in the cache.
 
-A pass keeps several vectors of sums, so that additions do not wait for each other, and adds long rows up in chunks: no chain of float
-additions is longer than ``tiling.CHAIN`` terms. An element that is kept for later passes lies in the output's row, which is
-written anyway, or, of rows of few vectors, in registers.
-"""
+A pass keeps several vectors of sums, so that additions do not wait for each other, and adds long
+rows up in chunks: no chain of float additions is longer than ``tiling.CHAIN`` terms. An element
+that is kept for later passes lies in the output's row, which is written anyway, or, of rows of few
+vectors, in registers."""
 
 from __future__ import annotations
 
@@ -15,7 +15,20 @@ from ..graph import Node
 from ..scalar import Expr
 from . import tiling
 from .elements import accumulated_in, neutral_of
-from .ir import LANE, LANES, Allocate, Buffer, LaneFold, Let, Load, Statement, Store, block, loop, variable
+from .ir import (
+    LANE,
+    LANES,
+    Allocate,
+    Buffer,
+    LaneFold,
+    Let,
+    Load,
+    Statement,
+    Store,
+    block,
+    loop,
+    variable,
+)
 from .row_form import RowForm, decoded
 from .row_lanes import Rows, Spot, Vector, each_unit, merged_from, segments, vector_loop, vectors_of
 from .row_passes import Pass, Passes
@@ -43,14 +56,18 @@ class Along(Rows):
     def loops(self, item: Symbol) -> tuple[Extent, Statement, Mapping[Buffer, Buffer]]:
         """(work items, body, the buffers as they are walked)"""
         count, length = self.form.count, self.form.length
-        rows = max(1, tiling.ITEM_WORK // max(length, 1)) if isinstance(length, int) else SYMBOLIC_ROWS
+        rows = (
+            max(1, tiling.ITEM_WORK // max(length, 1)) if isinstance(length, int) else SYMBOLIC_ROWS
+        )
         rows = min(rows, count) if isinstance(count, int) else rows
         number, own = variable("q", count), dim.minimum(rows, count - Dim.of(item) * rows)
         inside = variable("k", own)
         body = Let(number, Dim.of(item) * rows + Dim.of(inside), self.row(Dim.of(number)))
         return dim.ceil_div(count, rows), loop(inside, own, body), self.flat
 
-    def reduced(self, step: Pass, node: Node, result: Buffer, row: Extent, conditions: tuple[Extent, ...]) -> Statement:
+    def reduced(
+        self, step: Pass, node: Node, result: Buffer, row: Extent, conditions: tuple[Extent, ...]
+    ) -> Statement:
         compute = self.elements.computes[node]
         dtype = accumulated_in(node.output.dtype)
         units = self.units(step.root)
@@ -60,7 +77,9 @@ class Along(Rows):
             sums = self.sweep(step.root, row, units, self.adder(step, node, total), ())
         else:
             sums = self._in_chunks(step, node, total, row)
-        return Allocate(total, block(self.clear(total, node), sums, self.folded(total, node, result)))
+        return Allocate(
+            total, block(self.clear(total, node), sums, self.folded(total, node, result))
+        )
 
     def folded(self, total: Buffer, node: Node, result: Buffer) -> Statement:
         """Combines all vectors of sums, then their lanes."""
@@ -82,7 +101,9 @@ class Along(Rows):
 
     def segment(self, root: Expr) -> Extent:
         """How many elements of a row lie behind each other for what is computed of them."""
-        return dim.product([axis.extent for axis in self.form.reduced[merged_from(self.form, root) :]])
+        return dim.product(
+            [axis.extent for axis in self.form.reduced[merged_from(self.form, root) :]]
+        )
 
     def chain(self, root: Expr, units: int) -> int:
         """The most terms that one lane adds up; more than CHAIN if that is not known."""
@@ -92,13 +113,17 @@ class Along(Rows):
         segment = self.segment(root)
         assert isinstance(segment, int)
         vectors = segment // LANES
-        return length // segment * (vectors // units + (vectors % units > 0) + (segment % LANES > 0))
+        return (
+            length // segment * (vectors // units + (vectors % units > 0) + (segment % LANES > 0))
+        )
 
     def adder(self, step: Pass, node: Node, total: Buffer) -> Vector:
         def add(spot: Spot) -> Statement:
             keep, term = self.term(step, spot, total.dtype)
             at = (spot.unit, Dim.of(LANE))
-            return vector_loop(*keep, Store(total, at, self.added(node, term, Load(total, at), spot.conditions)))
+            return vector_loop(
+                *keep, Store(total, at, self.added(node, term, Load(total, at), spot.conditions))
+            )
 
         return add
 
@@ -113,7 +138,9 @@ class Along(Rows):
         partial = self.local("a", total.dtype, total.shape)  # type: ignore[arg-type]
 
         def merged(at: tuple[Extent, ...]) -> Statement:
-            return Store(total, at, scalar.call(compute.combine, Load(total, at), Load(partial, at)))
+            return Store(
+                total, at, scalar.call(compute.combine, Load(total, at), Load(partial, at))
+            )
 
         def part(sums: Statement) -> Statement:
             return block(self.clear(partial, node), sums, each_unit(total, merged))
@@ -121,9 +148,13 @@ class Along(Rows):
         units = total.shape[0]
         assert isinstance(units, int)
         chunk = max(tiling.CHAIN // 2, 1) * units * LANES
-        return Allocate(partial, self.swept(step.root, row, units, self.adder(step, node, partial), chunk, part))
+        return Allocate(
+            partial, self.swept(step.root, row, units, self.adder(step, node, partial), chunk, part)
+        )
 
-    def sweep(self, root: Expr, row: Extent, units: int, make: Vector, conditions: tuple[Extent, ...]) -> Statement:
+    def sweep(
+        self, root: Expr, row: Extent, units: int, make: Vector, conditions: tuple[Extent, ...]
+    ) -> Statement:
         if not self.is_short:
             return self.swept(root, row, units, make, None, lambda sums: sums)
         known = self.decoded(row)
@@ -136,7 +167,13 @@ class Along(Rows):
         return block(*statements)
 
     def swept(
-        self, root: Expr, row: Extent, units: int, make: Vector, chunk: int | None, part: Callable[[Statement], Statement]
+        self,
+        root: Expr,
+        row: Extent,
+        units: int,
+        make: Vector,
+        chunk: int | None,
+        part: Callable[[Statement], Statement],
     ) -> Statement:
         """A statement for every vector of a row, the parts of a chunk within ``part``."""
         first = merged_from(self.form, root)
@@ -147,8 +184,14 @@ class Along(Rows):
             before = before * axis.extent + axis.position
         known = {**self.decoded(row), **{axis.symbol: axis.position for axis in outer}}
 
-        def made(at: Extent, unit: Extent, vector: Extent, conditions: tuple[Extent, ...]) -> Statement:
-            positions = {**known, **decoded(inner, at)} if len(inner) > 1 else {**known, inner[0].symbol: at}
+        def made(
+            at: Extent, unit: Extent, vector: Extent, conditions: tuple[Extent, ...]
+        ) -> Statement:
+            positions = (
+                {**known, **decoded(inner, at)}
+                if len(inner) > 1
+                else {**known, inner[0].symbol: at}
+            )
             return make(Spot(row, before * length + at, positions, unit, vector, conditions))
 
         if chunk is None:
@@ -157,7 +200,9 @@ class Along(Rows):
             number, whole = variable("c", length // chunk), length // chunk
             parts: list[Statement] = []
             if whole != 0:
-                parts.append(loop(number, whole, part(segments(Dim.of(number) * chunk, chunk, units, made))))
+                parts.append(
+                    loop(number, whole, part(segments(Dim.of(number) * chunk, chunk, units, made)))
+                )
             if length % chunk != 0:
                 parts.append(part(segments(whole * chunk, length % chunk, units, made)))
             body = block(*parts)

@@ -1,11 +1,12 @@
-"""A fused graph -> the rows that it reduces: one or several reductions over the same innermost axes, and what is made of them.
+"""A fused graph -> the rows that it reduces: one or several reductions over the same innermost
+axes, and what is made of them.
 
-In a row kernel all reductions run over the same axes of values of one shape, those axes are the innermost ones, and the result has
-an element for each element of that shape, or one for each row. Softmax, the norms and their gradients are such kernels.
-``row_form`` says whether a graph is one, by the formulas of its elements alone: whatever they read of a row is read in its own order,
-so that both targets walk rows as contiguous memory. An element index is over the *base axes* ``p0 p1 …`` (which row) and
-``r0 r1 …`` (where in it).
-"""
+In a row kernel all reductions run over the same axes of values of one shape, those axes are the
+innermost ones, and the result has an element for each element of that shape, or one for each row.
+Softmax, the norms and their gradients are such kernels. ``row_form`` says whether a graph is one,
+by the formulas of its elements alone: whatever they read of a row is read in its own order, so that
+both targets walk rows as contiguous memory. An element index is over the *base axes* ``p0 p1 …``
+(which row) and ``r0 r1 …`` (where in it)."""
 
 from __future__ import annotations
 
@@ -22,15 +23,18 @@ from ..tensor_type import TensorType
 from .elements import Axis, Elements
 from .ir import Buffer, Load, slope_along
 
-VIEWS = frozenset({"reshape", "broadcast"})  # of one value for each row: nothing is computed in them
+VIEWS = frozenset(
+    {"reshape", "broadcast"}
+)  # of one value for each row: nothing is computed in them
 FEW_ROWS = 8  # fewer rows than this, if they are long, are better shared out by element
 LONG_ROW = 1 << 15
 
 
 @dataclass(frozen=True, eq=False)
 class RowForm:
-    """The rows of a kernel. ``index``: an element of the shape that is reduced, over the base axes; ``out_index``: the output's;
-    ``per_row``: values with one element a row that elements are made of, in the order in which they are made."""
+    """The rows of a kernel. ``index``: an element of the shape that is reduced, over the base axes;
+    ``out_index``: the output's; ``per_row``: values with one element a row that elements are made
+    of, in the order in which they are made."""
 
     elements: Elements
     pure: tuple[Axis, ...]
@@ -79,9 +83,14 @@ class RowForm:
 
 
 def row_form(graph: Graph) -> RowForm | None:
-    """The rows of a fused graph; None if it has none, or no reduction whose result is used for all elements of its row."""
+    """The rows of a fused graph; None if it has none, or no reduction whose result is used for all
+    elements of its row."""
     reductions = tuple(node for node in graph.nodes if isinstance(node.attrs, ReduceAttrs))
-    if not reductions or any(_is_other_anchor(node) for node in graph.nodes) or not _agree(reductions):
+    if (
+        not reductions
+        or any(_is_other_anchor(node) for node in graph.nodes)
+        or not _agree(reductions)
+    ):
         return None
     shape, axes = reductions[0].inputs[0].shape, reductions[0].attrs.axes
     (output,) = graph.outputs
@@ -97,7 +106,11 @@ def _is_other_anchor(node: Node) -> bool:
         return False
     if node.op.compute is None:
         return True
-    return bool(node.op.compute(node.attrs, [v.type for v in node.inputs], [v.type for v in node.outputs]).reduce)
+    return bool(
+        node.op.compute(
+            node.attrs, [v.type for v in node.inputs], [v.type for v in node.outputs]
+        ).reduce
+    )
 
 
 def _agree(reductions: Sequence[Node]) -> bool:
@@ -111,11 +124,17 @@ def _agree(reductions: Sequence[Node]) -> bool:
     return bool(inner) and long[-len(inner) :] == inner
 
 
-def _form(graph: Graph, shape: Sequence[Extent], axes: Sequence[int], reductions: tuple[Node, ...]) -> RowForm | None:
+def _form(
+    graph: Graph, shape: Sequence[Extent], axes: Sequence[int], reductions: tuple[Node, ...]
+) -> RowForm | None:
     (output,) = graph.outputs
     long = [place for place, extent in enumerate(shape) if extent != 1]
-    pure = tuple(Axis.of(f"p{i}", shape[place]) for i, place in enumerate(p for p in long if p not in axes))
-    reduced = tuple(Axis.of(f"r{i}", shape[place]) for i, place in enumerate(p for p in long if p in axes))
+    pure = tuple(
+        Axis.of(f"p{i}", shape[place]) for i, place in enumerate(p for p in long if p not in axes)
+    )
+    reduced = tuple(
+        Axis.of(f"r{i}", shape[place]) for i, place in enumerate(p for p in long if p in axes)
+    )
     count = dim.product([axis.extent for axis in pure])
     size = count * dim.product([axis.extent for axis in reduced])
     is_row = output.type.elements == size
@@ -127,11 +146,16 @@ def _form(graph: Graph, shape: Sequence[Extent], axes: Sequence[int], reductions
         out_index = _reshaped_index(output.type, (*pure, *reduced) if is_row else pure)
     except ValueError:  # a free dim that cannot be taken apart
         return None
-    return RowForm(Elements(graph, None), pure, reduced, index, out_index, is_row, reductions, per_row)
+    return RowForm(
+        Elements(graph, None), pure, reduced, index, out_index, is_row, reductions, per_row
+    )
 
 
-def _per_row(graph: Graph, reductions: Sequence[Node], count: Extent, size: Extent) -> tuple[Value, ...]:
-    """The results of reductions, and what is made of them row by row and then read for each element."""
+def _per_row(
+    graph: Graph, reductions: Sequence[Node], count: Extent, size: Extent
+) -> tuple[Value, ...]:
+    """The results of reductions, and what is made of them row by row and then read for each
+    element."""
     known = {node.output for node in reductions}
     found: list[Value] = []
     for node in graph.nodes:
@@ -142,13 +166,16 @@ def _per_row(graph: Graph, reductions: Sequence[Node], count: Extent, size: Exte
         elif node.output.type.elements == count and not known.isdisjoint(node.inputs):
             known.add(node.output)
             readers = graph.users.get(node.output, ())
-            if node.op.name not in VIEWS and any(reader.output.type.elements == size for reader in readers):
+            if node.op.name not in VIEWS and any(
+                reader.output.type.elements == size for reader in readers
+            ):
                 found.append(node.output)
     return tuple(found)
 
 
 def _is_worthwhile(form: RowForm) -> bool:
-    """Not where few long rows would leave threads without work: element by element there is enough for all."""
+    """Not where few long rows would leave threads without work: element by element there is enough
+    for all."""
     if not (isinstance(form.count, int) and isinstance(form.length, int)):
         return 0 not in (form.count, form.length)
     return form.count * form.length > 0 and (form.count >= FEW_ROWS or form.length <= LONG_ROW)
@@ -160,17 +187,19 @@ def _reads_rows(form: RowForm) -> bool:
     given = {value: _reader(buffer) for value, buffer in leaves.items()}
     elements = form.elements
     try:
-        roots = [elements.with_given(given).element(node.inputs[0], form.index, None) for node in form.reductions]
-        roots += [
-            elements.with_given({k: g for k, g in given.items() if k is not value}).element(value, form.row_index(value), None)
-            for value in form.per_row if form.node_of(value) not in form.reductions
-        ]  # fmt: skip
-        is_given = form.elements.output in given
-        roots += [] if is_given else [elements.with_given(given).element(elements.output, form.out_index, None)]
-    except ValueError:  # an index that is computed at run time, or a free dim that cannot be taken apart
+        whole = elements.with_given(given)
+        roots = [whole.element(node.inputs[0], form.index, None) for node in form.reductions]
+        for value in form.per_row:
+            if form.node_of(value) not in form.reductions:
+                others = {k: g for k, g in given.items() if k is not value}
+                own = elements.with_given(others)
+                roots.append(own.element(value, form.row_index(value), None))
+        if elements.output not in given:
+            roots.append(whole.element(elements.output, form.out_index, None))
+    except ValueError:  # an index computed at run time, or a free dim that cannot be taken apart
         return False
-    own = frozenset(leaves.values())
-    return all(_is_readable(form, node, own) for node in scalar.post_order(roots))
+    numbers = frozenset(leaves.values())
+    return all(_is_readable(form, node, numbers) for node in scalar.post_order(roots))
 
 
 def _reader(buffer: Buffer) -> Callable[[Sequence[Extent | Expr]], Expr]:
@@ -193,8 +222,8 @@ def _is_readable(form: RowForm, node: Expr, per_row: frozenset[Buffer]) -> bool:
 
 
 def _can_decode(form: RowForm, load: Load) -> bool:
-    """Whether a load that is neither an element nor a number of the row follows from the number of the row by divisions, and
-    runs evenly along it."""
+    """Whether a load that is neither an element nor a number of the row follows from the number of
+    the row by divisions, and runs evenly along it."""
     slope = slope_along(load.buffer.offset(load.extents), form.reduced[-1].symbol)
     return slope in (0, 1) and _knows_row(form, load.extents)
 
@@ -213,7 +242,8 @@ def _flat(axes: Sequence[Axis]) -> Extent:
 
 
 def _reshaped_index(type_: TensorType, axes: Sequence[Axis]) -> tuple[Extent, ...]:
-    """The index into a value of the element whose number the axes give; ValueError if a free dim is in the way."""
+    """The index into a value of the element whose number the axes give; ValueError if a free dim is
+    in the way."""
     reshape = OPS["reshape"]
     extents = tuple(axis.extent for axis in axes)
     assert reshape.compute is not None
@@ -229,7 +259,8 @@ def _reshaped_index(type_: TensorType, axes: Sequence[Axis]) -> tuple[Extent, ..
 
 
 def decoded(axes: Sequence[Axis], number: Extent) -> Mapping[Symbol, Extent]:
-    """The positions along axes of an element, from its number; the extents behind the first must be known."""
+    """The positions along axes of an element, from its number; the extents behind the first must be
+    known."""
     found: dict[Symbol, Extent] = {}
     for axis in reversed(axes[1:]):
         assert isinstance(axis.extent, int)

@@ -1,9 +1,9 @@
-"""What all loops over rows have in common: a row's passes, what they read at a place, and how they go along a row.
+"""What all loops over rows have in common: a row's passes, what they read at a place, and how they
+go along a row.
 
-A row kernel's expressions are over base axes (row_form.py). A ``Spot`` says where a vector of elements lies; ``Rows.placed`` puts
-an expression there. Buffers that hold a value for each element of the rows are walked as (row, place), those with one for each row
-by its number.
-"""
+A row kernel's expressions are over base axes (row_form.py). A ``Spot`` says where a vector of
+elements lies; ``Rows.placed`` puts an expression there. Buffers that hold a value for each element
+of the rows are walked as (row, place), those with one for each row by its number."""
 
 from __future__ import annotations
 
@@ -17,7 +17,20 @@ from ..graph import Node, Value
 from ..scalar import Call, Expr, Index
 from ..tensor_type import DType
 from .elements import Axis, neutral_of, widened
-from .ir import LANE, LANES, Allocate, Buffer, Kind, Load, Statement, Store, block, guard, loop, variable
+from .ir import (
+    LANE,
+    LANES,
+    Allocate,
+    Buffer,
+    Kind,
+    Load,
+    Statement,
+    Store,
+    block,
+    guard,
+    loop,
+    variable,
+)
 from .row_form import RowForm, decoded
 from .row_passes import Pass, Passes
 from .strides import takes_apart
@@ -27,8 +40,9 @@ Vector: TypeAlias = "Callable[[Spot], Statement]"
 
 @dataclass(frozen=True)
 class Spot:
-    """Where a vector of elements lies: the number of each row and the place in it, by base axes too; which of several sums
-    takes it, and which vector of the row it is, where that is known; lanes count where ``conditions`` hold."""
+    """Where a vector of elements lies: the number of each row and the place in it, by base axes
+    too; which of several sums takes it, and which vector of the row it is, where that is known;
+    lanes count where ``conditions`` hold."""
 
     row: Extent
     at: Extent
@@ -39,7 +53,8 @@ class Spot:
 
 
 class Rows:
-    """What both ways have in common. ``scalars``: what a row's numbers are kept in; ``kept``: elements of rows."""
+    """What both ways have in common. ``scalars``: what a row's numbers are kept in; ``kept``:
+    elements of rows."""
 
     at_scalar: tuple[Extent, ...] = (0,)
     scalar_shape: tuple[int, ...] = (1,)
@@ -50,7 +65,7 @@ class Rows:
         self.scalars: dict[Buffer, Load] = {}
         self.kept: dict[Buffer, Buffer] = {}
 
-    # -- a row -------------------------------------------------------------------------------------------
+    # -- a row -------------------------------------------------------------------------------------
 
     def row(self, row: Extent, conditions: tuple[Extent, ...] = ()) -> Statement:
         """All passes over a row (or the rows of all lanes)."""
@@ -67,7 +82,15 @@ class Rows:
                     statements.append(self.reduced(step, node, found, row, conditions))
                 case Value() as value:
                     found = self.local("s", value.dtype, self.scalar_shape)
-                    statements.append(self.of_row(Store(found, self.at_scalar, self.placed(step.root, self.spot(row, conditions)))))
+                    statements.append(
+                        self.of_row(
+                            Store(
+                                found,
+                                self.at_scalar,
+                                self.placed(step.root, self.spot(row, conditions)),
+                            )
+                        )
+                    )
                 case None:
                     statements.append(self.stored(step.root, row, conditions))
                     continue
@@ -90,11 +113,13 @@ class Rows:
         out = self.flat[self.elements.out]
 
         def store(spot: Spot) -> Statement:
-            return vector_loop(guard(spot.conditions, Store(out, (spot.row, spot.at), self.placed(root, spot))))
+            return vector_loop(
+                guard(spot.conditions, Store(out, (spot.row, spot.at), self.placed(root, spot)))
+            )
 
         return store
 
-    # -- what the ways differ in -------------------------------------------------------------------------
+    # -- what the ways differ in -------------------------------------------------------------------
 
     def spot(self, row: Extent, conditions: tuple[Extent, ...]) -> Spot:
         """A row without a place in it."""
@@ -110,19 +135,24 @@ class Rows:
     def kept_at(self, spot: Spot) -> tuple[Extent, ...]:
         raise NotImplementedError
 
-    def reduced(self, step: Pass, node: Node, result: Buffer, row: Extent, conditions: tuple[Extent, ...]) -> Statement:
+    def reduced(
+        self, step: Pass, node: Node, result: Buffer, row: Extent, conditions: tuple[Extent, ...]
+    ) -> Statement:
         raise NotImplementedError
 
-    def sweep(self, root: Expr, row: Extent, units: int, make: Vector, conditions: tuple[Extent, ...]) -> Statement:
+    def sweep(
+        self, root: Expr, row: Extent, units: int, make: Vector, conditions: tuple[Extent, ...]
+    ) -> Statement:
         raise NotImplementedError
 
-    # -- parts -------------------------------------------------------------------------------------------
+    # -- parts -------------------------------------------------------------------------------------
 
     def local(self, letter: str, dtype: DType, shape: tuple[int, ...]) -> Buffer:
         return Buffer(self.elements.local_name(letter), dtype, shape, is_local=True)
 
     def decoded(self, row: Extent) -> Mapping[Symbol, Extent]:
-        """The base axes of a row, where they follow from its number; nothing reads them otherwise."""
+        """The base axes of a row, where they follow from its number; nothing reads them
+        otherwise."""
         pure = self.form.pure
         return decoded(pure, row) if all(isinstance(axis.extent, int) for axis in pure[1:]) else {}
 
@@ -158,12 +188,20 @@ class Rows:
         return Load(buffer, (offset,) if is_walked else index)
 
     def added(self, node: Node, term: Expr, present: Expr, conditions: tuple[Extent, ...]) -> Expr:
-        """A term combined with what is there, if the conditions hold; a product of floats by one rounding."""
+        """A term combined with what is there, if the conditions hold; a product of floats by one
+        rounding."""
         compute = self.elements.computes[node]
         match term:
             case Call("mul", (left, right), dtype) if compute.combine == "add" and dtype.is_float:
-                return scalar.call("fma", scalar.guarded(conditions, left), scalar.guarded(conditions, right), present)
-        counted = scalar.guarded(conditions, term, scalar.literal(neutral_of(compute, term.dtype), term.dtype))
+                return scalar.call(
+                    "fma",
+                    scalar.guarded(conditions, left),
+                    scalar.guarded(conditions, right),
+                    present,
+                )
+        counted = scalar.guarded(
+            conditions, term, scalar.literal(neutral_of(compute, term.dtype), term.dtype)
+        )
         return scalar.call(compute.combine, present, counted)
 
     def term(self, step: Pass, spot: Spot, dtype: DType) -> tuple[tuple[Statement, ...], Expr]:
@@ -202,7 +240,8 @@ def segments(
     start: Extent, length: Extent, units: int,
     make: Callable[[Extent, Extent, Extent, tuple[Extent, ...]], Statement],
 ) -> Statement:  # fmt: skip
-    """A statement for every vector: several at a time, one at a time, and a last one of fewer lanes."""
+    """A statement for every vector: several at a time, one at a time, and a last one of fewer
+    lanes."""
     lane, full = Dim.of(LANE), length // LANES
     groups, rest = full // units, full % units
     statements: list[Statement] = []
@@ -211,7 +250,9 @@ def segments(
         at_unit: Extent = Dim.of(unit) if units > 1 else 0
         vector = Dim.of(group) * units + at_unit
         body = make(start + vector * LANES + lane, at_unit, vector, ())
-        statements.append(loop(group, groups, loop(unit, units, body, Kind.UNROLLED) if units > 1 else body))
+        statements.append(
+            loop(group, groups, loop(unit, units, body, Kind.UNROLLED) if units > 1 else body)
+        )
     if rest != 0:
         single = variable("t", rest)
         vector = groups * units + Dim.of(single)
@@ -234,16 +275,24 @@ def merged_from(form: RowForm, root: Expr) -> int:
         if not all(isinstance(axis.extent, int) for axis in inner[1:]):
             continue
         values = decoded(inner, merged.position)
-        if not any(takes_apart(dim.substitute(e, values), merged.symbol) for e in _decoded_extents(form, root)):
+        if not any(
+            takes_apart(dim.substitute(e, values), merged.symbol)
+            for e in _decoded_extents(form, root)
+        ):
             return first
     return len(form.reduced) - 1
 
 
 def _decoded_extents(form: RowForm, root: Expr) -> list[Extent]:
-    """What follows from the base axes, and not from the numbers of the row and the element alone."""
+    """What follows from the base axes, and not from the numbers of the row and the element
+    alone."""
     nodes = scalar.post_order([root])
-    loads = [n for n in nodes if isinstance(n, Load) and not form.is_dense(n) and not form.is_of_row(n)]
-    return [n.buffer.offset(n.extents) for n in loads] + [n.extent for n in nodes if isinstance(n, Index)]
+    loads = [
+        n for n in nodes if isinstance(n, Load) and not form.is_dense(n) and not form.is_of_row(n)
+    ]
+    return [n.buffer.offset(n.extents) for n in loads] + [
+        n.extent for n in nodes if isinstance(n, Index)
+    ]
 
 
 def _views(form: RowForm, passes: Passes) -> Mapping[Buffer, Buffer]:
@@ -264,4 +313,13 @@ def _views(form: RowForm, passes: Passes) -> Mapping[Buffer, Buffer]:
     return views
 
 
-__all__ = ["Rows", "Spot", "Vector", "each_unit", "merged_from", "segments", "vector_loop", "vectors_of"]
+__all__ = [
+    "Rows",
+    "Spot",
+    "Vector",
+    "each_unit",
+    "merged_from",
+    "segments",
+    "vector_loop",
+    "vectors_of",
+]

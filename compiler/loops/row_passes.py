@@ -1,9 +1,10 @@
-"""A row kernel -> its passes, in order: what each computes of an element or of a row, over the base axes, and what is kept.
+"""A row kernel -> its passes, in order: what each computes of an element or of a row, over the base
+axes, and what is kept.
 
-An element that a later pass needs again is made anew, or kept: ``Keep`` says which the target has room for. To keep one costs a store
-and a load for each pass; x - max costs less than that, an exponential about twenty instructions. So, where there is room for one
-value only (the output's row), it is one that takes a division, a root or more.
-"""
+An element that a later pass needs again is made anew, or kept: ``Keep`` says which the target has
+room for. To keep one costs a store and a load for each pass; x - max costs less than that, an
+exponential about twenty instructions. So, where there is room for one value only (the output's
+row), it is one that takes a division, a root or more."""
 
 from __future__ import annotations
 
@@ -18,8 +19,10 @@ from .elements import Elements, Given
 from .ir import Buffer, Load
 from .row_form import RowForm
 
-CHEAP = frozenset({"add", "sub", "mul", "fma", "neg", "abs", "max", "min", "select", "less", "less_equal", "equal", "not_equal",
-                   "and", "or", "not", "is_nan"})  # fmt: skip
+CHEAP = frozenset(
+    {"add", "sub", "mul", "fma", "neg", "abs", "max", "min", "select"}
+    | {"less", "less_equal", "equal", "not_equal", "and", "or", "not", "is_nan"}
+)
 
 
 class Keep(enum.Enum):
@@ -33,8 +36,9 @@ class Keep(enum.Enum):
 
 @dataclass(frozen=True, eq=False)
 class Pass:
-    """``root``: the element that is reduced, the number of a row or the stored element. ``leaf``: stands for the result in later
-    passes; ``keeps``: stands there for the element itself, if it is kept."""
+    """``root``: the element that is reduced, the number of a row or the stored element. ``leaf``:
+    stands for the result in later passes; ``keeps``: stands there for the element itself, if it is
+    kept."""
 
     makes: Node | Value | None  # a reduction, a number of the row, or the output
     root: Expr
@@ -53,7 +57,9 @@ class Passes:
     @property
     def leaves(self) -> frozenset[Buffer]:
         """The buffers that stand for results and for elements that are kept."""
-        return frozenset(leaf for step in self.steps for leaf in (step.leaf, step.keeps) if leaf is not None)
+        return frozenset(
+            leaf for step in self.steps for leaf in (step.leaf, step.keeps) if leaf is not None
+        )
 
 
 def row_passes(form: RowForm, keep: Keep) -> Passes:
@@ -82,11 +88,16 @@ def row_passes(form: RowForm, keep: Keep) -> Passes:
 
 
 def _roots(form: RowForm, nodes: Sequence[Node]) -> list[Value]:
-    return [value for node in nodes for value in (node.inputs[:1] if node in form.reductions else node.inputs)]
+    return [
+        value
+        for node in nodes
+        for value in (node.inputs[:1] if node in form.reductions else node.inputs)
+    ]
 
 
 def _given(form: RowForm, elements: Elements, value: Value, leaf: Buffer) -> Given:
-    """What stands for an element that is known: only where it is one of the present row at the present place."""
+    """What stands for an element that is known: only where it is one of the present row at the
+    present place."""
 
     def read(index: Sequence[object]) -> Expr:
         load = Load(leaf, tuple(index))  # type: ignore[arg-type]
@@ -98,7 +109,13 @@ def _given(form: RowForm, elements: Elements, value: Value, leaf: Buffer) -> Giv
 
 
 def _is_kept(
-    form: RowForm, keep: Keep, value: Value, root: Expr, later: Sequence[Value], known: Set[Value], kept: Mapping[Value, Given]
+    form: RowForm,
+    keep: Keep,
+    value: Value,
+    root: Expr,
+    later: Sequence[Value],
+    known: Set[Value],
+    kept: Mapping[Value, Given],
 ) -> bool:
     """Whether an element is kept for later passes."""
     if value in kept or not _is_used(form, value, later, known):
@@ -131,7 +148,9 @@ def _is_used(form: RowForm, value: Value, later: Sequence[Value], known: Set[Val
 def _is_dear(root: Expr) -> bool:
     """Whether making an element costs more than reading it."""
     nodes = scalar.post_order([root])
-    return any((isinstance(n, Call) and n.function not in CHEAP) or isinstance(n, Cast) for n in nodes)
+    return any(
+        (isinstance(n, Call) and n.function not in CHEAP) or isinstance(n, Cast) for n in nodes
+    )
 
 
 __all__ = ["Keep", "Pass", "Passes", "row_passes"]

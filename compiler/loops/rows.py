@@ -1,9 +1,9 @@
-"""Row kernels -> loops: a work item makes some rows, several passes over a row while it is in the cache or in registers.
+"""Row kernels -> loops: a work item makes some rows, several passes over a row while it is in the
+cache or in registers.
 
-Each reduction is one pass over the row and the result is another. ``row_passes.py`` says what each computes and what it keeps for later
-ones. Rows shorter than a vector have a lane each (here); the others lie along the lanes (row_along.py). The order of every sum
-depends on shapes only.
-"""
+Each reduction is one pass over the row and the result is another. ``row_passes.py`` says what each
+computes and what it keeps for later ones. Rows shorter than a vector have a lane each (here); the
+others lie along the lanes (row_along.py). The order of every sum depends on shapes only."""
 
 from __future__ import annotations
 
@@ -28,7 +28,11 @@ SHORT = 4  # vectors of a row that stays in registers
 def row_loops(form: RowForm, item: Symbol) -> tuple[Extent, Statement, Mapping[Buffer, Buffer]]:
     """(work items, body, the buffers as they are walked) of a row kernel."""
     length = form.length
-    if isinstance(length, int) and length <= ACROSS and not (isinstance(form.count, int) and form.count < LANES):
+    if (
+        isinstance(length, int)
+        and length <= ACROSS
+        and not (isinstance(form.count, int) and form.count < LANES)
+    ):
         return _Across(form, row_passes(form, Keep.ALL)).loops(item)
     if isinstance(length, int) and length <= SHORT * LANES:
         passes = row_passes(form, Keep.COMPUTED)
@@ -74,7 +78,9 @@ class _Across(Rows):
         """Lanes behind the last row read nothing; what they hold is never stored."""
         return scalar.guarded(spot.conditions, super().read(load, spot))
 
-    def reduced(self, step: Pass, node: Node, result: Buffer, row: Extent, conditions: tuple[Extent, ...]) -> Statement:
+    def reduced(
+        self, step: Pass, node: Node, result: Buffer, row: Extent, conditions: tuple[Extent, ...]
+    ) -> Statement:
         compute = self.elements.computes[node]
         total = self.local("t", accumulated_in(node.output.dtype), (LANES,))
         at = (Dim.of(LANE),)
@@ -86,9 +92,16 @@ class _Across(Rows):
 
         value = scalar.cast(Load(total, at), result.dtype)
         sums = self.sweep(step.root, row, 1, add, conditions)
-        return Allocate(total, block(vector_loop(Store(total, at, neutral)), sums, vector_loop(Store(result, at, value))))
+        return Allocate(
+            total,
+            block(
+                vector_loop(Store(total, at, neutral)), sums, vector_loop(Store(result, at, value))
+            ),
+        )
 
-    def sweep(self, root: Expr, row: Extent, units: int, make: Vector, conditions: tuple[Extent, ...]) -> Statement:
+    def sweep(
+        self, root: Expr, row: Extent, units: int, make: Vector, conditions: tuple[Extent, ...]
+    ) -> Statement:
         assert isinstance(self.form.length, int)
         known = self.decoded(row)
         place = variable("j", self.form.length)

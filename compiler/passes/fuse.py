@@ -1,5 +1,8 @@
-"""Fusion: nodes -> kernels. A kernel has at most one reduction, pointwise ops before it and elementwise ops behind it; or it reduces
-rows, several times and for all their elements (``loops/row_form.py`` says what it may then hold).
+"""Fusion: nodes -> kernels.
+
+A kernel has at most one reduction, pointwise ops before it and elementwise ops behind it; or it
+reduces rows, several times and for all their elements (``loops/row_form.py`` says what it may then
+hold).
 
 A value is inlined only where one kernel holds all its readers and they use the same element of it (``x * sigmoid(x)``), so
 nothing is computed twice; views, which compute nothing, are made anew in each kernel that reads them. Single numbers become
@@ -26,7 +29,8 @@ MOST_NODES = 24  # in one kernel: longer formulas only cost compile time
 
 @dataclass(eq=False)
 class _Group:
-    """A kernel in the making; the last node makes its output. ``is_rows``: its reductions are those of rows."""
+    """A kernel in the making; the last node makes its output. ``is_rows``: its reductions are those
+    of rows."""
 
     nodes: list[Node]
     anchor: Node | None
@@ -81,7 +85,11 @@ def _groups(graph: Graph, has_rows: bool) -> dict[Node, _Group]:
 
 
 def _next_inlined(
-    graph: Graph, group: _Group, group_of: Mapping[Node, _Group], results: frozenset[Value], has_rows: bool
+    graph: Graph,
+    group: _Group,
+    group_of: Mapping[Node, _Group],
+    results: frozenset[Value],
+    has_rows: bool,
 ) -> Value | None:
     """A value that the group reads and may compute itself."""
     members = set(group.nodes)
@@ -118,7 +126,8 @@ def _takes_views(node: Node) -> bool:
 
 def _joins_rows(graph: Graph, before: _Group, group: _Group) -> bool:
     """Whether two kernels together are one that reduces rows, several times or for all their elements."""
-    if before.anchor is None and group.anchor is None:
+    anchors = [part.anchor for part in (before, group) if part.anchor is not None]
+    if not anchors or any(anchor.op.family != "reduction" for anchor in anchors):
         return False
     nodes = dict.fromkeys((*before.nodes, *group.nodes))
     return row_form(_body(graph, list(nodes))[0]) is not None
@@ -180,11 +189,13 @@ def _kernel(b: Builder, graph: Graph, group: _Group, mapping: dict[Value, Value]
     record = OPS["kernel"]
     label = next((n.label for n in _by_weight(group) if n.label), "")
     inputs = [mapping[value] for value in arguments]
-    return b.add(record, inputs, record.attrs(finished), label, [Value(out.type, out.label, out.layout)]).output
+    made = Value(out.type, out.label, out.layout)
+    return b.add(record, inputs, record.attrs(finished), label, [made]).output
 
 
 def _body(graph: Graph, nodes: Sequence[Node]) -> tuple[Graph, list[Value]]:
-    """(what the nodes compute for the last of them, over as few inputs as they read, the values that those are)"""
+    """(what the nodes compute for the last of them, over as few inputs as they read, the values
+    that those are)"""
     body = Builder("kernel")
     inner: dict[Value, Value] = {}
     arguments: list[Value] = []

@@ -1,8 +1,8 @@
 """Kernels that reduce rows several times: their passes as a form, and its source.
 
-The lanes of a row take every lanes-th term each, in chains of at most CHAIN; their sums end in a fixed tree, and all lanes read its root.
-Each pass reads the row again: from the caches, if it is not too long for them.
-"""
+The lanes of a row take every lanes-th term each, in chains of at most CHAIN; their sums end in a
+fixed tree, and all lanes read its root. Each pass reads the row again: from the caches, if it is
+not too long for them."""
 
 from __future__ import annotations
 
@@ -27,7 +27,9 @@ def pass_form(form: RowForm) -> RowPasses:
     steps: list[Sum | Expr] = []
 
     def known(root: Expr) -> Expr:
-        return scalar.rebuild(root, lambda n: numbers.get(n.buffer) if isinstance(n, Load) else None)
+        return scalar.rebuild(
+            root, lambda n: numbers.get(n.buffer) if isinstance(n, Load) else None
+        )
 
     *found, last = row_passes(form, Keep.NOTHING).steps
     for step in found:
@@ -38,7 +40,15 @@ def pass_form(form: RowForm) -> RowPasses:
         else:
             steps.append(known(step.root))
         numbers[step.leaf] = Argument(len(steps) - 1, step.leaf.dtype)
-    return RowPasses(form.pure, form.reduced, tuple(steps), form.out_index, known(last.root), form.is_row, _lanes(form))
+    return RowPasses(
+        form.pure,
+        form.reduced,
+        tuple(steps),
+        form.out_index,
+        known(last.root),
+        form.is_row,
+        _lanes(form),
+    )
 
 
 def _lanes(form: RowForm) -> int:
@@ -59,8 +69,15 @@ def print_row_passes(p: Printer, form: RowPasses) -> None:
     lane = p.let(p.call("remainder", thread, str(form.lanes)), "l")
     row = p.let(p.call("plus", p.call("times", p.call("block"), str(form.rows)), local), "i")
     inside = p.call("below", row, p.extent(count(form.axes)))
-    sums = {step.term.dtype for step in form.steps if isinstance(step, Sum)} if form.lanes > 1 else set()
-    shared = {d: p.let(p.call(f"shared_{d.value}_{THREADS}"), "s") for d in sorted(sums, key=lambda d: d.value)}
+    sums = (
+        {step.term.dtype for step in form.steps if isinstance(step, Sum)}
+        if form.lanes > 1
+        else set()
+    )
+    shared = {
+        d: p.let(p.call(f"shared_{d.value}_{THREADS}"), "s")
+        for d in sorted(sums, key=lambda d: d.value)
+    }
     for place, step in enumerate(form.steps):
         if isinstance(step, Sum):
             p.sums[place] = _sum(p, form, step, f"sum_{place}", (thread, lane, row, inside), shared)
@@ -100,7 +117,12 @@ def _flat(p: Printer, form: RowPasses, lane: str, step: str) -> str:
 
 
 def _sum(
-    p: Printer, form: RowPasses, sum_: Sum, total: str, where: tuple[str, str, str, str], shared: Mapping[DType, str]
+    p: Printer,
+    form: RowPasses,
+    sum_: Sum,
+    total: str,
+    where: tuple[str, str, str, str],
+    shared: Mapping[DType, str],
 ) -> str:
     """The name of a row's sum, which every lane knows."""
     thread, lane, row, inside = where
@@ -114,16 +136,29 @@ def _sum(
             with p.loop(mine) as step:
                 _add(p, form, sum_, total, _flat(p, form, lane, step))
         else:
-            chains = p.let(p.call("quotient", p.call("plus", mine, str(CHAIN - 1)), str(CHAIN)), "n")
+            chains = p.let(
+                p.call("quotient", p.call("plus", mine, str(CHAIN - 1)), str(CHAIN)), "n"
+            )
             with p.loop(chains) as chain:
                 start = p.let(p.call("times", chain, str(CHAIN)), "i")
                 p.line(f"part_{total} = {neutral}")
                 with p.loop(p.call("lesser", str(CHAIN), p.call("minus", mine, start))) as step:
-                    _add(p, form, sum_, f"part_{total}", _flat(p, form, lane, p.call("plus", start, step)))
-                p.line(f"{total} = {p.call(f'{sum_.combine}_{sum_.term.dtype.value}', total, f'part_{total}')}")
+                    _add(
+                        p,
+                        form,
+                        sum_,
+                        f"part_{total}",
+                        _flat(p, form, lane, p.call("plus", start, step)),
+                    )
+                combine = f"{sum_.combine}_{sum_.term.dtype.value}"
+                p.line(f"{total} = {p.call(combine, total, f'part_{total}')}")
     if form.lanes > 1:
         _share(p, form, sum_, total, (thread, lane, shared[sum_.term.dtype]))
-    return total if sum_.dtype is sum_.term.dtype else p.let(p.call(f"cast_{sum_.term.dtype.value}_{sum_.dtype.value}", total))
+    return (
+        total
+        if sum_.dtype is sum_.term.dtype
+        else p.let(p.call(f"cast_{sum_.term.dtype.value}_{sum_.dtype.value}", total))
+    )
 
 
 def _add(p: Printer, form: RowPasses, sum_: Sum, target: str, flat: str) -> None:
@@ -140,7 +175,8 @@ def _add(p: Printer, form: RowPasses, sum_: Sum, target: str, flat: str) -> None
 
 
 def _share(p: Printer, form: RowPasses, sum_: Sum, total: str, where: tuple[str, str, str]) -> None:
-    """The lanes' sums combined, lane i with lane i + width, width halving; then all lanes read the first one's."""
+    """The lanes' sums combined, lane i with lane i + width, width halving; then all lanes read the
+    first one's."""
     name = sum_.term.dtype.value
     thread, lane, scratch = where
     p.do(f"store_{name}", scratch, thread, total)
@@ -148,7 +184,10 @@ def _share(p: Printer, form: RowPasses, sum_: Sum, total: str, where: tuple[str,
     width = form.lanes // 2
     while width:
         with p.where([p.call("below", lane, str(width))]):
-            pair = (p.call(f"load_{name}", scratch, at) for at in (thread, p.call("plus", thread, str(width))))
+            pair = (
+                p.call(f"load_{name}", scratch, at)
+                for at in (thread, p.call("plus", thread, str(width)))
+            )
             p.line(f"{total} = {p.call(f'{sum_.combine}_{name}', *pair)}")
             p.do(f"store_{name}", scratch, thread, total)
         p.do("barrier")
