@@ -21,6 +21,8 @@ from .emit import emit_tiles
 from .ir import Buffer, For, Kernel, Let, Statement, Store, extents_in, walk
 from .linear import linear_loops
 from .moves import planned_move
+from .row_form import row_form
+from .rows import row_loops
 from .space import iteration_space
 from .tiling import Machine, plan_tiles
 from .turned import turned_loops
@@ -32,8 +34,9 @@ DEVICE_KERNELS = frozenset({"winograd_fused"})  # a kernel of a device's own; el
 def build_kernel(name: str, graph: Graph, machine: Machine) -> Kernel:
     """The loops of a kernel's graph (one output; buffers are the graph's inputs, then its output)."""
     item = Symbol("w", 0, None)
-    elements = Elements(graph, anchor_of(graph))
-    items, body, flat = _loops(elements, machine, item)
+    rows = row_form(graph)
+    elements = rows.elements if rows else Elements(graph, anchor_of(graph))
+    items, body, flat = row_loops(rows, item) if rows else _loops(elements, machine, item)
     buffers = tuple(flat.get(b, b) for b in elements.arguments)
     symbols = dim.symbols_of([*(e for b in buffers for e in b.shape), items]) | _free_symbols(body, item)
     return Kernel(name, buffers, tuple(sorted(symbols, key=lambda s: s.name)), items, item, body)
@@ -50,11 +53,11 @@ def is_anchor(node: Node) -> bool:
 
 
 def anchor_of(graph: Graph) -> Node | None:
-    """The one node that decides the loops, if any."""
+    """The one node that decides the loops, if any; of a row kernel the last reduction."""
     found = [node for node in graph.nodes if is_anchor(node)]
-    if len(found) > 1:
-        raise ValueError(f"a kernel cannot hold two reductions: {found}")
-    return found[0] if found else None
+    if len(found) > 1 and row_form(graph) is None:
+        raise ValueError(f"only a row kernel can hold two reductions: {found}")
+    return found[-1] if found else None
 
 
 def _loops(elements: Elements, machine: Machine, item: Symbol) -> tuple[Extent, Statement, Mapping[Buffer, Buffer]]:

@@ -6,9 +6,11 @@ stored value. Layouts are composed into the loads' indices; padding lanes of the
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import copy
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import count
+from typing import TypeAlias
 
 from .. import scalar
 from ..dim import Dim, Extent, Symbol
@@ -17,6 +19,8 @@ from ..op import Compute
 from ..scalar import Call, Expr, Index
 from ..tensor_type import BOOL, FLOAT32, DType
 from .ir import Buffer, Load, Statement, Store, guard, variable
+
+Given: TypeAlias = "Callable[[Sequence[Extent | Expr]], Expr]"  # the element of a value that is known already
 
 
 @dataclass(frozen=True)
@@ -55,6 +59,14 @@ def accumulated_in(dtype: DType) -> DType:
     return FLOAT32 if dtype.is_float and dtype.bytes < 4 else dtype
 
 
+def neutral_of(compute: Compute, dtype: DType) -> float | int | bool:
+    """Where a combination starts, as a number that the dtype can hold (-inf is the least integer)."""
+    value = compute.initial
+    if dtype.is_float:
+        return value
+    return bool(value) if dtype is BOOL else _nearest_integer(value, dtype)
+
+
 class Elements:
     """The formulas of one kernel. ``buffers``: those of the graph's inputs; ``compute``: the anchor's formula, if it has one."""
 
@@ -67,6 +79,13 @@ class Elements:
         self.out = _buffer("y", self.output)
         self._numbers = count()
         self._known: dict[tuple[Value, tuple[Extent | Expr, ...], Expr | None], Expr] = {}
+        self._given: Mapping[Value, Given] = {}
+
+    def with_given(self, given: Mapping[Value, Given]) -> Elements:
+        """The same formulas, over values whose elements are known already."""
+        found = copy.copy(self)
+        found._given, found._known = given, {}
+        return found
 
     @property
     def arguments(self) -> tuple[Buffer, ...]:
@@ -99,6 +118,8 @@ class Elements:
         return self._known[key]
 
     def _element(self, value: Value, index: Sequence[Extent | Expr], sum_: Expr | None) -> Expr:
+        if value in self._given:
+            return self._given[value](index)
         node = self.graph.producers.get(value)
         if node is None:
             return self._load(value, index)
@@ -130,11 +151,8 @@ class Elements:
         return self.computed.finish(result, self._anchor_index(index), self._anchor_reads)
 
     def neutral(self, dtype: DType) -> float | int | bool:
-        """Where the anchor's combination starts, as a number that the dtype can hold (-inf is the least integer)."""
-        value = self.computed.initial
-        if dtype.is_float:
-            return value
-        return bool(value) if dtype is BOOL else _nearest_integer(value, dtype)
+        """Where the anchor's combination starts."""
+        return neutral_of(self.computed, dtype)
 
     def _anchor_reads(self, operand: int, index: Sequence[Extent | Expr]) -> Expr:
         return self.element(self.anchored.inputs[operand], list(index), None)
@@ -203,4 +221,4 @@ def _nearest_integer(value: float, dtype: DType) -> int:
     return int(min(max(value, low), high))
 
 
-__all__ = ["Axis", "Elements", "accumulated_in", "compute_of", "widened"]
+__all__ = ["Axis", "Elements", "Given", "accumulated_in", "compute_of", "neutral_of", "widened"]

@@ -1,5 +1,8 @@
-"""Fusion: nodes -> kernels. A kernel has at most one reduction, pointwise ops before it and
-elementwise ops behind it.
+"""Fusion: nodes -> kernels.
+
+A kernel has at most one reduction, pointwise ops before it and elementwise ops behind it; or it
+reduces rows, several times and for all their elements (``loops/row_form.py`` says what it may then
+hold).
 
 A value is inlined only where one kernel holds all its readers and they use the same element of it
 (``x * sigmoid(x)``), so nothing is computed twice; views, which compute nothing, are made anew in
@@ -17,6 +20,7 @@ from netloom.errors import UnsupportedOpError
 
 from ..graph import Builder, Graph, Node, Value, finish, rebuilder
 from ..loops.build import has_loops, is_anchor
+from ..loops.row_form import row_form
 from ..op import OPS
 from ..ops.shape import divides_by_free_dims
 
@@ -30,20 +34,22 @@ MOST_NODES = 24  # in one kernel: longer formulas only cost compile time
 
 @dataclass(eq=False)
 class _Group:
-    """A kernel in the making; the last node makes its output."""
+    """A kernel in the making; the last node makes its output. ``is_rows``: its reductions are those
+    of rows."""
 
     nodes: list[Node]
     anchor: Node | None
+    is_rows: bool = False
 
     @property
     def last(self) -> Node:
         return self.nodes[-1]
 
 
-def fuse(graph: Graph) -> Graph:
-    """The graph as kernels."""
+def fuse(graph: Graph, has_rows: bool = True) -> Graph:
+    """The graph as kernels; ``has_rows``: the target has kernels that reduce rows."""
     b, mapping = rebuilder(graph)
-    emitted = _needed(graph, _groups(graph))
+    emitted = _needed(graph, _groups(graph, has_rows))
     for node in graph.nodes:
         if node.op.name == "constant":
             mapping[node.output] = b.copy(node, [])[0]
@@ -66,7 +72,7 @@ def _needed(graph: Graph, group_of: Mapping[Node, _Group]) -> dict[Node, _Group]
     return found
 
 
-def _groups(graph: Graph) -> dict[Node, _Group]:
+def _groups(graph: Graph, has_rows: bool) -> dict[Node, _Group]:
     results = frozenset(graph.results)
     group_of: dict[Node, _Group] = {}
     for node in graph.nodes:
@@ -75,8 +81,9 @@ def _groups(graph: Graph) -> dict[Node, _Group]:
         if not has_loops(node) or len(node.outputs) != 1:
             raise UnsupportedOpError(f"{node.op.name} has no loops", node=node.label)
         group = group_of[node] = _Group([node], node if is_anchor(node) else None)
-        while value := _next_inlined(graph, group, group_of, results):
+        while value := _next_inlined(graph, group, group_of, results, has_rows):
             other = group_of[graph.producers[value]]
+            group.is_rows = not _joins_one_anchor(other, group, _readers(graph, group, value), value)
             group.nodes = list(dict.fromkeys((*other.nodes, *group.nodes)))
             group.anchor = group.anchor or other.anchor
             if all(group_of.get(reader) is group for reader in graph.users[value]):
@@ -85,7 +92,11 @@ def _groups(graph: Graph) -> dict[Node, _Group]:
 
 
 def _next_inlined(
-    graph: Graph, group: _Group, group_of: Mapping[Node, _Group], results: frozenset[Value]
+    graph: Graph,
+    group: _Group,
+    group_of: Mapping[Node, _Group],
+    results: frozenset[Value],
+    has_rows: bool,
 ) -> Value | None:
     """A value that the group reads and may compute itself."""
     members = set(group.nodes)
@@ -97,9 +108,19 @@ def _next_inlined(
         is_last = all(group_of.get(reader) is group for reader in readers)
         if not is_last and not (_is_view(before) and all(map(_takes_views, readers))):
             continue
-        if _may_join(before, group, [reader for reader in readers if reader in members], value):
+        together = (*before.nodes, *group.nodes)
+        if len(together) > MOST_NODES or any(map(_has_no_formula, together)):
+            continue
+        if _joins_one_anchor(before, group, _readers(graph, group, value), value):
+            return value
+        if has_rows and _joins_rows(graph, before, group):
             return value
     return None
+
+
+def _readers(graph: Graph, group: _Group, value: Value) -> Sequence[Node]:
+    members = set(group.nodes)
+    return [reader for reader in graph.users[value] if reader in members]
 
 
 def _is_view(group: _Group) -> bool:
@@ -111,11 +132,18 @@ def _takes_views(node: Node) -> bool:
     return not is_anchor(node) and node.op.name not in INDEXED | SCATTERED
 
 
-def _may_join(before: _Group, group: _Group, readers: Sequence[Node], value: Value) -> bool:
-    """Whether the kernel that makes ``value`` may become part of the one that holds all its
-    readers.
-    """
-    if len(before.nodes) + len(group.nodes) > MOST_NODES or any(map(_has_no_formula, (*before.nodes, *group.nodes))):
+def _joins_rows(graph: Graph, before: _Group, group: _Group) -> bool:
+    """Whether two kernels together are one that reduces rows, several times or for all their elements."""
+    anchors = [part.anchor for part in (before, group) if part.anchor is not None]
+    if not anchors or any(anchor.op.family != "reduction" for anchor in anchors):
+        return False
+    nodes = dict.fromkeys((*before.nodes, *group.nodes))
+    return row_form(_body(graph, list(nodes))[0]) is not None
+
+
+def _joins_one_anchor(before: _Group, group: _Group, readers: Sequence[Node], value: Value) -> bool:
+    """Whether two kernels together have one anchor, nodes before it and an epilogue."""
+    if before.is_rows or group.is_rows:
         return False
     if before.anchor is not None:  # an epilogue: the same element of everything
         return group.anchor is None and _uses_same_element(group, readers, value)
@@ -171,11 +199,23 @@ def _keeps_rows(node: Node) -> bool:
 
 
 def _kernel(b: Builder, graph: Graph, group: _Group, mapping: dict[Value, Value]) -> Value:
-    """One kernel node, its body over as few inputs as it reads."""
+    """One kernel node."""
+    finished, arguments = _body(graph, group.nodes)
+    out = group.last.output
+    record = OPS["kernel"]
+    label = next((n.label for n in _by_weight(group) if n.label), "")
+    inputs = [mapping[value] for value in arguments]
+    made = Value(out.type, out.label, out.layout)
+    return b.add(record, inputs, record.attrs(finished), label, [made]).output
+
+
+def _body(graph: Graph, nodes: Sequence[Node]) -> tuple[Graph, list[Value]]:
+    """(what the nodes compute for the last of them, over as few inputs as they read, the values
+    that those are)"""
     body = Builder("kernel")
     inner: dict[Value, Value] = {}
     arguments: list[Value] = []
-    for node in group.nodes:
+    for node in nodes:
         for value in node.inputs:
             if value in inner:
                 continue
@@ -186,13 +226,9 @@ def _kernel(b: Builder, graph: Graph, group: _Group, mapping: dict[Value, Value]
             else:
                 inner[value] = Value(value.type, f"x{len(arguments)}", value.layout)
                 body.inputs.append(inner[value])
-                arguments.append(mapping[value])
+                arguments.append(value)
         inner.update(zip(node.outputs, body.copy(node, [inner[v] for v in node.inputs]), strict=True))
-    out = group.last.output
-    record = OPS["kernel"]
-    finished = body.build([inner[out]])
-    label = next((n.label for n in _by_weight(group) if n.label), "")
-    return b.add(record, arguments, record.attrs(finished), label, [Value(out.type, out.label, out.layout)]).output
+    return body.build([inner[nodes[-1].output]]), arguments
 
 
 def _by_weight(group: _Group) -> Sequence[Node]:

@@ -1,6 +1,7 @@
 """The forms in which a grid of threads computes a kernel, and how large its grid is.
 
 ``Pointwise``: a thread makes one element. ``Rows``: some lanes of a block share one sum, which ends in a fixed tree.
+``RowPasses``: those lanes take several sums over the same row, one after another, and then make its elements.
 ``Product``: a block makes a tile of a matrix product whose operands are any formulas of (row, k) and (k, column), so
 matmuls, convolutions and both their gradients are one family. ``Transform``: a thread makes a tile of Winograd's.
 ``FusedWinograd``: a block makes some channels of some tiles of a convolution, all three stages.
@@ -18,10 +19,12 @@ from ...dim import Extent, Symbol
 from ...loops.elements import Axis
 from ...loops.ir import Buffer, Load
 from ...scalar import Expr
+from ...tensor_type import DType
 
 THREADS = 256  # of every block
 CHAIN = 512  # the longest chain of additions into one accumulator
 PAD = 4  # words behind each row of a slice in shared memory, against bank conflicts
+FEW_TERMS = 32  # below, one thread makes a whole sum
 NOMINAL = 16  # what a free dim counts for where sizes are compared
 
 
@@ -51,6 +54,39 @@ class Rows:
     @property
     def rows(self) -> int:
         return THREADS // self.lanes
+
+
+@dataclass(frozen=True, eq=False)
+class Sum:
+    """A reduction of a row, in the dtype of ``term``; ``dtype``: of its result."""
+
+    term: Expr
+    combine: str
+    neutral: float | int | bool
+    dtype: DType
+
+
+@dataclass(frozen=True, eq=False)
+class RowPasses:
+    """``steps``, in order: sums over ``terms``, and numbers that are made of them for the row; ``Argument(k)`` in what follows
+    stands for the k-th. Then ``value`` at every position of a row, or once for it; a block holds THREADS / lanes rows."""
+
+    axes: tuple[Axis, ...]
+    terms: tuple[Axis, ...]
+    steps: tuple[Sum | Expr, ...]
+    position: tuple[Extent, ...]
+    value: Expr
+    is_row: bool  # an element for each term
+    lanes: int
+
+    @property
+    def rows(self) -> int:
+        return THREADS // self.lanes
+
+    @property
+    def expressions(self) -> tuple[Expr, ...]:
+        """All that is computed."""
+        return (*(step.term if isinstance(step, Sum) else step for step in self.steps), self.value)
 
 
 @dataclass(frozen=True)
@@ -188,7 +224,7 @@ class FusedWinograd:
     block_tiles: int
 
 
-Form: TypeAlias = Pointwise | Rows | Product | Transform | FusedWinograd
+Form: TypeAlias = Pointwise | Rows | RowPasses | Product | Transform | FusedWinograd
 
 
 @dataclass(frozen=True, eq=False)
@@ -206,7 +242,7 @@ def blocks(form: Form) -> Extent:
     match form:
         case Pointwise(axes=axes) | Transform(axes=axes):
             return dim.ceil_div(count(axes), THREADS)
-        case Rows(axes=axes):
+        case Rows(axes=axes) | RowPasses(axes=axes):
             return dim.ceil_div(count(axes), form.rows)
         case Product(tile=tile):
             rows = dim.ceil_div(count(form.left.axes), tile.rows)

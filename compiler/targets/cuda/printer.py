@@ -38,6 +38,7 @@ class Printer:
         self.known: list[dict[str, str]] = [{}]  # per level of nesting, the names of indices that are in the text already
         self.names = {symbol.name: f"n{place}" for place, symbol in enumerate(kernel.symbols)}
         self.buffers = {buffer: buffer.name for buffer in kernel.buffers}
+        self.sums: dict[int, str] = {}  # the names of a row's numbers, by the arguments that stand for them
 
     @property
     def arguments(self) -> list[str]:
@@ -199,6 +200,8 @@ class Values:
         match node:
             case Literal(value, dtype):
                 return p.number(value, dtype)
+            case Argument(position, _) if position in p.sums:
+                return p.sums[position]
             case Argument(position, _):
                 assert position == SUM and self.sum
                 return self.sum

@@ -15,12 +15,14 @@ from ...dim import Dim, Extent, Quotient, Remainder, Symbol
 from ...graph import Graph
 from ...loops.elements import Axis, Elements, accumulated_in
 from ...loops.ir import Buffer, Load, extents_in, slope_along
+from ...loops.row_form import row_form
 from ...scalar import Call, Expr, Guarded, Literal
 from ...tensor_type import FLOAT32
 from .addends import in_parts, whole_product
 from .copied_slices import source_of, stages
 from .elements import device_elements, stored, summed
 from .forms import (
+    FEW_TERMS,
     THREADS,
     TILES,
     DeviceKernel,
@@ -30,6 +32,7 @@ from .forms import (
     Operand,
     Pointwise,
     Product,
+    RowPasses,
     Rows,
     Tile,
     Transform,
@@ -37,19 +40,20 @@ from .forms import (
     count,
     nominal,
 )
+from .row_passes import pass_form
 from .transforms import transform_form
 from .windows import is_dense, windows_of
 
 MOST_ELEMENTS = (1 << 31) - 1  # of one buffer: indices are int32
-FEW_TERMS = 32  # below, one thread makes the whole sum
 WIDTH = 4  # elements of the widest access
 MANY_ROWS = 1 << 16  # from here on, one thread a row fills the device, if rows lie next to each other
 
 
 def plan_kernel(graph: Graph, engine: Engine = Engine.FFMA) -> DeviceKernel:
     """The form of a kernel's graph, products of float32 by that engine; MemoryBudgetError if a buffer is too large for int32 indices."""
-    graph, parts = whole_product(graph)
-    elements = device_elements(graph)
+    rows = row_form(graph)
+    graph, parts = (graph, 1) if rows else whole_product(graph)
+    elements = rows.elements if rows else device_elements(graph)
     buffers = elements.arguments
     if parts > 1:
         buffers = (*buffers[:-1], replace(elements.out, shape=(parts, *elements.out.shape)))
@@ -59,7 +63,7 @@ def plan_kernel(graph: Graph, engine: Engine = Engine.FFMA) -> DeviceKernel:
             raise MemoryBudgetError(f"a tensor of {size} elements is too large for the cuda target.",
                                     hint=f"It indexes up to {MOST_ELEMENTS} elements; choose a smaller batch.")  # fmt: skip
     axes = tuple(Axis.of(f"p{place}", extent) for place, extent in enumerate(elements.out.shape))
-    form = _form(elements, axes, engine)
+    form = pass_form(rows) if rows else _form(elements, axes, engine)
     if parts > 1:
         form = in_parts(form, parts)
     return DeviceKernel(buffers, _free_symbols(buffers, form), blocks(form), form)
@@ -91,6 +95,8 @@ def _free_symbols(buffers: Sequence[Buffer], form: Form) -> tuple[Symbol, ...]:
             expressions, own = [value], form.axes
         case Rows():
             expressions, own = [form.value, form.term], form.axes + form.terms
+        case RowPasses():
+            expressions, own = list(form.expressions), form.axes + form.terms
         case Product():
             expressions = [form.value, form.left.value, form.right.value]
             own = form.batch + form.left.axes + form.right.axes + form.terms

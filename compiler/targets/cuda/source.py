@@ -12,9 +12,23 @@ from ...loops.elements import Axis
 from ...scalar import Call
 from ...tensor_type import DType
 from ..cpu.vector_math import expand_all
-from .forms import CHAIN, THREADS, DeviceKernel, Engine, Form, FusedWinograd, Pointwise, Product, Rows, Transform, count
+from .forms import (
+    CHAIN,
+    THREADS,
+    DeviceKernel,
+    Engine,
+    Form,
+    FusedWinograd,
+    Pointwise,
+    Product,
+    RowPasses,
+    Rows,
+    Transform,
+    count,
+)  # fmt: skip
 from .printer import Printer, Values
 from .products import print_product
+from .row_passes import print_row_passes
 from .warpgroups import for_warpgroups
 from .winograd import NARROW, print_fused
 
@@ -68,6 +82,8 @@ def _source(kernel: DeviceKernel) -> KernelSource:
             _pointwise(p, form)
         case Rows() as form:
             _rows(p, form)
+        case RowPasses() as form:
+            print_row_passes(p, form)
         case Product() as form:
             print_product(p, form)
         case Transform() as form:

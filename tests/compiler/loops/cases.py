@@ -155,6 +155,15 @@ def two_layers() -> Graph:
     return b.build([b("matmul", b("reshape", y, shape=(N, 16)), b.constant(weights(16, 5)))], ["y"])
 
 
+def log_sum_exp() -> Graph:
+    """The number of each row by two reductions."""
+    b = Builder("numbers")
+    x = b.input(TensorType(FLOAT32, (N, 40)), "x0")
+    top = b("reduce_max", x, axes=(1,), keep=True)
+    total = b("reduce_sum", b("exp", b("sub", x, top)), axes=(1,), keep=True)
+    return b.build([b("add", b("log", total), top)], ["y"])
+
+
 def chain() -> Graph:
     """Elementwise ops, one used twice in a formula, a number and an index."""
     b = Builder("chain")
@@ -208,6 +217,15 @@ CASES = (
     Case("argmax", one("argmax", (5, 19), axis=1)),
     Case("softmax", one("softmax", (4, 21), axis=1), is_exact=False),
     Case("log_softmax", one("log_softmax", (N, 21, 3), axis=1), n=2, is_exact=False),
+    Case("rows_in_lanes", one("softmax", (N, 7), axis=1), n=37, is_exact=False),
+    Case("rows_in_lanes_float64", one("log_softmax", (40, 10), dtype=FLOAT64, axis=1), is_exact=False),
+    Case("rows_in_registers", one("layer_norm", (5, 50), (50,), (50,), axis=1), is_exact=False),
+    Case("rows_kept_in_the_output", one("softmax", (9, 105), axis=1), is_exact=False),
+    Case("rows_in_chunks", one("rms_norm", (2, 4500), (4500,), axis=1), is_exact=False),
+    Case("rows_of_any_length", one("softmax", (N, M), axis=1), n=3, m=75, is_exact=False),
+    Case("rows_of_any_number", one("layer_norm", (N, M, 70), (70,), (70,), axis=2), n=2, m=5, is_exact=False),
+    Case("rows_of_channels", one("group_norm", (2, 6, 5, 7), (6,), (6,), groups=2), is_exact=False),
+    Case("rows_to_numbers", log_sum_exp, n=5, is_exact=False),
     Case("lrn", one("lrn", (2, 7, 5, 5), size=5, alpha=0.1, beta=0.75, bias=2.0), is_exact=False),
     Case("max_pool", one("max_pool", (2, 3, 9, 8), **WINDOW)),
     Case("average_pool", one("average_pool", (2, 3, 9, 8), **WINDOW, count_padding=False), is_exact=False),

@@ -14,6 +14,7 @@ from netloom.compiler.graph import Graph
 from netloom.compiler.loops.build import Machine, anchor_of, build_kernel
 from netloom.compiler.loops.elements import Elements
 from netloom.compiler.loops.ir import LANES
+from netloom.compiler.loops.row_form import row_form
 from netloom.compiler.loops.space import iteration_space
 from netloom.compiler.loops.tiling import CHAIN, ITEM_WORK, Plan, plan_tiles
 from netloom.compiler.loops.verify import verify_kernel
@@ -38,7 +39,7 @@ def sums(machine: Machine) -> Iterator[tuple[str, Plan]]:
         for node in fused(case).nodes:
             if node.op is OPS["kernel"]:
                 anchor = anchor_of(node.attrs.body)
-                if anchor is not None and anchor.op.compute is not None:
+                if anchor is not None and anchor.op.compute is not None and row_form(node.attrs.body) is None:
                     yield case.name, plan_of(node.attrs.body, machine)
 
 

@@ -5,8 +5,11 @@ A NaN passes max and min; nothing traps. Functions that are not in these tables 
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from typing import TypeAlias
+
+from llvmlite import ir
 
 from ....loops.ir import LANES
 from ....tensor_type import DType
@@ -27,13 +30,19 @@ def _compare(ordered: str) -> tuple[Emit, Emit]:
 
 
 def _extreme(order: str) -> Emit:
-    """max or min of floats: a NaN in either passes."""
+    """max or min of floats: a NaN in either passes. The first select is x86's instruction, which gives x where y is a NaN; the second
+    does not wait for x, so that a chain of maxima is short, and its constant keeps LLVM from making one select of both."""
 
     def emit(f: Function, _t: DType, x: Operand, y: Operand) -> Operand:
-        best = f.b.select(f.b.fcmp_ordered(order, x, y), x, y)
-        return f.b.select(f.b.fcmp_unordered("uno", x, x), x, best)
+        best = f.b.select(f.b.fcmp_ordered(order, y, x), y, x)
+        return f.b.select(f.b.fcmp_unordered("uno", y, y), _nan_of(y), best)
 
     return emit
+
+
+def _nan_of(value: Operand) -> ir.Constant:
+    """A NaN in as many lanes as a value has, which may be half a vector."""
+    return ir.Constant(value.type, [math.nan] * value.type.count if isinstance(value.type, ir.VectorType) else math.nan)
 
 
 def _integer_extreme(order: str) -> Emit:

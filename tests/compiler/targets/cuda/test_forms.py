@@ -13,11 +13,12 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 
+from netloom.compiler.dim import Extent, symbol
 from netloom.compiler.graph import Builder, Graph
 from netloom.compiler.interpret import interpret
 from netloom.compiler.targets.cuda.compile import compile_kernel, is_available
 from netloom.compiler.targets.cuda.driver import PIPELINE, plan
-from netloom.compiler.targets.cuda.forms import Form, Pointwise, Product, Rows, Transform
+from netloom.compiler.targets.cuda.forms import Form, Pointwise, Product, RowPasses, Rows, Transform
 from netloom.compiler.tensor_type import FLOAT32, FLOAT64, INT64, TensorType
 from tests.compiler.targets.cuda import emulated
 from tests.ptx_emulator.machine import emulate
@@ -162,6 +163,46 @@ def test_rows(shape: tuple[int, ...], axes: tuple[int, ...], lanes: int, is_adja
     (form,) = forms_of(graph)
     assert isinstance(form, Rows) and (form.lanes, form.rows_are_adjacent) == (lanes, is_adjacent)
     check_exactly(graph)
+
+
+def norm(op: str, shape: tuple[Extent, ...], vectors: int = 0, **attrs: Any) -> Graph:
+    b = Builder(op)
+    inputs = [b.input(TensorType(FLOAT32, s), f"x{i}") for i, s in enumerate([shape, *[shape[1:2]] * vectors])]
+    return b.build([b(op, *inputs, **attrs)])
+
+
+N, M = symbol("N", 1), symbol("M", 1)
+PASSES = [  # graph, free dims, lanes that share a row
+    (norm("softmax", (300, 7), axis=1), {}, 1), (norm("softmax", (9, 40), axis=1), {}, 32),
+    (norm("log_softmax", (5, 300), axis=1), {}, 128), (norm("layer_norm", (2, 700), 2, axis=1), {}, 256),
+    (norm("rms_norm", (8, 132000), 1, axis=1), {}, 256), (norm("softmax", (N, M), axis=1), {"N": 17, "M": 33}, 1),
+    (norm("group_norm", (2, 6, 3, 7), 2, groups=2), {}, 32),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("graph", "dims", "lanes"), PASSES, ids=lambda part: getattr(part, "name", str(part)))
+def test_passes_over_rows(graph: Graph, dims: Mapping[str, int], lanes: int) -> None:
+    """All reductions of a row in one kernel; the emulator would find a missing barrier."""
+    (form,) = forms_of(graph)
+    assert isinstance(form, RowPasses) and form.lanes == lanes
+    rng = np.random.default_rng(1)
+    inputs = {v.label: rng.standard_normal(v.type.evaluate(dims)).astype(np.float32) for v in graph.inputs}
+    wide, (found,) = interpret_in_float64(graph, inputs), emulated.run(graph, inputs, dims)
+    terms = wide.size // wide.shape[0] // lanes + 8
+    assert np.abs(found - wide).max() <= np.finfo(np.float32).eps * 8 * (min(terms, 1100) + 1) * np.abs(wide).max()
+
+
+def test_passes_that_give_one_number_a_row() -> None:
+    b = Builder("numbers")
+    x = b.input(TensorType(FLOAT32, (5, 80)), "x")
+    top = b("reduce_max", x, axes=(1,), keep=True)
+    total = b("reduce_sum", b("exp", b("sub", x, top)), axes=(1,), keep=True)
+    graph = b.build([b("add", b("log", total), top)])
+    assert [form.is_row for form in forms_of(graph) if isinstance(form, RowPasses)] == [False]
+    numbers = np.random.default_rng(2).standard_normal((5, 80)).astype(np.float32)
+    wanted = np.log(np.exp(numbers.astype(np.float64)).sum(axis=1, keepdims=True))
+    (found,) = emulated.run(graph, {"x": numbers})
+    assert np.abs(found - wanted).max() <= np.finfo(np.float32).eps * 8 * (80 // 32 + 8) * np.abs(wanted).max()
 
 
 @pytest.mark.parametrize("op", ["reduce_max", "reduce_min", "reduce_product"])

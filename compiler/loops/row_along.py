@@ -1,0 +1,214 @@
+"""Rows with lanes along them: one pass after another while the row is in the cache.
+
+A pass keeps several vectors of sums, so that additions do not wait for each other, and adds long
+rows up in chunks: no chain of float additions is longer than ``tiling.CHAIN`` terms. An element
+that is kept for later passes lies in the output's row, which is written anyway, or, of rows of few
+vectors, in registers."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+
+from .. import dim, scalar
+from ..dim import Dim, Extent, Symbol
+from ..graph import Node
+from ..scalar import Expr
+from . import tiling
+from .elements import accumulated_in, neutral_of
+from .ir import (
+    LANE,
+    LANES,
+    Allocate,
+    Buffer,
+    LaneFold,
+    Let,
+    Load,
+    Statement,
+    Store,
+    block,
+    loop,
+    variable,
+)
+from .row_form import RowForm, decoded
+from .row_lanes import Rows, Spot, Vector, each_unit, merged_from, segments, vector_loop, vectors_of
+from .row_passes import Pass, Passes
+
+SUMS = 4  # vectors of sums at a time
+SYMBOLIC_ROWS = 8  # of a work item whose rows have any length
+
+
+class Along(Rows):
+    """Lanes along a row. ``is_short``: it stays in registers."""
+
+    def __init__(self, form: RowForm, passes: Passes, is_short: bool = False) -> None:
+        super().__init__(form, passes)
+        self.is_short = is_short
+
+    def keeps_in(self, step: Pass) -> Buffer:
+        if not self.is_short:
+            return self.flat[self.elements.out]
+        assert isinstance(step.makes, Node)
+        return self.local("h", step.makes.inputs[0].dtype, (vectors_of(self.form.length), LANES))
+
+    def kept_at(self, spot: Spot) -> tuple[Extent, ...]:
+        return (spot.vector, Dim.of(LANE)) if self.is_short else (spot.row, spot.at)
+
+    def loops(self, item: Symbol) -> tuple[Extent, Statement, Mapping[Buffer, Buffer]]:
+        """(work items, body, the buffers as they are walked)"""
+        count, length = self.form.count, self.form.length
+        rows = (
+            max(1, tiling.ITEM_WORK // max(length, 1)) if isinstance(length, int) else SYMBOLIC_ROWS
+        )
+        rows = min(rows, count) if isinstance(count, int) else rows
+        number, own = variable("q", count), dim.minimum(rows, count - Dim.of(item) * rows)
+        inside = variable("k", own)
+        body = Let(number, Dim.of(item) * rows + Dim.of(inside), self.row(Dim.of(number)))
+        return dim.ceil_div(count, rows), loop(inside, own, body), self.flat
+
+    def reduced(
+        self, step: Pass, node: Node, result: Buffer, row: Extent, conditions: tuple[Extent, ...]
+    ) -> Statement:
+        compute = self.elements.computes[node]
+        dtype = accumulated_in(node.output.dtype)
+        units = self.units(step.root)
+        total = self.local("t", dtype, (units, LANES))
+        has_any_length = compute.combine != "add" or not dtype.is_float
+        if has_any_length or self.chain(step.root, units) <= tiling.CHAIN:
+            sums = self.sweep(step.root, row, units, self.adder(step, node, total), ())
+        else:
+            sums = self._in_chunks(step, node, total, row)
+        return Allocate(
+            total, block(self.clear(total, node), sums, self.folded(total, node, result))
+        )
+
+    def folded(self, total: Buffer, node: Node, result: Buffer) -> Statement:
+        """Combines all vectors of sums, then their lanes."""
+        combine, units = self.elements.computes[node].combine, total.shape[0]
+        assert isinstance(units, int)
+        every: list[Expr] = [Load(total, (unit, Dim.of(LANE))) for unit in range(units)]
+        while len(every) > 1:
+            half = len(every) // 2
+            pairs = zip(every[:half], every[half : 2 * half], strict=True)
+            every = [scalar.call(combine, *pair) for pair in pairs] + every[2 * half :]
+        fold = [vector_loop(Store(total, (0, Dim.of(LANE)), every[0]))] if units > 1 else []
+        value = scalar.cast(LaneFold(total, (0,), combine), node.output.dtype)
+        return block(*fold, Store(result, (0,), value))
+
+    def units(self, root: Expr) -> int:
+        """How many vectors of sums are kept."""
+        length = self.segment(root)
+        return min(SUMS, max(1, length // LANES)) if isinstance(length, int) else SUMS
+
+    def segment(self, root: Expr) -> Extent:
+        """How many elements of a row lie behind each other for what is computed of them."""
+        return dim.product(
+            [axis.extent for axis in self.form.reduced[merged_from(self.form, root) :]]
+        )
+
+    def chain(self, root: Expr, units: int) -> int:
+        """The most terms that one lane adds up; more than CHAIN if that is not known."""
+        length = self.form.length
+        if not isinstance(length, int):
+            return tiling.CHAIN + 1
+        segment = self.segment(root)
+        assert isinstance(segment, int)
+        vectors = segment // LANES
+        return (
+            length // segment * (vectors // units + (vectors % units > 0) + (segment % LANES > 0))
+        )
+
+    def adder(self, step: Pass, node: Node, total: Buffer) -> Vector:
+        def add(spot: Spot) -> Statement:
+            keep, term = self.term(step, spot, total.dtype)
+            at = (spot.unit, Dim.of(LANE))
+            return vector_loop(
+                *keep, Store(total, at, self.added(node, term, Load(total, at), spot.conditions))
+            )
+
+        return add
+
+    def clear(self, total: Buffer, node: Node) -> Statement:
+        compute = self.elements.computes[node]
+        neutral = scalar.literal(neutral_of(compute, total.dtype), total.dtype)
+        return each_unit(total, lambda at: Store(total, at, neutral))
+
+    def _in_chunks(self, step: Pass, node: Node, total: Buffer, row: Extent) -> Statement:
+        """Adds up partial sums of as many terms as a chain may have."""
+        compute = self.elements.computes[node]
+        partial = self.local("a", total.dtype, total.shape)  # type: ignore[arg-type]
+
+        def merged(at: tuple[Extent, ...]) -> Statement:
+            return Store(
+                total, at, scalar.call(compute.combine, Load(total, at), Load(partial, at))
+            )
+
+        def part(sums: Statement) -> Statement:
+            return block(self.clear(partial, node), sums, each_unit(total, merged))
+
+        units = total.shape[0]
+        assert isinstance(units, int)
+        chunk = max(tiling.CHAIN // 2, 1) * units * LANES
+        return Allocate(
+            partial, self.swept(step.root, row, units, self.adder(step, node, partial), chunk, part)
+        )
+
+    def sweep(
+        self, root: Expr, row: Extent, units: int, make: Vector, conditions: tuple[Extent, ...]
+    ) -> Statement:
+        if not self.is_short:
+            return self.swept(root, row, units, make, None, lambda sums: sums)
+        known = self.decoded(row)
+        statements = []
+        for vector in range(vectors_of(self.form.length)):
+            at = Dim.of(LANE) + vector * LANES
+            inside = dim.unproved([self.form.length - 1 - at])
+            positions = {**known, **decoded(self.form.reduced, at)}
+            statements.append(make(Spot(row, at, positions, vector % units, vector, inside)))
+        return block(*statements)
+
+    def swept(
+        self,
+        root: Expr,
+        row: Extent,
+        units: int,
+        make: Vector,
+        chunk: int | None,
+        part: Callable[[Statement], Statement],
+    ) -> Statement:
+        """A statement for every vector of a row, the parts of a chunk within ``part``."""
+        first = merged_from(self.form, root)
+        outer, inner = self.form.reduced[:first], self.form.reduced[first:]
+        length = dim.product([axis.extent for axis in inner])
+        before: Extent = 0
+        for axis in outer:
+            before = before * axis.extent + axis.position
+        known = {**self.decoded(row), **{axis.symbol: axis.position for axis in outer}}
+
+        def made(
+            at: Extent, unit: Extent, vector: Extent, conditions: tuple[Extent, ...]
+        ) -> Statement:
+            positions = (
+                {**known, **decoded(inner, at)}
+                if len(inner) > 1
+                else {**known, inner[0].symbol: at}
+            )
+            return make(Spot(row, before * length + at, positions, unit, vector, conditions))
+
+        if chunk is None:
+            body = segments(0, length, units, made)
+        else:
+            number, whole = variable("c", length // chunk), length // chunk
+            parts: list[Statement] = []
+            if whole != 0:
+                parts.append(
+                    loop(number, whole, part(segments(Dim.of(number) * chunk, chunk, units, made)))
+                )
+            if length % chunk != 0:
+                parts.append(part(segments(whole * chunk, length % chunk, units, made)))
+            body = block(*parts)
+        for axis in reversed(outer):
+            body = loop(axis.symbol, axis.extent, body)
+        return body
+
+
+__all__ = ["Along"]
