@@ -16,13 +16,19 @@ from .. import dim, scalar
 from ..dim import Extent, Symbol
 from ..graph import Graph, Node
 from ..scalar import Expr
+from . import fft, winograd
+from .attention import attention_loops
 from .elements import Elements, compute_of
 from .emit import emit_tiles
 from .ir import Buffer, For, Kernel, Let, Statement, Store, extents_in, walk
 from .linear import linear_loops
 from .space import iteration_space
+from .tiles import Schedule
 from .tiling import Machine, plan_tiles
-from .winograd import SCHEDULES
+
+SCHEDULES: Mapping[str, Schedule] = {  # of every op that has loops of its own
+    **winograd.SCHEDULES, **fft.SCHEDULES, "attention_online": attention_loops,
+}  # fmt: skip
 
 
 def build_kernel(name: str, graph: Graph, machine: Machine) -> Kernel:
@@ -56,7 +62,7 @@ def anchor_of(graph: Graph) -> Node | None:
 def _loops(elements: Elements, machine: Machine, item: Symbol) -> tuple[Extent, Statement, Mapping[Buffer, Buffer]]:
     """(work items, body, the buffers that the loops walk by their offsets)"""
     if elements.anchor is not None and elements.anchor.op.name in SCHEDULES:
-        items, body = SCHEDULES[elements.anchor.op.name](elements, item)
+        items, body = SCHEDULES[elements.anchor.op.name](elements, machine, item)
         return items, body, {}
     if elements.anchor is None and (linear := linear_loops(elements, item)) is not None:
         return linear

@@ -149,7 +149,7 @@ def _tile(space: Space, has_lanes: bool, lanes_reduce: bool, machine: Machine) -
         partial = dim.symbols_of([g for g in (*space.guards, *space.store_guard) if LANE in dim.symbols_of([g])])
         row = _nearest([axis for axis in space.pure if axis.symbol not in partial], vectors)
     room = machine.vectors // 2 if space.elements.out.dtype.bytes > 4 else machine.vectors
-    rows, columns = _row_and_column_counts(row, column, room if scalars else min(room, MOST_SUMS))
+    rows, columns = row_and_column_counts(row, column, room if scalars else min(room, MOST_SUMS))
     used_row, used_column = row if rows > 1 else None, column if columns > 1 else None
     counts = {axis.symbol: size for axis, size in ((used_row, rows), (used_column, columns)) if axis}
     return Tile(has_lanes, lanes_reduce, used_row, used_column, counts)
@@ -160,7 +160,7 @@ def _operands(space: Space) -> tuple[list[Load], list[Load]]:
     return [v for v in space.loads if depends(v, LANE)], [s for s in space.loads if not depends(s, LANE)]
 
 
-def _row_and_column_counts(row: Axis | None, column: Axis | None, room: int) -> tuple[int, int]:
+def row_and_column_counts(row: Axis | None, column: Axis | None, room: int) -> tuple[int, int]:
     """The counts with the most products a load, among those that fit ``room`` vectors and waste least at the end of an axis."""
     best, best_score = (1, 1), -1.0
     for columns in range(1, 9):
@@ -380,4 +380,4 @@ def _divisor(extent: Extent, most: int) -> int:
     return most
 
 
-__all__ = ["CHAIN", "ITEM_WORK", "Chains", "Machine", "Plan", "Tile", "plan_tiles"]
+__all__ = ["CHAIN", "ITEM_WORK", "Chains", "Machine", "Plan", "Tile", "plan_tiles", "row_and_column_counts"]
