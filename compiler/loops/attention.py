@@ -149,38 +149,36 @@ class _Attention:
         """A tile of rows meets so many vectors of keys, from a panel on."""
         scores = Buffer(self.k.local_name("p"), self.dtype, (self.rows, vectors * LANES), is_local=True)
         factor, base = self._buffer("f"), self._buffer("b")
+        keys = dim.minimum(vectors * LANES, self.keys - panel * LANES)
         statements = (
-            *self._scores(tile, panel, vectors, scores),
+            *(self._scores(tile, panel, *part, scores) for part in self._groups(vectors)),
             self._raised(tile, vectors, scores, base, factor),
             self._weights(tile, vectors, scores, base, factor),
-            *self._outputs(tile, panel, vectors, scores, factor),
+            *(self._outputs(tile, panel, keys, *part, scores, factor) for part in self._groups(self.vectors)),
         )
         return Allocate(scores, Allocate(factor, Allocate(base, block(*statements))))
 
-    def _scores(self, tile: Dim, panel: Extent, vectors: int, scores: Buffer) -> list[Statement]:
-        """scores[r, j] = scale * (q . k) and the mask."""
-        found = []
-        for first in range(0, vectors, self.columns):
-            count = min(self.columns, vectors - first)
-            row, column, depth = variable("r", self.rows), variable("c", count), variable("d", self.depth)
-            here, place = first + Dim.of(column), self._row(tile, row)
+    def _groups(self, vectors: int) -> list[tuple[int, int]]:
+        """(first vector, how many) of each register tile."""
+        return [(first, min(self.columns, vectors - first)) for first in range(0, vectors, self.columns)]
 
-            def term(row: Extent = place, panel: Extent = panel + here, depth: Dim = Dim.of(depth)) -> tuple[Expr, Expr]:
-                query = self._read(self.q, self._inside(row), depth)
-                return query, self._read(self.panels, panel, depth, _AT_LANE)
+    def _scores(self, tile: Dim, panel: Extent, first: int, count: int, scores: Buffer) -> Statement:
+        """scores[r, j] = scale * (q . k) and the mask, for so many vectors of keys."""
+        row, column, depth = variable("r", self.rows), variable("c", count), variable("d", self.depth)
+        place, here = self._row(tile, row), first + Dim.of(column)
+        query = self._read(self.q, self._inside(place), Dim.of(depth))
+        key = self._read(self.panels, panel + here, Dim.of(depth), _AT_LANE)
 
-            def stored(sum_: Expr, row: Dim = Dim.of(row), here: Dim = here, place: Extent = place) -> Statement:
-                score = sum_ if self.attrs.scale == 1 else sum_ * self._number(self.attrs.scale)
-                key = (panel + here) * LANES + _AT_LANE
-                return Store(scores, (row, here * LANES + _AT_LANE), self._masked(score, place, key))
+        def stored(sum_: Expr) -> Statement:
+            score = sum_ if self.attrs.scale == 1 else sum_ * self._number(self.attrs.scale)
+            masked = self._masked(score, place, (panel + here) * LANES + _AT_LANE)
+            return Store(scores, (Dim.of(row), here * LANES + _AT_LANE), masked)
 
-            found.append(self._product(row, column, Axis(depth, self.depth), term, stored))
-        return found
+        return self._product(row, column, Axis(depth, self.depth), (query, key), stored)
 
     def _product(
-        self, row: Symbol, column: Symbol, terms: Axis, term: Callable[[], tuple[Expr, Expr]],
-        stored: Callable[[Expr], Statement],
-    ) -> Statement:  # fmt: skip
+        self, row: Symbol, column: Symbol, terms: Axis, term: tuple[Expr, Expr], stored: Callable[[Expr], Statement]
+    ) -> Statement:
         """Sums of products of rows x columns vectors in registers, then what is made of them."""
         sums = self._buffer("a", _extent(row), _extent(column))
         at = (Dim.of(row), Dim.of(column), _AT_LANE)
@@ -188,8 +186,7 @@ class _Attention:
         def each(body: Statement) -> Statement:
             return _unrolled(row, _unrolled(column, _lanes(body)))
 
-        left, right = term()
-        added = each(Store(sums, at, scalar.call("fma", left, right, Load(sums, at))))
+        added = each(Store(sums, at, scalar.call("fma", *term, Load(sums, at))))
         clear = each(Store(sums, at, self._number(0)))
         return Allocate(sums, block(clear, loop(terms.symbol, terms.extent, added), each(stored(Load(sums, at)))))
 
@@ -235,25 +232,20 @@ class _Attention:
         added = scalar.call("fma", Load(self.sums, place), Load(factor, (Dim.of(row),)), total)
         return _unrolled(row, block(_unrolled(vector, weights), _lanes(Store(self.sums, place, added))))
 
-    def _outputs(self, tile: Dim, panel: Extent, vectors: int, scores: Buffer, factor: Buffer) -> list[Statement]:
-        """made[r, e] = made[r, e] * factor[r] + the sum over the block's keys of weights[r, j] v[j, e]."""
-        found = []
-        keys = dim.minimum(vectors * LANES, self.keys - panel * LANES)
-        for first in range(0, self.vectors, self.columns):
-            count = min(self.columns, self.vectors - first)
-            row, column, key = variable("r", self.rows), variable("c", count), variable("j", keys)
-            here = first + Dim.of(column)
+    def _outputs(
+        self, tile: Dim, panel: Extent, keys: Extent, first: int, count: int, scores: Buffer, factor: Buffer
+    ) -> Statement:
+        """made[r, e] = made[r, e] * factor[r] + the sum over the block's keys of weights[r, j] v[j, e], for so many vectors."""
+        row, column, key = variable("r", self.rows), variable("c", count), variable("j", keys)
+        here = first + Dim.of(column)
+        value = self._read(self.v, panel * LANES + Dim.of(key), here * LANES + _AT_LANE)
+        term = Load(scores, (Dim.of(row), Dim.of(key))), scalar.guarded(self._lane_guard(here), value)
 
-            def term(row: Dim = Dim.of(row), key: Dim = Dim.of(key), here: Dim = here) -> tuple[Expr, Expr]:
-                value = self._read(self.v, panel * LANES + key, here * LANES + _AT_LANE)
-                return Load(scores, (row, key)), scalar.guarded(self._lane_guard(here), value)
+        def stored(sum_: Expr) -> Statement:
+            at = (tile, Dim.of(row), here, _AT_LANE)
+            return Store(self.made, at, scalar.call("fma", Load(self.made, at), Load(factor, (Dim.of(row),)), sum_))
 
-            def stored(sum_: Expr, row: Dim = Dim.of(row), here: Dim = here) -> Statement:
-                at = (tile, row, here, _AT_LANE)
-                return Store(self.made, at, scalar.call("fma", Load(self.made, at), Load(factor, (row,)), sum_))
-
-            found.append(self._product(row, column, Axis(key, keys), term, stored))
-        return found
+        return self._product(row, column, Axis(key, keys), term, stored)
 
     # -- results -------------------------------------------------------------------------------------------------------
 

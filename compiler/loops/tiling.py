@@ -380,4 +380,4 @@ def _divisor(extent: Extent, most: int) -> int:
     return most
 
 
-__all__ = ["CHAIN", "ITEM_WORK", "Chains", "Machine", "Plan", "Tile", "plan_tiles", "row_and_column_counts"]
+__all__ = ["CHAIN", "ITEM_WORK", "TOTALS", "Chains", "Machine", "Plan", "Tile", "plan_tiles", "row_and_column_counts"]

@@ -73,9 +73,9 @@ def _attended(attrs: AttentionAttrs, q: Array, k: Array, v: Array, mask: Sequenc
         if attrs.is_causal:
             scores = np.where(np.tri(*scores.shape[-2:], dtype=np.bool_), scores, -inf)
         if not scores.size:  # there is no largest of no scores
-            return np.matmul(scores, wide[2]).astype(q.dtype)
+            return np.asarray(np.matmul(scores, wide[2]).astype(q.dtype))
         weights = np.exp(scores - scores.max(axis=-1, keepdims=True))
-        return np.matmul(weights / weights.sum(axis=-1, keepdims=True), wide[2]).astype(q.dtype)
+        return np.asarray(np.matmul(weights / weights.sum(axis=-1, keepdims=True), wide[2]).astype(q.dtype))
 
 
 def _reference(attrs: AttentionAttrs, inputs: Sequence[Array], _o: Sequence[TensorType]) -> Sequence[Array]:

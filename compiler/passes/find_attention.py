@@ -105,7 +105,7 @@ class _Form:
             factor = _number(m, m.factor)
             assert factor is not None
             attrs = replace(attrs, scale=factor if self.scale == "*" else 1.0 / factor)
-        mask = []
+        mask: list[Value] = []
         if self.mask:
             attrs, mask = self._masked(b, m, attrs)
         return b("attention", m.q, k, v, *mask, **vars(attrs))
