@@ -662,6 +662,36 @@ def _im2col(x: Array, kernel: Shape, stride: Shape, dilation: Shape) -> Array:
     return y.reshape(*x.shape[:2], *kernel, *y.shape[3:])
 
 
+def _attention(q: Array, k: Array, v: Array, mask: Any = None, *, scale: float, is_causal: bool, fill: float) -> Array:
+    """Query by query: the weighted mean of the values, by SciPy's softmax of the scores."""
+    heads = np.broadcast_shapes(q.shape[:-2], k.shape[:-2], v.shape[:-2])
+    q, k, v = (np.broadcast_to(x, (*heads, *x.shape[-2:])) for x in (q, k, v))
+    shape = (*heads, q.shape[-2], k.shape[-2])
+    given = np.zeros(shape) if mask is None else np.broadcast_to(mask, shape)
+    y = np.zeros((*heads, q.shape[-2], v.shape[-1]))
+    for p in np.ndindex(*heads, q.shape[-2]):
+        head, row = p[:-1], p[-1]
+        scores = scale * (k[head] @ q[p])
+        scores = np.where(given[p], scores, fill) if given.dtype == np.bool_ else scores + given[p]
+        if is_causal:
+            scores[row + 1 :] = -np.inf
+        y[p] = special.softmax(scores) @ v[head]
+    return y
+
+
+def _key_panels(k: Array) -> Array:
+    count = -(-k.shape[-2] // 16)
+    panels = np.zeros((*k.shape[:-2], count, k.shape[-1], 16), k.dtype)
+    for key in range(k.shape[-2]):
+        panels[..., key // 16, :, key % 16] = k[..., key, :]
+    return panels
+
+
+def _attention_online(q: Array, panels: Array, v: Array, mask: Any = None, **attrs: Any) -> Array:
+    keys = [panels[..., key // 16, :, key % 16] for key in range(v.shape[-2])]
+    return _attention(q, np.stack(keys, axis=-2), v, mask, **attrs)
+
+
 ORACLES: dict[str, Callable[..., Any]] = {
     **ELEMENTWISE,
     "reduce_sum": _reduced(np.sum), "reduce_product": _reduced(np.prod), "reduce_mean": _mean,
@@ -673,6 +703,7 @@ ORACLES: dict[str, Callable[..., Any]] = {
     "batch_norm": _batch_norm, "layer_norm": _layer_norm, "rms_norm": _rms_norm, "group_norm": _group_norm,
     "instance_norm": lambda x, scale, bias, epsilon: onnx("InstanceNormalization", x, scale, bias, epsilon=epsilon),
     "lrn": _lrn, "softmax": special.softmax, "log_softmax": special.log_softmax,
+    "attention": _attention, "attention_online": _attention_online, "key_panels": _key_panels,
     "cross_entropy": _cross_entropy, "mean_squared_error": lambda x, y: np.mean(np.square(x - y)),
     "reshape": lambda x, shape: x.reshape(shape), "broadcast": lambda x, shape: np.broadcast_to(x, shape),
     "transpose": lambda x, permutation: np.moveaxis(x, permutation, range(x.ndim)),

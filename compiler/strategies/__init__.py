@@ -15,4 +15,10 @@ STRATEGIES: tuple[Strategy, ...] = (
 )  # fmt: skip
 BY_NAME = {strategy.name: strategy for strategy in STRATEGIES}
 
-__all__ = ["ACCURACIES", "BY_NAME", "CONVOLUTIONS", "STRATEGIES", "Rates", "Strategy", "rates_of"]
+
+def strategies_for(op: str) -> tuple[Strategy, ...]:
+    """The strategies for an op, in order."""
+    return tuple(strategy for strategy in STRATEGIES if op in strategy.ops)
+
+
+__all__ = ["ACCURACIES", "BY_NAME", "CONVOLUTIONS", "STRATEGIES", "Rates", "Strategy", "rates_of", "strategies_for"]
