@@ -24,6 +24,8 @@ ENOUGH_ROWS = 12  # positions of an axis that fill the rows of a tile
 TOTALS = 2048  # vectors of results that a work item keeps while it goes through the terms of long sums
 LEAST_ITEMS = 8  # that such a kernel keeps
 ITEM_WORK = 1 << 14  # multiply-adds or elements that one work item should hold at least
+MOST_ROWS = 28  # of a tile
+FEW_ROWS, FAR_ROWS = 8, 1 << 10  # of a tile whose rows are each read for themselves; how many bytes apart that is
 MOST_SUMS = 10  # in registers at a time, where nothing is broadcast
 FOLD_WORK = 8  # instructions that adding the lanes of one vector costs
 SYMBOLIC_TERMS = 1 << 12  # of a sum whose length is a free dim
@@ -113,17 +115,17 @@ def _lane_axis(space: Space) -> Axis | None:
 def _lane_cost(space: Space, axis: Axis) -> float:
     """What an element costs with lanes along an axis, where one lane at a time costs 1."""
     split = {axis.symbol: Dim.of(variable("q", dim.ceil_div(axis.extent, LANES))) * LANES + Dim.of(LANE)}
-    cost = 0.0
-    for load in space.loads:
-        step = lane_slope(load, axis.symbol, split)
-        cost += 1.0 if step not in (0, 1) else (0.1 if step == 0 else 0.2) / LANES
+    steps = [lane_slope(load, axis.symbol, split) for load in space.loads]
+    cost = sum(1.0 if step not in (0, 1) else (0.1 if step == 0 else 0.2) / LANES for step in steps)
+    found = dim.product([a.extent for a in space.reduce])
+    terms = max(found, 1) if isinstance(found, int) else SYMBOLIC_TERMS
     if axis in space.pure:
         apart = dim.product(space.elements.out.shape[space.pure.index(axis) + 1 :])
-        cost += 0.2 / LANES if apart == 1 else 1.0
+        is_gathered = any(step not in (0, 1) for step in steps)
+        cost += 0.2 / LANES if apart == 1 else 1.0 / (1 if is_gathered else terms)  # stored once for all of its terms
     else:
-        terms = dim.product([a.extent for a in space.reduce])
         cost += 0.2 / LANES
-        cost *= 1 + FOLD_WORK * LANES / (max(terms, 1) if isinstance(terms, int) else SYMBOLIC_TERMS)
+        cost *= 1 + FOLD_WORK * LANES / terms
     return cost / (1 + len(space.loads)) / _filled(axis, LANES)
 
 
@@ -149,7 +151,7 @@ def _tile(space: Space, has_lanes: bool, lanes_reduce: bool, machine: Machine) -
         partial = dim.symbols_of([g for g in (*space.guards, *space.store_guard) if LANE in dim.symbols_of([g])])
         row = _nearest([axis for axis in space.pure if axis.symbol not in partial], vectors)
     room = machine.vectors // 2 if space.elements.out.dtype.bytes > 4 else machine.vectors
-    rows, columns = row_and_column_counts(row, column, room if scalars else min(room, MOST_SUMS))
+    rows, columns = row_and_column_counts(row, column, room if scalars else min(room, MOST_SUMS), _most_rows(scalars, row, column))
     used_row, used_column = row if rows > 1 else None, column if columns > 1 else None
     counts = {axis.symbol: size for axis, size in ((used_row, rows), (used_column, columns)) if axis}
     return Tile(has_lanes, lanes_reduce, used_row, used_column, counts)
@@ -160,13 +162,22 @@ def _operands(space: Space) -> tuple[list[Load], list[Load]]:
     return [v for v in space.loads if depends(v, LANE)], [s for s in space.loads if not depends(s, LANE)]
 
 
-def row_and_column_counts(row: Axis | None, column: Axis | None, room: int) -> tuple[int, int]:
+def _most_rows(scalars: Sequence[Load], row: Axis | None, column: Axis | None) -> int:
+    """Rows of a tile that has no columns: as many as lie in one set of the first cache, where they are far apart in memory. More
+    save nothing, for each product needs a load of its own, and rows a power of two apart would push each other out."""
+    if row is None or column is not None:
+        return MOST_ROWS
+    is_far = any(stride(load, row) * load.dtype.bytes >= FAR_ROWS for load in scalars)
+    return FEW_ROWS if is_far else MOST_ROWS
+
+
+def row_and_column_counts(row: Axis | None, column: Axis | None, room: int, most_rows: int = MOST_ROWS) -> tuple[int, int]:
     """The counts with the most products a load, among those that fit ``room`` vectors and waste least at the end of an axis."""
     best, best_score = (1, 1), -1.0
     for columns in range(1, 9):
         if not _can_hold(column, columns):
             break
-        for rows in range(1, 29):
+        for rows in range(1, most_rows + 1):
             if not _can_hold(row, rows):
                 break
             held = rows * columns
