@@ -24,6 +24,7 @@ ENOUGH_ROWS = 12  # positions of an axis that fill the rows of a tile
 TOTALS = 2048  # vectors of results that a work item keeps while it goes through the terms of long sums
 LEAST_ITEMS = 8  # that such a kernel keeps
 ITEM_WORK = 1 << 14  # multiply-adds or elements that one work item should hold at least
+TILES_WORK = 1 << 16  # the same where an item has several tiles of an axis, whose last one is not full
 MOST_ROWS = 28  # of a tile
 FEW_ROWS, FAR_ROWS = 8, 1 << 10  # of a tile whose rows are each read for themselves; how many bytes apart that is
 MOST_SUMS = 10  # in registers at a time, where nothing is broadcast
@@ -246,7 +247,7 @@ def _chains(space: Space) -> Chains:
 def _with_items(space: Space, tile: Tile, chains: Chains) -> Plan:
     """Work items: tiles of the outer axes; inner axes run inside an item until it holds enough work."""
     order = sorted(space.pure, key=lambda axis: _item_order(space, tile, axis))
-    space, outer, inner = _enough_work(space, tile, order)
+    space, tile, outer, inner = _enough_work(space, tile, order)
     is_summed = space.elements.compute is not None and tile.has_lanes and not tile.lanes_reduce
     if not inner and is_summed and chains.outer:
         space, tile, outer, inner = _kept(space, tile, outer)
@@ -257,8 +258,11 @@ def _with_items(space: Space, tile: Tile, chains: Chains) -> Plan:
     return Plan(space, tile, chains, tuple(outer), tuple(inner))
 
 
-def _enough_work(space: Space, tile: Tile, order: Sequence[Axis]) -> tuple[Space, list[Axis], list[Axis]]:
-    """(space, axes of items, axes inside an item), with ITEM_WORK in an item, if the axes behind symbolic ones hold as much."""
+def _enough_work(
+    space: Space, tile: Tile, order: Sequence[Axis]
+) -> tuple[Space, Tile, list[Axis], list[Axis]]:
+    """(space, tile, axes of items, axes inside an item), with ITEM_WORK in an item, if the axes behind symbolic ones hold as
+    much."""
     work = LANES if tile.has_lanes else 1
     for extent in (*(axis.extent for axis in space.reduce), *tile.counts.values()):
         work *= extent if isinstance(extent, int) else SYMBOLIC_STEPS
@@ -266,13 +270,22 @@ def _enough_work(space: Space, tile: Tile, order: Sequence[Axis]) -> tuple[Space
     inner: list[Axis] = []
     while outer and isinstance(extent := outer[-1].extent, int) and work < ITEM_WORK:
         axis = outer.pop()
-        chunk = _divisor(extent, -(-ITEM_WORK // max(work, 1)))
-        if axis.symbol not in tile.counts and extent >= 2 * chunk:
+        size = tile.counts.get(axis.symbol, 1)
+        wanted = -(-(ITEM_WORK if size == 1 else TILES_WORK) // max(work, 1))
+        chunk = _divisor(extent, wanted) if size == 1 else _chunk(tile, axis, wanted)
+        if chunk and extent >= 2 * chunk:
             space, whole, part = chunked(space, axis, chunk)
-            return space, [*outer, whole], [part, *inner]
+            return space, _along_part(tile, axis, part), [*outer, whole], [part, *inner]
         inner.insert(0, axis)
-        work *= -(-extent // tile.counts.get(axis.symbol, 1))
-    return space, outer, inner
+        work *= -(-extent // size)
+    return space, tile, outer, inner
+
+
+def _along_part(tile: Tile, axis: Axis, part: Axis) -> Tile:
+    """The tile with its rows or columns along a part of the axis that they lay along."""
+    counts = {part.symbol if symbol == axis.symbol else symbol: size for symbol, size in tile.counts.items()}
+    rows, columns = (part if found == axis else found for found in (tile.rows, tile.columns))
+    return replace(tile, rows=rows, columns=columns, counts=counts)
 
 
 def _kept(space: Space, tile: Tile, order: Sequence[Axis]) -> tuple[Space, Tile, list[Axis], list[Axis]]:
@@ -318,15 +331,11 @@ def _block(
     chunks = {rows: _chunk(tile, rows, in_rows), columns: _chunk(tile, columns, in_columns)}
     if not all(chunks.values()):
         return space, tile, outer, []
-    counts = dict(tile.counts)
     parts: dict[Axis, Axis] = {}
     for axis, chunk in chunks.items():
-        size = counts.pop(axis.symbol)
-        space, whole, part = chunked(space, axis, chunk)
+        space, whole, parts[axis] = chunked(space, axis, chunk)
         outer[outer.index(axis)] = whole
-        parts[axis] = part
-        counts[part.symbol] = size
-    tile = replace(tile, rows=parts[rows], columns=parts[columns], counts=counts)
+        tile = _along_part(tile, axis, parts[axis])
     return space, tile, outer, [parts[axis] for axis in order if axis in parts]
 
 
