@@ -662,7 +662,9 @@ def _im2col(x: Array, kernel: Shape, stride: Shape, dilation: Shape) -> Array:
     return y.reshape(*x.shape[:2], *kernel, *y.shape[3:])
 
 
-def _attention(q: Array, k: Array, v: Array, mask: Any = None, *, scale: float, is_causal: bool, fill: float) -> Array:
+def _attention(
+    q: Array, k: Array, v: Array, mask: Any = None, *, scale: float, is_causal: bool, fill: float, has_zeros: bool = False
+) -> Array:
     """Query by query: the weighted mean of the values, by SciPy's softmax of the scores."""
     heads = np.broadcast_shapes(q.shape[:-2], k.shape[:-2], v.shape[:-2])
     q, k, v = (np.broadcast_to(x, (*heads, *x.shape[-2:])) for x in (q, k, v))
@@ -675,7 +677,8 @@ def _attention(q: Array, k: Array, v: Array, mask: Any = None, *, scale: float, 
         scores = np.where(given[p], scores, fill) if given.dtype == np.bool_ else scores + given[p]
         if is_causal:
             scores[row + 1 :] = -np.inf
-        y[p] = special.softmax(scores) @ v[head]
+        is_empty = has_zeros and scores.max() == -np.inf
+        y[p] = 0 if is_empty else special.softmax(scores) @ v[head]
     return y
 
 

@@ -255,6 +255,9 @@ class _Attention:
         at, place, here = Dim.of(row), self._row(tile, row), Dim.of(vector)
         fold = _unrolled(row, Store(total, (at,), LaneFold(self.sums, (tile, at), "add")))
         result = Load(self.made, (tile, at, here, _AT_LANE)) / Load(total, (at,))
+        if self.attrs.has_zeros:
+            is_empty = scalar.call("equal", Load(total, (at,)), self._number(0))
+            result = scalar.select(is_empty, self._number(0), result)
         index = (*self.at_heads, place, here * LANES + _AT_LANE)
         store = _unrolled(vector, _lanes(self.k.store(index, result, self._lane_guard(here))))
         inside = () if self._is_full else (self.queries - 1 - place,)

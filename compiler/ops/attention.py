@@ -3,7 +3,7 @@
 ``attention`` means what its decomposition means, one op after another; nothing computes it otherwise unless a strategy does
 (strategies/attention.py). Queries [.., l, d], keys [.., s, d], values [.., s, e], and a mask that broadcasts to the scores
 [.., l, s]: numbers are added, and where a bool is false the score is ``fill``. ``is_causal`` hides key j from query i < j.
-A row whose scores all are -inf gives NaN, as its softmax does.
+A row whose scores all are -inf gives NaN, as its softmax does, or zeros, as the ONNX standard's op does.
 """
 
 from __future__ import annotations
@@ -30,11 +30,13 @@ PANEL = 16  # keys that lie next to each other
 
 @dataclass(frozen=True)
 class AttentionAttrs:
-    """``fill``: the score where a mask of bools is false. ``is_causal``: query i sees the keys up to i only."""
+    """``fill``: the score where a mask of bools is false. ``is_causal``: query i sees the keys up to i only.
+    ``has_zeros``: rows without any key are zeros, not NaN."""
 
     scale: float = 1.0
     is_causal: bool = False
     fill: float = -inf
+    has_zeros: bool = False
 
 
 def _checked(q: TensorType, keys: TensorType, v: TensorType, mask: Sequence[TensorType]) -> list[TensorType]:
@@ -74,8 +76,12 @@ def _attended(attrs: AttentionAttrs, q: Array, k: Array, v: Array, mask: Sequenc
             scores = np.where(np.tri(*scores.shape[-2:], dtype=np.bool_), scores, -inf)
         if not scores.size:  # there is no largest of no scores
             return np.asarray(np.matmul(scores, wide[2]).astype(q.dtype))
-        weights = np.exp(scores - scores.max(axis=-1, keepdims=True))
-        return np.asarray(np.matmul(weights / weights.sum(axis=-1, keepdims=True), wide[2]).astype(q.dtype))
+        largest = scores.max(axis=-1, keepdims=True)
+        weights = np.exp(scores - largest)
+        weights /= weights.sum(axis=-1, keepdims=True)
+        if attrs.has_zeros:
+            weights = np.where(largest == -inf, 0, weights)
+        return np.asarray(np.matmul(weights, wide[2]).astype(q.dtype))
 
 
 def _reference(attrs: AttentionAttrs, inputs: Sequence[Array], _o: Sequence[TensorType]) -> Sequence[Array]:
@@ -101,7 +107,12 @@ def attention_as_products(b: Builder, attrs: AttentionAttrs, inputs: Sequence[Va
     if attrs.is_causal:
         seen = causal_mask(b, *scores.shape[-2:])
         scores = b("select", seen, scores, b.number(-inf, scores.dtype))
-    return b("matmul", softmax_parts(b, scores, scores.type.rank - 1), v)
+    axis = scores.type.rank - 1
+    weights = softmax_parts(b, scores, axis)
+    if attrs.has_zeros:
+        is_empty = b("equal", b("reduce_max", scores, axes=(axis,), keep=True), b.number(-inf, scores.dtype))
+        weights = b("select", is_empty, b.number(0.0, scores.dtype), weights)
+    return b("matmul", weights, v)
 
 
 def causal_mask(b: Builder, queries: Extent, keys: Extent) -> Value:

@@ -1,8 +1,9 @@
 """Attention found among products and a softmax: softmax(scale * Q K' + mask) V becomes one op, for strategies to choose from.
 
 Q K' may be scaled before or after the product, and masked by adding numbers, by a condition, or by both a mask and the condition
-that no query sees a later key. A condition that is that triangle becomes ``is_causal``. It holds only where nobody else
-reads the scores or the weights made of them.
+that no query sees a later key. A condition that is that triangle becomes ``is_causal``. Where rows whose mask is -inf are made
+zeros (the ONNX standard's Attention), the op has zeros wherever all scores are -inf. It holds only where nobody else reads the
+scores or the weights made of them.
 """
 
 from __future__ import annotations
@@ -25,6 +26,7 @@ from ..tensor_type import BOOL, TensorType, broadcast_shapes
 SCALES = {"": "{}", "*": "{} * x", "/": "{} / x"}
 MASKS = {"": "{}", "+": "{} + mask", "?": "select(mask, {}, fill)", "!": "select(mask, fill, {})"}
 TRIANGLES = {"": "{}", "?": "select(triangle, {}, hidden)"}
+EMPTY = {"": "softmax({})", "?": "select(max(mask) = -inf, 0, softmax({}))"}
 
 
 def find_attention(graph: Graph, explain: Explain | None = None) -> Graph:
@@ -34,7 +36,7 @@ def find_attention(graph: Graph, explain: Explain | None = None) -> Graph:
 
 @cache
 def _rules() -> RuleSet:
-    forms = (_Form(*parts) for parts in product(SCALES, MASKS, TRIANGLES))
+    forms = (_Form(*parts) for parts in product(SCALES, MASKS, TRIANGLES, EMPTY) if not parts[3] or parts[1:3] == ("+", ""))
     return RuleSet([*(form.rule() for form in forms), *_scaled_operands()])
 
 
@@ -48,13 +50,14 @@ class _Form:
     scale: str
     mask: str
     triangle: str
+    empty: str
 
     def rule(self) -> Rule:
         """The rule that makes this form one op."""
         scores = "q k'"
         for table, key in ((SCALES, self.scale), (MASKS, self.mask), (TRIANGLES, self.triangle)):
             scores = table[key].format(scores)
-        return Rule(f"softmax({scores}) v => attention(q, k, v)", self._pattern, self._made, self._check)
+        return Rule(f"{EMPTY[self.empty].format(scores)} v => attention(q, k, v)", self._pattern, self._made, self._check)
 
     def _pattern(self, p: PatternBuilder) -> Applied:
         scores: Applied = p("matmul", p.q, p.k, transpose_a=False, transpose_b=p.is_transposed, node="made")
@@ -75,6 +78,9 @@ class _Form:
         axes: Any = p.axes
         power = p("exp", p("sub", scores, p("reduce_max", scores, axes=axes, keep=True)), node="power")
         weights = p("div", power, p("reduce_sum", power, axes=axes, keep=True), node="weights")
+        if self.empty:
+            largest = p("reduce_max", p.mask, axes=p.mask_axes, keep=True)
+            weights = p("select", p("equal", largest, -inf), 0.0, weights, node="kept")
         return p("matmul", weights, p.v, transpose_a=False, transpose_b=p.is_v_transposed)
 
     def _check(self, m: Match) -> bool | str:
@@ -92,7 +98,10 @@ class _Form:
         if self.triangle and not (_is_triangle(m, m.triangle, scores) and _number(m, m.hidden) == -inf):
             return "the outer condition does not hide the keys behind each query"
         steps = [m.bound[name].output for name in ("made", "scaled", "masked", "hiding") if name in m.bound]
-        is_read = any(m.rewriter.uses(value) != 1 for value in (*steps[:-1], m.weights.output))
+        last = [m.kept.output] if self.empty else []
+        if self.empty and (m.mask_axes != (m.mask.type.rank - 1,) or m.mask.shape[-1] != scores.shape[-1]):
+            return "rows without keys are told otherwise"
+        is_read = any(m.rewriter.uses(value) != 1 for value in (*steps[:-1], m.weights.output, *last))
         if is_read or any(m.rewriter.uses(value) != 2 for value in (steps[-1], m.power.output)):
             return "something else reads the scores or weights"
         return True
@@ -100,7 +109,7 @@ class _Form:
     def _made(self, b: Rewriter, m: Match) -> Value:
         k = m.k if m.is_transposed else _swapped(b, m.k)
         v = _swapped(b, m.v) if m.is_v_transposed else m.v
-        attrs = AttentionAttrs(is_causal=bool(self.triangle))
+        attrs = AttentionAttrs(is_causal=bool(self.triangle), has_zeros=bool(self.empty))
         if self.scale:
             factor = _number(m, m.factor)
             assert factor is not None
