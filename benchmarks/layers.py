@@ -24,11 +24,12 @@ from netloom.compiler import dim
 from netloom.compiler.driver import Compiled, Options, plan_graph
 from netloom.compiler.graph import Builder, Graph
 from netloom.compiler.passes.select_strategies import Decision
-from netloom.compiler.strategies import BY_NAME
+from netloom.compiler.strategies import strategies_for
 from netloom.compiler.tensor_type import FLOAT32, TensorType
 from netloom.runtime.session import Session
 
 Array: TypeAlias = npt.NDArray[Any]
+NAMES = tuple(strategy.name for strategy in strategies_for("conv"))
 PRODUCTS = (512, 1024, 2048, 4096)  # of square matrices
 NETWORKS = ("vgg19", "resnet50")
 BATCHES = (1, 2, 4, 8, 16, 32, 64)
@@ -155,7 +156,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     rows: list[Row] = []
     left_out: list[str] = []
     for row in _rows(machine.flops[given.threads], given.threads, limits, report.numbers(given.products), chosen,
-                     report.numbers(given.batches), report.words(given.strategies) or list(BY_NAME), left_out):  # fmt: skip
+                     report.numbers(given.batches), report.words(given.strategies) or list(NAMES), left_out):  # fmt: skip
         rows.append(row)
         print(f"{row.layer:36} batch {row.batch:2} {row.strategy:12} {row.milliseconds:9.3f} ms {row.gflops:7.1f} GFLOP/s "
               f"{row.percent:5.1f} % of the peak, error {row.error:.1e}, {row.workspace:.1f} MB", flush=True)  # fmt: skip
@@ -255,7 +256,7 @@ def median_seconds(call: Callable[[], object], budget: float) -> float:
 
 def sums(rows: Sequence[Row]) -> list[Sum]:
     """Each network's layers added up, where all were measured: by the best of each family of strategies, and of all."""
-    families = {_family(name): [n for n in BY_NAME if _family(n) == _family(name)] for name in BY_NAME} | {"best": list(BY_NAME)}
+    families = {_family(name): [n for n in NAMES if _family(n) == _family(name)] for name in NAMES} | {"best": list(NAMES)}
     settings = dict.fromkeys((row.batch, row.threads) for row in rows)
     bests = {(batch, threads, family): _best(rows, names, batch, threads)
              for batch, threads in settings for family, names in families.items()}  # fmt: skip
@@ -302,7 +303,7 @@ def goals(rows: Sequence[Row]) -> list[Goal]:
     sizes = {layer.name: layer for layers in LAYERS.values() for layer in layers}
     for batch, threads in dict.fromkeys((row.batch, row.threads) for row in rows if row.strategy != "matmul"):
         at = f"batch {batch}, {threads} thread(s)"
-        direct, winograd = (_best(rows, [n for n in BY_NAME if _family(n) == family], batch, threads)
+        direct, winograd = (_best(rows, [n for n in NAMES if _family(n) == family], batch, threads)
                             for family in ("direct", "winograd"))  # fmt: skip
         found += [Goal(f"direct {name}, {at}", row.percent, 90.0, "% of peak", Sense.LEAST)
                   for name, row in direct.items() if sizes[name].kernel == 3 and sizes[name].channels >= 16]  # fmt: skip

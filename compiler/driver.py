@@ -24,6 +24,7 @@ from .loops.verify import verify_kernel
 from .passes.choose_layout import choose_layout
 from .passes.eliminate_common import eliminate_common
 from .passes.eliminate_dead import eliminate_dead
+from .passes.find_attention import find_attention
 from .passes.fuse import fuse
 from .passes.plan_memory import Placement, plan_memory
 from .passes.select_strategies import Decision, select_strategies
@@ -44,6 +45,10 @@ LEVELS = ("graph", "kernels", "loops", "llvm", "asm")  # of a program as text
 TRAINING_BATCH = 32  # what costs take a free batch for in a training step
 MEMORY_BUDGET = 64 << 30  # bytes of arena that a program may ask for, at the lowest values of its free dims
 
+_FIND = (
+    Pass("find_attention", find_attention, after=("simplify", "eliminate_dead"),
+         why="products have taken their transposes in, and only readers that are left count"),
+)  # fmt: skip
 _SELECT = (
     Pass("select_strategies", select_strategies, after=("eliminate_dead", "fold_batchnorm"),
          why="weights must have their final values", options=("accuracy", "override", "decisions", "typical_batch", "rates", "tuner")),
@@ -56,7 +61,7 @@ _LAYOUT = (
     Pass("eliminate_unpacked", eliminate_dead, after=("choose_layout",), why="packed weights replace the others"),
 )  # fmt: skip
 _FUSE = (Pass("fuse", fuse, after=("choose_layout",), why="a reorder is a border between kernels"),)
-PIPELINE = Pipeline((*GRAPH_PASSES, *_SELECT, *_LAYOUT, *_FUSE))
+PIPELINE = Pipeline((*GRAPH_PASSES, *_FIND, *_SELECT, *_LAYOUT, *_FUSE))
 TRAINING_PIPELINE = Pipeline(
     (*(p for p in GRAPH_PASSES if p.name not in ("freeze_states", "fold_batchnorm")), *_SELECT, *_LAYOUT, *_FUSE)
 )

@@ -16,7 +16,7 @@ import numpy.typing as npt
 
 import netloom as nl
 from netloom.compiler.interpret import interpret
-from netloom.compiler.strategies import STRATEGIES
+from netloom.compiler.strategies import strategies_for
 
 Array = npt.NDArray[np.float32]
 
@@ -57,7 +57,7 @@ def main() -> int:
     exact = in_float64(graph, layer, x)
 
     print(f"{'strategy':12} {'estimated':>12} {'measured':>12} {'error':>9}")
-    for strategy in STRATEGIES:
+    for strategy in strategies_for("conv"):
         program = nl.compile(graph, conv_strategy=strategy.name, accuracy="fast", threads=1)
         (decision,) = program.compiled.decisions
         if decision.strategy != strategy.name:

@@ -16,6 +16,8 @@ from .. import dim, scalar
 from ..dim import Extent, Symbol
 from ..graph import Graph, Node
 from ..scalar import Expr
+from . import fft, winograd
+from .attention import attention_loops
 from .elements import Elements, compute_of
 from .emit import emit_tiles
 from .ir import Buffer, For, Kernel, Let, Statement, Store, extents_in, walk
@@ -24,9 +26,13 @@ from .moves import planned_move
 from .row_form import row_form
 from .rows import row_loops
 from .space import iteration_space
+from .tiles import Schedule
 from .tiling import Machine, plan_tiles
 from .turned import turned_loops
-from .winograd import SCHEDULES
+
+SCHEDULES: Mapping[str, Schedule] = {  # of every op that has loops of its own
+    **winograd.SCHEDULES, **fft.SCHEDULES, "attention_online": attention_loops,
+}  # fmt: skip
 
 DEVICE_KERNELS = frozenset({"winograd_fused"})  # a kernel of a device's own; elsewhere they are decomposed
 
@@ -63,7 +69,7 @@ def anchor_of(graph: Graph) -> Node | None:
 def _loops(elements: Elements, machine: Machine, item: Symbol) -> tuple[Extent, Statement, Mapping[Buffer, Buffer]]:
     """(work items, body, the buffers that the loops walk by their offsets)"""
     if elements.anchor is not None and elements.anchor.op.name in SCHEDULES:
-        items, body = SCHEDULES[elements.anchor.op.name](elements, item)
+        items, body = SCHEDULES[elements.anchor.op.name](elements, machine, item)
         return items, body, {}
     if elements.anchor is None and (linear := linear_loops(elements, item)) is not None:
         return linear

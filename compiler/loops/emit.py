@@ -5,6 +5,7 @@ Conditions that hold for a whole tile are tested around its statements; what dep
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TypeAlias
@@ -15,7 +16,7 @@ from ..scalar import Call, Expr, Guarded
 from .elements import Axis, widened
 from .ir import LANE, LANES, Allocate, Buffer, Kind, LaneFold, Let, Load, Statement, Store, block, guard, loop, variable
 from .space import Substitution
-from .tiling import Plan
+from .tiling import TOTALS, Plan
 
 Units: TypeAlias = tuple[tuple[Symbol, int], ...]  # unrolled loops and their extents
 Index: TypeAlias = tuple[Extent, ...]
@@ -120,11 +121,11 @@ class _Emitter:
     def _item(self, place: _Place) -> Statement:
         """What one work item does: one tile after another, or, of long sums, one chunk of terms after another."""
         inner, chunks = self.plan.inner, self.plan.chains.outer
-        if not inner or not chunks or self.plan.tile.lanes_reduce:
-            return self._axes(inner, place, self._tile, is_item=False)
         units = tuple(unit for axis in (*self.plan.outer, *self.plan.swept) for unit in place.unit(axis))
-        extents = (*(_most(axis.extent) for axis in inner), *(size for _, size in units), *self.lanes)
-        totals = self._buffer("t", extents)
+        kept = _kept((*(axis.extent for axis in inner), *(size for _, size in units)))
+        if not inner or not chunks or self.plan.tile.lanes_reduce or kept is None:
+            return self._axes(inner, place, self._tile, is_item=False)
+        totals = self._buffer("t", (*kept, *self.lanes))
 
         def at(here: _Place) -> Index:
             return (*(here.positions[axis.symbol] for axis in inner), *_positions(units), *self.at_lane)
@@ -253,11 +254,11 @@ def _looped(axes: Sequence[Axis], body: Statement) -> Statement:
     return body
 
 
-def _most(extent: Extent) -> int:
-    """The most that an extent can be."""
-    high = dim.bounds(extent)[1]
-    assert high is not None
-    return high
+def _kept(extents: Sequence[Extent]) -> tuple[int, ...] | None:
+    """The most that extents can be; None if a work item cannot keep so many totals."""
+    highest = [dim.bounds(extent)[1] for extent in extents]
+    known = tuple(high for high in highest if high is not None)
+    return known if len(known) == len(highest) and math.prod(known) <= TOTALS else None
 
 
 def _outer_conditions(value: Expr, units: Sequence[Symbol]) -> list[Dim]:

@@ -17,6 +17,7 @@ from ..ops.tiles import Pair, TileAttrs
 from ..scalar import Expr, guarded
 from .elements import Elements
 from .ir import LANE, LANES, Let, Statement, block, guard, loop, variable
+from .tiling import Machine
 
 BLOCKS = 4  # channel blocks that one work item does, if the channels have as many
 ROWS = 32  # rows of filters that one work item does, for one vector of columns
@@ -29,7 +30,7 @@ ReadEntry: TypeAlias = Callable[[Extent], Expr]
 PutEntry: TypeAlias = Callable[[Extent, Expr], Statement]
 Forward: TypeAlias = "Callable[[Elements, TileAttrs, Bordered[ReadNumber], PutEntry], Statement]"
 Backward: TypeAlias = "Callable[[Elements, TileAttrs, ReadEntry, Bordered[PutNumber]], Statement]"
-Schedule: TypeAlias = "Callable[[Elements, Symbol], tuple[Extent, Statement]]"
+Schedule: TypeAlias = "Callable[[Elements, Machine, Symbol], tuple[Extent, Statement]]"
 
 
 @dataclass(frozen=True)
@@ -68,11 +69,11 @@ class Transforms:
 def schedules(name: str, transforms: Transforms) -> Mapping[str, Schedule]:
     """The loops of an algorithm's five ops, by op."""
     return {
-        f"{name}_input": lambda k, item: _input_tiles(transforms.input, k, item),
-        f"{name}_output": lambda k, item: _output_tiles(transforms.output, k, item),
-        f"{name}_output_gradient": lambda k, item: _gradient_tiles(transforms.gradient, k, item),
-        f"{name}_filter": lambda k, item: _filters(transforms.filter, k, item),
-        f"{name}_filter_gradient": lambda k, item: _filter_gradients(transforms.filter_gradient, k, item),
+        f"{name}_input": lambda k, _machine, item: _input_tiles(transforms.input, k, item),
+        f"{name}_output": lambda k, _machine, item: _output_tiles(transforms.output, k, item),
+        f"{name}_output_gradient": lambda k, _machine, item: _gradient_tiles(transforms.gradient, k, item),
+        f"{name}_filter": lambda k, _machine, item: _filters(transforms.filter, k, item),
+        f"{name}_filter_gradient": lambda k, _machine, item: _filter_gradients(transforms.filter_gradient, k, item),
     }
 
 

@@ -26,6 +26,9 @@ LEAST_ITEMS = 8  # that such a kernel keeps
 ITEM_WORK = 1 << 14  # multiply-adds or elements that one work item should hold at least
 MOST_VECTORS = 8  # along a short axis, that are copied out
 MOST_TERMS = 16  # of such a sum, that are copied out too
+TILES_WORK = 1 << 16  # the same where an item has several tiles of an axis, whose last one is not full
+MOST_ROWS = 28  # of a tile
+FEW_ROWS, FAR_ROWS = 8, 1 << 10  # of a tile whose rows are each read for themselves; how many bytes apart that is
 MOST_SUMS = 10  # in registers at a time, where nothing is broadcast
 FOLD_WORK = 8  # instructions that adding the lanes of one vector costs
 SYMBOLIC_TERMS = 1 << 12  # of a sum whose length is a free dim
@@ -118,17 +121,17 @@ def _lane_axis(space: Space) -> Axis | None:
 def _lane_cost(space: Space, axis: Axis) -> float:
     """What an element costs with lanes along an axis, where one lane at a time costs 1."""
     split = {axis.symbol: Dim.of(variable("q", dim.ceil_div(axis.extent, LANES))) * LANES + Dim.of(LANE)}
-    cost = 0.0
-    for load in space.loads:
-        step = lane_slope(load, axis.symbol, split)
-        cost += _load_cost(step)
+    steps = [lane_slope(load, axis.symbol, split) for load in space.loads]
+    cost = sum(map(_load_cost, steps))
+    found = dim.product([a.extent for a in space.reduce])
+    terms = max(found, 1) if isinstance(found, int) else SYMBOLIC_TERMS
     if axis in space.pure:
         apart = dim.product(space.elements.out.shape[space.pure.index(axis) + 1 :])
-        cost += 0.2 / LANES if apart == 1 else 1.0
+        is_gathered = any(step not in (0, 1) for step in steps)
+        cost += 0.2 / LANES if apart == 1 else 1.0 / (1 if is_gathered else terms)  # stored once for all of its terms
     else:
-        terms = dim.product([a.extent for a in space.reduce])
         cost += 0.2 / LANES
-        cost *= 1 + FOLD_WORK * LANES / (max(terms, 1) if isinstance(terms, int) else SYMBOLIC_TERMS)
+        cost *= 1 + FOLD_WORK * LANES / terms
     return cost / (1 + len(space.loads)) / _filled(axis, LANES)
 
 
@@ -164,14 +167,15 @@ def _tile(space: Space, has_lanes: bool, lanes_reduce: bool, machine: Machine, l
     if not scalars:
         column = next((axis for axis in space.pure if _is_copied_out(axis, lanes, room)), None)
     if scalars or column is None:
-        rows, columns = _row_and_column_counts(row, column, room if scalars else min(room, MOST_SUMS))
+        most = _most_rows(scalars, row, column)
+        rows, columns = row_and_column_counts(row, column, room if scalars else min(room, MOST_SUMS), most)
     else:
         assert isinstance(column.extent, int)
         columns = column.extent
         terms = dim.product([axis.extent for axis in space.reduce])
         plain = replace(plain, copies_terms=isinstance(terms, int) and terms <= MOST_TERMS)
         most = min(MOST_SUMS // columns, (room - 1) // columns - 1)
-        rows, _ = _row_and_column_counts(row, None, most + 2)
+        rows, _ = row_and_column_counts(row, None, most + 2)
     used_row, used_column = row if rows > 1 else None, column if columns > 1 else None
     counts = {axis.symbol: size for axis, size in ((used_row, rows), (used_column, columns)) if axis}
     return replace(plain, rows=used_row, columns=used_column, counts=counts)
@@ -189,13 +193,22 @@ def _operands(space: Space) -> tuple[list[Load], list[Load]]:
     return [v for v in space.loads if depends(v, LANE)], [s for s in space.loads if not depends(s, LANE)]
 
 
-def _row_and_column_counts(row: Axis | None, column: Axis | None, room: int) -> tuple[int, int]:
+def _most_rows(scalars: Sequence[Load], row: Axis | None, column: Axis | None) -> int:
+    """Rows of a tile that has no columns: as many as lie in one set of the first cache, where they are far apart in memory. More
+    save nothing, for each product needs a load of its own, and rows a power of two apart would push each other out."""
+    if row is None or column is not None:
+        return MOST_ROWS
+    is_far = any(stride(load, row) * load.dtype.bytes >= FAR_ROWS for load in scalars)
+    return FEW_ROWS if is_far else MOST_ROWS
+
+
+def row_and_column_counts(row: Axis | None, column: Axis | None, room: int, most_rows: int = MOST_ROWS) -> tuple[int, int]:
     """The counts with the most products a load, among those that fit ``room`` vectors and waste least at the end of an axis."""
     best, best_score = (1, 1), -1.0
     for columns in range(1, 9):
         if not _can_hold(column, columns):
             break
-        for rows in range(1, 29):
+        for rows in range(1, most_rows + 1):
             if not _can_hold(row, rows):
                 break
             held = rows * columns
@@ -286,24 +299,25 @@ def _enough_work(
     inner: list[Axis] = []
     while outer and isinstance(extent := outer[-1].extent, int) and work < ITEM_WORK:
         axis = outer.pop()
-        most = -(-ITEM_WORK // max(work, 1))
-        chunk = _divisor(extent, most)
-        if axis.symbol in tile.counts:
-            chunk = _chunk(tile, axis, most) if streams and axis == tile.rows else 0
+        size = tile.counts.get(axis.symbol, 1)
+        wanted = -(-(ITEM_WORK if size == 1 or streams else TILES_WORK) // max(work, 1))
+        if size == 1:
+            chunk = _divisor(extent, wanted)
+        else:
+            chunk = 0 if streams and axis != tile.rows else _chunk(tile, axis, wanted)
         if chunk and extent >= 2 * chunk:
             space, whole, part = chunked(space, axis, chunk)
-            return space, _renamed(tile, axis, part), [*outer, whole], [part, *inner]
+            return space, _along_part(tile, axis, part), [*outer, whole], [part, *inner]
         inner.insert(0, axis)
-        work *= -(-extent // tile.counts.get(axis.symbol, 1))
+        work *= -(-extent // size)
     return space, tile, outer, inner
 
 
-def _renamed(tile: Tile, rows: Axis, part: Axis) -> Tile:
-    """The tile with its rows along a part of their axis, if they are along that axis."""
-    if rows != tile.rows:
-        return tile
-    counts = {part.symbol if symbol == rows.symbol else symbol: size for symbol, size in tile.counts.items()}
-    return replace(tile, rows=part, counts=counts)
+def _along_part(tile: Tile, axis: Axis, part: Axis) -> Tile:
+    """The tile with its rows or columns along a part of the axis that they lay along."""
+    counts = {part.symbol if symbol == axis.symbol else symbol: size for symbol, size in tile.counts.items()}
+    rows, columns = (part if found == axis else found for found in (tile.rows, tile.columns))
+    return replace(tile, rows=rows, columns=columns, counts=counts)
 
 
 def _kept(space: Space, tile: Tile, order: Sequence[Axis]) -> tuple[Space, Tile, list[Axis], list[Axis]]:
@@ -349,15 +363,11 @@ def _block(
     chunks = {rows: _chunk(tile, rows, in_rows), columns: _chunk(tile, columns, in_columns)}
     if not all(chunks.values()):
         return space, tile, outer, []
-    counts = dict(tile.counts)
     parts: dict[Axis, Axis] = {}
     for axis, chunk in chunks.items():
-        size = counts.pop(axis.symbol)
-        space, whole, part = chunked(space, axis, chunk)
+        space, whole, parts[axis] = chunked(space, axis, chunk)
         outer[outer.index(axis)] = whole
-        parts[axis] = part
-        counts[part.symbol] = size
-    tile = replace(tile, rows=parts[rows], columns=parts[columns], counts=counts)
+        tile = _along_part(tile, axis, parts[axis])
     return space, tile, outer, [parts[axis] for axis in order if axis in parts]
 
 
@@ -425,4 +435,4 @@ def _divisor(extent: Extent, most: int) -> int:
     return most
 
 
-__all__ = ["CHAIN", "ITEM_WORK", "Chains", "Machine", "Plan", "Tile", "plan_tiles"]
+__all__ = ["CHAIN", "ITEM_WORK", "TOTALS", "Chains", "Machine", "Plan", "Tile", "plan_tiles", "row_and_column_counts"]

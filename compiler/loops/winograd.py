@@ -14,7 +14,6 @@ from ..op import Array
 from ..ops.tiles import TileAttrs
 from ..ops.winograd import both_matrices
 from ..scalar import Expr
-from . import fft
 from .elements import Elements
 from .ir import LANE, LANES, Allocate, Buffer, Kind, Load, Statement, Store, block, loop
 from .tiles import Backward, Bordered, Forward, PutEntry, PutNumber, ReadEntry, ReadNumber, Transforms, combined, schedules
@@ -68,4 +67,4 @@ def _transformed(
 WINOGRAD = Transforms(
     input=_forward(2), output=_backward(0), gradient=_forward(0, True), filter=_forward(1), filter_gradient=_backward(1, True)
 )
-SCHEDULES = {**schedules("winograd", WINOGRAD), **fft.SCHEDULES}  # of every op that has loops of its own
+SCHEDULES = schedules("winograd", WINOGRAD)

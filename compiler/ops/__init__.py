@@ -1,6 +1,7 @@
 """Every op, by family. Importing this package fills ``compiler.op.OPS``."""
 
 from . import (  # noqa: F401
+    attention,
     convolution,
     elementwise,
     fft,

@@ -200,10 +200,14 @@ def _lrn_reference(attrs: LrnAttrs, inputs: Sequence[Array], _o: Sequence[Tensor
 
 
 def _softmax(b: Builder, node: Node) -> Sequence[Value]:
-    (x,) = node.inputs
-    axes = (node.attrs.axis,)
+    return [softmax_parts(b, node.inputs[0], node.attrs.axis)]
+
+
+def softmax_parts(b: Builder, x: Value, axis: int) -> Value:
+    """softmax(x) along an axis in smaller ops."""
+    axes = (axis,)
     power = b("exp", b("sub", x, b("reduce_max", x, axes=axes, keep=True)))
-    return [b("div", power, b("reduce_sum", power, axes=axes, keep=True))]
+    return b("div", power, b("reduce_sum", power, axes=axes, keep=True))
 
 
 def _softmax_reference(attrs: AxisAttrs, inputs: Sequence[Array], _o: Sequence[TensorType]) -> Sequence[Array]:

@@ -17,6 +17,7 @@ from ..loops.strides import MOST_STEP
 from ..op import OPS
 
 PACKED_ROWS, PACKED_BYTES = 128, 2 << 20  # of a product whose right operand is packed at run time
+FEW_COLUMNS, LONG, SKINNY_ROWS = 8, 64, 64  # of a right operand whose columns are made contiguous, their length, rows of the left one
 ALGORITHMS = ("winograd", "fft")  # tile by tile: the names that the ops of ops/tiles.py begin with
 # these read vectors of the last axis, wherever they lie
 PANEL_READERS = tuple(f"{name}_{stage}" for name in ALGORITHMS for stage in ("output", "filter_gradient"))
@@ -193,7 +194,10 @@ def _product(b: Builder, graph: Graph, node: Node, inputs: list[Value]) -> Seque
     if not _in_panels(right):
         is_constant = graph.constant_of(node.inputs[1]) is not None
         is_packed = not node.attrs.transpose_b and (is_constant or is_transformed or _is_worth_packing(node))
-        right = _panels(b, right) if is_packed else _plain(b, right)
+        if _is_skinny(node, is_constant) and not is_transformed:
+            right = _reordered(b, _plain(b, right), _by_columns(right))
+        else:
+            right = _panels(b, right) if is_packed else _plain(b, right)
     return _with_layout(b, node, [left, right], _panel_layout(node.output) if is_transformed else None)
 
 
@@ -206,6 +210,22 @@ def _is_worth_packing(node: Node) -> bool:
     batch, (k, n) = right.type.static_shape[:-2], right.type.static_shape[-2:]
     rows = math.prod(left.type.static_shape) // (math.prod(batch) * k or 1)
     return rows >= PACKED_ROWS and k * n * right.dtype.bytes >= PACKED_BYTES
+
+
+def _is_skinny(node: Node, is_constant: bool) -> bool:
+    """Whether the right operand has so few columns that vectors run along the sum instead, for which each column must be
+    contiguous: where it is constant, or short beside the left operand."""
+    left, right = node.inputs
+    k, n = right.shape[-2:]
+    if node.attrs.transpose_a or node.attrs.transpose_b or not (isinstance(k, int) and isinstance(n, int)):
+        return False
+    rows = left.shape[-2]
+    return 1 < n <= FEW_COLUMNS and k >= LONG and (is_constant or (isinstance(rows, int) and rows >= SKINNY_ROWS))
+
+
+def _by_columns(value: Value) -> Layout:
+    rank = value.type.rank
+    return Layout((*(Part(axis) for axis in range(rank - 2)), Part(rank - 1), Part(rank - 2)))
 
 
 def _in_panels(value: Value) -> bool:

@@ -156,7 +156,8 @@ def _joins_one_anchor(before: _Group, group: _Group, readers: Sequence[Node], va
         return (is_term or group.anchor is None) and _uses_same_element(group, readers, value)
     reader = readers[0]
     if group.anchor is reader:
-        return reader.op.family == "reduction" or (reader.op.compute is not None and all(map(_keeps_rows, before.nodes)))
+        takes_rows = reader.op.compute is not None or reader.op.family == "attention"
+        return reader.op.family == "reduction" or (takes_rows and all(map(_keeps_rows, before.nodes)))
     return value.type.elements == reader.output.type.elements or _is_cheap(before)
 
 

@@ -1,4 +1,5 @@
-"""Strategy selection: for every convolution and gradient of one the cheapest of STRATEGIES that applies within the accuracy asked for.
+"""Strategy selection: for every convolution, gradient of one and attention the cheapest of STRATEGIES that applies within the
+accuracy asked for.
 
 A pure function of the graph and the options: the estimated time uses the rates of a machine table, not of this machine.
 With a tuner, measured times decide among the candidates that it measured: asked for › measured › estimated. Every decision is
@@ -21,7 +22,7 @@ REFERENCE = "x86-64-v4"  # the level whose rates are taken where none is named
 
 @dataclass(frozen=True)
 class Decision:
-    """How one convolution (or a gradient of one: ``op``) is computed, and why: seconds estimated, or the reason against,
+    """How one node (a convolution, a gradient of one, attention: ``op``) is computed, and why: seconds estimated, or the reason against,
     for each strategy; seconds measured, for those that a tuner measured."""
 
     node: str
@@ -37,8 +38,8 @@ def select_strategies(
     graph: Graph, accuracy: str = "default", override: str = "auto", decisions: list[Decision] | None = None,
     typical_batch: int | None = None, rates: Rates | None = None, tuner: Tuner | None = None,
 ) -> Graph:  # fmt: skip
-    """The graph with each convolution, and each gradient of one, expanded by its strategy. ``override``: auto, a strategy's name for all
-    convolutions where it applies, or NODE=NAME; ``typical_batch``: what costs take free dims for. UsageError for
+    """The graph with each node that has strategies expanded by one of them. ``override``: auto, a strategy's name for all
+    nodes where it applies, or NODE=NAME; ``typical_batch``: what costs take free dims for. UsageError for
     unknown names."""
     if accuracy not in ACCURACIES:
         raise UsageError(f"there is no accuracy {accuracy!r}.", hint=f"Choose {', '.join(ACCURACIES)}.")
@@ -63,7 +64,7 @@ def _overrides(text: str, known: Mapping[str, Strategy]) -> dict[str, Strategy]:
         return {}
     node, _, name = text.rpartition("=")
     if name not in known:
-        raise UsageError(f"there is no convolution strategy {name!r}.", hint=f"Choose auto, {', '.join(known)}.")
+        raise UsageError(f"there is no strategy {name!r}.", hint=f"Choose auto, {', '.join(known)}.")
     return {node: known[name]}
 
 
@@ -92,7 +93,7 @@ def _decide_all(
 def _estimated(graph: Graph, node: Node, accuracy: str, batch: int, rates: Rates) -> Decision:
     rejected: dict[str, str] = {}
     seconds: dict[str, float] = {}
-    for strategy in (*STRATEGIES, *rates.own):
+    for strategy in (item for item in (*STRATEGIES, *rates.own) if node.op.name in item.ops):
         reason = strategy.rejects(graph, node) or rates.vetoes.get(strategy.name)
         if reason is None:
             budget, level = strategy.level(node)

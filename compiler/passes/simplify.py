@@ -92,12 +92,21 @@ def _arithmetic() -> list[Rule]:
         Rule("-(x - y) => y - x", lambda p: p("neg", p("sub", p.x, p.y)), lambda b, m: b("sub", m.y, m.x)),
         Rule("select(not c, x, y) => select(c, y, x)", lambda p: p("select", p("not", p.c), p.x, p.y),
              lambda b, m: b("select", m.c, m.y, m.x)),
+        Rule("select(true, x, y) => x", lambda p: p("select", p.c, p.x, p.y), lambda b, m: m.x, lambda m: _is_chosen(m, m.x, True)),
+        Rule("select(false, x, y) => y", lambda p: p("select", p.c, p.x, p.y), lambda b, m: m.y, lambda m: _is_chosen(m, m.y, False)),
         Rule("x * -1 => -x", lambda p: p("mul", p.x, -1.0), lambda b, m: b("neg", m.x), _is_type_kept),
         Rule("pow(x, 2) => x * x", lambda p: p("pow", p.x, 2.0), lambda b, m: b("mul", m.x, m.x), _is_type_kept),
         Rule("pow(x, -1) => 1 / x", lambda p: p("pow", p.x, -1.0), lambda b, m: b("div", 1.0, m.x), _is_type_kept),
         Rule("pow(x, 0) => 1", lambda p: p("pow", p.x, 0.0), _one),
         Rule("x / 2^k => x * 2^-k", lambda p: p("div", p.x, p.c), _times_reciprocal, _is_power_of_two),
     ]  # fmt: skip
+
+
+def _is_chosen(m: Match, value: Value, truth: bool) -> bool | str:
+    constant = m.rewriter.constant_of(m.c)
+    if constant is None or value.type != m.root.output.type:
+        return "the condition is no constant" if constant is None else "the value is broadcast"
+    return bool(np.all(constant.splat_value == truth if constant.is_splat else constant.array == truth)) or "the condition varies"
 
 
 def _is_cast_back(m: Match) -> bool | str:

@@ -1,5 +1,6 @@
-"""Strategies: the ways of computing a convolution. ``STRATEGIES`` drives selection, tests, benchmarks and explain."""
+"""Strategies: the ways of computing a convolution, or attention. ``STRATEGIES`` drives selection, tests, benchmarks and explain."""
 
+from .attention import ATTENTION_DIRECT, ATTENTION_ONLINE
 from .direct import DIRECT
 from .fft import FFT_8, FFT_16, FFT_32
 from .im2col import IM2COL
@@ -10,7 +11,14 @@ from .winograd import WINOGRAD_F2, WINOGRAD_F4, WINOGRAD_F6
 
 STRATEGIES: tuple[Strategy, ...] = (
     DIRECT, IM2COL, WINOGRAD_F2, WINOGRAD_F4, WINOGRAD_F6, FFT_8, FFT_16, FFT_32, TOEPLITZ,
+    ATTENTION_DIRECT, ATTENTION_ONLINE,
 )  # fmt: skip
 BY_NAME = {strategy.name: strategy for strategy in STRATEGIES}
 
-__all__ = ["ACCURACIES", "BY_NAME", "CONVOLUTIONS", "STRATEGIES", "Rates", "Strategy", "rates_of"]
+
+def strategies_for(op: str) -> tuple[Strategy, ...]:
+    """The strategies for an op, in order."""
+    return tuple(strategy for strategy in STRATEGIES if op in strategy.ops)
+
+
+__all__ = ["ACCURACIES", "BY_NAME", "CONVOLUTIONS", "STRATEGIES", "Rates", "Strategy", "rates_of", "strategies_for"]

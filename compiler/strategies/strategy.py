@@ -1,7 +1,7 @@
 """The record of a strategy: where it applies, what it costs, how it expands, and the error it may add.
 
-A strategy computes a convolution or one of its two gradients: ``geometry`` tells which of a node's values is x, w and y
-of the convolution that it belongs to.
+A strategy is for some ops: a convolution and its two gradients, of which ``geometry`` tells which of a node's values is x, w and
+y of the convolution, or attention.
 """
 
 from __future__ import annotations
@@ -19,7 +19,8 @@ if TYPE_CHECKING:
     from ..graph import Builder
 
 ACCURACIES = ("strict", "default", "fast")  # each level may choose what the ones before it may
-CONVOLUTIONS = ("conv", "conv_input_gradient", "conv_weight_gradient")  # the ops that strategies are chosen for
+CONVOLUTIONS = ("conv", "conv_input_gradient", "conv_weight_gradient")
+CHOSEN = (*CONVOLUTIONS, "attention")  # the ops that strategies are chosen for
 
 
 @dataclass(frozen=True)
@@ -33,7 +34,7 @@ class Rates:
     products: float
     bytes: float
     vetoes: Mapping[str, str] = field(default_factory=dict)
-    ops: Sequence[str] = CONVOLUTIONS  # that strategies are chosen for
+    ops: Sequence[str] = CHOSEN  # that strategies are chosen for
     own: Sequence[Strategy] = ()  # strategies of this machine alone, besides STRATEGIES
     cache: float = 0.0
     near: float = math.inf
@@ -70,6 +71,7 @@ class Strategy:
     cost: Callable[[Graph, Node, int], Cost]  # the last: what free dims are taken for
     expand: Callable[[Builder, Graph, Node, Sequence[Value]], Value]
     level: Callable[[Node], tuple[float, str]] = lambda _node: (2e-6, "strict")
+    ops: tuple[str, ...] = CONVOLUTIONS  # that it computes
 
 
 @dataclass(frozen=True)

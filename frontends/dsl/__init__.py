@@ -5,6 +5,7 @@ from __future__ import annotations
 from . import initializers, losses, optimizers, zoo
 from .functions import (
     argmax,
+    attention,
     cast,
     clip,
     concat,
@@ -57,8 +58,8 @@ from .trace import Network, Symbolic, TracedGraph, is_training, network, paramet
 from .training_step import training_graph
 
 __all__ = [
-    "Network", "Symbolic", "TracedGraph", "argmax", "average_pool2d", "batch_norm", "cast", "clip", "concat", "conv1d",
-    "conv2d", "conv3d", "conv_transpose2d", "dense", "dropout", "elu", "embedding", "equal", "exp", "flatten", "gelu",
+    "Network", "Symbolic", "TracedGraph", "argmax", "attention", "average_pool2d", "batch_norm", "cast", "clip", "concat",
+    "conv1d", "conv2d", "conv3d", "conv_transpose2d", "dense", "dropout", "elu", "embedding", "equal", "exp", "flatten", "gelu",
     "global_average_pool", "initializers", "is_training", "layer_norm", "leaky_relu", "log", "log_softmax", "losses",
     "lrn", "max_pool2d", "maximum", "minimum", "network", "one_hot", "optimizers", "pad", "parameter", "reduce_max",
     "reduce_mean", "reduce_min", "reduce_sum", "relu", "reshape", "sigmoid", "sign", "silu", "softmax", "softplus",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 
 from netloom.compiler import dim
@@ -86,6 +87,22 @@ def softmax(x: Symbolic, axis: int = -1) -> Symbolic:
 def log_softmax(x: Symbolic, axis: int = -1) -> Symbolic:
     """The logarithm of softmax, computed without overflow."""
     return x.trace("log_softmax", x, axis=_axis(x, axis))
+
+
+def attention(
+    q: Symbolic, k: Symbolic, v: Symbolic, mask: Symbolic | None = None, scale: float | None = None, causal: bool = False
+) -> Symbolic:
+    """softmax(scale * q k' + mask) v (Vaswani et al. 2017, section 3.2.1): [.., l, d], [.., s, d], [.., s, e] -> [.., l, e].
+
+    ``scale`` is 1 / sqrt(d) if None. A mask broadcasts to [.., l, s]: numbers are added to the scores, and where a bool is
+    false the key is not seen. ``causal``: query i sees the keys 0 to i only.
+    """
+    if scale is None:
+        depth = q.shape[-1] if q.rank else 0
+        if not isinstance(depth, int) or depth < 1:
+            raise ShapeError(f"the depth of the heads of {q.type} is no known number; give a scale")
+        scale = 1.0 / math.sqrt(depth)
+    return q.trace("attention", q, k, v, *([] if mask is None else [mask]), scale=scale, is_causal=causal)
 
 
 def cast(x: Symbolic, dtype: str | DType) -> Symbolic:

@@ -135,7 +135,7 @@ def _strategies(text: str | None) -> tuple[str, ...]:
 
     names = tuple(BY_NAME) if text == "all" else tuple(dict.fromkeys(text.split(",")))
     if unknown := [name for name in names if name not in BY_NAME]:
-        raise UsageError(f"there is no convolution strategy {unknown[0][:80]!r}.", hint=f"Choose all, {', '.join(BY_NAME)}.")
+        raise UsageError(f"there is no strategy {unknown[0][:80]!r}.", hint=f"Choose all, {', '.join(BY_NAME)}.")
     return names
 
 
@@ -210,7 +210,7 @@ def _ways(graph: Graph, plan: Plan) -> tuple[list[Variant], tuple[str, ...]]:
     """netloom's own choice, then each strategy that applies somewhere; and a remark on each strategy."""
     from netloom.benchmarks.comparison import Variant
     from netloom.compiler.driver import Options, plan_graph
-    from netloom.compiler.strategies import ACCURACIES
+    from netloom.compiler.strategies import ACCURACIES, BY_NAME
 
     ways, remarks = [Variant("netloom", Options(accuracy=plan.accuracy))], []
     if not plan.strategies:
@@ -219,8 +219,10 @@ def _ways(graph: Graph, plan: Plan) -> tuple[list[Variant], tuple[str, ...]]:
     found = {level: plan_graph(graph, Options(accuracy=level)).decisions for level in levels}
     decisions = found[levels[-1]]
     for name in plan.strategies:
+        ops = BY_NAME[name].ops
+        nodes = _count(sum(decision.op in ops for decision in decisions), "convolution" if "conv" in ops else ops[0])
         fitting = sum(name in decision.seconds for decision in decisions)
-        remarks.append(f"{name} applies to {fitting} of {_count(len(decisions), 'convolution')}" + ("" if fitting else ": left out"))
+        remarks.append(f"{name} applies to {fitting} of {nodes}" + ("" if fitting else ": left out"))
         if fitting:
             accuracy = next(level for level in levels if any(name in decision.seconds for decision in found[level]))
             ways.append(Variant(f"netloom/{name}", Options(override=name, accuracy=accuracy)))

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 @build_options
 @printing
 def explain(output: Output, model: str, binding: Binding, build: Build) -> None:
-    """Say how MODEL is computed: each convolution's strategy and why, fusions, memory, pass times."""
+    """Say how MODEL is computed: the strategy of each convolution and attention and why, fusions, memory, pass times."""
     from netloom.compiler.driver import plan_graph
 
     if build.target == "cuda":
@@ -34,7 +34,9 @@ def explain(output: Output, model: str, binding: Binding, build: Build) -> None:
     compiled = plan_graph(inference_form(load_graph(model, binding)), compiler_options(build))
     check_override(compiled.decisions, build.conv_strategy)
     rows = [_decision(decision, number) for number, decision in enumerate(compiled.decisions)]
-    data = {"cpu": compiled.levels, "convolutions": rows, **_facts(compiled)}
+    attentions = [row for row, decision in zip(rows, compiled.decisions, strict=True) if decision.op == "attention"]
+    convolutions = [row for row in rows if row not in attentions]
+    data = {"cpu": compiled.levels, "convolutions": convolutions, "attentions": attentions, **_facts(compiled)}
     head = f"target {compiled.levels}, accuracy {build.accuracy}{tuned(compiled)}, {_summary(compiled.decisions)}"
     output.result(data, "\n\n".join([head, *(_decision_text(output, row) for row in rows), _facts_text(compiled)]))
 
@@ -66,10 +68,12 @@ def _explain_for_device(output: Output, graph: Graph, build: Build) -> None:
 
 
 def _summary(decisions: Sequence[Decision]) -> str:
-    """How many convolutions there are, and how many of them each strategy got."""
+    """How many convolutions and attentions there are, and how many of them each strategy got."""
     counts = Counter(decision.strategy for decision in decisions)
     chosen = ", ".join(f"{count} {name}" for name, count in counts.most_common())
-    return f"{len(decisions)} convolutions" + (f": {chosen}" if chosen else "")
+    attentions = sum(decision.op == "attention" for decision in decisions)
+    nodes = f"{len(decisions) - attentions} convolutions" + (f" and {attentions} attentions" if attentions else "")
+    return nodes + (f": {chosen}" if chosen else "")
 
 
 def tuned(compiled: Compiled) -> str:
@@ -90,7 +94,7 @@ def _decision(decision: Decision, number: int) -> dict[str, Any]:
                            "verdict": _verdict(decision, name)})  # fmt: skip
     candidates += [{"strategy": name, "seconds": None, "measured": None, "verdict": f"rejected: {reason}"}
                    for name, reason in decision.rejected.items()]  # fmt: skip
-    return {"node": decision.node or f"conv {number}", "shape": decision.shape, "strategy": decision.strategy,
+    return {"node": decision.node or f"{decision.op} {number}", "shape": decision.shape, "strategy": decision.strategy,
             "candidates": candidates}  # fmt: skip
 
 

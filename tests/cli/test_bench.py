@@ -140,7 +140,7 @@ def test_what_is_not_installed_is_said_before_the_work(
 
 
 @pytest.mark.parametrize("arguments, says", [
-    (("net.py:graph", "--strategies", "magic"), "no convolution strategy 'magic'. Choose all, direct"),
+    (("net.py:graph", "--strategies", "magic"), "no strategy 'magic'. Choose all, direct"),
     (("net.py:fixed", "--batch", "4"), "is not free: its inputs begin with '2'"),
     (("net.so", "--against", "onnxruntime"), "can be timed alone only. Give the model"),
     (("net.so", "--train", "loss=cross_entropy"), "can be timed alone only"),

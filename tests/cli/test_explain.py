@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from netloom.compiler.strategies import STRATEGIES
+from netloom.compiler.strategies import strategies_for
 
 from .calling import call
 
@@ -30,7 +30,7 @@ def graph():
     return vgg_like.graph(x=nl.tensor("N", 3, 32, 32))
 """
 CONVOLUTIONS = ("conv1_1", "conv1_2", "conv2_1", "conv2_2", "strided", "grouped", "pointwise")
-NAMES = {strategy.name for strategy in STRATEGIES}
+NAMES = {strategy.name for strategy in strategies_for("conv")}
 
 
 @pytest.fixture(scope="module")
@@ -50,7 +50,7 @@ def below(row: dict[str, Any], lines: list[str]) -> list[str]:
     """The lines below the one that names a convolution, its shapes and its strategy, one for each candidate."""
     head = f"{row['node']}  {row['shape']}  {row['strategy']}"
     assert lines.count(head) == 1
-    return lines[lines.index(head) + 1 :][: len(STRATEGIES)]
+    return lines[lines.index(head) + 1 :][: len(NAMES)]
 
 
 def check_candidates(row: dict[str, Any], lines: list[str]) -> None:

@@ -164,7 +164,7 @@ WRONG = (
     Wrong(("--shape", "x:1x5"), "extent 4"),
     Wrong(("--cpu", "z80"), "no CPU level 'z80'"),
     Wrong(("--accuracy", "sloppy"), "no accuracy 'sloppy'"),
-    Wrong(("--conv-strategy", "magic"), "no convolution strategy 'magic'"),
+    Wrong(("--conv-strategy", "magic"), "no strategy 'magic'"),
     Wrong(("--conv-strategy", "n7=direct"), "no convolution 'n7'"),
     Wrong(("--emit", "so,poem"), "no form 'poem'"),
     Wrong(("--train", "loss=joy"), "no loss 'joy'"),

@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 
+from .attention import ATTENTION
 from .elementwise import ELEMENTWISE
 from .fft import FFT
 from .indexing import INDEXING
@@ -24,6 +25,7 @@ from .winograd import WINOGRAD
 
 ORACLES: dict[str, Callable[..., Any]] = {
     **ELEMENTWISE, **REDUCTIONS, **WINDOWS, **NORMALIZATION, **INDEXING, **RANDOM_NUMBERS, **WINOGRAD, **FFT,
+    **ATTENTION,
     "kernel": lambda x, y, body: np.maximum(x + y, 0),
 }  # fmt: skip
 

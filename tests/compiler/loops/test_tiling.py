@@ -13,9 +13,10 @@ from netloom.compiler.driver import PIPELINE, Options
 from netloom.compiler.graph import Graph
 from netloom.compiler.loops.build import Machine, anchor_of, build_kernel
 from netloom.compiler.loops.elements import Elements
-from netloom.compiler.loops.ir import LANES
+from netloom.compiler.loops.ir import LANE, LANES
 from netloom.compiler.loops.row_form import row_form
 from netloom.compiler.loops.space import iteration_space
+from netloom.compiler.loops.strides import depends
 from netloom.compiler.loops.tiling import CHAIN, ITEM_WORK, Plan, plan_tiles
 from netloom.compiler.loops.verify import verify_kernel
 from netloom.compiler.op import OPS
@@ -91,3 +92,44 @@ def test_blocks_of_long_sums_verify(rows: int, columns: int, terms: int) -> None
         if node.op is OPS["kernel"]:
             for vectors in (16, 32):
                 verify_kernel(build_kernel("kernel", node.attrs.body, Machine(vectors)))
+
+
+# -- products with few rows or columns: each element of the large operand is read once, in whole vectors ---------------
+
+
+LONG, WIDE = 1024, 1536
+SKINNY = [
+    (few, few_is_left, is_swapped)
+    for few in (1, 2, 3, 4, 8) for few_is_left in (False, True) for is_swapped in (False, True)
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("few", "few_is_left", "is_swapped"), SKINNY)
+def test_skinny_products_are_bound_by_memory(few: int, few_is_left: bool, is_swapped: bool) -> None:
+    """x[few, k] w[k, n], x w', w[m, k] x[k, few] and w' x: the large operand is read in vectors, each for all of the few rows
+    or columns, up to as many as a tile has; no more than eight of its rows at a time unless these serve each other."""
+    if few_is_left:
+        graph = one("matmul", (few, LONG), (WIDE, LONG) if is_swapped else (LONG, WIDE), transpose_b=is_swapped)()
+    else:
+        graph = one("matmul", (LONG, WIDE) if is_swapped else (WIDE, LONG), (LONG, few), transpose_a=is_swapped)()
+    kernels = [n for n in PIPELINE.run(graph, Options())[0].nodes if n.op is OPS["kernel"]]
+    sizes = [max(value.type.elements for value in n.inputs) for n in kernels]
+    (product_,) = (n for n in kernels if any(inner.op.name == "matmul" for inner in n.attrs.body.nodes))
+    assert sorted(sizes)[-1] == LONG * WIDE and all(size <= few * LONG for size in sorted(sizes)[:-1])  # others are small copies
+    plan = plan_of(product_.attrs.body, Machine())
+    tile = plan.tile
+    (read,) = (load for load in plan.space.loads if load.buffer.shape and prod(load.buffer.shape) == LONG * WIDE)
+    assert depends(read, LANE), "the large operand is read element by element"
+    shared = prod(size for symbol, size in tile.counts.items() if not depends(read, symbol))
+    assert shared == (few if few <= 4 else 4), f"a vector of the large operand serves {shared} results"
+    streams = prod(size for symbol, size in tile.counts.items() if depends(read, symbol))
+    assert streams <= 14 and (shared > 1 or streams == 8)
+    assert isinstance(plan.items, int) and plan.items >= 8, "threads have no work"
+
+
+def test_control_few_columns_as_lanes_would_waste_most_of_each_vector() -> None:
+    """What the row-major operand would give: lanes along 4 columns, which fill a quarter of a vector."""
+    graph = one("matmul", (WIDE, LONG), (LONG, 4))()
+    plan = plan_of(graph, Machine())
+    assert plan.tile.has_lanes and not plan.tile.lanes_reduce
+    assert [axis.extent for axis in plan.space.pure] == [WIDE, 1]
