@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import ctypes
 import importlib.util
+import math
 from collections.abc import Sequence
 from functools import cache
 from typing import Any, TypeAlias
@@ -22,6 +23,7 @@ from .cpu import DLTensor
 from .program import PortInfo
 
 Array: TypeAlias = npt.NDArray[Any]
+LINE = 64  # bytes of a cache line, and of the widest store
 
 
 @cache
@@ -33,6 +35,18 @@ def numpy_dtype(name: str) -> np.dtype[Any]:
         dtype = importlib.import_module("ml_dtypes").bfloat16 if found else np.uint16
     result: np.dtype[Any] = np.dtype(dtype)
     return result
+
+
+def empty(shape: Sequence[int], port: PortInfo) -> Array:
+    """An array for a port's values, large ones at the start of a cache line: there each vector is
+    stored into one line, elsewhere into two."""
+    dtype = numpy_dtype(port.dtype)
+    size = math.prod(shape) * dtype.itemsize
+    if size < 64 * LINE:
+        return np.empty(shape, dtype)
+    memory = np.empty(size + LINE, np.uint8)
+    first = -memory.ctypes.data % LINE
+    return memory[first : first + size].view(dtype).reshape(shape)
 
 
 def as_input(value: Any, port: PortInfo) -> Array:

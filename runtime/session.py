@@ -17,7 +17,7 @@ import numpy.typing as npt
 
 from netloom.errors import InputError, UsageError
 
-from .buffer import Tensors, as_input, blank_tensors, check_bindable, numpy_dtype
+from .buffer import Tensors, as_input, blank_tensors, check_bindable, empty, numpy_dtype
 from .cpu import Api, Context, DLTensor, Model, StateHandle, default_threads
 from .program import EntryInfo, PortInfo
 
@@ -147,9 +147,7 @@ class Session:
         context = self.take_context()
         try:
             shapes = self._output_shapes(context, entry, arrays, given)
-            outputs = [
-                np.empty(shape, numpy_dtype(port.dtype)) for shape, port in zip(shapes, entry.outputs, strict=True)
-            ]
+            outputs = [empty(shape, port) for shape, port in zip(shapes, entry.outputs, strict=True)]
             wanted = Tensors(outputs, [port.dtype for port in entry.outputs])
             handles = (context.handle, state.handle) if state is not None else (context.handle,)
             code = self._model.api[function](*handles, given.pointer, given.count, wanted.pointer, wanted.count)
@@ -232,7 +230,7 @@ class Bound:
             if port.name in buffers:
                 outputs.append(check_bindable(port.name, buffers[port.name], port, True))
             else:
-                outputs.append(np.empty(shape, numpy_dtype(port.dtype)))
+                outputs.append(empty(shape, port))
         return outputs
 
     def __call__(self) -> None:

@@ -50,6 +50,12 @@ def test_ways_to_call(session: Session) -> None:
     assert session.run([], {"x": X}) == []
 
 
+def test_large_results_begin_a_cache_line(session: Session) -> None:
+    for _ in range(8):  # memory from elsewhere begins 16 bytes behind one
+        y = session(np.ones((2000, 4), np.float32))
+        assert y.ctypes.data % 64 == 0 and y.flags.writeable and (y == 8).all()
+
+
 def test_description(session: Session) -> None:
     (port,) = session.inputs
     assert (port.name, port.dtype, port.shape, str(port)) == ("x", "float32", ("N", 4), "float32[N, 4]")
