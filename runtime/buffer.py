@@ -42,7 +42,7 @@ def empty(shape: Sequence[int], port: PortInfo) -> Array:
     stored into one line, elsewhere into two."""
     dtype = numpy_dtype(port.dtype)
     size = math.prod(shape) * dtype.itemsize
-    if size < 64 * LINE:
+    if size < 16 * LINE:
         return np.empty(shape, dtype)
     memory = np.empty(size + LINE, np.uint8)
     first = -memory.ctypes.data % LINE
