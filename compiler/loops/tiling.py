@@ -156,16 +156,14 @@ def _tile(space: Space, has_lanes: bool, lanes_reduce: bool, machine: Machine, l
         vectors, scalars = vectors[:1], vectors[1:]
     if not vectors or (lanes_reduce and not scalars):
         return plain
-    column = None
+    room = machine.vectors // 2 if space.elements.out.dtype.bytes > 4 else machine.vectors
     if scalars:
         row = _nearest([a for a in space.pure if not any(depends(v, a.symbol) for v in vectors)], scalars)
         column = _largest(a for a in space.pure if a is not row and not any(depends(s, a.symbol) for s in scalars))
     else:
-        partial = dim.symbols_of([g for g in (*space.guards, *space.store_guard) if LANE in dim.symbols_of([g])])
-        row = _nearest([axis for axis in space.pure if axis.symbol not in partial], vectors)
-    room = machine.vectors // 2 if space.elements.out.dtype.bytes > 4 else machine.vectors
-    if not scalars:
         column = next((axis for axis in space.pure if _is_copied_out(axis, lanes, room)), None)
+        partial = dim.symbols_of([g for g in (*space.guards, *space.store_guard) if LANE in dim.symbols_of([g])])
+        row = _nearest([a for a in space.pure if a is not column and a.symbol not in partial], vectors)
     if scalars or column is None:
         most = _most_rows(scalars, row, column)
         rows, columns = row_and_column_counts(row, column, room if scalars else min(room, MOST_SUMS), most)
@@ -228,7 +226,7 @@ def _can_hold(axis: Axis | None, size: int) -> bool:
 
 def _filled(axis: Axis | None, size: int) -> float:
     """The part of the tiles that is used."""
-    if axis is None or not isinstance(axis.extent, int):
+    if axis is None or not isinstance(axis.extent, int) or axis.extent == 0:
         return 1.0
     return axis.extent / (-(-axis.extent // size) * size)
 
