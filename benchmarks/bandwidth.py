@@ -1,8 +1,10 @@
-"""Kernels that memory bounds, as parts of a copy: ``python -m netloom.benchmarks.bandwidth [-o FOLDER] [--threads 1,2] …``.
+"""Kernels that memory bounds, as parts of a copy: ``python -m netloom.benchmarks.bandwidth [-o
+FOLDER] [--threads 1,2] …``.
 
-Each kernel is a program of its own over arrays far larger than the caches. In every round it is timed beside a copy with the
-same ratio of read to written bytes, the same kind of stores and as many threads; its part is the median over the rounds of
-the quotient of the two rates (p10–p90). Bytes are those of inputs and results, each moved once: a kernel that passes over
+Each kernel is a program of its own over arrays far larger than the caches. In every round it is
+timed beside a copy with the same ratio of read to written bytes, the same kind of stores and as
+many threads; its part is the median over the rounds of the quotient of the two rates (p10–p90).
+Bytes are those of inputs and results, each moved once: a kernel that passes over
 memory twice cannot reach the copy. Writes FOLDER/bandwidth.json and FOLDER/bandwidth.md.
 """
 
@@ -31,7 +33,9 @@ Make: TypeAlias = Callable[[Builder, int], Value]
 
 @dataclass(frozen=True)
 class Case:
-    """A kernel: ``make`` builds it for arrays of about so many elements; ``reads``: bytes read for one written."""
+    """A kernel: ``make`` builds it for arrays of about so many elements; ``reads``: bytes read
+    for one written.
+    """
 
     name: str
     reads: int
@@ -79,11 +83,26 @@ def _batch_norm(b: Builder, elements: int) -> Value:
 
 
 def _max_pool(b: Builder, elements: int) -> Value:
-    return b("max_pool", _images(b, elements), kernel=(2, 2), stride=(2, 2), dilation=(1, 1), lo=(0, 0), hi=(0, 0))
+    return b(
+        "max_pool",
+        _images(b, elements),
+        kernel=(2, 2),
+        stride=(2, 2),
+        dilation=(1, 1),
+        lo=(0, 0),
+        hi=(0, 0),
+    )
 
 
 def _layer_norm(b: Builder, elements: int) -> Value:
-    return b("layer_norm", _rows(b, elements, 1024), _vector(b, 1024), _vector(b, 1024), axis=1, epsilon=1e-5)
+    return b(
+        "layer_norm",
+        _rows(b, elements, 1024),
+        _vector(b, 1024),
+        _vector(b, 1024),
+        axis=1,
+        epsilon=1e-5,
+    )
 
 
 def _transpose(b: Builder, elements: int) -> Value:
@@ -107,8 +126,14 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser = report.parser_of(__doc__)
     parser.add_argument("--threads", default="1,2")
     parser.add_argument("--rounds", type=int, default=20)
-    parser.add_argument("--megabytes", type=float, default=SIZE / (1 << 20), help="MiB of the largest array")
-    parser.add_argument("--kernels", default="", help="only kernels in whose names one of these occurs, with commas between")
+    parser.add_argument(
+        "--megabytes", type=float, default=SIZE / (1 << 20), help="MiB of the largest array"
+    )
+    parser.add_argument(
+        "--kernels",
+        default="",
+        help="only kernels in whose names one of these occurs, with commas between",
+    )
     given = parser.parse_args(arguments)
     counts = report.numbers(given.threads)
     machine = peaks.measure(counts)
@@ -122,23 +147,33 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 
 def measure(case: Case, threads: int, size: int, rounds: int) -> Row:
-    """A kernel over arrays of ``size`` bytes at most, beside its copy; both run once before they are timed."""
+    """A kernel over arrays of ``size`` bytes at most, beside its copy; both run once before they
+    are timed.
+    """
     b = Builder("kernel")
     graph = b.build([case.make(b, size // 4)], ["y"])
-    session = Session.in_process(compile_graph(graph, Options(threads=threads)).image, threads=threads)
+    session = Session.in_process(
+        compile_graph(graph, Options(threads=threads)).image, threads=threads
+    )
     rng = np.random.default_rng(0)
-    arrays = {value.label: rng.random(value.type.static_shape, np.float32) for value in graph.inputs}
+    arrays = {
+        value.label: rng.random(value.type.static_shape, np.float32) for value in graph.inputs
+    }
     call = session.bind(**arrays)
     moved = sum(array.nbytes for array in (*arrays.values(), *call.outputs.values()))
     copy = peaks.copier(case.reads, threads, moved // (case.reads + 1))
     call()
     copy.call()
     pairs = [(_seconds(call), _seconds(copy.call)) for _ in range(rounds)]
-    rates, copies = (np.array([moved / pair[0] for pair in pairs]), np.array([copy.moved / pair[1] for pair in pairs]))
+    rates, copies = (
+        np.array([moved / pair[0] for pair in pairs]),
+        np.array([copy.moved / pair[1] for pair in pairs]),
+    )
     low, middle, high = (float(p) for p in np.percentile(100 * rates / copies, (10, 50, 90)))
     seconds = float(np.median([pair[0] for pair in pairs]))
     shapes = " ".join("x".join(map(str, value.type.static_shape)) for value in graph.inputs)
-    return Row(case.name, shapes, case.reads, threads, moved / 1e6, seconds * 1e3, moved / seconds / 1e9,
+    return Row(case.name, shapes, case.reads, threads, moved / 1e6, seconds * 1e3,
+               moved / seconds / 1e9,
                float(np.median(copies)) / 1e9, (middle, low, high))  # fmt: skip
 
 
@@ -150,20 +185,46 @@ def _seconds(call: Callable[[], Any]) -> float:
 
 def line(row: Row) -> str:
     """A row as text."""
-    return (f"{row.kernel:30} {row.threads} thread(s) {row.milliseconds:8.2f} ms {row.gigabytes:6.1f} GB/s, "
+    return (f"{row.kernel:30} {row.threads} thread(s) {row.milliseconds:8.2f} ms "
+            f"{row.gigabytes:6.1f} GB/s, "
             f"{row.part[0]:5.1f} % of a copy {row.reads}:1 at {row.copy:.1f} GB/s")  # fmt: skip
 
 
 def write(folder: Path, machine: Peaks, rows: Sequence[Row]) -> None:
     """The results so far, as JSON and as a table."""
-    goals = [Goal(f"{row.kernel}, {row.threads} thread(s)", row.part[0], GOAL, "% of the copy", Sense.LEAST) for row in rows]
-    cells = [[r.kernel, r.shape, f"{r.reads}:1", str(r.threads), f"{r.megabytes:.0f}", f"{r.milliseconds:.2f}", f"{r.gigabytes:.1f}",
-              f"{r.copy:.1f}", f"{r.part[0]:.0f} ({r.part[1]:.0f}–{r.part[2]:.0f})"] for r in rows]  # fmt: skip
+    goals = [
+        Goal(
+            f"{row.kernel}, {row.threads} thread(s)",
+            row.part[0],
+            GOAL,
+            "% of the copy",
+            Sense.LEAST,
+        )
+        for row in rows
+    ]
+    cells = [
+        [
+            r.kernel,
+            r.shape,
+            f"{r.reads}:1",
+            str(r.threads),
+            f"{r.megabytes:.0f}",
+            f"{r.milliseconds:.2f}",
+            f"{r.gigabytes:.1f}",
+            # fmt: skip
+            f"{r.copy:.1f}",
+            f"{r.part[0]:.0f} ({r.part[1]:.0f}–{r.part[2]:.0f})",
+        ]
+        for r in rows
+    ]
     lines = [
-        "A copy has the same ratio of read to written bytes, the same stores and as many threads, and takes turns with the kernel;",
-        "the part is the median over the rounds of the quotient of the two rates, with p10–p90. MB: all arrays together, each",
+        "A copy has the same ratio of read to written bytes, the same stores and as many threads, "
+        "and takes turns with the kernel;",
+        "the part is the median over the rounds of the quotient of the two rates, with p10–p90. "
+        "MB: all arrays together, each",
         "moved once.", "",
-        *report.table(["kernel", "inputs", "read:written", "threads", "MB", "ms", "GB/s", "copy GB/s", "% of the copy"], cells), "",
+        *report.table(["kernel", "inputs", "read:written", "threads", "MB", "ms", "GB/s",
+                       "copy GB/s", "% of the copy"], cells), "",
         "## Goals", "", *goal_lines(goals),
     ]  # fmt: skip
     report.write(folder, "bandwidth", machine, {"rows": rows, "goals": goals}, lines)

@@ -1,7 +1,9 @@
-"""A command in a process of its own: how long it takes, and how much memory it and its descendants hold at most.
+"""A command in a process of its own: how long it takes, and how much memory it and its descendants
+hold at most.
 
-Memory is sampled from /proc: a page that several processes share counts once in all (its proportional share in each), and
-the largest process is told apart. Sampling takes time, so a run is either timed or sampled.
+Memory is sampled from /proc: a page that several processes share counts once in all (its
+proportional share in each), and the largest process is told apart. Sampling takes time, so a run is
+either timed or sampled.
 """
 
 from __future__ import annotations
@@ -49,7 +51,9 @@ def output_of(command: Sequence[str]) -> str:
 
 
 def compile_seconds(model: str, target: Path, repeats: int) -> tuple[float, float]:
-    """``netloom compile``: seconds with a new cache folder each time, and again with what that left (medians)."""
+    """``netloom compile``: seconds with a new cache folder each time, and again with what that
+    left (medians).
+    """
     cold, again = [], []
     for _ in range(repeats):
         with tempfile.TemporaryDirectory(prefix="netloom-") as cache:
@@ -74,7 +78,10 @@ def memory_of(command: Sequence[str]) -> Memory:
 
 def _check(command: Sequence[str], status: int) -> None:
     if status:
-        raise UsageError(f"{' '.join(command)[:300]} ended with status {status}.", hint="Its error is printed above.")
+        raise UsageError(
+            f"{' '.join(command)[:300]} ended with status {status}.",
+            hint="Its error is printed above.",
+        )
 
 
 def _family(root: int) -> list[int]:
@@ -91,10 +98,14 @@ def _family(root: int) -> list[int]:
 
 
 def _sample(pid: int) -> tuple[int, int]:
-    """Bytes of a process now (its share of what is shared), and at most so far (all that it maps)."""
+    """Bytes of a process now (its share of what is shared), and at most so far (all that it
+    maps).
+    """
     folder = Path(f"/proc/{pid}")
     with suppress(OSError):
-        return kilobytes(folder / "smaps_rollup", "Pss:") << 10, kilobytes(folder / "status", "VmHWM:") << 10
+        return kilobytes(folder / "smaps_rollup", "Pss:") << 10, kilobytes(
+            folder / "status", "VmHWM:"
+        ) << 10
     return 0, 0
 
 

@@ -1,10 +1,12 @@
-"""How good the estimates are: ``python -m netloom.benchmarks.choices [-o FOLDER] [--limit N] [--threads 1] …``.
+"""How good the estimates are: ``python -m netloom.benchmarks.choices [-o FOLDER] [--limit N]
+[--threads 1] …``.
 
-Every different convolution of the networks is measured with each strategy that applies, by the timer that ``--tune`` uses: CPU
-time of the layer's kernels between two small convolutions that give its operands their layout, weights from memory where
-the network has more of them than the largest cache holds. A row says what the estimates
-chose without measuring, and how much slower that is than the best. Matrix products have one way of being computed, so there
-is nothing to choose. Writes FOLDER/choices.json and FOLDER/choices.md.
+Every different convolution of the networks is measured with each strategy that applies, by the
+timer that ``--tune`` uses: CPU time of the layer's kernels between two small convolutions that give
+its operands their layout, weights from memory where the network has more of them than the largest
+cache holds. A row says what the estimates chose without measuring, and how much slower that is than
+the best. Matrix products have one way of being computed, so there is nothing to choose. Writes
+FOLDER/choices.json and FOLDER/choices.md.
 """
 
 from __future__ import annotations
@@ -49,7 +51,9 @@ class Case:
 
 @dataclass(frozen=True)
 class Row:
-    """Milliseconds estimated and measured by strategy; ``ratio``: of the chosen one's time to the best."""
+    """Milliseconds estimated and measured by strategy; ``ratio``: of the chosen one's time to
+    the best.
+    """
 
     shape: str
     is_cold: bool
@@ -72,7 +76,12 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--networks", default=",".join(LIGHT))
     parser.add_argument("--accuracy", default="default")
-    parser.add_argument("--limit", type=int, default=None, help="only so many layers, those with the most estimated time")
+    parser.add_argument(
+        "--limit",
+        type=int,
+        default=None,
+        help="only so many layers, those with the most estimated time",
+    )
     given = parser.parse_args(arguments)
     cpu = cpu_named("host")
     machine = peaks.measure((1,))
@@ -93,9 +102,11 @@ def _network(name: str) -> Graph:
     return Pipeline(GRAPH_PASSES).run(from_onnx(light_models()[name]))[0]
 
 
-def gathered(networks: Iterable[tuple[str, Graph]], accuracy: str, rates: Rates, cached: int) -> list[Case]:
-    """The different layers of graphs before selection, those with the most estimated time first; ``cached``: bytes of
-    weights that stay in caches."""
+def gathered(
+    networks: Iterable[tuple[str, Graph]], accuracy: str, rates: Rates, cached: int
+) -> list[Case]:
+    """The different layers of graphs before selection, those with the most estimated time first;
+    ``cached``: bytes of weights that stay in caches."""
     cases: dict[Layer, Case] = {}
     for name, graph in networks:
         decisions: list[Decision] = []
@@ -109,7 +120,9 @@ def gathered(networks: Iterable[tuple[str, Graph]], accuracy: str, rates: Rates,
 
 
 def measured(cases: Iterable[Case], timer: Timer, seconds: float = SECONDS) -> Iterator[Row]:
-    """A row for each layer; strategies that cannot be measured are left out, layers without any as well."""
+    """A row for each layer; strategies that cannot be measured are left out, layers without any
+    as well.
+    """
     for case in cases:
         times = timer.measure(case.layer, list(case.decision.seconds), seconds)
         found = {name: time for name, time in times.items() if time is not None}
@@ -119,7 +132,8 @@ def measured(cases: Iterable[Case], timer: Timer, seconds: float = SECONDS) -> I
 
 def _row(case: Case, times: dict[str, float]) -> Row:
     chosen, best = case.decision.strategy, min(times, key=lambda name: times[name])
-    return Row(case.decision.shape, case.layer.is_cold, case.counts, chosen, best, round(times[chosen] / times[best], 3),
+    return Row(case.decision.shape, case.layer.is_cold, case.counts, chosen, best,
+               round(times[chosen] / times[best], 3),
                _milliseconds(case.decision.seconds), _milliseconds(times))  # fmt: skip
 
 
@@ -129,12 +143,16 @@ def _milliseconds(seconds: Mapping[str, float]) -> dict[str, float]:
 
 def line(row: Row) -> str:
     """A layer on a line."""
-    times = ", ".join(f"{name} {row.estimated[name]:.3f} / {time:.3f} ms" for name, time in row.measured.items())
+    times = ", ".join(
+        f"{name} {row.estimated[name]:.3f} / {time:.3f} ms" for name, time in row.measured.items()
+    )
     return f"{row.shape} x {row.count}: {row.chosen} is {row.ratio:.2f} times the best ({times})"
 
 
 def summary(rows: Sequence[Row]) -> dict[str, float]:
-    """``layers``: different ones; ``percent``: those whose choice is good; ``chosen_ms`` and ``best_ms``: sums over all of them."""
+    """``layers``: different ones; ``percent``: those whose choice is good; ``chosen_ms`` and
+    ``best_ms``: sums over all of them.
+    """
     good = sum(row.ratio <= NEAR for row in rows)
     return {"layers": len(rows), "good": good, "percent": 100 * good / max(len(rows), 1),
             "chosen_ms": sum(row.count * row.measured[row.chosen] for row in rows),
@@ -145,18 +163,34 @@ def write(folder: Path, machine: peaks.Peaks, rows: Sequence[Row], threads: int)
     """The results so far, as JSON and as a table."""
     folder.mkdir(parents=True, exist_ok=True)
     total = summary(rows)
-    data = {"machine": machine_record(machine), "threads": threads, "summary": total, "rows": [asdict(row) for row in rows]}
+    data = {
+        "machine": machine_record(machine),
+        "threads": threads,
+        "summary": total,
+        "rows": [asdict(row) for row in rows],
+    }
     (folder / "choices.json").write_text(json.dumps(data, indent=1) + "\n")
     lines = ["# choices", "", *describe(machine), "",
-             f"The estimates' choice is within {NEAR - 1:.0%} of the best measured one on {total['good']} of {total['layers']} layers "
+             f"The estimates' choice is within {NEAR - 1:.0%} of the best measured one on "
+             f"{total['good']} of {total['layers']} layers "
              f"({total['percent']:.0f} %; the goal is {GOAL} %).",
-             f"All layers, as often as they occur: {total['chosen_ms']:.1f} ms as chosen, {total['best_ms']:.1f} ms at best.",
+             f"All layers, as often as they occur: {total['chosen_ms']:.1f} ms as chosen, "
+             f"{total['best_ms']:.1f} ms at best.",
              f"CPU time on {threads} thread(s), estimated / measured ms.", "",
              "| layer | count | chosen | best | chosen / best | " + " | ".join(_strategies(rows)) + " |",
              "|---" * (5 + len(_strategies(rows))) + "|"]  # fmt: skip
     for row in rows:
-        cells = [f"{row.estimated[name]:.3f} / {row.measured[name]:.3f}" if name in row.measured else "" for name in _strategies(rows)]
-        lines.append("| " + " | ".join([row.shape, str(row.count), row.chosen, row.best, f"{row.ratio:.2f}", *cells]) + " |")
+        cells = [
+            f"{row.estimated[name]:.3f} / {row.measured[name]:.3f}" if name in row.measured else ""
+            for name in _strategies(rows)
+        ]
+        lines.append(
+            "| "
+            + " | ".join(
+                [row.shape, str(row.count), row.chosen, row.best, f"{row.ratio:.2f}", *cells]
+            )
+            + " |"
+        )
     (folder / "choices.md").write_text("\n".join(lines) + "\n")
 
 

@@ -1,7 +1,9 @@
-"""One network, compiled in several ways and run by peers, measured in one run: times, ratios, and each one's error.
+"""One network, compiled in several ways and run by peers, measured in one run: times, ratios, and
+each one's error.
 
-Errors are relative L2 against a float64 oracle, on the values before a final softmax (behind it nearly all digits of a
-classifier's outputs are zeros or ones). Outputs of several tensors are compared as one vector.
+Errors are relative L2 against a float64 oracle, on the values before a final softmax (behind it
+nearly all digits of a classifier's outputs are zeros or ones). Outputs of several tensors are
+compared as one vector.
 """
 
 from __future__ import annotations
@@ -39,7 +41,9 @@ class Variant:
 
 @dataclass(frozen=True)
 class Row:
-    """One contender's figures. ``ratios``: peer -> how many times faster than the peer (median, p10, p90)."""
+    """One contender's figures. ``ratios``: peer -> how many times faster than the peer (median,
+    p10, p90).
+    """
 
     network: str
     contender: str
@@ -60,14 +64,23 @@ class Row:
 
 def variants(strategies: Sequence[str] = ("auto",), accuracy: str = "default") -> list[Variant]:
     """The default choice under the name netloom, and one variant per named strategy."""
-    return [Variant("netloom" if s == "auto" else f"netloom/{s}", Options(override=s, accuracy=accuracy)) for s in strategies]
+    return [
+        Variant(
+            "netloom" if s == "auto" else f"netloom/{s}", Options(override=s, accuracy=accuracy)
+        )
+        for s in strategies
+    ]
 
 
 def compare(
-    network: str, graph: Graph, ways: Sequence[Variant], peers: Sequence[str] = PEERS, threads: int = 1,
-    rounds: int = 20, model: Path | None = None, seed: int = 0, dims: Mapping[str, int] | None = None,
+    network: str, graph: Graph, ways: Sequence[Variant], peers: Sequence[str] = PEERS,
+    threads: int = 1,
+    rounds: int = 20, model: Path | None = None, seed: int = 0,
+    dims: Mapping[str, int] | None = None,
 ) -> list[Row]:  # fmt: skip
-    """Rows of all variants, then of the peers. Peers read ``model``, or the graph exported to ONNX. Free dims are 1."""
+    """Rows of all variants, then of the peers. Peers read ``model``, or the graph exported to
+    ONNX. Free dims are 1.
+    """
     feeds = random_feeds(graph, seed, dims or {})
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
@@ -78,22 +91,37 @@ def compare(
         sizes = [contender.file.stat().st_size for contender, _ in whole]
     by_name = {result.contender.name: result for result in results}
     return [
-        _row(network, result, seconds, errors[result.contender.name], size, flops, [by_name[p] for p in peers])
+        _row(
+            network,
+            result,
+            seconds,
+            errors[result.contender.name],
+            size,
+            flops,
+            [by_name[p] for p in peers],
+        )
         for result, (_, seconds), size in zip(results, whole, sizes, strict=True)
     ]
 
 
 def _row(
-    network: str, result: Result, compile_s: float, error: float, size: int, flops: float, peers: Sequence[Result]
+    network: str, result: Result, compile_s: float, error: float, size: int, flops: float,
+    peers: Sequence[Result]
 ) -> Row:  # fmt: skip
     ratios = {peer.contender.name: result.ratio_to(peer) for peer in peers if peer is not result}
     times = result.percentiles()
-    return Row(network, result.contender.name, result.version, result.contender.threads, times, ratios, error,
+    return Row(network, result.contender.name, result.version, result.contender.threads, times,
+               ratios, error,
                compile_s, result.ready, size, flops / times["p50_ms"] / 1e6)  # fmt: skip
 
 
 def _contenders(
-    folder: Path, graph: Graph, ways: Sequence[Variant], peers: Sequence[str], threads: int, model: Path | None
+    folder: Path,
+    graph: Graph,
+    ways: Sequence[Variant],
+    peers: Sequence[str],
+    threads: int,
+    model: Path | None,
 ) -> list[tuple[Contender, float]]:
     """Every contender with its file written, and the seconds that compiling it took."""
     folder.mkdir()
@@ -112,17 +140,28 @@ def _contenders(
 
 
 def _errors(
-    folder: Path, graph: Graph, results: Sequence[Result], ways: Sequence[Variant], peers: Sequence[str], threads: int, model: Path | None,
+    folder: Path, graph: Graph, results: Sequence[Result], ways: Sequence[Variant],
+    peers: Sequence[str], threads: int, model: Path | None,
     feeds: Mapping[str, Array],
 ) -> dict[str, float]:  # fmt: skip
-    """Relative error of each contender before a final softmax (where there is none: of the results that it gave)."""
+    """Relative error of each contender before a final softmax (where there is none: of the
+    results that it gave).
+    """
     cut = oracle.before_softmax(graph)
     expected = _joined(oracle.float64_outputs(cut, feeds))
     if cut.outputs != graph.outputs:
         if model is not None:
             model = _cut_model(model, folder / "cut.onnx")
-        results = harness.run([c for c, _ in _contenders(folder / "cut", cut, ways, peers, threads, model)], feeds, folder, 0)
-    return {r.contender.name: harness.relative_error(_joined(list(r.outputs.values())), expected) for r in results}
+        results = harness.run(
+            [c for c, _ in _contenders(folder / "cut", cut, ways, peers, threads, model)],
+            feeds,
+            folder,
+            0,
+        )
+    return {
+        r.contender.name: harness.relative_error(_joined(list(r.outputs.values())), expected)
+        for r in results
+    }
 
 
 def _joined(arrays: Sequence[Array]) -> Array:
@@ -139,7 +178,9 @@ def _cut_model(model: Path, target: Path) -> Path:
             name = node.input[0]
         node = makers.get(name)
         if node is not None and node.op_type == "Softmax":
-            output.CopyFrom(onnx.helper.make_tensor_value_info(node.input[0], onnx.TensorProto.FLOAT, None))
+            output.CopyFrom(
+                onnx.helper.make_tensor_value_info(node.input[0], onnx.TensorProto.FLOAT, None)
+            )
     onnx.save(proto, target)
     return target
 
@@ -151,19 +192,27 @@ def random_feeds(graph: Graph, seed: int, dims: Mapping[str, int]) -> dict[str, 
     for value in graph.inputs:
         shape = tuple(operations.in_numbers(extent, dims) for extent in value.shape)
         normal = rng.standard_normal(shape)
-        feeds[value.label] = normal.astype(value.dtype.numpy) if value.dtype.is_float else np.zeros(shape, value.dtype.numpy)
+        feeds[value.label] = (
+            normal.astype(value.dtype.numpy)
+            if value.dtype.is_float
+            else np.zeros(shape, value.dtype.numpy)
+        )
     return feeds
 
 
 def load_model(name: str, folder: Path, seed: int = 0) -> tuple[Graph, Path | None]:
-    """A graph, and the ONNX file that peers read: of ``light:NAME`` (random weights), ``zoo:NAME`` or a file."""
+    """A graph, and the ONNX file that peers read: of ``light:NAME`` (random weights),
+    ``zoo:NAME`` or a file.
+    """
     kind, _, rest = name.partition(":")
     if kind == "light":
         from netloom.benchmarks.models import light_models, with_random_weights
 
         models = light_models()
         if rest not in models:
-            raise UsageError(f"there is no light model {rest!r}.", hint=f"Choose {', '.join(models)}.")
+            raise UsageError(
+                f"there is no light model {rest!r}.", hint=f"Choose {', '.join(models)}."
+            )
         path = folder / f"{rest}.onnx"
         onnx.save(with_random_weights(onnx.load(models[rest]), seed), path)
         return from_onnx(path), path

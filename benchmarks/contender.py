@@ -1,9 +1,11 @@
-"""One contender in a process of its own: ``python -m netloom.benchmarks.contender ENGINE FILE FEEDS THREADS``.
+"""One contender in a process of its own: ``python -m netloom.benchmarks.contender ENGINE FILE FEEDS
+THREADS``.
 
-It loads FILE (a shared object for netloom, a model for the peers), prints a line of JSON, and then answers lines of its
-input: ``block CALLS SECONDS`` times calls of one inference each (SECONDS idle first, two calls discarded) and prints the
-times in seconds; ``outputs FILE`` writes the outputs and prints how much memory the process has held at most. Peers run in
-float32 with as many threads as netloom. A fault is one line of JSON with the key ``fault``.
+It loads FILE (a shared object for netloom, a model for the peers), prints a line of JSON, and then
+answers lines of its input: ``block CALLS SECONDS`` times calls of one inference each (SECONDS idle
+first, two calls discarded) and prints the times in seconds; ``outputs FILE`` writes the outputs and
+prints how much memory the process has held at most. Peers run in float32 with as many threads as
+netloom. A fault is one line of JSON with the key ``fault``.
 """
 
 from __future__ import annotations
@@ -34,18 +36,24 @@ def _netloom(file: str, feeds: Arrays, threads: int) -> tuple[Call, Callable[[],
 
     session = load(file, threads=threads)
     inputs = {port.name: feeds[port.name] for port in session.inputs}
-    outputs = dict(zip((port.name for port in session.outputs), session.run(None, inputs), strict=True))
+    outputs = dict(
+        zip((port.name for port in session.outputs), session.run(None, inputs), strict=True)
+    )
     return session.bind(**inputs, **outputs), lambda: outputs, __version__
 
 
-def _netloom_training(file: str, feeds: Arrays, threads: int) -> tuple[Call, Callable[[], Arrays], str]:
+def _netloom_training(
+    file: str, feeds: Arrays, threads: int
+) -> tuple[Call, Callable[[], Arrays], str]:
     """A call is one training step; the outputs are those of the last one."""
     from netloom import __version__
     from netloom.runtime.session import load
 
     session = load(file, threads=threads)
     state = session.create_state()
-    call = session.bind_train_step(state, **{port.name: feeds[port.name] for port in session.entry("train_step").inputs})
+    call = session.bind_train_step(
+        state, **{port.name: feeds[port.name] for port in session.entry("train_step").inputs}
+    )
     return call, lambda: dict(call.outputs), __version__
 
 
@@ -53,17 +61,29 @@ def _onnxruntime(file: str, feeds: Arrays, threads: int) -> tuple[Call, Callable
     import onnxruntime as ort
 
     options = ort.SessionOptions()
-    options.intra_op_num_threads, options.inter_op_num_threads, options.log_severity_level = threads, 1, 3
+    options.intra_op_num_threads, options.inter_op_num_threads, options.log_severity_level = (
+        threads,
+        1,
+        3,
+    )
     session = ort.InferenceSession(file, options, providers=["CPUExecutionProvider"])
     names = [output.name for output in session.get_outputs()]
-    return (lambda: session.run(None, feeds)), lambda: dict(zip(names, session.run(None, feeds), strict=True)), ort.__version__
+    return (
+        (lambda: session.run(None, feeds)),
+        lambda: dict(zip(names, session.run(None, feeds), strict=True)),
+        ort.__version__,
+    )
 
 
 def _openvino(file: str, feeds: Arrays, threads: int) -> tuple[Call, Callable[[], Arrays], str]:
     import openvino
 
     core = openvino.Core()
-    options = {"INFERENCE_PRECISION_HINT": "f32", "INFERENCE_NUM_THREADS": threads, "PERFORMANCE_HINT": "LATENCY"}
+    options = {
+        "INFERENCE_PRECISION_HINT": "f32",
+        "INFERENCE_NUM_THREADS": threads,
+        "PERFORMANCE_HINT": "LATENCY",
+    }
     model = core.read_model(file)
     model.reshape({port.any_name: feeds[port.any_name].shape for port in model.inputs})
     request = core.compile_model(model, "CPU", options).create_infer_request()
@@ -72,7 +92,9 @@ def _openvino(file: str, feeds: Arrays, threads: int) -> tuple[Call, Callable[[]
 
     def outputs() -> Arrays:
         request.infer()
-        return {port.any_name: request.get_tensor(port).data.copy() for port in request.model_outputs}
+        return {
+            port.any_name: request.get_tensor(port).data.copy() for port in request.model_outputs
+        }
 
     return request.infer, outputs, str(openvino.__version__)
 
@@ -84,12 +106,20 @@ def _zoo_training(file: str, feeds: Arrays, threads: int) -> tuple[Call, Callabl
     task = json.loads(Path(file).read_text())
     graph = getattr(zoo, task["network"])(batch=task["batch"], **task["options"])
     optimizer = optimizers.SGD(1e-3, momentum=0.9)
-    trainer = api.compile_training(graph, loss=losses.cross_entropy, optimizer=optimizer, threads=threads)
+    trainer = api.compile_training(
+        graph, loss=losses.cross_entropy, optimizer=optimizer, threads=threads
+    )
     x, target = feeds["x"], feeds["target"]
-    return (lambda: trainer.step(x, target)), lambda: {"loss": np.asarray(trainer.step(x, target)["loss"])}, __version__
+    return (
+        (lambda: trainer.step(x, target)),
+        lambda: {"loss": np.asarray(trainer.step(x, target)["loss"])},
+        __version__,
+    )
 
 
-def _torch_training(is_compiled: bool, file: str, feeds: Arrays, threads: int) -> tuple[Call, Callable[[], Arrays], str]:
+def _torch_training(
+    is_compiled: bool, file: str, feeds: Arrays, threads: int
+) -> tuple[Call, Callable[[], Arrays], str]:
     import torch
 
     from netloom.benchmarks.torch_networks import NETWORKS
@@ -124,7 +154,11 @@ def _torch(file: str, feeds: Arrays, threads: int) -> tuple[Call, Callable[[], A
         with torch.inference_mode():
             return model(tensors)
 
-    return call, lambda: {name: value.numpy() for name, value in call().items()}, str(torch.__version__)
+    return (
+        call,
+        lambda: {name: value.numpy() for name, value in call().items()},
+        str(torch.__version__),
+    )
 
 
 Engine = Callable[[str, Arrays, int], tuple[Call, Callable[[], Arrays], str]]
@@ -154,11 +188,13 @@ def main(engine: str, file: str, feeds_file: str, threads: str) -> None:
     """Serve one contender over standard input and output."""
     try:
         feeds = dict(np.load(feeds_file, allow_pickle=False))
-        importlib.import_module(MODULES[engine])  # what every process pays once is no part of loading a model
+        # what every process pays once is no part of loading a model
+        importlib.import_module(MODULES[engine])
         start = time.perf_counter()
         call, outputs, version = ENGINES[engine](file, feeds, int(threads))
         call()
-    except Exception as error:  # whatever an engine may raise: it is told to whoever waits for the first line
+    # whatever an engine may raise: it is told to whoever waits for the first line
+    except Exception as error:
         print(json.dumps({"fault": f"{type(error).__name__}: {error}"}), flush=True)
         return
     print(json.dumps({"ready_s": time.perf_counter() - start, "version": version}), flush=True)
@@ -188,5 +224,6 @@ def _block(call: Call, calls: int, idle: float) -> list[float]:
 if __name__ == "__main__":
     try:
         main(*sys.argv[1:])
-    except BrokenPipeError:  # nobody waits for answers any more; at exit Python would flush once again
+    # nobody waits for answers any more; at exit Python would flush once again
+    except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

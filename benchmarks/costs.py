@@ -1,8 +1,9 @@
-"""Costs beside an inference's time: ``python -m netloom.benchmarks.costs [-o FOLDER] [--network light:resnet50] …``.
+"""Costs beside an inference's time: ``python -m netloom.benchmarks.costs [-o FOLDER] [--network
+light:resnet50] …``.
 
-Compiling (cold, and again from the cache; each in a process of its own with a new cache folder), its memory, opening a
-program, importing, the program's size, and the overhead of a call from Python and from C: each beside its goal. Writes
-FOLDER/costs.json and FOLDER/costs.md.
+Compiling (cold, and again from the cache; each in a process of its own with a new cache folder),
+its memory, opening a program, importing, the program's size, and the overhead of a call from Python
+and from C: each beside its goal. Writes FOLDER/costs.json and FOLDER/costs.md.
 """
 
 from __future__ import annotations
@@ -18,7 +19,13 @@ import numpy as np
 import onnx
 
 from netloom.benchmarks import peaks, report
-from netloom.benchmarks.child import compile_seconds, memory_of, netloom_command, output_of, seconds_of
+from netloom.benchmarks.child import (
+    compile_seconds,
+    memory_of,
+    netloom_command,
+    output_of,
+    seconds_of,
+)
 from netloom.benchmarks.comparison import load_model
 from netloom.benchmarks.goals import Goal, Sense, goal_lines
 from netloom.benchmarks.peaks import Peaks
@@ -28,7 +35,8 @@ from netloom.compiler.tensor_type import FLOAT32, TensorType
 
 NETWORK, TINY = "light:resnet50", "zoo:lenet5"
 PARTS = ("compile", "open", "import", "call")
-_C_CALLS = r"""/* Nanoseconds of one call of the program argv[1] (y = -x for float32[1]), one thread: the median of 11 blocks. */
+_C_CALLS = r"""/* Nanoseconds of one call of the program argv[1] (y = -x for float32[1]), one thread:
+   the median of 11 blocks. */
 #define _POSIX_C_SOURCE 199309L
 #include <dlfcn.h>
 #include <stdio.h>
@@ -81,8 +89,12 @@ int main(int argc, char **argv) {
 def main(arguments: Sequence[str] | None = None) -> None:
     """Measure and write the table."""
     parser = report.parser_of(__doc__)
-    parser.add_argument("--network", default=NETWORK, help="light:NAME (random weights) or a model's file")
-    parser.add_argument("--repeats", type=int, default=5, help="runs of each process; their median counts")
+    parser.add_argument(
+        "--network", default=NETWORK, help="light:NAME (random weights) or a model's file"
+    )
+    parser.add_argument(
+        "--repeats", type=int, default=5, help="runs of each process; their median counts"
+    )
     parser.add_argument("--parts", default=",".join(PARTS))
     given = parser.parse_args(arguments)
     machine = peaks.measure()
@@ -108,11 +120,15 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 
 def compiling(network: str, folder: Path, repeats: int) -> list[Goal]:
-    """Time and memory of ``netloom compile``, the start of Python included, and the size of what it writes."""
+    """Time and memory of ``netloom compile``, the start of Python included, and the size of what
+    it writes.
+    """
     model, weights = _model(network, folder)
     cold, again = compile_seconds(str(model), folder / "timed.so", repeats)
     tiny, tiny_again = compile_seconds(TINY, folder / "tiny.so", repeats)
-    memory = memory_of(netloom_command(folder / "memory", "compile", model, "-o", folder / "memory.so"))
+    memory = memory_of(
+        netloom_command(folder / "memory", "compile", model, "-o", folder / "memory.so")
+    )
     most = 3 * weights / 1e6 + 500
     size = (folder / "memory.so").stat().st_size
     return [
@@ -120,7 +136,13 @@ def compiling(network: str, folder: Path, repeats: int) -> list[Goal]:
         Goal(f"compile {network}, from the cache", again, 1.0, "s", Sense.MOST),
         Goal(f"compile {TINY} (a tiny CNN), cold", tiny, 1.5, "s", Sense.MOST),
         Goal(f"compile {TINY}, from the cache", tiny_again, 1.0, "s", Sense.MOST),
-        Goal(f"memory while compiling {network}, all processes", memory.together / 1e6, most, "MB", Sense.MOST),
+        Goal(
+            f"memory while compiling {network}, all processes",
+            memory.together / 1e6,
+            most,
+            "MB",
+            Sense.MOST,
+        ),
         Goal("the largest of these processes", memory.largest / 1e6, most, "MB", Sense.MOST),
         Goal(f"weights of {network}", weights / 1e6, 0.0, "MB", Sense.NONE),
         Goal("size of the .so over the weights", size / weights, 2.5, "x", Sense.MOST),
@@ -128,28 +150,48 @@ def compiling(network: str, folder: Path, repeats: int) -> list[Goal]:
 
 
 def opening(network: str, folder: Path, repeats: int) -> list[Goal]:
-    """Opening a program and its first inference, less a later inference, on one thread; the file is in memory."""
+    """Opening a program and its first inference, less a later inference, on one thread; the file
+    is in memory.
+    """
     model, _ = _model(network, folder)
     seconds_of(netloom_command(folder / "cache", "compile", model, "-o", folder / "opened.so"))
-    runs = [json.loads(output_of([*_PROBE, "open", str(folder / "opened.so")])) for _ in range(repeats)]
+    runs = [
+        json.loads(output_of([*_PROBE, "open", str(folder / "opened.so")])) for _ in range(repeats)
+    ]
     extra, opened, steady = (1e3 * float(np.median(times)) for times in (
-        [run["first"] - run["steady"] for run in runs], [run["open"] for run in runs], [run["steady"] for run in runs],
+        [run["first"] - run["steady"] for run in runs], [run["open"] for run in runs],
+        [run["steady"] for run in runs],
     ))  # fmt: skip
     return [
-        Goal(f"open {network} and first inference, over the steady time", extra, 30.0, "ms", Sense.MOST),
+        Goal(
+            f"open {network} and first inference, over the steady time",
+            extra,
+            30.0,
+            "ms",
+            Sense.MOST,
+        ),
         Goal(f"of this, opening {network}", opened, 0.0, "ms", Sense.NONE),
         Goal(f"steady time of {network}, one thread", steady, 0.0, "ms", Sense.NONE),
     ]
 
 
 def importing(repeats: int) -> list[Goal]:
-    """Imports in processes of their own, where nothing is there before but what Python's start imports."""
-    names = {"netloom": Sense.MOST, "netloom.runtime.session": Sense.MOST, "netloom.api": Sense.NONE, "numpy": Sense.NONE}
+    """Imports in processes of their own, where nothing is there before but what Python's start
+    imports.
+    """
+    names = {
+        "netloom": Sense.MOST,
+        "netloom.runtime.session": Sense.MOST,
+        "netloom.api": Sense.NONE,
+        "numpy": Sense.NONE,
+    }
     found = []
     for name, sense in names.items():
         code = f"from time import perf_counter as now; start = now(); import {name}; print(now() - start)"
         times = [float(output_of([sys.executable, "-c", code])) for _ in range(repeats)]
-        found.append(Goal(f"import {name}{_USES.get(name, '')}", float(np.median(times)), 0.2, "s", sense))
+        found.append(
+            Goal(f"import {name}{_USES.get(name, '')}", float(np.median(times)), 0.2, "s", sense)
+        )
     return found
 
 
@@ -161,14 +203,30 @@ def calling(folder: Path) -> list[Goal]:
     seconds = json.loads(output_of([*_PROBE, "call", str(folder / "trivial.so")]))["seconds"]
     found = [Goal("one call from Python, bound buffers", seconds * 1e6, 3.0, "us", Sense.MOST)]
     if shutil.which("cc") is not None:
-        found.append(Goal("one call from C", _nanoseconds_from_c(folder) / 1e3, 1.0, "us", Sense.MOST))
+        found.append(
+            Goal("one call from C", _nanoseconds_from_c(folder) / 1e3, 1.0, "us", Sense.MOST)
+        )
     return found
 
 
 def _nanoseconds_from_c(folder: Path) -> float:
     source, driver = folder / "calls.c", folder / "calls"
     source.write_text(_C_CALLS, encoding="utf-8")
-    seconds_of(["cc", "-std=c11", "-O2", "-Wall", "-Wextra", "-Werror", f"-I{folder}", str(source), "-o", str(driver), "-ldl"])
+    seconds_of(
+        [
+            "cc",
+            "-std=c11",
+            "-O2",
+            "-Wall",
+            "-Wextra",
+            "-Werror",
+            f"-I{folder}",
+            str(source),
+            "-o",
+            str(driver),
+            "-ldl",
+        ]
+    )
     return float(output_of([str(driver), str(folder / "trivial.so")]))
 
 
@@ -181,13 +239,16 @@ def _model(network: str, folder: Path) -> tuple[Path, int]:
     _, file = load_model(network, folder)
     assert file is not None  # only graphs that are made in Python have none
     arrays = (onnx.numpy_helper.to_array(tensor) for tensor in onnx.load(file).graph.initializer)
-    return file, sum(array.nbytes for array in arrays if array.dtype.kind == "f")  # whole numbers are shapes
+    # whole numbers are shapes
+    return file, sum(array.nbytes for array in arrays if array.dtype.kind == "f")
 
 
 def write(folder: Path, machine: Peaks, found: Sequence[Goal]) -> None:
     """The results so far, as JSON and as a table."""
-    lines = ["Medians of several processes. Compiling is `netloom compile MODEL -o FILE.so` as a user calls it, the start of Python",
-             "included; memory is the sum of all processes' proportional shares, sampled; 1 MB is 10^6 bytes. Calls and inferences",
+    lines = ["Medians of several processes. Compiling is `netloom compile MODEL -o FILE.so` as a "
+             "user calls it, the start of Python",
+             "included; memory is the sum of all processes' proportional shares, sampled; 1 MB is "
+             "10^6 bytes. Calls and inferences",
              "run on one thread.", "", *goal_lines(found)]  # fmt: skip
     report.write(folder, "costs", machine, {"rows": found}, lines)
 

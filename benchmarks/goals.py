@@ -30,7 +30,10 @@ class Ratio:
 
 def reached(found: Sequence[tuple[Ratio, float]]) -> str:
     """How many ratios are at or above what they must be, and above what is aimed at."""
-    must, aim = sum(value >= ratio.must for ratio, value in found), sum(value >= ratio.aim for ratio, value in found)
+    must, aim = (
+        sum(value >= ratio.must for ratio, value in found),
+        sum(value >= ratio.aim for ratio, value in found),
+    )
     return f"{must} of {len(found)} at or above what they must be, {aim} at or above the aim."
 
 
@@ -55,11 +58,16 @@ class Goal:
 
 
 def goal_lines(goals: Sequence[Goal]) -> list[str]:
-    """A table of figures, missed goals marked; above it how many are met. Nothing where there are no figures."""
+    """A table of figures, missed goals marked; above it how many are met. Nothing where there
+    are no figures.
+    """
     if not goals:
         return []
     aimed = [goal for goal in goals if goal.sense is not Sense.NONE]
-    rows = [[goal.name, f"{report.cell(goal.value, '.3g')} {goal.unit}", _text(goal), _verdict(goal)] for goal in goals]
+    rows = [
+        [goal.name, f"{report.cell(goal.value, '.3g')} {goal.unit}", _text(goal), _verdict(goal)]
+        for goal in goals
+    ]
     return [f"{sum(goal.is_met for goal in aimed)} of {len(aimed)} goals are met.", "",
             *report.table(["figure", "measured", "goal", "met"], rows)]  # fmt: skip
 

@@ -1,9 +1,11 @@
-"""The cuda target on a GPU, in two commands: ``python -m netloom.benchmarks.gpu build FOLDER``, then ``… run FOLDER``.
+"""The cuda target on a GPU, in two commands: ``python -m netloom.benchmarks.gpu build FOLDER``,
+then ``… run FOLDER``.
 
-``build`` needs numba-cuda and no GPU: it writes one program file a case, and cases.json. ``run`` needs a GPU, NumPy and
-cuda-bindings alone: it prints the device and its limits, checks every program against float64, then times it by replaying
-its graph between two events, in rounds with PyTorch (cuBLAS, cuDNN with benchmark mode) if that is there, in the same
-precision. Times are medians over the rounds of the mean of a block; results also go to FOLDER/results.json.
+``build`` needs numba-cuda and no GPU: it writes one program file a case, and cases.json. ``run``
+needs a GPU, NumPy and cuda-bindings alone: it prints the device and its limits, checks every
+program against float64, then times it by replaying its graph between two events, in rounds with
+PyTorch (cuBLAS, cuDNN with benchmark mode) if that is there, in the same precision. Times are
+medians over the rounds of the mean of a block; results also go to FOLDER/results.json.
 """
 
 from __future__ import annotations
@@ -31,16 +33,20 @@ if TYPE_CHECKING:
 
 Array = npt.NDArray[Any]
 PRECISIONS = ("f32", "3xtf32", "tf32", "bf16")
-TOLERANCE = {"f32": 1e-5, "3xtf32": 1e-5, "tf32": 2e-3, "bf16": 2e-2}  # relative L2 of sampled results
+# relative L2 of sampled results
+TOLERANCE = {"f32": 1e-5, "3xtf32": 1e-5, "tf32": 2e-3, "bf16": 2e-2}
 STRATEGIES = ("direct", "winograd_f2", "winograd_f2_fused", "winograd_f4")  # of 3 x 3 convolutions
 SAMPLES = 64  # results of a case that are compared with float64
 ROUNDS, REPLAYS = 5, 20
-FFMA_PER_CYCLE = 128  # float32 multiply-adds of a multiprocessor, from compute capability 8.6 on and on 9.0 (64 on 8.0)
+# float32 multiply-adds of a multiprocessor, from compute capability 8.6 on and on 9.0 (64 on 8.0)
+FFMA_PER_CYCLE = 128
 
 
 @dataclass(frozen=True)
 class Case:
-    """One program. ``kind``: elementwise, matmul or conv; ``strategy``: of the convolution; ``pad``: its zeros on each side."""
+    """One program. ``kind``: elementwise, matmul or conv; ``strategy``: of the convolution;
+    ``pad``: its zeros on each side.
+    """
 
     name: str
     kind: str
@@ -73,35 +79,70 @@ class Case:
         return 4.0 * float(sum(np.prod(shape) for shape in (self.x, self.w, self.output) if shape))
 
 
-# -- cases -------------------------------------------------------------------------------------------------------
+# -- cases -----------------------------------------------------------------------------------------
 
 _VGG = ((3, 64, 224), (64, 64, 224), (64, 128, 112), (128, 128, 112), (128, 256, 56), (256, 256, 56), (256, 512, 28),
         (512, 512, 28), (512, 512, 14))  # fmt: skip
-_RESNET = ((3, 64, 224, 7, 2), (64, 64, 56, 1, 1), (64, 64, 56, 3, 1), (64, 256, 56, 1, 1), (256, 128, 56, 1, 2), (128, 128, 28, 3, 1),
-           (512, 256, 28, 1, 2), (256, 256, 14, 3, 1), (1024, 512, 14, 1, 2), (512, 512, 7, 3, 1), (512, 2048, 7, 1, 1))  # fmt: skip
+_RESNET = (
+    (3, 64, 224, 7, 2),
+    (64, 64, 56, 1, 1),
+    (64, 64, 56, 3, 1),
+    (64, 256, 56, 1, 1),
+    (256, 128, 56, 1, 2),
+    (128, 128, 28, 3, 1),
+    # fmt: skip
+    (512, 256, 28, 1, 2),
+    (256, 256, 14, 3, 1),
+    (1024, 512, 14, 1, 2),
+    (512, 512, 7, 3, 1),
+    (512, 2048, 7, 1, 1),
+)
 
 
 def cases(size: str) -> list[Case]:
     """The cases of a size: ``toy`` for the emulator, ``full`` for a GPU."""
     if size == "toy":
         toys = [Case("relu 1000", "elementwise", (1000,))]
-        toys += [Case(f"matmul 64 {p}", "matmul", (64, 64), (64, 64), precision=p) for p in PRECISIONS]
+        toys += [
+            Case(f"matmul 64 {p}", "matmul", (64, 64), (64, 64), precision=p) for p in PRECISIONS
+        ]
         return toys + [Case(f"conv {s}", "conv", (1, 16, 6, 6), (16, 16, 3, 3), pad=1, strategy=s)
                        for s in STRATEGIES]  # fmt: skip
     found = [Case(f"relu {n >> 20}M", "elementwise", (n,)) for n in (1 << 24, 1 << 28)]
-    found += [Case(f"matmul {n} {p}", "matmul", (n, n), (n, n), precision=p) for n in (1024, 2048, 4096, 8192) for p in PRECISIONS]
+    found += [
+        Case(f"matmul {n} {p}", "matmul", (n, n), (n, n), precision=p)
+        for n in (1024, 2048, 4096, 8192)
+        for p in PRECISIONS
+    ]
     for n in (1, 16, 64):
         for c, o, extent in _VGG:
             shapes = (n, c, extent, extent), (o, c, 3, 3)
             found += [Case(f"vgg {c}-{o} {extent} n{n} {s}", "conv", *shapes, pad=1, strategy=s)
                       for s in STRATEGIES]  # fmt: skip
-            found.append(Case(f"vgg {c}-{o} {extent} n{n} 3xtf32", "conv", *shapes, pad=1, precision="3xtf32"))
-    found += [Case(f"resnet {c}-{o} {e} {k}x{k} n{n} {p}", "conv", (n, c, e, e), (o, c, k, k), stride, k // 2, p)
-              for n in (1, 32) for c, o, e, k, stride in _RESNET for p in ("f32", "3xtf32")]  # fmt: skip
+            found.append(
+                Case(
+                    f"vgg {c}-{o} {extent} n{n} 3xtf32", "conv", *shapes, pad=1, precision="3xtf32"
+                )
+            )
+    found += [
+        Case(
+            f"resnet {c}-{o} {e} {k}x{k} n{n} {p}",
+            "conv",
+            (n, c, e, e),
+            (o, c, k, k),
+            stride,
+            k // 2,
+            p,
+        )
+        # fmt: skip
+        for n in (1, 32)
+        for c, o, e, k, stride in _RESNET
+        for p in ("f32", "3xtf32")
+    ]
     return found
 
 
-# -- build: no device --------------------------------------------------------------------------------------------
+# -- build: no device ------------------------------------------------------------------------------
 
 
 def graph_of(case: Case) -> Graph:
@@ -117,10 +158,15 @@ def graph_of(case: Case) -> Graph:
     if case.kind == "matmul":
         return b.build([b("matmul", x, w)], ["y"])
     pads = (case.pad, case.pad)
-    return b.build([b("conv", x, w, stride=(case.stride,) * 2, dilation=(1, 1), lo=pads, hi=pads, groups=1)], ["y"])
+    return b.build(
+        [b("conv", x, w, stride=(case.stride,) * 2, dilation=(1, 1), lo=pads, hi=pads, groups=1)],
+        ["y"],
+    )
 
 
-def build(folder: Path, wanted: Sequence[Case], architectures: Sequence[str]) -> dict[str, CudaProgram]:
+def build(
+    folder: Path, wanted: Sequence[Case], architectures: Sequence[str]
+) -> dict[str, CudaProgram]:
     """Writes the programs and cases.json; the programs by their cases' names."""
     from netloom.compiler.targets.cuda.driver import CudaOptions, compile_for_cuda
 
@@ -130,7 +176,9 @@ def build(folder: Path, wanted: Sequence[Case], architectures: Sequence[str]) ->
         options = CudaOptions(case.precision, accuracy="fast", override=case.strategy)
         programs[case.name] = compile_for_cuda(graph_of(case), options, architectures=architectures)
         programs[case.name].save(folder / _file(case))
-    (folder / "cases.json").write_text(json.dumps([asdict(case) for case in wanted], indent=1), encoding="utf-8")
+    (folder / "cases.json").write_text(
+        json.dumps([asdict(case) for case in wanted], indent=1), encoding="utf-8"
+    )
     return programs
 
 
@@ -144,7 +192,7 @@ def read_cases(folder: Path) -> list[Case]:
     return [Case(**{**row, "x": tuple(row["x"]), "w": tuple(row["w"])}) for row in rows]
 
 
-# -- run: a device, NumPy and cuda-bindings ------------------------------------------------------------------------
+# -- run: a device, NumPy and cuda-bindings --------------------------------------------------------
 
 
 def inputs_of(case: Case) -> dict[str, Array]:
@@ -177,7 +225,9 @@ def limits(device: Device) -> dict[str, Any]:
     """What the device is; float32's peak follows from its clock and multiprocessors."""
     facts = dict(device.facts())
     if {"multiprocessors", "clock_hz"} <= set(facts):
-        facts["f32_peak_tflops"] = 2e-12 * FFMA_PER_CYCLE * facts["multiprocessors"] * facts["clock_hz"]
+        facts["f32_peak_tflops"] = (
+            2e-12 * FFMA_PER_CYCLE * facts["multiprocessors"] * facts["clock_hz"]
+        )
     return facts
 
 
@@ -194,12 +244,16 @@ class Row:
     ratio: float | None
 
 
-def measure(case: Case, session: CudaSession, torch: Callable[[], float] | None, rounds: int, replays: int) -> Row:
+def measure(
+    case: Case, session: CudaSession, torch: Callable[[], float] | None, rounds: int, replays: int
+) -> Row:
     """ComparisonError if the results are wrong; else the times, both contenders in every round."""
     inputs = inputs_of(case)
     error = error_of(case, inputs, session(**inputs))
     if not error <= TOLERANCE[case.precision]:
-        raise ComparisonError(f"{case.name}: the relative error {error:.1e} is above {TOLERANCE[case.precision]:.0e}.")
+        raise ComparisonError(
+            f"{case.name}: the relative error {error:.1e} is above {TOLERANCE[case.precision]:.0e}."
+        )
     own, others = [], []
     for _ in range(rounds):
         own.append(session.seconds(inputs, replays))
@@ -210,7 +264,9 @@ def measure(case: Case, session: CudaSession, torch: Callable[[], float] | None,
 
 
 def torch_contender(case: Case, replays: int) -> Callable[[], float] | None:
-    """Seconds of one call in PyTorch at the case's precision (3xtf32 stands against strict float32); None without it."""
+    """Seconds of one call in PyTorch at the case's precision (3xtf32 stands against strict
+    float32); None without it.
+    """
     try:
         torch = importlib.import_module("torch")
     except ImportError:
@@ -218,7 +274,9 @@ def torch_contender(case: Case, replays: int) -> Callable[[], float] | None:
     if not torch.cuda.is_available():
         return None
     torch.backends.cudnn.benchmark = True
-    torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = case.precision == "tf32"
+    torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = (
+        case.precision == "tf32"
+    )
     tensors = [torch.from_numpy(array).cuda() for array in inputs_of(case).values()]
     if case.precision == "bf16":
         tensors = [tensor.bfloat16() for tensor in tensors]
@@ -229,7 +287,9 @@ def torch_contender(case: Case, replays: int) -> Callable[[], float] | None:
     function = functions[case.kind]
 
     def seconds() -> float:
-        torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = case.precision == "tf32"
+        torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = (
+            case.precision == "tf32"
+        )
         start, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
         function(*tensors)
         start.record()
@@ -243,9 +303,15 @@ def torch_contender(case: Case, replays: int) -> Callable[[], float] | None:
 
 
 def run(
-    folder: Path, open_device: Callable[[], Device], rounds: int, replays: int, say: Callable[[str], None] = print
+    folder: Path,
+    open_device: Callable[[], Device],
+    rounds: int,
+    replays: int,
+    say: Callable[[str], None] = print,
 ) -> dict[str, Any]:
-    """All cases in the folder; DeviceError without a device. Failed cases are listed, and the others go on."""
+    """All cases in the folder; DeviceError without a device. Failed cases are listed, and the
+    others go on.
+    """
     device = open_device()
     facts = {**limits(device), "numpy": np.__version__, "python": sys.version.split()[0]}
     say("\n".join(f"{key}: {value}" for key, value in facts.items()))
@@ -268,7 +334,9 @@ def run(
     return results
 
 
-def main(arguments: Sequence[str] | None = None, open_device: Callable[[], Device] = CudaDevice) -> int:
+def main(
+    arguments: Sequence[str] | None = None, open_device: Callable[[], Device] = CudaDevice
+) -> int:
     """0 if all went well; 1 if results were wrong; 4 without a device or the tools."""
     parser = argparse.ArgumentParser(prog="python -m netloom.benchmarks.gpu", description=__doc__)
     parser.add_argument("verb", choices=["build", "run"])

@@ -1,8 +1,9 @@
-"""Contenders side by side: each in a process of its own, in rounds of blocks, compared by ratios of medians.
+"""Contenders side by side: each in a process of its own, in rounds of blocks, compared by ratios of
+medians.
 
-A round gives every contender one block (a pause, two calls discarded, then timed calls), in turning order. Machines are
-noisy: a time means something only beside another of the same round, so a ratio is the median over rounds of the quotient
-of the blocks' medians, with its 10th and 90th percentile.
+A round gives every contender one block (a pause, two calls discarded, then timed calls), in turning
+order. Machines are noisy: a time means something only beside another of the same round, so a ratio
+is the median over rounds of the quotient of the blocks' medians, with its 10th and 90th percentile.
 """
 
 from __future__ import annotations
@@ -37,7 +38,9 @@ class Contender:
 
 @dataclass
 class Result:
-    """Times in seconds, one list a round; ``ready``: seconds to load and run once; ``peak_bytes`` of the process."""
+    """Times in seconds, one list a round; ``ready``: seconds to load and run once;
+    ``peak_bytes`` of the process.
+    """
 
     contender: Contender
     version: str
@@ -72,8 +75,14 @@ class _Process:
         command = [sys.executable, "-W", "ignore", "-m", "netloom.benchmarks.contender", contender.engine,
                    str(contender.file), str(feeds), str(contender.threads)]  # fmt: skip
         self.contender = contender
-        self.process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
-                                        process_group=0)  # fmt: skip  (a terminal's SIGINT is for this process alone)
+        self.process = subprocess.Popen(
+            command,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+            # fmt: skip  (a terminal's SIGINT is for this process alone)
+            process_group=0,
+        )
         try:
             first = self._answer()
         except BaseException:  # SIGINT too: nobody else knows the process yet
@@ -96,13 +105,20 @@ class _Process:
                              hint="Its error is printed above.")  # fmt: skip
         answer = json.loads(line)
         if "fault" in answer:
-            raise UsageError(f"the contender {self.contender.name} cannot run it: {answer['fault'][:300]}")
+            raise UsageError(
+                f"the contender {self.contender.name} cannot run it: {answer['fault'][:300]}"
+            )
         return answer
 
     def __enter__(self) -> _Process:
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        value: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
         assert self.process.stdin is not None and self.process.stdout is not None
         self.process.stdin.close()
         if kind:
@@ -111,8 +127,16 @@ class _Process:
         self.process.stdout.close()
 
 
-def run(contenders: Sequence[Contender], feeds: Mapping[str, Array], folder: Path, rounds: int = 20, calls: int = 5) -> list[Result]:
-    """Times and outputs of all contenders over the same inputs; ``folder`` is for files between the processes."""
+def run(
+    contenders: Sequence[Contender],
+    feeds: Mapping[str, Array],
+    folder: Path,
+    rounds: int = 20,
+    calls: int = 5,
+) -> list[Result]:
+    """Times and outputs of all contenders over the same inputs; ``folder`` is for files between
+    the processes.
+    """
     feeds_file = folder / "feeds.npz"
     np.savez(feeds_file, **feeds)  # type: ignore[arg-type]
     processes: list[_Process] = []

@@ -1,4 +1,6 @@
-"""What each launch of a program computes beside what it takes: a profile's times with ops, operations and bytes."""
+"""What each launch of a program computes beside what it takes: a profile's times with ops,
+operations and bytes.
+"""
 
 from __future__ import annotations
 
@@ -14,8 +16,8 @@ from .profile import KernelTime, profile
 
 @dataclass(frozen=True)
 class LaunchCost:
-    """One launch of an inference. ``operations`` are those of its ops as written, ``bytes`` those of the tensors that it
-    reads and writes, ``weight_bytes`` those of the constants among them."""
+    """One launch of an inference. ``operations`` are those of its ops as written, ``bytes`` those
+    of the tensors that it reads and writes, ``weight_bytes`` those of the constants among them."""
 
     node: str
     ops: tuple[str, ...]
@@ -37,27 +39,55 @@ class LaunchCost:
         return self.bytes / self.seconds / 1e9
 
 
-def launch_costs(compiled: Compiled, runs: int = 5, dims: Mapping[str, int] | None = None) -> list[LaunchCost]:
+def launch_costs(
+    compiled: Compiled, runs: int = 5, dims: Mapping[str, int] | None = None
+) -> list[LaunchCost]:
     """What the entry ``run`` spends, launch by launch. Copies have no node."""
     times = profile(compiled, runs=runs, dims=dims)
-    strategies = {decision.node: decision.strategy for decision in compiled.decisions if decision.node}
+    strategies = {
+        decision.node: decision.strategy for decision in compiled.decisions if decision.node
+    }
     constants = {node.output for node in compiled.graphs["run"].nodes if node.op.name == "constant"}
     (entry,) = (entry for entry in compiled.program.entries if entry.name == "run")
-    nodes = [compiled.graphs["run"].nodes[launch.node] if launch.node is not None else None for launch in entry.launches]
-    return [_cost(node, item, strategies.get(item.label, ""), constants, dims or {}) for node, item in zip(nodes, times, strict=True)]
+    nodes = [
+        compiled.graphs["run"].nodes[launch.node] if launch.node is not None else None
+        for launch in entry.launches
+    ]
+    return [
+        _cost(node, item, strategies.get(item.label, ""), constants, dims or {})
+        for node, item in zip(nodes, times, strict=True)
+    ]
 
 
-def _cost(kernel: Node | None, item: KernelTime, strategy: str, constants: Collection[Value], dims: Mapping[str, int]) -> LaunchCost:
-    body = [node for node in kernel.attrs.body.nodes if node.op.name != "constant"] if kernel else []
-    sizes = {value: stored_bytes(value, dims) for value in (*kernel.inputs, *kernel.outputs)} if kernel else {}
+def _cost(
+    kernel: Node | None,
+    item: KernelTime,
+    strategy: str,
+    constants: Collection[Value],
+    dims: Mapping[str, int],
+) -> LaunchCost:
+    body = (
+        [node for node in kernel.attrs.body.nodes if node.op.name != "constant"] if kernel else []
+    )
+    sizes = (
+        {value: stored_bytes(value, dims) for value in (*kernel.inputs, *kernel.outputs)}
+        if kernel
+        else {}
+    )
     weights = sum(size for value, size in sizes.items() if value in constants)
-    ops, family = (tuple(node.op.name for node in body), _family(body, strategy)) if body else (("copy",), "copy")
+    ops, family = (
+        (tuple(node.op.name for node in body), _family(body, strategy))
+        if body
+        else (("copy",), "copy")
+    )
     return LaunchCost(item.label, ops, family, strategy, item.kernel, item.items, item.seconds, operations(body, dims),
                       sum(sizes.values()), weights)  # fmt: skip
 
 
 def _family(body: Sequence[Node], strategy: str) -> str:
-    """What kind of work a kernel is: its op with the most operations, with the window of a convolution."""
+    """What kind of work a kernel is: its op with the most operations, with the window of a
+    convolution.
+    """
     others = [node for node in body if not node.op.is_elementwise]
     if not others:
         return "elementwise"
@@ -65,4 +95,8 @@ def _family(body: Sequence[Node], strategy: str) -> str:
     name = node.op.name
     if name == "conv":
         return f"{strategy or 'conv'} {'x'.join(map(str, node.inputs[1].shape[2:]))}"
-    return f"{strategy}: {name}" if strategy and not name.startswith(strategy.partition("_")[0]) else name
+    return (
+        f"{strategy}: {name}"
+        if strategy and not name.startswith(strategy.partition("_")[0])
+        else name
+    )

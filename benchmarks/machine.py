@@ -1,4 +1,6 @@
-"""An entry of the machine table for this machine, measured (compiler/strategies/machines.py): peaks, caches, barrier."""
+"""An entry of the machine table for this machine, measured (compiler/strategies/machines.py):
+peaks, caches, barrier.
+"""
 
 from __future__ import annotations
 
@@ -29,8 +31,8 @@ def measure_entry(
     root: Path = Path("/"), peaks_of: Callable[[], peaks.Peaks] = lambda: peaks.measure((1,)),
     cached: Callable[[int], float] | None = None, barrier: Callable[[], float] | None = None,
 ) -> MachineEntry:  # fmt: skip
-    """The entry of this machine at its highest CPU level; what the system below ``root`` does not tell stays as the level's
-    entry in the table has it."""
+    """The entry of this machine at its highest CPU level; what the system below ``root`` does not
+    tell stays as the level's entry in the table has it."""
     found = peaks_of()
     known = machine_entry(found.cpu)
     caches = cache_sizes(root)
@@ -55,7 +57,9 @@ def cache_sizes(root: Path = Path("/")) -> dict[int, int]:
     sizes = {}
     for folder in sorted((root / "sys/devices/system/cpu/cpu0/cache").glob("index*")):
         try:
-            level, kind, size = ((folder / name).read_text().strip() for name in ("level", "type", "size"))
+            level, kind, size = (
+                (folder / name).read_text().strip() for name in ("level", "type", "size")
+            )
         except OSError:
             continue
         if kind != "Instruction" and size[:-1].isdecimal() and size[-1] in _UNITS:
@@ -63,15 +67,30 @@ def cache_sizes(root: Path = Path("/")) -> dict[int, int]:
     return sizes
 
 
-def copy_rate(size: int, clock: Callable[[], float] = time.perf_counter, rounds: int = ROUNDS) -> float:
+def copy_rate(
+    size: int, clock: Callable[[], float] = time.perf_counter, rounds: int = ROUNDS
+) -> float:
     """GB/s of y = -x, of which x and y together have so many bytes: read and written ones."""
     b = Builder("copy")
     x = b.input(TensorType(FLOAT32, (size // 8,)), "x")
     compiled = compile_graph(b.build([b("neg", x)], ["y"]), Options(threads=1))
-    return size / _least(compiled, 1, clock, rounds, x=np.zeros(size // 8, np.float32), y=np.zeros(size // 8, np.float32)) / 1e9
+    return (
+        size
+        / _least(
+            compiled,
+            1,
+            clock,
+            rounds,
+            x=np.zeros(size // 8, np.float32),
+            y=np.zeros(size // 8, np.float32),
+        )
+        / 1e9
+    )
 
 
-def barrier_seconds(clock: Callable[[], float] = time.perf_counter, rounds: int = ROUNDS, length: int = CHAIN) -> float:
+def barrier_seconds(
+    clock: Callable[[], float] = time.perf_counter, rounds: int = ROUNDS, length: int = CHAIN
+) -> float:
     """What each launch of a chain costs on two threads beyond its longer half on one."""
     compiled = _chain(length)
     launches = compiled.program.entries[0].launches
@@ -91,7 +110,13 @@ def _chain(length: int) -> Compiled:
     return compile_graph(b.build([x], ["y"]), Options(threads=2))
 
 
-def _least(compiled: Compiled, threads: int, clock: Callable[[], float], rounds: int, **buffers: npt.NDArray[np.float32]) -> float:
+def _least(
+    compiled: Compiled,
+    threads: int,
+    clock: Callable[[], float],
+    rounds: int,
+    **buffers: npt.NDArray[np.float32],
+) -> float:
     session = Session.in_process(compiled.image, threads=threads)
     call = session.bind(**buffers)
     best = float("inf")

@@ -1,7 +1,9 @@
-"""The networks that benchmarks and tests share: the nine light ONNX models, and random weights for them.
+"""The networks that benchmarks and tests share: the nine light ONNX models, and random weights for
+them.
 
-The light models carry constant weights (one value per tensor), so all but one answer 0.001 everywhere; with He-normal
-weights (He et al. 2015, equation 10) their values spread like a trained network's.
+The light models carry constant weights (one value per tensor), so all but one answer 0.001
+everywhere; with He-normal weights (He et al. 2015, equation 10) their values spread like a trained
+network's.
 """
 
 from __future__ import annotations
@@ -30,7 +32,9 @@ def light_models() -> dict[str, Path]:
     return {name: folder / f"light_{name}.onnx" for name in LIGHT}
 
 
-def _normal(rng: np.random.Generator, shape: tuple[int, ...], mean: float, deviation: float) -> Weights:
+def _normal(
+    rng: np.random.Generator, shape: tuple[int, ...], mean: float, deviation: float
+) -> Weights:
     values = rng.standard_normal(shape, np.float32)
     values *= np.float32(deviation)
     values += np.float32(mean)
@@ -70,10 +74,12 @@ ROLES: Final[dict[tuple[str, int], Draw]] = {
 
 
 def with_random_weights(model: onnx.ModelProto, seed: int) -> onnx.ModelProto:
-    """A copy whose constant float32 weights are He-normal (biases small, scales near 1, variances positive).
+    """A copy whose constant float32 weights are He-normal (biases small, scales near 1, variances
+    positive).
 
-    Constant weights are splat initializers and ConstantOfShape nodes that Conv, Gemm, MatMul, BatchNormalization,
-    Mul or Add read, directly or through Unsqueeze. Equal models and seeds give equal weights.
+    Constant weights are splat initializers and ConstantOfShape nodes that Conv, Gemm, MatMul,
+    BatchNormalization, Mul or Add read, directly or through Unsqueeze. Equal models and seeds give
+    equal weights.
     """
     result = onnx.ModelProto()
     result.CopyFrom(model)
@@ -101,11 +107,16 @@ def with_random_weights(model: onnx.ModelProto, seed: int) -> onnx.ModelProto:
 
 
 def _drop_unread(graph: onnx.GraphProto) -> None:
-    """Remove the initializers (the shapes of replaced nodes) that nothing reads any more; none stays an input."""
-    read = {name for node in graph.node for name in node.input} | {output.name for output in graph.output}
+    """Remove the initializers (the shapes of replaced nodes) that nothing reads any more; none
+    stays an input.
+    """
+    read = {name for node in graph.node for name in node.input} | {
+        output.name for output in graph.output
+    }
     weights = {tensor.name for tensor in graph.initializer}
     initializers = [tensor for tensor in graph.initializer if tensor.name in read]
-    inputs = [item for item in graph.input if item.name not in weights]  # an input could be fed, so peers would not fold it
+    # an input could be fed, so peers would not fold it
+    inputs = [item for item in graph.input if item.name not in weights]
     del graph.initializer[:], graph.input[:]
     graph.initializer.extend(initializers)
     graph.input.extend(inputs)
@@ -119,7 +130,9 @@ def _is_splat(tensor: TensorProto) -> bool:
 
 
 def _roles(graph: onnx.GraphProto) -> dict[str, Draw]:
-    """How to draw each weight, by what reads it; users come after makers, so the nodes are walked backwards."""
+    """How to draw each weight, by what reads it; users come after makers, so the nodes are
+    walked backwards.
+    """
     roles: dict[str, Draw] = {}
     for node in reversed(graph.node):
         if node.op_type == "Unsqueeze" and node.output[0] in roles:

@@ -1,6 +1,8 @@
-"""The nine light networks against the peers: ``python -m netloom.benchmarks.networks [-o FOLDER] [--threads 1,2] …``.
+"""The nine light networks against the peers: ``python -m netloom.benchmarks.networks [-o FOLDER]
+[--threads 1,2] …``.
 
-Writes FOLDER/networks.json and FOLDER/networks.md: the machine's measured peaks, then one row per network and number of threads.
+Writes FOLDER/networks.json and FOLDER/networks.md: the machine's measured peaks, then one row per
+network and number of threads.
 """
 
 from __future__ import annotations
@@ -20,13 +22,17 @@ from netloom.benchmarks.peaks import Peaks
 from netloom.compiler.driver import Options
 
 GOALS = {
-    "vgg19": Ratio(2.0, 2.5), "resnet50": Ratio(1.12, 1.25), "inception_v1": Ratio(1.3, 1.4), "inception_v2": Ratio(1.3, 1.45),
-    "densenet121": Ratio(1.05, 1.2), "squeezenet": Ratio(1.1, 1.3), "shufflenet": Ratio(1.15, 1.3), "bvlc_alexnet": Ratio(1.15, 1.3),
+    "vgg19": Ratio(2.0, 2.5), "resnet50": Ratio(1.12, 1.25), "inception_v1": Ratio(1.3, 1.4),
+    "inception_v2": Ratio(1.3, 1.45),
+    "densenet121": Ratio(1.05, 1.2), "squeezenet": Ratio(1.1, 1.3), "shufflenet": Ratio(1.15, 1.3),
+    "bvlc_alexnet": Ratio(1.15, 1.3),
     "zfnet512": Ratio(1.25, 1.4),
 }  # fmt: skip
 INTRODUCTION = (
-    "Median milliseconds; a ratio is how many times faster netloom is (median of the rounds, p10–p90); errors are",
-    "relative L2 against float64 before a final softmax. `strict` is `--accuracy strict`. `best` is the ratio to the faster peer;",
+    "Median milliseconds; a ratio is how many times faster netloom is (median of the rounds, "
+    "p10–p90); errors are",
+    "relative L2 against float64 before a final softmax. `strict` is `--accuracy strict`. `best` "
+    "is the ratio to the faster peer;",
     "beside it what it must be and what is aimed at.",
 )
 
@@ -47,9 +53,15 @@ def main(arguments: Sequence[str] | None = None) -> None:
     for name in report.words(given.networks):
         with tempfile.TemporaryDirectory() as folder:
             graph, model = load_model(name, Path(folder))
-            label = name.removeprefix("light:") if name.startswith("light:") else Path(name).parent.name or name
+            label = (
+                name.removeprefix("light:")
+                if name.startswith("light:")
+                else Path(name).parent.name or name
+            )
             for count in threads:
-                found = compare(label, graph, ways, report.words(given.peers), count, given.rounds, model)
+                found = compare(
+                    label, graph, ways, report.words(given.peers), count, given.rounds, model
+                )
                 rows += found
                 print(line(found), flush=True)
         write(given.output, given.name, machine, rows)
@@ -57,18 +69,29 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 def line(rows: Sequence[Row]) -> str:
     """One network on a line."""
-    times = ", ".join(f"{row.contender} {row.milliseconds:.2f} ms (error {row.error:.1e})" for row in rows)
+    times = ", ".join(
+        f"{row.contender} {row.milliseconds:.2f} ms (error {row.error:.1e})" for row in rows
+    )
     return f"{rows[0].network}, {rows[0].threads} thread(s): {times}"
 
 
 def write(folder: Path, name: str, machine: Peaks, rows: Sequence[Row]) -> None:
-    """The results so far, as JSON and as a table: each network's times, ratios to the peers and errors."""
+    """The results so far, as JSON and as a table: each network's times, ratios to the peers and
+    errors.
+    """
     peers = [p for p in PEERS if any(row.contender == p for row in rows)]
-    heads = ["network", "threads", "netloom", "strict", *peers, *(f"ratio to {p}" for p in peers), "best", "must / aim", "GFLOP/s", "error",
+    heads = ["network", "threads", "netloom", "strict", *peers, *(f"ratio to {p}" for p in peers),
+             "best", "must / aim", "GFLOP/s", "error",
              "strict", *peers]  # fmt: skip
     cells = [_cells([r for r in rows if (r.network, r.threads) == key], peers)
              for key in dict.fromkeys((row.network, row.threads) for row in rows)]  # fmt: skip
-    report.write(folder, name, machine, {"rows": rows}, [*INTRODUCTION, "", *report.table(heads, cells), *_means(rows)])
+    report.write(
+        folder,
+        name,
+        machine,
+        {"rows": rows},
+        [*INTRODUCTION, "", *report.table(heads, cells), *_means(rows)],
+    )
 
 
 def _cells(rows: Sequence[Row], peers: Sequence[str]) -> list[str]:
@@ -77,8 +100,10 @@ def _cells(rows: Sequence[Row], peers: Sequence[str]) -> list[str]:
     ours, strict = found["netloom"], found["netloom/strict"]
     times = [f"{found[p].milliseconds:.2f}" for p in peers]
     errors = [f"{found[p].error:.1e}" for p in peers]
-    return [ours.network, str(ours.threads), f"{ours.milliseconds:.2f}", f"{strict.milliseconds:.2f}", *times,
-            *(report.spread(ours.ratios[p]) for p in peers), f"{best(ours):.2f}", str(GOALS.get(ours.network, "-")),
+    return [ours.network, str(ours.threads), f"{ours.milliseconds:.2f}",
+            f"{strict.milliseconds:.2f}", *times,
+            *(report.spread(ours.ratios[p]) for p in peers), f"{best(ours):.2f}",
+            str(GOALS.get(ours.network, "-")),
             f"{ours.gflops:.0f}", f"{ours.error:.1e}", f"{strict.error:.1e}", *errors]  # fmt: skip
 
 
@@ -87,7 +112,10 @@ def _means(rows: Sequence[Row]) -> list[str]:
     for threads in dict.fromkeys(row.threads for row in rows):
         own = [row for row in rows if row.contender == "netloom" and row.threads == threads]
         mean = math.exp(float(np.mean([math.log(best(row)) for row in own])))
-        lines += ["", f"{threads} thread(s): geometric mean of the ratio to the faster peer {mean:.2f}."]
+        lines += [
+            "",
+            f"{threads} thread(s): geometric mean of the ratio to the faster peer {mean:.2f}.",
+        ]
         if aimed := [(GOALS[row.network], best(row)) for row in own if row.network in GOALS]:
             lines[-1] += f" {reached(aimed)}"
     return lines

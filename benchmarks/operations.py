@@ -11,7 +11,8 @@ from netloom.compiler import dim
 from netloom.compiler.dim import Extent, Symbol
 from netloom.compiler.graph import Node, Value
 
-PRODUCTS = ("conv", "conv_input_gradient", "conv_weight_gradient", "matmul")  # the ops that a network's rate counts
+# the ops that a network's rate counts
+PRODUCTS = ("conv", "conv_input_gradient", "conv_weight_gradient", "matmul")
 
 
 def values_of(symbols: Iterable[Symbol], dims: Mapping[str, int]) -> dict[str, int]:
@@ -24,8 +25,12 @@ def in_numbers(extent: Extent, dims: Mapping[str, int]) -> int:
     return dim.evaluate(extent, values_of(dim.symbols_of([extent]), dims))
 
 
-def operations(nodes: Iterable[Node], dims: Mapping[str, int], only: Collection[str] | None = None) -> int:
-    """Operations of the nodes (of the ops named in ``only``), a multiply-add being two; ops that count none have none."""
+def operations(
+    nodes: Iterable[Node], dims: Mapping[str, int], only: Collection[str] | None = None
+) -> int:
+    """Operations of the nodes (of the ops named in ``only``), a multiply-add being two; ops that
+    count none have none.
+    """
     total = 0
     for node in nodes:
         if node.op.flops is not None and (only is None or node.op.name in only):

@@ -1,4 +1,6 @@
-"""A float64 oracle of a network: the graph with every float32 made float64, run by the interpreter, before a final softmax."""
+"""A float64 oracle of a network: the graph with every float32 made float64, run by the
+interpreter, before a final softmax.
+"""
 
 from __future__ import annotations
 
@@ -19,7 +21,9 @@ Array = npt.NDArray[Any]
 
 
 def before_softmax(graph: Graph) -> Graph:
-    """The graph whose outputs are what a final softmax (behind reshapes) would get; where there is none, the graph."""
+    """The graph whose outputs are what a final softmax (behind reshapes) would get; where there
+    is none, the graph.
+    """
     outputs = []
     for value in graph.outputs:
         found = value
@@ -45,13 +49,22 @@ def widened(graph: Graph) -> Graph:
             attrs = dataclasses.replace(attrs, value=_wide_constant(attrs.value))
         elif getattr(attrs, "dtype", None) is FLOAT32:
             attrs = dataclasses.replace(attrs, dtype=FLOAT64)
-        mapping.update(zip(node.outputs, b.add(node.op, inputs, attrs, node.label, node.outputs).outputs, strict=True))
+        mapping.update(
+            zip(
+                node.outputs,
+                b.add(node.op, inputs, attrs, node.label, node.outputs).outputs,
+                strict=True,
+            )
+        )
     return b.build([mapping[value] for value in graph.outputs], list(graph.output_names))
 
 
 def float64_outputs(graph: Graph, feeds: Mapping[str, Array]) -> list[Array]:
     """The graph's outputs for the feeds, everything in float64."""
-    wide = {name: array.astype(np.float64) if array.dtype == np.float32 else array for name, array in feeds.items()}
+    wide = {
+        name: array.astype(np.float64) if array.dtype == np.float32 else array
+        for name, array in feeds.items()
+    }
     return list(interpret(widened(graph), wide))
 
 

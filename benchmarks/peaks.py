@@ -1,9 +1,10 @@
 """What this machine can do at most, measured: multiply-adds, clock, and memory bandwidth.
 
-Every benchmark prints these first and gives its results as parts of them. Copies are programs of one hand-made loop, run
-by the pool that runs networks, with the same stores: y = -x where one array is read, y = the sum where several are.
-The multiply-add peak runs chains that never leave the registers; on a core that issues two 8-lane (or one 16-lane)
-multiply-adds a cycle it is 32 flop x clock.
+Every benchmark prints these first and gives its results as parts of them. Copies are programs of
+one hand-made loop, run by the pool that runs networks, with the same stores: y = -x where one array
+is read, y = the sum where several are. The multiply-add peak runs chains that never leave the
+registers; on a core that issues two 8-lane (or one 16-lane) multiply-adds a cycle it is 32 flop x
+clock.
 """
 
 from __future__ import annotations
@@ -54,9 +55,10 @@ _ITEM = 64  # rows of four vectors in a copy's work item
 
 @dataclass(frozen=True)
 class Peaks:
-    """GHz; by number of threads: GFLOP/s of multiply-adds, GB/s (read and written bytes) of a copy and of reading; ``copies``:
-    also of those that read as many arrays of equal size for one that they write. ``warnings``: what disturbs times on this
-    machine, looked up before anything was measured."""
+    """GHz; by number of threads: GFLOP/s of multiply-adds, GB/s (read and written bytes) of a copy
+    and of reading; ``copies``: also of those that read as many arrays of equal size for one that
+    they write. ``warnings``: what disturbs times on this machine, looked up before anything was
+    measured."""
 
     clock: float
     flops: dict[int, float]
@@ -76,12 +78,17 @@ class Peaks:
 
 
 def measure(threads: Sequence[int] = ()) -> Peaks:
-    """The peaks of this machine on one thread and on these numbers of threads, in about five seconds."""
+    """The peaks of this machine on one thread and on these numbers of threads, in about five
+    seconds.
+    """
     threads = sorted({1, *threads})
     cpu, doubts = host_cpu(), conditions.warnings(max(threads))
     chains = _chains(cpu)
     clock = max(_rate(_chain_kernel(1, False), cpu, 1) for _ in range(3)) * LATENCY
-    flops = {n: 2 * LANES * chains * max(_rate(_chain_kernel(chains, True), cpu, n) for _ in range(3)) for n in threads}
+    flops = {
+        n: 2 * LANES * chains * max(_rate(_chain_kernel(chains, True), cpu, n) for _ in range(3))
+        for n in threads
+    }
     copies = {n: {reads: _copy_rate(reads, n) for reads in READS} for n in threads}
     copy, read = {n: copies[n][1] for n in threads}, {n: _read(n) for n in threads}
     return Peaks(clock, flops, copy, read, chains, cpu.name, copies, tuple(doubts))
@@ -116,9 +123,17 @@ def _chain_kernel(chains: int, is_vector: bool) -> Kernel:
 
 def _rate(kernel: Kernel, cpu: Cpu, threads: int) -> float:
     """1e9 steps of every chain a second, over all threads."""
-    builder = llvm.JITLibraryBuilder().add_current_process().add_object_img(compile_kernels({"chains": kernel}, cpu))
-    library = builder.export_symbol("chains").link(llvm.create_lljit_compiler(use_jit_link=True), "chains")
-    function = ctypes.CFUNCTYPE(None, ctypes.c_void_p, ctypes.c_int64, ctypes.c_int64)(library["chains"])
+    builder = (
+        llvm.JITLibraryBuilder()
+        .add_current_process()
+        .add_object_img(compile_kernels({"chains": kernel}, cpu))
+    )
+    library = builder.export_symbol("chains").link(
+        llvm.create_lljit_compiler(use_jit_link=True), "chains"
+    )
+    function = ctypes.CFUNCTYPE(None, ctypes.c_void_p, ctypes.c_int64, ctypes.c_int64)(
+        library["chains"]
+    )
     x = np.array([0.5, 0.25], np.float32)
     words = []
     for _ in range(threads):
@@ -129,7 +144,9 @@ def _rate(kernel: Kernel, cpu: Cpu, threads: int) -> float:
 
 
 def _together(calls: list[Callable[[], object]]) -> float:
-    """Seconds until all calls, each on a thread of its own, are done (the calls release the GIL)."""
+    """Seconds until all calls, each on a thread of its own, are done (the calls release the
+    GIL).
+    """
     gate = threading.Barrier(len(calls) + 1)
 
     def work(call: Callable[[], object]) -> None:
@@ -148,7 +165,9 @@ def _together(calls: list[Callable[[], object]]) -> float:
 
 @dataclass(frozen=True)
 class Copy:
-    """A copy ready to run: calling ``call`` moves ``moved`` bytes, read and written ones together."""
+    """A copy ready to run: calling ``call`` moves ``moved`` bytes, read and written ones
+    together.
+    """
 
     call: Bound
     moved: int
@@ -161,12 +180,30 @@ def copier(reads: int, threads: int, size: int) -> Copy:
     type = TensorType(FLOAT32, kernel.buffers[0].shape)
     names = [buffer.name for buffer in kernel.buffers]
     *inputs, output = (Port(name, type) for name in names)
-    refs = (*(BufferRef(Space.INPUT, position) for position in range(reads)), BufferRef(Space.OUTPUT, 0))
-    entry = Entry("run", tuple(inputs), (output,), (Launch(kernel.name, refs, (), kernel.items),), ())
+    refs = (
+        *(BufferRef(Space.INPUT, position) for position in range(reads)),
+        BufferRef(Space.OUTPUT, 0),
+    )
+    entry = Entry(
+        "run", tuple(inputs), (output,), (Launch(kernel.name, refs, (), kernel.items),), ()
+    )
     program = Program("copy", (), (entry,), (), (), {kernel.name: kernel})
-    image = load_in_process([Variant(program, [compile_kernels(program.kernels, cpu)], cpu.required, cpu.name, cpu.architecture)])
+    image = load_in_process(
+        [
+            Variant(
+                program,
+                [compile_kernels(program.kernels, cpu)],
+                cpu.required,
+                cpu.name,
+                cpu.architecture,
+            )
+        ]
+    )
     arrays = {name: np.ones(type.static_shape, np.float32) for name in names}
-    return Copy(Session.in_process(image, threads=threads).bind(**arrays), sum(array.nbytes for array in arrays.values()))
+    return Copy(
+        Session.in_process(image, threads=threads).bind(**arrays),
+        sum(array.nbytes for array in arrays.values()),
+    )
 
 
 def _copy_kernel(reads: int, items: int) -> Kernel:
@@ -174,7 +211,10 @@ def _copy_kernel(reads: int, items: int) -> Kernel:
     shape = (items, _ITEM, 4, LANES)
     item, row, vector = variable("w", items), variable("t", _ITEM), variable("k", 4)
     at = (Dim.of(item), Dim.of(row), Dim.of(vector), Dim.of(LANE))
-    inputs, output = [Buffer(f"x{number}", FLOAT32, shape) for number in range(reads)], Buffer("y", FLOAT32, shape)
+    inputs, output = (
+        [Buffer(f"x{number}", FLOAT32, shape) for number in range(reads)],
+        Buffer("y", FLOAT32, shape),
+    )
     first, *others = (Load(buffer, at) for buffer in inputs)
     value: scalar.Expr = first if others else -first
     for other in others:
@@ -196,7 +236,9 @@ def _read(threads: int) -> float:
     shape = (512, COPIED // 4 // 512)
     x = b.input(TensorType(FLOAT32, shape), "x")
     graph = b.build([b("reduce_sum", x, axes=(1,), keep=False)], ["y"])
-    session = Session.in_process(compile_graph(graph, Options(threads=threads)).image, threads=threads)
+    session = Session.in_process(
+        compile_graph(graph, Options(threads=threads)).image, threads=threads
+    )
     return COPIED / best_seconds(session.bind(x=np.ones(shape, np.float32))) / 1e9
 
 
@@ -212,7 +254,9 @@ def best_seconds(call: Callable[[], None]) -> float:
 
 if __name__ == "__main__":
     peaks = measure((2,))
-    print(f"clock {peaks.clock:.2f} GHz, {peaks.chains} chains: {peaks.flops_per_cycle:.1f} flop a cycle")
+    print(
+        f"clock {peaks.clock:.2f} GHz, {peaks.chains} chains: {peaks.flops_per_cycle:.1f} flop a cycle"
+    )
     for threads in peaks.flops:
         print(f"{threads} thread(s): {peaks.flops[threads]:.1f} GFLOP/s, copy {peaks.copy[threads]:.1f} GB/s, "
               f"read {peaks.read[threads]:.1f} GB/s")  # fmt: skip

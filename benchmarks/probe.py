@@ -1,7 +1,9 @@
-"""What must be measured in a fresh process: ``python -m netloom.benchmarks.probe VERB …`` prints a line of JSON.
+"""What must be measured in a fresh process: ``python -m netloom.benchmarks.probe VERB …`` prints a
+line of JSON.
 
-``open PROGRAM``: seconds of opening it, of that and its first inference, and of a later one. ``call PROGRAM``: seconds of
-one call with bound buffers, from Python. All on one thread, on inputs of ones.
+``open PROGRAM``: seconds of opening it, of that and its first inference, and of a later one. ``call
+PROGRAM``: seconds of one call with bound buffers, from Python. All on one thread, on inputs of
+ones.
 """
 
 from __future__ import annotations
@@ -35,7 +37,9 @@ def opening(path: str) -> dict[str, float]:
 def calling(path: str) -> dict[str, float]:
     """The median over blocks of the mean of a block's calls."""
     session = load(path, threads=1)
-    call = session.bind(**{port.name: np.ones(port.static_shape, port.dtype) for port in session.inputs})
+    call = session.bind(
+        **{port.name: np.ones(port.static_shape, port.dtype) for port in session.inputs}
+    )
 
     def block() -> None:
         for _ in range(CALLS):

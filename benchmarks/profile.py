@@ -1,4 +1,6 @@
-"""Where a program's time goes: every launch of an entry timed by itself, on one thread, in that thread's CPU time."""
+"""Where a program's time goes: every launch of an entry timed by itself, on one thread, in that
+thread's CPU time.
+"""
 
 from __future__ import annotations
 
@@ -19,13 +21,20 @@ class KernelTime:
     items: int
 
 
-def profile(compiled: Compiled, entry: str = "run", runs: int = 5, dims: Mapping[str, int] | None = None) -> list[KernelTime]:
-    """Times of an entry's launches in order; inputs are uniform random numbers; free dims 1 unless given."""
+def profile(
+    compiled: Compiled, entry: str = "run", runs: int = 5, dims: Mapping[str, int] | None = None
+) -> list[KernelTime]:
+    """Times of an entry's launches in order; inputs are uniform random numbers; free dims 1
+    unless given.
+    """
     chosen = next(e for e in compiled.program.entries if e.name == entry)
     launches = Launches(compiled.program, compiled.objects, chosen, dims)
     best = [min(times) for times in zip(*(launches.run() for _ in range(runs)), strict=True)]
-    return [KernelTime(launch.label, launch.kernel, seconds, items)
-            for launch, seconds, items in zip(chosen.launches, best, launches.items, strict=True)]  # fmt: skip
+    return [
+        KernelTime(launch.label, launch.kernel, seconds, items)
+        # fmt: skip
+        for launch, seconds, items in zip(chosen.launches, best, launches.items, strict=True)
+    ]
 
 
 __all__ = ["KernelTime", "profile"]

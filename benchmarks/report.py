@@ -1,6 +1,8 @@
-"""A table's files: what was measured -> FOLDER/NAME.json and FOLDER/NAME.md, both headed by the machine and its peaks.
+"""A table's files: what was measured -> FOLDER/NAME.json and FOLDER/NAME.md, both headed by the
+machine and its peaks.
 
-Numbers that are not known (NaN, infinite) are null in JSON and "-" in a table, so that any JSON reader takes the files.
+Numbers that are not known (NaN, infinite) are null in JSON and "-" in a table, so that any JSON
+reader takes the files.
 """
 
 from __future__ import annotations
@@ -24,7 +26,9 @@ FOLDER = Path("docs/benchmarks")  # where tables go unless another place is give
 def parser_of(text: str | None) -> ArgumentParser:
     """A command's parser with what all of them know; ``text``: the module's own description."""
     parser = ArgumentParser(description=text)
-    parser.add_argument("-o", "--output", type=Path, default=FOLDER, help="the folder for the table's files")
+    parser.add_argument(
+        "-o", "--output", type=Path, default=FOLDER, help="the folder for the table's files"
+    )
     return parser
 
 
@@ -40,14 +44,16 @@ def numbers(text: str) -> list[int]:
 
 def machine_record(machine: Peaks) -> dict[str, Any]:
     """The machine and its peaks, for JSON."""
-    return {"processor": processor(), "processors": len(os.sched_getaffinity(0)), "python": platform.python_version(),
+    return {"processor": processor(), "processors": len(os.sched_getaffinity(0)),
+            "python": platform.python_version(),
             **machine.as_dict()}  # fmt: skip
 
 
 def describe(machine: Peaks) -> list[str]:
     """The machine in three lines, and one for each reason to doubt its times."""
     rates = "; ".join(
-        f"{n} thread(s) {machine.flops[n]:.1f} GFLOP/s, copy {machine.copy[n]:.1f} GB/s, read {machine.read[n]:.1f} GB/s"
+        f"{n} thread(s) {machine.flops[n]:.1f} GFLOP/s, copy {machine.copy[n]:.1f} GB/s, read "
+        f"{machine.read[n]:.1f} GB/s"
         for n in machine.flops
     )
     return [f"Machine: {processor()}, {machine.clock:.2f} GHz ({machine.cpu}).",
@@ -58,7 +64,11 @@ def describe(machine: Peaks) -> list[str]:
 
 def table(heads: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
     """Lines of a table in Markdown."""
-    return [f"| {' | '.join(heads)} |", "|---" * len(heads) + "|", *(f"| {' | '.join(row)} |" for row in rows)]
+    return [
+        f"| {' | '.join(heads)} |",
+        "|---" * len(heads) + "|",
+        *(f"| {' | '.join(row)} |" for row in rows),
+    ]
 
 
 def spread(ratio: Sequence[float]) -> str:
@@ -72,11 +82,17 @@ def cell(value: float, form: str = ".1f") -> str:
     return format(value, form) if math.isfinite(value) else "-"
 
 
-def write(folder: Path, name: str, machine: Peaks, data: Mapping[str, Any], lines: Sequence[str]) -> None:
-    """FOLDER/NAME.json of ``data`` (records allowed) and FOLDER/NAME.md of ``lines``, below the machine."""
+def write(
+    folder: Path, name: str, machine: Peaks, data: Mapping[str, Any], lines: Sequence[str]
+) -> None:
+    """FOLDER/NAME.json of ``data`` (records allowed) and FOLDER/NAME.md of ``lines``, below the
+    machine.
+    """
     folder.mkdir(parents=True, exist_ok=True)
     record = {"machine": machine_record(machine), **_plain(data)}
-    (folder / f"{name}.json").write_text(json.dumps(record, indent=1, allow_nan=False) + "\n", encoding="utf-8")
+    (folder / f"{name}.json").write_text(
+        json.dumps(record, indent=1, allow_nan=False) + "\n", encoding="utf-8"
+    )
     text = [f"# {name}", "", *describe(machine), "", *lines]
     (folder / f"{name}.md").write_text("\n".join(text) + "\n", encoding="utf-8")
 

@@ -1,7 +1,9 @@
-"""A peer for models in ONNX: PyTorch, called eagerly, op by op (its convolutions and products are oneDNN's).
+"""A peer for models in ONNX: PyTorch, called eagerly, op by op (its convolutions and products are
+oneDNN's).
 
-``TorchModel(path)`` runs a model over float32 tensors. It knows the ops of feed-forward image networks; another op is a
-UsageError that names it. Weights are read once; what depends on constants alone is computed once.
+``TorchModel(path)`` runs a model over float32 tensors. It knows the ops of feed-forward image
+networks; another op is a UsageError that names it. Weights are read once; what depends on constants
+alone is computed once.
 """
 
 from __future__ import annotations
@@ -27,16 +29,26 @@ class TorchModel:
     def __init__(self, path: str) -> None:
         graph = onnx.load(path).graph
         self.outputs = [output.name for output in graph.output]
-        self.known = {tensor.name: torch.from_numpy(numpy_helper.to_array(tensor).copy()) for tensor in graph.initializer}
+        self.known = {
+            tensor.name: torch.from_numpy(numpy_helper.to_array(tensor).copy())
+            for tensor in graph.initializer
+        }
         self.known[""] = None
         self.steps: list[tuple[Rule, Attributes, list[str], str]] = []
         for node in graph.node:
             if node.op_type not in RULES:
-                raise UsageError(f"the torch contender does not know the op {node.op_type}.", hint="Leave torch out of --against.")
-            attributes = {item.name: onnx.helper.get_attribute_value(item) for item in node.attribute}
+                raise UsageError(
+                    f"the torch contender does not know the op {node.op_type}.",
+                    hint="Leave torch out of --against.",
+                )
+            attributes = {
+                item.name: onnx.helper.get_attribute_value(item) for item in node.attribute
+            }
             step = RULES[node.op_type], attributes, list(node.input), node.output[0]
             if all(name in self.known for name in node.input):
-                self.known[node.output[0]] = step[0](attributes, [self.known[name] for name in node.input])
+                self.known[node.output[0]] = step[0](
+                    attributes, [self.known[name] for name in node.input]
+                )
             else:
                 self.steps.append(step)
 
@@ -65,8 +77,10 @@ def _conv(attributes: Attributes, inputs: Sequence[Tensor]) -> Tensor:
     is_even = pads[:rank] == pads[rank:]
     call = (F.conv1d, F.conv2d, F.conv3d)[rank - 1]
     return call(
-        x if is_even else _padded(attributes, x), w, inputs[2] if len(inputs) > 2 else None, tuple(attributes.get("strides", [1] * rank)),
-        tuple(pads[:rank]) if is_even else 0, tuple(attributes.get("dilations", [1] * rank)), attributes.get("group", 1),
+        x if is_even else _padded(attributes, x), w, inputs[2] if len(inputs) > 2 else None,
+        tuple(attributes.get("strides", [1] * rank)),
+        tuple(pads[:rank]) if is_even else 0, tuple(attributes.get("dilations", [1] * rank)),
+        attributes.get("group", 1),
     )  # fmt: skip
 
 
@@ -88,14 +102,18 @@ def _max_pool(attributes: Attributes, inputs: Sequence[Tensor]) -> Tensor:
 
 
 def _average_pool(attributes: Attributes, inputs: Sequence[Tensor]) -> Tensor:
-    """Zeros of the padding count only with count_include_pad: else sums are divided by how many were there."""
+    """Zeros of the padding count only with count_include_pad: else sums are divided by how many
+    were there.
+    """
     x = inputs[0]
     call = (F.avg_pool1d, F.avg_pool2d, F.avg_pool3d)[x.dim() - 3]
     ceil = bool(attributes.get("ceil_mode", 0))
     mean = call(_padded(attributes, x), *_window(attributes), ceil_mode=ceil)
     if attributes.get("count_include_pad") or not any(attributes.get("pads", ())):
         return mean
-    return mean / call(_padded(attributes, torch.ones_like(x)), *_window(attributes), ceil_mode=ceil)
+    return mean / call(
+        _padded(attributes, torch.ones_like(x)), *_window(attributes), ceil_mode=ceil
+    )
 
 
 def _window(attributes: Attributes) -> tuple[list[int], list[int]]:
@@ -105,7 +123,10 @@ def _window(attributes: Attributes) -> tuple[list[int], list[int]]:
 
 def _reshape(_attributes: Attributes, inputs: Sequence[Tensor]) -> Tensor:
     """An extent of 0 is that of the input."""
-    shape = [inputs[0].shape[axis] if extent == 0 else extent for axis, extent in enumerate(inputs[1].tolist())]
+    shape = [
+        inputs[0].shape[axis] if extent == 0 else extent
+        for axis, extent in enumerate(inputs[1].tolist())
+    ]
     return inputs[0].reshape(shape)
 
 
@@ -127,7 +148,10 @@ def _unsqueezed(attributes: Attributes, inputs: Sequence[Tensor]) -> Tensor:
 def _softmax(attributes: Attributes, inputs: Sequence[Tensor]) -> Tensor:
     """Over the last axis, as every model here does it."""
     if attributes.get("axis", -1) not in (-1, inputs[0].dim() - 1):
-        raise UsageError("the torch contender knows Softmax over the last axis only.", hint="Leave torch out of --against.")
+        raise UsageError(
+            "the torch contender knows Softmax over the last axis only.",
+            hint="Leave torch out of --against.",
+        )
     return F.softmax(inputs[0], dim=-1)
 
 
@@ -137,7 +161,8 @@ def _batch_norm(attributes: Attributes, inputs: Sequence[Tensor]) -> Tensor:
 
 
 def _lrn(attributes: Attributes, inputs: Sequence[Tensor]) -> Tensor:
-    return F.local_response_norm(inputs[0], attributes["size"], attributes.get("alpha", 1e-4), attributes.get("beta", 0.75),
+    return F.local_response_norm(inputs[0], attributes["size"], attributes.get("alpha", 1e-4),
+                                 attributes.get("beta", 0.75),
                                  attributes.get("bias", 1.0))  # fmt: skip
 
 
@@ -146,7 +171,11 @@ def _constant(attributes: Attributes, _inputs: Sequence[Tensor]) -> Tensor:
 
 
 def _filled(attributes: Attributes, inputs: Sequence[Tensor]) -> Tensor:
-    value = numpy_helper.to_array(attributes["value"]).copy() if "value" in attributes else torch.zeros(1).numpy()
+    value = (
+        numpy_helper.to_array(attributes["value"]).copy()
+        if "value" in attributes
+        else torch.zeros(1).numpy()
+    )
     return torch.from_numpy(value).expand(inputs[0].tolist()).contiguous()
 
 
@@ -160,7 +189,9 @@ RULES: dict[str, Rule] = {
     "Conv": _conv,
     "Div": lambda _, i: i[0] / i[1],
     "Dropout": lambda _, i: i[0],
-    "Flatten": lambda a, i: i[0].flatten(a.get("axis", 1)) if a.get("axis", 1) == 1 else i[0].reshape(1, -1),
+    "Flatten": lambda a, i: (
+        i[0].flatten(a.get("axis", 1)) if a.get("axis", 1) == 1 else i[0].reshape(1, -1)
+    ),
     "Gemm": _gemm,
     "GlobalAveragePool": lambda _, i: i[0].mean(tuple(range(2, i[0].dim())), keepdim=True),
     "Identity": lambda _, i: i[0],

@@ -48,7 +48,9 @@ class Bottleneck(nn.Module):  # type: ignore[misc]
             nn.ReLU(inplace=True), *_conv_norm(width, out, 1, 1),
         )  # fmt: skip
         is_same = stride == 1 and channels == out
-        self.shortcut = nn.Identity() if is_same else nn.Sequential(*_conv_norm(channels, out, 1, stride))
+        self.shortcut = (
+            nn.Identity() if is_same else nn.Sequential(*_conv_norm(channels, out, 1, stride))
+        )
 
     def forward(self, x: Any) -> Any:
         return torch.relu(self.body(x) + self.shortcut(x))
@@ -56,7 +58,11 @@ class Bottleneck(nn.Module):  # type: ignore[misc]
 
 def resnet50() -> nn.Module:
     """ResNet-50 with batch normalization."""
-    layers: list[nn.Module] = [*_conv_norm(3, 64, 7, 2), nn.ReLU(inplace=True), nn.MaxPool2d(3, 2, 1)]
+    layers: list[nn.Module] = [
+        *_conv_norm(3, 64, 7, 2),
+        nn.ReLU(inplace=True),
+        nn.MaxPool2d(3, 2, 1),
+    ]
     channels = 64
     for stage, depth in enumerate((3, 4, 6, 3)):
         width = 64 << stage
@@ -66,7 +72,9 @@ def resnet50() -> nn.Module:
     return nn.Sequential(*layers, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(channels, 1000))
 
 
-def _conv_norm(channels: int, filters: int, kernel: int, stride: int) -> tuple[nn.Module, nn.Module]:
+def _conv_norm(
+    channels: int, filters: int, kernel: int, stride: int
+) -> tuple[nn.Module, nn.Module]:
     convolution = nn.Conv2d(channels, filters, kernel, stride, kernel // 2, bias=False)
     return convolution, nn.BatchNorm2d(filters)
 

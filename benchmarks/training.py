@@ -1,7 +1,9 @@
-"""Training steps against PyTorch: ``python -m netloom.benchmarks.training [-o FOLDER] [--threads 2] [--rounds 20] …``.
+"""Training steps against PyTorch: ``python -m netloom.benchmarks.training [-o FOLDER] [--threads 2]
+[--rounds 20] …``.
 
-One step is forward, backward and SGD with momentum, in float32, on the same batch; PyTorch runs eagerly and, where it can,
-through torch.compile, each in a process of its own. Writes FOLDER/training.json and FOLDER/training.md.
+One step is forward, backward and SGD with momentum, in float32, on the same batch; PyTorch runs
+eagerly and, where it can, through torch.compile, each in a process of its own. Writes
+FOLDER/training.json and FOLDER/training.md.
 """
 
 from __future__ import annotations
@@ -51,8 +53,14 @@ TASKS = {
     "resnet50": Task("resnet50", 8, (3, 224, 224), 1000),
     "vgg16": Task("vgg16", 4, (3, 224, 224), 1000),
 }
-GOALS = {"lenet5": Ratio(2.0, 3.0), "mlp": Ratio(1.2, 1.4), "resnet50": Ratio(1.15, 1.3), "vgg16": Ratio(1.7, 2.2)}
-PEERS = {"torch": "torch_training", "torch.compile": "torch_compiled_training"}  # name -> engine of benchmarks/contender.py
+GOALS = {
+    "lenet5": Ratio(2.0, 3.0),
+    "mlp": Ratio(1.2, 1.4),
+    "resnet50": Ratio(1.15, 1.3),
+    "vgg16": Ratio(1.7, 2.2),
+}
+# name -> engine of benchmarks/contender.py
+PEERS = {"torch": "torch_training", "torch.compile": "torch_compiled_training"}
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -76,8 +84,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
 def measure(task: Task, threads: int, peers: Sequence[str], rounds: int) -> Row:
     """Times of one task, side by side."""
     rng = np.random.default_rng(0)
-    feeds: dict[str, npt.NDArray[Any]] = {"x": rng.standard_normal((task.batch, *task.shape)).astype(np.float32),
-             "target": rng.integers(0, task.classes, task.batch).astype(np.int64)}  # fmt: skip
+    feeds: dict[str, npt.NDArray[Any]] = {
+        "x": rng.standard_normal((task.batch, *task.shape)).astype(np.float32),
+        "target": rng.integers(0, task.classes, task.batch).astype(np.int64),
+    }
     with tempfile.TemporaryDirectory() as scratch:
         folder = Path(scratch)
         spec = folder / "task.json"
@@ -87,27 +97,46 @@ def measure(task: Task, threads: int, peers: Sequence[str], rounds: int) -> Row:
         results = harness.run(contenders, feeds, folder, rounds)
     ours, *others = results
     times = {r.contender.name: r.milliseconds for r in results}
-    return Row(task.network, task.batch, threads, times, {r.contender.name: ours.ratio_to(r) for r in others})
+    return Row(
+        task.network,
+        task.batch,
+        threads,
+        times,
+        {r.contender.name: ours.ratio_to(r) for r in others},
+    )
 
 
 def line(row: Row) -> str:
     """A row as text."""
     times = ", ".join(f"{name} {ms:.2f} ms" for name, ms in row.milliseconds.items())
-    ratios = ", ".join(f"{m:.2f} ({a:.2f}-{z:.2f}) to {name}" for name, (m, a, z) in row.ratios.items())
+    ratios = ", ".join(
+        f"{m:.2f} ({a:.2f}-{z:.2f}) to {name}" for name, (m, a, z) in row.ratios.items()
+    )
     return f"{row.network}, batch {row.batch}, {row.threads} thread(s): {times}; ratio {ratios}"
 
 
 def write(folder: Path, machine: Peaks, rows: Sequence[Row]) -> None:
     """The results so far, as JSON and as a table."""
     peers = list(dict.fromkeys(name for row in rows for name in row.ratios))
-    heads = ["network", "batch", "threads", "netloom", *peers, *(f"ratio to {p}" for p in peers), "to the faster", "must / aim"]
+    heads = [
+        "network",
+        "batch",
+        "threads",
+        "netloom",
+        *peers,
+        *(f"ratio to {p}" for p in peers),
+        "to the faster",
+        "must / aim",
+    ]
     cells = []
     for row in rows:
         times = [f"{row.milliseconds[name]:.2f}" for name in ("netloom", *peers)]
-        cells.append([row.network, str(row.batch), str(row.threads), *times, *(report.spread(row.ratios[p]) for p in peers),
+        cells.append([row.network, str(row.batch), str(row.threads), *times,
+                      *(report.spread(row.ratios[p]) for p in peers),
                       f"{least(row):.2f}", str(GOALS[row.network])])  # fmt: skip
     report.write(folder, "training", machine, {"rows": rows},
-                 ["Median milliseconds of one step; ratios with p10–p90 over the rounds; what the ratio to the faster must be and",
+                 ["Median milliseconds of one step; ratios with p10–p90 over the rounds; what the "
+                  "ratio to the faster must be and",
                   "what is aimed at.", "", *report.table(heads, cells), "",
                   reached([(GOALS[row.network], least(row)) for row in rows])])  # fmt: skip
 

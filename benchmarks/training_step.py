@@ -1,4 +1,5 @@
-"""A network's compiled training step, measured by itself: what a step takes, and how far its first loss is from float64's.
+"""A network's compiled training step, measured by itself: what a step takes, and how far its first
+loss is from float64's.
 
 No peer takes part: none of them trains from the model that is compiled here.
 """
@@ -31,7 +32,9 @@ def measure(
     network: str, graph: Graph, loss: Any, optimizer: Any, threads: int, rounds: int, options: Options,
     dims: Mapping[str, int], seed: int = 0,
 ) -> Row:  # fmt: skip
-    """The row of a step of ``optimizer`` on ``loss`` at the rate RATE; operations are those of products, as written."""
+    """The row of a step of ``optimizer`` on ``loss`` at the rate RATE; operations are those of
+    products, as written.
+    """
     step = training_graph(graph, loss, optimizer)
     run = graph.inference_form() if isinstance(graph, TracedGraph) else graph
     feeds = random_feeds(step, seed, dims)
@@ -53,5 +56,7 @@ def measure(
 
 
 def flops(step: Graph, dims: Mapping[str, int]) -> float:
-    """Operations of the step's convolutions, products and their gradients, as far as a result needs them."""
+    """Operations of the step's convolutions, products and their gradients, as far as a result
+    needs them.
+    """
     return float(operations(eliminate_dead(step).nodes, dims, PRODUCTS))

@@ -1,8 +1,9 @@
 """A folder of compiled pieces, each under a key that names all that decides its bytes.
 
-An entry is one private file: its digest, then the data. It appears whole or not at all, so any number of compilers may
-share a folder. What is read is checked: a damaged entry is absent and will be made anew. A folder or file of another user,
-or one that others may write, is never read. The cache is only ever a saving: no fault of the disk makes a compile fail.
+An entry is one private file: its digest, then the data. It appears whole or not at all, so any
+number of compilers may share a folder. What is read is checked: a damaged entry is absent and will
+be made anew. A folder or file of another user, or one that others may write, is never read. The
+cache is only ever a saving: no fault of the disk makes a compile fail.
 """
 
 from __future__ import annotations
@@ -39,14 +40,18 @@ class Entry:
 
 @dataclass(frozen=True)
 class Cache:
-    """A cache in a folder, which is made when something is stored; ``folder`` None: nothing is kept."""
+    """A cache in a folder, which is made when something is stored; ``folder`` None: nothing is
+    kept.
+    """
 
     folder: Path | None
 
     @property
     def is_usable(self) -> bool:
         """Whether entries are read: the folder is this user's alone, or will be made."""
-        return self.folder is not None and (_is_private(self.folder) or not os.path.lexists(self.folder))
+        return self.folder is not None and (
+            _is_private(self.folder) or not os.path.lexists(self.folder)
+        )
 
     def get(self, *key: str) -> bytes | None:
         """What was stored under the key, if it is there, ours and undamaged."""
@@ -76,7 +81,9 @@ class Cache:
             if not _is_private(self.folder):
                 return
             place.parent.mkdir(mode=0o700, exist_ok=True)
-            with open(os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb") as file:
+            with open(
+                os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb"
+            ) as file:
                 file.write(_header(name, data))
                 file.write(data)
             temporary.replace(place)  # no fsync: what a power failure tears is found by its digest
@@ -91,7 +98,9 @@ class Cache:
         return sorted(self._files(), key=lambda entry: (entry.used, entry.path))
 
     def trim(self, limit: int = LIMIT, room: int = ROOM) -> None:
-        """Remove the oldest entries if there are more than ``limit`` bytes, until ``room`` bytes are free again."""
+        """Remove the oldest entries if there are more than ``limit`` bytes, until ``room`` bytes
+        are free again.
+        """
         entries = self.entries()
         total = sum(entry.size for entry in entries)
         if total <= limit:
@@ -115,7 +124,9 @@ class Cache:
         return self.folder / name[:2] / name[2:]
 
     def _files(self) -> Iterator[Entry]:
-        """The files of a folder that is ours; temporaries that killed processes left behind are removed on the way."""
+        """The files of a folder that is ours; temporaries that killed processes left behind are
+        removed on the way.
+        """
         if self.folder is None or not _is_private(self.folder):
             return
         for part in sorted(self.folder.iterdir()):

@@ -1,4 +1,6 @@
-"""Constants: read-only arrays with a content digest. A splat (one value repeated) stays one value in memory."""
+"""Constants: read-only arrays with a content digest. A splat (one value repeated) stays one
+value in memory.
+"""
 
 from __future__ import annotations
 
@@ -34,10 +36,13 @@ class Constant:
 
     @property
     def is_splat(self) -> bool:
-        """Whether one value fills the array by construction (strides of zero); contents are not searched."""
+        """Whether one value fills the array by construction (strides of zero); contents are not
+        searched.
+        """
         array = self.array
         return array.size > 0 and all(
-            stride == 0 or extent == 1 for stride, extent in zip(array.strides, array.shape, strict=True)
+            stride == 0 or extent == 1
+            for stride, extent in zip(array.strides, array.shape, strict=True)
         )
 
     @property
@@ -53,7 +58,9 @@ class Constant:
             if self.is_splat:
                 content.update(b"splat" + np.asarray(self.splat_value).tobytes())
             else:
-                content.update(np.ascontiguousarray(self.array).view(np.uint8).data if self.array.size else b"")
+                content.update(
+                    np.ascontiguousarray(self.array).view(np.uint8).data if self.array.size else b""
+                )
             self._digest = content.hexdigest()[:32]
         return self._digest
 

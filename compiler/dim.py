@@ -1,8 +1,9 @@
 """Extents and indices: integer polynomials in ranged symbols, kept in one canonical form.
 
-An extent is an ``int`` or a ``Dim``; arithmetic on either gives an ``int`` whenever the result is constant.
-The same algebra serves tensor shapes, loop indices, buffer offsets and memory sizes, so what is proved here
-(ranges, divisibility) serves them all. Two equal polynomials compare equal; ``str`` and ``dim_text.parse_extent`` are inverses.
+An extent is an ``int`` or a ``Dim``; arithmetic on either gives an ``int`` whenever the result is
+constant. The same algebra serves tensor shapes, loop indices, buffer offsets and memory sizes, so
+what is proved here (ranges, divisibility) serves them all. Two equal polynomials compare equal;
+``str`` and ``dim_text.parse_extent`` are inverses.
 """
 
 from __future__ import annotations
@@ -18,7 +19,9 @@ Extent: TypeAlias = "int | Dim"
 
 @dataclass(frozen=True, eq=False)
 class Symbol:
-    """A named integer with ``lo <= value <= hi``; ``hi`` may be a ``Dim`` (loop variables) or None (unbounded)."""
+    """A named integer with ``lo <= value <= hi``; ``hi`` may be a ``Dim`` (loop variables) or
+    None (unbounded).
+    """
 
     name: str
     lo: int = 0
@@ -80,9 +83,11 @@ Monomial: TypeAlias = tuple[Atom, ...]
 
 
 class Dim:
-    """A polynomial with integer coefficients: ``terms`` maps a sorted product of atoms to its coefficient.
+    """A polynomial with integer coefficients: ``terms`` maps a sorted product of atoms to its
+    coefficient.
 
-    Terms stand in the order of ``_monomial_key``, the constant last. What is asked often is kept in the private slots.
+    Terms stand in the order of ``_monomial_key``, the constant last. What is asked often is kept in
+    the private slots.
     """
 
     __slots__ = ("_bounds", "_has_remainder", "_hash", "_symbols", "_text", "terms")
@@ -95,14 +100,16 @@ class Dim:
         self._bounds: tuple[int | None, int | None] | None = None
         self._has_remainder: bool | None = None
 
-    # -- canonical form ----------------------------------------------------------------------------------
+    # -- canonical form ----------------------------------------------------------------------------
 
     @staticmethod
     def of(atom: Atom) -> Dim:
         return Dim((((atom,), 1),))
 
     def __eq__(self, other: object) -> bool:
-        return self is other or (isinstance(other, Dim) and self._hash == other._hash and self.terms == other.terms)
+        return self is other or (
+            isinstance(other, Dim) and self._hash == other._hash and self.terms == other.terms
+        )
 
     def __hash__(self) -> int:
         return self._hash
@@ -123,7 +130,7 @@ class Dim:
 
     __repr__ = __str__
 
-    # -- arithmetic --------------------------------------------------------------------------------------
+    # -- arithmetic --------------------------------------------------------------------------------
 
     def __add__(self, other: Extent) -> Extent:
         if not isinstance(other, Dim):
@@ -178,13 +185,15 @@ class Dim:
     def __mod__(self, divisor: int) -> Extent:
         return _divide(self, divisor)[1]
 
-    # -- queries -----------------------------------------------------------------------------------------
+    # -- queries -----------------------------------------------------------------------------------
 
     @property
     def has_remainder(self) -> bool:
         """Whether a remainder is a factor of a term."""
         if self._has_remainder is None:
-            self._has_remainder = any(isinstance(atom, Remainder) for atoms, _ in self.terms for atom in atoms)
+            self._has_remainder = any(
+                isinstance(atom, Remainder) for atoms, _ in self.terms for atom in atoms
+            )
         return self._has_remainder
 
     def symbols(self) -> frozenset[Symbol]:
@@ -216,8 +225,13 @@ def symbol(name: str, lo: int = 0, hi: Extent | None = None) -> Dim:
 
 
 def _product_text(atoms: Monomial, has_factor: bool) -> str:
-    """A product; a quotient or remainder behind another factor stands in brackets, since 9*(n)//9 would read as n."""
-    parts = [f"({a})" if isinstance(a, Quotient | Remainder) and (has_factor or place) else str(a) for place, a in enumerate(atoms)]
+    """A product; a quotient or remainder behind another factor stands in brackets, since
+    9*(n)//9 would read as n.
+    """
+    parts = [
+        f"({a})" if isinstance(a, Quotient | Remainder) and (has_factor or place) else str(a)
+        for place, a in enumerate(atoms)
+    ]
     return "*".join(parts)
 
 
@@ -254,7 +268,9 @@ def _recombine(total: dict[Monomial, int]) -> dict[Monomial, int]:
                 continue
             rest = atoms[:position] + atoms[position + 1 :]
             for partner, quotient in _quotients_beside(total, rest, factor * atom.divisor):
-                if quotient.divisor != atom.divisor or not _is_remainder_of(quotient.numerator, atom):
+                if quotient.divisor != atom.divisor or not _is_remainder_of(
+                    quotient.numerator, atom
+                ):
                     continue
                 reduced = {k: v for k, v in total.items() if k not in (atoms, partner)}
                 whole = Dim(((rest, factor),)) if rest else factor
@@ -264,13 +280,18 @@ def _recombine(total: dict[Monomial, int]) -> dict[Monomial, int]:
     return total
 
 
-def _quotients_beside(total: dict[Monomial, int], rest: Monomial, factor: int) -> list[tuple[Monomial, Quotient]]:
+def _quotients_beside(
+    total: dict[Monomial, int], rest: Monomial, factor: int
+) -> list[tuple[Monomial, Quotient]]:
     """The monomials factor * rest * quotient."""
     found = []
     for monomial, value in total.items():
         if value == factor and len(monomial) == len(rest) + 1:
             for position, atom in enumerate(monomial):
-                if isinstance(atom, Quotient) and monomial[:position] + monomial[position + 1 :] == rest:
+                if (
+                    isinstance(atom, Quotient)
+                    and monomial[:position] + monomial[position + 1 :] == rest
+                ):
                     found.append((monomial, atom))
     return found
 
@@ -282,7 +303,11 @@ def _is_remainder_of(numerator: Dim, remainder: Remainder) -> bool:
     if len(numerator.terms) != 1 or numerator.terms[0][1] != 1 or len(numerator.terms[0][0]) != 1:
         return False
     atom = numerator.terms[0][0][0]
-    return isinstance(atom, Remainder) and atom.numerator == remainder.numerator and atom.divisor % remainder.divisor == 0
+    return (
+        isinstance(atom, Remainder)
+        and atom.numerator == remainder.numerator
+        and atom.divisor % remainder.divisor == 0
+    )
 
 
 def _divide(numerator: Dim, divisor: int) -> tuple[Extent, Extent]:
@@ -294,7 +319,11 @@ def _divide(numerator: Dim, divisor: int) -> tuple[Extent, Extent]:
     exact: Extent = 0
     rest: Extent = 0
     for atoms, factor in numerator.terms:
-        whole, left = (factor // divisor, factor % divisor) if not atoms or factor % divisor == 0 else (0, factor)
+        whole, left = (
+            (factor // divisor, factor % divisor)
+            if not atoms or factor % divisor == 0
+            else (0, factor)
+        )
         if whole:
             exact = exact + (Dim(((atoms, whole),)) if atoms else whole)
         if left:
@@ -320,7 +349,9 @@ def _divide(numerator: Dim, divisor: int) -> tuple[Extent, Extent]:
 
 
 def _shared_divisor(rest: Dim, divisor: int) -> tuple[Extent, Extent, int] | None:
-    """(h, l, g) with rest = g h + l, g > 1 a divisor of ``divisor`` and of every coefficient in h, and 0 <= l < g."""
+    """(h, l, g) with rest = g h + l, g > 1 a divisor of ``divisor`` and of every coefficient in
+    h, and 0 <= l < g.
+    """
     steps = sorted({gcd(factor, divisor) for atoms, factor in rest.terms if atoms} - {1, divisor})
     for step in steps:
         high: Extent = 0
@@ -392,7 +423,7 @@ def product(extents: tuple[Extent, ...] | list[Extent]) -> Extent:
     return total
 
 
-# -- ranges ----------------------------------------------------------------------------------------------
+# -- ranges ----------------------------------------------------------------------------------------
 
 
 def bounds(extent: Extent) -> tuple[int | None, int | None]:
@@ -417,18 +448,27 @@ def unproved(conditions: Iterable[Extent]) -> tuple[Extent, ...]:
 
 def inside(index: Sequence[Extent], shape: Sequence[Extent]) -> tuple[Extent, ...]:
     """Conditions (extent >= 0) that hold where an index lies inside a shape."""
-    return tuple(condition for i, extent in zip(index, shape, strict=True) for condition in (i, extent - 1 - i))
+    return tuple(
+        condition
+        for i, extent in zip(index, shape, strict=True)
+        for condition in (i, extent - 1 - i)
+    )
 
 
 def reduced_condition(extent: Extent) -> Extent:
-    """An extent that is >= 0 exactly where the given one is, without terms too small to matter: 16 p + l - 64 with
-    0 <= l < 16 becomes p - 4."""
+    """An extent that is >= 0 exactly where the given one is, without terms too small to matter: 16
+    p + l - 64 with 0 <= l < 16 becomes p - 4."""
     if isinstance(extent, int):
         return extent
     known = {atom for atoms, _ in extent.terms for atom in atoms}
-    for step in sorted({abs(factor) for atoms, factor in extent.terms if atoms} - {1}, reverse=True):
+    for step in sorted(
+        {abs(factor) for atoms, factor in extent.terms if atoms} - {1}, reverse=True
+    ):
         quotient = extent // step
-        if isinstance(quotient, int) or {atom for atoms, _ in quotient.terms for atom in atoms} < known:
+        if (
+            isinstance(quotient, int)
+            or {atom for atoms, _ in quotient.terms for atom in atoms} < known
+        ):
             return reduced_condition(quotient)
     return extent
 
@@ -438,7 +478,9 @@ def _negated(value: int | None) -> int | None:
 
 
 def _lowest(extent: Extent) -> int | None:
-    """A lower bound. A symbol whose range is itself symbolic is replaced by the end that lowers the value."""
+    """A lower bound. A symbol whose range is itself symbolic is replaced by the end that lowers
+    the value.
+    """
     for _ in range(64):
         if isinstance(extent, int):
             return extent
@@ -490,7 +532,9 @@ def _atom_bounds(atom: Atom) -> tuple[int | None, int | None]:
             return lo, (bounds(hi)[1] if isinstance(hi, Dim) else hi)
         case Quotient(numerator, divisor):
             low, high = bounds(numerator)
-            return (None if low is None else low // divisor), (None if high is None else high // divisor)
+            return (None if low is None else low // divisor), (
+                None if high is None else high // divisor
+            )
         case Remainder(numerator, divisor):
             low, high = bounds(numerator)
             if low is not None and high is not None and low >= 0 and high < divisor:
@@ -503,7 +547,7 @@ def _atom_bounds(atom: Atom) -> tuple[int | None, int | None]:
             return low, (min(highs) if highs else None)
 
 
-# -- substitution and evaluation ---------------------------------------------------------------------------
+# -- substitution and evaluation -------------------------------------------------------------------
 
 
 def substitute(extent: Extent, values: Mapping[Symbol, Extent]) -> Extent:

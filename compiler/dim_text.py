@@ -11,7 +11,9 @@ _TOKEN = re.compile(r"\s*(\d+|[A-Za-z_][A-Za-z_0-9]*|//|[-+*%(),])")
 
 
 def parse_extent(text: str, symbols: Mapping[str, Symbol]) -> Extent:
-    """The inverse of ``str``; ValueError for anything else, or for a name that ``symbols`` lacks."""
+    """The inverse of ``str``; ValueError for anything else, or for a name that ``symbols``
+    lacks.
+    """
     tokens: list[str] = []
     position = 0
     while position < len(text.rstrip()):

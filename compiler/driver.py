@@ -1,7 +1,9 @@
-"""The compiler as one call: graph -> passes -> kernels -> program, in process or as a shared object.
+"""The compiler as one call: graph -> passes -> kernels -> program, in process or as a shared
+object.
 
-``PIPELINE`` is the whole order of passes. ``compile`` makes an inference program; ``training_program`` one that holds a
-training step and the network's own ``run`` over the same states.
+``PIPELINE`` is the whole order of passes. ``compile`` makes an inference program;
+``training_program`` one that holds a training step and the network's own ``run`` over the same
+states.
 """
 
 from __future__ import annotations
@@ -43,7 +45,8 @@ from .tuning import Tuner
 
 LEVELS = ("graph", "kernels", "loops", "llvm", "asm")  # of a program as text
 TRAINING_BATCH = 32  # what costs take a free batch for in a training step
-MEMORY_BUDGET = 64 << 30  # bytes of arena that a program may ask for, at the lowest values of its free dims
+# bytes of arena that a program may ask for, at the lowest values of its free dims
+MEMORY_BUDGET = 64 << 30
 
 _FIND = (
     Pass("find_attention", find_attention, after=("simplify", "eliminate_dead"),
@@ -51,30 +54,40 @@ _FIND = (
 )  # fmt: skip
 _SELECT = (
     Pass("select_strategies", select_strategies, after=("eliminate_dead", "fold_batchnorm"),
-         why="weights must have their final values", options=("accuracy", "override", "decisions", "typical_batch", "rates", "tuner")),
-    Pass("eliminate_untransformed", eliminate_dead, after=("select_strategies",), why="transformed weights replace others"),
+         why="weights must have their final values",
+         options=("accuracy", "override", "decisions", "typical_batch", "rates", "tuner")),
+    Pass("eliminate_untransformed", eliminate_dead, after=("select_strategies",),
+         why="transformed weights replace others"),
 )  # fmt: skip
 _LAYOUT = (
     Pass("choose_layout", choose_layout, after=("eliminate_dead", "fold_batchnorm"),
          why="rules match ops in row-major form, and strategies decide which convolutions are left"),
-    Pass("eliminate_twice_packed", eliminate_common, after=("choose_layout",), why="each reader has reordered for itself"),
-    Pass("eliminate_unpacked", eliminate_dead, after=("choose_layout",), why="packed weights replace the others"),
+    Pass("eliminate_twice_packed", eliminate_common, after=("choose_layout",),
+         why="each reader has reordered for itself"),
+    Pass("eliminate_unpacked", eliminate_dead, after=("choose_layout",),
+         why="packed weights replace the others"),
 )  # fmt: skip
 _FUSE = (Pass("fuse", fuse, after=("choose_layout",), why="a reorder is a border between kernels"),)
 PIPELINE = Pipeline((*GRAPH_PASSES, *_FIND, *_SELECT, *_LAYOUT, *_FUSE))
 TRAINING_PIPELINE = Pipeline(
-    (*(p for p in GRAPH_PASSES if p.name not in ("freeze_states", "fold_batchnorm")), *_SELECT, *_LAYOUT, *_FUSE)
+    (
+        *(p for p in GRAPH_PASSES if p.name not in ("freeze_states", "fold_batchnorm")),
+        *_SELECT,
+        *_LAYOUT,
+        *_FUSE,
+    )
 )
 
 
 @dataclass(frozen=True)
 class Options:
-    """What a caller may choose. ``cpu``: host or a level's name, or several with commas between; ``threads``: the
-    pool's size (None: all cores); ``accuracy``: strict, default or fast; ``override``: a strategy's name, or
-    NODE=NAME; ``typical_batch``: what costs take a free batch for (None: 1, and TRAINING_BATCH for training). ``decisions`` is
-    filled. ``workers``: the most processes that compile kernels (None: see compiler/targets/cpu/kernel_objects.py); they do
-    not change the program. ``tune``: seconds for measuring candidates on this machine (None: estimates alone decide), by ``tuner``
-    if one is given."""
+    """What a caller may choose. ``cpu``: host or a level's name, or several with commas between;
+    ``threads``: the pool's size (None: all cores); ``accuracy``: strict, default or fast;
+    ``override``: a strategy's name, or NODE=NAME; ``typical_batch``: what costs take a free batch
+    for (None: 1, and TRAINING_BATCH for training). ``decisions`` is filled. ``workers``: the most
+    processes that compile kernels (None: see compiler/targets/cpu/kernel_objects.py); they do
+    not change the program. ``tune``: seconds for measuring candidates on this machine (None:
+    estimates alone decide), by ``tuner`` if one is given."""
 
     cpu: str = "host"
     threads: int | None = None
@@ -103,7 +116,9 @@ class Lowered:
 
 @dataclass(frozen=True)
 class Compiled:
-    """A program with its code. Compiled for several CPU levels it is that of the highest; ``lower`` holds the others."""
+    """A program with its code. Compiled for several CPU levels it is that of the highest;
+    ``lower`` holds the others.
+    """
 
     program: Program
     cpu: Cpu
@@ -131,19 +146,30 @@ class Compiled:
     def variants(self) -> tuple[Variant, ...]:
         """The code for every level, the lowest first."""
         lower = [
-            Variant(low.program, compile_kernel_objects(low.program.kernels, low.texts, low.cpu, self.workers), low.cpu.required,
+            Variant(low.program,
+                    compile_kernel_objects(low.program.kernels, low.texts, low.cpu, self.workers),
+                    low.cpu.required,
                     low.cpu.name, low.cpu.architecture)
             for low in self.lower
         ]  # fmt: skip
-        return (*lower, Variant(self.program, self.objects, self.cpu.required, self.cpu.name, self.cpu.architecture))
+        return (
+            *lower,
+            Variant(
+                self.program, self.objects, self.cpu.required, self.cpu.name, self.cpu.architecture
+            ),
+        )
 
     @cached_property
     def image(self) -> Any:
-        """The program loaded into this process; hand it to ``runtime.session.Session.in_process``."""
+        """The program loaded into this process; hand it to
+        ``runtime.session.Session.in_process``.
+        """
         return load_in_process(self.variants)
 
     def save(self, path: str | os.PathLike[str]) -> None:
-        """Write PATH and the C header beside it; LinkError without a linker, UsageError if it cannot be written."""
+        """Write PATH and the C header beside it; LinkError without a linker, UsageError if it
+        cannot be written.
+        """
         check_writable(Path(path))
         write_shared_object(self.variants, Path(path))
 
@@ -151,7 +177,10 @@ class Compiled:
         """The program at a level: graph (as it was given), kernels (fused), loops, llvm or asm."""
         if level in ("loops", "llvm", "asm"):
             if self.lower:
-                raise UsageError(f"the text of {level} is for one CPU level, not for {self.levels}.", hint="Give one level.")
+                raise UsageError(
+                    f"the text of {level} is for one CPU level, not for {self.levels}.",
+                    hint="Give one level.",
+                )
             for name, kernel in self.program.kernels.items():
                 verify_kernel(replace(kernel, name=name))
         match level:
@@ -162,7 +191,9 @@ class Compiled:
             case "loops":
                 from .loops.text import print_kernel
 
-                return "\n".join(print_kernel(kernel, name) for name, kernel in self.program.kernels.items())
+                return "\n".join(
+                    print_kernel(kernel, name) for name, kernel in self.program.kernels.items()
+                )
             case "llvm":
                 return kernels_as_llvm(self.program.kernels, self.cpu)
             case "asm":
@@ -170,22 +201,30 @@ class Compiled:
         raise UsageError(f"there is no level {level!r}.", hint=f"Choose {', '.join(LEVELS)}.")
 
 
-def compile_graph(graph: Graph, options: Options | None = None, dump: Path | None = None) -> Compiled:
+def compile_graph(
+    graph: Graph, options: Options | None = None, dump: Path | None = None
+) -> Compiled:
     """An inference program: unchanged states are folded in as weights."""
     return _with_code(plan_graph(graph, options, dump))
 
 
 def plan_graph(graph: Graph, options: Options | None = None, dump: Path | None = None) -> Compiled:
-    """Like ``compile_graph``, but machine code is made on first use only: enough for texts, headers and decisions."""
+    """Like ``compile_graph``, but machine code is made on first use only: enough for texts,
+    headers and decisions.
+    """
     return _planned({"run": graph}, PIPELINE, options or Options(), dump)
 
 
-def compile_entries(step: Graph, run: Graph, options: Options | None = None, dump: Path | None = None) -> Compiled:
+def compile_entries(
+    step: Graph, run: Graph, options: Options | None = None, dump: Path | None = None
+) -> Compiled:
     """A training program of the step and the network itself, over the same states."""
     return _with_code(plan_entries(step, run, options, dump))
 
 
-def plan_entries(step: Graph, run: Graph, options: Options | None = None, dump: Path | None = None) -> Compiled:
+def plan_entries(
+    step: Graph, run: Graph, options: Options | None = None, dump: Path | None = None
+) -> Compiled:
     """Like ``compile_entries``, with machine code on first use only."""
     options = options or Options()
     options = replace(options, typical_batch=options.typical_batch or TRAINING_BATCH)
@@ -198,7 +237,9 @@ def _with_code(compiled: Compiled) -> Compiled:
     return compiled
 
 
-def _planned(graphs: Mapping[str, Graph], pipeline: Pipeline, options: Options, dump: Path | None) -> Compiled:
+def _planned(
+    graphs: Mapping[str, Graph], pipeline: Pipeline, options: Options, dump: Path | None
+) -> Compiled:
     cpus = cpus_named(options.cpu)
     options = replace(options, tuner=options.tuner or _tuner(cpus[-1], options))
     fused: dict[str, Graph] = {}
@@ -207,11 +248,14 @@ def _planned(graphs: Mapping[str, Graph], pipeline: Pipeline, options: Options, 
         fused[name], reports[name] = pipeline.run(graph, options, dump / name if dump else None)
     *lower, highest = _lowered(graphs, fused, cpus, options)
     _check_memory(highest.program)
-    return Compiled(highest.program, highest.cpu, highest.texts, graphs, fused, reports, options.threads, tuple(options.decisions),
+    return Compiled(highest.program, highest.cpu, highest.texts, graphs, fused, reports,
+                    options.threads, tuple(options.decisions),
                     options.workers, tuple(lower), options.tuner)  # fmt: skip
 
 
-def _lowered(graphs: Mapping[str, Graph], fused: Mapping[str, Graph], cpus: Sequence[Cpu], options: Options) -> Iterator[Lowered]:
+def _lowered(
+    graphs: Mapping[str, Graph], fused: Mapping[str, Graph], cpus: Sequence[Cpu], options: Options
+) -> Iterator[Lowered]:
     """The program for each level: kernels and launches of its own, all else the same."""
     metadata = _metadata(fused, cpus, options)
     symbols = {s.name: s for graph in fused.values() for s in graph.symbols}
@@ -219,10 +263,15 @@ def _lowered(graphs: Mapping[str, Graph], fused: Mapping[str, Graph], cpus: Sequ
     for cpu in cpus:
         suffix = f"_{_identifier(cpu.name)}" if len(cpus) > 1 else ""
         placement = first.for_level(cpu.machine, suffix)
-        states, numbers = _states(graphs["train_step"], placement) if "train_step" in graphs else ((), {})
-        entries = tuple(plan_memory(graph, name, placement, numbers) for name, graph in fused.items())
+        states, numbers = (
+            _states(graphs["train_step"], placement) if "train_step" in graphs else ((), {})
+        )
+        entries = tuple(
+            plan_memory(graph, name, placement, numbers) for name, graph in fused.items()
+        )
         program = Program(
-            _identifier(graphs["run"].name), tuple(symbols[name] for name in sorted(symbols)), entries,
+            _identifier(graphs["run"].name), tuple(symbols[name] for name in sorted(symbols)),
+            entries,
             tuple(placement.constants), states, placement.kernels, metadata,
         )  # fmt: skip
         yield Lowered(program, cpu, placement.texts)
@@ -234,25 +283,34 @@ def _tuner(cpu: Cpu, options: Options) -> Tuner | None:
     if not 0 < options.tune < math.inf:
         raise UsageError(f"tuning needs a positive number of seconds, not {options.tune}.")
     cache = default_cache()
-    return Tuner(LayerTimer(cpu, options.threads or len(os.sched_getaffinity(0)), cache), options.tune, cache)
+    return Tuner(
+        LayerTimer(cpu, options.threads or len(os.sched_getaffinity(0)), cache), options.tune, cache
+    )
 
 
 def _states(step: Graph, placement: Placement) -> tuple[tuple[StatePort, ...], dict[str, int]]:
-    ports = tuple(StatePort(s.name, s.input.type, placement.constant(s.initial)) for s in step.states)
+    ports = tuple(
+        StatePort(s.name, s.input.type, placement.constant(s.initial)) for s in step.states
+    )
     return ports, {port.name: number for number, port in enumerate(ports)}
 
 
 def _metadata(graphs: Mapping[str, Graph], cpus: Sequence[Cpu], options: Options) -> dict[str, Any]:
     text = "\n".join(print_graph(graph) for graph in graphs.values())
     found = {"options": {"cpu": ",".join(cpu.name for cpu in cpus), "accuracy": options.accuracy},
-             "source_hash": hashlib.sha256(text.encode()).hexdigest(), "strategies": [_record(d) for d in options.decisions],
+             "source_hash": hashlib.sha256(text.encode()).hexdigest(),
+             "strategies": [_record(d) for d in options.decisions],
              "threads": options.threads}  # fmt: skip
     return found if options.tuner is None else {**found, "tuning": options.tuner.summary}
 
 
 def _record(decision: Decision) -> dict[str, Any]:
     """What a program says of a convolution; seconds where they were measured."""
-    found: dict[str, Any] = {"node": decision.node, "shape": decision.shape, "strategy": decision.strategy}
+    found: dict[str, Any] = {
+        "node": decision.node,
+        "shape": decision.shape,
+        "strategy": decision.strategy,
+    }
     return {**found, "measured": dict(decision.measured)} if decision.measured else found
 
 
@@ -267,10 +325,12 @@ def _check_memory(program: Program) -> None:
         size = sum(dim.evaluate(slot, lowest) for slot in entry.slots)
         if size > MEMORY_BUDGET:
             raise MemoryBudgetError(
-                f"one run needs {size / (1 << 30):.1f} GiB of memory; the budget is {MEMORY_BUDGET >> 30} GiB.",
+                f"one run needs {size / (1 << 30):.1f} GiB of memory; the budget is "
+                f"{MEMORY_BUDGET >> 30} GiB.",
                 hint="Choose a smaller batch or smaller inputs.",
             )
 
 
-__all__ = ["LEVELS", "PIPELINE", "TRAINING_PIPELINE", "Compiled", "Options", "compile_entries", "compile_graph", "plan_entries",
+__all__ = ["LEVELS", "PIPELINE", "TRAINING_PIPELINE", "Compiled", "Options", "compile_entries",
+           "compile_graph", "plan_entries",
            "plan_graph"]  # fmt: skip

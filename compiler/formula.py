@@ -1,6 +1,7 @@
 """Elementwise ops, each all from one scalar formula: type rule, NumPy meaning, loops and gradient.
 
-The gradient is a graph: the chain rule over the formula, as primitive ops, summed over the axes that were broadcast.
+The gradient is a graph: the chain rule over the formula, as primitive ops, summed over the axes
+that were broadcast.
 """
 
 from __future__ import annotations
@@ -32,15 +33,28 @@ def elementwise(
     vjp: Vjp | NotDifferentiable | None = None,
     **facts: Any,
 ) -> Op:
-    """Define an op that applies ``formula(attrs, *arguments)`` to each element, inputs broadcast by NumPy's rule.
+    """Define an op that applies ``formula(attrs, *arguments)`` to each element, inputs broadcast by
+    NumPy's rule.
 
-    ``kinds`` are the dtypes accepted (f float, i integer, b bool); all inputs share one, but for select's condition.
-    Type rule, meaning, loops and gradient follow from the formula.
+    ``kinds`` are the dtypes accepted (f float, i integer, b bool); all inputs share one, but for
+    select's condition. Type rule, meaning, loops and gradient follow from the formula.
     """
     parts = _Parts(name, arity, formula, kinds)
     return define(
-        Op(name, doc, parts.infer, parts.reference, vjp or _formula_vjp, attrs, "elementwise", parts.compute, None, formula,
-           flops=_flops, **facts)  # fmt: skip
+        Op(
+            name,
+            doc,
+            parts.infer,
+            parts.reference,
+            vjp or _formula_vjp,
+            attrs,
+            "elementwise",
+            parts.compute,
+            None,
+            formula,
+            flops=_flops,
+            **facts,
+        )  # fmt: skip
     )
 
 
@@ -58,26 +72,34 @@ class _Parts:
             raise ValueError(f"{self.name} takes {self.arity} inputs, not {len(inputs)}")
         shape = broadcast_shapes([t.shape for t in inputs])
         if shape is None:
-            raise ValueError(f"shapes {', '.join(str(t) for t in inputs)} do not broadcast together")
+            raise ValueError(
+                f"shapes {', '.join(str(t) for t in inputs)} do not broadcast together"
+            )
         for t in inputs:
             if _kind(t.dtype) not in self.kinds:
                 raise ValueError(f"{self.name} does not take {t.dtype.value}")
         return [TensorType(self._expression(attrs, inputs).dtype, shape)]
 
-    def reference(self, attrs: Any, inputs: Sequence[Array], outputs: Sequence[TensorType]) -> Sequence[Array]:
+    def reference(
+        self, attrs: Any, inputs: Sequence[Array], outputs: Sequence[TensorType]
+    ) -> Sequence[Array]:
         types = [TensorType(DType.of(x.dtype), x.shape) for x in inputs]
         result = scalar.evaluate(self._expression(attrs, types), inputs)
         shape = outputs[0].static_shape
         return [result if result.shape == shape else np.broadcast_to(result, shape)]
 
-    def compute(self, attrs: Any, inputs: Sequence[TensorType], outputs: Sequence[TensorType]) -> Compute:
+    def compute(
+        self, attrs: Any, inputs: Sequence[TensorType], outputs: Sequence[TensorType]
+    ) -> Compute:
         rank = outputs[0].rank
 
         def term(i: tuple[Extent, ...], _r: tuple[Extent, ...], read: Read) -> Expr:
             loaded = []
             for position, t in enumerate(inputs):
                 own = i[rank - t.rank :]
-                loaded.append(read(position, [0 if e == 1 else x for e, x in zip(t.shape, own, strict=True)]))
+                loaded.append(
+                    read(position, [0 if e == 1 else x for e, x in zip(t.shape, own, strict=True)])
+                )
             return self.formula(attrs, *loaded)
 
         return Compute(term)
@@ -110,14 +132,20 @@ def _formula_vjp(b: Builder, node: Node, cotangents: Sequence[Value]) -> Sequenc
         if slope is None or not value.type.dtype.is_float:
             result.append(None)
         else:
-            result.append(sum_to(b, emit_formula(b, slope, operands, {id(formula): node.outputs[0]}), value.type))
+            result.append(
+                sum_to(
+                    b, emit_formula(b, slope, operands, {id(formula): node.outputs[0]}), value.type
+                )
+            )
     return result
 
 
 def emit_formula(
     b: Builder, root: Expr, operands: Sequence[Value], known: dict[int, Value] | None = None
 ) -> Value:
-    """A scalar expression as a graph of primitive elementwise ops over ``operands``; ``known`` nodes are reused."""
+    """A scalar expression as a graph of primitive elementwise ops over ``operands``; ``known``
+    nodes are reused.
+    """
     values: dict[int, Value] = dict(known or {})
     for node in scalar.post_order([root]):
         if id(node) in values:

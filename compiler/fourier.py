@@ -1,16 +1,20 @@
-"""Discrete Fourier transforms of 2^k points -> straight-line linear programs, in which every step is one multiply-add.
+"""Discrete Fourier transforms of 2^k points -> straight-line linear programs, in which every step
+is one multiply-add.
 
-``real(n, present)`` transforms n real numbers, of which only the first ``present`` are not zero; ``complex_(n, present)``
-as many complex ones. Both are split-radix (Duhamel and Hollmann, "Split radix FFT algorithm", Electronics Letters 20, 1984);
-with real inputs only one half of the spectrum is made (Sorensen, Jones, Heideman and Burrus, IEEE Transactions on Acoustics,
-Speech and Signal Processing 35, 1987, section III). ``Program.transposed`` is the program of the transposed matrix: what
-brings a spectrum back, of which then only the first ``present`` numbers are made.
+``real(n, present)`` transforms n real numbers, of which only the first ``present`` are not zero;
+``complex_(n, present)`` as many complex ones. Both are split-radix (Duhamel and Hollmann, "Split
+radix FFT algorithm", Electronics Letters 20, 1984); with real inputs only one half of the spectrum
+is made (Sorensen, Jones, Heideman and Burrus, IEEE Transactions on Acoustics, Speech and Signal
+Processing 35, 1987, section III). ``Program.transposed`` is the program of the transposed matrix:
+what brings a spectrum back, of which then only the first ``present`` numbers are made.
 
-The half spectrum of n real numbers lies in n numbers: X[0], X[n/2], then the real and the imaginary part of X[1], X[2], ..
-(one number alone is its own spectrum); that of complex numbers, like these, as real and imaginary parts in turn.
+The half spectrum of n real numbers lies in n numbers: X[0], X[n/2], then the real and the imaginary
+part of X[1], X[2], .. (one number alone is its own spectrum); that of complex numbers, like these,
+as real and imaginary parts in turn.
 
-A factor stays outside a sum (a x + b y = a (x + (b / a) y), |b / a| <= 1) until it meets another one, so that a rotation costs
-two multiply-adds and not four (Linzer and Feig, IEEE Transactions on Signal Processing 41, 1993).
+A factor stays outside a sum (a x + b y = a (x + (b / a) y), |b / a| <= 1) until it meets another
+one, so that a rotation costs two multiply-adds and not four (Linzer and Feig, IEEE Transactions on
+Signal Processing 41, 1993).
 """
 
 from __future__ import annotations
@@ -27,7 +31,8 @@ from .op import Array
 
 Term: TypeAlias = tuple[float, int] | None  # a factor times the value of that number; None is zero
 Complex: TypeAlias = tuple[Term, Term]  # real and imaginary part
-EIGHTHS = ((1.0, 0.0), (sqrt(0.5), sqrt(0.5)), (0.0, 1.0), (-sqrt(0.5), sqrt(0.5)))  # of half a turn: cosine and sine
+# of half a turn: cosine and sine
+EIGHTHS = ((1.0, 0.0), (sqrt(0.5), sqrt(0.5)), (0.0, 1.0), (-sqrt(0.5), sqrt(0.5)))
 
 
 @dataclass(frozen=True)
@@ -41,14 +46,18 @@ class Step:
 
 @dataclass(frozen=True)
 class Program:
-    """Values 0 .. inputs - 1 are given, then each step makes one; the outputs are values by factors."""
+    """Values 0 .. inputs - 1 are given, then each step makes one; the outputs are values by
+    factors.
+    """
 
     inputs: int
     steps: tuple[Step, ...]
     outputs: tuple[Term, ...]
 
     def transposed(self) -> Program:
-        """The program of the transposed matrix: every step hands back what the later ones have of it."""
+        """The program of the transposed matrix: every step hands back what the later ones have
+        of it.
+        """
         writer = _Writer(len(self.outputs))
         found: list[Term] = [None] * (self.inputs + len(self.steps))
         for place, output in enumerate(self.outputs):
@@ -67,7 +76,9 @@ class Program:
         for step in self.steps:
             values.append(values[step.x] + step.ratio * values[step.y])
         zero = np.zeros(self.inputs)
-        return np.stack([zero if output is None else output[0] * values[output[1]] for output in self.outputs])
+        return np.stack(
+            [zero if output is None else output[0] * values[output[1]] for output in self.outputs]
+        )
 
 
 class _Writer:
@@ -100,8 +111,13 @@ class _Writer:
                 needed |= {steps[place].x, steps[place].y}
         kept = [place for place in range(len(steps)) if self.inputs + place in needed]
         renamed = {self.inputs + place: self.inputs + i for i, place in enumerate(kept)}
-        new = [Step(renamed.get(s.x, s.x), s.ratio, renamed.get(s.y, s.y)) for s in (steps[place] for place in kept)]
-        return Program(self.inputs, tuple(new), tuple(t and (t[0], renamed.get(t[1], t[1])) for t in outputs))
+        new = [
+            Step(renamed.get(s.x, s.x), s.ratio, renamed.get(s.y, s.y))
+            for s in (steps[place] for place in kept)
+        ]
+        return Program(
+            self.inputs, tuple(new), tuple(t and (t[0], renamed.get(t[1], t[1])) for t in outputs)
+        )
 
 
 @cache
@@ -119,12 +135,16 @@ def real(n: int, present: int) -> Program:
 def complex_(n: int, present: int) -> Program:
     """The spectrum of n complex numbers."""
     writer = _Writer(2 * present)
-    points: list[Complex] = [((1.0, 2 * i), (1.0, 2 * i + 1)) if i < present else (None, None) for i in range(n)]
+    points: list[Complex] = [
+        ((1.0, 2 * i), (1.0, 2 * i + 1)) if i < present else (None, None) for i in range(n)
+    ]
     return writer.program([part for found in _complex(writer, points) for part in found])
 
 
 def _complex(w: _Writer, x: Sequence[Complex]) -> list[Complex]:
-    """X[k] = sum over j of x[j] e^(-2 pi i j k / n): one transform of the even places and two of the odd ones."""
+    """X[k] = sum over j of x[j] e^(-2 pi i j k / n): one transform of the even places and two of
+    the odd ones.
+    """
     n = len(x)
     if n == 1:
         return list(x)
@@ -148,7 +168,9 @@ def _real(w: _Writer, x: Sequence[Term]) -> dict[int, Complex]:
     even, first, third = _real(w, x[::2]), _real(w, x[1::4]), _real(w, x[3::4])
     found: dict[int, Complex] = {}
     for k in range(n // 8 + 1):
-        for place, value in _butterfly(w, n, k, even[k], _mirrored(even, k + n // 4, n // 2), first[k], third[k]):
+        for place, value in _butterfly(
+            w, n, k, even[k], _mirrored(even, k + n // 4, n // 2), first[k], third[k]
+        ):
             half, own = (place, value) if place <= n // 2 else (n - place, _conjugate(value))
             if half not in found:
                 found[half] = (own[0], None if half in (0, n // 2) else own[1])
@@ -162,19 +184,29 @@ def _mirrored(spectrum: dict[int, Complex], k: int, n: int) -> Complex:
 def _butterfly(
     w: _Writer, n: int, k: int, low: Complex, high: Complex, first: Complex, third: Complex
 ) -> list[tuple[int, Complex]]:
-    """X at k + i n / 4 from the even places' spectrum at k and k + n / 4 and those of the places 4 i + 1 and 4 i + 3 at k."""
+    """X at k + i n / 4 from the even places' spectrum at k and k + n / 4 and those of the places
+    4 i + 1 and 4 i + 3 at k.
+    """
     a, b = _rotated(w, first, k, n), _rotated(w, third, 3 * k, n)
     both, apart = _added(w, a, b), _added(w, a, _times(-1.0, b))
     turned: Complex = (apart[1], _scaled(-1.0, apart[0]))  # -i (a - b)
-    return [(k, _added(w, low, both)), (k + n // 2, _added(w, low, _times(-1.0, both))),
-            (k + n // 4, _added(w, high, turned)), (k + 3 * n // 4, _added(w, high, _times(-1.0, turned)))]  # fmt: skip
+    return [
+        (k, _added(w, low, both)),
+        (k + n // 2, _added(w, low, _times(-1.0, both))),
+        # fmt: skip
+        (k + n // 4, _added(w, high, turned)),
+        (k + 3 * n // 4, _added(w, high, _times(-1.0, turned))),
+    ]
 
 
 def _rotated(w: _Writer, x: Complex, k: int, n: int) -> Complex:
     """x e^(-2 pi i k / n)."""
     c, s = _turn(k, n)
     real_, imaginary = x
-    return (w.sum(_scaled(c, real_), _scaled(s, imaginary)), w.difference(_scaled(c, imaginary), _scaled(s, real_)))
+    return (
+        w.sum(_scaled(c, real_), _scaled(s, imaginary)),
+        w.difference(_scaled(c, imaginary), _scaled(s, real_)),
+    )
 
 
 def _turn(k: int, n: int) -> tuple[float, float]:

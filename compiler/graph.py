@@ -1,9 +1,10 @@
 """The graph IR: a network as a DAG of nodes in topological order.
 
-A ``Node`` applies an ``Op`` to ``Value``s; nodes and values are compared by identity and never change. State
-(parameters, optimizer state, statistics, generator keys) is a list of (name, value before, value after, initial):
-the graph itself stays pure. A node's attributes may hold a ``Graph`` (a fused kernel's body); every walk over graphs
-here and elsewhere uses an explicit stack, so depth is no limit. All new graphs are made through ``Builder``.
+A ``Node`` applies an ``Op`` to ``Value``s; nodes and values are compared by identity and never
+change. State (parameters, optimizer state, statistics, generator keys) is a list of (name, value
+before, value after, initial): the graph itself stays pure. A node's attributes may hold a ``Graph``
+(a fused kernel's body); every walk over graphs here and elsewhere uses an explicit stack, so depth
+is no limit. All new graphs are made through ``Builder``.
 """
 
 from __future__ import annotations
@@ -32,7 +33,9 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, eq=False)
 class Value:
-    """An edge of the DAG. ``label`` is the frontend's name: data for messages, never code. No layout: row-major."""
+    """An edge of the DAG. ``label`` is the frontend's name: data for messages, never code. No
+    layout: row-major.
+    """
 
     type: TensorType
     label: str = ""
@@ -72,7 +75,9 @@ class Node:
 
 @dataclass(frozen=True, eq=False)
 class State:
-    """A named tensor that outlives a run: the graph reads ``input`` and the next run sees ``output``."""
+    """A named tensor that outlives a run: the graph reads ``input`` and the next run sees
+    ``output``.
+    """
 
     name: str
     input: Value
@@ -112,7 +117,9 @@ class Graph:
 
     @cached_property
     def users(self) -> Mapping[Value, tuple[Node, ...]]:
-        """The nodes that read a value, in order, each once (results count no user: see ``results``)."""
+        """The nodes that read a value, in order, each once (results count no user: see
+        ``results``).
+        """
         found: dict[Value, list[Node]] = {}
         for node in self.nodes:
             for value in dict.fromkeys(node.inputs):
@@ -171,7 +178,9 @@ def nested_graphs(node: Node) -> list[Graph]:
 
 
 def map_extents(item: Any, values: Mapping[Symbol, Extent]) -> Any:
-    """Attributes with symbols replaced, through tuples and dataclasses (nested graphs stay as they are)."""
+    """Attributes with symbols replaced, through tuples and dataclasses (nested graphs stay as
+    they are).
+    """
     if isinstance(item, Dim):
         return dim.substitute(item, values)
     if isinstance(item, tuple):
@@ -179,7 +188,9 @@ def map_extents(item: Any, values: Mapping[Symbol, Extent]) -> Any:
     if isinstance(item, TensorType):
         return item.substitute(values)
     if dataclasses.is_dataclass(item) and not isinstance(item, type | Graph | Symbol | Layout):
-        changes = {f.name: map_extents(getattr(item, f.name), values) for f in dataclasses.fields(item)}
+        changes = {
+            f.name: map_extents(getattr(item, f.name), values) for f in dataclasses.fields(item)
+        }
         return dataclasses.replace(item, **changes)
     return item
 
@@ -187,8 +198,8 @@ def map_extents(item: Any, values: Mapping[Symbol, Extent]) -> Any:
 class Builder:
     """Makes a graph, node by node; types are inferred and checked as nodes are added.
 
-    ``b("conv", x, w, stride=(1, 1))`` adds a node and returns its output value; Python numbers among the inputs
-    become constants of the other inputs' dtype. ``b.many`` returns all outputs.
+    ``b("conv", x, w, stride=(1, 1))`` adds a node and returns its output value; Python numbers
+    among the inputs become constants of the other inputs' dtype. ``b.many`` returns all outputs.
     """
 
     def __init__(self, name: str = "graph") -> None:
@@ -205,7 +216,9 @@ class Builder:
         self.inputs.append(value)
         return value
 
-    def state(self, name: str, initial: Constant, output: Value | None = None, input: Value | None = None) -> Value:
+    def state(
+        self, name: str, initial: Constant, output: Value | None = None, input: Value | None = None
+    ) -> Value:
         """A new state; set its output later with ``update_state`` unless it never changes."""
         value = input or Value(initial.type, name)
         self.states.append(State(name, value, output or value, initial))
@@ -216,12 +229,16 @@ class Builder:
         for position, state in enumerate(self.states):
             if state.input is value:
                 if output.type != value.type:
-                    raise ShapeError(f"state {state.name} is {value.type} and cannot become {output.type}")
+                    raise ShapeError(
+                        f"state {state.name} is {value.type} and cannot become {output.type}"
+                    )
                 self.states[position] = dataclasses.replace(state, output=output)
                 return
         raise KeyError(value)
 
-    def constant(self, array: npt.ArrayLike | Constant, dtype: DType | None = None, label: str = "") -> Value:
+    def constant(
+        self, array: npt.ArrayLike | Constant, dtype: DType | None = None, label: str = ""
+    ) -> Value:
         """A constant tensor."""
         value = array if isinstance(array, Constant) else Constant(array, dtype)
         return self("constant", value=value, label=label)
@@ -233,7 +250,9 @@ class Builder:
             self._numbers[key] = self.constant(np.asarray(value, dtype.numpy))
         return self._numbers[key]
 
-    def __call__(self, op: str | Op, *inputs: Value | float | int | bool, label: str = "", **attrs: Any) -> Value:
+    def __call__(
+        self, op: str | Op, *inputs: Value | float | int | bool, label: str = "", **attrs: Any
+    ) -> Value:
         """Add a node with one output."""
         outputs = self.many(op, *inputs, label=label, **attrs)
         if len(outputs) != 1:
@@ -256,9 +275,16 @@ class Builder:
         return self.add(record, lifted, record.attrs(**attrs), label).outputs
 
     def add(
-        self, op: Op, inputs: Sequence[Value], attrs: Any, label: str = "", outputs: Sequence[Value] | None = None
+        self,
+        op: Op,
+        inputs: Sequence[Value],
+        attrs: Any,
+        label: str = "",
+        outputs: Sequence[Value] | None = None,
     ) -> Node:
-        """Add a node from its parts; ``outputs`` gives labels and layouts to keep (types must agree)."""
+        """Add a node from its parts; ``outputs`` gives labels and layouts to keep (types must
+        agree).
+        """
         label = label or self.label
         try:
             types = op.infer(attrs, [value.type for value in inputs])
@@ -283,18 +309,26 @@ class Builder:
         """Add all nodes of a stateless graph, its inputs replaced; returns its outputs here."""
         mapping = dict(zip(graph.inputs, arguments, strict=True))
         for node in graph.nodes:
-            mapping.update(zip(node.outputs, self.copy(node, [mapping[v] for v in node.inputs]), strict=True))
+            mapping.update(
+                zip(node.outputs, self.copy(node, [mapping[v] for v in node.inputs]), strict=True)
+            )
         return tuple(mapping[v] for v in graph.outputs)
 
     def build(self, outputs: Iterable[Value], names: Iterable[str] | None = None) -> Graph:
         """The finished graph."""
         results = tuple(outputs)
-        given = tuple(names) if names is not None else tuple(f"output{i}" for i in range(len(results)))
-        return Graph(self.name, tuple(self.inputs), tuple(self.nodes), results, given, tuple(self.states))
+        given = (
+            tuple(names) if names is not None else tuple(f"output{i}" for i in range(len(results)))
+        )
+        return Graph(
+            self.name, tuple(self.inputs), tuple(self.nodes), results, given, tuple(self.states)
+        )
 
 
 def rebuilder(graph: Graph) -> tuple[Builder, dict[Value, Value]]:
-    """A builder with the sources of ``graph`` already there (the same Value objects), and the map to fill."""
+    """A builder with the sources of ``graph`` already there (the same Value objects), and the
+    map to fill.
+    """
     b = Builder(graph.name)
     b.inputs = list(graph.inputs)
     b.states = list(graph.states)

@@ -1,7 +1,8 @@
 """The meaning of a graph: every node computed by its op's NumPy reference, one after another.
 
-Slow and complete. Free dims are bound from the shapes of the arrays given; every result is checked against its
-type; arrays are freed after their last use. Layouts do not matter here: values are logical.
+Slow and complete. Free dims are bound from the shapes of the arrays given; every result is checked
+against its type; arrays are freed after their last use. Layouts do not matter here: values are
+logical.
 """
 
 from __future__ import annotations
@@ -24,22 +25,34 @@ from .tensor_type import DType, TensorType
 
 @overload
 def interpret(
-    graph: Graph, inputs: Mapping[str, Any], states: Mapping[str, Any] | None = None, values: Literal[False] = False
+    graph: Graph,
+    inputs: Mapping[str, Any],
+    states: Mapping[str, Any] | None = None,
+    values: Literal[False] = False,
 ) -> list[Array]: ...
 
 
 @overload
 def interpret(
-    graph: Graph, inputs: Mapping[str, Any], states: Mapping[str, Any] | None = None, *, values: Literal[True]
+    graph: Graph,
+    inputs: Mapping[str, Any],
+    states: Mapping[str, Any] | None = None,
+    *,
+    values: Literal[True],
 ) -> dict[Value, Array]: ...
 
 
 def interpret(
-    graph: Graph, inputs: Mapping[str, Any], states: Mapping[str, Any] | None = None, values: bool = False
+    graph: Graph,
+    inputs: Mapping[str, Any],
+    states: Mapping[str, Any] | None = None,
+    values: bool = False,
 ) -> list[Array] | dict[Value, Array]:
-    """The graph's outputs for arrays given by input name; ``values=True`` gives every value instead.
+    """The graph's outputs for arrays given by input name; ``values=True`` gives every value
+    instead.
 
-    States that ``states`` lacks read as their initial constants. InputError for arrays that do not fit.
+    States that ``states`` lacks read as their initial constants. InputError for arrays that do not
+    fit.
     """
     found = _evaluate(graph, inputs, states or {}, keep_all=values)
     return found if values else [found[value] for value in graph.outputs]
@@ -50,7 +63,9 @@ def interpret_step(
 ) -> tuple[list[Array], dict[str, Array]]:
     """The outputs, and every state by name as the next run will see it."""
     found = _evaluate(graph, inputs, states or {}, keep_all=False)
-    return [found[value] for value in graph.outputs], {state.name: found[state.output] for state in graph.states}
+    return [found[value] for value in graph.outputs], {
+        state.name: found[state.output] for state in graph.states
+    }
 
 
 def _evaluate(
@@ -71,7 +86,9 @@ def _evaluate(
     return found
 
 
-def _sources(graph: Graph, inputs: Mapping[str, Any], states: Mapping[str, Any]) -> dict[Value, Array]:
+def _sources(
+    graph: Graph, inputs: Mapping[str, Any], states: Mapping[str, Any]
+) -> dict[Value, Array]:
     names = {value.label for value in graph.inputs}
     unknown = [name for name in inputs if name not in names]
     missing = [value.label for value in graph.inputs if value.label not in inputs]
@@ -81,17 +98,26 @@ def _sources(graph: Graph, inputs: Mapping[str, Any], states: Mapping[str, Any])
     if unknown:
         raise InputError(f"there are no states {unknown}")
     given = {value: np.asarray(inputs[value.label]) for value in graph.inputs}
-    given.update({state.input: np.asarray(states.get(state.name, state.initial.array)) for state in graph.states})
+    given.update(
+        {
+            state.input: np.asarray(states.get(state.name, state.initial.array))
+            for state in graph.states
+        }
+    )
     for value, array in given.items():
         if array.dtype != value.dtype.numpy or array.ndim != value.type.rank:
-            raise InputError(f"{value.label} must be {value.type}, not {array.dtype}{list(array.shape)}")
+            raise InputError(
+                f"{value.label} must be {value.type}, not {array.dtype}{list(array.shape)}"
+            )
     return given
 
 
 def bind_symbols(graph: Graph, arrays: Mapping[Value, Array]) -> dict[Symbol, int]:
-    """Each free dim's number, from the shapes of the sources' arrays. InputError if they contradict or leave its range.
+    """Each free dim's number, from the shapes of the sources' arrays. InputError if they contradict
+    or leave its range.
 
-    An extent binds its symbol if it is the symbol times a number plus a number; others are only checked.
+    An extent binds its symbol if it is the symbol times a number plus a number; others are only
+    checked.
     """
     bound: dict[Symbol, int] = {}
     for value in graph.sources:
@@ -107,7 +133,9 @@ def bind_symbols(graph: Graph, arrays: Mapping[Value, Array]) -> dict[Symbol, in
     for value in graph.sources:
         if value.type.evaluate(by_name) != arrays[value].shape:
             where = ", ".join(f"{name} = {number}" for name, number in by_name.items())
-            raise InputError(f"{value.label} must be {value.type}, not {list(arrays[value].shape)} ({where})")
+            raise InputError(
+                f"{value.label} must be {value.type}, not {list(arrays[value].shape)} ({where})"
+            )
     return bound
 
 
@@ -132,11 +160,23 @@ def _check_ranges(bound: Mapping[Symbol, int]) -> None:
             raise InputError(f"dim {symbol.name} is {number}, outside its range {allowed}")
 
 
-def evaluate_node(node: Node, arrays: Sequence[Array], symbols: Mapping[Symbol, int]) -> Sequence[Array]:
-    """The node's results; each has the dtype and shape of its type, or VerificationError names the node."""
-    nested = {graph: substitute_symbols(graph, symbols) for graph in nested_graphs(node)} if symbols else {}
+def evaluate_node(
+    node: Node, arrays: Sequence[Array], symbols: Mapping[Symbol, int]
+) -> Sequence[Array]:
+    """The node's results; each has the dtype and shape of its type, or VerificationError names
+    the node.
+    """
+    nested = (
+        {graph: substitute_symbols(graph, symbols) for graph in nested_graphs(node)}
+        if symbols
+        else {}
+    )
     attrs = substitute_attrs(node, symbols, nested) if symbols else node.attrs
-    types = [value.type.substitute(symbols) for value in node.outputs] if symbols else [v.type for v in node.outputs]
+    types = (
+        [value.type.substitute(symbols) for value in node.outputs]
+        if symbols
+        else [v.type for v in node.outputs]
+    )
     try:
         with np.errstate(all="ignore"):
             results = node.op.reference(attrs, arrays, types)
@@ -154,8 +194,12 @@ def evaluate_node(node: Node, arrays: Sequence[Array], symbols: Mapping[Symbol, 
 
 def _check_results(node: Node, types: Sequence[TensorType], results: Sequence[Array]) -> None:
     if len(results) != len(types):
-        raise VerificationError(f"{node.op.name} gave {len(results)} results, not {len(types)}", node=node.label)
+        raise VerificationError(
+            f"{node.op.name} gave {len(results)} results, not {len(types)}", node=node.label
+        )
     for type, array in zip(types, results, strict=True):
         if array.dtype != type.dtype.numpy or array.shape != type.static_shape:
             found = TensorType(DType.of(array.dtype), array.shape)
-            raise VerificationError(f"{node.op.name} gave {found} where its type is {type}", node=node.label)
+            raise VerificationError(
+                f"{node.op.name} gave {found} where its type is {type}", node=node.label
+            )

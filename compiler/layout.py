@@ -1,9 +1,9 @@
 """Layouts: how a value's logical axes lie in memory.
 
-A layout is a list of parts, outermost first; part ``(axis, divisor, modulus)`` is the physical index
-``(logical[axis] // divisor) % modulus`` (modulus 0: no remainder taken). ``n c/16 h w c%16`` is
-``(0,1,0) (1,16,0) (2,1,0) (3,1,0) (1,1,16)``. Blocks that the extent does not fill are padding lanes:
-whoever writes the value stores zeros there, and whoever reads it may rely on that.
+A layout is a list of parts, outermost first; part ``(axis, divisor, modulus)`` is the physical
+index ``(logical[axis] // divisor) % modulus`` (modulus 0: no remainder taken). ``n c/16 h w c%16``
+is ``(0,1,0) (1,16,0) (2,1,0) (3,1,0) (1,1,16)``. Blocks that the extent does not fill are padding
+lanes: whoever writes the value stores zeros there, and whoever reads it may rely on that.
 """
 
 from __future__ import annotations
@@ -62,7 +62,10 @@ class Layout:
 
     def has_padding(self, shape: tuple[Extent, ...]) -> bool:
         """Whether some lanes lie outside the shape."""
-        return any(part.modulus and shape[part.axis] % (part.modulus * part.divisor) != 0 for part in self.parts)
+        return any(
+            part.modulus and shape[part.axis] % (part.modulus * part.divisor) != 0
+            for part in self.parts
+        )
 
     def pack(self, array: npt.NDArray[np.generic]) -> npt.NDArray[np.generic]:
         """The array as it lies in memory (padding lanes zero)."""
@@ -80,9 +83,13 @@ class Layout:
                 split_shape.append(part.modulus or extent // part.divisor)
         return padded.reshape(split_shape).transpose([position_of[part] for part in self.parts])
 
-    def unpack(self, packed: npt.NDArray[np.generic], shape: tuple[int, ...]) -> npt.NDArray[np.generic]:
+    def unpack(
+        self, packed: npt.NDArray[np.generic], shape: tuple[int, ...]
+    ) -> npt.NDArray[np.generic]:
         """The inverse of ``pack``."""
-        order = sorted(range(len(self.parts)), key=lambda i: (self.parts[i].axis, -self.parts[i].divisor))
+        order = sorted(
+            range(len(self.parts)), key=lambda i: (self.parts[i].axis, -self.parts[i].divisor)
+        )
         split = packed.transpose(order)
         padded = [1] * len(shape)
         for part, extent in zip(self.parts, packed.shape, strict=True):
@@ -104,6 +111,8 @@ def parse_layout(text: str) -> Layout:
 
 
 def channel_blocked(rank: int, axis: int = 1, block: int = BLOCK) -> Layout:
-    """n c/16 h w c%16, for any rank: the one activation layout of CPU programs besides the plain one."""
+    """n c/16 h w c%16, for any rank: the one activation layout of CPU programs besides the plain
+    one.
+    """
     outer = [Part(i, block) if i == axis else Part(i) for i in range(rank)]
     return Layout((*outer, Part(axis, 1, block)))

@@ -1,9 +1,9 @@
 """The op record: everything the compiler knows of an op, in one place.
 
-``define`` registers an op; nothing else keeps lists of op names. An op has a type rule (``infer``), a NumPy
-meaning (``reference``), a gradient (``vjp``, as a graph) and a loop meaning: either a ``compute`` (its output
-element by element) or a ``decompose`` (a graph of smaller ops). Elementwise ops get all of these from one
-scalar formula (formula.py). See docs/adding-an-op.md.
+``define`` registers an op; nothing else keeps lists of op names. An op has a type rule (``infer``),
+a NumPy meaning (``reference``), a gradient (``vjp``, as a graph) and a loop meaning: either a
+``compute`` (its output element by element) or a ``decompose`` (a graph of smaller ops). Elementwise
+ops get all of these from one scalar formula (formula.py). See docs/adding-an-op.md.
 """
 
 from __future__ import annotations
@@ -28,11 +28,15 @@ IndexLike: TypeAlias = "Extent | Expr"
 
 @dataclass(frozen=True)
 class NoAttrs:
-    """The attributes of an op that has none. Attributes are frozen dataclasses; text and verifier derive from them."""
+    """The attributes of an op that has none. Attributes are frozen dataclasses; text and
+    verifier derive from them.
+    """
 
 
 class Read(Protocol):
-    """``read(k, index)``: the element of input k at a logical index (extents, or int64 expressions)."""
+    """``read(k, index)``: the element of input k at a logical index (extents, or int64
+    expressions).
+    """
 
     def __call__(self, position: int, index: Sequence[IndexLike], /) -> Expr: ...
 
@@ -41,8 +45,9 @@ class Read(Protocol):
 class Compute:
     """One output, element by element: out[i] = finish(combine over r of term(i, r)).
 
-    ``reduce`` holds the extents of r; empty means out[i] = term(i, ()). ``combine`` is add, mul, max or min, starting
-    from ``initial``. A term that is a product, combined by add, is accumulated with fma.
+    ``reduce`` holds the extents of r; empty means out[i] = term(i, ()). ``combine`` is add, mul,
+    max or min, starting from ``initial``. A term that is a product, combined by add, is accumulated
+    with fma.
     """
 
     term: Callable[[tuple[Extent, ...], tuple[Extent, ...], Read], Expr]
@@ -66,13 +71,16 @@ class ByDecomposition:
 
 Infer: TypeAlias = Callable[[Any, Sequence[TensorType]], Sequence[TensorType]]
 Reference: TypeAlias = Callable[[Any, Sequence[Array], Sequence[TensorType]], Sequence[Array]]
-# vjp(builder, node, cotangents of the outputs) -> cotangents of the inputs (None: no gradient flows there)
+# vjp(builder, node, cotangents of the outputs) -> cotangents of the inputs (None: no gradient flows
+# there)
 Vjp: TypeAlias = "Callable[[Builder, Node, Sequence[Value]], Sequence[Value | None]]"
 
 
 @dataclass(frozen=True, eq=False)
 class Op:
-    """One op. ``reference(attrs, inputs, output_types)`` sees attrs and types with every symbol replaced by its number."""
+    """One op. ``reference(attrs, inputs, output_types)`` sees attrs and types with every symbol
+    replaced by its number.
+    """
 
     name: str
     doc: str
@@ -113,5 +121,6 @@ def define(op: Op) -> Op:
 
 
 __all__ = [
-    "OPS", "Array", "ByDecomposition", "Compute", "Infer", "NoAttrs", "NotDifferentiable", "Op", "Read", "Reference", "Vjp", "define",
+    "OPS", "Array", "ByDecomposition", "Compute", "Infer", "NoAttrs", "NotDifferentiable", "Op",
+    "Read", "Reference", "Vjp", "define",
 ]  # fmt: skip

@@ -1,6 +1,8 @@
-"""The order of passes, as one list that checks itself, and its run: verified, timed and, on request, dumped.
+"""The order of passes, as one list that checks itself, and its run: verified, timed and, on
+request, dumped.
 
-A pass is a function Graph -> Graph; those that depend on the user's options name the ones that they take.
+A pass is a function Graph -> Graph; those that depend on the user's options name the ones that they
+take.
 """
 
 from __future__ import annotations
@@ -27,7 +29,8 @@ from .verify import verify
 
 @dataclass(frozen=True)
 class Pass:
-    """One step. ``after`` names passes that must come earlier if they are there; ``why`` says for what reason.
+    """One step. ``after`` names passes that must come earlier if they are there; ``why`` says for
+    what reason.
 
     ``options`` names attributes of the options object that the function takes as keyword arguments.
     """
@@ -67,7 +70,9 @@ class Report:
 
 
 class Pipeline:
-    """Passes in order. ValueError when built if a pass stands before one that it must follow, or twice."""
+    """Passes in order. ValueError when built if a pass stands before one that it must follow, or
+    twice.
+    """
 
     def __init__(self, passes: Sequence[Pass]) -> None:
         self.passes = tuple(passes)
@@ -79,8 +84,12 @@ class Pipeline:
             if late:
                 raise ValueError(f"{item.name} must come after {', '.join(late)}: {item.why}")
 
-    def run(self, graph: Graph, options: Any = None, dump: Path | None = None) -> tuple[Graph, Report]:
-        """The graph after all passes, verified before the first and after each; ``dump``: a folder for the texts."""
+    def run(
+        self, graph: Graph, options: Any = None, dump: Path | None = None
+    ) -> tuple[Graph, Report]:
+        """The graph after all passes, verified before the first and after each; ``dump``: a
+        folder for the texts.
+        """
         verify(graph)
         if dump is not None:
             dump.mkdir(parents=True, exist_ok=True)
@@ -89,7 +98,9 @@ class Pipeline:
         for number, item in enumerate(self.passes, 1):
             start = time.perf_counter()
             new = item.function(graph, **{name: getattr(options, name) for name in item.options})
-            steps.append(Step(item.name, time.perf_counter() - start, len(graph.nodes), len(new.nodes)))
+            steps.append(
+                Step(item.name, time.perf_counter() - start, len(graph.nodes), len(new.nodes))
+            )
             if new is not graph:
                 _verify_after(item, new)
             if dump is not None:
@@ -103,7 +114,9 @@ def _verify_after(item: Pass, graph: Graph) -> None:
     try:
         verify(graph)
     except VerificationError as error:
-        raise VerificationError(f"after {item.name}: {error.message}", node=error.node, hint=error.hint) from error
+        raise VerificationError(
+            f"after {item.name}: {error.message}", node=error.node, hint=error.hint
+        ) from error
 
 
 GRAPH_PASSES: tuple[Pass, ...] = (

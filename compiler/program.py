@@ -1,8 +1,10 @@
-"""What the compiler hands to a target: kernels as loops, launches in order, constants, states and a memory plan.
+"""What the compiler hands to a target: kernels as loops, launches in order, constants, states and a
+memory plan.
 
-A kernel is called as ``void kernel(const uint64_t *words, int64_t begin, int64_t end)``: it does the work items
-``begin <= item < end``. ``words`` holds one pointer per buffer, then one int64 per extent argument, then a pointer to
-the context's int32 error flag (kernels store a nonzero code there when a run-time index is out of range).
+A kernel is called as ``void kernel(const uint64_t *words, int64_t begin, int64_t end)``: it does
+the work items ``begin <= item < end``. ``words`` holds one pointer per buffer, then one int64 per
+extent argument, then a pointer to the context's int32 error flag (kernels store a nonzero code
+there when a run-time index is out of range).
 """
 
 from __future__ import annotations
@@ -34,7 +36,9 @@ class Space(enum.Enum):
 
 @dataclass(frozen=True)
 class BufferRef:
-    """One buffer argument of a launch; ``offset`` is its start in an arena slot, in bytes (a multiple of ALIGNMENT)."""
+    """One buffer argument of a launch; ``offset`` is its start in an arena slot, in bytes (a
+    multiple of ALIGNMENT).
+    """
 
     space: Space
     index: int
@@ -43,7 +47,9 @@ class BufferRef:
 
 @dataclass(frozen=True)
 class Launch:
-    """Run all items of a kernel, in any order, on any threads; the next launch sees all its stores."""
+    """Run all items of a kernel, in any order, on any threads; the next launch sees all its
+    stores.
+    """
 
     kernel: str
     buffers: tuple[BufferRef, ...]
@@ -74,7 +80,8 @@ class StatePort:
 class Entry:
     """One function of the program: ``run`` (inference) or ``train_step``.
 
-    Arena slot i holds ``slots[i]`` bytes; slots lie one after another, each rounded up to ``ALIGNMENT``.
+    Arena slot i holds ``slots[i]`` bytes; slots lie one after another, each rounded up to
+    ``ALIGNMENT``.
     """
 
     name: str
@@ -86,7 +93,9 @@ class Entry:
 
 @dataclass(frozen=True)
 class Program:
-    """The whole program, before code is emitted for a target. ``symbols`` are the free dims of all entries."""
+    """The whole program, before code is emitted for a target. ``symbols`` are the free dims of
+    all entries.
+    """
 
     name: str
     symbols: tuple[Symbol, ...]

@@ -1,8 +1,10 @@
-"""Rewriting: the one way in which a graph becomes another, and rules that read like their equations.
+"""Rewriting: the one way in which a graph becomes another, and rules that read like their
+equations.
 
-``rewrite`` walks a graph in order and offers each node, over its new inputs, to a function that may put values in
-its place; what that adds is offered again; nodes that no result needs are dropped. Types never change. ``Rule``s are
-such a function made of data: a pattern, a check that gives its reason when it refuses, and a rewrite, e.g.
+``rewrite`` walks a graph in order and offers each node, over its new inputs, to a function that may
+put values in its place; what that adds is offered again; nodes that no result needs are dropped.
+Types never change. ``Rule``s are such a function made of data: a pattern, a check that gives its
+reason when it refuses, and a rewrite, e.g.
 
     Rule("(x * a) * b => x * (a * b)",
          lambda p: p("mul", p("mul", p.x, p.a), p.b),
@@ -32,7 +34,7 @@ MAX_REPLACEMENTS_PER_NODE = 100
 Replace: TypeAlias = "Callable[[Rewriter, Node], Sequence[Value] | None]"
 
 
-# -- the rewriter ------------------------------------------------------------------------------------------
+# -- the rewriter ----------------------------------------------------------------------------------
 
 
 class Rewriter(Builder):
@@ -57,7 +59,12 @@ class Rewriter(Builder):
         return self._uses[value]
 
     def add(
-        self, op: Op, inputs: Sequence[Value], attrs: Any, label: str = "", outputs: Sequence[Value] | None = None
+        self,
+        op: Op,
+        inputs: Sequence[Value],
+        attrs: Any,
+        label: str = "",
+        outputs: Sequence[Value] | None = None,
     ) -> Node:
         """Add a node (see ``Builder.add``)."""
         node = super().add(op, inputs, attrs, label, outputs)
@@ -70,7 +77,9 @@ class Rewriter(Builder):
         self._alias(value, replacement)
 
     def run(self, nodes: Sequence[Node], replace: Replace) -> None:
-        """Take over ``nodes`` in order. What ``replace`` adds is taken over in turn, before the nodes that follow."""
+        """Take over ``nodes`` in order. What ``replace`` adds is taken over in turn, before the
+        nodes that follow.
+        """
         pending: list[Node | tuple[Node, Sequence[Value]]] = list(reversed(nodes))
         limit = MAX_REPLACEMENTS_PER_NODE * (len(nodes) + 1)
         while pending:
@@ -86,17 +95,23 @@ class Rewriter(Builder):
             if found is not None:
                 self.replacements += 1
                 if self.replacements > limit:
-                    raise VerificationError("rewriting does not end", node=node.label or node.op.name)
+                    raise VerificationError(
+                        "rewriting does not end", node=node.label or node.op.name
+                    )
                 added = self.nodes[start:]
                 del self.nodes[start:]
                 pending.append((node, found))
                 pending += reversed(added)
 
     def finish(self, graph: Graph) -> Graph:
-        """The new graph: names, outputs and states of ``graph``, and only the nodes that they need."""
+        """The new graph: names, outputs and states of ``graph``, and only the nodes that they
+        need.
+        """
         states = tuple(dataclasses.replace(s, output=self.new(s.output)) for s in graph.states)
         outputs = tuple(self.new(value) for value in graph.outputs)
-        return without_dead_nodes(dataclasses.replace(graph, nodes=tuple(self.nodes), outputs=outputs, states=states))
+        return without_dead_nodes(
+            dataclasses.replace(graph, nodes=tuple(self.nodes), outputs=outputs, states=states)
+        )
 
     def new(self, value: Value) -> Value:
         """What stands in the new graph for a value (of the old graph, or one replaced since)."""
@@ -119,7 +134,9 @@ class Rewriter(Builder):
         self.producers.update(dict.fromkeys(copy.outputs, copy))
         for old, new in zip(node.outputs, copy.outputs, strict=True):
             if old.type != new.type:
-                raise VerificationError(f"{node.op.name} was {old.type} and became {new.type}", node=node.label)
+                raise VerificationError(
+                    f"{node.op.name} was {old.type} and became {new.type}", node=node.label
+                )
             self._alias(old, new)
         return copy
 
@@ -128,7 +145,9 @@ class Rewriter(Builder):
         for old, value in zip(node.outputs, found, strict=True):
             new = self.new(value)
             if new.type != old.type or new.layout != old.layout:
-                raise VerificationError(f"{node.op.name} is {old.type}, its replacement {new.type}", node=node.label)
+                raise VerificationError(
+                    f"{node.op.name} is {old.type}, its replacement {new.type}", node=node.label
+                )
             self._alias(old, new)
 
     def _alias(self, old: Value, new: Value) -> None:
@@ -138,7 +157,9 @@ class Rewriter(Builder):
 
 
 def rewrite(graph: Graph, replace: Replace) -> Graph:
-    """The graph with nodes replaced where ``replace(rewriter, node)`` gives values; itself if nothing changes."""
+    """The graph with nodes replaced where ``replace(rewriter, node)`` gives values; itself if
+    nothing changes.
+    """
     rewriter = Rewriter(graph)
     rewriter.run(graph.nodes, replace)
     return rewriter.finish(graph) if rewriter.replacements else without_dead_nodes(graph)
@@ -152,10 +173,14 @@ def without_dead_nodes(graph: Graph) -> Graph:
         if not needed.isdisjoint(node.outputs):
             needed.update(node.inputs)
             kept.append(node)
-    return graph if len(kept) == len(graph.nodes) else dataclasses.replace(graph, nodes=tuple(reversed(kept)))
+    return (
+        graph
+        if len(kept) == len(graph.nodes)
+        else dataclasses.replace(graph, nodes=tuple(reversed(kept)))
+    )
 
 
-# -- patterns ----------------------------------------------------------------------------------------------
+# -- patterns --------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)
@@ -167,7 +192,9 @@ class Variable:
 
 @dataclass(frozen=True)
 class Applied:
-    """Matches a value made by an op. ``attrs`` maps fields to a value or a variable; ``name`` binds the node."""
+    """Matches a value made by an op. ``attrs`` maps fields to a value or a variable; ``name``
+    binds the node.
+    """
 
     op: str
     inputs: tuple[Pattern, ...]
@@ -180,7 +207,9 @@ Pattern: TypeAlias = "Variable | Applied | float | int"
 
 
 class PatternBuilder:
-    """``p.x`` is a variable; ``p("add", p.x, 0.0)`` a node, its attributes matched if given; numbers match splats."""
+    """``p.x`` is a variable; ``p("add", p.x, 0.0)`` a node, its attributes matched if given;
+    numbers match splats.
+    """
 
     def __getattr__(self, name: str) -> Variable:
         return Variable(name)
@@ -211,7 +240,9 @@ class Match:
 
 @dataclass(frozen=True)
 class Rule:
-    """An equation on graphs. ``check`` gives True, or the reason for which the rule does not hold here."""
+    """An equation on graphs. ``check`` gives True, or the reason for which the rule does not
+    hold here.
+    """
 
     name: str
     pattern: Callable[[PatternBuilder], Applied]
@@ -220,7 +251,9 @@ class Rule:
 
 
 def matches(rewriter: Rewriter, pattern: Pattern, value: Value, bound: Bound) -> Iterator[Bound]:
-    """All ways to bind the pattern's variables so that it is ``value`` (commutative ops: both orders)."""
+    """All ways to bind the pattern's variables so that it is ``value`` (commutative ops: both
+    orders).
+    """
     match pattern:
         case Variable(name):
             yield from _bind(bound, name, value)
@@ -232,13 +265,19 @@ def matches(rewriter: Rewriter, pattern: Pattern, value: Value, bound: Bound) ->
                         yield from _match_inputs(rewriter, node, inputs, found)
         case number:
             constant = rewriter.constant_of(value)
-            if constant is not None and constant.is_splat and _is_same_number(constant.splat_value, number):
+            if (
+                constant is not None
+                and constant.is_splat
+                and _is_same_number(constant.splat_value, number)
+            ):
                 yield bound
 
 
 def _is_same_number(found: Any, number: float | int) -> bool:
     """Equal, and of equal sign if zero."""
-    return bool(found == number and (number != 0 or np.signbit(float(found)) == np.signbit(float(number))))
+    return bool(
+        found == number and (number != 0 or np.signbit(float(found)) == np.signbit(float(number)))
+    )
 
 
 def _bind(bound: Bound, name: str, item: Any) -> Iterator[Bound]:
@@ -272,13 +311,16 @@ def _match_inputs(
     for values in orders:
         partial: list[Bound] = [bound]
         for pattern, value in zip(patterns, values, strict=True):
-            partial = [found for known in partial for found in matches(rewriter, pattern, value, known)]
+            partial = [
+                found for known in partial for found in matches(rewriter, pattern, value, known)
+            ]
         yield from partial
 
 
-# -- rules -------------------------------------------------------------------------------------------------
+# -- rules -----------------------------------------------------------------------------------------
 
-Explain: TypeAlias = "Callable[[str, Node, str], None]"  # rule name, root of the match, "applied" or why not
+# rule name, root of the match, "applied" or why not
+Explain: TypeAlias = "Callable[[str, Node, str], None]"
 
 
 class RuleSet:
@@ -290,7 +332,9 @@ class RuleSet:
             pattern = rule.pattern(PatternBuilder())
             self.by_op[pattern.op].append((rule, pattern))
 
-    def replace(self, rewriter: Rewriter, node: Node, explain: Explain | None = None) -> Sequence[Value] | None:
+    def replace(
+        self, rewriter: Rewriter, node: Node, explain: Explain | None = None
+    ) -> Sequence[Value] | None:
         """What the first rule that holds puts in the node's place."""
         if len(node.outputs) != 1:
             return None
@@ -309,16 +353,24 @@ def _rewritten(rule: Rule, rewriter: Rewriter, match: Match) -> Value:
     value = rule.rewrite(rewriter, match)
     old = match.root.output
     if value.type != old.type:
-        raise VerificationError(f"rule {rule.name!r} made {value.type} of {old.type}", node=match.root.label)
+        raise VerificationError(
+            f"rule {rule.name!r} made {value.type} of {old.type}", node=match.root.label
+        )
     return value
 
 
-def apply_rules(graph: Graph, rules: Sequence[Rule] | RuleSet, explain: Explain | None = None) -> Graph:
-    """The graph after no rule applies any more (VerificationError if that is not reached in MAX_SWEEPS sweeps)."""
+def apply_rules(
+    graph: Graph, rules: Sequence[Rule] | RuleSet, explain: Explain | None = None
+) -> Graph:
+    """The graph after no rule applies any more (VerificationError if that is not reached in
+    MAX_SWEEPS sweeps).
+    """
     ready = rules if isinstance(rules, RuleSet) else RuleSet(rules)
     for _ in range(MAX_SWEEPS):
         new = rewrite(graph, lambda rewriter, node: ready.replace(rewriter, node, explain))
         if new is graph:
             return graph
         graph = new
-    raise VerificationError(f"the rules do not come to an end within {MAX_SWEEPS} sweeps", node=graph.name)
+    raise VerificationError(
+        f"the rules do not come to an end within {MAX_SWEEPS} sweeps", node=graph.name
+    )

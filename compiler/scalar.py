@@ -1,9 +1,10 @@
 """Scalar expressions: the one representation of an elementwise formula.
 
-A formula such as ``x / (1 + exp(-x))`` is written once, with Python operators over ``Expr``. From that tree come
-the NumPy value (``evaluate``), the gradient (``differentiate``), the code of every target, and its text.
-Loops add two leaves of their own (a load from a buffer, an index), so a kernel's body is the same tree.
-Trees are shared DAGs: walk them with ``rebuild``, which visits each node once and needs no recursion limit.
+A formula such as ``x / (1 + exp(-x))`` is written once, with Python operators over ``Expr``. From
+that tree come the NumPy value (``evaluate``), the gradient (``differentiate``), the code of every
+target, and its text. Loops add two leaves of their own (a load from a buffer, an index), so a
+kernel's body is the same tree. Trees are shared DAGs: walk them with ``rebuild``, which visits each
+node once and needs no recursion limit.
 """
 
 from __future__ import annotations
@@ -94,7 +95,9 @@ class Call(Expr):
 
 @dataclass(frozen=True, eq=False)
 class Cast(Expr):
-    """Conversion to ``dtype``: float to integer saturates (NaN gives 0), number to bool is ``!= 0``."""
+    """Conversion to ``dtype``: float to integer saturates (NaN gives 0), number to bool is ``!=
+    0``.
+    """
 
     argument: Expr
     dtype: DType
@@ -102,7 +105,9 @@ class Cast(Expr):
 
 @dataclass(frozen=True, eq=False)
 class Bitcast(Expr):
-    """The same bits read as another dtype of the same size (vector math takes floats apart with it)."""
+    """The same bits read as another dtype of the same size (vector math takes floats apart with
+    it).
+    """
 
     argument: Expr
     dtype: DType
@@ -118,7 +123,9 @@ class Index(Expr):
 
 @dataclass(frozen=True, eq=False)
 class Guarded(Expr):
-    """``value`` where every condition is >= 0, else ``otherwise``; loads in ``value`` happen only under the guard."""
+    """``value`` where every condition is >= 0, else ``otherwise``; loads in ``value`` happen
+    only under the guard.
+    """
 
     conditions: tuple[Extent, ...]
     value: Expr
@@ -131,7 +138,9 @@ class Guarded(Expr):
 
 @dataclass(frozen=True, eq=False)
 class Checked(Expr):
-    """A run-time index made safe: negative ones count from the end; outside [-extent, extent) sets the error flag."""
+    """A run-time index made safe: negative ones count from the end; outside [-extent, extent)
+    sets the error flag.
+    """
 
     index: Expr
     extent: Extent
@@ -146,8 +155,8 @@ Derivative: TypeAlias = "Callable[..., Sequence[Number | None]]"
 class ScalarFunction:
     """A primitive: its NumPy meaning, result dtype, and derivative by each argument.
 
-    ``derivative(result, *arguments)`` gives the partial derivatives as expressions (None: zero everywhere).
-    ``kinds`` are the dtypes it accepts: any of f (float), i (integer), b (bool).
+    ``derivative(result, *arguments)`` gives the partial derivatives as expressions (None: zero
+    everywhere). ``kinds`` are the dtypes it accepts: any of f (float), i (integer), b (bool).
     """
 
     name: str
@@ -185,7 +194,9 @@ def call(function: str, *arguments: Number) -> Expr:
     lifted = tuple(a if isinstance(a, Expr) else literal(a, common) for a in arguments)
     operands = lifted[1:] if function == "select" else lifted
     if len({a.dtype for a in operands}) > 1:
-        raise TypeError(f"{function} mixes {', '.join(a.dtype.value for a in operands)}; cast first")
+        raise TypeError(
+            f"{function} mixes {', '.join(a.dtype.value for a in operands)}; cast first"
+        )
     return Call(function, lifted, entry.result([a.dtype for a in lifted]))
 
 
@@ -195,7 +206,9 @@ def cast(expression: Expr, dtype: DType) -> Expr:
 
 
 def guarded(conditions: Iterable[Extent], value: Expr, otherwise: Number = 0) -> Expr:
-    """The value where all conditions (extent >= 0) hold, else ``otherwise``; nothing to do when all of them are proved."""
+    """The value where all conditions (extent >= 0) hold, else ``otherwise``; nothing to do when
+    all of them are proved.
+    """
     left = unproved(conditions)
     other = otherwise if isinstance(otherwise, Expr) else literal(otherwise, value.dtype)
     return Guarded(left, value, other) if left else value
@@ -239,14 +252,18 @@ def with_children(expression: Expr, new: Sequence[Expr]) -> Expr:
             return expression
 
 
-def post_order(roots: Sequence[Expr], closed: tuple[type[Expr], ...] = (), known: Iterable[int] = ()) -> list[Expr]:
-    """Every node once, arguments before users; nodes of ``closed`` types are not entered, and nodes whose ids are ``known`` left out.
+def post_order(
+    roots: Sequence[Expr], closed: tuple[type[Expr], ...] = (), known: Iterable[int] = ()
+) -> list[Expr]:
+    """Every node once, arguments before users; nodes of ``closed`` types are not entered, and nodes
+    whose ids are ``known`` left out.
 
     With Guarded closed, these are the nodes that are evaluated whatever guards say.
     """
     seen = set(known)
     order: list[Expr] = []
-    stack: list[Expr | None] = list(reversed(roots))  # None: all below the innermost open node is done
+    # None: all below the innermost open node is done
+    stack: list[Expr | None] = list(reversed(roots))
     open_: list[Expr] = []
     while stack:
         node = stack.pop()
@@ -265,12 +282,16 @@ def post_order(roots: Sequence[Expr], closed: tuple[type[Expr], ...] = (), known
 
 
 def rebuild(root: Expr, replace: Callable[[Expr], Expr | None]) -> Expr:
-    """The tree with each node for which ``replace`` gives an expression replaced by it (leaves first)."""
+    """The tree with each node for which ``replace`` gives an expression replaced by it (leaves
+    first).
+    """
     return transform(root, lambda node, _: replace(node))
 
 
 def transform(root: Expr, make: Callable[[Expr, Sequence[Expr]], Expr | None]) -> Expr:
-    """The tree made anew, leaves first: ``make`` gets a node and its new sub-expressions; None: the node over these."""
+    """The tree made anew, leaves first: ``make`` gets a node and its new sub-expressions; None:
+    the node over these.
+    """
     done: dict[int, Expr] = {}
     for node in post_order([root]):
         old = children(node)
@@ -285,13 +306,17 @@ def transform(root: Expr, make: Callable[[Expr, Sequence[Expr]], Expr | None]) -
 
 def apply(formula: Expr, arguments: Sequence[Expr]) -> Expr:
     """A formula with its arguments put in."""
-    return rebuild(formula, lambda node: arguments[node.position] if isinstance(node, Argument) else None)
+    return rebuild(
+        formula, lambda node: arguments[node.position] if isinstance(node, Argument) else None
+    )
 
 
 def evaluate(
     root: Expr, arguments: Sequence[npt.NDArray[Any]], leaf: Callable[[Expr], Any] | None = None
 ) -> npt.NDArray[Any]:
-    """The NumPy value of a formula over arrays (broadcast together); ``leaf`` values other leaves."""
+    """The NumPy value of a formula over arrays (broadcast together); ``leaf`` values other
+    leaves.
+    """
     values: dict[int, Any] = {}
     with np.errstate(all="ignore"):
         for node in post_order([root]):
@@ -322,7 +347,9 @@ def cast_array(array: npt.NDArray[Any], dtype: DType) -> npt.NDArray[Any]:
         return truth
     if dtype.is_integer and DType.of(array.dtype).is_float:
         info = np.iinfo(dtype.numpy)
-        wide = np.trunc(np.nan_to_num(array.astype(np.float64), nan=0.0, posinf=np.inf, neginf=-np.inf))
+        wide = np.trunc(
+            np.nan_to_num(array.astype(np.float64), nan=0.0, posinf=np.inf, neginf=-np.inf)
+        )
         result = np.zeros(wide.shape, dtype.numpy)
         inside = (wide > float(info.min)) & (wide < float(info.max))
         result[inside] = wide[inside].astype(dtype.numpy)
@@ -335,7 +362,9 @@ def cast_array(array: npt.NDArray[Any], dtype: DType) -> npt.NDArray[Any]:
 
 
 def differentiate(root: Expr, seed: Expr, positions: Sequence[int]) -> list[Expr | None]:
-    """Cotangents of the formula's arguments, given that of its result (reverse mode; None: no influence)."""
+    """Cotangents of the formula's arguments, given that of its result (reverse mode; None: no
+    influence).
+    """
     cotangents: dict[int, Expr] = {id(root): seed}
     found: dict[int, Expr] = {}
     for node in reversed(post_order([root])):
@@ -371,11 +400,13 @@ def _accumulate(cotangents: dict[int, Expr], argument: Expr, term: Expr) -> None
     cotangents[id(argument)] = term if present is None else present + term
 
 
-# -- the primitives ----------------------------------------------------------------------------------------
+# -- the primitives --------------------------------------------------------------------------------
 
 
 def _divide(x: Any, y: Any) -> Any:
-    """Division: integers truncate towards zero, x / 0 is 0 and the smallest / -1 wraps (never a trap)."""
+    """Division: integers truncate towards zero, x / 0 is 0 and the smallest / -1 wraps (never a
+    trap).
+    """
     x, y = np.asarray(x), np.asarray(y)
     if x.dtype.kind not in "iu":
         return np.divide(x, y)
@@ -398,12 +429,16 @@ def _remainder(x: Any, y: Any) -> Any:
 
 def _maximum(x: Any, y: Any) -> Any:
     """The larger; NaN if either is NaN (the NaN of x first)."""
-    return np.where((x > y) | (x != x) | ((x == y) & ~np.signbit(x) if _is_float(x) else x > y), x, y)  # noqa: PLR0124
+    return np.where(
+        (x > y) | (x != x) | ((x == y) & ~np.signbit(x) if _is_float(x) else x > y), x, y
+    )  # noqa: PLR0124
 
 
 def _minimum(x: Any, y: Any) -> Any:
     """The smaller; NaN if either is NaN (the NaN of x first)."""
-    return np.where((x < y) | (x != x) | ((x == y) & np.signbit(x) if _is_float(x) else x < y), x, y)  # noqa: PLR0124
+    return np.where(
+        (x < y) | (x != x) | ((x == y) & np.signbit(x) if _is_float(x) else x < y), x, y
+    )  # noqa: PLR0124
 
 
 def _is_float(x: Any) -> bool:
@@ -413,7 +448,9 @@ def _is_float(x: Any) -> bool:
 def _shift_left(x: Any, y: Any) -> Any:
     bits = np.asarray(x).dtype.itemsize * 8
     y = np.asarray(y)
-    return np.where((y >= 0) & (y < bits), np.left_shift(x, np.where((y >= 0) & (y < bits), y, 0)), 0)
+    return np.where(
+        (y >= 0) & (y < bits), np.left_shift(x, np.where((y >= 0) & (y < bits), y, 0)), 0
+    )
 
 
 def _shift_right(x: Any, y: Any) -> Any:
@@ -424,11 +461,17 @@ def _shift_right(x: Any, y: Any) -> Any:
 
 
 def _erf(x: Any) -> Any:
-    return np.vectorize(math.erf, otypes=[np.float64])(np.asarray(x, np.float64)) if np.size(x) else np.asarray(x)
+    return (
+        np.vectorize(math.erf, otypes=[np.float64])(np.asarray(x, np.float64))
+        if np.size(x)
+        else np.asarray(x)
+    )
 
 
 def _in_float64(function: Callable[..., Any]) -> Callable[..., Any]:
-    """Evaluate in float64 and round once, so that references of small dtypes are correctly rounded."""
+    """Evaluate in float64 and round once, so that references of small dtypes are correctly
+    rounded.
+    """
 
     def wrapped(*arrays: Any) -> Any:
         dtype = np.asarray(arrays[0]).dtype
@@ -443,7 +486,9 @@ def _bool(_: Sequence[DType]) -> DType:
 
 
 def _fma(x: Any, y: Any, z: Any) -> Any:
-    """x * y + z, rounded once for float32 and smaller (the product of two float32 is exact in float64)."""
+    """x * y + z, rounded once for float32 and smaller (the product of two float32 is exact in
+    float64).
+    """
     dtype = np.asarray(x).dtype
     if dtype.itemsize >= 8:
         return x * y + z
@@ -468,28 +513,42 @@ def minimum(x: Number, y: Number) -> Expr:
 
 
 for _entry in (
-    ScalarFunction("add", 2, np.add, derivative=lambda r, x, y: (1, 1), commutative=True, identity=0.0, doc="x + y"),
+    ScalarFunction("add", 2, np.add, derivative=lambda r, x, y: (1, 1), commutative=True,
+                   identity=0.0, doc="x + y"),
     ScalarFunction("sub", 2, np.subtract, derivative=lambda r, x, y: (1, -1), doc="x - y"),
-    ScalarFunction("mul", 2, np.multiply, derivative=lambda r, x, y: (y, x), commutative=True, identity=1.0, doc="x * y"),
-    ScalarFunction("div", 2, _divide, derivative=lambda r, x, y: (1.0 / y, -r / y), doc="x / y; integers truncate, and x / 0 is 0"),
+    ScalarFunction("mul", 2, np.multiply, derivative=lambda r, x, y: (y, x), commutative=True,
+                   identity=1.0, doc="x * y"),
+    ScalarFunction("div", 2, _divide, derivative=lambda r, x, y: (1.0 / y, -r / y),
+                   doc="x / y; integers truncate, and x / 0 is 0"),
     ScalarFunction("rem", 2, _remainder, derivative=lambda r, x, y: (1, -call("trunc", x / y)),
                    doc="x - y * trunc(x / y); integer x % 0 is 0"),
-    ScalarFunction("fma", 3, _fma, "f", derivative=lambda r, x, y, z: (y, x, 1), doc="x * y + z, rounded once"),
+    ScalarFunction("fma", 3, _fma, "f", derivative=lambda r, x, y, z: (y, x, 1),
+                   doc="x * y + z, rounded once"),
     ScalarFunction("neg", 1, np.negative, derivative=lambda r, x: (-1,), doc="-x"),
     ScalarFunction("abs", 1, np.abs, derivative=lambda r, x: (call("sign", x),), doc="|x|"),
     ScalarFunction("sign", 1, np.sign, doc="-1, 0 or 1; NaN stays"),
-    ScalarFunction("max", 2, _maximum, "fi", derivative=lambda r, x, y: (y <= x, x < y), commutative=True, doc="the larger; NaN passes"),
-    ScalarFunction("min", 2, _minimum, "fi", derivative=lambda r, x, y: (x <= y, y < x), commutative=True, doc="the smaller; NaN passes"),
-    ScalarFunction("exp", 1, _in_float64(np.exp), "f", derivative=lambda r, x: (r,), doc="e to the x"),
-    ScalarFunction("log", 1, _in_float64(np.log), "f", derivative=lambda r, x: (1.0 / x,), doc="natural logarithm"),
-    ScalarFunction("sqrt", 1, _in_float64(np.sqrt), "f", derivative=lambda r, x: (0.5 / r,), doc="square root"),
+    ScalarFunction("max", 2, _maximum, "fi", derivative=lambda r, x, y: (y <= x, x < y),
+                   commutative=True, doc="the larger; NaN passes"),
+    ScalarFunction("min", 2, _minimum, "fi", derivative=lambda r, x, y: (x <= y, y < x),
+                   commutative=True, doc="the smaller; NaN passes"),
+    ScalarFunction("exp", 1, _in_float64(np.exp), "f", derivative=lambda r, x: (r,),
+                   doc="e to the x"),
+    ScalarFunction("log", 1, _in_float64(np.log), "f", derivative=lambda r, x: (1.0 / x,),
+                   doc="natural logarithm"),
+    ScalarFunction("sqrt", 1, _in_float64(np.sqrt), "f", derivative=lambda r, x: (0.5 / r,),
+                   doc="square root"),
     ScalarFunction("pow", 2, _in_float64(np.power), "f",
-                   derivative=lambda r, x, y: (y * call("pow", x, y - 1.0), r * call("log", x)), doc="x to the y"),
-    ScalarFunction("tanh", 1, _in_float64(np.tanh), "f", derivative=lambda r, x: (1.0 - r * r,), doc="hyperbolic tangent"),
+                   derivative=lambda r, x, y: (y * call("pow", x, y - 1.0), r * call("log", x)),
+                   doc="x to the y"),
+    ScalarFunction("tanh", 1, _in_float64(np.tanh), "f", derivative=lambda r, x: (1.0 - r * r,),
+                   doc="hyperbolic tangent"),
     ScalarFunction("erf", 1, _in_float64(_erf), "f",
-                   derivative=lambda r, x: (1.1283791670955126 * exp(-(x * x)),), doc="error function"),
-    ScalarFunction("sin", 1, _in_float64(np.sin), "f", derivative=lambda r, x: (call("cos", x),), doc="sine"),
-    ScalarFunction("cos", 1, _in_float64(np.cos), "f", derivative=lambda r, x: (-call("sin", x),), doc="cosine"),
+                   derivative=lambda r, x: (1.1283791670955126 * exp(-(x * x)),),
+                   doc="error function"),
+    ScalarFunction("sin", 1, _in_float64(np.sin), "f", derivative=lambda r, x: (call("cos", x),),
+                   doc="sine"),
+    ScalarFunction("cos", 1, _in_float64(np.cos), "f", derivative=lambda r, x: (-call("sin", x),),
+                   doc="cosine"),
     ScalarFunction("floor", 1, np.floor, "f", doc="largest integer not above x"),
     ScalarFunction("ceil", 1, np.ceil, "f", doc="smallest integer not below x"),
     ScalarFunction("round", 1, np.rint, "f", doc="nearest integer, halves to even"),
@@ -498,12 +557,16 @@ for _entry in (
     ScalarFunction("not_equal", 2, np.not_equal, "fib", _bool, commutative=True, doc="x != y"),
     ScalarFunction("less", 2, np.less, "fi", _bool, doc="x < y"),
     ScalarFunction("less_equal", 2, np.less_equal, "fi", _bool, doc="x <= y"),
-    ScalarFunction("and", 2, np.bitwise_and, "ib", commutative=True, doc="bitwise (bool: logical) and"),
-    ScalarFunction("or", 2, np.bitwise_or, "ib", commutative=True, doc="bitwise (bool: logical) or"),
-    ScalarFunction("xor", 2, np.bitwise_xor, "ib", commutative=True, doc="bitwise (bool: logical) exclusive or"),
+    ScalarFunction("and", 2, np.bitwise_and, "ib", commutative=True,
+                   doc="bitwise (bool: logical) and"),
+    ScalarFunction("or", 2, np.bitwise_or, "ib", commutative=True,
+                   doc="bitwise (bool: logical) or"),
+    ScalarFunction("xor", 2, np.bitwise_xor, "ib", commutative=True,
+                   doc="bitwise (bool: logical) exclusive or"),
     ScalarFunction("not", 1, np.invert, "ib", doc="bitwise (bool: logical) not"),
     ScalarFunction("shift_left", 2, _shift_left, "i", doc="x << y; 0 when y is not in [0, bits)"),
-    ScalarFunction("shift_right", 2, _shift_right, "i", doc="x >> y (arithmetic if signed); 0 when y is not in [0, bits)"),
+    ScalarFunction("shift_right", 2, _shift_right, "i",
+                   doc="x >> y (arithmetic if signed); 0 when y is not in [0, bits)"),
     ScalarFunction("select", 3, np.where, "fib", lambda dtypes: dtypes[1],
                    lambda r, c, x, y: (None, c, call("not", c)), doc="x where c holds, else y"),
 ):  # fmt: skip
@@ -511,8 +574,10 @@ for _entry in (
 
 INDEX = INT64  # the dtype of index expressions as scalars
 __all__ = [
-    "BOOL", "FLOAT32", "FLOAT64", "INDEX", "INT32", "SCALAR_FUNCTIONS", "Argument", "Bitcast", "Call",
+    "BOOL", "FLOAT32", "FLOAT64", "INDEX", "INT32", "SCALAR_FUNCTIONS", "Argument", "Bitcast",
+    "Call",
     "Cast", "Checked", "Expr", "Guarded", "Index", "Literal",
-    "Number", "ScalarFunction", "apply", "call", "cast", "cast_array", "children", "differentiate", "evaluate", "exp",
+    "Number", "ScalarFunction", "apply", "call", "cast", "cast_array", "children", "differentiate",
+    "evaluate", "exp",
     "guarded", "literal", "maximum", "minimum", "post_order", "rebuild", "select", "with_children",
 ]  # fmt: skip

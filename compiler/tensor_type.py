@@ -43,7 +43,9 @@ class DType(enum.Enum):
     @cached_property
     def numpy(self) -> np.dtype[Any]:
         """The NumPy dtype (bfloat16 is the one of ml_dtypes)."""
-        dtype: np.dtype[Any] = np.dtype(ml_dtypes.bfloat16 if self is DType.BFLOAT16 else self.value)
+        dtype: np.dtype[Any] = np.dtype(
+            ml_dtypes.bfloat16 if self is DType.BFLOAT16 else self.value
+        )
         return dtype
 
     @cached_property
@@ -73,7 +75,13 @@ class DType(enum.Enum):
 
 FLOAT16, FLOAT32, FLOAT64, BFLOAT16 = DType.FLOAT16, DType.FLOAT32, DType.FLOAT64, DType.BFLOAT16
 INT8, INT16, INT32, INT64 = DType.INT8, DType.INT16, DType.INT32, DType.INT64
-UINT8, UINT16, UINT32, UINT64, BOOL = DType.UINT8, DType.UINT16, DType.UINT32, DType.UINT64, DType.BOOL
+UINT8, UINT16, UINT32, UINT64, BOOL = (
+    DType.UINT8,
+    DType.UINT16,
+    DType.UINT32,
+    DType.UINT64,
+    DType.BOOL,
+)
 
 
 @dataclass(frozen=True)
@@ -115,7 +123,9 @@ class TensorType:
         return TensorType(dtype, self.shape)
 
     def substitute(self, values: Mapping[Symbol, Extent]) -> TensorType:
-        return TensorType(self.dtype, tuple(dim.substitute(extent, values) for extent in self.shape))
+        return TensorType(
+            self.dtype, tuple(dim.substitute(extent, values) for extent in self.shape)
+        )
 
     def evaluate(self, values: Mapping[str, int]) -> tuple[int, ...]:
         """The shape in numbers, given each symbol's value by name."""
@@ -134,11 +144,15 @@ def parse_type(text: str, symbols: Mapping[str, Symbol]) -> TensorType:
     if match is None:
         raise ValueError(f"{text!r} is not a tensor type")
     extents = split_top_level(match.group(2))
-    return TensorType(DType(match.group(1)), tuple(parse_extent(extent, symbols) for extent in extents))
+    return TensorType(
+        DType(match.group(1)), tuple(parse_extent(extent, symbols) for extent in extents)
+    )
 
 
 def split_top_level(text: str, separator: str = ",") -> list[str]:
-    """Parts of ``text`` between separators that stand outside brackets and quotes; [] for blank text."""
+    """Parts of ``text`` between separators that stand outside brackets and quotes; [] for blank
+    text.
+    """
     parts, depth, start, quoted, skip = [], 0, 0, False, False
     for position, letter in enumerate(text):
         if skip:
@@ -168,7 +182,9 @@ def broadcast_shapes(shapes: list[tuple[Extent, ...]]) -> tuple[Extent, ...] | N
     rank = max((len(shape) for shape in shapes), default=0)
     result: list[Extent] = []
     for axis in range(rank):
-        extents = {shape[axis - rank + len(shape)] for shape in shapes if axis - rank + len(shape) >= 0} - {1}
+        extents = {
+            shape[axis - rank + len(shape)] for shape in shapes if axis - rank + len(shape) >= 0
+        } - {1}
         if len(extents) > 1:
             return None
         result.append(extents.pop() if extents else 1)

@@ -9,11 +9,11 @@
       output "y" = %3
     }
 
-Names are data: values are numbered, names stand in JSON strings. Attributes are the fields of the op's dataclass,
-those with default values left out. A value's label is left out where it is its node's (or state's) name; a layout
-follows ``@``; ``next "w" = %4`` says what a state becomes. A field that holds a graph reads ``graph``, and the graph
-follows the node as ``with graph "name" { ... }``. Constants of up to 16 elements and splats stand in the text,
-others by digest.
+Names are data: values are numbered, names stand in JSON strings. Attributes are the fields of the
+op's dataclass, those with default values left out. A value's label is left out where it is its
+node's (or state's) name; a layout follows ``@``; ``next "w" = %4`` says what a state becomes. A
+field that holds a graph reads ``graph``, and the graph follows the node as ``with graph "name" {
+... }``. Constants of up to 16 elements and splats stand in the text, others by digest.
 """
 
 from __future__ import annotations
@@ -40,15 +40,19 @@ from .verify import symbols_in
 
 INLINE_ELEMENTS = 16
 
-_WORDS: dict[str, Any] = {"none": None, "true": True, "false": False} | {dtype.value: dtype for dtype in DType}
+_WORDS: dict[str, Any] = {"none": None, "true": True, "false": False} | {
+    dtype.value: dtype for dtype in DType
+}
 _NUMBER = re.compile(r"-?(?:inf|nan|\d+(?:\.\d+)?(?:e[-+]?\d+)?)")
 
 
-# -- printing ----------------------------------------------------------------------------------------------
+# -- printing --------------------------------------------------------------------------------------
 
 
 def print_graph(graph: Graph, labels: bool = True) -> str:
-    """The text of a graph: equal texts mean equal graphs; without labels, graphs that compute the same."""
+    """The text of a graph: equal texts mean equal graphs; without labels, graphs that compute
+    the same.
+    """
     lines = [f"graph {json.dumps(graph.name)} {{"]
     stack = [_lines(graph, labels)]
     while stack:
@@ -66,12 +70,16 @@ def print_graph(graph: Graph, labels: bool = True) -> str:
 
 
 def is_identical(left: Graph, right: Graph) -> bool:
-    """Whether two graphs are equal in structure, names, types, layouts, attributes and constants."""
+    """Whether two graphs are equal in structure, names, types, layouts, attributes and
+    constants.
+    """
     return left is right or print_graph(left) == print_graph(right)
 
 
 def constants_of(graph: Graph) -> dict[str, Constant]:
-    """All constants of a graph and its nested graphs, by digest: what ``parse_graph`` needs besides the text."""
+    """All constants of a graph and its nested graphs, by digest: what ``parse_graph`` needs
+    besides the text.
+    """
     found = {state.initial.digest: state.initial for state in graph.states}
     for inner, node in graph.walk():
         found.update((state.initial.digest, state.initial) for state in inner.states)
@@ -174,7 +182,7 @@ def _print_constant(constant: Constant) -> str:
     return text if is_exact else f'digest("{constant.digest}")'
 
 
-# -- parsing -----------------------------------------------------------------------------------------------
+# -- parsing ---------------------------------------------------------------------------------------
 
 _STRING = r'"(?:[^"\\]|\\.)*"'
 _DECLARATION = rf'%\d+: [a-z0-9]+\[[^\]]*\](?: @ "[^"]*")?(?: {_STRING})?'
@@ -193,7 +201,8 @@ _PARTS = re.compile(
 
 
 def parse_graph(text: str, constants: Mapping[str, Constant] | None = None) -> Graph:
-    """The graph that a text describes; ``constants`` holds by digest those that the text only names.
+    """The graph that a text describes; ``constants`` holds by digest those that the text only
+    names.
 
     The graph is not verified. ModelError names the first line that is not understood.
     """
@@ -237,7 +246,14 @@ class _Draft:
         if self.waiting is not None:
             raise ValueError("a nested graph is missing")
         outputs, names = tuple(self.outputs.values()), tuple(self.outputs)
-        return Graph(self.name, tuple(self.inputs), tuple(self.nodes), outputs, names, tuple(self.states.values()))
+        return Graph(
+            self.name,
+            tuple(self.inputs),
+            tuple(self.nodes),
+            outputs,
+            names,
+            tuple(self.states.values()),
+        )
 
 
 class _Reader:
@@ -258,7 +274,7 @@ class _Reader:
                 raise ValueError("only nested graphs begin with 'with'")
             self.open.append(_Draft(json.loads(match[1]), {}))
         elif not self.open:
-            raise ValueError("a graph must begin with: graph \"name\" {")
+            raise ValueError('a graph must begin with: graph "name" {')
         elif line == "}":
             self.close()
         else:
@@ -281,10 +297,15 @@ class _Reader:
             raise ValueError("expected: with graph")
         if match := _NODE.fullmatch(line):
             pairs = (part.partition(" = ") for part in split_top_level(match["attributes"] or ""))
-            fields = {name: parse_attribute(text, draft.symbols, self.constants) for name, _, text in pairs}
+            fields = {
+                name: parse_attribute(text, draft.symbols, self.constants)
+                for name, _, text in pairs
+            }
             self.add_node(draft, match, fields)
         elif match := _DIM.fullmatch(line):
-            draft.symbols[match[1]] = Symbol(match[1], int(match[2]), int(match[3]) if match[3] else None)
+            draft.symbols[match[1]] = Symbol(
+                match[1], int(match[2]), int(match[3]) if match[3] else None
+            )
         elif match := _INPUT.fullmatch(line):
             draft.inputs.append(draft.declare(match[1], ""))
         elif match := _STATE.fullmatch(line):
@@ -313,12 +334,18 @@ class _Reader:
             raise UnsupportedOpError(f"there is no op named {match['op']!r}")
         label = json.loads(match["label"]) if match["label"] else ""
         inputs = tuple(draft.values[name] for name in split_top_level(match["inputs"]))
-        outputs = tuple(draft.declare(part[0], label) for part in re.finditer(_DECLARATION, match["outputs"]))
+        outputs = tuple(
+            draft.declare(part[0], label) for part in re.finditer(_DECLARATION, match["outputs"])
+        )
         draft.nodes.append(Node(op, inputs, op.attrs(**fields), outputs, label))
 
 
-def parse_attribute(text: str, symbols: Mapping[str, Symbol], constants: Mapping[str, Constant]) -> Any:
-    """The inverse of ``print_attribute``; a nested graph is the class ``Graph``, to be filled in."""
+def parse_attribute(
+    text: str, symbols: Mapping[str, Symbol], constants: Mapping[str, Constant]
+) -> Any:
+    """The inverse of ``print_attribute``; a nested graph is the class ``Graph``, to be filled
+    in.
+    """
     if text in _WORDS:
         return _WORDS[text]
     if text == "graph":
@@ -340,7 +367,9 @@ def parse_attribute(text: str, symbols: Mapping[str, Symbol], constants: Mapping
 
 
 def _tuple_parts(text: str) -> Sequence[str] | None:
-    """The items of ``(a, b)``, ``(a,)`` or ``()``; None for an extent that begins with a bracket."""
+    """The items of ``(a, b)``, ``(a,)`` or ``()``; None for an extent that begins with a
+    bracket.
+    """
     if not (text.startswith("(") and text.endswith(")")):
         return None
     inner = text[1:-1]
@@ -357,7 +386,9 @@ def _tuple_parts(text: str) -> Sequence[str] | None:
     return parts if len(parts) > 1 or inner.rstrip().endswith(",") else None
 
 
-def _parse_constant(text: str, symbols: Mapping[str, Symbol], constants: Mapping[str, Constant]) -> Constant:
+def _parse_constant(
+    text: str, symbols: Mapping[str, Symbol], constants: Mapping[str, Constant]
+) -> Constant:
     kind, _, rest = text.partition("(")
     parts = split_top_level(rest[:-1])
     if kind == "digest":

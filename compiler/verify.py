@@ -1,8 +1,10 @@
-"""The rules that every graph keeps, checked: a broken one is a defect in netloom, and the message names the node.
+"""The rules that every graph keeps, checked: a broken one is a defect in netloom, and the message
+names the node.
 
-Values are defined once and before use; types are what the ops infer; attributes are instances of the op's dataclass;
-names are unique; a state's three types agree; every symbol comes from a source; layouts cover their value's axes.
-Nested graphs are checked too; their nodes may use the symbols of the graphs around them.
+Values are defined once and before use; types are what the ops infer; attributes are instances of
+the op's dataclass; names are unique; a state's three types agree; every symbol comes from a source;
+layouts cover their value's axes. Nested graphs are checked too; their nodes may use the symbols of
+the graphs around them.
 """
 
 from __future__ import annotations
@@ -60,7 +62,11 @@ def _verify_one(graph: Graph, outer: frozenset[Symbol]) -> frozenset[Symbol]:
         for value in node.inputs:
             _require(value in defined, where, f"{node.op.name} uses a value before it is defined")
         for value in node.outputs:
-            _require(value not in defined, where, f"{node.op.name} defines a value that is defined already")
+            _require(
+                value not in defined,
+                where,
+                f"{node.op.name} defines a value that is defined already",
+            )
             defined.add(value)
         _verify_node(node, where)
         fresh = [value.type for value in node.outputs if value.type not in known]
@@ -73,18 +79,30 @@ def _verify_one(graph: Graph, outer: frozenset[Symbol]) -> frozenset[Symbol]:
 
 
 def _verify_border(graph: Graph) -> None:
-    _require(len(graph.outputs) == len(graph.output_names), graph.name, "outputs and output names differ in number")
-    _require(len(set(graph.sources)) == len(graph.sources), graph.name, "a value is two inputs or states at once")
+    _require(
+        len(graph.outputs) == len(graph.output_names),
+        graph.name,
+        "outputs and output names differ in number",
+    )
+    _require(
+        len(set(graph.sources)) == len(graph.sources),
+        graph.name,
+        "a value is two inputs or states at once",
+    )
     for kind, names in (
         ("input", [value.label for value in graph.inputs]),
         ("output", graph.output_names),
         ("state", [state.name for state in graph.states]),
     ):
-        _require(len(set(names)) == len(names), graph.name, f"two {kind}s have one name: {sorted(names)}")
+        _require(
+            len(set(names)) == len(names), graph.name, f"two {kind}s have one name: {sorted(names)}"
+        )
     for state in graph.states:
         types = (state.input.type, state.output.type, state.initial.type)
         agree = types[0] == types[1] == types[2]
-        _require(agree, state.name, "the state reads {}, becomes {} and starts as {}".format(*types))
+        _require(
+            agree, state.name, "the state reads {}, becomes {} and starts as {}".format(*types)
+        )
     for value in graph.sources:
         _verify_layout(value, value.label)
 
@@ -99,17 +117,25 @@ def _own_symbols(graph: Graph, outer: frozenset[Symbol]) -> frozenset[Symbol]:
 
 def _verify_node(node: Node, where: str) -> None:
     expected = node.op.attrs
-    _require(type(node.attrs) is expected, where, f"{node.op.name} takes {expected.__name__}, not {node.attrs!r}")
+    _require(
+        type(node.attrs) is expected,
+        where,
+        f"{node.op.name} takes {expected.__name__}, not {node.attrs!r}",
+    )
     try:
         types = list(node.op.infer(node.attrs, [value.type for value in node.inputs]))
     except ValueError as error:
         raise VerificationError(f"{node.op.name}: {error}", node=where) from error
     found = [value.type for value in node.outputs]
     if types != found:
-        raise VerificationError(f"{node.op.name} is {_list(found)}, but infers {_list(types)}", node=where)
+        raise VerificationError(
+            f"{node.op.name} is {_list(found)}, but infers {_list(types)}", node=where
+        )
     constant = getattr(node.attrs, "value", None)
     if isinstance(constant, Constant):
-        _require(constant.type == found[0], where, f"the constant is {constant.type}, not {found[0]}")
+        _require(
+            constant.type == found[0], where, f"the constant is {constant.type}, not {found[0]}"
+        )
     for value in node.outputs:
         _verify_layout(value, where)
 
@@ -118,7 +144,11 @@ def _verify_layout(value: Value, where: str) -> None:
     if value.layout is None:
         return
     axes = {part.axis for part in value.layout.parts}
-    _require(axes == set(range(value.type.rank)), where, f"layout {value.layout} does not fit {value.type}")
+    _require(
+        axes == set(range(value.type.rank)),
+        where,
+        f"layout {value.layout} does not fit {value.type}",
+    )
 
 
 def _result_names(graph: Graph) -> list[str]:

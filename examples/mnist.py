@@ -1,8 +1,11 @@
-"""Train LeNet-5 on MNIST with a compiled step, for several seeds, and print each accuracy and their median.
+"""Train LeNet-5 on MNIST with a compiled step, for several seeds, and print each accuracy and their
+median.
 
-    NETLOOM_DATA=/path/to/data python examples/mnist.py [--seeds 0 1 2] [--decay] [--checkpoint mnist.safetensors --resume]
+    NETLOOM_DATA=/path/to/data python examples/mnist.py [--seeds 0 1 2] [--decay] [--checkpoint
+    mnist.safetensors --resume]
 
-NETLOOM_DATA names the folder that holds mnist/ with the four idx files. SIGINT stops within a step; with a checkpoint,
+NETLOOM_DATA names the folder that holds mnist/ with the four idx files. SIGINT stops within a step;
+with a checkpoint,
 --resume goes on from there as if nothing had happened.
 """
 
@@ -23,18 +26,27 @@ def main() -> int:
     parser.add_argument("--epochs", type=int, default=5)
     parser.add_argument("--batch", type=int, default=64)
     parser.add_argument("--rate", type=float, default=1e-3)
-    parser.add_argument("--decay", action="store_true", help="let the rate fall to zero along a cosine")
-    parser.add_argument("--checkpoint", type=Path, help="file to save to; each seed's number is added to its name")
+    parser.add_argument(
+        "--decay", action="store_true", help="let the rate fall to zero along a cosine"
+    )
+    parser.add_argument(
+        "--checkpoint", type=Path, help="file to save to; each seed's number is added to its name"
+    )
     parser.add_argument("--resume", action="store_true")
     arguments = parser.parse_args()
     data = datasets.mnist(size=32)
     try:
         accuracies = [train(data, seed, arguments) for seed in arguments.seeds]
     except KeyboardInterrupt:
-        print("stopped; run again with --resume to go on" if arguments.checkpoint else "stopped", file=sys.stderr)
+        print(
+            "stopped; run again with --resume to go on" if arguments.checkpoint else "stopped",
+            file=sys.stderr,
+        )
         return 130
     listed = ", ".join(f"{accuracy:.2%}" for accuracy in accuracies)
-    print(f"test accuracy of seeds {arguments.seeds}: {listed}; median {statistics.median(accuracies):.2%}")
+    print(
+        f"test accuracy of seeds {arguments.seeds}: {listed}; median {statistics.median(accuracies):.2%}"
+    )
     return 0
 
 
@@ -43,7 +55,9 @@ def train(data: datasets.Dataset, seed: int, arguments: argparse.Namespace) -> f
     steps = arguments.epochs * -(-len(data.x) // arguments.batch)
     rate = nl.optimizers.CosineDecay(arguments.rate, steps) if arguments.decay else arguments.rate
     graph = nl.zoo.lenet5(size=32, seed=seed)
-    trainer = nl.compile_training(graph, loss=nl.losses.cross_entropy, optimizer=nl.optimizers.Adam(rate))
+    trainer = nl.compile_training(
+        graph, loss=nl.losses.cross_entropy, optimizer=nl.optimizers.Adam(rate)
+    )
     checkpoint = arguments.checkpoint
     if checkpoint is not None:
         checkpoint = checkpoint.with_name(f"{checkpoint.stem}-{seed}{checkpoint.suffix}")

@@ -1,9 +1,10 @@
-"""Compute one convolution in every way that netloom knows; compare estimated and measured times and errors.
+"""Compute one convolution in every way that netloom knows; compare estimated and measured times and
+errors.
 
     python examples/strategies.py [--channels 64] [--size 56] [--kernel 3] [--batch 1] [--seconds 1]
 
-The error is the relative L2 distance from the same convolution in float64. The times are those of this process on this
-machine as it is: for a fair comparison let nothing else run.
+The error is the relative L2 distance from the same convolution in float64. The times are those of
+this process on this machine as it is: for a fair comparison let nothing else run.
 """
 
 from __future__ import annotations
@@ -65,7 +66,9 @@ def main() -> int:
             continue
         error = np.linalg.norm(program(x) - exact) / np.linalg.norm(exact)
         measured = milliseconds(program, x, arguments.seconds)
-        print(f"{strategy.name:12} {decision.seconds[strategy.name] * 1e3:9.3f} ms {measured:9.3f} ms {error:9.1e}")
+        print(
+            f"{strategy.name:12} {decision.seconds[strategy.name] * 1e3:9.3f} ms {measured:9.3f} ms {error:9.1e}"
+        )
     (chosen,) = nl.compile(graph).compiled.decisions
     print(f"chosen unless asked otherwise: {chosen.strategy}")
     return 0

@@ -1,7 +1,8 @@
 """Data sets: files on disk (or scikit-learn's digits) -> NumPy arrays, normalised and split.
 
-Images are float32 [n, c, h, w] scaled to mean 0 and deviation 1 over the training set, labels int64 [n]. MNIST and
-CIFAR-10 are read from the folder that the environment variable NETLOOM_DATA names; nothing is downloaded.
+Images are float32 [n, c, h, w] scaled to mean 0 and deviation 1 over the training set, labels int64
+[n]. MNIST and CIFAR-10 are read from the folder that the environment variable NETLOOM_DATA names;
+nothing is downloaded.
 """
 
 from __future__ import annotations
@@ -45,11 +46,15 @@ class Dataset:
 
 
 def digits(size: int = 28, held_back: float = 0.2, seed: int = 0) -> Dataset:
-    """scikit-learn's 1,797 digits of 8x8, enlarged to 24x24 and framed to ``size``; a fixed share is held back."""
+    """scikit-learn's 1,797 digits of 8x8, enlarged to 24x24 and framed to ``size``; a fixed
+    share is held back.
+    """
     try:
         bunch: Any = importlib.import_module("sklearn.datasets").load_digits()
     except ImportError as error:
-        raise ToolchainError("the digits come with scikit-learn.", hint="Run: pip install scikit-learn") from error
+        raise ToolchainError(
+            "the digits come with scikit-learn.", hint="Run: pip install scikit-learn"
+        ) from error
     if size < 24:
         raise UsageError(f"the digits are enlarged to 24x24, which does not fit in {size}x{size}.")
     weights = _linear(8, 24)
@@ -62,30 +67,45 @@ def digits(size: int = 28, held_back: float = 0.2, seed: int = 0) -> Dataset:
 
 
 def _linear(before: int, after: int) -> npt.NDArray[np.float32]:
-    """[after, before]: linear interpolation between the centres of pixels, constant beyond the outermost ones."""
+    """[after, before]: linear interpolation between the centres of pixels, constant beyond the
+    outermost ones.
+    """
     places = np.clip((np.arange(after) + 0.5) * before / after - 0.5, 0, before - 1)
-    weights: npt.NDArray[np.float32] = np.maximum(1 - np.abs(places[:, None] - np.arange(before)), 0).astype(np.float32)
+    weights: npt.NDArray[np.float32] = np.maximum(
+        1 - np.abs(places[:, None] - np.arange(before)), 0
+    ).astype(np.float32)
     return weights
 
 
 def mnist(folder: str | os.PathLike[str] | None = None, size: int = 28) -> Dataset:
-    """MNIST: 60,000 training and 10,000 test images [n, 1, size, size] from the four idx files of LeCun et al.
+    """MNIST: 60,000 training and 10,000 test images [n, 1, size, size] from the four idx files of
+    LeCun et al.
 
-    Images larger than 28x28 are framed by background: LeCun et al. (1998, section II.B) give LeNet-5 32x32.
+    Images larger than 28x28 are framed by background: LeCun et al. (1998, section II.B) give
+    LeNet-5 32x32.
     """
     if size < 28:
         raise UsageError(f"MNIST's images of 28x28 do not fit in {size}x{size}.")
     place = _folder(folder, "mnist")
     x, test_x = (_idx(place, f"{part}-images-idx3-ubyte") for part in ("train", "t10k"))
     y, test_y = (_idx(place, f"{part}-labels-idx1-ubyte") for part in ("train", "t10k"))
-    if x.ndim != 3 or test_x.ndim != 3 or x.shape[:1] != y.shape or test_x.shape[:1] != test_y.shape:
+    if (
+        x.ndim != 3
+        or test_x.ndim != 3
+        or x.shape[:1] != y.shape
+        or test_x.shape[:1] != test_y.shape
+    ):
         raise UsageError(f"the files of MNIST in {str(place)!r} do not belong together.")
     images, test_images = (_scaled(_framed(part[:, None], size)) for part in (x, test_x))
-    return _normalised("mnist", 10, images, y.astype(np.int64), test_images, test_y.astype(np.int64))
+    return _normalised(
+        "mnist", 10, images, y.astype(np.int64), test_images, test_y.astype(np.int64)
+    )
 
 
 def cifar10(folder: str | os.PathLike[str] | None = None) -> Dataset:
-    """CIFAR-10: images [n, 3, 32, 32] from the binary files data_batch_* and test_batch* (.bin or .bin.gz) that are there."""
+    """CIFAR-10: images [n, 3, 32, 32] from the binary files data_batch_* and test_batch* (.bin
+    or .bin.gz) that are there.
+    """
     place = _folder(folder, "cifar10")
     x, y = _cifar(place, "data_batch")
     test_x, test_y = _cifar(place, "test_batch")
@@ -95,7 +115,9 @@ def cifar10(folder: str | os.PathLike[str] | None = None) -> Dataset:
 DATASETS: dict[str, Callable[[], Dataset]] = {"digits": digits, "mnist": mnist, "cifar10": cifar10}
 
 
-def _normalised(name: str, classes: int, x: Images, y: Labels, test_x: Images, test_y: Labels) -> Dataset:
+def _normalised(
+    name: str, classes: int, x: Images, y: Labels, test_x: Images, test_y: Labels
+) -> Dataset:
     """Each channel shifted and scaled by the training set's mean and deviation."""
     mean = x.mean(axis=(0, 2, 3), dtype=np.float64, keepdims=True)
     deviation = x.std(axis=(0, 2, 3), dtype=np.float64, keepdims=True)
@@ -116,7 +138,10 @@ def _scaled(images: npt.NDArray[np.uint8]) -> Images:
 def _folder(given: str | os.PathLike[str] | None, name: str) -> Path:
     root = data_folder()
     if given is None and root is None:
-        raise UsageError(f"the data set {name} is read from a folder.", hint="Set NETLOOM_DATA to the folder that holds it.")
+        raise UsageError(
+            f"the data set {name} is read from a folder.",
+            hint="Set NETLOOM_DATA to the folder that holds it.",
+        )
     place = Path(given) if given is not None else Path(root or "") / name
     if not place.is_dir():
         raise UsageError(f"there is no folder {str(place)!r} with the data set {name}.")
@@ -136,7 +161,9 @@ def _read(place: Path, name: str) -> bytes:
 
 
 def _idx(place: Path, name: str) -> npt.NDArray[np.uint8]:
-    """An idx file of bytes: 0, 0, 8, rank, then each extent as a big-endian int32, then the elements."""
+    """An idx file of bytes: 0, 0, 8, rank, then each extent as a big-endian int32, then the
+    elements.
+    """
     data = _read(place, name)
     rank = data[3] if len(data) >= 4 else 0
     header = 4 + 4 * rank

@@ -1,7 +1,7 @@
 """netloom: a compiler from neural networks to native code. This is its thin public face.
 
-Names are looked up on first use, so that ``import netloom`` costs next to nothing and loading a shared object needs
-NumPy only.
+Names are looked up on first use, so that ``import netloom`` costs next to nothing and loading a
+shared object needs NumPy only.
 """
 
 from __future__ import annotations

@@ -1,8 +1,10 @@
-"""The C interface of a program, as one table of data: error codes, structs, and the functions of the API table.
+"""The C interface of a program, as one table of data: error codes, structs, and the functions of
+the API table.
 
-From it are generated the LLVM types of the host code, the ctypes binding of the runtime, and ``netloom.h``. A program
-exports one symbol, ``nl_get_api(version)``, which returns the table, or NULL if it does not know the version. The first
-word of every handle (model, context, state) is the address of that table.
+From it are generated the LLVM types of the host code, the ctypes binding of the runtime, and
+``netloom.h``. A program exports one symbol, ``nl_get_api(version)``, which returns the table, or
+NULL if it does not know the version. The first word of every handle (model, context, state) is the
+address of that table.
 """
 
 from __future__ import annotations
@@ -15,10 +17,12 @@ ENTRY_POINT: Final = "nl_get_api"
 ERROR_CAPACITY: Final = 1024  # bytes of error text that a context keeps
 MAX_RANK: Final = 16  # of a tensor at the border
 TRAILER_MAGIC: Final = (
-    b"netloom\n"  # the last 64 bytes of a .so: magic, version, 0 (u32), file size (u64), sha256 of the rest, 0
+    # the last 64 bytes of a .so: magic, version, 0 (u32), file size (u64), sha256 of the rest, 0
+    b"netloom\n"
 )
 TRAILER_FORMAT: Final = "<8sIIQ32s8x"
-ELF_MACHINES: Final = {"x86_64": 62, "aarch64": 183}  # numbers of the architectures, by the names that Linux gives them
+# numbers of the architectures, by the names that Linux gives them
+ELF_MACHINES: Final = {"x86_64": 62, "aarch64": 183}
 
 
 @dataclass(frozen=True)
@@ -72,7 +76,9 @@ CODES: Final = (
     ),
     Code("NL_ERROR_MEMORY", 3, "Memory could not be had, or the caller's arena is too small."),
     Code("NL_ERROR_CPU", 4, "The machine lacks a feature that the program needs."),
-    Code("NL_ERROR_INDEX", 5, "A run-time index was out of range; the outputs hold nothing of use."),
+    Code(
+        "NL_ERROR_INDEX", 5, "A run-time index was out of range; the outputs hold nothing of use."
+    ),
     Code("NL_ERROR_BUSY", 6, "The context is in use by another thread."),
     Code(
         "NL_ERROR_UNSUPPORTED",
@@ -105,7 +111,11 @@ TENSOR: Final = Record(
         Member("int32_t", "ndim"),
         Member("DLDataType", "dtype"),
         Member("int64_t *", "shape"),
-        Member("int64_t *", "strides", "In elements; NULL: compact, row-major. Anything else is refused."),
+        Member(
+            "int64_t *",
+            "strides",
+            "In elements; NULL: compact, row-major. Anything else is refused.",
+        ),
         Member("uint64_t", "byte_offset"),
     ),
 )
@@ -113,12 +123,20 @@ DLPACK_RECORDS: Final = (DEVICE, DATA_TYPE, TENSOR)
 
 HOOKS: Final = (
     Signature(
-        "nl_body", "void", (Member("void *", "argument"), Member("int64_t", "index")), "One share of a parallel loop."
+        "nl_body",
+        "void",
+        (Member("void *", "argument"), Member("int64_t", "index")),
+        "One share of a parallel loop.",
     ),
     Signature(
         "nl_parallel_for",
         "void",
-        (Member("void *", "user"), Member("nl_body", "body"), Member("void *", "argument"), Member("int64_t", "count")),
+        (
+            Member("void *", "user"),
+            Member("nl_body", "body"),
+            Member("void *", "argument"),
+            Member("int64_t", "count"),
+        ),
         "Calls body(argument, index) for every 0 <= index < count, in any order, and returns when all are done.",
     ),
     Signature(
@@ -128,10 +146,16 @@ HOOKS: Final = (
         "Returns memory aligned to 64 bytes, or NULL.",
     ),
     Signature(
-        "nl_free", "void", (Member("void *", "user"), Member("void *", "memory")), "Gives back what nl_alloc returned."
+        "nl_free",
+        "void",
+        (Member("void *", "user"), Member("void *", "memory")),
+        "Gives back what nl_alloc returned.",
     ),
     Signature(
-        "nl_log", "void", (Member("void *", "user"), Member("const char *", "text")), "Receives each error text."
+        "nl_log",
+        "void",
+        (Member("void *", "user"), Member("const char *", "text")),
+        "Receives each error text.",
     ),
 )
 
@@ -140,13 +164,21 @@ OPTIONS: Final = Record(
     "Options of a context. Fill it with zeros, then set size = sizeof(nl_options) and what you need.",
     (
         Member("uint32_t", "size", "sizeof(nl_options): later versions only append."),
-        Member("int32_t", "threads", "Number of threads, the caller's included; 0: as many as the process may run on."),
         Member(
-            "void *", "arena", "Memory for intermediate results, aligned to 64 bytes; NULL: the context allocates it."
+            "int32_t",
+            "threads",
+            "Number of threads, the caller's included; 0: as many as the process may run on.",
+        ),
+        Member(
+            "void *",
+            "arena",
+            "Memory for intermediate results, aligned to 64 bytes; NULL: the context allocates it.",
         ),
         Member("uint64_t", "arena_bytes"),
         Member("void *", "user", "Handed to the hooks."),
-        Member("nl_parallel_for", "parallel_for", "Replaces the context's own threads; may be NULL."),
+        Member(
+            "nl_parallel_for", "parallel_for", "Replaces the context's own threads; may be NULL."
+        ),
         Member("nl_alloc", "alloc", "Allocates the arena; may be NULL, then free is too."),
         Member("nl_free", "free"),
         Member("nl_log", "log", "May be NULL."),
@@ -162,7 +194,10 @@ HANDLES: Final = {
 _MODEL = Member("nl_model *", "model")
 _CONTEXT = Member("nl_context *", "context")
 _STATE = Member("nl_state *", "state")
-_ERROR = (Member("char *", "error", "Receives the text of an error; may be NULL."), Member("uint64_t", "capacity"))
+_ERROR = (
+    Member("char *", "error", "Receives the text of an error; may be NULL."),
+    Member("uint64_t", "capacity"),
+)
 _TENSORS = (
     Member("const DLTensor *", "inputs"),
     Member("int32_t", "input_count"),
@@ -177,7 +212,9 @@ FUNCTIONS: Final = (
         (Member("nl_model **", "model"), *_ERROR),
         "Opens the program: checks the CPU and prepares the weights.",
     ),
-    Signature("close", "void", (_MODEL,), "Closes the program; its contexts and states must be gone."),
+    Signature(
+        "close", "void", (_MODEL,), "Closes the program; its contexts and states must be gone."
+    ),
     Signature(
         "metadata_json",
         "const char *",
@@ -193,10 +230,17 @@ FUNCTIONS: Final = (
     Signature(
         "context_create",
         "int32_t",
-        (_MODEL, Member("const nl_options *", "options", "May be NULL."), Member("nl_context **", "context"), *_ERROR),
+        (
+            _MODEL,
+            Member("const nl_options *", "options", "May be NULL."),
+            Member("nl_context **", "context"),
+            *_ERROR,
+        ),
         "Makes a context and starts its threads.",
     ),
-    Signature("context_destroy", "void", (_CONTEXT,), "Ends the context's threads and frees its memory."),
+    Signature(
+        "context_destroy", "void", (_CONTEXT,), "Ends the context's threads and frees its memory."
+    ),
     Signature(
         "set_arena",
         "int32_t",
@@ -204,7 +248,10 @@ FUNCTIONS: Final = (
         "Uses the caller's memory (aligned to 64 bytes) for intermediate results; NULL: the context's own again.",
     ),
     Signature(
-        "last_error", "const char *", (_CONTEXT,), "What was wrong with the last failed call, in whole sentences."
+        "last_error",
+        "const char *",
+        (_CONTEXT,),
+        "What was wrong with the last failed call, in whole sentences.",
     ),
     Signature(
         "output_shapes",
@@ -219,9 +266,19 @@ FUNCTIONS: Final = (
         (_MODEL, Member("nl_state **", "state"), *_ERROR),
         "Makes a state with the initial parameters.",
     ),
-    Signature("state_copy", "int32_t", (_STATE, Member("nl_state **", "copy"), *_ERROR), "Makes a copy of a state."),
+    Signature(
+        "state_copy",
+        "int32_t",
+        (_STATE, Member("nl_state **", "copy"), *_ERROR),
+        "Makes a copy of a state.",
+    ),
     Signature("state_destroy", "void", (_STATE,), "Frees a state."),
-    Signature("parameter_count", "int32_t", (_MODEL,), "The number of tensors in a state; 0 for inference builds."),
+    Signature(
+        "parameter_count",
+        "int32_t",
+        (_MODEL,),
+        "The number of tensors in a state; 0 for inference builds.",
+    ),
     Signature(
         "parameter_name",
         "const char *",
@@ -242,7 +299,10 @@ FUNCTIONS: Final = (
     ),
     Signature("step", "int64_t", (_STATE,), "How many training steps the state has behind it."),
     Signature(
-        "set_step", "void", (_STATE, Member("int64_t", "step")), "Sets that number, as after reading a checkpoint."
+        "set_step",
+        "void",
+        (_STATE, Member("int64_t", "step")),
+        "Sets that number, as after reading a checkpoint.",
     ),
     Signature(
         "train_step",
@@ -251,7 +311,10 @@ FUNCTIONS: Final = (
         "One training step: updates the state, computes the outputs.",
     ),
     Signature(
-        "evaluate", "int32_t", (_CONTEXT, _STATE, *_TENSORS), "Computes the outputs with the state's parameters."
+        "evaluate",
+        "int32_t",
+        (_CONTEXT, _STATE, *_TENSORS),
+        "Computes the outputs with the state's parameters.",
     ),
 )
 

@@ -57,14 +57,16 @@ def compile(  # noqa: A001
     conv_strategy: str = "auto",
     tune: float | None = None,
 ) -> CompiledNetwork:
-    """Compile a graph for inference. ``cpu`` is host or a level such as x86-64-v3, or several, of which the
-    program uses the highest that its machine has; ``threads`` the pool's size; ``accuracy`` strict, default or fast;
-    ``conv_strategy`` auto, a strategy's name, or NODE=NAME; ``tune`` seconds for measuring on this machine
-    which strategies are best."""
+    """Compile a graph for inference. ``cpu`` is host or a level such as x86-64-v3, or several, of
+    which the program uses the highest that its machine has; ``threads`` the pool's size;
+    ``accuracy`` strict, default or fast; ``conv_strategy`` auto, a strategy's name, or NODE=NAME;
+    ``tune`` seconds for measuring on this machine which strategies are best."""
     if target != "cpu":
         raise UsageError(f"there is no target {target!r}.", hint="Choose cpu.")
     inference = graph.inference_form() if isinstance(graph, TracedGraph) else graph
-    return CompiledNetwork(compile_graph(inference, Options(_names(cpu), threads, accuracy, conv_strategy, tune=tune)))
+    return CompiledNetwork(
+        compile_graph(inference, Options(_names(cpu), threads, accuracy, conv_strategy, tune=tune))
+    )
 
 
 def _names(cpu: str | Sequence[str]) -> str:
@@ -82,11 +84,13 @@ def compile_training(
     conv_strategy: str = "auto",
     tune: float | None = None,
 ) -> Trainer:
-    """Compile forward, backward and the optimizer's update as one step; returns the trainer that runs it. Options are
-    those of ``compile``."""
+    """Compile forward, backward and the optimizer's update as one step; returns the trainer that
+    runs it. Options are those of ``compile``."""
     step = training_graph(graph, loss, optimizer)
     run = graph.inference_form() if isinstance(graph, TracedGraph) else graph
-    compiled = compile_entries(step, run, Options(_names(cpu), threads, accuracy, conv_strategy, tune=tune))
+    compiled = compile_entries(
+        step, run, Options(_names(cpu), threads, accuracy, conv_strategy, tune=tune)
+    )
     session = Session.in_process(compiled.image, threads=threads)
 
     def to_inference(tensors: Mapping[str, Any]) -> CompiledNetwork:

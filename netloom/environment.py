@@ -1,10 +1,11 @@
 """The environment variables that netloom reads. Nothing else reads any.
 
-``NETLOOM_THREADS``: the most threads that a session uses by default. ``NETLOOM_DATA``: the folder with data sets.
-``NETLOOM_CACHE``: the folder of compiled kernels, or ``off``; else it is ``netloom`` in ``XDG_CACHE_HOME`` (``~/.cache``).
-``NETLOOM_WORKERS``: the most processes that compile kernels; 1 compiles in the calling process.
-``NETLOOM_CPU`` is read by programs themselves, when they are opened (compiler/targets/cpu/host_model.py): which of several CPU
-levels to use. ``NO_COLOR``: not empty for plain text. ``PATH``, ``HOME``, ``TMPDIR`` go to called tools.
+``NETLOOM_THREADS``: the most threads that a session uses by default. ``NETLOOM_DATA``: the folder
+with data sets. ``NETLOOM_CACHE``: the folder of compiled kernels, or ``off``; else it is
+``netloom`` in ``XDG_CACHE_HOME`` (``~/.cache``). ``NETLOOM_WORKERS``: the most processes that
+compile kernels; 1 compiles in the calling process. ``NETLOOM_CPU`` is read by programs themselves,
+when they are opened (compiler/targets/cpu/host_model.py): which of several CPU levels to use.
+``NO_COLOR``: not empty for plain text. ``PATH``, ``HOME``, ``TMPDIR`` go to called tools.
 """
 
 from __future__ import annotations
@@ -36,7 +37,9 @@ def _positive(name: str) -> int | None:
 
 
 def cache_folder() -> Path | None:
-    """Where compiled kernels are kept; None if NETLOOM_CACHE is ``off``, or if there is no home to keep them in."""
+    """Where compiled kernels are kept; None if NETLOOM_CACHE is ``off``, or if there is no home
+    to keep them in.
+    """
     own = os.environ.get("NETLOOM_CACHE", "")
     if own:
         return None if own == "off" else Path(own).absolute()
@@ -58,10 +61,19 @@ def wants_color() -> bool:
 
 
 def tool_environment() -> dict[str, str]:
-    """What a called tool may know: where tools and its own caches lie. Variables that steer linkers stay out."""
-    return {"LC_ALL": "C"} | {name: os.environ[name] for name in ("PATH", "HOME", "TMPDIR") if name in os.environ}
+    """What a called tool may know: where tools and its own caches lie. Variables that steer
+    linkers stay out.
+    """
+    return {"LC_ALL": "C"} | {
+        name: os.environ[name] for name in ("PATH", "HOME", "TMPDIR") if name in os.environ
+    }
 
 
 def worker_environment() -> dict[str, str]:
-    """What a process that compiles kernels may know: as a tool, and where this process finds its modules."""
-    return {**tool_environment(), "PYTHONPATH": os.pathsep.join(os.path.abspath(folder) for folder in sys.path)}
+    """What a process that compiles kernels may know: as a tool, and where this process finds its
+    modules.
+    """
+    return {
+        **tool_environment(),
+        "PYTHONPATH": os.pathsep.join(os.path.abspath(folder) for folder in sys.path),
+    }

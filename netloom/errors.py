@@ -1,7 +1,7 @@
 """Every error that netloom raises on purpose: one class per kind of fault, one exit code per class.
 
-An error says in whole sentences what is wrong, which node or port it concerns, and (``hint``) what the
-user can do about it. The command line prints ``str(error)`` and exits with ``error.exit_code``.
+An error says in whole sentences what is wrong, which node or port it concerns, and (``hint``) what
+the user can do about it. The command line prints ``str(error)`` and exits with ``error.exit_code``.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """Values of a caller -> arrays that a program can read in place, and arrays -> DLTensors.
 
-Inputs may be NumPy arrays of any strides, byte order and alignment, anything with ``__dlpack__``, or plain numbers and
-lists. An array's dtype is never changed silently.
+Inputs may be NumPy arrays of any strides, byte order and alignment, anything with ``__dlpack__``,
+or plain numbers and lists. An array's dtype is never changed silently.
 """
 
 from __future__ import annotations
@@ -28,7 +28,9 @@ LINE = 64  # bytes of a cache line, and of the widest store
 
 @cache
 def numpy_dtype(name: str) -> np.dtype[Any]:
-    """The NumPy dtype of a port's dtype; bfloat16 is that of ml_dtypes, or uint16 where that is not installed."""
+    """The NumPy dtype of a port's dtype; bfloat16 is that of ml_dtypes, or uint16 where that is
+    not installed.
+    """
     dtype: Any = name
     if name == "bfloat16":
         found = importlib.util.find_spec("ml_dtypes")
@@ -50,12 +52,16 @@ def empty(shape: Sequence[int], port: PortInfo) -> Array:
 
 
 def as_input(value: Any, port: PortInfo) -> Array:
-    """The value as a native, aligned, row-major array of the port's dtype (a copy only where it must be)."""
+    """The value as a native, aligned, row-major array of the port's dtype (a copy only where it
+    must be).
+    """
     dtype = numpy_dtype(port.dtype)
     array = value if isinstance(value, np.ndarray) else _converted(value, port, dtype)
     if array.dtype != dtype:
         if array.dtype.newbyteorder("=") != dtype:
-            raise InputError(f'The input "{port.name}" must be {port}, but {array.dtype}{list(array.shape)} was given.')
+            raise InputError(
+                f'The input "{port.name}" must be {port}, but {array.dtype}{list(array.shape)} was given.'
+            )
         array = array.astype(dtype)
     if array.flags.c_contiguous and array.flags.aligned:
         return array
@@ -80,8 +86,14 @@ def check_bindable(name: str, value: Any, port: PortInfo, writable: bool) -> Arr
     """The array itself, if a program can use it in place for every call; InputError otherwise."""
     dtype = numpy_dtype(port.dtype)
     if not isinstance(value, np.ndarray) or value.dtype != dtype:
-        given = f"{value.dtype}{list(value.shape)}" if isinstance(value, np.ndarray) else f"a {type(value).__name__}"
-        raise InputError(f'The buffer for "{name}" must be a NumPy array {port}, but {given} was given.')
+        given = (
+            f"{value.dtype}{list(value.shape)}"
+            if isinstance(value, np.ndarray)
+            else f"a {type(value).__name__}"
+        )
+        raise InputError(
+            f'The buffer for "{name}" must be a NumPy array {port}, but {given} was given.'
+        )
     if not (value.flags.c_contiguous and value.flags.aligned):
         raise InputError(f'The buffer for "{name}" must be row-major, without gaps, and aligned.')
     if writable and not value.flags.writeable:

@@ -1,7 +1,8 @@
 """Checkpoints: named tensors and metadata <-> a safetensors file.
 
-Writing is atomic: a reader (or the next start after a crash) sees the old file or the new one, never a torn one.
-Reading trusts nothing: header, offsets, dtypes and shapes are checked, and any fault is a ProgramError. No pickle.
+Writing is atomic: a reader (or the next start after a crash) sees the old file or the new one,
+never a torn one. Reading trusts nothing: header, offsets, dtypes and shapes are checked, and any
+fault is a ProgramError. No pickle.
 """
 
 from __future__ import annotations
@@ -36,17 +37,21 @@ _CODE_OF = {name: code for code, name in _CODES.items()}
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """Tensors by name, and what the trainer noted down; ``metadata`` is empty for files from elsewhere."""
+    """Tensors by name, and what the trainer noted down; ``metadata`` is empty for files from
+    elsewhere.
+    """
 
     tensors: Mapping[str, Array]
     metadata: Mapping[str, Any] = field(default_factory=dict)
 
 
-# -- writing -----------------------------------------------------------------------------------------------
+# -- writing ---------------------------------------------------------------------------------------
 
 
 def write_checkpoint(path: str | os.PathLike[str], checkpoint: Checkpoint) -> None:
-    """Write a safetensors file atomically; metadata must be JSON. OSError if the disk refuses, the old file intact."""
+    """Write a safetensors file atomically; metadata must be JSON. OSError if the disk refuses,
+    the old file intact.
+    """
     target = Path(path)
     _sweep(target)
     temporary = target.parent / f".{target.name}.{os.getpid()}.{uuid.uuid4().hex}.tmp"
@@ -66,7 +71,10 @@ def check_writable(path: str | os.PathLike[str]) -> None:
     """UsageError if a checkpoint cannot be written there; called before the work starts."""
     target = Path(path)
     if target.is_dir() or not target.parent.is_dir() or not os.access(target.parent, os.W_OK):
-        raise UsageError(f"no checkpoint can be written to {str(target)!r}.", hint="Name a file in a writable folder.")
+        raise UsageError(
+            f"no checkpoint can be written to {str(target)!r}.",
+            hint="Name a file in a writable folder.",
+        )
 
 
 def _write_tensors(file: Any, checkpoint: Checkpoint) -> None:
@@ -118,17 +126,30 @@ def _is_alive(process: int) -> bool:
     return True
 
 
-# -- reading -----------------------------------------------------------------------------------------------
+# -- reading ---------------------------------------------------------------------------------------
 
 
 def read_checkpoint(path: str | os.PathLike[str]) -> Checkpoint:
-    """Read a safetensors or .npz file; ProgramError says what is wrong with a damaged or foreign one."""
+    """Read a safetensors or .npz file; ProgramError says what is wrong with a damaged or foreign
+    one.
+    """
     place = Path(path)
     try:
         return _read_npz(place) if place.suffix == ".npz" else _read_safetensors(place)
     except OSError as error:
-        raise ProgramError(f"the checkpoint {str(place)!r} cannot be read: {error.strerror or error}.") from error
-    except (ValueError, KeyError, TypeError, AttributeError, EOFError, struct.error, zipfile.BadZipFile, RecursionError) as error:
+        raise ProgramError(
+            f"the checkpoint {str(place)!r} cannot be read: {error.strerror or error}."
+        ) from error
+    except (
+        ValueError,
+        KeyError,
+        TypeError,
+        AttributeError,
+        EOFError,
+        struct.error,
+        zipfile.BadZipFile,
+        RecursionError,
+    ) as error:
         raise ProgramError(f"{str(place)!r} is not a valid checkpoint: {error}.") from error
 
 

@@ -1,7 +1,7 @@
 """The ctypes binding of the C interface, generated from netloom/abi.py, and owners of its handles.
 
-A handle is destroyed when its owner is collected; contexts and states keep their model, and a model its code.
-Calls release the GIL.
+A handle is destroyed when its owner is collected; contexts and states keep their model, and a model
+its code. Calls release the GIL.
 """
 
 from __future__ import annotations
@@ -44,7 +44,9 @@ def _ctype(spelling: str) -> Any:
 
 def _structure(record: abi.Record) -> Any:
     fields = [(field.name, _ctype(field.type)) for field in record.fields]
-    _STRUCTS[record.name] = type(record.name, (ctypes.Structure,), {"_fields_": fields, "__doc__": record.doc})
+    _STRUCTS[record.name] = type(
+        record.name, (ctypes.Structure,), {"_fields_": fields, "__doc__": record.doc}
+    )
     return _STRUCTS[record.name]
 
 
@@ -62,18 +64,24 @@ class Api:
         table = get_api(abi.ABI_VERSION)
         if not table:
             raise ProgramError(
-                f"The program does not offer interface version {abi.ABI_VERSION}.", hint="Compile the model again."
+                f"The program does not offer interface version {abi.ABI_VERSION}.",
+                hint="Compile the model again.",
             )
         pointers = (ctypes.c_void_p * len(abi.FUNCTIONS)).from_address(table + 8)
         self.owner = owner
-        self.functions = {f.name: _prototype(f)(address) for f, address in zip(abi.FUNCTIONS, pointers, strict=True)}
+        self.functions = {
+            f.name: _prototype(f)(address)
+            for f, address in zip(abi.FUNCTIONS, pointers, strict=True)
+        }
 
     def __getitem__(self, name: str) -> Callable[..., Any]:
         function: Callable[..., Any] = self.functions[name]
         return function
 
     def open(self, name: str, *arguments: Any) -> int:
-        """Calls a function whose last arguments are (handle out, error text); the handle, or the error raised."""
+        """Calls a function whose last arguments are (handle out, error text); the handle, or the
+        error raised.
+        """
         handle, text = ctypes.c_void_p(), ctypes.create_string_buffer(abi.ERROR_CAPACITY)
         code = self.functions[name](*arguments, ctypes.byref(handle), text, abi.ERROR_CAPACITY)
         if code:
@@ -83,7 +91,9 @@ class Api:
 
 @cache
 def _prototype(signature: abi.Signature) -> Any:
-    return ctypes.CFUNCTYPE(_ctype(signature.result), *(_ctype(argument.type) for argument in signature.arguments))
+    return ctypes.CFUNCTYPE(
+        _ctype(signature.result), *(_ctype(argument.type) for argument in signature.arguments)
+    )
 
 
 def error_of(code: int, text: str) -> Exception:
@@ -108,17 +118,21 @@ class Library:
     def __init__(self, path: Path) -> None:
         try:
             library = ctypes.CDLL(_loader_name(path), mode=os.RTLD_NOW | os.RTLD_LOCAL)
-            self.entry_point = ctypes.cast(getattr(library, abi.ENTRY_POINT), ctypes.c_void_p).value or 0
+            self.entry_point = (
+                ctypes.cast(getattr(library, abi.ENTRY_POINT), ctypes.c_void_p).value or 0
+            )
         except (OSError, AttributeError) as error:
             raise ProgramError(f"The program {str(path)!r} cannot be loaded: {error}.") from error
         weakref.finalize(self, _ctypes.dlclose, library._handle).atexit = False
 
 
-_versions: dict[str, list[tuple[int, ...]]] = {}  # of each path, in the order in which they were seen
+# of each path, in the order in which they were seen
+_versions: dict[str, list[tuple[int, ...]]] = {}
 
 
 def _loader_name(path: Path) -> str:
-    """A name that the loader has not seen with other contents: it takes equal names for the same library.
+    """A name that the loader has not seen with other contents: it takes equal names for the same
+    library.
 
     A file that was replaced since it was first opened gets one more "./" before its name.
     """
@@ -190,7 +204,9 @@ class StateHandle:
 
 
 def default_threads(manifest: Manifest) -> int:
-    """The processors that the process may use, bounded by the cgroup's quota, NETLOOM_THREADS and the program."""
+    """The processors that the process may use, bounded by the cgroup's quota, NETLOOM_THREADS
+    and the program.
+    """
     counts = [len(os.sched_getaffinity(0)), _quota(), most_threads(), manifest.threads]
     return max(1, min(count for count in counts if count))
 
@@ -205,16 +221,24 @@ def _quota() -> int | None:
     for line in lines:
         _, controllers, place = line.split(":", 2)
         if not controllers:
-            quotas += [_read_quota(folder / "cpu.max") for folder in _upwards(Path("/sys/fs/cgroup"), place)]
+            quotas += [
+                _read_quota(folder / "cpu.max")
+                for folder in _upwards(Path("/sys/fs/cgroup"), place)
+            ]
         elif "cpu" in controllers.split(","):
             for folder in _upwards(Path("/sys/fs/cgroup") / controllers, place):
-                quotas.append(_read_quota(folder / "cpu.cfs_quota_us", folder / "cpu.cfs_period_us"))
+                quotas.append(
+                    _read_quota(folder / "cpu.cfs_quota_us", folder / "cpu.cfs_period_us")
+                )
     return min((quota for quota in quotas if quota), default=None)
 
 
 def _upwards(root: Path, place: str) -> list[Path]:
     folder = root / place.lstrip("/")
-    return [folder, *(parent for parent in folder.parents if parent == root or root in parent.parents)]
+    return [
+        folder,
+        *(parent for parent in folder.parents if parent == root or root in parent.parents),
+    ]
 
 
 def _read_quota(*paths: Path) -> int | None:

@@ -1,7 +1,7 @@
 """A program's manifest (JSON) and file: what a session must know before it runs anything.
 
-Reading a manifest checks its form; checking a file makes sure that it is whole and that nobody else could have put it
-there, because opening a shared object runs code.
+Reading a manifest checks its form; checking a file makes sure that it is whole and that nobody else
+could have put it there, because opening a shared object runs code.
 """
 
 from __future__ import annotations
@@ -45,7 +45,9 @@ class PortInfo:
 
 @dataclass(frozen=True)
 class EntryInfo:
-    """A function of a program: ``run`` or ``train_step``; ``position``: its number in the C interface."""
+    """A function of a program: ``run`` or ``train_step``; ``position``: its number in the C
+    interface.
+    """
 
     name: str
     position: int
@@ -78,15 +80,23 @@ def parse_manifest(text: str) -> Manifest:
                 f"The program has interface version {data['abi']}; this netloom reads version {abi.ABI_VERSION}.",
                 hint="Compile the model again.",
             )
-        entries = {entry["name"]: _entry(entry, position) for position, entry in enumerate(data["entries"])}
-        return Manifest(entries, tuple(dim["name"] for dim in data["dims"]), data.get("threads"), data)
+        entries = {
+            entry["name"]: _entry(entry, position) for position, entry in enumerate(data["entries"])
+        }
+        return Manifest(
+            entries, tuple(dim["name"] for dim in data["dims"]), data.get("threads"), data
+        )
     except (ValueError, KeyError, TypeError) as error:
-        raise ProgramError("The program's manifest is damaged.", hint="Compile the model again.") from error
+        raise ProgramError(
+            "The program's manifest is damaged.", hint="Compile the model again."
+        ) from error
 
 
 def _entry(data: Mapping[str, Any], position: int) -> EntryInfo:
     inputs, outputs = (tuple(map(_port, data[side])) for side in ("inputs", "outputs"))
-    return EntryInfo(data["name"], position, inputs, outputs, bool(data["needs_state"]), int(data["launches"]))
+    return EntryInfo(
+        data["name"], position, inputs, outputs, bool(data["needs_state"]), int(data["launches"])
+    )
 
 
 def _port(data: Mapping[str, Any]) -> PortInfo:
@@ -94,11 +104,15 @@ def _port(data: Mapping[str, Any]) -> PortInfo:
 
 
 def check_file(path: Path) -> None:
-    """ProgramError unless the file is a whole program that only its owner (this user or root) can have written."""
+    """ProgramError unless the file is a whole program that only its owner (this user or root)
+    can have written.
+    """
     try:
         status = path.stat()
     except OSError as error:
-        raise ProgramError(f"The program {str(path)!r} cannot be read: {error.strerror}.") from error
+        raise ProgramError(
+            f"The program {str(path)!r} cannot be read: {error.strerror}."
+        ) from error
     if not stat.S_ISREG(status.st_mode):
         raise ProgramError(f"{str(path)!r} is not a regular file.")
     if status.st_uid not in (os.geteuid(), 0):
@@ -107,19 +121,24 @@ def check_file(path: Path) -> None:
             hint="Copy it, if you trust it: opening a program runs its code.",
         )
     if status.st_mode & stat.S_IWOTH:
-        raise ProgramError(f"The program {str(path)!r} can be written by everybody.", hint=f"Run: chmod o-w {path}")
+        raise ProgramError(
+            f"The program {str(path)!r} can be written by everybody.", hint=f"Run: chmod o-w {path}"
+        )
     _read_trailer(path, status.st_size)
 
 
 def check_architecture(path: Path) -> None:
-    """CpuFeatureError if the file's code is for machines of another kind (the system's loader says "no such file" then)."""
+    """CpuFeatureError if the file's code is for machines of another kind (the system's loader
+    says "no such file" then).
+    """
     with path.open("rb") as file:
         head = file.read(20)
     names = {number: name for name, number in abi.ELF_MACHINES.items()}
     name = names.get(int.from_bytes(head[18:20], "little"), platform.machine())
     if head.startswith(b"\x7fELF") and name != platform.machine():
         raise CpuFeatureError(
-            f"The program {str(path)!r} is for {name}, but this machine is {platform.machine()}.", hint="Compile it for this machine."
+            f"The program {str(path)!r} is for {name}, but this machine is {platform.machine()}.",
+            hint="Compile it for this machine.",
         )
 
 
@@ -130,7 +149,8 @@ def _read_trailer(path: Path, size: int) -> bytes:
         tail = file.read(_TRAILER)
     if len(tail) < _TRAILER or not tail.startswith(abi.TRAILER_MAGIC):
         raise ProgramError(
-            f"{str(path)!r} is not a netloom program, or it is cut off.", hint="Compile the model again."
+            f"{str(path)!r} is not a netloom program, or it is cut off.",
+            hint="Compile the model again.",
         )
     _, version, _, recorded, digest = struct.unpack(abi.TRAILER_FORMAT, tail)
     if version != abi.ABI_VERSION:
@@ -140,7 +160,8 @@ def _read_trailer(path: Path, size: int) -> bytes:
         )
     if recorded != size:
         raise ProgramError(
-            f"{str(path)!r} has {size} bytes, but was written with {recorded}.", hint="Compile the model again."
+            f"{str(path)!r} has {size} bytes, but was written with {recorded}.",
+            hint="Compile the model again.",
         )
     assert isinstance(digest, bytes)
     return digest
@@ -158,5 +179,6 @@ def verify_file(path: Path) -> None:
             left -= len(block)
     if digest.digest() != expected:
         raise ProgramError(
-            f"The contents of {str(path)!r} have changed since it was written.", hint="Compile the model again."
+            f"The contents of {str(path)!r} have changed since it was written.",
+            hint="Compile the model again.",
         )

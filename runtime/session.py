@@ -1,7 +1,8 @@
 """Sessions: a program, called with NumPy arrays.
 
-A session may be called from many threads at once: each call takes a context of its own from a store, and calls release
-the GIL. Loading and running a shared object needs NumPy alone. Sessions of files can be pickled (path and threads).
+A session may be called from many threads at once: each call takes a context of its own from a
+store, and calls release the GIL. Loading and running a shared object needs NumPy alone. Sessions of
+files can be pickled (path and threads).
 """
 
 from __future__ import annotations
@@ -35,8 +36,8 @@ class InProcess(Protocol):
 def load(path: str | os.PathLike[str], threads: int | None = None) -> Session:
     """Opens a shared object; ``threads``: None for as many as the process may use.
 
-    Raises ProgramError for a file that is damaged, foreign, or writable by others, CpuFeatureError if this machine
-    cannot run it.
+    Raises ProgramError for a file that is damaged, foreign, or writable by others, CpuFeatureError
+    if this machine cannot run it.
     """
     place = Path(path).resolve()
     return Session(Model.load(place), threads, place)
@@ -52,7 +53,9 @@ class Session:
         self.threads = threads or default_threads(model.manifest)
         self._contexts: list[Context] = []
         self._shapes: dict[tuple[Any, ...], list[tuple[int, ...]]] = {}
-        self._entry = model.manifest.entries.get("run") or next(iter(model.manifest.entries.values()))
+        self._entry = model.manifest.entries.get("run") or next(
+            iter(model.manifest.entries.values())
+        )
 
     @staticmethod
     def in_process(program: InProcess, threads: int | None = None) -> Session:
@@ -61,7 +64,9 @@ class Session:
 
     def __reduce__(self) -> tuple[Callable[..., Session], tuple[str, int | None]]:
         if self._path is None:
-            raise TypeError("A session of a program in process cannot be pickled; save the program and load it.")
+            raise TypeError(
+                "A session of a program in process cannot be pickled; save the program and load it."
+            )
         return load, (str(self._path), self._given_threads)
 
     @property
@@ -87,15 +92,19 @@ class Session:
                 f"The free dims are {', '.join(names) or 'none'}, but {', '.join(dims) or 'none'} were given."
             )
         values = (ctypes.c_int64 * len(names))(*(dims[name] for name in names))
-        size = int(self._model.api["arena_bytes"](self._model.handle, ctypes.addressof(values), len(names)))
+        size = int(
+            self._model.api["arena_bytes"](self._model.handle, ctypes.addressof(values), len(names))
+        )
         if size < 0:
             raise InputError(f"The free dims {dims} are out of their ranges.")
         return size
 
-    # -- calling ---------------------------------------------------------------------------------------------
+    # -- calling -----------------------------------------------------------------------------------
 
     def __call__(self, *inputs: Any, **named: Any) -> Any:
-        """Runs the program: inputs by position or by name; one array, or a tuple of them in the outputs' order."""
+        """Runs the program: inputs by position or by name; one array, or a tuple of them in the
+        outputs' order.
+        """
         outputs = self._invoke("run", self._entry, None, _by_name(self._entry, inputs, named))
         return outputs[0] if len(outputs) == 1 else tuple(outputs)
 
@@ -103,23 +112,31 @@ class Session:
         """As in ONNX Runtime: the outputs of these names (None: all), from inputs by name."""
         places = {port.name: place for place, port in enumerate(self._entry.outputs)}
         if unknown := [name for name in names or () if name not in places]:
-            raise InputError(f"There is no output {_listed(unknown)}; the program has {_listed(places)}.")
+            raise InputError(
+                f"There is no output {_listed(unknown)}; the program has {_listed(places)}."
+            )
         outputs = self._invoke("run", self._entry, None, inputs)
         return outputs if names is None else [outputs[places[name]] for name in names]
 
     def bind(self, **buffers: Array) -> Bound:
-        """A callable without arguments that reads and writes these arrays in place; other outputs are made.
+        """A callable without arguments that reads and writes these arrays in place; other outputs
+        are made.
 
-        Inputs and outputs are told apart by name. The arrays must be row-major and of the exact dtype.
+        Inputs and outputs are told apart by name. The arrays must be row-major and of the exact
+        dtype.
         """
         return Bound(self, self._entry, "run", None, buffers)
 
     def create_state(self) -> State:
         """A training state with the initial parameters."""
-        return State(self, StateHandle(self._model, self._model.api.open("state_create", self._model.handle)))
+        return State(
+            self, StateHandle(self._model, self._model.api.open("state_create", self._model.handle))
+        )
 
     def train_step(self, state: State, *inputs: Any, **named: Any) -> tuple[Array, ...]:
-        """One training step on the state; the outputs of the entry ``train_step`` (the loss first, by convention)."""
+        """One training step on the state; the outputs of the entry ``train_step`` (the loss
+        first, by convention).
+        """
         entry = self.entry("train_step")
         return tuple(self._invoke("train_step", entry, state, _by_name(entry, inputs, named)))
 
@@ -137,20 +154,32 @@ class Session:
         """An entry by name; UsageError if the program was not built with it."""
         entry = self._model.manifest.entries.get(name)
         if entry is None:
-            raise UsageError(f"The program has no {name}; it has {_listed(self._model.manifest.entries)}.",
-                             hint="Compile the model for training." if name == "train_step" else "")  # fmt: skip
+            raise UsageError(
+                f"The program has no {name}; it has {_listed(self._model.manifest.entries)}.",
+                # fmt: skip
+                hint="Compile the model for training." if name == "train_step" else "",
+            )
         return entry
 
-    def _invoke(self, function: str, entry: EntryInfo, state: State | None, inputs: Mapping[str, Any]) -> list[Array]:
-        arrays = [as_input(value, port) for value, port in zip(_in_order(entry, inputs), entry.inputs, strict=True)]
+    def _invoke(
+        self, function: str, entry: EntryInfo, state: State | None, inputs: Mapping[str, Any]
+    ) -> list[Array]:
+        arrays = [
+            as_input(value, port)
+            for value, port in zip(_in_order(entry, inputs), entry.inputs, strict=True)
+        ]
         given = Tensors(arrays, [port.dtype for port in entry.inputs])
         context = self.take_context()
         try:
             shapes = self._output_shapes(context, entry, arrays, given)
-            outputs = [empty(shape, port) for shape, port in zip(shapes, entry.outputs, strict=True)]
+            outputs = [
+                empty(shape, port) for shape, port in zip(shapes, entry.outputs, strict=True)
+            ]
             wanted = Tensors(outputs, [port.dtype for port in entry.outputs])
             handles = (context.handle, state.handle) if state is not None else (context.handle,)
-            code = self._model.api[function](*handles, given.pointer, given.count, wanted.pointer, wanted.count)
+            code = self._model.api[function](
+                *handles, given.pointer, given.count, wanted.pointer, wanted.count
+            )
             if code:
                 raise context.error(code)
             return outputs
@@ -169,7 +198,9 @@ class Session:
             self._shapes[key] = self._ask_shapes(context, entry, given)
         return self._shapes[key]
 
-    def _ask_shapes(self, context: Context, entry: EntryInfo, given: Tensors) -> list[tuple[int, ...]]:
+    def _ask_shapes(
+        self, context: Context, entry: EntryInfo, given: Tensors
+    ) -> list[tuple[int, ...]]:
         count = len(entry.outputs)
         tensors, shapes = blank_tensors(count)
         pointer = ctypes.addressof(tensors)
@@ -192,33 +223,54 @@ class Session:
 
 
 class Bound:
-    """A call with everything prepared: ``outputs`` maps names to the arrays that each call fills."""
+    """A call with everything prepared: ``outputs`` maps names to the arrays that each call
+    fills.
+    """
 
     __slots__ = ("_arguments", "_contexts", "_function", "_kept", "_session", "outputs")
 
     def __init__(
-        self, session: Session, entry: EntryInfo, function: str, state: State | None, buffers: Mapping[str, Array]
+        self,
+        session: Session,
+        entry: EntryInfo,
+        function: str,
+        state: State | None,
+        buffers: Mapping[str, Array],
     ) -> None:
         sides = ("input", entry.inputs), ("output", entry.outputs)
         if shared := {p.name for p in entry.inputs} & {p.name for p in entry.outputs}:
-            raise UsageError(f"Inputs and outputs share the name {_listed(shared)}, so they cannot be bound by name.")
+            raise UsageError(
+                f"Inputs and outputs share the name {_listed(shared)}, so they cannot be bound by name."
+            )
         if unknown := set(buffers) - {port.name for _, ports in sides for port in ports}:
             raise InputError(f"There is no input or output {_listed(unknown)}.")
         if missing := [port.name for port in entry.inputs if port.name not in buffers]:
             raise InputError(f"The input {_listed(missing)} is missing.")
-        inputs = [check_bindable(port.name, buffers[port.name], port, False) for port in entry.inputs]
+        inputs = [
+            check_bindable(port.name, buffers[port.name], port, False) for port in entry.inputs
+        ]
         given = Tensors(inputs, [port.dtype for port in entry.inputs])
         outputs = self._make_outputs(session, entry, inputs, given, buffers)
         wanted = Tensors(outputs, [port.dtype for port in entry.outputs])
-        self.outputs = {port.name: array for port, array in zip(entry.outputs, outputs, strict=True)}
-        self._session, self._contexts, self._kept = session, session._contexts, (given, wanted, state)
+        self.outputs = {
+            port.name: array for port, array in zip(entry.outputs, outputs, strict=True)
+        }
+        self._session, self._contexts, self._kept = (
+            session,
+            session._contexts,
+            (given, wanted, state),
+        )
         self._function = session._model.api[function]
         handle = () if state is None else (state.handle,)
         self._arguments = (*handle, given.pointer, given.count, wanted.pointer, wanted.count)
 
     @staticmethod
     def _make_outputs(
-        session: Session, entry: EntryInfo, inputs: list[Array], given: Tensors, buffers: Mapping[str, Array]
+        session: Session,
+        entry: EntryInfo,
+        inputs: list[Array],
+        given: Tensors,
+        buffers: Mapping[str, Array],
     ) -> list[Array]:
         context = session.take_context()
         try:
@@ -268,7 +320,9 @@ class State:
     def __getitem__(self, name: str) -> Array:
         """A view of the tensor, which keeps the state alive."""
         if name not in self._places:
-            raise UsageError(f"The state has no tensor {_listed([name])}; it has {_listed(self._places)}.")
+            raise UsageError(
+                f"The state has no tensor {_listed([name])}; it has {_listed(self._places)}."
+            )
         view = DLTensor()
         code = self._api["parameter"](self.handle, self._places[name], ctypes.addressof(view))
         if code:
@@ -301,13 +355,17 @@ class State:
 
     def copy(self) -> State:
         """An independent copy."""
-        return State(self._session, StateHandle(self._owner.model, self._api.open("state_copy", self.handle)))
+        return State(
+            self._session, StateHandle(self._owner.model, self._api.open("state_copy", self.handle))
+        )
 
 
 def _by_name(entry: EntryInfo, inputs: Sequence[Any], named: Mapping[str, Any]) -> dict[str, Any]:
     names = [port.name for port in entry.inputs]
     if len(inputs) > len(names):
-        raise InputError(f"The program takes {len(names)} inputs ({_listed(names)}); {len(inputs)} were given.")
+        raise InputError(
+            f"The program takes {len(names)} inputs ({_listed(names)}); {len(inputs)} were given."
+        )
     if twice := [name for name in names[: len(inputs)] if name in named]:
         raise InputError(f"The input {_listed(twice)} was given twice.")
     return {**dict(zip(names, inputs, strict=False)), **named}

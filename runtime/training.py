@@ -1,8 +1,9 @@
 """The trainer: runs a program's training step over data, measures, saves and resumes.
 
-Everything that decides the course of a training lies in the checkpoint: the state's tensors (parameters, optimizer,
-statistics, generator key) and the seed, epoch, position in the epoch, step and sums so far. The order of the data is
-a function of seed and epoch alone. So a run that was stopped and resumed gives the same bits as one that was not.
+Everything that decides the course of a training lies in the checkpoint: the state's tensors
+(parameters, optimizer, statistics, generator key) and the seed, epoch, position in the epoch, step
+and sums so far. The order of the data is a function of seed and epoch alone. So a run that was
+stopped and resumed gives the same bits as one that was not.
 """
 
 from __future__ import annotations
@@ -89,8 +90,8 @@ class Progress:
 class Trainer:
     """Trains the network of a session. ``step`` serves one's own loops, ``fit`` does whole epochs.
 
-    ``rate`` is the learning rate, or a function of the number of steps done. ``to_inference`` makes an inference
-    program of the tensors of a state, by name.
+    ``rate`` is the learning rate, or a function of the number of steps done. ``to_inference`` makes
+    an inference program of the tensors of a state, by name.
     """
 
     def __init__(
@@ -107,43 +108,52 @@ class Trainer:
         ports = session.entry("train_step")
         self._inputs, self._outputs = ports.inputs[:-1], [port.name for port in ports.outputs]
 
-    # -- one step ------------------------------------------------------------------------------------------
+    # -- one step ----------------------------------------------------------------------------------
 
     def step(self, *arrays: Array, rate: float | None = None) -> dict[str, float]:
-        """One training step on a batch (the network's inputs, then the target); returns the loss and the counts.
+        """One training step on a batch (the network's inputs, then the target); returns the loss
+        and the counts.
 
-        The learning rate is that of the trainer's schedule unless given. InputError for arrays that do not fit.
+        The learning rate is that of the trainer's schedule unless given. InputError for arrays that
+        do not fit.
         """
         if len(arrays) != len(self._inputs):
             names = ", ".join(port.name for port in self._inputs)
-            raise InputError(f"a step takes {len(self._inputs)} arrays ({names}), but {len(arrays)} were given.")
+            raise InputError(
+                f"a step takes {len(self._inputs)} arrays ({names}), but {len(arrays)} were given."
+            )
         given = [_as_port(array, port) for array, port in zip(arrays, self._inputs, strict=True)]
         chosen = self._rate_at(self.state.step) if rate is None else rate
         results = self.session.train_step(self.state, *given, np.asarray(chosen, np.float32))
-        return {name: np.asarray(result).item() for name, result in zip(self._outputs, results, strict=True)}
+        return {
+            name: np.asarray(result).item()
+            for name, result in zip(self._outputs, results, strict=True)
+        }
 
     def _rate_at(self, step: int) -> float:
         return self.rate(step) if callable(self.rate) else self.rate
 
-    # -- evaluation ----------------------------------------------------------------------------------------
+    # -- evaluation --------------------------------------------------------------------------------
 
     def predict(self, *arrays: Array, batch: int = 256) -> Array:
         """The output of the network, with its present parameters, for all samples."""
         ports = self.session.entry("run").inputs
         parts = []
         for chosen in _slices(len(arrays[0]), batch):
-            given = [_as_port(array[chosen], port) for array, port in zip(arrays, ports, strict=True)]
+            given = [
+                _as_port(array[chosen], port) for array, port in zip(arrays, ports, strict=True)
+            ]
             parts.append(np.asarray(self.session.evaluate(self.state, *given)))
         return np.concatenate(parts)
 
     def evaluate(self, *arrays: Array, batch: int = 256, metric: Metric | None = None) -> float:
-        """A measure of the outputs against the last array: ``metric``, or the accuracy if that array holds integers,
-        or the mean squared error."""
+        """A measure of the outputs against the last array: ``metric``, or the accuracy if that
+        array holds integers, or the mean squared error."""
         target = np.asarray(arrays[-1])
         measure = metric or (accuracy if target.dtype.kind in "iu" else mean_squared_error)
         return measure(self.predict(*arrays[:-1], batch=batch), target)
 
-    # -- whole epochs --------------------------------------------------------------------------------------
+    # -- whole epochs ------------------------------------------------------------------------------
 
     def fit(
         self,
@@ -161,22 +171,30 @@ class Trainer:
         on_step: Callable[[int, float], None] | None = None,
         show: bool | None = None,
     ) -> list[dict[str, float]]:
-        """Train up to ``epochs`` epochs in all; returns one record per epoch: loss, accuracy, validation.
+        """Train up to ``epochs`` epochs in all; returns one record per epoch: loss, accuracy,
+        validation.
 
-        ``data`` are arrays of equal length (network inputs, then the target), shuffled by Philox(seed, epoch) and cut
-        into batches, the last of which may be smaller; or batches: an iterable that gives them anew for each epoch,
-        or a function of the epoch. With ``checkpoint``, the state is saved after each epoch, after every ``every``
-        steps, and at SIGINT, which ends the training within a step by KeyboardInterrupt. ``resume`` goes on from the
-        checkpoint if it is there. ``on_step`` gets each step's number and loss. ``show`` forces the progress bar on
-        or off; by default it is there on a terminal. UsageError if a checkpoint is of another run.
+        ``data`` are arrays of equal length (network inputs, then the target), shuffled by
+        Philox(seed, epoch) and cut into batches, the last of which may be smaller; or batches: an
+        iterable that gives them anew for each epoch, or a function of the epoch. With
+        ``checkpoint``, the state is saved after each epoch, after every ``every``
+        steps, and at SIGINT, which ends the training within a step by KeyboardInterrupt. ``resume``
+        goes on from the checkpoint if it is there. ``on_step`` gets each step's number and loss.
+        ``show`` forces the progress bar on or off; by default it is there on a terminal. UsageError
+        if a checkpoint is of another run.
         """
         if schedule is not None:
             self.rate = schedule
         source = _Source.of(data, batch)
         self._begin(Progress(seed, batch, source.samples), checkpoint, resume)
-        with _deferred_interrupt() as interrupted, _progress_bar(show, epochs, source.batches) as bar:
+        with (
+            _deferred_interrupt() as interrupted,
+            _progress_bar(show, epochs, source.batches) as bar,
+        ):
             while self.progress.epoch < epochs:
-                for arrays in itertools.islice(source.epoch(self.progress), self.progress.position, None):
+                for arrays in itertools.islice(
+                    source.epoch(self.progress), self.progress.position, None
+                ):
                     results = self.step(*arrays)
                     self._count(results, len(arrays[0]))
                     bar(self.progress)
@@ -219,7 +237,10 @@ class Trainer:
 
     def _end_epoch(self, validation: Batch | None, metric: Metric | None) -> None:
         progress = self.progress
-        record: dict[str, float] = {"epoch": progress.epoch, "loss": progress.loss_sum / max(progress.seen, 1)}
+        record: dict[str, float] = {
+            "epoch": progress.epoch,
+            "loss": progress.loss_sum / max(progress.seen, 1),
+        }
         if "correct" in self._outputs:
             record["accuracy"] = progress.correct / max(progress.seen, 1)
         if validation is not None:
@@ -228,7 +249,7 @@ class Trainer:
         progress.epoch, progress.position = progress.epoch + 1, 0
         progress.loss_sum, progress.correct, progress.seen = 0.0, 0, 0
 
-    # -- state ---------------------------------------------------------------------------------------------
+    # -- state -------------------------------------------------------------------------------------
 
     def tensors(self) -> dict[str, Array]:
         """Copies of all tensors of the state, by name."""
@@ -237,26 +258,37 @@ class Trainer:
     def save(self, path: str | PathLike[str]) -> None:
         """Write the state and the progress to a safetensors file, atomically."""
         self.progress.step = self.state.step
-        write_checkpoint(path, Checkpoint({n: self.state[n] for n in self.state.names}, asdict(self.progress)))
+        write_checkpoint(
+            path, Checkpoint({n: self.state[n] for n in self.state.names}, asdict(self.progress))
+        )
 
     def load(self, path: str | PathLike[str]) -> None:
-        """Read what ``save`` wrote; ProgramError for a file of another network, which changes nothing."""
+        """Read what ``save`` wrote; ProgramError for a file of another network, which changes
+        nothing.
+        """
         found = read_checkpoint(path)
         names = set(self.state.names)
         if missing := sorted(names - set(found.tensors)):
             raise ProgramError(f"the checkpoint {str(path)!r} lacks {_listed(missing)}.")
         if unknown := sorted(set(found.tensors) - names):
-            raise ProgramError(f"the checkpoint {str(path)!r} holds {_listed(unknown)}, which this network has not.")
+            raise ProgramError(
+                f"the checkpoint {str(path)!r} holds {_listed(unknown)}, which this network has "
+                "not."
+            )
         progress = _progress_of(found.metadata, path)
         self._assign(found.tensors, path)
         self.progress = progress
         self.state.step = progress.step
 
     def load_parameters(self, path: str | PathLike[str]) -> None:
-        """Read tensors by name from a safetensors or .npz file; tensors that it lacks stay as they are."""
+        """Read tensors by name from a safetensors or .npz file; tensors that it lacks stay as
+        they are.
+        """
         found = read_checkpoint(path)
         if unknown := sorted(set(found.tensors) - set(self.state.names)):
-            raise ProgramError(f"{str(path)!r} holds {_listed(unknown)}, which this network has not.")
+            raise ProgramError(
+                f"{str(path)!r} holds {_listed(unknown)}, which this network has not."
+            )
         self._assign(found.tensors, path)
 
     def _assign(self, tensors: Mapping[str, Array], path: str | PathLike[str]) -> None:
@@ -265,7 +297,8 @@ class Trainer:
             own = self.state[name]
             if own.dtype != array.dtype or own.shape != array.shape:
                 raise ProgramError(
-                    f"{str(path)!r} holds {array.dtype}{list(array.shape)}, but {own.dtype}{list(own.shape)} is needed.",
+                    f"{str(path)!r} holds {array.dtype}{list(array.shape)}, but "
+                    f"{own.dtype}{list(own.shape)} is needed.",
                     node=name,
                 )
         for name, array in tensors.items():
@@ -274,7 +307,9 @@ class Trainer:
     def to_inference(self) -> Any:
         """An inference program with the present parameters."""
         if self._to_inference is None:
-            raise UsageError("this trainer cannot compile.", hint="Make it with netloom.compile_training.")
+            raise UsageError(
+                "this trainer cannot compile.", hint="Make it with netloom.compile_training."
+            )
         return self._to_inference(self.tensors())
 
 
@@ -288,11 +323,13 @@ def mean_squared_error(outputs: Array, target: Array) -> float:
     return float(np.mean(np.square(outputs.astype(np.float64) - target)))
 
 
-# -- data --------------------------------------------------------------------------------------------------
+# -- data ------------------------------------------------------------------------------------------
 
 
 def shuffled(samples: int, seed: int, epoch: int) -> npt.NDArray[np.int64]:
-    """The order of the samples in an epoch: a permutation by NumPy's Philox with the key (seed, epoch)."""
+    """The order of the samples in an epoch: a permutation by NumPy's Philox with the key (seed,
+    epoch).
+    """
     generator = np.random.Generator(np.random.Philox(key=np.array([seed, epoch], np.uint64)))
     return generator.permutation(samples)
 
@@ -314,14 +351,19 @@ class _Source:
             return _Source._of_arrays(tuple(data), batch)
         batches: Any = data
         if iter(batches) is batches:
-            raise UsageError("the data can be iterated once only.", hint="Give a list, a loader or a function of the epoch.")
+            raise UsageError(
+                "the data can be iterated once only.",
+                hint="Give a list, a loader or a function of the epoch.",
+            )
         return _Source(lambda _: iter(batches))
 
     @staticmethod
     def _of_arrays(arrays: tuple[Array, ...], batch: int) -> _Source:
         lengths = {len(array) for array in arrays}
         if len(lengths) != 1 or batch < 1:
-            raise UsageError(f"arrays of lengths {sorted(lengths)} cannot be cut into batches of {batch}.")
+            raise UsageError(
+                f"arrays of lengths {sorted(lengths)} cannot be cut into batches of {batch}."
+            )
         (samples,) = lengths
 
         def epoch(progress: Progress) -> Iterator[Batch]:
@@ -337,17 +379,24 @@ def _slices(samples: int, batch: int) -> Iterator[slice]:
 
 
 def _as_port(value: Any, port: PortInfo) -> Array:
-    """The array in the port's dtype, where that loses no kind (float64 -> float32, uint8 -> int64, not float -> int)."""
+    """The array in the port's dtype, where that loses no kind (float64 -> float32, uint8 ->
+    int64, not float -> int).
+    """
     array, dtype = np.asarray(value), numpy_dtype(port.dtype)
     if array.dtype != dtype and not np.can_cast(array.dtype, dtype, "same_kind"):
-        raise InputError(f'the input "{port.name}" must be {port}, but {array.dtype}{list(array.shape)} was given.')
+        raise InputError(
+            f'the input "{port.name}" must be {port}, but {array.dtype}{list(array.shape)} was '
+            "given."
+        )
     return array.astype(dtype, copy=False)
 
 
 def _progress_of(metadata: Mapping[str, Any], path: str | PathLike[str]) -> Progress:
     known = Progress()
     if set(metadata) != set(asdict(known)):
-        raise ProgramError(f"{str(path)!r} holds no progress of a training.", hint="Use load_parameters for it.")
+        raise ProgramError(
+            f"{str(path)!r} holds no progress of a training.", hint="Use load_parameters for it."
+        )
     for name, value in metadata.items():
         if not isinstance(value, float | int if name == "loss_sum" else type(getattr(known, name))):
             raise ProgramError(f"the checkpoint {str(path)!r} has {name} = {value!r}.")
@@ -359,12 +408,14 @@ def _listed(names: Sequence[str]) -> str:
     return shown if len(names) <= 5 else f"{shown} and {len(names) - 5} more"
 
 
-# -- interruption and display --------------------------------------------------------------------------------
+# -- interruption and display ----------------------------------------------------------------------
 
 
 @contextmanager
 def _deferred_interrupt() -> Iterator[threading.Event]:
-    """The first SIGINT sets the event instead of raising; a second one acts as before. Main thread only."""
+    """The first SIGINT sets the event instead of raising; a second one acts as before. Main
+    thread only.
+    """
     event = threading.Event()
     if threading.current_thread() is not threading.main_thread():
         yield event
@@ -383,7 +434,9 @@ def _deferred_interrupt() -> Iterator[threading.Event]:
 
 
 @contextmanager
-def _progress_bar(show: bool | None, epochs: int, batches: int) -> Iterator[Callable[[Progress], None]]:
+def _progress_bar(
+    show: bool | None, epochs: int, batches: int
+) -> Iterator[Callable[[Progress], None]]:
     """A function that shows the progress on a terminal, and does nothing elsewhere."""
     if not (sys.stderr.isatty() if show is None else show):
         yield lambda progress: None
@@ -392,13 +445,22 @@ def _progress_bar(show: bool | None, epochs: int, batches: int) -> Iterator[Call
     from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
     from rich.progress import Progress as Bar
 
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeRemainingColumn(),
+    )
     with Bar(*columns, console=Console(stderr=True)) as bar:
         task = bar.add_task("", total=epochs * batches or None)
 
         def display(progress: Progress) -> None:
             mean = progress.loss_sum / max(progress.seen, 1)
             done = progress.epoch * batches + progress.position
-            bar.update(task, completed=done, description=f"epoch {progress.epoch + 1}/{epochs}  loss {mean:.4f}")
+            bar.update(
+                task,
+                completed=done,
+                description=f"epoch {progress.epoch + 1}/{epochs}  loss {mean:.4f}",
+            )
 
         yield display

@@ -10,9 +10,22 @@ from netloom.environment import data_folder
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
-    parser.addoption("--update-golden", action="store_true", help="write the golden texts anew instead of comparing")
-    parser.addoption("--shapes", type=int, default=30, help="random shapes for each test of a convolution strategy")
-    parser.addoption("--all-kernels", action="store_true", help="the cuda target: every row and network, not a sample")
+    parser.addoption(
+        "--update-golden",
+        action="store_true",
+        help="write the golden texts anew instead of comparing",
+    )
+    parser.addoption(
+        "--shapes",
+        type=int,
+        default=30,
+        help="random shapes for each test of a convolution strategy",
+    )
+    parser.addoption(
+        "--all-kernels",
+        action="store_true",
+        help="the cuda target: every row and network, not a sample",
+    )
 
 
 @pytest.fixture(scope="session")

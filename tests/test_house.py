@@ -11,7 +11,15 @@ from pathlib import Path
 ROOT = Path(__file__).parents[1]
 FORBIDDEN = {
     "compiler": ("netloom.runtime", "netloom.frontends", "netloom.api", "onnx", "numba"),
-    "runtime": ("netloom.compiler", "netloom.frontends", "netloom.api", "llvmlite", "onnx", "networkx", "numba"),
+    "runtime": (
+        "netloom.compiler",
+        "netloom.frontends",
+        "netloom.api",
+        "llvmlite",
+        "onnx",
+        "networkx",
+        "numba",
+    ),
     "frontends": ("netloom.runtime", "netloom.api", "llvmlite", "numba"),
 }
 
@@ -31,7 +39,12 @@ def imports(source: str) -> set[str]:
 
 
 def violations(folder: str, source: str) -> set[str]:
-    return {name for name in imports(source) for bad in FORBIDDEN[folder] if name == bad or name.startswith(bad + ".")}
+    return {
+        name
+        for name in imports(source)
+        for bad in FORBIDDEN[folder]
+        if name == bad or name.startswith(bad + ".")
+    }
 
 
 def test_layers() -> None:
@@ -45,7 +58,9 @@ def test_layers() -> None:
             assert not bad, f"{path.relative_to(ROOT)} imports {bad}"
     for path in modules("compiler"):
         if "targets" not in path.parts:
-            assert "llvmlite" not in {name.split(".")[0] for name in imports(path.read_text(encoding="utf-8"))}, path
+            assert "llvmlite" not in {
+                name.split(".")[0] for name in imports(path.read_text(encoding="utf-8"))
+            }, path
 
 
 def test_a_violation_is_found() -> None:
@@ -53,25 +68,52 @@ def test_a_violation_is_found() -> None:
 
 
 def test_importing_netloom_imports_little() -> None:
-    code = "import sys, netloom; print([m for m in ('llvmlite', 'onnx', 'networkx', 'numba', 'numpy') if m in sys.modules])"
-    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
+    modules = ("llvmlite", "onnx", "networkx", "numba", "numpy")
+    code = f"import sys, netloom; print([m for m in {modules} if m in sys.modules])"
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True
+    )
     assert done.stdout.strip() == "[]"
 
 
 def test_loading_a_program_needs_numpy_alone() -> None:
-    code = ("import sys, netloom.runtime.session; "
-            "print([m for m in ('llvmlite', 'onnx', 'networkx', 'numba', 'netloom.compiler') if m in sys.modules])")  # fmt: skip
-    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
+    code = (
+        "import sys, netloom.runtime.session; "
+        # fmt: skip
+        "print([m for m in ('llvmlite', 'onnx', 'networkx', 'numba', 'netloom.compiler') if m in "
+        "sys.modules])"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True
+    )
     assert done.stdout.strip() == "[]"
 
 
 def test_the_wheel_holds_every_module_and_no_tests(tmp_path: Path) -> None:
-    command = [sys.executable, "-m", "pip", "wheel", str(ROOT), "--no-deps", "--no-build-isolation", "-q", "-w", str(tmp_path)]
+    command = [
+        sys.executable,
+        "-m",
+        "pip",
+        "wheel",
+        str(ROOT),
+        "--no-deps",
+        "--no-build-isolation",
+        "-q",
+        "-w",
+        str(tmp_path),
+    ]
     subprocess.run(command, check=True, capture_output=True)
     (wheel,) = tmp_path.glob("*.whl")
     held = {name for name in zipfile.ZipFile(wheel).namelist() if name.endswith(".py")}
-    expected = {f"netloom/{path.relative_to(ROOT)}" for folder in ("compiler", "runtime", "frontends", "benchmarks")
-                for path in modules(folder)}  # fmt: skip
+    expected = {
+        f"netloom/{path.relative_to(ROOT)}"
+        for folder in ("compiler", "runtime", "frontends", "benchmarks")
+        for path in modules(folder)
+    }
     face = ROOT / "netloom"
-    expected |= {f"netloom/{path.relative_to(face)}" for pattern in ("*.py", "cli/*.py") for path in face.glob(pattern)}
+    expected |= {
+        f"netloom/{path.relative_to(face)}"
+        for pattern in ("*.py", "cli/*.py")
+        for path in face.glob(pattern)
+    }
     assert held == expected

@@ -1,12 +1,15 @@
-"""Loops of attention_online: blocks of 64 keys against tiles of a few rows of queries, scores in registers, no score in memory.
+"""Loops of attention_online: blocks of 64 keys against tiles of a few rows of queries, scores in
+registers, no score in memory.
 
-A work item has several tiles of one head, so that a block of keys and values is read from the first cache for all of them. A
-tile's scores are rows x vectors of keys, summed over the head's depth; then come each row's largest score, the weights
-exp(score - largest), their sum by lanes, and the product of the weights with the rows of values. What a row keeps between blocks:
-its largest score, its sum (16 partial ones), its output, not divided yet.
+A work item has several tiles of one head, so that a block of keys and values is read from the first
+cache for all of them. A tile's scores are rows x vectors of keys, summed over the head's depth;
+then come each row's largest score, the weights exp(score - largest), their sum by lanes, and the
+product of the weights with the rows of values. What a row keeps between blocks: its largest score,
+its sum (16 partial ones), its output, not divided yet.
 
-Guarantees: the order of every sum depends on shapes only; a chain of additions is at most CHAIN terms of a score, 64 of a
-block's output, and the blocks. Where the last tile is not full it computes its last row again and stores nothing of it.
+Guarantees: the order of every sum depends on shapes only; a chain of additions is at most CHAIN
+terms of a score, 64 of a block's output, and the blocks. Where the last tile is not full it
+computes its last row again and stores nothing of it.
 """
 
 from __future__ import annotations
@@ -20,7 +23,22 @@ from ..graph import Value
 from ..scalar import Expr
 from ..tensor_type import BOOL
 from .elements import Axis, Elements
-from .ir import LANE, LANES, Allocate, Buffer, Kind, LaneFold, Let, Load, Statement, Store, block, guard, loop, variable
+from .ir import (
+    LANE,
+    LANES,
+    Allocate,
+    Buffer,
+    Kind,
+    LaneFold,
+    Let,
+    Load,
+    Statement,
+    Store,
+    block,
+    guard,
+    loop,
+    variable,
+)
 from .tiling import CHAIN, Machine, row_and_column_counts
 
 DEEPEST = CHAIN  # a head's depth: one chain of additions
@@ -75,11 +93,11 @@ class _Attention:
         """Vectors of the work item's own."""
         return Buffer(self.k.local_name(letter), self.dtype, (*extents, LANES), is_local=True)
 
-    # -- work items ----------------------------------------------------------------------------------------------------
+    # -- work items --------------------------------------------------------------------------------
 
     def loops(self, item: Symbol) -> tuple[Extent, Statement]:
-        """Items: heads, blocks of rows. Only the outermost part of an item's number may have a symbolic extent; other
-        symbolic axes are loops inside."""
+        """Items: heads, blocks of rows. Only the outermost part of an item's number may have a
+        symbolic extent; other symbolic axes are loops inside."""
         in_item = self.rows * self.tiles
         axes = [Axis.of(f"p{place}", extent) for place, extent in enumerate(self.heads)]
         rows = Axis.of("rb", dim.ceil_div(self.queries, in_item))
@@ -114,19 +132,24 @@ class _Attention:
     def _cleared(self, tile: Dim) -> Statement:
         zero, row, vector = self._number(0), variable("r", self.rows), variable("c", self.vectors)
         at = Dim.of(row)
-        outputs = _unrolled(vector, _lanes(Store(self.made, (tile, at, Dim.of(vector), _AT_LANE), zero)))
+        outputs = _unrolled(
+            vector, _lanes(Store(self.made, (tile, at, Dim.of(vector), _AT_LANE), zero))
+        )
         sums = _lanes(Store(self.sums, (tile, at, _AT_LANE), zero))
         return block(
-            _lanes(Store(self.largest, (tile, _AT_LANE), self._number(-inf))), _unrolled(row, block(sums, outputs))
+            _lanes(Store(self.largest, (tile, _AT_LANE), self._number(-inf))),
+            _unrolled(row, block(sums, outputs)),
         )
 
     def _number(self, value: float) -> Expr:
         return scalar.literal(value, self.dtype)
 
-    # -- blocks of keys ------------------------------------------------------------------------------------------------
+    # -- blocks of keys ----------------------------------------------------------------------------
 
     def _blocks(self) -> list[Statement]:
-        """Whole blocks of keys, then what is left: one smaller block, or one vector at a time where its extent is free."""
+        """Whole blocks of keys, then what is left: one smaller block, or one vector at a time
+        where its extent is free.
+        """
         last = self.first + self.rows * self.tiles - 1  # row of the item
         full, rest = self.keys // KEYS, self.keys % KEYS
         seen = dim.minimum(full, last // KEYS + 1) if self.attrs.is_causal else full
@@ -134,37 +157,60 @@ class _Attention:
         found: list[Statement] = []
         if full != 0:
             first = Dim.of(number) * VECTORS
-            found.append(loop(number, seen, self._over_tiles(lambda tile: self._tile(tile, first, VECTORS))))
+            found.append(
+                loop(number, seen, self._over_tiles(lambda tile: self._tile(tile, first, VECTORS)))
+            )
         if isinstance(rest, int):
             if rest:
-                tail = self._over_tiles(lambda tile: self._tile(tile, full * VECTORS, -(-rest // LANES)))
+                tail = self._over_tiles(
+                    lambda tile: self._tile(tile, full * VECTORS, -(-rest // LANES))
+                )
                 found.append(guard((last - full * KEYS,), tail) if self.attrs.is_causal else tail)
             return found
         vector = variable("kv", dim.ceil_div(rest, LANES))
         place = full * VECTORS + Dim.of(vector)
-        found.append(loop(vector, dim.ceil_div(rest, LANES), self._over_tiles(lambda tile: self._tile(tile, place, 1))))
+        found.append(
+            loop(
+                vector,
+                dim.ceil_div(rest, LANES),
+                self._over_tiles(lambda tile: self._tile(tile, place, 1)),
+            )
+        )
         return found
 
     def _tile(self, tile: Dim, panel: Extent, vectors: int) -> Statement:
         """A tile of rows meets so many vectors of keys, from a panel on."""
-        scores = Buffer(self.k.local_name("p"), self.dtype, (self.rows, vectors * LANES), is_local=True)
+        scores = Buffer(
+            self.k.local_name("p"), self.dtype, (self.rows, vectors * LANES), is_local=True
+        )
         factor, base = self._buffer("f"), self._buffer("b")
         keys = dim.minimum(vectors * LANES, self.keys - panel * LANES)
         statements = (
             *(self._scores(tile, panel, *part, scores) for part in self._groups(vectors)),
             self._raised(tile, vectors, scores, base, factor),
             self._weights(tile, vectors, scores, base, factor),
-            *(self._outputs(tile, panel, keys, *part, scores, factor) for part in self._groups(self.vectors)),
+            *(
+                self._outputs(tile, panel, keys, *part, scores, factor)
+                for part in self._groups(self.vectors)
+            ),
         )
         return Allocate(scores, Allocate(factor, Allocate(base, block(*statements))))
 
     def _groups(self, vectors: int) -> list[tuple[int, int]]:
         """(first vector, how many) of each register tile."""
-        return [(first, min(self.columns, vectors - first)) for first in range(0, vectors, self.columns)]
+        return [
+            (first, min(self.columns, vectors - first)) for first in range(0, vectors, self.columns)
+        ]
 
-    def _scores(self, tile: Dim, panel: Extent, first: int, count: int, scores: Buffer) -> Statement:
+    def _scores(
+        self, tile: Dim, panel: Extent, first: int, count: int, scores: Buffer
+    ) -> Statement:
         """scores[r, j] = scale * (q . k) and the mask, for so many vectors of keys."""
-        row, column, depth = variable("r", self.rows), variable("c", count), variable("d", self.depth)
+        row, column, depth = (
+            variable("r", self.rows),
+            variable("c", count),
+            variable("d", self.depth),
+        )
         place, here = self._row(tile, row), first + Dim.of(column)
         query = self._read(self.q, self._inside(place), Dim.of(depth))
         key = self._read(self.panels, panel + here, Dim.of(depth), _AT_LANE)
@@ -177,7 +223,12 @@ class _Attention:
         return self._product(row, column, Axis(depth, self.depth), (query, key), stored)
 
     def _product(
-        self, row: Symbol, column: Symbol, terms: Axis, term: tuple[Expr, Expr], stored: Callable[[Expr], Statement]
+        self,
+        row: Symbol,
+        column: Symbol,
+        terms: Axis,
+        term: tuple[Expr, Expr],
+        stored: Callable[[Expr], Statement],
     ) -> Statement:
         """Sums of products of rows x columns vectors in registers, then what is made of them."""
         sums = self._buffer("a", _extent(row), _extent(column))
@@ -188,13 +239,18 @@ class _Attention:
 
         added = each(Store(sums, at, scalar.call("fma", *term, Load(sums, at))))
         clear = each(Store(sums, at, self._number(0)))
-        return Allocate(sums, block(clear, loop(terms.symbol, terms.extent, added), each(stored(Load(sums, at)))))
+        return Allocate(
+            sums,
+            block(clear, loop(terms.symbol, terms.extent, added), each(stored(Load(sums, at)))),
+        )
 
     def _masked(self, score: Expr, row: Extent, key: Extent) -> Expr:
         """The score behind the mask, -inf where the row does not see the key or there is none."""
         for mask in self.mask:
             inside = self._inside(row)
-            given = self._read(mask, *(0 if e == 1 else i for e, i in _aligned(mask.shape[-2:], (inside, key))))
+            given = self._read(
+                mask, *(0 if e == 1 else i for e, i in _aligned(mask.shape[-2:], (inside, key)))
+            )
             if mask.dtype is BOOL:
                 score = scalar.select(given, score, self._number(self.attrs.fill))
             else:
@@ -203,12 +259,17 @@ class _Attention:
         left = dim.unproved(map(dim.reduced_condition, conditions))
         return scalar.Guarded(left, score, self._number(-inf)) if left else score
 
-    def _raised(self, tile: Dim, vectors: int, scores: Buffer, base: Buffer, factor: Buffer) -> Statement:
-        """The largest scores so far, one row a lane; ``factor`` scales what was made below smaller ones. Where all are -inf,
-        ``base`` is 0, so that weights are 0 and not NaN as long as other keys may come."""
+    def _raised(
+        self, tile: Dim, vectors: int, scores: Buffer, base: Buffer, factor: Buffer
+    ) -> Statement:
+        """The largest scores so far, one row a lane; ``factor`` scales what was made below smaller
+        ones. Where all are -inf, ``base`` is 0, so that weights are 0 and not NaN as long as
+        other keys may come."""
         row = variable("r", self.rows)
         most, found = self._buffer("v", self.rows), self._buffer("n")
-        by_lane = _folded("max", [Load(scores, (Dim.of(row), v * LANES + _AT_LANE)) for v in range(vectors)])
+        by_lane = _folded(
+            "max", [Load(scores, (Dim.of(row), v * LANES + _AT_LANE)) for v in range(vectors)]
+        )
         lanes = _unrolled(row, _lanes(Store(most, (Dim.of(row), _AT_LANE), by_lane)))
         clear = _lanes(Store(found, (_AT_LANE,), self._number(-inf)))
         fold = _unrolled(row, Store(found, (Dim.of(row),), LaneFold(most, (Dim.of(row),), "max")))
@@ -222,36 +283,64 @@ class _Attention:
         )
         return Allocate(most, Allocate(found, block(lanes, clear, fold, *map(_lanes, raised))))
 
-    def _weights(self, tile: Dim, vectors: int, scores: Buffer, base: Buffer, factor: Buffer) -> Statement:
+    def _weights(
+        self, tile: Dim, vectors: int, scores: Buffer, base: Buffer, factor: Buffer
+    ) -> Statement:
         """Scores become weights, which are added to the row's sums."""
         row, vector = variable("r", self.rows), variable("v", vectors)
         at = (Dim.of(row), Dim.of(vector) * LANES + _AT_LANE)
-        weights = _lanes(Store(scores, at, scalar.exp(Load(scores, at) - Load(base, (Dim.of(row),)))))
-        total = _folded("add", [Load(scores, (Dim.of(row), v * LANES + _AT_LANE)) for v in range(vectors)])
+        weights = _lanes(
+            Store(scores, at, scalar.exp(Load(scores, at) - Load(base, (Dim.of(row),))))
+        )
+        total = _folded(
+            "add", [Load(scores, (Dim.of(row), v * LANES + _AT_LANE)) for v in range(vectors)]
+        )
         place = (tile, Dim.of(row), _AT_LANE)
         added = scalar.call("fma", Load(self.sums, place), Load(factor, (Dim.of(row),)), total)
-        return _unrolled(row, block(_unrolled(vector, weights), _lanes(Store(self.sums, place, added))))
+        return _unrolled(
+            row, block(_unrolled(vector, weights), _lanes(Store(self.sums, place, added)))
+        )
 
     def _outputs(
-        self, tile: Dim, panel: Extent, keys: Extent, first: int, count: int, scores: Buffer, factor: Buffer
+        self,
+        tile: Dim,
+        panel: Extent,
+        keys: Extent,
+        first: int,
+        count: int,
+        scores: Buffer,
+        factor: Buffer,
     ) -> Statement:
-        """made[r, e] = made[r, e] * factor[r] + the sum over the block's keys of weights[r, j] v[j, e], for so many vectors."""
+        """made[r, e] = made[r, e] * factor[r] + the sum over the block's keys of weights[r, j]
+        v[j, e], for so many vectors.
+        """
         row, column, key = variable("r", self.rows), variable("c", count), variable("j", keys)
         here = first + Dim.of(column)
         value = self._read(self.v, panel * LANES + Dim.of(key), here * LANES + _AT_LANE)
-        term = Load(scores, (Dim.of(row), Dim.of(key))), scalar.guarded(self._lane_guard(here), value)
+        term = (
+            Load(scores, (Dim.of(row), Dim.of(key))),
+            scalar.guarded(self._lane_guard(here), value),
+        )
 
         def stored(sum_: Expr) -> Statement:
             at = (tile, Dim.of(row), here, _AT_LANE)
-            return Store(self.made, at, scalar.call("fma", Load(self.made, at), Load(factor, (Dim.of(row),)), sum_))
+            return Store(
+                self.made,
+                at,
+                scalar.call("fma", Load(self.made, at), Load(factor, (Dim.of(row),)), sum_),
+            )
 
         return self._product(row, column, Axis(key, keys), term, stored)
 
-    # -- results -------------------------------------------------------------------------------------------------------
+    # -- results -----------------------------------------------------------------------------------
 
     def _finished(self, tile: Dim) -> Statement:
         """The outputs over their sums, and what is fused behind them."""
-        total, row, vector = self._buffer("w"), variable("r", self.rows), variable("c", self.vectors)
+        total, row, vector = (
+            self._buffer("w"),
+            variable("r", self.rows),
+            variable("c", self.vectors),
+        )
         at, place, here = Dim.of(row), self._row(tile, row), Dim.of(vector)
         fold = _unrolled(row, Store(total, (at,), LaneFold(self.sums, (tile, at), "add")))
         result = Load(self.made, (tile, at, here, _AT_LANE)) / Load(total, (at,))
@@ -264,7 +353,7 @@ class _Attention:
         clear = _lanes(Store(total, (_AT_LANE,), self._number(1)))
         return Allocate(total, block(clear, fold, _unrolled(row, guard(inside, store))))
 
-    # -- elements ------------------------------------------------------------------------------------------------------
+    # -- elements ----------------------------------------------------------------------------------
 
     @property
     def _is_full(self) -> bool:

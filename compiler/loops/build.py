@@ -1,11 +1,13 @@
-"""A fused kernel's graph -> loops, over contiguous memory, by a schedule of the node's own, or tiled for vector registers.
+"""A fused kernel's graph -> loops, over contiguous memory, by a schedule of the node's own, or
+tiled for vector registers.
 
-A kernel holds at most one reducing node (a convolution, a matmul, a sum: the *anchor*); all others are pointwise and
-are inlined, before the anchor into its term, after it into its epilogue (elements.py). The anchor's loops (space.py) are tiled
-so that a block of accumulators stays in registers: ``rows`` x ``columns`` vectors of 16 lanes (tiling.py, emit.py).
+A kernel holds at most one reducing node (a convolution, a matmul, a sum: the *anchor*); all others
+are pointwise and are inlined, before the anchor into its term, after it into its epilogue
+(elements.py). The anchor's loops (space.py) are tiled so that a block of accumulators stays in
+registers: ``rows`` x ``columns`` vectors of 16 lanes (tiling.py, emit.py).
 
-Guarantees: the number of work items and the order of every sum depend on shapes only; no chain of float32 additions
-is longer than ``tiling.CHAIN`` terms (longer reductions add partial sums).
+Guarantees: the number of work items and the order of every sum depend on shapes only; no chain of
+float32 additions is longer than ``tiling.CHAIN`` terms (longer reductions add partial sums).
 """
 
 from __future__ import annotations
@@ -34,28 +36,37 @@ SCHEDULES: Mapping[str, Schedule] = {  # of every op that has loops of its own
     **winograd.SCHEDULES, **fft.SCHEDULES, "attention_online": attention_loops,
 }  # fmt: skip
 
-DEVICE_KERNELS = frozenset({"winograd_fused"})  # a kernel of a device's own; elsewhere they are decomposed
+# a kernel of a device's own; elsewhere they are decomposed
+DEVICE_KERNELS = frozenset({"winograd_fused"})
 
 
 def build_kernel(name: str, graph: Graph, machine: Machine) -> Kernel:
-    """The loops of a kernel's graph (one output; buffers are the graph's inputs, then its output)."""
+    """The loops of a kernel's graph (one output; buffers are the graph's inputs, then its
+    output).
+    """
     item = Symbol("w", 0, None)
     rows = row_form(graph)
     elements = rows.elements if rows else Elements(graph, anchor_of(graph))
     items, body, flat = row_loops(rows, item) if rows else _loops(elements, machine, item)
     buffers = tuple(flat.get(b, b) for b in elements.arguments)
-    symbols = dim.symbols_of([*(e for b in buffers for e in b.shape), items]) | _free_symbols(body, item)
+    symbols = dim.symbols_of([*(e for b in buffers for e in b.shape), items]) | _free_symbols(
+        body, item
+    )
     return Kernel(name, buffers, tuple(sorted(symbols, key=lambda s: s.name)), items, item, body)
 
 
 def has_loops(node: Node) -> bool:
     """Whether code can be made for a node: it has an element formula, or loops of its own."""
-    return node.op.compute is not None or node.op.name in SCHEDULES or node.op.name in DEVICE_KERNELS
+    return (
+        node.op.compute is not None or node.op.name in SCHEDULES or node.op.name in DEVICE_KERNELS
+    )
 
 
 def is_anchor(node: Node) -> bool:
     """Whether a node decides a kernel's loops: it reduces, or has loops of its own."""
-    return node.op.name in SCHEDULES or node.op.name in DEVICE_KERNELS or bool(compute_of(node).reduce)
+    return (
+        node.op.name in SCHEDULES or node.op.name in DEVICE_KERNELS or bool(compute_of(node).reduce)
+    )
 
 
 def anchor_of(graph: Graph) -> Node | None:
@@ -66,7 +77,9 @@ def anchor_of(graph: Graph) -> Node | None:
     return found[-1] if found else None
 
 
-def _loops(elements: Elements, machine: Machine, item: Symbol) -> tuple[Extent, Statement, Mapping[Buffer, Buffer]]:
+def _loops(
+    elements: Elements, machine: Machine, item: Symbol
+) -> tuple[Extent, Statement, Mapping[Buffer, Buffer]]:
     """(work items, body, the buffers that the loops walk by their offsets)"""
     if elements.anchor is not None and elements.anchor.op.name in SCHEDULES:
         items, body = SCHEDULES[elements.anchor.op.name](elements, machine, item)
@@ -83,7 +96,10 @@ def _loops(elements: Elements, machine: Machine, item: Symbol) -> tuple[Extent, 
 def _free_symbols(body: Statement, item: Symbol) -> frozenset[Symbol]:
     """Symbols that no loop binds: the free dims of the model."""
     statements = list(walk(body))
-    parts: list[Statement | Expr] = [*statements, *scalar.post_order([s.value for s in statements if isinstance(s, Store)])]
+    parts: list[Statement | Expr] = [
+        *statements,
+        *scalar.post_order([s.value for s in statements if isinstance(s, Store)]),
+    ]
     bound = {item.name, *(s.variable.name for s in statements if isinstance(s, For | Let))}
     found = dim.symbols_of([extent for part in parts for extent in extents_in(part)])
     return frozenset(symbol for symbol in found if symbol.name not in bound)

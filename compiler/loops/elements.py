@@ -1,7 +1,9 @@
-"""What a kernel reads and stores, element by element: a fused graph's element formulas, composed, as expressions with loads.
+"""What a kernel reads and stores, element by element: a fused graph's element formulas, composed,
+as expressions with loads.
 
-A kernel has at most one reducing node, the *anchor*. Formulas before it are inlined into its term, those behind it into the
-stored value. Layouts are composed into the loads' indices; padding lanes of the output are stored as zeros.
+A kernel has at most one reducing node, the *anchor*. Formulas before it are inlined into its term,
+those behind it into the stored value. Layouts are composed into the loads' indices; padding lanes
+of the output are stored as zeros.
 """
 
 from __future__ import annotations
@@ -20,7 +22,8 @@ from ..scalar import Call, Expr, Index
 from ..tensor_type import BOOL, FLOAT32, DType
 from .ir import Buffer, Load, Statement, Store, guard, variable
 
-Given: TypeAlias = "Callable[[Sequence[Extent | Expr]], Expr]"  # the element of a value that is known already
+# the element of a value that is known already
+Given: TypeAlias = "Callable[[Sequence[Extent | Expr]], Expr]"
 
 
 @dataclass(frozen=True)
@@ -49,9 +52,13 @@ def compute_of(node: Node) -> Compute:
         value = node.attrs.value
         if not value.is_splat:
             raise ValueError("only one repeated value can be part of a kernel's code")
-        return Compute(lambda _i, _r, _read: scalar.literal(value.splat_value.item(), value.type.dtype))
+        return Compute(
+            lambda _i, _r, _read: scalar.literal(value.splat_value.item(), value.type.dtype)
+        )
     assert node.op.compute is not None, f"{node.op.name} has no loops"
-    return node.op.compute(node.attrs, [v.type for v in node.inputs], [v.type for v in node.outputs])
+    return node.op.compute(
+        node.attrs, [v.type for v in node.inputs], [v.type for v in node.outputs]
+    )
 
 
 def accumulated_in(dtype: DType) -> DType:
@@ -60,7 +67,9 @@ def accumulated_in(dtype: DType) -> DType:
 
 
 def neutral_of(compute: Compute, dtype: DType) -> float | int | bool:
-    """Where a combination starts, as a number that the dtype can hold (-inf is the least integer)."""
+    """Where a combination starts, as a number that the dtype can hold (-inf is the least
+    integer).
+    """
     value = compute.initial
     if dtype.is_float:
         return value
@@ -68,14 +77,20 @@ def neutral_of(compute: Compute, dtype: DType) -> float | int | bool:
 
 
 class Elements:
-    """The formulas of one kernel. ``buffers``: those of the graph's inputs; ``compute``: the anchor's formula, if it has one."""
+    """The formulas of one kernel. ``buffers``: those of the graph's inputs; ``compute``: the
+    anchor's formula, if it has one.
+    """
 
     def __init__(self, graph: Graph, anchor: Node | None) -> None:
         self.graph, self.anchor = graph, anchor
         (self.output,) = graph.outputs
-        self.computes = {n: compute_of(n) for n in graph.nodes if n is not anchor or n.op.compute is not None}
+        self.computes = {
+            n: compute_of(n) for n in graph.nodes if n is not anchor or n.op.compute is not None
+        }
         self.compute = self.computes.get(anchor) if anchor else None
-        self.buffers: Mapping[Value, Buffer] = {v: _buffer(f"x{i}", v) for i, v in enumerate(graph.inputs)}
+        self.buffers: Mapping[Value, Buffer] = {
+            v: _buffer(f"x{i}", v) for i, v in enumerate(graph.inputs)
+        }
         self.out = _buffer("y", self.output)
         self._numbers = count()
         self._known: dict[tuple[Value, tuple[Extent | Expr, ...], Expr | None], Expr] = {}
@@ -108,10 +123,12 @@ class Elements:
         """A name for a local buffer that no other has."""
         return f"{letter}{next(self._numbers)}"
 
-    # -- reading -----------------------------------------------------------------------------------------
+    # -- reading -----------------------------------------------------------------------------------
 
     def element(self, value: Value, index: Sequence[Extent | Expr], sum_: Expr | None) -> Expr:
-        """The element of a value; ``sum_`` stands for the anchor's result. Equal elements are one expression."""
+        """The element of a value; ``sum_`` stands for the anchor's result. Equal elements are
+        one expression.
+        """
         key = (value, tuple(index), sum_)
         if key not in self._known:
             self._known[key] = self._element(value, index, sum_)
@@ -127,17 +144,21 @@ class Elements:
             assert sum_ is not None, "the anchor's result is read inside its own term"
             return sum_
         plain = tuple(_as_extent(part) for part in index)
-        return self.computes[node].term(plain, (), lambda k, i: self.element(node.inputs[k], list(i), sum_))
+        return self.computes[node].term(
+            plain, (), lambda k, i: self.element(node.inputs[k], list(i), sum_)
+        )
 
     def _load(self, value: Value, index: Sequence[Extent | Expr]) -> Expr:
         buffer = self.buffers[value]
         if value.layout is not None:
-            physical: tuple[Extent | Expr, ...] = value.layout.physical_index(tuple(_as_extent(p) for p in index))
+            physical: tuple[Extent | Expr, ...] = value.layout.physical_index(
+                tuple(_as_extent(p) for p in index)
+            )
         else:
             physical = tuple(index)
         return scalar.cast(Load(buffer, physical), value.dtype)
 
-    # -- the anchor --------------------------------------------------------------------------------------
+    # -- the anchor --------------------------------------------------------------------------------
 
     def term(self, index: tuple[Extent, ...], reduce: tuple[Extent, ...]) -> Expr:
         """What the anchor combines at an index of the output and one of its reduction."""
@@ -158,12 +179,14 @@ class Elements:
         return self.element(self.anchored.inputs[operand], list(index), None)
 
     def _anchor_index(self, index: tuple[Extent, ...]) -> tuple[Extent, ...]:
-        """Where the epilogue reads the anchor: its own shape aligned to the right of the output's."""
+        """Where the epilogue reads the anchor: its own shape aligned to the right of the
+        output's.
+        """
         shape = self.anchored.output.shape
         own = index[len(index) - len(shape) :]
         return tuple(0 if e == 1 else i for e, i in zip(shape, own, strict=True))
 
-    # -- storing -----------------------------------------------------------------------------------------
+    # -- storing -----------------------------------------------------------------------------------
 
     def final(self, index: tuple[Extent, ...], sum_: Expr | None) -> Expr:
         """The stored element; zero in padding lanes."""
@@ -171,7 +194,9 @@ class Elements:
         layout = self.output.layout
         if layout is None or not layout.has_padding(self.output.shape):
             return value
-        return scalar.guarded([e - 1 - i for e, i in zip(self.output.shape, index, strict=True)], value)
+        return scalar.guarded(
+            [e - 1 - i for e, i in zip(self.output.shape, index, strict=True)], value
+        )
 
     def logical(self, physical: Sequence[Extent]) -> tuple[Extent, ...]:
         """The output's logical index at a place in its memory."""
@@ -179,9 +204,11 @@ class Elements:
             return tuple(physical)
         return self.output.layout.logical_index(tuple(physical), self.output.type.rank)
 
-    def store(self, index: tuple[Extent, ...], sum_: Expr, conditions: tuple[Extent, ...] = ()) -> Statement:
-        """The stored element at a logical index, from the anchor's result there; lanes outside the conditions are
-        stored only as padding."""
+    def store(
+        self, index: tuple[Extent, ...], sum_: Expr, conditions: tuple[Extent, ...] = ()
+    ) -> Statement:
+        """The stored element at a logical index, from the anchor's result there; lanes outside the
+        conditions are stored only as padding."""
         layout = self.output.layout
         physical = layout.physical_index(index) if layout is not None else index
         statement = Store(self.out, physical, self.final(index, sum_))
@@ -215,7 +242,9 @@ def _as_extent(part: Extent | Expr) -> Extent:
 def _nearest_integer(value: float, dtype: DType) -> int:
     """A number, infinite ones too, in an integer dtype's range."""
     bits = dtype.bytes * 8
-    low, high = (-(1 << (bits - 1)), (1 << (bits - 1)) - 1) if dtype.is_signed else (0, (1 << bits) - 1)
+    low, high = (
+        (-(1 << (bits - 1)), (1 << (bits - 1)) - 1) if dtype.is_signed else (0, (1 << bits) - 1)
+    )
     if value in (float("inf"), float("-inf")):
         return high if value > 0 else low
     return int(min(max(value, low), high))

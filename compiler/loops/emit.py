@@ -1,6 +1,8 @@
-"""A plan -> statements: work items decoded, tiles with their tails, accumulators cleared, added up and stored.
+"""A plan -> statements: work items decoded, tiles with their tails, accumulators cleared, added up
+and stored.
 
-Conditions that hold for a whole tile are tested around its statements; what depends on the lane stays at the load.
+Conditions that hold for a whole tile are tested around its statements; what depends on the lane
+stays at the load.
 """
 
 from __future__ import annotations
@@ -14,7 +16,22 @@ from .. import dim, scalar
 from ..dim import Dim, Extent, Symbol
 from ..scalar import Call, Expr, Guarded
 from .elements import Axis, widened
-from .ir import LANE, LANES, Allocate, Buffer, Kind, LaneFold, Let, Load, Statement, Store, block, guard, loop, variable
+from .ir import (
+    LANE,
+    LANES,
+    Allocate,
+    Buffer,
+    Kind,
+    LaneFold,
+    Let,
+    Load,
+    Statement,
+    Store,
+    block,
+    guard,
+    loop,
+    variable,
+)
 from .space import Substitution
 from .tiling import TOTALS, Plan
 
@@ -24,7 +41,9 @@ Index: TypeAlias = tuple[Extent, ...]
 
 @dataclass(frozen=True)
 class _Place:
-    """Where statements are made: the positions of the axes that are bound, and how many rows or columns a tile has there."""
+    """Where statements are made: the positions of the axes that are bound, and how many rows or
+    columns a tile has there.
+    """
 
     positions: Mapping[Symbol, Extent]
     counts: Mapping[Symbol, int]
@@ -68,18 +87,22 @@ class _Emitter:
                 assert isinstance(tiles, int)
                 lets.append((symbol, rest % tiles))
                 rest = rest // tiles
-        body = self._axes(self.plan.outer, _Place({}, self.plan.tile.counts), self._swept, is_item=True)
+        body = self._axes(
+            self.plan.outer, _Place({}, self.plan.tile.counts), self._swept, is_item=True
+        )
         for symbol, extent in lets:
             body = Let(symbol, extent, body)
         return body
 
-    # -- axes --------------------------------------------------------------------------------------------
+    # -- axes --------------------------------------------------------------------------------------
 
     def _axes(self, axes: Sequence[Axis], place: _Place, end: _Body, is_item: bool) -> Statement:
         """Bind one axis after another: those of items by condition, others by loops."""
         if not axes:
             return end(place)
-        return self._bound(axes[0], place, lambda inner: self._axes(axes[1:], inner, end, is_item), is_item)
+        return self._bound(
+            axes[0], place, lambda inner: self._axes(axes[1:], inner, end, is_item), is_item
+        )
 
     def _bound(self, axis: Axis, place: _Place, then: _Body, is_item: bool) -> Statement:
         """Whole tiles along an axis, then the tile at its end."""
@@ -105,7 +128,9 @@ class _Emitter:
         """The tile that a work item has along an axis."""
         return Dim.of(variable(axis.name, self.plan.tiles(axis)))
 
-    def _tail(self, axis: Axis, base: Extent, rest: Extent, place: _Place, then: _Body) -> Statement:
+    def _tail(
+        self, axis: Axis, base: Extent, rest: Extent, place: _Place, then: _Body
+    ) -> Statement:
         """The tile at the end of an axis: smaller if its size is known, else one row at a time."""
         if isinstance(rest, int):
             unit: Extent = 0 if rest == 1 else Dim.of(_unit(axis, rest))
@@ -113,22 +138,30 @@ class _Emitter:
         single = variable(f"{axis.name}t", rest)
         return loop(single, rest, then(place.at(axis, base + Dim.of(single))))
 
-    # -- items and tiles ---------------------------------------------------------------------------------
+    # -- items and tiles ---------------------------------------------------------------------------
 
     def _swept(self, place: _Place) -> Statement:
         return self._axes(self.plan.swept, place, self._item, is_item=False)
 
     def _item(self, place: _Place) -> Statement:
-        """What one work item does: one tile after another, or, of long sums, one chunk of terms after another."""
+        """What one work item does: one tile after another, or, of long sums, one chunk of terms
+        after another.
+        """
         inner, chunks = self.plan.inner, self.plan.chains.outer
-        units = tuple(unit for axis in (*self.plan.outer, *self.plan.swept) for unit in place.unit(axis))
+        units = tuple(
+            unit for axis in (*self.plan.outer, *self.plan.swept) for unit in place.unit(axis)
+        )
         kept = _kept((*(axis.extent for axis in inner), *(size for _, size in units)))
         if not inner or not chunks or self.plan.tile.lanes_reduce or kept is None:
             return self._axes(inner, place, self._tile, is_item=False)
         totals = self._buffer("t", (*kept, *self.lanes))
 
         def at(here: _Place) -> Index:
-            return (*(here.positions[axis.symbol] for axis in inner), *_positions(units), *self.at_lane)
+            return (
+                *(here.positions[axis.symbol] for axis in inner),
+                *_positions(units),
+                *self.at_lane,
+            )
 
         def clear(here: _Place) -> Statement:
             return self._clear(totals, at(here), here)
@@ -139,7 +172,9 @@ class _Emitter:
         def finish(here: _Place) -> Statement:
             return self._finished(totals, at(here), here)
 
-        first, middle, last = (self._axes(inner, place, end, is_item=False) for end in (clear, add, finish))
+        first, middle, last = (
+            self._axes(inner, place, end, is_item=False) for end in (clear, add, finish)
+        )
         return Allocate(totals, block(first, _looped(chunks, middle), last))
 
     def _tile(self, place: _Place) -> Statement:
@@ -152,29 +187,40 @@ class _Emitter:
             sums = _looped(chains.outer, self._part(total, at, place))
         else:
             sums = self._accumulate(total, at, place)
-        return Allocate(total, block(self._clear(total, at, place), sums, self._finished(total, at, place)))
+        return Allocate(
+            total, block(self._clear(total, at, place), sums, self._finished(total, at, place))
+        )
 
     def _part(self, total: Buffer, at: Index, place: _Place) -> Statement:
         """Adds the sums of one chunk of terms, made in registers, to the totals of a tile."""
         partial, here = self._accumulators("a", place)
-        merge = self._each(Store(total, at, self._combined(Load(total, at), Load(partial, here))), place)
+        merge = self._each(
+            Store(total, at, self._combined(Load(total, at), Load(partial, here))), place
+        )
         clear = self._clear(partial, here, place)
         return Allocate(partial, block(clear, self._accumulate(partial, here, place), merge))
 
-    # -- accumulators ------------------------------------------------------------------------------------
+    # -- accumulators ------------------------------------------------------------------------------
 
     def _accumulators(self, letter: str, place: _Place) -> tuple[Buffer, Index]:
         """A local buffer for a tile's sums, and where in it one of them lies."""
         units = self._units(place)
-        return self._buffer(letter, (*(size for _, size in units), *self.lanes)), (*_positions(units), *self.at_lane) or (0,)
+        return self._buffer(letter, (*(size for _, size in units), *self.lanes)), (
+            *_positions(units),
+            *self.at_lane,
+        ) or (0,)
 
     def _buffer(self, letter: str, shape: Index) -> Buffer:
-        return Buffer(self.elements.local_name(letter), self.plan.sum_dtype, shape or (1,), is_local=True)
+        return Buffer(
+            self.elements.local_name(letter), self.plan.sum_dtype, shape or (1,), is_local=True
+        )
 
     def _units(self, place: _Place) -> Units:
         """The unrolled row and column loops of the tile at a place."""
         tile = self.plan.tile
-        return tuple(unit for axis in (tile.rows, tile.columns) if axis for unit in place.unit(axis))
+        return tuple(
+            unit for axis in (tile.rows, tile.columns) if axis for unit in place.unit(axis)
+        )
 
     def _each(self, body: Statement, place: _Place, lanes: bool = True) -> Statement:
         """A statement for every accumulator of the tile."""
@@ -201,7 +247,11 @@ class _Emitter:
         kind = Kind.UNROLLED if self.plan.tile.copies_terms else Kind.SERIAL
         for depth in range(len(axes), -1, -1):
             inner = {axis.symbol for axis in axes[depth:]}
-            here = [c for c in tested if not inner & c.symbols() and (depth == 0 or axes[depth - 1].symbol in c.symbols())]
+            here = [
+                c
+                for c in tested
+                if not inner & c.symbols() and (depth == 0 or axes[depth - 1].symbol in c.symbols())
+            ]
             body = guard(tuple(here), body)
             if depth:
                 body = loop(axes[depth - 1].symbol, axes[depth - 1].extent, body, kind)
@@ -213,12 +263,19 @@ class _Emitter:
         match term:
             case Call("mul", (left, right), dtype) if is_sum and dtype.is_float:
                 return scalar.call("fma", left, right, present)
-            case Guarded(conditions, Call("mul", (left, right), dtype), _) if is_sum and dtype.is_float:
+            case Guarded(conditions, Call("mul", (left, right), dtype), _) if (
+                is_sum and dtype.is_float
+            ):
                 zero = scalar.literal(0, dtype)
-                return scalar.call("fma", Guarded(conditions, left, zero), Guarded(conditions, right, zero), present)
+                return scalar.call(
+                    "fma",
+                    Guarded(conditions, left, zero),
+                    Guarded(conditions, right, zero),
+                    present,
+                )
         return self._combined(present, term)
 
-    # -- results -----------------------------------------------------------------------------------------
+    # -- results -----------------------------------------------------------------------------------
 
     def _put(self, place: _Place) -> Substitution:
         return Substitution({**place.positions, **self.plan.chains.split})
@@ -236,7 +293,11 @@ class _Emitter:
         value = self.space.placed(self.elements.final(self.space.index, sum_), put)
         conditions = tuple(map(put, self.space.store_guard))
         out, position = self.space.stored_at(put)
-        return self._each(guard(conditions, Store(out, position, value)), place, lanes=not self.plan.tile.lanes_reduce)
+        return self._each(
+            guard(conditions, Store(out, position, value)),
+            place,
+            lanes=not self.plan.tile.lanes_reduce,
+        )
 
 
 def _unit(axis: Axis, size: int) -> Symbol:
@@ -262,7 +323,9 @@ def _kept(extents: Sequence[Extent]) -> tuple[int, ...] | None:
 
 
 def _outer_conditions(value: Expr, units: Sequence[Symbol]) -> list[Dim]:
-    """The conditions of a term's guards that are the same for a whole tile: without one of them the term adds nothing."""
+    """The conditions of a term's guards that are the same for a whole tile: without one of them
+    the term adds nothing.
+    """
     inside = {LANE, *units}
     match value:
         case Call("fma", (Guarded(conditions), _, _), _):

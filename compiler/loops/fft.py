@@ -1,9 +1,11 @@
-"""Loops of the Fourier transforms of tiles: vectors of 16 channels, a transform of a column or row as straight-line code.
+"""Loops of the Fourier transforms of tiles: vectors of 16 channels, a transform of a column or row
+as straight-line code.
 
-A tile of rows x columns real numbers is copied to a local buffer. There each column becomes its half spectrum (fourier.py),
-which has as many numbers; then come complex transforms along the rows of the inner frequencies and real ones along the
-first and the last. Columns and rows are loops, so that the code of a transform stands there once. Numbers that are known to
-be zero (behind a filter's taps) or are not wanted (where windows wrap around) take no steps. The way back is the transpose.
+A tile of rows x columns real numbers is copied to a local buffer. There each column becomes its
+half spectrum (fourier.py), which has as many numbers; then come complex transforms along the rows
+of the inner frequencies and real ones along the first and the last. Columns and rows are loops, so
+that the code of a transform stands there once. Numbers that are known to be zero (behind a filter's
+taps) or are not wanted (where windows wrap around) take no steps. The way back is the transpose.
 """
 
 from __future__ import annotations
@@ -24,7 +26,9 @@ from .tiles import Bordered, PutEntry, PutNumber, ReadEntry, ReadNumber, Transfo
 
 @dataclass(frozen=True)
 class _Tile:
-    """n numbers down and across, of which the first ``present`` are not zero or wanted; where their frequencies are."""
+    """n numbers down and across, of which the first ``present`` are not zero or wanted; where
+    their frequencies are.
+    """
 
     n: Pair
     present: Pair
@@ -58,7 +62,9 @@ class _Tile:
 
 
 class _Writer:
-    """Statements over whole vectors; the values of a program's steps lie in a local buffer at fixed places: registers."""
+    """Statements over whole vectors; the values of a program's steps lie in a local buffer at
+    fixed places: registers.
+    """
 
     def __init__(self, k: Elements) -> None:
         self.k = k
@@ -71,16 +77,23 @@ class _Writer:
         return Buffer(self.k.local_name("t"), self.dtype, (*extents, LANES), is_local=True)
 
     def straight_line(
-        self, program: Program, inputs: Sequence[Expr], finish: Callable[[list[Expr]], list[Statement]]
+        self,
+        program: Program,
+        inputs: Sequence[Expr],
+        finish: Callable[[list[Expr]], list[Statement]],
     ) -> Statement:
         """The program over values, each read once, then what is made of its outputs."""
         count = len(inputs) + len(program.steps)
         made, at_lane = self.buffer(count), Dim.of(LANE)
         values = [Load(made, (place, at_lane)) for place in range(count)]
         computed = [*inputs, *(_stepped(step, values) for step in program.steps)]
-        stores: list[Statement] = [Store(made, (place, at_lane), value) for place, value in enumerate(computed)]
+        stores: list[Statement] = [
+            Store(made, (place, at_lane), value) for place, value in enumerate(computed)
+        ]
         outputs = [self.scaled(term, values) for term in program.outputs]
-        vectors = [loop(LANE, LANES, statement, Kind.VECTOR) for statement in [*stores, *finish(outputs)]]
+        vectors = [
+            loop(LANE, LANES, statement, Kind.VECTOR) for statement in [*stores, *finish(outputs)]
+        ]
         return Allocate(made, block(*vectors))
 
     def scaled(self, term: tuple[float, int] | None, values: Sequence[Expr]) -> Expr:
@@ -88,7 +101,13 @@ class _Writer:
             return scalar.literal(0, self.dtype)
         factor, number = term
         value = values[number]
-        return value if factor == 1 else -value if factor == -1 else value * scalar.literal(factor, self.dtype)
+        return (
+            value
+            if factor == 1
+            else -value
+            if factor == -1
+            else value * scalar.literal(factor, self.dtype)
+        )
 
 
 def _stepped(step: Step, values: Sequence[Expr]) -> Expr:
@@ -98,7 +117,7 @@ def _stepped(step: Step, values: Sequence[Expr]) -> Expr:
     return scalar.call("fma", y, scalar.literal(step.ratio, y.dtype), x)
 
 
-# -- there -------------------------------------------------------------------------------------------------------------
+# -- there -----------------------------------------------------------------------------------------
 
 
 def _spectrum(k: Elements, tile: _Tile, read: Bordered[ReadNumber], put: _PutSpectrum) -> Statement:
@@ -112,22 +131,37 @@ def _spectrum(k: Elements, tile: _Tile, read: Bordered[ReadNumber], put: _PutSpe
         def keep(outputs: list[Expr]) -> list[Statement]:
             return [Store(half, (i, j, at_lane), value) for i, value in enumerate(outputs)]
 
-        return w.straight_line(real(rows, height), [Load(half, (i, j, at_lane)) for i in range(height)], keep)
+        return w.straight_line(
+            real(rows, height), [Load(half, (i, j, at_lane)) for i in range(height)], keep
+        )
 
     def inner_row(row: Extent) -> Statement:
-        parts = [Load(half, (2 + 2 * row + part, j, at_lane)) for j in range(width) for part in range(2)]
+        parts = [
+            Load(half, (2 + 2 * row + part, j, at_lane)) for j in range(width) for part in range(2)
+        ]
         return w.straight_line(complex_(columns, width), parts, lambda outputs: _triples(
             outputs, lambda number: tile.complex_entry(row, number), put))  # fmt: skip
 
     def end_row(end: Extent) -> Statement:
         def finish(outputs: list[Expr]) -> list[Statement]:
-            stores = [put.real(tile.real_entry(end, i), value) for i, value in enumerate(outputs[: tile.reals])]
-            return stores + _triples(outputs[tile.reals :], lambda number: tile.half_entry(end, number), put)
+            stores = [
+                put.real(tile.real_entry(end, i), value)
+                for i, value in enumerate(outputs[: tile.reals])
+            ]
+            return stores + _triples(
+                outputs[tile.reals :], lambda number: tile.half_entry(end, number), put
+            )
 
-        return w.straight_line(real(columns, width), [Load(half, (end, j, at_lane)) for j in range(width)], finish)
+        return w.straight_line(
+            real(columns, width), [Load(half, (end, j, at_lane)) for j in range(width)], finish
+        )
 
     copied = _over_tile(tile.present, lambda i, j: Store(half, (i, j, at_lane), read.any(i, j)))
-    stages = (_over("j", width, column), _over("k", tile.inner, inner_row), _over("h", tile.ends, end_row))
+    stages = (
+        _over("j", width, column),
+        _over("k", tile.inner, inner_row),
+        _over("h", tile.ends, end_row),
+    )
     return Allocate(half, block(copied, *stages))
 
 
@@ -142,7 +176,11 @@ def _over(name: str, extent: int, body: Callable[[Extent], Statement]) -> Statem
 def _over_tile(present: Pair, body: Callable[[Extent, Extent], Statement]) -> Statement:
     """Vectors of numbers one after another."""
     height, width = present
-    return _over("i", height, lambda i: _over("j", width, lambda j: loop(LANE, LANES, body(i, j), Kind.VECTOR)))
+    return _over(
+        "i",
+        height,
+        lambda i: _over("j", width, lambda j: loop(LANE, LANES, body(i, j), Kind.VECTOR)),
+    )
 
 
 @dataclass(frozen=True)
@@ -157,23 +195,40 @@ class _PutSpectrum:
         return [self.put(first + place, value) for place, value in enumerate(self.complex_(re, im))]
 
     def real(self, entry: Extent, value: Expr) -> Statement:
-        scaled = value if self.real_factor == 1 else value * scalar.literal(self.real_factor, value.dtype)
+        scaled = (
+            value
+            if self.real_factor == 1
+            else value * scalar.literal(self.real_factor, value.dtype)
+        )
         return self.put(entry, scaled)
 
 
-def _triples(parts: Sequence[Expr], entry: Callable[[int], Extent], put: _PutSpectrum) -> list[Statement]:
+def _triples(
+    parts: Sequence[Expr], entry: Callable[[int], Extent], put: _PutSpectrum
+) -> list[Statement]:
     """The entries of complex frequencies, given as real and imaginary parts in turn."""
     pairs = zip(parts[::2], parts[1::2], strict=True)
-    return [store for number, (re, im) in enumerate(pairs) for store in put.triple(entry(number), re, im)]
+    return [
+        store
+        for number, (re, im) in enumerate(pairs)
+        for store in put.triple(entry(number), re, im)
+    ]
 
 
 def _input(k: Elements, attrs: TileAttrs, read: Bordered[ReadNumber], put: PutEntry) -> Statement:
     """a, b, a + b."""
-    return _spectrum(k, _Tile(attrs.inputs, attrs.inputs), read, _PutSpectrum(lambda re, im: (re, im, re + im), put))
+    return _spectrum(
+        k,
+        _Tile(attrs.inputs, attrs.inputs),
+        read,
+        _PutSpectrum(lambda re, im: (re, im, re + im), put),
+    )
 
 
 def _conjugate(k: Elements, tile: _Tile, read: Bordered[ReadNumber], put: PutEntry) -> Statement:
-    """d - c, c + d, c of the conjugate c + di times 2 / N; the real ones times 1 / N. N is a power of two: no rounding."""
+    """d - c, c + d, c of the conjugate c + di times 2 / N; the real ones times 1 / N. N is a
+    power of two: no rounding.
+    """
     scale = 1.0 / (tile.n[0] * tile.n[1])
 
     def planes(re: Expr, im: Expr) -> tuple[Expr, Expr, Expr]:
@@ -187,11 +242,13 @@ def _filter(k: Elements, attrs: TileAttrs, read: Bordered[ReadNumber], put: PutE
     return _conjugate(k, _Tile(attrs.inputs, attrs.taps), read, put)
 
 
-def _gradient(k: Elements, attrs: TileAttrs, read: Bordered[ReadNumber], put: PutEntry) -> Statement:
+def _gradient(
+    k: Elements, attrs: TileAttrs, read: Bordered[ReadNumber], put: PutEntry
+) -> Statement:
     return _conjugate(k, _Tile(attrs.inputs, attrs.m), read, put)
 
 
-# -- back --------------------------------------------------------------------------------------------------------------
+# -- back ------------------------------------------------------------------------------------------
 
 
 def _numbers(k: Elements, tile: _Tile, read: ReadEntry, put: Bordered[PutNumber]) -> Statement:
@@ -207,9 +264,14 @@ def _numbers(k: Elements, tile: _Tile, read: ReadEntry, put: Bordered[PutNumber]
 
     def inner_row(row: Extent) -> Statement:
         def keep(outputs: list[Expr]) -> list[Statement]:
-            return [Store(half, (2 + 2 * row + i % 2, i // 2, at_lane), value) for i, value in enumerate(outputs)]
+            return [
+                Store(half, (2 + 2 * row + i % 2, i // 2, at_lane), value)
+                for i, value in enumerate(outputs)
+            ]
 
-        parts = [part for number in range(columns) for part in joined(tile.complex_entry(row, number))]
+        parts = [
+            part for number in range(columns) for part in joined(tile.complex_entry(row, number))
+        ]
         return w.straight_line(complex_(columns, width).transposed(), parts, keep)
 
     def end_row(end: Extent) -> Statement:
@@ -217,7 +279,11 @@ def _numbers(k: Elements, tile: _Tile, read: ReadEntry, put: Bordered[PutNumber]
             return [Store(half, (end, j, at_lane), value) for j, value in enumerate(outputs)]
 
         parts = [read(tile.real_entry(end, number)) for number in range(tile.reals)]
-        parts += [part for number in range(max(columns // 2 - 1, 0)) for part in joined(tile.half_entry(end, number))]
+        parts += [
+            part
+            for number in range(max(columns // 2 - 1, 0))
+            for part in joined(tile.half_entry(end, number))
+        ]
         return w.straight_line(real(columns, width).transposed(), parts, keep)
 
     def column(j: Extent) -> Statement:
@@ -230,7 +296,11 @@ def _numbers(k: Elements, tile: _Tile, read: ReadEntry, put: Bordered[PutNumber]
     def copied(at: PutNumber) -> Statement:
         return _over_tile(tile.present, lambda i, j: at(i, j, Load(half, (i, j, at_lane))))
 
-    stages = (_over("k", tile.inner, inner_row), _over("h", tile.ends, end_row), _over("j", width, column))
+    stages = (
+        _over("k", tile.inner, inner_row),
+        _over("h", tile.ends, end_row),
+        _over("j", width, column),
+    )
     return Allocate(half, block(*stages, put.either(copied)))
 
 
@@ -238,7 +308,9 @@ def _output(k: Elements, attrs: TileAttrs, read: ReadEntry, put: Bordered[PutNum
     return _numbers(k, _Tile(attrs.inputs, attrs.m), read, put)
 
 
-def _filter_gradient(k: Elements, attrs: TileAttrs, read: ReadEntry, put: Bordered[PutNumber]) -> Statement:
+def _filter_gradient(
+    k: Elements, attrs: TileAttrs, read: ReadEntry, put: Bordered[PutNumber]
+) -> Statement:
     return _numbers(k, _Tile(attrs.inputs, attrs.taps), read, put)
 
 

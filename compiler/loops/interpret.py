@@ -1,8 +1,9 @@
 """The meaning of loops: a kernel run over NumPy arrays, statement by statement.
 
-Slow and exact: every sum in the order of the loops, fma rounded once, lanes of a vector loop together. What the IR forbids
-is trapped: an index outside its buffer that no guard excludes, an element read before this work item wrote it, an element
-that two work items (or two lanes) write, an output element that nobody writes.
+Slow and exact: every sum in the order of the loops, fma rounded once, lanes of a vector loop
+together. What the IR forbids is trapped: an index outside its buffer that no guard excludes, an
+element read before this work item wrote it, an element that two work items (or two lanes) write, an
+output element that nobody writes.
 """
 
 from __future__ import annotations
@@ -21,7 +22,21 @@ from .. import dim, scalar
 from ..dim import Atom, Dim, Extent, Minimum, Quotient, Remainder, Symbol
 from ..op import Array
 from ..scalar import SCALAR_FUNCTIONS, Bitcast, Call, Cast, Checked, Expr, Guarded, Index, Literal
-from .ir import LANES, Allocate, Block, Buffer, For, If, Kernel, Kind, LaneFold, Let, Load, Statement, Store
+from .ir import (
+    LANES,
+    Allocate,
+    Block,
+    Buffer,
+    For,
+    If,
+    Kernel,
+    Kind,
+    LaneFold,
+    Let,
+    Load,
+    Statement,
+    Store,
+)
 from .text import print_statement
 
 Mask = npt.NDArray[np.bool_]
@@ -31,7 +46,9 @@ UNWRITTEN = -1  # the owner of an element that no work item has written
 
 @dataclass(frozen=True)
 class Run:
-    """What a kernel gave: its output in memory's shape, and how often it did what (each lane counts)."""
+    """What a kernel gave: its output in memory's shape, and how often it did what (each lane
+    counts).
+    """
 
     output: Array
     fma: int
@@ -47,11 +64,16 @@ class Run:
 
 
 def run_kernel(
-    kernel: Kernel, arrays: Sequence[Array], symbols: Mapping[str, int] | None = None, order: Sequence[int] | None = None
+    kernel: Kernel,
+    arrays: Sequence[Array],
+    symbols: Mapping[str, int] | None = None,
+    order: Sequence[int] | None = None,
 ) -> Run:
-    """Runs a kernel on its inputs (as they lie in memory, in the order of its buffers), work items in ``order``.
+    """Runs a kernel on its inputs (as they lie in memory, in the order of its buffers), work items
+    in ``order``.
 
-    InputError for arrays or numbers that do not fit the kernel; VerificationError where the kernel breaks a rule.
+    InputError for arrays or numbers that do not fit the kernel; VerificationError where the kernel
+    breaks a rule.
     """
     values = _checked_symbols(kernel, symbols or {})
     machine = _Machine(kernel, values, arrays)
@@ -69,8 +91,14 @@ def _checked_symbols(kernel: Kernel, symbols: Mapping[str, int]) -> dict[str, in
     values: dict[str, int] = {}
     for symbol in kernel.symbols:
         high = dim.bounds(symbol.hi)[1] if symbol.hi is not None else None
-        if symbol.name not in symbols or symbols[symbol.name] < symbol.lo or (high is not None and symbols[symbol.name] > high):
-            raise InputError(f"dim {symbol.name} needs a number in {symbol.lo}..{symbol.hi}", node=kernel.name)
+        if (
+            symbol.name not in symbols
+            or symbols[symbol.name] < symbol.lo
+            or (high is not None and symbols[symbol.name] > high)
+        ):
+            raise InputError(
+                f"dim {symbol.name} needs a number in {symbol.lo}..{symbol.hi}", node=kernel.name
+            )
         values[symbol.name] = symbols[symbol.name]
     return values
 
@@ -95,8 +123,12 @@ class _Counts:
 class _Machine:
     def __init__(self, kernel: Kernel, symbols: Mapping[str, int], arrays: Sequence[Array]) -> None:
         self.kernel = kernel
-        self.values: dict[str, Any] = {ONE: 1, **symbols}  # symbols and loop variables; the lane is an array
-        self.memory = {b: self._input(b, a) for b, a in zip(kernel.buffers[:-1], self._counted(arrays), strict=True)}
+        # symbols and loop variables; the lane is an array
+        self.values: dict[str, Any] = {ONE: 1, **symbols}
+        self.memory = {
+            b: self._input(b, a)
+            for b, a in zip(kernel.buffers[:-1], self._counted(arrays), strict=True)
+        }
         self.out = kernel.buffers[-1]
         self.memory[self.out] = self._empty(self.out)
         self.counts = _Counts()
@@ -110,7 +142,10 @@ class _Machine:
 
     def _counted(self, arrays: Sequence[Array]) -> Sequence[Array]:
         if len(arrays) != len(self.kernel.buffers) - 1:
-            raise InputError(f"{len(arrays)} arrays for {len(self.kernel.buffers) - 1} inputs", node=self.kernel.name)
+            raise InputError(
+                f"{len(arrays)} arrays for {len(self.kernel.buffers) - 1} inputs",
+                node=self.kernel.name,
+            )
         return arrays
 
     def _shape(self, buffer: Buffer) -> tuple[int, ...]:
@@ -120,13 +155,18 @@ class _Machine:
         shape = self._shape(buffer)
         if array.dtype != buffer.dtype.numpy or array.size != int(np.prod(shape)):
             found = f"{array.dtype}{list(array.shape)}"
-            raise InputError(f"{buffer.name} is {buffer.dtype.value}{list(shape)}, not {found}", node=self.kernel.name)
+            raise InputError(
+                f"{buffer.name} is {buffer.dtype.value}{list(shape)}, not {found}",
+                node=self.kernel.name,
+            )
         return _Memory(shape, np.ascontiguousarray(array).reshape(-1))
 
     def _empty(self, buffer: Buffer) -> _Memory:
         shape = self._shape(buffer)
         size = int(np.prod(shape))
-        return _Memory(shape, np.zeros(size, buffer.dtype.numpy), np.full(size, UNWRITTEN, np.int64))
+        return _Memory(
+            shape, np.zeros(size, buffer.dtype.numpy), np.full(size, UNWRITTEN, np.int64)
+        )
 
     def run(self, item: int) -> None:
         """One work item."""
@@ -138,14 +178,20 @@ class _Machine:
         assert memory.owner is not None
         if np.any(memory.owner == UNWRITTEN):
             missing = np.unravel_index(int(np.argmax(memory.owner == UNWRITTEN)), memory.shape)
-            raise VerificationError(f"{self.out.name}{list(map(int, missing))} is never stored", node=self.kernel.name)
+            raise VerificationError(
+                f"{self.out.name}{list(map(int, missing))} is never stored", node=self.kernel.name
+            )
         output = memory.data.reshape(memory.shape)
-        return Run(output, counts.fma, counts.loads, self.is_index_wrong, counts.executed, counts.lanes)
+        return Run(
+            output, counts.fma, counts.loads, self.is_index_wrong, counts.executed, counts.lanes
+        )
 
     def _error(self, message: str) -> VerificationError:
-        return VerificationError(f"{message}, in: {print_statement(self.statement)}", node=self.kernel.name)
+        return VerificationError(
+            f"{message}, in: {print_statement(self.statement)}", node=self.kernel.name
+        )
 
-    # -- statements --------------------------------------------------------------------------------------
+    # -- statements --------------------------------------------------------------------------------
 
     def _statement(self, statement: Statement) -> None:
         match statement:
@@ -222,7 +268,7 @@ class _Machine:
         self.counts.executed[store] += 1
         self.counts.lanes[store] += self._lanes
 
-    # -- expressions -------------------------------------------------------------------------------------
+    # -- expressions -------------------------------------------------------------------------------
 
     def _value(self, root: Expr) -> Any:
         """A number, or one a lane; what stands under a guard is evaluated under it."""
@@ -272,18 +318,23 @@ class _Machine:
         return lanes[self.mask] if self.mask is not None and np.ndim(lanes) else lanes
 
     def _offset(self, buffer: Buffer, memory: _Memory, index: Sequence[Extent | Expr]) -> Any:
-        """The element number (of each lane; 0 where a lane does not run); every part is inside its extent."""
+        """The element number (of each lane; 0 where a lane does not run); every part is inside
+        its extent.
+        """
         total: Any = 0
         for axis, (part, extent) in enumerate(zip(index, memory.shape, strict=True)):
             position = self._value(part) if isinstance(part, Expr) else self._extent(part)
             if isinstance(position, np.ndarray) and position.ndim:
                 position = position if self.mask is None else np.where(self.mask, position, 0)
                 running = self._running(position)
-                is_inside = not len(running) or bool(running.view(np.uint64).max() < extent)  # what is negative is then huge
+                # what is negative is then huge
+                is_inside = not len(running) or bool(running.view(np.uint64).max() < extent)
             else:
                 is_inside = 0 <= position < extent
             if not is_inside:
-                raise self._error(f"axis {axis} of {buffer.name} is {extent} long, and its index {position}")
+                raise self._error(
+                    f"axis {axis} of {buffer.name} is {extent} long, and its index {position}"
+                )
             total = total * extent + position
         return total
 
@@ -296,7 +347,11 @@ class _Machine:
         value = memory.data[lanes]
         while len(value) > 1:
             half = len(value) // 2
-            value = SCALAR_FUNCTIONS[fold.combine].numpy(value[:half], value[half:]).astype(fold.dtype.numpy, copy=False)
+            value = (
+                SCALAR_FUNCTIONS[fold.combine]
+                .numpy(value[:half], value[half:])
+                .astype(fold.dtype.numpy, copy=False)
+            )
         return value[0]
 
     def _guarded(self, node: Guarded) -> Any:
@@ -317,7 +372,7 @@ class _Machine:
         self.is_index_wrong |= not np.all(self._running(inside))
         return np.where(inside, wrapped, 0)
 
-    # -- extents -----------------------------------------------------------------------------------------
+    # -- extents -----------------------------------------------------------------------------------
 
     def _extent(self, extent: Extent) -> Any:
         """A number, or one a lane."""

@@ -2,16 +2,18 @@
 
     statement  := Block(statement...) | For(variable, extent, kind, body) | If(conditions, body)
                 | Let(variable, extent, body) | Allocate(buffer, body) | Store(buffer, index, value)
-    value      := the scalar expressions of compiler/scalar.py, plus Load(buffer, index) and LaneFold(buffer, index, combine)
-    index      := extents (compiler/dim.py) over loop variables and the kernel's symbols, or int64 expressions
+    value      := the scalar expressions of compiler/scalar.py, plus Load(buffer, index) and
+    LaneFold(buffer, index, combine) index      := extents (compiler/dim.py) over loop variables and
+    the kernel's symbols, or int64 expressions
 
-A ``For`` runs its body for 0 <= variable < extent: in order (serial), as the kernel's work items (parallel, outermost
-only), copied out (unrolled, constant extent), or as lanes of one vector (vector, constant extent). Iterations of a
-vector loop do not depend on each other. Conditions hold where they are >= 0. Stored and loaded indices always lie
-inside the buffer; ``Guarded`` and ``If`` are how a kernel keeps that promise at borders. No variable is bound again
-inside its own scope: names of loops match ``LOOP_VARIABLE``, those of kernels' symbols do not (passes/plan_memory.py
-sees to it). A symbol's range where it is used is a claim about its value there, and may be narrower than where it is
-bound. ``loops/verify.py`` checks all this, ``loops/interpret.py`` is the meaning.
+A ``For`` runs its body for 0 <= variable < extent: in order (serial), as the kernel's work items
+(parallel, outermost only), copied out (unrolled, constant extent), or as lanes of one vector
+(vector, constant extent). Iterations of a vector loop do not depend on each other. Conditions hold
+where they are >= 0. Stored and loaded indices always lie inside the buffer; ``Guarded`` and ``If``
+are how a kernel keeps that promise at borders. No variable is bound again inside its own scope:
+names of loops match ``LOOP_VARIABLE``, those of kernels' symbols do not (passes/plan_memory.py
+sees to it). A symbol's range where it is used is a claim about its value there, and may be narrower
+than where it is bound. ``loops/verify.py`` checks all this, ``loops/interpret.py`` is the meaning.
 """
 
 from __future__ import annotations
@@ -28,14 +30,17 @@ from ..dim import Dim, Extent, Symbol
 from ..scalar import Checked, Expr, Guarded, Index
 from ..tensor_type import DType
 
-LANES = 16  # of every vector, whatever the machine's registers: narrower machines use several a vector
+# of every vector, whatever the machine's registers: narrower machines use several a vector
+LANES = 16
 LANE = Symbol("l", 0, LANES - 1)  # the variable of every vector loop
 LOOP_VARIABLE = re.compile("[a-z]{1,2}|[pr][0-9][a-z0-9]*")  # names that are left to loops
 
 
 @dataclass(frozen=True, eq=False)
 class Buffer:
-    """Memory of one dtype, row-major. A local buffer belongs to the work item (registers, if its indices are fixed)."""
+    """Memory of one dtype, row-major. A local buffer belongs to the work item (registers, if its
+    indices are fixed).
+    """
 
     name: str
     dtype: DType
@@ -74,12 +79,16 @@ class Load(Expr):
     def with_index_expressions(self, new: tuple[Expr, ...]) -> Load:
         """The same load with its computed index parts replaced, in order."""
         rest = list(new)
-        return Load(self.buffer, tuple(rest.pop(0) if isinstance(p, Expr) else p for p in self.index))
+        return Load(
+            self.buffer, tuple(rest.pop(0) if isinstance(p, Expr) else p for p in self.index)
+        )
 
 
 @dataclass(frozen=True, eq=False)
 class LaneFold(Expr):
-    """All lanes of a local vector combined in a fixed tree: lane i with lane i + width/2, and so on."""
+    """All lanes of a local vector combined in a fixed tree: lane i with lane i + width/2, and so
+    on.
+    """
 
     buffer: Buffer
     index: tuple[Extent, ...]  # of the vector; the lanes are the buffer's last axis
@@ -206,7 +215,9 @@ def variable(name: str, extent: Extent) -> Symbol:
 
 def block(*statements: Statement) -> Statement:
     """Statements in order; one alone stays as it is, and blocks inside are flattened."""
-    flat = tuple(inner for s in statements for inner in (s.statements if isinstance(s, Block) else (s,)))
+    flat = tuple(
+        inner for s in statements for inner in (s.statements if isinstance(s, Block) else (s,))
+    )
     return flat[0] if len(flat) == 1 else Block(flat)
 
 

@@ -1,4 +1,5 @@
-"""Which lanes of a vector loop depend on each other: one touches an element that another one stores.
+"""Which lanes of a vector loop depend on each other: one touches an element that another one
+stores.
 
 A vector loop may then be run lane by lane or all at once, with the same result.
 """
@@ -28,7 +29,9 @@ class Conflict:
 
 @dataclass(frozen=True)
 class _Access:
-    """An element that each lane stores or loads; ``offset`` is None if it is not known when compiling."""
+    """An element that each lane stores or loads; ``offset`` is None if it is not known when
+    compiling.
+    """
 
     statement: Store
     buffer: Buffer
@@ -41,10 +44,15 @@ def conflicts(body: Statement) -> Iterator[Conflict]:
     """The conflicts between the lanes of a vector loop with this body."""
     stores = list(_stores(body))
     buffers = {store.buffer for store, _ in stores}
-    accesses = [access for store, is_masked in stores for access in _accesses(store, is_masked, buffers)]
+    accesses = [
+        access for store, is_masked in stores for access in _accesses(store, is_masked, buffers)
+    ]
     for store in (access for access in accesses if access.is_store):
         for other in accesses:
-            if other.buffer is store.buffer and (meet := _meet(store.offset, other.offset)) is not False:
+            if (
+                other.buffer is store.buffer
+                and (meet := _meet(store.offset, other.offset)) is not False
+            ):
                 is_certain = meet is True and not store.is_masked and not other.is_masked
                 yield Conflict(other.statement, store.buffer, is_certain)
 
@@ -87,7 +95,9 @@ def _hold_by_lane(conditions: Sequence[Extent]) -> bool:
 
 
 def _meet(left: Extent | None, right: Extent | None) -> bool | None:
-    """Whether two different lanes find the same element at these offsets; None if that is not known."""
+    """Whether two different lanes find the same element at these offsets; None if that is not
+    known.
+    """
     if left is None or right is None:
         return None
     first, second = _by_lane(left), _by_lane(right)
@@ -104,10 +114,18 @@ def _meet(left: Extent | None, right: Extent | None) -> bool | None:
 
 @lru_cache(4096)
 def _by_lane(offset: Extent) -> tuple[tuple[int, ...], Extent] | None:
-    """An offset as a number for each lane plus what is the same in all; None if it is no such sum."""
+    """An offset as a number for each lane plus what is the same in all; None if it is no such
+    sum.
+    """
     if isinstance(offset, int):
         return (0,) * LANES, offset
-    own = Dim(tuple((atoms, factor) for atoms, factor in offset.terms if any(LANE in Dim.of(a).symbols() for a in atoms)))
+    own = Dim(
+        tuple(
+            (atoms, factor)
+            for atoms, factor in offset.terms
+            if any(LANE in Dim.of(a).symbols() for a in atoms)
+        )
+    )
     if own.symbols() - {LANE}:
         return None
     return tuple(dim.evaluate(own, {LANE.name: lane}) for lane in range(LANES)), offset - own

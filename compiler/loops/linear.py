@@ -1,6 +1,8 @@
-"""Pointwise kernels over contiguous memory: every operand is read exactly where the output is written, or is one number.
+"""Pointwise kernels over contiguous memory: every operand is read exactly where the output is
+written, or is one number.
 
-No axes are left then: the loops walk all buffers by one offset, in vectors of 16 lanes and a last vector under a condition.
+No axes are left then: the loops walk all buffers by one offset, in vectors of 16 lanes and a last
+vector under a condition.
 """
 
 from __future__ import annotations
@@ -16,8 +18,12 @@ from .ir import LANE, LANES, Buffer, Kind, Load, Statement, Store, block, guard,
 CHUNK = 256  # vectors in one work item
 
 
-def linear_loops(elements: Elements, item: Symbol) -> tuple[Extent, Statement, Mapping[Buffer, Buffer]] | None:
-    """(work items, body, the buffers as they are walked) of a kernel without an anchor; None if an operand is read elsewhere."""
+def linear_loops(
+    elements: Elements, item: Symbol
+) -> tuple[Extent, Statement, Mapping[Buffer, Buffer]] | None:
+    """(work items, body, the buffers as they are walked) of a kernel without an anchor; None if
+    an operand is read elsewhere.
+    """
     position = tuple(Axis.of(f"p{i}", e).position for i, e in enumerate(elements.out.shape))
     value = elements.final(elements.logical(position), None)
     if not all(_is_aligned(node, elements.out, position) for node in scalar.post_order([value])):
@@ -48,7 +54,9 @@ def _is_aligned(node: Expr, out: Buffer, position: tuple[Extent, ...]) -> bool:
         case Index() | Guarded() | Checked():
             return False
         case Load(buffer, index):
-            return dim.product(buffer.shape) == 1 or (buffer.shape == out.shape and index == position)
+            return dim.product(buffer.shape) == 1 or (
+                buffer.shape == out.shape and index == position
+            )
     return True
 
 

@@ -1,7 +1,8 @@
-"""What is known at a place inside a kernel, and what follows from it: ranges of variables, conditions that hold.
+"""What is known at a place inside a kernel, and what follows from it: ranges of variables,
+conditions that hold.
 
-``proves`` is safe: what it proves holds on every run. ``counterexample`` finds corners of the loops where an extent is
-negative; what neither decides is open.
+``proves`` is safe: what it proves holds on every run. ``counterexample`` finds corners of the loops
+where an extent is negative; what neither decides is open.
 """
 
 from __future__ import annotations
@@ -22,7 +23,9 @@ FREE = (0, 1, 1000)  # how far above their least values a search for a counterex
 
 @dataclass(frozen=True)
 class Binding:
-    """A name's symbol with the range it is bound to; ``extent`` is a loop's extent or a let's value (None: free)."""
+    """A name's symbol with the range it is bound to; ``extent`` is a loop's extent or a let's
+    value (None: free).
+    """
 
     symbol: Symbol
     extent: Extent | None = None
@@ -34,7 +37,8 @@ class Binding:
 class Scope:
     """The names bound around a place, and extents that are >= 0 there.
 
-    Equal scopes inside one are one object, so that what was proved for a statement need not be proved for the next.
+    Equal scopes inside one are one object, so that what was proved for a statement need not be
+    proved for the next.
     """
 
     bindings: Mapping[str, Binding] = field(default_factory=dict)
@@ -48,7 +52,9 @@ class Scope:
         if binding not in self._inner:
             name, low, high = binding.symbol.name, binding.symbol.lo, binding.symbol.hi
             symbol = Symbol(name, low, None if high is None else self.canonical(high))
-            self._inner[binding] = Scope({**self.bindings, name: replace(binding, symbol=symbol)}, self.facts)
+            self._inner[binding] = Scope(
+                {**self.bindings, name: replace(binding, symbol=symbol)}, self.facts
+            )
         return self._inner[binding]
 
     def under(self, conditions: tuple[Extent, ...]) -> Scope:
@@ -59,22 +65,34 @@ class Scope:
         return self._inner[conditions]
 
     def canonical(self, extent: Extent) -> Extent:
-        """The extent over the symbols as they are bound here, whatever ranges it claims for them."""
+        """The extent over the symbols as they are bound here, whatever ranges it claims for
+        them.
+        """
         if isinstance(extent, int):
             return extent
         if extent not in self._canonical:
-            values = {s: Dim.of(self.bindings[s.name].symbol) for s in extent.symbols() if s.name in self.bindings}
+            values = {
+                s: Dim.of(self.bindings[s.name].symbol)
+                for s in extent.symbols()
+                if s.name in self.bindings
+            }
             changed = {s: d for s, d in values.items() if d.terms[0][0][0] != s}
             self._canonical[extent] = dim.substitute(extent, changed)
         return self._canonical[extent]
 
     def proves(self, extent: Extent) -> bool:
-        """Whether extent >= 0 follows from the ranges that it claims, or from the bindings and facts."""
+        """Whether extent >= 0 follows from the ranges that it claims, or from the bindings and
+        facts.
+        """
         if isinstance(extent, int):
             return extent >= 0
         if extent not in self._proved:
             bound = self.canonical(extent)
-            self._proved[extent] = dim.is_nonnegative(extent) or self._follows(bound, DEPTH) or self._holds_everywhere(bound)
+            self._proved[extent] = (
+                dim.is_nonnegative(extent)
+                or self._follows(bound, DEPTH)
+                or self._holds_everywhere(bound)
+            )
         return self._proved[extent]
 
     def _follows(self, extent: Extent, depth: int) -> bool:
@@ -84,32 +102,54 @@ class Scope:
             return False
         if any(self._follows(part, depth - 1) for part in self._weaker_by_facts(extent)):
             return True
-        return any(all(self._follows(part, depth - 1) for part in parts) for parts in _taken_apart(extent))
+        return any(
+            all(self._follows(part, depth - 1) for part in parts) for parts in _taken_apart(extent)
+        )
 
     def _holds_everywhere(self, extent: Extent) -> bool:
-        """Whether trying each of up to MOST_POINTS values finds extent >= 0, where the facts about its variables hold."""
+        """Whether trying each of up to MOST_POINTS values finds extent >= 0, where the facts
+        about its variables hold.
+        """
         symbols = sorted(dim.symbols_of([extent]), key=lambda s: s.name)
         ranges = [range(s.lo, s.hi + 1) for s in symbols if isinstance(s.hi, int)]
-        is_linear = isinstance(extent, int) or all(isinstance(atom, Symbol) for atoms, _ in extent.terms for atom in atoms)
-        if len(ranges) < len(symbols) or prod(map(len, ranges)) > MOST_POINTS or (is_linear and not self.facts):
+        is_linear = isinstance(extent, int) or all(
+            isinstance(atom, Symbol) for atoms, _ in extent.terms for atom in atoms
+        )
+        if (
+            len(ranges) < len(symbols)
+            or prod(map(len, ranges)) > MOST_POINTS
+            or (is_linear and not self.facts)
+        ):
             return False
         facts = [fact for fact in self.facts if dim.symbols_of([fact]) <= set(symbols)]
-        points = ({s.name: number for s, number in zip(symbols, point, strict=True)} for point in product(*ranges))
-        return all(dim.evaluate(extent, p) >= 0 or any(dim.evaluate(fact, p) < 0 for fact in facts) for p in points)
+        points = (
+            {s.name: number for s, number in zip(symbols, point, strict=True)}
+            for point in product(*ranges)
+        )
+        return all(
+            dim.evaluate(extent, p) >= 0 or any(dim.evaluate(fact, p) < 0 for fact in facts)
+            for p in points
+        )
 
     def _weaker_by_facts(self, extent: Dim) -> Iterator[Extent]:
-        """extent - k fact >= 0 and fact >= 0 give extent >= 0; k is such that a variable of both goes away."""
+        """extent - k fact >= 0 and fact >= 0 give extent >= 0; k is such that a variable of both
+        goes away.
+        """
         factors = dict(extent.terms)
         for fact in self.facts:
             if isinstance(fact, int):
                 continue
-            times = {factors[m] // f for m, f in fact.terms if m and m in factors and factors[m] % f == 0}
+            times = {
+                factors[m] // f for m, f in fact.terms if m and m in factors and factors[m] % f == 0
+            }
             for k in sorted(times):
                 if k > 0:
                     yield extent - fact * k
 
     def counterexample(self, extent: Extent) -> dict[str, int] | None:
-        """Values at which a run comes here and finds extent < 0, from corners of the loops (every lane); None if none is."""
+        """Values at which a run comes here and finds extent < 0, from corners of the loops
+        (every lane); None if none is.
+        """
         used = dim.symbols_of([extent, *self.facts])
         lanes = range(LANES) if LANE in used else range(1)
         for is_last_item, above, lane in product((False, True), FREE, lanes):
@@ -118,8 +158,12 @@ class Scope:
                 return values
         return None
 
-    def _corner(self, extent: Extent, is_last_item: bool, above: int, lane: int) -> dict[str, int] | None:
-        """One place that runs: each loop at the end that lowers the extent; None if no run comes there."""
+    def _corner(
+        self, extent: Extent, is_last_item: bool, above: int, lane: int
+    ) -> dict[str, int] | None:
+        """One place that runs: each loop at the end that lowers the extent; None if no run comes
+        there.
+        """
         values: dict[str, int] = {}
         for name, binding in self.bindings.items():
             if binding.extent is None:
@@ -142,10 +186,19 @@ class Scope:
 
 
 def _falls(extent: Extent, name: str) -> bool:
-    """Whether an extent gets smaller as a variable grows (by the signs of the terms that hold it)."""
+    """Whether an extent gets smaller as a variable grows (by the signs of the terms that hold
+    it).
+    """
     if isinstance(extent, int):
         return False
-    return sum(f for atoms, f in extent.terms if any(s.name == name for a in atoms for s in Dim.of(a).symbols())) < 0
+    return (
+        sum(
+            f
+            for atoms, f in extent.terms
+            if any(s.name == name for a in atoms for s in Dim.of(a).symbols())
+        )
+        < 0
+    )
 
 
 def _without_minima(fact: Extent) -> Iterator[Extent]:
@@ -154,7 +207,8 @@ def _without_minima(fact: Extent) -> Iterator[Extent]:
     while stack:
         extent = stack.pop()
         found = None if isinstance(extent, int) else next(
-            ((atoms, f) for atoms, f in extent.terms if f > 0 and len(atoms) == 1 and isinstance(atoms[0], Minimum)), None
+            ((atoms, f) for atoms,
+             f in extent.terms if f > 0 and len(atoms) == 1 and isinstance(atoms[0], Minimum)), None
         )  # fmt: skip
         if found is None or isinstance(extent, int):
             yield extent
@@ -166,11 +220,13 @@ def _without_minima(fact: Extent) -> Iterator[Extent]:
 
 
 def _taken_apart(extent: Dim) -> Iterator[tuple[Extent, ...]]:
-    """Extents that together give extent >= 0, without one of its quotients, minima or loop variables.
+    """Extents that together give extent >= 0, without one of its quotients, minima or loop
+    variables.
 
-    r + x // d >= 0 is r d + x >= 0; r - x // d >= 0 is r d + d - 1 - x >= 0; r - k d (x // d) is at least r - k x, and
-    (``_within``) r - f (x // d) >= 0 is a bound on x; r + min(a, b) >= 0 is both, r - min(a, b) >= 0 either, of
-    r + a and r + b (r - a and r - b); a variable whose range is symbolic stands at the end that lowers the extent.
+    r + x // d >= 0 is r d + x >= 0; r - x // d >= 0 is r d + d - 1 - x >= 0; r - k d (x // d) is at
+    least r - k x, and (``_within``) r - f (x // d) >= 0 is a bound on x; r + min(a, b) >= 0 is
+    both, r - min(a, b) >= 0 either, of r + a and r + b (r - a and r - b); a variable whose range is
+    symbolic stands at the end that lowers the extent.
     """
     for atoms, factor in extent.terms:
         if len(atoms) != 1:
@@ -194,7 +250,9 @@ def _taken_apart(extent: Dim) -> Iterator[tuple[Extent, ...]]:
                 yield (rest + (lo if factor > 0 else hi) * factor,)
 
 
-def _within(rest: Extent, factor: int, numerator: Dim, divisor: int) -> Iterator[tuple[Extent, ...]]:
+def _within(
+    rest: Extent, factor: int, numerator: Dim, divisor: int
+) -> Iterator[tuple[Extent, ...]]:
     """r + f k - f (x // d) >= 0 where r is at least b: (x - d k) // d may be up to b // f."""
     multiples: Extent = 0
     for atoms, number in () if isinstance(rest, int) else rest.terms:

@@ -1,7 +1,9 @@
-"""The iteration space of a kernel: the axes of its output and its reduction, and its term over them.
+"""The iteration space of a kernel: the axes of its output and its reduction, and its term over
+them.
 
-``iteration_space`` gives the axes as they come from the output's memory and the anchor's reduction, rewritten by three equations
-that let operands be read by plain strides; tiling.py then splits off lanes and chunks. Every rewrite gives a new space.
+``iteration_space`` gives the axes as they come from the output's memory and the anchor's reduction,
+rewritten by three equations that let operands be read by plain strides; tiling.py then splits off
+lanes and chunks. Every rewrite gives a new space.
 """
 
 from __future__ import annotations
@@ -28,14 +30,18 @@ class Substitution:
         return dim.substitute(extent, self.values)
 
     def expression(self, root: Expr) -> Expr:
-        """An expression with all its indices substituted; conditions that then hold are left out."""
+        """An expression with all its indices substituted; conditions that then hold are left
+        out.
+        """
         return scalar.transform(root, self._made)
 
     def _made(self, node: Expr, new: Sequence[Expr]) -> Expr | None:
         match node:
             case Load(buffer, index):
                 parts = iter(new)
-                return Load(buffer, tuple(next(parts) if isinstance(p, Expr) else self(p) for p in index))
+                return Load(
+                    buffer, tuple(next(parts) if isinstance(p, Expr) else self(p) for p in index)
+                )
             case Index(extent):
                 return Index(self(extent))
             case Guarded(conditions):
@@ -49,8 +55,9 @@ class Substitution:
 
 @dataclass(frozen=True, eq=False)
 class Space:
-    """The axes of a kernel. ``position`` and ``reduce_at`` say in base symbols where the output is stored and what is summed;
-    ``steps`` then say, one after another, at which positions of finer loops base symbols are found."""
+    """The axes of a kernel. ``position`` and ``reduce_at`` say in base symbols where the output is
+    stored and what is summed; ``steps`` then say, one after another, at which positions of finer
+    loops base symbols are found."""
 
     elements: Elements
     pure: tuple[Axis, ...]  # of the output
@@ -60,9 +67,10 @@ class Space:
     reduce_guard: tuple[Extent, ...] = ()  # where terms count
     store_guard: tuple[Extent, ...] = ()  # where results are stored
     steps: tuple[Substitution, ...] = ()
-    flat: Mapping[Buffer, Buffer] = field(default_factory=dict)  # buffers that are walked by their offsets
+    # buffers that are walked by their offsets
+    flat: Mapping[Buffer, Buffer] = field(default_factory=dict)
 
-    # -- what is computed there --------------------------------------------------------------------------
+    # -- what is computed there --------------------------------------------------------------------
 
     @cached_property
     def index(self) -> tuple[Extent, ...]:
@@ -102,7 +110,12 @@ class Space:
     @cached_property
     def guards(self) -> list[Extent]:
         """Every condition and index number of the stored value."""
-        return [e for node in self._nodes if isinstance(node, Guarded | Index | Checked) for e in extents_in(node)]
+        return [
+            e
+            for node in self._nodes
+            if isinstance(node, Guarded | Index | Checked)
+            for e in extents_in(node)
+        ]
 
     @cached_property
     def _nodes(self) -> list[Expr]:
@@ -113,7 +126,7 @@ class Space:
         sum_ = elements.finished(self.index, scalar.literal(0, elements.anchored.output.dtype))
         return scalar.post_order([self.term, elements.final(self.index, sum_)])
 
-    # -- from base symbols to loops ----------------------------------------------------------------------
+    # -- from base symbols to loops ----------------------------------------------------------------
 
     def placed(self, root: Expr, put: Substitution | None = None) -> Expr:
         """An expression over base symbols, over the loops that were made of them."""
@@ -137,10 +150,14 @@ class Space:
             position = tuple(map(step, position))
         return out, position
 
-    # -- rewrites ----------------------------------------------------------------------------------------
+    # -- rewrites ----------------------------------------------------------------------------------
 
-    def replaced(self, old: Sequence[Axis], new: Sequence[Axis], values: Mapping[Symbol, Extent]) -> Space:
-        """Neighbouring axes of the output exchanged for others: the base symbols of the old are at these positions."""
+    def replaced(
+        self, old: Sequence[Axis], new: Sequence[Axis], values: Mapping[Symbol, Extent]
+    ) -> Space:
+        """Neighbouring axes of the output exchanged for others: the base symbols of the old are
+        at these positions.
+        """
         position = tuple(dim.substitute(p, values) for p in self.position)
         return replace(self, pure=_exchanged(self.pure, old, new), position=position)
 
@@ -162,7 +179,9 @@ def iteration_space(elements: Elements) -> Space:
     pure = tuple(Axis.of(f"p{i}", e) for i, e in enumerate(elements.out.shape))
     extents = elements.compute.reduce if elements.compute else ()
     reduce = tuple(Axis.of(f"r{i}", e) for i, e in enumerate(extents))
-    space = Space(elements, pure, tuple(a.position for a in pure), reduce, tuple(a.position for a in reduce))
+    space = Space(
+        elements, pure, tuple(a.position for a in pure), reduce, tuple(a.position for a in reduce)
+    )
     return merge_axes(split_groups(split_blocked_reductions(space)))
 
 
@@ -183,31 +202,45 @@ def _split_blocks(space: Space, place: int, axis: Axis) -> Space:
         reduce=(*_exchanged(space.reduce, [axis], [outer]), inner),
         reduce_at=(*space.reduce_at[:place], at, *space.reduce_at[place + 1 :]),
     )
-    unpadded = [load for load in space.loads if depends(load, inner.symbol) and not is_padded(load, inner)]
+    unpadded = [
+        load for load in space.loads if depends(load, inner.symbol) and not is_padded(load, inner)
+    ]
     if not unpadded or axis.extent % LANES == 0:
         return space
     return replace(space, reduce_guard=(*space.reduce_guard, axis.extent - 1 - at))
 
 
 def split_groups(space: Space) -> Space:
-    """o = g (o // g) + o % g wherever an operand reads by group: within a group, its index is then constant."""
+    """o = g (o // g) + o % g wherever an operand reads by group: within a group, its index is
+    then constant.
+    """
     for axis in space.pure:
         size = group_size([*space.reads, *space.guards], axis)
         if size is None:
             continue
         outer, inner = Axis.of(f"{axis.name}g", axis.extent // size), Axis.of(f"{axis.name}m", size)
-        space = space.replaced([axis], [outer, inner], {axis.symbol: outer.position * size + inner.position})
+        space = space.replaced(
+            [axis], [outer, inner], {axis.symbol: outer.position * size + inner.position}
+        )
     return space
 
 
 def merge_axes(space: Space) -> Space:
-    """i, j -> e i + j: neighbouring axes that every operand walks as one become one: fewer tails, longer vectors."""
+    """i, j -> e i + j: neighbouring axes that every operand walks as one become one: fewer
+    tails, longer vectors.
+    """
     for place in range(len(space.pure) - 2, -1, -1):
         first, second = space.pure[place : place + 2]
-        if not (isinstance(first.extent, int) and isinstance(second.extent, int)) or min(first.extent, second.extent) < 2:
+        if (
+            not (isinstance(first.extent, int) and isinstance(second.extent, int))
+            or min(first.extent, second.extent) < 2
+        ):
             continue
         merged = Axis.of(first.name + second.name, first.extent * second.extent)
-        values = {first.symbol: merged.position // second.extent, second.symbol: merged.position % second.extent}
+        values = {
+            first.symbol: merged.position // second.extent,
+            second.symbol: merged.position % second.extent,
+        }
         if not _is_torn(space, merged, values):
             space = _flattened(space.replaced([first, second], [merged], values), space.reads)
     return space
@@ -225,13 +258,18 @@ def _is_torn(space: Space, merged: Axis, values: Mapping[Symbol, Extent]) -> boo
 def _flattened(space: Space, reads: Sequence[Load]) -> Space:
     """The output and all that is read are walked by their offsets."""
     buffers = {load.buffer for load in reads}.difference(space.flat.values()) | {space.elements.out}
-    flat = {buffer: Buffer(buffer.name, buffer.dtype, (dim.product(buffer.shape),)) for buffer in buffers}
+    flat = {
+        buffer: Buffer(buffer.name, buffer.dtype, (dim.product(buffer.shape),))
+        for buffer in buffers
+    }
     return replace(space, flat={**space.flat, **flat})
 
 
 def split_lanes(space: Space, axis: Axis) -> Space:
     """p = 16 v + l: lanes of an axis; behind its end they read and store nothing."""
-    outer = Axis.of(f"{axis.name}v", dim.ceil_div(axis.extent, LANES)) if axis.extent != LANES else None
+    outer = (
+        Axis.of(f"{axis.name}v", dim.ceil_div(axis.extent, LANES)) if axis.extent != LANES else None
+    )
     lane = Axis(LANE, LANES)
     at = outer.position * LANES + lane.position if outer else lane.position
     is_reduced = axis in space.reduce
@@ -249,10 +287,16 @@ def chunked(space: Space, axis: Axis, chunk: int) -> tuple[Space, Axis, Axis]:
     assert isinstance(axis.extent, int)
     outer = Axis.of(f"{axis.name}c", -(-axis.extent // chunk))
     inner = Axis.of(f"{axis.name}k", dim.minimum(chunk, axis.extent - outer.position * chunk))
-    return space.stepped(axis, [outer, inner], outer.position * chunk + inner.position), outer, inner
+    return (
+        space.stepped(axis, [outer, inner], outer.position * chunk + inner.position),
+        outer,
+        inner,
+    )
 
 
-def _exchanged(axes: tuple[Axis, ...], old: Sequence[Axis], new: Sequence[Axis]) -> tuple[Axis, ...]:
+def _exchanged(
+    axes: tuple[Axis, ...], old: Sequence[Axis], new: Sequence[Axis]
+) -> tuple[Axis, ...]:
     """Neighbours among axes exchanged for others."""
     place = axes.index(old[0])
     return (*axes[:place], *new, *axes[place + len(old) :])

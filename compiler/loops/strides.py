@@ -1,6 +1,8 @@
-"""How an operand's place in memory depends on an axis: pure questions about a load (or an extent) and an axis.
+"""How an operand's place in memory depends on an axis: pure questions about a load (or an extent)
+and an axis.
 
-From the answers lanes, rows and columns of tiles are chosen (tiling.py) and axes are split and merged (space.py).
+From the answers lanes, rows and columns of tiles are chosen (tiling.py) and axes are split and
+merged (space.py).
 """
 
 from __future__ import annotations
@@ -19,7 +21,9 @@ MOST_STEP = 4  # from lane to lane, of vectors that are made of so many neighbou
 
 def depends(load: Load, symbol: Symbol) -> bool:
     """Whether an operand's index depends on a symbol; computed indices may."""
-    return any(isinstance(p, Expr) or (isinstance(p, Dim) and symbol in p.symbols()) for p in load.index)
+    return any(
+        isinstance(p, Expr) or (isinstance(p, Dim) and symbol in p.symbols()) for p in load.index
+    )
 
 
 def stride(load: Load, axis: Axis) -> int:
@@ -32,8 +36,8 @@ def stride(load: Load, axis: Axis) -> int:
 
 
 def lane_slope(load: Load, symbol: Symbol, split: Mapping[Symbol, Extent]) -> int | None:
-    """How far apart in memory an operand's elements lie from lane to lane, if ``split`` makes lanes of the symbol; None if
-    not evenly."""
+    """How far apart in memory an operand's elements lie from lane to lane, if ``split`` makes lanes
+    of the symbol; None if not evenly."""
     if load.index_expressions:
         return None if any(_expression_depends(e, symbol) for e in load.index_expressions) else 0
     index = tuple(dim.substitute(p, split) for p in load.extents)
@@ -41,19 +45,25 @@ def lane_slope(load: Load, symbol: Symbol, split: Mapping[Symbol, Extent]) -> in
 
 
 def _expression_depends(root: Expr, symbol: Symbol) -> bool:
-    return any(symbol in dim.symbols_of(list(extents_in(node))) for node in scalar.post_order([root]))
+    return any(
+        symbol in dim.symbols_of(list(extents_in(node))) for node in scalar.post_order([root])
+    )
 
 
 def is_taken_apart(load: Load, symbol: Symbol) -> bool:
     """Whether an operand's layout splits this axis into blocks of LANES."""
     whole = Dim.of(symbol)
-    return any(atom.divisor == LANES and atom.numerator == whole for atom in _divisions(load.extents))
+    return any(
+        atom.divisor == LANES and atom.numerator == whole for atom in _divisions(load.extents)
+    )
 
 
 def takes_apart(extent: Extent, symbol: Symbol) -> bool:
     """Whether a quotient or a remainder of a symbol is left in an extent."""
     return isinstance(extent, Dim) and any(
-        not isinstance(atom, Symbol) and symbol in Dim.of(atom).symbols() for atoms, _ in extent.terms for atom in atoms
+        not isinstance(atom, Symbol) and symbol in Dim.of(atom).symbols()
+        for atoms, _ in extent.terms
+        for atom in atoms
     )
 
 
@@ -71,7 +81,13 @@ def group_size(items: Sequence[Load | Extent], axis: Axis) -> int | None:
 
 def _divisions(extents: Sequence[Extent]) -> list[Quotient | Remainder]:
     """The quotients and remainders that are factors of the extents' terms."""
-    atoms = (a for extent in extents if isinstance(extent, Dim) for atoms, _ in extent.terms for a in atoms)
+    atoms = (
+        a
+        for extent in extents
+        if isinstance(extent, Dim)
+        for atoms, _ in extent.terms
+        for a in atoms
+    )
     return [atom for atom in atoms if isinstance(atom, Quotient | Remainder)]
 
 
@@ -82,9 +98,22 @@ def _is_shifted(extent: Extent, symbol: Symbol) -> bool:
 
 
 def is_padded(load: Load, inner: Axis) -> bool:
-    """Whether the operand holds zeros behind the end of a blocked axis: its last axis is the block itself."""
+    """Whether the operand holds zeros behind the end of a blocked axis: its last axis is the
+    block itself.
+    """
     places = zip(load.index, load.buffer.shape, strict=True)
-    return load.index[-1] == inner.position or any(p == inner.position and e == LANES for p, e in places)
+    return load.index[-1] == inner.position or any(
+        p == inner.position and e == LANES for p, e in places
+    )
 
 
-__all__ = ["MOST_STEP", "depends", "group_size", "is_padded", "is_taken_apart", "lane_slope", "stride", "takes_apart"]
+__all__ = [
+    "MOST_STEP",
+    "depends",
+    "group_size",
+    "is_padded",
+    "is_taken_apart",
+    "lane_slope",
+    "stride",
+    "takes_apart",
+]

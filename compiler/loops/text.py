@@ -1,4 +1,5 @@
-"""The text of kernels, which parses back: ``parse_kernel(print_kernel(kernel))`` has the same parts.
+"""The text of kernels, which parses back: ``parse_kernel(print_kernel(kernel))`` has the same
+parts.
 
     kernel f_0_matmul(x0: float32[N, 7], x1: float32[7, 16], y: float32[N, 16], N: 1..)
     parallel w < (N + 8)//9:
@@ -7,9 +8,10 @@
         local t0: float32[9, 16]
         ...
 
-A loop variable ranges over 0..extent - 1 unless a range follows its name; ``with`` tells the narrower range that symbols
-claim under a condition. A ``let`` or ``local`` holds to the end of its block, or, with a colon, for what is indented
-below it. ``#0 = ...`` names an expression that the next store uses more than once.
+A loop variable ranges over 0..extent - 1 unless a range follows its name; ``with`` tells the
+narrower range that symbols claim under a condition. A ``let`` or ``local`` holds to the end of its
+block, or, with a colon, for what is indented below it. ``#0 = ...`` names an expression that the
+next store uses more than once.
 """
 
 from __future__ import annotations
@@ -45,7 +47,7 @@ from .ir import (
 
 MOST_DEPTH = 200  # of nested expressions that can be read
 
-# -- printing ----------------------------------------------------------------------------------------------
+# -- printing --------------------------------------------------------------------------------------
 
 
 def print_kernel(kernel: Kernel, name: str = "") -> str:
@@ -54,12 +56,19 @@ def print_kernel(kernel: Kernel, name: str = "") -> str:
     head = f"kernel {name or kernel.name}({', '.join(arguments)})"
     item = _binder(kernel.variable, Symbol(kernel.variable.name))
     scope = {s.name: s for s in (*kernel.symbols, kernel.variable)}
-    return f"{head}\nparallel {item} < {kernel.items}:\n" + "\n".join(_lines(kernel.body, 1, scope)) + "\n"
+    return (
+        f"{head}\nparallel {item} < {kernel.items}:\n"
+        + "\n".join(_lines(kernel.body, 1, scope))
+        + "\n"
+    )
 
 
 def print_statement(statement: Statement) -> str:
     """The first line of a statement, for messages; of a block, that of its first statement."""
-    return next((line.strip() for line in _lines(statement, 0, {}) if not line.startswith("#")), "an empty block")
+    return next(
+        (line.strip() for line in _lines(statement, 0, {}) if not line.startswith("#")),
+        "an empty block",
+    )
 
 
 def _lines(root: Statement, depth: int, scope: Mapping[str, Symbol]) -> Iterator[str]:
@@ -71,7 +80,10 @@ def _lines(root: Statement, depth: int, scope: Mapping[str, Symbol]) -> Iterator
         match item:
             case Block(statements):
                 last = len(statements) - 1
-                stack += [(s, level, scope, is_last and place == last) for place, s in reversed(list(enumerate(statements)))]
+                stack += [
+                    (s, level, scope, is_last and place == last)
+                    for place, s in reversed(list(enumerate(statements)))
+                ]
             case For(symbol, extent, kind, body):
                 yield f"{indent}{kind.value} {_binder(symbol, variable(symbol.name, extent))} < {extent}:"
                 stack.append((body, level + 1, {**scope, symbol.name: symbol}, True))
@@ -163,7 +175,7 @@ def _node_text(node: Expr, texts: Mapping[int, str]) -> str:
     return f"<{type(node).__name__}>"  # it has no meaning in loops, as the verifier then says
 
 
-# -- parsing -----------------------------------------------------------------------------------------------
+# -- parsing ---------------------------------------------------------------------------------------
 
 _HEAD = re.compile(r"kernel (\w+)\((.*)\)")
 _LOOP = re.compile(r"(for|parallel|unrolled|vector) (\w+)(?:: (.*?))? < (.*):")
@@ -176,7 +188,8 @@ _RANGED = re.compile(r"(\w+): (.*)")
 _LITERAL = re.compile(r"(-?[\w.]+(?:[-+]\d+)?):(\w+)")
 _LOAD = re.compile(r"(\w+)\[(.*)\]")
 _CALL = re.compile(r"(\w+)\((.*)\)")
-_IS_EXPRESSION = re.compile(r"[\[:#]|\bindex\(")  # what the leaves of expressions have and extents never
+# what the leaves of expressions have and extents never
+_IS_EXPRESSION = re.compile(r"[\[:#]|\bindex\(")
 
 
 @dataclass
@@ -215,7 +228,9 @@ class _Names:
 
 
 def parse_kernel(text: str) -> Kernel:
-    """The inverse of ``print_kernel``; ValueError for anything else. Nested blocks come back as one."""
+    """The inverse of ``print_kernel``; ValueError for anything else. Nested blocks come back as
+    one.
+    """
     head, item, *rest = [line for line in text.splitlines() if line.strip()] + ["", ""]
     name, arguments = _matched(_HEAD, head)
     names = _Names()
@@ -318,7 +333,10 @@ def _expression(text: str, names: _Names, depth: int = 0) -> Expr:
         return _guarded(text[1:-1], names, depth + 1)
     if load := _LOAD.fullmatch(text):
         parts = split_top_level(load.group(2))
-        index = tuple(_expression(p, names, depth + 1) if _IS_EXPRESSION.search(p) else names.extent(p) for p in parts)
+        index = tuple(
+            _expression(p, names, depth + 1) if _IS_EXPRESSION.search(p) else names.extent(p)
+            for p in parts
+        )
         return Load(names.buffer_named(load.group(1)), index)
     function, arguments = _matched(_CALL, text)
     return _call(function, split_top_level(arguments), names, depth + 1)
@@ -333,7 +351,11 @@ def _literal(text: str, dtype: DType) -> Literal:
 def _guarded(text: str, names: _Names, depth: int) -> Guarded:
     value, rest = _top_level(text, " if ")
     conditions, otherwise = _top_level(rest, " else ")
-    return Guarded(_conditions(conditions, names), _expression(value, names, depth), _expression(otherwise, names, depth))
+    return Guarded(
+        _conditions(conditions, names),
+        _expression(value, names, depth),
+        _expression(otherwise, names, depth),
+    )
 
 
 def _call(function: str, arguments: list[str], names: _Names, depth: int) -> Expr:
@@ -344,7 +366,9 @@ def _call(function: str, arguments: list[str], names: _Names, depth: int) -> Exp
         return Index(names.extent(arguments[0]))
     if function.startswith("fold_"):
         name, index = _matched(_LOAD, arguments[0])
-        return LaneFold(names.buffer_named(name), names.extents(index), function.removeprefix("fold_"))
+        return LaneFold(
+            names.buffer_named(name), names.extents(index), function.removeprefix("fold_")
+        )
     first = _expression(arguments[0], names, depth)
     if function == "checked":
         return Checked(first, names.extent(arguments[1]))

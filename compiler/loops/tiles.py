@@ -1,8 +1,10 @@
-"""Loops of the five ops of ops/tiles.py, for any transforms: vectors of 16 channels of tiles, or of pairs of filter and channel.
+"""Loops of the five ops of ops/tiles.py, for any transforms: vectors of 16 channels of tiles, or of
+pairs of filter and channel.
 
-A ``Forward`` transform reads the numbers of a tile, (i, j), and puts its entries, e; a ``Backward`` one reads entries and puts
-numbers. Places are extents, so that a transform may loop over them. Tiles that touch the border read zeros there and store
-nothing outside; all others test nothing: a transform has its numbers ``either`` way, or tests ``any`` of them.
+A ``Forward`` transform reads the numbers of a tile, (i, j), and puts its entries, e; a ``Backward``
+one reads entries and puts numbers. Places are extents, so that a transform may loop over them.
+Tiles that touch the border read zeros there and store nothing outside; all others test nothing: a
+transform has its numbers ``either`` way, or tests ``any`` of them.
 """
 
 from __future__ import annotations
@@ -35,7 +37,9 @@ Schedule: TypeAlias = "Callable[[Elements, Machine, Symbol], tuple[Extent, State
 
 @dataclass(frozen=True)
 class Bordered(Generic[Access]):
-    """How to reach the numbers of a tile whose ``room`` on all sides is >= 0, and of one at the border."""
+    """How to reach the numbers of a tile whose ``room`` on all sides is >= 0, and of one at the
+    border.
+    """
 
     whole: Access
     border: Access
@@ -47,12 +51,16 @@ class Bordered(Generic[Access]):
         return self.whole if dim.is_nonnegative(self.room) else self.border
 
     def either(self, make: Callable[[Access], Statement]) -> Statement:
-        """What is made for whole tiles where there is room, else what is made for those at the border."""
+        """What is made for whole tiles where there is room, else what is made for those at the
+        border.
+        """
         if dim.is_nonnegative(self.room):
             return make(self.whole)
         if dim.is_nonnegative(-1 - self.room):
             return make(self.border)
-        return block(guard((self.room,), make(self.whole)), guard((-1 - self.room,), make(self.border)))
+        return block(
+            guard((self.room,), make(self.whole)), guard((-1 - self.room,), make(self.border))
+        )
 
 
 @dataclass(frozen=True)
@@ -71,9 +79,13 @@ def schedules(name: str, transforms: Transforms) -> Mapping[str, Schedule]:
     return {
         f"{name}_input": lambda k, _machine, item: _input_tiles(transforms.input, k, item),
         f"{name}_output": lambda k, _machine, item: _output_tiles(transforms.output, k, item),
-        f"{name}_output_gradient": lambda k, _machine, item: _gradient_tiles(transforms.gradient, k, item),
+        f"{name}_output_gradient": lambda k, _machine, item: _gradient_tiles(
+            transforms.gradient, k, item
+        ),
         f"{name}_filter": lambda k, _machine, item: _filters(transforms.filter, k, item),
-        f"{name}_filter_gradient": lambda k, _machine, item: _filter_gradients(transforms.filter_gradient, k, item),
+        f"{name}_filter_gradient": lambda k, _machine, item: _filter_gradients(
+            transforms.filter_gradient, k, item
+        ),
     }
 
 
@@ -86,13 +98,22 @@ def _input_tiles(transform: Forward, k: Elements, item: Symbol) -> tuple[Extent,
 def _gradient_tiles(transform: Forward, k: Elements, item: Symbol) -> tuple[Extent, Statement]:
     """P[e, g, tile, o] of every tile of the output's gradient."""
     node = k.anchored
-    return _read_tiles(transform, k, item, node.attrs.tiles(node.inputs[0].shape), (0, 0), node.attrs.m)
+    return _read_tiles(
+        transform, k, item, node.attrs.tiles(node.inputs[0].shape), (0, 0), node.attrs.m
+    )
 
 
 def _read_tiles(
-    transform: Forward, k: Elements, item: Symbol, tiles: tuple[Extent, Extent], lo: Pair, extent: Pair
+    transform: Forward,
+    k: Elements,
+    item: Symbol,
+    tiles: tuple[Extent, Extent],
+    lo: Pair,
+    extent: Pair,
 ) -> tuple[Extent, Statement]:
-    """Windows of that extent as far apart as tiles of the output, with zeros around the image; ``lo`` of them before it."""
+    """Windows of that extent as far apart as tiles of the output, with zeros around the image;
+    ``lo`` of them before it.
+    """
     attrs, x = k.anchored.attrs, k.anchored.inputs[0]
     per_group = k.anchored.output.shape[3]
 
@@ -130,7 +151,9 @@ def _output_tiles(transform: Backward, k: Elements, item: Symbol) -> tuple[Exten
         group, channel = place.within(groups, per_group)
 
         def read(e: Extent) -> Expr:
-            return guarded(place.channel_guard, k.element(product, (e, group, place.number, channel), None))
+            return guarded(
+                place.channel_guard, k.element(product, (e, group, place.number, channel), None)
+            )
 
         def put(is_inside: bool) -> PutNumber:
             def at(i: Extent, j: Extent, value: Expr) -> Statement:
@@ -203,7 +226,11 @@ def _over_pairs(
     inside = (columns - 1 - column,) if columns % LANES != 0 else ()
     statement = loop(r, extent, body(Dim.of(group), first + Dim.of(r), column, inside))
     rest = Dim.of(item)
-    places = ((chunk, rest % chunks), (v, (rest // chunks) % vectors), (group, rest // (chunks * vectors)))
+    places = (
+        (chunk, rest % chunks),
+        (v, (rest // chunks) % vectors),
+        (group, rest // (chunks * vectors)),
+    )
     for symbol, position in places:
         statement = Let(symbol, position, statement)
     return groups * vectors * chunks, statement
@@ -212,7 +239,14 @@ def _over_pairs(
 class _Place:
     """One tile and one vector of channels."""
 
-    def __init__(self, n: Extent, tile: tuple[Extent, Extent], number: Extent, block_: Extent, channels: Extent) -> None:
+    def __init__(
+        self,
+        n: Extent,
+        tile: tuple[Extent, Extent],
+        number: Extent,
+        block_: Extent,
+        channels: Extent,
+    ) -> None:
         self.n, self.tile, self.number, self.block = n, tile, number, block_
         self.channel = block_ * LANES + Dim.of(LANE)
         self.channel_guard = (channels - 1 - self.channel,) if channels % LANES != 0 else ()
@@ -243,7 +277,11 @@ def _over_tiles(
     statement = loop(tx, columns, loop(cb, group, statement))
     rest = Dim.of(item)
     assert isinstance(rows, int) and isinstance(groups, int)
-    for symbol, position in ((cg, rest % groups), (ty, (rest // groups) % rows), (n, rest // (groups * rows))):
+    for symbol, position in (
+        (cg, rest % groups),
+        (ty, (rest // groups) % rows),
+        (n, rest // (groups * rows)),
+    ):
         statement = Let(symbol, position, statement)
     return batch * rows * groups, statement
 
@@ -253,7 +291,13 @@ def combined(coefficients: Sequence[float], values: Sequence[Expr]) -> Expr:
     pairs = [(float(c), v) for c, v in zip(coefficients, values, strict=True) if c]
     pairs.sort(key=lambda pair: (abs(pair[0]) != 1, pair[0] < 0))
     first, value = pairs[0]
-    total = value if first == 1 else -value if first == -1 else value * scalar.literal(first, value.dtype)
+    total = (
+        value
+        if first == 1
+        else -value
+        if first == -1
+        else value * scalar.literal(first, value.dtype)
+    )
     for coefficient, value in pairs[1:]:
         if abs(coefficient) == 1:
             total = total + value if coefficient > 0 else total - value

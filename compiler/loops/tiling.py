@@ -1,8 +1,10 @@
-"""An iteration space -> how it is tiled: lanes, rows and columns of a register tile, work items, chains of a sum.
+"""An iteration space -> how it is tiled: lanes, rows and columns of a register tile, work items,
+chains of a sum.
 
-Only choices are made here, no statements (emit.py makes those from the plan). Which axis gives lanes, rows and columns is read off
-the operands' indices, so matmuls, convolutions in every layout and all their gradients share this one file. The number of
-work items and the order of every sum depend on shapes only.
+Only choices are made here, no statements (emit.py makes those from the plan). Which axis gives
+lanes, rows and columns is read off the operands' indices, so matmuls, convolutions in every layout
+and all their gradients share this one file. The number of work items and the order of every sum
+depend on shapes only.
 """
 
 from __future__ import annotations
@@ -21,14 +23,17 @@ from .strides import MOST_STEP, depends, lane_slope, stride
 
 CHAIN = 512  # longest chain of additions into one accumulator
 ENOUGH_ROWS = 12  # positions of an axis that fill the rows of a tile
-TOTALS = 2048  # vectors of results that a work item keeps while it goes through the terms of long sums
+# vectors of results that a work item keeps while it goes through the terms of long sums
+TOTALS = 2048
 LEAST_ITEMS = 8  # that such a kernel keeps
 ITEM_WORK = 1 << 14  # multiply-adds or elements that one work item should hold at least
 MOST_VECTORS = 8  # along a short axis, that are copied out
 MOST_TERMS = 16  # of such a sum, that are copied out too
-TILES_WORK = 1 << 16  # the same where an item has several tiles of an axis, whose last one is not full
+# the same where an item has several tiles of an axis, whose last one is not full
+TILES_WORK = 1 << 16
 MOST_ROWS = 28  # of a tile
-FEW_ROWS, FAR_ROWS = 8, 1 << 10  # of a tile whose rows are each read for themselves; how many bytes apart that is
+# of a tile whose rows are each read for themselves; how many bytes apart that is
+FEW_ROWS, FAR_ROWS = 8, 1 << 10
 MOST_SUMS = 10  # in registers at a time, where nothing is broadcast
 FOLD_WORK = 8  # instructions that adding the lanes of one vector costs
 SYMBOLIC_TERMS = 1 << 12  # of a sum whose length is a free dim
@@ -44,8 +49,8 @@ class Machine:
 
 @dataclass(frozen=True)
 class Tile:
-    """What is kept in registers: the lanes of vectors, if any, times rows and columns. ``counts``: of the axes that give several
-    rows or columns."""
+    """What is kept in registers: the lanes of vectors, if any, times rows and columns. ``counts``:
+    of the axes that give several rows or columns."""
 
     has_lanes: bool = False
     lanes_reduce: bool = False  # lanes are terms of one sum
@@ -57,8 +62,8 @@ class Tile:
 
 @dataclass(frozen=True)
 class Chains:
-    """The loops of a sum: ``inner`` ones, with at most CHAIN terms, add into registers; ``outer`` ones add up what these give.
-    ``split``: the position of an axis that was taken apart for it."""
+    """The loops of a sum: ``inner`` ones, with at most CHAIN terms, add into registers; ``outer``
+    ones add up what these give. ``split``: the position of an axis that was taken apart for it."""
 
     outer: tuple[Axis, ...] = ()
     inner: tuple[Axis, ...] = ()
@@ -67,8 +72,9 @@ class Chains:
 
 @dataclass(frozen=True)
 class Plan:
-    """A tiled space. Work items decode the ``outer`` axes (outermost first). Inside an item run the ``swept`` ones, of any
-    length, and in them the ``inner`` ones, whose results an item may keep while it adds up long sums."""
+    """A tiled space. Work items decode the ``outer`` axes (outermost first). Inside an item run the
+    ``swept`` ones, of any length, and in them the ``inner`` ones, whose results an item may keep
+    while it adds up long sums."""
 
     space: Space
     tile: Tile
@@ -103,7 +109,7 @@ def plan_tiles(space: Space, machine: Machine) -> Plan:
     return _with_items(space, tile, chains)
 
 
-# -- lanes -----------------------------------------------------------------------------------------------
+# -- lanes -----------------------------------------------------------------------------------------
 
 
 def _lane_axis(space: Space) -> Axis | None:
@@ -120,7 +126,9 @@ def _lane_axis(space: Space) -> Axis | None:
 
 def _lane_cost(space: Space, axis: Axis) -> float:
     """What an element costs with lanes along an axis, where one lane at a time costs 1."""
-    split = {axis.symbol: Dim.of(variable("q", dim.ceil_div(axis.extent, LANES))) * LANES + Dim.of(LANE)}
+    split = {
+        axis.symbol: Dim.of(variable("q", dim.ceil_div(axis.extent, LANES))) * LANES + Dim.of(LANE)
+    }
     steps = [lane_slope(load, axis.symbol, split) for load in space.loads]
     cost = sum(map(_load_cost, steps))
     found = dim.product([a.extent for a in space.reduce])
@@ -128,7 +136,8 @@ def _lane_cost(space: Space, axis: Axis) -> float:
     if axis in space.pure:
         apart = dim.product(space.elements.out.shape[space.pure.index(axis) + 1 :])
         is_gathered = any(step not in (0, 1) for step in steps)
-        cost += 0.2 / LANES if apart == 1 else 1.0 / (1 if is_gathered else terms)  # stored once for all of its terms
+        # stored once for all of its terms
+        cost += 0.2 / LANES if apart == 1 else 1.0 / (1 if is_gathered else terms)
     else:
         cost += 0.2 / LANES
         cost *= 1 + FOLD_WORK * LANES / terms
@@ -136,18 +145,23 @@ def _lane_cost(space: Space, axis: Axis) -> float:
 
 
 def _load_cost(step: int | None) -> float:
-    """What a lane of a load costs whose elements lie so far apart: some vectors and shuffles, or one lane at a time."""
+    """What a lane of a load costs whose elements lie so far apart: some vectors and shuffles, or
+    one lane at a time.
+    """
     if step is None or not 0 <= step <= MOST_STEP:
         return 1.0
     return (0.1 if step == 0 else 0.2 if step == 1 else 0.4 * step) / LANES
 
 
-# -- rows and columns ------------------------------------------------------------------------------------
+# -- rows and columns ------------------------------------------------------------------------------
 
 
-def _tile(space: Space, has_lanes: bool, lanes_reduce: bool, machine: Machine, lanes: Axis | None) -> Tile:
-    """Rows reuse the vectors, columns reuse the broadcasts; both fit the registers. Where nothing is broadcast (depthwise
-    convolutions, pooling), rows are sums that do not wait for each other."""
+def _tile(
+    space: Space, has_lanes: bool, lanes_reduce: bool, machine: Machine, lanes: Axis | None
+) -> Tile:
+    """Rows reuse the vectors, columns reuse the broadcasts; both fit the registers. Where nothing
+    is broadcast (depthwise convolutions, pooling), rows are sums that do not wait for each
+    other."""
     plain = Tile(has_lanes, lanes_reduce)
     if space.elements.compute is None or not has_lanes:
         return plain
@@ -158,15 +172,25 @@ def _tile(space: Space, has_lanes: bool, lanes_reduce: bool, machine: Machine, l
         return plain
     room = machine.vectors // 2 if space.elements.out.dtype.bytes > 4 else machine.vectors
     if scalars:
-        row = _nearest([a for a in space.pure if not any(depends(v, a.symbol) for v in vectors)], scalars)
-        column = _largest(a for a in space.pure if a is not row and not any(depends(s, a.symbol) for s in scalars))
+        row = _nearest(
+            [a for a in space.pure if not any(depends(v, a.symbol) for v in vectors)], scalars
+        )
+        column = _largest(
+            a for a in space.pure if a is not row and not any(depends(s, a.symbol) for s in scalars)
+        )
     else:
         column = next((axis for axis in space.pure if _is_copied_out(axis, lanes, room)), None)
-        partial = dim.symbols_of([g for g in (*space.guards, *space.store_guard) if LANE in dim.symbols_of([g])])
-        row = _nearest([a for a in space.pure if a is not column and a.symbol not in partial], vectors)
+        partial = dim.symbols_of(
+            [g for g in (*space.guards, *space.store_guard) if LANE in dim.symbols_of([g])]
+        )
+        row = _nearest(
+            [a for a in space.pure if a is not column and a.symbol not in partial], vectors
+        )
     if scalars or column is None:
         most = _most_rows(scalars, row, column)
-        rows, columns = row_and_column_counts(row, column, room if scalars else min(room, MOST_SUMS), most)
+        rows, columns = row_and_column_counts(
+            row, column, room if scalars else min(room, MOST_SUMS), most
+        )
     else:
         assert isinstance(column.extent, int)
         columns = column.extent
@@ -175,33 +199,46 @@ def _tile(space: Space, has_lanes: bool, lanes_reduce: bool, machine: Machine, l
         most = min(MOST_SUMS // columns, (room - 1) // columns - 1)
         rows, _ = row_and_column_counts(row, None, most + 2)
     used_row, used_column = row if rows > 1 else None, column if columns > 1 else None
-    counts = {axis.symbol: size for axis, size in ((used_row, rows), (used_column, columns)) if axis}
+    counts = {
+        axis.symbol: size for axis, size in ((used_row, rows), (used_column, columns)) if axis
+    }
     return replace(plain, rows=used_row, columns=used_column, counts=counts)
 
 
 def _is_copied_out(axis: Axis, lanes: Axis | None, room: int) -> bool:
-    """Whether an axis numbers the vectors along a short axis: copied out, they are read together, and it is known when
-    compiling which of their lanes run."""
+    """Whether an axis numbers the vectors along a short axis: copied out, they are read together,
+    and it is known when compiling which of their lanes run."""
     is_outer = lanes is not None and axis.name == f"{lanes.name}v"
-    return is_outer and isinstance(axis.extent, int) and axis.extent <= min(MOST_VECTORS, (room - 1) // 2)
+    return (
+        is_outer
+        and isinstance(axis.extent, int)
+        and axis.extent <= min(MOST_VECTORS, (room - 1) // 2)
+    )
 
 
 def _operands(space: Space) -> tuple[list[Load], list[Load]]:
     """(operands that are vectors, those that are the same in all lanes)"""
-    return [v for v in space.loads if depends(v, LANE)], [s for s in space.loads if not depends(s, LANE)]
+    return [v for v in space.loads if depends(v, LANE)], [
+        s for s in space.loads if not depends(s, LANE)
+    ]
 
 
 def _most_rows(scalars: Sequence[Load], row: Axis | None, column: Axis | None) -> int:
-    """Rows of a tile that has no columns: as many as lie in one set of the first cache, where they are far apart in memory. More
-    save nothing, for each product needs a load of its own, and rows a power of two apart would push each other out."""
+    """Rows of a tile that has no columns: as many as lie in one set of the first cache, where they
+    are far apart in memory. More save nothing, for each product needs a load of its own, and
+    rows a power of two apart would push each other out."""
     if row is None or column is not None:
         return MOST_ROWS
     is_far = any(stride(load, row) * load.dtype.bytes >= FAR_ROWS for load in scalars)
     return FEW_ROWS if is_far else MOST_ROWS
 
 
-def row_and_column_counts(row: Axis | None, column: Axis | None, room: int, most_rows: int = MOST_ROWS) -> tuple[int, int]:
-    """The counts with the most products a load, among those that fit ``room`` vectors and waste least at the end of an axis."""
+def row_and_column_counts(
+    row: Axis | None, column: Axis | None, room: int, most_rows: int = MOST_ROWS
+) -> tuple[int, int]:
+    """The counts with the most products a load, among those that fit ``room`` vectors and waste
+    least at the end of an axis.
+    """
     best, best_score = (1, 1), -1.0
     for columns in range(1, 9):
         if not _can_hold(column, columns):
@@ -237,16 +274,24 @@ def _largest(axes: Iterable[Axis]) -> Axis | None:
 
 
 def _nearest(axes: Sequence[Axis], loads: Sequence[Load]) -> Axis | None:
-    """The axis along which operands lie closest together, of those long enough for a tile; else the longest."""
+    """The axis along which operands lie closest together, of those long enough for a tile; else
+    the longest.
+    """
     long = [axis for axis in axes if isinstance(axis.extent, int) and axis.extent >= ENOUGH_ROWS]
-    return min(long, key=lambda axis: sum(stride(load, axis) for load in loads)) if long else _largest(axes)
+    return (
+        min(long, key=lambda axis: sum(stride(load, axis) for load in loads))
+        if long
+        else _largest(axes)
+    )
 
 
-# -- sums ------------------------------------------------------------------------------------------------
+# -- sums ------------------------------------------------------------------------------------------
 
 
 def _chains(space: Space) -> Chains:
-    """The loops of the sum, with at most CHAIN terms in the inner ones; an axis may be taken apart for it."""
+    """The loops of the sum, with at most CHAIN terms in the inner ones; an axis may be taken
+    apart for it.
+    """
     compute = space.elements.compute
     if compute is None:
         return Chains()
@@ -256,7 +301,9 @@ def _chains(space: Space) -> Chains:
     outer = list(space.reduce)
     inner: list[Axis] = []
     length = 1
-    while outer and (most := dim.bounds(outer[-1].extent)[1]) is not None and length * most <= CHAIN:
+    while (
+        outer and (most := dim.bounds(outer[-1].extent)[1]) is not None and length * most <= CHAIN
+    ):
         inner.insert(0, outer.pop())
         length *= max(most, 1)
     if not outer or (step := CHAIN // length) <= 1:
@@ -265,15 +312,24 @@ def _chains(space: Space) -> Chains:
     step = _divisor(axis.extent, step)
     chunk = Axis.of(f"{axis.name}o", dim.ceil_div(axis.extent, step))
     part = Axis.of(f"{axis.name}i", dim.minimum(step, axis.extent - chunk.position * step))
-    return Chains((*outer, chunk), (part, *inner), {axis.symbol: chunk.position * step + part.position})
+    return Chains(
+        (*outer, chunk), (part, *inner), {axis.symbol: chunk.position * step + part.position}
+    )
 
 
-# -- work items ------------------------------------------------------------------------------------------
+# -- work items ------------------------------------------------------------------------------------
 
 
 def _with_items(space: Space, tile: Tile, chains: Chains) -> Plan:
-    """Work items: tiles of the outer axes; inner axes run inside an item until it holds enough work."""
-    streams = space.elements.compute is not None and tile.has_lanes and not tile.lanes_reduce and not _operands(space)[1]
+    """Work items: tiles of the outer axes; inner axes run inside an item until it holds enough
+    work.
+    """
+    streams = (
+        space.elements.compute is not None
+        and tile.has_lanes
+        and not tile.lanes_reduce
+        and not _operands(space)[1]
+    )
     order = sorted(space.pure, key=lambda axis: _item_order(space, tile, axis, streams))
     space, tile, outer, inner = _enough_work(space, tile, order, streams)
     is_summed = space.elements.compute is not None and tile.has_lanes and not tile.lanes_reduce
@@ -288,8 +344,9 @@ def _with_items(space: Space, tile: Tile, chains: Chains) -> Plan:
 def _enough_work(
     space: Space, tile: Tile, order: Sequence[Axis], streams: bool
 ) -> tuple[Space, Tile, list[Axis], list[Axis]]:
-    """(space, tile, axes of items, axes inside an item), with ITEM_WORK in an item, if the axes behind symbolic ones hold as
-    much. Rows are cut between tiles, but only where nothing is read twice."""
+    """(space, tile, axes of items, axes inside an item), with ITEM_WORK in an item, if the axes
+    behind symbolic ones hold as much. Rows are cut between tiles, but only where nothing is read
+    twice."""
     work = LANES if tile.has_lanes else 1
     for extent in (*(axis.extent for axis in space.reduce), *tile.counts.values()):
         work *= extent if isinstance(extent, int) else SYMBOLIC_STEPS
@@ -313,14 +370,20 @@ def _enough_work(
 
 def _along_part(tile: Tile, axis: Axis, part: Axis) -> Tile:
     """The tile with its rows or columns along a part of the axis that they lay along."""
-    counts = {part.symbol if symbol == axis.symbol else symbol: size for symbol, size in tile.counts.items()}
+    counts = {
+        part.symbol if symbol == axis.symbol else symbol: size
+        for symbol, size in tile.counts.items()
+    }
     rows, columns = (part if found == axis else found for found in (tile.rows, tile.columns))
     return replace(tile, rows=rows, columns=columns, counts=counts)
 
 
-def _kept(space: Space, tile: Tile, order: Sequence[Axis]) -> tuple[Space, Tile, list[Axis], list[Axis]]:
-    """(space, tile, axes of items, axes inside an item) of a long sum: as many results inside as TOTALS can keep while items
-    are left. Each chunk of the terms is then read once for many results."""
+def _kept(
+    space: Space, tile: Tile, order: Sequence[Axis]
+) -> tuple[Space, Tile, list[Axis], list[Axis]]:
+    """(space, tile, axes of items, axes inside an item) of a long sum: as many results inside as
+    TOTALS can keep while items are left. Each chunk of the terms is then read once for many
+    results."""
     room = TOTALS // math.prod(tile.counts.values())
     space, tile, outer, inner = _block(space, tile, order, room)
     if inner:
@@ -345,11 +408,16 @@ def _kept(space: Space, tile: Tile, order: Sequence[Axis]) -> tuple[Space, Tile,
 def _block(
     space: Space, tile: Tile, order: Sequence[Axis], room: int
 ) -> tuple[Space, Tile, list[Axis], list[Axis]]:
-    """(space, tile, axes of items, axes inside an item): where neither rows nor columns fit an item, a part of both, as
-    nearly square as can be, which reads least for each result (Goto and van de Geijn 2008, section 4)."""
+    """(space, tile, axes of items, axes inside an item): where neither rows nor columns fit an
+    item, a part of both, as nearly square as can be, which reads least for each result (Goto and
+    van de Geijn 2008, section 4)."""
     rows, columns = tile.rows, tile.columns
     outer = list(order)
-    if rows is None or columns is None or not (isinstance(rows.extent, int) and isinstance(columns.extent, int)):
+    if (
+        rows is None
+        or columns is None
+        or not (isinstance(rows.extent, int) and isinstance(columns.extent, int))
+    ):
         return space, tile, outer, []
     most_rows, most_columns = _most_tiles(tile, rows), _most_tiles(tile, columns)
     shape = tile.counts[rows.symbol] / (tile.counts[columns.symbol] * LANES)
@@ -370,8 +438,8 @@ def _block(
 
 
 def _chunk(tile: Tile, axis: Axis, most: int) -> int:
-    """The elements of at most so many tiles whose last chunk holds a whole tile too, so that none of its loops is empty; 0 if
-    there is no such number."""
+    """The elements of at most so many tiles whose last chunk holds a whole tile too, so that none
+    of its loops is empty; 0 if there is no such number."""
     size, extent = tile.counts[axis.symbol], axis.extent
     assert isinstance(extent, int)
     candidates: list[int] = [_divisor(_most_tiles(tile, axis), most), *range(most, 0, -1)]
@@ -394,8 +462,8 @@ def _tiles(tile: Tile, axis: Axis) -> Extent:
 
 
 def _item_order(space: Space, tile: Tile, axis: Axis, streams: bool) -> tuple[int, int]:
-    """Outermost what both operands walk; innermost what only the smaller operand walks: it stays in the cache. What is read
-    once is read in the order of memory."""
+    """Outermost what both operands walk; innermost what only the smaller operand walks: it stays in
+    the cache. What is read once is read in the order of memory."""
     place = space.pure.index(axis)
     if isinstance(axis.extent, Dim):
         return -1, 0
@@ -418,14 +486,18 @@ def _walked(space: Space, loads: Sequence[Load], others: Sequence[Load]) -> int:
     """Elements of one operand that the loops walk where the other does not change."""
     total = 1
     for axis in space.pure:
-        own, other = (any(depends(load, axis.symbol) for load in group) for group in (loads, others))
+        own, other = (
+            any(depends(load, axis.symbol) for load in group) for group in (loads, others)
+        )
         if own and not other and isinstance(axis.extent, int):
             total *= axis.extent
     return total
 
 
 def _divisor(extent: Extent, most: int) -> int:
-    """The largest divisor of the extent up to ``most``, if it is at least half of it; else ``most``."""
+    """The largest divisor of the extent up to ``most``, if it is at least half of it; else
+    ``most``.
+    """
     if isinstance(extent, int):
         for step in range(most, most // 2, -1):
             if extent % step == 0:
@@ -433,4 +505,14 @@ def _divisor(extent: Extent, most: int) -> int:
     return most
 
 
-__all__ = ["CHAIN", "ITEM_WORK", "TOTALS", "Chains", "Machine", "Plan", "Tile", "plan_tiles", "row_and_column_counts"]
+__all__ = [
+    "CHAIN",
+    "ITEM_WORK",
+    "TOTALS",
+    "Chains",
+    "Machine",
+    "Plan",
+    "Tile",
+    "plan_tiles",
+    "row_and_column_counts",
+]

@@ -1,9 +1,11 @@
-"""The rules of loops/ir.py, checked on a kernel: a broken one is a defect in netloom, and the message names the statement.
+"""The rules of loops/ir.py, checked on a kernel: a broken one is a defect in netloom, and the
+message names the statement.
 
-Every symbol is bound, and none again inside its own scope; dtypes agree; local buffers and the output are stored before
-they are loaded, the output is stored and inputs are not; vector loops have LANES trips and hold stores under conditions
-only; unrolled loops and local buffers have constant extents. Indices lie inside their buffers, symbols inside the ranges
-they claim, and no lane touches an element that another lane of its loop stores: where that is refuted it is an error, and
+Every symbol is bound, and none again inside its own scope; dtypes agree; local buffers and the
+output are stored before they are loaded, the output is stored and inputs are not; vector loops have
+LANES trips and hold stores under conditions only; unrolled loops and local buffers have constant
+extents. Indices lie inside their buffers, symbols inside the ranges they claim, and no lane touches
+an element that another lane of its loop stores: where that is refuted it is an error, and
 where it is neither proved nor refuted it is returned as an open obligation.
 """
 
@@ -16,7 +18,19 @@ from netloom.errors import VerificationError
 
 from .. import dim
 from ..dim import Dim, Extent, Symbol
-from ..scalar import SCALAR_FUNCTIONS, Argument, Bitcast, Call, Cast, Checked, Expr, Guarded, Index, Literal, children
+from ..scalar import (
+    SCALAR_FUNCTIONS,
+    Argument,
+    Bitcast,
+    Call,
+    Cast,
+    Checked,
+    Expr,
+    Guarded,
+    Index,
+    Literal,
+    children,
+)
 from ..tensor_type import BOOL, INT64, DType
 from .ir import (
     LANE,
@@ -43,7 +57,9 @@ from .text import print_statement
 
 @dataclass(frozen=True)
 class Obligation:
-    """What must hold where a statement runs, and is not proved to; mostly that an extent is >= 0."""
+    """What must hold where a statement runs, and is not proved to; mostly that an extent is >=
+    0.
+    """
 
     statement: Statement
     reason: str
@@ -63,7 +79,9 @@ def verify_kernel(kernel: Kernel) -> tuple[Obligation, ...]:
 
 @dataclass(frozen=True)
 class _Place:
-    """Where a statement stands: its scope, the buffers that can be named, and whether a vector loop is around it."""
+    """Where a statement stands: its scope, the buffers that can be named, and whether a vector
+    loop is around it.
+    """
 
     scope: Scope
     buffers: frozenset[Buffer]
@@ -75,17 +93,22 @@ class _Checker:
         self.kernel = kernel
         self.open: list[Obligation] = []
         self.statement: Statement = kernel.body
-        self.seen: set[tuple[Scope, Hashable]] = set()  # what was found right in a scope, or noted as open
+        # what was found right in a scope, or noted as open
+        self.seen: set[tuple[Scope, Hashable]] = set()
 
     def run(self) -> None:
         kernel = self.kernel
         scope = Scope()
         for symbol in kernel.symbols:
-            self._require(symbol.name not in scope.bindings, f"two symbols are called {symbol.name}")
+            self._require(
+                symbol.name not in scope.bindings, f"two symbols are called {symbol.name}"
+            )
             scope = scope.bound(Binding(symbol))
         names = [buffer.name for buffer in kernel.buffers]
         self._require(len(set(names)) == len(names), f"two buffers have one name: {names}")
-        self._require(not any(buffer.is_local for buffer in kernel.buffers), "an argument is a local buffer")
+        self._require(
+            not any(buffer.is_local for buffer in kernel.buffers), "an argument is a local buffer"
+        )
         for extent in (kernel.items, *(e for buffer in kernel.buffers for e in buffer.shape)):
             self._symbols_bound(extent, scope)
         item = Symbol(kernel.variable.name, 0, kernel.items - 1)
@@ -93,13 +116,19 @@ class _Checker:
         self._claim(scope, kernel.variable)
         place = _Place(scope, frozenset(kernel.buffers))
         self._run(kernel.body, place, frozenset(kernel.buffers[:-1]))
-        outputs = [s for s in walk(kernel.body) if isinstance(s, Store) and s.buffer is kernel.buffers[-1]]
+        outputs = [
+            s for s in walk(kernel.body) if isinstance(s, Store) and s.buffer is kernel.buffers[-1]
+        ]
         self._require(bool(outputs), "the output is never stored")
 
-    # -- statements --------------------------------------------------------------------------------------
+    # -- statements --------------------------------------------------------------------------------
 
-    def _run(self, statement: Statement, place: _Place, stored: frozenset[Buffer]) -> frozenset[Buffer]:
-        """Checks a statement; ``stored`` are the buffers that hold something before it, the result those after it."""
+    def _run(
+        self, statement: Statement, place: _Place, stored: frozenset[Buffer]
+    ) -> frozenset[Buffer]:
+        """Checks a statement; ``stored`` are the buffers that hold something before it, the
+        result those after it.
+        """
         self.statement = statement
         if not isinstance(statement, Store):
             for extent in extents_in(statement):
@@ -114,16 +143,28 @@ class _Checker:
             case Let(variable, extent, body):
                 self._require(not place.in_lanes, "a let inside a vector loop")
                 scope = self._bind(place.scope, Binding(variable, extent))
-                self._prove(extent - variable.lo, place.scope, f"{variable.name} is at least {variable.lo}")
+                self._prove(
+                    extent - variable.lo, place.scope, f"{variable.name} is at least {variable.lo}"
+                )
                 if variable.hi is not None:
-                    self._prove(variable.hi - extent, place.scope, f"{variable.name} is at most {variable.hi}")
+                    self._prove(
+                        variable.hi - extent,
+                        place.scope,
+                        f"{variable.name} is at most {variable.hi}",
+                    )
                 return self._run(body, _Place(scope, place.buffers, place.in_lanes), stored)
             case If(conditions, body):
-                self._run(body, _Place(place.scope.under(conditions), place.buffers, place.in_lanes), stored)
+                self._run(
+                    body,
+                    _Place(place.scope.under(conditions), place.buffers, place.in_lanes),
+                    stored,
+                )
                 return stored
             case Allocate(buffer, body):
                 self._allocate(buffer, place)
-                return self._run(body, _Place(place.scope, place.buffers | {buffer}), stored - {buffer}) - {buffer}
+                return self._run(
+                    body, _Place(place.scope, place.buffers | {buffer}), stored - {buffer}
+                ) - {buffer}
             case Store():
                 return self._store(statement, place, stored)
 
@@ -132,12 +173,20 @@ class _Checker:
             case Kind.PARALLEL:
                 self._require(False, "a parallel loop inside a kernel")
             case Kind.UNROLLED:
-                self._require(isinstance(loop.extent, int), "an unrolled loop has a constant extent")
+                self._require(
+                    isinstance(loop.extent, int), "an unrolled loop has a constant extent"
+                )
             case Kind.VECTOR:
                 self._require(loop.extent == LANES, f"a vector loop has {LANES} trips")
-                self._require(loop.variable == LANE, f"the variable of a vector loop is {LANE.name}, one of {LANES}")
+                self._require(
+                    loop.variable == LANE,
+                    f"the variable of a vector loop is {LANE.name}, one of {LANES}",
+                )
         self._require(not place.in_lanes, "a vector loop is the innermost one")
-        scope = self._bind(place.scope, Binding(Symbol(loop.variable.name, 0, loop.extent - 1), loop.extent, is_loop=True))
+        scope = self._bind(
+            place.scope,
+            Binding(Symbol(loop.variable.name, 0, loop.extent - 1), loop.extent, is_loop=True),
+        )
         self._claim(scope, loop.variable)
         inner = self._run(loop.body, _Place(scope, place.buffers, loop.kind is Kind.VECTOR), stored)
         if loop.kind is Kind.VECTOR:
@@ -148,7 +197,10 @@ class _Checker:
         for conflict in conflicts(body):
             self.statement = conflict.statement
             name = conflict.buffer.name
-            self._require(not conflict.is_certain, f"a lane touches an element of {name} that another one stores")
+            self._require(
+                not conflict.is_certain,
+                f"a lane touches an element of {name} that another one stores",
+            )
             self._leave_open(f"no lane touches an element of {name} that another one stores")
 
     def _bind(self, scope: Scope, binding: Binding) -> Scope:
@@ -159,19 +211,30 @@ class _Checker:
     def _allocate(self, buffer: Buffer, place: _Place) -> None:
         self._require(not place.in_lanes, "a local buffer inside a vector loop")
         self._require(buffer.is_local, f"{buffer.name} is not a local buffer")
-        self._require(all(isinstance(e, int) for e in buffer.shape), f"{buffer.name} has a constant shape")
-        self._require(buffer.name not in {b.name for b in place.buffers}, f"there is a buffer {buffer.name} already")
+        self._require(
+            all(isinstance(e, int) for e in buffer.shape), f"{buffer.name} has a constant shape"
+        )
+        self._require(
+            buffer.name not in {b.name for b in place.buffers},
+            f"there is a buffer {buffer.name} already",
+        )
 
     def _store(self, store: Store, place: _Place, stored: frozenset[Buffer]) -> frozenset[Buffer]:
         buffer = store.buffer
         self._require(buffer in place.buffers, f"{buffer.name} is not known here")
-        self._require(buffer.is_local or buffer is self.kernel.buffers[-1], f"the input {buffer.name} is stored")
-        self._require(store.value.dtype is buffer.dtype, f"{store.value.dtype.value} is stored in {buffer.dtype.value}")
+        self._require(
+            buffer.is_local or buffer is self.kernel.buffers[-1],
+            f"the input {buffer.name} is stored",
+        )
+        self._require(
+            store.value.dtype is buffer.dtype,
+            f"{store.value.dtype.value} is stored in {buffer.dtype.value}",
+        )
         self._index(buffer, store.index, place.scope)
         self._expression(store.value, place, stored)
         return stored | {buffer}
 
-    # -- expressions -------------------------------------------------------------------------------------
+    # -- expressions -------------------------------------------------------------------------------
 
     def _expression(self, root: Expr, place: _Place, stored: frozenset[Buffer]) -> None:
         """Every node under the conditions of the guards around it."""
@@ -192,7 +255,10 @@ class _Checker:
                     self._index(buffer, index, scope)
                 case LaneFold(buffer, index, _):
                     self._loaded(buffer, place, stored)
-                    self._require(buffer.is_local and bool(buffer.shape) and buffer.shape[-1] == LANES, f"{buffer.name} is no vector")
+                    self._require(
+                        buffer.is_local and bool(buffer.shape) and buffer.shape[-1] == LANES,
+                        f"{buffer.name} is no vector",
+                    )
                     self._index(buffer, (*index, 0), scope)
                 case Index(extent) | Checked(extent=extent):
                     self._extent(extent, scope)
@@ -211,29 +277,46 @@ class _Checker:
             case Call(function, arguments, dtype):
                 self._require(function in SCALAR_FUNCTIONS, f"there is no function {function}")
                 dtypes = [a.dtype for a in arguments]
-                self._require(_fits(function, dtypes, dtype), f"{function} of {_names(dtypes)} is not {dtype.value}")
+                self._require(
+                    _fits(function, dtypes, dtype),
+                    f"{function} of {_names(dtypes)} is not {dtype.value}",
+                )
             case Guarded(_, value, otherwise):
-                self._require(value.dtype is otherwise.dtype, f"a guard of {_names([value.dtype, otherwise.dtype])}")
+                self._require(
+                    value.dtype is otherwise.dtype,
+                    f"a guard of {_names([value.dtype, otherwise.dtype])}",
+                )
             case Bitcast(argument, dtype):
-                self._require(argument.dtype.bytes == dtype.bytes, f"bits of {argument.dtype.value} as {dtype.value}")
+                self._require(
+                    argument.dtype.bytes == dtype.bytes,
+                    f"bits of {argument.dtype.value} as {dtype.value}",
+                )
             case Checked(index, _):
                 self._require(index.dtype is INT64, f"an index is {index.dtype.value}")
             case LaneFold(combine=combine, buffer=buffer):
-                self._require(_fits(combine, [buffer.dtype] * 2, buffer.dtype), f"lanes cannot be combined by {combine}")
+                self._require(
+                    _fits(combine, [buffer.dtype] * 2, buffer.dtype),
+                    f"lanes cannot be combined by {combine}",
+                )
                 is_small = buffer.dtype.is_float and buffer.dtype.bytes < 4
-                self._require(not is_small, f"lanes of {buffer.dtype.value} are combined in float32")
+                self._require(
+                    not is_small, f"lanes of {buffer.dtype.value} are combined in float32"
+                )
             case Literal() | Cast() | Index() | Load():
                 pass
             case _:
                 self._require(False, f"{type(node).__name__} has no meaning in loops")
 
-    # -- extents -----------------------------------------------------------------------------------------
+    # -- extents -----------------------------------------------------------------------------------
 
     def _index(self, buffer: Buffer, index: tuple[Extent | Expr, ...], scope: Scope) -> None:
         if (scope, (buffer, index)) in self.seen:
             return
         self.seen.add((scope, (buffer, index)))
-        self._require(len(index) == len(buffer.shape), f"{len(index)} indices into {buffer.name}, of rank {len(buffer.shape)}")
+        self._require(
+            len(index) == len(buffer.shape),
+            f"{len(index)} indices into {buffer.name}, of rank {len(buffer.shape)}",
+        )
         for axis, (part, extent) in enumerate(zip(index, buffer.shape, strict=True)):
             where = f"axis {axis} of {buffer.name}"
             match part:
@@ -271,7 +354,9 @@ class _Checker:
         value = Dim.of(bound)
         self._prove(value - symbol.lo, scope, f"{symbol.name} is at least {symbol.lo}")
         if symbol.hi is not None:
-            self._prove(scope.canonical(symbol.hi) - value, scope, f"{symbol.name} is at most {symbol.hi}")
+            self._prove(
+                scope.canonical(symbol.hi) - value, scope, f"{symbol.name} is at most {symbol.hi}"
+            )
 
     def _prove(self, extent: Extent, scope: Scope, reason: str) -> None:
         """extent >= 0: proved, refuted (an error), or open."""
@@ -288,7 +373,9 @@ class _Checker:
 
     def _require(self, condition: bool, message: str) -> None:
         if not condition:
-            raise VerificationError(f"{message}, in: {print_statement(self.statement)}", node=self.kernel.name)
+            raise VerificationError(
+                f"{message}, in: {print_statement(self.statement)}", node=self.kernel.name
+            )
 
 
 def _fits(function: str, dtypes: Sequence[DType], result: DType) -> bool:
@@ -300,7 +387,9 @@ def _fits(function: str, dtypes: Sequence[DType], result: DType) -> bool:
     if function == "select" and dtypes[0] is not BOOL:
         return False
     letter = "f" if operands[0].is_float else "b" if operands[0] is BOOL else "i"
-    return len(set(operands)) == 1 and letter in entry.kinds and entry.result(list(dtypes)) is result
+    return (
+        len(set(operands)) == 1 and letter in entry.kinds and entry.result(list(dtypes)) is result
+    )
 
 
 def _names(dtypes: Iterable[DType]) -> str:

@@ -1,8 +1,8 @@
 """Loops of Winograd's transforms: tiles of vectors of 16 channels, in registers and on the stack.
 
-Both transforms are separable: a 1-D transform down the columns of a tile and another along its rows, each a short sum with
-exact small coefficients, where the same two matrices as one product over the flattened tile would take about nine times
-the arithmetic.
+Both transforms are separable: a 1-D transform down the columns of a tile and another along its
+rows, each a short sum with exact small coefficients, where the same two matrices as one product
+over the flattened tile would take about nine times the arithmetic.
 """
 
 from __future__ import annotations
@@ -16,15 +16,30 @@ from ..ops.winograd import both_matrices
 from ..scalar import Expr
 from .elements import Elements
 from .ir import LANE, LANES, Allocate, Buffer, Kind, Load, Statement, Store, block, loop
-from .tiles import Backward, Bordered, Forward, PutEntry, PutNumber, ReadEntry, ReadNumber, Transforms, combined, schedules
+from .tiles import (
+    Backward,
+    Bordered,
+    Forward,
+    PutEntry,
+    PutNumber,
+    ReadEntry,
+    ReadNumber,
+    Transforms,
+    combined,
+    schedules,
+)
 
 
 def _forward(which: int, is_transposed: bool = False) -> Forward:
     """Numbers to entries by A', G or B' (0, 1, 2)."""
 
-    def transform(k: Elements, attrs: TileAttrs, read: Bordered[ReadNumber], put: PutEntry) -> Statement:
+    def transform(
+        k: Elements, attrs: TileAttrs, read: Bordered[ReadNumber], put: PutEntry
+    ) -> Statement:
         pair, width = _pair(attrs, which, is_transposed), attrs.inputs[1]
-        return read.either(lambda at: _transformed(k, pair, at, lambda e, f, value: put(e * width + f, value)))
+        return read.either(
+            lambda at: _transformed(k, pair, at, lambda e, f, value: put(e * width + f, value))
+        )
 
     return transform
 
@@ -32,7 +47,9 @@ def _forward(which: int, is_transposed: bool = False) -> Forward:
 def _backward(which: int, is_transposed: bool = False) -> Backward:
     """Entries to numbers by A', G or B' (0, 1, 2)."""
 
-    def transform(k: Elements, attrs: TileAttrs, read: ReadEntry, put: Bordered[PutNumber]) -> Statement:
+    def transform(
+        k: Elements, attrs: TileAttrs, read: ReadEntry, put: Bordered[PutNumber]
+    ) -> Statement:
         pair, width = _pair(attrs, which, is_transposed), attrs.inputs[1]
         return put.either(lambda at: _transformed(k, pair, lambda i, j: read(i * width + j), at))
 
@@ -56,7 +73,9 @@ def _transformed(
     statements: list[Statement] = []
     for j in range(columns):
         column = [read(i, j) for i in range(rows)]
-        statements += [Store(half, (e, j, at_lane), combined(row, column)) for e, row in enumerate(matrices[0])]
+        statements += [
+            Store(half, (e, j, at_lane), combined(row, column)) for e, row in enumerate(matrices[0])
+        ]
     for e in range(out):
         line = [Load(half, (e, j, at_lane)) for j in range(columns)]
         statements += [put(e, f, combined(row, line)) for f, row in enumerate(matrices[1])]
@@ -65,6 +84,10 @@ def _transformed(
 
 
 WINOGRAD = Transforms(
-    input=_forward(2), output=_backward(0), gradient=_forward(0, True), filter=_forward(1), filter_gradient=_backward(1, True)
+    input=_forward(2),
+    output=_backward(0),
+    gradient=_forward(0, True),
+    filter=_forward(1),
+    filter_gradient=_backward(1, True),
 )
 SCHEDULES = schedules("winograd", WINOGRAD)

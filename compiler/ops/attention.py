@@ -1,9 +1,12 @@
-"""Attention: softmax(scale Q K' + mask) V over any leading axes, and the two ops of its online form.
+"""Attention: softmax(scale Q K' + mask) V over any leading axes, and the two ops of its online
+form.
 
-``attention`` means what its decomposition means, one op after another; nothing computes it otherwise unless a strategy does
-(strategies/attention.py). Queries [.., l, d], keys [.., s, d], values [.., s, e], and a mask that broadcasts to the scores
-[.., l, s]: numbers are added, and where a bool is false the score is ``fill``. ``is_causal`` hides key j from query i < j.
-A row whose scores all are -inf gives NaN, as its softmax does, or zeros, as the ONNX standard's op does.
+``attention`` means what its decomposition means, one op after another; nothing computes it
+otherwise unless a strategy does (strategies/attention.py). Queries [.., l, d], keys [.., s, d],
+values [.., s, e], and a mask that broadcasts to the scores [.., l, s]: numbers are added, and where
+a bool is false the score is ``fill``. ``is_causal`` hides key j from query i < j.
+A row whose scores all are -inf gives NaN, as its softmax does, or zeros, as the ONNX standard's op
+does.
 """
 
 from __future__ import annotations
@@ -30,8 +33,8 @@ PANEL = 16  # keys that lie next to each other
 
 @dataclass(frozen=True)
 class AttentionAttrs:
-    """``fill``: the score where a mask of bools is false. ``is_causal``: query i sees the keys up to i only.
-    ``has_zeros``: rows without any key are zeros, not NaN."""
+    """``fill``: the score where a mask of bools is false. ``is_causal``: query i sees the keys up
+    to i only. ``has_zeros``: rows without any key are zeros, not NaN."""
 
     scale: float = 1.0
     is_causal: bool = False
@@ -39,7 +42,9 @@ class AttentionAttrs:
     has_zeros: bool = False
 
 
-def _checked(q: TensorType, keys: TensorType, v: TensorType, mask: Sequence[TensorType]) -> list[TensorType]:
+def _checked(
+    q: TensorType, keys: TensorType, v: TensorType, mask: Sequence[TensorType]
+) -> list[TensorType]:
     """The output's type; ``keys`` as [.., s, d]."""
     if min(t.rank for t in (q, keys, v)) < 2:
         raise ValueError("queries, keys and values need two axes or more")
@@ -71,7 +76,11 @@ def _attended(attrs: AttentionAttrs, q: Array, k: Array, v: Array, mask: Sequenc
         scores = np.matmul(wide[0], np.swapaxes(wide[1], -1, -2)) * attrs.scale
         for given in mask:
             is_bool = given.dtype == np.bool_
-            scores = np.where(given, scores, attrs.fill) if is_bool else scores + given.astype(np.float64)
+            scores = (
+                np.where(given, scores, attrs.fill)
+                if is_bool
+                else scores + given.astype(np.float64)
+            )
         if attrs.is_causal:
             scores = np.where(np.tri(*scores.shape[-2:], dtype=np.bool_), scores, -inf)
         if not scores.size:  # there is no largest of no scores
@@ -84,7 +93,9 @@ def _attended(attrs: AttentionAttrs, q: Array, k: Array, v: Array, mask: Sequenc
         return np.asarray(np.matmul(weights, wide[2]).astype(q.dtype))
 
 
-def _reference(attrs: AttentionAttrs, inputs: Sequence[Array], _o: Sequence[TensorType]) -> Sequence[Array]:
+def _reference(
+    attrs: AttentionAttrs, inputs: Sequence[Array], _o: Sequence[TensorType]
+) -> Sequence[Array]:
     q, k, v, *mask = inputs
     return [_attended(attrs, q, k, v, mask)]
 
@@ -110,7 +121,9 @@ def attention_as_products(b: Builder, attrs: AttentionAttrs, inputs: Sequence[Va
     axis = scores.type.rank - 1
     weights = softmax_parts(b, scores, axis)
     if attrs.has_zeros:
-        is_empty = b("equal", b("reduce_max", scores, axes=(axis,), keep=True), b.number(-inf, scores.dtype))
+        is_empty = b(
+            "equal", b("reduce_max", scores, axes=(axis,), keep=True), b.number(-inf, scores.dtype)
+        )
         weights = b("select", is_empty, b.number(0.0, scores.dtype), weights)
     return b("matmul", weights, v)
 
@@ -121,13 +134,15 @@ def causal_mask(b: Builder, queries: Extent, keys: Extent) -> Value:
     return b("less_equal", b("iota", shape=shape, axis=1), b("iota", shape=shape, axis=0))
 
 
-def _flops(_attrs: AttentionAttrs, inputs: Sequence[TensorType], outputs: Sequence[TensorType]) -> Extent:
+def _flops(
+    _attrs: AttentionAttrs, inputs: Sequence[TensorType], outputs: Sequence[TensorType]
+) -> Extent:
     q, values = inputs[0], inputs[2]
     scores = product(outputs[0].shape[:-1]) * values.shape[-2]
     return 2 * scores * (q.shape[-1] + values.shape[-1]) + 5 * scores
 
 
-# -- the online form ---------------------------------------------------------------------------------------------------
+# -- the online form -------------------------------------------------------------------------------
 
 
 def _panels_infer(_attrs: object, inputs: Sequence[TensorType]) -> Sequence[TensorType]:
@@ -137,7 +152,9 @@ def _panels_infer(_attrs: object, inputs: Sequence[TensorType]) -> Sequence[Tens
     return [k.with_shape((*k.shape[:-2], ceil_div(k.shape[-2], PANEL), k.shape[-1], PANEL))]
 
 
-def _panels_reference(_attrs: object, inputs: Sequence[Array], outputs: Sequence[TensorType]) -> Sequence[Array]:
+def _panels_reference(
+    _attrs: object, inputs: Sequence[Array], outputs: Sequence[TensorType]
+) -> Sequence[Array]:
     (k,) = inputs
     *batch, panels, depth, _ = outputs[0].static_shape
     padded = np.zeros((*batch, panels * PANEL, depth), k.dtype)
@@ -145,7 +162,9 @@ def _panels_reference(_attrs: object, inputs: Sequence[Array], outputs: Sequence
     return [np.swapaxes(padded.reshape(*batch, panels, PANEL, depth), -1, -2)]
 
 
-def _panels_compute(_attrs: object, inputs: Sequence[TensorType], _o: Sequence[TensorType]) -> Compute:
+def _panels_compute(
+    _attrs: object, inputs: Sequence[TensorType], _o: Sequence[TensorType]
+) -> Compute:
     keys = inputs[0].shape[-2]
 
     def term(i: tuple[Extent, ...], _r: tuple[Extent, ...], read: Read) -> Expr:
@@ -157,12 +176,21 @@ def _panels_compute(_attrs: object, inputs: Sequence[TensorType], _o: Sequence[T
 
 def _online_infer(_attrs: AttentionAttrs, inputs: Sequence[TensorType]) -> Sequence[TensorType]:
     q, panels, v, *mask = inputs
-    if panels.rank < 3 or v.rank < 2 or panels.shape[-1] != PANEL or panels.shape[-3] != ceil_div(v.shape[-2], PANEL):
+    if (
+        panels.rank < 3
+        or v.rank < 2
+        or panels.shape[-1] != PANEL
+        or panels.shape[-3] != ceil_div(v.shape[-2], PANEL)
+    ):
         raise ValueError(f"{panels} are no panels of the keys of {v}")
-    return _checked(q, panels.with_shape((*panels.shape[:-3], v.shape[-2], panels.shape[-2])), v, mask)
+    return _checked(
+        q, panels.with_shape((*panels.shape[:-3], v.shape[-2], panels.shape[-2])), v, mask
+    )
 
 
-def _online_reference(attrs: AttentionAttrs, inputs: Sequence[Array], _o: Sequence[TensorType]) -> Sequence[Array]:
+def _online_reference(
+    attrs: AttentionAttrs, inputs: Sequence[Array], _o: Sequence[TensorType]
+) -> Sequence[Array]:
     q, panels, v, *mask = inputs
     swapped = np.swapaxes(panels, -1, -2)
     k = swapped.reshape(*swapped.shape[:-3], -1, swapped.shape[-1])[..., : v.shape[-2], :]
@@ -171,11 +199,14 @@ def _online_reference(attrs: AttentionAttrs, inputs: Sequence[Array], _o: Sequen
 
 _CHOSEN = NotDifferentiable("strategies are chosen for a network that has its gradients already")
 
-define(Op("attention", "y = softmax(scale * q k' + mask) v", _infer, _reference, ByDecomposition(), AttentionAttrs,
+define(Op("attention", "y = softmax(scale * q k' + mask) v", _infer, _reference, ByDecomposition(),
+          AttentionAttrs,
           "attention", decompose=_decompose, flops=_flops))  # fmt: skip
-define(Op("key_panels", "y[.., p, d, l] = k[.., 16 p + l, d], zeros behind the keys", _panels_infer, _panels_reference, _CHOSEN,
+define(Op("key_panels", "y[.., p, d, l] = k[.., 16 p + l, d], zeros behind the keys", _panels_infer,
+          _panels_reference, _CHOSEN,
           family="attention", compute=_panels_compute))  # fmt: skip
-define(Op("attention_online", "attention whose keys lie in panels, without its scores in memory", _online_infer,
+define(Op("attention_online", "attention whose keys lie in panels, without its scores in memory",
+          _online_infer,
           _online_reference, _CHOSEN, AttentionAttrs, "attention", flops=_flops))  # fmt: skip
 
 __all__ = ["PANEL", "AttentionAttrs", "attention_as_products", "causal_mask"]

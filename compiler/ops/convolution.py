@@ -1,7 +1,8 @@
 """Convolution of any spatial rank and its two gradients.
 
-x is [n, c, spatial...], w is [o, c / groups, kernel...], y is [n, o, out...]; s is the stride, d the dilation, lo and hi
-the zero padding: y[n, o, p] = sum over c, k of x[n, g c/groups + c, p s + k d - lo] * w[o, c, k], g = o // (O / groups).
+x is [n, c, spatial...], w is [o, c / groups, kernel...], y is [n, o, out...]; s is the stride, d
+the dilation, lo and hi the zero padding: y[n, o, p] = sum over c, k of x[n, g c/groups + c, p s + k
+d - lo] * w[o, c, k], g = o // (O / groups).
 """
 
 from __future__ import annotations
@@ -48,8 +49,12 @@ class ConvWeightGradientAttrs(ConvAttrs):
     kernel: tuple[int, ...] = ()
 
 
-def output_extents(attrs: ConvAttrs, spatial: Sequence[Extent], kernel: Sequence[Extent]) -> tuple[Extent, ...]:
-    """floor((extent + lo + hi - d (k - 1) - 1) / s) + 1, per axis; ValueError if a window does not fit."""
+def output_extents(
+    attrs: ConvAttrs, spatial: Sequence[Extent], kernel: Sequence[Extent]
+) -> tuple[Extent, ...]:
+    """floor((extent + lo + hi - d (k - 1) - 1) / s) + 1, per axis; ValueError if a window does
+    not fit.
+    """
     result = []
     for axis, (e, k) in enumerate(zip(spatial, kernel, strict=True)):
         room = e + attrs.lo[axis] + attrs.hi[axis] - (k - 1) * attrs.dilation[axis] - 1
@@ -65,7 +70,12 @@ def _check(attrs: ConvAttrs, rank: int) -> None:
         raise ValueError("convolutions have 1 to 3 spatial axes")
     if any(len(part) != rank for part in (attrs.stride, attrs.dilation, attrs.lo, attrs.hi)):
         raise ValueError(f"stride, dilation, lo and hi need {rank} entries")
-    if min(attrs.stride) < 1 or min(attrs.dilation) < 1 or min(*attrs.lo, *attrs.hi) < 0 or attrs.groups < 1:
+    if (
+        min(attrs.stride) < 1
+        or min(attrs.dilation) < 1
+        or min(*attrs.lo, *attrs.hi) < 0
+        or attrs.groups < 1
+    ):
         raise ValueError("stride, dilation and groups are at least 1, padding at least 0")
 
 
@@ -82,10 +92,16 @@ def _infer(attrs: ConvAttrs, inputs: Sequence[TensorType]) -> Sequence[TensorTyp
         raise ValueError("input and weights must agree in rank and dtype")
     _check(attrs, x.rank - 2)
     _channels(attrs, x.shape[1], w.shape[0], w.shape[1])
-    return [TensorType(x.dtype, (x.shape[0], w.shape[0], *output_extents(attrs, x.shape[2:], w.shape[2:])))]
+    return [
+        TensorType(
+            x.dtype, (x.shape[0], w.shape[0], *output_extents(attrs, x.shape[2:], w.shape[2:]))
+        )
+    ]
 
 
-def _infer_input(attrs: ConvInputGradientAttrs, inputs: Sequence[TensorType]) -> Sequence[TensorType]:
+def _infer_input(
+    attrs: ConvInputGradientAttrs, inputs: Sequence[TensorType]
+) -> Sequence[TensorType]:
     dy, w = inputs
     _check(attrs, dy.rank - 2)
     if dy.shape[1] != w.shape[0]:
@@ -96,7 +112,9 @@ def _infer_input(attrs: ConvInputGradientAttrs, inputs: Sequence[TensorType]) ->
     return [TensorType(dy.dtype, (dy.shape[0], w.shape[1] * attrs.groups, *attrs.spatial))]
 
 
-def _infer_weight(attrs: ConvWeightGradientAttrs, inputs: Sequence[TensorType]) -> Sequence[TensorType]:
+def _infer_weight(
+    attrs: ConvWeightGradientAttrs, inputs: Sequence[TensorType]
+) -> Sequence[TensorType]:
     x, dy = inputs
     _check(attrs, x.rank - 2)
     _channels(attrs, x.shape[1], dy.shape[1], None)
@@ -132,7 +150,9 @@ def _grouped(array: Array, axis: int, groups: int) -> Array:
     return array.reshape(*shape[:axis], groups, shape[axis] // groups, *shape[axis + 1 :])
 
 
-def _reference(attrs: ConvAttrs, inputs: Sequence[Array], outputs: Sequence[TensorType]) -> Sequence[Array]:
+def _reference(
+    attrs: ConvAttrs, inputs: Sequence[Array], outputs: Sequence[TensorType]
+) -> Sequence[Array]:
     x, w = _padded(attrs, _wide(inputs[0])), _wide(inputs[1])
     n, o, *out = outputs[0].static_shape
     g = attrs.groups
@@ -141,7 +161,9 @@ def _reference(attrs: ConvAttrs, inputs: Sequence[Array], outputs: Sequence[Tens
     for k in grid(*map(range, w.shape[2:])):
         part = xs[_at(slice(None), slice(None), slice(None), *_window(attrs, k, out))]
         for group in range(g):
-            y[group] += np.tensordot(ws[_at(group, slice(None), slice(None), *k)], part[:, group], ([1], [1]))
+            y[group] += np.tensordot(
+                ws[_at(group, slice(None), slice(None), *k)], part[:, group], ([1], [1])
+            )
     result = np.moveaxis(y.reshape(o, n, *out), 0, 1)
     return [np.ascontiguousarray(result).astype(inputs[0].dtype)]
 
@@ -158,10 +180,16 @@ def _reference_input(
     for k in grid(*map(range, w.shape[2:])):
         where = _window(attrs, k, out)
         for group in range(g):
-            part = np.tensordot(ws[_at(group, slice(None), slice(None), *k)], dys[:, group], ([0], [1]))
+            part = np.tensordot(
+                ws[_at(group, slice(None), slice(None), *k)], dys[:, group], ([0], [1])
+            )
             dx[_at(slice(None), group, slice(None), *where)] += np.moveaxis(part, 0, 1)
     inner = tuple(slice(lo, lo + e) for lo, e in zip(attrs.lo, spatial, strict=True))
-    return [np.ascontiguousarray(dx.reshape(n, c, *padded)[_at(slice(None), slice(None), *inner)]).astype(inputs[0].dtype)]
+    return [
+        np.ascontiguousarray(
+            dx.reshape(n, c, *padded)[_at(slice(None), slice(None), *inner)]
+        ).astype(inputs[0].dtype)
+    ]
 
 
 def _reference_weight(
@@ -176,11 +204,15 @@ def _reference_weight(
     for k in grid(*map(range, kernel)):
         part = xs[_at(slice(None), slice(None), slice(None), *_window(attrs, k, out))]
         for group in range(g):
-            dw[_at(group, slice(None), slice(None), *k)] = np.tensordot(dys[:, group], part[:, group], (axes, axes))
+            dw[_at(group, slice(None), slice(None), *k)] = np.tensordot(
+                dys[:, group], part[:, group], (axes, axes)
+            )
     return [dw.reshape(o, c, *kernel).astype(inputs[0].dtype)]
 
 
-def _compute(attrs: ConvAttrs, inputs: Sequence[TensorType], outputs: Sequence[TensorType]) -> Compute:
+def _compute(
+    attrs: ConvAttrs, inputs: Sequence[TensorType], outputs: Sequence[TensorType]
+) -> Compute:
     x, w = inputs
     filters = outputs[0].shape[1]
     per_group = dim.exact_quotient(filters, attrs.groups)
@@ -190,7 +222,9 @@ def _compute(attrs: ConvAttrs, inputs: Sequence[TensorType], outputs: Sequence[T
         n, o, *p = i
         c, *k = r
         channel = c if attrs.groups == 1 else (o // per_group) * w.shape[1] + c
-        at = [p[a] * attrs.stride[a] + k[a] * attrs.dilation[a] - attrs.lo[a] for a in range(len(p))]
+        at = [
+            p[a] * attrs.stride[a] + k[a] * attrs.dilation[a] - attrs.lo[a] for a in range(len(p))
+        ]
         value = guarded(dim.inside(at, x.shape[2:]), read(0, (n, channel, *at)))
         return value * read(1, (o, c, *k))
 
@@ -211,7 +245,9 @@ def _compute_input(
         group, own = (0, c) if attrs.groups == 1 else (c // channels, c % channels)
         place = [p[a] + attrs.lo[a] - k[a] * attrs.dilation[a] for a in range(len(p))]
         at = [q // s for q, s in zip(place, attrs.stride, strict=True)]
-        conditions = tuple(-(q % s) for q, s in zip(place, attrs.stride, strict=True)) + dim.inside(at, dy.shape[2:])
+        conditions = tuple(-(q % s) for q, s in zip(place, attrs.stride, strict=True)) + dim.inside(
+            at, dy.shape[2:]
+        )
         filter_ = group * per_group + o
         return guarded(conditions, read(0, (n, filter_, *at))) * read(1, (filter_, own, *k))
 
@@ -230,14 +266,24 @@ def _compute_weight(
         o, c, *k = i
         n, *p = r
         channel = c if attrs.groups == 1 else (o // per_group) * channels + c
-        at = [p[a] * attrs.stride[a] + k[a] * attrs.dilation[a] - attrs.lo[a] for a in range(len(p))]
-        return guarded(dim.inside(at, x.shape[2:]), read(0, (n, channel, *at))) * read(1, (n, o, *p))
+        at = [
+            p[a] * attrs.stride[a] + k[a] * attrs.dilation[a] - attrs.lo[a] for a in range(len(p))
+        ]
+        return guarded(dim.inside(at, x.shape[2:]), read(0, (n, channel, *at))) * read(
+            1, (n, o, *p)
+        )
 
     return Compute(term, (x.shape[0], *dy.shape[2:]))
 
 
 def _plain(attrs: ConvAttrs) -> dict[str, Any]:
-    return {"stride": attrs.stride, "dilation": attrs.dilation, "lo": attrs.lo, "hi": attrs.hi, "groups": attrs.groups}
+    return {
+        "stride": attrs.stride,
+        "dilation": attrs.dilation,
+        "lo": attrs.lo,
+        "hi": attrs.hi,
+        "groups": attrs.groups,
+    }
 
 
 def _vjp(b: Builder, node: Node, cotangents: Sequence[Value]) -> Sequence[Value | None]:
@@ -261,15 +307,21 @@ def _vjp_weight(b: Builder, node: Node, cotangents: Sequence[Value]) -> Sequence
             b("conv", x, cotangents[0], **plain)]  # fmt: skip
 
 
-def _flops(_attrs: ConvAttrs, inputs: Sequence[TensorType], outputs: Sequence[TensorType]) -> Extent:
+def _flops(
+    _attrs: ConvAttrs, inputs: Sequence[TensorType], outputs: Sequence[TensorType]
+) -> Extent:
     return 2 * dim.product(outputs[0].shape) * dim.product(inputs[1].shape[1:])
 
 
-def _flops_input(_attrs: ConvAttrs, inputs: Sequence[TensorType], _outputs: Sequence[TensorType]) -> Extent:
+def _flops_input(
+    _attrs: ConvAttrs, inputs: Sequence[TensorType], _outputs: Sequence[TensorType]
+) -> Extent:
     return 2 * dim.product(inputs[0].shape) * dim.product(inputs[1].shape[1:])
 
 
-def _flops_weight(_attrs: ConvAttrs, inputs: Sequence[TensorType], outputs: Sequence[TensorType]) -> Extent:
+def _flops_weight(
+    _attrs: ConvAttrs, inputs: Sequence[TensorType], outputs: Sequence[TensorType]
+) -> Extent:
     return 2 * dim.product(inputs[1].shape) * dim.product(outputs[0].shape[1:])
 
 

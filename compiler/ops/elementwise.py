@@ -1,4 +1,6 @@
-"""Elementwise ops: every scalar primitive as an op of the same name, conversions, and activations as formulas."""
+"""Elementwise ops: every scalar primitive as an op of the same name, conversions, and
+activations as formulas.
+"""
 
 from __future__ import annotations
 
@@ -28,7 +30,9 @@ def _primitive(function: ScalarFunction) -> None:
         lambda _attrs, *arguments, _name=function.name: call(_name, *arguments),
         function.doc,
         kinds=function.kinds,
-        vjp=None if has_slope else (_STEP if "f" in function.kinds and "b" not in function.kinds else _INTEGER),
+        vjp=None
+        if has_slope
+        else (_STEP if "f" in function.kinds and "b" not in function.kinds else _INTEGER),
         commutative=function.commutative,
         identity=function.identity,
     )
@@ -118,7 +122,9 @@ def _hard_sigmoid(a: HardSigmoidAttrs, x: Expr) -> Expr:
     return scalar.maximum(scalar.minimum(a.alpha * x + a.beta, 1), 0)
 
 
-def _float(name: str, formula: Any, doc: str, attrs: type = NoAttrs, arity: int = 1, **facts: Any) -> None:
+def _float(
+    name: str, formula: Any, doc: str, attrs: type = NoAttrs, arity: int = 1, **facts: Any
+) -> None:
     elementwise(name, arity, formula, doc, attrs=attrs, kinds="f", **facts)
 
 
@@ -129,12 +135,22 @@ _float("softplus", _softplus, "log(1 + exp(x)), without overflow")
 _float("softsign", lambda _a, x: x / (1 + call("abs", x)), "x / (1 + |x|)")
 _float("reciprocal", lambda _a, x: 1 / x, "1 / x")
 elementwise("square", 1, lambda _a, x: x * x, "x * x")
-_float("leaky_relu", lambda a, x: select(x < 0, a.slope * x, x), "x < 0 ? slope * x : x", LeakyReluAttrs)
+_float(
+    "leaky_relu",
+    lambda a, x: select(x < 0, a.slope * x, x),
+    "x < 0 ? slope * x : x",
+    LeakyReluAttrs,
+)
 _float("elu", lambda a, x: _elu(x, a.alpha), "x < 0 ? alpha * (exp(x) - 1) : x", AlphaAttrs)
 _float("selu", lambda a, x: a.gamma * _elu(x, a.alpha), "gamma * elu(x, alpha)", SeluAttrs)
 _float("hard_sigmoid", _hard_sigmoid, "max(0, min(1, alpha * x + beta))", HardSigmoidAttrs)
 elementwise("clip", 1, _clip, "min(max(x, lo), hi); a bound of None is absent", attrs=ClipAttrs)
 _float("gelu", _gelu, "0.5 * x * (1 + erf(x / sqrt(2))), or its tanh approximation", GeluAttrs)
 _float("thresholded_relu", lambda a, x: select(x > a.alpha, x, 0), "x > alpha ? x : 0", AlphaAttrs)
-_float("prelu", lambda _a, x, s: select(x < 0, s * x, x), "x < 0 ? slope * x : x, slope a tensor", arity=2)
+_float(
+    "prelu",
+    lambda _a, x, s: select(x < 0, s * x, x),
+    "x < 0 ? slope * x : x, slope a tensor",
+    arity=2,
+)
 _float("is_nan", lambda _a, x: call("not_equal", x, x), "whether x is NaN", vjp=_INTEGER)

@@ -1,19 +1,23 @@
-"""The stages of a convolution by discrete Fourier transforms, tile by tile (overlap-save) in real arithmetic.
+"""The stages of a convolution by discrete Fourier transforms, tile by tile (overlap-save) in real
+arithmetic.
 
-The circular correlation of n x n inputs with r x s taps is right where no window wraps around: at the first n - r + 1 by
-n - s + 1 positions, the tile's outputs (Vasilache et al., "Fast Convolutional Nets With fbfft", ICLR 2015, section 2; overlap-save:
-Oppenheim and Schafer, Discrete-Time Signal Processing, section 8.7.3). Tiles, shapes and the five ops are those of ops/tiles.py;
-along an axis n = m + r - 1 is a power of two, at most 32.
+The circular correlation of n x n inputs with r x s taps is right where no window wraps around: at
+the first n - r + 1 by n - s + 1 positions, the tile's outputs (Vasilache et al., "Fast
+Convolutional Nets With fbfft", ICLR 2015, section 2; overlap-save: Oppenheim and Schafer,
+Discrete-Time Signal Processing, section 8.7.3). Tiles, shapes and the five ops are those of
+ops/tiles.py; along an axis n = m + r - 1 is a power of two, at most 32.
 
-Of a real tile's spectrum one half tells the other. With N numbers in a tile it has R real frequencies (0 and n/2 along each axis;
-R is 4, or 2 where one axis has one number) and C = (N - R) / 2 complex ones (``frequencies``). A complex product takes
-three real ones (Gauss; Higham, SIAM Journal on Matrix Analysis 13, 1992, section 2): with x = a + bi and w = c + di
+Of a real tile's spectrum one half tells the other. With N numbers in a tile it has R real
+frequencies (0 and n/2 along each axis; R is 4, or 2 where one axis has one number) and C = (N - R)
+/ 2 complex ones (``frequencies``). A complex product takes three real ones (Gauss; Higham, SIAM
+Journal on Matrix Analysis 13, 1992, section 2): with x = a + bi and w = c + di
 
     re = c (a + b) - b (c + d),   im = c (a + b) + a (d - c)
 
-so V has the entries a, b, a + b of every complex frequency and then the real ones, U has d - c, c + d, c and the real ones,
-and all E = 3 C + R entries are real matrix products. U holds the conjugate spectrum of the taps, times 2 / N (1 / N where it
-is real), so that the way back is the transpose of the way there.
+so V has the entries a, b, a + b of every complex frequency and then the real ones, U has d - c, c +
+d, c and the real ones, and all E = 3 C + R entries are real matrix products. U holds the conjugate
+spectrum of the taps, times 2 / N (1 / N where it is real), so that the way back is the transpose of
+the way there.
 """
 
 from __future__ import annotations
@@ -30,8 +34,8 @@ LARGEST = 32  # numbers of a tile along an axis
 
 @cache
 def frequencies(n: Pair) -> tuple[tuple[Pair, ...], tuple[Pair, ...]]:
-    """The complex and the real frequencies of a tile in the order of its entries: rows 1 .. n/2 - 1 whole, then half of row 0
-    and half of row n/2."""
+    """The complex and the real frequencies of a tile in the order of its entries: rows 1 .. n/2 - 1
+    whole, then half of row 0 and half of row n/2."""
     rows, columns = n
     ends = (0, rows // 2) if rows > 1 else (0,)
     whole = [(k, l) for k in range(1, rows // 2) for l in range(columns)]
@@ -50,12 +54,15 @@ def entries(attrs: TileAttrs) -> int:
 
 def _check(attrs: TileAttrs) -> None:
     if any(n & (n - 1) or n > LARGEST for n in attrs.inputs):
-        raise ValueError(f"tiles of {attrs.m} outputs with {attrs.taps} taps have {attrs.inputs} inputs; each must be a power "
+        raise ValueError(f"tiles of {attrs.m} outputs with {attrs.taps} taps have {attrs.inputs} "
+                         "inputs; each must be a power "
                          f"of two up to {LARGEST}")  # fmt: skip
 
 
 def _parts(spectrum: Array, n: Pair) -> tuple[Array, Array, Array]:
-    """Real and imaginary parts of the complex frequencies, and the real ones, each on the first axis."""
+    """Real and imaginary parts of the complex frequencies, and the real ones, each on the first
+    axis.
+    """
     complex_, real = (np.array(places).reshape(-1, 2) for places in frequencies(n))
     found = np.moveaxis(spectrum[..., complex_[:, 0], complex_[:, 1]], -1, 0)
     return found.real, found.imag, np.moveaxis(spectrum[..., real[:, 0], real[:, 1]].real, -1, 0)
@@ -103,10 +110,13 @@ def _flops(attrs: TileAttrs) -> int:
 define_tiles(
     Algorithm(
         "fft",
-        ("V = the spectrum of every tile", "y = every tile of the spectrum M", "P = the conjugate spectrum of dy's tiles",
-         "U = the conjugate spectrum of every filter and channel", "dw = the first places of the spectrum dU"),
+        ("V = the spectrum of every tile", "y = every tile of the spectrum M",
+         "P = the conjugate spectrum of dy's tiles",
+         "U = the conjugate spectrum of every filter and channel",
+         "dw = the first places of the spectrum dU"),
         _check, entries, _flops,
-        input=_input, output=lambda attrs, made: _output(attrs, made, attrs.m), gradient=_filter, filter=_filter,
+        input=_input, output=lambda attrs, made: _output(attrs, made, attrs.m), gradient=_filter,
+        filter=_filter,
         filter_gradient=lambda attrs, made: _output(attrs, made, attrs.taps),
     )
 )  # fmt: skip

@@ -55,17 +55,34 @@ def _iota_infer(attrs: IotaAttrs, _inputs: Sequence[TensorType]) -> Sequence[Ten
     return [TensorType(attrs.dtype, attrs.shape)]
 
 
-def _iota_reference(attrs: IotaAttrs, _i: Sequence[Array], outputs: Sequence[TensorType]) -> Sequence[Array]:
+def _iota_reference(
+    attrs: IotaAttrs, _i: Sequence[Array], outputs: Sequence[TensorType]
+) -> Sequence[Array]:
     shape = outputs[0].static_shape
     line = np.arange(shape[attrs.axis]).astype(attrs.dtype.numpy)
-    return [np.broadcast_to(line.reshape([-1 if a == attrs.axis else 1 for a in range(len(shape))]), shape)]
+    return [
+        np.broadcast_to(
+            line.reshape([-1 if a == attrs.axis else 1 for a in range(len(shape))]), shape
+        )
+    ]
 
 
 def _iota_compute(attrs: IotaAttrs, _i: Sequence[TensorType], _o: Sequence[TensorType]) -> Compute:
     return Compute(lambda i, _r, _read: scalar.cast(Index(i[attrs.axis]), attrs.dtype))
 
 
-define(Op("iota", "y[i] = i[axis]", _iota_infer, _iota_reference, _NO_INPUT, IotaAttrs, "indexing", _iota_compute))
+define(
+    Op(
+        "iota",
+        "y[i] = i[axis]",
+        _iota_infer,
+        _iota_reference,
+        _NO_INPUT,
+        IotaAttrs,
+        "indexing",
+        _iota_compute,
+    )
+)
 
 
 @dataclass(frozen=True)
@@ -79,10 +96,14 @@ def _gather_infer(attrs: GatherAttrs, inputs: Sequence[TensorType]) -> Sequence[
         raise ValueError(f"there is no axis {attrs.axis} in rank {x.rank}")
     if not indices.dtype.is_integer:
         raise ValueError("indices must be integers")
-    return [TensorType(x.dtype, (*x.shape[: attrs.axis], *indices.shape, *x.shape[attrs.axis + 1 :]))]
+    return [
+        TensorType(x.dtype, (*x.shape[: attrs.axis], *indices.shape, *x.shape[attrs.axis + 1 :]))
+    ]
 
 
-def _gather_reference(attrs: GatherAttrs, inputs: Sequence[Array], _o: Sequence[TensorType]) -> Sequence[Array]:
+def _gather_reference(
+    attrs: GatherAttrs, inputs: Sequence[Array], _o: Sequence[TensorType]
+) -> Sequence[Array]:
     x, indices = inputs
     extent = x.shape[attrs.axis]
     wide = indices.astype(np.int64)
@@ -95,7 +116,9 @@ def _run_time_index(read: Read, position: int, at: Sequence[Extent], extent: Ext
     return Checked(scalar.cast(read(position, list(at)), INT64), extent)
 
 
-def _gather_compute(attrs: GatherAttrs, inputs: Sequence[TensorType], _o: Sequence[TensorType]) -> Compute:
+def _gather_compute(
+    attrs: GatherAttrs, inputs: Sequence[TensorType], _o: Sequence[TensorType]
+) -> Compute:
     x, indices = inputs
 
     def term(i: tuple[Extent, ...], _r: tuple[Extent, ...], read: Read) -> Expr:
@@ -122,11 +145,18 @@ class GatherGradientAttrs:
     extent: Extent
 
 
-def _scatter_infer(attrs: GatherGradientAttrs, inputs: Sequence[TensorType]) -> Sequence[TensorType]:
+def _scatter_infer(
+    attrs: GatherGradientAttrs, inputs: Sequence[TensorType]
+) -> Sequence[TensorType]:
     dy, indices = inputs
     if dy.shape[attrs.axis : attrs.axis + indices.rank] != indices.shape:
         raise ValueError("the indices' axes do not stand at the axis")
-    return [TensorType(dy.dtype, (*dy.shape[: attrs.axis], attrs.extent, *dy.shape[attrs.axis + indices.rank :]))]
+    return [
+        TensorType(
+            dy.dtype,
+            (*dy.shape[: attrs.axis], attrs.extent, *dy.shape[attrs.axis + indices.rank :]),
+        )
+    ]
 
 
 def _scatter_reference(
@@ -175,11 +205,17 @@ def _one_hot_infer(attrs: OneHotAttrs, inputs: Sequence[TensorType]) -> Sequence
     return [TensorType(attrs.dtype, (*inputs[0].shape, attrs.depth))]
 
 
-def _one_hot_reference(attrs: OneHotAttrs, inputs: Sequence[Array], _o: Sequence[TensorType]) -> Sequence[Array]:
-    return [(inputs[0][..., None].astype(np.int64) == np.arange(attrs.depth)).astype(attrs.dtype.numpy)]
+def _one_hot_reference(
+    attrs: OneHotAttrs, inputs: Sequence[Array], _o: Sequence[TensorType]
+) -> Sequence[Array]:
+    return [
+        (inputs[0][..., None].astype(np.int64) == np.arange(attrs.depth)).astype(attrs.dtype.numpy)
+    ]
 
 
-def _one_hot_compute(attrs: OneHotAttrs, _i: Sequence[TensorType], _o: Sequence[TensorType]) -> Compute:
+def _one_hot_compute(
+    attrs: OneHotAttrs, _i: Sequence[TensorType], _o: Sequence[TensorType]
+) -> Compute:
     def term(i: tuple[Extent, ...], _r: tuple[Extent, ...], read: Read) -> Expr:
         hit = scalar.call("equal", scalar.cast(read(0, list(i[:-1])), INT64), Index(i[-1]))
         return scalar.cast(hit, attrs.dtype)

@@ -27,12 +27,24 @@ def _infer(attrs: KernelAttrs, inputs: Sequence[TensorType]) -> Sequence[TensorT
     return [value.type for value in attrs.body.outputs]
 
 
-def _reference(attrs: KernelAttrs, inputs: Sequence[Array], _outputs: Sequence[TensorType]) -> Sequence[Array]:
+def _reference(
+    attrs: KernelAttrs, inputs: Sequence[Array], _outputs: Sequence[TensorType]
+) -> Sequence[Array]:
     from ..interpret import interpret  # the interpreter knows ops, and this op is interpreted by it
 
     names = [value.label for value in attrs.body.inputs]
     return interpret(attrs.body, dict(zip(names, inputs, strict=True)))
 
 
-define(Op("kernel", "a fused group of nodes: one loop nest", _infer, _reference,
-          NotDifferentiable("kernels are made after differentiation"), KernelAttrs, "kernels"))  # fmt: skip
+define(
+    Op(
+        "kernel",
+        "a fused group of nodes: one loop nest",
+        _infer,
+        _reference,
+        # fmt: skip
+        NotDifferentiable("kernels are made after differentiation"),
+        KernelAttrs,
+        "kernels",
+    )
+)

@@ -16,13 +16,19 @@ if TYPE_CHECKING:
 
 def _entropy_infer(_a: NoAttrs, inputs: Sequence[TensorType]) -> Sequence[TensorType]:
     logits, labels = inputs
-    if logits.rank < 2 or not labels.dtype.is_integer or labels.shape != (logits.shape[0], *logits.shape[2:]):
+    if (
+        logits.rank < 2
+        or not labels.dtype.is_integer
+        or labels.shape != (logits.shape[0], *logits.shape[2:])
+    ):
         raise ValueError("logits are [n, classes, ...] and labels integers [n, ...]")
     return [logits.with_shape(())]
 
 
 def _entropy(b: Builder, node: Node) -> Sequence[Value]:
-    """-mean of log_softmax at the labels. A label outside [0, classes) is nobody's and adds nothing."""
+    """-mean of log_softmax at the labels. A label outside [0, classes) is nobody's and adds
+    nothing.
+    """
     logits, labels = node.inputs
     classes = b("iota", shape=logits.shape, axis=1, dtype=INT64)
     wide = labels if labels.dtype is INT64 else b("cast", labels, dtype=INT64)
@@ -32,7 +38,9 @@ def _entropy(b: Builder, node: Node) -> Sequence[Value]:
     return [b("neg", b("reduce_mean", chosen, axes=tuple(range(labels.type.rank)), keep=False))]
 
 
-def _entropy_reference(_a: NoAttrs, inputs: Sequence[Array], _o: Sequence[TensorType]) -> Sequence[Array]:
+def _entropy_reference(
+    _a: NoAttrs, inputs: Sequence[Array], _o: Sequence[TensorType]
+) -> Sequence[Array]:
     logits, labels = inputs
     centred = logits - logits.max(axis=1, keepdims=True)
     logs = centred - np.log(np.exp(centred).sum(axis=1, keepdims=True))
@@ -50,10 +58,19 @@ def _error_infer(_a: NoAttrs, inputs: Sequence[TensorType]) -> Sequence[TensorTy
 
 def _squared(b: Builder, node: Node) -> Sequence[Value]:
     difference = b("sub", *node.inputs)
-    return [b("reduce_mean", b("mul", difference, difference), axes=tuple(range(difference.type.rank)), keep=False)]
+    return [
+        b(
+            "reduce_mean",
+            b("mul", difference, difference),
+            axes=tuple(range(difference.type.rank)),
+            keep=False,
+        )
+    ]
 
 
-def _squared_reference(_a: NoAttrs, inputs: Sequence[Array], _o: Sequence[TensorType]) -> Sequence[Array]:
+def _squared_reference(
+    _a: NoAttrs, inputs: Sequence[Array], _o: Sequence[TensorType]
+) -> Sequence[Array]:
     return [np.asarray(np.mean((inputs[0] - inputs[1]) ** 2)).astype(inputs[0].dtype)]
 
 

@@ -26,7 +26,9 @@ class MatmulAttrs:
     transpose_b: bool = False
 
 
-def _extents(attrs: MatmulAttrs, a: TensorType, b: TensorType) -> tuple[Extent, Extent, Extent, Extent]:
+def _extents(
+    attrs: MatmulAttrs, a: TensorType, b: TensorType
+) -> tuple[Extent, Extent, Extent, Extent]:
     """m, k of a and k, n of b."""
     m, k = (a.shape[-1], a.shape[-2]) if attrs.transpose_a else (a.shape[-2], a.shape[-1])
     l, n = (b.shape[-1], b.shape[-2]) if attrs.transpose_b else (b.shape[-2], b.shape[-1])
@@ -42,11 +44,17 @@ def _infer(attrs: MatmulAttrs, inputs: Sequence[TensorType]) -> Sequence[TensorT
     m, k, l, n = _extents(attrs, a, b)
     batch = broadcast_shapes([a.shape[:-2], b.shape[:-2]])
     if k != l or batch is None:
-        raise ValueError(f"{k} columns do not meet {l} rows" if k != l else "the batch axes do not broadcast together")
+        raise ValueError(
+            f"{k} columns do not meet {l} rows"
+            if k != l
+            else "the batch axes do not broadcast together"
+        )
     return [TensorType(a.dtype, (*batch, m, n))]
 
 
-def _reference(attrs: MatmulAttrs, inputs: Sequence[Array], outputs: Sequence[TensorType]) -> Sequence[Array]:
+def _reference(
+    attrs: MatmulAttrs, inputs: Sequence[Array], outputs: Sequence[TensorType]
+) -> Sequence[Array]:
     a, b = inputs
     a = np.swapaxes(a, -1, -2) if attrs.transpose_a else a
     b = np.swapaxes(b, -1, -2) if attrs.transpose_b else b
@@ -55,7 +63,9 @@ def _reference(attrs: MatmulAttrs, inputs: Sequence[Array], outputs: Sequence[Te
     return [np.matmul(a, b)]
 
 
-def _compute(attrs: MatmulAttrs, inputs: Sequence[TensorType], outputs: Sequence[TensorType]) -> Compute:
+def _compute(
+    attrs: MatmulAttrs, inputs: Sequence[TensorType], outputs: Sequence[TensorType]
+) -> Compute:
     a, b = inputs
     rank = outputs[0].rank
 
@@ -88,7 +98,9 @@ def _vjp(b: Builder, node: Node, cotangents: Sequence[Value]) -> Sequence[Value 
     return [sum_to(b, dx, x.type), sum_to(b, dz, y.type)]
 
 
-def _flops(attrs: MatmulAttrs, inputs: Sequence[TensorType], outputs: Sequence[TensorType]) -> Extent:
+def _flops(
+    attrs: MatmulAttrs, inputs: Sequence[TensorType], outputs: Sequence[TensorType]
+) -> Extent:
     return 2 * product(outputs[0].shape) * _extents(attrs, inputs[0], inputs[1])[1]
 
 

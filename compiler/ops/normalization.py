@@ -92,12 +92,16 @@ def _batch_norm(b: Builder, node: Node) -> Sequence[Value]:
     return [b("add", b("mul", x, _channel(b, factor, rank)), _channel(b, shift, rank))]
 
 
-def _batch_norm_reference(attrs: EpsilonAttrs, inputs: Sequence[Array], _o: Sequence[TensorType]) -> Sequence[Array]:
+def _batch_norm_reference(
+    attrs: EpsilonAttrs, inputs: Sequence[Array], _o: Sequence[TensorType]
+) -> Sequence[Array]:
     x, scale, bias, mean, variance = (_wide(a) for a in inputs)
     rank = x.ndim
     factor = scale / np.sqrt(variance + scale.dtype.type(attrs.epsilon))
     shift = bias - mean * factor
-    return [(x * _channel_array(factor, rank) + _channel_array(shift, rank)).astype(inputs[0].dtype)]
+    return [
+        (x * _channel_array(factor, rank) + _channel_array(shift, rank)).astype(inputs[0].dtype)
+    ]
 
 
 def _wide(a: Array) -> Array:
@@ -113,7 +117,9 @@ def _standard(b: Builder, x: Value, axes: tuple[int, ...], epsilon: float) -> Va
 
 def _standard_array(x: Array, axes: tuple[int, ...], epsilon: float) -> Array:
     centred: Array = x - x.mean(axis=axes, keepdims=True)
-    result: Array = centred / np.sqrt((centred * centred).mean(axis=axes, keepdims=True) + x.dtype.type(epsilon))
+    result: Array = centred / np.sqrt(
+        (centred * centred).mean(axis=axes, keepdims=True) + x.dtype.type(epsilon)
+    )
     return result
 
 
@@ -123,12 +129,28 @@ def _behind(axis: int, rank: int) -> tuple[int, ...]:
 
 def _layer_norm(b: Builder, node: Node) -> Sequence[Value]:
     x, scale, bias = node.inputs
-    return [b("add", b("mul", _standard(b, x, _behind(node.attrs.axis, x.type.rank), node.attrs.epsilon), scale), bias)]
+    return [
+        b(
+            "add",
+            b(
+                "mul",
+                _standard(b, x, _behind(node.attrs.axis, x.type.rank), node.attrs.epsilon),
+                scale,
+            ),
+            bias,
+        )
+    ]
 
 
-def _layer_norm_reference(a: AxisEpsilonAttrs, inputs: Sequence[Array], _o: Sequence[TensorType]) -> Sequence[Array]:
+def _layer_norm_reference(
+    a: AxisEpsilonAttrs, inputs: Sequence[Array], _o: Sequence[TensorType]
+) -> Sequence[Array]:
     x, scale, bias = (_wide(v) for v in inputs)
-    return [(_standard_array(x, _behind(a.axis, x.ndim), a.epsilon) * scale + bias).astype(inputs[0].dtype)]
+    return [
+        (_standard_array(x, _behind(a.axis, x.ndim), a.epsilon) * scale + bias).astype(
+            inputs[0].dtype
+        )
+    ]
 
 
 def _rms_norm(b: Builder, node: Node) -> Sequence[Value]:
@@ -137,7 +159,9 @@ def _rms_norm(b: Builder, node: Node) -> Sequence[Value]:
     return [b("mul", b("div", x, b("sqrt", b("add", mean, node.attrs.epsilon))), scale)]
 
 
-def _rms_norm_reference(a: AxisEpsilonAttrs, inputs: Sequence[Array], _o: Sequence[TensorType]) -> Sequence[Array]:
+def _rms_norm_reference(
+    a: AxisEpsilonAttrs, inputs: Sequence[Array], _o: Sequence[TensorType]
+) -> Sequence[Array]:
     x, scale = (_wide(v) for v in inputs)
     mean = (x * x).mean(axis=_behind(a.axis, x.ndim), keepdims=True)
     return [(x / np.sqrt(mean + x.dtype.type(a.epsilon)) * scale).astype(inputs[0].dtype)]
@@ -152,16 +176,24 @@ def _group_norm(b: Builder, node: Node) -> Sequence[Value]:
     groups = node.attrs.groups if isinstance(node.attrs, GroupNormAttrs) else x.shape[1]
     rank = x.type.rank
     parts = b("reshape", x, shape=_group_shape(x.type, groups))
-    normal = b("reshape", _standard(b, parts, _behind(2, rank + 1), node.attrs.epsilon), shape=x.shape)
+    normal = b(
+        "reshape", _standard(b, parts, _behind(2, rank + 1), node.attrs.epsilon), shape=x.shape
+    )
     return [b("add", b("mul", normal, _channel(b, scale, rank)), _channel(b, bias, rank))]
 
 
-def _group_norm_reference(attrs: Any, inputs: Sequence[Array], _o: Sequence[TensorType]) -> Sequence[Array]:
+def _group_norm_reference(
+    attrs: Any, inputs: Sequence[Array], _o: Sequence[TensorType]
+) -> Sequence[Array]:
     x, scale, bias = (_wide(v) for v in inputs)
     groups = attrs.groups if isinstance(attrs, GroupNormAttrs) else x.shape[1]
     parts = x.reshape(x.shape[0], groups, x.shape[1] // groups, *x.shape[2:])
     normal = _standard_array(parts, _behind(2, parts.ndim), attrs.epsilon).reshape(x.shape)
-    return [(normal * _channel_array(scale, x.ndim) + _channel_array(bias, x.ndim)).astype(inputs[0].dtype)]
+    return [
+        (normal * _channel_array(scale, x.ndim) + _channel_array(bias, x.ndim)).astype(
+            inputs[0].dtype
+        )
+    ]
 
 
 def _lrn(b: Builder, node: Node) -> Sequence[Value]:
@@ -175,7 +207,8 @@ def _lrn(b: Builder, node: Node) -> Sequence[Value]:
     mean = b("average_pool", flat, kernel=window, stride=(1, 1), dilation=(1, 1), lo=(before, 0),
              hi=(a.size - 1 - before, 0), count_padding=True)  # fmt: skip
     base = b("add", b("mul", b("reshape", mean, shape=x.shape), a.alpha), a.bias)
-    if a.beta == 0.75:  # base ** 0.75 by square roots: two are cheaper, and closer, than a logarithm and an exponential
+    # base ** 0.75 by square roots: two are cheaper, and closer, than a logarithm and an exponential
+    if a.beta == 0.75:
         root = b("sqrt", base)
         power = b("mul", root, b("sqrt", root))
     else:
@@ -190,7 +223,9 @@ def _product(extents: Sequence[Extent]) -> Extent:
     return total
 
 
-def _lrn_reference(attrs: LrnAttrs, inputs: Sequence[Array], _o: Sequence[TensorType]) -> Sequence[Array]:
+def _lrn_reference(
+    attrs: LrnAttrs, inputs: Sequence[Array], _o: Sequence[TensorType]
+) -> Sequence[Array]:
     x = _wide(inputs[0])
     before = (attrs.size - 1) // 2
     padded = np.pad(x * x, [(0, 0), (before, attrs.size - 1 - before), *[(0, 0)] * (x.ndim - 2)])
@@ -210,7 +245,9 @@ def softmax_parts(b: Builder, x: Value, axis: int) -> Value:
     return b("div", power, b("reduce_sum", power, axes=axes, keep=True))
 
 
-def _softmax_reference(attrs: AxisAttrs, inputs: Sequence[Array], _o: Sequence[TensorType]) -> Sequence[Array]:
+def _softmax_reference(
+    attrs: AxisAttrs, inputs: Sequence[Array], _o: Sequence[TensorType]
+) -> Sequence[Array]:
     x = _wide(inputs[0])
     if not x.size:
         return [inputs[0]]
@@ -226,7 +263,9 @@ def _log_softmax(b: Builder, node: Node) -> Sequence[Value]:
     return [b("sub", centred, b("log", b("reduce_sum", b("exp", centred), axes=axes, keep=True)))]
 
 
-def _log_softmax_reference(attrs: AxisAttrs, inputs: Sequence[Array], _o: Sequence[TensorType]) -> Sequence[Array]:
+def _log_softmax_reference(
+    attrs: AxisAttrs, inputs: Sequence[Array], _o: Sequence[TensorType]
+) -> Sequence[Array]:
     x = _wide(inputs[0])
     if not x.size:
         return [inputs[0]]
@@ -236,18 +275,45 @@ def _log_softmax_reference(attrs: AxisAttrs, inputs: Sequence[Array], _o: Sequen
         return [(centred - total).astype(inputs[0].dtype)]
 
 
-def _normalization(name: str, doc: str, infer: Any, reference: Any, attrs: type, decompose: Any) -> None:
-    define(Op(name, doc, infer, reference, ByDecomposition(), attrs, "normalization", decompose=decompose))
+def _normalization(
+    name: str, doc: str, infer: Any, reference: Any, attrs: type, decompose: Any
+) -> None:
+    define(
+        Op(
+            name,
+            doc,
+            infer,
+            reference,
+            ByDecomposition(),
+            attrs,
+            "normalization",
+            decompose=decompose,
+        )
+    )
 
 
 _normalization("batch_norm", "(x - mean) / sqrt(variance + epsilon) * scale + bias, per channel", _same(_per_channel),
                _batch_norm_reference, EpsilonAttrs, _batch_norm)  # fmt: skip
-_normalization("layer_norm", "(x - mean(x)) / sqrt(variance(x) + epsilon) * scale + bias over the axes from axis on",
-               _same(_axis_inside), _layer_norm_reference, AxisEpsilonAttrs, _layer_norm)  # fmt: skip
+_normalization(
+    "layer_norm",
+    "(x - mean(x)) / sqrt(variance(x) + epsilon) * scale + bias over the axes from axis on",
+    # fmt: skip
+    _same(_axis_inside),
+    _layer_norm_reference,
+    AxisEpsilonAttrs,
+    _layer_norm,
+)
 _normalization("rms_norm", "x / sqrt(mean(x * x) + epsilon) * scale over the axes from axis on", _same(_axis_inside),
                _rms_norm_reference, AxisEpsilonAttrs, _rms_norm)  # fmt: skip
-_normalization("group_norm", "normalized over each group of channels and all space, * scale + bias per channel",
-               _same(_groups_divide), _group_norm_reference, GroupNormAttrs, _group_norm)  # fmt: skip
+_normalization(
+    "group_norm",
+    "normalized over each group of channels and all space, * scale + bias per channel",
+    # fmt: skip
+    _same(_groups_divide),
+    _group_norm_reference,
+    GroupNormAttrs,
+    _group_norm,
+)
 _normalization("instance_norm", "normalized over space for each channel, * scale + bias", _same(_per_channel),
                _group_norm_reference, EpsilonAttrs, _group_norm)  # fmt: skip
 _normalization("lrn", "x / (bias + alpha / size * sum of squares of neighbouring channels) ** beta",

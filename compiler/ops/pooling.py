@@ -39,8 +39,9 @@ class PoolGradientAttrs(PoolAttrs):
 
 @dataclass(frozen=True)
 class AveragePoolAttrs(PoolAttrs):
-    """``count_padding``: divide by the kernel's size, not by the number of real elements. ``extra``: the part of hi
-    that comes from rounding the output's extents up; it is never counted."""
+    """``count_padding``: divide by the kernel's size, not by the number of real elements.
+    ``extra``: the part of hi that comes from rounding the output's extents up; it is never
+    counted."""
 
     count_padding: bool = False
     extra: tuple[int, ...] = ()
@@ -55,13 +56,20 @@ class AveragePoolGradientAttrs(AveragePoolAttrs):
 
 def _outputs(attrs: PoolAttrs, spatial: Sequence[Extent]) -> tuple[Extent, ...]:
     rank = len(spatial)
-    if any(len(p) != rank for p in (attrs.kernel, attrs.stride, attrs.dilation, attrs.lo, attrs.hi)) or rank < 1:
+    if (
+        any(
+            len(p) != rank for p in (attrs.kernel, attrs.stride, attrs.dilation, attrs.lo, attrs.hi)
+        )
+        or rank < 1
+    ):
         raise ValueError(f"kernel, stride, dilation, lo and hi need {rank} entries")
     if min(*attrs.kernel, *attrs.stride, *attrs.dilation) < 1 or min(*attrs.lo, *attrs.hi) < 0:
         raise ValueError("kernel, stride and dilation are at least 1, padding at least 0")
     result = []
     for a, e in enumerate(spatial):
-        out = (e + attrs.lo[a] + attrs.hi[a] - (attrs.kernel[a] - 1) * attrs.dilation[a] - 1) // attrs.stride[a] + 1
+        out = (
+            e + attrs.lo[a] + attrs.hi[a] - (attrs.kernel[a] - 1) * attrs.dilation[a] - 1
+        ) // attrs.stride[a] + 1
         if isinstance(out, int) and out < 1:
             raise ValueError(f"a window of {attrs.kernel[a]} does not fit into {e} elements")
         result.append(out)
@@ -92,7 +100,11 @@ def _least(t: TensorType) -> float:
 
 def _windows(attrs: PoolAttrs, x: Array, out: Sequence[int], fill: float) -> list[Array]:
     """The input under each kernel position, for all outputs."""
-    padded = np.pad(x, [(0, 0), (0, 0), *zip(attrs.lo, attrs.hi, strict=True)], constant_values=np.asarray(fill, x.dtype))
+    padded = np.pad(
+        x,
+        [(0, 0), (0, 0), *zip(attrs.lo, attrs.hi, strict=True)],
+        constant_values=np.asarray(fill, x.dtype),
+    )
     parts = []
     for k in grid(*map(range, attrs.kernel)):
         where = tuple(slice(i * d, i * d + (e - 1) * s + 1, s) for i, d, s, e in
@@ -101,7 +113,9 @@ def _windows(attrs: PoolAttrs, x: Array, out: Sequence[int], fill: float) -> lis
     return parts
 
 
-def _max_reference(attrs: PoolAttrs, inputs: Sequence[Array], outputs: Sequence[TensorType]) -> Sequence[Array]:
+def _max_reference(
+    attrs: PoolAttrs, inputs: Sequence[Array], outputs: Sequence[TensorType]
+) -> Sequence[Array]:
     parts = _windows(attrs, inputs[0], outputs[0].static_shape[2:], _least(outputs[0]))
     result = parts[0]
     for part in parts[1:]:
@@ -109,7 +123,9 @@ def _max_reference(attrs: PoolAttrs, inputs: Sequence[Array], outputs: Sequence[
     return [np.ascontiguousarray(result)]
 
 
-def _max_compute(attrs: PoolAttrs, inputs: Sequence[TensorType], _o: Sequence[TensorType]) -> Compute:
+def _max_compute(
+    attrs: PoolAttrs, inputs: Sequence[TensorType], _o: Sequence[TensorType]
+) -> Compute:
     (x,) = inputs
 
     def term(i: tuple[Extent, ...], r: tuple[Extent, ...], read: Read) -> Expr:
@@ -140,7 +156,9 @@ def _flat(attrs: PoolAttrs, k: Sequence[Extent]) -> Extent:
     return total
 
 
-def _index_reference(attrs: PoolAttrs, inputs: Sequence[Array], outputs: Sequence[TensorType]) -> Sequence[Array]:
+def _index_reference(
+    attrs: PoolAttrs, inputs: Sequence[Array], outputs: Sequence[TensorType]
+) -> Sequence[Array]:
     x, y = inputs
     parts = _windows(attrs, x, outputs[0].static_shape[2:], 0)
     inside = _windows(attrs, np.ones(x.shape, np.int8), outputs[0].static_shape[2:], 0)
@@ -150,7 +168,9 @@ def _index_reference(attrs: PoolAttrs, inputs: Sequence[Array], outputs: Sequenc
     return [result]
 
 
-def _index_compute(attrs: PoolAttrs, inputs: Sequence[TensorType], _o: Sequence[TensorType]) -> Compute:
+def _index_compute(
+    attrs: PoolAttrs, inputs: Sequence[TensorType], _o: Sequence[TensorType]
+) -> Compute:
     x, _ = inputs
     size = int(np.prod(attrs.kernel))
 
@@ -167,7 +187,13 @@ def _gradient_reference(
     attrs: PoolGradientAttrs, inputs: Sequence[Array], outputs: Sequence[TensorType]
 ) -> Sequence[Array]:
     dy, index = inputs
-    return [_scattered(attrs, [np.where(index == k, dy, 0) for k in range(int(np.prod(attrs.kernel)))], outputs[0])]
+    return [
+        _scattered(
+            attrs,
+            [np.where(index == k, dy, 0) for k in range(int(np.prod(attrs.kernel)))],
+            outputs[0],
+        )
+    ]
 
 
 def _scattered(attrs: PoolAttrs, parts: Sequence[Array], out: TensorType) -> Array:
@@ -175,8 +201,12 @@ def _scattered(attrs: PoolAttrs, parts: Sequence[Array], out: TensorType) -> Arr
     padded = [e + lo + hi for e, lo, hi in zip(spatial, attrs.lo, attrs.hi, strict=True)]
     dx = np.zeros((n, c, *padded), parts[0].dtype)
     for part, k in zip(parts, grid(*map(range, attrs.kernel)), strict=True):
-        where = tuple(slice(i * d, i * d + (e - 1) * s + 1, s) for i, d, s, e in
-                      zip(k, attrs.dilation, attrs.stride, part.shape[2:], strict=True))  # fmt: skip
+        where = tuple(
+            slice(i * d, i * d + (e - 1) * s + 1, s)
+            for i, d, s, e in
+            # fmt: skip
+            zip(k, attrs.dilation, attrs.stride, part.shape[2:], strict=True)
+        )
         dx[(slice(None), slice(None), *where)] += part
     inner = tuple(slice(lo, lo + e) for lo, e in zip(attrs.lo, spatial, strict=True))
     return np.ascontiguousarray(dx[(slice(None), slice(None), *inner)])
@@ -185,14 +215,18 @@ def _scattered(attrs: PoolAttrs, parts: Sequence[Array], out: TensorType) -> Arr
 def _windows_of(attrs: PoolAttrs, i: tuple[Extent, ...], r: tuple[Extent, ...], out: Sequence[Extent]) -> tuple[
     tuple[Extent, ...], tuple[Extent, ...]
 ]:  # fmt: skip
-    """The output whose kernel position r lies on input element i, and the conditions under which there is one."""
+    """The output whose kernel position r lies on input element i, and the conditions under which
+    there is one.
+    """
     place = [i[2 + a] + attrs.lo[a] - r[a] * attrs.dilation[a] for a in range(len(r))]
     at = tuple(q // s for q, s in zip(place, attrs.stride, strict=True))
     divides = tuple(-(q % s) for q, s in zip(place, attrs.stride, strict=True))
     return at, divides + dim.inside(at, out)
 
 
-def _gradient_compute(attrs: PoolGradientAttrs, inputs: Sequence[TensorType], _o: Sequence[TensorType]) -> Compute:
+def _gradient_compute(
+    attrs: PoolGradientAttrs, inputs: Sequence[TensorType], _o: Sequence[TensorType]
+) -> Compute:
     dy, _ = inputs
 
     def term(i: tuple[Extent, ...], r: tuple[Extent, ...], read: Read) -> Expr:
@@ -207,7 +241,9 @@ def _gradient_compute(attrs: PoolGradientAttrs, inputs: Sequence[TensorType], _o
 _NO_SECOND = NotDifferentiable("second derivatives of pooling are not provided")
 
 
-def _counts(attrs: AveragePoolAttrs, i: Sequence[Extent], spatial: Sequence[Extent]) -> Expr | float:
+def _counts(
+    attrs: AveragePoolAttrs, i: Sequence[Extent], spatial: Sequence[Extent]
+) -> Expr | float:
     """How many elements a window counts, as a number or an expression of the output's position."""
     sizes: list[Extent] = []
     for a, e in enumerate(spatial):
@@ -216,14 +252,17 @@ def _counts(attrs: AveragePoolAttrs, i: Sequence[Extent], spatial: Sequence[Exte
         first = -attrs.lo[a] if attrs.count_padding else 0
         start = i[a] * attrs.stride[a] - attrs.lo[a]
         d = attrs.dilation[a]
-        before = dim.maximum(0, dim.ceil_div(first - start, d))  # kernel positions before the first counted element
+        # kernel positions before the first counted element
+        before = dim.maximum(0, dim.ceil_div(first - start, d))
         behind = dim.minimum(attrs.kernel[a], dim.ceil_div(end - start, d))
         sizes.append(behind - before)
     total = dim.product(sizes)
     return float(total) if isinstance(total, int) else Index(total)
 
 
-def _mean_compute(attrs: AveragePoolAttrs, inputs: Sequence[TensorType], outputs: Sequence[TensorType]) -> Compute:
+def _mean_compute(
+    attrs: AveragePoolAttrs, inputs: Sequence[TensorType], outputs: Sequence[TensorType]
+) -> Compute:
     (x,) = inputs
 
     def term(i: tuple[Extent, ...], r: tuple[Extent, ...], read: Read) -> Expr:
@@ -243,17 +282,25 @@ def _count_array(attrs: AveragePoolAttrs, spatial: Sequence[int], out: Sequence[
         extra = attrs.extra or (0,) * len(spatial)
         real = [(lo, hi - e) for lo, hi, e in zip(attrs.lo, attrs.hi, extra, strict=True)]
         ones = np.pad(ones, [(0, 0), (0, 0), *real], constant_values=1.0)
-        attrs = AveragePoolAttrs(attrs.kernel, attrs.stride, attrs.dilation, (0,) * len(spatial), extra)
+        attrs = AveragePoolAttrs(
+            attrs.kernel, attrs.stride, attrs.dilation, (0,) * len(spatial), extra
+        )
     return np.asarray(sum(_windows(attrs, ones, out, 0.0)))
 
 
-def _mean_reference(attrs: AveragePoolAttrs, inputs: Sequence[Array], outputs: Sequence[TensorType]) -> Sequence[Array]:
+def _mean_reference(
+    attrs: AveragePoolAttrs, inputs: Sequence[Array], outputs: Sequence[TensorType]
+) -> Sequence[Array]:
     (x,) = inputs
     wide = x.astype(np.float32) if x.dtype.itemsize < 4 else x
     out = outputs[0].static_shape[2:]
     total = sum(_windows(attrs, wide, out, 0.0))
     with np.errstate(all="ignore"):
-        return [np.asarray(total / _count_array(attrs, x.shape[2:], out).astype(wide.dtype)).astype(x.dtype)]
+        return [
+            np.asarray(total / _count_array(attrs, x.shape[2:], out).astype(wide.dtype)).astype(
+                x.dtype
+            )
+        ]
 
 
 def _mean_vjp(b: Builder, node: Node, cotangents: Sequence[Value]) -> Sequence[Value | None]:
@@ -280,14 +327,28 @@ def _mean_gradient_compute(
         at, conditions = _windows_of(attrs, i, r, dy.shape[2:])
         count = _counts(attrs, at, spatial)
         value = read(0, (*i[:2], *at))
-        return guarded(conditions, value / (scalar.cast(count, value.dtype) if isinstance(count, Expr) else count), 0)
+        return guarded(
+            conditions,
+            value / (scalar.cast(count, value.dtype) if isinstance(count, Expr) else count),
+            0,
+        )
 
     return Compute(term, attrs.kernel)
 
 
-def _mean_gradient_vjp(b: Builder, node: Node, cotangents: Sequence[Value]) -> Sequence[Value | None]:
+def _mean_gradient_vjp(
+    b: Builder, node: Node, cotangents: Sequence[Value]
+) -> Sequence[Value | None]:
     attrs = node.attrs
-    return [b("average_pool", cotangents[0], **_plain(attrs), count_padding=attrs.count_padding, extra=attrs.extra)]
+    return [
+        b(
+            "average_pool",
+            cotangents[0],
+            **_plain(attrs),
+            count_padding=attrs.count_padding,
+            extra=attrs.extra,
+        )
+    ]
 
 
 def _flops(attrs: PoolAttrs, _i: Sequence[TensorType], outputs: Sequence[TensorType]) -> Extent:
@@ -300,8 +361,20 @@ define(Op("max_pool", "the largest element under each window", _infer, _max_refe
 define(Op("max_pool_index", "the first kernel position (flat) whose element equals the window's maximum", _infer_index,
           _index_reference, NotDifferentiable("a position does not change smoothly"), PoolAttrs, _F,
           _index_compute, flops=_flops))  # fmt: skip
-define(Op("max_pool_gradient", "dx[q] = sum over windows whose maximum lies at q of dy", _infer_gradient,
-          _gradient_reference, _NO_SECOND, PoolGradientAttrs, _F, _gradient_compute, flops=_flops))  # fmt: skip
+define(
+    Op(
+        "max_pool_gradient",
+        "dx[q] = sum over windows whose maximum lies at q of dy",
+        _infer_gradient,
+        # fmt: skip
+        _gradient_reference,
+        _NO_SECOND,
+        PoolGradientAttrs,
+        _F,
+        _gradient_compute,
+        flops=_flops,
+    )
+)
 define(Op("average_pool", "the mean of the elements under each window", _infer, _mean_reference, _mean_vjp,
           AveragePoolAttrs, _F, _mean_compute, flops=_flops))  # fmt: skip
 define(Op("average_pool_gradient", "dx[q] = sum over windows on q of dy / count", _infer_gradient,

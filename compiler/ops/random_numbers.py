@@ -1,7 +1,9 @@
-"""Random numbers by counter: Philox-4x32-10 (Salmon et al., "Parallel random numbers: as easy as 1, 2, 3", SC 2011).
+"""Random numbers by counter: Philox-4x32-10 (Salmon et al., "Parallel random numbers: as easy as 1,
+2, 3", SC 2011).
 
-A key is uint32[4]: the low and high word of the first block's number, then of the seed. Element i of a result is word
-i % 4 of block number + i // 4: results depend on key and shape only, never on the number of threads.
+A key is uint32[4]: the low and high word of the first block's number, then of the seed. Element i
+of a result is word i % 4 of block number + i // 4: results depend on key and shape only, never on
+the number of threads.
 """
 
 from __future__ import annotations
@@ -61,16 +63,28 @@ def philox(key: Array, count: int) -> Array:
     start = int(key[0]) | int(key[1]) << 32
     number = (np.arange(blocks, dtype=np.uint64) + np.uint64(start)).astype(np.uint64)
     low = np.uint64(0xFFFFFFFF)
-    c = [number & low, number >> np.uint64(32), np.zeros(blocks, np.uint64), np.zeros(blocks, np.uint64)]
+    c = [
+        number & low,
+        number >> np.uint64(32),
+        np.zeros(blocks, np.uint64),
+        np.zeros(blocks, np.uint64),
+    ]
     k = [int(key[2]), int(key[3])]
     for _ in range(_ROUNDS):
         a, b = c[0] * np.uint64(_MULTIPLIERS[0]), c[2] * np.uint64(_MULTIPLIERS[1])
-        c = [(b >> np.uint64(32)) ^ c[1] ^ np.uint64(k[0]), b & low, (a >> np.uint64(32)) ^ c[3] ^ np.uint64(k[1]), a & low]
+        c = [
+            (b >> np.uint64(32)) ^ c[1] ^ np.uint64(k[0]),
+            b & low,
+            (a >> np.uint64(32)) ^ c[3] ^ np.uint64(k[1]),
+            a & low,
+        ]
         k = [(k[0] + _WEYL[0]) & 0xFFFFFFFF, (k[1] + _WEYL[1]) & 0xFFFFFFFF]
     return np.stack(c, axis=1).reshape(-1)[:count].astype(np.uint32)
 
 
-def _bits_reference(_a: ShapeAttrs, inputs: Sequence[Array], outputs: Sequence[TensorType]) -> Sequence[Array]:
+def _bits_reference(
+    _a: ShapeAttrs, inputs: Sequence[Array], outputs: Sequence[TensorType]
+) -> Sequence[Array]:
     shape = outputs[0].static_shape
     return [philox(inputs[0], math.prod(shape)).reshape(shape)]
 
@@ -102,7 +116,10 @@ def _rounds(number: Expr, k0: Expr, k1: Expr) -> list[Expr]:
     c = [call("and", number, low), call("shift_right", number, 32), _wide(0), _wide(0)]
     for turn in range(_ROUNDS):
         a, b = c[0] * _wide(_MULTIPLIERS[0]), c[2] * _wide(_MULTIPLIERS[1])
-        keys = [call("and", k + _wide(turn * w & 0xFFFFFFFF), low) for k, w in zip((k0, k1), _WEYL, strict=True)]
+        keys = [
+            call("and", k + _wide(turn * w & 0xFFFFFFFF), low)
+            for k, w in zip((k0, k1), _WEYL, strict=True)
+        ]
         c = [
             call("xor", call("xor", call("shift_right", b, 32), c[1]), keys[0]), call("and", b, low),
             call("xor", call("xor", call("shift_right", a, 32), c[3]), keys[1]), call("and", a, low),
@@ -134,9 +151,13 @@ def _uniform_array(bits: Array) -> Array:
     return (bits >> np.uint32(8)).astype(np.float32) * np.float32(2.0**-24)
 
 
-def _uniform_reference(attrs: RandomAttrs, inputs: Sequence[Array], outputs: Sequence[TensorType]) -> Sequence[Array]:
+def _uniform_reference(
+    attrs: RandomAttrs, inputs: Sequence[Array], outputs: Sequence[TensorType]
+) -> Sequence[Array]:
     shape = outputs[0].static_shape
-    return [_uniform_array(philox(inputs[0], math.prod(shape))).reshape(shape).astype(attrs.dtype.numpy)]
+    return [
+        _uniform_array(philox(inputs[0], math.prod(shape))).reshape(shape).astype(attrs.dtype.numpy)
+    ]
 
 
 def _normal(b: Builder, node: Node) -> Sequence[Value]:
@@ -148,14 +169,20 @@ def _normal(b: Builder, node: Node) -> Sequence[Value]:
     def half(position: int) -> Value:
         rank = uniform.type.rank
         start = tuple(position if a == 0 else 0 for a in range(rank))
-        return b("reshape", b("slice", uniform, start=start, size=(1, *shape), step=(1,) * rank), shape=shape)
+        return b(
+            "reshape",
+            b("slice", uniform, start=start, size=(1, *shape), step=(1,) * rank),
+            shape=shape,
+        )
 
     radius = b("sqrt", b("mul", b("log", half(0)), -2.0))
     value = b("mul", radius, b("cos", b("mul", half(1), 2 * math.pi)))
     return [value if node.attrs.dtype is FLOAT32 else b("cast", value, dtype=node.attrs.dtype)]
 
 
-def _normal_reference(attrs: RandomAttrs, inputs: Sequence[Array], outputs: Sequence[TensorType]) -> Sequence[Array]:
+def _normal_reference(
+    attrs: RandomAttrs, inputs: Sequence[Array], outputs: Sequence[TensorType]
+) -> Sequence[Array]:
     shape = outputs[0].static_shape
     bits = philox(inputs[0], 2 * math.prod(shape)).reshape(2, *shape)
     u = ((bits >> np.uint32(8)).astype(np.float32) + np.float32(0.5)) * np.float32(2.0**-24)
@@ -183,7 +210,9 @@ def _dropout(b: Builder, node: Node) -> Sequence[Value]:
     return [b("mul", b("mul", x, kept), 1 / (1 - node.attrs.rate))]
 
 
-def _dropout_reference(attrs: DropoutAttrs, inputs: Sequence[Array], outputs: Sequence[TensorType]) -> Sequence[Array]:
+def _dropout_reference(
+    attrs: DropoutAttrs, inputs: Sequence[Array], outputs: Sequence[TensorType]
+) -> Sequence[Array]:
     x, key = inputs
     shape = outputs[0].static_shape
     kept = _uniform_array(philox(key, math.prod(shape))).reshape(shape) >= np.float32(attrs.rate)

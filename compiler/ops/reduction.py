@@ -1,4 +1,6 @@
-"""Reductions over axes, and the position of the largest or smallest element. Empty reductions give the identity."""
+"""Reductions over axes, and the position of the largest or smallest element. Empty reductions
+give the identity.
+"""
 
 from __future__ import annotations
 
@@ -41,14 +43,18 @@ def _shape(t: TensorType, axes: Sequence[int], keep: bool) -> tuple[Extent, ...]
 
 def _infer(attrs: ReduceAttrs, inputs: Sequence[TensorType]) -> Sequence[TensorType]:
     (x,) = inputs
-    if list(attrs.axes) != sorted(set(attrs.axes)) or any(not 0 <= axis < x.rank for axis in attrs.axes):
+    if list(attrs.axes) != sorted(set(attrs.axes)) or any(
+        not 0 <= axis < x.rank for axis in attrs.axes
+    ):
         raise ValueError(f"axes {attrs.axes} must be sorted, different, and inside rank {x.rank}")
     if x.dtype is BOOL:
         raise ValueError("cast bool to a number type first")
     return [TensorType(x.dtype, _shape(x, attrs.axes, attrs.keep))]
 
 
-def _index(attrs: ReduceAttrs, rank: int, i: tuple[Extent, ...], r: Sequence[Extent]) -> list[Extent]:
+def _index(
+    attrs: ReduceAttrs, rank: int, i: tuple[Extent, ...], r: Sequence[Extent]
+) -> list[Extent]:
     """The input's index: reduced axes from r, the others from i."""
     rest, reduced = list(i), list(r)
     result: list[Extent] = []
@@ -63,7 +69,9 @@ def _index(attrs: ReduceAttrs, rank: int, i: tuple[Extent, ...], r: Sequence[Ext
 
 
 def _compute(combine: str, initial: float) -> Callable[..., Compute]:
-    def compute(attrs: ReduceAttrs, inputs: Sequence[TensorType], _outputs: Sequence[TensorType]) -> Compute:
+    def compute(
+        attrs: ReduceAttrs, inputs: Sequence[TensorType], _outputs: Sequence[TensorType]
+    ) -> Compute:
         (x,) = inputs
 
         def term(i: tuple[Extent, ...], r: tuple[Extent, ...], read: Read) -> Expr:
@@ -74,8 +82,12 @@ def _compute(combine: str, initial: float) -> Callable[..., Compute]:
     return compute
 
 
-def _reference(function: Callable[..., Any], identity: Callable[[DType], Any]) -> Callable[..., Sequence[Array]]:
-    def reference(attrs: ReduceAttrs, inputs: Sequence[Array], outputs: Sequence[TensorType]) -> Sequence[Array]:
+def _reference(
+    function: Callable[..., Any], identity: Callable[[DType], Any]
+) -> Callable[..., Sequence[Array]]:
+    def reference(
+        attrs: ReduceAttrs, inputs: Sequence[Array], outputs: Sequence[TensorType]
+    ) -> Sequence[Array]:
         (x,) = inputs
         if not attrs.axes:
             return [x]
@@ -116,14 +128,18 @@ def _extreme_vjp(b: Builder, node: Node, cotangents: Sequence[Value]) -> Sequenc
 
 
 def _product_vjp(b: Builder, node: Node, cotangents: Sequence[Value]) -> Sequence[Value | None]:
-    """dy times the product of the other elements: of all that are not zero, over x, where no other is zero."""
+    """dy times the product of the other elements: of all that are not zero, over x, where no
+    other is zero.
+    """
     (x,), attrs = node.inputs, node.attrs
     zero, one = b.number(0.0, x.dtype), b.number(1.0, x.dtype)
     is_zero = b("equal", x, zero)
     filled = b("select", is_zero, one, x)
     product = b("reduce_product", filled, axes=attrs.axes, keep=attrs.keep)
     count = b("cast", is_zero, dtype=x.dtype)
-    others = b("sub", _spread(b, node, b("reduce_sum", count, axes=attrs.axes, keep=attrs.keep)), count)
+    others = b(
+        "sub", _spread(b, node, b("reduce_sum", count, axes=attrs.axes, keep=attrs.keep)), count
+    )
     share = b("div", _spread(b, node, b("mul", cotangents[0], product)), filled)
     return [b("select", b("equal", others, zero), share, zero)]
 
@@ -132,18 +148,40 @@ def _flops(_attrs: Any, inputs: Sequence[TensorType], _outputs: Sequence[TensorT
     return dim.product(inputs[0].shape)
 
 
-def _reduction(name: str, doc: str, function: Any, identity: Any, combine: str, initial: float, vjp: Vjp) -> None:
+def _reduction(
+    name: str, doc: str, function: Any, identity: Any, combine: str, initial: float, vjp: Vjp
+) -> None:
     define(Op(name, doc, _infer, _reference(function, identity), vjp, ReduceAttrs, "reduction",
               _compute(combine, initial), flops=_flops))  # fmt: skip
 
 
 _reduction("reduce_sum", "the sum over axes", np.sum, lambda d: 0, "add", 0.0, _sum_vjp)
-_reduction("reduce_product", "the product over axes", np.prod, lambda d: 1, "mul", 1.0, _product_vjp)
-_reduction("reduce_max", "the largest over axes; NaN passes", np.max, _lowest, "max", float("-inf"), _extreme_vjp)
-_reduction("reduce_min", "the smallest over axes; NaN passes", np.min, _highest, "min", float("inf"), _extreme_vjp)
+_reduction(
+    "reduce_product", "the product over axes", np.prod, lambda d: 1, "mul", 1.0, _product_vjp
+)
+_reduction(
+    "reduce_max",
+    "the largest over axes; NaN passes",
+    np.max,
+    _lowest,
+    "max",
+    float("-inf"),
+    _extreme_vjp,
+)
+_reduction(
+    "reduce_min",
+    "the smallest over axes; NaN passes",
+    np.min,
+    _highest,
+    "min",
+    float("inf"),
+    _extreme_vjp,
+)
 
 
-def _mean_reference(attrs: ReduceAttrs, inputs: Sequence[Array], outputs: Sequence[TensorType]) -> Sequence[Array]:
+def _mean_reference(
+    attrs: ReduceAttrs, inputs: Sequence[Array], outputs: Sequence[TensorType]
+) -> Sequence[Array]:
     (x,) = inputs
     count = int(np.prod([x.shape[axis] for axis in attrs.axes], dtype=np.int64))
     wide = x.astype(np.float32) if outputs[0].dtype.is_float and x.dtype.itemsize < 4 else x
@@ -177,7 +215,9 @@ def _arg_infer(attrs: ArgAttrs, inputs: Sequence[TensorType]) -> Sequence[Tensor
 
 
 def _arg_reference(pick: Callable[..., Any]) -> Callable[..., Sequence[Array]]:
-    def reference(attrs: ArgAttrs, inputs: Sequence[Array], _outputs: Sequence[TensorType]) -> Sequence[Array]:
+    def reference(
+        attrs: ArgAttrs, inputs: Sequence[Array], _outputs: Sequence[TensorType]
+    ) -> Sequence[Array]:
         (x,) = inputs
         if attrs.last:
             x = np.flip(x, attrs.axis)
@@ -202,13 +242,42 @@ def _arg(reduce: str) -> Callable[[Builder, Node], Sequence[Value]]:
         index = b("iota", shape=x.shape, axis=attrs.axis, dtype=INT64)
         missing = b.number(-1 if attrs.last else (1 << 62), INT64)
         chosen = b("select", hit, index, missing)
-        return [b("reduce_max" if attrs.last else "reduce_min", chosen, axes=(attrs.axis,), keep=attrs.keep)]
+        return [
+            b(
+                "reduce_max" if attrs.last else "reduce_min",
+                chosen,
+                axes=(attrs.axis,),
+                keep=attrs.keep,
+            )
+        ]
 
     return decompose
 
 
 _POSITION = NotDifferentiable("a position does not change smoothly")
-define(Op("argmax", "the first (or last) index of the largest element along an axis", _arg_infer,
-          _arg_reference(np.argmax), _POSITION, ArgAttrs, "reduction", decompose=_arg("reduce_max")))  # fmt: skip
-define(Op("argmin", "the first (or last) index of the smallest element along an axis", _arg_infer,
-          _arg_reference(np.argmin), _POSITION, ArgAttrs, "reduction", decompose=_arg("reduce_min")))  # fmt: skip
+define(
+    Op(
+        "argmax",
+        "the first (or last) index of the largest element along an axis",
+        _arg_infer,
+        # fmt: skip
+        _arg_reference(np.argmax),
+        _POSITION,
+        ArgAttrs,
+        "reduction",
+        decompose=_arg("reduce_max"),
+    )
+)
+define(
+    Op(
+        "argmin",
+        "the first (or last) index of the smallest element along an axis",
+        _arg_infer,
+        # fmt: skip
+        _arg_reference(np.argmin),
+        _POSITION,
+        ArgAttrs,
+        "reduction",
+        decompose=_arg("reduce_min"),
+    )
+)

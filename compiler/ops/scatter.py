@@ -1,7 +1,8 @@
 """Access by an index for each element: gather_elements, and its reverse, scatter.
 
-A scatter is computed where it lands: each element of the result looks at all updates of its line, in their order. So
-no two threads write one element, and equal indices have one meaning. An index out of range is an error.
+A scatter is computed where it lands: each element of the result looks at all updates of its line,
+in their order. So no two threads write one element, and equal indices have one meaning. An index
+out of range is an error.
 """
 
 from __future__ import annotations
@@ -55,7 +56,7 @@ def _checked(indices: Array, extent: int) -> Array:
     return np.where(wide < 0, wide + extent, wide)
 
 
-# -- gather_elements -----------------------------------------------------------------------------------------------
+# -- gather_elements -------------------------------------------------------------------------------
 
 
 def _gather_infer(attrs: AxisAttrs, inputs: Sequence[TensorType]) -> Sequence[TensorType]:
@@ -64,12 +65,16 @@ def _gather_infer(attrs: AxisAttrs, inputs: Sequence[TensorType]) -> Sequence[Te
     return [TensorType(x.dtype, indices.shape)]
 
 
-def _gather_reference(attrs: AxisAttrs, inputs: Sequence[Array], _o: Sequence[TensorType]) -> Sequence[Array]:
+def _gather_reference(
+    attrs: AxisAttrs, inputs: Sequence[Array], _o: Sequence[TensorType]
+) -> Sequence[Array]:
     x, indices = inputs
     return [np.take_along_axis(x, _checked(indices, x.shape[attrs.axis]), attrs.axis)]
 
 
-def _gather_compute(attrs: AxisAttrs, inputs: Sequence[TensorType], _o: Sequence[TensorType]) -> Compute:
+def _gather_compute(
+    attrs: AxisAttrs, inputs: Sequence[TensorType], _o: Sequence[TensorType]
+) -> Compute:
     x, _ = inputs
 
     def term(i: tuple[Extent, ...], _r: tuple[Extent, ...], read: Read) -> Expr:
@@ -82,14 +87,18 @@ def _gather_compute(attrs: AxisAttrs, inputs: Sequence[TensorType], _o: Sequence
 def _gather_vjp(b: Builder, node: Node, cotangents: Sequence[Value]) -> Sequence[Value | None]:
     x, indices = node.inputs
     zeros = b("broadcast", b.number(0, x.dtype), shape=x.shape)
-    return [b("scatter", zeros, indices, cotangents[0], axis=node.attrs.axis, reduction="add"), None]
+    return [
+        b("scatter", zeros, indices, cotangents[0], axis=node.attrs.axis, reduction="add"),
+        None,
+    ]
 
 
-define(Op("gather_elements", "y[i] = x[i with indices[i] at the axis]; an index out of range is an error", _gather_infer,
+define(Op("gather_elements", "y[i] = x[i with indices[i] at the axis]; an index out of range is an "
+                             "error", _gather_infer,
           _gather_reference, _gather_vjp, AxisAttrs, "indexing", _gather_compute))  # fmt: skip
 
 
-# -- scatter -------------------------------------------------------------------------------------------------------
+# -- scatter ---------------------------------------------------------------------------------------
 
 # reduction -> its NumPy meaning and its identity
 REDUCTIONS: Final[dict[str, tuple[Any, float]]] = {
@@ -111,12 +120,16 @@ def _scatter_infer(attrs: ScatterAttrs, inputs: Sequence[TensorType]) -> Sequenc
     _check_line(attrs.axis, x, indices)
     if attrs.reduction not in REDUCTIONS:
         raise ValueError(f"there is no reduction {attrs.reduction}")
-    if updates != TensorType(x.dtype, indices.shape) or not (x.dtype.is_float or x.dtype.is_integer):
+    if updates != TensorType(x.dtype, indices.shape) or not (
+        x.dtype.is_float or x.dtype.is_integer
+    ):
         raise ValueError(f"updates are {updates} for indices {indices} and {x}")
     return [x]
 
 
-def _scatter_reference(attrs: ScatterAttrs, inputs: Sequence[Array], o: Sequence[TensorType]) -> Sequence[Array]:
+def _scatter_reference(
+    attrs: ScatterAttrs, inputs: Sequence[Array], o: Sequence[TensorType]
+) -> Sequence[Array]:
     x, indices, updates = inputs
     is_narrow = o[0].dtype.is_float and x.dtype.itemsize < 4
     result = x.astype(np.float32) if is_narrow else x.copy()
@@ -141,7 +154,9 @@ def _hit(attrs: Any, extent: Extent, i: tuple[Extent, ...], r: Extent, read: Rea
     return scalar.call("equal", found, Index(i[attrs.axis]))
 
 
-def _scatter_compute(attrs: ScatterAttrs, inputs: Sequence[TensorType], _o: Sequence[TensorType]) -> Compute:
+def _scatter_compute(
+    attrs: ScatterAttrs, inputs: Sequence[TensorType], _o: Sequence[TensorType]
+) -> Compute:
     x, indices, _ = inputs
     missing = _identity(attrs.reduction, x)
 
@@ -152,7 +167,9 @@ def _scatter_compute(attrs: ScatterAttrs, inputs: Sequence[TensorType], _o: Sequ
     def finish(total: Expr, i: tuple[Extent, ...], read: Read) -> Expr:
         return scalar.call(attrs.reduction, read(0, i), scalar.cast(total, x.dtype))
 
-    return Compute(term, (indices.shape[attrs.axis],), attrs.reduction, REDUCTIONS[attrs.reduction][1], finish)
+    return Compute(
+        term, (indices.shape[attrs.axis],), attrs.reduction, REDUCTIONS[attrs.reduction][1], finish
+    )
 
 
 def _pairs(attrs: Any, inputs: Sequence[TensorType], _outputs: Sequence[TensorType]) -> Extent:
@@ -161,16 +178,33 @@ def _pairs(attrs: Any, inputs: Sequence[TensorType], _outputs: Sequence[TensorTy
 
 def _scatter_vjp(b: Builder, node: Node, cotangents: Sequence[Value]) -> Sequence[Value | None]:
     if node.attrs.reduction != "add":
-        raise UnsupportedOpError(f"scatter with {node.attrs.reduction} has no gradient", node=node.label,
+        raise UnsupportedOpError(f"scatter with {node.attrs.reduction} has no gradient",
+                                 node=node.label,
                                  hint="Only sums can be trained through.")  # fmt: skip
-    return [cotangents[0], None, b("gather_elements", cotangents[0], node.inputs[1], axis=node.attrs.axis)]
+    return [
+        cotangents[0],
+        None,
+        b("gather_elements", cotangents[0], node.inputs[1], axis=node.attrs.axis),
+    ]
 
 
-define(Op("scatter", "x with each update added (multiplied, ..) at its index along the axis", _scatter_infer,
-          _scatter_reference, _scatter_vjp, ScatterAttrs, "indexing", _scatter_compute, flops=_pairs))  # fmt: skip
+define(
+    Op(
+        "scatter",
+        "x with each update added (multiplied, ..) at its index along the axis",
+        _scatter_infer,
+        # fmt: skip
+        _scatter_reference,
+        _scatter_vjp,
+        ScatterAttrs,
+        "indexing",
+        _scatter_compute,
+        flops=_pairs,
+    )
+)
 
 
-# -- scatter_source ------------------------------------------------------------------------------------------------
+# -- scatter_source --------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)
@@ -188,7 +222,9 @@ def _source_infer(attrs: SourceAttrs, inputs: Sequence[TensorType]) -> Sequence[
     return [TensorType(INT64, tuple(_with(indices.shape, attrs.axis, attrs.extent)))]
 
 
-def _source_reference(attrs: SourceAttrs, inputs: Sequence[Array], o: Sequence[TensorType]) -> Sequence[Array]:
+def _source_reference(
+    attrs: SourceAttrs, inputs: Sequence[Array], o: Sequence[TensorType]
+) -> Sequence[Array]:
     (indices,) = inputs
     result = np.full(o[0].static_shape, -1, np.int64)
     at: list[Array] = list(np.indices(indices.shape, sparse=True))
@@ -198,7 +234,9 @@ def _source_reference(attrs: SourceAttrs, inputs: Sequence[Array], o: Sequence[T
     return [result]
 
 
-def _source_compute(attrs: SourceAttrs, inputs: Sequence[TensorType], _o: Sequence[TensorType]) -> Compute:
+def _source_compute(
+    attrs: SourceAttrs, inputs: Sequence[TensorType], _o: Sequence[TensorType]
+) -> Compute:
     (indices,) = inputs
 
     def term(i: tuple[Extent, ...], r: tuple[Extent, ...], read: Read) -> Expr:
@@ -208,6 +246,15 @@ def _source_compute(attrs: SourceAttrs, inputs: Sequence[TensorType], _o: Sequen
     return Compute(term, (indices.shape[attrs.axis],), "max", -1.0)
 
 
-define(Op("scatter_source", "y[p] = the last i with indices[i] = p along the axis, -1 if there is none", _source_infer,
-          _source_reference, NotDifferentiable("indices are integers"), SourceAttrs, "indexing",
-          _source_compute))  # fmt: skip
+define(
+    Op(
+        "scatter_source",
+        "y[p] = the last i with indices[i] = p along the axis, -1 if there is none",
+        _source_infer,
+        _source_reference,
+        NotDifferentiable("indices are integers"),
+        SourceAttrs,
+        "indexing",
+        _source_compute,
+    )
+)

@@ -1,7 +1,8 @@
 """Order along an axis: where each element belongs, and which element belongs where.
 
-A position counts the elements that come before: n comparisons for each of n elements, all independent, so they run in
-vectors and on all cores. Ties keep their order; NaN counts as larger than every number.
+A position counts the elements that come before: n comparisons for each of n elements, all
+independent, so they run in vectors and on all cores. Ties keep their order; NaN counts as larger
+than every number.
 """
 
 from __future__ import annotations
@@ -40,7 +41,9 @@ def _positions_infer(attrs: SortAttrs, inputs: Sequence[TensorType]) -> Sequence
     return [TensorType(INT64, x.shape)]
 
 
-def _positions_reference(attrs: SortAttrs, inputs: Sequence[Array], _o: Sequence[TensorType]) -> Sequence[Array]:
+def _positions_reference(
+    attrs: SortAttrs, inputs: Sequence[Array], _o: Sequence[TensorType]
+) -> Sequence[Array]:
     """A stable sort; descending is ascending of the reversed axis, reversed."""
     (x,) = inputs
     line = np.flip(x, attrs.axis) if attrs.descending else x
@@ -51,7 +54,9 @@ def _positions_reference(attrs: SortAttrs, inputs: Sequence[Array], _o: Sequence
     return [np.argsort(order, axis=attrs.axis, kind="stable").astype(np.int64)]
 
 
-def _positions_compute(attrs: SortAttrs, inputs: Sequence[TensorType], _o: Sequence[TensorType]) -> Compute:
+def _positions_compute(
+    attrs: SortAttrs, inputs: Sequence[TensorType], _o: Sequence[TensorType]
+) -> Compute:
     (x,) = inputs
 
     def term(i: tuple[Extent, ...], r: tuple[Extent, ...], read: Read) -> Expr:
@@ -61,7 +66,9 @@ def _positions_compute(attrs: SortAttrs, inputs: Sequence[TensorType], _o: Seque
             precedes, follows = follows, precedes
         is_earlier = scalar.call("less", Index(r[0]), Index(i[attrs.axis]))
         is_tie = scalar.call("not", scalar.call("or", precedes, follows))
-        return scalar.cast(scalar.call("or", precedes, scalar.call("and", is_tie, is_earlier)), INT64)
+        return scalar.cast(
+            scalar.call("or", precedes, scalar.call("and", is_tie, is_earlier)), INT64
+        )
 
     return Compute(term, (x.shape[attrs.axis],))
 
@@ -72,15 +79,19 @@ def _less(a: Expr, b: Expr) -> Expr:
     if not a.dtype.is_float:
         return below
     is_number = scalar.call("equal", a, a)
-    return scalar.call("or", below, scalar.call("and", is_number, scalar.call("not", scalar.call("equal", b, b))))
+    return scalar.call(
+        "or", below, scalar.call("and", is_number, scalar.call("not", scalar.call("equal", b, b)))
+    )
 
 
 def _pairs(attrs: Any, inputs: Sequence[TensorType], outputs: Sequence[TensorType]) -> Extent:
     return product((*outputs[0].shape, inputs[0].shape[attrs.axis]))
 
 
-define(Op("sort_positions", "the position of each element along an axis if that were sorted, ties in order",
-          _positions_infer, _positions_reference, _POSITION, SortAttrs, "reduction", _positions_compute,
+define(Op("sort_positions", "the position of each element along an axis if that were sorted, ties "
+                            "in order",
+          _positions_infer, _positions_reference, _POSITION, SortAttrs, "reduction",
+          _positions_compute,
           flops=_pairs))  # fmt: skip
 
 
@@ -98,12 +109,16 @@ def _inverse_infer(attrs: InverseAttrs, inputs: Sequence[TensorType]) -> Sequenc
     return [TensorType(INT64, (*x.shape[: attrs.axis], attrs.size, *x.shape[attrs.axis + 1 :]))]
 
 
-def _inverse_reference(attrs: InverseAttrs, inputs: Sequence[Array], o: Sequence[TensorType]) -> Sequence[Array]:
+def _inverse_reference(
+    attrs: InverseAttrs, inputs: Sequence[Array], o: Sequence[TensorType]
+) -> Sequence[Array]:
     order = np.argsort(inputs[0], axis=attrs.axis, kind="stable").astype(np.int64)
     return [np.take(order, np.arange(o[0].static_shape[attrs.axis]), axis=attrs.axis)]
 
 
-def _inverse_compute(attrs: InverseAttrs, inputs: Sequence[TensorType], _o: Sequence[TensorType]) -> Compute:
+def _inverse_compute(
+    attrs: InverseAttrs, inputs: Sequence[TensorType], _o: Sequence[TensorType]
+) -> Compute:
     """The one j whose position is i, as a sum."""
     (x,) = inputs
 
@@ -114,6 +129,7 @@ def _inverse_compute(attrs: InverseAttrs, inputs: Sequence[TensorType], _o: Sequ
     return Compute(term, (x.shape[attrs.axis],))
 
 
-define(Op("inverse_positions", "y[p] = j where x[j] = p, for p below size; x holds each of 0, 1, .. once along the axis",
+define(Op("inverse_positions", "y[p] = j where x[j] = p, for p below size; x holds each of 0, 1, "
+                               ".. once along the axis",
           _inverse_infer, _inverse_reference, _POSITION, InverseAttrs, "indexing", _inverse_compute,
           flops=_pairs))  # fmt: skip

@@ -1,10 +1,13 @@
-"""Convolutions tile by tile: the five ops of an algorithm y = output(input(x) * filter(w)), whatever its transforms.
+"""Convolutions tile by tile: the five ops of an algorithm y = output(input(x) * filter(w)),
+whatever its transforms.
 
-A convolution of stride 1 is cut into tiles of m x k outputs. Along an axis with m outputs and r taps a tile reads m + r - 1
-inputs; an axis with one tap has m = 1. The transforms make E entries of a tile, and the products of entries are matrix
-products. Shapes, with g groups and T = n tiles down x tiles across: x [n, c, h, w]; V [E, g, T, c/g]; U [E, g, c/g, o/g];
-M [E, g, T, o/g]; y [n, o, oh, ow]. The gradient of the weights sums V * P over tiles, with P made of the tiles of dy.
-``define_tiles`` makes the ops of one algorithm: NAME_input, NAME_output, NAME_output_gradient, NAME_filter, NAME_filter_gradient.
+A convolution of stride 1 is cut into tiles of m x k outputs. Along an axis with m outputs and r
+taps a tile reads m + r - 1 inputs; an axis with one tap has m = 1. The transforms make E entries of
+a tile, and the products of entries are matrix products. Shapes, with g groups and T = n tiles down
+x tiles across: x [n, c, h, w]; V [E, g, T, c/g]; U [E, g, c/g, o/g]; M [E, g, T, o/g]; y [n, o, oh,
+ow]. The gradient of the weights sums V * P over tiles, with P made of the tiles of dy.
+``define_tiles`` makes the ops of one algorithm: NAME_input, NAME_output, NAME_output_gradient,
+NAME_filter, NAME_filter_gradient.
 """
 
 from __future__ import annotations
@@ -65,7 +68,9 @@ class TileGradientAttrs(TileAttrs):
 
 @dataclass(frozen=True)
 class TileFilterAttrs(TileAttrs):
-    """``is_turned``: weights turned by 180 degrees, filters and channels exchanged, as the input's gradient wants them."""
+    """``is_turned``: weights turned by 180 degrees, filters and channels exchanged, as the
+    input's gradient wants them.
+    """
 
     groups: int = 1
     is_turned: bool = False
@@ -76,9 +81,10 @@ Transform: TypeAlias = Callable[[TileAttrs, Array], Array]
 
 @dataclass(frozen=True)
 class Algorithm:
-    """The transforms in NumPy: ``input``, ``gradient`` and ``filter`` from the last two axes of an array to entries on its first
-    axis, ``output`` and ``filter_gradient`` back. ``check`` raises ValueError for tiles that it has no transforms for;
-    ``flops``: of a transform for each entry; ``doc``: what the five ops are, in the order of this file's first lines."""
+    """The transforms in NumPy: ``input``, ``gradient`` and ``filter`` from the last two axes of an
+    array to entries on its first axis, ``output`` and ``filter_gradient`` back. ``check`` raises
+    ValueError for tiles that it has no transforms for; ``flops``: of a transform for each entry;
+    ``doc``: what the five ops are, in the order of this file's first lines."""
 
     name: str
     doc: tuple[str, str, str, str, str]
@@ -93,7 +99,9 @@ class Algorithm:
 
 
 def define_tiles(algorithm: Algorithm) -> None:
-    """Define the five ops of an algorithm. Their loops are in compiler/loops: a tile at a time, not an element."""
+    """Define the five ops of an algorithm. Their loops are in compiler/loops: a tile at a time,
+    not an element.
+    """
     ops = _Ops(algorithm)
     second = NotDifferentiable("strategies are chosen after differentiation")
     stages: tuple[tuple[str, Infer, Reference, type], ...] = (
@@ -104,7 +112,18 @@ def define_tiles(algorithm: Algorithm) -> None:
         ("filter_gradient", ops.filter_gradient_infer, ops.filter_gradient_reference, TileAttrs),
     )
     for (stage, infer, reference, attrs), doc in zip(stages, algorithm.doc, strict=True):
-        define(Op(f"{algorithm.name}_{stage}", doc, infer, reference, second, attrs, "transforms", flops=ops.flops))
+        define(
+            Op(
+                f"{algorithm.name}_{stage}",
+                doc,
+                infer,
+                reference,
+                second,
+                attrs,
+                "transforms",
+                flops=ops.flops,
+            )
+        )
 
 
 def _per_group(extent: Extent, groups: int) -> Extent:
@@ -114,7 +133,9 @@ def _per_group(extent: Extent, groups: int) -> Extent:
 
 
 def _of_type(array: Array, kind: TensorType) -> Array:
-    return np.ascontiguousarray(array.reshape(kind.static_shape).astype(kind.dtype.numpy, copy=False))
+    return np.ascontiguousarray(
+        array.reshape(kind.static_shape).astype(kind.dtype.numpy, copy=False)
+    )
 
 
 def _grouped(entries: Array, groups: int, kind: TensorType) -> Array:
@@ -139,32 +160,49 @@ class _Ops:
         self.algorithm.check(attrs)
         return self.algorithm.entries(attrs)
 
-    def input_infer(self, attrs: TileInputAttrs, inputs: Sequence[TensorType]) -> Sequence[TensorType]:
+    def input_infer(
+        self, attrs: TileInputAttrs, inputs: Sequence[TensorType]
+    ) -> Sequence[TensorType]:
         (x,) = inputs
         entries = self._check(attrs, x, 4)
         channels = _per_group(x.shape[1], attrs.groups)
-        return [x.with_shape((entries, attrs.groups, x.shape[0] * attrs.counts[0] * attrs.counts[1], channels))]
+        return [
+            x.with_shape(
+                (entries, attrs.groups, x.shape[0] * attrs.counts[0] * attrs.counts[1], channels)
+            )
+        ]
 
     def input_reference(
         self, attrs: TileInputAttrs, inputs: Sequence[Array], outputs: Sequence[TensorType]
     ) -> Sequence[Array]:
         (x,) = inputs
         n, c, *spatial = x.shape
-        counts = [count for count in attrs.counts if isinstance(count, int)]  # both: symbols are replaced by now
-        down, across = (m * (t - 1) + a for m, a, t in zip(attrs.m, attrs.inputs, counts, strict=True))
+        # both: symbols are replaced by now
+        counts = [count for count in attrs.counts if isinstance(count, int)]
+        down, across = (
+            m * (t - 1) + a for m, a, t in zip(attrs.m, attrs.inputs, counts, strict=True)
+        )
         padded = np.zeros((n, c, down, across), x.dtype)
         kept = [min(e, p - lo) for e, p, lo in zip(spatial, (down, across), attrs.lo, strict=True)]
-        padded[:, :, attrs.lo[0] : attrs.lo[0] + kept[0], attrs.lo[1] : attrs.lo[1] + kept[1]] = x[:, :, : kept[0], : kept[1]]
+        padded[:, :, attrs.lo[0] : attrs.lo[0] + kept[0], attrs.lo[1] : attrs.lo[1] + kept[1]] = x[
+            :, :, : kept[0], : kept[1]
+        ]
         windows = np.lib.stride_tricks.sliding_window_view(padded, attrs.inputs, axis=(2, 3))
         entries = self.algorithm.input(attrs, windows[:, :, :: attrs.m[0], :: attrs.m[1]])
         return [_grouped(entries, attrs.groups, outputs[0])]
 
-    def output_infer(self, attrs: TileOutputAttrs, inputs: Sequence[TensorType]) -> Sequence[TensorType]:
+    def output_infer(
+        self, attrs: TileOutputAttrs, inputs: Sequence[TensorType]
+    ) -> Sequence[TensorType]:
         (product,) = inputs
         entries = self._check(attrs, product, 4)
         down, across = attrs.tiles(attrs.shape)
         filters = product.shape[1] * product.shape[3]
-        if (product.shape[0], product.shape[2], filters) != (entries, attrs.shape[0] * down * across, attrs.shape[1]):
+        if (product.shape[0], product.shape[2], filters) != (
+            entries,
+            attrs.shape[0] * down * across,
+            attrs.shape[1],
+        ):
             raise ValueError(f"the products {product} do not make the tiles of {list(attrs.shape)}")
         return [product.with_shape(attrs.shape)]
 
@@ -179,11 +217,22 @@ class _Ops:
         whole = tiles.transpose(0, 3, 1, 4, 2, 5).reshape(n, o, th * attrs.m[0], tw * attrs.m[1])
         return [_of_type(whole[:, :, :oh, :ow], outputs[0])]
 
-    def gradient_infer(self, attrs: TileGradientAttrs, inputs: Sequence[TensorType]) -> Sequence[TensorType]:
+    def gradient_infer(
+        self, attrs: TileGradientAttrs, inputs: Sequence[TensorType]
+    ) -> Sequence[TensorType]:
         (dy,) = inputs
         entries = self._check(attrs, dy, 4)
         down, across = attrs.tiles(dy.shape)
-        return [dy.with_shape((entries, attrs.groups, dy.shape[0] * down * across, _per_group(dy.shape[1], attrs.groups)))]
+        return [
+            dy.with_shape(
+                (
+                    entries,
+                    attrs.groups,
+                    dy.shape[0] * down * across,
+                    _per_group(dy.shape[1], attrs.groups),
+                )
+            )
+        ]
 
     def gradient_reference(
         self, attrs: TileGradientAttrs, inputs: Sequence[Array], outputs: Sequence[TensorType]
@@ -191,10 +240,14 @@ class _Ops:
         (dy,) = inputs
         (m, k), (oh, ow) = attrs.m, dy.shape[2:]
         padded = np.pad(dy, [(0, 0), (0, 0), (0, -oh % m), (0, -ow % k)])
-        tiles = padded.reshape(*dy.shape[:2], -(-oh // m), m, -(-ow // k), k).transpose(0, 1, 2, 4, 3, 5)
+        tiles = padded.reshape(*dy.shape[:2], -(-oh // m), m, -(-ow // k), k).transpose(
+            0, 1, 2, 4, 3, 5
+        )
         return [_grouped(self.algorithm.gradient(attrs, tiles), attrs.groups, outputs[0])]
 
-    def filter_infer(self, attrs: TileFilterAttrs, inputs: Sequence[TensorType]) -> Sequence[TensorType]:
+    def filter_infer(
+        self, attrs: TileFilterAttrs, inputs: Sequence[TensorType]
+    ) -> Sequence[TensorType]:
         (w,) = inputs
         entries = self._check(attrs, w, 4)
         if w.shape[2:] != attrs.taps:
@@ -211,7 +264,9 @@ class _Ops:
         taps = grouped[..., ::-1, ::-1] if attrs.is_turned else grouped.transpose(0, 2, 1, 3, 4)
         return [_of_type(self.algorithm.filter(attrs, taps), outputs[0])]
 
-    def filter_gradient_infer(self, attrs: TileAttrs, inputs: Sequence[TensorType]) -> Sequence[TensorType]:
+    def filter_gradient_infer(
+        self, attrs: TileAttrs, inputs: Sequence[TensorType]
+    ) -> Sequence[TensorType]:
         (sums,) = inputs
         entries = self._check(attrs, sums, 4)
         if sums.shape[0] != entries:
@@ -225,7 +280,10 @@ class _Ops:
         made = self.algorithm.filter_gradient(attrs, sums.astype(np.float64))  # [g, c/g, o/g, taps]
         return [_of_type(made.transpose(0, 2, 1, 3, 4), outputs[0])]
 
-    def flops(self, attrs: TileAttrs, inputs: Sequence[TensorType], outputs: Sequence[TensorType]) -> Extent:
+    def flops(
+        self, attrs: TileAttrs, inputs: Sequence[TensorType], outputs: Sequence[TensorType]
+    ) -> Extent:
         is_forward = isinstance(attrs, TileInputAttrs | TileGradientAttrs | TileFilterAttrs)
-        return self.algorithm.flops(attrs) * dim.product((outputs if is_forward else inputs)[0].shape)
-
+        return self.algorithm.flops(attrs) * dim.product(
+            (outputs if is_forward else inputs)[0].shape
+        )

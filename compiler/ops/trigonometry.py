@@ -1,7 +1,8 @@
-"""Inverse circular and hyperbolic functions, as formulas of the primitives, and the bits of a number as another dtype.
+"""Inverse circular and hyperbolic functions, as formulas of the primitives, and the bits of a
+number as another dtype.
 
-Each keeps its relative accuracy near its zero: there they are made of tanh, of log(1 + u), or of a polynomial in x^2,
-never of a difference of near numbers. Half precision is computed in float32.
+Each keeps its relative accuracy near its zero: there they are made of tanh, of log(1 + u), or of a
+polynomial in x^2, never of a difference of near numbers. Half precision is computed in float32.
 """
 
 from __future__ import annotations
@@ -62,7 +63,9 @@ def _acos(x: Expr) -> Expr:
 
 
 def _sinh(x: Expr) -> Expr:
-    """2 t / (1 - t^2) with t = tanh(x / 2); from 1 on, exponentials halved so that they overflow no earlier than the result."""
+    """2 t / (1 - t^2) with t = tanh(x / 2); from 1 on, exponentials halved so that they overflow
+    no earlier than the result.
+    """
     t = call("tanh", 0.5 * x)
     far = exp(x - math.log(2)) - exp(-x - math.log(2))
     return select(call("abs", x) < 1, 2 * t / (1 - t * t), far)
@@ -93,25 +96,43 @@ def _in_float32(formula: Formula) -> Callable[[NoAttrs, Expr], Expr]:
     """The formula; of narrow floats evaluated in float32."""
 
     def wide(_attrs: NoAttrs, x: Expr) -> Expr:
-        return scalar.cast(formula(scalar.cast(x, FLOAT32)), x.dtype) if x.dtype.bytes < 4 else formula(x)
+        return (
+            scalar.cast(formula(scalar.cast(x, FLOAT32)), x.dtype)
+            if x.dtype.bytes < 4
+            else formula(x)
+        )
 
     return wide
 
 
 # name -> formula, slope, meaning
 FUNCTIONS: Final[dict[str, tuple[Formula, Formula, str]]] = {
-    "asin": (_asin, lambda x: 1 / call("sqrt", (1 - x) * (1 + x)), "the angle in [-pi/2, pi/2] whose sine is x"),
-    "acos": (_acos, lambda x: -1 / call("sqrt", (1 - x) * (1 + x)), "the angle in [0, pi] whose cosine is x"),
+    "asin": (
+        _asin,
+        lambda x: 1 / call("sqrt", (1 - x) * (1 + x)),
+        "the angle in [-pi/2, pi/2] whose sine is x",
+    ),
+    "acos": (
+        _acos,
+        lambda x: -1 / call("sqrt", (1 - x) * (1 + x)),
+        "the angle in [0, pi] whose cosine is x",
+    ),
     "atan": (_atan, lambda x: 1 / (1 + x * x), "the angle in [-pi/2, pi/2] whose tangent is x"),
     "sinh": (_sinh, lambda x: 0.5 * exp(x) + 0.5 * exp(-x), "(exp(x) - exp(-x)) / 2"),
     "asinh": (_asinh, lambda x: 1 / call("sqrt", x * x + 1), "the number whose sinh is x"),
-    "acosh": (_acosh, lambda x: 1 / call("sqrt", (x - 1) * (x + 1)), "the number >= 0 whose cosh is x"),
+    "acosh": (
+        _acosh,
+        lambda x: 1 / call("sqrt", (x - 1) * (x + 1)),
+        "the number >= 0 whose cosh is x",
+    ),
     "atanh": (_atanh, lambda x: 1 / ((1 - x) * (1 + x)), "the number whose tanh is x"),
 }
 
 
 def _vjp(slope: Formula) -> Vjp:
-    """The slope as written, because the chain rule over a choice gives NaN where the part not chosen overflows."""
+    """The slope as written, because the chain rule over a choice gives NaN where the part not
+    chosen overflows.
+    """
 
     def vjp(b: Builder, node: Node, cotangents: Sequence[Value]) -> Sequence[Value | None]:
         (x,) = node.inputs

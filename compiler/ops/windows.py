@@ -33,7 +33,9 @@ def _windows_infer(attrs: WindowsAttrs, inputs: Sequence[TensorType]) -> Sequenc
     return [x.with_shape((*x.shape[:2], *attrs.kernel, *out))]
 
 
-def _windows_reference(attrs: WindowsAttrs, inputs: Sequence[Array], outputs: Sequence[TensorType]) -> Sequence[Array]:
+def _windows_reference(
+    attrs: WindowsAttrs, inputs: Sequence[Array], outputs: Sequence[TensorType]
+) -> Sequence[Array]:
     (x,) = inputs
     result = np.empty(outputs[0].static_shape, x.dtype)
     out = outputs[0].static_shape[2 + len(attrs.kernel) :]
@@ -44,7 +46,9 @@ def _windows_reference(attrs: WindowsAttrs, inputs: Sequence[Array], outputs: Se
     return [result]
 
 
-def _windows_compute(attrs: WindowsAttrs, _i: Sequence[TensorType], _o: Sequence[TensorType]) -> Compute:
+def _windows_compute(
+    attrs: WindowsAttrs, _i: Sequence[TensorType], _o: Sequence[TensorType]
+) -> Compute:
     rank = len(attrs.kernel)
 
     def term(i: tuple[Extent, ...], _r: tuple[Extent, ...], read: Read) -> Expr:

@@ -1,10 +1,13 @@
-"""The stages of Winograd's minimal filtering (Lavin and Gray, CVPR 2016, section 4) for kernels of r x s taps.
+"""The stages of Winograd's minimal filtering (Lavin and Gray, CVPR 2016, section 4) for kernels of
+r x s taps.
 
-Along an axis with m outputs and r taps a tile has a = m + r - 1 inputs, and y = A' [(G w) * (B' x)] with matrices that follow
-from a - 1 interpolation points (and infinity) by exact rationals: ``matrices(m, r)``. In two dimensions both axes have such
-matrices; an axis with one tap has m = a = 1. Tiles, shapes and the five ops are those of ops/tiles.py, with E = a b entries.
-The gradient of the weights is G' [sum over tiles of V * P] G with P = A dy A', the transpose of the last stage.
-``winograd_fused`` is input, product and output in one op, for targets that keep tiles within a kernel.
+Along an axis with m outputs and r taps a tile has a = m + r - 1 inputs, and y = A' [(G w) * (B' x)]
+with matrices that follow from a - 1 interpolation points (and infinity) by exact rationals:
+``matrices(m, r)``. In two dimensions both axes have such matrices; an axis with one tap has m = a =
+1. Tiles, shapes and the five ops are those of ops/tiles.py, with E = a b entries.
+The gradient of the weights is G' [sum over tiles of V * P] G with P = A dy A', the transpose of the
+last stage. ``winograd_fused`` is input, product and output in one op, for targets that keep tiles
+within a kernel.
 """
 
 from __future__ import annotations
@@ -27,7 +30,8 @@ from .tiles import Algorithm, Pair, TileAttrs, TileInputAttrs, TileOutputAttrs, 
 if TYPE_CHECKING:
     from ..graph import Builder, Node, Value
 
-POINTS = tuple(map(Fraction, ("0", "1", "-1", "2", "-1/2", "-2", "1/2")))  # the first a - 1 of them, and infinity
+# the first a - 1 of them, and infinity
+POINTS = tuple(map(Fraction, ("0", "1", "-1", "2", "-1/2", "-2", "1/2")))
 LARGEST = len(POINTS) + 1  # inputs of a tile along an axis
 
 
@@ -38,9 +42,13 @@ def matrices(m: int, r: int) -> tuple[Array, Array, Array]:
     points = POINTS[: a - 1]
     evaluate_y = [[p**i for p in points] + [Fraction(int(i == m - 1))] for i in range(m)]
     scales = [_product(p - q for q in points if q != p) for p in points]
-    filter_rows = [[p**j / scale for j in range(r)] for p, scale in zip(points, scales, strict=True)]
+    filter_rows = [
+        [p**j / scale for j in range(r)] for p, scale in zip(points, scales, strict=True)
+    ]
     filter_rows.append([Fraction(int(j == r - 1)) for j in range(r)])
-    input_rows = [_polynomial([q for q in points if q != p], a) for p in points] + [_polynomial(points, a)]
+    input_rows = [_polynomial([q for q in points if q != p], a) for p in points] + [
+        _polynomial(points, a)
+    ]
     return _array(evaluate_y), _array(filter_rows), _array(input_rows)
 
 
@@ -53,7 +61,9 @@ def _polynomial(roots: Sequence[Fraction], length: int) -> list[Fraction]:
     coefficients = [Fraction(1)]
     for root in roots:
         shifted = [Fraction(0), *coefficients]
-        coefficients = [s - root * c for s, c in zip(shifted, [*coefficients, Fraction(0)], strict=True)]
+        coefficients = [
+            s - root * c for s, c in zip(shifted, [*coefficients, Fraction(0)], strict=True)
+        ]
     return coefficients + [Fraction(0)] * (length - len(coefficients))
 
 
@@ -74,7 +84,9 @@ def entries(attrs: TileAttrs) -> int:
 
 def _check(attrs: TileAttrs) -> None:
     if max(attrs.inputs) > LARGEST:
-        raise ValueError(f"tiles of {attrs.m} outputs with {attrs.taps} taps; at most {LARGEST} inputs along an axis")
+        raise ValueError(
+            f"tiles of {attrs.m} outputs with {attrs.taps} taps; at most {LARGEST} inputs along an axis"
+        )
 
 
 def _made(pair: tuple[Array, Array], tiles: Array) -> Array:
@@ -87,7 +99,9 @@ def _made(pair: tuple[Array, Array], tiles: Array) -> Array:
 def _back(attrs: TileAttrs, pair: tuple[Array, Array], made: Array) -> Array:
     """Entries [E, ..] by matrices down and across, as tiles [.., i, j]."""
     down, across = (matrix.astype(made.dtype) for matrix in pair)
-    tiles: Array = np.einsum("ie,jf,ef...->...ij", down, across, made.reshape(*attrs.inputs, *made.shape[1:]))
+    tiles: Array = np.einsum(
+        "ie,jf,ef...->...ij", down, across, made.reshape(*attrs.inputs, *made.shape[1:])
+    )
     return tiles
 
 
@@ -101,7 +115,8 @@ define_tiles(
         ("V = B' x B of every tile", "y = A' M A of every tile", "P = A dy A' of every tile",
          "U = G w G' of every filter and channel", "dw = G' dU G"),
         _check, entries,
-        lambda attrs: 4 * max(attrs.inputs),  # about one multiply-add for each entry of a row and each pass
+        # about one multiply-add for each entry of a row and each pass
+        lambda attrs: 4 * max(attrs.inputs),
         input=lambda attrs, x: _made(both_matrices(attrs, 2), x),
         output=lambda attrs, made: _back(attrs, both_matrices(attrs, 0), made),
         gradient=lambda attrs, dy: _made(_transposed(both_matrices(attrs, 0)), dy),
@@ -116,7 +131,9 @@ define_tiles(
 
 @dataclass(frozen=True)
 class FusedAttrs(TileAttrs):
-    """``lo``: zeros before the input; ``shape``: that of the convolution's result, [n, o, oh, ow]."""
+    """``lo``: zeros before the input; ``shape``: that of the convolution's result, [n, o, oh,
+    ow].
+    """
 
     lo: Pair
     shape: tuple[Extent, ...]

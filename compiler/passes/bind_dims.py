@@ -1,7 +1,7 @@
 """Free dims become numbers or get narrower ranges: a graph for batch 64 out of one for any batch.
 
-Every type is inferred again, so a binding under which shapes no longer fit is refused by the op concerned.
-Graphs nested in attributes are bound as well.
+Every type is inferred again, so a binding under which shapes no longer fit is refused by the op
+concerned. Graphs nested in attributes are bound as well.
 """
 
 from __future__ import annotations
@@ -20,8 +20,8 @@ Binding: TypeAlias = "int | range | tuple[int, int | None]"
 
 
 def bind_dims(graph: Graph, bindings: Mapping[str, Binding]) -> Graph:
-    """The graph with free dims bound by name: to a number, to a narrower range (lo, hi), or to the multiples of a
-    range's step that it holds.
+    """The graph with free dims bound by name: to a number, to a narrower range (lo, hi), or to the
+    multiples of a range's step that it holds.
 
     UsageError for a name that the graph lacks, or a number or range outside the dim's range.
     """
@@ -30,19 +30,29 @@ def bind_dims(graph: Graph, bindings: Mapping[str, Binding]) -> Graph:
         if name not in known:
             names = ", ".join(sorted(known)) or "none"
             raise UsageError(f"there is no free dim {name}", hint=f"The free dims are: {names}.")
-    return substitute_symbols(graph, {known[name]: _narrowed(known[name], to) for name, to in bindings.items()})
+    return substitute_symbols(
+        graph, {known[name]: _narrowed(known[name], to) for name, to in bindings.items()}
+    )
 
 
 def _narrowed(symbol: Symbol, to: Binding) -> Extent:
     lo, hi, step = _numbers(to)
     limit = dim.bounds(Dim.of(symbol))[1]
-    if lo < symbol.lo or (hi is not None and hi < lo) or (limit is not None and (hi is None or hi > limit)):
+    if (
+        lo < symbol.lo
+        or (hi is not None and hi < lo)
+        or (limit is not None and (hi is None or hi > limit))
+    ):
         allowed = f"{symbol.lo}..{'' if limit is None else limit}"
-        raise UsageError(f"dim {symbol.name} = {lo}..{'' if hi is None else hi} is outside its range {allowed}")
+        raise UsageError(
+            f"dim {symbol.name} = {lo}..{'' if hi is None else hi} is outside its range {allowed}"
+        )
     if isinstance(to, int):
         return to
     if lo % step:
-        raise UsageError(f"dim {symbol.name} = {lo}..{hi}:{step} does not begin at a multiple of {step}")
+        raise UsageError(
+            f"dim {symbol.name} = {lo}..{hi}:{step} does not begin at a multiple of {step}"
+        )
     return Dim.of(Symbol(symbol.name, lo // step, None if hi is None else hi // step)) * step
 
 
@@ -67,7 +77,9 @@ def substitute_symbols(graph: Graph, values: Mapping[Symbol, Extent]) -> Graph:
 
 
 def innermost_first(graph: Graph) -> list[Graph]:
-    """The graph and all graphs nested in it, each after those that it holds (some more than once)."""
+    """The graph and all graphs nested in it, each after those that it holds (some more than
+    once).
+    """
     order: list[Graph] = []
     stack = [graph]
     while stack:
@@ -78,13 +90,20 @@ def innermost_first(graph: Graph) -> list[Graph]:
     return order[::-1]
 
 
-def _substitute(graph: Graph, values: Mapping[Symbol, Extent], nested: Mapping[Graph, Graph]) -> Graph:
+def _substitute(
+    graph: Graph, values: Mapping[Symbol, Extent], nested: Mapping[Graph, Graph]
+) -> Graph:
     b = Builder(graph.name)
-    mapping = {value: dataclasses.replace(value, type=value.type.substitute(values)) for value in graph.sources}
+    mapping = {
+        value: dataclasses.replace(value, type=value.type.substitute(values))
+        for value in graph.sources
+    }
     b.inputs = [mapping[value] for value in graph.inputs]
     for node in graph.nodes:
         inputs = [mapping[value] for value in node.inputs]
-        copy = b.add(node.op, inputs, substitute_attrs(node, values, nested), node.label, node.outputs)
+        copy = b.add(
+            node.op, inputs, substitute_attrs(node, values, nested), node.label, node.outputs
+        )
         mapping.update(zip(node.outputs, copy.outputs, strict=True))
     b.states = [_moved(state, mapping) for state in graph.states]
     return b.build([mapping[value] for value in graph.outputs], graph.output_names)
@@ -94,10 +113,14 @@ def _moved(state: State, mapping: Mapping[Value, Value]) -> State:
     return dataclasses.replace(state, input=mapping[state.input], output=mapping[state.output])
 
 
-def substitute_attrs(node: Node, values: Mapping[Symbol, Extent], nested: Mapping[Graph, Graph]) -> Any:
+def substitute_attrs(
+    node: Node, values: Mapping[Symbol, Extent], nested: Mapping[Graph, Graph]
+) -> Any:
     """A node's attributes with symbols replaced, and nested graphs looked up in ``nested``."""
     attrs = map_extents(node.attrs, values)
     if not nested_graphs(node):
         return attrs
     fields = ((field.name, getattr(attrs, field.name)) for field in dataclasses.fields(attrs))
-    return dataclasses.replace(attrs, **{name: nested[part] for name, part in fields if isinstance(part, Graph)})
+    return dataclasses.replace(
+        attrs, **{name: nested[part] for name, part in fields if isinstance(part, Graph)}
+    )

@@ -1,7 +1,8 @@
 """Layouts: convolutions compute in channel blocks of 16, and what lies between them stays so.
 
-``reorder`` nodes stand where a value must change its layout; those of constants fold, so weights are packed when
-compiling. Values without a layout are row-major; inputs, outputs and states always are.
+``reorder`` nodes stand where a value must change its layout; those of constants fold, so weights
+are packed when compiling. Values without a layout are row-major; inputs, outputs and states always
+are.
 """
 
 from __future__ import annotations
@@ -17,10 +18,13 @@ from ..loops.strides import MOST_STEP
 from ..op import OPS
 
 PACKED_ROWS, PACKED_BYTES = 128, 2 << 20  # of a product whose right operand is packed at run time
-FEW_COLUMNS, LONG, SKINNY_ROWS = 8, 64, 64  # of a right operand whose columns are made contiguous, their length, rows of the left one
+# of a right operand whose columns are made contiguous, their length, rows of the left one
+FEW_COLUMNS, LONG, SKINNY_ROWS = 8, 64, 64
 ALGORITHMS = ("winograd", "fft")  # tile by tile: the names that the ops of ops/tiles.py begin with
 # these read vectors of the last axis, wherever they lie
-PANEL_READERS = tuple(f"{name}_{stage}" for name in ALGORITHMS for stage in ("output", "filter_gradient"))
+PANEL_READERS = tuple(
+    f"{name}_{stage}" for name in ALGORITHMS for stage in ("output", "filter_gradient")
+)
 
 
 def choose_layout(graph: Graph) -> Graph:
@@ -40,7 +44,9 @@ def _packed_constants(graph: Graph) -> Graph:
     for node in graph.nodes:
         constant = graph.constant_of(node.inputs[0]) if node.op.name == "reorder" else None
         if constant is None:
-            mapping.update(zip(node.outputs, b.copy(node, [mapping[v] for v in node.inputs]), strict=True))
+            mapping.update(
+                zip(node.outputs, b.copy(node, [mapping[v] for v in node.inputs]), strict=True)
+            )
         else:
             record = OPS["constant"]
             made = b.add(record, [], record.attrs(constant), node.label, node.outputs)
@@ -66,11 +72,19 @@ def _placed(b: Builder, graph: Graph, node: Node, inputs: list[Value]) -> Sequen
     if node.op.name in ("max_pool", "average_pool") and _pools_blocks(node, inputs[0]):
         blocked = channel_blocked(inputs[0].type.rank)
         return _with_layout(b, node, [_reordered(b, inputs[0], blocked)], blocked)
-    if node.op.name == "pad" and inputs[0].layout is not None and not (node.attrs.lo[1] or node.attrs.hi[1]):
+    if (
+        node.op.name == "pad"
+        and inputs[0].layout is not None
+        and not (node.attrs.lo[1] or node.attrs.hi[1])
+    ):
         return _with_layout(b, node, inputs, inputs[0].layout)
     if node.op.name == "concat" and _joins_blocks(node, inputs):
         return _with_layout(b, node, inputs, inputs[0].layout)
-    if node.op.name == "reduce_sum" and inputs[0].layout is not None and not {0, 1} & set(node.attrs.axes):
+    if (
+        node.op.name == "reduce_sum"
+        and inputs[0].layout is not None
+        and not {0, 1} & set(node.attrs.axes)
+    ):
         return b.copy(node, inputs)
     return b.copy(node, [_plain(b, value) for value in inputs])
 
@@ -79,7 +93,9 @@ def _stage_of_tiles(b: Builder, node: Node, stage: str, inputs: list[Value]) -> 
     """Images in channel blocks, entries of tiles in panels, weights row-major."""
     match stage:
         case "input" | "output_gradient":
-            return _with_layout(b, node, [_reordered(b, inputs[0], channel_blocked(4))], _panel_layout(node.output))
+            return _with_layout(
+                b, node, [_reordered(b, inputs[0], channel_blocked(4))], _panel_layout(node.output)
+            )
         case "output":
             return _with_layout(b, node, inputs, channel_blocked(4))
         case "filter":
@@ -87,7 +103,9 @@ def _stage_of_tiles(b: Builder, node: Node, stage: str, inputs: list[Value]) -> 
     return b.copy(node, inputs)
 
 
-def _with_layout(b: Builder, node: Node, inputs: Sequence[Value], layout: Layout | None) -> Sequence[Value]:
+def _with_layout(
+    b: Builder, node: Node, inputs: Sequence[Value], layout: Layout | None
+) -> Sequence[Value]:
     outputs = [Value(v.type, v.label, layout) for v in node.outputs]
     return b.add(node.op, inputs, node.attrs, node.label, outputs).outputs
 
@@ -105,10 +123,14 @@ def _reordered(b: Builder, value: Value, layout: Layout) -> Value:
 
 
 def _elementwise(b: Builder, node: Node, inputs: list[Value]) -> Sequence[Value]:
-    layout = next((v.layout for v in inputs if v.layout is not None and v.shape == node.output.shape), None)
+    layout = next(
+        (v.layout for v in inputs if v.layout is not None and v.shape == node.output.shape), None
+    )
     if layout is None:
         return b.copy(node, [_plain(b, value) for value in inputs])
-    placed = [_reordered(b, v, layout) if v.shape == node.output.shape else _plain(b, v) for v in inputs]
+    placed = [
+        _reordered(b, v, layout) if v.shape == node.output.shape else _plain(b, v) for v in inputs
+    ]
     return _with_layout(b, node, placed, layout)
 
 
@@ -121,7 +143,9 @@ def _joins_blocks(node: Node, inputs: Sequence[Value]) -> bool:
 
 
 def _convolution(b: Builder, node: Node, inputs: list[Value]) -> Sequence[Value]:
-    """Blocks of filters, and of channels if they fill blocks; a few channels (an image) stay as they are."""
+    """Blocks of filters, and of channels if they fill blocks; a few channels (an image) stay as
+    they are.
+    """
     x, w = inputs
     attrs = node.attrs
     channels, filters = w.shape[1], w.shape[0]
@@ -132,9 +156,13 @@ def _convolution(b: Builder, node: Node, inputs: list[Value]) -> Sequence[Value]
         blocks, is_blocked = _fills_blocks(channels), _fills_blocks(filters)
     else:
         blocks = channels % BLOCK == 0 and (filters // attrs.groups) % BLOCK == 0
-        is_blocked = blocks or (is_depthwise and _fills_blocks(filters) and not _walks_rows(node, x))
+        is_blocked = blocks or (
+            is_depthwise and _fills_blocks(filters) and not _walks_rows(node, x)
+        )
     if not is_blocked and attrs.groups == 1:
-        return _with_attrs(b, node, [_padded(b, node, _plain(b, x)), _plain(b, w)], _without_padding(node), None)
+        return _with_attrs(
+            b, node, [_padded(b, node, _plain(b, x)), _plain(b, w)], _without_padding(node), None
+        )
     if not is_blocked:
         return b.copy(node, [_plain(b, value) for value in inputs])
     blocked = channel_blocked(rank)
@@ -145,7 +173,9 @@ def _convolution(b: Builder, node: Node, inputs: list[Value]) -> Sequence[Value]
 
 
 def _input_gradient(b: Builder, node: Node, inputs: list[Value]) -> Sequence[Value]:
-    """Blocks of channels; the output's gradient is padded so that every kernel position finds an element."""
+    """Blocks of channels; the output's gradient is padded so that every kernel position finds an
+    element.
+    """
     dy, w = inputs
     attrs, rank = node.attrs, dy.type.rank
     filters, channels = dy.shape[1], node.output.shape[1]
@@ -155,7 +185,11 @@ def _input_gradient(b: Builder, node: Node, inputs: list[Value]) -> Sequence[Val
     is_blocked = _fills_blocks(channels)
     has_blocks = is_blocked and _fills_blocks(filters)
     dy = _reordered(b, dy, channel_blocked(rank)) if has_blocks else _plain(b, dy)
-    w = _reordered(b, _plain(b, w), _packed(rank, has_blocks, lanes=1)) if is_blocked else _plain(b, w)
+    w = (
+        _reordered(b, _plain(b, w), _packed(rank, has_blocks, lanes=1))
+        if is_blocked
+        else _plain(b, w)
+    )
     reach = [(k - 1) * d for k, d in zip(w.type.static_shape[2:], attrs.dilation, strict=True)]
     before, behind = (
         tuple(max(-(-(r - p) // s), 0) for r, p, s in zip(reach, side, attrs.stride, strict=True))
@@ -164,11 +198,19 @@ def _input_gradient(b: Builder, node: Node, inputs: list[Value]) -> Sequence[Val
     lo = tuple(p + n * s for p, n, s in zip(attrs.lo, before, attrs.stride, strict=True))
     hi = tuple(p + n * s for p, n, s in zip(attrs.hi, behind, attrs.stride, strict=True))
     padded = _with_zeros(b, node, dy, before, behind)
-    return _with_attrs(b, node, [padded, w], replace(attrs, lo=lo, hi=hi), channel_blocked(rank) if is_blocked else None)
+    return _with_attrs(
+        b,
+        node,
+        [padded, w],
+        replace(attrs, lo=lo, hi=hi),
+        channel_blocked(rank) if is_blocked else None,
+    )
 
 
 def _weight_gradient(b: Builder, node: Node, inputs: list[Value]) -> Sequence[Value]:
-    """Blocks of filters, and of channels if they fill blocks; what comes out is row-major, as states are."""
+    """Blocks of filters, and of channels if they fill blocks; what comes out is row-major, as
+    states are.
+    """
     x, dy = inputs
     attrs, rank = node.attrs, x.type.rank
     channels, filters = x.shape[1], dy.shape[1]
@@ -185,25 +227,30 @@ def _weight_gradient(b: Builder, node: Node, inputs: list[Value]) -> Sequence[Va
 
 
 def _product(b: Builder, graph: Graph, node: Node, inputs: list[Value]) -> Sequence[Value]:
-    """Right operands in panels, if constant, worth packing or multiplied into panels, whose padding they must have;
-    operands and results of transforms stay in theirs."""
+    """Right operands in panels, if constant, worth packing or multiplied into panels, whose padding
+    they must have; operands and results of transforms stay in theirs."""
     left, right = inputs
     is_transformed = any(user.op.name in PANEL_READERS for user in graph.users.get(node.output, ()))
     if not _in_panels(left):
         left = _plain(b, left)
     if not _in_panels(right):
         is_constant = graph.constant_of(node.inputs[1]) is not None
-        is_packed = not node.attrs.transpose_b and (is_constant or is_transformed or _is_worth_packing(node))
+        is_packed = not node.attrs.transpose_b and (
+            is_constant or is_transformed or _is_worth_packing(node)
+        )
         if _is_skinny(node, is_constant) and not is_transformed:
             right = _reordered(b, _plain(b, right), _by_columns(right))
         else:
             right = _panels(b, right) if is_packed else _plain(b, right)
-    return _with_layout(b, node, [left, right], _panel_layout(node.output) if is_transformed else None)
+    return _with_layout(
+        b, node, [left, right], _panel_layout(node.output) if is_transformed else None
+    )
 
 
 def _is_worth_packing(node: Node) -> bool:
-    """Whether a product reads its right operand so often that packing it first pays: row-major, the rows of a large matrix
-    lie a power of two apart or nearly so, and push each other out of the cache (Goto and van de Geijn 2008, section 4)."""
+    """Whether a product reads its right operand so often that packing it first pays: row-major, the
+    rows of a large matrix lie a power of two apart or nearly so, and push each other out of the
+    cache (Goto and van de Geijn 2008, section 4)."""
     left, right = node.inputs
     if not (left.type.is_static and right.type.is_static):
         return False
@@ -213,14 +260,22 @@ def _is_worth_packing(node: Node) -> bool:
 
 
 def _is_skinny(node: Node, is_constant: bool) -> bool:
-    """Whether the right operand has so few columns that vectors run along the sum instead, for which each column must be
-    contiguous: where it is constant, or short beside the left operand."""
+    """Whether the right operand has so few columns that vectors run along the sum instead, for
+    which each column must be contiguous: where it is constant, or short beside the left operand."""
     left, right = node.inputs
     k, n = right.shape[-2:]
-    if node.attrs.transpose_a or node.attrs.transpose_b or not (isinstance(k, int) and isinstance(n, int)):
+    if (
+        node.attrs.transpose_a
+        or node.attrs.transpose_b
+        or not (isinstance(k, int) and isinstance(n, int))
+    ):
         return False
     rows = left.shape[-2]
-    return 1 < n <= FEW_COLUMNS and k >= LONG and (is_constant or (isinstance(rows, int) and rows >= SKINNY_ROWS))
+    return (
+        1 < n <= FEW_COLUMNS
+        and k >= LONG
+        and (is_constant or (isinstance(rows, int) and rows >= SKINNY_ROWS))
+    )
 
 
 def _by_columns(value: Value) -> Layout:
@@ -233,7 +288,9 @@ def _in_panels(value: Value) -> bool:
 
 
 def _panels(b: Builder, value: Value) -> Value:
-    """A constant right operand in panels of 16 columns, each k x 16: a tile reads it front to back."""
+    """A constant right operand in panels of 16 columns, each k x 16: a tile reads it front to
+    back.
+    """
     layout = _panel_layout(value)
     return _plain(b, value) if layout is None else _reordered(b, value, layout)
 
@@ -247,9 +304,13 @@ def _panel_layout(value: Value) -> Layout | None:
 
 
 def _pools_blocks(node: Node, x: Value) -> bool:
-    """Whether a pooling runs over blocks of channels: if it finds them, or else reads its rows with large gaps."""
+    """Whether a pooling runs over blocks of channels: if it finds them, or else reads its rows
+    with large gaps.
+    """
     channels = x.shape[1]
-    return x.layout is not None or (node.attrs.stride[-1] > MOST_STEP and isinstance(channels, int) and _fills_blocks(channels))
+    return x.layout is not None or (
+        node.attrs.stride[-1] > MOST_STEP and isinstance(channels, int) and _fills_blocks(channels)
+    )
 
 
 def _walks_rows(node: Node, x: Value) -> bool:
@@ -258,16 +319,28 @@ def _walks_rows(node: Node, x: Value) -> bool:
 
 
 def _fills_blocks(extent: int) -> bool:
-    """Whether computing the padding lanes of the last block costs less than leaving the blocked layout."""
+    """Whether computing the padding lanes of the last block costs less than leaving the blocked
+    layout.
+    """
     return 2 * extent > -(-extent // BLOCK) * BLOCK
 
 
 def _packed(rank: int, blocks: bool, lanes: int = 0) -> Layout:
-    """o/16 c/16 k… c%16 o%16, or without blocks of channels o/16 c k… o%16; with ``lanes`` 1, o and c exchanged."""
+    """o/16 c/16 k… c%16 o%16, or without blocks of channels o/16 c k… o%16; with ``lanes`` 1, o
+    and c exchanged.
+    """
     spatial = [Part(axis) for axis in range(2, rank)]
     other = 1 - lanes
     if blocks:
-        return Layout((Part(lanes, BLOCK), Part(other, BLOCK), *spatial, Part(other, 1, BLOCK), Part(lanes, 1, BLOCK)))
+        return Layout(
+            (
+                Part(lanes, BLOCK),
+                Part(other, BLOCK),
+                *spatial,
+                Part(other, 1, BLOCK),
+                Part(lanes, 1, BLOCK),
+            )
+        )
     return Layout((Part(lanes, BLOCK), Part(other), *spatial, Part(lanes, 1, BLOCK)))
 
 
@@ -276,13 +349,19 @@ def _padded(b: Builder, node: Node, x: Value) -> Value:
     return _with_zeros(b, node, x, node.attrs.lo, node.attrs.hi)
 
 
-def _with_zeros(b: Builder, node: Node, x: Value, lo: tuple[int, ...], hi: tuple[int, ...]) -> Value:
+def _with_zeros(
+    b: Builder, node: Node, x: Value, lo: tuple[int, ...], hi: tuple[int, ...]
+) -> Value:
     if not any((*lo, *hi)):
         return x
     pad = OPS["pad"]
     values = pad.attrs(lo=(0, 0, *lo), hi=(0, 0, *hi))
-    shape = tuple(e + before + behind for e, before, behind in zip(x.shape, values.lo, values.hi, strict=True))
-    return b.add(pad, [x], values, node.label, [Value(x.type.with_shape(shape), node.label, x.layout)]).output
+    shape = tuple(
+        e + before + behind for e, before, behind in zip(x.shape, values.lo, values.hi, strict=True)
+    )
+    return b.add(
+        pad, [x], values, node.label, [Value(x.type.with_shape(shape), node.label, x.layout)]
+    ).output
 
 
 def _without_padding(node: Node) -> Any:
@@ -290,6 +369,8 @@ def _without_padding(node: Node) -> Any:
     return replace(node.attrs, lo=zeros, hi=zeros)
 
 
-def _with_attrs(b: Builder, node: Node, inputs: Sequence[Value], attrs: Any, layout: Layout | None) -> Sequence[Value]:
+def _with_attrs(
+    b: Builder, node: Node, inputs: Sequence[Value], attrs: Any, layout: Layout | None
+) -> Sequence[Value]:
     outputs = [Value(v.type, v.label, layout) for v in node.outputs]
     return b.add(node.op, inputs, attrs, node.label, outputs).outputs

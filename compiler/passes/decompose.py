@@ -1,4 +1,6 @@
-"""Composed ops are replaced by the smaller ops that they mean, until every op has a loop form of its own."""
+"""Composed ops are replaced by the smaller ops that they mean, until every op has a loop form of
+its own.
+"""
 
 from __future__ import annotations
 

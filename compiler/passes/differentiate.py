@@ -1,8 +1,8 @@
 """Reverse-mode differentiation: the gradient of a graph is more nodes of the same graph.
 
-Cotangents flow from an output back to the values asked for, through nodes that lie on a way between them and no
-others; where ways join they are added. Each op brings its own rule (``vjp``); a composed op is differentiated
-through its decomposition.
+Cotangents flow from an output back to the values asked for, through nodes that lie on a way between
+them and no others; where ways join they are added. Each op brings its own rule (``vjp``); a
+composed op is differentiated through its decomposition.
 """
 
 from __future__ import annotations
@@ -21,12 +21,14 @@ def differentiate(b: Builder, output: Value, wrt: Sequence[Value]) -> list[Value
     """Adds nodes that compute d sum(output) / d value for each value of ``wrt``, and returns them.
 
     A gradient has its value's type; it is zero where ``output`` does not depend on the value.
-    UnsupportedOpError names a node through which a gradient must flow but cannot; ShapeError if ``output``
-    or a value of ``wrt`` is not floating point.
+    UnsupportedOpError names a node through which a gradient must flow but cannot; ShapeError if
+    ``output`` or a value of ``wrt`` is not floating point.
     """
     for value in (output, *wrt):
         if not value.dtype.is_float:
-            raise ShapeError(f"{value.label or 'a value'} is {value.type}: only floating-point values have gradients")
+            raise ShapeError(
+                f"{value.label or 'a value'} is {value.type}: only floating-point values have gradients"
+            )
     walk = _Backward(b, wrt)
     walk.accumulate(output, filled(b, 1.0, output.type))
     label = b.label
@@ -36,8 +38,12 @@ def differentiate(b: Builder, output: Value, wrt: Sequence[Value]) -> list[Value
 
 
 def gradient_graph(graph: Graph, output_name: str, wrt: Sequence[str]) -> Graph:
-    """The graph with further outputs ``gradient of NAME``, for each input or state named in ``wrt``."""
-    sources = {value.label: value for value in graph.inputs} | {state.name: state.input for state in graph.states}
+    """The graph with further outputs ``gradient of NAME``, for each input or state named in
+    ``wrt``.
+    """
+    sources = {value.label: value for value in graph.inputs} | {
+        state.name: state.input for state in graph.states
+    }
     missing = [name for name in wrt if name not in sources]
     if missing:
         raise UsageError(f"the graph has no inputs or states named {missing}")
@@ -58,7 +64,9 @@ def filled(b: Builder, number: float, type: TensorType) -> Value:
 
 
 class _Backward:
-    """The walk backwards. ``influenced`` are the values that depend on ``wrt`` through floating-point values."""
+    """The walk backwards. ``influenced`` are the values that depend on ``wrt`` through
+    floating-point values.
+    """
 
     def __init__(self, b: Builder, wrt: Sequence[Value]) -> None:
         self.b = b
@@ -93,15 +101,20 @@ class _Backward:
             case ByDecomposition():
                 self.expand(node)
             case vjp:
-                cotangents = [self.cotangents.get(v) or filled(self.b, 0.0, v.type) for v in node.outputs]
-                for value, cotangent in zip(node.inputs, vjp(self.b, node, cotangents), strict=True):
+                cotangents = [
+                    self.cotangents.get(v) or filled(self.b, 0.0, v.type) for v in node.outputs
+                ]
+                for value, cotangent in zip(
+                    node.inputs, vjp(self.b, node, cotangents), strict=True
+                ):
                     if cotangent is not None and value in self.influenced:
                         self.pass_on(node, value, cotangent)
 
     def pass_on(self, node: Node, value: Value, cotangent: Value) -> None:
         if cotangent.type != value.type:
             raise VerificationError(
-                f"the gradient of {node.op.name} is {cotangent.type} where its input is {value.type}", node=node.label
+                f"the gradient of {node.op.name} is {cotangent.type} where its input is {value.type}",
+                node=node.label,
             )
         self.accumulate(value, cotangent)
 

@@ -1,7 +1,7 @@
 """Nodes that compute the same thing become one node; the first stays.
 
-All ops are pure (random numbers are a function of their key), so equal op, inputs, attributes and layouts mean
-equal results. The two inputs of a commutative op may stand in either order.
+All ops are pure (random numbers are a function of their key), so equal op, inputs, attributes and
+layouts mean equal results. The two inputs of a commutative op may stand in either order.
 """
 
 from __future__ import annotations
@@ -15,7 +15,9 @@ from ..rewrite import Rewriter, rewrite
 
 
 def eliminate_common(graph: Graph) -> Graph:
-    """The graph with equal nodes joined; results are equal bit for bit (but for the payload of NaNs)."""
+    """The graph with equal nodes joined; results are equal bit for bit (but for the payload of
+    NaNs).
+    """
     seen: dict[Hashable, Node] = {}
 
     def replace(_: Rewriter, node: Node) -> Sequence[Value] | None:
@@ -39,7 +41,14 @@ def exact_key(item: Any) -> Hashable:
             return tuple(map(exact_key, item))
         case float():
             return "float", item.hex()
-        case _ if dataclasses.is_dataclass(item) and not isinstance(item, type) and item.__dataclass_params__.eq:  # type: ignore[attr-defined]
-            return type(item), tuple(exact_key(getattr(item, field.name)) for field in dataclasses.fields(item))
+        case _ if dataclasses.is_dataclass(item) and not isinstance(item, type) and _has_eq(item):
+            return type(item), tuple(
+                exact_key(getattr(item, field.name)) for field in dataclasses.fields(item)
+            )
         case _:
             return type(item), item
+
+
+def _has_eq(item: Any) -> bool:
+    """Whether a dataclass compares by its fields."""
+    return bool(item.__dataclass_params__.eq)

@@ -7,5 +7,7 @@ from ..rewrite import without_dead_nodes
 
 
 def eliminate_dead(graph: Graph) -> Graph:
-    """The graph without dead nodes. Inputs and states stay, used or not: they are the graph's face."""
+    """The graph without dead nodes. Inputs and states stay, used or not: they are the graph's
+    face.
+    """
     return without_dead_nodes(graph)

@@ -1,8 +1,10 @@
-"""Attention found among products and a softmax: softmax(scale * Q K' + mask) V becomes one op, for strategies to choose from.
+"""Attention found among products and a softmax: softmax(scale * Q K' + mask) V becomes one op, for
+strategies to choose from.
 
-Q K' may be scaled before or after the product, and masked by adding numbers, by a condition, or by both a mask and the condition
-that no query sees a later key. A condition that is that triangle becomes ``is_causal``. Where rows whose mask is -inf are made
-zeros (the ONNX standard's Attention), the op has zeros wherever all scores are -inf. It holds only where nobody else reads the
+Q K' may be scaled before or after the product, and masked by adding numbers, by a condition, or by
+both a mask and the condition that no query sees a later key. A condition that is that triangle
+becomes ``is_causal``. Where rows whose mask is -inf are made zeros (the ONNX standard's Attention),
+the op has zeros wherever all scores are -inf. It holds only where nobody else reads the
 scores or the weights made of them.
 """
 
@@ -20,7 +22,17 @@ import numpy as np
 from ..constant import Constant
 from ..graph import Graph, Node, Value
 from ..ops.attention import AttentionAttrs
-from ..rewrite import Applied, Explain, Match, Pattern, PatternBuilder, Rewriter, Rule, RuleSet, apply_rules
+from ..rewrite import (
+    Applied,
+    Explain,
+    Match,
+    Pattern,
+    PatternBuilder,
+    Rewriter,
+    Rule,
+    RuleSet,
+    apply_rules,
+)
 from ..tensor_type import BOOL, TensorType, broadcast_shapes
 
 SCALES = {"": "{}", "*": "{} * x", "/": "{} / x"}
@@ -36,11 +48,15 @@ def find_attention(graph: Graph, explain: Explain | None = None) -> Graph:
 
 @cache
 def _rules() -> RuleSet:
-    forms = (_Form(*parts) for parts in product(SCALES, MASKS, TRIANGLES, EMPTY) if not parts[3] or parts[1:3] == ("+", ""))
+    forms = (
+        _Form(*parts)
+        for parts in product(SCALES, MASKS, TRIANGLES, EMPTY)
+        if not parts[3] or parts[1:3] == ("+", "")
+    )
     return RuleSet([*(form.rule() for form in forms), *_scaled_operands()])
 
 
-# -- products and a softmax ----------------------------------------------------------------------------------
+# -- products and a softmax ------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)
@@ -57,10 +73,17 @@ class _Form:
         scores = "q k'"
         for table, key in ((SCALES, self.scale), (MASKS, self.mask), (TRIANGLES, self.triangle)):
             scores = table[key].format(scores)
-        return Rule(f"{EMPTY[self.empty].format(scores)} v => attention(q, k, v)", self._pattern, self._made, self._check)
+        return Rule(
+            f"{EMPTY[self.empty].format(scores)} v => attention(q, k, v)",
+            self._pattern,
+            self._made,
+            self._check,
+        )
 
     def _pattern(self, p: PatternBuilder) -> Applied:
-        scores: Applied = p("matmul", p.q, p.k, transpose_a=False, transpose_b=p.is_transposed, node="made")
+        scores: Applied = p(
+            "matmul", p.q, p.k, transpose_a=False, transpose_b=p.is_transposed, node="made"
+        )
         match self.scale:
             case "*":
                 scores = p("mul", scores, p.factor, node="scaled")
@@ -76,7 +99,9 @@ class _Form:
         if self.triangle:
             scores = p("select", p.triangle, scores, p.hidden, node="hiding")
         axes: Any = p.axes
-        power = p("exp", p("sub", scores, p("reduce_max", scores, axes=axes, keep=True)), node="power")
+        power = p(
+            "exp", p("sub", scores, p("reduce_max", scores, axes=axes, keep=True)), node="power"
+        )
         weights = p("div", power, p("reduce_sum", power, axes=axes, keep=True), node="weights")
         if self.empty:
             largest = p("reduce_max", p.mask, axes=p.mask_axes, keep=True)
@@ -95,13 +120,23 @@ class _Form:
             return "the mask has axes of its own"
         if self.mask in ("?", "!") and _number(m, m.fill) is None:
             return "what is put behind the mask is not one number"
-        if self.triangle and not (_is_triangle(m, m.triangle, scores) and _number(m, m.hidden) == -inf):
+        if self.triangle and not (
+            _is_triangle(m, m.triangle, scores) and _number(m, m.hidden) == -inf
+        ):
             return "the outer condition does not hide the keys behind each query"
-        steps = [m.bound[name].output for name in ("made", "scaled", "masked", "hiding") if name in m.bound]
+        steps = [
+            m.bound[name].output
+            for name in ("made", "scaled", "masked", "hiding")
+            if name in m.bound
+        ]
         last = [m.kept.output] if self.empty else []
-        if self.empty and (m.mask_axes != (m.mask.type.rank - 1,) or m.mask.shape[-1] != scores.shape[-1]):
+        if self.empty and (
+            m.mask_axes != (m.mask.type.rank - 1,) or m.mask.shape[-1] != scores.shape[-1]
+        ):
             return "rows without keys are told otherwise"
-        is_read = any(m.rewriter.uses(value) != 1 for value in (*steps[:-1], m.weights.output, *last))
+        is_read = any(
+            m.rewriter.uses(value) != 1 for value in (*steps[:-1], m.weights.output, *last)
+        )
         if is_read or any(m.rewriter.uses(value) != 2 for value in (steps[-1], m.power.output)):
             return "something else reads the scores or weights"
         return True
@@ -119,7 +154,9 @@ class _Form:
             attrs, mask = self._masked(b, m, attrs)
         return b("attention", m.q, k, v, *mask, **vars(attrs))
 
-    def _masked(self, b: Rewriter, m: Match, attrs: AttentionAttrs) -> tuple[AttentionAttrs, list[Value]]:
+    def _masked(
+        self, b: Rewriter, m: Match, attrs: AttentionAttrs
+    ) -> tuple[AttentionAttrs, list[Value]]:
         scores = m.made.output.type
         if self.mask == "+":
             if _hides_behind(b.constant_of(m.mask), scores):
@@ -154,7 +191,11 @@ def _is_triangle(m: Match, value: Value, scores: TensorType) -> bool:
     """Whether a condition holds just where a key is not behind its query."""
     constant = m.rewriter.constant_of(value)
     if constant is not None:
-        return value.dtype is BOOL and _is_matrix(constant, scores) and _equals_triangle(constant.array)
+        return (
+            value.dtype is BOOL
+            and _is_matrix(constant, scores)
+            and _equals_triangle(constant.array)
+        )
     node = m.rewriter.producers.get(value)
     if node is None or node.op.name != "less_equal" or value.shape != scores.shape[-2:]:
         return False
@@ -183,7 +224,7 @@ def _equals_triangle(array: Any) -> bool:
     return bool(np.array_equal(matrix, np.tri(*matrix.shape, dtype=np.bool_)))
 
 
-# -- scaled operands ---------------------------------------------------------------------------------------------
+# -- scaled operands -------------------------------------------------------------------------------
 
 
 def _scaled_operands() -> Iterator[Rule]:

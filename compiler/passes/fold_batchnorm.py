@@ -1,7 +1,9 @@
-"""Scales and shifts by constants move into the weights and the bias of the convolution or product before them.
+"""Scales and shifts by constants move into the weights and the bias of the convolution or product
+before them.
 
-A batch normalization in inference form is ``y * s + t`` with constants per channel, so this folds it away. The result
-is rounded differently (each rule moves one rounding from the activations to the weights), within the ops' budgets.
+A batch normalization in inference form is ``y * s + t`` with constants per channel, so this folds
+it away. The result is rounded differently (each rule moves one rounding from the activations to the
+weights), within the ops' budgets.
 """
 
 from __future__ import annotations
@@ -25,7 +27,7 @@ def fold_batchnorm(graph: Graph, explain: Explain | None = None) -> Graph:
     return graph if new is graph else fold_constants(new)
 
 
-# -- one family of rules per op that multiplies by weights -----------------------------------------------------
+# -- one family of rules per op that multiplies by weights -----------------------------------------
 
 
 def _rules_of(op: str, scaled: Rewrite, can_scale: Check) -> list[Rule]:
@@ -81,7 +83,7 @@ def _scaled(b: Rewriter, m: Match, axis: int) -> Value:
     return b.copy(m.product, [m.x, b("mul", m.w, b("reshape", m.s, shape=shape))])[0]
 
 
-# -- checks ----------------------------------------------------------------------------------------------------
+# -- checks ----------------------------------------------------------------------------------------
 
 
 def _can_scale_channels(m: Match) -> Verdict:
@@ -93,7 +95,11 @@ def _can_scale_columns(m: Match) -> Verdict:
 
 
 def _can_scale_ungrouped(m: Match) -> Verdict:
-    return _can_scale(m, axis=1) if m.product.attrs.groups == 1 else "its groups share the channel axis of w"
+    return (
+        _can_scale(m, axis=1)
+        if m.product.attrs.groups == 1
+        else "its groups share the channel axis of w"
+    )
 
 
 def _can_scale(m: Match, axis: int) -> Verdict:
@@ -128,7 +134,9 @@ def _can_join(m: Match) -> Verdict:
     if not m.is_constant(m.u):
         return "u must be a constant"
     product = m.product.output
-    return (product.dtype.is_float and product.type == m.root.output.type) or "the product is broadcast, or of integers"
+    return (
+        product.dtype.is_float and product.type == m.root.output.type
+    ) or "the product is broadcast, or of integers"
 
 
 def _can_negate(m: Match) -> Verdict:

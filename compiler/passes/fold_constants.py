@@ -1,7 +1,8 @@
 """What depends on constants alone is computed now, by the ops' references.
 
-A splat stays a splat: elementwise ops are computed on its one value, ops that only move elements keep it. Results
-of more than 64 MiB are left to the program, and so is what would grow by more than 1 MiB (a constant broadcast).
+A splat stays a splat: elementwise ops are computed on its one value, ops that only move elements
+keep it. Results of more than 64 MiB are left to the program, and so is what would grow by more than
+1 MiB (a constant broadcast).
 """
 
 from __future__ import annotations
@@ -44,7 +45,11 @@ def _folded(rewriter: Rewriter, node: Node) -> Sequence[Value] | None:
 
 def _splat_results(node: Node, constants: Sequence[Constant]) -> Sequence[Constant] | None:
     """The result of an op on splats, where it is a splat by the kind of the op."""
-    if not constants or len(node.outputs) != 1 or not all(constant.is_splat for constant in constants):
+    if (
+        not constants
+        or len(node.outputs) != 1
+        or not all(constant.is_splat for constant in constants)
+    ):
         return None
     type = node.output.type
     if node.op.is_elementwise:
@@ -77,7 +82,10 @@ def _dense_results(node: Node, constants: Sequence[Constant]) -> Sequence[Consta
     after = sum(_bytes(value.type) for value in node.outputs)
     if max(before, after) > MAX_BYTES or after > before + MAX_GROWTH:
         return None
-    return [Constant(array) for array in evaluate_node(node, [constant.array for constant in constants], {})]
+    return [
+        Constant(array)
+        for array in evaluate_node(node, [constant.array for constant in constants], {})
+    ]
 
 
 def _bytes(type: TensorType) -> int:

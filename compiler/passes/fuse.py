@@ -68,7 +68,12 @@ def _needed(graph: Graph, group_of: Mapping[Node, _Group]) -> dict[Node, _Group]
         if node in group_of and group_of[node].last is node and node.output in read:
             found[node] = group_of[node]
             made = {value for member in found[node].nodes for value in member.outputs}
-            read.update(value for member in found[node].nodes for value in member.inputs if value not in made)
+            read.update(
+                value
+                for member in found[node].nodes
+                for value in member.inputs
+                if value not in made
+            )
     return found
 
 
@@ -83,11 +88,15 @@ def _groups(graph: Graph, has_rows: bool) -> dict[Node, _Group]:
         group = group_of[node] = _Group([node], node if is_anchor(node) else None)
         while value := _next_inlined(graph, group, group_of, results, has_rows):
             other = group_of[graph.producers[value]]
-            group.is_rows = not _joins_one_anchor(other, group, _readers(graph, group, value), value)
+            group.is_rows = not _joins_one_anchor(
+                other, group, _readers(graph, group, value), value
+            )
             group.nodes = list(dict.fromkeys((*other.nodes, *group.nodes)))
             group.anchor = group.anchor or other.anchor
             if all(group_of.get(reader) is group for reader in graph.users[value]):
-                group_of.update((member, group) for member in other.nodes if group_of[member] is other)
+                group_of.update(
+                    (member, group) for member in other.nodes if group_of[member] is other
+                )
     return group_of
 
 
@@ -102,7 +111,12 @@ def _next_inlined(
     members = set(group.nodes)
     for value in dict.fromkeys(value for node in reversed(group.nodes) for value in node.inputs):
         producer = graph.producers.get(value)
-        if producer is None or producer in members or producer.op.name == "constant" or value in results:
+        if (
+            producer is None
+            or producer in members
+            or producer.op.name == "constant"
+            or value in results
+        ):
             continue
         readers, before = graph.users[value], group_of[producer]
         is_last = all(group_of.get(reader) is group for reader in readers)
@@ -133,7 +147,9 @@ def _takes_views(node: Node) -> bool:
 
 
 def _joins_rows(graph: Graph, before: _Group, group: _Group) -> bool:
-    """Whether two kernels together are one that reduces rows, several times or for all their elements."""
+    """Whether two kernels together are one that reduces rows, several times or for all their
+    elements.
+    """
     anchors = [part.anchor for part in (before, group) if part.anchor is not None]
     if not anchors or any(anchor.op.family != "reduction" for anchor in anchors):
         return False
@@ -157,12 +173,16 @@ def _joins_one_anchor(before: _Group, group: _Group, readers: Sequence[Node], va
     reader = readers[0]
     if group.anchor is reader:
         takes_rows = reader.op.compute is not None or reader.op.family == "attention"
-        return reader.op.family == "reduction" or (takes_rows and all(map(_keeps_rows, before.nodes)))
+        return reader.op.family == "reduction" or (
+            takes_rows and all(map(_keeps_rows, before.nodes))
+        )
     return value.type.elements == reader.output.type.elements or _is_cheap(before)
 
 
 def _has_no_formula(node: Node) -> bool:
-    return node.op.name == "reshape" and divides_by_free_dims(node.inputs[0].shape, node.output.shape)
+    return node.op.name == "reshape" and divides_by_free_dims(
+        node.inputs[0].shape, node.output.shape
+    )
 
 
 def _uses_same_element(group: _Group, readers: Sequence[Node], value: Value) -> bool:
@@ -182,7 +202,10 @@ def _uses_same_element(group: _Group, readers: Sequence[Node], value: Value) -> 
 
 def _is_cheap(group: _Group) -> bool:
     """Whether it costs nothing to make the value anew for each element of a larger one."""
-    return all(node.op.family == "shape" or node.op.name in ("cast", "iota", "extent") for node in group.nodes)
+    return all(
+        node.op.family == "shape" or node.op.name in ("cast", "iota", "extent")
+        for node in group.nodes
+    )
 
 
 def _keeps_rows(node: Node) -> bool:
@@ -222,13 +245,21 @@ def _body(graph: Graph, nodes: Sequence[Node]) -> tuple[Graph, list[Value]]:
                 continue
             constant = graph.constant_of(value)
             is_number = constant is not None and constant.is_splat and node.op.name not in INDEXED
-            if constant is not None and is_number and (constant.array.size == 1 or node.op.is_elementwise):
-                inner[value] = body.add(OPS["constant"], [], OPS["constant"].attrs(constant), "", [value]).output
+            if (
+                constant is not None
+                and is_number
+                and (constant.array.size == 1 or node.op.is_elementwise)
+            ):
+                inner[value] = body.add(
+                    OPS["constant"], [], OPS["constant"].attrs(constant), "", [value]
+                ).output
             else:
                 inner[value] = Value(value.type, f"x{len(arguments)}", value.layout)
                 body.inputs.append(inner[value])
                 arguments.append(value)
-        inner.update(zip(node.outputs, body.copy(node, [inner[v] for v in node.inputs]), strict=True))
+        inner.update(
+            zip(node.outputs, body.copy(node, [inner[v] for v in node.inputs]), strict=True)
+        )
     return body.build([inner[nodes[-1].output]]), arguments
 
 

@@ -33,7 +33,8 @@ class Placement:
 
     machine: Machine
     joins_in_place: bool = True  # whether a launch may write a part of an arena slot
-    keeps_branches_apart: bool = False  # a slot is used again only by kernels that need what came before anyway
+    # a slot is used again only by kernels that need what came before anyway
+    keeps_branches_apart: bool = False
     suffix: str = ""
     kernels: dict[str, Kernel] = field(default_factory=dict)
     constants: list[Constant] = field(default_factory=list)
@@ -53,7 +54,11 @@ class Placement:
         text = print_kernel(built)
         if text not in self._names:
             anchor = anchor_of(body)
-            kind = anchor.op.name if anchor else next((n.op.name for n in body.nodes if n.op.name != "constant"), "copy")
+            kind = (
+                anchor.op.name
+                if anchor
+                else next((n.op.name for n in body.nodes if n.op.name != "constant"), "copy")
+            )
             name = f"f_{len(self._names)}_{kind}{self.suffix}"
             self._names[text] = name
             self.kernels[name] = built
@@ -95,7 +100,8 @@ class _Planner:
         self.slots: list[Extent] = []
         self.slot_of: dict[Value, int] = {}
         self.free: list[int] = []
-        self.users_of: dict[int, int] = {}  # of a free slot: who wrote and read what it held, as bits of nodes' positions
+        # of a free slot: who wrote and read what it held, as bits of nodes' positions
+        self.users_of: dict[int, int] = {}
         self.behind = _ancestors(graph) if placement.keeps_branches_apart else {}
         self.launches: list[Launch] = []
         self.copies: list[tuple[Value, BufferRef]] = []
@@ -132,7 +138,11 @@ class _Planner:
             if state.is_unchanged:
                 continue
             ref = BufferRef(Space.STATE, states[state.name])
-            if state.output in made and state.output not in found and self._in_place(state.input, state.output):
+            if (
+                state.output in made
+                and state.output not in found
+                and self._in_place(state.input, state.output)
+            ):
                 found[state.output] = ref
             else:
                 self.copies.append((state.output, ref))
@@ -165,15 +175,17 @@ class _Planner:
         if old not in node.inputs:
             return True
         body = node.attrs.body
-        return all(inner.op.is_elementwise or inner.op.name == "constant" for inner in body.nodes) and all(
-            value.shape in (new.shape, ()) for value in body.inputs
-        )
+        return all(
+            inner.op.is_elementwise or inner.op.name == "constant" for inner in body.nodes
+        ) and all(value.shape in (new.shape, ()) for value in body.inputs)
 
     def entry(self, name: str) -> Entry:
         for position, node in enumerate(self.graph.nodes):
             if node.op.name == "constant":
                 if node.output in self.last_use:
-                    self.place[node.output] = BufferRef(Space.CONSTANT, self.placement.constant(_in_memory(node.output, node)))
+                    self.place[node.output] = BufferRef(
+                        Space.CONSTANT, self.placement.constant(_in_memory(node.output, node))
+                    )
                 continue
             if _is_renaming(node):
                 self._rename(node)
@@ -181,19 +193,30 @@ class _Planner:
                 self._join(node)
             else:
                 self.place[node.output] = self._target(node.output)
-                self._launch(position, node.attrs.body, node.inputs, self.place[node.output], node.label)
+                self._launch(
+                    position, node.attrs.body, node.inputs, self.place[node.output], node.label
+                )
             self._release(position, node)
         for value, ref in self.copies:
             self._launch(None, _copy(value, None), (value,), ref, value.label)
         inputs = tuple(Port(v.label, v.type) for v in self.graph.inputs)
-        outputs = tuple(Port(n, v.type) for n, v in zip(self.graph.output_names, self.graph.outputs, strict=True))
+        outputs = tuple(
+            Port(n, v.type)
+            for n, v in zip(self.graph.output_names, self.graph.outputs, strict=True)
+        )
         return Entry(name, inputs, outputs, tuple(self.launches), tuple(self.slots))
 
-    def _launch(self, node: int | None, body: Graph, inputs: tuple[Value, ...], out: BufferRef, label: str) -> None:
-        name, kernel = self.placement.kernel(substitute_symbols(body, self.own_names) if self.own_names else body)
+    def _launch(
+        self, node: int | None, body: Graph, inputs: tuple[Value, ...], out: BufferRef, label: str
+    ) -> None:
+        name, kernel = self.placement.kernel(
+            substitute_symbols(body, self.own_names) if self.own_names else body
+        )
         refs = (*(self.place[value] for value in inputs), out)
         extents = tuple(self.meanings.get(symbol, Dim.of(symbol)) for symbol in kernel.symbols)
-        self.launches.append(Launch(name, refs, extents, dim.substitute(kernel.items, self.meanings), label, node))
+        self.launches.append(
+            Launch(name, refs, extents, dim.substitute(kernel.items, self.meanings), label, node)
+        )
 
     def _rename(self, node: Node) -> None:
         """The place of the input, or a copy where that cannot be."""
@@ -251,7 +274,9 @@ class _Planner:
 
     def _release(self, position: int, node: Node) -> None:
         """Give back the slots of values that nobody reads after this node."""
-        for value in dict.fromkeys(self._whole(value)[0] for value in (*node.inputs, *node.outputs)):
+        for value in dict.fromkeys(
+            self._whole(value)[0] for value in (*node.inputs, *node.outputs)
+        ):
             if value in self.slot_of and self.last_use.get(value, position) <= position:
                 self.free.append(self.slot_of[value])
                 self.users_of[self.slot_of[value]] = self._users(value) if self.behind else 0
@@ -259,7 +284,9 @@ class _Planner:
     def _users(self, value: Value) -> int:
         """The nodes that write and read a value or a part of it, as bits."""
         held = [value, *(part for part in self.parts if self._whole(part)[0] is value)]
-        nodes = {node for v in held for node in (self.graph.producers[v], *self.graph.users.get(v, ()))}
+        nodes = {
+            node for v in held for node in (self.graph.producers[v], *self.graph.users.get(v, ()))
+        }
         return sum(1 << self.positions[node] for node in nodes)
 
 
@@ -296,7 +323,12 @@ def _is_renaming(node: Node) -> bool:
     """Whether a node is a kernel that gives the elements of a value, all in their order, another
     shape.
     """
-    if node.op.name != "kernel" or len(node.inputs) != 1 or node.inputs[0].layout or node.output.layout:
+    if (
+        node.op.name != "kernel"
+        or len(node.inputs) != 1
+        or node.inputs[0].layout
+        or node.output.layout
+    ):
         return False
     return [inner.op.name for inner in node.attrs.body.nodes] == ["reshape"]
 
@@ -313,7 +345,9 @@ def _pieces(node: Node) -> list[tuple[Value, int]]:
     values = [argument[v] for v in concat.inputs]
     place = next(i for i, axis in enumerate(_axes_in_memory(out)) if axis == concat.attrs.axis)
     is_outermost = all(extent == 1 for extent in _shape_in_memory(out)[:place])
-    if not is_outermost or any(v.layout != out.layout or (v.layout and v.layout.has_padding(v.shape)) for v in values):
+    if not is_outermost or any(
+        v.layout != out.layout or (v.layout and v.layout.has_padding(v.shape)) for v in values
+    ):
         return []
     pieces, offset = [], 0
     for value in values:
@@ -379,5 +413,3 @@ def _in_memory(value: Value, node: Node) -> Constant:
         shape = value.layout.physical_shape(value.shape)
         return Constant.splat(constant.splat_value, value.type.with_shape(shape))
     return Constant(value.layout.pack(constant.array))
-
-

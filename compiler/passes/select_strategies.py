@@ -1,9 +1,10 @@
-"""Strategy selection: for every convolution, gradient of one and attention the cheapest of STRATEGIES that applies within the
-accuracy asked for.
+"""Strategy selection: for every convolution, gradient of one and attention the cheapest of
+STRATEGIES that applies within the accuracy asked for.
 
-A pure function of the graph and the options: the estimated time uses the rates of a machine table, not of this machine.
-With a tuner, measured times decide among the candidates that it measured: asked for › measured › estimated. Every decision is
-kept with the cost of each candidate and the reason of each rejection.
+A pure function of the graph and the options: the estimated time uses the rates of a machine table,
+not of this machine. With a tuner, measured times decide among the candidates that it measured:
+asked for › measured › estimated. Every decision is kept with the cost of each candidate and the
+reason of each rejection.
 """
 
 from __future__ import annotations
@@ -22,8 +23,9 @@ REFERENCE = "x86-64-v4"  # the level whose rates are taken where none is named
 
 @dataclass(frozen=True)
 class Decision:
-    """How one node (a convolution, a gradient of one, attention: ``op``) is computed, and why: seconds estimated, or the reason against,
-    for each strategy; seconds measured, for those that a tuner measured."""
+    """How one node (a convolution, a gradient of one, attention: ``op``) is computed, and why:
+    seconds estimated, or the reason against, for each strategy; seconds measured, for those that
+    a tuner measured."""
 
     node: str
     op: str
@@ -38,11 +40,13 @@ def select_strategies(
     graph: Graph, accuracy: str = "default", override: str = "auto", decisions: list[Decision] | None = None,
     typical_batch: int | None = None, rates: Rates | None = None, tuner: Tuner | None = None,
 ) -> Graph:  # fmt: skip
-    """The graph with each node that has strategies expanded by one of them. ``override``: auto, a strategy's name for all
-    nodes where it applies, or NODE=NAME; ``typical_batch``: what costs take free dims for. UsageError for
-    unknown names."""
+    """The graph with each node that has strategies expanded by one of them. ``override``: auto, a
+    strategy's name for all nodes where it applies, or NODE=NAME; ``typical_batch``: what costs take
+    free dims for. UsageError for unknown names."""
     if accuracy not in ACCURACIES:
-        raise UsageError(f"there is no accuracy {accuracy!r}.", hint=f"Choose {', '.join(ACCURACIES)}.")
+        raise UsageError(
+            f"there is no accuracy {accuracy!r}.", hint=f"Choose {', '.join(ACCURACIES)}."
+        )
     rates = rates or rates_of(REFERENCE)
     known = {**BY_NAME, **{strategy.name: strategy for strategy in rates.own}}
     wanted = _overrides(override, known)
@@ -64,12 +68,19 @@ def _overrides(text: str, known: Mapping[str, Strategy]) -> dict[str, Strategy]:
         return {}
     node, _, name = text.rpartition("=")
     if name not in known:
-        raise UsageError(f"there is no strategy {name!r}.", hint=f"Choose auto, {', '.join(known)}.")
+        raise UsageError(
+            f"there is no strategy {name!r}.", hint=f"Choose auto, {', '.join(known)}."
+        )
     return {node: known[name]}
 
 
 def _decide_all(
-    graph: Graph, accuracy: str, wanted: Mapping[str, Strategy], batch: int, rates: Rates, tuner: Tuner | None
+    graph: Graph,
+    accuracy: str,
+    wanted: Mapping[str, Strategy],
+    batch: int,
+    rates: Rates,
+    tuner: Tuner | None,
 ) -> dict[Node, Decision]:
     """By estimated costs first; then the tuner sees those that nobody asked for otherwise."""
     chosen: dict[Node, Decision] = {}

@@ -1,9 +1,9 @@
 """Algebraic identities, as rules named by their equations.
 
-All are exact for NaN, infinities and every rounding, ``pow`` taken as correctly rounded. So there is no
-``x * 0 => 0``, ``x - x => 0`` or ``pow(x, 1/2) => sqrt(x)``, which fail at NaN or -inf. One liberty: the sign of a
-zero is free, so ``x + 0 => x`` holds although -0 + 0 is +0. A rule ``... => x`` holds only where x has the type of
-the whole: elsewhere the constant broadcasts x.
+All are exact for NaN, infinities and every rounding, ``pow`` taken as correctly rounded. So there
+is no ``x * 0 => 0``, ``x - x => 0`` or ``pow(x, 1/2) => sqrt(x)``, which fail at NaN or -inf. One
+liberty: the sign of a zero is free, so ``x + 0 => x`` holds although -0 + 0 is +0. A rule ``... =>
+x`` holds only where x has the type of the whole: elsewhere the constant broadcasts x.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ def _to_x(name: str, pattern: Callable[[PatternBuilder], Applied]) -> Rule:
     return Rule(name, pattern, lambda b, m: m.x, _is_type_kept)
 
 
-# -- from the facts of the ops -------------------------------------------------------------------------------
+# -- from the facts of the ops ---------------------------------------------------------------------
 
 
 def _identities() -> list[Rule]:
@@ -69,7 +69,7 @@ def _idempotent(op: str) -> Rule:
     )
 
 
-# -- arithmetic ----------------------------------------------------------------------------------------------
+# -- arithmetic ------------------------------------------------------------------------------------
 
 
 def _arithmetic() -> list[Rule]:
@@ -85,20 +85,31 @@ def _arithmetic() -> list[Rule]:
         _to_x("x or x => x", lambda p: p("or", p.x, p.x)),
         _to_x("select(c, x, x) => x", lambda p: p("select", p.c, p.x, p.x)),
         _to_x("cast(x, its dtype) => x", lambda p: p("cast", p.x)),
-        Rule("cast(cast(x, wider), its dtype) => x", lambda p: p("cast", p("cast", p.x, node="wide")),
+        Rule("cast(cast(x, wider), its dtype) => x",
+             lambda p: p("cast", p("cast", p.x, node="wide")),
              lambda b, m: m.x, _is_cast_back),
-        Rule("x + (-y) => x - y", lambda p: p("add", p.x, p("neg", p.y)), lambda b, m: b("sub", m.x, m.y)),
-        Rule("x - (-y) => x + y", lambda p: p("sub", p.x, p("neg", p.y)), lambda b, m: b("add", m.x, m.y)),
-        Rule("-(x - y) => y - x", lambda p: p("neg", p("sub", p.x, p.y)), lambda b, m: b("sub", m.y, m.x)),
-        Rule("select(not c, x, y) => select(c, y, x)", lambda p: p("select", p("not", p.c), p.x, p.y),
+        Rule("x + (-y) => x - y", lambda p: p("add", p.x, p("neg", p.y)), lambda b,
+             m: b("sub", m.x, m.y)),
+        Rule("x - (-y) => x + y", lambda p: p("sub", p.x, p("neg", p.y)), lambda b,
+             m: b("add", m.x, m.y)),
+        Rule("-(x - y) => y - x", lambda p: p("neg", p("sub", p.x, p.y)), lambda b,
+             m: b("sub", m.y, m.x)),
+        Rule("select(not c, x, y) => select(c, y, x)",
+             lambda p: p("select", p("not", p.c), p.x, p.y),
              lambda b, m: b("select", m.c, m.y, m.x)),
-        Rule("select(true, x, y) => x", lambda p: p("select", p.c, p.x, p.y), lambda b, m: m.x, lambda m: _is_chosen(m, m.x, True)),
-        Rule("select(false, x, y) => y", lambda p: p("select", p.c, p.x, p.y), lambda b, m: m.y, lambda m: _is_chosen(m, m.y, False)),
-        Rule("x * -1 => -x", lambda p: p("mul", p.x, -1.0), lambda b, m: b("neg", m.x), _is_type_kept),
-        Rule("pow(x, 2) => x * x", lambda p: p("pow", p.x, 2.0), lambda b, m: b("mul", m.x, m.x), _is_type_kept),
-        Rule("pow(x, -1) => 1 / x", lambda p: p("pow", p.x, -1.0), lambda b, m: b("div", 1.0, m.x), _is_type_kept),
+        Rule("select(true, x, y) => x", lambda p: p("select", p.c, p.x, p.y), lambda b, m: m.x,
+             lambda m: _is_chosen(m, m.x, True)),
+        Rule("select(false, x, y) => y", lambda p: p("select", p.c, p.x, p.y), lambda b, m: m.y,
+             lambda m: _is_chosen(m, m.y, False)),
+        Rule("x * -1 => -x", lambda p: p("mul", p.x, -1.0), lambda b, m: b("neg", m.x),
+             _is_type_kept),
+        Rule("pow(x, 2) => x * x", lambda p: p("pow", p.x, 2.0), lambda b, m: b("mul", m.x, m.x),
+             _is_type_kept),
+        Rule("pow(x, -1) => 1 / x", lambda p: p("pow", p.x, -1.0), lambda b, m: b("div", 1.0, m.x),
+             _is_type_kept),
         Rule("pow(x, 0) => 1", lambda p: p("pow", p.x, 0.0), _one),
-        Rule("x / 2^k => x * 2^-k", lambda p: p("div", p.x, p.c), _times_reciprocal, _is_power_of_two),
+        Rule("x / 2^k => x * 2^-k", lambda p: p("div", p.x, p.c), _times_reciprocal,
+             _is_power_of_two),
     ]  # fmt: skip
 
 
@@ -106,7 +117,12 @@ def _is_chosen(m: Match, value: Value, truth: bool) -> bool | str:
     constant = m.rewriter.constant_of(m.c)
     if constant is None or value.type != m.root.output.type:
         return "the condition is no constant" if constant is None else "the value is broadcast"
-    return bool(np.all(constant.splat_value == truth if constant.is_splat else constant.array == truth)) or "the condition varies"
+    return (
+        bool(
+            np.all(constant.splat_value == truth if constant.is_splat else constant.array == truth)
+        )
+        or "the condition varies"
+    )
 
 
 def _is_cast_back(m: Match) -> bool | str:
@@ -119,15 +135,28 @@ def _is_cast_back(m: Match) -> bool | str:
 
 def _one(b: Rewriter, m: Match) -> Value:
     type = m.root.output.type
-    return b("broadcast", b.number(1.0, type.dtype), shape=type.shape) if type.shape else b.number(1.0, type.dtype)
+    return (
+        b("broadcast", b.number(1.0, type.dtype), shape=type.shape)
+        if type.shape
+        else b.number(1.0, type.dtype)
+    )
 
 
 def _is_power_of_two(m: Match) -> bool | str:
     constant = m.rewriter.constant_of(m.c)
-    if constant is None or not constant.is_splat or not constant.type.dtype.is_float or not m.x.dtype.is_float:
+    if (
+        constant is None
+        or not constant.is_splat
+        or not constant.type.dtype.is_float
+        or not m.x.dtype.is_float
+    ):
         return "the divisor is not a floating-point constant"
     value = float(constant.splat_value)
-    exact = math.isfinite(value) and abs(math.frexp(value)[0]) == 0.5 and 2.0**-14 <= abs(value) <= 2.0**14
+    exact = (
+        math.isfinite(value)
+        and abs(math.frexp(value)[0]) == 0.5
+        and 2.0**-14 <= abs(value) <= 2.0**14
+    )
     return exact or "1 / c is rounded"
 
 
@@ -140,21 +169,25 @@ def _times_reciprocal(b: Rewriter, m: Match) -> Value:
     return b("mul", m.x, b.number(reciprocal, m.x.dtype))
 
 
-# -- movement of elements --------------------------------------------------------------------------------------
+# -- movement of elements --------------------------------------------------------------------------
 
 
 def _movement() -> list[Rule]:
     return [
         _to_x("reshape(x, its shape) => x", lambda p: p("reshape", p.x)),
-        Rule("reshape(reshape(x)) => reshape(x)", lambda p: p("reshape", p("reshape", p.x), shape=p.shape),
+        Rule("reshape(reshape(x)) => reshape(x)",
+             lambda p: p("reshape", p("reshape", p.x), shape=p.shape),
              lambda b, m: b("reshape", m.x, shape=m.shape)),
-        Rule("transpose(x, identity) => x", lambda p: p("transpose", p.x, permutation=p.permutation),
-             lambda b, m: m.x, lambda m: m.permutation == tuple(range(m.x.type.rank)) or "axes move"),
+        Rule("transpose(x, identity) => x",
+             lambda p: p("transpose", p.x, permutation=p.permutation),
+             lambda b, m: m.x,
+             lambda m: m.permutation == tuple(range(m.x.type.rank)) or "axes move"),
         Rule("transpose(transpose(x, p), q) => transpose(x, p[q])",
              lambda p: p("transpose", p("transpose", p.x, permutation=p.p), permutation=p.q),
              lambda b, m: b("transpose", m.x, permutation=tuple(m.p[axis] for axis in m.q))),
         _to_x("broadcast(x, its shape) => x", lambda p: p("broadcast", p.x)),
-        Rule("broadcast(broadcast(x)) => broadcast(x)", lambda p: p("broadcast", p("broadcast", p.x), shape=p.shape),
+        Rule("broadcast(broadcast(x)) => broadcast(x)",
+             lambda p: p("broadcast", p("broadcast", p.x), shape=p.shape),
              lambda b, m: b("broadcast", m.x, shape=m.shape)),
         Rule("slice(x, all of it) => x", lambda p: p("slice", p.x, step=p.step), lambda b, m: m.x,
              lambda m: (m.x.type == m.root.output.type and all(step == 1 for step in m.step)) or "a part is taken"),
@@ -163,8 +196,11 @@ def _movement() -> list[Rule]:
         Rule("pad(x, nothing) => x", lambda p: p("pad", p.x, lo=p.lo, hi=p.hi), lambda b, m: m.x,
              lambda m: not any((*m.lo, *m.hi)) or "something is added"),
         _to_x("concat(x) => x", lambda p: p("concat", p.x)),
-        Rule("gather(x, evenly spaced constants) => slice(x)", lambda p: p("gather", p.x, p.indices, axis=p.axis),
-             _sliced, lambda m: _progression(m) is not None or "the indices are not evenly spaced constants in range"),
+        Rule("gather(x, evenly spaced constants) => slice(x)",
+             lambda p: p("gather", p.x, p.indices, axis=p.axis),
+             _sliced,
+             lambda m: _progression(m) is not None or "the indices are not evenly spaced constants "
+                                                      "in range"),
     ]  # fmt: skip
 
 
@@ -184,7 +220,11 @@ def _progression(m: Match) -> tuple[int, int] | None:
     indices = np.where(indices < 0, indices + extent, indices)
     step = int(indices[1] - indices[0]) if indices.size > 1 else 1
     is_even = step != 0 and bool(np.all(np.diff(indices) == step))
-    return (int(indices[0]), step) if is_even and 0 <= indices.min() <= indices.max() < extent else None
+    return (
+        (int(indices[0]), step)
+        if is_even and 0 <= indices.min() <= indices.max() < extent
+        else None
+    )
 
 
 def _sliced(b: Rewriter, m: Match) -> Value:
@@ -199,7 +239,7 @@ def _sliced(b: Rewriter, m: Match) -> Value:
     return part if part.shape == shape else b("reshape", part, shape=shape)
 
 
-# -- reductions --------------------------------------------------------------------------------------------------
+# -- reductions ------------------------------------------------------------------------------------
 
 
 def _reductions() -> list[Rule]:
@@ -212,11 +252,13 @@ def _reduction_of_one(op: str) -> Rule:
         f"{op}(x, axes of extent 1) => reshape(x)",
         lambda p: p(op, p.x, axes=p.axes),
         lambda b, m: b("reshape", m.x, shape=m.root.output.shape),
-        lambda m: all(m.x.shape[axis] == 1 for axis in m.axes) or "more than one element is reduced",
+        lambda m: (
+            all(m.x.shape[axis] == 1 for axis in m.axes) or "more than one element is reduced"
+        ),
     )
 
 
-# -- one op does the work of another -------------------------------------------------------------------------------
+# -- one op does the work of another ---------------------------------------------------------------
 
 
 def _absorptions() -> list[Rule]:
@@ -225,12 +267,18 @@ def _absorptions() -> list[Rule]:
         *(_broadcast_left(op) for op in binary),
         *(_broadcast_right(op) for op in binary if not OPS[op].commutative),
         Rule("matmul(a^T, b) => matmul(a, b, transpose_a)",
-             lambda p: p("matmul", p("transpose", p.a, permutation=p.permutation), p.b, node="product"),
-             lambda b, m: _matmul(b, m, m.a, m.b, not m.product.attrs.transpose_a, m.product.attrs.transpose_b),
+             lambda p: p("matmul", p("transpose", p.a, permutation=p.permutation), p.b,
+                         node="product"),
+             lambda b,
+             m: _matmul(b, m, m.a, m.b, not m.product.attrs.transpose_a,
+                        m.product.attrs.transpose_b),
              _is_last_two_swapped),
         Rule("matmul(a, b^T) => matmul(a, b, transpose_b)",
-             lambda p: p("matmul", p.a, p("transpose", p.b, permutation=p.permutation), node="product"),
-             lambda b, m: _matmul(b, m, m.a, m.b, m.product.attrs.transpose_a, not m.product.attrs.transpose_b),
+             lambda p: p("matmul", p.a, p("transpose", p.b, permutation=p.permutation),
+                         node="product"),
+             lambda b,
+             m: _matmul(b, m, m.a, m.b, m.product.attrs.transpose_a,
+                        not m.product.attrs.transpose_b),
              _is_last_two_swapped),
         Rule("conv(pad(x, 0), w) => conv(x, w, more padding)",
              lambda p: p("conv", p("pad", p.x, mode="constant", node="pad"), p.w, node="conv"),
@@ -257,7 +305,10 @@ def _broadcast_right(op: str) -> Rule:
 
 
 def _is_broadcast_anyway(shape: object, values: Sequence[Value]) -> bool | str:
-    return broadcast_shapes([value.shape for value in values]) == shape or "only the broadcast gives the shape"
+    return (
+        broadcast_shapes([value.shape for value in values]) == shape
+        or "only the broadcast gives the shape"
+    )
 
 
 def _is_last_two_swapped(m: Match) -> bool | str:
@@ -266,7 +317,9 @@ def _is_last_two_swapped(m: Match) -> bool | str:
     return m.permutation == swapped or "other axes move"
 
 
-def _matmul(b: Rewriter, m: Match, left: Value, right: Value, transpose_a: bool, transpose_b: bool) -> Value:
+def _matmul(
+    b: Rewriter, m: Match, left: Value, right: Value, transpose_a: bool, transpose_b: bool
+) -> Value:
     return b("matmul", left, right, transpose_a=transpose_a, transpose_b=transpose_b)
 
 
@@ -281,4 +334,13 @@ def _padded_conv(b: Rewriter, m: Match) -> Value:
     pad, conv = m.pad.attrs, m.conv.attrs
     lo = tuple(a + b for a, b in zip(conv.lo, pad.lo[2:], strict=True))
     hi = tuple(a + b for a, b in zip(conv.hi, pad.hi[2:], strict=True))
-    return b("conv", m.x, m.w, stride=conv.stride, dilation=conv.dilation, lo=lo, hi=hi, groups=conv.groups)
+    return b(
+        "conv",
+        m.x,
+        m.w,
+        stride=conv.stride,
+        dilation=conv.dilation,
+        lo=lo,
+        hi=hi,
+        groups=conv.groups,
+    )

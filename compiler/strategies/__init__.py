@@ -1,4 +1,6 @@
-"""Strategies: the ways of computing a convolution, or attention. ``STRATEGIES`` drives selection, tests, benchmarks and explain."""
+"""Strategies: the ways of computing a convolution, or attention. ``STRATEGIES`` drives
+selection, tests, benchmarks and explain.
+"""
 
 from .attention import ATTENTION_DIRECT, ATTENTION_ONLINE
 from .direct import DIRECT
@@ -21,4 +23,13 @@ def strategies_for(op: str) -> tuple[Strategy, ...]:
     return tuple(strategy for strategy in STRATEGIES if op in strategy.ops)
 
 
-__all__ = ["ACCURACIES", "BY_NAME", "CONVOLUTIONS", "STRATEGIES", "Rates", "Strategy", "rates_of", "strategies_for"]
+__all__ = [
+    "ACCURACIES",
+    "BY_NAME",
+    "CONVOLUTIONS",
+    "STRATEGIES",
+    "Rates",
+    "Strategy",
+    "rates_of",
+    "strategies_for",
+]

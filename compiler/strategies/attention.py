@@ -1,13 +1,17 @@
-"""attention_direct and attention_online: softmax(scale Q K' + mask) V by products of matrices, or block by block.
+"""attention_direct and attention_online: softmax(scale Q K' + mask) V by products of matrices, or
+block by block.
 
-Direct, the l x s scores of every head are written to memory, made into weights and read again. Online (Milakov and Gimelshein
-2018; FlashAttention, Dao et al. 2022, algorithm 1) a few rows of queries meet one block of keys after another: a row keeps its
-largest score m so far, the sum of exp(score - m) and the output that these weights give; where a block raises m to m', both are
-multiplied by exp(m - m'). Scores stay in registers and the first cache, and keys behind all of its rows are never read.
+Direct, the l x s scores of every head are written to memory, made into weights and read again.
+Online (Milakov and Gimelshein 2018; FlashAttention, Dao et al. 2022, algorithm 1) a few rows of
+queries meet one block of keys after another: a row keeps its largest score m so far, the sum of
+exp(score - m) and the output that these weights give; where a block raises m to m', both are
+multiplied by exp(m - m'). Scores stay in registers and the first cache, and keys behind all of its
+rows are never read.
 
-The error that the blocks add: sum and output are multiplied by the same rounded factor, which the last division cancels, and are
-rounded once a block each, as where partial sums are added. With u = 2^-24, n blocks and roundings that are independent these are
-relative errors of u sqrt(n / 2) each: 6e-7 for 8192 keys in blocks of 64, below the budget of the direct form, whose sums are as long.
+The error that the blocks add: sum and output are multiplied by the same rounded factor, which the
+last division cancels, and are rounded once a block each, as where partial sums are added. With u =
+2^-24, n blocks and roundings that are independent these are relative errors of u sqrt(n / 2) each:
+6e-7 for 8192 keys in blocks of 64, below the budget of the direct form, whose sums are as long.
 """
 
 from __future__ import annotations
@@ -25,7 +29,8 @@ LENGTH = 256  # what a free dim is taken for: sequences are longer than batches
 # in multiply-adds, from measurements on Zen 4:
 EXPONENTIAL = 24  # of one score
 TRANSPOSED = 16  # of one element of the keys, put into panels
-FEWEST_ROWS = 4  # of queries: fewer take as long, since every load of keys and values serves one row each
+# of queries: fewer take as long, since every load of keys and values serves one row each
+FEWEST_ROWS = 4
 PASSES = 3  # of writing and reading the scores that the direct form makes
 
 
@@ -72,7 +77,8 @@ def _rejects(_graph: Graph, node: Node) -> str | None:
 def _online_cost(_graph: Graph, node: Node, free: int) -> Cost:
     heads, queries, keys, depth, width = _extents(node, free)
     rows = max(queries, FEWEST_ROWS)
-    seen = 0.5 + 0.5 / max(queries / 64, 1) if node.attrs.is_causal else 1.0  # of the keys, block by block
+    # of the keys, block by block
+    seen = 0.5 + 0.5 / max(queries / 64, 1) if node.attrs.is_causal else 1.0
     panels = prod(nominal(node.inputs[1], max(free, LENGTH)))
     workspace = float(panels * node.output.dtype.bytes)
     products = heads * rows * keys * seen * (depth + width + EXPONENTIAL) + panels * TRANSPOSED
@@ -86,8 +92,18 @@ def _online(b: Builder, _graph: Graph, node: Node, inputs: Sequence[Value]) -> V
 
 
 ATTENTION_DIRECT = Strategy(
-    "attention_direct", "attention as two products and a softmax", lambda _graph, _node: None, _direct_cost, _direct, ops=OPS
+    "attention_direct",
+    "attention as two products and a softmax",
+    lambda _graph, _node: None,
+    _direct_cost,
+    _direct,
+    ops=OPS,
 )
 ATTENTION_ONLINE = Strategy(
-    "attention_online", "attention by blocks of keys, its scores never in memory", _rejects, _online_cost, _online, ops=OPS
+    "attention_online",
+    "attention by blocks of keys, its scores never in memory",
+    _rejects,
+    _online_cost,
+    _online,
+    ops=OPS,
 )

@@ -1,4 +1,6 @@
-"""direct: the convolution's own loops, tiled for registers over channel blocks. Applies to every convolution."""
+"""direct: the convolution's own loops, tiled for registers over channel blocks. Applies to every
+convolution.
+"""
 
 from __future__ import annotations
 
@@ -23,4 +25,6 @@ def _expand(b: Builder, _graph: Graph, node: Node, inputs: Sequence[Value]) -> V
     return b.copy(node, inputs)[0]
 
 
-DIRECT = Strategy("direct", "the convolution's own loops in register tiles", _rejects, _cost, _expand)
+DIRECT = Strategy(
+    "direct", "the convolution's own loops in register tiles", _rejects, _cost, _expand
+)

@@ -1,7 +1,8 @@
-"""im2col: the windows of the input as the rows of a matrix, then one matmul (Chellapilla, Puri, Simard 2006).
+"""im2col: the windows of the input as the rows of a matrix, then one matmul (Chellapilla, Puri,
+Simard 2006).
 
-The gradient of the weights is the output's gradient times the same matrix; the gradient of the input is, at stride 1, a
-convolution of the output's gradient with the weights turned around.
+The gradient of the weights is the output's gradient times the same matrix; the gradient of the
+input is, at stride 1, a convolution of the output's gradient with the weights turned around.
 """
 
 from __future__ import annotations
@@ -13,7 +14,8 @@ from .. import dim
 from ..graph import Builder, Graph, Node, Value
 from .strategy import Cost, Strategy, direct_products, geometry, nominal
 
-GATHERED = 6  # times the matrix's bytes: what taking windows apart costs beyond writing and reading it (measured)
+# times the matrix's bytes: what taking windows apart costs beyond writing and reading it (measured)
+GATHERED = 6
 
 
 def _rejects(_graph: Graph, node: Node) -> str | None:
@@ -37,7 +39,9 @@ def _made(node: Node) -> Value:
 
 
 def _turned_padding(node: Node) -> tuple[int, ...]:
-    """Zeros before and behind the output's gradient, axis by axis, that give the input's gradient its extents."""
+    """Zeros before and behind the output's gradient, axis by axis, that give the input's
+    gradient its extents.
+    """
     attrs, kernel = node.attrs, node.inputs[1].shape[2:]
     return tuple((k - 1) * d - p for side in (attrs.lo, attrs.hi)
                  for k, d, p in zip(kernel, attrs.dilation, side, strict=True))  # fmt: skip
@@ -50,7 +54,9 @@ def _cost(_graph: Graph, node: Node, batch: int) -> Cost:
     taps = prod(nominal(of.w)[2:])
     matrix = 4.0 * n * channels * taps * prod(nominal(made)[2:])
     gathered = GATHERED * matrix if taps > 1 else 0.0
-    moved = 4.0 * (prod(nominal(read, batch)) + prod(nominal(of.w)) + 2 * prod(nominal(made, batch)))
+    moved = 4.0 * (
+        prod(nominal(read, batch)) + prod(nominal(of.w)) + 2 * prod(nominal(made, batch))
+    )
     return Cost(direct_products(node, batch), moved + gathered + 2 * matrix, matrix)
 
 
@@ -76,7 +82,10 @@ def _columns(
     kernel = geometry(node).w.shape[2:]
     windows = b("windows", x, kernel=kernel, stride=tuple(stride), dilation=node.attrs.dilation)
     rank = len(kernel)
-    depth, positions = dim.product(windows.shape[1 : 2 + rank]), dim.product(windows.shape[2 + rank :])
+    depth, positions = (
+        dim.product(windows.shape[1 : 2 + rank]),
+        dim.product(windows.shape[2 + rank :]),
+    )
     return b("reshape", windows, shape=(x.shape[0], depth, positions))
 
 

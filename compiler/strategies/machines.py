@@ -1,8 +1,9 @@
-"""The machine table: for each CPU level the figures of a machine, from which costs are estimated. Data, in the repository.
+"""The machine table: for each CPU level the figures of a machine, from which costs are estimated.
+Data, in the repository.
 
-Selection reads this table and never the machine that compiles, so what is chosen depends on the model and the options
-alone. ``netloom machine`` measures a machine and prints an entry in this form. Where a level stands for many machines, the
-entry is one of them; ``--tune`` measures instead.
+Selection reads this table and never the machine that compiles, so what is chosen depends on the
+model and the options alone. ``netloom machine`` measures a machine and prints an entry in this
+form. Where a level stands for many machines, the entry is one of them; ``--tune`` measures instead.
 """
 
 from __future__ import annotations
@@ -13,7 +14,8 @@ from netloom.errors import UsageError
 
 from .strategy import Rates
 
-# What kernels make of a machine's limits, from measurements of the layers of nine networks on Zen 4 (benchmarks/choices.py).
+# What kernels make of a machine's limits, from measurements of the layers of nine networks on Zen 4
+# (benchmarks/choices.py).
 TILED = 0.96  # of the multiply-add peak: register tiles
 AHEAD = 1.33  # of the bandwidth of reading: operands, of which a part comes while tiles multiply
 SPILLED = 0.375  # of a copy's bandwidth: a workspace in memory, written and read
@@ -22,11 +24,13 @@ KEPT = 0.5  # of the last cache: the largest workspace that stays in it
 
 @dataclass(frozen=True)
 class MachineEntry:
-    """One core of a machine at a level, and what it shares. Extents of caches in bytes, bandwidths of one core.
+    """One core of a machine at a level, and what it shares. Extents of caches in bytes, bandwidths
+    of one core.
 
-    ``lanes``: float32 of a vector; ``registers``: vectors that are held; ``clock``: GHz; ``products``: multiply-adds a cycle
-    in chains that never leave the registers; ``read``, ``copy``: GB/s (a copy's bytes count twice), ``cached``: of a copy within
-    the last cache; ``barrier``: seconds from the end of one launch to the start of the next on two threads.
+    ``lanes``: float32 of a vector; ``registers``: vectors that are held; ``clock``: GHz;
+    ``products``: multiply-adds a cycle in chains that never leave the registers; ``read``,
+    ``copy``: GB/s (a copy's bytes count twice), ``cached``: of a copy within the last cache;
+    ``barrier``: seconds from the end of one launch to the start of the next on two threads.
     """
 
     cpu: str
@@ -78,7 +82,8 @@ MACHINES: dict[str, MachineEntry] = {
             l1=32 << 10, l2=1 << 20, l3=32 << 20, barrier=2.5e-7,
         ),
         MachineEntry(
-            cpu="aarch64", source="estimated, not measured: Neoverse N1 at 2.5 GHz, two multiply-adds of 4 lanes a cycle",
+            cpu="aarch64", source="estimated, not measured: Neoverse N1 at 2.5 GHz, two "
+                                  "multiply-adds of 4 lanes a cycle",
             lanes=4, registers=32, clock=2.5, products=8.0, read=15.0, copy=20.0, cached=40.0,
             l1=64 << 10, l2=1 << 20, l3=32 << 20, barrier=5e-7,
         ),
@@ -89,7 +94,9 @@ MACHINES: dict[str, MachineEntry] = {
 def machine_entry(cpu: str) -> MachineEntry:
     """The entry of a CPU level by its name; UsageError if the table has none."""
     if cpu not in MACHINES:
-        raise UsageError(f"the machine table has no entry for {cpu!r}.", hint=f"It has {', '.join(MACHINES)}.")
+        raise UsageError(
+            f"the machine table has no entry for {cpu!r}.", hint=f"It has {', '.join(MACHINES)}."
+        )
     return MACHINES[cpu]
 
 

@@ -1,7 +1,8 @@
-"""The record of a strategy: where it applies, what it costs, how it expands, and the error it may add.
+"""The record of a strategy: where it applies, what it costs, how it expands, and the error it may
+add.
 
-A strategy is for some ops: a convolution and its two gradients, of which ``geometry`` tells which of a node's values is x, w and
-y of the convolution, or attention.
+A strategy is for some ops: a convolution and its two gradients, of which ``geometry`` tells which
+of a node's values is x, w and y of the convolution, or attention.
 """
 
 from __future__ import annotations
@@ -25,10 +26,11 @@ CHOSEN = (*CONVOLUTIONS, "attention")  # the ops that strategies are chosen for
 
 @dataclass(frozen=True)
 class Rates:
-    """Multiply-adds and bytes a second of a machine, as costs take them; ``vetoes``: strategy -> why it is not for it.
+    """Multiply-adds and bytes a second of a machine, as costs take them; ``vetoes``: strategy ->
+    why it is not for it.
 
-    A workspace of up to ``cache`` bytes is written and read again at ``near`` bytes a second, a larger one at ``far`` (None: a
-    write and a read at ``bytes`` each).
+    A workspace of up to ``cache`` bytes is written and read again at ``near`` bytes a second, a
+    larger one at ``far`` (None: a write and a read at ``bytes`` each).
     """
 
     products: float
@@ -43,8 +45,8 @@ class Rates:
 
 @dataclass(frozen=True)
 class Cost:
-    """Multiply-adds in register tiles, bytes moved between kernels, and the workspace in bytes, at nominal dims. The bytes
-    include one write and one read of the workspace."""
+    """Multiply-adds in register tiles, bytes moved between kernels, and the workspace in bytes, at
+    nominal dims. The bytes include one write and one read of the workspace."""
 
     products: float
     bytes: float
@@ -54,15 +56,20 @@ class Cost:
         """Time on one core."""
         far = rates.bytes / 2 if rates.far is None else rates.far
         passed = self.workspace / (rates.near if self.workspace <= rates.cache else far)
-        return self.products / rates.products + (self.bytes - 2 * self.workspace) / rates.bytes + passed
+        return (
+            self.products / rates.products
+            + (self.bytes - 2 * self.workspace) / rates.bytes
+            + passed
+        )
 
 
 @dataclass(frozen=True)
 class Strategy:
-    """``rejects`` gives the reason why a node cannot be computed so, or None; ``expand`` builds it from smaller ops.
+    """``rejects`` gives the reason why a node cannot be computed so, or None; ``expand`` builds it
+    from smaller ops.
 
-    ``level`` gives the relative L2 error (float32 against float64) that it keeps for a node, and the strictest accuracy
-    at which it may be chosen.
+    ``level`` gives the relative L2 error (float32 against float64) that it keeps for a node, and
+    the strictest accuracy at which it may be chosen.
     """
 
     name: str
@@ -76,7 +83,9 @@ class Strategy:
 
 @dataclass(frozen=True)
 class Geometry:
-    """The values of a convolution y = x * w; in a gradient's node one stands for its own gradient."""
+    """The values of a convolution y = x * w; in a gradient's node one stands for its own
+    gradient.
+    """
 
     x: Value
     w: Value
@@ -104,7 +113,9 @@ def direct_products(node: Node, free: int = 1) -> float:
 def nominal(value: Value, free: int = 1) -> tuple[int, ...]:
     """A shape in numbers, with ``free`` for free dims where their range allows it."""
     return tuple(
-        extent if isinstance(extent, int) else evaluate(extent, {s.name: nominal_number(s, free) for s in extent.symbols()})
+        extent
+        if isinstance(extent, int)
+        else evaluate(extent, {s.name: nominal_number(s, free) for s in extent.symbols()})
         for extent in value.shape
     )
 

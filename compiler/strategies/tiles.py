@@ -1,7 +1,8 @@
-"""What the strategies that work tile by tile (ops/tiles.py) share: where they apply, what they move, how they expand.
+"""What the strategies that work tile by tile (ops/tiles.py) share: where they apply, what they
+move, how they expand.
 
-Constant weights are transformed when compiling. The gradient of the input is a convolution with the weights turned around;
-that of the weights sums products of the same tiles over all positions.
+Constant weights are transformed when compiling. The gradient of the input is a convolution with the
+weights turned around; that of the weights sums products of the same tiles over all positions.
 """
 
 from __future__ import annotations
@@ -28,12 +29,16 @@ def rejects(node: Node) -> str | None:
         return f"its kernel is {list(kernel)}; tiles are for two axes and more than one tap"
     if attrs.stride != (1, 1) or attrs.dilation != (1, 1):
         return f"its stride is {attrs.stride} and its dilation {attrs.dilation}; both must be 1"
-    if attrs.groups != 1 and any(extent % (attrs.groups * BLOCK) for extent in (nominal(of.x)[1], nominal(of.y)[1])):
+    if attrs.groups != 1 and any(
+        extent % (attrs.groups * BLOCK) for extent in (nominal(of.x)[1], nominal(of.y)[1])
+    ):
         return f"it has {attrs.groups} groups that are not multiples of {BLOCK} channels"
     if not all(isinstance(extent, int) for extent in (*of.x.shape[2:], *of.y.shape[2:])):
         return "its height or width is a free dim"
     if node.op.name == "conv_input_gradient" and any(
-        padding >= taps for side in (attrs.lo, attrs.hi) for padding, taps in zip(side, of.w.type.static_shape[2:], strict=True)
+        padding >= taps
+        for side in (attrs.lo, attrs.hi)
+        for padding, taps in zip(side, of.w.type.static_shape[2:], strict=True)
     ):
         return "its padding is wider than its kernel"
     return None
@@ -46,24 +51,35 @@ def count(form: TileAttrs, node: Node, batch: int) -> int:
     return n * -(-oh // form.m[0]) * -(-ow // form.m[1])
 
 
-def cost(form: TileAttrs, entries: int, transforms: float, graph: Graph, node: Node, batch: int) -> Cost:
+def cost(
+    form: TileAttrs, entries: int, transforms: float, graph: Graph, node: Node, batch: int
+) -> Cost:
     """The cost with so many entries of a tile; ``transforms``: multiply-adds of them in all."""
     of, tiles = geometry(node), count(form, node, batch)
     c, o = nominal(of.x)[1], nominal(of.y)[1]
     multiplied = entries * c * o // node.attrs.groups
     workspace = 4.0 * entries * tiles * (c + o)
-    is_constant = node.op.name != "conv_weight_gradient" and graph.constant_of(node.inputs[1]) is not None
+    is_constant = (
+        node.op.name != "conv_weight_gradient" and graph.constant_of(node.inputs[1]) is not None
+    )
     moved = 2 * workspace + 4.0 * (prod(nominal(of.x, batch)) + prod(nominal(of.y, batch)))
-    return Cost(float(tiles * multiplied + transforms), moved + (1 if is_constant else 3) * 4.0 * multiplied, workspace)
+    return Cost(
+        float(tiles * multiplied + transforms),
+        moved + (1 if is_constant else 3) * 4.0 * multiplied,
+        workspace,
+    )
 
 
-def expand(algorithm: str, form: TileAttrs, b: Builder, graph: Graph, node: Node, inputs: Sequence[Value]) -> Value:
+def expand(
+    algorithm: str, form: TileAttrs, b: Builder, graph: Graph, node: Node, inputs: Sequence[Value]
+) -> Value:
     """The node as the algorithm's ops and a product of matrices for every entry."""
     if node.op.name == "conv_weight_gradient":
         return _weight_gradient(algorithm, form, b, node, *inputs)
     shape = {"m": form.m, "taps": form.taps}
     u = filters(algorithm, form, b, node, inputs[1], graph.constant_of(node.inputs[1]))
-    v = b(f"{algorithm}_input", inputs[0], **shape, lo=before(form, node), counts=form.tiles(node.output.shape), groups=node.attrs.groups,
+    v = b(f"{algorithm}_input", inputs[0], **shape, lo=before(form, node),
+          counts=form.tiles(node.output.shape), groups=node.attrs.groups,
           label=node.label)  # fmt: skip
     product = b("matmul", v, u, label=node.label)
     return b(f"{algorithm}_output", product, **shape, shape=node.output.shape, label=node.label)
@@ -77,21 +93,35 @@ def before(form: TileAttrs, node: Node) -> tuple[int, int]:
     return lo
 
 
-def filters(algorithm: str, form: TileAttrs, b: Builder, node: Node, w: Value, constant: Constant | None) -> Value:
+def filters(
+    algorithm: str, form: TileAttrs, b: Builder, node: Node, w: Value, constant: Constant | None
+) -> Value:
     """U, of the weights turned around for the input's gradient; of constants when compiling."""
     record = OPS[f"{algorithm}_filter"]
-    attrs = record.attrs(form.m, form.taps, node.attrs.groups, node.op.name == "conv_input_gradient")
+    attrs = record.attrs(
+        form.m, form.taps, node.attrs.groups, node.op.name == "conv_input_gradient"
+    )
     if constant is None:
         return b.add(record, [w], attrs).output
     made = record.reference(attrs, [constant.array], record.infer(attrs, [w.type]))
     return b.constant(Constant(made[0]))
 
 
-def _weight_gradient(algorithm: str, form: TileAttrs, b: Builder, node: Node, x: Value, dy: Value) -> Value:
+def _weight_gradient(
+    algorithm: str, form: TileAttrs, b: Builder, node: Node, x: Value, dy: Value
+) -> Value:
     """dw[o, c] of the sum over tiles of V[., t, c] P[., t, o]."""
     shape = {"m": form.m, "taps": form.taps}
     groups = node.attrs.groups
-    v = b(f"{algorithm}_input", x, **shape, lo=node.attrs.lo, counts=form.tiles(dy.shape), groups=groups, label=node.label)
+    v = b(
+        f"{algorithm}_input",
+        x,
+        **shape,
+        lo=node.attrs.lo,
+        counts=form.tiles(dy.shape),
+        groups=groups,
+        label=node.label,
+    )
     p = b(f"{algorithm}_output_gradient", dy, **shape, groups=groups, label=node.label)
     sums = b("matmul", v, p, transpose_a=True, label=node.label)
     return b(f"{algorithm}_filter_gradient", sums, **shape, label=node.label)

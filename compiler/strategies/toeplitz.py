@@ -1,10 +1,12 @@
 """toeplitz: the convolution as one product with its whole matrix, for reference.
 
-The flattened padded input, c P numbers, times a matrix T [c P, o Q] gives the flattened output, o Q numbers: T is a block matrix of
-Toeplitz blocks (Gray, "Toeplitz and Circulant Matrices: A Review", 2006, section 3.4), T[c p, o q] = w[o, c, k] where the k-th
-tap of the window at q lies on p, else zero. With the 0/1 matrix S [k, p q] of where that is so, T = w S, the gradient of the input
-is dy T' and that of the weights (x' dy) S'. It multiplies mostly zeros, P / K times the products of direct at least,
-so it is never the cheapest; asked for by its name, it checks the others. A NaN or infinity spreads over its sample.
+The flattened padded input, c P numbers, times a matrix T [c P, o Q] gives the flattened output, o Q
+numbers: T is a block matrix of Toeplitz blocks (Gray, "Toeplitz and Circulant Matrices: A Review",
+2006, section 3.4), T[c p, o q] = w[o, c, k] where the k-th tap of the window at q lies on p, else
+zero. With the 0/1 matrix S [k, p q] of where that is so, T = w S, the gradient of the input
+is dy T' and that of the weights (x' dy) S'. It multiplies mostly zeros, P / K times the products of
+direct at least, so it is never the cheapest; asked for by its name, it checks the others. A NaN or
+infinity spreads over its sample.
 """
 
 from __future__ import annotations
@@ -45,7 +47,10 @@ def _rejects(_graph: Graph, node: Node) -> str | None:
         return "a spatial axis is a free dim"
     matrix, taps, groups = _sizes(node)
     if max(groups * matrix, taps) > MOST_ELEMENTS:
-        return f"its matrix would have {groups * matrix} elements, made from {taps}; at most {MOST_ELEMENTS} are for reference"
+        return (
+            f"its matrix would have {groups * matrix} elements, made from {taps}; "
+            f"at most {MOST_ELEMENTS} are for reference"
+        )
     return None
 
 
@@ -59,11 +64,15 @@ def _cost(_graph: Graph, node: Node, batch: int) -> Cost:
 
 
 def _where_taps_lie(node: Node) -> Array:
-    """S [K, P Q]: 1 where the k-th tap of the window at q lies on the position p of the padded input."""
+    """S [K, P Q]: 1 where the k-th tap of the window at q lies on the position p of the padded
+    input.
+    """
     attrs, kernel = node.attrs, nominal(geometry(node).w)[2:]
     padded, out = _padded(node), nominal(geometry(node).y)[2:]
     found = np.ones((1, 1, 1))
-    for extent, count, taps, stride, dilation in zip(padded, out, kernel, attrs.stride, attrs.dilation, strict=True):
+    for extent, count, taps, stride, dilation in zip(
+        padded, out, kernel, attrs.stride, attrs.dilation, strict=True
+    ):
         k, p, q = np.ogrid[:taps, :extent, :count]
         found = np.einsum("kpq,lrs->klprqs", found, p == q * stride + k * dilation)
         found = found.reshape(found.shape[0] * taps, -1, found.shape[4] * count)
@@ -77,13 +86,19 @@ def _expand(b: Builder, _graph: Graph, node: Node, inputs: Sequence[Value]) -> V
             return _input_gradient(b, node, s, *inputs)
         case "conv_weight_gradient":
             return _weight_gradient(b, node, s, *inputs)
-    product = b("matmul", _rows(b, node, _with_padding(b, node, inputs[0])), _matrix(b, node, s, inputs[1]))
+    product = b(
+        "matmul", _rows(b, node, _with_padding(b, node, inputs[0])), _matrix(b, node, s, inputs[1])
+    )
     return _from_rows(b, node, product, node.output.shape[1:])
 
 
 def _with_padding(b: Builder, node: Node, x: Value) -> Value:
     attrs = node.attrs
-    return b("pad", x, lo=(0, 0, *attrs.lo), hi=(0, 0, *attrs.hi), value=0.0) if any((*attrs.lo, *attrs.hi)) else x
+    return (
+        b("pad", x, lo=(0, 0, *attrs.lo), hi=(0, 0, *attrs.hi), value=0.0)
+        if any((*attrs.lo, *attrs.hi))
+        else x
+    )
 
 
 def _rows(b: Builder, node: Node, value: Value) -> Value:
@@ -115,17 +130,31 @@ def _input_gradient(b: Builder, node: Node, s: Value, dy: Value, w: Value) -> Va
     whole = _from_rows(b, node, product, (node.output.shape[1], *padded))
     if not any((*attrs.lo, *attrs.hi)):
         return whole
-    return b("slice", whole, start=(0, 0, *attrs.lo), size=node.output.shape, step=(1,) * len(node.output.shape), label=node.label)
+    return b(
+        "slice",
+        whole,
+        start=(0, 0, *attrs.lo),
+        size=node.output.shape,
+        step=(1,) * len(node.output.shape),
+        label=node.label,
+    )
 
 
 def _weight_gradient(b: Builder, node: Node, s: Value, x: Value, dy: Value) -> Value:
     filters, channels, *_ = nominal(node.output)
     groups, p, q = node.attrs.groups, prod(_padded(node)), prod(nominal(dy)[2:])
-    sums = b("matmul", _rows(b, node, _with_padding(b, node, x)), _rows(b, node, dy), transpose_a=True)  # [g, c P, o Q]
+    # [g, c P, o Q]
+    sums = b(
+        "matmul", _rows(b, node, _with_padding(b, node, x)), _rows(b, node, dy), transpose_a=True
+    )
     split = b("reshape", sums, shape=(groups, channels, p, filters // groups, q))
     ordered = b("transpose", split, permutation=(0, 3, 1, 2, 4))
-    taps = b("matmul", b("reshape", ordered, shape=(filters * channels, p * q)), s, transpose_b=True)
+    taps = b(
+        "matmul", b("reshape", ordered, shape=(filters * channels, p * q)), s, transpose_b=True
+    )
     return b("reshape", taps, shape=node.output.shape, label=node.label)
 
 
-TOEPLITZ = Strategy("toeplitz", "one product with the whole matrix, for reference", _rejects, _cost, _expand)
+TOEPLITZ = Strategy(
+    "toeplitz", "one product with the whole matrix, for reference", _rejects, _cost, _expand
+)

@@ -1,11 +1,14 @@
-"""winograd_f2, winograd_f4, winograd_f6: Winograd's minimal filtering at stride 1 (ops/winograd.py).
+"""winograd_f2, winograd_f4, winograd_f6: Winograd's minimal filtering at stride 1
+(ops/winograd.py).
 
-``WINOGRAD_F2_FUSED`` is F(2 x 2, 3 x 3) with its three stages in one kernel, for machines that name it (Rates.own).
+``WINOGRAD_F2_FUSED`` is F(2 x 2, 3 x 3) with its three stages in one kernel, for machines that name
+it (Rates.own).
 
-Tiles have m outputs along every axis on which the kernel has more than one tap. For 3 x 3 taps m = 2 needs 16 products for
-4 outputs instead of 36, m = 4 needs 36 for 16 instead of 144, m = 6 needs 64 for 36 instead of 324; 5 x 5, 7 x 7, 1 x n and
-n x 1 taps have the same forms, as far as a tile has at most 8 inputs along an axis. The more inputs, the larger the
-coefficients and the error: up to 4 belong to every accuracy, up to 6 to the default one, 7 and 8 to fast. A NaN or infinity in
+Tiles have m outputs along every axis on which the kernel has more than one tap. For 3 x 3 taps m =
+2 needs 16 products for 4 outputs instead of 36, m = 4 needs 36 for 16 instead of 144, m = 6 needs
+64 for 36 instead of 324; 5 x 5, 7 x 7, 1 x n and n x 1 taps have the same forms, as far as a tile
+has at most 8 inputs along an axis. The more inputs, the larger the coefficients and the error: up
+to 4 belong to every accuracy, up to 6 to the default one, 7 and 8 to fast. A NaN or infinity in
 the input spreads over its tile.
 """
 
@@ -22,8 +25,10 @@ from . import tiles
 from .strategy import Cost, Strategy, geometry, nominal
 
 FUSED = TileAttrs((2, 2), (3, 3))
-TRANSFORMING = 1.1  # products that a fused kernel's time amounts to, for each that it makes: it transforms in between
-BUDGETS = ((4, 2e-6, "strict"), (6, 1e-5, "default"), (LARGEST, 2e-5, "fast"))  # most inputs of a tile, error, accuracy
+# products that a fused kernel's time amounts to, for each that it makes: it transforms in between
+TRANSFORMING = 1.1
+# most inputs of a tile, error, accuracy
+BUDGETS = ((4, 2e-6, "strict"), (6, 1e-5, "default"), (LARGEST, 2e-5, "fast"))
 
 
 def _form(m: int, node: Node) -> TileAttrs:
@@ -34,13 +39,15 @@ def _form(m: int, node: Node) -> TileAttrs:
 def _rejects(m: int, _graph: Graph, node: Node) -> str | None:
     reason = tiles.rejects(node)
     if reason is None and max(_form(m, node).inputs) > LARGEST:
-        return f"its kernel is {list(geometry(node).w.shape[2:])}: a tile would have more than {LARGEST} inputs along an axis"
+        kernel = list(geometry(node).w.shape[2:])
+        return f"its kernel is {kernel}: a tile would have more than {LARGEST} inputs along an axis"
     return reason
 
 
 def _cost(m: int, graph: Graph, node: Node, batch: int) -> Cost:
     form = _form(m, node)
-    # The sums of the transforms count for nothing: they hide behind what they load and store (measured: benchmarks/choices.py).
+    # The sums of the transforms count for nothing: they hide behind what they load and store
+    # (measured: benchmarks/choices.py).
     return tiles.cost(form, entries(form), 0.0, graph, node, batch)
 
 
@@ -54,7 +61,8 @@ def _strategy(m: int) -> Strategy:
         f"winograd_f{m}", f"Winograd's minimal filtering in tiles of {m} x {m}",
         lambda graph, node: _rejects(m, graph, node),
         lambda graph, node, batch: _cost(m, graph, node, batch),
-        lambda b, graph, node, inputs: tiles.expand("winograd", _form(m, node), b, graph, node, inputs),
+        lambda b, graph, node,
+        inputs: tiles.expand("winograd", _form(m, node), b, graph, node, inputs),
         lambda node: _level(m, node),
     )  # fmt: skip
 
@@ -88,14 +96,27 @@ def _fused_cost(graph: Graph, node: Node, batch: int) -> Cost:
     filters = float(entries(FUSED) * nominal(of.x)[1] * nominal(of.y)[1])
     products = TRANSFORMING * tiles.count(FUSED, node, batch) * filters
     is_constant = graph.constant_of(node.inputs[1]) is not None
-    moved = 4.0 * (prod(nominal(of.x, batch)) + prod(nominal(of.y, batch)) + (1 if is_constant else 3) * filters)
+    moved = 4.0 * (
+        prod(nominal(of.x, batch))
+        + prod(nominal(of.y, batch))
+        + (1 if is_constant else 3) * filters
+    )
     return Cost(products, moved, 0.0)
 
 
 def _fused_expand(b: Builder, graph: Graph, node: Node, inputs: Sequence[Value]) -> Value:
     u = tiles.filters("winograd", FUSED, b, node, inputs[1], graph.constant_of(node.inputs[1]))
     attrs = FusedAttrs(FUSED.m, FUSED.taps, tiles.before(FUSED, node), node.output.shape)
-    return b("winograd_fused", inputs[0], u, m=attrs.m, taps=attrs.taps, lo=attrs.lo, shape=attrs.shape, label=node.label)
+    return b(
+        "winograd_fused",
+        inputs[0],
+        u,
+        m=attrs.m,
+        taps=attrs.taps,
+        lo=attrs.lo,
+        shape=attrs.shape,
+        label=node.label,
+    )
 
 
 WINOGRAD_F2_FUSED = Strategy(

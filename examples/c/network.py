@@ -1,4 +1,6 @@
-"""The network of the C examples: two classes of points in the plane, told apart by a small multilayer perceptron."""
+"""The network of the C examples: two classes of points in the plane, told apart by a small
+multilayer perceptron.
+"""
 
 from __future__ import annotations
 

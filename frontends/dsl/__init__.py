@@ -1,4 +1,6 @@
-"""The language in which networks are written: Python functions over symbolic values, traced into graphs."""
+"""The language in which networks are written: Python functions over symbolic values, traced into
+graphs.
+"""
 
 from __future__ import annotations
 
@@ -54,14 +56,29 @@ from .layers import (
     layer_norm,
     max_pool2d,
 )  # fmt: skip
-from .trace import Network, Symbolic, TracedGraph, is_training, network, parameter, tensor, with_states
+from .trace import (
+    Network,
+    Symbolic,
+    TracedGraph,
+    is_training,
+    network,
+    parameter,
+    tensor,
+    with_states,
+)
 from .training_step import training_graph
 
 __all__ = [
-    "Network", "Symbolic", "TracedGraph", "argmax", "attention", "average_pool2d", "batch_norm", "cast", "clip", "concat",
-    "conv1d", "conv2d", "conv3d", "conv_transpose2d", "dense", "dropout", "elu", "embedding", "equal", "exp", "flatten", "gelu",
-    "global_average_pool", "initializers", "is_training", "layer_norm", "leaky_relu", "log", "log_softmax", "losses",
-    "lrn", "max_pool2d", "maximum", "minimum", "network", "one_hot", "optimizers", "pad", "parameter", "reduce_max",
-    "reduce_mean", "reduce_min", "reduce_sum", "relu", "reshape", "sigmoid", "sign", "silu", "softmax", "softplus",
-    "softsign", "sqrt", "square", "tanh", "tensor", "training_graph", "transpose", "where", "with_states", "zoo",
+    "Network", "Symbolic", "TracedGraph", "argmax", "attention", "average_pool2d", "batch_norm",
+    "cast", "clip", "concat",
+    "conv1d", "conv2d", "conv3d", "conv_transpose2d", "dense", "dropout", "elu", "embedding",
+    "equal", "exp", "flatten", "gelu",
+    "global_average_pool", "initializers", "is_training", "layer_norm", "leaky_relu", "log",
+    "log_softmax", "losses",
+    "lrn", "max_pool2d", "maximum", "minimum", "network", "one_hot", "optimizers", "pad",
+    "parameter", "reduce_max",
+    "reduce_mean", "reduce_min", "reduce_sum", "relu", "reshape", "sigmoid", "sign", "silu",
+    "softmax", "softplus",
+    "softsign", "sqrt", "square", "tanh", "tensor", "training_graph", "transpose", "where",
+    "with_states", "zoo",
 ]  # fmt: skip

@@ -1,4 +1,6 @@
-"""Functions of symbolic values that own no parameters: activations, reductions and changes of shape."""
+"""Functions of symbolic values that own no parameters: activations, reductions and changes of
+shape.
+"""
 
 from __future__ import annotations
 
@@ -90,19 +92,28 @@ def log_softmax(x: Symbolic, axis: int = -1) -> Symbolic:
 
 
 def attention(
-    q: Symbolic, k: Symbolic, v: Symbolic, mask: Symbolic | None = None, scale: float | None = None, causal: bool = False
+    q: Symbolic,
+    k: Symbolic,
+    v: Symbolic,
+    mask: Symbolic | None = None,
+    scale: float | None = None,
+    causal: bool = False,
 ) -> Symbolic:
-    """softmax(scale * q k' + mask) v (Vaswani et al. 2017, section 3.2.1): [.., l, d], [.., s, d], [.., s, e] -> [.., l, e].
+    """softmax(scale * q k' + mask) v (Vaswani et al. 2017, section 3.2.1): [.., l, d], [.., s, d],
+    [.., s, e] -> [.., l, e].
 
-    ``scale`` is 1 / sqrt(d) if None. A mask broadcasts to [.., l, s]: numbers are added to the scores, and where a bool is
-    false the key is not seen. ``causal``: query i sees the keys 0 to i only.
+    ``scale`` is 1 / sqrt(d) if None. A mask broadcasts to [.., l, s]: numbers are added to the
+    scores, and where a bool is false the key is not seen. ``causal``: query i sees the keys 0 to i
+    only.
     """
     if scale is None:
         depth = q.shape[-1] if q.rank else 0
         if not isinstance(depth, int) or depth < 1:
             raise ShapeError(f"the depth of the heads of {q.type} is no known number; give a scale")
         scale = 1.0 / math.sqrt(depth)
-    return q.trace("attention", q, k, v, *([] if mask is None else [mask]), scale=scale, is_causal=causal)
+    return q.trace(
+        "attention", q, k, v, *([] if mask is None else [mask]), scale=scale, is_causal=causal
+    )
 
 
 def cast(x: Symbolic, dtype: str | DType) -> Symbolic:
@@ -111,15 +122,19 @@ def cast(x: Symbolic, dtype: str | DType) -> Symbolic:
     return x if x.dtype is target else x.trace("cast", x, dtype=target)
 
 
-# -- reductions --------------------------------------------------------------------------------------------
+# -- reductions ------------------------------------------------------------------------------------
 
 
 def _reduction(op: str, doc: str) -> Callable[..., Symbolic]:
-    def reduce(x: Symbolic, axes: int | Sequence[int] | None = None, keep: bool = False) -> Symbolic:
+    def reduce(
+        x: Symbolic, axes: int | Sequence[int] | None = None, keep: bool = False
+    ) -> Symbolic:
         return x.trace(op, x, axes=_axes(x, axes), keep=keep)
 
     reduce.__name__ = reduce.__qualname__ = op
-    reduce.__doc__ = f"{doc} over ``axes`` (all if None); ``keep`` leaves extents of 1 in their place."
+    reduce.__doc__ = (
+        f"{doc} over ``axes`` (all if None); ``keep`` leaves extents of 1 in their place."
+    )
     return reduce
 
 
@@ -147,7 +162,7 @@ def _axes(x: Symbolic, axes: int | Sequence[int] | None) -> tuple[int, ...]:
     return tuple(sorted({_axis(x, axis) for axis in given}))
 
 
-# -- shape -------------------------------------------------------------------------------------------------
+# -- shape -----------------------------------------------------------------------------------------
 
 
 def reshape(x: Symbolic, shape: Sequence[Extent]) -> Symbolic:
@@ -191,9 +206,15 @@ def pad(x: Symbolic, lo: Sequence[int], hi: Sequence[int], value: float = 0.0) -
 
 def one_hot(indices: Symbolic, depth: int, dtype: str | DType = "float32") -> Symbolic:
     """[...] -> [..., depth]: 1 at the index, else 0."""
-    return indices.trace("one_hot", indices, depth=depth, dtype=dtype if isinstance(dtype, DType) else DType(dtype))
+    return indices.trace(
+        "one_hot", indices, depth=depth, dtype=dtype if isinstance(dtype, DType) else DType(dtype)
+    )
 
 
-def lrn(x: Symbolic, size: int = 5, alpha: float = 1e-4, beta: float = 0.75, bias: float = 1.0) -> Symbolic:
-    """x / (bias + alpha / size * (sum of squares over ``size`` channels)) ** beta (Krizhevsky et al. 2012, §3.3)."""
+def lrn(
+    x: Symbolic, size: int = 5, alpha: float = 1e-4, beta: float = 0.75, bias: float = 1.0
+) -> Symbolic:
+    """x / (bias + alpha / size * (sum of squares over ``size`` channels)) ** beta (Krizhevsky et
+    al. 2012, §3.3).
+    """
     return x.trace("lrn", x, size=size, alpha=alpha, beta=beta, bias=bias)

@@ -1,7 +1,8 @@
 """Initial values of parameters: (type, fans, generator) -> Constant.
 
-An initializer is any callable of that form. Constant ones give splats, which take no memory. Scaled ones follow
-their papers: Glorot and Bengio 2010 (eq. 16), He et al. 2015 (eq. 10), LeCun et al. 1998 (eq. 16), Saxe et al. 2014.
+An initializer is any callable of that form. Constant ones give splats, which take no memory. Scaled
+ones follow their papers: Glorot and Bengio 2010 (eq. 16), He et al. 2015 (eq. 10), LeCun et al.
+1998 (eq. 16), Saxe et al. 2014.
 """
 
 from __future__ import annotations
@@ -28,7 +29,9 @@ class Fans:
 class Initializer(Protocol):
     """Makes the initial value of a parameter."""
 
-    def __call__(self, type: TensorType, fans: Fans, generator: np.random.Generator, /) -> Constant: ...
+    def __call__(
+        self, type: TensorType, fans: Fans, generator: np.random.Generator, /
+    ) -> Constant: ...
 
 
 @dataclass(frozen=True)
@@ -43,14 +46,20 @@ class Fill:
 
 @dataclass(frozen=True)
 class Scaled:
-    """Random values of variance ``scale / fan``; the fan is that of the inputs, the outputs, or the mean of both."""
+    """Random values of variance ``scale / fan``; the fan is that of the inputs, the outputs, or
+    the mean of both.
+    """
 
     distribution: str  # normal, uniform or truncated
     scale: float
     fan: str  # inputs, outputs or mean
 
     def __call__(self, type: TensorType, fans: Fans, generator: np.random.Generator, /) -> Constant:
-        fan = {"inputs": fans.inputs, "outputs": fans.outputs, "mean": (fans.inputs + fans.outputs) / 2}[self.fan]
+        fan = {
+            "inputs": fans.inputs,
+            "outputs": fans.outputs,
+            "mean": (fans.inputs + fans.outputs) / 2,
+        }[self.fan]
         return _draw(self.distribution, math.sqrt(self.scale / max(fan, 1)), type, generator)
 
 
@@ -82,7 +91,9 @@ class Orthogonal:
         return Constant((self.gain * matrix).reshape(shape).astype(type.dtype.numpy))
 
 
-def _draw(distribution: str, deviation: float, type: TensorType, generator: np.random.Generator) -> Constant:
+def _draw(
+    distribution: str, deviation: float, type: TensorType, generator: np.random.Generator
+) -> Constant:
     shape = type.static_shape
     precision: Any = np.float64 if type.dtype is FLOAT64 else np.float32
     match distribution:
@@ -100,7 +111,9 @@ def _draw(distribution: str, deviation: float, type: TensorType, generator: np.r
 _TRUNCATED_DEVIATION = 0.8796256610342398
 
 
-def _truncated(shape: tuple[int, ...], precision: Any, generator: np.random.Generator) -> npt.NDArray[Any]:
+def _truncated(
+    shape: tuple[int, ...], precision: Any, generator: np.random.Generator
+) -> npt.NDArray[Any]:
     """Normal values redrawn until none is beyond 2 deviations, scaled to deviation 1."""
     data: npt.NDArray[Any] = np.asarray(generator.standard_normal(shape, precision))
     while (outside := np.abs(data) > 2).any():
@@ -132,5 +145,7 @@ def uniform(limit: float = 0.05) -> Initializer:
 
 
 def truncated_normal(deviation: float = 0.01) -> Initializer:
-    """Normal values, none beyond 2 of the underlying deviations, with standard deviation ``deviation``."""
+    """Normal values, none beyond 2 of the underlying deviations, with standard deviation
+    ``deviation``.
+    """
     return Spread("truncated", deviation)

@@ -1,7 +1,7 @@
 """Layers: functions of symbolic values that own parameters.
 
-Activations are [n, c, spatial...], weights of convolutions [o, c/groups, kernel...], of dense layers [in, out].
-A layer named ``conv1`` owns the states ``conv1.weight`` and ``conv1.bias``.
+Activations are [n, c, spatial...], weights of convolutions [o, c/groups, kernel...], of dense
+layers [in, out]. A layer named ``conv1`` owns the states ``conv1.weight`` and ``conv1.bias``.
 """
 
 from __future__ import annotations
@@ -22,11 +22,12 @@ Window: TypeAlias = "int | Sequence[int]"
 _AXES = {1: "n c w", 2: "n c h w", 3: "n c d h w"}
 
 
-# -- convolution -------------------------------------------------------------------------------------------
+# -- convolution -----------------------------------------------------------------------------------
 
 
 def conv1d(
-    x: Symbolic, filters: int, kernel: Window, *, stride: Window = 1, padding: Padding = "valid", dilation: Window = 1,
+    x: Symbolic, filters: int, kernel: Window, *, stride: Window = 1, padding: Padding = "valid",
+    dilation: Window = 1,
     groups: int = 1, bias: bool = True, weight_initializer: Initializer = he_normal,
     bias_initializer: Initializer = zeros, name: str | None = None,
 ) -> Symbolic:  # fmt: skip
@@ -36,21 +37,24 @@ def conv1d(
 
 
 def conv2d(
-    x: Symbolic, filters: int, kernel: Window, *, stride: Window = 1, padding: Padding = "valid", dilation: Window = 1,
+    x: Symbolic, filters: int, kernel: Window, *, stride: Window = 1, padding: Padding = "valid",
+    dilation: Window = 1,
     groups: int = 1, bias: bool = True, weight_initializer: Initializer = he_normal,
     bias_initializer: Initializer = zeros, name: str | None = None,
 ) -> Symbolic:  # fmt: skip
     """Cross-correlation of [n, c, h, w] with ``filters`` filters -> [n, filters, oh, ow].
 
-    ``padding`` is "valid" (none), "same" (output extent = ceil(input / stride), the odd element at the end), an int
-    for all sides, or one int or (lo, hi) pair for each spatial axis. ``groups`` must divide c and ``filters``.
+    ``padding`` is "valid" (none), "same" (output extent = ceil(input / stride), the odd element at
+    the end), an int for all sides, or one int or (lo, hi) pair for each spatial axis. ``groups``
+    must divide c and ``filters``.
     """
     return _conv(x, 2, filters, kernel, stride, padding, dilation, groups, bias, weight_initializer,
                  bias_initializer, name)  # fmt: skip
 
 
 def conv3d(
-    x: Symbolic, filters: int, kernel: Window, *, stride: Window = 1, padding: Padding = "valid", dilation: Window = 1,
+    x: Symbolic, filters: int, kernel: Window, *, stride: Window = 1, padding: Padding = "valid",
+    dilation: Window = 1,
     groups: int = 1, bias: bool = True, weight_initializer: Initializer = he_normal,
     bias_initializer: Initializer = zeros, name: str | None = None,
 ) -> Symbolic:  # fmt: skip
@@ -60,31 +64,45 @@ def conv3d(
 
 
 def _conv(
-    x: Symbolic, rank: int, filters: int, kernel: Window, stride: Window, padding: Padding, dilation: Window,
-    groups: int, bias: bool, weight_initializer: Initializer, bias_initializer: Initializer, name: str | None,
+    x: Symbolic, rank: int, filters: int, kernel: Window, stride: Window, padding: Padding,
+    dilation: Window,
+    groups: int, bias: bool, weight_initializer: Initializer, bias_initializer: Initializer,
+    name: str | None,
 ) -> Symbolic:  # fmt: skip
     label = x.trace.layer_name("conv", name)
     channels = _channels(x, rank, f"conv{rank}d", label)
     if filters < 1 or groups < 1 or channels % groups or filters % groups:
-        raise ShapeError(f"{groups} groups must divide {channels} channels and {filters} filters", node=label)
+        raise ShapeError(
+            f"{groups} groups must divide {channels} channels and {filters} filters", node=label
+        )
     window = _window(kernel, rank, "kernel", label)
-    steps, spread = _window(stride, rank, "stride", label), _window(dilation, rank, "dilation", label)
+    steps, spread = (
+        _window(stride, rank, "stride", label),
+        _window(dilation, rank, "dilation", label),
+    )
     lo, hi = _padding(padding, x.shape[2:], window, steps, spread, label)
     area = math.prod(window)
     fans = Fans(channels // groups * area, filters // groups * area)
     w = x.trace.parameter(
-        f"{label}.weight", TensorType(x.dtype, (filters, channels // groups, *window)), weight_initializer, fans
+        f"{label}.weight",
+        TensorType(x.dtype, (filters, channels // groups, *window)),
+        weight_initializer,
+        fans,
     )
-    y = x.trace("conv", x, w, stride=steps, dilation=spread, lo=lo, hi=hi, groups=groups, label=label)
+    y = x.trace(
+        "conv", x, w, stride=steps, dilation=spread, lo=lo, hi=hi, groups=groups, label=label
+    )
     return _add_bias(y, filters, bias_initializer, fans, label) if bias else y
 
 
 def conv_transpose2d(
-    x: Symbolic, filters: int, kernel: Window, *, stride: Window = 1, padding: int | Sequence[int | tuple[int, int]] = 0,
+    x: Symbolic, filters: int, kernel: Window, *, stride: Window = 1,
+    padding: int | Sequence[int | tuple[int, int]] = 0,
     extra: Window = 0, bias: bool = True, weight_initializer: Initializer = he_normal,
     bias_initializer: Initializer = zeros, name: str | None = None,
 ) -> Symbolic:  # fmt: skip
-    """The transpose of ``conv2d``: [n, c, h, w] -> [n, filters, (h-1)*stride - lo - hi + kernel + extra, ...].
+    """The transpose of ``conv2d``: [n, c, h, w] -> [n, filters, (h-1)*stride - lo - hi + kernel +
+    extra, ...].
 
     The weight is [c, filters, kh, kw], as the convolution from the output to the input has it.
     """
@@ -100,20 +118,32 @@ def conv_transpose2d(
         for extent, s, a, z, k, e in zip(x.shape[2:], steps, lo, hi, window, more, strict=True)
     )
     fans = Fans(channels * math.prod(window), filters * math.prod(window))
-    w = x.trace.parameter(f"{label}.weight", TensorType(x.dtype, (channels, filters, *window)), weight_initializer, fans)
-    y = x.trace("conv_input_gradient", x, w, stride=steps, dilation=(1, 1), lo=lo, hi=hi, groups=1, spatial=spatial,
+    w = x.trace.parameter(
+        f"{label}.weight",
+        TensorType(x.dtype, (channels, filters, *window)),
+        weight_initializer,
+        fans,
+    )
+    y = x.trace("conv_input_gradient", x, w, stride=steps, dilation=(1, 1), lo=lo, hi=hi, groups=1,
+                spatial=spatial,
                 label=label)  # fmt: skip
     return _add_bias(y, filters, bias_initializer, fans, label) if bias else y
 
 
-def _add_bias(y: Symbolic, filters: int, initializer: Initializer, fans: Fans, label: str) -> Symbolic:
+def _add_bias(
+    y: Symbolic, filters: int, initializer: Initializer, fans: Fans, label: str
+) -> Symbolic:
     bias = y.trace.parameter(f"{label}.bias", TensorType(y.dtype, (filters,)), initializer, fans)
     return y.trace("add", y, _per_channel(bias, y.rank), label=label)
 
 
 def _per_channel(values: Symbolic, rank: int) -> Symbolic:
     """[c] -> [c, 1, ...], so that it broadcasts along axis 1 of a value of ``rank``."""
-    return values if rank == 2 else values.trace("reshape", values, shape=(*values.shape, *(1,) * (rank - 2)))
+    return (
+        values
+        if rank == 2
+        else values.trace("reshape", values, shape=(*values.shape, *(1,) * (rank - 2)))
+    )
 
 
 def dense(
@@ -123,10 +153,13 @@ def dense(
     """[..., in] -> [..., units]: x @ weight + bias, the weight being [in, units]."""
     label = x.trace.layer_name("dense", name)
     if x.rank < 2 or not isinstance(x.shape[-1], int):
-        raise ShapeError(f"dense takes [..., in] with a fixed last extent, not {x.type}", node=label,
+        raise ShapeError(f"dense takes [..., in] with a fixed last extent, not {x.type}",
+                         node=label,
                          hint="Call flatten first.")  # fmt: skip
     fans = Fans(x.shape[-1], units)
-    w = x.trace.parameter(f"{label}.weight", TensorType(x.dtype, (x.shape[-1], units)), weight_initializer, fans)
+    w = x.trace.parameter(
+        f"{label}.weight", TensorType(x.dtype, (x.shape[-1], units)), weight_initializer, fans
+    )
     y = x.trace("matmul", x, w, label=label)
     if not bias:
         return y
@@ -135,24 +168,38 @@ def dense(
 
 
 def embedding(
-    indices: Symbolic, count: int, width: int, *, weight_initializer: Initializer | None = None, name: str | None = None
+    indices: Symbolic,
+    count: int,
+    width: int,
+    *,
+    weight_initializer: Initializer | None = None,
+    name: str | None = None,
 ) -> Symbolic:
     """[...] of integers below ``count`` -> [..., width]: rows of the table ``weight``."""
     label = indices.trace.layer_name("embedding", name)
     if not indices.dtype.is_integer:
         raise ShapeError(f"embedding takes integers, not {indices.type}", node=label)
     type = TensorType(FLOAT32, (count, width))
-    w = indices.trace.parameter(f"{label}.weight", type, weight_initializer or normal(1.0), Fans(1, width))
+    w = indices.trace.parameter(
+        f"{label}.weight", type, weight_initializer or normal(1.0), Fans(1, width)
+    )
     return indices.trace("gather", w, indices, axis=0, label=label)
 
 
-# -- pooling -----------------------------------------------------------------------------------------------
+# -- pooling ---------------------------------------------------------------------------------------
 
 
 def max_pool2d(
-    x: Symbolic, kernel: Window, *, stride: Window | None = None, padding: Padding = "valid", dilation: Window = 1
+    x: Symbolic,
+    kernel: Window,
+    *,
+    stride: Window | None = None,
+    padding: Padding = "valid",
+    dilation: Window = 1,
 ) -> Symbolic:
-    """The largest element of each window of [n, c, h, w]; the stride is the kernel unless given; padding never wins."""
+    """The largest element of each window of [n, c, h, w]; the stride is the kernel unless given;
+    padding never wins.
+    """
     _channels(x, 2, "max_pool2d", "max_pool2d")
     window = _window(kernel, 2, "kernel", "max_pool2d")
     steps = _window(stride if stride is not None else window, 2, "stride", "max_pool2d")
@@ -165,7 +212,9 @@ def average_pool2d(
     x: Symbolic, kernel: Window, *, stride: Window | None = None, padding: Padding = "valid",
     count_padding: bool = False,
 ) -> Symbolic:  # fmt: skip
-    """The mean of each window of [n, c, h, w]; padding counts as zeros only with ``count_padding``."""
+    """The mean of each window of [n, c, h, w]; padding counts as zeros only with
+    ``count_padding``.
+    """
     _channels(x, 2, "average_pool2d", "average_pool2d")
     window = _window(kernel, 2, "kernel", "average_pool2d")
     steps = _window(stride if stride is not None else window, 2, "stride", "average_pool2d")
@@ -181,18 +230,19 @@ def global_average_pool(x: Symbolic) -> Symbolic:
     return x.trace("reduce_mean", x, axes=tuple(range(2, x.rank)), keep=False)
 
 
-# -- normalization -----------------------------------------------------------------------------------------
+# -- normalization ---------------------------------------------------------------------------------
 
 
 def batch_norm(
-    x: Symbolic, *, epsilon: float = 1e-5, momentum: float = 0.1, scale_initializer: Initializer = ones,
+    x: Symbolic, *, epsilon: float = 1e-5, momentum: float = 0.1,
+    scale_initializer: Initializer = ones,
     name: str | None = None,
 ) -> Symbolic:  # fmt: skip
     """Normalise each channel of [n, c, ...] (Ioffe and Szegedy 2015, algorithm 1).
 
-    The training form uses the batch's mean and variance, and moves ``running_mean`` and ``running_variance`` towards
-    them by ``momentum`` (the variance is the batch's own, divided by the number of elements); the inference form
-    uses these two.
+    The training form uses the batch's mean and variance, and moves ``running_mean`` and
+    ``running_variance`` towards them by ``momentum`` (the variance is the batch's own, divided by
+    the number of elements); the inference form uses these two.
     """
     label = x.trace.layer_name("batch_norm", name)
     if x.rank < 2 or not isinstance(x.shape[1], int):
@@ -211,15 +261,23 @@ def batch_norm(
     x.trace.update_state(mean, mean + momentum * (batch_mean - mean))
     x.trace.update_state(variance, variance + momentum * (batch_variance - variance))
     factor = scale / x.trace("sqrt", batch_variance + epsilon)
-    return x.trace("add", centred * _per_channel(factor, x.rank), _per_channel(bias, x.rank), label=label)
+    return x.trace(
+        "add", centred * _per_channel(factor, x.rank), _per_channel(bias, x.rank), label=label
+    )
 
 
-def layer_norm(x: Symbolic, *, axis: int = -1, epsilon: float = 1e-5, name: str | None = None) -> Symbolic:
-    """Normalise over the axes from ``axis`` on, with a scale and a bias for each element of them (Ba et al. 2016)."""
+def layer_norm(
+    x: Symbolic, *, axis: int = -1, epsilon: float = 1e-5, name: str | None = None
+) -> Symbolic:
+    """Normalise over the axes from ``axis`` on, with a scale and a bias for each element of them
+    (Ba et al. 2016).
+    """
     label = x.trace.layer_name("layer_norm", name)
     first = axis % x.rank
     if not all(isinstance(extent, int) for extent in x.shape[first:]):
-        raise ShapeError(f"layer_norm over axes {first}.. of {x.type}, which are not fixed", node=label)
+        raise ShapeError(
+            f"layer_norm over axes {first}.. of {x.type}, which are not fixed", node=label
+        )
     type = TensorType(x.dtype, x.shape[first:])
     scale = x.trace.parameter(f"{label}.scale", type, ones, Fans(1, 1))
     bias = x.trace.parameter(f"{label}.bias", type, zeros, Fans(1, 1))
@@ -227,7 +285,9 @@ def layer_norm(x: Symbolic, *, axis: int = -1, epsilon: float = 1e-5, name: str 
 
 
 def dropout(x: Symbolic, rate: float = 0.5) -> Symbolic:
-    """In the training form: zero with probability ``rate``, else x / (1 - rate); in the inference form: x."""
+    """In the training form: zero with probability ``rate``, else x / (1 - rate); in the
+    inference form: x.
+    """
     if not 0 <= rate < 1:
         raise UsageError(f"a dropout rate of {rate} is not in [0, 1).")
     if not x.trace.training or rate == 0:
@@ -235,13 +295,15 @@ def dropout(x: Symbolic, rate: float = 0.5) -> Symbolic:
     return x.trace("dropout", x, x.trace.random_key(), rate=rate)
 
 
-# -- arguments ---------------------------------------------------------------------------------------------
+# -- arguments -------------------------------------------------------------------------------------
 
 
 def _channels(x: Symbolic, rank: int, layer: str, label: str) -> int:
     """The number of channels, after checking the rank."""
     if x.rank != rank + 2:
-        raise ShapeError(f"{layer} takes a value of rank {rank + 2} ({_AXES[rank]}), not {x.type}", node=label)
+        raise ShapeError(
+            f"{layer} takes a value of rank {rank + 2} ({_AXES[rank]}), not {x.type}", node=label
+        )
     channels = x.shape[1]
     if not isinstance(channels, int):
         raise ShapeError(f"{layer} needs a fixed number of channels, not {x.type}", node=label)
@@ -270,30 +332,40 @@ def _padding(
                 for extent, k, s, d in zip(spatial, kernel, stride, dilation, strict=True)
             ]
         case str():
-            raise UsageError(f"padding {padding!r} is unknown.", node=label,
-                             hint='Use "same", "valid", an int, or one int or (lo, hi) pair for each axis.')  # fmt: skip
+            raise UsageError(
+                f"padding {padding!r} is unknown.",
+                node=label,
+                # fmt: skip
+                hint='Use "same", "valid", an int, or one int or (lo, hi) pair for each axis.',
+            )
         case int():
             pairs = [(padding, padding)] * len(kernel)
         case _:
-            pairs = [(side, side) if isinstance(side, int) else (side[0], side[1]) for side in padding]
+            pairs = [
+                (side, side) if isinstance(side, int) else (side[0], side[1]) for side in padding
+            ]
     if len(pairs) != len(kernel) or any(side < 0 for pair in pairs for side in pair):
         raise ShapeError(f"padding {padding!r} is not {len(kernel)} pairs of ints >= 0", node=label)
     return tuple(lo for lo, _ in pairs), tuple(hi for _, hi in pairs)
 
 
 def _same(extent: Extent, reach: int, stride: int, label: str) -> tuple[int, int]:
-    """Padding that makes the output extent ceil(extent / stride); ``reach`` is the extent of the dilated kernel."""
+    """Padding that makes the output extent ceil(extent / stride); ``reach`` is the extent of the
+    dilated kernel.
+    """
     if stride == 1:
         total = reach - 1
     elif isinstance(extent, int):
         total = max((-(-extent // stride) - 1) * stride + reach - extent, 0)
     else:
-        raise UsageError(f'padding "same" with stride {stride} needs a fixed extent, not {extent}.', node=label,
+        raise UsageError(f'padding "same" with stride {stride} needs a fixed extent, not {extent}.',
+                         node=label,
                          hint="Give the padding as ints.")  # fmt: skip
     return total // 2, total - total // 2
 
 
 __all__ = [
-    "average_pool2d", "batch_norm", "conv1d", "conv2d", "conv3d", "conv_transpose2d", "dense", "dropout", "embedding",
+    "average_pool2d", "batch_norm", "conv1d", "conv2d", "conv3d", "conv_transpose2d", "dense",
+    "dropout", "embedding",
     "global_average_pool", "layer_norm", "max_pool2d",
 ]  # fmt: skip

@@ -1,8 +1,8 @@
 """Losses: (output of the network, target) -> a scalar to be minimised, as symbolic values.
 
-Every loss is the mean over all elements (over all samples for the classifying ones). A ``Loss`` also says what
-type its target has, so that the training step can declare that input. Any function of two symbolic values serves
-as a loss too; its target then has the type of the output.
+Every loss is the mean over all elements (over all samples for the classifying ones). A ``Loss``
+also says what type its target has, so that the training step can declare that input. Any function
+of two symbolic values serves as a loss too; its target then has the type of the output.
 """
 
 from __future__ import annotations
@@ -21,7 +21,9 @@ Function = Callable[[Symbolic, Symbolic], Symbolic]
 
 @dataclass(frozen=True)
 class Loss:
-    """A loss, the type of its target, and (for classifiers) the number of right answers in a batch."""
+    """A loss, the type of its target, and (for classifiers) the number of right answers in a
+    batch.
+    """
 
     name: str
     function: Function
@@ -32,7 +34,9 @@ class Loss:
         """The loss as a scalar of the output's dtype."""
         expected = self.target(output.type)
         if target.type != expected:
-            raise ShapeError(f"{self.name} of {output.type} takes a target {expected}, not {target.type}")
+            raise ShapeError(
+                f"{self.name} of {output.type} takes a target {expected}, not {target.type}"
+            )
         return self.function(output, target)
 
 
@@ -85,12 +89,16 @@ def _same_sign(output: Symbolic, target: Symbolic) -> Symbolic:
 cross_entropy = Loss("cross_entropy", _cross_entropy, _labels, _most_likely)
 mean_squared_error = Loss("mean_squared_error", _squared, _same)
 mean_absolute_error = Loss("mean_absolute_error", _absolute, _same)
-binary_cross_entropy_with_logits = Loss("binary_cross_entropy_with_logits", _binary, _same, _right_sign)
+binary_cross_entropy_with_logits = Loss(
+    "binary_cross_entropy_with_logits", _binary, _same, _right_sign
+)
 hinge = Loss("hinge", _hinge, _same, _same_sign)
 
 
 def huber(delta: float = 1.0) -> Loss:
-    """Half the square where |difference| <= delta, and delta * (|difference| - delta / 2) beyond (Huber 1964)."""
+    """Half the square where |difference| <= delta, and delta * (|difference| - delta / 2) beyond
+    (Huber 1964).
+    """
 
     def function(output: Symbolic, target: Symbolic) -> Symbolic:
         distance = abs(output - target)
@@ -102,5 +110,12 @@ def huber(delta: float = 1.0) -> Loss:
 
 LOSSES = {
     loss.name: loss
-    for loss in (cross_entropy, mean_squared_error, mean_absolute_error, binary_cross_entropy_with_logits, hinge, huber())
+    for loss in (
+        cross_entropy,
+        mean_squared_error,
+        mean_absolute_error,
+        binary_cross_entropy_with_logits,
+        hinge,
+        huber(),
+    )
 }

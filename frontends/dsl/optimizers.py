@@ -1,8 +1,10 @@
-"""Optimizers: how a parameter changes, given its gradient, as graph nodes; and schedules of the learning rate.
+"""Optimizers: how a parameter changes, given its gradient, as graph nodes; and schedules of the
+learning rate.
 
-An optimizer keeps tensors per parameter (``slots``) and tensors of its own (``shared``), all of them states of the
-step's graph. The learning rate is an input of the step, so one compiled step serves every schedule; ``rate`` is
-what the trainer feeds: a number, or a schedule that maps the number of steps done to a number.
+An optimizer keeps tensors per parameter (``slots``) and tensors of its own (``shared``), all of
+them states of the step's graph. The learning rate is an input of the step, so one compiled step
+serves every schedule; ``rate`` is what the trainer feeds: a number, or a schedule that maps the
+number of steps done to a number.
 """
 
 from __future__ import annotations
@@ -42,9 +44,16 @@ class Optimizer(Protocol):
         """The shared tensors of this step, from those of the step before."""
 
     def build_update(
-        self, parameter: Symbolic, gradient: Symbolic, slots: Tensors, shared: Tensors, rate: Symbolic
+        self,
+        parameter: Symbolic,
+        gradient: Symbolic,
+        slots: Tensors,
+        shared: Tensors,
+        rate: Symbolic,
     ) -> tuple[Symbolic, dict[str, Symbolic]]:
-        """The new parameter and the new slots; ``shared`` are those of this step, ``rate`` a scalar."""
+        """The new parameter and the new slots; ``shared`` are those of this step, ``rate`` a
+        scalar.
+        """
 
 
 def _zeros(parameter: TensorType, *names: str) -> dict[str, Constant]:
@@ -53,7 +62,9 @@ def _zeros(parameter: TensorType, *names: str) -> dict[str, Constant]:
 
 @dataclass(frozen=True)
 class SGD:
-    """v = momentum * v + g; p -= rate * v, or rate * (g + momentum * v) with ``nesterov``; g includes decay * p."""
+    """v = momentum * v + g; p -= rate * v, or rate * (g + momentum * v) with ``nesterov``; g
+    includes decay * p.
+    """
 
     rate: float | Schedule = 0.01
     momentum: float = 0.0
@@ -74,7 +85,12 @@ class SGD:
         return {}
 
     def build_update(
-        self, parameter: Symbolic, gradient: Symbolic, slots: Tensors, shared: Tensors, rate: Symbolic
+        self,
+        parameter: Symbolic,
+        gradient: Symbolic,
+        slots: Tensors,
+        shared: Tensors,
+        rate: Symbolic,
     ) -> tuple[Symbolic, dict[str, Symbolic]]:
         gradient = _with_decay(gradient, parameter, self.weight_decay)
         if not self.momentum:
@@ -98,7 +114,9 @@ class Adam:
         return _zeros(parameter, "moment1", "moment2")
 
     def shared(self) -> dict[str, Constant]:
-        """1 - beta**t in float64: near 1 float32 would lose the digits that matter in the first steps."""
+        """1 - beta**t in float64: near 1 float32 would lose the digits that matter in the first
+        steps.
+        """
         return {"correction1": Constant(np.float64(0)), "correction2": Constant(np.float64(0))}
 
     def advance(self, shared: Tensors) -> dict[str, Symbolic]:
@@ -109,7 +127,12 @@ class Adam:
         }
 
     def build_update(
-        self, parameter: Symbolic, gradient: Symbolic, slots: Tensors, shared: Tensors, rate: Symbolic
+        self,
+        parameter: Symbolic,
+        gradient: Symbolic,
+        slots: Tensors,
+        shared: Tensors,
+        rate: Symbolic,
     ) -> tuple[Symbolic, dict[str, Symbolic]]:
         gradient = _with_decay(gradient, parameter, self.weight_decay)
         step, moments = _adam_step(self, gradient, slots, shared, rate)
@@ -118,12 +141,19 @@ class Adam:
 
 @dataclass(frozen=True)
 class AdamW(Adam):
-    """Adam whose decay acts on the parameter itself: p -= rate * decay * p (Loshchilov and Hutter 2019, algorithm 2)."""
+    """Adam whose decay acts on the parameter itself: p -= rate * decay * p (Loshchilov and
+    Hutter 2019, algorithm 2).
+    """
 
     weight_decay: float = 0.01
 
     def build_update(
-        self, parameter: Symbolic, gradient: Symbolic, slots: Tensors, shared: Tensors, rate: Symbolic
+        self,
+        parameter: Symbolic,
+        gradient: Symbolic,
+        slots: Tensors,
+        shared: Tensors,
+        rate: Symbolic,
     ) -> tuple[Symbolic, dict[str, Symbolic]]:
         step, moments = _adam_step(self, gradient, slots, shared, rate)
         return parameter - rate * self.weight_decay * parameter - step, moments
@@ -131,7 +161,9 @@ class AdamW(Adam):
 
 @dataclass(frozen=True)
 class RMSprop:
-    """s = decay * s + (1 - decay) * g²; p -= rate * g / (sqrt(s) + epsilon) (Hinton's lecture 6e, 2012)."""
+    """s = decay * s + (1 - decay) * g²; p -= rate * g / (sqrt(s) + epsilon) (Hinton's lecture
+    6e, 2012).
+    """
 
     rate: float | Schedule = 1e-3
     decay: float = 0.9
@@ -148,11 +180,18 @@ class RMSprop:
         return {}
 
     def build_update(
-        self, parameter: Symbolic, gradient: Symbolic, slots: Tensors, shared: Tensors, rate: Symbolic
+        self,
+        parameter: Symbolic,
+        gradient: Symbolic,
+        slots: Tensors,
+        shared: Tensors,
+        rate: Symbolic,
     ) -> tuple[Symbolic, dict[str, Symbolic]]:
         gradient = _with_decay(gradient, parameter, self.weight_decay)
         mean_square = self.decay * slots["mean_square"] + (1 - self.decay) * (gradient * gradient)
-        return parameter - rate * gradient / (sqrt(mean_square) + self.epsilon), {"mean_square": mean_square}
+        return parameter - rate * gradient / (sqrt(mean_square) + self.epsilon), {
+            "mean_square": mean_square
+        }
 
 
 def _with_decay(gradient: Symbolic, parameter: Symbolic, decay: float) -> Symbolic:
@@ -162,19 +201,28 @@ def _with_decay(gradient: Symbolic, parameter: Symbolic, decay: float) -> Symbol
 def _adam_step(
     settings: Adam, gradient: Symbolic, slots: Tensors, shared: Tensors, rate: Symbolic
 ) -> tuple[Symbolic, dict[str, Symbolic]]:
-    """rate * (m / c1) / (sqrt(v / c2) + epsilon), with the divisions by c1 and c2 done on scalars."""
+    """rate * (m / c1) / (sqrt(v / c2) + epsilon), with the divisions by c1 and c2 done on
+    scalars.
+    """
     moment1 = settings.beta1 * slots["moment1"] + (1 - settings.beta1) * gradient
     moment2 = settings.beta2 * slots["moment2"] + (1 - settings.beta2) * (gradient * gradient)
-    scaled_rate = cast(cast(rate, shared["correction1"].dtype) / shared["correction1"], gradient.dtype)
+    scaled_rate = cast(
+        cast(rate, shared["correction1"].dtype) / shared["correction1"], gradient.dtype
+    )
     root = cast(sqrt(shared["correction2"]), gradient.dtype)
     step = scaled_rate * moment1 / (sqrt(moment2) / root + settings.epsilon)
     return step, {"moment1": moment1, "moment2": moment2}
 
 
-OPTIMIZERS: dict[str, Callable[..., Optimizer]] = {"sgd": SGD, "adam": Adam, "adamw": AdamW, "rmsprop": RMSprop}
+OPTIMIZERS: dict[str, Callable[..., Optimizer]] = {
+    "sgd": SGD,
+    "adam": Adam,
+    "adamw": AdamW,
+    "rmsprop": RMSprop,
+}
 
 
-# -- schedules: steps done -> learning rate --------------------------------------------------------------------
+# -- schedules: steps done -> learning rate --------------------------------------------------------
 
 
 @dataclass(frozen=True)
@@ -213,7 +261,9 @@ class ExponentialDecay:
 
 @dataclass(frozen=True)
 class CosineDecay:
-    """From ``rate`` down to ``final`` along half a cosine over ``steps`` (Loshchilov and Hutter 2017, eq. 5)."""
+    """From ``rate`` down to ``final`` along half a cosine over ``steps`` (Loshchilov and Hutter
+    2017, eq. 5).
+    """
 
     rate: float
     steps: int

@@ -1,9 +1,10 @@
 """Tracing: a Python function over symbolic values -> Graph.
 
-``@network`` makes a ``Network`` of a function; its ``graph`` method calls the function once with symbolic values
-that record each op in a Builder. Parameters become states of the graph, named by the layer that owns them
-("conv1.weight"); their initial values depend on the seed and the name alone, never on the order of creation.
-The graph remembers where it came from, so the training form can be traced from the inference form.
+``@network`` makes a ``Network`` of a function; its ``graph`` method calls the function once with
+symbolic values that record each op in a Builder. Parameters become states of the graph, named by
+the layer that owns them ("conv1.weight"); their initial values depend on the seed and the name
+alone, never on the order of creation. The graph remembers where it came from, so the training form
+can be traced from the inference form.
 """
 
 from __future__ import annotations
@@ -37,7 +38,9 @@ GENERATOR_KEY = "generator.key"
 
 def tensor(*shape: int | str | Extent, dtype: str | DType = "float32") -> TensorType:
     """The type of an input; an extent that is a name ("N") is free and at least 1."""
-    extents = tuple(dim.symbol(extent, 1) if isinstance(extent, str) else extent for extent in shape)
+    extents = tuple(
+        dim.symbol(extent, 1) if isinstance(extent, str) else extent for extent in shape
+    )
     if any(isinstance(extent, int) and extent < 0 for extent in extents):
         raise ShapeError(f"a tensor cannot have the extents {shape}")
     try:
@@ -50,7 +53,9 @@ def tensor(*shape: int | str | Extent, dtype: str | DType = "float32") -> Tensor
 class Trace:
     """One tracing in progress: the builder, the form being traced, and the names given so far."""
 
-    def __init__(self, b: Builder, *, training: bool, seed: int = 0, initializer: Initializer | None = None) -> None:
+    def __init__(
+        self, b: Builder, *, training: bool, seed: int = 0, initializer: Initializer | None = None
+    ) -> None:
         self.b, self.training, self.seed, self.initializer = b, training, seed, initializer
         self.trainable: list[str] = []
         self._counts: dict[str, int] = {}
@@ -58,14 +63,18 @@ class Trace:
         self._key: Symbolic | None = None
         self._key_uses = 0
 
-    # -- names ---------------------------------------------------------------------------------------------
+    # -- names -------------------------------------------------------------------------------------
 
     def layer_name(self, kind: str, name: str | None) -> str:
-        """``name``, or ``kind`` with the next free number; UsageError if a layer has the name already."""
+        """``name``, or ``kind`` with the next free number; UsageError if a layer has the name
+        already.
+        """
         if name is None:
             name = self._next_name(kind)
         if name in self._layers:
-            raise UsageError(f"two layers are named {name!r}.", hint="Give each layer a name of its own.")
+            raise UsageError(
+                f"two layers are named {name!r}.", hint="Give each layer a name of its own."
+            )
         self._layers.add(name)
         return name
 
@@ -76,18 +85,23 @@ class Trace:
             if name not in self._layers:
                 return name
 
-    # -- values --------------------------------------------------------------------------------------------
+    # -- values ------------------------------------------------------------------------------------
 
     def __call__(self, op: str, *inputs: Operand, label: str = "", **attrs: Any) -> Symbolic:
         """Record one op; numbers and arrays among the inputs become constants."""
         dtype = next((x.dtype for x in inputs if isinstance(x, Symbolic)), None)
-        return Symbolic(self.b(op, *(self._lift(x, dtype) for x in inputs), label=label, **attrs), self)
+        return Symbolic(
+            self.b(op, *(self._lift(x, dtype) for x in inputs), label=label, **attrs), self
+        )
 
     def _lift(self, x: Operand, dtype: DType | None) -> Value | float | int | bool:
         match x:
             case Symbolic():
                 if x.trace is not self:
-                    raise UsageError(f"{x!r} belongs to another trace.", hint="Pass it as an input of the network.")
+                    raise UsageError(
+                        f"{x!r} belongs to another trace.",
+                        hint="Pass it as an input of the network.",
+                    )
                 return x.value
             case np.ndarray():
                 return self.b.constant(x, dtype)
@@ -99,15 +113,25 @@ class Trace:
         return Symbolic(self.b.constant(array, dtype), self)
 
     def parameter(
-        self, name: str, type: TensorType, initializer: Initializer, fans: Fans, *, trainable: bool = True
+        self,
+        name: str,
+        type: TensorType,
+        initializer: Initializer,
+        fans: Fans,
+        *,
+        trainable: bool = True,
     ) -> Symbolic:
         """A new state; its initial value comes from the seed and the name."""
         if any(state.name == name for state in self.b.states):
-            raise UsageError(f"two parameters are named {name!r}.", hint="Give each layer a name of its own.")
+            raise UsageError(
+                f"two parameters are named {name!r}.", hint="Give each layer a name of its own."
+            )
         chosen = self.initializer if self.initializer is not None and trainable else initializer
         initial = chosen(type, fans, _generator(self.seed, name))
         if initial.type != type:
-            raise ShapeError(f"the initializer made {initial.type} for a parameter of type {type}", node=name)
+            raise ShapeError(
+                f"the initializer made {initial.type} for a parameter of type {type}", node=name
+            )
         if trainable:
             self.trainable.append(name)
         return Symbolic(self.b.state(name, initial), self)
@@ -117,10 +141,11 @@ class Trace:
         self.b.update_state(before.value, after.value)
 
     def random_key(self) -> Symbolic:
-        """A generator key of its own for one op: word 1 counts the steps, word 3 tells the ops apart.
+        """A generator key of its own for one op: word 1 counts the steps, word 3 tells the ops
+        apart.
 
-        The state is (counter lo, counter hi, seed lo, seed hi); an op draws from counter lo = 0 on, so each op has
-        2**32 blocks of its own in every step.
+        The state is (counter lo, counter hi, seed lo, seed hi); an op draws from counter lo = 0 on,
+        so each op has 2**32 blocks of its own in every step.
         """
         if self._key is None:
             seed = np.random.SeedSequence(self.seed).generate_state(2, np.uint32)
@@ -145,7 +170,9 @@ def active_trace() -> Trace:
     try:
         return _ACTIVE.get()
     except LookupError:
-        raise UsageError("no network is being traced here.", hint="Call layers inside a @network function.") from None
+        raise UsageError(
+            "no network is being traced here.", hint="Call layers inside a @network function."
+        ) from None
 
 
 def is_training() -> bool:
@@ -164,7 +191,9 @@ def tracing(trace: Trace) -> Iterator[Trace]:
 
 
 class Symbolic:
-    """A value of the network being traced. Operators record elementwise ops and broadcast by NumPy's rule."""
+    """A value of the network being traced. Operators record elementwise ops and broadcast by
+    NumPy's rule.
+    """
 
     __slots__ = ("trace", "value")
     __array_ufunc__ = None  # so that array + symbolic reaches __radd__
@@ -246,7 +275,9 @@ class Symbolic:
         return self.trace("matmul", self, other)
 
     def __getitem__(self, key: Any) -> Symbolic:
-        """Ints and slices with static bounds, as in NumPy; ``...`` and new axes are not supported."""
+        """Ints and slices with static bounds, as in NumPy; ``...`` and new axes are not
+        supported.
+        """
         keys = key if isinstance(key, tuple) else (key,)
         if len(keys) > self.rank:
             raise ShapeError(f"{len(keys)} indices for {self.type}")
@@ -256,7 +287,11 @@ class Symbolic:
         for axis, one in enumerate(keys):
             start[axis], size[axis], step[axis] = _slice_axis(one, self.shape[axis])
         cut = self.trace("slice", self, start=tuple(start), size=tuple(size), step=tuple(step))
-        kept = tuple(e for axis, e in enumerate(cut.shape) if axis >= len(keys) or not isinstance(keys[axis], int))
+        kept = tuple(
+            e
+            for axis, e in enumerate(cut.shape)
+            if axis >= len(keys) or not isinstance(keys[axis], int)
+        )
         return cut if len(kept) == self.rank else cut.trace("reshape", cut, shape=kept)
 
 
@@ -274,7 +309,9 @@ def _slice_axis(key: Any, extent: Extent) -> tuple[Extent, Extent, int]:
         case slice():
             chosen = range(extent)[key]
             return (chosen.start if chosen else 0), len(chosen), chosen.step
-    raise UsageError(f"{key!r} is not an index.", hint="Use ints and slices; gather takes index tensors.")
+    raise UsageError(
+        f"{key!r} is not an index.", hint="Use ints and slices; gather takes index tensors."
+    )
 
 
 @dataclass(frozen=True, eq=False)
@@ -286,7 +323,9 @@ class TracedGraph(Graph):
     retrace: Callable[[bool], TracedGraph] | None = None
 
     def training_form(self) -> TracedGraph:
-        """The same network with dropout and with batch norm over the batch; states have the same names."""
+        """The same network with dropout and with batch norm over the batch; states have the same
+        names.
+        """
         return self if self.training or self.retrace is None else self.retrace(True)
 
     def inference_form(self) -> TracedGraph:
@@ -320,21 +359,31 @@ class Network:
         return dataclasses.replace(self, options={**self.options, **options})
 
     def graph(
-        self, *, training: bool = False, seed: int = 0, initializer: Initializer | None = None, **inputs: TensorType
+        self,
+        *,
+        training: bool = False,
+        seed: int = 0,
+        initializer: Initializer | None = None,
+        **inputs: TensorType,
     ) -> TracedGraph:
         """Trace the function, its arguments being tensors of the given types, by name.
 
-        ``initializer`` replaces the initializer of every trainable parameter. The function returns a symbolic
-        value, a tuple of them, or a dict that names the outputs.
+        ``initializer`` replaces the initializer of every trainable parameter. The function returns
+        a symbolic value, a tuple of them, or a dict that names the outputs.
         """
         for name, type in inputs.items():
             if not isinstance(type, TensorType):
-                raise UsageError(f"input {name!r} is {type!r}, not a tensor.", hint="Write nl.tensor('N', 3, 32, 32).")
+                raise UsageError(
+                    f"input {name!r} is {type!r}, not a tensor.",
+                    hint="Write nl.tensor('N', 3, 32, 32).",
+                )
         self._check_arguments(inputs)
         b = Builder(self.name)
         trace = Trace(b, training=training, seed=seed, initializer=initializer)
         with tracing(trace):
-            arguments = {name: Symbolic(b.input(type, name), trace) for name, type in inputs.items()}
+            arguments = {
+                name: Symbolic(b.input(type, name), trace) for name, type in inputs.items()
+            }
             results = _named_results(self.function(**arguments, **self.options))
         built = b.build([r.value for r in results.values()], results.keys())
         retrace = functools.partial(self._retrace, seed, initializer, inputs)
@@ -348,10 +397,16 @@ class Network:
         try:
             signature.bind(**inputs, **self.options)
         except TypeError as error:
-            raise UsageError(f"network {self.name}{signature}: {error}.", hint="Name each input of the network.") from error
+            raise UsageError(
+                f"network {self.name}{signature}: {error}.", hint="Name each input of the network."
+            ) from error
 
     def _retrace(
-        self, seed: int, initializer: Initializer | None, inputs: Mapping[str, TensorType], training: bool
+        self,
+        seed: int,
+        initializer: Initializer | None,
+        inputs: Mapping[str, TensorType],
+        training: bool,
     ) -> TracedGraph:
         return self.graph(training=training, seed=seed, initializer=initializer, **inputs)
 
@@ -367,7 +422,10 @@ def _named_results(results: Any) -> dict[str, Symbolic]:
         case _:
             named = {}
     if not named or not all(isinstance(result, Symbolic) for result in named.values()):
-        raise UsageError(f"a network returned {results!r}.", hint="Return a symbolic value, a tuple or a dict of them.")
+        raise UsageError(
+            f"a network returned {results!r}.",
+            hint="Return a symbolic value, a tuple or a dict of them.",
+        )
     return named
 
 
@@ -385,7 +443,9 @@ def parameter(
     dtype: str | DType = "float32",
     trainable: bool = True,
 ) -> Symbolic:
-    """A parameter of one's own, for layers that this module lacks; ``fans`` are (inputs, outputs) of one unit."""
+    """A parameter of one's own, for layers that this module lacks; ``fans`` are (inputs,
+    outputs) of one unit.
+    """
     trace = active_trace()
     type = tensor(*shape, dtype=dtype)
     return trace.parameter(trace.layer_name("parameter", name), type, initializer, Fans(*(fans or (1, 1))),
@@ -393,14 +453,17 @@ def parameter(
 
 
 def with_states(graph: Graph, values: Mapping[str, npt.NDArray[Any]]) -> Graph:
-    """The graph with the initial values of its states replaced by name; ShapeError where types differ.
+    """The graph with the initial values of its states replaced by name; ShapeError where types
+    differ.
 
-    Names that the graph has not (an optimizer's tensors, say) are passed over. The other form of a traced graph starts
-    from the same values.
+    Names that the graph has not (an optimizer's tensors, say) are passed over. The other form of a
+    traced graph starts from the same values.
     """
     states = tuple(_with_initial(state, values.get(state.name)) for state in graph.states)
     if isinstance(graph, TracedGraph) and graph.retrace is not None:
-        return dataclasses.replace(graph, states=states, retrace=functools.partial(_retrace_with, graph.retrace, values))
+        return dataclasses.replace(
+            graph, states=states, retrace=functools.partial(_retrace_with, graph.retrace, values)
+        )
     return dataclasses.replace(graph, states=states)
 
 
@@ -417,5 +480,8 @@ def _with_initial(state: State, array: npt.NDArray[Any] | None) -> State:
         return state
     constant = Constant(np.array(array))
     if constant.type != state.initial.type:
-        raise ShapeError(f"the state is {state.initial.type}, but the new value is {constant.type}", node=state.name)
+        raise ShapeError(
+            f"the state is {state.initial.type}, but the new value is {constant.type}",
+            node=state.name,
+        )
     return dataclasses.replace(state, initial=constant)

@@ -1,8 +1,9 @@
 """Network + loss + optimizer -> one graph that does a whole training step.
 
-The step's inputs are those of the network, the target and the learning rate; its outputs are the loss and, for
-classifiers, the number of right answers. Parameters, optimizer tensors, running statistics and the generator's key
-are states under the names that the network's own graph gives them, so one set of states serves step and inference.
+The step's inputs are those of the network, the target and the learning rate; its outputs are the
+loss and, for classifiers, the number of right answers. Parameters, optimizer tensors, running
+statistics and the generator's key are states under the names that the network's own graph gives
+them, so one set of states serves step and inference.
 """
 
 from __future__ import annotations
@@ -33,13 +34,15 @@ def training_graph(
 ) -> Graph:
     """The training step of a network with one output.
 
-    A graph traced in its inference form is traced anew in its training form. ``trainable`` names the states that
-    the optimizer changes; unless given, all parameters. ``labels`` and ``rate`` name the added inputs. UsageError
-    if there is nothing to train, or not one output.
+    A graph traced in its inference form is traced anew in its training form. ``trainable`` names
+    the states that the optimizer changes; unless given, all parameters. ``labels`` and ``rate``
+    name the added inputs. UsageError if there is nothing to train, or not one output.
     """
     form = graph.training_form() if isinstance(graph, TracedGraph) else graph
     if len(form.outputs) != 1:
-        raise UsageError(f"a training step needs a network with one output, not {len(form.outputs)}.")
+        raise UsageError(
+            f"a training step needs a network with one output, not {len(form.outputs)}."
+        )
     chosen = _trainable(form, trainable)
     b = _copy(form)
     trace = Trace(b, training=True)
@@ -52,17 +55,25 @@ def training_graph(
 
 
 def _trainable(form: Graph, names: Collection[str] | None) -> list[State]:
-    """The states to train: those named, else the traced network's parameters, else every unchanged float state."""
+    """The states to train: those named, else the traced network's parameters, else every
+    unchanged float state.
+    """
     known = {state.name: state for state in form.states}
     if names is None and isinstance(form, TracedGraph):
         names = form.trainable
     if names is None:
-        names = [name for name, state in known.items() if state.is_unchanged and state.input.dtype.is_float]
+        names = [
+            name
+            for name, state in known.items()
+            if state.is_unchanged and state.input.dtype.is_float
+        ]
     if not names:
         raise UsageError("the network has no parameters to train.")
     for name in names:
         if name not in known:
-            raise UsageError(f"there is no parameter {name!r} to train.", hint=f"There are: {', '.join(known)}.")
+            raise UsageError(
+                f"there is no parameter {name!r} to train.", hint=f"There are: {', '.join(known)}."
+            )
     return [known[name] for name in names]
 
 
@@ -82,7 +93,9 @@ def _loss(
     target = Symbolic(trace.b.input(type, labels), trace)
     result = loss(output, target)
     if result.rank != 0 or not result.dtype.is_float:
-        raise UsageError(f"the loss is {result.type}, not a float scalar.", hint="Reduce it with reduce_mean.")
+        raise UsageError(
+            f"the loss is {result.type}, not a float scalar.", hint="Reduce it with reduce_mean."
+        )
     if isinstance(loss, Loss) and loss.correct is not None:
         return {LOSS: result, CORRECT: loss.correct(output, target)}
     return {LOSS: result}
@@ -93,14 +106,19 @@ def _update(
 ) -> None:
     """Add the optimizer's states, and make every trained state become its updated value."""
     b = trace.b
-    before = {name: Symbolic(b.state(f"optimizer.{name}", c), trace) for name, c in optimizer.shared().items()}
+    before = {
+        name: Symbolic(b.state(f"optimizer.{name}", c), trace)
+        for name, c in optimizer.shared().items()
+    }
     shared = optimizer.advance(before)
     for name, value in shared.items():
         trace.update_state(before[name], value)
     for state, gradient in zip(chosen, gradients, strict=True):
         b.label = f"{state.name}.update"
         initial = optimizer.slots(state.input.type)
-        slots = {name: Symbolic(b.state(f"{state.name}.{name}", c), trace) for name, c in initial.items()}
+        slots = {
+            name: Symbolic(b.state(f"{state.name}.{name}", c), trace) for name, c in initial.items()
+        }
         parameter = Symbolic(state.input, trace)
         updated, moved = optimizer.build_update(
             parameter, Symbolic(gradient, trace), slots, shared, cast(rate, parameter.dtype)

@@ -1,8 +1,8 @@
 """What handlers work with: a graph under construction, and what is known of its values at import.
 
-Small results of constants are computed at once, and integer tensors carry their contents as extents, which may be
-symbolic: so the shape arithmetic of a model with free dims (Shape, Gather, Concat, Reshape) is evaluated here, and
-the dead nodes that it leaves are swept at the end.
+Small results of constants are computed at once, and integer tensors carry their contents as
+extents, which may be symbolic: so the shape arithmetic of a model with free dims (Shape, Gather,
+Concat, Reshape) is evaluated here, and the dead nodes that it leaves are swept at the end.
 """
 
 from __future__ import annotations
@@ -21,7 +21,15 @@ from netloom.compiler.constant import Constant
 from netloom.compiler.dim import Dim, Extent
 from netloom.compiler.graph import Builder, Value
 from netloom.compiler.op import OPS
-from netloom.compiler.tensor_type import BOOL, INT32, INT64, MAX_ELEMENTS, MAX_RANK, DType, TensorType
+from netloom.compiler.tensor_type import (
+    BOOL,
+    INT32,
+    INT64,
+    MAX_ELEMENTS,
+    MAX_RANK,
+    DType,
+    TensorType,
+)
 from netloom.errors import MemoryBudgetError, ShapeError
 
 from .node import ModelNode
@@ -29,7 +37,8 @@ from .tensors import NARROW, Narrow, TensorReader
 
 Contents = npt.NDArray[Any]  # of dtype object: ints and Dims
 
-MOST_FOLDED: Final = 1 << 14  # elements of a result computed at import; larger ones are left to the passes
+# elements of a result computed at import; larger ones are left to the passes
+MOST_FOLDED: Final = 1 << 14
 MOST_KNOWN: Final = 1 << 10  # elements of a tensor whose symbolic contents are followed
 
 
@@ -40,13 +49,14 @@ class Context:
         self.builder = builder
         self.reader = reader
         self.constants: dict[Value, Constant] = {}
-        self.narrow: dict[Value, Narrow] = {}  # values whose dtype in the model is narrower than their own
+        # values whose dtype in the model is narrower than their own
+        self.narrow: dict[Value, Narrow] = {}
         self.unrolled = 0  # steps of loops so far
         self._contents: dict[Value, Contents] = {}
         self._sources: dict[Value, Value] = {}
         self._extents: dict[Extent, Value] = {}
 
-    # -- adding nodes ------------------------------------------------------------------------------------
+    # -- adding nodes ------------------------------------------------------------------------------
 
     def constant(self, array: npt.ArrayLike | Constant, dtype: DType | None = None) -> Value:
         """A constant tensor."""
@@ -100,13 +110,17 @@ class Context:
             types = record.infer(values, [value.type for value in inputs])
         except ValueError:
             return None  # the builder reports it
-        if len(types) != 1 or not types[0].is_static or math.prod(types[0].static_shape) > MOST_FOLDED:
+        if (
+            len(types) != 1
+            or not types[0].is_static
+            or math.prod(types[0].static_shape) > MOST_FOLDED
+        ):
             return None
         with np.errstate(all="ignore"):
             (array,) = record.reference(values, arrays, types)
         return self.constant(_shortest(np.asarray(array)))
 
-    # -- what is known -----------------------------------------------------------------------------------
+    # -- what is known -----------------------------------------------------------------------------
 
     def array(self, value: Value | None) -> npt.NDArray[Any] | None:
         """The contents of a constant, else None."""
@@ -128,13 +142,17 @@ class Context:
             info = np.iinfo(value.dtype.numpy) if value.dtype.is_integer else None
             if info is not None and any(not info.min <= item <= info.max for item in contents.flat):
                 return value
-            return self.constant(np.array(contents.tolist(), np.int64).reshape(contents.shape), value.dtype)
+            return self.constant(
+                np.array(contents.tolist(), np.int64).reshape(contents.shape), value.dtype
+            )
         if contents.size <= MOST_KNOWN and value.dtype in (INT64, INT32):
             self._contents[value] = contents
         return value
 
     def learn(self, value: Value, function: Callable[..., Any], *operands: Value | None) -> Value:
-        """Evaluate ``function`` on the operands' contents, where all are known, as the contents of ``value``."""
+        """Evaluate ``function`` on the operands' contents, where all are known, as the contents
+        of ``value``.
+        """
         if value in self.constants:
             return value
         known = [self.contents(operand) for operand in operands]
@@ -147,7 +165,9 @@ class Context:
         return self.know(value, _objects(result))
 
     def extents(self, value: Value, node: ModelNode, what: str) -> tuple[Extent, ...]:
-        """The contents of a rank-1 (or scalar) integer tensor; UnsupportedOpError if data decide them."""
+        """The contents of a rank-1 (or scalar) integer tensor; UnsupportedOpError if data decide
+        them.
+        """
         contents = self.contents(value)
         if contents is None or contents.ndim > 1:
             raise node.unsupported(
@@ -160,20 +180,31 @@ class Context:
         """Like ``extents``, all of them numbers."""
         extents = self.extents(value, node, what)
         if not all(isinstance(extent, int) for extent in extents):
-            raise node.unsupported(f"{what} depends on free dims: {list(extents)}.",
-                                   "Fix the free dims (dims=, shapes=; --dim, --shape).")  # fmt: skip
+            raise node.unsupported(
+                f"{what} depends on free dims: {list(extents)}.",
+                # fmt: skip
+                "Fix the free dims (dims=, shapes=; --dim, --shape).",
+            )
         return tuple(int(extent) for extent in extents if isinstance(extent, int))
 
     def scalar(self, value: Value | None, node: ModelNode, what: str) -> Any:
-        """The element of a constant of one element, as a Python number; None for an absent input."""
+        """The element of a constant of one element, as a Python number; None for an absent
+        input.
+        """
         if value is None:
             return None
         array = self.array(value)
         if array is None or array.size != 1:
-            raise node.unsupported(f"{what} must be one number, known at import.", "Make it an initializer.")
-        return array.reshape(()).astype(np.float64).item() if value.dtype.is_float else array.reshape(()).item()
+            raise node.unsupported(
+                f"{what} must be one number, known at import.", "Make it an initializer."
+            )
+        return (
+            array.reshape(()).astype(np.float64).item()
+            if value.dtype.is_float
+            else array.reshape(()).item()
+        )
 
-    # -- extents as data -----------------------------------------------------------------------------------
+    # -- extents as data ---------------------------------------------------------------------------
 
     def extent_value(self, extent: Extent) -> Value:
         """An extent as an int64 scalar of the graph."""
@@ -191,10 +222,12 @@ class Context:
         value = self("concat", *parts, axis=0) if len(parts) > 1 else parts[0]
         return self.know(value, _objects(list(extents)))
 
-    # -- common steps --------------------------------------------------------------------------------------
+    # -- common steps ------------------------------------------------------------------------------
 
     def reshape(self, value: Value, shape: Sequence[Extent]) -> Value:
-        """The value with another shape; nothing if it has that shape already, or had it before it was reshaped."""
+        """The value with another shape; nothing if it has that shape already, or had it before
+        it was reshaped.
+        """
         for known in (value, self.source(value)):
             if known.shape == tuple(shape):
                 return known
@@ -221,7 +254,11 @@ class Context:
         return result
 
     def slice(
-        self, value: Value, start: Sequence[Extent], size: Sequence[Extent], step: Sequence[int] | None = None
+        self,
+        value: Value,
+        start: Sequence[Extent],
+        size: Sequence[Extent],
+        step: Sequence[int] | None = None,
     ) -> Value:
         """Part of a value, one entry per axis; nothing if it is the whole."""
         steps = tuple(step) if step is not None else (1,) * value.type.rank

@@ -1,8 +1,10 @@
-"""If, Loop and Scan -> straight-line graphs: a known branch, both branches and a choice, or one copy for each step.
+"""If, Loop and Scan -> straight-line graphs: a known branch, both branches and a choice, or one
+copy for each step.
 
-A driver says which of its node's graphs is imported next and with which inputs (``Apply``), sees the results, and
-gives the node's outputs in the end (``Done``). The importer keeps the stack, so nesting is no limit. What is unrolled
-is bounded: ``MOST_STEPS`` steps of one loop, ``MOST_UNROLLED`` of all loops of a model, ``MOST_NODES`` nodes.
+A driver says which of its node's graphs is imported next and with which inputs (``Apply``), sees
+the results, and gives the node's outputs in the end (``Done``). The importer keeps the stack, so
+nesting is no limit. What is unrolled is bounded: ``MOST_STEPS`` steps of one loop,
+``MOST_UNROLLED`` of all loops of a model, ``MOST_NODES`` nodes.
 """
 
 from __future__ import annotations
@@ -51,7 +53,9 @@ class Driver(Protocol):
 
 def _check_steps(context: Context, node: ModelNode, steps: int) -> None:
     if steps > MOST_STEPS:
-        raise node.unsupported(f"it has more than {MOST_STEPS} steps.", "Use fewer steps; loops are unrolled.")
+        raise node.unsupported(
+            f"it has more than {MOST_STEPS} steps.", "Use fewer steps; loops are unrolled."
+        )
     context.unrolled += 1
     if context.unrolled > MOST_UNROLLED or len(context.builder.nodes) > MOST_NODES:
         raise node.unsupported(f"the model's loops have more than {MOST_UNROLLED} steps or {MOST_NODES} nodes in all.",
@@ -65,7 +69,9 @@ def _check_ports(node: ModelNode, graph: str, inputs: int, outputs: int) -> None
                          f"{outputs} are needed.", "Export it again.")  # fmt: skip
 
 
-def _chosen(context: Context, node: ModelNode, condition: Value, yes: Item, no: Item, what: str) -> Item:
+def _chosen(
+    context: Context, node: ModelNode, condition: Value, yes: Item, no: Item, what: str
+) -> Item:
     """One of two values, as data decide; of two sequences of one length, one of each two parts."""
     if yes is no:
         return yes
@@ -79,11 +85,21 @@ def _chosen(context: Context, node: ModelNode, condition: Value, yes: Item, no: 
     return context("select", condition, yes, no)
 
 
-def _chosen_parts(context: Context, node: ModelNode, condition: Value, yes: Item, no: Item, what: str) -> ValueSequence:
-    if not (isinstance(yes, ValueSequence) and isinstance(no, ValueSequence) and len(yes.parts) == len(no.parts)):
-        raise node.unsupported(f"the length of the sequence that is {what} depends on data.", "Use tensors.")
+def _chosen_parts(
+    context: Context, node: ModelNode, condition: Value, yes: Item, no: Item, what: str
+) -> ValueSequence:
+    if not (
+        isinstance(yes, ValueSequence)
+        and isinstance(no, ValueSequence)
+        and len(yes.parts) == len(no.parts)
+    ):
+        raise node.unsupported(
+            f"the length of the sequence that is {what} depends on data.", "Use tensors."
+        )
     pairs = zip(yes.parts, no.parts, strict=True)
-    return ValueSequence(tuple(_tensor(node, _chosen(context, node, condition, a, b, what), what) for a, b in pairs))
+    return ValueSequence(
+        tuple(_tensor(node, _chosen(context, node, condition, a, b, what), what) for a, b in pairs)
+    )
 
 
 def _tensor(node: ModelNode, item: Item, what: str) -> Value:
@@ -92,21 +108,23 @@ def _tensor(node: ModelNode, item: Item, what: str) -> Value:
     return item
 
 
-# -- If --------------------------------------------------------------------------------------------------------
+# -- If --------------------------------------------------------------------------------------------
 
 
 class Branches:
     """The branch that a known condition chooses; else both, and a choice between their results.
 
-    Branches have no effects, so to compute both is right; but an index out of range is an error even in the branch that
-    is not taken.
+    Branches have no effects, so to compute both is right; but an index out of range is an error
+    even in the branch that is not taken.
     """
 
     def __init__(self, context: Context, node: ModelNode) -> None:
         self.context, self.node = context, node
         condition = node.input(0)
         if condition.type.elements != 1 or condition.dtype is not BOOL:
-            raise node.misshapen(f"its condition is {condition.type}; one bool is needed.", "Export it again.")
+            raise node.misshapen(
+                f"its condition is {condition.type}; one bool is needed.", "Export it again."
+            )
         self.condition = context.reshape(condition, ())
         self.known = context.array(self.condition)
         self.results: list[list[Item]] = []
@@ -127,14 +145,14 @@ class Branches:
                      for position, (yes, no) in pairs])  # fmt: skip
 
 
-# -- Loop --------------------------------------------------------------------------------------------------------
+# -- Loop ------------------------------------------------------------------------------------------
 
 
 class Loop:
     """One copy of the body for each step.
 
-    Where data decide when it ends, every step is made and those behind the end keep the state; that needs a known
-    largest number of steps and no outputs that grow with the steps.
+    Where data decide when it ends, every step is made and those behind the end keep the state; that
+    needs a known largest number of steps and no outputs that grow with the steps.
     """
 
     def __init__(self, context: Context, node: ModelNode) -> None:
@@ -142,7 +160,10 @@ class Loop:
         self.state: list[Item] = [node.item(position) for position in range(2, len(node.inputs))]
         grown = len(node.outputs) - len(self.state)
         if grown < 0:
-            raise node.fault(f"it has {len(node.outputs)} outputs for {len(self.state)} states.", "Export it again.")
+            raise node.fault(
+                f"it has {len(node.outputs)} outputs for {len(self.state)} states.",
+                "Export it again.",
+            )
         _check_ports(node, "body", 2 + len(self.state), 1 + len(self.state) + grown)
         self.most = self._trip_count()
         condition = node.optional(1)
@@ -174,43 +195,62 @@ class Loop:
         if is_over:
             return Done([*self.state, *(self._stacked(parts) for parts in self.grown)])
         if is_over is None and (self.most is None or self.grown):
-            raise self.node.unsupported("data decide how many steps it has, and its results' shapes with it.",
-                                        "Give it a fixed number of steps when exporting.")  # fmt: skip
-        _check_steps(self.context, self.node, self.most if is_over is None and self.most else self.steps + 1)
+            raise self.node.unsupported(
+                "data decide how many steps it has, and its results' shapes with it.",
+                # fmt: skip
+                "Give it a fixed number of steps when exporting.",
+            )
+        _check_steps(
+            self.context, self.node, self.most if is_over is None and self.most else self.steps + 1
+        )
         return Apply("body", [self.context.number(self.steps, INT64), self.goes_on, *self.state])
 
     def next(self, results: list[Item]) -> Step:
-        condition, state = _tensor(self.node, results[0], "its condition"), results[1 : 1 + len(self.state)]
+        condition, state = (
+            _tensor(self.node, results[0], "its condition"),
+            results[1 : 1 + len(self.state)],
+        )
         if condition.type.elements != 1 or condition.dtype is not BOOL:
-            raise self.node.misshapen(f"its condition is {condition.type}; one bool is needed.", "Export it again.")
+            raise self.node.misshapen(
+                f"its condition is {condition.type}; one bool is needed.", "Export it again."
+            )
         for parts, value in zip(self.grown, results[1 + len(self.state) :], strict=True):
             parts.append(_tensor(self.node, value, "a result of a step"))
         condition = self.context.reshape(condition, ())
         if self._is_over is None:
-            state = [_chosen(self.context, self.node, self.goes_on, new, old, f"its state {position}")
-                     for position, (new, old) in enumerate(zip(state, self.state, strict=True))]  # fmt: skip
+            state = [
+                _chosen(self.context, self.node, self.goes_on, new, old, f"its state {position}")
+                # fmt: skip
+                for position, (new, old) in enumerate(zip(state, self.state, strict=True))
+            ]
             condition = self.context("and", self.goes_on, condition)
         self.state, self.goes_on, self.steps = state, condition, self.steps + 1
         return self._step()
 
     def _stacked(self, parts: Sequence[Value]) -> Value:
         if not parts:
-            raise self.node.unsupported("it has no steps, so its results have no shape.", "Remove the loop.")
+            raise self.node.unsupported(
+                "it has no steps, so its results have no shape.", "Remove the loop."
+            )
         return _stacked(self.context, self.node, parts, 0)
 
 
 def _stacked(context: Context, node: ModelNode, parts: Sequence[Value], axis: int) -> Value:
     """One result of each step, along a new axis."""
     if any(part.type != parts[0].type for part in parts):
-        raise node.unsupported(f"a result is {parts[0].type} in its first step, and differs later.", "Pad it.")
+        raise node.unsupported(
+            f"a result is {parts[0].type} in its first step, and differs later.", "Pad it."
+        )
     shape = parts[0].shape
     if not 0 <= axis <= len(shape):
-        raise node.fault(f"its results of rank {len(shape)} have no place for axis {axis}.", "Export it again.")
+        raise node.fault(
+            f"its results of rank {len(shape)} have no place for axis {axis}.", "Export it again."
+        )
     rows = [context.reshape(part, (*shape[:axis], 1, *shape[axis:])) for part in parts]
     return context("concat", *rows, axis=axis) if len(rows) > 1 else rows[0]
 
 
-# -- Scan --------------------------------------------------------------------------------------------------------
+# -- Scan ------------------------------------------------------------------------------------------
 
 
 class Scan:
@@ -219,19 +259,30 @@ class Scan:
     def __init__(self, context: Context, node: ModelNode) -> None:
         self.context, self.node = context, node
         if node.opset < 9:
-            raise node.unsupported("Scan with a batch axis (opset 8) is not supported.", "Export with opset 9 or later.")
+            raise node.unsupported(
+                "Scan with a batch axis (opset 8) is not supported.",
+                "Export with opset 9 or later.",
+            )
         scanned = node.integer("num_scan_inputs", 0)
         values = node.present
         if not 1 <= scanned <= len(values):
-            raise node.fault(f"num_scan_inputs is {scanned} of {len(values)} inputs.", "Export it again.")
+            raise node.fault(
+                f"num_scan_inputs is {scanned} of {len(values)} inputs.", "Export it again."
+            )
         self.state: list[Item] = list(values[: len(values) - scanned])
         self.inputs = values[len(values) - scanned :]
         grown = len(node.outputs) - len(self.state)
         if grown < 0:
-            raise node.fault(f"it has {len(node.outputs)} outputs for {len(self.state)} states.", "Export it again.")
+            raise node.fault(
+                f"it has {len(node.outputs)} outputs for {len(self.state)} states.",
+                "Export it again.",
+            )
         _check_ports(node, "body", len(values), len(node.outputs))
-        self.axes = [node.axis(axis, value.type.rank)
-                     for axis, value in zip(self._list("scan_input_axes", scanned), self.inputs, strict=True)]  # fmt: skip
+        self.axes = [
+            node.axis(axis, value.type.rank)
+            # fmt: skip
+            for axis, value in zip(self._list("scan_input_axes", scanned), self.inputs, strict=True)
+        ]
         self.reversed = self._list("scan_input_directions", scanned)
         self.output_axes = self._list("scan_output_axes", grown)
         self.output_reversed = self._list("scan_output_directions", grown)
@@ -242,21 +293,27 @@ class Scan:
     def _list(self, name: str, count: int) -> tuple[int, ...]:
         found = self.node.integers(name) or (0,) * count
         if len(found) != count:
-            raise self.node.fault(f"attribute {name} has {len(found)} entries for {count}.", "Export it again.")
+            raise self.node.fault(
+                f"attribute {name} has {len(found)} entries for {count}.", "Export it again."
+            )
         return found
 
     def _steps(self) -> int:
         extents = {value.shape[axis] for value, axis in zip(self.inputs, self.axes, strict=True)}
         (extent,) = extents if len(extents) == 1 else (None,)
         if extent is None:
-            raise self.node.misshapen(f"its inputs have {', '.join(map(str, extents))} steps.", "Export it again.")
+            raise self.node.misshapen(
+                f"its inputs have {', '.join(map(str, extents))} steps.", "Export it again."
+            )
         if not isinstance(extent, int):
             raise self.node.unsupported(f"its number of steps, {extent}, is a free dim.", FIX_DIMS)
         return extent
 
     def first(self) -> Step:
         if not self.count:
-            raise self.node.unsupported("it has no steps, so its results have no shape.", "Remove it.")
+            raise self.node.unsupported(
+                "it has no steps, so its results have no shape.", "Remove it."
+            )
         return self._step()
 
     def _step(self) -> Step:
@@ -267,7 +324,9 @@ class Scan:
         for value, axis, is_reversed in zip(self.inputs, self.axes, self.reversed, strict=True):
             position = self.count - 1 - self.steps if is_reversed else self.steps
             part = self.context.slice_axis(value, axis, position, 1)
-            entries.append(self.context.reshape(part, (*value.shape[:axis], *value.shape[axis + 1 :])))
+            entries.append(
+                self.context.reshape(part, (*value.shape[:axis], *value.shape[axis + 1 :]))
+            )
         return Apply("body", [*self.state, *entries])
 
     def next(self, results: list[Item]) -> Step:
@@ -283,4 +342,8 @@ class Scan:
         return _stacked(self.context, self.node, parts, axis)
 
 
-CONTROL_FLOW: Final[Mapping[str, Callable[[Context, ModelNode], Driver]]] = {"If": Branches, "Loop": Loop, "Scan": Scan}
+CONTROL_FLOW: Final[Mapping[str, Callable[[Context, ModelNode], Driver]]] = {
+    "If": Branches,
+    "Loop": Loop,
+    "Scan": Scan,
+}

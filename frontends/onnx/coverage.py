@@ -1,4 +1,6 @@
-"""The table of what can be imported, as Markdown: ``python -m netloom.frontends.onnx.coverage > docs/onnx-coverage.md``."""
+"""The table of what can be imported, as Markdown: ``python -m netloom.frontends.onnx.coverage >
+docs/onnx-coverage.md``.
+"""
 
 from __future__ import annotations
 
@@ -12,40 +14,58 @@ from .registry import DOMAINS, INLINED, REMEDIES
 from .schema import find_schema
 from .standard_function import has_body
 
-# Inputs that decide shapes or code, and so must be initializers, or be computed from shapes and initializers alone.
+# Inputs that decide shapes or code, and so must be initializers, or be computed from shapes and
+# initializers alone.
 NARROW: Final = "inputs of less than 8 bits, or float8"
 KNOWN: Final[Mapping[str, str]] = {
     "Cast": NARROW, "CastLike": NARROW, "DequantizeLinear": NARROW,
-    "AffineGrid": "size", "BlackmanWindow": "size", "CenterCropPad": "shape", "Col2Im": "image_shape, block_shape",
-    "Compress": "condition", "ConstantOfShape": "input", "CumProd": "axis", "CumSum": "axis", "DFT": "dft_length, axis",
+    "AffineGrid": "size", "BlackmanWindow": "size", "CenterCropPad": "shape",
+    "Col2Im": "image_shape, block_shape",
+    "Compress": "condition", "ConstantOfShape": "input", "CumProd": "axis", "CumSum": "axis",
+    "DFT": "dft_length, axis",
     "Dropout": "training_mode", "Expand": "shape", "HammingWindow": "size", "HannWindow": "size",
     "If": "cond, unless both branches give the same types", "Loop": "M",
     "MaxUnpool": "output_shape", "MelWeightMatrix": "all", "NonZero": "X", "OneHot": "depth",
     "OptionalGetElement": "input, if it is an input of the model",
-    "OptionalHasElement": "input, if it is an input of the model", "Pad": "pads, constant_value, axes",
-    "Range": "start, limit, delta", "ReduceL1": "axes", "ReduceL2": "axes", "ReduceLogSum": "axes", "ReduceLogSumExp": "axes",
-    "ReduceMax": "axes", "ReduceMean": "axes", "ReduceMin": "axes", "ReduceProd": "axes", "ReduceSum": "axes",
-    "ReduceSumSquare": "axes", "Reshape": "shape", "Resize": "roi, scales, sizes", "STFT": "frame_step, frame_length",
-    "Slice": "starts, ends, axes, steps", "Split": "split", "SplitToSequence": "split", "Squeeze": "axes", "Tile": "repeats",
+    "OptionalHasElement": "input, if it is an input of the model",
+    "Pad": "pads, constant_value, axes",
+    "Range": "start, limit, delta", "ReduceL1": "axes", "ReduceL2": "axes", "ReduceLogSum": "axes",
+    "ReduceLogSumExp": "axes",
+    "ReduceMax": "axes", "ReduceMean": "axes", "ReduceMin": "axes", "ReduceProd": "axes",
+    "ReduceSum": "axes",
+    "ReduceSumSquare": "axes", "Reshape": "shape", "Resize": "roi, scales, sizes",
+    "STFT": "frame_step, frame_length",
+    "Slice": "starts, ends, axes, steps", "Split": "split", "SplitToSequence": "split",
+    "Squeeze": "axes", "Tile": "repeats",
     "TopK": "K", "Unique": "X", "Unsqueeze": "axes", "Upsample": "scales",
 }  # fmt: skip
 
 HEAD: Final = f"""# Which ONNX ops are imported
 
-Written by `python -m netloom.frontends.onnx.coverage`; a test compares it with the code. Opsets 1 to {LATEST_OPSET}.
+Written by `python -m netloom.frontends.onnx.coverage`; a test compares it with the code. Opsets 1
+to {LATEST_OPSET}.
 
-"Known at import" names inputs that must be initializers, or follow from shapes and initializers. Free dims may be part of
-shapes, but not of axes and repeats. Sequences and optionals live at import only: their lengths must be known, and they cannot
-be inputs of the model. `netloom check model.onnx` says for one model what is missing.
+"Known at import" names inputs that must be initializers, or follow from shapes and initializers.
+Free dims may be part of shapes, but not of axes and repeats. Sequences and optionals live at import
+only: their lengths must be known, and they cannot be inputs of the model. `netloom check
+model.onnx` says for one model what is missing.
 """
 
 
 def table() -> str:
     """The page."""
-    parts = [HEAD, "## Standard ops\n", "| op | opsets | how | known at import |", "|---|---|---|---|"]
+    parts = [
+        HEAD,
+        "## Standard ops\n",
+        "| op | opsets | how | known at import |",
+        "|---|---|---|---|",
+    ]
     parts += [_standard_row(op_type) for op_type in _standard_ops()]
     parts += ["", "## Not imported\n", "| op | what to do |", "|---|---|"]
-    parts += [f"| {op} | {REMEDIES.get(op, 'Export the network with simpler ops.')} |" for op in _missing_ops()]
+    parts += [
+        f"| {op} | {REMEDIES.get(op, 'Export the network with simpler ops.')} |"
+        for op in _missing_ops()
+    ]
     for domain, handlers in DOMAINS.items():
         if domain:
             parts += ["", f"## {domain}\n", ", ".join(sorted(handlers.entries)) + "."]

@@ -1,4 +1,6 @@
-"""NonZero, Compress and Unique, whose results are as long as data say: possible where those data are known at import."""
+"""NonZero, Compress and Unique, whose results are as long as data say: possible where those data
+are known at import.
+"""
 
 from __future__ import annotations
 
@@ -16,13 +18,17 @@ from .node import ModelNode
 
 DATA_DEPENDENT: Final = HandlerTable()
 
-CUT_BEFORE: Final = "Its result's shape depends on data: cut the model before it, and do this step outside."
+CUT_BEFORE: Final = (
+    "Its result's shape depends on data: cut the model before it, and do this step outside."
+)
 
 
 def _known(context: Context, node: ModelNode, position: int) -> npt.NDArray[Any]:
     array = context.array(node.input(position))
     if array is None:
-        raise node.unsupported(f"its input {position} is computed from data, and must be known at import.", CUT_BEFORE)
+        raise node.unsupported(
+            f"its input {position} is computed from data, and must be known at import.", CUT_BEFORE
+        )
     return array
 
 
@@ -44,16 +50,23 @@ def compress(context: Context, node: ModelNode) -> Value:
     picked = np.flatnonzero(condition)
     extent = x.shape[axis]
     if condition.ndim != 1 or (isinstance(extent, int) and condition.size > extent):
-        raise node.misshapen(f"its condition has the shape {list(condition.shape)} for an axis of {extent}.", "Export it again.")
+        raise node.misshapen(
+            f"its condition has the shape {list(condition.shape)} for an axis of {extent}.",
+            "Export it again.",
+        )
     return context("gather", x, context.constant(picked.astype(np.int64)), axis=axis)
 
 
 @DATA_DEPENDENT.on("Unique", first=11)
 def unique(context: Context, node: ModelNode) -> list[Value | None]:
-    """Different entries, sorted or in order of appearance; where each stood first; which one each is; how often each is."""
+    """Different entries, sorted or in order of appearance; where each stood first; which one
+    each is; how often each is.
+    """
     array = _known(context, node, 0)
     axis = node.axis(node.integer("axis", 0), array.ndim) if "axis" in node.attributes else None
-    found = np.unique(_sortable(array), return_index=True, return_inverse=True, return_counts=True, axis=axis)
+    found = np.unique(
+        _sortable(array), return_index=True, return_inverse=True, return_counts=True, axis=axis
+    )
     first, inverse, counts = (np.asarray(part, np.int64) for part in found[1:])
     order = np.arange(len(first)) if node.flag("sorted", True) else np.argsort(first, kind="stable")
     place = np.argsort(order, kind="stable")

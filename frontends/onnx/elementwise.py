@@ -22,7 +22,7 @@ from .tensors import dtype_of
 ELEMENTWISE: Final = HandlerTable()
 LARGEST: Final = 3.4028234663852886e38  # of float32
 
-# -- one ONNX op, one op of ours --------------------------------------------------------------------------
+# -- one ONNX op, one op of ours -------------------------------------------------------------------
 
 UNARY: Final = {
     "Abs": "abs", "Ceil": "ceil", "Cos": "cos", "Erf": "erf", "Exp": "exp", "Floor": "floor", "IsNaN": "is_nan",
@@ -123,7 +123,9 @@ def power(context: Context, node: ModelNode) -> Value:
 
 @ELEMENTWISE.on("Mod")
 def modulo(context: Context, node: ModelNode) -> Value:
-    """fmod: the sign of the dividend. Otherwise the sign of the divisor: r + y where r and y differ in sign."""
+    """fmod: the sign of the dividend. Otherwise the sign of the divisor: r + y where r and y
+    differ in sign.
+    """
     x, y = node.input(0), node.input(1)
     remainder = context("rem", x, y)
     if node.flag("fmod", False):
@@ -173,7 +175,7 @@ def is_inf(context: Context, node: ModelNode) -> Value:
     return found if found.shape == x.shape else context("broadcast", found, shape=x.shape)
 
 
-# -- activations with attributes ------------------------------------------------------------------------------
+# -- activations with attributes -------------------------------------------------------------------
 
 
 @ELEMENTWISE.on("LeakyRelu")
@@ -206,7 +208,12 @@ def selu(context: Context, node: ModelNode) -> Value:
 
 @ELEMENTWISE.on("HardSigmoid")
 def hard_sigmoid(context: Context, node: ModelNode) -> Value:
-    return context("hard_sigmoid", node.input(0), alpha=node.number("alpha", 0.2), beta=node.number("beta", 0.5))
+    return context(
+        "hard_sigmoid",
+        node.input(0),
+        alpha=node.number("alpha", 0.2),
+        beta=node.number("beta", 0.5),
+    )
 
 
 @ELEMENTWISE.on("HardSwish")
@@ -251,7 +258,9 @@ def shrink(context: Context, node: ModelNode) -> Value:
     """x + bias below -lambd, x - bias above lambd, else 0."""
     x, bias, edge = node.input(0), node.number("bias", 0.0), node.number("lambd", 0.5)
     low = context("select", context("less", x, -edge), context("add", x, bias), 0.0)
-    return context("select", context("less", context.number(edge, x.dtype), x), context("sub", x, bias), low)
+    return context(
+        "select", context("less", context.number(edge, x.dtype), x), context("sub", x, bias), low
+    )
 
 
 @ELEMENTWISE.on("Clip")
@@ -273,10 +282,12 @@ def _bounded(context: Context, op: str, x: Value, bound: Value) -> Value:
     if array is None or not x.dtype.is_float:
         return context(op, x, bound)
     number = float(array)
-    return context("clip", x, lo=number if op == "max" else None, hi=number if op == "min" else None)
+    return context(
+        "clip", x, lo=number if op == "max" else None, hi=number if op == "min" else None
+    )
 
 
-# -- functions composed of others --------------------------------------------------------------------------
+# -- functions composed of others ------------------------------------------------------------------
 
 
 @ELEMENTWISE.on("Tan")
@@ -294,7 +305,7 @@ def hyperbolic_cosine(context: Context, node: ModelNode) -> Value:
     return context("add", rising, falling)
 
 
-# -- dtypes and identities -----------------------------------------------------------------------------------
+# -- dtypes and identities -------------------------------------------------------------------------
 
 
 @ELEMENTWISE.on("Cast", last=5)
@@ -306,14 +317,19 @@ def cast_by_name(context: Context, node: ModelNode) -> Value:
 
 @ELEMENTWISE.on("Cast", first=6)
 def cast(context: Context, node: ModelNode) -> Value:
-    return _converted(context, node.input(0), dtype_of(node.integer("to", 0), f"{node.title}: the result"))
+    return _converted(
+        context, node.input(0), dtype_of(node.integer("to", 0), f"{node.title}: the result")
+    )
 
 
 @ELEMENTWISE.on("CastLike", first=15)
 def cast_like(context: Context, node: ModelNode) -> Value:
     narrow = context.narrow.get(node.input(1))
     if narrow is not None:
-        raise node.unsupported(f"it casts to {narrow.name}, which is not supported.", "Use 8 bits or more, and no float8.")
+        raise node.unsupported(
+            f"it casts to {narrow.name}, which is not supported.",
+            "Use 8 bits or more, and no float8.",
+        )
     return _converted(context, node.input(0), node.input(1).dtype)
 
 
@@ -325,7 +341,9 @@ def _converted(context: Context, x: Value, dtype: DType) -> Value:
 @ELEMENTWISE.on("BitCast", first=26)
 def bit_cast(context: Context, node: ModelNode) -> Value:
     """The same bits as another dtype of the same size."""
-    return context("bitcast", node.input(0), dtype=dtype_of(node.integer("to", 0), f"{node.title}: the result"))
+    return context(
+        "bitcast", node.input(0), dtype=dtype_of(node.integer("to", 0), f"{node.title}: the result")
+    )
 
 
 @ELEMENTWISE.on("Identity")
@@ -338,7 +356,9 @@ def dropout(context: Context, node: ModelNode) -> list[Value | None]:
     """The identity in inference; the mask is all ones."""
     training = node.optional(2)
     if training is not None and context.array(training) is None:
-        raise node.unsupported("training_mode is not known at import.", "Export the model for inference.")
+        raise node.unsupported(
+            "training_mode is not known at import.", "Export the model for inference."
+        )
     if training is not None and bool(context.scalar(training, node, "training_mode")):
         ratio = context.scalar(node.optional(1), node, "ratio")
         if ratio != 0:

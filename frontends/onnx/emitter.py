@@ -26,7 +26,8 @@ class Emitter:
         self.opset = opset
         self.nodes: list[onnx.NodeProto] = []
         self.initializers: list[onnx.TensorProto] = []
-        self.symbols: dict[Symbol, tuple[str, int]] = {}  # where to read a free dim: a tensor's name, and an axis
+        # where to read a free dim: a tensor's name, and an axis
+        self.symbols: dict[Symbol, tuple[str, int]] = {}
         self.label = ""
         self._taken = set(taken)
         self._count = 0
@@ -43,7 +44,9 @@ class Emitter:
         """Add a node with one output; returns its name. Attributes that are None are left out."""
         output = self.name()
         kept = {key: value for key, value in attributes.items() if value is not None}
-        node = helper.make_node(op_type, list(inputs), [output], name=self.label and f"{self.label}/{output}", **kept)
+        node = helper.make_node(
+            op_type, list(inputs), [output], name=self.label and f"{self.label}/{output}", **kept
+        )
         self.nodes.append(node)
         return output
 
@@ -54,7 +57,10 @@ class Emitter:
         data = np.asarray(constant.array, order="C")
         self.initializers.append(
             onnx.TensorProto(
-                name=name, data_type=ONNX_DTYPES[constant.type.dtype], dims=data.shape, raw_data=data.tobytes()
+                name=name,
+                data_type=ONNX_DTYPES[constant.type.dtype],
+                dims=data.shape,
+                raw_data=data.tobytes(),
             )
         )
         return name
@@ -68,10 +74,12 @@ class Emitter:
         if not constant.is_splat or constant.array.size < SMALLEST_SPLAT:
             return self.tensor(constant.array)
         element = np.asarray(constant.splat_value)
-        value = onnx.TensorProto(data_type=ONNX_DTYPES[constant.type.dtype], dims=[1], raw_data=element.tobytes())
+        value = onnx.TensorProto(
+            data_type=ONNX_DTYPES[constant.type.dtype], dims=[1], raw_data=element.tobytes()
+        )
         return self("ConstantOfShape", self.extents(constant.type.shape), value=value)
 
-    # -- extents as tensors --------------------------------------------------------------------------------
+    # -- extents as tensors ------------------------------------------------------------------------
 
     def extents(self, extents: Sequence[Extent]) -> str:
         """An int64 vector."""

@@ -1,4 +1,5 @@
-"""How each op of ours is written in ONNX: name -> rule(emit, node, names of its inputs) -> name of its output.
+"""How each op of ours is written in ONNX: name -> rule(emit, node, names of its inputs) -> name of
+its output.
 
 Ops that are missing here are exported as their formula or decomposition.
 """
@@ -22,15 +23,21 @@ Rule: TypeAlias = Callable[[Emitter, Node, Sequence[str]], str]
 RULES: Final[dict[str, Rule]] = {}
 
 SAME: Final = {
-    "abs": "Abs", "add": "Add", "ceil": "Ceil", "cos": "Cos", "div": "Div", "equal": "Equal", "erf": "Erf",
-    "exp": "Exp", "floor": "Floor", "is_nan": "IsNaN", "less": "Less", "less_equal": "LessOrEqual", "log": "Log",
+    "abs": "Abs", "add": "Add", "ceil": "Ceil", "cos": "Cos", "div": "Div", "equal": "Equal",
+    "erf": "Erf",
+    "exp": "Exp", "floor": "Floor", "is_nan": "IsNaN", "less": "Less", "less_equal": "LessOrEqual",
+    "log": "Log",
     "max": "Max", "min": "Min", "mul": "Mul", "neg": "Neg", "pow": "Pow", "prelu": "PRelu",
-    "reciprocal": "Reciprocal", "relu": "Relu", "round": "Round", "select": "Where", "sigmoid": "Sigmoid",
-    "sign": "Sign", "sin": "Sin", "softplus": "Softplus", "softsign": "Softsign", "sqrt": "Sqrt", "sub": "Sub",
-    "tanh": "Tanh", "acos": "Acos", "acosh": "Acosh", "asin": "Asin", "asinh": "Asinh", "atan": "Atan", "atanh": "Atanh",
+    "reciprocal": "Reciprocal", "relu": "Relu", "round": "Round", "select": "Where",
+    "sigmoid": "Sigmoid",
+    "sign": "Sign", "sin": "Sin", "softplus": "Softplus", "softsign": "Softsign", "sqrt": "Sqrt",
+    "sub": "Sub",
+    "tanh": "Tanh", "acos": "Acos", "acosh": "Acosh", "asin": "Asin", "asinh": "Asinh",
+    "atan": "Atan", "atanh": "Atanh",
     "sinh": "Sinh",
 }  # fmt: skip
-LOGICAL: Final = {"and": ("And", "BitwiseAnd"), "or": ("Or", "BitwiseOr"), "xor": ("Xor", "BitwiseXor"),
+LOGICAL: Final = {"and": ("And", "BitwiseAnd"), "or": ("Or", "BitwiseOr"),
+                  "xor": ("Xor", "BitwiseXor"),
                   "not": ("Not", "BitwiseNot")}  # fmt: skip
 WITH_ATTRIBUTES: Final = {
     "leaky_relu": ("LeakyRelu", {"alpha": "slope"}),
@@ -62,7 +69,9 @@ def rule(*names: str) -> Callable[[Rule], Rule]:
 
 
 def _unsupported(node: Node, what: str) -> UnsupportedOpError:
-    return UnsupportedOpError(f"{node.op.name}: ONNX {what}.", node=node.label, hint="Export with a later opset.")
+    return UnsupportedOpError(
+        f"{node.op.name}: ONNX {what}.", node=node.label, hint="Export with a later opset."
+    )
 
 
 @rule(*SAME)
@@ -83,7 +92,9 @@ def logical(emit: Emitter, node: Node, inputs: Sequence[str]) -> str:
 @rule(*WITH_ATTRIBUTES)
 def with_attributes(emit: Emitter, node: Node, inputs: Sequence[str]) -> str:
     op_type, fields = WITH_ATTRIBUTES[node.op.name]
-    return emit(op_type, *inputs, **{name: getattr(node.attrs, field) for name, field in fields.items()})
+    return emit(
+        op_type, *inputs, **{name: getattr(node.attrs, field) for name, field in fields.items()}
+    )
 
 
 @rule("not_equal")
@@ -104,7 +115,9 @@ def fused_multiply_add(emit: Emitter, node: Node, inputs: Sequence[str]) -> str:
 @rule("trunc")
 def truncate(emit: Emitter, node: Node, inputs: Sequence[str]) -> str:
     (x,) = inputs
-    return emit("Where", emit("Less", x, emit.number(0, node.inputs[0])), emit("Ceil", x), emit("Floor", x))
+    return emit(
+        "Where", emit("Less", x, emit.number(0, node.inputs[0])), emit("Ceil", x), emit("Floor", x)
+    )
 
 
 @rule("shift_left", "shift_right")
@@ -122,7 +135,11 @@ def cast(emit: Emitter, node: Node, inputs: Sequence[str]) -> str:
 @rule("clip")
 def clip(emit: Emitter, node: Node, inputs: Sequence[str]) -> str:
     bounds = [node.attrs.lo, node.attrs.hi]
-    return emit("Clip", *inputs, *("" if bound is None else emit.number(bound, node.inputs[0]) for bound in bounds))
+    return emit(
+        "Clip",
+        *inputs,
+        *("" if bound is None else emit.number(bound, node.inputs[0]) for bound in bounds),
+    )
 
 
 @rule("reorder")
@@ -130,9 +147,10 @@ def reorder(emit: Emitter, node: Node, inputs: Sequence[str]) -> str:
     return inputs[0]
 
 
-# -- reductions, products ------------------------------------------------------------------------------------
+# -- reductions, products --------------------------------------------------------------------------
 
-REDUCTIONS: Final = {"reduce_sum": "ReduceSum", "reduce_mean": "ReduceMean", "reduce_max": "ReduceMax",
+REDUCTIONS: Final = {"reduce_sum": "ReduceSum", "reduce_mean": "ReduceMean",
+                     "reduce_max": "ReduceMax",
                      "reduce_min": "ReduceMin", "reduce_product": "ReduceProd"}  # fmt: skip
 
 
@@ -151,7 +169,13 @@ def reduction(emit: Emitter, node: Node, inputs: Sequence[str]) -> str:
 def arg_extreme(emit: Emitter, node: Node, inputs: Sequence[str]) -> str:
     op_type = "ArgMax" if node.op.name == "argmax" else "ArgMin"
     attrs = node.attrs
-    return emit(op_type, *inputs, axis=attrs.axis, keepdims=int(attrs.keep), select_last_index=int(attrs.last))
+    return emit(
+        op_type,
+        *inputs,
+        axis=attrs.axis,
+        keepdims=int(attrs.keep),
+        select_last_index=int(attrs.last),
+    )
 
 
 @rule("matmul")
@@ -179,13 +203,15 @@ def layer_norm(emit: Emitter, node: Node, inputs: Sequence[str]) -> str:
     return emit("Add", emit("Mul", emit("Div", centred, deviation), scale), bias)
 
 
-# -- windows -----------------------------------------------------------------------------------------------
+# -- windows ---------------------------------------------------------------------------------------
 
 
 @rule("conv")
 def conv(emit: Emitter, node: Node, inputs: Sequence[str]) -> str:
     a = node.attrs
-    return emit("Conv", *inputs, strides=a.stride, dilations=a.dilation, pads=(*a.lo, *a.hi), group=a.groups)
+    return emit(
+        "Conv", *inputs, strides=a.stride, dilations=a.dilation, pads=(*a.lo, *a.hi), group=a.groups
+    )
 
 
 @rule("conv_input_gradient")
@@ -198,17 +224,26 @@ def conv_transpose(emit: Emitter, node: Node, inputs: Sequence[str]) -> str:
         full = a.stride[axis] * (dy.shape[2 + axis] - 1) + reach - a.lo[axis] - a.hi[axis]
         missing = extent - full
         if not isinstance(missing, int):
-            raise UnsupportedOpError(f"its result's extent {extent} is no multiple of a free dim.", node=node.label,
+            raise UnsupportedOpError(f"its result's extent {extent} is no multiple of a free dim.",
+                                     node=node.label,
                                      hint="Fix the free dims.")  # fmt: skip
         added.append(missing)
-    return emit("ConvTranspose", *inputs, strides=a.stride, dilations=a.dilation, pads=(*a.lo, *a.hi),
+    return emit("ConvTranspose", *inputs, strides=a.stride, dilations=a.dilation,
+                pads=(*a.lo, *a.hi),
                 group=a.groups, output_padding=added)  # fmt: skip
 
 
 @rule("max_pool")
 def max_pool(emit: Emitter, node: Node, inputs: Sequence[str]) -> str:
     a = node.attrs
-    return emit("MaxPool", *inputs, kernel_shape=a.kernel, strides=a.stride, dilations=a.dilation, pads=(*a.lo, *a.hi))
+    return emit(
+        "MaxPool",
+        *inputs,
+        kernel_shape=a.kernel,
+        strides=a.stride,
+        dilations=a.dilation,
+        pads=(*a.lo, *a.hi),
+    )
 
 
 @rule("average_pool")
@@ -220,11 +255,12 @@ def average_pool(emit: Emitter, node: Node, inputs: Sequence[str]) -> str:
         raise _unsupported(node, "has dilated average pools from opset 19 on")
     hi = [h - e for h, e in zip(a.hi, a.extra, strict=True)]
     return emit("AveragePool", *inputs, kernel_shape=a.kernel, strides=a.stride, pads=(*a.lo, *hi),
-                dilations=a.dilation if is_dilated else None, count_include_pad=int(a.count_padding),
+                dilations=a.dilation if is_dilated else None,
+                count_include_pad=int(a.count_padding),
                 ceil_mode=int(any(a.extra)))  # fmt: skip
 
 
-# -- shapes ------------------------------------------------------------------------------------------------
+# -- shapes ----------------------------------------------------------------------------------------
 
 
 @rule("reshape")
@@ -233,9 +269,16 @@ def reshape(emit: Emitter, node: Node, inputs: Sequence[str]) -> str:
     shape, source = node.attrs.shape, node.inputs[0].shape
     if any(extent == 0 for extent in shape):
         is_static = all(isinstance(extent, int) for extent in shape)
-        return emit("Reshape", *inputs, emit.extents(shape), allowzero=1 if is_static and emit.opset >= 14 else None)
+        return emit(
+            "Reshape",
+            *inputs,
+            emit.extents(shape),
+            allowzero=1 if is_static and emit.opset >= 14 else None,
+        )
     entries: list[Extent] = [
-        0 if not isinstance(extent, int) and axis < len(source) and source[axis] == extent else extent
+        0
+        if not isinstance(extent, int) and axis < len(source) and source[axis] == extent
+        else extent
         for axis, extent in enumerate(shape)
     ]
     symbolic = [axis for axis, extent in enumerate(entries) if not isinstance(extent, int)]
@@ -268,7 +311,7 @@ def pad(emit: Emitter, node: Node, inputs: Sequence[str]) -> str:
     return emit("Pad", *inputs, emit.extents((*a.lo, *a.hi)), number, mode=a.mode)
 
 
-# -- constants and indices -----------------------------------------------------------------------------------
+# -- constants and indices -------------------------------------------------------------------------
 
 
 @rule("constant")

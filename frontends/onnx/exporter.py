@@ -1,7 +1,9 @@
-"""Graph -> ONNX model. Ops that ONNX has are written as such; the others as their formula or decomposition.
+"""Graph -> ONNX model. Ops that ONNX has are written as such; the others as their formula or
+decomposition.
 
-Free dims become dim_params, states become initializers (their updates are not exported: ONNX graphs have no state),
-and large splats become ConstantOfShape nodes, so a light network stays a light file.
+Free dims become dim_params, states become initializers (their updates are not exported: ONNX graphs
+have no state), and large splats become ConstantOfShape nodes, so a light network stays a light
+file.
 """
 
 from __future__ import annotations
@@ -33,13 +35,18 @@ OLDEST_OPSET: Final = 13
 LARGEST_MODEL: Final = (1 << 31) - 1
 
 
-def to_onnx(graph: Graph, path: str | os.PathLike[str] | None = None, opset: int = DEFAULT_OPSET) -> onnx.ModelProto:
+def to_onnx(
+    graph: Graph, path: str | os.PathLike[str] | None = None, opset: int = DEFAULT_OPSET
+) -> onnx.ModelProto:
     """Write a graph as an ONNX model, to ``path`` too if one is given (whole or not at all).
 
-    UnsupportedOpError lists all ops that ONNX cannot express; UsageError for an opset outside 13..28.
+    UnsupportedOpError lists all ops that ONNX cannot express; UsageError for an opset outside
+    13..28.
     """
     if not OLDEST_OPSET <= opset <= LATEST_OPSET:
-        raise UsageError(f"models are exported with opset {OLDEST_OPSET} to {LATEST_OPSET}, not {opset}.")
+        raise UsageError(
+            f"models are exported with opset {OLDEST_OPSET} to {LATEST_OPSET}, not {opset}."
+        )
     model = _Exporter(graph, opset).model()
     if path is not None:
         _write(model, Path(path))
@@ -47,13 +54,19 @@ def to_onnx(graph: Graph, path: str | os.PathLike[str] | None = None, opset: int
 
 
 def _write(model: onnx.ModelProto, path: Path) -> None:
-    """Old or new, never torn: a temporary file in the same folder takes the place of the old one."""
+    """Old or new, never torn: a temporary file in the same folder takes the place of the old
+    one.
+    """
     if model.ByteSize() > LARGEST_MODEL:
-        raise UsageError(f"the model has {model.ByteSize()} bytes; an ONNX file holds at most {LARGEST_MODEL}.")
+        raise UsageError(
+            f"the model has {model.ByteSize()} bytes; an ONNX file holds at most {LARGEST_MODEL}."
+        )
     try:
         descriptor, name = tempfile.mkstemp(dir=path.parent, prefix=".netloom-", suffix=".onnx")
     except OSError as error:
-        raise UsageError(f"{path} cannot be written: {error.strerror}.", hint="Choose another path.") from error
+        raise UsageError(
+            f"{path} cannot be written: {error.strerror}.", hint="Choose another path."
+        ) from error
     try:
         with open(descriptor, "wb") as file:
             file.write(model.SerializeToString(deterministic=True))
@@ -62,7 +75,9 @@ def _write(model: onnx.ModelProto, path: Path) -> None:
         os.chmod(name, 0o644)
         os.replace(name, path)
     except OSError as error:
-        raise UsageError(f"{path} cannot be written: {error.strerror}.", hint="Choose another path.") from error
+        raise UsageError(
+            f"{path} cannot be written: {error.strerror}.", hint="Choose another path."
+        ) from error
     finally:
         with contextlib.suppress(FileNotFoundError):
             os.unlink(name)
@@ -74,13 +89,17 @@ class _Exporter:
         names = [value.label for value in graph.inputs]
         taken = [*names, *graph.output_names, *(state.name for state in graph.states)]
         if len(set(taken)) < len(taken):
-            raise UsageError("inputs, outputs and states of the graph share a name.", hint="Rename one of them.")
+            raise UsageError(
+                "inputs, outputs and states of the graph share a name.", hint="Rename one of them."
+            )
         self.emit = Emitter(opset, taken)
         self.names: dict[Value, str] = dict(zip(graph.inputs, names, strict=True))
 
     def model(self) -> onnx.ModelProto:
         nodes = _needed(self.graph)
-        self._place_sources({value for node in nodes for value in node.inputs}.union(self.graph.outputs))
+        self._place_sources(
+            {value for node in nodes for value in node.inputs}.union(self.graph.outputs)
+        )
         self._refuse(nodes)
         for node in nodes:
             self._export(node)
@@ -102,7 +121,10 @@ class _Exporter:
 
     def _assembled(self) -> onnx.ModelProto:
         inputs = [_info(value.label, value.type) for value in self.graph.inputs]
-        outputs = [_info(n, v.type) for n, v in zip(self.graph.output_names, self.graph.outputs, strict=True)]
+        outputs = [
+            _info(n, v.type)
+            for n, v in zip(self.graph.output_names, self.graph.outputs, strict=True)
+        ]
         body = helper.make_graph(_without_copies(self.emit.nodes, self.graph.output_names), self.graph.name or "graph",
                                  inputs, outputs, self.emit.initializers)  # fmt: skip
         imports = [helper.make_opsetid("", self.emit.opset)]
@@ -110,7 +132,7 @@ class _Exporter:
         model.ir_version = helper.find_min_ir_version_for(imports)
         return model
 
-    # -- nodes -----------------------------------------------------------------------------------------------
+    # -- nodes -------------------------------------------------------------------------------------
 
     def _refuse(self, nodes: Sequence[Node]) -> None:
         """All ops without an ONNX form, at once."""
@@ -124,8 +146,12 @@ class _Exporter:
             elif node.op.name not in RULES:
                 found.setdefault(node.op.name, node.label)
         if found:
-            listed = ", ".join(f"{name} ({label!r})" if label else name for name, label in sorted(found.items()))
-            raise UnsupportedOpError(f"ONNX has no form of {listed}.", hint="Export the network's inference form.")
+            listed = ", ".join(
+                f"{name} ({label!r})" if label else name for name, label in sorted(found.items())
+            )
+            raise UnsupportedOpError(
+                f"ONNX has no form of {listed}.", hint="Export the network's inference form."
+            )
 
     def _export(self, first: Node) -> None:
         """One node; those that it decomposes into in its place (an explicit stack)."""
@@ -139,7 +165,9 @@ class _Exporter:
             rule = RULES.get(item.op.name)
             self.emit.label = item.label
             if rule is not None:
-                self.names[item.output] = rule(self.emit, item, [self.names[value] for value in item.inputs])
+                self.names[item.output] = rule(
+                    self.emit, item, [self.names[value] for value in item.inputs]
+                )
                 continue
             expansion = _expanded(item)
             assert expansion is not None  # else refused before
@@ -171,8 +199,12 @@ def _needed(graph: Graph) -> list[Node]:
     return kept[::-1]
 
 
-def _without_copies(nodes: Sequence[onnx.NodeProto], outputs: Sequence[str]) -> list[onnx.NodeProto]:
-    """Identity nodes before outputs removed: their producer takes the output's name, once for each producer."""
+def _without_copies(
+    nodes: Sequence[onnx.NodeProto], outputs: Sequence[str]
+) -> list[onnx.NodeProto]:
+    """Identity nodes before outputs removed: their producer takes the output's name, once for
+    each producer.
+    """
     makers = {name for node in nodes if node.op_type != "Identity" for name in node.output}
     renamed: dict[str, str] = {}
     kept = []

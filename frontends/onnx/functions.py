@@ -1,7 +1,8 @@
 """A model's local functions: found by name, measured before anything is inlined.
 
-Ten functions that call each other ten times are ten thousand million nodes, so the number of nodes after inlining is
-counted first (one addition per call), and a function that reaches itself is refused.
+Ten functions that call each other ten times are ten thousand million nodes, so the number of nodes
+after inlining is counted first (one addition per call), and a function that reaches itself is
+refused.
 """
 
 from __future__ import annotations
@@ -30,9 +31,15 @@ def local_functions(model: onnx.ModelProto) -> dict[Key, onnx.FunctionProto]:
     """The functions by key; duplicates are refused."""
     found: dict[Key, onnx.FunctionProto] = {}
     for function in model.functions:
-        key = ("" if function.domain == "ai.onnx" else function.domain, function.name, function.overload)
+        key = (
+            "" if function.domain == "ai.onnx" else function.domain,
+            function.name,
+            function.overload,
+        )
         if key in found:
-            raise ModelError(f"the function {printable(function.name)!r} is defined twice.", hint="Rename one.")
+            raise ModelError(
+                f"the function {printable(function.name)!r} is defined twice.", hint="Rename one."
+            )
         found[key] = function
     return found
 
@@ -63,7 +70,9 @@ def _contents(nodes: object, functions: dict[Key, onnx.FunctionProto]) -> tuple[
     return own, calls
 
 
-def _measure(start: Key, counts: dict[Key, tuple[int, Counter[Key]]], sizes: dict[Key, int]) -> None:
+def _measure(
+    start: Key, counts: dict[Key, tuple[int, Counter[Key]]], sizes: dict[Key, int]
+) -> None:
     """Sizes after inlining, callees first; an explicit stack, so depth is no limit."""
     active: set[Key] = set()
     stack = [start]
@@ -78,7 +87,10 @@ def _measure(start: Key, counts: dict[Key, tuple[int, Counter[Key]]], sizes: dic
             active.discard(key)
             stack.pop()
         elif key in active and any(callee in active for callee in missing):
-            raise ModelError(f"the function {printable(key[1])!r} calls itself.", hint="Inline it when exporting.")
+            raise ModelError(
+                f"the function {printable(key[1])!r} calls itself.",
+                hint="Inline it when exporting.",
+            )
         else:
             active.add(key)
             stack += missing

@@ -20,7 +20,9 @@ Convert: TypeAlias = "Callable[[Context, ModelNode], Item | Sequence[Item | None
 
 @dataclass(frozen=True)
 class Handler:
-    """How one op type is imported in the opsets ``first`` to ``last``. Outputs not made are None."""
+    """How one op type is imported in the opsets ``first`` to ``last``. Outputs not made are
+    None.
+    """
 
     op_type: str
     first: int
@@ -45,7 +47,9 @@ class HandlerTable:
             raise ValueError(f"{handler.op_type} has two handlers for one opset")
         others.append(handler)
 
-    def on(self, *op_types: str, first: int = 1, last: int = LATEST_OPSET) -> Callable[[Convert], Convert]:
+    def on(
+        self, *op_types: str, first: int = 1, last: int = LATEST_OPSET
+    ) -> Callable[[Convert], Convert]:
         """Decorator: the function imports these op types in these opsets."""
 
         def register(convert: Convert) -> Convert:

@@ -40,7 +40,9 @@ from .support import refuse_unsupported, report_support
 from .tensors import NARROW, Narrow, TensorReader, check_shape, dtype_of
 
 TAKE_NARROW: Final = frozenset({"Cast", "CastLike", "DequantizeLinear", "QuantizeLinear"})
-MOVE_NARROW: Final = frozenset({"Flatten", "Gather", "Identity", "Reshape", "Slice", "Squeeze", "Transpose", "Unsqueeze"})
+MOVE_NARROW: Final = frozenset(
+    {"Flatten", "Gather", "Identity", "Reshape", "Slice", "Squeeze", "Transpose", "Unsqueeze"}
+)
 # of a free dim; slices "to the end" say this (TensorFlow) or more
 LARGEST_DIM: Final = 1_000_000_000
 
@@ -63,7 +65,14 @@ def from_onnx(source: Source, *, dims: Dims | None = None, shapes: Shapes | None
     refuse_unsupported(report_support(model, functions))
     limits: dict[str, int | range] = {}
     while True:
-        importer = _Importer(model, functions, TensorReader(folder), {**limits, **(dims or {})}, shapes or {}, fixed=dims or {})
+        importer = _Importer(
+            model,
+            functions,
+            TensorReader(folder),
+            {**limits, **(dims or {})},
+            shapes or {},
+            fixed=dims or {},
+        )
         try:
             return importer.run()
         except Restriction as found:
@@ -119,20 +128,30 @@ class _Importer:
         frame = self._frame_of(graph, names, opsets_of(self.model.opset_import), _to_nobody)
         self._check_annotations(frame, names)
         self._process(frame)
-        results = [pair for output in graph.output for pair in _results(output.name, _present(names, output.name))]
+        results = [
+            pair
+            for output in graph.output
+            for pair in _results(output.name, _present(names, output.name))
+        ]
         for name, value in results:
             if value in self.context.narrow:
                 raise UnsupportedOpError(f"the output {printable(name)!r} is {self.context.narrow[value].name}.",
                                          hint="Dequantize it in the model.")  # fmt: skip
         if len(dict(results)) < len(results):
             raise ModelError("two outputs of the model have one name.", hint="Rename one.")
-        return _swept(self.context.builder.build([value for _, value in results], [name for name, _ in results]))
+        return _swept(
+            self.context.builder.build(
+                [value for _, value in results], [name for name, _ in results]
+            )
+        )
 
     # -- names of a graph --------------------------------------------------------------------------
 
     def _add_initializers(self, graph: onnx.GraphProto, names: ChainMap[str, Item | None]) -> None:
         if len(graph.sparse_initializer):
-            raise ModelError("the model has sparse initializers.", hint="Save them as dense tensors.")
+            raise ModelError(
+                "the model has sparse initializers.", hint="Save them as dense tensors."
+            )
         for tensor in graph.initializer:
             if not tensor.name:
                 raise ModelError("an initializer has no name.", hint="Export the model again.")
@@ -148,11 +167,17 @@ class _Importer:
         for info in graph.input:
             if not info.name or info.name in seen:
                 raise ModelError(
-                    f"the input {printable(info.name)!r} is defined twice or has no name.", hint="Rename it."
+                    f"the input {printable(info.name)!r} is defined twice or has no name.",
+                    hint="Rename it.",
                 )
             seen.add(info.name)
             if info.name in names:
-                _check_annotation(_present(names, info.name), info.type, printable(info.name), self.inputs.are_changed)
+                _check_annotation(
+                    _present(names, info.name),
+                    info.type,
+                    printable(info.name),
+                    self.inputs.are_changed,
+                )
             else:
                 names[info.name] = self.context.builder.input(self.inputs.type_of(info), info.name)
 
@@ -217,7 +242,9 @@ class _Importer:
             schema = find_schema(node.op_type, opset)
             # possible in the body of a standard function only: else the model was refused before
             if schema is None:
-                raise call.unsupported(f"opset {opset} has no such op.", "Export the network with simpler ops.")
+                raise call.unsupported(
+                    f"opset {opset} has no such op.", "Export the network with simpler ops."
+                )
             check_node(schema, call, self.context.narrow)
             if call.op_type in INLINED:
                 return self._inlined(frame, call)
@@ -234,7 +261,9 @@ class _Importer:
                 raise type(error)(error.message, node=call.title, hint=hint) from error
             raise
         except (ValueError, OverflowError) as error:
-            raise ModelError(f"it cannot be imported: {error}.", node=call.title, hint="Export it again.") from error
+            raise ModelError(
+                f"it cannot be imported: {error}.", node=call.title, hint="Export it again."
+            ) from error
         return None
 
     def _restrict(self, call: ModelNode) -> str:
@@ -264,9 +293,19 @@ class _Importer:
 
     def _narrow(self, call: ModelNode) -> Narrow | None:
         """The narrow dtype among a node's inputs; few ops take such inputs."""
-        found = next((self.context.narrow[x] for x in call.inputs if isinstance(x, Value) and x in self.context.narrow), None)
+        found = next(
+            (
+                self.context.narrow[x]
+                for x in call.inputs
+                if isinstance(x, Value) and x in self.context.narrow
+            ),
+            None,
+        )
         if found is not None and call.op_type not in TAKE_NARROW | MOVE_NARROW:
-            raise call.unsupported(f"it takes {found.name}, which is not supported here.", "Dequantize or cast it first.")
+            raise call.unsupported(
+                f"it takes {found.name}, which is not supported here.",
+                "Dequantize or cast it first.",
+            )
         return found
 
     def _mark(self, frame: _Frame, call: ModelNode, narrow: Narrow) -> None:
@@ -279,13 +318,17 @@ class _Importer:
         """The handler of an op outside the standard."""
         handler = DOMAINS[domain].find(call.op_type, call.opset) if domain in DOMAINS else None
         if handler is None:
-            raise call.unsupported("the op is not supported.", "Export the network with standard ops.")
+            raise call.unsupported(
+                "the op is not supported.", "Export the network with standard ops."
+            )
         return handler
 
     def _expansion(self, frame: _Frame, node: onnx.NodeProto, call: ModelNode) -> _Frame:
         """The body of an op that the standard defines by other ops."""
         if not has_body(call.op_type, call.opset):
-            raise call.unsupported("the op is not supported.", "Export the network with simpler ops.")
+            raise call.unsupported(
+                "the op is not supported.", "Export the network with simpler ops."
+            )
         return self._call(frame, node, body_of(call), call.inputs, call.attributes)
 
     def _convert(self, frame: _Frame, call: ModelNode, handler: Handler) -> None:
@@ -294,7 +337,9 @@ class _Importer:
         for position, name in enumerate(call.outputs):
             value = values[position] if position < len(values) else None
             if name and value is None:
-                raise call.unsupported(f"its output {position} is not supported.", "Remove what reads it.")
+                raise call.unsupported(
+                    f"its output {position} is not supported.", "Remove what reads it."
+                )
             if value is not None:
                 self._define(frame, name, value)
 
@@ -317,7 +362,9 @@ class _Importer:
                 return None
             if step.graph not in bodies:
                 bodies[step.graph] = self._body(frame, call.graph(step.graph))
-            return self._body_frame(bodies[step.graph], frame, step.inputs, lambda values: follow(driver.next(values)))
+            return self._body_frame(
+                bodies[step.graph], frame, step.inputs, lambda values: follow(driver.next(values))
+            )
 
         return follow(driver.first())
 
@@ -328,11 +375,17 @@ class _Importer:
         return _Body(graph, names)
 
     def _body_frame(
-        self, body: _Body, outer: _Frame, inputs: Sequence[Item], deliver: Callable[[list[Item]], _Frame | None]
+        self,
+        body: _Body,
+        outer: _Frame,
+        inputs: Sequence[Item],
+        deliver: Callable[[list[Item]], _Frame | None],
     ) -> _Frame:
         given = [info.name for info in body.graph.input]
         if len(set(given)) < len(given) or any(not name or name in body.names for name in given):
-            raise ModelError("an input of its graph has no name, or shadows another.", hint="Rename it.")
+            raise ModelError(
+                "an input of its graph has no name, or shadows another.", hint="Rename it."
+            )
         names = body.names.new_child(dict(zip(given, inputs, strict=True)))
         inner = self._frame_of(body.graph, names, outer.opsets, deliver)
         return dataclasses.replace(inner, attributes=outer.attributes)
@@ -346,16 +399,24 @@ class _Importer:
             raise ModelError(f"the function has {len(function.input)} inputs and {len(function.output)} outputs only.",
                              node=title(node), hint="Export it again.")  # fmt: skip
         if len(set(function.input)) < len(function.input):
-            raise ModelError("the function names an input twice.", node=title(node), hint="Rename it.")
+            raise ModelError(
+                "the function names an input twice.", node=title(node), hint="Rename it."
+            )
         given: dict[str, Item | None] = dict(zip_longest(function.input, inputs))
-        pairs = [(name, target) for name, target in zip(function.output, node.output, strict=False) if target]
+        pairs = [
+            (name, target)
+            for name, target in zip(function.output, node.output, strict=False)
+            if target
+        ]
 
         def define(values: Sequence[Item]) -> None:
             for (_, target), value in zip(pairs, values, strict=True):
                 self._define(caller, target, value)
 
         opsets = opsets_of(function.opset_import)
-        frame = self._frame_of(function, ChainMap(given), opsets, define, [name for name, _ in pairs])
+        frame = self._frame_of(
+            function, ChainMap(given), opsets, define, [name for name, _ in pairs]
+        )
         defaults = {attribute.name: attribute for attribute in function.attribute_proto}
         return dataclasses.replace(frame, attributes={**defaults, **attributes})
 
@@ -364,7 +425,9 @@ def _present(names: Mapping[str, Item | None], name: str) -> Item:
     """A value that must be there: only an input of a function may be absent."""
     value = names[name]
     if value is None:
-        raise ModelError(f"{printable(name)!r} is an absent input.", hint="Give all inputs of the function.")
+        raise ModelError(
+            f"{printable(name)!r} is an absent input.", hint="Give all inputs of the function."
+        )
     return value
 
 
@@ -391,7 +454,9 @@ class _Known(Collection[str]):
         return len(self._names)
 
 
-def _attributes(node: onnx.NodeProto, outer: Mapping[str, AttributeProto]) -> dict[str, AttributeProto]:
+def _attributes(
+    node: onnx.NodeProto, outer: Mapping[str, AttributeProto]
+) -> dict[str, AttributeProto]:
     """A node's attributes by name; references to a function's attributes are replaced."""
     found: dict[str, AttributeProto] = {}
     for attribute in node.attribute:
@@ -425,7 +490,9 @@ class _InputShapes:
         """The type of an input."""
         shown = f"the input {printable(info.name)!r}"
         if not info.type.HasField("tensor_type"):
-            raise ModelError(f"{shown} is no dense tensor.", hint="Only dense tensors are supported.")
+            raise ModelError(
+                f"{shown} is no dense tensor.", hint="Only dense tensors are supported."
+            )
         tensor = info.type.tensor_type
         dtype = dtype_of(tensor.elem_type, shown)
         if info.name in self.shapes:
@@ -435,11 +502,15 @@ class _InputShapes:
                                  hint="Give one extent for each axis.")  # fmt: skip
             extents = tuple(self._named(e) if isinstance(e, str) else e for e in wanted)
         elif tensor.HasField("shape"):
-            extents = tuple(self._extent(d, f"{info.name}_{axis}") for axis, d in enumerate(tensor.shape.dim))
+            extents = tuple(
+                self._extent(d, f"{info.name}_{axis}") for axis, d in enumerate(tensor.shape.dim)
+            )
         else:
             raise ShapeError(f"{shown} has no shape.", hint="Give one with shapes= (--shape).")
         check_shape(
-            [e for e in extents if isinstance(e, int)] + [1] * sum(not isinstance(e, int) for e in extents), shown
+            [e for e in extents if isinstance(e, int)]
+            + [1] * sum(not isinstance(e, int) for e in extents),
+            shown,
         )
         result = TensorType(dtype, extents)
         check_size(result)
@@ -464,9 +535,15 @@ class _InputShapes:
                 case _:
                     safe = identifier(name, self._taken)
                     self._taken.add(safe)
-                    numbers = range(1, LARGEST_DIM + 1) if chosen is None else _checked_range(name, chosen)
+                    numbers = (
+                        range(1, LARGEST_DIM + 1)
+                        if chosen is None
+                        else _checked_range(name, chosen)
+                    )
                     step = numbers.step
-                    self.symbols[name] = dim.symbol(safe, numbers[0] // step, numbers[-1] // step) * step
+                    self.symbols[name] = (
+                        dim.symbol(safe, numbers[0] // step, numbers[-1] // step) * step
+                    )
         return self.symbols[name]
 
     def dim_of(self, symbol: Symbol) -> tuple[str, int]:
@@ -484,9 +561,11 @@ class _InputShapes:
         names = [value.label for value in inputs]
         for name in self.shapes:
             if name not in names:
-                raise UsageError(f"the model has no input {name!r}.",
-                                 # fmt: skip
-                                 hint=f"It has {', '.join(map(repr, map(printable, names))) or 'none'}.")
+                raise UsageError(
+                    f"the model has no input {name!r}.",
+                    # fmt: skip
+                    hint=f"It has {', '.join(map(repr, map(printable, names))) or 'none'}.",
+                )
         for name in self.dims:
             if name not in self.symbols:
                 free = ", ".join(printable(known) for known in self.symbols) or "none"
@@ -496,9 +575,11 @@ class _InputShapes:
 def _checked_range(name: str, chosen: range) -> range:
     """Numbers that a free dim may be: all of a range, or the multiples of its step in it."""
     if chosen.step < 1 or len(chosen) == 0 or chosen.start < 0 or chosen.start % chosen.step:
-        raise UsageError(f"the dim {printable(name)} cannot lie in {chosen}.",
-                         # fmt: skip
-                         hint="Give a range such as range(1, 65), or of multiples, such as range(32, 641, 32).")
+        raise UsageError(
+            f"the dim {printable(name)} cannot lie in {chosen}.",
+            # fmt: skip
+            hint="Give a range such as range(1, 65), or of multiples, such as range(32, 641, 32).",
+        )
     return chosen
 
 
@@ -514,19 +595,32 @@ def _check_annotation(value: Item, annotation: onnx.TypeProto, name: str, is_cha
     tensor = annotation.tensor_type
     said = f"the model says that {name!r} is"
     narrow = NARROW.get(tensor.elem_type)
-    dtype = narrow.carrier if narrow else dtype_of(tensor.elem_type, name) if tensor.elem_type else value.dtype
+    dtype = (
+        narrow.carrier
+        if narrow
+        else dtype_of(tensor.elem_type, name)
+        if tensor.elem_type
+        else value.dtype
+    )
     if dtype is not value.dtype:
         raise ShapeError(f"{said} {dtype.value}, but it is {value.dtype.value}.",
                          hint="Run onnx.shape_inference on it again.")  # fmt: skip
     if not tensor.HasField("shape"):
         return
-    claimed = [d.dim_value if d.HasField("dim_value") and d.dim_value >= 0 else None for d in tensor.shape.dim]
+    claimed = [
+        d.dim_value if d.HasField("dim_value") and d.dim_value >= 0 else None
+        for d in tensor.shape.dim
+    ]
     is_same = len(claimed) == value.type.rank and all(
-        is_changed or c is None or not isinstance(e, int) or c == e for c, e in zip(claimed, value.shape, strict=False)
+        is_changed or c is None or not isinstance(e, int) or c == e
+        for c, e in zip(claimed, value.shape, strict=False)
     )
     if not is_same:
         shown = ", ".join("?" if c is None else str(c) for c in claimed)
-        raise ShapeError(f"{said} [{shown}], but it is {value.type}.", hint="Run onnx.shape_inference on it again.")
+        raise ShapeError(
+            f"{said} [{shown}], but it is {value.type}.",
+            hint="Run onnx.shape_inference on it again.",
+        )
 
 
 def _swept(graph: Graph) -> Graph:

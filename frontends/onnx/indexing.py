@@ -25,7 +25,9 @@ INDEXING: Final = HandlerTable()
 def constant(context: Context, node: ModelNode) -> Value:
     """Exactly one attribute holds the value."""
     if len(node.attributes) != 1:
-        raise node.fault(f"it has {len(node.attributes)} values; exactly one is needed.", "Export it again.")
+        raise node.fault(
+            f"it has {len(node.attributes)} values; exactly one is needed.", "Export it again."
+        )
     (name,) = node.attributes
     match name:
         case "value":
@@ -40,7 +42,9 @@ def constant(context: Context, node: ModelNode) -> Value:
             return context.constant(np.array(node.numbers(name) or (), np.float32))
         case "value_ints":
             return context.constant(np.array(node.integers(name) or (), np.int64))
-    raise node.unsupported(f"it holds a {name}; strings and sparse tensors are not supported.", "Use a dense tensor.")
+    raise node.unsupported(
+        f"it holds a {name}; strings and sparse tensors are not supported.", "Use a dense tensor."
+    )
 
 
 @INDEXING.on("Gather")
@@ -60,7 +64,8 @@ def check_indices(context: Context, node: ModelNode, indices: Value, extent: Ext
     low, high = int(known.min()), int(known.max())
     if low < -extent or high >= extent:
         raise node.fault(
-            f"index {low if low < -extent else high} lies outside an axis of {extent}.", "Export it again."
+            f"index {low if low < -extent else high} lies outside an axis of {extent}.",
+            "Export it again.",
         )
 
 
@@ -72,34 +77,52 @@ def gather_elements(context: Context, node: ModelNode) -> Value:
     if indices.type.rank != x.type.rank:
         raise node.misshapen(f"indices are {indices.type} for {x.type}.", "Export it again.")
     check_indices(context, node, indices, x.shape[axis])
-    read = context.slice(x, (0,) * x.type.rank, (*indices.shape[:axis], x.shape[axis], *indices.shape[axis + 1 :]))
+    read = context.slice(
+        x, (0,) * x.type.rank, (*indices.shape[:axis], x.shape[axis], *indices.shape[axis + 1 :])
+    )
     return context("gather_elements", read, indices, axis=axis)
 
 
 def wrapped_index(context: Context, index: Value, extent: Extent) -> Value:
     """Negative indices count from the end."""
     size = context.extent_value(extent)
-    return context("select", context("less", index, context.number(0, INT64)), context("add", index, size), index)
+    return context(
+        "select",
+        context("less", index, context.number(0, INT64)),
+        context("add", index, size),
+        index,
+    )
 
 
 @INDEXING.on("GatherND", first=11)
 def gather_nd(context: Context, node: ModelNode) -> Value:
-    """The last axis of indices holds coordinates of the axes after the batch axes; a gather from the flat tensor."""
+    """The last axis of indices holds coordinates of the axes after the batch axes; a gather from
+    the flat tensor.
+    """
     x, indices = node.input(0), node.input(1)
     batch = node.integer("batch_dims", 0)
     if not indices.type.rank or not 0 <= batch < min(x.type.rank, indices.type.rank):
-        raise node.misshapen(f"indices are {indices.type} for {x.type} with batch_dims = {batch}.", "Export it again.")
+        raise node.misshapen(
+            f"indices are {indices.type} for {x.type} with batch_dims = {batch}.",
+            "Export it again.",
+        )
     depth = indices.shape[-1]
     if not isinstance(depth, int) or not 1 <= depth <= x.type.rank - batch:
-        raise node.misshapen(f"indices are {indices.type} for {x.type} with batch_dims = {batch}.", "Export it again.")
+        raise node.misshapen(
+            f"indices are {indices.type} for {x.type} with batch_dims = {batch}.",
+            "Export it again.",
+        )
     flat = flat_index(context, node, indices, x.shape[: batch + depth], batch)
     rest = x.shape[batch + depth :]
     leading = product(x.shape[: batch + depth])
     return context("gather", context.reshape(x, (leading, *rest)), flat, axis=0)
 
 
-def flat_index(context: Context, node: ModelNode, indices: Value, extents: Sequence[Extent], batch: int = 0) -> Value:
-    """The coordinates along the last axis of the indices as one index into the flattened axes ``extents``.
+def flat_index(
+    context: Context, node: ModelNode, indices: Value, extents: Sequence[Extent], batch: int = 0
+) -> Value:
+    """The coordinates along the last axis of the indices as one index into the flattened axes
+    ``extents``.
 
     The first ``batch`` coordinates are the position in the indices themselves.
     """
@@ -123,13 +146,17 @@ def one_hot(context: Context, node: ModelNode) -> Value:
     indices, values = node.input(0), node.input(2)
     depth = int(context.scalar(node.input(1), node, "depth"))
     if depth < 1 or values.shape != (2,):
-        raise node.fault(f"depth is {depth} and values are {values.type}; at least 1 and two are needed.")
+        raise node.fault(
+            f"depth is {depth} and values are {values.type}; at least 1 and two are needed."
+        )
     axis = node.axis(node.integer("axis", -1), indices.type.rank + 1)
     index = wrapped_index(context, context.cast(indices, INT64), depth)
     hot = context("one_hot", index, depth=depth, dtype=BOOL)
     order = list(range(indices.type.rank))
     order.insert(axis, indices.type.rank)
-    off, on = (context.reshape(context.slice_axis(values, 0, position, 1), ()) for position in range(2))
+    off, on = (
+        context.reshape(context.slice_axis(values, 0, position, 1), ()) for position in range(2)
+    )
     return context("select", context.transpose(hot, order), on, off)
 
 
@@ -139,13 +166,19 @@ def arithmetic_range(context: Context, node: ModelNode) -> Value:
     start, limit, delta = (node.input(position) for position in range(3))
     count = _range_size(context, node, start, limit, delta)
     positions = context("iota", shape=(count,), axis=0, dtype=start.dtype)
-    value = context("add", context("mul", positions, context.reshape(delta, ())), context.reshape(start, ()))
+    value = context(
+        "add", context("mul", positions, context.reshape(delta, ())), context.reshape(start, ())
+    )
     if isinstance(count, int):
-        return context.learn(value, lambda a, d: np.arange(count) * d.item() + a.item(), start, delta)
+        return context.learn(
+            value, lambda a, d: np.arange(count) * d.item() + a.item(), start, delta
+        )
     return value
 
 
-def _range_size(context: Context, node: ModelNode, start: Value, limit: Value, delta: Value) -> Extent:
+def _range_size(
+    context: Context, node: ModelNode, start: Value, limit: Value, delta: Value
+) -> Extent:
     if start.dtype.is_float:
         first, last, step = (context.scalar(v, node, "a bound") for v in (start, limit, delta))
         if not step or not all(map(math.isfinite, (first, last, step))):
@@ -164,9 +197,13 @@ def eye_like(context: Context, node: ModelNode) -> Value:
     x = node.input(0)
     if x.type.rank != 2:
         raise node.misshapen(f"its input is {x.type}; a matrix is needed.")
-    dtype = dtype_of(node.integer("dtype", 0), node.title) if "dtype" in node.attributes else x.dtype
+    dtype = (
+        dtype_of(node.integer("dtype", 0), node.title) if "dtype" in node.attributes else x.dtype
+    )
     rows, columns = _coordinates(context, x.shape)
-    return context.cast(context("equal", context("add", rows, node.integer("k", 0)), columns), dtype)
+    return context.cast(
+        context("equal", context("add", rows, node.integer("k", 0)), columns), dtype
+    )
 
 
 @INDEXING.on("Trilu", first=14)
@@ -181,7 +218,11 @@ def triangle(context: Context, node: ModelNode) -> Value:
     rows, columns = _coordinates(context, x.shape[-2:])
     shifted = rows if shift is None else context("add", rows, context.reshape(shift, ()))
     upper = node.flag("upper", True)
-    keep = context("less_equal", shifted, columns) if upper else context("less_equal", columns, shifted)
+    keep = (
+        context("less_equal", shifted, columns)
+        if upper
+        else context("less_equal", columns, shifted)
+    )
     return context("select", keep, x, context.number(False if x.dtype is BOOL else 0, x.dtype))
 
 
@@ -213,11 +254,25 @@ def reverse_sequence(context: Context, node: ModelNode) -> Value:
     x, lengths = node.input(0), node.input(1)
     rank = x.type.rank
     if rank < 2:
-        raise node.misshapen(f"its input is {x.type}; batch and time axes are needed.", "Export it again.")
-    time, batch = (node.axis(node.integer(name, default), 2) for name, default in (("time_axis", 0), ("batch_axis", 1)))
+        raise node.misshapen(
+            f"its input is {x.type}; batch and time axes are needed.", "Export it again."
+        )
+    time, batch = (
+        node.axis(node.integer(name, default), 2)
+        for name, default in (("time_axis", 0), ("batch_axis", 1))
+    )
     if time == batch or lengths.shape != (x.shape[batch],):
-        raise node.misshapen(f"its lengths are {lengths.type} for {x.type}, batch axis {batch}.", "Export it again.")
-    length = context.reshape(context.cast(lengths, INT64), tuple(e if a == batch else 1 for a, e in enumerate(x.shape)))
+        raise node.misshapen(
+            f"its lengths are {lengths.type} for {x.type}, batch axis {batch}.", "Export it again."
+        )
+    length = context.reshape(
+        context.cast(lengths, INT64), tuple(e if a == batch else 1 for a, e in enumerate(x.shape))
+    )
     place = context("iota", shape=x.shape, axis=time, dtype=INT64)
     mirrored = context("sub", context("sub", length, 1), place)
-    return context("gather_elements", x, context("select", context("less", place, length), mirrored, place), axis=time)
+    return context(
+        "gather_elements",
+        x,
+        context("select", context("less", place, length), mirrored, place),
+        axis=time,
+    )

@@ -36,7 +36,9 @@ def gemm(context: Context, node: ModelNode) -> Value:
     """alpha * op(a) @ op(b) + beta * c."""
     a, b, c = node.input(0), node.input(1), node.optional(2)
     if a.type.rank != 2 or b.type.rank != 2:
-        raise node.misshapen(f"it multiplies {a.type} by {b.type}; matrices are needed.", "Flatten the input first.")
+        raise node.misshapen(
+            f"it multiplies {a.type} by {b.type}; matrices are needed.", "Flatten the input first."
+        )
     transpose_a, transpose_b = node.flag("transA", False), node.flag("transB", False)
     if not transpose_a and (c is None or c.type.rank < 2):
         a = _unflattened(context, a)
@@ -46,14 +48,18 @@ def gemm(context: Context, node: ModelNode) -> Value:
 
 
 def _unflattened(context: Context, a: Value) -> Value:
-    """A matrix that was flattened from more axes, with these: a free dim among them could not be split off again."""
+    """A matrix that was flattened from more axes, with these: a free dim among them could not be
+    split off again.
+    """
     source, columns = context.source(a), a.shape[-1]
     if a.type.is_static:
         return a
     for count in reversed(range(1, source.type.rank)):
         rest = exact_quotient(product_of(source.shape[count:]), columns)
         if rest is not None:
-            return context.reshape(source, (*source.shape[:count], *(() if rest == 1 else (rest,)), columns))
+            return context.reshape(
+                source, (*source.shape[:count], *(() if rest == 1 else (rest,)), columns)
+            )
     return a
 
 
@@ -64,7 +70,9 @@ def _biased(context: Context, node: ModelNode, value: Value, c: Value | None) ->
         return value
     result = context("add", value, _scaled(context, c, node.number("beta", 1.0)))
     if result.shape != value.shape:
-        raise node.misshapen(f"c is {c.type}, which does not broadcast to {value.type}.", "Export it again.")
+        raise node.misshapen(
+            f"c is {c.type}, which does not broadcast to {value.type}.", "Export it again."
+        )
     return result
 
 

@@ -1,6 +1,7 @@
 """Reading a model: a path, bytes or a ModelProto -> a ModelProto that at least looks like a model.
 
-Whatever the bytes are, the result is a model or a ``ModelError`` that says what the file is instead.
+Whatever the bytes are, the result is a model or a ``ModelError`` that says what the file is
+instead.
 """
 
 from __future__ import annotations
@@ -22,23 +23,36 @@ from .names import printable
 
 Source: TypeAlias = "str | os.PathLike[str] | bytes | onnx.ModelProto"
 
-LARGEST_FILE: Final = (1 << 31) - 1  # protobuf reads no more; larger models keep their weights in external data
+# protobuf reads no more; larger models keep their weights in external data
+LARGEST_FILE: Final = (1 << 31) - 1
 
 SIGNATURES: Final = (
-    (b"PK\x03\x04", "a zip archive (a PyTorch or Keras file?)", "Export the network to ONNX first."),
+    (
+        b"PK\x03\x04",
+        "a zip archive (a PyTorch or Keras file?)",
+        "Export the network to ONNX first.",
+    ),
     (b"\x89HDF", "an HDF5 file (Keras?)", "Export the network to ONNX first."),
     (b"\x1f\x8b", "gzip data", "Unpack it first."),
     (b"\x80\x02", "a pickle", "Export the network to ONNX first."),
     (b"\x7fELF", "a shared object", "A compiled program is loaded with load(), not imported."),
-    (b"version https://git-lfs", "a Git LFS pointer, not the model itself", "Fetch it with: git lfs pull."),
+    (
+        b"version https://git-lfs",
+        "a Git LFS pointer, not the model itself",
+        "Fetch it with: git lfs pull.",
+    ),
     (b"<", "markup (a web page?)", "Download the file itself."),
     (b"{", "JSON text", "Give the binary .onnx file."),
 )
-NOT_A_MODEL: Final = "Give a binary .onnx file; onnx.checker.check_model shows whether a file is one."
+NOT_A_MODEL: Final = (
+    "Give a binary .onnx file; onnx.checker.check_model shows whether a file is one."
+)
 
 
 def read_model(source: Source) -> tuple[onnx.ModelProto, Path | None]:
-    """The model and its folder (None unless a path was given: then there is no external data to read)."""
+    """The model and its folder (None unless a path was given: then there is no external data to
+    read).
+    """
     match source:
         case onnx.ModelProto():
             return _accept(source, "the model"), None
@@ -48,7 +62,9 @@ def read_model(source: Source) -> tuple[onnx.ModelProto, Path | None]:
             path = Path(source)
             return _parse(_read(path), printable(str(path))), path.parent
         case _:
-            raise UsageError(f"a model is a path, bytes or a ModelProto, not {type(source).__name__}.")
+            raise UsageError(
+                f"a model is a path, bytes or a ModelProto, not {type(source).__name__}."
+            )
 
 
 def _read(path: Path) -> bytes:
@@ -65,8 +81,11 @@ def _read(path: Path) -> bytes:
             kind = "a directory" if stat.S_ISDIR(status.st_mode) else "not a regular file"
             raise ModelError(f"{name} is {kind}, not a model.", hint=NOT_A_MODEL)
         if status.st_size > LARGEST_FILE:
-            raise ModelError(f"{name} holds {status.st_size} bytes; a model file holds at most {LARGEST_FILE}.",
-                             hint="Save it with external data (onnx.save with save_as_external_data).")  # fmt: skip
+            raise ModelError(
+                f"{name} holds {status.st_size} bytes; a model file holds at most {LARGEST_FILE}.",
+                # fmt: skip
+                hint="Save it with external data (onnx.save with save_as_external_data).",
+            )
         with open(descriptor, "rb", closefd=False) as file:
             return file.read()
     finally:
@@ -98,27 +117,35 @@ def _accept(model: onnx.ModelProto, name: str) -> onnx.ModelProto:
     if not model.ir_version:
         raise ModelError(f"{name} is not an ONNX model: it has no IR version.", hint=NOT_A_MODEL)
     if not model.opset_import and model.ir_version >= 3:
-        raise ModelError(f"{name} imports no opset, or is cut short.", hint="Set opset_import and save it again.")
+        raise ModelError(
+            f"{name} imports no opset, or is cut short.", hint="Set opset_import and save it again."
+        )
     _check_text(model, name)
     return model
 
 
 @lru_cache(maxsize=64)
-def _text_and_messages(descriptor: Descriptor) -> tuple[tuple[FieldDescriptor, ...], tuple[FieldDescriptor, ...]]:
+def _text_and_messages(
+    descriptor: Descriptor,
+) -> tuple[tuple[FieldDescriptor, ...], tuple[FieldDescriptor, ...]]:
     fields = descriptor.fields
     return (tuple(f for f in fields if f.type == FieldDescriptor.TYPE_STRING),
             tuple(f for f in fields if f.message_type is not None))  # fmt: skip
 
 
 def _check_text(model: onnx.ModelProto, name: str) -> None:
-    """Every string is UTF-8: protobuf hands out the others as bytes. Tensor contents are not touched."""
+    """Every string is UTF-8: protobuf hands out the others as bytes. Tensor contents are not
+    touched.
+    """
     stack: list[Any] = [model]
     while stack:
         message = stack.pop()
         texts, messages = _text_and_messages(message.DESCRIPTOR)
         for field in texts:
             value = getattr(message, field.name)
-            if isinstance(value, bytes) or (field.is_repeated and any(isinstance(item, bytes) for item in value)):
+            if isinstance(value, bytes) or (
+                field.is_repeated and any(isinstance(item, bytes) for item in value)
+            ):
                 raise ModelError(f"{name} is damaged: a {field.name} of {message.DESCRIPTOR.name} is no UTF-8 text.",
                                  hint="Fetch it again, or export it again.")  # fmt: skip
         for field in messages:
@@ -141,5 +168,7 @@ def opsets_of(imports: object) -> dict[str, int]:
         raise UnsupportedOpError(f"the model uses opset {opset}; the newest known one is {LATEST_OPSET}.",
                                  hint=f"Export it with opset {LATEST_OPSET} or lower.")  # fmt: skip
     if opset < 1:
-        raise ModelError(f"the model uses opset {opset}, which does not exist.", hint="Opsets begin at 1.")
+        raise ModelError(
+            f"the model uses opset {opset}, which does not exist.", hint="Opsets begin at 1."
+        )
     return found

@@ -1,4 +1,6 @@
-"""A node of a model, ready for its handler: inputs as values, attributes read by name and checked."""
+"""A node of a model, ready for its handler: inputs as values, attributes read by name and
+checked.
+"""
 
 from __future__ import annotations
 
@@ -29,7 +31,9 @@ Item: TypeAlias = Value | ValueSequence  # what a name of a model stands for
 
 @dataclass(frozen=True, eq=False)
 class ModelNode:
-    """One application of an ONNX op. An absent optional input is None, an unused output has the name ""."""
+    """One application of an ONNX op. An absent optional input is None, an unused output has the
+    name "".
+    """
 
     op_type: str
     domain: str
@@ -44,7 +48,9 @@ class ModelNode:
         """Op type and label, for messages."""
         return f"{self.op_type} {self.label!r}"
 
-    def fault(self, message: str, hint: str = "", kind: type[NetloomError] = ModelError) -> NetloomError:
+    def fault(
+        self, message: str, hint: str = "", kind: type[NetloomError] = ModelError
+    ) -> NetloomError:
         """An error about this node, to raise."""
         return kind(message, node=self.title, hint=hint)
 
@@ -54,13 +60,15 @@ class ModelNode:
     def misshapen(self, message: str, hint: str = "") -> NetloomError:
         return self.fault(message, hint, ShapeError)
 
-    # -- inputs ------------------------------------------------------------------------------------------
+    # -- inputs ------------------------------------------------------------------------------------
 
     def input(self, position: int) -> Value:
         """A required input."""
         item = self.item(position)
         if isinstance(item, ValueSequence):
-            raise self.fault(f"input {position} is a sequence; a tensor is needed.", "Export the model again.")
+            raise self.fault(
+                f"input {position} is a sequence; a tensor is needed.", "Export the model again."
+            )
         return item
 
     def optional(self, position: int) -> Value | None:
@@ -78,7 +86,9 @@ class ModelNode:
         """The tensors of a required input that is a sequence."""
         item = self.item(position)
         if not isinstance(item, ValueSequence):
-            raise self.fault(f"input {position} is a tensor; a sequence is needed.", "Export the model again.")
+            raise self.fault(
+                f"input {position} is a tensor; a sequence is needed.", "Export the model again."
+            )
         return item.parts
 
     @property
@@ -97,23 +107,29 @@ class ModelNode:
     def axis(self, axis: int, rank: int) -> int:
         """The axis counted from 0; ModelError outside [-rank, rank)."""
         if not -rank <= axis < rank:
-            raise self.fault(f"axis {axis} does not exist in a tensor of rank {rank}.", "Export the model again.")
+            raise self.fault(
+                f"axis {axis} does not exist in a tensor of rank {rank}.", "Export the model again."
+            )
         return axis % rank
 
     def axes(self, axes: Sequence[int], rank: int) -> tuple[int, ...]:
         """The axes counted from 0, sorted; duplicates are refused."""
         found = sorted(self.axis(axis, rank) for axis in axes)
         if len(set(found)) != len(found):
-            raise self.fault(f"the axes {list(axes)} name one axis twice.", "Export the model again.")
+            raise self.fault(
+                f"the axes {list(axes)} name one axis twice.", "Export the model again."
+            )
         return tuple(found)
 
-    # -- attributes --------------------------------------------------------------------------------------
+    # -- attributes --------------------------------------------------------------------------------
 
     def _get(self, name: str, kind: int) -> AttributeProto | None:
         attribute = self.attributes.get(name)
         if attribute is not None and attribute.type != kind:
             expected = AttributeProto.AttributeType.Name(kind)
-            raise self.fault(f"attribute {name} is not of the type {expected}.", "Export the model again.")
+            raise self.fault(
+                f"attribute {name} is not of the type {expected}.", "Export the model again."
+            )
         return attribute
 
     def integer(self, name: str, default: int) -> int:
@@ -124,7 +140,9 @@ class ModelNode:
         """An integer attribute that must be 0 or 1."""
         found = self.integer(name, int(default))
         if found not in (0, 1):
-            raise self.fault(f"attribute {name} is {found}; it must be 0 or 1.", "Export the model again.")
+            raise self.fault(
+                f"attribute {name} is {found}; it must be 0 or 1.", "Export the model again."
+            )
         return bool(found)
 
     def integers(self, name: str) -> tuple[int, ...] | None:

@@ -29,14 +29,19 @@ def batch_normalization(context: Context, node: ModelNode) -> list[Value | None]
     x, scale, bias, mean, variance = (node.input(position) for position in range(5))
     if node.opset < 9 and not node.flag("spatial", True):
         raise node.unsupported(
-            "spatial = 0 (statistics per element) is not supported.", "Export with opset 9 or later."
+            "spatial = 0 (statistics per element) is not supported.",
+            "Export with opset 9 or later.",
         )
     epsilon = node.number("epsilon", 1e-5)
     _check_channels(node, x, [scale, bias, mean, variance])
     if node.opset >= 14 and node.flag("training_mode", False):
-        return _training_batch_normalization(context, node, [x, scale, bias, mean, variance], epsilon)
+        return _training_batch_normalization(
+            context, node, [x, scale, bias, mean, variance], epsilon
+        )
     if any(node.is_used(output) for output in range(1, len(node.outputs))):
-        raise node.unsupported("statistics are asked for (training mode).", "Export the model for inference.")
+        raise node.unsupported(
+            "statistics are asked for (training mode).", "Export the model for inference."
+        )
     parameters = [context.cast(value, x.dtype) for value in (scale, bias, mean, variance)]
     return [context("batch_norm", x, *parameters, epsilon=epsilon)]
 
@@ -72,11 +77,15 @@ def instance_normalization(context: Context, node: ModelNode) -> Value:
     groups, channels = x.type.shape[1], source.shape[1]
     assert isinstance(groups, int) and isinstance(channels, int)
     scale, bias = (_per_group(context, node, value, groups, channels) for value in (scale, bias))
-    return context.reshape(context("group_norm", source, scale, bias, groups=groups, epsilon=epsilon), x.shape)
+    return context.reshape(
+        context("group_norm", source, scale, bias, groups=groups, epsilon=epsilon), x.shape
+    )
 
 
 def _is_grouped(source: Value, x: Value) -> bool:
-    """Whether [n, c, ..] became [n, groups, rest]: group normalization, as exported before the standard had it."""
+    """Whether [n, c, ..] became [n, groups, rest]: group normalization, as exported before the
+    standard had it.
+    """
     if source.type.rank < 3 or x.type.rank != 3 or source.shape[0] != x.shape[0]:
         return False
     channels, groups = source.shape[1], x.shape[1]
@@ -92,17 +101,29 @@ def group_normalization(context: Context, node: ModelNode) -> Value:
         raise node.misshapen(f"its input is {x.type}; a channel axis is needed.")
     channels = x.shape[1]
     if groups < 1 or not isinstance(channels, int) or channels % groups:
-        raise node.misshapen(f"num_groups = {groups} does not divide the {channels} channels.", "Export it again.")
+        raise node.misshapen(
+            f"num_groups = {groups} does not divide the {channels} channels.", "Export it again."
+        )
     if node.opset < 21:
-        scale, bias = (_per_group(context, node, value, groups, channels) for value in (scale, bias))
+        scale, bias = (
+            _per_group(context, node, value, groups, channels) for value in (scale, bias)
+        )
     _check_channels(node, x, [scale, bias])
-    return context("group_norm", x, scale, bias, groups=groups, epsilon=node.number("epsilon", 1e-5))
+    return context(
+        "group_norm", x, scale, bias, groups=groups, epsilon=node.number("epsilon", 1e-5)
+    )
 
 
-def _per_group(context: Context, node: ModelNode, value: Value, groups: int, channels: int) -> Value:
+def _per_group(
+    context: Context, node: ModelNode, value: Value, groups: int, channels: int
+) -> Value:
     if value.shape != (groups,):
-        raise node.misshapen(f"a parameter is {value.type}; {groups} elements are needed.", "Export it again.")
-    spread = context("broadcast", context.reshape(value, (groups, 1)), shape=(groups, channels // groups))
+        raise node.misshapen(
+            f"a parameter is {value.type}; {groups} elements are needed.", "Export it again."
+        )
+    spread = context(
+        "broadcast", context.reshape(value, (groups, 1)), shape=(groups, channels // groups)
+    )
     return context.reshape(spread, (channels,))
 
 
@@ -113,7 +134,10 @@ def layer_normalization(context: Context, node: ModelNode) -> list[Value | None]
     epsilon = node.number("epsilon", 1e-5)
     bias = node.optional(2)
     plain = context.splat(0, x.dtype, x.shape[axis:]) if bias is None else bias
-    full = [context("broadcast", v, shape=x.shape[axis:]) if v.shape != x.shape[axis:] else v for v in (scale, plain)]
+    full = [
+        context("broadcast", v, shape=x.shape[axis:]) if v.shape != x.shape[axis:] else v
+        for v in (scale, plain)
+    ]
     y = context("layer_norm", x, *full, axis=axis, epsilon=epsilon)
     if not (node.is_used(1) or node.is_used(2)):
         return [y]
@@ -129,7 +153,11 @@ def layer_normalization(context: Context, node: ModelNode) -> list[Value | None]
 def rms_normalization(context: Context, node: ModelNode) -> Value:
     x, scale = node.input(0), node.input(1)
     axis = node.axis(node.integer("axis", -1), x.type.rank)
-    full = scale if scale.shape == x.shape[axis:] else context("broadcast", scale, shape=x.shape[axis:])
+    full = (
+        scale
+        if scale.shape == x.shape[axis:]
+        else context("broadcast", scale, shape=x.shape[axis:])
+    )
     return context("rms_norm", x, full, axis=axis, epsilon=node.number("epsilon", 1e-5))
 
 
@@ -140,7 +168,11 @@ def local_response_normalization(context: Context, node: ModelNode) -> Value:
         raise node.fault(f"attribute size is {size}; it must be at least 1.", "Export it again.")
     if x.type.rank < 2:
         raise node.misshapen(f"its input is {x.type}; a channel axis is needed.")
-    alpha, beta, bias = node.number("alpha", 1e-4), node.number("beta", 0.75), node.number("bias", 1.0)
+    alpha, beta, bias = (
+        node.number("alpha", 1e-4),
+        node.number("beta", 0.75),
+        node.number("bias", 1.0),
+    )
     return context("lrn", x, size=size, alpha=alpha, beta=beta, bias=bias)
 
 
@@ -150,7 +182,9 @@ def mean_variance_normalization(context: Context, node: ModelNode) -> Value:
     x = node.input(0)
     axes = node.axes(node.integers("axes") or (0, 2, 3), x.type.rank)
     centred = context("sub", x, context("reduce_mean", x, axes=axes, keep=True))
-    deviation = context("sqrt", context("reduce_mean", context("mul", centred, centred), axes=axes, keep=True))
+    deviation = context(
+        "sqrt", context("reduce_mean", context("mul", centred, centred), axes=axes, keep=True)
+    )
     return context("div", centred, context("add", deviation, 1e-9))
 
 
@@ -168,7 +202,7 @@ def lp_normalization(context: Context, node: ModelNode) -> Value:
     return context("select", context("equal", norm, zero), zero, context("div", x, norm))
 
 
-# -- softmax ---------------------------------------------------------------------------------------------------
+# -- softmax ---------------------------------------------------------------------------------------
 
 SOFTMAX: Final = {"Softmax": "softmax", "LogSoftmax": "log_softmax"}
 
@@ -182,7 +216,9 @@ def softmax(context: Context, node: ModelNode) -> Value:
 
 @NORMALIZATION.on("Softmax", "LogSoftmax", "Hardmax", last=12)
 def softmax_of_matrix(context: Context, node: ModelNode) -> Value:
-    """Before opset 13: the input is flattened to a matrix at ``axis``, and each row is one distribution."""
+    """Before opset 13: the input is flattened to a matrix at ``axis``, and each row is one
+    distribution.
+    """
     x = node.input(0)
     rank = x.type.rank
     axis = node.integer("axis", 1)
@@ -197,4 +233,6 @@ def _softmax(context: Context, node: ModelNode, x: Value, axis: int) -> Value:
     if node.op_type != "Hardmax":
         return context(SOFTMAX[node.op_type], x, axis=axis)
     first = context("argmax", x, axis=axis, keep=True, last=False)
-    return context.cast(context("equal", context("iota", shape=x.shape, axis=axis, dtype=INT64), first), x.dtype)
+    return context.cast(
+        context("equal", context("iota", shape=x.shape, axis=axis, dtype=INT64), first), x.dtype
+    )

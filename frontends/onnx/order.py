@@ -1,7 +1,8 @@
 """The nodes of a graph in an order that defines every name before it is used.
 
-Names are checked here: each is defined once and none is shadowed or undefined; cycles are found by counting, never by
-recursion. Sub-graphs (branches) count as users of the outer names that they read.
+Names are checked here: each is defined once and none is shadowed or undefined; cycles are found by
+counting, never by recursion. Sub-graphs (branches) count as users of the outer names that they
+read.
 """
 
 from __future__ import annotations
@@ -66,8 +67,12 @@ def reads(node: onnx.NodeProto) -> set[str]:
     return names - made
 
 
-def ordered(nodes: Sequence[onnx.NodeProto], known: Collection[str], results: Iterable[str]) -> list[onnx.NodeProto]:
-    """The nodes sorted (stable where they already are); ``known`` are the names visible before them."""
+def ordered(
+    nodes: Sequence[onnx.NodeProto], known: Collection[str], results: Iterable[str]
+) -> list[onnx.NodeProto]:
+    """The nodes sorted (stable where they already are); ``known`` are the names visible before
+    them.
+    """
     makers = _makers(nodes, known)
     needs = [reads(node) for node in nodes]
     for node, names in zip(nodes, needs, strict=True):
@@ -77,7 +82,10 @@ def ordered(nodes: Sequence[onnx.NodeProto], known: Collection[str], results: It
                                  hint="Export the model again.")  # fmt: skip
     for name in results:
         if name not in makers and name not in known:
-            raise ModelError(f"the output {printable(name)!r} is defined nowhere.", hint="Export the model again.")
+            raise ModelError(
+                f"the output {printable(name)!r} is defined nowhere.",
+                hint="Export the model again.",
+            )
     return _sorted(nodes, makers, needs)
 
 
@@ -88,13 +96,19 @@ def _makers(nodes: Sequence[onnx.NodeProto], known: Collection[str]) -> dict[str
             if not name:
                 continue
             if name in makers or name in known:
-                raise ModelError(f"its output {printable(name)!r} is defined twice.", node=title(node),
-                                 hint="Every name may be defined once only; rename one.")  # fmt: skip
+                raise ModelError(
+                    f"its output {printable(name)!r} is defined twice.",
+                    node=title(node),
+                    # fmt: skip
+                    hint="Every name may be defined once only; rename one.",
+                )
             makers[name] = position
     return makers
 
 
-def _sorted(nodes: Sequence[onnx.NodeProto], makers: dict[str, int], needs: Sequence[set[str]]) -> list[onnx.NodeProto]:
+def _sorted(
+    nodes: Sequence[onnx.NodeProto], makers: dict[str, int], needs: Sequence[set[str]]
+) -> list[onnx.NodeProto]:
     """Kahn's algorithm."""
     waiting = [len({makers[name] for name in names if name in makers}) for names in needs]
     users: dict[int, list[int]] = {}
@@ -114,5 +128,7 @@ def _sorted(nodes: Sequence[onnx.NodeProto], makers: dict[str, int], needs: Sequ
         stuck = next(node for node, count in zip(nodes, waiting, strict=True) if count)
         raise ModelError(f"{len(nodes) - len(order)} nodes form a cycle or wait for one.", node=title(stuck),
                          hint="A network has no cycles: export it again.")  # fmt: skip
-    is_sorted = all(makers[name] < user for user, names in enumerate(needs) for name in names if name in makers)
+    is_sorted = all(
+        makers[name] < user for user, names in enumerate(needs) for name in names if name in makers
+    )
     return list(nodes) if is_sorted else [nodes[position] for position in order]

@@ -28,13 +28,18 @@ def _window(node: ModelNode, x: Value) -> Window:
 def _refuse_empty_windows(node: ModelNode, window: Window, spatial: tuple[Extent, ...]) -> None:
     """A window wholly in the padding has no largest element (and no mean of real ones)."""
     for axis, extent in enumerate(spatial):
-        steps = (extent + window.lo[axis] + window.hi[axis] - window.reach[axis]) // window.stride[axis]
+        steps = (extent + window.lo[axis] + window.hi[axis] - window.reach[axis]) // window.stride[
+            axis
+        ]
         first, last = window.lo[axis], steps * window.stride[axis] - window.lo[axis] - extent
         offsets = range(0, window.reach[axis], window.dilation[axis])
         before = all(offset < first for offset in offsets)
         after = isinstance(last, int) and last >= 0
         if before or after:
-            raise node.fault(f"along spatial axis {axis}, a whole window lies in the padding.", "Use less padding.")
+            raise node.fault(
+                f"along spatial axis {axis}, a whole window lies in the padding.",
+                "Use less padding.",
+            )
 
 
 @POOLING.on("MaxPool")
@@ -42,20 +47,30 @@ def max_pool(context: Context, node: ModelNode) -> list[Value | None]:
     x = node.input(0)
     window = _window(node, x)
     _refuse_empty_windows(node, window, x.shape[2:])
-    attrs = {field: getattr(window, field) for field in ("kernel", "stride", "dilation", "lo", "hi")}
+    attrs = {
+        field: getattr(window, field) for field in ("kernel", "stride", "dilation", "lo", "hi")
+    }
     y = context("max_pool", x, **attrs)
     if not node.is_used(1):
         return [y]
     return [y, _flat_index(context, node, x, context("max_pool_index", x, y, **attrs), window)]
 
 
-def _flat_index(context: Context, node: ModelNode, x: Value, position: Value, window: Window) -> Value:
-    """Kernel position -> index into the whole tensor x, as ONNX counts it (row-major, or column-major)."""
+def _flat_index(
+    context: Context, node: ModelNode, x: Value, position: Value, window: Window
+) -> Value:
+    """Kernel position -> index into the whole tensor x, as ONNX counts it (row-major, or
+    column-major).
+    """
     if not x.type.is_static:
         raise node.unsupported("indices of a pool with free dims.", FIX_DIMS)
     shape, rank = x.type.static_shape, x.type.rank
     rest = context.cast(position, INT64)
-    order = list(range(2, rank)) if not node.flag("storage_order", False) else list(range(rank - 1, 1, -1))
+    order = (
+        list(range(2, rank))
+        if not node.flag("storage_order", False)
+        else list(range(rank - 1, 1, -1))
+    )
     place = {axis: math.prod(shape[a] for a in order[order.index(axis) + 1 :]) for axis in order}
     total = context("mul", _iota(context, position, 0), math.prod(shape[1:]))
     total = context("add", total, context("mul", _iota(context, position, 1), math.prod(shape[2:])))
@@ -63,7 +78,9 @@ def _flat_index(context: Context, node: ModelNode, x: Value, position: Value, wi
         i = axis - 2
         own = context("rem", rest, window.kernel[i])
         rest = context("div", rest, window.kernel[i])
-        start = context("sub", context("mul", _iota(context, position, axis), window.stride[i]), window.lo[i])
+        start = context(
+            "sub", context("mul", _iota(context, position, axis), window.stride[i]), window.lo[i]
+        )
         index = context("add", start, context("mul", own, window.dilation[i]))
         total = context("add", total, context("mul", index, place[axis]))
     return total
@@ -116,7 +133,9 @@ def lp_pool(context: Context, node: ModelNode) -> Value:
 def global_lp_pool(context: Context, node: ModelNode) -> Value:
     x, p = node.input(0), node.integer("p", 2)
     powers = _absolute_power(context, node, x, p)
-    return _root(context, context("reduce_sum", powers, axes=tuple(range(2, x.type.rank)), keep=True), p)
+    return _root(
+        context, context("reduce_sum", powers, axes=tuple(range(2, x.type.rank)), keep=True), p
+    )
 
 
 def _absolute_power(context: Context, node: ModelNode, x: Value, p: int) -> Value:

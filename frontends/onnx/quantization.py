@@ -1,4 +1,6 @@
-"""QuantizeLinear and its kin -> elementwise ops, and products and convolutions of int32, which are exact."""
+"""QuantizeLinear and its kin -> elementwise ops, and products and convolutions of int32, which
+are exact.
+"""
 
 from __future__ import annotations
 
@@ -22,7 +24,9 @@ QUANTIZATION: Final = HandlerTable()
 
 
 def _aligned(context: Context, node: ModelNode, x: Value, parameter: Value) -> Value:
-    """A scale or zero point shaped to broadcast: one number, or one for each element of ``axis``."""
+    """A scale or zero point shaped to broadcast: one number, or one for each element of
+    ``axis``.
+    """
     block = node.integer("block_size", 0) if node.opset >= 21 else 0
     if block:
         return _blocked(context, node, x, parameter, block)
@@ -30,14 +34,20 @@ def _aligned(context: Context, node: ModelNode, x: Value, parameter: Value) -> V
         return context.reshape(parameter, ())
     axis = node.axis(node.integer("axis", 1), x.type.rank)
     if parameter.shape != (x.shape[axis],):
-        raise node.misshapen(f"a parameter is {parameter.type} for axis {axis} of {x.type}.", "Export it again.")
+        raise node.misshapen(
+            f"a parameter is {parameter.type} for axis {axis} of {x.type}.", "Export it again."
+        )
     return context.per_channel(parameter, x.type.rank, axis)
 
 
 def _blocked(context: Context, node: ModelNode, x: Value, parameter: Value, block: int) -> Value:
     """Each entry repeated ``block`` times along the axis; the last block may be shorter."""
     axis = node.axis(node.integer("axis", 1), x.type.rank)
-    expected = tuple(dim.ceil_div(e, block) if k == axis else e for k, e in enumerate(x.shape)) if block > 0 else ()
+    expected = (
+        tuple(dim.ceil_div(e, block) if k == axis else e for k, e in enumerate(x.shape))
+        if block > 0
+        else ()
+    )
     if parameter.shape != expected:
         raise node.misshapen(f"a parameter is {parameter.type} for blocks of {block} along axis {axis} of {x.type}.",
                              "Export it again.")  # fmt: skip
@@ -68,7 +78,10 @@ def quantize(context: Context, node: ModelNode) -> Value:
         target = dtype_of(node.integer("output_dtype", 0), f"{node.title}: the result")
     narrow = None if zero is None else context.narrow.get(zero)
     if not target.is_integer or target.bytes > 2:
-        raise node.unsupported(f"it quantizes to {narrow.name if narrow else target.value}.", "Quantize to integers of 16 bits or less.")
+        raise node.unsupported(
+            f"it quantizes to {narrow.name if narrow else target.value}.",
+            "Quantize to integers of 16 bits or less.",
+        )
     scaled = context("div", context.cast(x, scale.dtype), _aligned(context, node, x, scale))
     shifted = context("round", context.cast(scaled, FLOAT32))
     if zero is not None:
@@ -81,13 +94,17 @@ def quantize(context: Context, node: ModelNode) -> Value:
     return result
 
 
-def quantized_value(context: Context, node: ModelNode, y: Value, scale: Value, zero: Value) -> Value:
+def quantized_value(
+    context: Context, node: ModelNode, y: Value, scale: Value, zero: Value
+) -> Value:
     """saturate(round(y / scale) + zero) of float32 numbers, in the zero point's dtype."""
     target = zero.dtype
     if not target.is_integer or target.bytes > 2:
         raise node.unsupported(f"it quantizes to {target.value}.", "Quantize to 8 or 16 bits.")
     rounded = context("round", context("div", y, context.cast(scale, FLOAT32)))
-    return context.cast(_saturated(context, context("add", rounded, context.cast(zero, FLOAT32)), target), target)
+    return context.cast(
+        _saturated(context, context("add", rounded, context.cast(zero, FLOAT32)), target), target
+    )
 
 
 def _saturated(context: Context, x: Value, target: DType) -> Value:
@@ -122,7 +139,9 @@ def _per_row(context: Context, parameter: Value) -> Value:
 def quantized_matmul(context: Context, node: ModelNode) -> Value:
     """a, its scale and zero point, b, likewise, then scale and zero point of the result."""
     a, a_scale, a_zero, b, b_scale, b_zero, y_scale, y_zero = (node.input(k) for k in range(8))
-    total = product(context, node, _centred_rows(context, node, a, a_zero), _centred(context, b, b_zero))
+    total = product(
+        context, node, _centred_rows(context, node, a, a_zero), _centred(context, b, b_zero)
+    )
     scale = context("mul", _flat(context, _per_row(context, a_scale)), _flat(context, b_scale))
     return requantized(context, node, total, scale, _flat(context, _per_row(context, y_scale)),
                        _flat(context, _per_row(context, y_zero)))  # fmt: skip
@@ -133,7 +152,9 @@ def _flat(context: Context, parameter: Value) -> Value:
     return context.reshape(parameter, ()) if parameter.type.elements == 1 else parameter
 
 
-def requantized(context: Context, node: ModelNode, total: Value, scale: Value, y_scale: Value, y_zero: Value) -> Value:
+def requantized(
+    context: Context, node: ModelNode, total: Value, scale: Value, y_scale: Value, y_zero: Value
+) -> Value:
     """saturate(round(total * scale / y_scale) + y_zero)."""
     target = y_zero.dtype
     if not target.is_integer or target.bytes > 2:
@@ -147,11 +168,18 @@ def requantized(context: Context, node: ModelNode, total: Value, scale: Value, y
 @QUANTIZATION.on("ConvInteger", first=10)
 def conv_integer(context: Context, node: ModelNode) -> Value:
     """int32; the border is padded with x's zero point."""
-    return _integer_conv(context, node, node.input(0), node.input(1), node.optional(2), node.optional(3))
+    return _integer_conv(
+        context, node, node.input(0), node.input(1), node.optional(2), node.optional(3)
+    )
 
 
 def _integer_conv(
-    context: Context, node: ModelNode, x: Value, w: Value, x_zero: Value | None, w_zero: Value | None
+    context: Context,
+    node: ModelNode,
+    x: Value,
+    w: Value,
+    x_zero: Value | None,
+    w_zero: Value | None,
 ) -> Value:
     if x_zero is not None and x_zero.type.elements != 1:
         raise node.misshapen(f"the zero point of its input is {x_zero.type}; one number is needed.")
@@ -159,28 +187,40 @@ def _integer_conv(
     return convolved(context, node, x, _centred(context, w, _per_filter(context, node, w_zero, w)))
 
 
-def _per_filter(context: Context, node: ModelNode, parameter: Value | None, w: Value) -> Value | None:
+def _per_filter(
+    context: Context, node: ModelNode, parameter: Value | None, w: Value
+) -> Value | None:
     """One number, or one for each filter, shaped to broadcast over the weights."""
     if parameter is None or parameter.type.elements == 1:
         return None if parameter is None else context.reshape(parameter, ())
     if parameter.shape != w.shape[:1]:
-        raise node.misshapen(f"a parameter of the weights is {parameter.type} for {w.type}.", "Export it again.")
+        raise node.misshapen(
+            f"a parameter of the weights is {parameter.type} for {w.type}.", "Export it again."
+        )
     return context.reshape(parameter, (*parameter.shape, *(1,) * (w.type.rank - 1)))
 
 
 @QUANTIZATION.on("QLinearConv", first=10)
 def quantized_conv(context: Context, node: ModelNode) -> Value:
-    """x, its scale and zero point, w, likewise (per filter too), those of the result, and an int32 bias."""
+    """x, its scale and zero point, w, likewise (per filter too), those of the result, and an
+    int32 bias.
+    """
     x, x_scale, x_zero, w, w_scale, w_zero, y_scale, y_zero = (node.input(k) for k in range(8))
     total = _integer_conv(context, node, x, w, x_zero, w_zero)
     bias = node.optional(8)
     if bias is not None:
         if bias.shape != (total.shape[1],):
-            raise node.misshapen(f"its bias is {bias.type} for {total.shape[1]} channels.", "Export it again.")
-        total = context("add", total, context.per_channel(context.cast(bias, INT32), total.type.rank))
+            raise node.misshapen(
+                f"its bias is {bias.type} for {total.shape[1]} channels.", "Export it again."
+            )
+        total = context(
+            "add", total, context.per_channel(context.cast(bias, INT32), total.type.rank)
+        )
     scale = _per_filter(context, node, w_scale, w)
     assert scale is not None
     if scale.type.rank:  # [o, 1, ..] -> [o, 1, ..] without the batch axis
         scale = context.per_channel(w_scale, total.type.rank)
     scale = context("mul", scale, context.reshape(x_scale, ()))
-    return requantized(context, node, total, scale, context.reshape(y_scale, ()), context.reshape(y_zero, ()))
+    return requantized(
+        context, node, total, scale, context.reshape(y_scale, ()), context.reshape(y_zero, ())
+    )

@@ -1,8 +1,9 @@
-"""RNN, GRU and LSTM -> their steps, one after another; the input products of all steps are one matmul.
+"""RNN, GRU and LSTM -> their steps, one after another; the input products of all steps are one
+matmul.
 
-The number of steps is a number, or a free dim of a small range: then there are as many steps as it can be, and those
-beyond it are masked. A masked step (beyond a sequence's end, too) keeps its state and gives zeros, which serves both
-directions.
+The number of steps is a number, or a free dim of a small range: then there are as many steps as it
+can be, and those beyond it are masked. A masked step (beyond a sequence's end, too) keeps its state
+and gives zeros, which serves both directions.
 """
 
 from __future__ import annotations
@@ -25,11 +26,16 @@ MOST_STEPS: Final = 4096
 MOST_MASKED: Final = 512  # steps of a free number
 
 GATES: Final = {"RNN": 1, "GRU": 3, "LSTM": 4}
-DEFAULTS: Final = {"RNN": ("Tanh",), "GRU": ("Sigmoid", "Tanh"), "LSTM": ("Sigmoid", "Tanh", "Tanh")}
+DEFAULTS: Final = {
+    "RNN": ("Tanh",),
+    "GRU": ("Sigmoid", "Tanh"),
+    "LSTM": ("Sigmoid", "Tanh", "Tanh"),
+}
 DIRECTIONS: Final = {"forward": (False,), "reverse": (True,), "bidirectional": (False, True)}
 
 Activation = Callable[[Context, Value], Value]
-# ONNX name -> op, and its attributes with their defaults (from activation_alpha, then activation_beta)
+# ONNX name -> op, and its attributes with their defaults (from activation_alpha, then
+# activation_beta)
 ACTIVATIONS: Final[dict[str, tuple[str, tuple[tuple[str, float], ...]]]] = {
     "sigmoid": ("sigmoid", ()),
     "tanh": ("tanh", ()),
@@ -45,7 +51,9 @@ ACTIVATIONS: Final[dict[str, tuple[str, tuple[tuple[str, float], ...]]]] = {
 
 @dataclass(frozen=True)
 class Direction:
-    """One direction's parameters. ``inputs`` are the input products [steps, n, gates * h], biases added."""
+    """One direction's parameters. ``inputs`` are the input products [steps, n, gates * h],
+    biases added.
+    """
 
     activations: tuple[Activation, ...]
     inputs: Value
@@ -66,7 +74,8 @@ def recurrent(context: Context, node: ModelNode) -> list[Value | None]:
     hidden = node.integer("hidden_size", 0)
     _check_shapes(node, x, hidden, len(directions))
     results = [
-        _run(context, node, x, hidden, d, is_reversed, is_batch_first) for d, is_reversed in enumerate(directions)
+        _run(context, node, x, hidden, d, is_reversed, is_batch_first)
+        for d, is_reversed in enumerate(directions)
     ]
     y = _joined(context, [r[0] for r in results], 1)  # [steps, directions, n, h]
     states = [_joined(context, [r[1 + k] for r in results], 0) for k in range(len(results[0]) - 1)]
@@ -81,20 +90,28 @@ def _check_shapes(node: ModelNode, x: Value, hidden: int, directions: int) -> No
     most = _most(steps)
     if not isinstance(steps, int) and (most is None or most > MOST_MASKED):
         raise node.unsupported(
-            f"its number of steps, {steps}, is a free dim of 1 to {'any number' if most is None else most}; the most is "
+            f"its number of steps, {steps}, is a free dim of 1 to "
+            f"{'any number' if most is None else most}; the most is "
             f"{MOST_MASKED}.", "Fix it, or give it a range: dims={'NAME': range(1, 65)}.",
         )  # fmt: skip
     if most is None or not 1 <= most <= MOST_STEPS:
-        raise node.unsupported(f"it has {steps} steps; 1 to {MOST_STEPS} can be unrolled.", "Use shorter sequences.")
+        raise node.unsupported(
+            f"it has {steps} steps; 1 to {MOST_STEPS} can be unrolled.", "Use shorter sequences."
+        )
     rows = GATES[node.op_type] * hidden
-    expected = {1: (directions, rows, x.shape[2]), 2: (directions, rows, hidden), 3: (directions, 2 * rows),
+    expected = {1: (directions, rows, x.shape[2]), 2: (directions, rows, hidden),
+                3: (directions, 2 * rows),
                 7: (directions, 3 * hidden)}  # fmt: skip
     for position, shape in expected.items():
         value = node.optional(position)
         if hidden < 1 or (value is not None and value.shape != shape):
             found = "none" if value is None else value.type
-            raise node.misshapen(f"input {position} is {found}; the shape {list(shape)} is needed (hidden_size "
-                                 f"{hidden}, {directions} directions).", "Export it again.")  # fmt: skip
+            raise node.misshapen(
+                f"input {position} is {found}; the shape {list(shape)} is needed (hidden_size "
+                # fmt: skip
+                f"{hidden}, {directions} directions).",
+                "Export it again.",
+            )
 
 
 def _most(steps: Extent) -> int | None:
@@ -115,30 +132,43 @@ def _row(context: Context, value: Value, direction: int) -> Value:
 
 def _activations(node: ModelNode, direction: int) -> tuple[Activation, ...]:
     count = len(DEFAULTS[node.op_type])
-    names = (node.texts("activations") or DEFAULTS[node.op_type] * 2)[direction * count : (direction + 1) * count]
+    names = (node.texts("activations") or DEFAULTS[node.op_type] * 2)[
+        direction * count : (direction + 1) * count
+    ]
     if len(names) < count:
         raise node.fault("it has too few activations.", "Export it again.")
-    alphas, betas = iter(node.numbers("activation_alpha") or ()), iter(node.numbers("activation_beta") or ())
+    alphas, betas = (
+        iter(node.numbers("activation_alpha") or ()),
+        iter(node.numbers("activation_beta") or ()),
+    )
     return tuple(_activation(node, name, alphas, betas) for name in names)
 
 
-def _activation(node: ModelNode, name: str, alphas: Iterator[float], betas: Iterator[float]) -> Activation:
+def _activation(
+    node: ModelNode, name: str, alphas: Iterator[float], betas: Iterator[float]
+) -> Activation:
     found = ACTIVATIONS.get(name.lower())
     if found is None:
-        raise node.unsupported(f"its activation {name!r} is not supported.", f"Known are {', '.join(ACTIVATIONS)}.")
+        raise node.unsupported(
+            f"its activation {name!r} is not supported.", f"Known are {', '.join(ACTIVATIONS)}."
+        )
     op, parameters = found
     sources = (alphas, betas)
     attrs = {field: next(sources[k], default) for k, (field, default) in enumerate(parameters)}
     return lambda context, x: context(op, x, **attrs)
 
 
-def _direction(context: Context, node: ModelNode, x: Value, hidden: int, direction: int) -> Direction:
+def _direction(
+    context: Context, node: ModelNode, x: Value, hidden: int, direction: int
+) -> Direction:
     steps, n, features = x.shape
     rows = GATES[node.op_type] * hidden
     w, r = _row(context, node.input(1), direction), _row(context, node.input(2), direction)
     is_static = isinstance(n, int)  # an axis is not taken apart by a free dim
     flat = context.reshape(x, (product((steps, n)), features)) if is_static else x
-    inputs = context.reshape(context("matmul", flat, w, transpose_a=False, transpose_b=True), (steps, n, rows))
+    inputs = context.reshape(
+        context("matmul", flat, w, transpose_a=False, transpose_b=True), (steps, n, rows)
+    )
     bias = node.optional(3)
     second: Value | None = None
     if bias is not None:
@@ -155,7 +185,13 @@ def _thirds(context: Context, value: Value, hidden: int) -> tuple[Value, ...]:
 
 
 def _run(
-    context: Context, node: ModelNode, x: Value, hidden: int, index: int, is_reversed: bool, is_batch_first: bool
+    context: Context,
+    node: ModelNode,
+    x: Value,
+    hidden: int,
+    index: int,
+    is_reversed: bool,
+    is_batch_first: bool,
 ) -> list[Value]:
     """[y of all steps, last h (, last c)] of one direction."""
     steps, n, _ = x.shape
@@ -172,7 +208,14 @@ def _run(
     for t in reversed(range(most)) if is_reversed else range(most):
         now = context.constant(t, INT64)
         place = now if isinstance(steps, int) else context("gather", places, now, axis=0)
-        new = STEPS[node.op_type](context, node, direction, context("gather", direction.inputs, place, axis=0), state, clip)
+        new = STEPS[node.op_type](
+            context,
+            node,
+            direction,
+            context("gather", direction.inputs, place, axis=0),
+            state,
+            clip,
+        )
         shown = new[0]
         for mask in masks:
             is_inside = context("gather", mask, now, axis=0)
@@ -185,36 +228,54 @@ def _run(
 
 
 def _places(context: Context, steps: Extent, most: int) -> Value:
-    """Where each step's input lies: steps beyond the last read the last. Gathered, so that all steps share their code."""
+    """Where each step's input lies: steps beyond the last read the last. Gathered, so that all
+    steps share their code.
+    """
     places = context("iota", shape=(most,), axis=0, dtype=INT64)
     return context("min", places, context.extent_value(steps - 1))
 
 
 def _masks(context: Context, node: ModelNode, steps: Extent, most: int) -> list[Value]:
-    """[most, n or 1, 1]: whether a step lies inside the free number of steps, and inside each sequence."""
+    """[most, n or 1, 1]: whether a step lies inside the free number of steps, and inside each
+    sequence.
+    """
     masks = []
     count = context("iota", shape=(most, 1, 1), axis=0, dtype=INT64)
     if not isinstance(steps, int):
         masks.append(context("less", count, context.extent_value(steps)))
     lengths = node.optional(4)
     if lengths is not None:
-        masks.append(context("less", count, context.reshape(context.cast(lengths, INT64), (1, *lengths.shape, 1))))
+        masks.append(
+            context(
+                "less", count, context.reshape(context.cast(lengths, INT64), (1, *lengths.shape, 1))
+            )
+        )
     return masks
 
 
 def _initial(
-    context: Context, node: ModelNode, position: int, x: Value, n: Extent, hidden: int, index: int, is_batch_first: bool
+    context: Context,
+    node: ModelNode,
+    position: int,
+    x: Value,
+    n: Extent,
+    hidden: int,
+    index: int,
+    is_batch_first: bool,
 ) -> Value:
     given = node.optional(position)
     if given is None:
         return context.splat(0, x.dtype, (n, hidden))
     given = context.transpose(given, (1, 0, 2)) if is_batch_first else given
     if given.shape[1:] != (n, hidden):
-        raise node.misshapen(f"input {position} is {given.type}; {n} x {hidden} states are needed.", "Export it again.")
+        raise node.misshapen(
+            f"input {position} is {given.type}; {n} x {hidden} states are needed.",
+            "Export it again.",
+        )
     return _row(context, given, index)
 
 
-# -- one step --------------------------------------------------------------------------------------------------
+# -- one step --------------------------------------------------------------------------------------
 
 
 def _gates(context: Context, value: Value, hidden: int) -> list[Value]:
@@ -230,7 +291,9 @@ def _recurrent_product(context: Context, d: Direction, h: Value, first: int, cou
     value = context("matmul", h, rows, transpose_a=False, transpose_b=True)
     if d.recurrent_bias is None:
         return value
-    return context("add", value, context.slice_axis(d.recurrent_bias, 0, first * d.hidden, count * d.hidden))
+    return context(
+        "add", value, context.slice_axis(d.recurrent_bias, 0, first * d.hidden, count * d.hidden)
+    )
 
 
 def _clipped(context: Context, value: Value, clip: float) -> Value:
@@ -248,7 +311,9 @@ def _rnn_step(
 def _gru_step(
     context: Context, node: ModelNode, d: Direction, own: Value, state: Sequence[Value], clip: float
 ) -> list[Value]:
-    """h' = (1 - z) * g(..) + z * h; the reset gate acts on h, or on its product (linear_before_reset)."""
+    """h' = (1 - z) * g(..) + z * h; the reset gate acts on h, or on its product
+    (linear_before_reset).
+    """
     (h,), (f, g) = state, d.activations
     update, reset, candidate = _gates(context, own, d.hidden)
     first = _gates(context, _recurrent_product(context, d, h, 0, 2), d.hidden)
@@ -269,7 +334,9 @@ def _lstm_step(
     """Gates in the order i o f c; peepholes look at the old cell, o's at the new one."""
     (h, c), (f, g, last) = state, d.activations
     if node.flag("input_forget", False):
-        raise node.unsupported("input_forget (coupled gates) is not supported.", "Export without it.")
+        raise node.unsupported(
+            "input_forget (coupled gates) is not supported.", "Export without it."
+        )
     parts = _gates(context, context("add", own, _recurrent_product(context, d, h, 0, 4)), d.hidden)
     peep = d.peepholes
 

@@ -40,7 +40,10 @@ def reduce_simple(context: Context, node: ModelNode) -> Value:
         return x
     keep = node.flag("keepdims", True)
     if x.dtype is BOOL:
-        return context.cast(context(f"reduce_{SIMPLE[node.op_type]}", context.cast(x, UINT8), axes=axes, keep=keep), BOOL)
+        return context.cast(
+            context(f"reduce_{SIMPLE[node.op_type]}", context.cast(x, UINT8), axes=axes, keep=keep),
+            BOOL,
+        )
     value = context(f"reduce_{SIMPLE[node.op_type]}", x, axes=axes, keep=keep)
     match node.op_type:
         case "ReduceProd":
@@ -61,7 +64,9 @@ def reduce_composed(context: Context, node: ModelNode) -> Value:
         case "ReduceL1":
             return context("reduce_sum", context("abs", x), axes=axes, keep=keep)
         case "ReduceL2":
-            return context("sqrt", context("reduce_sum", context("mul", x, x), axes=axes, keep=keep))
+            return context(
+                "sqrt", context("reduce_sum", context("mul", x, x), axes=axes, keep=keep)
+            )
         case "ReduceSumSquare":
             return context("reduce_sum", context("mul", x, x), axes=axes, keep=keep)
         case "ReduceLogSum":

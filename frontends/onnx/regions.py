@@ -1,4 +1,6 @@
-"""DeformConv and MaxRoiPool -> gathers of rows at computed indices, products, and maxima under masks."""
+"""DeformConv and MaxRoiPool -> gathers of rows at computed indices, products, and maxima under
+masks.
+"""
 
 from __future__ import annotations
 
@@ -19,14 +21,16 @@ from .window import FIX_DIMS, Window, read_window
 REGIONS: Final = HandlerTable()
 
 
-# -- DeformConv ----------------------------------------------------------------------------------------------------
+# -- DeformConv ------------------------------------------------------------------------------------
 
 
 @REGIONS.on("DeformConv", first=19)
 def deformable_conv(context: Context, node: ModelNode) -> Value:
-    """A convolution whose kernel elements read the input where offsets moved them to (Dai et al. 2017), and scaled by a mask.
+    """A convolution whose kernel elements read the input where offsets moved them to (Dai et al.
+    2017), and scaled by a mask.
 
-    x [n, c, h, w], w [o, c / group, kh, kw], offsets [n, og * kh * kw * 2, oh, ow] (y before x), mask [n, og * kh * kw, oh, ow].
+    x [n, c, h, w], w [o, c / group, kh, kw], offsets [n, og * kh * kw * 2, oh, ow] (y before x),
+    mask [n, og * kh * kw, oh, ow].
     """
     x, w, offsets, mask = node.input(0), node.input(1), node.input(2), node.optional(4)
     if x.type.rank != 4:
@@ -35,20 +39,42 @@ def deformable_conv(context: Context, node: ModelNode) -> Value:
     groups, parts = groups_of(node, x.shape[1], w.shape[0]), node.integer("offset_group", 1)
     n, channels, kernel = x.shape[0], x.shape[1], math.prod(window.kernel)
     filters = w.shape[0]
-    if not isinstance(channels, int) or not isinstance(filters, int) or parts < 1 or channels % parts:
-        raise node.misshapen(f"offset_group = {parts} does not divide the {channels} channels.", "Export it again.")
-    out = tuple((e + window.lo[k] + window.hi[k] - window.reach[k]) // window.stride[k] + 1 for k, e in enumerate(x.shape[2:]))
+    if (
+        not isinstance(channels, int)
+        or not isinstance(filters, int)
+        or parts < 1
+        or channels % parts
+    ):
+        raise node.misshapen(
+            f"offset_group = {parts} does not divide the {channels} channels.", "Export it again."
+        )
+    out = tuple(
+        (e + window.lo[k] + window.hi[k] - window.reach[k]) // window.stride[k] + 1
+        for k, e in enumerate(x.shape[2:])
+    )
     wanted = (n, parts * kernel * 2, *out), (n, parts * kernel, *out)
-    if offsets.shape != wanted[0] or (mask is not None and mask.shape != wanted[1]) or w.shape[1] * groups != channels:
-        raise node.misshapen(f"weights are {w.type} and offsets {offsets.type} for {x.type}.", "Export it again.")
+    if (
+        offsets.shape != wanted[0]
+        or (mask is not None and mask.shape != wanted[1])
+        or w.shape[1] * groups != channels
+    ):
+        raise node.misshapen(
+            f"weights are {w.type} and offsets {offsets.type} for {x.type}.", "Export it again."
+        )
     places = (n, parts, kernel, *out)
     moves = context.reshape(offsets, (n, parts, kernel, 2, *out))
-    axes = [neighbours(context, _moved(context, moves, window, k), x.shape[2 + k]) for k in range(2)]
+    axes = [
+        neighbours(context, _moved(context, moves, window, k), x.shape[2 + k]) for k in range(2)
+    ]
     group = context("iota", shape=places, axis=1, dtype=INT64)
     sample = context("iota", shape=places, axis=0, dtype=INT64)
-    rows = context.transpose(context.reshape(x, (n, parts, channels // parts, *x.shape[2:])), (0, 3, 4, 1, 2))
+    rows = context.transpose(
+        context.reshape(x, (n, parts, channels // parts, *x.shape[2:])), (0, 3, 4, 1, 2)
+    )
     rows = context.reshape(rows, (product(rows.shape[:4]), channels // parts))
-    value = weighted(context, rows, sample, (*x.shape[2:], parts), [*axes, [Tap(group, None, None)]])
+    value = weighted(
+        context, rows, sample, (*x.shape[2:], parts), [*axes, [Tap(group, None, None)]]
+    )
     if mask is not None:
         value = context("mul", value, context.reshape(mask, (*places, 1)))
     columns = context.transpose(value, (0, 1, 5, 2, 3, 4))  # [n, og, c / og, k, oh, ow]
@@ -59,26 +85,35 @@ def deformable_conv(context: Context, node: ModelNode) -> Value:
 
 
 def _moved(context: Context, moves: Value, window: Window, axis: int) -> Value:
-    """Coordinates of the input along one axis: output * stride - padding + kernel * dilation + offset; [n, og, k, oh, ow]."""
+    """Coordinates of the input along one axis: output * stride - padding + kernel * dilation +
+    offset; [n, og, k, oh, ow].
+    """
     n, parts, kernel, _, *out = moves.shape
     own = context.reshape(context.slice_axis(moves, 3, axis, 1), (n, parts, kernel, *out))
     step = context("iota", shape=(1, 1, 1, *out), axis=3 + axis, dtype=own.dtype)
     inner = math.prod(window.kernel[axis + 1 :])
-    position = [k // inner % window.kernel[axis] * window.dilation[axis] - window.lo[axis] for k in range(math.prod(window.kernel))]
+    position = [
+        k // inner % window.kernel[axis] * window.dilation[axis] - window.lo[axis]
+        for k in range(math.prod(window.kernel))
+    ]
     tap = context.reshape(context.constant(position, own.dtype), (1, 1, kernel, 1, 1))
     return context("add", own, context("add", context("mul", step, window.stride[axis]), tap))
 
 
-# -- MaxRoiPool ----------------------------------------------------------------------------------------------------
+# -- MaxRoiPool ------------------------------------------------------------------------------------
 
 
 @REGIONS.on("MaxRoiPool")
 def max_roi_pool(context: Context, node: ModelNode) -> Value:
-    """x [n, c, h, w], rois [r, 5] as sample x1 y1 x2 y2 -> [r, c, ph, pw]: the largest element of each bin, 0 of empty ones."""
+    """x [n, c, h, w], rois [r, 5] as sample x1 y1 x2 y2 -> [r, c, ph, pw]: the largest element
+    of each bin, 0 of empty ones.
+    """
     x, rois = node.input(0), node.input(1)
     sizes = node.integers("pooled_shape") or ()
     if x.type.rank != 4 or rois.shape[1:] != (5,) or len(sizes) != 2 or min(sizes) < 1:
-        raise node.misshapen(f"rois are {rois.type} and pooled_shape {list(sizes)} for {x.type}.", "Export it again.")
+        raise node.misshapen(
+            f"rois are {rois.type} and pooled_shape {list(sizes)} for {x.type}.", "Export it again."
+        )
     if math.prod(sizes) > 1 << 16:
         raise node.unsupported(f"it has {math.prod(sizes)} bins.", FIX_DIMS)
     count = rois.shape[0]
@@ -92,12 +127,19 @@ def max_roi_pool(context: Context, node: ModelNode) -> Value:
         shape = (count, 1, 1, size, x.shape[3]) if last else (count, 1, size, x.shape[2], 1)
         lead = value.shape[:axis] if last else value.shape[:2]
         wide = context.reshape(value, (*lead, 1, *value.shape[axis:]))
-        value = context("reduce_max", context("select", context.reshape(inside, shape), wide, lowest), axes=(axis + 1,), keep=False)
+        value = context(
+            "reduce_max",
+            context("select", context.reshape(inside, shape), wide, lowest),
+            axes=(axis + 1,),
+            keep=False,
+        )
     return context("select", context("equal", value, lowest), 0.0, value)
 
 
 def _bins(context: Context, corners: Value, column: int, size: int, x: Value, axis: int) -> Value:
-    """Which elements of an axis lie in each bin of each roi: from floor(i * length / size) to ceil((i + 1) * length / size)."""
+    """Which elements of an axis lie in each bin of each roi: from floor(i * length / size) to
+    ceil((i + 1) * length / size).
+    """
     start, end = (context.slice_axis(corners, 1, column + 2 * k, 1) for k in range(2))  # [r, 1]
     length = context("max", context("add", context("sub", end, start), 1.0), 1.0)
     step = context("iota", shape=(1, size), axis=1, dtype=x.dtype)
@@ -106,4 +148,6 @@ def _bins(context: Context, corners: Value, column: int, size: int, x: Value, ax
     high = context("add", context("ceil", context("mul", context("add", step, 1.0), share)), start)
     place = context("iota", shape=(1, 1, x.shape[axis]), axis=2, dtype=x.dtype)
     from_low, below_high = (context.reshape(v, (*v.shape, 1)) for v in (low, high))
-    return context("and", context("less_equal", from_low, place), context("less", place, below_high))
+    return context(
+        "and", context("less_equal", from_low, place), context("less", place, below_high)
+    )

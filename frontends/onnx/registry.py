@@ -50,13 +50,32 @@ HANDLERS: Final = HandlerTable(
 
 DOMAINS: Final[Mapping[str, HandlerTable]] = {"": HANDLERS, "com.microsoft": MICROSOFT}
 
-INLINED: Final = frozenset(CONTROL_FLOW)  # the importer treats them itself: their sub-graphs are inlined
+# the importer treats them itself: their sub-graphs are inlined
+INLINED: Final = frozenset(CONTROL_FLOW)
 
 REMEDIES: Final[Mapping[str, str]] = {
     "NonMaxSuppression": CUT_BEFORE,
-    **dict.fromkeys(("Bernoulli", "Multinomial", "RandomNormal", "RandomNormalLike", "RandomUniform", "RandomUniformLike"),
-                    "Make the random numbers an input of the model."),
-    **dict.fromkeys(("RegexFullMatch", "StringConcat", "StringNormalizer", "StringSplit", "TfIdfVectorizer", "ImageDecoder"),
-                    "Strings and files are no tensors: cut the model behind it, and do this step outside."),
+    **dict.fromkeys(
+        (
+            "Bernoulli",
+            "Multinomial",
+            "RandomNormal",
+            "RandomNormalLike",
+            "RandomUniform",
+            "RandomUniformLike",
+        ),
+        "Make the random numbers an input of the model.",
+    ),
+    **dict.fromkeys(
+        (
+            "RegexFullMatch",
+            "StringConcat",
+            "StringNormalizer",
+            "StringSplit",
+            "TfIdfVectorizer",
+            "ImageDecoder",
+        ),
+        "Strings and files are no tensors: cut the model behind it, and do this step outside.",
+    ),
     "ConstantFill": "It was an experimental op: convert the model with onnx.version_converter, or use ConstantOfShape.",
 }

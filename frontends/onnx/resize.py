@@ -1,8 +1,10 @@
-"""Resize and Upsample -> for each axis a weighted sum of gathers, or a product with a matrix (antialias).
+"""Resize and Upsample -> for each axis a weighted sum of gathers, or a product with a matrix
+(antialias).
 
-The output element at position i of an axis lies at a coordinate of the input, and mixes the elements near it: one
-(nearest), two (linear) or four (cubic, Keys 1981). Beyond the edge the last element is repeated. Coordinates are computed
-in float64 by nodes, which vanish at import unless the axis is a free dim.
+The output element at position i of an axis lies at a coordinate of the input, and mixes the
+elements near it: one (nearest), two (linear) or four (cubic, Keys 1981). Beyond the edge the last
+element is repeated. Coordinates are computed in float64 by nodes, which vanish at import unless the
+axis is a free dim.
 """
 
 from __future__ import annotations
@@ -52,7 +54,8 @@ class Sampling:
 
 @dataclass(frozen=True)
 class Axis:
-    """One axis to resize: its number, its extents before and after, and their ratio (None: that of the extents).
+    """One axis to resize: its number, its extents before and after, and their ratio (None: that of
+    the extents).
 
     ``region`` is the part that tf_crop_and_resize takes, from 0 to 1.
     """
@@ -68,7 +71,9 @@ class Axis:
 def upsample_by_attribute(context: Context, node: ModelNode) -> Value:
     scales = node.numbers("scales")
     if scales is None:
-        raise node.unsupported("scales are missing (opset 1 has others).", "Convert the model to opset 9 or later.")
+        raise node.unsupported(
+            "scales are missing (opset 1 has others).", "Convert the model to opset 9 or later."
+        )
     return _scaled(context, node, scales, _legacy(node))
 
 
@@ -93,7 +98,9 @@ def _numbers(context: Context, node: ModelNode, value: Value) -> list[float]:
     return [float(number) for number in array.reshape(-1)]
 
 
-def _scaled(context: Context, node: ModelNode, scales: Sequence[float], sampling: Sampling) -> Value:
+def _scaled(
+    context: Context, node: ModelNode, scales: Sequence[float], sampling: Sampling
+) -> Value:
     x = node.input(0)
     _check_length(node, "scales", scales, x.type.rank)
     for number, scale in enumerate(scales):
@@ -129,21 +136,37 @@ def resize(context: Context, node: ModelNode) -> Value:
 def _axes(context: Context, node: ModelNode, numbers: Sequence[int]) -> list[Axis]:
     """The axes to resize, by scales or to sizes."""
     x, scales, sizes = node.input(0), node.optional(2), node.optional(3)
-    factors = _numbers(context, node, scales) if scales is not None and scales.shape != (0,) else None
-    targets = context.extents(sizes, node, "sizes") if sizes is not None and sizes.shape != (0,) else None
+    factors = (
+        _numbers(context, node, scales) if scales is not None and scales.shape != (0,) else None
+    )
+    targets = (
+        context.extents(sizes, node, "sizes") if sizes is not None and sizes.shape != (0,) else None
+    )
     if (factors is None) == (targets is None):
         raise node.fault("exactly one of scales and sizes is needed.", "Export it again.")
     _check_length(node, "scales or sizes", factors or targets or (), len(numbers))
     if factors is not None:
-        return [_by_scale(node, x, number, scale) for number, scale in zip(numbers, factors, strict=True)]
+        return [
+            _by_scale(node, x, number, scale)
+            for number, scale in zip(numbers, factors, strict=True)
+        ]
     assert targets is not None
     policy = "stretch"
     if node.opset >= 18:
-        policy = node.text("keep_aspect_ratio_policy", policy, ("stretch", "not_larger", "not_smaller"))
+        policy = node.text(
+            "keep_aspect_ratio_policy", policy, ("stretch", "not_larger", "not_smaller")
+        )
     if policy == "stretch":
-        return [Axis(number, x.shape[number], size, None) for number, size in zip(numbers, targets, strict=True)]
+        return [
+            Axis(number, x.shape[number], size, None)
+            for number, size in zip(numbers, targets, strict=True)
+        ]
     pairs = [(x.shape[number], size) for number, size in zip(numbers, targets, strict=True)]
-    ratios = [size / extent for extent, size in pairs if isinstance(extent, int) and isinstance(size, int) and extent]
+    ratios = [
+        size / extent
+        for extent, size in pairs
+        if isinstance(extent, int) and isinstance(size, int) and extent
+    ]
     if len(ratios) < len(pairs):
         raise node.unsupported(f"{policy} depends on a free dim.", FIX_DIMS)
     scale = min(ratios) if policy == "not_larger" else max(ratios)
@@ -158,7 +181,9 @@ def _check_length(node: ModelNode, what: str, values: Sequence[Any], count: int)
 
 
 def _by_scale(node: ModelNode, x: Value, number: int, scale: float) -> Axis:
-    """floor(extent * scale), in float32 as everywhere; of a free dim, with the scale as a simple fraction."""
+    """floor(extent * scale), in float32 as everywhere; of a free dim, with the scale as a simple
+    fraction.
+    """
     if not (math.isfinite(scale) and 0 < scale < 1 << 31):
         raise node.fault(f"a scale is {scale}; it must be positive.", "Export it again.")
     extent = x.shape[number]
@@ -166,7 +191,9 @@ def _by_scale(node: ModelNode, x: Value, number: int, scale: float) -> Axis:
         return Axis(number, extent, math.floor(np.float32(extent) * np.float32(scale)), scale)
     ratio = Fraction(scale).limit_denominator(SIMPLEST)
     if np.float32(ratio.numerator / ratio.denominator) != np.float32(scale):
-        raise node.unsupported(f"it scales the free dim {extent} by {scale}, which is no simple fraction.", FIX_DIMS)
+        raise node.unsupported(
+            f"it scales the free dim {extent} by {scale}, which is no simple fraction.", FIX_DIMS
+        )
     return Axis(number, extent, extent * ratio.numerator // ratio.denominator, scale)
 
 
@@ -177,7 +204,10 @@ def _resample(context: Context, node: ModelNode, x: Value, axis: Axis, sampling:
         return x
     for size in (axis.count, axis.extent):
         if isinstance(size, int) and not 1 <= size < 1 << 31:
-            raise node.misshapen(f"axis {axis.number} of {x.type} would get {axis.count} elements.", "Use another scale.")
+            raise node.misshapen(
+                f"axis {axis.number} of {x.type} would get {axis.count} elements.",
+                "Use another scale.",
+            )
     if sampling.antialias and sampling.mode != "nearest":
         return _antialiased(context, node, x, axis, sampling)
     if repeats := _repeats(axis, sampling):
@@ -187,14 +217,20 @@ def _resample(context: Context, node: ModelNode, x: Value, axis: Axis, sampling:
     for index, weight in _taps(context, sampling, at, axis.extent):
         part = context("gather", x, index, axis=axis.number)
         if weight is not None:
-            part = context("mul", part, context.per_channel(context.cast(weight, x.dtype), x.type.rank, axis.number))
+            part = context(
+                "mul",
+                part,
+                context.per_channel(context.cast(weight, x.dtype), x.type.rank, axis.number),
+            )
         total = part if total is None else context("add", total, part)
     assert total is not None
     return total
 
 
 def _repeats(axis: Axis, sampling: Sampling) -> int:
-    """How often each element is repeated, if that is all: with a whole scale, wherever coordinates round to i / scale."""
+    """How often each element is repeated, if that is all: with a whole scale, wherever
+    coordinates round to i / scale.
+    """
     repeats = round(axis.scale) if axis.scale is not None else 0
     if axis.scale is None and isinstance(axis.count, int) and isinstance(axis.extent, int):
         repeats = axis.count // axis.extent
@@ -210,17 +246,23 @@ def _repeats(axis: Axis, sampling: Sampling) -> int:
 
 def _repeated(context: Context, x: Value, axis: int, repeats: int) -> Value:
     before, after = x.shape[: axis + 1], x.shape[axis + 1 :]
-    wide = context("broadcast", context.reshape(x, (*before, 1, *after)), shape=(*before, repeats, *after))
+    wide = context(
+        "broadcast", context.reshape(x, (*before, 1, *after)), shape=(*before, repeats, *after)
+    )
     return context.reshape(wide, (*x.shape[:axis], x.shape[axis] * repeats, *after))
 
 
-# -- coordinates and neighbours ------------------------------------------------------------------------------------
+# -- coordinates and neighbours --------------------------------------------------------------------
 
 
 def _coordinates(context: Context, sampling: Sampling, axis: Axis) -> Value:
     """Where each output element lies in the input, float64 [count]."""
-    count, extent = (context.cast(context.extent_value(e), FLOAT64) for e in (axis.count, axis.extent))
-    scale = context("div", count, extent) if axis.scale is None else context.number(axis.scale, FLOAT64)
+    count, extent = (
+        context.cast(context.extent_value(e), FLOAT64) for e in (axis.count, axis.extent)
+    )
+    scale = (
+        context("div", count, extent) if axis.scale is None else context.number(axis.scale, FLOAT64)
+    )
     i = _steps(context, axis.count)
     half = context("sub", context("div", context("add", i, 0.5), scale), 0.5)
     match sampling.coordinates:
@@ -234,7 +276,11 @@ def _coordinates(context: Context, sampling: Sampling, axis: Axis) -> Value:
             return context("add", half, 0.5)
         case "half_pixel_symmetric":
             adjustment = context("div", count, context("mul", scale, extent))
-            offset = context("mul", context("mul", extent, 0.5), context("sub", context.number(1.0, FLOAT64), adjustment))
+            offset = context(
+                "mul",
+                context("mul", extent, 0.5),
+                context("sub", context.number(1.0, FLOAT64), adjustment),
+            )
             return context("add", half, offset)
         case "tf_crop_and_resize":
             return _between(context, i, axis, axis.region)
@@ -250,7 +296,9 @@ def _steps(context: Context, count: Extent) -> Value:
 
 
 def _between(context: Context, i: Value, axis: Axis, region: tuple[float, float]) -> Value:
-    """From the first to the last element of a region, both included; the middle if there is one step only."""
+    """From the first to the last element of a region, both included; the middle if there is one
+    step only.
+    """
     last = context.cast(context.extent_value(axis.extent - 1), FLOAT64)
     if axis.count == 1:
         return context("add", i, context("mul", last, (region[0] + region[1]) / 2))
@@ -259,7 +307,9 @@ def _between(context: Context, i: Value, axis: Axis, region: tuple[float, float]
     return context("add", part, context("mul", last, region[0]))
 
 
-def _taps(context: Context, sampling: Sampling, at: Value, extent: Extent) -> list[tuple[Value, Value | None]]:
+def _taps(
+    context: Context, sampling: Sampling, at: Value, extent: Extent
+) -> list[tuple[Value, Value | None]]:
     """(indices, weights) of each neighbour; no weights for one neighbour alone."""
     last = context.extent_value(extent - 1)
     if sampling.mode == "nearest":
@@ -273,7 +323,10 @@ def _taps(context: Context, sampling: Sampling, at: Value, extent: Extent) -> li
     else:
         offsets = (-1.0, 0.0, 1.0, 2.0)
         distances = (context("add", t, 1.0), t, rest, context("add", rest, 1.0))
-        weights = [_keys(context, distance, sampling.cubic, k in (0, 3)) for k, distance in enumerate(distances)]
+        weights = [
+            _keys(context, distance, sampling.cubic, k in (0, 3))
+            for k, distance in enumerate(distances)
+        ]
     raw = [context("add", base, offset) for offset in offsets]
     if sampling.exclude_outside:
         weights = _inside_only(context, raw, weights, context.cast(last, FLOAT64))
@@ -294,11 +347,17 @@ def _clamped(context: Context, at: Value, last: Value) -> Value:
     return context("max", context("min", context.cast(at, INT64), last), 0)
 
 
-def _inside_only(context: Context, places: Sequence[Value], weights: Sequence[Value], last: Value) -> list[Value]:
+def _inside_only(
+    context: Context, places: Sequence[Value], weights: Sequence[Value], last: Value
+) -> list[Value]:
     """No weight outside; the others add up to 1."""
     kept = []
     for place, weight in zip(places, weights, strict=True):
-        is_inside = context("and", context("less_equal", context.number(0.0, FLOAT64), place), context("less_equal", place, last))
+        is_inside = context(
+            "and",
+            context("less_equal", context.number(0.0, FLOAT64), place),
+            context("less_equal", place, last),
+        )
         kept.append(context("select", is_inside, weight, 0.0))
     total = kept[0]
     for weight in kept[1:]:
@@ -315,28 +374,46 @@ def _keys(context: Context, distance: Value, a: float, is_outer: bool) -> Value:
     return context("add", value, factors[-1])
 
 
-# -- antialias -----------------------------------------------------------------------------------------------------
+# -- antialias -------------------------------------------------------------------------------------
 
 
-def _antialiased(context: Context, node: ModelNode, x: Value, axis: Axis, sampling: Sampling) -> Value:
-    """A product with a constant matrix: when shrinking, the kernel is stretched over all elements that shrink into one."""
+def _antialiased(
+    context: Context, node: ModelNode, x: Value, axis: Axis, sampling: Sampling
+) -> Value:
+    """A product with a constant matrix: when shrinking, the kernel is stretched over all
+    elements that shrink into one.
+    """
     if not (isinstance(axis.extent, int) and isinstance(axis.count, int)):
-        raise node.unsupported(f"it resizes axis {axis.number}, the free dim {axis.extent}, with antialias.", FIX_DIMS)
+        raise node.unsupported(
+            f"it resizes axis {axis.number}, the free dim {axis.extent}, with antialias.", FIX_DIMS
+        )
     if axis.extent * axis.count > MOST_ANTIALIASED:
-        raise node.unsupported(f"it resizes {axis.extent} elements to {axis.count} with antialias.", "Export without antialias.")
+        raise node.unsupported(
+            f"it resizes {axis.extent} elements to {axis.count} with antialias.",
+            "Export without antialias.",
+        )
     at = context.array(_coordinates(context, sampling, axis))
     if at is None:
-        raise node.unsupported(f"it resizes {axis.extent} elements to {axis.count} with antialias.", "Export without antialias.")
-    matrix = _filter_matrix(at, axis.extent, min(axis.scale or axis.count / axis.extent, 1.0), sampling)
+        raise node.unsupported(
+            f"it resizes {axis.extent} elements to {axis.count} with antialias.",
+            "Export without antialias.",
+        )
+    matrix = _filter_matrix(
+        at, axis.extent, min(axis.scale or axis.count / axis.extent, 1.0), sampling
+    )
     order = [k for k in range(x.type.rank) if k != axis.number] + [axis.number]
     moved = context.transpose(x, order)
     rows = context.reshape(moved, (dim.product(moved.shape[:-1]), axis.extent))
-    out = context.reshape(context("matmul", rows, context.constant(matrix, x.dtype)), (*moved.shape[:-1], axis.count))
+    out = context.reshape(
+        context("matmul", rows, context.constant(matrix, x.dtype)), (*moved.shape[:-1], axis.count)
+    )
     return context.transpose(out, [order.index(k) for k in range(x.type.rank)])
 
 
 def _filter_matrix(at: Positions, extent: int, scale: float, sampling: Sampling) -> Positions:
-    """[extent, count]: the weight of each input element in each output element; columns add up to 1."""
+    """[extent, count]: the weight of each input element in each output element; columns add up
+    to 1.
+    """
     support = (1.0 if sampling.mode == "linear" else 2.0) / scale
     matrix = np.zeros((extent, len(at)))
     for column, center in enumerate(at):
@@ -358,22 +435,30 @@ def _kernel(distance: Positions, sampling: Sampling) -> Positions:
     return np.asarray(np.where(distance <= 1, near, np.where(distance < 2, far, 0.0)))
 
 
-# -- cropping ------------------------------------------------------------------------------------------------------
+# -- cropping --------------------------------------------------------------------------------------
 
 
 def _with_regions(context: Context, node: ModelNode, axes: Sequence[Axis]) -> list[Axis]:
     """The input roi: where each axis starts, then where each ends."""
     regions = _numbers(context, node, node.input(1))
     _check_length(node, "ends of regions", regions, 2 * len(axes))
-    return [replace(axis, region=(regions[k], regions[k + len(axes)])) for k, axis in enumerate(axes)]
+    return [
+        replace(axis, region=(regions[k], regions[k + len(axes)])) for k, axis in enumerate(axes)
+    ]
 
 
-def _extrapolated(context: Context, node: ModelNode, x: Value, axes: Sequence[Axis], sampling: Sampling) -> Value:
+def _extrapolated(
+    context: Context, node: ModelNode, x: Value, axes: Sequence[Axis], sampling: Sampling
+) -> Value:
     """A number wherever an axis's coordinate lies outside the input."""
     number = context.number(node.number("extrapolation_value", 0.0), x.dtype)
     for axis in axes:
         at = _coordinates(context, sampling, axis)
         last = context.cast(context.extent_value(axis.extent - 1), FLOAT64)
-        is_inside = context("and", context("less_equal", context.number(0.0, FLOAT64), at), context("less_equal", at, last))
+        is_inside = context(
+            "and",
+            context("less_equal", context.number(0.0, FLOAT64), at),
+            context("less_equal", at, last),
+        )
         x = context("select", context.per_channel(is_inside, x.type.rank, axis.number), x, number)
     return x

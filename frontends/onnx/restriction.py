@@ -36,7 +36,9 @@ class Restriction(Exception):
         self.name, self.chosen = name, chosen
 
 
-def restriction_of(context: Context, node: ModelNode) -> tuple[Symbol, int | range | MultipleOf] | None:
+def restriction_of(
+    context: Context, node: ModelNode
+) -> tuple[Symbol, int | range | MultipleOf] | None:
     """The symbol and its numbers for which the node's inputs fit; None if that is not the
     trouble.
     """
@@ -45,7 +47,9 @@ def restriction_of(context: Context, node: ModelNode) -> tuple[Symbol, int | ran
         return _only_number(context, values[0], values[1])
     for left, right in _aligned(node, values):
         for cut, whole in ((left, right), (right, left)):
-            if (symbol := _symbol(whole)) is not None and (most := _cut_at(cut, symbol)) is not None:
+            if (symbol := _symbol(whole)) is not None and (
+                most := _cut_at(cut, symbol)
+            ) is not None:
                 return symbol, range(symbol.lo if isinstance(symbol.lo, int) else 1, most + 1)
         if (found := _where_equal(left, right)) is not None:
             return found
@@ -57,7 +61,11 @@ def _aligned(node: ModelNode, values: list[Value]) -> Iterator[tuple[Extent, Ext
     for a, b in combinations(values, 2):
         if node.op_type == "Concat":
             joined = node.integer("axis", 1) % max(a.type.rank, 1)
-            yield from (pair for axis, pair in enumerate(zip(a.shape, b.shape, strict=False)) if axis != joined)
+            yield from (
+                pair
+                for axis, pair in enumerate(zip(a.shape, b.shape, strict=False))
+                if axis != joined
+            )
         else:
             yield from zip_longest(reversed(a.shape), reversed(b.shape), fillvalue=1)
 
@@ -102,17 +110,28 @@ def _only_number(context: Context, x: Value, shape: Value) -> tuple[Symbol, int 
     contents = context.contents(shape)
     if contents is None or contents.ndim != 1:
         return None
-    wanted = [x.shape[axis] if extent == 0 and axis < x.type.rank else extent for axis, extent in enumerate(contents.tolist())]
+    wanted = [
+        x.shape[axis] if extent == 0 and axis < x.type.rank else extent
+        for axis, extent in enumerate(contents.tolist())
+    ]
     have, want = x.type.elements, product(wanted)
     if not isinstance(have, Dim) or len(have.terms) != 1 or -1 in wanted:
         return None
     ((atoms, factor),) = have.terms
-    ((others, size),) = want.terms if isinstance(want, Dim) and len(want.terms) == 1 else (((), want),)
+    ((others, size),) = (
+        want.terms if isinstance(want, Dim) and len(want.terms) == 1 else (((), want),)
+    )
     rest = list(atoms)
     for atom in others:
         if atom not in rest:
             return None
         rest.remove(atom)
-    if len(rest) != 1 or not isinstance(rest[0], Symbol) or not isinstance(size, int) or size % factor or size < factor:
+    if (
+        len(rest) != 1
+        or not isinstance(rest[0], Symbol)
+        or not isinstance(size, int)
+        or size % factor
+        or size < factor
+    ):
         return None
     return rest[0], size // factor

@@ -1,6 +1,7 @@
 """GridSample and RoiAlign -> gathers of rows at computed indices, weighted and summed.
 
-Channels stand last while sampling ([locations, c]), so one index fetches all channels of a location.
+Channels stand last while sampling ([locations, c]), so one index fetches all channels of a
+location.
 """
 
 from __future__ import annotations
@@ -22,13 +23,21 @@ from .node import ModelNode
 SAMPLING: Final = HandlerTable()
 
 CUBIC: Final = -0.75  # of bicubic sampling (Keys 1981)
-MODES: Final = {"bilinear": "linear", "bicubic": "cubic", "linear": "linear", "cubic": "cubic", "nearest": "nearest"}
+MODES: Final = {
+    "bilinear": "linear",
+    "bicubic": "cubic",
+    "linear": "linear",
+    "cubic": "cubic",
+    "nearest": "nearest",
+}
 PADDINGS: Final = ("zeros", "border", "reflection")
 
 
 @dataclass(frozen=True)
 class Tap:
-    """A neighbour along one axis: its index [..], its weight (None: 1), and whether it lies inside (None: it does)."""
+    """A neighbour along one axis: its index [..], its weight (None: 1), and whether it lies
+    inside (None: it does).
+    """
 
     index: Value
     weight: Value | None
@@ -43,9 +52,15 @@ def _rows(context: Context, x: Value) -> Value:
 
 
 def weighted(
-    context: Context, rows: Value, base: Value, spatial: Sequence[Extent], axes: Sequence[Sequence[Tap]], op: str = "add"
+    context: Context,
+    rows: Value,
+    base: Value,
+    spatial: Sequence[Extent],
+    axes: Sequence[Sequence[Tap]],
+    op: str = "add",
 ) -> Value:
-    """Sum (or maximum) over all combinations of taps: rows [locations, c] at ``base`` [..] times locations, plus the taps
+    """Sum (or maximum) over all combinations of taps: rows [locations, c] at ``base`` [..] times
+    locations, plus the taps
     -> [.., c]."""
     total: Value | None = None
     for taps in combinations(*axes):
@@ -72,15 +87,22 @@ def _joined(context: Context, op: str, a: Value | None, b: Value | None) -> Valu
     return context(op, a, b)
 
 
-# -- GridSample -----------------------------------------------------------------------------------------------------
+# -- GridSample ------------------------------------------------------------------------------------
 
 
 @SAMPLING.on("GridSample", first=16)
 def grid_sample(context: Context, node: ModelNode) -> Value:
-    """x [n, c, spatial..] at grid [n, out.., k]; the grid's coordinates run from the last axis to the first."""
+    """x [n, c, spatial..] at grid [n, out.., k]; the grid's coordinates run from the last axis
+    to the first.
+    """
     x, grid = node.input(0), node.input(1)
     rank = x.type.rank - 2
-    if rank < 1 or grid.type.rank != x.type.rank or grid.shape[-1] != rank or grid.shape[0] != x.shape[0]:
+    if (
+        rank < 1
+        or grid.type.rank != x.type.rank
+        or grid.shape[-1] != rank
+        or grid.shape[0] != x.shape[0]
+    ):
         raise node.misshapen(f"the grid is {grid.type} for {x.type}.", "Export it again.")
     mode = MODES[node.text("mode", "bilinear" if node.opset < 20 else "linear", tuple(MODES))]
     padding = node.text("padding_mode", "zeros", PADDINGS)
@@ -89,7 +111,14 @@ def grid_sample(context: Context, node: ModelNode) -> Value:
     aligned = node.flag("align_corners", False)
     places = context.cast(grid, x.dtype)
     axes = [
-        _taps(context, _coordinate(context, places, rank - 1 - axis, extent, aligned), extent, mode, padding, aligned)
+        _taps(
+            context,
+            _coordinate(context, places, rank - 1 - axis, extent, aligned),
+            extent,
+            mode,
+            padding,
+            aligned,
+        )
         for axis, extent in enumerate(x.shape[2:])
     ]
     sample = context("iota", shape=grid.shape[:-1], axis=0, dtype=INT64)
@@ -98,7 +127,9 @@ def grid_sample(context: Context, node: ModelNode) -> Value:
 
 
 def _coordinate(context: Context, grid: Value, column: int, extent: Extent, aligned: bool) -> Value:
-    """-1 .. 1 -> the axis's elements: their centres lie at the ends (aligned), or half an element inside."""
+    """-1 .. 1 -> the axis's elements: their centres lie at the ends (aligned), or half an
+    element inside.
+    """
     part = context.slice_axis(grid, grid.type.rank - 1, column, 1)
     v = context("add", context.reshape(part, grid.shape[:-1]), 1.0)
     size = context.cast(context.extent_value(extent), grid.dtype)
@@ -107,7 +138,9 @@ def _coordinate(context: Context, grid: Value, column: int, extent: Extent, alig
     return context("mul", context("sub", context("mul", v, size), 1.0), 0.5)
 
 
-def _taps(context: Context, at: Value, extent: Extent, mode: str, padding: str, aligned: bool) -> list[Tap]:
+def _taps(
+    context: Context, at: Value, extent: Extent, mode: str, padding: str, aligned: bool
+) -> list[Tap]:
     if mode != "cubic":  # cubic sampling moves each neighbour instead
         at = _moved_inside(context, at, extent, padding, aligned)
     if mode == "nearest":
@@ -127,12 +160,19 @@ def _taps(context: Context, at: Value, extent: Extent, mode: str, padding: str, 
 
 
 def neighbours(context: Context, at: Value, extent: Extent) -> list[Tap]:
-    """The two elements next to each coordinate, weighted linearly; those beyond the border count as zero."""
+    """The two elements next to each coordinate, weighted linearly; those beyond the border count
+    as zero.
+    """
     return _taps(context, at, extent, "linear", "zeros", False)
 
 
 def _tap(
-    context: Context, place: Value, weight: Value | None, extent: Extent, padding: str, aligned: bool
+    context: Context,
+    place: Value,
+    weight: Value | None,
+    extent: Extent,
+    padding: str,
+    aligned: bool,
 ) -> Tap:
     """A neighbour at a whole number; beyond the border it counts as zero, or is moved inside."""
     place = _moved_inside(context, place, extent, padding, aligned)
@@ -144,7 +184,9 @@ def _tap(
     return Tap(context.cast(context("select", is_number, clipped, zero), INT64), weight, is_inside)
 
 
-def _moved_inside(context: Context, at: Value, extent: Extent, padding: str, aligned: bool) -> Value:
+def _moved_inside(
+    context: Context, at: Value, extent: Extent, padding: str, aligned: bool
+) -> Value:
     if padding == "zeros":
         return at
     size = context.cast(context.extent_value(extent), at.dtype)
@@ -180,24 +222,42 @@ def _cubic_weight(context: Context, part: Value, offset: float) -> Value:
     return context("add", value, factors[-1])
 
 
-# -- RoiAlign --------------------------------------------------------------------------------------------------------
+# -- RoiAlign --------------------------------------------------------------------------------------
 
 
 @SAMPLING.on("RoiAlign", first=10)
 def roi_align(context: Context, node: ModelNode) -> Value:
-    """x [n, c, h, w], rois [r, 4] as x1 y1 x2 y2, samples [r] -> [r, c, output_height, output_width]."""
+    """x [n, c, h, w], rois [r, 4] as x1 y1 x2 y2, samples [r] -> [r, c, output_height,
+    output_width].
+    """
     x, rois, samples = node.input(0), node.input(1), node.input(2)
     if x.type.rank != 4 or rois.shape[1:] != (4,) or samples.shape != rois.shape[:1]:
-        raise node.misshapen(f"rois are {rois.type} and samples {samples.type} for {x.type}.", "Export it again.")
+        raise node.misshapen(
+            f"rois are {rois.type} and samples {samples.type} for {x.type}.", "Export it again."
+        )
     ratio = node.integer("sampling_ratio", 0)
     mode = node.text("mode", "avg", ("avg", "max"))
     sizes = (node.integer("output_height", 1), node.integer("output_width", 1))
     if ratio < 1:
-        raise node.unsupported("sampling_ratio 0 takes as many samples as data say.", "Export with sampling_ratio >= 1.")
+        raise node.unsupported(
+            "sampling_ratio 0 takes as many samples as data say.",
+            "Export with sampling_ratio >= 1.",
+        )
     if min(sizes) < 1 or math.prod(sizes) * ratio**2 > 1 << 20:
-        raise node.fault(f"its result of {sizes[0]} x {sizes[1]} has {ratio} x {ratio} samples each.", "Use less.")
-    is_half = node.opset >= 16 and node.text("coordinate_transformation_mode", "half_pixel",
-                                             ("half_pixel", "output_half_pixel")) == "half_pixel"  # fmt: skip
+        raise node.fault(
+            f"its result of {sizes[0]} x {sizes[1]} has {ratio} x {ratio} samples each.",
+            "Use less.",
+        )
+    is_half = (
+        node.opset >= 16
+        and node.text(
+            "coordinate_transformation_mode",
+            "half_pixel",
+            # fmt: skip
+            ("half_pixel", "output_half_pixel"),
+        )
+        == "half_pixel"
+    )
     scaled = context("mul", rois, node.number("spatial_scale", 1.0))
     scaled = context("sub", scaled, 0.5) if is_half else scaled
     count = rois.shape[0]
@@ -208,14 +268,19 @@ def roi_align(context: Context, node: ModelNode) -> Value:
         axes.append(_roi_taps(context, context.reshape(places, shape), x.shape[2 + axis]))
     base = context.reshape(context.cast(samples, INT64), (count, 1, 1))
     combine = "max" if mode == "max" else "add"
-    value = weighted(context, _rows(context, x), base, x.shape[2:], axes, combine)  # [r, h * ratio, w * ratio, c]
+    # [r, h * ratio, w * ratio, c]
+    value = weighted(context, _rows(context, x), base, x.shape[2:], axes, combine)
     parts = context.reshape(value, (count, sizes[0], ratio, sizes[1], ratio, x.shape[1]))
     op = "reduce_max" if mode == "max" else "reduce_mean"
     return context.transpose(context(op, parts, axes=(2, 4), keep=False), (0, 3, 1, 2))
 
 
-def _roi_places(context: Context, rois: Value, column: int, size: int, ratio: int, is_half: bool) -> Value:
-    """start + (i + 1/2) * length / (size * ratio) for each sample i; without half pixels a roi is at least 1 long."""
+def _roi_places(
+    context: Context, rois: Value, column: int, size: int, ratio: int, is_half: bool
+) -> Value:
+    """start + (i + 1/2) * length / (size * ratio) for each sample i; without half pixels a roi
+    is at least 1 long.
+    """
     start, end = (context.slice_axis(rois, 1, column + 2 * k, 1) for k in range(2))
     length = context("sub", end, start)
     length = length if is_half else context("max", length, 1.0)
@@ -225,7 +290,9 @@ def _roi_places(context: Context, rois: Value, column: int, size: int, ratio: in
 
 
 def _roi_taps(context: Context, at: Value, extent: Extent) -> list[Tap]:
-    """Linear; more than one element beyond the border a sample is zero, up to there the border's element."""
+    """Linear; more than one element beyond the border a sample is zero, up to there the border's
+    element.
+    """
     size = context.cast(context.extent_value(extent), at.dtype)
     last = context("sub", size, 1.0)
     is_inside = context("and", context("less_equal", context.number(-1.0, at.dtype), at),
@@ -235,4 +302,7 @@ def _roi_taps(context: Context, at: Value, extent: Extent) -> list[Tap]:
     part = context("sub", clipped, first)
     second = context("min", context("add", first, 1.0), last)
     near = context("sub", context.number(1.0, at.dtype), part)
-    return [Tap(context.cast(first, INT64), near, is_inside), Tap(context.cast(second, INT64), part, is_inside)]
+    return [
+        Tap(context.cast(first, INT64), near, is_inside),
+        Tap(context.cast(second, INT64), part, is_inside),
+    ]

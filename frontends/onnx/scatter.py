@@ -1,6 +1,8 @@
-"""ScatterElements, ScatterND, TensorScatter -> scatter, or a choice between old and new elements; TopK -> sorting.
+"""ScatterElements, ScatterND, TensorScatter -> scatter, or a choice between old and new elements;
+TopK -> sorting.
 
-Without a reduction the last of equal indices wins. Indices that are constants are resolved at import.
+Without a reduction the last of equal indices wins. Indices that are constants are resolved at
+import.
 """
 
 from __future__ import annotations
@@ -33,7 +35,10 @@ def scatter_elements(context: Context, node: ModelNode) -> Value:
         raise node.misshapen("its input is a scalar; an axis is needed.", "Export it again.")
     axis = node.axis(node.integer("axis", 0), x.type.rank)
     if indices.type.rank != x.type.rank or updates.shape != indices.shape:
-        raise node.misshapen(f"indices are {indices.type} and updates {updates.type} for {x.type}.", "Export it again.")
+        raise node.misshapen(
+            f"indices are {indices.type} and updates {updates.type} for {x.type}.",
+            "Export it again.",
+        )
     check_indices(context, node, indices, x.shape[axis])
     size = (*indices.shape[:axis], x.shape[axis], *indices.shape[axis + 1 :])
     part = context.slice(x, (0,) * x.type.rank, size)
@@ -48,7 +53,9 @@ def scatter_elements(context: Context, node: ModelNode) -> Value:
     return result
 
 
-def _scattered(context: Context, x: Value, indices: Value, updates: Value, axis: int, reduction: str) -> Value:
+def _scattered(
+    context: Context, x: Value, indices: Value, updates: Value, axis: int, reduction: str
+) -> Value:
     """All axes but ``axis`` agree."""
     if reduction != "none":
         return context("scatter", x, indices, updates, axis=axis, reduction=reduction)
@@ -68,7 +75,10 @@ def scatter_nd(context: Context, node: ModelNode) -> Value:
     if not isinstance(depth, int) or not 1 <= depth <= x.type.rank:
         raise node.misshapen(f"indices are {indices.type} for {x.type}.", "Export it again.")
     if updates.shape != (*indices.shape[:-1], *x.shape[depth:]):
-        raise node.misshapen(f"updates are {updates.type} for {x.type} at indices {indices.type}.", "Export it again.")
+        raise node.misshapen(
+            f"updates are {updates.type} for {x.type} at indices {indices.type}.",
+            "Export it again.",
+        )
     flat = flat_index(context, node, indices, x.shape[:depth])
     count, row = product(indices.shape[:-1]), product(x.shape[depth:])
     rows = context.reshape(x, (product(x.shape[:depth]), row))
@@ -77,12 +87,16 @@ def scatter_nd(context: Context, node: ModelNode) -> Value:
                            x.shape)  # fmt: skip
 
 
-def _rows_scattered(context: Context, x: Value, index: Value, updates: Value, reduction: str) -> Value:
+def _rows_scattered(
+    context: Context, x: Value, index: Value, updates: Value, reduction: str
+) -> Value:
     """x [n, row] with updates [m, row] at index [m]."""
     if index.shape[0] == 0:
         return x
     if reduction != "none":
-        column = context("broadcast", context.reshape(index, (*index.shape, 1)), shape=updates.shape)
+        column = context(
+            "broadcast", context.reshape(index, (*index.shape, 1)), shape=updates.shape
+        )
         return context("scatter", x, column, updates, axis=0, reduction=reduction)
     source = context("scatter_source", index, axis=0, extent=x.shape[0])
     new = context("gather", updates, context("max", source, 0), axis=0)
@@ -92,34 +106,52 @@ def _rows_scattered(context: Context, x: Value, index: Value, updates: Value, re
 
 @SCATTER.on("TensorScatter", first=24)
 def tensor_scatter(context: Context, node: ModelNode) -> Value:
-    """A cache [batch, .., length, ..] with an update written at each sample's position (0 if there is none)."""
+    """A cache [batch, .., length, ..] with an update written at each sample's position (0 if
+    there is none).
+    """
     cache, update, position = node.input(0), node.input(1), node.optional(2)
     rank = cache.type.rank
     axis = node.axis(node.integer("axis", -2), rank)
     is_circular = node.text("mode", "linear", ("linear", "circular")) == "circular"
-    if axis == 0 or update.type.rank != rank or any(
-        a != b for k, (a, b) in enumerate(zip(cache.shape, update.shape, strict=True)) if k != axis
+    if (
+        axis == 0
+        or update.type.rank != rank
+        or any(
+            a != b
+            for k, (a, b) in enumerate(zip(cache.shape, update.shape, strict=True))
+            if k != axis
+        )
     ):
-        raise node.misshapen(f"the update is {update.type} for {cache.type}, axis {axis}.", "Export it again.")
+        raise node.misshapen(
+            f"the update is {update.type} for {cache.type}, axis {axis}.", "Export it again."
+        )
     index = context("iota", shape=update.shape, axis=axis, dtype=INT64)
     if position is not None:
         if position.shape != (cache.shape[0],):
-            raise node.misshapen(f"positions are {position.type}; one for each sample is needed.", "Export it again.")
-        index = context("add", index, context.reshape(context.cast(position, INT64), (*position.shape, *(1,) * (rank - 1))))
+            raise node.misshapen(
+                f"positions are {position.type}; one for each sample is needed.", "Export it again."
+            )
+        index = context(
+            "add",
+            index,
+            context.reshape(context.cast(position, INT64), (*position.shape, *(1,) * (rank - 1))),
+        )
     if is_circular:
         size = context.extent_value(cache.shape[axis])
         index = context("sub", index, context("mul", context("div", index, size), size))
     return _scattered(context, cache, index, update, axis, "none")
 
 
-# -- order -------------------------------------------------------------------------------------------------------
+# -- order -----------------------------------------------------------------------------------------
 
 MOST_SORTED: Final = 1 << 17  # elements of an axis: the work is its square
 
 
 @SCATTER.on("TopK")
 def top_k(context: Context, node: ModelNode) -> list[Value | None]:
-    """The k largest (smallest) elements along an axis and where they stood; always sorted, the first of equals first."""
+    """The k largest (smallest) elements along an axis and where they stood; always sorted, the
+    first of equals first.
+    """
     x = node.input(0)
     if not x.type.rank:
         raise node.misshapen("its input is a scalar; an axis is needed.", "Export it again.")
@@ -130,9 +162,13 @@ def top_k(context: Context, node: ModelNode) -> list[Value | None]:
     else:
         (size,) = context.extents(node.input(1), node, "k") or (0,)
     if isinstance(extent, int) and extent > MOST_SORTED:
-        raise node.unsupported(f"it orders {extent} elements; the most is {MOST_SORTED}.", "Use smaller parts.")
+        raise node.unsupported(
+            f"it orders {extent} elements; the most is {MOST_SORTED}.", "Use smaller parts."
+        )
     if not dim.is_nonnegative(extent - size) or not dim.is_nonnegative(size):
-        raise node.misshapen(f"k is {size} for an axis of {extent}.", "Give the free dims a range where it fits.")
+        raise node.misshapen(
+            f"k is {size} for an axis of {extent}.", "Give the free dims a range where it fits."
+        )
     descending = node.opset < 11 or node.flag("largest", True)
     places = context("sort_positions", x, axis=axis, descending=descending)
     indices = context("inverse_positions", places, axis=axis, size=size)

@@ -1,4 +1,6 @@
-"""What the ONNX standard says of an op (numbers of inputs and outputs, dtypes, attributes), and the check of a node."""
+"""What the ONNX standard says of an op (numbers of inputs and outputs, dtypes, attributes), and
+the check of a node.
+"""
 
 from __future__ import annotations
 
@@ -28,7 +30,9 @@ class Port:
 
 @dataclass(frozen=True)
 class Schema:
-    """The part of onnx.defs.OpSchema that nodes are checked against. ``attributes``: name -> is it required."""
+    """The part of onnx.defs.OpSchema that nodes are checked against. ``attributes``: name -> is
+    it required.
+    """
 
     op_type: str
     since: int
@@ -67,13 +71,19 @@ def type_name(dtype: DType) -> str:
 
 
 def check_node(schema: Schema, node: ModelNode, exempt: Container[Item] = ()) -> None:
-    """ModelError unless counts, attributes and dtypes are what the schema says (but for the dtypes of values exempted)."""
+    """ModelError unless counts, attributes and dtypes are what the schema says (but for the
+    dtypes of values exempted).
+    """
     _check_count(node, "inputs", len(node.inputs), schema.fewest_inputs, schema.most_inputs)
     _check_count(node, "outputs", len(node.outputs), schema.fewest_outputs, schema.most_outputs)
     for name in node.attributes:
         if name not in schema.attributes:
-            raise node.fault(f"it has an unknown attribute (known in opset {node.opset}: "
-                             f"{', '.join(schema.attributes) or 'none'}).", "Is the opset version right?")  # fmt: skip
+            raise node.fault(
+                f"it has an unknown attribute (known in opset {node.opset}: "
+                # fmt: skip
+                f"{', '.join(schema.attributes) or 'none'}).",
+                "Is the opset version right?",
+            )
     for name, is_required in schema.attributes.items():
         if is_required and name not in node.attributes:
             raise node.fault(f"attribute {name} is missing.", "Export the model again.")
@@ -83,7 +93,10 @@ def check_node(schema: Schema, node: ModelNode, exempt: Container[Item] = ()) ->
 def _check_count(node: ModelNode, what: str, count: int, fewest: int, most: int) -> None:
     if not fewest <= count <= most:
         expected = f"{fewest}" if fewest == most else f"{fewest} to {most}"
-        raise node.fault(f"it has {count} {what}; opset {node.opset} has {expected}.", "Is the opset version right?")
+        raise node.fault(
+            f"it has {count} {what}; opset {node.opset} has {expected}.",
+            "Is the opset version right?",
+        )
 
 
 def _check_dtypes(schema: Schema, node: ModelNode, inputs: Sequence[Item | None]) -> None:
@@ -96,10 +109,15 @@ def _check_dtypes(schema: Schema, node: ModelNode, inputs: Sequence[Item | None]
             continue  # an optional is what it holds
         if isinstance(value, ValueSequence):
             if not any(name.startswith("seq(") for name in port.dtypes):
-                raise node.fault(f"input {position} is a sequence; a tensor is needed.", "Export the model again.")
+                raise node.fault(
+                    f"input {position} is a sequence; a tensor is needed.",
+                    "Export the model again.",
+                )
             continue
         if all(name.startswith("seq(") for name in port.dtypes):
-            raise node.fault(f"input {position} is a tensor; a sequence is needed.", "Export the model again.")
+            raise node.fault(
+                f"input {position} is a tensor; a sequence is needed.", "Export the model again."
+            )
         allowed = type_name(value.dtype) in port.dtypes or value.dtype is BFLOAT16
         if not allowed:
             raise node.fault(f"input {position} is {value.dtype.value}, which opset {node.opset} does not allow.",

@@ -1,4 +1,5 @@
-"""Sequences of tensors -> nothing: their lengths and positions are known at import, so each tensor keeps its own value.
+"""Sequences of tensors -> nothing: their lengths and positions are known at import, so each tensor
+keeps its own value.
 
 An optional is what it holds; an empty one cannot be imported.
 """
@@ -39,7 +40,9 @@ def _position(context: Context, node: ModelNode, given: Value, count: int) -> in
     """A position in [-count, count), counted from 0."""
     (position,) = context.integers(given, node, "the position")
     if not -count <= position < count:
-        raise node.fault(f"position {position} lies outside a sequence of {count}.", "Export the model again.")
+        raise node.fault(
+            f"position {position} lies outside a sequence of {count}.", "Export the model again."
+        )
     return position % count
 
 
@@ -57,7 +60,10 @@ def insert(context: Context, node: ModelNode) -> ValueSequence:
     if given is not None:
         (place,) = context.integers(given, node, "the position")
         if not -len(parts) <= place <= len(parts):
-            raise node.fault(f"position {place} lies outside a sequence of {len(parts)}.", "Export the model again.")
+            raise node.fault(
+                f"position {place} lies outside a sequence of {len(parts)}.",
+                "Export the model again.",
+            )
         place += len(parts) if place < 0 else 0
     return ValueSequence((*parts[:place], tensor, *parts[place:]))
 
@@ -74,7 +80,9 @@ def erase(context: Context, node: ModelNode) -> ValueSequence:
 
 @SEQUENCES.on("SplitToSequence", first=11)
 def split(context: Context, node: ModelNode) -> ValueSequence:
-    """Parts of given sizes, of one size (the last may be smaller), or single entries, whose axis may be dropped."""
+    """Parts of given sizes, of one size (the last may be smaller), or single entries, whose axis
+    may be dropped.
+    """
     x, given = node.input(0), node.optional(1)
     axis = node.axis(node.integer("axis", 0), x.type.rank)
     sizes = _sizes(context, node, x.shape[axis], given)
@@ -90,17 +98,24 @@ def split(context: Context, node: ModelNode) -> ValueSequence:
 
 def _sizes(context: Context, node: ModelNode, extent: Extent, given: Value | None) -> Sequence[int]:
     if not isinstance(extent, int):
-        raise node.unsupported(f"it splits the free dim {extent}.", "Fix the free dims (dims=, shapes=; --dim, --shape).")
+        raise node.unsupported(
+            f"it splits the free dim {extent}.",
+            "Fix the free dims (dims=, shapes=; --dim, --shape).",
+        )
     sizes: Sequence[int] = (1,)
     if given is not None:
         sizes = context.integers(given, node, "the sizes of the parts")
     if given is None or not given.type.rank:
         each = sizes[0]
         if each < 1 or -(-extent // each) > MOST_PARTS:
-            raise node.unsupported(f"it makes parts of {each} of {extent} entries.", f"Make at most {MOST_PARTS}.")
+            raise node.unsupported(
+                f"it makes parts of {each} of {extent} entries.", f"Make at most {MOST_PARTS}."
+            )
         sizes = [min(each, extent - start) for start in range(0, extent, each)]
     if any(size < 0 for size in sizes) or sum(sizes) != extent:
-        raise node.misshapen(f"parts of {list(sizes)} do not make {extent} entries.", "Export it again.")
+        raise node.misshapen(
+            f"parts of {list(sizes)} do not make {extent} entries.", "Export it again."
+        )
     return sizes
 
 
@@ -117,13 +132,15 @@ def concat(context: Context, node: ModelNode) -> Value:
     return context("concat", *parts, axis=axis) if len(parts) > 1 else parts[0]
 
 
-# -- optionals -----------------------------------------------------------------------------------------------------
+# -- optionals -------------------------------------------------------------------------------------
 
 
 @SEQUENCES.on("Optional", first=15)
 def optional(context: Context, node: ModelNode) -> Item:
     if not node.inputs or node.inputs[0] is None:
-        raise node.unsupported("an empty optional is not supported.", "Export the model without it.")
+        raise node.unsupported(
+            "an empty optional is not supported.", "Export the model without it."
+        )
     return node.item(0)
 
 

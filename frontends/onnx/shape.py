@@ -1,4 +1,6 @@
-"""ONNX's ops on shapes -> reshape, transpose, slice, pad, concat, broadcast; their contents are followed."""
+"""ONNX's ops on shapes -> reshape, transpose, slice, pad, concat, broadcast; their contents are
+followed.
+"""
 
 from __future__ import annotations
 
@@ -20,7 +22,7 @@ from .window import FIX_DIMS
 SHAPE: Final = HandlerTable()
 
 
-# -- reshapes ----------------------------------------------------------------------------------------------
+# -- reshapes --------------------------------------------------------------------------------------
 
 
 @SHAPE.on("Reshape")
@@ -34,24 +36,35 @@ def reshape(context: Context, node: ModelNode) -> Value:
     shape = _resolved(node, x, wanted, not node.flag("allowzero", False))
     total = product(shape)
     if isinstance(total, int) and isinstance(x.type.elements, int) and total != x.type.elements:
-        raise node.misshapen(f"{x.type} has {x.type.elements} elements and cannot become {_listed(shape)} ({total}).",
-                             "Is a batch size written into the model? Fix it with dims= (--dim).")  # fmt: skip
+        raise node.misshapen(
+            f"{x.type} has {x.type.elements} elements and cannot become {_listed(shape)} ({total}).",
+            # fmt: skip
+            "Is a batch size written into the model? Fix it with dims= (--dim).",
+        )
     return context.reshape(x, shape)
 
 
-def _resolved(node: ModelNode, x: Value, wanted: Sequence[Extent], copies_zero: bool) -> tuple[Extent, ...]:
+def _resolved(
+    node: ModelNode, x: Value, wanted: Sequence[Extent], copies_zero: bool
+) -> tuple[Extent, ...]:
     shape: list[Extent] = []
     for axis, extent in enumerate(wanted):
         if extent == 0 and copies_zero:
             if axis >= x.type.rank:
-                raise node.misshapen(f"its new shape {_listed(wanted)} copies axis {axis}, which {x.type} lacks.")
+                raise node.misshapen(
+                    f"its new shape {_listed(wanted)} copies axis {axis}, which {x.type} lacks."
+                )
             extent = x.shape[axis]
         if isinstance(extent, int) and extent < -1:
-            raise node.misshapen(f"its new shape {_listed(wanted)} has a negative extent.", "Export it again.")
+            raise node.misshapen(
+                f"its new shape {_listed(wanted)} has a negative extent.", "Export it again."
+            )
         shape.append(extent)
     unknown = [axis for axis, extent in enumerate(shape) if extent == -1]
     if len(unknown) > 1:
-        raise node.misshapen(f"its new shape {_listed(wanted)} has several entries -1.", "Keep one.")
+        raise node.misshapen(
+            f"its new shape {_listed(wanted)} has several entries -1.", "Keep one."
+        )
     if unknown:
         shape[unknown[0]] = _rest(node, x, [e for e in shape if e != -1])
     return tuple(shape)
@@ -62,8 +75,11 @@ def _rest(node: ModelNode, x: Value, others: Sequence[Extent]) -> Extent:
     if rest is None:
         is_static = x.type.is_static and all(isinstance(extent, int) for extent in others)
         kind = node.misshapen if is_static else node.unsupported
-        raise kind(f"{x.type} cannot be divided into {_listed([*others, -1])}.",
-                   FIX_DIMS if not is_static else "Is a batch size written into the model?")  # fmt: skip
+        raise kind(
+            f"{x.type} cannot be divided into {_listed([*others, -1])}.",
+            # fmt: skip
+            FIX_DIMS if not is_static else "Is a batch size written into the model?",
+        )
     return rest
 
 
@@ -91,11 +107,19 @@ def _listed_axes(context: Context, node: ModelNode) -> tuple[int, ...] | None:
 def squeeze(context: Context, node: ModelNode) -> Value:
     x = node.input(0)
     given = _listed_axes(context, node)
-    axes = node.axes(given, x.type.rank) if given is not None else tuple(a for a, e in enumerate(x.shape) if e == 1)
+    axes = (
+        node.axes(given, x.type.rank)
+        if given is not None
+        else tuple(a for a, e in enumerate(x.shape) if e == 1)
+    )
     for axis in axes:
         if x.shape[axis] != 1:
-            raise node.misshapen(f"axis {axis} of {x.type} is not 1 and cannot be squeezed.", "Export it again.")
-    return context.reshape(x, tuple(extent for axis, extent in enumerate(x.shape) if axis not in axes))
+            raise node.misshapen(
+                f"axis {axis} of {x.type} is not 1 and cannot be squeezed.", "Export it again."
+            )
+    return context.reshape(
+        x, tuple(extent for axis, extent in enumerate(x.shape) if axis not in axes)
+    )
 
 
 @SHAPE.on("Unsqueeze")
@@ -106,13 +130,19 @@ def unsqueeze(context: Context, node: ModelNode) -> Value:
         raise node.fault("axes are missing.", "Export it again.")
     axes = node.axes(given, x.type.rank + len(given))
     rest = iter(x.shape)
-    return context.reshape(x, tuple(1 if axis in axes else next(rest) for axis in range(x.type.rank + len(axes))))
+    return context.reshape(
+        x, tuple(1 if axis in axes else next(rest) for axis in range(x.type.rank + len(axes)))
+    )
 
 
 @SHAPE.on("Shape")
 def shape(context: Context, node: ModelNode) -> Value:
     extents = node.input(0).shape
-    start, end = (node.integer("start", 0), node.integer("end", len(extents))) if node.opset >= 15 else (0, None)
+    start, end = (
+        (node.integer("start", 0), node.integer("end", len(extents)))
+        if node.opset >= 15
+        else (0, None)
+    )
     return context.extents_value(extents[slice(start, end)])
 
 
@@ -128,7 +158,7 @@ def transpose(context: Context, node: ModelNode) -> Value:
     return context.transpose(x, permutation)
 
 
-# -- parts and joins -----------------------------------------------------------------------------------------
+# -- parts and joins -------------------------------------------------------------------------------
 
 
 @SHAPE.on("Concat")
@@ -170,16 +200,22 @@ def _split_sizes(context: Context, node: ModelNode, extent: Extent) -> list[Exte
         given = context.extents(sizes, node, "the sizes of the parts")
     if given:
         if any(isinstance(size, int) and size < 0 for size in given):
-            raise node.misshapen(f"its parts {_listed(given)} include a negative size.", "Export it again.")
+            raise node.misshapen(
+                f"its parts {_listed(given)} include a negative size.", "Export it again."
+            )
         return list(given)
     if node.opset >= 18:
         if node.integer("num_outputs", count) != count:
-            raise node.fault(f"num_outputs is {node.integer('num_outputs', count)}, but it has {count} outputs.")
+            raise node.fault(
+                f"num_outputs is {node.integer('num_outputs', count)}, but it has {count} outputs."
+            )
         each = dim.ceil_div(extent, count)
         return [each] * (count - 1) + [extent - each * (count - 1)]
     each_exact = dim.exact_quotient(extent, count)
     if each_exact is None:
-        raise node.misshapen(f"an extent of {extent} has no {count} equal parts.", "Give the sizes of the parts.")
+        raise node.misshapen(
+            f"an extent of {extent} has no {count} equal parts.", "Give the sizes of the parts."
+        )
     return [each_exact] * count
 
 
@@ -194,7 +230,8 @@ def _sliced(context: Context, x: Value, axes: dict[int, tuple[Extent, Extent, in
     if value is x or starts is None or sizes is None or context.contents(x) is None:
         return value
     picks = [
-        [first + i * stride for i in range(count)] for first, count, stride in zip(starts, sizes, step, strict=True)
+        [first + i * stride for i in range(count)]
+        for first, count, stride in zip(starts, sizes, step, strict=True)
     ]
     return context.learn(value, lambda a: a[np.ix_(*picks)] if picks else a, x)
 
@@ -254,7 +291,7 @@ def _placed(position: Extent, extent: Extent, low: Extent, high: Extent) -> Exte
     return dim.maximum(dim.minimum(counted, high), low)
 
 
-# -- padding, repeating ------------------------------------------------------------------------------------------
+# -- padding, repeating ----------------------------------------------------------------------------
 
 
 @SHAPE.on("Pad", last=10)
@@ -274,11 +311,16 @@ def pad_by_inputs(context: Context, node: ModelNode) -> Value:
     return _pad(context, node, pads, where, 0 if number is None else number)
 
 
-def _pad(context: Context, node: ModelNode, pads: Sequence[int], axes: Sequence[int], number: float) -> Value:
+def _pad(
+    context: Context, node: ModelNode, pads: Sequence[int], axes: Sequence[int], number: float
+) -> Value:
     x = node.input(0)
     mode = node.text("mode", "constant", ("constant", "reflect", "edge", "wrap"))
     if len(pads) != 2 * len(axes):
-        raise node.fault(f"it has {len(pads)} pads for {len(axes)} axes; two for each are needed.", "Export it again.")
+        raise node.fault(
+            f"it has {len(pads)} pads for {len(axes)} axes; two for each are needed.",
+            "Export it again.",
+        )
     node.axes(axes, x.type.rank)
     lo, hi = [0] * x.type.rank, [0] * x.type.rank
     for position, axis in enumerate(axes):
@@ -291,32 +333,45 @@ def _pad(context: Context, node: ModelNode, pads: Sequence[int], axes: Sequence[
     _check_reach(node, x, mode, lo, hi)
     if mode == "wrap":
         return _wrapped(context, x, lo, hi)
-    check_size(TensorType(x.dtype, tuple(a + e + b for a, e, b in zip(lo, x.shape, hi, strict=True))))
+    check_size(
+        TensorType(x.dtype, tuple(a + e + b for a, e, b in zip(lo, x.shape, hi, strict=True)))
+    )
     return context("pad", x, lo=tuple(lo), hi=tuple(hi), value=number, mode=mode)
 
 
-def _cropped(context: Context, node: ModelNode, x: Value, lo: Sequence[int], hi: Sequence[int]) -> Value:
+def _cropped(
+    context: Context, node: ModelNode, x: Value, lo: Sequence[int], hi: Sequence[int]
+) -> Value:
     """Negative pads cut off."""
     cuts: dict[int, tuple[Extent, Extent, int]] = {}
     for axis, extent in enumerate(x.shape):
         low, high = max(-lo[axis], 0), max(-hi[axis], 0)
         size = extent - low - high
         if isinstance(size, int) and size < 0:
-            raise node.misshapen(f"its pads cut {low + high} elements off axis {axis} of {x.type}.", "Export it again.")
+            raise node.misshapen(
+                f"its pads cut {low + high} elements off axis {axis} of {x.type}.",
+                "Export it again.",
+            )
         if low or high:
             cuts[axis] = (low, size, 1)
     return _sliced(context, x, cuts) if cuts else x
 
 
-def _check_reach(node: ModelNode, x: Value, mode: str, lo: Sequence[int], hi: Sequence[int]) -> None:
-    """A mirror image is at most the input less one long; nothing can be repeated of an empty axis."""
+def _check_reach(
+    node: ModelNode, x: Value, mode: str, lo: Sequence[int], hi: Sequence[int]
+) -> None:
+    """A mirror image is at most the input less one long; nothing can be repeated of an empty
+    axis.
+    """
     for axis, extent in enumerate(x.shape):
         widest = max(lo[axis], hi[axis])
         if mode == "constant" or not widest or not isinstance(extent, int):
             continue
         limit = {"reflect": extent - 1, "wrap": extent, "edge": widest if extent else 0}[mode]
         if widest > limit:
-            raise node.misshapen(f"mode {mode} cannot pad axis {axis} of {x.type} by {widest}.", "Use smaller pads.")
+            raise node.misshapen(
+                f"mode {mode} cannot pad axis {axis} of {x.type} by {widest}.", "Use smaller pads."
+            )
 
 
 def _wrapped(context: Context, x: Value, lo: Sequence[int], hi: Sequence[int]) -> Value:
@@ -350,13 +405,17 @@ def expand(context: Context, node: ModelNode) -> Value:
 
 @SHAPE.on("Tile", first=6)
 def tile(context: Context, node: ModelNode) -> Value:
-    """Each axis gets a new axis before it, which is broadcast and merged: [.., r, e, ..] -> [.., r * e, ..]."""
+    """Each axis gets a new axis before it, which is broadcast and merged: [.., r, e, ..] -> [..,
+    r * e, ..].
+    """
     x = node.input(0)
     repeats = context.extents(node.input(1), node, "repeats")
     if len(repeats) != x.type.rank:
         raise node.misshapen(f"it has {len(repeats)} repeats for {x.type}.", "Export it again.")
     if any(isinstance(r, int) and r < 0 for r in repeats):
-        raise node.misshapen(f"its repeats {_listed(repeats)} include a negative number.", "Export it again.")
+        raise node.misshapen(
+            f"its repeats {_listed(repeats)} include a negative number.", "Export it again."
+        )
     return repeat(context, x, repeats)
 
 
@@ -381,13 +440,17 @@ def repeat(context: Context, x: Value, repeats: Sequence[Extent]) -> Value:
 def constant_of_shape(context: Context, node: ModelNode) -> Value:
     shape = context.extents(node.input(0), node, "the shape")
     if any(isinstance(extent, int) and extent < 0 for extent in shape):
-        raise node.misshapen(f"the shape {_listed(shape)} has a negative extent.", "Export it again.")
+        raise node.misshapen(
+            f"the shape {_listed(shape)} has a negative extent.", "Export it again."
+        )
     tensor = node.tensor("value")
     if tensor is None:
         return _filled(context, np.zeros((), np.float32), shape)
     constant = context.reader.constant(tensor, f"the value of {node.title}")
     if constant.array.size != 1:
-        raise node.fault(f"its value is {constant.type}; one element is needed.", "Export it again.")
+        raise node.fault(
+            f"its value is {constant.type}; one element is needed.", "Export it again."
+        )
     return _filled(context, constant.array, shape)
 
 
@@ -396,13 +459,15 @@ def _filled(context: Context, number: np.ndarray, shape: tuple[Extent, ...]) -> 
     return context.splat(number.reshape(()).item(), element.dtype, shape)
 
 
-# -- blocks ------------------------------------------------------------------------------------------------------
+# -- blocks ----------------------------------------------------------------------------------------
 
 
 def _block(node: ModelNode, x: Value) -> int:
     block = node.integer("blocksize", 0)
     if block < 1:
-        raise node.fault(f"attribute blocksize is {block}; it must be at least 1.", "Export it again.")
+        raise node.fault(
+            f"attribute blocksize is {block}; it must be at least 1.", "Export it again."
+        )
     if x.type.rank != 4:
         raise node.misshapen(f"its input is {x.type}; rank 4 is needed.")
     return block
@@ -434,5 +499,9 @@ def space_to_depth(context: Context, node: ModelNode) -> Value:
     if rows is None or columns is None:
         raise node.misshapen(f"its spatial extents {h} x {w} are no multiples of {b}.", FIX_DIMS)
     parts = context.reshape(x, (n, c, rows, b, columns, b))
-    order = (0, 3, 5, 1, 2, 4) if node.text("mode", "DCR", ("DCR", "CRD")) == "DCR" else (0, 1, 3, 5, 2, 4)
+    order = (
+        (0, 3, 5, 1, 2, 4)
+        if node.text("mode", "DCR", ("DCR", "CRD")) == "DCR"
+        else (0, 1, 3, 5, 2, 4)
+    )
     return context.reshape(context.transpose(parts, order), (n, c * b * b, rows, columns))

@@ -1,4 +1,6 @@
-"""Which ops of a model can be imported: all of them looked up at once, with a remedy for each that cannot."""
+"""Which ops of a model can be imported: all of them looked up at once, with a remedy for each
+that cannot.
+"""
 
 from __future__ import annotations
 
@@ -25,7 +27,9 @@ WRONG_OPSET = "The op does not exist in opset {}: correct opset_import, or expor
 
 @dataclass(frozen=True)
 class OpSupport:
-    """One op type in one opset: how often it occurs, whether it can be imported, and if not, what to do."""
+    """One op type in one opset: how often it occurs, whether it can be imported, and if not,
+    what to do.
+    """
 
     op_type: str
     domain: str
@@ -60,30 +64,50 @@ class SupportReport:
 
     def as_json(self) -> list[dict[str, Any]]:
         """Rows as plain data."""
-        return [{"op": row.name, "opset": row.opset, "count": row.count, "nodes": list(row.nodes),
-                 "supported": row.is_supported, "remedy": row.remedy} for row in self.rows]  # fmt: skip
+        return [
+            {
+                "op": row.name,
+                "opset": row.opset,
+                "count": row.count,
+                "nodes": list(row.nodes),
+                # fmt: skip
+                "supported": row.is_supported,
+                "remedy": row.remedy,
+            }
+            for row in self.rows
+        ]
 
     def __str__(self) -> str:
         return "\n".join(map(str, self.rows))
 
 
 def check(source: Source) -> SupportReport:
-    """Every op x opset of a model, supported or not, with the nearest remedy. ModelError if it is no model."""
+    """Every op x opset of a model, supported or not, with the nearest remedy. ModelError if it
+    is no model.
+    """
     model, _ = read_model(source)
     return report_support(model, local_functions(model))
 
 
-def report_support(model: onnx.ModelProto, functions: dict[Key, onnx.FunctionProto]) -> SupportReport:
+def report_support(
+    model: onnx.ModelProto, functions: dict[Key, onnx.FunctionProto]
+) -> SupportReport:
     """The report of a model already read."""
     found: dict[tuple[str, str, int], list[str]] = {}
     for node, opset in _nodes(model, functions):
         domain, op_type, _ = key_of(node)
         found.setdefault((domain, op_type, opset), []).append(label(node))
-    rows = [_row(domain, op_type, opset, nodes) for (domain, op_type, opset), nodes in found.items()]
-    return SupportReport(tuple(sorted(rows, key=lambda row: (row.is_supported, row.domain, row.op_type))))
+    rows = [
+        _row(domain, op_type, opset, nodes) for (domain, op_type, opset), nodes in found.items()
+    ]
+    return SupportReport(
+        tuple(sorted(rows, key=lambda row: (row.is_supported, row.domain, row.op_type)))
+    )
 
 
-def _nodes(model: onnx.ModelProto, functions: dict[Key, onnx.FunctionProto]) -> Iterator[tuple[onnx.NodeProto, int]]:
+def _nodes(
+    model: onnx.ModelProto, functions: dict[Key, onnx.FunctionProto]
+) -> Iterator[tuple[onnx.NodeProto, int]]:
     """Every node that is no call of a local function, with the opset of its domain."""
     sources: list[tuple[Any, Any]] = [(model.graph.node, model.opset_import)]
     sources += [(function.node, function.opset_import) for function in functions.values()]
@@ -98,14 +122,20 @@ def _nodes(model: onnx.ModelProto, functions: dict[Key, onnx.FunctionProto]) -> 
 def _row(domain: str, op_type: str, opset: int, nodes: list[str]) -> OpSupport:
     remedy = _remedy(domain, op_type, opset)
     shown = tuple(dict.fromkeys(nodes))[:MOST_NAMED]
-    return OpSupport(printable(op_type), printable(domain), opset, len(nodes), shown, not remedy, remedy)
+    return OpSupport(
+        printable(op_type), printable(domain), opset, len(nodes), shown, not remedy, remedy
+    )
 
 
 def _remedy(domain: str, op_type: str, opset: int) -> str:
     """What to do about an op; "" if it is supported."""
     if domain in DOMAINS and domain:
         known = DOMAINS[domain]
-        return "" if known.find(op_type, opset) else "Export without ONNX Runtime's optimizations (graph_optimization_level)."
+        return (
+            ""
+            if known.find(op_type, opset)
+            else "Export without ONNX Runtime's optimizations (graph_optimization_level)."
+        )
     if domain:
         return "Export without ops of that domain (graph optimisers of other tools insert them)."
     schema = find_schema(op_type, opset)
@@ -114,11 +144,15 @@ def _remedy(domain: str, op_type: str, opset: int) -> str:
     if has_body(op_type, opset):
         return ""
     if schema is not None and not schema.is_deprecated:
-        return REMEDIES.get(op_type) or _other_opset(op_type) or "Export the network with simpler ops."
+        return (
+            REMEDIES.get(op_type) or _other_opset(op_type) or "Export the network with simpler ops."
+        )
     if op_type in HANDLERS.entries:
         return WRONG_OPSET.format(opset)
     near = difflib.get_close_matches(op_type, HANDLERS.entries, 1)
-    return REMEDIES.get(op_type) or (f"No such op; is {near[0]} meant?" if near else "ONNX has no such op.")
+    return REMEDIES.get(op_type) or (
+        f"No such op; is {near[0]} meant?" if near else "ONNX has no such op."
+    )
 
 
 def _other_opset(op_type: str) -> str:

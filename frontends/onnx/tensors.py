@@ -1,8 +1,8 @@
 """TensorProto -> Constant, with every byte accounted for.
 
-A tensor has a known dtype, a bounded shape, exactly one data field and exactly as many bytes as its shape says.
-External data are read only below the folder of a model that was given by path: no symbolic link at any step, a
-regular file with one hard link, offset and length inside the file.
+A tensor has a known dtype, a bounded shape, exactly one data field and exactly as many bytes as its
+shape says. External data are read only below the folder of a model that was given by path: no
+symbolic link at any step, a regular file with one hard link, offset and length inside the file.
 """
 
 from __future__ import annotations
@@ -48,7 +48,9 @@ ONNX_DTYPES: Final = {dtype: number for number, dtype in DTYPES.items()}
 
 @dataclass(frozen=True)
 class Narrow:
-    """A dtype that constants may have, but no value of a graph: it is carried by one that holds all its numbers."""
+    """A dtype that constants may have, but no value of a graph: it is carried by one that holds
+    all its numbers.
+    """
 
     name: str
     bits: int
@@ -63,9 +65,13 @@ NARROW: Final[dict[int, Narrow]] = {
     TensorProto.UINT2: Narrow("uint2", 2, types.UINT8, ml_dtypes.uint2),
     TensorProto.FLOAT4E2M1: Narrow("float4e2m1", 4, types.FLOAT32, ml_dtypes.float4_e2m1fn),
     TensorProto.FLOAT8E4M3FN: Narrow("float8e4m3fn", 8, types.FLOAT32, ml_dtypes.float8_e4m3fn),
-    TensorProto.FLOAT8E4M3FNUZ: Narrow("float8e4m3fnuz", 8, types.FLOAT32, ml_dtypes.float8_e4m3fnuz),
+    TensorProto.FLOAT8E4M3FNUZ: Narrow(
+        "float8e4m3fnuz", 8, types.FLOAT32, ml_dtypes.float8_e4m3fnuz
+    ),
     TensorProto.FLOAT8E5M2: Narrow("float8e5m2", 8, types.FLOAT32, ml_dtypes.float8_e5m2),
-    TensorProto.FLOAT8E5M2FNUZ: Narrow("float8e5m2fnuz", 8, types.FLOAT32, ml_dtypes.float8_e5m2fnuz),
+    TensorProto.FLOAT8E5M2FNUZ: Narrow(
+        "float8e5m2fnuz", 8, types.FLOAT32, ml_dtypes.float8_e5m2fnuz
+    ),
     TensorProto.FLOAT8E8M0: Narrow("float8e8m0", 8, types.FLOAT32, ml_dtypes.float8_e8m0fnu),
 }
 
@@ -77,7 +83,14 @@ _TYPED_FIELD: Final = {
     types.UINT32: "uint64_data",
     types.UINT64: "uint64_data",
 }
-_FIELDS: Final = ("float_data", "int32_data", "string_data", "int64_data", "double_data", "uint64_data")
+_FIELDS: Final = (
+    "float_data",
+    "int32_data",
+    "string_data",
+    "int64_data",
+    "double_data",
+    "uint64_data",
+)
 
 
 def dtype_of(number: int, what: str) -> DType:
@@ -95,9 +108,13 @@ def dtype_of(number: int, what: str) -> DType:
 def check_shape(dims: Sequence[int], what: str) -> tuple[int, ...]:
     """A shape of ints with its rank and number of elements bounded; nothing is allocated before."""
     if len(dims) > MAX_RANK:
-        raise ModelError(f"{what} has rank {len(dims)}; the highest is {MAX_RANK}.", hint="Reshape it.")
+        raise ModelError(
+            f"{what} has rank {len(dims)}; the highest is {MAX_RANK}.", hint="Reshape it."
+        )
     if any(extent < 0 for extent in dims):
-        raise ModelError(f"{what} has a negative extent: {list(dims)}.", hint="Export the model again.")
+        raise ModelError(
+            f"{what} has a negative extent: {list(dims)}.", hint="Export the model again."
+        )
     if math.prod(dims) > MAX_ELEMENTS:
         raise MemoryBudgetError(f"{what} would have {math.prod(dims)} elements; the most is {MAX_ELEMENTS}.",
                                 hint="Use smaller shapes.")  # fmt: skip
@@ -111,30 +128,44 @@ class TensorReader:
         self.folder = folder
 
     def constant(self, tensor: onnx.TensorProto, what: str = "") -> Constant:
-        """The tensor's contents, of narrow dtypes in their carrier. ModelError names the tensor and what is wrong with it."""
+        """The tensor's contents, of narrow dtypes in their carrier. ModelError names the tensor
+        and what is wrong with it.
+        """
         what = what or f"the initializer {printable(tensor.name)!r}"
         narrow = NARROW.get(tensor.data_type)
         dtype = types.UINT8 if narrow else dtype_of(tensor.data_type, what)
         shape = check_shape(tensor.dims, what)
         if tensor.HasField("segment"):
-            raise UnsupportedOpError(f"{what} is stored in segments.", hint="Save the model with whole tensors.")
+            raise UnsupportedOpError(
+                f"{what} is stored in segments.", hint="Save the model with whole tensors."
+            )
         if narrow is not None:
             size = (-(-math.prod(shape) * narrow.bits // 8),)
-            return Constant(_widened(self._array(tensor, dtype, size, what), narrow, shape), narrow.carrier)
+            return Constant(
+                _widened(self._array(tensor, dtype, size, what), narrow, shape), narrow.carrier
+            )
         return Constant(self._array(tensor, dtype, shape, what))
 
-    def _array(self, tensor: onnx.TensorProto, dtype: DType, shape: tuple[int, ...], what: str) -> npt.NDArray[Any]:
+    def _array(
+        self, tensor: onnx.TensorProto, dtype: DType, shape: tuple[int, ...], what: str
+    ) -> npt.NDArray[Any]:
         if tensor.data_location == TensorProto.EXTERNAL:
             return _from_bytes(self._external(tensor, dtype, shape, what), dtype, shape)
         return _from_fields(tensor, dtype, shape, what)
 
-    def _external(self, tensor: onnx.TensorProto, dtype: DType, shape: tuple[int, ...], what: str) -> bytes:
+    def _external(
+        self, tensor: onnx.TensorProto, dtype: DType, shape: tuple[int, ...], what: str
+    ) -> bytes:
         if tensor.HasField("raw_data") or any(len(getattr(tensor, field)) for field in _FIELDS):
-            raise ModelError(f"{what} has both external and internal data.", hint="Export the model again.")
+            raise ModelError(
+                f"{what} has both external and internal data.", hint="Export the model again."
+            )
         entries: dict[str, str] = {}
         for entry in tensor.external_data:
             if entry.key in entries:
-                raise ModelError(f"{what} gives {printable(entry.key)!r} of its external data twice.")
+                raise ModelError(
+                    f"{what} gives {printable(entry.key)!r} of its external data twice."
+                )
             entries[entry.key] = entry.value
         if self.folder is None:
             raise ModelError(f"{what} is stored outside the model, and the model was not given by path.",
@@ -156,7 +187,9 @@ def _number(text: str, key: str, what: str) -> int:
 
 
 def _read_inside(folder: Path, location: str, offset: int, length: int, what: str) -> bytes:
-    """Bytes of a file below ``folder``; every step is opened by name inside the step before, links refused."""
+    """Bytes of a file below ``folder``; every step is opened by name inside the step before,
+    links refused.
+    """
     path = PurePosixPath(location)
     shown = f"{what}: its external data file {printable(location)!r}"
     if (
@@ -167,7 +200,9 @@ def _read_inside(folder: Path, location: str, offset: int, length: int, what: st
         or ".." in path.parts
         or not path.parts
     ):
-        raise ModelError(f"{shown} does not lie inside the model's folder.", hint="Export the model again.")
+        raise ModelError(
+            f"{shown} does not lie inside the model's folder.", hint="Export the model again."
+        )
     directory = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC
     opened: list[int] = []
     try:
@@ -188,9 +223,14 @@ def _read_inside(folder: Path, location: str, offset: int, length: int, what: st
 def _read_regular(descriptor: int, offset: int, length: int, shown: str) -> bytes:
     status = os.fstat(descriptor)
     if not stat.S_ISREG(status.st_mode):
-        raise ModelError(f"{shown} is not a regular file.", hint="Place the file itself beside the model.")
+        raise ModelError(
+            f"{shown} is not a regular file.", hint="Place the file itself beside the model."
+        )
     if status.st_nlink != 1:
-        raise ModelError(f"{shown} has {status.st_nlink} hard links.", hint="Copy it, so that it has one name only.")
+        raise ModelError(
+            f"{shown} has {status.st_nlink} hard links.",
+            hint="Copy it, so that it has one name only.",
+        )
     if offset + length > status.st_size:
         raise ModelError(f"{shown} has {status.st_size} bytes; {length} at offset {offset} do not lie inside.",
                          hint="The file is cut short or belongs to another model.")  # fmt: skip
@@ -203,18 +243,28 @@ def _read_regular(descriptor: int, offset: int, length: int, shown: str) -> byte
     return parts[0] if len(parts) == 1 else b"".join(parts)
 
 
-def _from_fields(tensor: onnx.TensorProto, dtype: DType, shape: tuple[int, ...], what: str) -> npt.NDArray[Any]:
+def _from_fields(
+    tensor: onnx.TensorProto, dtype: DType, shape: tuple[int, ...], what: str
+) -> npt.NDArray[Any]:
     count = math.prod(shape)
     filled = [field for field in _FIELDS if len(getattr(tensor, field))]
     if tensor.HasField("raw_data"):
         filled += ["raw_data"] if tensor.raw_data or not filled else []
     if len(filled) > 1:
-        raise ModelError(f"{what} has several data fields: {', '.join(filled)}.", hint="Keep exactly one.")
+        raise ModelError(
+            f"{what} has several data fields: {', '.join(filled)}.", hint="Keep exactly one."
+        )
     if len(tensor.external_data):
-        raise ModelError(f"{what} names external data but is not marked external.", hint="Export the model again.")
+        raise ModelError(
+            f"{what} names external data but is not marked external.",
+            hint="Export the model again.",
+        )
     if not filled:
         if count:
-            raise ModelError(f"{what} has no data, but {count} elements.", hint="Is the model's weight file missing?")
+            raise ModelError(
+                f"{what} has no data, but {count} elements.",
+                hint="Is the model's weight file missing?",
+            )
         return np.zeros(shape, dtype.numpy)
     if filled == ["raw_data"]:
         data = tensor.raw_data
@@ -234,7 +284,11 @@ def _from_bytes(data: bytes, dtype: DType, shape: tuple[int, ...]) -> npt.NDArra
 def _widened(data: npt.NDArray[Any], narrow: Narrow, shape: tuple[int, ...]) -> npt.NDArray[Any]:
     """Bytes as numbers; of less than 8 bits, the lowest come first."""
     shifts = np.arange(0, 8, narrow.bits, dtype=np.uint8)
-    numbers = (data[:, None] >> shifts & np.uint8((1 << narrow.bits) - 1)).reshape(-1)[: math.prod(shape)].reshape(shape)
+    numbers = (
+        (data[:, None] >> shifts & np.uint8((1 << narrow.bits) - 1))
+        .reshape(-1)[: math.prod(shape)]
+        .reshape(shape)
+    )
     if narrow.carrier is types.UINT8:
         return np.asarray(numbers)
     if narrow.carrier is types.INT8:
@@ -250,7 +304,8 @@ def _from_typed(
     items = getattr(tensor, field)
     if field != expected:
         raise ModelError(
-            f"{what} is {dtype.value}, but its data stand in {field}.", hint=f"Use {expected} or raw_data."
+            f"{what} is {dtype.value}, but its data stand in {field}.",
+            hint=f"Use {expected} or raw_data.",
         )
     if len(items) != math.prod(shape):
         raise ModelError(f"{what} is {dtype.value}{list(shape)}: it needs {math.prod(shape)} elements, but has "

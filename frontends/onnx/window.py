@@ -1,7 +1,8 @@
-"""The sliding windows of convolutions and pools: kernel, stride, dilation and padding from a node's attributes.
+"""The sliding windows of convolutions and pools: kernel, stride, dilation and padding from a node's
+attributes.
 
-Everything is validated here (the checker of the onnx package passes many impossible windows): kernel, stride and
-dilation >= 1, no negative padding, at least one window along every axis.
+Everything is validated here (the checker of the onnx package passes many impossible windows):
+kernel, stride and dilation >= 1, no negative padding, at least one window along every axis.
 """
 
 from __future__ import annotations
@@ -40,7 +41,9 @@ class Window:
 def spatial_rank(node: ModelNode, rank: int) -> int:
     """Rank less batch and channel; ShapeError outside 1..3."""
     if not 3 <= rank <= 5:
-        raise node.misshapen(f"its input has rank {rank}; windows slide over inputs of rank 3, 4 or 5.")
+        raise node.misshapen(
+            f"its input has rank {rank}; windows slide over inputs of rank 3, 4 or 5."
+        )
     return rank - 2
 
 
@@ -62,39 +65,57 @@ def read_window(node: ModelNode, kernel: Sequence[int], spatial: Sequence[Extent
 
 def _positive(node: ModelNode, name: str, values: Sequence[int], rank: int) -> tuple[int, ...]:
     if len(values) != rank:
-        raise node.fault(f"attribute {name} has {len(values)} entries for {rank} spatial axes.", "Export it again.")
+        raise node.fault(
+            f"attribute {name} has {len(values)} entries for {rank} spatial axes.",
+            "Export it again.",
+        )
     if any(not 1 <= value < LARGEST for value in values):
-        raise node.fault(f"attribute {name} is {list(values)}; every entry must be at least 1.", "Export it again.")
+        raise node.fault(
+            f"attribute {name} is {list(values)}; every entry must be at least 1.",
+            "Export it again.",
+        )
     return tuple(values)
 
 
-def _padding(node: ModelNode, window: Window, spatial: Sequence[Extent]) -> tuple[tuple[int, ...], tuple[int, ...]]:
+def _padding(
+    node: ModelNode, window: Window, spatial: Sequence[Extent]
+) -> tuple[tuple[int, ...], tuple[int, ...]]:
     rank = len(spatial)
     automatic = node.text("auto_pad", "NOTSET", AUTO_PADS)
     pads = node.integers("pads")
     if automatic != "NOTSET":
         if pads and any(pads):
-            raise node.fault(f"both pads and auto_pad {automatic} are given.", "Keep one of the two.")
+            raise node.fault(
+                f"both pads and auto_pad {automatic} are given.", "Keep one of the two."
+            )
         return _automatic_padding(node, automatic, window, spatial)
     pads = pads or (0,) * (2 * rank)
     if len(pads) != 2 * rank:
-        raise node.fault(f"attribute pads has {len(pads)} entries; {2 * rank} are needed.", "Export it again.")
+        raise node.fault(
+            f"attribute pads has {len(pads)} entries; {2 * rank} are needed.", "Export it again."
+        )
     if any(not 0 <= pad < LARGEST for pad in pads):
-        raise node.fault(f"attribute pads is {list(pads)}; no entry may be negative.", "Use Slice to crop.")
+        raise node.fault(
+            f"attribute pads is {list(pads)}; no entry may be negative.", "Use Slice to crop."
+        )
     return pads[:rank], pads[rank:]
 
 
 def _automatic_padding(
     node: ModelNode, automatic: str, window: Window, spatial: Sequence[Extent]
 ) -> tuple[tuple[int, ...], tuple[int, ...]]:
-    """SAME: ceil(extent / stride) windows; the odd element goes to the end (UPPER) or the start (LOWER)."""
+    """SAME: ceil(extent / stride) windows; the odd element goes to the end (UPPER) or the start
+    (LOWER).
+    """
     lo, hi = [], []
     for extent, stride, reach in zip(spatial, window.stride, window.reach, strict=True):
         total: Extent = 0
         if automatic != "VALID":
             total = dim.maximum((dim.ceil_div(extent, stride) - 1) * stride + reach - extent, 0)
         if not isinstance(total, int):
-            raise node.unsupported(f"the padding {automatic} depends on the free dim {extent}.", FIX_DIMS)
+            raise node.unsupported(
+                f"the padding {automatic} depends on the free dim {extent}.", FIX_DIMS
+            )
         small, large = total // 2, total - total // 2
         lo.append(large if automatic == "SAME_LOWER" else small)
         hi.append(small if automatic == "SAME_LOWER" else large)
@@ -109,9 +130,12 @@ def _with_ceil_mode(node: ModelNode, window: Window, spatial: Sequence[Extent]) 
         free = extent + (window.lo[axis] + window.hi[axis] - reach)
         missing = -free % stride
         if not isinstance(missing, int) and window.hi[axis] + stride <= reach:
-            missing = stride - 1  # every partial window counts: ceil(free / stride) = floor((free + stride - 1) / stride)
+            # every partial window counts: ceil(free / stride) = floor((free + stride - 1) / stride)
+            missing = stride - 1
         if not isinstance(missing, int):
-            raise node.unsupported(f"with ceil_mode, the padding depends on the free dim {extent}.", FIX_DIMS)
+            raise node.unsupported(
+                f"with ceil_mode, the padding depends on the free dim {extent}.", FIX_DIMS
+            )
         # The partial window starts at free + missing < lo + extent  <=>  hi + missing < reach.
         extra.append(missing if window.hi[axis] + missing < reach else 0)
     hi = tuple(h + e for h, e in zip(window.hi, extra, strict=True))

@@ -1,7 +1,8 @@
-"""The command line: ``netloom VERB``. Every fault is one message on standard error and an exit code (output.py).
+"""The command line: ``netloom VERB``. Every fault is one message on standard error and an exit code
+(output.py).
 
-One file per verb or small group of them. Verbs import the compiler, the frontends and the runtime when they run, so that
-``netloom --help`` answers at once.
+One file per verb or small group of them. Verbs import the compiler, the frontends and the runtime
+when they run, so that ``netloom --help`` answers at once.
 """
 
 from __future__ import annotations
@@ -62,11 +63,14 @@ def _text_of(error: Exception) -> str:
         case OSError():
             return f"{error.filename or 'a file'}: {error.strerror or error}."
     place = traceback.extract_tb(error.__traceback__)[-1]
-    return (f"a defect in netloom: {type(error).__name__}: {error} ({place.name}, line {place.lineno}). "
+    return (f"a defect in netloom: {type(error).__name__}: {error} ({place.name}, line "
+            f"{place.lineno}). "
             "Run again with -v and report what it prints.")  # fmt: skip
 
 
-_EPILOG = "Exit codes: " + ", ".join(f"{code} {meaning}" for code, meaning in EXIT_CODES.items()) + "."
+_EPILOG = (
+    "Exit codes: " + ", ".join(f"{code} {meaning}" for code, meaning in EXIT_CODES.items()) + "."
+)
 
 
 @click.group(cls=_Verbs, epilog=_EPILOG, context_settings={"help_option_names": ["-h", "--help"]})
@@ -75,7 +79,8 @@ def main() -> None:
     """Compile neural networks to native code."""
 
 
-for _verb in (bench, cache, check, compare, compile_, doctor, explain, export, inspect, machine, ops, passes, profile, run,
+for _verb in (bench, cache, check, compare, compile_, doctor, explain, export, inspect, machine,
+              ops, passes, profile, run,
               strategies, targets, train):  # fmt: skip
     main.add_command(_verb)
 

@@ -1,6 +1,8 @@
-"""Arrays in and out: input sources (``file.npy``, an image, ``rand``) -> arrays; results -> files and short descriptions.
+"""Arrays in and out: input sources (``file.npy``, an image, ``rand``) -> arrays; results -> files
+and short descriptions.
 
-A file never decides more than values: nothing is unpickled, and an array's dtype is never changed silently.
+A file never decides more than values: nothing is unpickled, and an array's dtype is never changed
+silently.
 """
 
 from __future__ import annotations
@@ -35,25 +37,37 @@ _IMAGES = (".png", ".jpg", ".jpeg", ".bmp", ".gif", ".webp", ".ppm", ".pgm", ".t
 
 @dataclass(frozen=True)
 class Pixels:
-    """How an image becomes numbers: (value / 255 - mean) / deviation, by channel (or one number for all)."""
+    """How an image becomes numbers: (value / 255 - mean) / deviation, by channel (or one number
+    for all).
+    """
 
     mean: tuple[float, ...] = (0.0,)
     deviation: tuple[float, ...] = (1.0,)
 
 
 def gather_inputs(
-    session: Session | CudaSession, given: Mapping[str, str], dims: Mapping[str, int], seed: int = 0, pixels: Pixels | None = None
+    session: Session | CudaSession,
+    given: Mapping[str, str],
+    dims: Mapping[str, int],
+    seed: int = 0,
+    pixels: Pixels | None = None,
 ) -> dict[str, Array]:
-    """An array for every input of the program: from its source, or random where that is ``rand`` or nothing is given.
+    """An array for every input of the program: from its source, or random where that is ``rand`` or
+    nothing is given.
 
-    ``dims`` are the free dims of random inputs (1 unless given). InputError for names that the program lacks, for
-    inputs left out when others are given, and for files that cannot be read.
+    ``dims`` are the free dims of random inputs (1 unless given). InputError for names that the
+    program lacks, for inputs left out when others are given, and for files that cannot be read.
     """
     names = [port.name for port in session.inputs]
     if unknown := [name for name in given if name not in names]:
-        raise InputError(f"the program has no input {unknown[0][:80]!r}.", hint=f"It has {listed(names)}.")
+        raise InputError(
+            f"the program has no input {unknown[0][:80]!r}.", hint=f"It has {listed(names)}."
+        )
     if given and (missing := [name for name in names if name not in given]):
-        raise InputError(f"the input {missing[0][:80]!r} is missing.", hint=f"Give all of {listed(names)}, if only as NAME=rand.")
+        raise InputError(
+            f"the input {missing[0][:80]!r} is missing.",
+            hint=f"Give all of {listed(names)}, if only as NAME=rand.",
+        )
     generator = np.random.default_rng(seed)
     bounds = _bounds(session, dims)
     arrays = {}
@@ -72,19 +86,27 @@ def _bounds(session: Session | CudaSession, dims: Mapping[str, int]) -> dict[str
     """A number for every free dim of the program."""
     ranges = {row["name"]: row for row in session.metadata["dims"]}
     if unknown := sorted(set(dims) - set(ranges)):
-        raise UsageError(f"there is no free dim {unknown[0][:80]!r}.", hint=f"The free dims are {listed(list(ranges))}.")
+        raise UsageError(
+            f"there is no free dim {unknown[0][:80]!r}.",
+            hint=f"The free dims are {listed(list(ranges))}.",
+        )
     return {name: dims.get(name, max(row["lo"], 1)) for name, row in ranges.items()}
 
 
 def _shape(port: PortInfo, bounds: Mapping[str, int]) -> tuple[int, ...]:
     symbols = {name: Symbol(name, 0, None) for name in bounds}
-    return tuple(e if isinstance(e, int) else dim.evaluate(parse_extent(e, symbols), bounds) for e in port.shape)
+    return tuple(
+        e if isinstance(e, int) else dim.evaluate(parse_extent(e, symbols), bounds)
+        for e in port.shape
+    )
 
 
 def _random(port: PortInfo, bounds: Mapping[str, int], generator: np.random.Generator) -> Array:
     """Normal numbers; 0 and 1 for integers and booleans, which are often indices."""
     dtype, shape = numpy_dtype(port.dtype), _shape(port, bounds)
-    values = generator.integers(0, 2, shape) if dtype.kind in "iub" else generator.standard_normal(shape)
+    values = (
+        generator.integers(0, 2, shape) if dtype.kind in "iub" else generator.standard_normal(shape)
+    )
     return np.asarray(values).astype(dtype)
 
 
@@ -96,37 +118,52 @@ def _npy(port: PortInfo, source: str) -> Array:
         raise InputError(f"input {port.name[:80]!r} cannot be read from {source!r}: {reason}.",
                          hint="Give a .npy file, an image or rand.") from error  # fmt: skip
     if not isinstance(loaded, np.ndarray):
-        raise InputError(f"input {port.name[:80]!r}: {source!r} holds several arrays.", hint="Give a .npy file.")
+        raise InputError(
+            f"input {port.name[:80]!r}: {source!r} holds several arrays.", hint="Give a .npy file."
+        )
     return loaded
 
 
 def _image(port: PortInfo, source: str, bounds: Mapping[str, int], pixels: Pixels) -> Array:
-    """An image as [1, c, h, w], resized to the input's h and w; c is 1 (grey) or 3 (red, green, blue)."""
+    """An image as [1, c, h, w], resized to the input's h and w; c is 1 (grey) or 3 (red, green,
+    blue).
+    """
     shape = _shape(port, bounds)
     if len(shape) != 4 or shape[0] != 1 or shape[1] not in (1, 3):
         raise InputError(f"input {port.name[:80]!r} is {port}; an image fits [1, 1 or 3, h, w].")
     try:
         images: Any = importlib.import_module("PIL.Image")
     except ImportError as error:
-        raise ToolchainError("images are read with Pillow.", hint="Run: pip install pillow") from error
+        raise ToolchainError(
+            "images are read with Pillow.", hint="Run: pip install pillow"
+        ) from error
     try:
         with images.open(source) as file:
-            image = file.convert("L" if shape[1] == 1 else "RGB").resize((shape[3], shape[2]), images.Resampling.BILINEAR)
+            image = file.convert("L" if shape[1] == 1 else "RGB").resize(
+                (shape[3], shape[2]), images.Resampling.BILINEAR
+            )
     except (OSError, ValueError, SyntaxError, images.DecompressionBombError) as error:
-        raise InputError(f"input {port.name[:80]!r}: the image {source!r} cannot be read: {error}.") from error
+        raise InputError(
+            f"input {port.name[:80]!r}: the image {source!r} cannot be read: {error}."
+        ) from error
     values = np.asarray(image, np.float64).reshape(shape[2], shape[3], shape[1]) / 255
     for numbers in (pixels.mean, pixels.deviation):
         if len(numbers) not in (1, shape[1]):
-            raise UsageError(f"{len(numbers)} numbers were given for the {shape[1]} channels of {port.name[:80]!r}.")
+            raise UsageError(
+                f"{len(numbers)} numbers were given for the {shape[1]} channels of "
+                f"{port.name[:80]!r}."
+            )
     values = (values - np.array(pixels.mean)) / np.array(pixels.deviation)
     return np.ascontiguousarray(values.transpose(2, 0, 1)[None]).astype(numpy_dtype(port.dtype))
 
 
-# -- results -----------------------------------------------------------------------------------------------------
+# -- results ---------------------------------------------------------------------------------------
 
 
 def describe(name: str, value: Array, labels: Sequence[str]) -> dict[str, Any]:
-    """Dtype, shape, extremes, mean, the number of NaNs; the five largest entries of one row of scores."""
+    """Dtype, shape, extremes, mean, the number of NaNs; the five largest entries of one row of
+    scores.
+    """
     row: dict[str, Any] = {"name": name, "dtype": str(value.dtype), "shape": list(value.shape)}
     if not value.size:
         return row
@@ -138,7 +175,8 @@ def describe(name: str, value: Array, labels: Sequence[str]) -> dict[str, Any]:
     row["nan"] = nans
     if value.ndim == 2 and value.shape[0] == 1 and value.shape[1] > 1:
         order = np.argsort(-wide[0], kind="stable")[:5]
-        row["top5"] = [{"class": int(i), "value": float(wide[0, i]), **({"label": labels[i]} if i < len(labels) else {})}
+        row["top5"] = [{"class": int(i), "value": float(wide[0, i]),
+                        **({"label": labels[i]} if i < len(labels) else {})}
                        for i in order]  # fmt: skip
     return row
 

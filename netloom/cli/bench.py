@@ -1,7 +1,8 @@
-"""``netloom bench``: models and programs timed side by side with other engines and with what this machine can do.
+"""``netloom bench``: models and programs timed side by side with other engines and with what this
+machine can do.
 
-Each contender runs in a process of its own, in rounds of blocks (benchmarks/harness.py). What is missing (a peer, a
-package for plots, a place to write) is said before anything is measured.
+Each contender runs in a process of its own, in rounds of blocks (benchmarks/harness.py). What is
+missing (a peer, a package for plots, a place to write) is said before anything is measured.
 """
 
 from __future__ import annotations
@@ -59,7 +60,8 @@ class Plan:
 
 @dataclass(frozen=True)
 class Group:
-    """Contenders measured together: the same inputs, batch and number of threads. No batch: the model has its own.
+    """Contenders measured together: the same inputs, batch and number of threads. No batch: the
+    model has its own.
 
     ``remarks`` are on the model; its first group carries them.
     """
@@ -73,20 +75,52 @@ class Group:
 
 @click.command()
 @click.argument("names", metavar="PROGRAM|MODEL...", nargs=-1, required=True)
-@click.option("--against", type=NamesType(PEERS), default=(), help=f"Other engines: {', '.join(PEERS)}.")
-@click.option("--strategies", metavar="all|NAME,NAME", help="Also force each of these convolution strategies wherever it applies.")
-@click.option("--threads", "counts", type=NumbersType(), help="Numbers of threads, such as 1,2 (default: all cores).")
-@click.option("--batch", "batches", type=NumbersType(), default=(), help="Batches, such as 1,8; the first extent must be free.")
-@click.option("--train", "training", metavar="loss=NAME,optimizer=NAME", help="Time the training step instead.")
-@click.option("--rounds", default=20, show_default=True, type=click.IntRange(1), help="Blocks of 5 timed calls for each contender.")
-@click.option("--peaks/--no-peaks", "has_peaks", default=True, help="Measure what the machine can do (5 s).")
+@click.option(
+    "--against", type=NamesType(PEERS), default=(), help=f"Other engines: {', '.join(PEERS)}."
+)
+@click.option(
+    "--strategies",
+    metavar="all|NAME,NAME",
+    help="Also force each of these convolution strategies wherever it applies.",
+)
+@click.option(
+    "--threads",
+    "counts",
+    type=NumbersType(),
+    help="Numbers of threads, such as 1,2 (default: all cores).",
+)
+@click.option(
+    "--batch",
+    "batches",
+    type=NumbersType(),
+    default=(),
+    help="Batches, such as 1,8; the first extent must be free.",
+)
+@click.option(
+    "--train",
+    "training",
+    metavar="loss=NAME,optimizer=NAME",
+    help="Time the training step instead.",
+)
+@click.option(
+    "--rounds",
+    default=20,
+    show_default=True,
+    type=click.IntRange(1),
+    help="Blocks of 5 timed calls for each contender.",
+)
+@click.option(
+    "--peaks/--no-peaks", "has_peaks", default=True, help="Measure what the machine can do (5 s)."
+)
 @click.option("--plot", type=FileType(), help="Draw the medians to this .png, .svg or .pdf file.")
 @binding_options
 @timed_options
 @printing_or_writing
 def bench(
-    output: Output, names: tuple[str, ...], against: tuple[str, ...], strategies: str | None, counts: tuple[int, ...] | None,
-    batches: tuple[int, ...], training: str | None, rounds: int, has_peaks: bool, plot: Path | None, json_file: Path | None,
+    output: Output, names: tuple[str, ...], against: tuple[str, ...], strategies: str | None,
+    counts: tuple[int, ...] | None,
+    batches: tuple[int, ...], training: str | None, rounds: int, has_peaks: bool, plot: Path | None,
+    json_file: Path | None,
     binding: Binding, build: Build,
 ) -> None:  # fmt: skip
     """Time PROGRAMs (.so) and MODELs, alone or against other engines, on random inputs.
@@ -95,13 +129,22 @@ def bench(
     netloom bench zoo:resnet50 --strategies all --against onnxruntime
     netloom bench model.onnx --threads 1,2 --batch 1,8 --against openvino --json out.json
 
-    Times are milliseconds of calls on bound buffers. "Faster than" a peer is a factor: the median of the rounds, and
-    their 10th and 90th percentile. Errors are relative L2 against float64, before a final softmax.
-    light:NAME is one of the onnx package's light models, with random weights.
+    Times are milliseconds of calls on bound buffers. "Faster than" a peer is a factor: the median
+    of the rounds, and their 10th and 90th percentile. Errors are relative L2 against float64,
+    before a final softmax. light:NAME is one of the onnx package's light models, with random
+    weights.
     """
     _check_needs(against, plot, json_file)
     processors = len(os.sched_getaffinity(0))
-    plan = Plan(against, _strategies(strategies), counts or (processors,), batches, rounds, training, build.accuracy)
+    plan = Plan(
+        against,
+        _strategies(strategies),
+        counts or (processors,),
+        batches,
+        rounds,
+        training,
+        build.accuracy,
+    )
     _check_plan(plan, names)
     with tempfile.TemporaryDirectory(prefix="netloom-") as folder:
         prepared = [_prepared(output, name, plan, binding, Path(folder)) for name in names]
@@ -117,7 +160,9 @@ def bench(
 
 
 def _check_needs(against: Sequence[str], plot: Path | None, json_file: Path | None) -> None:
-    """ToolchainError unless the peers and the package for plots are there; UsageError for places that cannot be written."""
+    """ToolchainError unless the peers and the package for plots are there; UsageError for places
+    that cannot be written.
+    """
     for package in (*against, *(("matplotlib",) if plot else ())):
         if importlib.util.find_spec(package) is None:
             raise ToolchainError(f"{package} is not installed.", hint=f"Run: pip install {package}")
@@ -125,7 +170,9 @@ def _check_needs(against: Sequence[str], plot: Path | None, json_file: Path | No
         if path is not None:
             check_target(path)
     if plot is not None and plot.suffix not in (".png", ".svg", ".pdf"):
-        raise UsageError(f"a plot cannot be written as {plot.suffix[:20]!r}.", hint="Choose .png, .svg or .pdf.")
+        raise UsageError(
+            f"a plot cannot be written as {plot.suffix[:20]!r}.", hint="Choose .png, .svg or .pdf."
+        )
 
 
 def _strategies(text: str | None) -> tuple[str, ...]:
@@ -135,7 +182,9 @@ def _strategies(text: str | None) -> tuple[str, ...]:
 
     names = tuple(BY_NAME) if text == "all" else tuple(dict.fromkeys(text.split(",")))
     if unknown := [name for name in names if name not in BY_NAME]:
-        raise UsageError(f"there is no strategy {unknown[0][:80]!r}.", hint=f"Choose all, {', '.join(BY_NAME)}.")
+        raise UsageError(
+            f"there is no strategy {unknown[0][:80]!r}.", hint=f"Choose all, {', '.join(BY_NAME)}."
+        )
     return names
 
 
@@ -143,15 +192,22 @@ def _check_plan(plan: Plan, names: Sequence[str]) -> None:
     from netloom.compiler.strategies import ACCURACIES
 
     if plan.accuracy not in ACCURACIES:
-        raise UsageError(f"there is no accuracy {plan.accuracy[:80]!r}.", hint=f"Choose {', '.join(ACCURACIES)}.")
+        raise UsageError(
+            f"there is no accuracy {plan.accuracy[:80]!r}.", hint=f"Choose {', '.join(ACCURACIES)}."
+        )
     if max(plan.threads) > MOST_THREADS:
-        raise UsageError(f"{max(plan.threads)} threads are too many.", hint=f"Choose {MOST_THREADS} at most.")
+        raise UsageError(
+            f"{max(plan.threads)} threads are too many.", hint=f"Choose {MOST_THREADS} at most."
+        )
     if plan.training is not None and (plan.against or plan.strategies):
         raise UsageError("a training step is timed by itself: no peer trains from the same model.",
                          hint="Leave --against and --strategies out.")  # fmt: skip
     programs = [name for name in names if is_program(name)]
     if programs and (plan.against or plan.strategies or plan.training is not None):
-        raise UsageError(f"{programs[0][:80]!r} is a program, which can be timed alone only.", hint="Give the model.")
+        raise UsageError(
+            f"{programs[0][:80]!r} is a program, which can be timed alone only.",
+            hint="Give the model.",
+        )
 
 
 def _conditions(output: Output, plan: Plan, processors: int) -> dict[str, Any]:
@@ -162,7 +218,10 @@ def _conditions(output: Output, plan: Plan, processors: int) -> dict[str, Any]:
     output.say(f"machine: {conditions.processor()}, {_count(processors, 'processor')}")
     for sentence in found:
         output.say(f"warning: {sentence}")
-    return {"machine": {"processor": conditions.processor(), "processors": processors}, "warnings": found}
+    return {
+        "machine": {"processor": conditions.processor(), "processors": processors},
+        "warnings": found,
+    }
 
 
 def _peaks(output: Output, threads: Sequence[int]) -> dict[str, Any]:
@@ -173,15 +232,22 @@ def _peaks(output: Output, threads: Sequence[int]) -> dict[str, Any]:
     for count, rate in found.flops.items():
         memory = f"copy {found.copy[count]:.1f} GB/s, read {found.read[count]:.1f} GB/s"
         output.say(f"peak, {_count(count, 'thread')}: {rate:.1f} GFLOP/s, {memory}")
-    output.say(f"{found.clock:.2f} GHz, {found.flops_per_cycle:.1f} flop a cycle on one thread, {found.cpu}")
+    output.say(
+        f"{found.clock:.2f} GHz, {found.flops_per_cycle:.1f} flop a cycle on one thread, "
+        f"{found.cpu}"
+    )
     return found.as_dict()
 
 
-# -- measuring ---------------------------------------------------------------------------------------------------
+# -- measuring -------------------------------------------------------------------------------------
 
 
-def _prepared(output: Output, name: str, plan: Plan, binding: Binding, folder: Path) -> Iterator[Group]:
-    """The groups of one model or program, measured one after the other; what cannot be measured is refused at once."""
+def _prepared(
+    output: Output, name: str, plan: Plan, binding: Binding, folder: Path
+) -> Iterator[Group]:
+    """The groups of one model or program, measured one after the other; what cannot be measured
+    is refused at once.
+    """
     if is_program(name):
         return _program_groups(output, name, plan, _program_feeds(name, plan, binding))
     graph, file = load_for_timing(name, binding, folder)
@@ -193,7 +259,9 @@ def _prepared(output: Output, name: str, plan: Plan, binding: Binding, folder: P
     return _model_groups(output, name, inference_form(graph), file, plan, symbol)
 
 
-def _model_groups(output: Output, name: str, graph: Graph, file: Path | None, plan: Plan, symbol: str) -> Iterator[Group]:
+def _model_groups(
+    output: Output, name: str, graph: Graph, file: Path | None, plan: Plan, symbol: str
+) -> Iterator[Group]:
     from netloom.benchmarks.comparison import compare
 
     ways, remarks = _ways(graph, plan)
@@ -207,7 +275,9 @@ def _model_groups(output: Output, name: str, graph: Graph, file: Path | None, pl
 
 
 def _ways(graph: Graph, plan: Plan) -> tuple[list[Variant], tuple[str, ...]]:
-    """netloom's own choice, then each strategy that applies somewhere; and a remark on each strategy."""
+    """netloom's own choice, then each strategy that applies somewhere; and a remark on each
+    strategy.
+    """
     from netloom.benchmarks.comparison import Variant
     from netloom.compiler.driver import Options, plan_graph
     from netloom.compiler.strategies import ACCURACIES, BY_NAME
@@ -220,11 +290,20 @@ def _ways(graph: Graph, plan: Plan) -> tuple[list[Variant], tuple[str, ...]]:
     decisions = found[levels[-1]]
     for name in plan.strategies:
         ops = BY_NAME[name].ops
-        nodes = _count(sum(decision.op in ops for decision in decisions), "convolution" if "conv" in ops else ops[0])
+        nodes = _count(
+            sum(decision.op in ops for decision in decisions),
+            "convolution" if "conv" in ops else ops[0],
+        )
         fitting = sum(name in decision.seconds for decision in decisions)
-        remarks.append(f"{name} applies to {fitting} of {nodes}" + ("" if fitting else ": left out"))
+        remarks.append(
+            f"{name} applies to {fitting} of {nodes}" + ("" if fitting else ": left out")
+        )
         if fitting:
-            accuracy = next(level for level in levels if any(name in decision.seconds for decision in found[level]))
+            accuracy = next(
+                level
+                for level in levels
+                if any(name in decision.seconds for decision in found[level])
+            )
             ways.append(Variant(f"netloom/{name}", Options(override=name, accuracy=accuracy)))
     return ways, tuple(remarks)
 
@@ -234,8 +313,12 @@ def _batch_symbol(graph: Graph, name: str) -> str:
     firsts = {str(value.shape[0]) for value in graph.inputs if value.shape}
     found = firsts & {symbol.name for symbol in graph.symbols}
     if len(firsts) != 1 or not found:
-        raise UsageError(f"the batch of {name[:80]!r} is not free: its inputs begin with {listed(sorted(firsts))}.",
-                         hint="Leave --batch out, or give a model whose first extent is free.")  # fmt: skip
+        raise UsageError(
+            f"the batch of {name[:80]!r} is not free: its inputs begin with "
+            f"{listed(sorted(firsts))}.",
+            # fmt: skip
+            hint="Leave --batch out, or give a model whose first extent is free.",
+        )
     return found.pop()
 
 
@@ -247,14 +330,22 @@ def _training_groups(
 
     for batch in plan.batches or (None,):
         for threads in plan.threads:
-            output.progress(f"measuring the training step of {name}, {_setting(batch, threads)} ...")
+            output.progress(
+                f"measuring the training step of {name}, {_setting(batch, threads)} ..."
+            )
             dims = {} if batch is None else {symbol: batch}
-            row = training_step.measure(name, graph, *recipe, threads, plan.rounds, Options(accuracy=plan.accuracy), dims)
+            row = training_step.measure(
+                name, graph, *recipe, threads, plan.rounds, Options(accuracy=plan.accuracy), dims
+            )
             yield Group(name, batch, threads, (row,))
 
 
-def _program_groups(output: Output, name: str, plan: Plan, feeds: Mapping[int | None, Mapping[str, Any]]) -> Iterator[Group]:
-    """A program by itself; what it computes is not known, so neither are its operations and its error."""
+def _program_groups(
+    output: Output, name: str, plan: Plan, feeds: Mapping[int | None, Mapping[str, Any]]
+) -> Iterator[Group]:
+    """A program by itself; what it computes is not known, so neither are its operations and its
+    error.
+    """
     from netloom.benchmarks import harness
     from netloom.benchmarks.comparison import Row
     from netloom.benchmarks.harness import Contender
@@ -264,8 +355,14 @@ def _program_groups(output: Output, name: str, plan: Plan, feeds: Mapping[int | 
         for threads in plan.threads:
             output.progress(f"measuring {name}, {_setting(batch, threads)} ...")
             with tempfile.TemporaryDirectory(prefix="netloom-") as folder:
-                (result,) = harness.run([Contender("netloom", "netloom", file, threads)], inputs, Path(folder), plan.rounds)
-            row = Row(name, "netloom", result.version, threads, result.percentiles(), {}, math.nan, math.nan, result.ready,
+                (result,) = harness.run(
+                    [Contender("netloom", "netloom", file, threads)],
+                    inputs,
+                    Path(folder),
+                    plan.rounds,
+                )
+            row = Row(name, "netloom", result.version, threads, result.percentiles(), {}, math.nan,
+                      math.nan, result.ready,
                       file.stat().st_size, math.nan)  # fmt: skip
             yield Group(name, batch, threads, (row,))
 
@@ -287,12 +384,13 @@ def _program_batch(session: Session, batch: int | None) -> Mapping[str, int]:
     firsts = {str(port.shape[0]) for port in session.inputs if port.shape}
     found = firsts & {row["name"] for row in session.metadata["dims"]}
     if len(firsts) != 1 or not found:
-        raise UsageError(f"the batch of the program is not free: its inputs begin with {listed(sorted(firsts))}.",
+        raise UsageError("the batch of the program is not free: its inputs begin with "
+                         f"{listed(sorted(firsts))}.",
                          hint="Leave --batch out.")  # fmt: skip
     return {found.pop(): batch}
 
 
-# -- reporting ---------------------------------------------------------------------------------------------------
+# -- reporting -------------------------------------------------------------------------------------
 
 
 def _say_group(output: Output, group: Group, peaks: Mapping[str, Any] | None) -> None:
@@ -313,12 +411,25 @@ def _count(number: int, noun: str) -> str:
 
 def _as_json(group: Group) -> dict[str, Any]:
     """Numbers that are not known become null."""
-    rows = [{key: None if isinstance(value, float) and not math.isfinite(value) else value for key, value in asdict(row).items()}
+    rows = [{key: None if isinstance(value, float) and not math.isfinite(value) else value for key,
+             value in asdict(row).items()}
             for row in group.rows]  # fmt: skip
-    return {"network": group.network, "batch": group.batch, "threads": group.threads, "remarks": group.remarks, "rows": rows}
+    return {
+        "network": group.network,
+        "batch": group.batch,
+        "threads": group.threads,
+        "remarks": group.remarks,
+        "rows": rows,
+    }
 
 
-def _deliver(output: Output, data: Mapping[str, Any], groups: Sequence[Group], plot: Path | None, json_file: Path | None) -> None:
+def _deliver(
+    output: Output,
+    data: Mapping[str, Any],
+    groups: Sequence[Group],
+    plot: Path | None,
+    json_file: Path | None,
+) -> None:
     if output.as_json:
         output.result(data, "")
     if json_file is not None:
@@ -326,7 +437,10 @@ def _deliver(output: Output, data: Mapping[str, Any], groups: Sequence[Group], p
     if plot is not None:
         from .bench_plot import drawn
 
-        bars = [(f"{group.network}, {_setting(group.batch, group.threads)}", group.rows) for group in groups]
+        bars = [
+            (f"{group.network}, {_setting(group.batch, group.threads)}", group.rows)
+            for group in groups
+        ]
         replace_file(plot, drawn(bars, plot.suffix[1:]))
 
 

@@ -14,7 +14,9 @@ from .output import Output, columns
 @click.argument("action", type=click.Choice(["show", "clear"]))
 @printing
 def cache(output: Output, action: str) -> None:
-    """Show how many compiled kernels are kept for the next compile, and where; or clear them away."""
+    """Show how many compiled kernels are kept for the next compile, and where; or clear them
+    away.
+    """
     if action == "show":
         _show(output)
     else:
@@ -27,16 +29,28 @@ def _show(output: Output) -> None:
     store = default_cache()
     entries = store.entries()
     size = sum(entry.size for entry in entries)
-    data = {"folder": None if store.folder is None else str(store.folder), "usable": store.is_usable, "entries": len(entries),
-            "bytes": size, "limit": LIMIT, "oldest": entries[0].used if entries else None}  # fmt: skip
+    data = {
+        "folder": None if store.folder is None else str(store.folder),
+        "usable": store.is_usable,
+        "entries": len(entries),
+        # fmt: skip
+        "bytes": size,
+        "limit": LIMIT,
+        "oldest": entries[0].used if entries else None,
+    }
     rows = [
         ["folder", "none: NETLOOM_CACHE is off" if store.folder is None else str(store.folder)],
         ["entries", str(len(entries))],
         ["size", f"{size / 1e6:.1f} MB of at most {LIMIT / 1e6:.0f} MB"],
-        ["last used", f"between {_day(entries[0].used)} and {_day(entries[-1].used)}" if entries else "never"],
+        [
+            "last used",
+            f"between {_day(entries[0].used)} and {_day(entries[-1].used)}" if entries else "never",
+        ],
     ]
     if store.folder is not None and not store.is_usable:
-        rows.append(["state", "not used: the folder belongs to another user, or others may write to it"])
+        rows.append(
+            ["state", "not used: the folder belongs to another user, or others may write to it"]
+        )
     output.result(data, columns(rows))
 
 
@@ -45,7 +59,10 @@ def _clear(output: Output) -> None:
 
     removed = default_cache().clear()
     size = sum(entry.size for entry in removed)
-    output.result({"entries": len(removed), "bytes": size}, f"{len(removed)} entries removed, {size / 1e6:.1f} MB")
+    output.result(
+        {"entries": len(removed), "bytes": size},
+        f"{len(removed)} entries removed, {size / 1e6:.1f} MB",
+    )
 
 
 def _day(seconds: float) -> str:

@@ -16,12 +16,17 @@ from .output import Output, columns
 @click.argument("model")
 @printing
 def check(output: Output, model: str) -> None:
-    """List every op of an ONNX MODEL: supported or not, with a remedy. Exit code 3 if one is not."""
+    """List every op of an ONNX MODEL: supported or not, with a remedy. Exit code 3 if one is
+    not.
+    """
     from netloom.frontends.onnx import check as check_model
 
     report = check_model(Path(model))
     rows = [[row.name, row.opset, row.count, "yes" if row.is_supported else "NO", row.remedy, ", ".join(row.nodes[:3])]
             for row in report.rows]  # fmt: skip
-    output.result(report.as_json(), columns(rows, ("op", "opset", "nodes", "supported", "remedy", "first nodes")))
+    output.result(
+        report.as_json(),
+        columns(rows, ("op", "opset", "nodes", "supported", "remedy", "first nodes")),
+    )
     if report.missing:
         raise SystemExit(ModelError.exit_code)

@@ -1,4 +1,6 @@
-"""``netloom compare``: a model's code against the graph's own meaning, ONNX Runtime, or another program."""
+"""``netloom compare``: a model's code against the graph's own meaning, ONNX Runtime, or another
+program.
+"""
 
 from __future__ import annotations
 
@@ -23,17 +25,35 @@ _HEADS = ("output", "relative L2", "max error / max", "")
 
 @click.command()
 @click.argument("model")
-@click.option("--with", "other", default="reference", show_default=True, help="reference (the interpreter), onnxruntime, or a .so file.")
-@click.option("--per-node", is_flag=True, help="Compare every node's outputs with the interpreter's; fuses less.")
+@click.option(
+    "--with",
+    "other",
+    default="reference",
+    show_default=True,
+    help="reference (the interpreter), onnxruntime, or a .so file.",
+)
+@click.option(
+    "--per-node",
+    is_flag=True,
+    help="Compare every node's outputs with the interpreter's; fuses less.",
+)
 @click.option("--tolerance", default=5e-5, show_default=True, help="Largest relative L2 distance.")
 @click.option("--seed", default=0, show_default=True, help="Of the random inputs.")
 @binding_options
 @in_process_options
 @printing
 def compare(
-    output: Output, model: str, other: str, per_node: bool, tolerance: float, seed: int, binding: Binding, build: Build
+    output: Output,
+    model: str,
+    other: str,
+    per_node: bool,
+    tolerance: float,
+    seed: int,
+    binding: Binding,
+    build: Build,
 ) -> None:
-    """Compare MODEL's compiled code with the interpreter, ONNX Runtime or a program, on random inputs.
+    """Compare MODEL's compiled code with the interpreter, ONNX Runtime or a program, on random
+    inputs.
 
     Exit code 1 if an output is further away than the tolerance.
     """
@@ -43,19 +63,28 @@ def compare(
 
     graph = None if is_program(model) else inference_form(load_graph(model, binding))
     if graph is None and (per_node or not is_program(other)):
-        raise UsageError(f"a program can be compared with another program only, not with {other[:80]!r}.", hint="Give the model.")
+        raise UsageError(
+            f"a program can be compared with another program only, not with {other[:80]!r}.",
+            hint="Give the model.",
+        )
     if per_node and other != "reference":
-        raise UsageError("only the interpreter has a value for every node.", hint="Leave --with out.")
+        raise UsageError(
+            "only the interpreter has a value for every node.", hint="Leave --with out."
+        )
     if graph is None:
         session = load_session(model, build, binding)
     else:
         graph = _exposed(graph) if per_node else graph
         session = Session.in_process(compile_model(graph, build).image, threads=build.threads)
     inputs = gather_inputs(session, {}, binding.numbers, seed)
-    found = dict(zip((port.name for port in session.outputs), session.run(None, inputs), strict=True))
+    found = dict(
+        zip((port.name for port in session.outputs), session.run(None, inputs), strict=True)
+    )
     expected = _expected(graph, other, inputs, build)
     if set(found) != set(expected):
-        raise UsageError(f"the outputs {listed(list(found))} have other names than {listed(list(expected))}.")
+        raise UsageError(
+            f"the outputs {listed(list(found))} have other names than {listed(list(expected))}."
+        )
     rows = [{"output": name, **_distance(value, expected[name])} for name, value in found.items()]
     _report(output, rows, tolerance)
 
@@ -63,8 +92,18 @@ def compare(
 def _report(output: Output, rows: list[dict[str, Any]], tolerance: float) -> None:
     """Print all; ComparisonError that names the first output beyond the tolerance."""
     far = [row for row in rows if not row["relative_l2"] <= tolerance]
-    table = [[row["output"], f"{row['relative_l2']:.2e}", f"{row['relative_max']:.2e}", "FAR" if row in far else "ok"] for row in rows]
-    output.result({"tolerance": tolerance, "outputs": rows, "agrees": not far}, columns(table, _HEADS))
+    table = [
+        [
+            row["output"],
+            f"{row['relative_l2']:.2e}",
+            f"{row['relative_max']:.2e}",
+            "FAR" if row in far else "ok",
+        ]
+        for row in rows
+    ]
+    output.result(
+        {"tolerance": tolerance, "outputs": rows, "agrees": not far}, columns(table, _HEADS)
+    )
     if far:
         raise ComparisonError(
             f"{far[0]['output'][:80]!r} is the first of {len(far)} outputs beyond the tolerance: relative L2 distance "
@@ -73,7 +112,9 @@ def _report(output: Output, rows: list[dict[str, Any]], tolerance: float) -> Non
 
 
 def _distance(found: Any, expected: Any) -> dict[str, float]:
-    """Relative L2 distance and largest error over largest value; infinite if shapes or the places of NaN differ."""
+    """Relative L2 distance and largest error over largest value; infinite if shapes or the
+    places of NaN differ.
+    """
     import numpy as np
 
     a, b = (np.asarray(value).astype(np.float64) for value in (found, expected))
@@ -93,7 +134,9 @@ def _ratio(difference: float, scale: float) -> float:
 def _expected(graph: Graph | None, other: str, inputs: Arrays, build: Build) -> Arrays:
     if is_program(other):
         session = load_session(other, Build(threads=build.threads), Binding())
-        return dict(zip((port.name for port in session.outputs), session.run(None, inputs), strict=True))
+        return dict(
+            zip((port.name for port in session.outputs), session.run(None, inputs), strict=True)
+        )
     assert graph is not None
     match other:
         case "reference":
@@ -102,7 +145,10 @@ def _expected(graph: Graph | None, other: str, inputs: Arrays, build: Build) -> 
             return dict(zip(graph.output_names, interpret(graph, inputs), strict=True))
         case "onnxruntime":
             return dict(zip(graph.output_names, _onnxruntime(graph, inputs), strict=True))
-    raise UsageError(f"there is nothing named {other[:80]!r} to compare with.", hint="Choose reference, onnxruntime or a .so file.")
+    raise UsageError(
+        f"there is nothing named {other[:80]!r} to compare with.",
+        hint="Choose reference, onnxruntime or a .so file.",
+    )
 
 
 def _onnxruntime(graph: Graph, inputs: Arrays) -> list[Any]:
@@ -112,11 +158,21 @@ def _onnxruntime(graph: Graph, inputs: Arrays) -> list[Any]:
     try:
         import onnxruntime
     except ImportError as error:
-        raise ToolchainError("onnxruntime is not installed.", hint="Run: pip install onnxruntime") from error
+        raise ToolchainError(
+            "onnxruntime is not installed.", hint="Run: pip install onnxruntime"
+        ) from error
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 4
-    session = onnxruntime.InferenceSession(to_onnx(graph).SerializeToString(), options, providers=["CPUExecutionProvider"])
-    named = dict(zip((port.name for port in session.get_inputs()), (inputs[value.label] for value in graph.inputs), strict=True))
+    session = onnxruntime.InferenceSession(
+        to_onnx(graph).SerializeToString(), options, providers=["CPUExecutionProvider"]
+    )
+    named = dict(
+        zip(
+            (port.name for port in session.get_inputs()),
+            (inputs[value.label] for value in graph.inputs),
+            strict=True,
+        )
+    )
     return list(session.run(None, named))
 
 

@@ -1,4 +1,5 @@
-"""``netloom compile``: a model -> a shared object and its header, or one of the forms on the way there.
+"""``netloom compile``: a model -> a shared object and its header, or one of the forms on the way
+there.
 
 ``EMITTERS`` lists every form with the suffix of its file.
 """
@@ -29,7 +30,9 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Emitter:
-    """A form: the suffix of its file and what makes its contents (None: the shared object, which is linked)."""
+    """A form: the suffix of its file and what makes its contents (None: the shared object, which
+    is linked).
+    """
 
     suffix: str
     contents: Callable[[Compiled], str | bytes] | None
@@ -75,17 +78,32 @@ EMITTERS: Final = {
     "onnx": Emitter(".onnx", _onnx),
     "dot": Emitter(".dot", _dot),
 }
-_BY_SUFFIX: Final = {emitter.suffix: (name,) for name, emitter in EMITTERS.items()} | {".o": ("obj", "header")}
+_BY_SUFFIX: Final = {emitter.suffix: (name,) for name, emitter in EMITTERS.items()} | {
+    ".o": ("obj", "header")
+}
 
 
 @click.command("compile")
 @click.argument("model")
-@click.option("-o", "--output", "path", type=FileType(), help="The file to write; its suffix says what.")
-@click.option("--emit", metavar="FORM,FORM...", help=f"Write these forms beside each other: {', '.join(EMITTERS)}.")
+@click.option(
+    "-o", "--output", "path", type=FileType(), help="The file to write; its suffix says what."
+)
+@click.option(
+    "--emit",
+    metavar="FORM,FORM...",
+    help=f"Write these forms beside each other: {', '.join(EMITTERS)}.",
+)
 @click.option("--dump", type=FileType(), help="Folder for the graph's text after each pass.")
-@click.option("--tune-candidates", "candidates", type=FileType(), metavar="FILE",
-              help="With --target cuda, write programs for a machine with a device to time.")
-@click.option("--train", "training", metavar="loss=NAME,optimizer=NAME", help="Compile a training step too.")
+@click.option(
+    "--tune-candidates",
+    "candidates",
+    type=FileType(),
+    metavar="FILE",
+    help="With --target cuda, write programs for a machine with a device to time.",
+)
+@click.option(
+    "--train", "training", metavar="loss=NAME,optimizer=NAME", help="Compile a training step too."
+)
 @binding_options
 @build_options
 @printing
@@ -95,8 +113,8 @@ def compile_(
 ) -> None:  # fmt: skip
     """Compile MODEL to a shared object and its C header, or to another form.
 
-    MODEL is file.onnx, file.py:function or zoo:name. Without -o, one form in text goes to standard output. With --target cuda,
-    it becomes a program file (.nlc) for CUDA devices.
+    MODEL is file.onnx, file.py:function or zoo:name. Without -o, one form in text goes to standard
+    output. With --target cuda, it becomes a program file (.nlc) for CUDA devices.
     """
     if candidates is not None:
         if build.target != "cuda" or path is not None or emit is not None or training is not None:
@@ -110,9 +128,14 @@ def compile_(
     forms = _forms(emit, path)
     targets = _targets(forms, path, build.cpu)
     if build.precision != "f32":
-        raise UsageError(f"the cpu target has no precision {build.precision}.", hint="Give --target cuda, or --precision f32.")
+        raise UsageError(
+            f"the cpu target has no precision {build.precision}.",
+            hint="Give --target cuda, or --precision f32.",
+        )
     if dump is not None and dump.exists() and not dump.is_dir():
-        raise UsageError(f"{displayable(str(dump))!r} is not a folder.", hint="Choose another place for --dump.")
+        raise UsageError(
+            f"{displayable(str(dump))!r} is not a folder.", hint="Choose another place for --dump."
+        )
     start = time.perf_counter()
     compiled = _plan(load_graph(model, binding), build, dump, training)
     check_override(compiled.decisions, build.conv_strategy)
@@ -121,13 +144,18 @@ def compile_(
         assert contents is not None
         click.echo(contents(compiled), nl=False)
         return
-    output.say(f"precision float32, target {compiled.levels}, accuracy {build.accuracy}{tuned(compiled)}")
+    output.say(
+        f"precision float32, target {compiled.levels}, accuracy {build.accuracy}{tuned(compiled)}"
+    )
     for step in compiled.reports.values():
         output.remark(str(step))
     for form, target in targets.items():
         _write(compiled, form, target)
     seconds = time.perf_counter() - start
-    rows = [{"form": form, "file": str(target), "bytes": target.stat().st_size} for form, target in targets.items()]
+    rows = [
+        {"form": form, "file": str(target), "bytes": target.stat().st_size}
+        for form, target in targets.items()
+    ]
     row = {"cpu": compiled.levels, "kernels": len(compiled.program.kernels), "seconds": seconds, "files": rows,
            "tuning": compiled.tuner.summary if compiled.tuner else None}  # fmt: skip
     text = "\n".join(f"{item['file']}: {_size(int(str(item['bytes'])))}" for item in rows)
@@ -139,11 +167,15 @@ def _forms(emit: str | None, path: Path | None) -> tuple[str, ...]:
     if emit is not None:
         forms = tuple(dict.fromkeys(emit.split(",")))
         if unknown := [form for form in forms if form not in EMITTERS]:
-            raise UsageError(f"there is no form {unknown[0][:80]!r}.", hint=f"Choose from {', '.join(EMITTERS)}.")
+            raise UsageError(
+                f"there is no form {unknown[0][:80]!r}.", hint=f"Choose from {', '.join(EMITTERS)}."
+            )
     elif path is not None:
         forms = _BY_SUFFIX.get(path.suffix, ("so",))
     else:
-        raise UsageError("nothing says where to write.", hint="Give -o model.so, or --emit with a form in text.")
+        raise UsageError(
+            "nothing says where to write.", hint="Give -o model.so, or --emit with a form in text."
+        )
     if path is None and (len(forms) > 1 or forms[0] in ("so", "obj", "onnx")):
         raise UsageError(f"{', '.join(forms)} cannot go to standard output.", hint="Give -o FILE.")
     return forms
@@ -153,7 +185,9 @@ def _targets(forms: tuple[str, ...], path: Path | None, cpu: str) -> dict[str, P
     """A file for each form, checked before the work; the header comes with the shared object."""
     if path is None:
         return {}
-    targets = {form: path if len(forms) == 1 else path.with_suffix(EMITTERS[form].suffix) for form in forms}
+    targets = {
+        form: path if len(forms) == 1 else path.with_suffix(EMITTERS[form].suffix) for form in forms
+    }
     if "so" in targets:
         targets["header"] = targets["so"].with_suffix(".h")
     for target in targets.values():
@@ -164,7 +198,10 @@ def _targets(forms: tuple[str, ...], path: Path | None, cpu: str) -> dict[str, P
 
         find_linker(cpus_named(cpu)[0].architecture)
     if len(set(targets.values())) < len(targets):
-        raise UsageError(f"several forms would be written to {str(path)!r}.", hint="Give the shared object the suffix .so.")
+        raise UsageError(
+            f"several forms would be written to {str(path)!r}.",
+            hint="Give the shared object the suffix .so.",
+        )
     return targets
 
 
@@ -179,7 +216,9 @@ def _plan(graph: Graph, build: Build, dump: Path | None, training: str | None) -
     from .recipes import parse_recipe
 
     loss, optimizer = parse_recipe(training)
-    return plan_entries(training_graph(graph, loss, optimizer), inference_form(graph), options, dump)
+    return plan_entries(
+        training_graph(graph, loss, optimizer), inference_form(graph), options, dump
+    )
 
 
 def _write(compiled: Compiled, form: str, target: Path) -> None:
@@ -193,5 +232,3 @@ def _write(compiled: Compiled, form: str, target: Path) -> None:
 
 def _size(count: int) -> str:
     return f"{count / 1e6:.2f} MB" if count >= 1e6 else f"{count / 1e3:.1f} kB"
-
-

@@ -1,4 +1,6 @@
-"""Programs for CUDA devices: ``netloom compile --target cuda`` writes one (.nlc) without a device, ``netloom run`` needs one."""
+"""Programs for CUDA devices: ``netloom compile --target cuda`` writes one (.nlc) without a
+device, ``netloom run`` needs one.
+"""
 
 from __future__ import annotations
 
@@ -23,25 +25,41 @@ if TYPE_CHECKING:
 
 
 def compile_for_device(
-    output: Output, model: str, path: Path | None, emit: str | None, dump: Path | None, training: str | None,
+    output: Output, model: str, path: Path | None, emit: str | None, dump: Path | None,
+    training: str | None,
     binding: Binding, build: Build,
 ) -> None:  # fmt: skip
-    """Write the program file; UsageError for what is the cpu target's alone, ToolchainError without numba-cuda."""
+    """Write the program file; UsageError for what is the cpu target's alone, ToolchainError
+    without numba-cuda.
+    """
     if path is None or emit is not None:
-        raise UsageError("the cuda target writes program files.", hint="Give -o model.nlc, without --emit.")
+        raise UsageError(
+            "the cuda target writes program files.", hint="Give -o model.nlc, without --emit."
+        )
     check_target(path)
     start = time.perf_counter()
     compiled = _compiled(load_graph(model, binding), build, dump, training)
     options = compiled.program.metadata["options"]
-    architectures = sorted({b.architecture for kernel in compiled.kernels.values() for b in kernel.binaries})
+    architectures = sorted(
+        {b.architecture for kernel in compiled.kernels.values() for b in kernel.binaries}
+    )
     summary = compiled.program.metadata["tuning"]
     facts = f"precision {options['precision']}, target cuda ({', '.join(architectures)})"
     output.say(", ".join(filter(None, (facts, tuned_text(summary)))))
     compiled.save(path)
     seconds, size = time.perf_counter() - start, path.stat().st_size
-    row = {"target": "cuda", "architectures": architectures, "kernels": len(compiled.kernels), "seconds": seconds,
-           "tuning": summary, "files": [{"form": "nlc", "file": str(path), "bytes": size}]}  # fmt: skip
-    output.result(row, f"{path}: {size / 1e6:.2f} MB\n{len(compiled.kernels)} kernels, {seconds:.2f} s")
+    row = {
+        "target": "cuda",
+        "architectures": architectures,
+        "kernels": len(compiled.kernels),
+        "seconds": seconds,
+        # fmt: skip
+        "tuning": summary,
+        "files": [{"form": "nlc", "file": str(path), "bytes": size}],
+    }
+    output.result(
+        row, f"{path}: {size / 1e6:.2f} MB\n{len(compiled.kernels)} kernels, {seconds:.2f} s"
+    )
 
 
 def tuned_text(summary: Mapping[str, Any] | None) -> str:
@@ -51,18 +69,34 @@ def tuned_text(summary: Mapping[str, Any] | None) -> str:
     return f"{summary['measured']} of {summary['layers']} layers with a choice timed on {summary['machine']}"
 
 
-def write_device_candidates(output: Output, model: str, path: Path, binding: Binding, build: Build) -> None:
+def write_device_candidates(
+    output: Output, model: str, path: Path, binding: Binding, build: Build
+) -> None:
     """Write programs for a machine with a device to time; ToolchainError without numba-cuda."""
     from netloom.compiler.targets.cuda.candidates import write_candidates
 
     check_target(path)
-    summary = write_candidates(inference_form(load_graph(model, binding)), device_options(build), path)
+    summary = write_candidates(
+        inference_form(load_graph(model, binding)), device_options(build), path
+    )
     for reason in summary.left_out:
         output.remark(f"left out: {reason}")
     size = path.stat().st_size
-    row = {"layers": summary.layers, "candidates": summary.candidates, "left_out": list(summary.left_out), "file": str(path), "bytes": size}
-    output.result(row, f"{path}: {summary.candidates} candidates for {summary.layers} layers, {size / 1e6:.2f} MB\n"
-                       f"python -m netloom.runtime.cuda.tune {path.name} -o times.json  # on the machine with the device")  # fmt: skip
+    row = {
+        "layers": summary.layers,
+        "candidates": summary.candidates,
+        "left_out": list(summary.left_out),
+        "file": str(path),
+        "bytes": size,
+    }
+    output.result(
+        row,
+        f"{path}: {summary.candidates} candidates for {summary.layers} layers, {size / 1e6:.2f} "
+        "MB\n"
+        # fmt: skip
+        f"python -m netloom.runtime.cuda.tune {path.name} -o times.json  # on the machine with the "
+        "device",
+    )
 
 
 def is_cuda_program(name: str) -> bool:
@@ -70,7 +104,9 @@ def is_cuda_program(name: str) -> bool:
 
 
 def cuda_program_facts(name: str, is_whole: bool) -> dict[str, Any]:
-    """What a program file holds, in lines for people, or (``is_whole``) its manifest; ProgramError if it is damaged."""
+    """What a program file holds, in lines for people, or (``is_whole``) its manifest;
+    ProgramError if it is damaged.
+    """
     from netloom.runtime.cuda.program import read_program
 
     program = read_program(Path(name))
@@ -95,9 +131,11 @@ def _facts(program: Program) -> dict[str, Any]:
         "name": program.name,
         "target": f"cuda, {', '.join(program.architectures)}",
         "options": data["options"],
-        "free dims": {name: f"{low}..{'' if high is None else high}" for name, (low, high) in program.dims.items()} or "none",
+        "free dims": {name: f"{low}..{'' if high is None else high}" for name,
+                      (low, high) in program.dims.items()} or "none",
         **entries,
-        "weights": f"{stored} bytes in the file, {sum(c.nbytes for c in program.constants)} on the device",
+        "weights": f"{stored} bytes in the file, {sum(c.nbytes for c in program.constants)} on the "
+                   "device",
         "states": len(program.states),
         "convolutions": dict(Counter(program.strategies)) or "none",
         "tuning": tuned_text(data["tuning"]) or "none",
@@ -108,12 +146,16 @@ def _facts(program: Program) -> dict[str, Any]:
 
 
 def _kernel_text(kernel: KernelCode) -> str:
-    registers = ", ".join(f"{count} registers on {name}" for name, count in kernel.registers.items())
+    registers = ", ".join(
+        f"{count} registers on {name}" for name, count in kernel.registers.items()
+    )
     return f"{kernel.form}; {kernel.threads} threads, {registers}, {kernel.shared} bytes shared"
 
 
 def load_cuda(name: str) -> CudaSession:
-    """A session of a program file; DeviceError where it cannot run, before any input is looked at."""
+    """A session of a program file; DeviceError where it cannot run, before any input is looked
+    at.
+    """
     from netloom.runtime.cuda.session import load
 
     session = load(name)
@@ -122,16 +164,28 @@ def load_cuda(name: str) -> CudaSession:
 
 
 def device_options(build: Build) -> CudaOptions:
-    """What the options say to the compiler for devices; UsageError for what the cpu target alone can do."""
+    """What the options say to the compiler for devices; UsageError for what the cpu target alone
+    can do.
+    """
     from netloom.compiler.targets.cuda.compile import ARCHITECTURES
     from netloom.compiler.targets.cuda.driver import CudaOptions
     from netloom.compiler.targets.cuda.measured import read_times
 
     if build.tune is not None:
-        raise UsageError("programs for the cuda target are not timed by the compiler.",
-                         hint="Give --tune-candidates, time them on the device, and give --tuned.")  # fmt: skip
-    tuner = read_times(build.tuned, build.precision, ARCHITECTURES) if build.tuned is not None else None
-    return CudaOptions(precision=build.precision, accuracy=build.accuracy, override=build.conv_strategy, tuner=tuner)
+        raise UsageError(
+            "programs for the cuda target are not timed by the compiler.",
+            # fmt: skip
+            hint="Give --tune-candidates, time them on the device, and give --tuned.",
+        )
+    tuner = (
+        read_times(build.tuned, build.precision, ARCHITECTURES) if build.tuned is not None else None
+    )
+    return CudaOptions(
+        precision=build.precision,
+        accuracy=build.accuracy,
+        override=build.conv_strategy,
+        tuner=tuner,
+    )
 
 
 def _compiled(graph: Graph, build: Build, dump: Path | None, training: str | None) -> CudaProgram:
@@ -147,4 +201,6 @@ def _compiled(graph: Graph, build: Build, dump: Path | None, training: str | Non
     from .recipes import parse_recipe
 
     loss, optimizer = parse_recipe(training)
-    return compile_training_for_cuda(training_graph(graph, loss, optimizer), inference_form(graph), options, dump=dump)
+    return compile_training_for_cuda(
+        training_graph(graph, loss, optimizer), inference_form(graph), options, dump=dump
+    )

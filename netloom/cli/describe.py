@@ -23,18 +23,24 @@ if TYPE_CHECKING:
 
 @click.command()
 @click.argument("program")
-@click.option("--verify", is_flag=True, help="Compare a program's contents with its recorded digest.")
+@click.option(
+    "--verify", is_flag=True, help="Compare a program's contents with its recorded digest."
+)
 @binding_options
 @printing
 def inspect(output: Output, program: str, verify: bool, binding: Binding) -> None:
-    """Show what a PROGRAM (.so, .nlc) or a MODEL is: inputs, outputs, weights, ops, work, options, what it needs."""
+    """Show what a PROGRAM (.so, .nlc) or a MODEL is: inputs, outputs, weights, ops, work,
+    options, what it needs.
+    """
     if is_cuda_program(program):
         facts = cuda_program_facts(program, output.as_json)
         if verify:
             facts["contents"] = "verified"  # reading such a file compares its digest
     elif not is_program(program):
         if verify:
-            raise UsageError("only programs record a digest of their contents.", hint="Give a .so or .nlc file.")
+            raise UsageError(
+                "only programs record a digest of their contents.", hint="Give a .so or .nlc file."
+            )
         facts = _model_facts(inference_form(load_graph(program, binding)))
     else:
         from netloom.runtime.program import verify_file
@@ -69,7 +75,11 @@ def _program_facts(session: Session) -> dict[str, Any]:
         "CPU level in use": data["level"],
         "CPU features": _features(data["levels"]),
         "options": data["options"],
-        "free dims": {row["name"]: f"{row['lo']}..{'' if row['hi'] is None else row['hi']}" for row in data["dims"]} or "none",
+        "free dims": {
+            row["name"]: f"{row['lo']}..{'' if row['hi'] is None else row['hi']}"
+            for row in data["dims"]
+        }
+        or "none",
         **entries,
         "weights": f"{data['constant_bytes']} bytes in the file, {data['weight_bytes']} with their places",
         "states": len(data["states"]),
@@ -93,14 +103,20 @@ def _model_facts(graph: Graph) -> dict[str, Any]:
     """Sizes at the least value of free dims, but 1 at least."""
     nodes = [node for _, node in graph.walk()]
     counts = Counter(node.op.name for node in nodes if node.op.name != "constant")
-    weights = [node.attrs.value for node in nodes if node.op.name == "constant"] + [state.initial for state in graph.states]
+    weights = [node.attrs.value for node in nodes if node.op.name == "constant"] + [
+        state.initial for state in graph.states
+    ]
     products = [count for node in nodes if (count := _products(node)) is not None]
     units = sum(prod(_nominal(node.output)) for node in nodes if _products(node) is not None)
     return {
         "name": graph.name,
         "inputs": {value.label: str(value.type) for value in graph.inputs},
-        "outputs": {name: str(value.type) for name, value in zip(graph.output_names, graph.outputs, strict=True)},
-        "free dims": {s.name: f"{s.lo}..{'' if s.hi is None else s.hi}" for s in graph.symbols} or "none",
+        "outputs": {
+            name: str(value.type)
+            for name, value in zip(graph.output_names, graph.outputs, strict=True)
+        },
+        "free dims": {s.name: f"{s.lo}..{'' if s.hi is None else s.hi}" for s in graph.symbols}
+        or "none",
         "states": len(graph.states),
         "weights": sum(constant.array.size for constant in weights),
         "units": units,
@@ -115,7 +131,8 @@ def _products(node: Node) -> int | None:
     match node.op.name:
         case "conv":
             return prod(_nominal(node.output)) * prod(_nominal(node.inputs[1])[1:])
-        case "conv_input_gradient":  # as a transposed convolution; w is [o, c, k...], its input [n, o, p...]
+        # as a transposed convolution; w is [o, c, k...], its input [n, o, p...]
+        case "conv_input_gradient":
             return prod(_nominal(node.inputs[0])) * prod(_nominal(node.inputs[1])[1:])
         case "matmul":
             return prod(_nominal(node.output)) * _nominal(node.inputs[0])[-1]
@@ -142,4 +159,8 @@ def _text(facts: dict[str, Any]) -> str:
 
 
 def _inner(item: Any) -> str:
-    return ", ".join(f"{name} {value}" for name, value in item.items()) if isinstance(item, dict) else str(item)
+    return (
+        ", ".join(f"{name} {value}" for name, value in item.items())
+        if isinstance(item, dict)
+        else str(item)
+    )

@@ -32,7 +32,9 @@ _OPTIONAL = {
 @click.command()
 @printing
 def doctor(output: Output) -> None:
-    """Show what netloom finds on this machine, and try it: compile, run, link, load. Exit code 4 if that fails."""
+    """Show what netloom finds on this machine, and try it: compile, run, link, load. Exit code 4
+    if that fails.
+    """
     facts = {**_machine(), **{name: _version(name) for name in _NEEDED}, **_optional()}
     trials = {"compile and run": _trial(_run_in_process), "link and load": _trial(_link_and_load)}
     rows = [[key, str(value)] for key, value in {**facts, **trials}.items()]
@@ -71,7 +73,10 @@ def _version(name: str) -> str:
 
 def _optional() -> dict[str, str]:
     found = {name: _version(name) for name in _OPTIONAL}
-    return {name: f"missing (for {_OPTIONAL[name]})" if text == "missing" else text for name, text in found.items()}
+    return {
+        name: f"missing (for {_OPTIONAL[name]})" if text == "missing" else text
+        for name, text in found.items()
+    }
 
 
 def _trial(action: Any) -> str:

@@ -8,16 +8,26 @@ from .output import displayable
 
 
 def as_dot(graph: Graph, name: str) -> str:
-    """One directed graph: inputs, nodes (a kernel lists its ops) and outputs, edges with types; no constants."""
+    """One directed graph: inputs, nodes (a kernel lists its ops) and outputs, edges with types;
+    no constants.
+    """
     shown = [node for node in graph.nodes if node.op.name != "constant"]
     numbers = {node: f"n{place}" for place, node in enumerate(shown)}
     made = {value: numbers[node] for node in shown for value in node.outputs}
     made |= {value: f"i{place}" for place, value in enumerate(graph.inputs)}
     lines = [f"digraph {_quoted(name)} {{", "  node [shape=box];"]
-    lines += [f"  i{place} [shape=ellipse, label={_quoted(_port(value.label, value))}];" for place, value in enumerate(graph.inputs)]
+    lines += [
+        f"  i{place} [shape=ellipse, label={_quoted(_port(value.label, value))}];"
+        for place, value in enumerate(graph.inputs)
+    ]
     lines += [f"  {number} [label={_quoted(_label(node))}];" for node, number in numbers.items()]
-    lines += [f"  {made[value]} -> {number} [label={_quoted(str(value.type))}];"
-              for node, number in numbers.items() for value in node.inputs if value in made]  # fmt: skip
+    lines += [
+        f"  {made[value]} -> {number} [label={_quoted(str(value.type))}];"
+        # fmt: skip
+        for node, number in numbers.items()
+        for value in node.inputs
+        if value in made
+    ]
     for place, (label, value) in enumerate(zip(graph.output_names, graph.outputs, strict=True)):
         lines.append(f"  o{place} [shape=ellipse, label={_quoted(_port(label, value))}];")
         if value in made:
@@ -31,7 +41,11 @@ def _port(name: str, value: Value) -> str:
 
 def _label(node: Node) -> str:
     body = getattr(node.attrs, "body", None)
-    ops = [inner.op.name for inner in body.nodes if inner.op.name != "constant"] if isinstance(body, Graph) else [node.op.name]
+    ops = (
+        [inner.op.name for inner in body.nodes if inner.op.name != "constant"]
+        if isinstance(body, Graph)
+        else [node.op.name]
+    )
     return f"{' > '.join(ops)}\n{node.label}".rstrip()
 
 

@@ -1,4 +1,6 @@
-"""``netloom explain``: why a model is computed as it is. Nothing is turned into machine code for it."""
+"""``netloom explain``: why a model is computed as it is. Nothing is turned into machine code for
+it.
+"""
 
 from __future__ import annotations
 
@@ -25,7 +27,9 @@ if TYPE_CHECKING:
 @build_options
 @printing
 def explain(output: Output, model: str, binding: Binding, build: Build) -> None:
-    """Say how MODEL is computed: the strategy of each convolution and attention and why, fusions, memory, pass times."""
+    """Say how MODEL is computed: the strategy of each convolution and attention and why,
+    fusions, memory, pass times.
+    """
     from netloom.compiler.driver import plan_graph
 
     if build.target == "cuda":
@@ -34,15 +38,29 @@ def explain(output: Output, model: str, binding: Binding, build: Build) -> None:
     compiled = plan_graph(inference_form(load_graph(model, binding)), compiler_options(build))
     check_override(compiled.decisions, build.conv_strategy)
     rows = [_decision(decision, number) for number, decision in enumerate(compiled.decisions)]
-    attentions = [row for row, decision in zip(rows, compiled.decisions, strict=True) if decision.op == "attention"]
+    attentions = [
+        row
+        for row, decision in zip(rows, compiled.decisions, strict=True)
+        if decision.op == "attention"
+    ]
     convolutions = [row for row in rows if row not in attentions]
-    data = {"cpu": compiled.levels, "convolutions": convolutions, "attentions": attentions, **_facts(compiled)}
+    data = {
+        "cpu": compiled.levels,
+        "convolutions": convolutions,
+        "attentions": attentions,
+        **_facts(compiled),
+    }
     head = f"target {compiled.levels}, accuracy {build.accuracy}{tuned(compiled)}, {_summary(compiled.decisions)}"
-    output.result(data, "\n\n".join([head, *(_decision_text(output, row) for row in rows), _facts_text(compiled)]))
+    output.result(
+        data,
+        "\n\n".join([head, *(_decision_text(output, row) for row in rows), _facts_text(compiled)]),
+    )
 
 
 def _explain_for_device(output: Output, graph: Graph, build: Build) -> None:
-    """The same for the cuda target: decisions at a device's rates, and the form of each kernel. Needs no CUDA tools."""
+    """The same for the cuda target: decisions at a device's rates, and the form of each kernel.
+    Needs no CUDA tools.
+    """
     from netloom.compiler.targets.cuda.driver import PIPELINE, plan
     from netloom.compiler.targets.cuda.program_file import form_text
 
@@ -57,10 +75,15 @@ def _explain_for_device(output: Output, graph: Graph, build: Build) -> None:
         for launch in entry.launches
     ]  # fmt: skip
     slots = [str(slot) for slot in entry.slots]
-    data = {"target": "cuda", "precision": options.precision, "convolutions": decisions, "launches": kernels,
+    data = {"target": "cuda", "precision": options.precision, "convolutions": decisions,
+            "launches": kernels,
             "different_kernels": len(placement.forms), "arena_slots": slots}  # fmt: skip
     head = f"target cuda, precision {options.precision}, accuracy {build.accuracy}, {_summary(options.decisions)}"
-    rows = columns([[f"  {row['kernel']}", row["ops"], row["node"]] for row in kernels]) if kernels else ""
+    rows = (
+        columns([[f"  {row['kernel']}", row["ops"], row["node"]] for row in kernels])
+        if kernels
+        else ""
+    )
     parts = [head, *(_decision_text(output, row) for row in decisions),
              f"run: {len(kernels)} kernels launched, {len(placement.forms)} different\n{rows}",
              f"memory: {len(slots)} slots of {', '.join(slots) or 'none'} bytes"]  # fmt: skip
@@ -72,7 +95,9 @@ def _summary(decisions: Sequence[Decision]) -> str:
     counts = Counter(decision.strategy for decision in decisions)
     chosen = ", ".join(f"{count} {name}" for name, count in counts.most_common())
     attentions = sum(decision.op == "attention" for decision in decisions)
-    nodes = f"{len(decisions) - attentions} convolutions" + (f" and {attentions} attentions" if attentions else "")
+    nodes = f"{len(decisions) - attentions} convolutions" + (
+        f" and {attentions} attentions" if attentions else ""
+    )
     return nodes + (f": {chosen}" if chosen else "")
 
 
@@ -82,19 +107,30 @@ def tuned(compiled: Compiled) -> str:
         return ""
     counts = compiled.tuner.summary
     left = counts["layers"] - counts["measured"]
-    rest = f" ({left} left to the estimate: the time was over, or they could not be measured)" if left else ""
-    return f", tuned: {counts['measured']} of {counts['layers']} layers with a choice measured{rest}"
+    rest = (
+        f" ({left} left to the estimate: the time was over, or they could not be measured)"
+        if left
+        else ""
+    )
+    return (
+        f", tuned: {counts['measured']} of {counts['layers']} layers with a choice measured{rest}"
+    )
 
 
 def _decision(decision: Decision, number: int) -> dict[str, Any]:
-    """The convolution, what was chosen, and each candidate with its time or the reason against it, the best first."""
+    """The convolution, what was chosen, and each candidate with its time or the reason against
+    it, the best first.
+    """
     candidates: list[dict[str, Any]] = []
     for name, seconds in sorted(decision.seconds.items(), key=lambda item: _rank(decision, *item)):
-        candidates.append({"strategy": name, "seconds": seconds, "measured": decision.measured.get(name),
+        candidates.append({"strategy": name, "seconds": seconds,
+                           "measured": decision.measured.get(name),
                            "verdict": _verdict(decision, name)})  # fmt: skip
-    candidates += [{"strategy": name, "seconds": None, "measured": None, "verdict": f"rejected: {reason}"}
+    candidates += [{"strategy": name, "seconds": None, "measured": None,
+                    "verdict": f"rejected: {reason}"}
                    for name, reason in decision.rejected.items()]  # fmt: skip
-    return {"node": decision.node or f"{decision.op} {number}", "shape": decision.shape, "strategy": decision.strategy,
+    return {"node": decision.node or f"{decision.op} {number}", "shape": decision.shape,
+            "strategy": decision.strategy,
             "candidates": candidates}  # fmt: skip
 
 
@@ -108,7 +144,11 @@ def _verdict(decision: Decision, name: str) -> str:
         return _measured_verdict(decision, name)
     seconds, chosen = decision.seconds[name], decision.seconds[decision.strategy]
     if name == decision.strategy:
-        return "chosen: the least estimated time" if seconds == min(decision.seconds.values()) else "chosen: asked for"
+        return (
+            "chosen: the least estimated time"
+            if seconds == min(decision.seconds.values())
+            else "chosen: asked for"
+        )
     if seconds < chosen:
         return f"not chosen: another was asked for, of {chosen / seconds:.2f} times the time"
     return f"not chosen: {seconds / chosen:.2f} times the time of {decision.strategy}"
@@ -120,11 +160,15 @@ def _measured_verdict(decision: Decision, name: str) -> str:
         return f"chosen: measured {times[name] * 1e3:.3f} ms, the least"
     if name not in times:
         return "not chosen: not measured, its estimate is too high or it failed"
-    return f"not chosen: measured {times[name] * 1e3:.3f} ms, {times[name] / times[decision.strategy]:.2f} times {decision.strategy}"
+    ratio = times[name] / times[decision.strategy]
+    measured = f"measured {times[name] * 1e3:.3f} ms"
+    return f"not chosen: {measured}, {ratio:.2f} times {decision.strategy}"
 
 
 def _decision_text(output: Output, row: dict[str, Any]) -> str:
-    lines = columns([[f"  {item['strategy']}", "" if item["seconds"] is None else f"{item['seconds'] * 1e3:9.3f} ms", item["verdict"]]
+    lines = columns([[f"  {item['strategy']}",
+                      "" if item["seconds"] is None else f"{item['seconds'] * 1e3:9.3f} ms",
+                      item["verdict"]]
                      for item in row["candidates"]])  # fmt: skip
     head = columns([[row["node"], row["shape"], row["strategy"]]])
     return f"{output.styled(head, bold=True)}\n{lines}"
@@ -136,9 +180,14 @@ def _facts(compiled: Compiled) -> dict[str, Any]:
         report = compiled.reports[entry.name]
         entries.append({
             "name": entry.name,
-            "kernels": [" > ".join(fused_ops(node)) for node in compiled.graphs[entry.name].nodes if node.op.name == "kernel"],
+            "kernels": [
+                " > ".join(fused_ops(node))
+                for node in compiled.graphs[entry.name].nodes
+                if node.op.name == "kernel"
+            ],
             "arena_slots": [str(slot) for slot in entry.slots],
-            "passes": [{"pass": step.name, "seconds": step.seconds, "nodes": [step.nodes_before, step.nodes_after]}
+            "passes": [{"pass": step.name, "seconds": step.seconds,
+                        "nodes": [step.nodes_before, step.nodes_after]}
                        for step in report.steps],
         })  # fmt: skip
     return {"different_kernels": len(compiled.program.kernels), "entries": entries}
@@ -154,8 +203,13 @@ def _facts_text(compiled: Compiled) -> str:
     for entry in compiled.program.entries:
         graph = compiled.graphs[entry.name]
         kernels = [node for node in graph.nodes if node.op.name == "kernel"]
-        rows = [[f"  {node.output.type}", " > ".join(fused_ops(node)), node.label] for node in kernels]
-        parts.append(f"{entry.name}: {len(kernels)} kernels launched, {len(compiled.program.kernels)} different\n{columns(rows)}")
+        rows = [
+            [f"  {node.output.type}", " > ".join(fused_ops(node)), node.label] for node in kernels
+        ]
+        parts.append(
+            f"{entry.name}: {len(kernels)} kernels launched, {len(compiled.program.kernels)} "
+            f"different\n{columns(rows)}"
+        )
         slots = ", ".join(map(str, entry.slots)) or "none"
         parts.append(f"memory: {len(entry.slots)} slots of {slots} bytes")
         report = compiled.reports[entry.name]

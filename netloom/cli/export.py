@@ -14,7 +14,9 @@ from .output import Output
 
 @click.command()
 @click.argument("model")
-@click.option("-o", "--output", "path", required=True, type=FileType(), help="The .onnx file to write.")
+@click.option(
+    "-o", "--output", "path", required=True, type=FileType(), help="The .onnx file to write."
+)
 @click.option("--opset", type=int, help="The version of ONNX's op set.")
 @binding_options
 @printing

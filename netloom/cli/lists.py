@@ -1,4 +1,6 @@
-"""``netloom ops | passes | strategies | targets``: the compiler's own lists, which also drive it."""
+"""``netloom ops | passes | strategies | targets``: the compiler's own lists, which also drive
+it.
+"""
 
 from __future__ import annotations
 
@@ -36,7 +38,9 @@ def passes(output: Output) -> None:
     """List the passes in order, and why they stand there."""
     from netloom.compiler.driver import PIPELINE
 
-    data = [{"name": item.name, "after": list(item.after), "why": item.why} for item in PIPELINE.passes]
+    data = [
+        {"name": item.name, "after": list(item.after), "why": item.why} for item in PIPELINE.passes
+    ]
     output.result(data, columns([[item.name, item.why] for item in PIPELINE.passes]))
 
 
@@ -47,6 +51,12 @@ def targets(output: Output) -> None:
     from netloom.compiler.targets.cpu.machine import CPUS, host_cpu
 
     host = host_cpu().name
-    data = [{"name": cpu.name, "required": list(cpu.required), "host": cpu.name == host} for cpu in CPUS.values()]
-    rows = [[cpu.name, "this machine" if cpu.name == host else "", " ".join(cpu.required)] for cpu in CPUS.values()]
+    data = [
+        {"name": cpu.name, "required": list(cpu.required), "host": cpu.name == host}
+        for cpu in CPUS.values()
+    ]
+    rows = [
+        [cpu.name, "this machine" if cpu.name == host else "", " ".join(cpu.required)]
+        for cpu in CPUS.values()
+    ]
     output.result(data, columns(rows))

@@ -1,4 +1,6 @@
-"""``netloom machine``: this machine's figures, as an entry of the machine table that estimates read."""
+"""``netloom machine``: this machine's figures, as an entry of the machine table that estimates
+read.
+"""
 
 from __future__ import annotations
 
@@ -13,7 +15,9 @@ from .output import Output
 @click.command()
 @printing
 def machine(output: Output) -> None:
-    """Measure this machine and print an entry for the machine table (10 s; nothing else should run)."""
+    """Measure this machine and print an entry for the machine table (10 s; nothing else should
+    run).
+    """
     from netloom.benchmarks.conditions import warnings
     from netloom.benchmarks.machine import entry_text, measure_entry
 

@@ -1,7 +1,8 @@
 """MODEL and PROGRAM arguments -> graphs and sessions.
 
-MODEL is ``file.onnx``, ``file.py:function``, ``zoo:name`` or ``light:name`` (a light model of the onnx package, whose
-weights are constants); PROGRAM is a shared object that ``netloom compile`` wrote.
+MODEL is ``file.onnx``, ``file.py:function``, ``zoo:name`` or ``light:name`` (a light model of the
+onnx package, whose weights are constants); PROGRAM is a shared object that ``netloom compile``
+wrote.
 """
 
 from __future__ import annotations
@@ -44,9 +45,11 @@ def load_graph(model: str, binding: Binding) -> Graph:
 
 
 def load_for_timing(name: str, binding: Binding, folder: Path) -> tuple[Graph, Path | None]:
-    """The graph, and the file that other engines may read as it is (None: export the graph for them).
+    """The graph, and the file that other engines may read as it is (None: export the graph for
+    them).
 
-    A light model gets random weights, for constant ones would make some of the work vanish; its file is in ``folder``.
+    A light model gets random weights, for constant ones would make some of the work vanish; its
+    file is in ``folder``.
     """
     if name.startswith("light:"):
         from netloom.benchmarks.comparison import load_model
@@ -63,9 +66,15 @@ def load_session(name: str, build: Build, binding: Binding) -> Session:
 
         compiled = compile_model(load_graph(name, binding), build)
         return Session.in_process(compiled.image, threads=build.threads)
-    if binding.shapes or (build.accuracy, build.conv_strategy) != (Build.accuracy, Build.conv_strategy):
-        raise UsageError("how a program computes was decided when it was compiled.",
-                         hint="Give --shape, --accuracy and --conv-strategy to netloom compile.")  # fmt: skip
+    if binding.shapes or (build.accuracy, build.conv_strategy) != (
+        Build.accuracy,
+        Build.conv_strategy,
+    ):
+        raise UsageError(
+            "how a program computes was decided when it was compiled.",
+            # fmt: skip
+            hint="Give --shape, --accuracy and --conv-strategy to netloom compile.",
+        )
     from netloom.runtime.session import load
 
     return load(name, threads=build.threads)
@@ -91,7 +100,10 @@ def compiler_options(build: Build) -> Options:
     from netloom.compiler.driver import Options
 
     if build.tuned is not None:
-        raise UsageError("the cpu target takes no times of a device.", hint="Give --target cuda, or --tune SECONDS without --tuned.")
+        raise UsageError(
+            "the cpu target takes no times of a device.",
+            hint="Give --target cuda, or --tune SECONDS without --tuned.",
+        )
     return Options(build.cpu, build.threads, build.accuracy, build.conv_strategy, tune=build.tune)
 
 
@@ -102,8 +114,11 @@ def check_override(decisions: Sequence[Decision], override: str) -> None:
         return
     found = [decision for decision in decisions if decision.node == node]
     if not found:
-        raise UsageError(f"there is no convolution {node[:80]!r}.",
-                         hint=f"The convolutions are {listed([d.node for d in decisions])}.")  # fmt: skip
+        raise UsageError(
+            f"there is no convolution {node[:80]!r}.",
+            # fmt: skip
+            hint=f"The convolutions are {listed([d.node for d in decisions])}.",
+        )
     if reason := found[0].rejected.get(strategy):
         raise UsageError(f"{strategy} does not apply: {reason}.", node=node[:80])
 
@@ -119,30 +134,39 @@ def _light(name: str) -> Path:
 
     models = light_models()
     if name not in models:
-        raise UsageError(f"there is no light model {name[:80]!r}.", hint=f"Choose {', '.join(models)}.")
+        raise UsageError(
+            f"there is no light model {name[:80]!r}.", hint=f"Choose {', '.join(models)}."
+        )
     return models[name]
 
 
-# -- graphs that do not come from ONNX ---------------------------------------------------------------------------
+# -- graphs that do not come from ONNX -------------------------------------------------------------
 
 
 def _from_zoo(name: str) -> Graph:
     from netloom.frontends.dsl import zoo
 
     if name not in zoo.NETWORKS:
-        raise UsageError(f"the zoo has no network {name[:80]!r}.", hint=f"It has {', '.join(zoo.NETWORKS)}.")
+        raise UsageError(
+            f"the zoo has no network {name[:80]!r}.", hint=f"It has {', '.join(zoo.NETWORKS)}."
+        )
     return zoo.NETWORKS[name]()
 
 
 def _from_file(path: str, name: str, binding: Binding) -> Graph:
-    """A network, or a function that returns a graph, of the user's own file. The file is run: it is the user's code."""
+    """A network, or a function that returns a graph, of the user's own file. The file is run: it
+    is the user's code.
+    """
     from netloom.compiler.graph import Graph
     from netloom.frontends.dsl.trace import Network, tensor
 
     found = _attribute(path, name)
     if isinstance(found, Network):
         if not binding.shapes:
-            raise UsageError(f"{name} is a network, whose inputs have no shapes yet.", hint="Give --shape x:Nx3x32x32.")
+            raise UsageError(
+                f"{name} is a network, whose inputs have no shapes yet.",
+                hint="Give --shape x:Nx3x32x32.",
+            )
         inputs: dict[str, Any] = {key: tensor(*shape) for key, shape in binding.shapes}
         traced = _called(path, name, lambda: found.graph(**inputs))
         return _bound(traced, replace(binding, shapes=()))
@@ -173,7 +197,9 @@ def _attribute(path: str, name: str) -> Any:
 
 
 def _called(path: str, name: str, function: Any) -> Any:
-    """What the user's code returns; its own exceptions become usage errors, netloom's stay what they are."""
+    """What the user's code returns; its own exceptions become usage errors, netloom's stay what
+    they are.
+    """
     try:
         return function()
     except NetloomError:
@@ -198,14 +224,21 @@ def _dims_of_shape(graph: Graph, name: str, shape: tuple[int | str, ...]) -> dic
     """The free dims that make an input's shape the one given."""
     port = next((value for value in graph.inputs if value.label == name), None)
     if port is None:
-        raise UsageError(f"the model has no input {name[:80]!r}.", hint=f"It has {listed([v.label for v in graph.inputs])}.")
+        raise UsageError(
+            f"the model has no input {name[:80]!r}.",
+            hint=f"It has {listed([v.label for v in graph.inputs])}.",
+        )
     if len(shape) != port.type.rank:
-        raise UsageError(f"the shape {list(shape)} does not fit the input {name[:80]!r}: {port.type}.")
+        raise UsageError(
+            f"the shape {list(shape)} does not fit the input {name[:80]!r}: {port.type}."
+        )
     bounds: dict[str, int] = {}
     for extent, wanted in zip(port.shape, shape, strict=True):
         if str(extent) == str(wanted):
             continue
         if isinstance(wanted, str) or str(extent) not in {symbol.name for symbol in graph.symbols}:
-            raise UsageError(f"the extent {extent} of the input {name[:80]!r} cannot become {wanted}.")
+            raise UsageError(
+                f"the extent {extent} of the input {name[:80]!r} cannot become {wanted}."
+            )
         bounds[str(extent)] = wanted
     return bounds

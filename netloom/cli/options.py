@@ -1,7 +1,7 @@
 """Option types, and the options that several verbs share.
 
-Each group of options becomes one frozen record that the verb receives: ``Binding`` (what free dims are) and ``Build``
-(how to compile). Wrong values are usage errors that name the option.
+Each group of options becomes one frozen record that the verb receives: ``Binding`` (what free dims
+are) and ``Build`` (how to compile). Wrong values are usage errors that name the option.
 """
 
 from __future__ import annotations
@@ -21,7 +21,9 @@ Verb = TypeVar("Verb", bound=Callable[..., Any])
 
 @dataclass(frozen=True)
 class Binding:
-    """What is known of the inputs' shapes: free dims by name, and whole shapes by the input's name."""
+    """What is known of the inputs' shapes: free dims by name, and whole shapes by the input's
+    name.
+    """
 
     dims: tuple[tuple[str, int | range], ...] = ()
     shapes: tuple[tuple[str, tuple[int | str, ...]], ...] = ()
@@ -55,13 +57,21 @@ class DimType(click.ParamType[tuple[str, int | range]]):
 
     name = "NAME=N|LO..HI[:STEP]"
 
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> tuple[str, int | range]:
+    def convert(
+        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
+    ) -> tuple[str, int | range]:
         name, _, extent = str(value).rpartition("=")
         lo, dots, rest = extent.partition("..")
         hi, colon, step = rest.partition(":")
         numbers = (lo, *((hi,) if dots else ()), *((step,) if colon else ()))
-        if not name or not all(_is_number(number) for number in numbers) or (colon and int(step) == 0):
-            self.fail(f"{_shown(value)} is not NAME=NUMBER, NAME=LO..HI or NAME=LO..HI:STEP.", param, ctx)
+        if (
+            not name
+            or not all(_is_number(number) for number in numbers)
+            or (colon and int(step) == 0)
+        ):
+            self.fail(
+                f"{_shown(value)} is not NAME=NUMBER, NAME=LO..HI or NAME=LO..HI:STEP.", param, ctx
+            )
         return name, range(int(lo), int(hi) + 1, int(step) if colon else 1) if dots else int(lo)
 
 
@@ -70,16 +80,24 @@ class ShapeType(click.ParamType[tuple[str, tuple[int | str, ...]]]):
 
     name = "INPUT:AxBxC"
 
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> tuple[str, tuple[int | str, ...]]:
+    def convert(
+        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
+    ) -> tuple[str, tuple[int | str, ...]]:
         name, colon, extents = str(value).rpartition(":")
         parts = extents.split("x")
-        if not name or not colon or not all(_is_number(part) or part.isidentifier() for part in parts):
+        if (
+            not name
+            or not colon
+            or not all(_is_number(part) or part.isidentifier() for part in parts)
+        ):
             self.fail(f"{_shown(value)} is not INPUT:AxBxC, such as x:1x3x224x224.", param, ctx)
         return name, tuple(int(part) if _is_number(part) else part for part in parts)
 
 
 class FileType(click.ParamType[Path]):
-    """A path. Whether a file can be there is looked at by the verb, which knows what it will do with it."""
+    """A path. Whether a file can be there is looked at by the verb, which knows what it will do
+    with it.
+    """
 
     name = "FILE"
 
@@ -93,7 +111,9 @@ class PairType(click.ParamType[tuple[str, str]]):
     def __init__(self, name: str) -> None:
         self.name = name
 
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> tuple[str, str]:
+    def convert(
+        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
+    ) -> tuple[str, str]:
         name, _, rest = str(value).partition("=")
         if not name or not rest:
             self.fail(f"{_shown(value)} is not {self.name}.", param, ctx)
@@ -108,7 +128,9 @@ class NamesType(click.ParamType[tuple[str, ...]]):
     def __init__(self, known: Sequence[str]) -> None:
         self.known = tuple(known)
 
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> tuple[str, ...]:
+    def convert(
+        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
+    ) -> tuple[str, ...]:
         if isinstance(value, tuple):
             return value
         names = tuple(dict.fromkeys(str(value).split(",")))
@@ -122,7 +144,9 @@ class NumbersType(click.ParamType[tuple[int, ...]]):
 
     name = "N,N"
 
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> tuple[int, ...]:
+    def convert(
+        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
+    ) -> tuple[int, ...]:
         if isinstance(value, tuple):
             return value
         parts = str(value).split(",")
@@ -132,7 +156,9 @@ class NumbersType(click.ParamType[tuple[int, ...]]):
 
 
 class JsonType(click.ParamType[Path]):
-    """A .json file, or ``-`` for standard output. Any other name is more likely a model's than meant."""
+    """A .json file, or ``-`` for standard output. Any other name is more likely a model's than
+    meant.
+    """
 
     name = "FILE.json"
 
@@ -157,25 +183,42 @@ def printing(verb: Verb) -> Verb:
 
 
 def printing_or_writing(verb: Verb) -> Verb:
-    """Like ``printing``, but --json may name a file, and the text is printed then; the verb receives ``json_file``."""
-    option = click.option("--json", "json_file", is_flag=False, flag_value="-", type=JsonType(), is_eager=True,
-                          callback=_noted_file, help="Print JSON, or write it to a .json file.")  # fmt: skip
+    """Like ``printing``, but --json may name a file, and the text is printed then; the verb
+    receives ``json_file``.
+    """
+    option = click.option(
+        "--json",
+        "json_file",
+        is_flag=False,
+        flag_value="-",
+        type=JsonType(),
+        is_eager=True,
+        # fmt: skip
+        callback=_noted_file,
+        help="Print JSON, or write it to a .json file.",
+    )
     return _speaking(option(verb))
 
 
 def _speaking(verb: Verb) -> Verb:
     verb = _flag("quiet", "-q", "--quiet", help="Print errors only.")(verb)
-    verb = _flag("verbose", "-v", "--verbose", help="Print more, and the traceback of errors.")(verb)
+    verb = _flag("verbose", "-v", "--verbose", help="Print more, and the traceback of errors.")(
+        verb
+    )
     result: Verb = click.make_pass_decorator(Output, ensure=True)(verb)  # type: ignore[assignment]
     return result
 
 
 def _flag(name: str, *flags: str, help: str) -> Callable[[Verb], Verb]:
     """A flag that is noted in the ``Output``."""
-    return click.option(*flags, name, is_flag=True, expose_value=False, is_eager=True, callback=_noted, help=help)
+    return click.option(
+        *flags, name, is_flag=True, expose_value=False, is_eager=True, callback=_noted, help=help
+    )
 
 
-def _noted_file(context: click.Context, _parameter: click.Parameter, value: Path | None) -> Path | None:
+def _noted_file(
+    context: click.Context, _parameter: click.Parameter, value: Path | None
+) -> Path | None:
     """The file for JSON; None if there is none, or if JSON is to be printed."""
     if value == Path("-"):
         context.ensure_object(Output).as_json = True
@@ -188,13 +231,21 @@ def _noted(context: click.Context, parameter: click.Parameter, value: bool) -> N
         setattr(context.ensure_object(Output), parameter.name, True)
 
 
-def _packed(record: type[Any], argument: str, *options: Callable[[Verb], Verb]) -> Callable[[Verb], Verb]:
-    """Add options whose values become one record; fields that have no option keep their defaults."""
+def _packed(
+    record: type[Any], argument: str, *options: Callable[[Verb], Verb]
+) -> Callable[[Verb], Verb]:
+    """Add options whose values become one record; fields that have no option keep their
+    defaults.
+    """
 
     def decorate(verb: Verb) -> Verb:
         @wraps(verb)
         def packing(*arguments: Any, **values: Any) -> Any:
-            taken = {field.name: values.pop(field.name) for field in fields(record) if field.name in values}
+            taken = {
+                field.name: values.pop(field.name)
+                for field in fields(record)
+                if field.name in values
+            }
             return verb(*arguments, **{argument: record(**taken)}, **values)
 
         for option in reversed(options):
@@ -204,20 +255,49 @@ def _packed(record: type[Any], argument: str, *options: Callable[[Verb], Verb]) 
     return decorate
 
 
-_dims = click.option("--dim", "dims", multiple=True, type=DimType(), help="Fix a free dim, or narrow it.")
-_shapes = click.option("--shape", "shapes", multiple=True, type=ShapeType(), help="Give an input's shape.")
-_target = click.option("--target", default="cpu", show_default=True, type=click.Choice(["cpu", "cuda"]))
-_cpu = click.option("--cpu", default="host", show_default=True, metavar="LEVEL,LEVEL", help="host, or levels (see targets).")
-_threads = click.option("--threads", type=click.IntRange(1, 1024), help="Threads of the pool (default: all cores).")
-_precision = click.option("--precision", default="f32", show_default=True, type=click.Choice(["f32", "3xtf32", "tf32", "bf16"]),
+_dims = click.option(
+    "--dim", "dims", multiple=True, type=DimType(), help="Fix a free dim, or narrow it."
+)
+_shapes = click.option(
+    "--shape", "shapes", multiple=True, type=ShapeType(), help="Give an input's shape."
+)
+_target = click.option(
+    "--target", default="cpu", show_default=True, type=click.Choice(["cpu", "cuda"])
+)
+_cpu = click.option(
+    "--cpu",
+    default="host",
+    show_default=True,
+    metavar="LEVEL,LEVEL",
+    help="host, or levels (see targets).",
+)
+_threads = click.option(
+    "--threads", type=click.IntRange(1, 1024), help="Threads of the pool (default: all cores)."
+)
+_precision = click.option("--precision", default="f32", show_default=True,
+                          type=click.Choice(["f32", "3xtf32", "tf32", "bf16"]),
                           help="Of products; all but f32 need --target cuda.")  # fmt: skip
-_accuracy = click.option("--accuracy", default="default", show_default=True, help="strict, default or fast.")
-_strategy = click.option("--conv-strategy", default="auto", show_default=True, help="auto, a strategy, or NODE=STRATEGY.")
+_accuracy = click.option(
+    "--accuracy", default="default", show_default=True, help="strict, default or fast."
+)
+_strategy = click.option(
+    "--conv-strategy", default="auto", show_default=True, help="auto, a strategy, or NODE=STRATEGY."
+)
 
-_tune = click.option("--tune", type=click.FloatRange(0, min_open=True), metavar="SECONDS",
-                     help="Measure strategies whose estimates are close, for at most so long.")  # fmt: skip
-_tuned = click.option("--tuned", type=FileType(), metavar="TIMES.json",
-                      help="Take times that a device measured (--target cuda; see docs/gpu.md).")  # fmt: skip
+_tune = click.option(
+    "--tune",
+    type=click.FloatRange(0, min_open=True),
+    metavar="SECONDS",
+    # fmt: skip
+    help="Measure strategies whose estimates are close, for at most so long.",
+)
+_tuned = click.option(
+    "--tuned",
+    type=FileType(),
+    metavar="TIMES.json",
+    # fmt: skip
+    help="Take times that a device measured (--target cuda; see docs/gpu.md).",
+)
 
 binding_options: Callable[[Verb], Verb] = _packed(Binding, "binding", _dims, _shapes)
 build_options: Callable[[Verb], Verb] = _packed(

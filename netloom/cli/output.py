@@ -1,7 +1,9 @@
-"""Printing and exit codes: what a verb says goes through here, as text for people or as JSON for programs.
+"""Printing and exit codes: what a verb says goes through here, as text for people or as JSON for
+programs.
 
-Results go to standard output, faults and remarks to standard error. A fault is one message without control characters
-and of bounded length, whatever a model or an argument holds; with ``--json`` it is one JSON object.
+Results go to standard output, faults and remarks to standard error. A fault is one message without
+control characters and of bounded length, whatever a model or an argument holds; with ``--json`` it
+is one JSON object.
 """
 
 from __future__ import annotations
@@ -81,9 +83,14 @@ class Output:
 
 
 def displayable(text: str) -> str:
-    """The text with control characters escaped, long lines cut in the middle, and a bounded number of lines."""
+    """The text with control characters escaped, long lines cut in the middle, and a bounded
+    number of lines.
+    """
     lines = text.split("\n")
-    shown = [_cut("".join(c if c.isprintable() else ascii(c)[1:-1] for c in line)) for line in lines[:_MOST_LINES]]
+    shown = [
+        _cut("".join(c if c.isprintable() else ascii(c)[1:-1] for c in line))
+        for line in lines[:_MOST_LINES]
+    ]
     left = len(lines) - len(shown)
     return "\n".join([*shown, f"... and {left} lines more"] if left else shown)
 
@@ -107,14 +114,19 @@ def _cut(line: str) -> str:
 
 
 def columns(rows: Sequence[Sequence[object]], heads: Sequence[str] = ()) -> str:
-    """A table in plain text: columns of numbers to the right, the rest to the left, each cell on one line."""
+    """A table in plain text: columns of numbers to the right, the rest to the left, each cell on
+    one line.
+    """
     cells = [[displayable(str(cell)).replace("\n", " ") for cell in row] for row in rows]
     body = [list(heads), *cells] if heads else cells
     widths = [max(map(len, column)) for column in zip(*body, strict=True)]
     right = [all(_is_numeric(row[place]) for row in rows) for place in range(len(widths))]
 
     def line(row: Sequence[str]) -> str:
-        parts = (cell.rjust(width) if flag else cell.ljust(width) for cell, width, flag in zip(row, widths, right, strict=True))
+        parts = (
+            cell.rjust(width) if flag else cell.ljust(width)
+            for cell, width, flag in zip(row, widths, right, strict=True)
+        )
         return "  ".join(parts).rstrip()
 
     return "\n".join(map(line, body))

@@ -37,10 +37,14 @@ def parse_loss(name: str) -> Loss:
 
 
 def parse_optimizer(text: str) -> Optimizer:
-    """``NAME`` or ``NAME:KEY=VALUE,KEY=VALUE``; the keys are the optimizer's own, ``lr`` is its rate."""
+    """``NAME`` or ``NAME:KEY=VALUE,KEY=VALUE``; the keys are the optimizer's own, ``lr`` is its
+    rate.
+    """
     name, _, rest = text.partition(":")
     if name not in OPTIMIZERS:
-        raise UsageError(f"there is no optimizer {name[:80]!r}.", hint=f"Choose {', '.join(OPTIMIZERS)}.")
+        raise UsageError(
+            f"there is no optimizer {name[:80]!r}.", hint=f"Choose {', '.join(OPTIMIZERS)}."
+        )
     known = {key: p.default for key, p in inspect.signature(OPTIMIZERS[name]).parameters.items()}
     return OPTIMIZERS[name](**dict(_settings(name, rest.split(",") if rest else (), known)))
 
@@ -50,11 +54,23 @@ def _settings(name: str, pieces: Iterable[str], known: dict[str, Any]) -> Iterab
         key, _, value = piece.partition("=")
         key = _ALIASES.get(key, key)
         if key not in known:
-            raise UsageError(f"the optimizer {name} has no setting {key[:80]!r}.", hint=f"It has {', '.join(known)}.")
+            raise UsageError(
+                f"the optimizer {name} has no setting {key[:80]!r}.",
+                hint=f"It has {', '.join(known)}.",
+            )
         try:
-            yield key, (value.lower() in ("1", "true", "yes") if isinstance(known[key], bool) else float(value))
+            yield (
+                key,
+                (
+                    value.lower() in ("1", "true", "yes")
+                    if isinstance(known[key], bool)
+                    else float(value)
+                ),
+            )
         except ValueError as error:
-            raise UsageError(f"{key} of the optimizer {name} must be a number, but is {value[:80]!r}.") from error
+            raise UsageError(
+                f"{key} of the optimizer {name} must be a number, but is {value[:80]!r}."
+            ) from error
 
 
 def with_rate(optimizer: Optimizer, rate: float) -> Optimizer:

@@ -12,7 +12,15 @@ from netloom.errors import InputError
 from .cuda import is_cuda_program, load_cuda
 from .files import check_target, replace_file
 from .models import listed, load_session
-from .options import Binding, Build, FileType, PairType, binding_options, in_process_options, printing
+from .options import (
+    Binding,
+    Build,
+    FileType,
+    PairType,
+    binding_options,
+    in_process_options,
+    printing,
+)
 from .output import Output
 
 if TYPE_CHECKING:
@@ -25,7 +33,9 @@ class _Numbers(click.ParamType[tuple[float, ...]]):
 
     name = "A,B,C"
 
-    def convert(self, value: object, param: click.Parameter | None, ctx: click.Context | None) -> tuple[float, ...]:
+    def convert(
+        self, value: object, param: click.Parameter | None, ctx: click.Context | None
+    ) -> tuple[float, ...]:
         if isinstance(value, tuple):
             return value
         try:
@@ -36,10 +46,29 @@ class _Numbers(click.ParamType[tuple[float, ...]]):
 
 @click.command()
 @click.argument("program")
-@click.option("--in", "inputs", multiple=True, type=PairType("NAME=FILE.npy|IMAGE|rand"), help="An input; without any, all are random.")
-@click.option("--out", "outputs", multiple=True, type=PairType("NAME=FILE.npy"), help="Where to write an output.")
-@click.option("--labels", type=FileType(), help="Names of classes, one on each line, for the top five.")
-@click.option("--mean", type=_Numbers(), default=(0.0,), help="Subtracted from an image's values of 0 to 1, by channel.")
+@click.option(
+    "--in",
+    "inputs",
+    multiple=True,
+    type=PairType("NAME=FILE.npy|IMAGE|rand"),
+    help="An input; without any, all are random.",
+)
+@click.option(
+    "--out",
+    "outputs",
+    multiple=True,
+    type=PairType("NAME=FILE.npy"),
+    help="Where to write an output.",
+)
+@click.option(
+    "--labels", type=FileType(), help="Names of classes, one on each line, for the top five."
+)
+@click.option(
+    "--mean",
+    type=_Numbers(),
+    default=(0.0,),
+    help="Subtracted from an image's values of 0 to 1, by channel.",
+)
 @click.option("--std", type=_Numbers(), default=(1.0,), help="By which they are divided then.")
 @click.option("--seed", default=0, show_default=True, help="Of the random inputs.")
 @binding_options
@@ -60,10 +89,14 @@ def run(
 
     targets = _targets(outputs)
     names_of_classes = read_labels(labels)
-    session: Session | CudaSession = load_cuda(program) if is_cuda_program(program) else load_session(program, build, binding)
+    session: Session | CudaSession = (
+        load_cuda(program) if is_cuda_program(program) else load_session(program, build, binding)
+    )
     _check_outputs(session, targets)
     arrays = gather_inputs(session, dict(inputs), binding.numbers, seed, Pixels(mean, std))
-    results = dict(zip((port.name for port in session.outputs), session.run(None, arrays), strict=True))
+    results = dict(
+        zip((port.name for port in session.outputs), session.run(None, arrays), strict=True)
+    )
     for name, path in targets.items():
         replace_file(path, as_npy(results[name]))
     rows = [describe(name, value, names_of_classes) for name, value in results.items()]
@@ -81,4 +114,6 @@ def _targets(outputs: tuple[tuple[str, str], ...]) -> dict[str, Path]:
 def _check_outputs(session: Session | CudaSession, targets: dict[str, Path]) -> None:
     names = [port.name for port in session.outputs]
     if unknown := [name for name in targets if name not in names]:
-        raise InputError(f"the program has no output {unknown[0][:80]!r}.", hint=f"It has {listed(names)}.")
+        raise InputError(
+            f"the program has no output {unknown[0][:80]!r}.", hint=f"It has {listed(names)}."
+        )

@@ -1,1 +1,3 @@
-"""Runs programs for CUDA devices with NumPy and cuda-bindings alone; importing it needs NumPy only."""
+"""Runs programs for CUDA devices with NumPy and cuda-bindings alone; importing it needs NumPy
+only.
+"""

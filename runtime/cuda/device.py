@@ -1,7 +1,7 @@
 """What a session asks of a device, and the real one through cuda-bindings' driver API.
 
-``CudaDevice`` imports cuda-bindings when it is made. DeviceError says what is missing: the bindings, the driver, a device,
-code for its architecture, or memory.
+``CudaDevice`` imports cuda-bindings when it is made. DeviceError says what is missing: the
+bindings, the driver, a device, code for its architecture, or memory.
 """
 
 from __future__ import annotations
@@ -23,7 +23,9 @@ Array = npt.NDArray[Any]
 
 @dataclass(frozen=True)
 class Call:
-    """One launch with everything known. The kernel takes pointers, int32 numbers, and the address of the error flag."""
+    """One launch with everything known. The kernel takes pointers, int32 numbers, and the
+    address of the error flag.
+    """
 
     function: Any
     blocks: int
@@ -50,7 +52,9 @@ class Device(Protocol):
         ...
 
     def allocate(self, size: int) -> int:
-        """The address of at least ``size`` bytes, aligned to 256; DeviceError if there is not enough."""
+        """The address of at least ``size`` bytes, aligned to 256; DeviceError if there is not
+        enough.
+        """
         ...
 
     def free(self, address: int) -> None: ...
@@ -66,7 +70,9 @@ class Device(Protocol):
         ...
 
     def wait_for(self, stream: int) -> None:
-        """Work from now on waits for what has been given to another stream (a handle, or 1 or 2: legacy, per-thread default)."""
+        """Work from now on waits for what has been given to another stream (a handle, or 1 or 2:
+        legacy, per-thread default).
+        """
         ...
 
     def synchronize(self) -> None:
@@ -101,22 +107,29 @@ class Device(Protocol):
 
 
 def fitting(architectures: Sequence[str], capability: tuple[int, int]) -> str:
-    """The architecture whose cubin runs on a device: its own with "a", else the newest of its generation not above it."""
+    """The architecture whose cubin runs on a device: its own with "a", else the newest of its
+    generation not above it.
+    """
     major, minor = capability
     found = ""
     for name in sorted(architectures):
         number = int(name.removeprefix("sm_").removesuffix("a"))
         is_exact = name.endswith("a")
-        if (is_exact and number == major * 10 + minor) or (not is_exact and number // 10 == major and number % 10 <= minor):
+        if (is_exact and number == major * 10 + minor) or (
+            not is_exact and number // 10 == major and number % 10 <= minor
+        ):
             found = name
     if not found:
-        raise DeviceError(f"the program holds code for {', '.join(architectures)}, but the device is sm_{major}{minor}.",
+        raise DeviceError(f"the program holds code for {', '.join(architectures)}, but the device "
+                          f"is sm_{major}{minor}.",
                           hint="Compile the model for this device's architecture.")  # fmt: skip
     return found
 
 
 def free_quietly(device: Device, address: int) -> None:
-    """Frees memory from a finalizer, which has nobody to report to: a context that is gone has taken its memory along."""
+    """Frees memory from a finalizer, which has nobody to report to: a context that is gone has
+    taken its memory along.
+    """
     with contextlib.suppress(DeviceError):
         device.free(address)
 
@@ -137,19 +150,29 @@ class CudaDevice:
         try:
             self._driver = importlib.import_module("cuda.bindings.driver")
         except ImportError as error:
-            raise DeviceError("running on a GPU needs the package cuda-bindings.", hint="Install netloom[cuda].") from error
+            raise DeviceError(
+                "running on a GPU needs the package cuda-bindings.", hint="Install netloom[cuda]."
+            ) from error
         try:
             self._check(self._driver.cuInit(0))
         except (RuntimeError, OSError) as error:
-            raise DeviceError("no CUDA driver is installed.", hint="Install NVIDIA's driver, or compile for the cpu target.") from error
+            raise DeviceError(
+                "no CUDA driver is installed.",
+                hint="Install NVIDIA's driver, or compile for the cpu target.",
+            ) from error
         if not self._check(self._driver.cuDeviceGetCount()):
-            raise DeviceError("this machine has no CUDA device.", hint="Compile for the cpu target.")
+            raise DeviceError(
+                "this machine has no CUDA device.", hint="Compile for the cpu target."
+            )
         self.number = 0
         self._device = number = self._check(self._driver.cuDeviceGet(self.number))
         self.name = self._check(self._driver.cuDeviceGetName(128, number)).split(b"\0")[0].decode()
         kinds = self._driver.CUdevice_attribute
-        self.capability = (self._attribute(kinds.CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MAJOR),
-                           self._attribute(kinds.CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MINOR))  # fmt: skip
+        self.capability = (
+            self._attribute(kinds.CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MAJOR),
+            # fmt: skip
+            self._attribute(kinds.CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MINOR),
+        )
         self._context = self._check(self._driver.cuDevicePrimaryCtxRetain(number))
         self._check(self._driver.cuCtxSetCurrent(self._context))
         self.stream = self._check(self._driver.cuStreamCreate(0))
@@ -162,16 +185,22 @@ class CudaDevice:
         if code == results.CUDA_SUCCESS:
             return values[0] if len(values) == 1 else tuple(values)
         if code == results.CUDA_ERROR_OUT_OF_MEMORY:
-            raise DeviceError("the device has not enough free memory.", hint="Choose a smaller batch.")
+            raise DeviceError(
+                "the device has not enough free memory.", hint="Choose a smaller batch."
+            )
         if code in (results.CUDA_ERROR_NO_DEVICE, results.CUDA_ERROR_STUB_LIBRARY):
-            raise DeviceError("this machine has no CUDA device.", hint="Compile for the cpu target.")
+            raise DeviceError(
+                "this machine has no CUDA device.", hint="Compile for the cpu target."
+            )
         raise DeviceError(f"the CUDA driver reports {code.name}.")
 
     def allocate(self, size: int) -> int:
         return int(self._check(self._driver.cuMemAlloc(max(size, 1))))
 
     def free(self, address: int) -> None:
-        """From any thread, since other libraries give memory back from theirs; waits until nobody uses it."""
+        """From any thread, since other libraries give memory back from theirs; waits until
+        nobody uses it.
+        """
         self._check(self._driver.cuCtxPushCurrent(self._context))
         try:
             self._check(self._driver.cuMemFree(address))
@@ -181,12 +210,18 @@ class CudaDevice:
     def upload(self, address: int, array: Array) -> None:
         data = np.ascontiguousarray(array)
         if data.nbytes:
-            self._check(self._driver.cuMemcpyHtoDAsync(address, data.ctypes.data, data.nbytes, self.stream))
+            self._check(
+                self._driver.cuMemcpyHtoDAsync(address, data.ctypes.data, data.nbytes, self.stream)
+            )
             self.synchronize()
 
     def download(self, array: Array, address: int) -> None:
         if array.nbytes:
-            self._check(self._driver.cuMemcpyDtoHAsync(array.ctypes.data, address, array.nbytes, self.stream))
+            self._check(
+                self._driver.cuMemcpyDtoHAsync(
+                    array.ctypes.data, address, array.nbytes, self.stream
+                )
+            )
         self.synchronize()
 
     def copy(self, to: int, source: int, size: int) -> None:
@@ -198,12 +233,15 @@ class CudaDevice:
         return int(self.stream)
 
     def wait_for(self, stream: int) -> None:
-        event = self._check(self._driver.cuEventCreate(self._driver.CUevent_flags.CU_EVENT_DISABLE_TIMING))
+        event = self._check(
+            self._driver.cuEventCreate(self._driver.CUevent_flags.CU_EVENT_DISABLE_TIMING)
+        )
         try:
             self._check(self._driver.cuEventRecord(event, self._driver.CUstream(stream)))
             self._check(self._driver.cuStreamWaitEvent(self.stream, event, 0))
         finally:
-            self._check(self._driver.cuEventDestroy(event))  # the driver keeps it until the wait is over
+            # the driver keeps it until the wait is over
+            self._check(self._driver.cuEventDestroy(event))
 
     def synchronize(self) -> None:
         self._check(self._driver.cuStreamSynchronize(self.stream))
@@ -214,26 +252,44 @@ class CudaDevice:
         return self._check(self._driver.cuModuleGetFunction(self._modules[-1], name.encode()))
 
     def capture(self, calls: Sequence[Call], after: Sequence[Sequence[int]]) -> Any:
-        """Nodes and edges are given to the driver as they are: it spreads what is not ordered over streams of its own."""
+        """Nodes and edges are given to the driver as they are: it spreads what is not ordered
+        over streams of its own.
+        """
         graph = self._check(self._driver.cuGraphCreate(0))
         nodes: list[Any] = []
         for call, numbers in zip(calls, after, strict=True):
             waited = [nodes[number] for number in numbers]
             with self._node(call) as node:
-                nodes.append(self._check(self._driver.cuGraphAddKernelNode(graph, waited, len(waited), node)))
+                nodes.append(
+                    self._check(self._driver.cuGraphAddKernelNode(graph, waited, len(waited), node))
+                )
         return _Graph(self._check(self._driver.cuGraphInstantiate(graph, 0)), graph, tuple(nodes))
 
     def rebind(self, graph: _Graph, number: int, call: Call) -> None:
         with self._node(call) as node:
-            self._check(self._driver.cuGraphExecKernelNodeSetParams(graph.executable, graph.nodes[number], node))
+            self._check(
+                self._driver.cuGraphExecKernelNodeSetParams(
+                    graph.executable, graph.nodes[number], node
+                )
+            )
 
     @contextlib.contextmanager
     def _node(self, call: Call) -> Iterator[Any]:
-        """The driver's record of a launch. Its arguments are packed as long as it is; the driver copies them."""
-        values = [*map(ctypes.c_uint64, call.pointers), *map(ctypes.c_int32, call.numbers), ctypes.c_uint64(call.flag)]
+        """The driver's record of a launch. Its arguments are packed as long as it is; the driver
+        copies them.
+        """
+        values = [
+            *map(ctypes.c_uint64, call.pointers),
+            *map(ctypes.c_int32, call.numbers),
+            ctypes.c_uint64(call.flag),
+        ]
         packed = (ctypes.c_void_p * len(values))(*map(ctypes.addressof, values))
         node = self._driver.CUDA_KERNEL_NODE_PARAMS()
-        node.func, node.kernelParams, node.sharedMemBytes = call.function, ctypes.addressof(packed), 0
+        node.func, node.kernelParams, node.sharedMemBytes = (
+            call.function,
+            ctypes.addressof(packed),
+            0,
+        )
         node.gridDimX, node.gridDimY, node.gridDimZ = call.blocks, 1, 1
         node.blockDimX, node.blockDimY, node.blockDimZ = call.threads, 1, 1
         yield node
@@ -265,7 +321,8 @@ class CudaDevice:
         count = self._attribute(kinds.CU_DEVICE_ATTRIBUTE_MULTIPROCESSOR_COUNT)
         clock = self._attribute(kinds.CU_DEVICE_ATTRIBUTE_CLOCK_RATE) * 1000
         version = int(self._check(self._driver.cuDriverGetVersion()))
-        return {"name": self.name, "capability": ".".join(map(str, self.capability)), "multiprocessors": count, "clock_hz": clock,
+        return {"name": self.name, "capability": ".".join(map(str, self.capability)),
+                "multiprocessors": count, "clock_hz": clock,
                 "driver": f"{version // 1000}.{version % 1000 // 10}"}  # fmt: skip
 
     def _attribute(self, kind: Any) -> int:

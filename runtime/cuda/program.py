@@ -1,8 +1,9 @@
 """A program file for CUDA devices: manifest, cubins and constants, read without a device.
 
-The file is a header (magic, size of the manifest), the manifest as JSON, blobs, and the SHA-256 of all before. Extents in
-the manifest are ints, or lists of [factor, atoms]: a sum of products of names, ["//", extent, divisor],
-["%", extent, divisor] and ["min", extent, extent], with floored division.
+The file is a header (magic, size of the manifest), the manifest as JSON, blobs, and the SHA-256 of
+all before. Extents in the manifest are ints, or lists of [factor, atoms]: a sum of products of
+names, ["//", extent, divisor], ["%", extent, divisor] and ["min", extent, extent], with floored
+division.
 """
 
 from __future__ import annotations
@@ -44,7 +45,9 @@ class Port:
 
 @dataclass(frozen=True)
 class Launch:
-    """A kernel over buffers (space, index), the last of which it writes, with int32 arguments; ``items``: blocks of its grid."""
+    """A kernel over buffers (space, index), the last of which it writes, with int32 arguments;
+    ``items``: blocks of its grid.
+    """
 
     kernel: int
     buffers: tuple[tuple[str, int], ...]
@@ -70,8 +73,9 @@ class Entry:
 
 @dataclass(frozen=True)
 class KernelCode:
-    """An entry's name in its cubins, threads of a block, and the cubin of each architecture. ``form``, ``registers`` (by
-    architecture) and ``shared`` bytes of a block are for people; ``checks_indices``: whether it may set the error flag."""
+    """An entry's name in its cubins, threads of a block, and the cubin of each architecture.
+    ``form``, ``registers`` (by architecture) and ``shared`` bytes of a block are for people;
+    ``checks_indices``: whether it may set the error flag."""
 
     name: str
     threads: int
@@ -94,7 +98,11 @@ class Tensor:
     def array(self) -> npt.NDArray[Any]:
         stored = np.frombuffer(self.data, numpy_dtype(self.dtype))
         count = int(np.prod(self.shape, dtype=np.int64))
-        return np.broadcast_to(stored, self.shape) if stored.size == 1 != count else stored.reshape(self.shape)
+        return (
+            np.broadcast_to(stored, self.shape)
+            if stored.size == 1 != count
+            else stored.reshape(self.shape)
+        )
 
     @property
     def nbytes(self) -> int:
@@ -150,8 +158,12 @@ def _atom(atom: Any, dims: Mapping[str, int]) -> int:
     raise ProgramError("The program's manifest is damaged.", hint="Compile the model again.")
 
 
-def bind_dims(entry: Entry, shapes: Mapping[str, tuple[int, ...]], program: Program) -> dict[str, int]:
-    """The free dims' values that the inputs' shapes give; InputError if they do not fit the ports."""
+def bind_dims(
+    entry: Entry, shapes: Mapping[str, tuple[int, ...]], program: Program
+) -> dict[str, int]:
+    """The free dims' values that the inputs' shapes give; InputError if they do not fit the
+    ports.
+    """
     dims: dict[str, int] = {}
     for port in entry.inputs:
         given = shapes[port.info.name]
@@ -163,23 +175,31 @@ def bind_dims(entry: Entry, shapes: Mapping[str, tuple[int, ...]], program: Prog
                     dims.setdefault(name, size)
     for name, (low, high) in program.dims.items():
         if name in dims and not (low <= dims[name] and (high is None or dims[name] <= high)):
-            raise InputError(f"The free dim {name} is {dims[name]}, but must lie in [{low}, {'' if high is None else high}].")
+            raise InputError(
+                f"The free dim {name} is {dims[name]}, but must lie in [{low}, "
+                f"{'' if high is None else high}]."
+            )
     for port in entry.inputs:
         given = shapes[port.info.name]
         try:
             expected = port.at(dims)
         except KeyError as error:
-            raise InputError(f"No input tells the free dim {error.args[0]}.", hint="Fix it when compiling (--dim).") from error
+            raise InputError(
+                f"No input tells the free dim {error.args[0]}.",
+                hint="Fix it when compiling (--dim).",
+            ) from error
         if expected != given:
             raise _misfit(port, given)
     return dims
 
 
 def _misfit(port: Port, given: tuple[int, ...]) -> InputError:
-    return InputError(f'The input "{port.info.name}" must be {port.info}, but has the shape {list(given)}.')
+    return InputError(
+        f'The input "{port.info.name}" must be {port.info}, but has the shape {list(given)}.'
+    )
 
 
-# -- reading -------------------------------------------------------------------------------------------------
+# -- reading ---------------------------------------------------------------------------------------
 
 
 def read_program(path: Path) -> Program:
@@ -187,40 +207,68 @@ def read_program(path: Path) -> Program:
     try:
         data = path.read_bytes()
     except OSError as error:
-        raise ProgramError(f"The program {str(path)!r} cannot be read: {error.strerror}.") from error
+        raise ProgramError(
+            f"The program {str(path)!r} cannot be read: {error.strerror}."
+        ) from error
     return parse_program(data, str(path))
 
 
 def parse_program(data: bytes, where: str = "program") -> Program:
     """The program in bytes."""
     if len(data) < HEADER.size + DIGEST_BYTES or not data.startswith(MAGIC):
-        raise ProgramError(f"{where!r} is not a netloom program for CUDA, or it is cut off.", hint="Compile the model again.")
+        raise ProgramError(
+            f"{where!r} is not a netloom program for CUDA, or it is cut off.",
+            hint="Compile the model again.",
+        )
     body = memoryview(data)[:-DIGEST_BYTES]
     if hashlib.sha256(body).digest() != data[-DIGEST_BYTES:]:
-        raise ProgramError(f"The contents of {where!r} have changed since it was written.", hint="Compile the model again.")
+        raise ProgramError(
+            f"The contents of {where!r} have changed since it was written.",
+            hint="Compile the model again.",
+        )
     _, size = HEADER.unpack_from(data)
     try:
         manifest = json.loads(bytes(body[HEADER.size : HEADER.size + size]))
         return _program(manifest, body)
     except (ValueError, KeyError, TypeError, IndexError, AttributeError, RecursionError) as error:
-        raise ProgramError("The program's manifest is damaged.", hint="Compile the model again.") from error
+        raise ProgramError(
+            "The program's manifest is damaged.", hint="Compile the model again."
+        ) from error
 
 
 def _program(manifest: Mapping[str, Any], body: memoryview) -> Program:
     kernels = tuple(
-        KernelCode(k["name"], int(k["threads"]), {arch: _blob(place, body) for arch, place in k["cubins"].items()}, k["form"],
-                   {arch: int(count) for arch, count in k["registers"].items()}, int(k["shared"]), bool(k["checks_indices"]))
+        KernelCode(k["name"], int(k["threads"]),
+                   {arch: _blob(place, body) for arch, place in k["cubins"].items()}, k["form"],
+                   {arch: int(count) for arch, count in k["registers"].items()}, int(k["shared"]),
+                   bool(k["checks_indices"]))
         for k in manifest["kernels"]
     )  # fmt: skip
-    constants = tuple(Tensor(c["dtype"], tuple(c["shape"]), _blob(c["data"], body)) for c in manifest["constants"])
+    constants = tuple(
+        Tensor(c["dtype"], tuple(c["shape"]), _blob(c["data"], body)) for c in manifest["constants"]
+    )
     states = tuple(State(s["name"], int(s["initial"])) for s in manifest["states"])
     entries = {entry["name"]: _entry(entry) for entry in manifest["entries"]}
     dims = {d["name"]: (int(d["lo"]), d["hi"]) for d in manifest["dims"]}
     architectures = tuple(manifest["architectures"])
     strategies = tuple(str(row["strategy"]) for row in manifest["strategies"])
-    program = Program(manifest["name"], dims, entries, kernels, constants, states, architectures, strategies, manifest)
+    program = Program(
+        manifest["name"],
+        dims,
+        entries,
+        kernels,
+        constants,
+        states,
+        architectures,
+        strategies,
+        manifest,
+    )
     tuning = manifest["tuning"] or dict.fromkeys(("machine", "layers", "measured"))
-    facts = {"options", "tools", "source_hash"} <= set(manifest) and {"machine", "layers", "measured"} <= set(tuning)
+    facts = {"options", "tools", "source_hash"} <= set(manifest) and {
+        "machine",
+        "layers",
+        "measured",
+    } <= set(tuning)
     if not (facts and _is_consistent(program)):
         raise ValueError("a number names nothing")
     return program
@@ -231,13 +279,20 @@ def _is_consistent(program: Program) -> bool:
     constants, kernels = range(len(program.constants)), range(len(program.kernels))
     spaces = {"constant": constants, "state": range(len(program.states))}
     for entry in program.entries.values():
-        own = {"input": range(len(entry.inputs)), "output": range(len(entry.outputs)), "arena": range(len(entry.slots))}
+        own = {
+            "input": range(len(entry.inputs)),
+            "output": range(len(entry.outputs)),
+            "arena": range(len(entry.slots)),
+        }
         named = spaces | own
         for launch in entry.launches:
-            if launch.kernel not in kernels or any(index not in named[space] for space, index in launch.buffers):
+            if launch.kernel not in kernels or any(
+                index not in named[space] for space, index in launch.buffers
+            ):
                 return False
     return all(state.initial in constants for state in program.states) and all(
-        len(tensor.data) in (tensor.nbytes, numpy_dtype(tensor.dtype).itemsize) for tensor in program.constants
+        len(tensor.data) in (tensor.nbytes, numpy_dtype(tensor.dtype).itemsize)
+        for tensor in program.constants
     )
 
 

@@ -1,7 +1,9 @@
-"""Sessions on a device: a program's constants and states resident, each shape's launches captured once and replayed.
+"""Sessions on a device: a program's constants and states resident, each shape's launches captured
+once and replayed.
 
-``load`` reads a file and needs no device; the device is opened at the first call. NumPy arrays are copied in and out. Inputs that
-lie on the device already are read in place (borrow.py); ``run_on_device`` leaves the outputs there (device_array.py).
+``load`` reads a file and needs no device; the device is opened at the first call. NumPy arrays are
+copied in and out. Inputs that lie on the device already are read in place (borrow.py);
+``run_on_device`` leaves the outputs there (device_array.py).
 """
 
 from __future__ import annotations
@@ -30,8 +32,12 @@ Array: TypeAlias = npt.NDArray[Any]
 _PLANS_KEPT = 8  # captured graphs with their arenas, by entry, state and free dims
 
 
-def load(path: str | os.PathLike[str], open_device: Callable[[], Device] = CudaDevice) -> CudaSession:
-    """The program in a file; ProgramError if it is damaged. No device is needed before the first call."""
+def load(
+    path: str | os.PathLike[str], open_device: Callable[[], Device] = CudaDevice
+) -> CudaSession:
+    """The program in a file; ProgramError if it is damaged. No device is needed before the first
+    call.
+    """
     return CudaSession(read_program(Path(path)), open_device)
 
 
@@ -72,11 +78,15 @@ class CudaSession:
         return self._resident
 
     def __call__(self, *inputs: Any, **named: Any) -> Any:
-        """Runs the program: inputs by position or by name; one array, or a tuple of them in the outputs' order."""
+        """Runs the program: inputs by position or by name; one array, or a tuple of them in the
+        outputs' order.
+        """
         return _one_or_all(self._invoke("run", None, self._by_name("run", inputs, named)))
 
     def run_on_device(self, *inputs: Any, **named: Any) -> Any:
-        """Like a call, with outputs that stay on the device; they are complete when it returns, and so is what it read."""
+        """Like a call, with outputs that stay on the device; they are complete when it returns,
+        and so is what it read.
+        """
         outputs = self._invoke_on_device("run", None, self._by_name("run", inputs, named))
         return outputs[0] if len(outputs) == 1 else tuple(outputs)
 
@@ -84,18 +94,24 @@ class CudaSession:
         """The outputs of these names (None: all), from inputs by name."""
         places = {port.name: place for place, port in enumerate(self.outputs)}
         if unknown := [name for name in names or () if name not in places]:
-            raise InputError(f"There is no output {unknown[0]!r}; the program has {', '.join(places)}.")
+            raise InputError(
+                f"There is no output {unknown[0]!r}; the program has {', '.join(places)}."
+            )
         outputs = self._invoke("run", None, inputs)
         return outputs if names is None else [outputs[places[name]] for name in names]
 
     def seconds(self, inputs: Mapping[str, Any], times: int) -> float:
-        """The mean time on the device of ``run`` without its copies, of so many runs one after another."""
+        """The mean time on the device of ``run`` without its copies, of so many runs one after
+        another.
+        """
         with self._ready("run", None, inputs) as (plan, places):
             plan.bind(places, plan.outputs)
             return self.resident.device.seconds(plan.graph, times)
 
     def close(self) -> None:
-        """Frees the device's memory; states of this session must not be used any more, the session itself may."""
+        """Frees the device's memory; states of this session must not be used any more, the
+        session itself may.
+        """
         if self._resident is None:
             return
         self._drop_plans()
@@ -109,7 +125,9 @@ class CudaSession:
 
     def train_step(self, state: CudaState, *inputs: Any, **named: Any) -> tuple[Array, ...]:
         """One training step on the state; the outputs of the entry ``train_step``."""
-        results = tuple(self._invoke("train_step", state, self._by_name("train_step", inputs, named)))
+        results = tuple(
+            self._invoke("train_step", state, self._by_name("train_step", inputs, named))
+        )
         state.step += 1
         return results
 
@@ -120,14 +138,21 @@ class CudaSession:
     def entry(self, name: str) -> Entry:
         """An entry by name; UsageError if the program was not built with it."""
         if name not in self.program.entries:
-            raise UsageError(f"The program has no {name}; it has {', '.join(self.program.entries)}.",
-                             hint="Compile the model for training." if name == "train_step" else "")  # fmt: skip
+            raise UsageError(
+                f"The program has no {name}; it has {', '.join(self.program.entries)}.",
+                # fmt: skip
+                hint="Compile the model for training." if name == "train_step" else "",
+            )
         return self.program.entries[name]
 
-    def _by_name(self, entry: str, inputs: Sequence[Any], named: Mapping[str, Any]) -> dict[str, Any]:
+    def _by_name(
+        self, entry: str, inputs: Sequence[Any], named: Mapping[str, Any]
+    ) -> dict[str, Any]:
         names = [port.info.name for port in self.entry(entry).inputs]
         if len(inputs) > len(names):
-            raise InputError(f"The program takes {len(names)} inputs ({', '.join(names)}); {len(inputs)} were given.")
+            raise InputError(
+                f"The program takes {len(names)} inputs ({', '.join(names)}); {len(inputs)} were given."
+            )
         if twice := [name for name in names[: len(inputs)] if name in named]:
             raise InputError(f"The input {twice[0]!r} was given twice.")
         return {**dict(zip(names, inputs, strict=False)), **named}
@@ -145,11 +170,15 @@ class CudaSession:
             self._finish(plan)
         return outputs
 
-    def _invoke_on_device(self, name: str, state: CudaState | None, inputs: Mapping[str, Any]) -> list[DeviceArray]:
+    def _invoke_on_device(
+        self, name: str, state: CudaState | None, inputs: Mapping[str, Any]
+    ) -> list[DeviceArray]:
         """The outputs in memory of their own."""
         with self._ready(name, state, inputs) as (plan, places):
             ports = zip(plan.shapes, self.entry(name).outputs, strict=True)
-            outputs = [DeviceArray(self.resident.pool, shape, port.info.dtype) for shape, port in ports]
+            outputs = [
+                DeviceArray(self.resident.pool, shape, port.info.dtype) for shape, port in ports
+            ]
             plan.bind(places, [array.address for array in outputs])
             self.resident.device.replay(plan.graph)
             self._finish(plan)
@@ -163,12 +192,18 @@ class CudaSession:
             self.resident.device.synchronize()
 
     @contextlib.contextmanager
-    def _ready(self, name: str, state: CudaState | None, inputs: Mapping[str, Any]) -> Iterator[tuple[Plan, tuple[int, ...]]]:
-        """The plan for these inputs and where they are; those of other libraries are kept until the block ends."""
+    def _ready(
+        self, name: str, state: CudaState | None, inputs: Mapping[str, Any]
+    ) -> Iterator[tuple[Plan, tuple[int, ...]]]:
+        """The plan for these inputs and where they are; those of other libraries are kept until
+        the block ends.
+        """
         entry = self.entry(name)
         names = [port.info.name for port in entry.inputs]
         if unknown := [given for given in inputs if given not in names]:
-            raise InputError(f"There is no input {unknown[0]!r}; the program has {', '.join(names) or 'none'}.")
+            raise InputError(
+                f"There is no input {unknown[0]!r}; the program has {', '.join(names) or 'none'}."
+            )
         if missing := [wanted for wanted in names if wanted not in inputs]:
             raise InputError(f"The input {missing[0]!r} is missing.")
         with contextlib.ExitStack() as stack:
@@ -179,14 +214,25 @@ class CudaSession:
                     stack.callback(given[-1].release)
             shapes = {n: value.shape for n, value in zip(names, given, strict=True)}
             plan = self._plan(entry, state, bind_dims(entry, shapes, self.program))
-            yield plan, tuple(self._place(value, own) for value, own in zip(given, plan.inputs, strict=True))
+            yield (
+                plan,
+                tuple(
+                    self._place(value, own) for value, own in zip(given, plan.inputs, strict=True)
+                ),
+            )
 
     def _given(self, value: Any, port: PortInfo) -> Array | Borrowed:
         """An input in the host's memory, or where it lies on the device."""
-        return borrow(value, port, self.resident.device) if is_on_device(value) else as_input(value, port)
+        return (
+            borrow(value, port, self.resident.device)
+            if is_on_device(value)
+            else as_input(value, port)
+        )
 
     def _place(self, value: Array | Borrowed, own: int) -> int:
-        """Where kernels read an input: where it is, or in the plan's own buffer if it is the host's or not aligned for them."""
+        """Where kernels read an input: where it is, or in the plan's own buffer if it is the
+        host's or not aligned for them.
+        """
         match value:
             case Borrowed() if value.is_aligned and value.nbytes:
                 return value.address
@@ -221,11 +267,15 @@ class CudaSession:
 
 
 class CudaState:
-    """A training state on the device: tensors by name, copied out when read and in when written. Its memory is freed with it."""
+    """A training state on the device: tensors by name, copied out when read and in when written.
+    Its memory is freed with it.
+    """
 
     def __init__(self, session: CudaSession) -> None:
         self._device, self._program = session.resident.device, session.program
-        self._tensors = [session.program.constants[state.initial] for state in session.program.states]
+        self._tensors = [
+            session.program.constants[state.initial] for state in session.program.states
+        ]
         self._places = {state.name: place for place, state in enumerate(session.program.states)}
         places, total = laid_out({"state": [tensor.nbytes for tensor in self._tensors]})
         base = self._device.allocate(total)
@@ -252,7 +302,9 @@ class CudaState:
         tensor = self._tensors[place]
         array = np.asarray(value, numpy_dtype(tensor.dtype))
         if array.shape != tensor.shape:
-            raise InputError(f'The tensor "{name}" has the shape {list(tensor.shape)}, but {list(array.shape)} was given.')
+            raise InputError(
+                f'The tensor "{name}" has the shape {list(tensor.shape)}, but {list(array.shape)} was given.'
+            )
         self._device.upload(self.addresses[place], array)
 
     def _place(self, name: str) -> int:

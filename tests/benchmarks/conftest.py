@@ -1,4 +1,6 @@
-"""What the tables' tests share: a made-up machine, so that nothing is measured twice, and a small model as a file."""
+"""What the tables' tests share: a made-up machine, so that nothing is measured twice, and a
+small model as a file.
+"""
 
 from __future__ import annotations
 
@@ -12,8 +14,17 @@ import netloom as nl
 from netloom.benchmarks import peaks
 from netloom.benchmarks.peaks import Peaks
 
-MACHINE = Peaks(2.0, {1: 64.0, 2: 120.0}, {1: 10.0, 2: 10.0}, {1: 10.0, 2: 15.0}, 12, "x",
-                {n: {1: 10.0, 2: 11.0, 4: 12.0} for n in (1, 2)}, ("neighbours are out of sight.",))  # fmt: skip
+MACHINE = Peaks(
+    2.0,
+    {1: 64.0, 2: 120.0},
+    {1: 10.0, 2: 10.0},
+    {1: 10.0, 2: 15.0},
+    12,
+    "x",
+    # fmt: skip
+    {n: {1: 10.0, 2: 11.0, 4: 12.0} for n in (1, 2)},
+    ("neighbours are out of sight.",),
+)
 
 
 @pytest.fixture
@@ -39,5 +50,3 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def tables(folder: Path, name: str) -> tuple[Any, str]:
     """What a command wrote: the data and the text."""
     return json.loads((folder / f"{name}.json").read_text()), (folder / f"{name}.md").read_text()
-
-

@@ -40,7 +40,10 @@ class FakeTimer:
         pass
 
     def measure(self, layer: Layer, strategies: Sequence[str], seconds: float) -> Times:
-        return {name: None if name == "im2col" else 1e-3 * (place + 1) for place, name in enumerate(strategies)}
+        return {
+            name: None if name == "im2col" else 1e-3 * (place + 1)
+            for place, name in enumerate(strategies)
+        }
 
     def close(self) -> None:
         pass
@@ -48,10 +51,18 @@ class FakeTimer:
 
 def test_equal_layers_are_one_case() -> None:
     cases = gathered([("a", network(3, 3, 1)), ("b", network(1, 5))], "default", RATES, 1 << 30)
-    assert sorted(tuple(sorted(case.counts.items())) for case in cases) == [(("a", 1), ("b", 1)), (("a", 2),), (("b", 1),)]
+    assert sorted(tuple(sorted(case.counts.items())) for case in cases) == [
+        (("a", 1), ("b", 1)),
+        (("a", 2),),
+        (("b", 1),),
+    ]
     assert [case.weight for case in cases] == sorted((case.weight for case in cases), reverse=True)
     cold = gathered([("a", network(1)), ("b", network(1, 5))], "default", RATES, 32 * 32 * 4)
-    assert sorted((case.layer.is_cold, *case.counts) for case in cold) == [(False, "a"), (True, "b"), (True, "b")]
+    assert sorted((case.layer.is_cold, *case.counts) for case in cold) == [
+        (False, "a"),
+        (True, "b"),
+        (True, "b"),
+    ]
 
 
 def test_rows() -> None:
@@ -65,7 +76,8 @@ def test_the_summary() -> None:
     rows = [Row("s", False, {"a": 1}, "x", "x", 1.0, {"x": 1.0}, {"x": 2.0}),
             Row("s", False, {"a": 2, "b": 1}, "x", "y", 1.1, {"x": 1.0}, {"x": 1.1, "y": 1.0}),
             Row("s", True, {"a": 1}, "x", "y", 1.5, {"x": 1.0}, {"x": 1.5, "y": 1.0})]  # fmt: skip
-    assert summary(rows) == {"layers": 3, "good": 2, "percent": pytest.approx(66.67, abs=0.01), "chosen_ms": pytest.approx(6.8),
+    assert summary(rows) == {"layers": 3, "good": 2, "percent": pytest.approx(66.67, abs=0.01),
+                             "chosen_ms": pytest.approx(6.8),
                              "best_ms": pytest.approx(6.0)}  # fmt: skip
     assert summary([])["percent"] == 0
 
@@ -79,4 +91,7 @@ def test_the_command(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     data = json.loads((tmp_path / "choices.json").read_text())
     assert len(data["rows"]) == data["summary"]["layers"] == 2 and data["machine"]["clock"] == 3.0
     text = (tmp_path / "choices.md").read_text()
-    assert f"on {data['summary']['good']} of 2 layers" in text and text.count("float32[1, 32, 8, 8] * ") == 2
+    assert (
+        f"on {data['summary']['good']} of 2 layers" in text
+        and text.count("float32[1, 32, 8, 8] * ") == 2
+    )

@@ -10,11 +10,19 @@ from netloom.benchmarks.conditions import processor, warnings
 
 CASES = {
     "load": ("proc/loadavg", "0.90 0.50 0.40 1/200 77\n", "load average is 0.90"),
-    "governor": ("sys/devices/system/cpu/cpu0/cpufreq/scaling_governor", "powersave\n", "governor powersave"),
+    "governor": (
+        "sys/devices/system/cpu/cpu0/cpufreq/scaling_governor",
+        "powersave\n",
+        "governor powersave",
+    ),
     "boost": ("sys/devices/system/cpu/cpufreq/boost", "1\n", "clock rises"),
     "turbo": ("sys/devices/system/cpu/intel_pstate/no_turbo", "0\n", "clock rises"),
     "siblings": ("sys/devices/system/cpu/smt/active", "1\n", "share one core"),
-    "virtual": ("proc/cpuinfo", "model name\t: Chip 9000\nflags\t\t: fpu hypervisor avx2\n", "virtual machine"),
+    "virtual": (
+        "proc/cpuinfo",
+        "model name\t: Chip 9000\nflags\t\t: fpu hypervisor avx2\n",
+        "virtual machine",
+    ),
 }
 QUIET = {
     "proc/loadavg": "0.05 0.50 0.40 1/200 77\n",
@@ -49,4 +57,9 @@ def test_a_quiet_machine_and_an_unknown_one_give_none(tmp_path: Path) -> None:
 
 def test_more_threads_than_processors(tmp_path: Path) -> None:
     assert warnings(3, tmp_path, processors=2) == ["3 threads share 2 processors."]
-    assert warnings(1, system(tmp_path, QUIET | {"sys/devices/system/cpu/smt/active": "1\n"}), processors=2) == []
+    assert (
+        warnings(
+            1, system(tmp_path, QUIET | {"sys/devices/system/cpu/smt/active": "1\n"}), processors=2
+        )
+        == []
+    )

@@ -34,7 +34,9 @@ def test_a_command_that_fails_is_named() -> None:
             watch(command)
 
 
-def test_cold_is_an_empty_cache_and_again_what_that_left(model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_cold_is_an_empty_cache_and_again_what_that_left(
+    model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     before = []
     run = child.seconds_of
 
@@ -54,15 +56,37 @@ def test_compiling(model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
     assert weights.value * 1e6 == 4 * (4 * 9 + 4 + 3 * 64 + 3)
     memory = found[f"memory while compiling {model}, all processes"]
     assert 30 < memory.value < 1000 and memory.goal == pytest.approx(500 + 3 * weights.value)
-    assert found["size of the .so over the weights"].value == pytest.approx((tmp_path / "memory.so").stat().st_size / weights.value / 1e6)
-    assert found[f"compile {model}, cold"].is_met and found[f"compile {costs.TINY} (a tiny CNN), cold"].is_met
+    assert found["size of the .so over the weights"].value == pytest.approx(
+        (tmp_path / "memory.so").stat().st_size / weights.value / 1e6
+    )
+    assert (
+        found[f"compile {model}, cold"].is_met
+        and found[f"compile {costs.TINY} (a tiny CNN), cold"].is_met
+    )
 
 
 def test_the_other_parts(model: Path, machine: Peaks, tmp_path: Path) -> None:
-    costs.main(["-o", str(tmp_path), "--network", str(model), "--repeats", "1", "--parts", "open,import,call"])
+    costs.main(
+        [
+            "-o",
+            str(tmp_path),
+            "--network",
+            str(model),
+            "--repeats",
+            "1",
+            "--parts",
+            "open,import,call",
+        ]
+    )
     data, text = tables(tmp_path, "costs")
     found = {row["name"]: row["value"] for row in data["rows"]}
-    assert 0 < found[f"of this, opening {model}"] and 0 < found[f"steady time of {model}, one thread"] < 1000
+    assert (
+        0 < found[f"of this, opening {model}"]
+        and 0 < found[f"steady time of {model}, one thread"] < 1000
+    )
     assert 0 < found["import netloom"] < found["import netloom.runtime.session (netloom.load)"]
-    assert 0 < found["one call from Python, bound buffers"] < 1000 and 0 < found.get("one call from C", 1.0) < 1000
+    assert (
+        0 < found["one call from Python, bound buffers"] < 1000
+        and 0 < found.get("one call from C", 1.0) < 1000
+    )
     assert "| one call from Python, bound buffers | " in text

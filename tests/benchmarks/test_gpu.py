@@ -14,13 +14,19 @@ from netloom.errors import DeviceError
 from netloom.runtime.cuda.device import Device
 from tests.ptx_emulator.device import EmulatedDevice
 
-needs_compiler = pytest.mark.skipif(not is_available(), reason="numba-cuda is not installed (netloom[cuda])")
+needs_compiler = pytest.mark.skipif(
+    not is_available(), reason="numba-cuda is not installed (netloom[cuda])"
+)
 
 
 @needs_compiler
 def test_build_and_run(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     programs = gpu.build(tmp_path, gpu.cases("toy"), ["sm_90a"])
-    ptx = {kernel.name: kernel.ptx for program in programs.values() for kernel in program.kernels.values()}
+    ptx = {
+        kernel.name: kernel.ptx
+        for program in programs.values()
+        for kernel in program.kernels.values()
+    }
     device = EmulatedDevice(ptx)
     assert gpu.main(["run", str(tmp_path), "--rounds", "1", "--replays", "1"], lambda: device) == 0
     results = json.loads((tmp_path / "results.json").read_text())
@@ -63,7 +69,11 @@ def test_the_check_finds_wrong_results(case: gpu.Case) -> None:
             y = inputs["x"].astype(np.float64) @ inputs["w"]
         case "conv":
             padded = np.pad(inputs["x"].astype(np.float64), ((0, 0), (0, 0), (1, 1), (1, 1)))
-            y = np.einsum("ncyxij,ocij->noyx", np.lib.stride_tricks.sliding_window_view(padded, (3, 3), (2, 3)), inputs["w"])
+            y = np.einsum(
+                "ncyxij,ocij->noyx",
+                np.lib.stride_tricks.sliding_window_view(padded, (3, 3), (2, 3)),
+                inputs["w"],
+            )
         case _:
             y = np.maximum(inputs["x"], 0)
     assert y.shape == case.output
@@ -74,6 +84,13 @@ def test_the_check_finds_wrong_results(case: gpu.Case) -> None:
 def test_the_full_size() -> None:
     names = [case.name for case in gpu.cases("full")]
     assert len(set(names)) == len(names)
-    assert {case.x[0] for case in gpu.cases("full") if case.kind == "matmul"} == {1024, 2048, 4096, 8192}
-    vgg = sum(case.flops for case in gpu.cases("full") if "vgg" in case.name and "n1 direct" in case.name)
+    assert {case.x[0] for case in gpu.cases("full") if case.kind == "matmul"} == {
+        1024,
+        2048,
+        4096,
+        8192,
+    }
+    vgg = sum(
+        case.flops for case in gpu.cases("full") if "vgg" in case.name and "n1 direct" in case.name
+    )
     assert vgg == pytest.approx(2 * 9 * sum(c * o * e * e for c, o, e in gpu._VGG))

@@ -36,21 +36,35 @@ def test_launches_tell_what_they_compute() -> None:
 
     costs = launch_costs(compile_graph(nl.zoo.lenet5(), Options(threads=1)), runs=1, dims={"N": 2})
     families = [cost.family for cost in costs]
-    assert families.count("matmul") == 3 and families.count("max_pool") == 2 and "direct 5x5" in families
+    assert (
+        families.count("matmul") == 3
+        and families.count("max_pool") == 2
+        and "direct 5x5" in families
+    )
     assert all(cost.seconds > 0 and cost.bytes >= cost.weight_bytes for cost in costs)
     dense = next(cost for cost in costs if cost.node == "dense3")
-    assert (dense.ops[0], dense.operations) == ("matmul", 2 * 2 * 84 * 10) and dense.weight_bytes >= 4 * 84 * 10
+    assert (dense.ops[0], dense.operations) == (
+        "matmul",
+        2 * 2 * 84 * 10,
+    ) and dense.weight_bytes >= 4 * 84 * 10
 
 
 @pytest.mark.parametrize(("stride", "pad"), [(1, 0), (2, 1), (1, 2)])
 def test_single_results(stride: int, pad: int) -> None:
     rng = np.random.default_rng(0)
-    x, w = rng.standard_normal((2, 3, 7, 6)).astype(np.float32), rng.standard_normal((4, 3, 3, 3)).astype(np.float32)
+    x, w = (
+        rng.standard_normal((2, 3, 7, 6)).astype(np.float32),
+        rng.standard_normal((4, 3, 3, 3)).astype(np.float32),
+    )
     padded = np.pad(x.astype(np.float64), ((0, 0), (0, 0), (pad, pad), (pad, pad)))
-    windows = np.lib.stride_tricks.sliding_window_view(padded, (3, 3), (2, 3))[:, :, ::stride, ::stride]
+    windows = np.lib.stride_tricks.sliding_window_view(padded, (3, 3), (2, 3))[
+        :, :, ::stride, ::stride
+    ]
     y = np.einsum("ncyxij,ocij->noyx", windows, w)
     assert exact.sampled_error(y, lambda place: exact.convolution(x, w, stride, pad, place)) < 1e-14
-    assert exact.sampled_error(1.01 * y, lambda place: exact.convolution(x, w, stride, pad, place)) == pytest.approx(0.01)
+    assert exact.sampled_error(
+        1.01 * y, lambda place: exact.convolution(x, w, stride, pad, place)
+    ) == pytest.approx(0.01)
     a, b = x[0, 0], x[1, 0].T
     product = a.astype(np.float64) @ b
     assert exact.sampled_error(product, lambda place: exact.product(a, b, place)) < 1e-14

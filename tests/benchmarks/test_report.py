@@ -21,11 +21,22 @@ class Row:
 
 
 def test_the_files(machine: Peaks, tmp_path: Path) -> None:
-    """Records nest, numbers that are not known are null, and the machine stands at the head of both."""
-    report.write(tmp_path / "new", "t", machine, {"rows": [Row("a", (1.0, math.nan))], "flags": {2: math.inf}}, ["text"])
+    """Records nest, numbers that are not known are null, and the machine stands at the head of
+    both.
+    """
+    report.write(
+        tmp_path / "new",
+        "t",
+        machine,
+        {"rows": [Row("a", (1.0, math.nan))], "flags": {2: math.inf}},
+        ["text"],
+    )
     data = json.loads((tmp_path / "new" / "t.json").read_text())
     assert data["rows"] == [{"name": "a", "values": [1.0, None]}] and data["flags"] == {"2": None}
-    assert data["machine"]["flops"] == {"1": 64.0, "2": 120.0} and data["machine"]["copies"]["2"]["4"] == 12.0
+    assert (
+        data["machine"]["flops"] == {"1": 64.0, "2": 120.0}
+        and data["machine"]["copies"]["2"]["4"] == 12.0
+    )
     assert data["machine"]["copy"] == {"1": 10.0, "2": 10.0} and data["machine"]["processor"]
     lines = (tmp_path / "new" / "t.md").read_text().splitlines()
     assert lines[0] == "# t" and lines[-1] == "text"
@@ -51,5 +62,7 @@ def test_goals(sense: Sense, value: float, met: bool, cell: str) -> None:
     assert goal.is_met is met
     lines = goal_lines([goal])
     assert lines[-1] == "| figure " + cell
-    assert lines[0] == ("0 of 0 goals are met." if sense is Sense.NONE else f"{int(met)} of 1 goals are met.")
+    assert lines[0] == (
+        "0 of 0 goals are met." if sense is Sense.NONE else f"{int(met)} of 1 goals are met."
+    )
     assert goal_lines([]) == []

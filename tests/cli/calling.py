@@ -15,7 +15,9 @@ ROOT = Path(__file__).parents[2]
 
 
 def call(*arguments: str | Path, code: int = 0) -> Result:
-    """The result of a call that must end with the code; a traceback never is part of what it says."""
+    """The result of a call that must end with the code; a traceback never is part of what it
+    says.
+    """
     result = CliRunner().invoke(main, [str(argument) for argument in arguments])
     assert result.exit_code == code, (result.exit_code, result.output, result.exception)
     assert "Traceback" not in result.output
@@ -25,11 +27,14 @@ def call(*arguments: str | Path, code: int = 0) -> Result:
 def start(*arguments: str | Path, folder: Path, **environment: str) -> subprocess.Popen[str]:
     """A process of the command line in a folder."""
     variables = {**os.environ, "PYTHONPATH": str(ROOT), **environment}
-    return subprocess.Popen([sys.executable, "-m", "netloom", *map(str, arguments)], cwd=folder, env=variables, text=True,
+    return subprocess.Popen([sys.executable, "-m", "netloom", *map(str, arguments)], cwd=folder,
+                            env=variables, text=True,
                             stdout=subprocess.PIPE, stderr=subprocess.PIPE)  # fmt: skip
 
 
-def spawn(*arguments: str | Path, folder: Path, code: int = 0, **environment: str) -> tuple[str, str]:
+def spawn(
+    *arguments: str | Path, folder: Path, code: int = 0, **environment: str
+) -> tuple[str, str]:
     """Standard output and standard error of such a process, which must end with the code."""
     process = start(*arguments, folder=folder, **environment)
     out, err = process.communicate(timeout=120)

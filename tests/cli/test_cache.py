@@ -27,7 +27,14 @@ def test_show(folder: Path) -> None:
     assert str(folder) in text and "entries    2" in text and "0.0 MB of at most 268 MB" in text
     row = json.loads(call("cache", "show", "--json").stdout)
     assert row["oldest"] > 1.7e9
-    assert row | {"oldest": 0} == {"folder": str(folder), "usable": True, "entries": 2, "bytes": 2000, "limit": LIMIT, "oldest": 0}
+    assert row | {"oldest": 0} == {
+        "folder": str(folder),
+        "usable": True,
+        "entries": 2,
+        "bytes": 2000,
+        "limit": LIMIT,
+        "oldest": 0,
+    }
 
 
 def test_clear(folder: Path) -> None:

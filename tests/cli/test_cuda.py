@@ -1,4 +1,6 @@
-"""``--target cuda`` on a machine without a device: the program file is written, and running it says what is missing."""
+"""``--target cuda`` on a machine without a device: the program file is written, and running it
+says what is missing.
+"""
 
 from __future__ import annotations
 
@@ -13,11 +15,15 @@ from netloom.compiler.targets.cuda.compile import is_available
 
 from .calling import call
 
-needs_compiler = pytest.mark.skipif(not is_available(), reason="numba-cuda is not installed (netloom[cuda])")
+needs_compiler = pytest.mark.skipif(
+    not is_available(), reason="numba-cuda is not installed (netloom[cuda])"
+)
 
 
 @needs_compiler
-def test_compile_writes_a_program_and_run_needs_a_device(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_compile_writes_a_program_and_run_needs_a_device(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     path = tmp_path / "m.nlc"
     said = call("compile", "--target", "cuda", "zoo:mlp", "-o", path, "--json").output
     row = json.loads(said[said.index("{") :])
@@ -37,13 +43,25 @@ def test_compile_writes_a_program_and_run_needs_a_device(tmp_path: Path, monkeyp
 @needs_compiler
 def test_a_training_program_and_a_precision(tmp_path: Path) -> None:
     recipe = "loss=cross_entropy,optimizer=sgd"
-    said = call("compile", "--target", "cuda", "--precision", "tf32", "--train", recipe, "zoo:mlp", "-o", tmp_path / "m.nlc").output
+    said = call(
+        "compile",
+        "--target",
+        "cuda",
+        "--precision",
+        "tf32",
+        "--train",
+        recipe,
+        "zoo:mlp",
+        "-o",
+        tmp_path / "m.nlc",
+    ).output
     assert "precision tf32, target cuda (sm_80, sm_90a)" in said
 
 
 @pytest.mark.parametrize(("arguments", "message"), [
     (("--target", "cuda", "zoo:mlp"), "Give -o model.nlc"),
-    (("--target", "cuda", "zoo:mlp", "--emit", "llvm", "-o", "m.nlc"), "the cuda target writes program files"),
+    (("--target", "cuda", "zoo:mlp", "--emit", "llvm", "-o", "m.nlc"),
+     "the cuda target writes program files"),
     (("--precision", "bf16", "zoo:mlp", "-o", "m.so"), "the cpu target has no precision bf16"),
 ])  # fmt: skip
 def test_what_does_not_go_together(arguments: tuple[str, ...], message: str) -> None:
@@ -55,7 +73,7 @@ def test_a_file_that_is_no_program(tmp_path: Path) -> None:
     assert "is not a netloom program for CUDA" in call("run", tmp_path / "m.nlc", code=5).output
 
 
-# -- inspect -------------------------------------------------------------------------------------------------------
+# -- inspect ---------------------------------------------------------------------------------------
 
 
 @pytest.fixture(scope="module")
@@ -72,8 +90,13 @@ def test_inspect_says_what_a_program_file_holds(program: Path) -> None:
     assert lines[1] == "target: cuda, sm_80, sm_90a" and lines[-1] == "contents: verified"
     assert "  precision  f32" in text and "  inputs       x float32[N, 1, 28, 28]" in text
     kernels = [line for line in lines if line.startswith("  k_")]
-    assert any("product, tile" in line for line in kernels) and any("rows, " in line for line in kernels)
-    assert all("256 threads, " in k and " registers on sm_80" in k and " bytes shared" in k for k in kernels)
+    assert any("product, tile" in line for line in kernels) and any(
+        "rows, " in line for line in kernels
+    )
+    assert all(
+        "256 threads, " in k and " registers on sm_80" in k and " bytes shared" in k
+        for k in kernels
+    )
     data = json.loads(call("inspect", program, "--json").stdout)
     assert data["target"] == "cuda" and data["options"]["precision"] == "f32"
     assert {"form", "registers", "shared"} <= set(data["kernels"][0])
@@ -84,7 +107,8 @@ def test_a_damaged_file_is_one_sentence(program: Path, tmp_path: Path) -> None:
     data = program.read_bytes()
     wrong = tmp_path / "wrong.nlc"
     for contents, message in (
-        (data[:-1], "have changed since it was written"), (data[:40], "it is cut off"), (b"", "it is cut off"),
+        (data[:-1], "have changed since it was written"), (data[:40], "it is cut off"),
+        (b"", "it is cut off"),
         (data[:99] + b"?" + data[100:], "have changed since it was written"),
     ):  # fmt: skip
         wrong.write_bytes(contents)
@@ -95,16 +119,27 @@ def test_a_damaged_file_is_one_sentence(program: Path, tmp_path: Path) -> None:
 def test_explain_says_the_strategies_and_forms_without_the_tools() -> None:
     said = json.loads(call("explain", "--target", "cuda", "zoo:lenet5", "--json").stdout)
     assert all(row["strategy"].startswith(("direct", "winograd")) for row in said["convolutions"])
-    reasons = {c["verdict"] for row in said["convolutions"] for c in row["candidates"] if c["strategy"].startswith("fft")}
+    reasons = {
+        c["verdict"]
+        for row in said["convolutions"]
+        for c in row["candidates"]
+        if c["strategy"].startswith("fft")
+    }
     assert reasons == {"rejected: the cuda target has no code for its transforms"}
     assert any(launch["kernel"].startswith("product, tile") for launch in said["launches"])
     text = call("explain", "--target", "cuda", "--precision", "tf32", "zoo:lenet5").output
-    assert text.startswith("target cuda, precision tf32") and "memory: " in text and ", tf32  " in text
-    assert "there is no convolution 'none'" in call(
-        "explain", "--target", "cuda", "--conv-strategy", "none=direct", "zoo:lenet5", code=2).output
+    assert (
+        text.startswith("target cuda, precision tf32") and "memory: " in text and ", tf32  " in text
+    )
+    assert (
+        "there is no convolution 'none'"
+        in call(
+            "explain", "--target", "cuda", "--conv-strategy", "none=direct", "zoo:lenet5", code=2
+        ).output
+    )
 
 
-# -- tuning --------------------------------------------------------------------------------------------------------
+# -- tuning ----------------------------------------------------------------------------------------
 
 
 NETWORK = """
@@ -129,22 +164,54 @@ def test_candidates_are_written_and_times_taken(tmp_path: Path) -> None:
     said = call("compile", "--target", "cuda", model, "--tune-candidates", data).stdout
     assert "python -m netloom.runtime.cuda.tune candidates -o times.json" in said
     found = read_candidates(data)
-    rows = [{"text": layer.text, "constants": layer.constants, "seconds": {s: float(rank + 1) for rank, s in enumerate(layer.programs)}}
+    rows = [{"text": layer.text, "constants": layer.constants,
+             "seconds": {s: float(rank + 1) for rank, s in enumerate(layer.programs)}}
             for layer in found.layers]  # fmt: skip
     times = tmp_path / "times.json"
-    table = {"format": 1, "version": found.version, "precision": "f32", "device": {"name": "Fake", "capability": "9.0"}, "layers": rows}
+    table = {
+        "format": 1,
+        "version": found.version,
+        "precision": "f32",
+        "device": {"name": "Fake", "capability": "9.0"},
+        "layers": rows,
+    }
     times.write_text(json.dumps(table))
-    row = json.loads(call("compile", "--target", "cuda", model, "-o", tmp_path / "m.nlc", "--tuned", times, "--json").stdout)
+    row = json.loads(
+        call(
+            "compile",
+            "--target",
+            "cuda",
+            model,
+            "-o",
+            tmp_path / "m.nlc",
+            "--tuned",
+            times,
+            "--json",
+        ).stdout
+    )
     assert row["tuning"] == {"machine": "Fake, 9.0", "layers": len(rows), "measured": len(rows)}
     assert "layers with a choice timed on Fake, 9.0" in call("inspect", tmp_path / "m.nlc").stdout
     said = call("explain", "--target", "cuda", model, "--tuned", times).stdout
     assert "chosen: measured 1000.000 ms, the least" in said
-    error = call("compile", "--target", "cuda", "--precision", "tf32", model, "-o", tmp_path / "m.nlc", "--tuned", times, code=2)
+    error = call(
+        "compile",
+        "--target",
+        "cuda",
+        "--precision",
+        "tf32",
+        model,
+        "-o",
+        tmp_path / "m.nlc",
+        "--tuned",
+        times,
+        code=2,
+    )
     assert "was measured at the precision 'f32', not 'tf32'" in error.stderr
 
 
 @pytest.mark.parametrize("arguments", [
-    ("zoo:mlp",), ("--target", "cuda", "zoo:mlp", "-o", "m.nlc"), ("--target", "cuda", "zoo:mlp", "--emit", "graph"),
+    ("zoo:mlp",), ("--target", "cuda", "zoo:mlp", "-o", "m.nlc"),
+    ("--target", "cuda", "zoo:mlp", "--emit", "graph"),
     ("--target", "cuda", "zoo:mlp", "--train", "loss=cross_entropy,optimizer=sgd"),
 ])  # fmt: skip
 def test_candidates_are_a_file_of_their_own(arguments: tuple[str, ...], tmp_path: Path) -> None:

@@ -16,5 +16,6 @@ def test_an_entry_is_printed(monkeypatch: pytest.MonkeyPatch) -> None:
     entry = machine_entry("x86-64-v3")
     monkeypatch.setattr(machine, "measure_entry", lambda: entry)
     text = call("machine").stdout.splitlines()[-1]
-    assert eval(text, {"MachineEntry": MachineEntry}) == (entry,)  # ready to be pasted: it ends with a comma
+    # ready to be pasted: it ends with a comma
+    assert eval(text, {"MachineEntry": MachineEntry}) == (entry,)
     assert json.loads(call("machine", "--json").stdout)["cpu"] == "x86-64-v3"

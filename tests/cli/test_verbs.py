@@ -63,17 +63,24 @@ def test_help_names_every_verb_and_exit_code() -> None:
 
 
 def test_help_imports_neither_numpy_nor_the_compiler() -> None:
-    code = ("import sys; from netloom.cli import main; main(['--help'], standalone_mode=False); "
-            "print({'numpy', 'llvmlite', 'onnx', 'rich', 'netloom.compiler', 'netloom.runtime'} & set(sys.modules))")  # fmt: skip
-    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
+    code = (
+        "import sys; from netloom.cli import main; main(['--help'], standalone_mode=False); "
+        # fmt: skip
+        "print({'numpy', 'llvmlite', 'onnx', 'rich', 'netloom.compiler', 'netloom.runtime'} & set(sys.modules))"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True
+    )
     assert done.stdout.splitlines()[-1] == "set()"
 
 
-# -- compile -----------------------------------------------------------------------------------------------------
+# -- compile ---------------------------------------------------------------------------------------
 
 
 def test_compile_says_precision_and_target_first(folder: Path, tmp_path: Path) -> None:
-    lines = call("compile", folder / "net.onnx", "-o", tmp_path / "a.so", "--cpu", "x86-64-v3").output.splitlines()
+    lines = call(
+        "compile", folder / "net.onnx", "-o", tmp_path / "a.so", "--cpu", "x86-64-v3"
+    ).output.splitlines()
     assert lines[0] == "precision float32, target x86-64-v3, accuracy default"
     assert sorted(path.name for path in tmp_path.iterdir()) == ["a.h", "a.so"]
     row = data_of("compile", folder / "net.onnx", "-o", tmp_path / "a.so", "--threads", "3")
@@ -84,9 +91,15 @@ def test_compile_says_precision_and_target_first(folder: Path, tmp_path: Path) -
 
 def test_compile_writes_every_form(folder: Path, tmp_path: Path) -> None:
     call("compile", folder / "net.onnx", "-o", tmp_path / "a.so", "--emit", ",".join(EMITTERS))
-    assert {path.name for path in tmp_path.iterdir()} == {"a" + emitter.suffix for emitter in EMITTERS.values()}
+    assert {path.name for path in tmp_path.iterdir()} == {
+        "a" + emitter.suffix for emitter in EMITTERS.values()
+    }
     text = {form: (tmp_path / f"a{EMITTERS[form].suffix}").read_bytes() for form in EMITTERS}
-    assert text["graph"].startswith(b'graph "') and b"max_pool" in text["graph"] and b"= kernel(" not in text["graph"]
+    assert (
+        text["graph"].startswith(b'graph "')
+        and b"max_pool" in text["graph"]
+        and b"= kernel(" not in text["graph"]
+    )
     assert b"= kernel(" in text["kernels"]
     assert b"define void @" in text["llvm"] and b".text" in text["asm"]
     assert text["so"].startswith(b"\x7fELF") and text["obj"].startswith(b"\x7fELF")
@@ -139,13 +152,25 @@ def test_an_object_is_linked_into_a_program(folder: Path, tmp_path: Path) -> Non
 def test_dump_holds_a_text_for_each_pass(folder: Path, tmp_path: Path) -> None:
     call("compile", folder / "net.onnx", "-o", tmp_path / "a.so", "--dump", tmp_path / "dump")
     names = sorted(path.name for path in (tmp_path / "dump" / "run").iterdir())
-    assert names[0] == "00_input.txt" and any(name.endswith("_select_strategies.txt") for name in names)
+    assert names[0] == "00_input.txt" and any(
+        name.endswith("_select_strategies.txt") for name in names
+    )
 
 
 def test_compile_for_training(folder: Path, tmp_path: Path) -> None:
-    call("compile", f"{folder}/net.py:graph", "-o", tmp_path / "a.so", "--train", "loss=cross_entropy,optimizer=sgd:lr=0.1,momentum=0.9")
+    call(
+        "compile",
+        f"{folder}/net.py:graph",
+        "-o",
+        tmp_path / "a.so",
+        "--train",
+        "loss=cross_entropy,optimizer=sgd:lr=0.1,momentum=0.9",
+    )
     facts = data_of("inspect", tmp_path / "a.so")
-    assert facts["training"] and [entry["name"] for entry in facts["entries"]] == ["run", "train_step"]
+    assert facts["training"] and [entry["name"] for entry in facts["entries"]] == [
+        "run",
+        "train_step",
+    ]
     assert any("velocity" in state["name"] for state in facts["states"])
 
 
@@ -153,13 +178,16 @@ def test_shapes_and_dims(folder: Path) -> None:
     for option in (("--shape", "x:5x1x8x8"), ("--dim", "N=5")):
         for model in (f"{folder}/net.py:graph", f"{folder}/net.onnx"):
             assert "float32[5, 1, 8, 8]" in call("inspect", model, *option).output, (model, option)
-    assert "float32[N, 1, 8, 8]" in call("inspect", f"{folder}/net.py:small", "--shape", "x:Nx1x8x8").output
+    assert (
+        "float32[N, 1, 8, 8]"
+        in call("inspect", f"{folder}/net.py:small", "--shape", "x:Nx1x8x8").output
+    )
     for model in (f"{folder}/net.py:graph", f"{folder}/net.onnx"):
         assert "2..4" in call("inspect", model, "--dim", "N=2..4").output
         assert "float32[2*N, 1, 8, 8]" in call("inspect", model, "--dim", "N=2..8:2").output
 
 
-# -- run ---------------------------------------------------------------------------------------------------------
+# -- run -------------------------------------------------------------------------------------------
 
 
 def test_run_on_files(folder: Path, tmp_path: Path) -> None:
@@ -182,7 +210,9 @@ def test_run_on_an_image(folder: Path, tmp_path: Path) -> None:
     picture = np.arange(64, dtype=np.uint8).reshape(8, 8) * 4
     Image.fromarray(picture).save(tmp_path / "x.png")
     np.save(tmp_path / "x.npy", ((picture / 255 - 0.5) / 0.25).astype(np.float32)[None, None])
-    (image,) = data_of("run", folder / "net.so", "--in", f"x={tmp_path}/x.png", "--mean", "0.5", "--std", "0.25")
+    (image,) = data_of(
+        "run", folder / "net.so", "--in", f"x={tmp_path}/x.png", "--mean", "0.5", "--std", "0.25"
+    )
     (array,) = data_of("run", folder / "net.so", "--in", f"x={tmp_path}/x.npy")
     assert image == array
 
@@ -198,28 +228,41 @@ def test_random_inputs_depend_on_the_seed_and_dims(folder: Path) -> None:
     assert first == again != other and first[0]["shape"] == [4, 3]
 
 
-# -- inspect, check, compare -------------------------------------------------------------------------------------
+# -- inspect, check, compare -----------------------------------------------------------------------
 
 
 def test_inspect_a_program(folder: Path) -> None:
     text = call("inspect", folder / "net.so", "--verify").output
-    assert "float32[N, 1, 8, 8]" in text and "contents: verified" in text and "source hash: " in text
+    assert (
+        "float32[N, 1, 8, 8]" in text and "contents: verified" in text and "source hash: " in text
+    )
 
 
 def test_inspect_counts_the_work(folder: Path) -> None:
     facts = data_of("inspect", folder / "net.onnx")
-    assert facts["connections"] == 64 * 4 * 9 + 64 * 3 and facts["FLOPs"] == 2 * facts["connections"]
+    assert (
+        facts["connections"] == 64 * 4 * 9 + 64 * 3 and facts["FLOPs"] == 2 * facts["connections"]
+    )
     assert facts["units"] == 64 * 4 + 3 and facts["ops"]["conv"] == 1
 
 
 def test_check(folder: Path) -> None:
     assert "supported" in call("check", folder / "net.onnx").output
-    assert {row["op"] for row in data_of("check", folder / "net.onnx")} >= {"Conv", "Relu", "MaxPool"}
+    assert {row["op"] for row in data_of("check", folder / "net.onnx")} >= {
+        "Conv",
+        "Relu",
+        "MaxPool",
+    }
 
 
 @pytest.mark.parametrize("other", ["reference", "onnxruntime", "program"])
 def test_compare(folder: Path, other: str) -> None:
-    result = data_of("compare", folder / "net.onnx", "--with", str(folder / "net.so") if other == "program" else other)
+    result = data_of(
+        "compare",
+        folder / "net.onnx",
+        "--with",
+        str(folder / "net.so") if other == "program" else other,
+    )
     assert result["agrees"] and [row["output"] for row in result["outputs"]] == ["y"]
 
 
@@ -230,7 +273,10 @@ def test_compare_every_node(folder: Path) -> None:
 
 def test_a_distance_beyond_the_tolerance_is_1(folder: Path) -> None:
     result = call("compare", folder / "net.onnx", "--tolerance", "-1", code=1)
-    assert "'y' is the first of 1 outputs beyond the tolerance" in result.stderr and "FAR" in result.stdout
+    assert (
+        "'y' is the first of 1 outputs beyond the tolerance" in result.stderr
+        and "FAR" in result.stdout
+    )
 
 
 def test_another_program_is_a_failed_comparison(folder: Path, tmp_path: Path) -> None:
@@ -239,12 +285,14 @@ def test_another_program_is_a_failed_comparison(folder: Path, tmp_path: Path) ->
     call("compare", f"{tmp_path}/other.py:graph", "--with", folder / "net.so", code=1)
 
 
-# -- lists -------------------------------------------------------------------------------------------------------
+# -- lists -----------------------------------------------------------------------------------------
 
 
 def test_lists() -> None:
     assert set(data_of("ops")) == set(OPS)
-    assert [row["name"] for row in data_of("strategies")] == [strategy.name for strategy in STRATEGIES]
+    assert [row["name"] for row in data_of("strategies")] == [
+        strategy.name for strategy in STRATEGIES
+    ]
     assert [row["name"] for row in data_of("passes")][-1] == "fuse"
     assert sum(row["host"] for row in data_of("targets")) == 1
     for verb in ("ops", "strategies", "passes", "targets"):
@@ -256,7 +304,7 @@ def test_doctor_tries_the_machine() -> None:
     assert facts["compile and run"] == facts["link and load"] == "ok" and facts["processors"] >= 1
 
 
-# -- train -------------------------------------------------------------------------------------------------------
+# -- train -----------------------------------------------------------------------------------------
 
 
 @pytest.fixture(scope="module")
@@ -272,11 +320,30 @@ def samples(folder: Path) -> Path:
 
 
 def test_train_resume_and_compile(folder: Path, samples: Path, tmp_path: Path) -> None:
-    arguments = ("train", f"{folder}/net.py:graph", "--data", samples, "--optimizer", "adam:lr=1e-2", "--batch", "20")
+    arguments = (
+        "train",
+        f"{folder}/net.py:graph",
+        "--data",
+        samples,
+        "--optimizer",
+        "adam:lr=1e-2",
+        "--batch",
+        "20",
+    )
     whole = data_of(*arguments, "--epochs", "3")
     saved = ("--checkpoint", tmp_path / "c.safetensors")
     data_of(*arguments, "--epochs", "1", *saved)
-    resumed = data_of(*arguments, "--epochs", "3", *saved, "--resume", "-o", tmp_path / "net.so", "--require", "0.9")
+    resumed = data_of(
+        *arguments,
+        "--epochs",
+        "3",
+        *saved,
+        "--resume",
+        "-o",
+        tmp_path / "net.so",
+        "--require",
+        "0.9",
+    )
     assert resumed == whole and whole[-1]["validation"] > 0.9
     assert call("run", tmp_path / "net.so").exit_code == 0
     call(*arguments, "--epochs", "3", *saved, "--resume", "--require", "1.1", code=1)
@@ -284,7 +351,16 @@ def test_train_resume_and_compile(folder: Path, samples: Path, tmp_path: Path) -
 
 def test_sigint_saves_the_checkpoint(folder: Path, samples: Path, tmp_path: Path) -> None:
     checkpoint = tmp_path / "c.safetensors"
-    arguments = ("train", f"{folder}/net.py:graph", "--data", samples, "--epochs", "100000", "--checkpoint", checkpoint)
+    arguments = (
+        "train",
+        f"{folder}/net.py:graph",
+        "--data",
+        samples,
+        "--epochs",
+        "100000",
+        "--checkpoint",
+        checkpoint,
+    )
     process = start(*arguments, folder=tmp_path)
     while not checkpoint.exists() and process.poll() is None:
         pass
@@ -294,7 +370,7 @@ def test_sigint_saves_the_checkpoint(folder: Path, samples: Path, tmp_path: Path
     assert [path.name for path in tmp_path.iterdir()] == [checkpoint.name]
 
 
-# -- how it prints -----------------------------------------------------------------------------------------------
+# -- how it prints ---------------------------------------------------------------------------------
 
 
 def test_no_colour_off_a_terminal(folder: Path) -> None:
@@ -309,4 +385,7 @@ def test_errors_as_json(tmp_path: Path) -> None:
 
 
 def test_verbose_adds_what_the_passes_took(folder: Path, tmp_path: Path) -> None:
-    assert "select_strategies" in call("compile", folder / "net.onnx", "-o", tmp_path / "a.so", "-v").stderr
+    assert (
+        "select_strategies"
+        in call("compile", folder / "net.onnx", "-o", tmp_path / "a.so", "-v").stderr
+    )

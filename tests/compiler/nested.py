@@ -22,11 +22,17 @@ def _infer(attrs: BodyAttrs, _inputs: Sequence[TensorType]) -> list[TensorType]:
     return [value.type for value in attrs.body.outputs]
 
 
-def _reference(attrs: BodyAttrs, inputs: Sequence[Array], _types: Sequence[TensorType]) -> Sequence[Array]:
-    return interpret(attrs.body, {value.label: x for value, x in zip(attrs.body.inputs, inputs, strict=True)})
+def _reference(
+    attrs: BodyAttrs, inputs: Sequence[Array], _types: Sequence[TensorType]
+) -> Sequence[Array]:
+    return interpret(
+        attrs.body, {value.label: x for value, x in zip(attrs.body.inputs, inputs, strict=True)}
+    )
 
 
-NESTED = Op("nested_test", "Runs a graph.", _infer, _reference, NotDifferentiable("a test op"), BodyAttrs)
+NESTED = Op(
+    "nested_test", "Runs a graph.", _infer, _reference, NotDifferentiable("a test op"), BodyAttrs
+)
 
 
 def nested(depth: int, type: TensorType | None = None) -> Graph:
@@ -37,5 +43,7 @@ def nested(depth: int, type: TensorType | None = None) -> Graph:
     for level in range(depth):
         b = Builder(f"level {level}")
         x = b.input(type, "x")
-        graph = b.build(b.add(NESTED, [x], BodyAttrs(f"body {level}", graph), f"node {level}").outputs)
+        graph = b.build(
+            b.add(NESTED, [x], BodyAttrs(f"body {level}", graph), f"node {level}").outputs
+        )
     return graph

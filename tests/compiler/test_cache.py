@@ -41,7 +41,8 @@ def entry(store: Cache) -> Path:
 
 def test_what_is_put_is_got(store: Cache) -> None:
     assert store.get("a", "key") == DATA
-    assert store.get("ak", "ey") is None and store.get("a", "key", "") is None  # parts are kept apart
+    # parts are kept apart
+    assert store.get("ak", "ey") is None and store.get("a", "key", "") is None
     store.put(b"", "empty")
     assert store.get("empty") == b"" and len(store.entries()) == 2
 
@@ -49,7 +50,9 @@ def test_what_is_put_is_got(store: Cache) -> None:
 def test_files_are_private(store: Cache, entry: Path) -> None:
     assert stat.S_IMODE(entry.stat().st_mode) == 0o600
     assert store.folder is not None
-    assert {stat.S_IMODE(folder.stat().st_mode) for folder in (store.folder, entry.parent)} == {0o700}
+    assert {stat.S_IMODE(folder.stat().st_mode) for folder in (store.folder, entry.parent)} == {
+        0o700
+    }
 
 
 @pytest.mark.parametrize("place", [0, 8, 20, 40, 41, -1])
@@ -76,7 +79,9 @@ def test_an_entry_under_another_name_is_not_taken(store: Cache, entry: Path) -> 
 
 
 @pytest.mark.parametrize("kind", ["link", "pipe", "folder", "writable"])
-def test_what_is_no_file_of_this_user_alone_is_not_read(kind: str, store: Cache, entry: Path, tmp_path: Path) -> None:
+def test_what_is_no_file_of_this_user_alone_is_not_read(
+    kind: str, store: Cache, entry: Path, tmp_path: Path
+) -> None:
     moved = tmp_path / "moved"
     entry.rename(moved)
     match kind:
@@ -102,7 +107,9 @@ def test_a_folder_that_others_may_write_is_not_used(mode: int, store: Cache) -> 
     assert store.get("a", "key") == DATA and store.get("b") is None
 
 
-def test_a_folder_of_another_user_is_not_used(store: Cache, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_folder_of_another_user_is_not_used(
+    store: Cache, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(os, "geteuid", lambda: os.getuid() + 1)
     assert store.get("a", "key") is None and not store.is_usable
 
@@ -116,13 +123,22 @@ def test_a_link_to_a_folder_is_not_used(store: Cache, tmp_path: Path) -> None:
 def test_no_folder_keeps_nothing() -> None:
     cache = Cache(None)
     cache.put(DATA, "a")
-    assert cache.get("a") is None and cache.entries() == [] and cache.clear() == [] and not cache.is_usable
+    assert (
+        cache.get("a") is None
+        and cache.entries() == []
+        and cache.clear() == []
+        and not cache.is_usable
+    )
 
 
 @pytest.mark.parametrize("place", ["a file", "below a file", "/proc/nowhere"])
 def test_a_folder_that_cannot_be_made_is_no_error(place: str, tmp_path: Path) -> None:
     (tmp_path / "a file").write_text("x")
-    cache = Cache({"a file": tmp_path / "a file", "below a file": tmp_path / "a file" / "cache"}.get(place, Path(place)))
+    cache = Cache(
+        {"a file": tmp_path / "a file", "below a file": tmp_path / "a file" / "cache"}.get(
+            place, Path(place)
+        )
+    )
     cache.put(DATA, "a")
     assert cache.get("a") is None and (tmp_path / "a file").read_text() == "x"
 
@@ -147,13 +163,17 @@ def test_a_write_that_fails_leaves_nothing(size: int, store: Cache) -> None:
     with file_limit(size):
         store.put(DATA, "b")
         store.put(DATA[::-1], "a", "key")
-    assert files(store.folder) == before and store.get("b") is None and store.get("a", "key") == DATA
+    assert (
+        files(store.folder) == before and store.get("b") is None and store.get("a", "key") == DATA
+    )
     with file_limit(len(DATA) + 1000):  # the control
         store.put(DATA, "b")
     assert store.get("b") == DATA
 
 
-def test_a_read_only_cache_is_read(store: Cache, entry: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_read_only_cache_is_read(
+    store: Cache, entry: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     assert store.folder is not None
     for folder in (entry.parent, store.folder):
         folder.chmod(0o500)
@@ -177,7 +197,9 @@ def test_the_oldest_entries_go_first(tmp_path: Path) -> None:
     cache = Cache(tmp_path / "cache")
     for number in range(10):
         cache.put(bytes(1000), str(number))
-        (newest,) = {e.path for e in cache.entries()} - {e.path for e in cache.entries() if e.used < 1e9}
+        (newest,) = {e.path for e in cache.entries()} - {
+            e.path for e in cache.entries() if e.used < 1e9
+        }
         os.utime(newest, (1000 + number, 1000 + number))
     assert cache.get("0") is not None  # now it is the one used last
     cache.trim(limit=10_400, room=5_000)
@@ -219,7 +241,7 @@ def test_many_may_write_at_once(tmp_path: Path) -> None:
     assert sum(entry.size for entry in Cache(tmp_path / "cache").entries()) <= 20_000 + 4 * 5_100
 
 
-# -- where it is, and what keys hold -----------------------------------------------------------------------------
+# -- where it is, and what keys hold ---------------------------------------------------------------
 
 
 def test_the_folder(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
@@ -240,8 +262,12 @@ def test_the_version_follows_the_sources(tmp_path: Path, monkeypatch: pytest.Mon
     (tmp_path / "passes" / "a.py").write_text("x = 1")
     monkeypatch.setattr(module, "__file__", str(tmp_path / "cache.py"))
     found = []
-    for change in (lambda: None, lambda: (tmp_path / "passes" / "a.py").write_text("x = 2"),
-                   lambda: (tmp_path / "passes" / "a.py").rename(tmp_path / "passes" / "b.py")):  # fmt: skip
+    for change in (
+        lambda: None,
+        lambda: (tmp_path / "passes" / "a.py").write_text("x = 2"),
+        # fmt: skip
+        lambda: (tmp_path / "passes" / "a.py").rename(tmp_path / "passes" / "b.py"),
+    ):
         change()
         compiler_version.cache_clear()
         found.append(compiler_version())

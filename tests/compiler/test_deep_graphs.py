@@ -1,4 +1,6 @@
-"""A chain of 20,000 nodes, a value with 5,000 users and 200 nested graphs: no recursion, nothing quadratic."""
+"""A chain of 20,000 nodes, a value with 5,000 users and 200 nested graphs: no recursion, nothing
+quadratic.
+"""
 
 from __future__ import annotations
 
@@ -62,7 +64,9 @@ def test_passes(graph: Graph) -> None:
     result, report = Pipeline(GRAPH_PASSES).run(graph)
     assert len(report.steps) == len(GRAPH_PASSES)
     assert 0 < len(result.nodes) < len(graph.nodes)
-    assert np.array_equal(interpret(result, inputs_of(graph))[0], interpret(graph, inputs_of(graph))[0])
+    assert np.array_equal(
+        interpret(result, inputs_of(graph))[0], interpret(graph, inputs_of(graph))[0]
+    )
 
 
 def test_gradient(graph: Graph) -> None:

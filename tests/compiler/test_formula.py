@@ -23,6 +23,8 @@ def apply(op: str, *inputs: tuple[DType, tuple[int, ...]]) -> None:
         ("exp", [(BOOL, (3,))], "exp does not take bool"),
     ],
 )
-def test_what_does_not_fit_is_refused(op: str, inputs: list[tuple[DType, tuple[int, ...]]], message: str) -> None:
+def test_what_does_not_fit_is_refused(
+    op: str, inputs: list[tuple[DType, tuple[int, ...]]], message: str
+) -> None:
     with pytest.raises(ShapeError, match=message):
         apply(op, *inputs)

@@ -51,7 +51,10 @@ def test_states_default_to_their_initial_values() -> None:
 def test_all_values() -> None:
     graph = counter()
     values = interpret(graph, ones(3), values=True)
-    assert set(values) == {*graph.sources, *(value for node in graph.nodes for value in node.outputs)}
+    assert set(values) == {
+        *graph.sources,
+        *(value for node in graph.nodes for value in node.outputs),
+    }
 
 
 def test_dims_are_solved_from_linear_extents() -> None:
@@ -89,9 +92,14 @@ def test_a_wrong_result_names_its_node() -> None:
     b = Builder("wrong")
     x = b.input(TensorType(FLOAT32, (2,)), "x")
     right = OPS["neg"]
-    wrong = dataclasses.replace(right, reference=lambda attrs, inputs, types: [inputs[0].astype(np.float64)])
+    wrong = dataclasses.replace(
+        right, reference=lambda attrs, inputs, types: [inputs[0].astype(np.float64)]
+    )
     node = b.add(wrong, [x], right.attrs(), "the culprit")
-    with pytest.raises(VerificationError, match=r"the culprit: neg gave float64\[2\] where its type is float32\[2\]"):
+    with pytest.raises(
+        VerificationError,
+        match=r"the culprit: neg gave float64\[2\] where its type is float32\[2\]",
+    ):
         interpret(b.build([node.output]), {"x": np.ones(2, np.float32)})
 
 
@@ -101,6 +109,8 @@ def test_a_failing_reference_names_its_node() -> None:
 
     b = Builder("failing")
     x = b.input(TensorType(FLOAT32, (2,)), "x")
-    node: Node = b.add(dataclasses.replace(OPS["neg"], reference=fail), [x], OPS["neg"].attrs(), "the culprit")
+    node: Node = b.add(
+        dataclasses.replace(OPS["neg"], reference=fail), [x], OPS["neg"].attrs(), "the culprit"
+    )
     with pytest.raises(VerificationError, match="the culprit: the reference of neg failed"):
         interpret(b.build([node.output]), {"x": np.ones(2, np.float32)})

@@ -65,7 +65,9 @@ def test_report_and_dumps(tmp_path: Path) -> None:
 def test_options_reach_the_passes_that_name_them() -> None:
     text = 'graph "g" {\ndim N = 1..8\ninput %0: float32[N] "x"\noutput "y" = %0\n}'
     options = SimpleNamespace(bindings={"N": 4}, other=None)
-    pipeline = Pipeline([Pass("bind_dims", bind_dims, options=("bindings",)), Pass("simplify", simplify)])
+    pipeline = Pipeline(
+        [Pass("bind_dims", bind_dims, options=("bindings",)), Pass("simplify", simplify)]
+    )
     graph, _ = pipeline.run(parse_graph(text), options)
     assert graph.inputs[0].shape == (4,)
 
@@ -74,7 +76,9 @@ def test_the_pass_that_breaks_a_graph_is_named() -> None:
     def lose_a_node(graph: Graph) -> Graph:
         return dataclasses.replace(graph, nodes=graph.nodes[1:])
 
-    with pytest.raises(VerificationError, match="after lose_a_node: neg uses a value before it is defined"):
+    with pytest.raises(
+        VerificationError, match="after lose_a_node: neg uses a value before it is defined"
+    ):
         Pipeline([Pass("lose_a_node", lose_a_node)]).run(small())
 
 
@@ -84,12 +88,19 @@ def test_a_batch_normalization_disappears() -> None:
     b = Builder("block")
     x = b.input(TensorType(FLOAT32, (symbol("N", 1, 8), 2, 5, 5)), "x")
     w = b.state("w", Constant(random.standard_normal((3, 2, 3, 3)), FLOAT32))
-    statistics = [b.state(name, Constant(random.uniform(0.5, 2, 3), FLOAT32)) for name in ("s", "b", "m", "v")]
+    statistics = [
+        b.state(name, Constant(random.uniform(0.5, 2, 3), FLOAT32)) for name in ("s", "b", "m", "v")
+    ]
     y = b("conv", x, w, stride=(1, 1), dilation=(1, 1), lo=(1, 1), hi=(1, 1), groups=1)
     graph = b.build([b("relu", b("batch_norm", y, *statistics, epsilon=1e-5))])
     result, _ = Pipeline(GRAPH_PASSES).run(graph)
-    assert [node.op.name for node in result.nodes if node.op.name != "constant"] == ["conv", "add", "relu"]
+    assert [node.op.name for node in result.nodes if node.op.name != "constant"] == [
+        "conv",
+        "add",
+        "relu",
+    ]
     inputs = {"x": random.standard_normal((2, 2, 5, 5)).astype(np.float32)}
     (before,), (after,) = interpret(graph, inputs), interpret(result, inputs)
-    # Sums of 18 products, each rounded once more: k + 3 roundings of float32 on values below max|y|.
+    # Sums of 18 products, each rounded once more: k + 3 roundings of float32 on values below
+    # max|y|.
     assert np.max(np.abs(before - after)) <= (18 + 3) * 2.0**-24 * 4 * np.max(np.abs(before))

@@ -17,7 +17,12 @@ from netloom.errors import VerificationError
 TYPE = TensorType(FLOAT32, (symbol("N", 1, 8), 4))
 
 DOUBLE_NEGATION = Rule("-(-x) => x", lambda p: p("neg", p("neg", p.x)), lambda b, m: m.x)
-PLUS_ZERO = Rule("x + 0 => x", lambda p: p("add", p.x, 0.0), lambda b, m: m.x, lambda m: m.x.type == m.root.output.type)
+PLUS_ZERO = Rule(
+    "x + 0 => x",
+    lambda p: p("add", p.x, 0.0),
+    lambda b, m: m.x,
+    lambda m: m.x.type == m.root.output.type,
+)
 SQUARE = Rule("x * x => square(x)", lambda p: p("mul", p.x, p.x), lambda b, m: b("square", m.x))
 
 
@@ -65,18 +70,29 @@ def test_attributes_are_matched_and_bound() -> None:
     rule = Rule(
         "kept sum => broadcast max",
         lambda p: p("reduce_sum", p.x, axes=p.axes, keep=True),
-        lambda b, m: b("broadcast", b("reduce_max", m.x, axes=m.axes, keep=True), shape=m.root.output.shape),
+        lambda b, m: b(
+            "broadcast", b("reduce_max", m.x, axes=m.axes, keep=True), shape=m.root.output.shape
+        ),
     )
-    graph = b.build([b("reduce_sum", x, axes=(1,), keep=True), b("reduce_sum", x, axes=(1,), keep=False)])
+    graph = b.build(
+        [b("reduce_sum", x, axes=(1,), keep=True), b("reduce_sum", x, axes=(1,), keep=False)]
+    )
     assert names(apply_rules(graph, [rule])) == ["reduce_max", "broadcast", "reduce_sum"]
 
 
 def test_a_refusal_gives_its_reason() -> None:
     b, x = start()
-    rule = Rule("tanh(x) => x", lambda p: p("tanh", p.x), lambda b, m: m.x, lambda m: "tanh matters")
+    rule = Rule(
+        "tanh(x) => x", lambda p: p("tanh", p.x), lambda b, m: m.x, lambda m: "tanh matters"
+    )
     graph = b.build([b("tanh", x, label="act")])
     seen: list[tuple[str, str, str]] = []
-    assert apply_rules(graph, [rule], lambda name, node, verdict: seen.append((name, node.label, verdict))) is graph
+    assert (
+        apply_rules(
+            graph, [rule], lambda name, node, verdict: seen.append((name, node.label, verdict))
+        )
+        is graph
+    )
     assert seen == [("tanh(x) => x", "act", "tanh matters")]
 
 
@@ -88,14 +104,20 @@ def test_new_nodes_get_the_label_of_the_old() -> None:
 
 def test_types_must_be_kept() -> None:
     b, x = start()
-    rule = Rule("tanh(x) => float64", lambda p: p("tanh", p.x), lambda b, m: b("cast", m.x, dtype=FLOAT64))
-    with pytest.raises(VerificationError, match=r"act: rule 'tanh\(x\) => float64' made float64.* of float32"):
+    rule = Rule(
+        "tanh(x) => float64", lambda p: p("tanh", p.x), lambda b, m: b("cast", m.x, dtype=FLOAT64)
+    )
+    with pytest.raises(
+        VerificationError, match=r"act: rule 'tanh\(x\) => float64' made float64.* of float32"
+    ):
         apply_rules(b.build([b("tanh", x, label="act")]), [rule])
 
 
 def test_rules_without_end_are_stopped() -> None:
     b, x = start()
-    swap = Rule("a - b => -(b - a)", lambda p: p("sub", p.x, p.y), lambda b, m: b("neg", b("sub", m.y, m.x)))
+    swap = Rule(
+        "a - b => -(b - a)", lambda p: p("sub", p.x, p.y), lambda b, m: b("neg", b("sub", m.y, m.x))
+    )
     with pytest.raises(VerificationError, match="does not end"):
         apply_rules(b.build([b("sub", x, 1.0, label="endless")]), [swap])
 
@@ -124,7 +146,9 @@ def test_what_a_replacement_adds_is_offered_again() -> None:
 
     def replace(rewriter: Rewriter, node: Node) -> list[Value] | None:
         offered.append(node.op.name)
-        return [rewriter("neg", rewriter("abs", node.inputs[0]))] if node.op.name == "tanh" else None
+        return (
+            [rewriter("neg", rewriter("abs", node.inputs[0]))] if node.op.name == "tanh" else None
+        )
 
     b, x = start()
     graph = rewrite(b.build([b("relu", b("tanh", x))]), replace)
@@ -147,4 +171,5 @@ def test_uses_follow_replacements() -> None:
     y = b("exp", x)
     z = b("abs", y)
     rewrite(b.build([b("tanh", z), b("sin", z)]), replace)
-    assert counts == [1, 3, 3]  # exp reads x; y is read by tanh, sin and, until it is dropped, by abs
+    # exp reads x; y is read by tanh, sin and, until it is dropped, by abs
+    assert counts == [1, 3, 3]

@@ -38,5 +38,9 @@ def test_conditions_that_ranges_prove_are_left_out() -> None:
 
 
 def test_inside_is_exact() -> None:
-    held = {i for i in range(10) if all(evaluate(condition, {"i": i}) >= 0 for condition in inside([I - 2], [5]))}
+    held = {
+        i
+        for i in range(10)
+        if all(evaluate(condition, {"i": i}) >= 0 for condition in inside([I - 2], [5]))
+    }
     assert held == {2, 3, 4, 5, 6}

@@ -16,7 +16,17 @@ from netloom.compiler.dim import Dim, Symbol, symbol
 from netloom.compiler.graph import Builder, Graph, Node
 from netloom.compiler.layout import channel_blocked
 from netloom.compiler.op import OPS
-from netloom.compiler.tensor_type import BFLOAT16, BOOL, FLOAT16, FLOAT32, FLOAT64, INT64, UINT8, DType, TensorType
+from netloom.compiler.tensor_type import (
+    BFLOAT16,
+    BOOL,
+    FLOAT16,
+    FLOAT32,
+    FLOAT64,
+    INT64,
+    UINT8,
+    DType,
+    TensorType,
+)
 from netloom.compiler.text import (
     constants_of,
     is_identical,
@@ -111,7 +121,9 @@ def test_names_are_data() -> None:
     graph = b.build([y], [name])
     parsed = parse_graph(print_graph(graph))
     assert is_identical(parsed, graph)
-    assert (parsed.name, parsed.nodes[0].label, parsed.output_names[0], parsed.states[0].name) == (name,) * 4
+    assert (parsed.name, parsed.nodes[0].label, parsed.output_names[0], parsed.states[0].name) == (
+        name,
+    ) * 4
 
 
 def test_differences_are_seen() -> None:
@@ -138,7 +150,9 @@ def test_nested_graphs(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(OPS, NESTED.name, NESTED)
     graph = nested(2)
     text = print_graph(graph)
-    assert text == """\
+    assert (
+        text
+        == """\
 graph "level 1" {
   input %0: float32[2] "x"
   %1: float32[2] = nested_test(%0) {name = "body 1", body = graph} "node 1"
@@ -155,6 +169,7 @@ graph "level 1" {
   output "output0" = %1
 }
 """
+    )
     assert print_graph(parse_graph(text)) == text
 
 
@@ -180,8 +195,14 @@ def test_several_outputs() -> None:
         ('graph "g" {\n%0: float32[2] = neg(%1)\n}', "line 2 is not understood: '%1'"),
         ('graph "g" {\ninput %0: float33[2] "x"\n}', "line 2 .*float33"),
         ('graph "g" {\ninput %0: float32[K] "x"\n}', "line 2 .*'K'"),
-        ('graph "g" {\ninput %0: float32[2] "x"\ninput %0: float32[2] "y"\n}', "line 3 .*no new value"),
-        ('graph "g" {\ninput %0: float32[2] "x"\n%1: float32[] = reduce_sum(%0) {axis = 0}\n}', "line 3 .*axis"),
+        (
+            'graph "g" {\ninput %0: float32[2] "x"\ninput %0: float32[2] "y"\n}',
+            "line 3 .*no new value",
+        ),
+        (
+            'graph "g" {\ninput %0: float32[2] "x"\n%1: float32[] = reduce_sum(%0) {axis = 0}\n}',
+            "line 3 .*axis",
+        ),
         ('graph "g" {\nwith graph "h" {\n}\n}', "line 3 .*no attribute waits"),
         ('graph "g" {\noutput "y" = %0\n}', "line 2"),
     ],

@@ -35,7 +35,9 @@ class FakeTimer:
     asked: list[tuple[Layer, tuple[str, ...]]] = field(default_factory=list)
     closed: int = 0
 
-    def measure(self, layer: Layer, strategies: Sequence[str], seconds: float) -> dict[str, float | None]:
+    def measure(
+        self, layer: Layer, strategies: Sequence[str], seconds: float
+    ) -> dict[str, float | None]:
         self.asked.append((layer, tuple(strategies)))
         self.now += self.cost
         return {name: self.table[name] for name in strategies if name in self.table}
@@ -53,12 +55,27 @@ def network(*widths: int, extent: int = 28, batch: int | None = 1, repeated: int
     x = b.input(TensorType(FLOAT32, (batch, 64, extent, extent)), "x")
     results = []
     for number, width in enumerate(width for width in widths for _ in range(repeated)):
-        w = b.constant(np.random.default_rng(number).standard_normal((width, 64, 3, 3)).astype(np.float32))
-        results.append(b("conv", x, w, stride=(1, 1), dilation=(1, 1), lo=(1, 1), hi=(1, 1), label=f"conv{number}"))
+        w = b.constant(
+            np.random.default_rng(number).standard_normal((width, 64, 3, 3)).astype(np.float32)
+        )
+        results.append(
+            b(
+                "conv",
+                x,
+                w,
+                stride=(1, 1),
+                dilation=(1, 1),
+                lo=(1, 1),
+                hi=(1, 1),
+                label=f"conv{number}",
+            )
+        )
     return b.build(results)
 
 
-def tuned(graph: Graph, timer: FakeTimer, seconds: float = 100.0, cache: Cache = NOWHERE, **options: str) -> tuple[list[Decision], Tuner]:
+def tuned(
+    graph: Graph, timer: FakeTimer, seconds: float = 100.0, cache: Cache = NOWHERE, **options: str
+) -> tuple[list[Decision], Tuner]:
     tuner = Tuner(timer, seconds, cache, timer.clock)
     decisions: list[Decision] = []
     select_strategies(graph, decisions=decisions, tuner=tuner, **options)
@@ -102,12 +119,19 @@ def test_measured_times_decide(graph: Graph) -> None:
     first, second = close_names(graph)[:2]
     times = against_the_estimate(graph)
     (decision,), tuner = tuned(graph, FakeTimer(times))
-    assert decision.strategy == second and decision.measured == {name: times[name] for name in close_names(graph)}
-    assert dict(decision.seconds) == estimates(graph) and min(decision.seconds, key=lambda name: decision.seconds[name]) == first
+    assert decision.strategy == second and decision.measured == {
+        name: times[name] for name in close_names(graph)
+    }
+    assert (
+        dict(decision.seconds) == estimates(graph)
+        and min(decision.seconds, key=lambda name: decision.seconds[name]) == first
+    )
     assert tuner.summary == {"machine": "machine", "layers": 1, "measured": 1}
 
 
-def test_only_candidates_that_are_close_are_measured(graph: Graph, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_only_candidates_that_are_close_are_measured(
+    graph: Graph, monkeypatch: pytest.MonkeyPatch
+) -> None:
     timer = FakeTimer({})
     monkeypatch.setattr(tuning, "CLOSE", 1.0)
     (decision,), tuner = tuned(graph, timer)
@@ -119,17 +143,26 @@ def test_equal_layers_are_measured_once_and_those_with_the_most_time_first() -> 
     timer = FakeTimer(against_the_estimate(network(128)))
     decisions, tuner = tuned(graph, timer)
     assert len(decisions) == 6 and tuner.summary["layers"] == len(timer.asked) == 2
-    assert "float32[128, 64, 3, 3]" in timer.asked[0][0].text and "float32[32, 64, 3, 3]" in timer.asked[1][0].text
+    assert (
+        "float32[128, 64, 3, 3]" in timer.asked[0][0].text
+        and "float32[32, 64, 3, 3]" in timer.asked[1][0].text
+    )
     assert timer.closed == 1
 
 
 def test_the_accuracy_asked_for_is_kept(graph: Graph) -> None:
     names = ("direct", "im2col", "winograd_f2", "winograd_f4", "winograd_f6")
-    timer = FakeTimer({name: 1e-3 / (place + 1) for place, name in enumerate(names)})  # the least exact are the fastest
+    # the least exact are the fastest
+    timer = FakeTimer({name: 1e-3 / (place + 1) for place, name in enumerate(names)})
     for accuracy, best in (("strict", "winograd_f2"), ("default", "winograd_f4")):
         (decision,), _ = tuned(graph, timer, accuracy=accuracy)
-        assert decision.strategy in (best, *decision.measured) and decision.strategy not in decision.rejected
-        assert not {"winograd_f6", *(["winograd_f4"] if accuracy == "strict" else [])} & set(timer.asked[-1][1])
+        assert (
+            decision.strategy in (best, *decision.measured)
+            and decision.strategy not in decision.rejected
+        )
+        assert not {"winograd_f6", *(["winograd_f4"] if accuracy == "strict" else [])} & set(
+            timer.asked[-1][1]
+        )
 
 
 def test_what_is_asked_for_is_not_measured(graph: Graph) -> None:
@@ -144,14 +177,20 @@ def test_the_budget_is_kept() -> None:
     graph = network(16, 32, 64, 128)
     timer = FakeTimer(against_the_estimate(network(128)), cost=1.0)
     decisions, tuner = tuned(graph, timer, seconds=2.0)
-    assert len(timer.asked) == 2 and tuner.summary == {"machine": "machine", "layers": 4, "measured": 2}
+    assert len(timer.asked) == 2 and tuner.summary == {
+        "machine": "machine",
+        "layers": 4,
+        "measured": 2,
+    }
     plain: list[Decision] = []
     select_strategies(graph, decisions=plain)
     assert [bool(d.measured) for d in decisions] == [False, False, True, True]
     assert [d.strategy for d in decisions[:2]] == [d.strategy for d in plain[:2]]
 
 
-def test_a_layer_of_which_a_part_was_measured_keeps_the_estimate(graph: Graph, tmp_path: Path) -> None:
+def test_a_layer_of_which_a_part_was_measured_keeps_the_estimate(
+    graph: Graph, tmp_path: Path
+) -> None:
     first, second = close_names(graph)[:2]
     cache = Cache(tmp_path / "cache")
     (decision,), tuner = tuned(graph, FakeTimer({second: 1e-3}), cache=cache)
@@ -183,7 +222,9 @@ def test_the_cache_is_read_back(graph: Graph, tmp_path: Path) -> None:
     assert other.asked == [] and after == before and tuner.summary["measured"] == 1
 
 
-def test_a_candidate_more_is_measured_with_the_others(graph: Graph, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_candidate_more_is_measured_with_the_others(
+    graph: Graph, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Times of different runs are not compared."""
     cache = Cache(tmp_path / "cache")
     times = {name: 1e-3 for name in estimates(graph)}
@@ -198,7 +239,9 @@ def test_a_candidate_more_is_measured_with_the_others(graph: Graph, tmp_path: Pa
 
 
 def test_keys_differ(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """By shape, by machine, level and threads (in the timer's identity), and by the compiler's version."""
+    """By shape, by machine, level and threads (in the timer's identity), and by the compiler's
+    version.
+    """
     cache = Cache(tmp_path / "cache")
     graph = network(64)
     times = {name: 1e-3 for name in estimates(graph)}
@@ -209,14 +252,31 @@ def test_keys_differ(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         return not timer.asked
 
     assert not is_known(graph) and is_known(graph) and is_known(network(64))
-    assert not is_known(network(64, extent=30)) and not is_known(network(48)) and not is_known(network(64, batch=2))
+    assert (
+        not is_known(network(64, extent=30))
+        and not is_known(network(48))
+        and not is_known(network(64, batch=2))
+    )
     assert not is_known(graph, "another machine")
     monkeypatch.setattr(tuning, "compiler_version", lambda: "another version")
     assert not is_known(graph) and is_known(graph)
 
 
-@pytest.mark.parametrize("data", [b"", b"no json", b"[]", b'{"direct": "soon"}', b'{"direct": -1.0}', b'{"direct": Infinity}', b"3"])
-def test_broken_entries_are_measured_again(graph: Graph, tmp_path: Path, data: bytes, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(
+    "data",
+    [
+        b"",
+        b"no json",
+        b"[]",
+        b'{"direct": "soon"}',
+        b'{"direct": -1.0}',
+        b'{"direct": Infinity}',
+        b"3",
+    ],
+)
+def test_broken_entries_are_measured_again(
+    graph: Graph, tmp_path: Path, data: bytes, monkeypatch: pytest.MonkeyPatch
+) -> None:
     cache = Cache(tmp_path / "cache")
     put = Cache.put
     monkeypatch.setattr(Cache, "put", lambda self, _data, *key: put(self, data, *key))

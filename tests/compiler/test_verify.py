@@ -103,8 +103,6 @@ def bad_layout(graph: Graph) -> Graph:
     return replaced(0, outputs=(dataclasses.replace(old.output, layout=layout),))(graph)
 
 
-
-
 @pytest.mark.parametrize(
     ("change", "message"),
     [
@@ -115,10 +113,16 @@ def bad_layout(graph: Graph) -> Graph:
         (two_outputs_of_one_name, "good: two outputs have one name"),
         (missing_output_name, "good: outputs and output names differ in number"),
         (undefined_output, "y: the result is not defined"),
-        (state_of_other_type, r"w: the state reads float32\[4\], becomes float32\[4\] and starts as float64\[4\]"),
+        (
+            state_of_other_type,
+            r"w: the state reads float32\[4\], becomes float32\[4\] and starts as float64\[4\]",
+        ),
         (state_twice, "good: two states have one name"),
         (wrong_type, r"product: mul is float64\[N, 4\], but infers float32\[N, 4\]"),
-        (replaced(0, attrs=OPS["cast"].attrs(FLOAT32)), "product: mul takes NoAttrs, not .*float32"),
+        (
+            replaced(0, attrs=OPS["cast"].attrs(FLOAT32)),
+            "product: mul takes NoAttrs, not .*float32",
+        ),
         (foreign_symbol, r"filled: no source has the dims \['K'\]"),
         (two_ranges, r"good: the dims \['N'\] have two ranges"),
         (bad_layout, r"product: layout 0 2 does not fit float32\[N, 4\]"),

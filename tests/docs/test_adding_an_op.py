@@ -1,4 +1,6 @@
-"""docs/adding-an-op.md is true: its file, outside the tree, adds an op that is interpreted, differentiated and compiled."""
+"""docs/adding-an-op.md is true: its file, outside the tree, adds an op that is interpreted,
+differentiated and compiled.
+"""
 
 from __future__ import annotations
 
@@ -37,7 +39,10 @@ def test_the_page(tmp_path: Path) -> None:
         value = np.linspace(-3, 3, 50)
         expected = value / (1 + np.exp(-2 * value))
         slope = np.gradient(expected, value, edge_order=2)
-        for outputs in (interpret(graph, {"x": value}), Session.in_process(compile_graph(graph).image).run(None, {"x": value})):
+        for outputs in (
+            interpret(graph, {"x": value}),
+            Session.in_process(compile_graph(graph).image).run(None, {"x": value}),
+        ):
             np.testing.assert_allclose(outputs[0], expected, rtol=1e-13)
             np.testing.assert_allclose(outputs[1], slope, atol=1e-2)
     finally:

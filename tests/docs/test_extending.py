@@ -1,4 +1,6 @@
-"""docs/extending.md is true: its blocks are run in order; what they put into the compiler's tables is taken out again."""
+"""docs/extending.md is true: its blocks are run in order; what they put into the compiler's
+tables is taken out again.
+"""
 
 from __future__ import annotations
 
@@ -26,7 +28,9 @@ def test_the_page(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_what_the_page_did_is_undone() -> None:
-    assert "pointwise" not in selection.BY_NAME and "pointwise" not in {s.name for s in selection.STRATEGIES}
+    assert "pointwise" not in selection.BY_NAME and "pointwise" not in {
+        s.name for s in selection.STRATEGIES
+    }
 
 
 def test_the_places_that_it_names_exist() -> None:
@@ -35,4 +39,8 @@ def test_the_places_that_it_names_exist() -> None:
     rows = [line.split("|")[3] for line in text.splitlines() if line.startswith("| a")]
     places = {part for row in rows for part in row.split("`")[1::2] if "/" in part}
     assert len(places) > 10
-    assert [place for place in places if not (root / place).exists() and not (root / "frontends/dsl" / place).exists()] == []
+    assert [
+        place
+        for place in places
+        if not (root / place).exists() and not (root / "frontends/dsl" / place).exists()
+    ] == []

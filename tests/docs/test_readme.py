@@ -23,8 +23,15 @@ def test_two_commands_come_first() -> None:
     commands = [line for line in text.splitlines() if line and not line.startswith("#")]
     assert language == "sh" and len(commands) == 2
     assert README.read_text(encoding="utf-8").index(commands[0]) < 500
-    assert "python3 -m venv .venv" in commands[0] and "pip install" in commands[0] and commands[0].endswith("examples/digits.py")
-    assert commands[1].startswith(".venv/bin/python -m pytest") and (ROOT / "examples" / "digits.py").is_file()
+    assert (
+        "python3 -m venv .venv" in commands[0]
+        and "pip install" in commands[0]
+        and commands[0].endswith("examples/digits.py")
+    )
+    assert (
+        commands[1].startswith(".venv/bin/python -m pytest")
+        and (ROOT / "examples" / "digits.py").is_file()
+    )
 
 
 def test_its_python_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -50,4 +57,6 @@ def test_the_folders_that_it_names_exist() -> None:
 
 
 def test_the_package_asks_for_this_python() -> None:
-    assert sys.version_info >= (3, 11) and "Python 3.11 or newer" in README.read_text(encoding="utf-8")
+    assert sys.version_info >= (3, 11) and "Python 3.11 or newer" in README.read_text(
+        encoding="utf-8"
+    )

@@ -42,7 +42,9 @@ def test_every_promise_is_held_by_a_test() -> None:
         assert missing(held_by) == [], promise
 
 
-@pytest.mark.parametrize("held_by", ["tests/docs/test_nothing.py `test_it`", "tests/docs/test_reliability.py `test_it`"])
+@pytest.mark.parametrize(
+    "held_by", ["tests/docs/test_nothing.py `test_it`", "tests/docs/test_reliability.py `test_it`"]
+)
 def test_a_name_without_a_test_is_found(held_by: str) -> None:
     assert missing(held_by)[-1] == "test_it"
 

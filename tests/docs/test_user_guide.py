@@ -1,8 +1,9 @@
-"""docs/user-guide.md is true: its blocks are run in order in one folder, and its consoles print what they show.
+"""docs/user-guide.md is true: its blocks are run in order in one folder, and its consoles print
+what they show.
 
-A ``python`` or ``c`` block that begins with ``file: NAME`` is written to that file; other Python is executed. In a
-``console`` block, lines after ``$ command`` are the output, where ``...`` stands for anything; ``[exit code N]`` ends a
-command that fails. ``text`` blocks are not run.
+A ``python`` or ``c`` block that begins with ``file: NAME`` is written to that file; other Python is
+executed. In a ``console`` block, lines after ``$ command`` are the output, where ``...`` stands for
+anything; ``[exit code N]`` ends a command that fails. ``text`` blocks are not run.
 """
 
 from __future__ import annotations
@@ -28,7 +29,10 @@ _FILE = re.compile(r"(?:#|/\*) file: (\S+)")
 
 def blocks(page: Path) -> Iterator[tuple[str, str]]:
     """The language and text of each fenced block."""
-    return ((found.group(1), found.group(2)) for found in _BLOCK.finditer(page.read_text(encoding="utf-8")))
+    return (
+        (found.group(1), found.group(2))
+        for found in _BLOCK.finditer(page.read_text(encoding="utf-8"))
+    )
 
 
 def commands(text: str) -> Iterator[tuple[str, str]]:
@@ -53,7 +57,9 @@ def run(command: str) -> str:
         result = CliRunner().invoke(main, words[1:], env=variables)
         code, output = result.exit_code, result.output
     else:
-        done = subprocess.run(words, capture_output=True, text=True, check=False, env={**os.environ, **variables})
+        done = subprocess.run(
+            words, capture_output=True, text=True, check=False, env={**os.environ, **variables}
+        )
         code, output = done.returncode, done.stdout + done.stderr
     return output + (f"[exit code {code}]\n" if code else "")
 
@@ -83,7 +89,9 @@ def test_the_page(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_every_verb_is_described() -> None:
     text = PAGE.read_text(encoding="utf-8")
-    assert [verb for verb in main.commands if f"`{verb}" not in text and f"### {verb}" not in text] == []
+    assert [
+        verb for verb in main.commands if f"`{verb}" not in text and f"### {verb}" not in text
+    ] == []
 
 
 def test_a_wrong_output_is_found(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

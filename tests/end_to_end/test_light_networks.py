@@ -1,5 +1,6 @@
-"""The nine light networks of the onnx package: from the command line with their own outputs, and with random weights
-against a float64 oracle, before the softmax (the package's weights are constants, so its outputs prove little)."""
+"""The nine light networks of the onnx package: from the command line with their own outputs, and
+with random weights against a float64 oracle, before the softmax (the package's weights are
+constants, so its outputs prove little)."""
 
 from __future__ import annotations
 
@@ -36,7 +37,14 @@ def test_the_package_outputs_from_the_command_line(name: str, tmp_path: Path) ->
     np.save(given, (np.arange(count).astype(np.float32) / count).reshape(shape))
     invoke("compile", str(path), "-o", program)
     assert Path(program).stat().st_size < 2 << 20, "equal weights stay one number"
-    invoke("run", program, "--in", f"{graph.inputs[0].label}={given}", "--out", f"{graph.output_names[0]}={found}")
+    invoke(
+        "run",
+        program,
+        "--in",
+        f"{graph.inputs[0].label}={given}",
+        "--out",
+        f"{graph.output_names[0]}={found}",
+    )
     message = onnx.TensorProto()
     message.ParseFromString(path.with_name(f"light_{name}_output_0.pb").read_bytes())
     assert relative_error(np.load(found), numpy_helper.to_array(message)) <= 1e-4
@@ -46,7 +54,9 @@ def cut_network(name: str, seed: int) -> tuple[Graph, dict[str, np.ndarray]]:
     """The network with He-normal weights, ending before its softmax, and an input."""
     graph = before_softmax(nl.from_onnx(with_random_weights(onnx.load(light_models()[name]), seed)))
     shape = tuple(int(extent) for extent in graph.inputs[0].shape if isinstance(extent, int))
-    return graph, {graph.inputs[0].label: np.random.default_rng(seed).standard_normal(shape).astype(np.float32)}
+    return graph, {
+        graph.inputs[0].label: np.random.default_rng(seed).standard_normal(shape).astype(np.float32)
+    }
 
 
 @pytest.mark.parametrize("name", LIGHT)

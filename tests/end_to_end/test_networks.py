@@ -1,4 +1,6 @@
-"""Whole networks as compiled: trained models with their own test data, and random weights against ONNX Runtime."""
+"""Whole networks as compiled: trained models with their own test data, and random weights
+against ONNX Runtime.
+"""
 
 from __future__ import annotations
 
@@ -24,7 +26,9 @@ def tensor(path: Path) -> np.ndarray:
 
 
 @pytest.mark.parametrize(("model", "sets"), [("mnist-cntk-8", 3), ("espcn-superres-10", 1)])
-def test_trained_models_on_their_test_sets(model: str, sets: int, data: Path, tmp_path: Path) -> None:
+def test_trained_models_on_their_test_sets(
+    model: str, sets: int, data: Path, tmp_path: Path
+) -> None:
     folder = data / "models" / model
     nl.compile(nl.from_onnx(folder / "model.onnx")).save(tmp_path / "model.so")
     session = nl.load(tmp_path / "model.so")
@@ -42,12 +46,22 @@ def test_random_weights_against_onnxruntime(accuracy: str) -> None:
     runtime.set_default_logger_severity(3)
     model = with_random_weights(onnx.load(light_models()["squeezenet"]), 0)
     session = nl.compile(nl.from_onnx(model), accuracy=accuracy, threads=1).session
-    feeds = {session.inputs[0].name: np.random.default_rng(0).standard_normal((1, 3, 224, 224)).astype(np.float32)}
+    feeds = {
+        session.inputs[0].name: np.random.default_rng(0)
+        .standard_normal((1, 3, 224, 224))
+        .astype(np.float32)
+    }
     peer = runtime.InferenceSession(model.SerializeToString())
     expected = peer.run(None, feeds)[0]
     found = session.run(None, feeds)[0]
-    assert np.linalg.norm(found - expected) <= 5e-5 * np.linalg.norm(expected) and found.argmax() == expected.argmax()
-    others = [nl.compile(nl.from_onnx(model), accuracy=accuracy, threads=n).session.run(None, feeds)[0] for n in (2, 3)]
+    assert (
+        np.linalg.norm(found - expected) <= 5e-5 * np.linalg.norm(expected)
+        and found.argmax() == expected.argmax()
+    )
+    others = [
+        nl.compile(nl.from_onnx(model), accuracy=accuracy, threads=n).session.run(None, feeds)[0]
+        for n in (2, 3)
+    ]
     assert all(other.tobytes() == found.tobytes() for other in others)
 
 
@@ -60,7 +74,16 @@ def test_the_same_model_gives_the_same_bytes(tmp_path: Path) -> None:
     for seed in ("1", "2"):
         folder = tmp_path / seed
         folder.mkdir()
-        environment = {**os.environ, "PYTHONHASHSEED": seed, "PYTHONPATH": str(Path(__file__).parents[2])}
-        subprocess.run([sys.executable, "-c", SAVE, str(folder / "m.so")], check=True, cwd=folder, env=environment)
+        environment = {
+            **os.environ,
+            "PYTHONHASHSEED": seed,
+            "PYTHONPATH": str(Path(__file__).parents[2]),
+        }
+        subprocess.run(
+            [sys.executable, "-c", SAVE, str(folder / "m.so")],
+            check=True,
+            cwd=folder,
+            env=environment,
+        )
         digests.add(hashlib.sha256((folder / "m.so").read_bytes()).hexdigest())
     assert len(digests) == 1

@@ -1,8 +1,9 @@
-"""Real trained models: imported, compiled and run on recorded inputs, compared with ONNX Runtime's recorded outputs.
+"""Real trained models: imported, compiled and run on recorded inputs, compared with ONNX Runtime's
+recorded outputs.
 
-Bounds are on the largest difference, relative to the range of the expected output. Float32 models may differ by 1e-4:
-the rounding of many layers' sums in another order. Models that round on their own (half precision, int8) have the bound
-of that rounding, stated beside them.
+Bounds are on the largest difference, relative to the range of the expected output. Float32 models
+may differ by 1e-4: the rounding of many layers' sums in another order. Models that round on their
+own (half precision, int8) have the bound of that rounding, stated beside them.
 """
 
 from __future__ import annotations
@@ -24,7 +25,9 @@ Array = npt.NDArray[Any]
 
 @dataclass(frozen=True)
 class Model:
-    """``dims``: ranges for free dims that must be bounded; ``samples``: inputs are given one by one along axis 0."""
+    """``dims``: ranges for free dims that must be bounded; ``samples``: inputs are given one by
+    one along axis 0.
+    """
 
     name: str
     dims: Mapping[str, int | range] = field(default_factory=dict)
@@ -35,19 +38,22 @@ class Model:
 
 MODELS = [
     Model("basic-pitch"),
-    Model("byte-bilstm", {"length": range(1, 101)}),  # a free number of LSTM steps is unrolled to its highest
+    # a free number of LSTM steps is unrolled to its highest
+    Model("byte-bilstm", {"length": range(1, 101)}),
     Model("dtln-1"),
     Model("espcn-superres-10"),
     Model("fastestdet"),
     Model("go1-policy"),
-    # One step of the output's quantization (1/255) over its range (253/255), where a sum falls on the other side of a half.
+    # One step of the output's quantization (1/255) over its range (253/255), where a sum falls on
+    # the other side of a half.
     Model("kws-micro-qdq", bound=1 / 253 + 1e-6, is_classifier=True),
     Model("libtashkeel", {"seq": 32, "batch": 1}),
     Model("magika-v3.3", is_classifier=True),
     Model("mnist-cntk-8", is_classifier=True),
     Model("shufflenetv2-fp32-derived", is_classifier=True, takes_one_sample=True),
     Model("silero-vad-v5-16k", {"batch": 1, "sequence": 576}),  # branches on shapes: If(batch == 1)
-    # 26 layers round to 11 bits each: sqrt(26) * 2^-11 relative to a layer's range, and both sides do.
+    # 26 layers round to 11 bits each: sqrt(26) * 2^-11 relative to a layer's range, and both sides
+    # do.
     Model("squeezenet-fp16", bound=2 * 26**0.5 * 2**-11, is_classifier=True, takes_one_sample=True),
     Model("squeezenet-fp32-derived", is_classifier=True, takes_one_sample=True),
     Model("ultraface-slim320"),
@@ -69,14 +75,20 @@ def run(session: Any, model: Model, inputs: Mapping[str, Array]) -> dict[str, Ar
     count = len(next(iter(inputs.values()))) if model.takes_one_sample else 1
     parts = []
     for sample in range(count):
-        feeds = {name: x[sample : sample + 1] for name, x in inputs.items()} if model.takes_one_sample else inputs
+        feeds = (
+            {name: x[sample : sample + 1] for name, x in inputs.items()}
+            if model.takes_one_sample
+            else inputs
+        )
         parts.append([np.array(y) for y in session.run(None, feeds)])
     return {name: np.concatenate([part[k] for part in parts]) if count > 1 else parts[0][k]
             for k, name in enumerate(names)}  # fmt: skip
 
 
 def distance(found: Array, expected: Array) -> float:
-    """The largest difference over the range of the expected values; integers and shapes must be equal."""
+    """The largest difference over the range of the expected values; integers and shapes must be
+    equal.
+    """
     assert found.shape == expected.shape and found.dtype == expected.dtype
     if expected.dtype.kind != "f":
         np.testing.assert_array_equal(found, expected)
@@ -101,13 +113,17 @@ def test_recorded_outputs(model: Model, data: Path) -> None:
             assert distance(outputs[name], value) <= model.bound, f"{path.name}: {name}"
             if model.is_classifier:
                 rows = (len(value), -1)
-                np.testing.assert_array_equal(outputs[name].reshape(rows).argmax(1), value.reshape(rows).argmax(1))
+                np.testing.assert_array_equal(
+                    outputs[name].reshape(rows).argmax(1), value.reshape(rows).argmax(1)
+                )
     del network
     gc.collect()
 
 
 def test_every_folder_is_tested(data: Path) -> None:
-    assert sorted(path.parent.name for path in (data / "models").glob("*/model.onnx")) == sorted(IDS)
+    assert sorted(path.parent.name for path in (data / "models").glob("*/model.onnx")) == sorted(
+        IDS
+    )
 
 
 def test_control_differences_are_seen() -> None:

@@ -1,7 +1,9 @@
 # ruff: noqa: E501 - one row for each case
-"""Every kind of malformed or hostile model gives one clear error: its class, exit code, the node's name, a remedy.
+"""Every kind of malformed or hostile model gives one clear error: its class, exit code, the node's
+name, a remedy.
 
-README.md in this folder lists the cases against the threats. Each case is a sound one-node model with one fault.
+README.md in this folder lists the cases against the threats. Each case is a sound one-node model
+with one fault.
 """
 
 from __future__ import annotations
@@ -17,7 +19,13 @@ import onnx
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
-from netloom.errors import MemoryBudgetError, ModelError, NetloomError, ShapeError, UnsupportedOpError
+from netloom.errors import (
+    MemoryBudgetError,
+    ModelError,
+    NetloomError,
+    ShapeError,
+    UnsupportedOpError,
+)
 from netloom.frontends.onnx import from_onnx
 
 F = TensorProto.FLOAT
@@ -57,7 +65,9 @@ def node(
     op_type: str, inputs: Sequence[str] = ("x",), outputs: Sequence[str] = ("y",), **attributes: Any
 ) -> onnx.NodeProto:
     domain = attributes.pop("domain", "")
-    return helper.make_node(op_type, list(inputs), list(outputs), name="culprit", domain=domain, **attributes)
+    return helper.make_node(
+        op_type, list(inputs), list(outputs), name="culprit", domain=domain, **attributes
+    )
 
 
 def conv(shape: Sequence[int] = (6, 4, 3, 3), **attributes: Any) -> onnx.ModelProto:
@@ -78,7 +88,9 @@ def reshaped(*shape: int) -> onnx.ModelProto:
     return model([node("Reshape", ("x", "s"))], [vector("s", *shape)])
 
 
-def function(name: str, nodes: Sequence[onnx.NodeProto], inputs: Sequence[str] = ("a",)) -> onnx.FunctionProto:
+def function(
+    name: str, nodes: Sequence[onnx.NodeProto], inputs: Sequence[str] = ("a",)
+) -> onnx.FunctionProto:
     imports = [helper.make_opsetid("", 17), helper.make_opsetid("local", 1)]
     return helper.make_function("local", name, list(inputs), ["b"], list(nodes), imports)
 
@@ -86,7 +98,9 @@ def function(name: str, nodes: Sequence[onnx.NodeProto], inputs: Sequence[str] =
 def calls(name: str, count: int) -> list[onnx.NodeProto]:
     """a -> b through ``count`` calls."""
     names = ["a", *(f"t{i}" for i in range(count - 1)), "b"]
-    return [helper.make_node(name, [names[i]], [names[i + 1]], domain="local") for i in range(count)]
+    return [
+        helper.make_node(name, [names[i]], [names[i + 1]], domain="local") for i in range(count)
+    ]
 
 
 def function_bomb() -> onnx.ModelProto:
@@ -97,20 +111,27 @@ def function_bomb() -> onnx.ModelProto:
 
 def recursive(*names: str) -> onnx.ModelProto:
     """Functions that call each other in a ring."""
-    functions = [function(name, calls(names[(i + 1) % len(names)], 1)) for i, name in enumerate(names)]
+    functions = [
+        function(name, calls(names[(i + 1) % len(names)], 1)) for i, name in enumerate(names)
+    ]
     return model([node(names[0], domain="local")], functions=functions)
 
 
 def doubling(times: int) -> onnx.ModelProto:
     """A constant joined to itself again and again."""
     nodes = [
-        helper.make_node("Concat", [f"t{i}", f"t{i}"], [f"t{i + 1}"], axis=0, name="culprit") for i in range(times)
+        helper.make_node("Concat", [f"t{i}", f"t{i}"], [f"t{i + 1}"], axis=0, name="culprit")
+        for i in range(times)
     ]
     return model(nodes, [weights("t0", (1024,))], outputs=(f"t{times}",))
 
 
-def branch(*nodes: onnx.NodeProto, initializers: Sequence[onnx.TensorProto] = ()) -> onnx.GraphProto:
-    return helper.make_graph(list(nodes), "b", [], [onnx.ValueInfoProto(name="z")], list(initializers))
+def branch(
+    *nodes: onnx.NodeProto, initializers: Sequence[onnx.TensorProto] = ()
+) -> onnx.GraphProto:
+    return helper.make_graph(
+        list(nodes), "b", [], [onnx.ValueInfoProto(name="z")], list(initializers)
+    )
 
 
 def conditional(graph: onnx.GraphProto) -> onnx.ModelProto:
@@ -169,18 +190,36 @@ def lying_weights() -> onnx.ModelProto:
 
 def decided_by_data() -> onnx.ModelProto:
     """Two branches of other shapes, of which an input chooses one."""
-    branches = {"then_branch": branch(node("Relu", ("x",), ("z",))), "else_branch": branch(node("GlobalMaxPool", ("x",), ("z",)))}
-    return model([node("If", ("c",), **branches)], inputs=[info("x"), info("c", (), TensorProto.BOOL)])
+    branches = {
+        "then_branch": branch(node("Relu", ("x",), ("z",))),
+        "else_branch": branch(node("GlobalMaxPool", ("x",), ("z",))),
+    }
+    return model(
+        [node("If", ("c",), **branches)], inputs=[info("x"), info("c", (), TensorProto.BOOL)]
+    )
 
 
 def loop(steps: int | None, is_open: bool = False) -> onnx.ModelProto:
     """x -> relu(x), so many times (None: without end; or until the input ``c`` ends it)."""
-    ports = [info("i", (), TensorProto.INT64), info("go", (), TensorProto.BOOL), onnx.ValueInfoProto(name="s")]
-    nodes = [helper.make_node("Identity", ["go"], ["going"]), helper.make_node("Relu", ["s"], ["t"])]
-    body = helper.make_graph(nodes, "step", ports, [onnx.ValueInfoProto(name=name) for name in ("going", "t")])
+    ports = [
+        info("i", (), TensorProto.INT64),
+        info("go", (), TensorProto.BOOL),
+        onnx.ValueInfoProto(name="s"),
+    ]
+    nodes = [
+        helper.make_node("Identity", ["go"], ["going"]),
+        helper.make_node("Relu", ["s"], ["t"]),
+    ]
+    body = helper.make_graph(
+        nodes, "step", ports, [onnx.ValueInfoProto(name=name) for name in ("going", "t")]
+    )
     count = [] if steps is None else [vector("n", steps)]
     inputs = [info("x"), *([info("c", (), TensorProto.BOOL)] if is_open else [])]
-    return model([node("Loop", ("n" if count else "", "c" if is_open else "", "x"), body=body)], count, inputs)
+    return model(
+        [node("Loop", ("n" if count else "", "c" if is_open else "", "x"), body=body)],
+        count,
+        inputs,
+    )
 
 
 RELU_THEN_RELU = (node("Relu", ("x",), ("h",)), node("Relu", ("h",)))
@@ -346,7 +385,10 @@ def test_bad_model_as_bytes(name: str) -> None:
 def sound_models() -> Iterator[onnx.ModelProto]:
     yield conv()
     yield with_tensor(raw_data=bytes(16))
-    yield model([node("f", domain="local")], functions=[function("f", [helper.make_node("Relu", ["a"], ["b"])])])
+    yield model(
+        [node("f", domain="local")],
+        functions=[function("f", [helper.make_node("Relu", ["a"], ["b"])])],
+    )
     yield conditional(branch(node("Relu", ("x",), ("z",))))
     yield reshaped(-1, 8)
     yield model(RELU_THEN_RELU, values=[info("h")])
@@ -367,7 +409,11 @@ def test_readme_lists_every_test_of_faults_and_no_other() -> None:
     folder = Path(__file__).parent
     text = (folder / "README.md").read_text(encoding="utf-8")
     for file in ("test_command_line.py", "test_faults.py"):
-        tests = re.findall(r"^def (test_\w+)", (folder / file).read_text(encoding="utf-8"), re.MULTILINE)
+        tests = re.findall(
+            r"^def (test_\w+)", (folder / file).read_text(encoding="utf-8"), re.MULTILINE
+        )
         assert [name for name in tests if f"`{name}`" not in text] == []
     sources = "".join(path.read_text(encoding="utf-8") for path in folder.parent.rglob("test_*.py"))
-    assert [name for name in re.findall(r"`(test_\w+)`", text) if f"def {name}(" not in sources] == []
+    assert [
+        name for name in re.findall(r"`(test_\w+)`", text) if f"def {name}(" not in sources
+    ] == []

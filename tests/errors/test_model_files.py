@@ -1,4 +1,6 @@
-"""Files that are no models, and external data that must not be read. See README.md in this folder."""
+"""Files that are no models, and external data that must not be read. See README.md in this
+folder.
+"""
 
 from __future__ import annotations
 
@@ -32,7 +34,9 @@ def sound() -> onnx.ModelProto:
 
 def outside(**entries: str) -> onnx.TensorProto:
     """float32[4] in an external file."""
-    tensor = onnx.TensorProto(name="t", data_type=TensorProto.FLOAT, dims=[4], data_location=TensorProto.EXTERNAL)
+    tensor = onnx.TensorProto(
+        name="t", data_type=TensorProto.FLOAT, dims=[4], data_location=TensorProto.EXTERNAL
+    )
     for key, value in {"location": "t.bin", **entries}.items():
         tensor.external_data.add(key=key, value=value)
     return tensor
@@ -47,7 +51,7 @@ def save(folder: Path, tensor: onnx.TensorProto) -> Path:
     return path
 
 
-# -- not a model ----------------------------------------------------------------------------------------------
+# -- not a model -----------------------------------------------------------------------------------
 
 DATA = sound().SerializeToString()
 CONTENTS: dict[str, tuple[bytes, str]] = {
@@ -60,7 +64,10 @@ CONTENTS: dict[str, tuple[bytes, str]] = {
     "gzip": (b"\x1f\x8b" + bytes(100), "gzip"),
     "pickle": (b"\x80\x02}q\x00.", "pickle"),
     "elf": (b"\x7fELF" + bytes(100), "shared object"),
-    "lfs_pointer": (b"version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 5\n", "Git LFS"),
+    "lfs_pointer": (
+        b"version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 5\n",
+        "Git LFS",
+    ),
     "web_page": (b"<!DOCTYPE html><html></html>", "markup"),
     "json": (b'{"irVersion": 8}', "JSON"),
     "random": (np.random.default_rng(0).bytes(4096), "not an ONNX model"),
@@ -115,7 +122,7 @@ def test_wrong_kind_of_source() -> None:
         from_onnx(source)
 
 
-# -- external data ----------------------------------------------------------------------------------------------
+# -- external data ---------------------------------------------------------------------------------
 
 
 def test_external_data_are_read(tmp_path: Path) -> None:
@@ -242,15 +249,22 @@ def in_attribute(tensor: onnx.TensorProto) -> onnx.ModelProto:
 def in_branch(tensor: onnx.TensorProto) -> onnx.ModelProto:
     add = helper.make_node("Add", ["x", "t"], ["z"])
     taken = helper.make_graph([add], "b", [], [onnx.ValueInfoProto(name="z")], [tensor])
-    other = helper.make_graph([helper.make_node("Relu", ["x"], ["z"])], "b", [], [onnx.ValueInfoProto(name="z")])
+    other = helper.make_graph(
+        [helper.make_node("Relu", ["x"], ["z"])], "b", [], [onnx.ValueInfoProto(name="z")]
+    )
     model = sound()
     model.graph.initializer[0].CopyFrom(helper.make_tensor("c", TensorProto.BOOL, [], [True]))
-    model.graph.node[0].CopyFrom(helper.make_node("If", ["c"], ["y"], then_branch=taken, else_branch=other))
+    model.graph.node[0].CopyFrom(
+        helper.make_node("If", ["c"], ["y"], then_branch=taken, else_branch=other)
+    )
     return model
 
 
 def in_function(tensor: onnx.TensorProto) -> onnx.ModelProto:
-    body = [helper.make_node("Constant", [], ["t"], value=tensor), helper.make_node("Add", ["a", "t"], ["b"])]
+    body = [
+        helper.make_node("Constant", [], ["t"], value=tensor),
+        helper.make_node("Add", ["a", "t"], ["b"]),
+    ]
     function = helper.make_function("local", "f", ["a"], ["b"], body, [helper.make_opsetid("", 17)])
     model = sound()
     del model.graph.initializer[:]
@@ -261,7 +275,9 @@ def in_function(tensor: onnx.TensorProto) -> onnx.ModelProto:
 
 
 @pytest.mark.parametrize("place", [in_attribute, in_branch, in_function])
-def test_the_same_rules_hold_everywhere(place: Callable[[onnx.TensorProto], onnx.ModelProto], tmp_path: Path) -> None:
+def test_the_same_rules_hold_everywhere(
+    place: Callable[[onnx.TensorProto], onnx.ModelProto], tmp_path: Path
+) -> None:
     plain(tmp_path / "secret")
     inside = tmp_path / "model"
     inside.mkdir()

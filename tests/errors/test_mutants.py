@@ -1,6 +1,7 @@
 """Random structural changes to sound models: whatever comes out imports, or gives one typed error.
 
-A mutant changes, removes, doubles or exchanges parts of the protobuf: names, numbers, tensors, nodes, attributes.
+A mutant changes, removes, doubles or exchanges parts of the protobuf: names, numbers, tensors,
+nodes, attributes.
 """
 
 from __future__ import annotations
@@ -18,7 +19,23 @@ from netloom.errors import NetloomError
 from netloom.frontends.onnx import from_onnx
 
 MUTANTS = 400  # of each model
-NUMBERS = (0, 1, -1, 2, 3, 7, 17, 127, 255, 1 << 31, -(1 << 31), (1 << 31) - 1, 1 << 40, (1 << 63) - 1, -(1 << 63))
+NUMBERS = (
+    0,
+    1,
+    -1,
+    2,
+    3,
+    7,
+    17,
+    127,
+    255,
+    1 << 31,
+    -(1 << 31),
+    (1 << 31) - 1,
+    1 << 40,
+    (1 << 63) - 1,
+    -(1 << 63),
+)
 
 
 def constant(name: str, *shape: int, dtype: Any = np.float32) -> onnx.TensorProto:
@@ -29,7 +46,9 @@ def vector(name: str, *numbers: int) -> onnx.TensorProto:
     return numpy_helper.from_array(np.array(numbers, np.int64), name)
 
 
-def wrap(nodes: list[onnx.NodeProto], initializers: list[onnx.TensorProto], shape: list[Any]) -> onnx.ModelProto:
+def wrap(
+    nodes: list[onnx.NodeProto], initializers: list[onnx.TensorProto], shape: list[Any]
+) -> onnx.ModelProto:
     graph = helper.make_graph(nodes, "g", [helper.make_tensor_value_info("x", TensorProto.FLOAT, shape)],
                               [onnx.ValueInfoProto(name="y")], initializers)  # fmt: skip
     return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=8)
@@ -47,14 +66,25 @@ def classifier() -> onnx.ModelProto:
         N("Gemm", ["f", "v"], ["g"], transB=1, alpha=0.5),
         N("Softmax", ["g"], ["y"], axis=-1),
     ]
-    return wrap(nodes, [constant("w", 4, 2, 3, 3), constant("b", 4), constant("v", 5, 16)], [1, 2, 8, 8])
+    return wrap(
+        nodes, [constant("w", 4, 2, 3, 3), constant("b", 4), constant("v", 5, 16)], [1, 2, 8, 8]
+    )
 
 
 def shapes() -> onnx.ModelProto:
     nodes = [N("Shape", ["x"], ["s"]), N("Gather", ["s", "i"], ["n"]), N("Concat", ["n", "rest"], ["t"], axis=0),
              N("Reshape", ["x", "t"], ["r"]), N("Slice", ["r", "a", "b", "c", "d"], ["q"]), N("Pad", ["q", "p"], ["z"]),
              N("Transpose", ["z"], ["u"], perm=[1, 0]), N("Tile", ["u", "m"], ["y"])]  # fmt: skip
-    vectors = {"i": [0], "rest": [-1], "a": [1], "b": [9], "c": [1], "d": [2], "p": [0, 1, 0, 2], "m": [2, 1]}
+    vectors = {
+        "i": [0],
+        "rest": [-1],
+        "a": [1],
+        "b": [9],
+        "c": [1],
+        "d": [2],
+        "p": [0, 1, 0, 2],
+        "m": [2, 1],
+    }
     return wrap(nodes, [vector(name, *numbers) for name, numbers in vectors.items()], ["N", 4, 6])
 
 
@@ -105,7 +135,9 @@ def changed(rng: random.Random, value: Any) -> Any:
         case str():
             return rng.choice(["", "x", "y", "w", "s", "Relu", "Conv", "n" * 300, "a\n"])
         case _:
-            return rng.choice([b"", b"\0", b"SAME_UPPER", value[:-1], value + b"\0", bytes(len(value))])
+            return rng.choice(
+                [b"", b"\0", b"SAME_UPPER", value[:-1], value + b"\0", bytes(len(value))]
+            )
 
 
 def mutate(model: onnx.ModelProto, rng: random.Random) -> None:

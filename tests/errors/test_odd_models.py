@@ -1,4 +1,6 @@
-"""Models that look hostile and are sound: they import, quickly and in little memory. See README.md in this folder."""
+"""Models that look hostile and are sound: they import, quickly and in little memory. See
+README.md in this folder.
+"""
 
 from __future__ import annotations
 
@@ -57,7 +59,9 @@ def test_long_chain_keeps_its_meaning() -> None:
 
 
 def nested(depth: int) -> onnx.ModelProto:
-    """y = Neg(x) inside ``depth`` nested branches, built in place (protobuf copies no more than 100 levels)."""
+    """y = Neg(x) inside ``depth`` nested branches, built in place (protobuf copies no more than
+    100 levels).
+    """
     result = model([], initializers=[numpy_helper.from_array(np.array(True), "c")])
     graph, name = result.graph, "y"
     for level in range(depth):
@@ -103,7 +107,10 @@ def test_1000_nested_functions() -> None:
     imports = [helper.make_opsetid("", 17), helper.make_opsetid("local", 1)]
     bodies = [helper.make_node("Neg", ["a"], ["b"])]
     bodies += [helper.make_node(f"f{i}", ["a"], ["b"], domain="local") for i in range(999)]
-    functions = [helper.make_function("local", f"f{i}", ["a"], ["b"], [body], imports) for i, body in enumerate(bodies)]
+    functions = [
+        helper.make_function("local", f"f{i}", ["a"], ["b"], [body], imports)
+        for i, body in enumerate(bodies)
+    ]
     call = helper.make_node("f999", ["x"], ["y"], domain="local")
     np.testing.assert_array_equal(run(model([call], functions=functions), X), -X)
 
@@ -111,8 +118,16 @@ def test_1000_nested_functions() -> None:
 def test_function_attributes_and_defaults() -> None:
     body = helper.make_node("LeakyRelu", ["a"], ["b"])
     body.attribute.add(name="alpha", ref_attr_name="slope", type=onnx.AttributeProto.FLOAT)
-    function = helper.make_function("local", "f", ["a"], ["b"], [body], [helper.make_opsetid("", 17)],
-                                    attribute_protos=[helper.make_attribute("slope", 0.5)])  # fmt: skip
+    function = helper.make_function(
+        "local",
+        "f",
+        ["a"],
+        ["b"],
+        [body],
+        [helper.make_opsetid("", 17)],
+        # fmt: skip
+        attribute_protos=[helper.make_attribute("slope", 0.5)],
+    )
     default = helper.make_node("f", ["x"], ["y"], domain="local")
     given = helper.make_node("f", ["x"], ["y"], domain="local", slope=0.25)
     np.testing.assert_array_equal(run(model([default], functions=[function]), X), [-1, -0.5, 1, 2])
@@ -165,7 +180,9 @@ def test_hostile_names_in_errors(name: str) -> None:
 
 @pytest.mark.parametrize("name", HOSTILE)
 def test_hostile_dim_names(name: str) -> None:
-    graph = from_onnx(model([helper.make_node("Neg", ["x"], ["y"])], shape=[HOSTILE[name], HOSTILE[name] + "2"]))
+    graph = from_onnx(
+        model([helper.make_node("Neg", ["x"], ["y"])], shape=[HOSTILE[name], HOSTILE[name] + "2"])
+    )
     (first, second) = graph.symbols
     assert first.name.isidentifier()
     assert second.name.isidentifier()
@@ -174,14 +191,22 @@ def test_hostile_dim_names(name: str) -> None:
 
 def test_bool_bytes_are_masked() -> None:
     """A bool is one byte; any but 0 means true."""
-    mask = onnx.TensorProto(name="m", data_type=TensorProto.BOOL, dims=[4], raw_data=bytes([0, 1, 2, 255]))
-    nodes = [helper.make_node("Neg", ["x"], ["n"]), helper.make_node("Where", ["m", "x", "n"], ["y"])]
+    mask = onnx.TensorProto(
+        name="m", data_type=TensorProto.BOOL, dims=[4], raw_data=bytes([0, 1, 2, 255])
+    )
+    nodes = [
+        helper.make_node("Neg", ["x"], ["n"]),
+        helper.make_node("Where", ["m", "x", "n"], ["y"]),
+    ]
     np.testing.assert_array_equal(run(model(nodes, initializers=[mask]), X), [2, -1, 1, 2])
 
 
 @pytest.mark.parametrize("shape", [(0,), (3, 0), (0, 5)])
 def test_zero_extents_run(shape: tuple[int, ...]) -> None:
-    nodes = [helper.make_node("Relu", ["x"], ["h"]), helper.make_node("Concat", ["h", "x"], ["y"], axis=0)]
+    nodes = [
+        helper.make_node("Relu", ["x"], ["h"]),
+        helper.make_node("Concat", ["h", "x"], ["y"], axis=0),
+    ]
     result = run(model(nodes, shape=shape), np.zeros(shape, np.float32))
     assert result.shape == (2 * shape[0], *shape[1:])
 
@@ -191,7 +216,9 @@ def test_empty_reductions_and_products_run() -> None:
     total = run(model([helper.make_node("ReduceSum", ["x"], ["y"])], shape=(3, 0)), x)
     np.testing.assert_array_equal(total, [[0]])
     w = numpy_helper.from_array(np.zeros((0, 2), np.float32), "w")
-    product = run(model([helper.make_node("MatMul", ["x", "w"], ["y"])], shape=(3, 0), initializers=[w]), x)
+    product = run(
+        model([helper.make_node("MatMul", ["x", "w"], ["y"])], shape=(3, 0), initializers=[w]), x
+    )
     np.testing.assert_array_equal(product, np.zeros((3, 2)))
 
 

@@ -1,4 +1,6 @@
-"""NaN, infinities, denormals and integers that have no quotient: compiled code does what docs/reliability.md says."""
+"""NaN, infinities, denormals and integers that have no quotient: compiled code does what
+docs/reliability.md says.
+"""
 
 from __future__ import annotations
 
@@ -30,15 +32,21 @@ def results() -> dict[str, Array]:
     b = Builder("special")
     values = b.input(TensorType(FLOAT32, x.shape), "x")
     dividend, divisor = (b.input(TensorType(INT32, i.shape), name) for name in "ij")
-    made = {"relu": b("max", values, 0.0), "int8": b("cast", values, dtype=DType("int8")), "uint8": b("cast", values, dtype=DType("uint8")),
-            "int32": b("cast", values, dtype=INT32), "round": b("round", values), "half": b("mul", values, 0.5),
+    made = {"relu": b("max", values, 0.0), "int8": b("cast", values, dtype=DType("int8")),
+            "uint8": b("cast", values, dtype=DType("uint8")),
+            "int32": b("cast", values, dtype=INT32), "round": b("round", values),
+            "half": b("mul", values, 0.5),
             "quotient": b("div", dividend, divisor)}  # fmt: skip
-    session = Session.in_process(compile_graph(b.build(list(made.values()), list(made))).image, threads=1)
+    session = Session.in_process(
+        compile_graph(b.build(list(made.values()), list(made))).image, threads=1
+    )
     return dict(zip(made, session.run(None, {"x": x, "i": i, "j": j}), strict=True))
 
 
 def test_nan_and_infinity_propagate(results: dict[str, Array]) -> None:
-    np.testing.assert_array_equal(results["relu"], np.array([NAN, INF, 0, 1e30, 0, 0.5, 1.5, 2.5, 0, 1e-40], np.float32))
+    np.testing.assert_array_equal(
+        results["relu"], np.array([NAN, INF, 0, 1e30, 0, 0.5, 1.5, 2.5, 0, 1e-40], np.float32)
+    )
 
 
 def test_floats_to_integers_saturate_and_nan_is_zero(results: dict[str, Array]) -> None:
@@ -78,7 +86,9 @@ def convolved(strategy: str, x: Array) -> Array:
     w = np.random.default_rng(0).uniform(0.5, 1, (16, 16, 3, 3)).astype(np.float32)
     b = Builder("conv")
     value = b.input(TensorType(FLOAT32, x.shape), "x")
-    y = b("conv", value, b.constant(w), stride=(1, 1), dilation=(1, 1), lo=(1, 1), hi=(1, 1), groups=1)
+    y = b(
+        "conv", value, b.constant(w), stride=(1, 1), dilation=(1, 1), lo=(1, 1), hi=(1, 1), groups=1
+    )
     compiled = compile_graph(b.build([y], ["y"]), Options(override=strategy))
     assert [decision.strategy for decision in compiled.decisions] == [strategy]
     return np.asarray(Session.in_process(compiled.image, threads=1)(x))
@@ -92,7 +102,12 @@ def test_a_nan_spreads_over_its_window_or_tile_and_no_further(strategy: str, til
     rows, columns = np.nonzero(found)
     assert found[5:8, 8:11].all()  # every window that holds it
     lo, hi = 5 // tile * tile, -(-8 // tile) * tile
-    assert lo <= rows.min() and rows.max() < hi and 8 // tile * tile <= columns.min() and columns.max() < -(-11 // tile) * tile
+    assert (
+        lo <= rows.min()
+        and rows.max() < hi
+        and 8 // tile * tile <= columns.min()
+        and columns.max() < -(-11 // tile) * tile
+    )
     assert found.sum() == (9 if tile == 1 else (hi - lo) * (-(-11 // tile) - 8 // tile) * tile)
 
 
@@ -102,7 +117,8 @@ def test_the_callers_floating_point_mode_is_left_alone() -> None:
 
     def control() -> int:
         libm.fegetenv(environment)
-        return int.from_bytes(environment.raw[28:32], "little") & CONTROL  # fenv_t of x86-64 ends with MXCSR
+        # fenv_t of x86-64 ends with MXCSR
+        return int.from_bytes(environment.raw[28:32], "little") & CONTROL
 
     b = Builder("mode")
     x = b.input(TensorType(FLOAT32, (1000,)), "x")

@@ -34,7 +34,9 @@ def test_digits_are_enlarged_as_scipy_does() -> None:
     images = (images - images.min()) / (images.max() - images.min())
     assert not images[:, :2].any() and not images[:, :, 26:].any()
     order = np.random.Generator(np.random.Philox(key=0)).permutation(1797)
-    enlarged = zoom(load_digits().images[order[:50]], (1, 3, 3), order=1, mode="nearest", grid_mode=True)
+    enlarged = zoom(
+        load_digits().images[order[:50]], (1, 3, 3), order=1, mode="nearest", grid_mode=True
+    )
     np.testing.assert_allclose(images[:50, 2:26, 2:26], enlarged / 16, atol=1e-5)
 
 
@@ -76,22 +78,33 @@ def test_cifar10(tmp_path: Path) -> None:
     (tmp_path / "data_batch_2.bin").write_bytes(records[2:3].tobytes())
     (tmp_path / "test_batch.bin").write_bytes(records[3:].tobytes())
     data = datasets.cifar10(tmp_path)
-    assert data.x.shape == (3, 3, 32, 32) and data.y.tolist() == [3, 1, 2] and data.test_y.tolist() == [9]
+    assert (
+        data.x.shape == (3, 3, 32, 32)
+        and data.y.tolist() == [3, 1, 2]
+        and data.test_y.tolist() == [9]
+    )
     planes = records[:3, 1:].reshape(3, 3, 32, 32) / 255
     mean, deviation = planes.mean((0, 2, 3), keepdims=True), planes.std((0, 2, 3), keepdims=True)
     np.testing.assert_allclose(data.x, (planes - mean) / deviation, atol=1e-5)
 
 
-def test_missing_and_damaged_files_are_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_missing_and_damaged_files_are_told(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.delenv("NETLOOM_DATA", raising=False)
     with pytest.raises(UsageError, match="Set NETLOOM_DATA"):
         datasets.mnist()
     with pytest.raises(UsageError, match="no folder"):
         datasets.mnist(tmp_path / "none")
-    with pytest.raises(UsageError, match="'train-images-idx3-ubyte' \\(or train-images-idx3-ubyte.gz\\) is missing"):
+    with pytest.raises(
+        UsageError, match="'train-images-idx3-ubyte' \\(or train-images-idx3-ubyte.gz\\) is missing"
+    ):
         datasets.mnist(tmp_path)
     make_mnist(tmp_path)
-    for content, message in ((b"\0\0\x0d\1", "not an idx file"), (b"\0\0\x08\1\0\0\0\5ab", "cut off")):
+    for content, message in (
+        (b"\0\0\x0d\1", "not an idx file"),
+        (b"\0\0\x08\1\0\0\0\5ab", "cut off"),
+    ):
         (tmp_path / "t10k-labels-idx1-ubyte").write_bytes(content)
         with pytest.raises(UsageError, match=message):
             datasets.mnist(tmp_path)

@@ -12,7 +12,15 @@ from .reference import Array
 
 
 def _attention(
-    q: Array, k: Array, v: Array, mask: Any = None, *, scale: float, is_causal: bool, fill: float, has_zeros: bool = False
+    q: Array,
+    k: Array,
+    v: Array,
+    mask: Any = None,
+    *,
+    scale: float,
+    is_causal: bool,
+    fill: float,
+    has_zeros: bool = False,
 ) -> Array:
     """Query by query: the weighted mean of the values, by SciPy's softmax of the scores."""
     heads = np.broadcast_shapes(q.shape[:-2], k.shape[:-2], v.shape[:-2])

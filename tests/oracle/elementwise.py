@@ -24,7 +24,10 @@ def _by_integers(function: Callable[[int, int, int], int]) -> Callable[[Array, A
     def apply(x: Array, y: Array) -> Array:
         x, y = np.broadcast_arrays(x, y)
         bits = x.dtype.itemsize * 8
-        found = [_wrapped(function(int(a), int(b), bits), x.dtype) for a, b in zip(x.flat, y.flat, strict=True)]
+        found = [
+            _wrapped(function(int(a), int(b), bits), x.dtype)
+            for a, b in zip(x.flat, y.flat, strict=True)
+        ]
         return np.array(found, x.dtype).reshape(x.shape)
 
     return apply
@@ -59,7 +62,13 @@ def _integer(value: Any, dtype: np.dtype[Any]) -> int:
 def _bitcast(x: Array, dtype: Any) -> Array:
     """Floats come widened: first their own size again."""
     size = np.dtype(dtype).itemsize
-    narrow = x.astype(f"f{size}") if is_float(x.dtype) else x.astype(np.uint8) if x.dtype == np.bool_ else x
+    narrow = (
+        x.astype(f"f{size}")
+        if is_float(x.dtype)
+        else x.astype(np.uint8)
+        if x.dtype == np.bool_
+        else x
+    )
     return np.ascontiguousarray(narrow).view(dtype)
 
 

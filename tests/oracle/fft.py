@@ -15,13 +15,20 @@ from .winograd import grouped
 
 
 def _waves(m: Shape, taps: Shape) -> Array:
-    """e^(-2 pi i (k y / n0 + l x / n1)) [frequencies, n0, n1]: those with a conjugate elsewhere and then the real ones."""
+    """e^(-2 pi i (k y / n0 + l x / n1)) [frequencies, n0, n1]: those with a conjugate elsewhere
+    and then the real ones.
+    """
     n = [a + b - 1 for a, b in zip(m, taps, strict=True)]
     real = [p for p in np.ndindex(*n) if all(2 * k % e == 0 for k, e in zip(p, n, strict=True))]
     edges = {(k, l) for k, l in np.ndindex(*n) if 2 * k % n[0] == 0 and 0 < l < n[1] - l}
     inner = [(k, l) for k, l in np.ndindex(*n) if 0 < k < n[0] - k]
     places = [*inner, *sorted(edges), *real]
-    return np.array([np.exp(-2j * np.pi * (k * np.arange(n[0])[:, None] / n[0] + l * np.arange(n[1]) / n[1])) for k, l in places])
+    return np.array(
+        [
+            np.exp(-2j * np.pi * (k * np.arange(n[0])[:, None] / n[0] + l * np.arange(n[1]) / n[1]))
+            for k, l in places
+        ]
+    )
 
 
 def _real(m: Shape, taps: Shape) -> int:
@@ -30,13 +37,16 @@ def _real(m: Shape, taps: Shape) -> int:
 
 
 def _planes(spectrum: Array, real: int, weights: tuple[tuple[float, float], ...]) -> Array:
-    """For every complex frequency three sums of its real and imaginary part, then the real frequencies."""
+    """For every complex frequency three sums of its real and imaginary part, then the real
+    frequencies.
+    """
     half = spectrum[: len(spectrum) - real]
     triples = [a * z.real + b * z.imag for z in half for a, b in weights]
     return np.array([*triples, *spectrum[len(half) :].real])
 
 
-_LEFT, _RIGHT = ((1, 0), (0, 1), (1, 1)), ((-1, 1), (1, 1), (1, 0))  # (a, b, a + b) and (d - c, c + d, c)
+# (a, b, a + b) and (d - c, c + d, c)
+_LEFT, _RIGHT = ((1, 0), (0, 1), (1, 1)), ((-1, 1), (1, 1), (1, 0))
 
 
 def _input(x: Array, m: Shape, taps: Shape, lo: Shape, counts: Shape, groups: int) -> Array:
@@ -45,7 +55,9 @@ def _input(x: Array, m: Shape, taps: Shape, lo: Shape, counts: Shape, groups: in
     for ty, tx, i, j in product(*map(range, counts), *map(range, waves.shape[1:])):
         q = (ty * m[0] + i - lo[0], tx * m[1] + j - lo[1])
         if is_inside(q, x.shape[2:]):
-            found[:, :, ty, tx] += np.multiply.outer(waves[:, i, j], x[(slice(None), slice(None), *q)])
+            found[:, :, ty, tx] += np.multiply.outer(
+                waves[:, i, j], x[(slice(None), slice(None), *q)]
+            )
     entries = _planes(found, _real(m, taps), _LEFT)
     return grouped(entries[:, None], groups)
 
@@ -53,7 +65,9 @@ def _input(x: Array, m: Shape, taps: Shape, lo: Shape, counts: Shape, groups: in
 def _conjugate(tiles: Array, m: Shape, taps: Shape) -> Array:
     """Conjugate spectra of [.., i, j], scaled for the way back, as entries [E, ..]."""
     waves, real = _waves(m, taps), _real(m, taps)
-    spectrum = np.einsum("fij,...ij->f...", waves.conj()[:, : tiles.shape[-2], : tiles.shape[-1]], tiles)
+    spectrum = np.einsum(
+        "fij,...ij->f...", waves.conj()[:, : tiles.shape[-2], : tiles.shape[-1]], tiles
+    )
     scale = np.where(np.arange(len(waves)) < len(waves) - real, 2, 1) / waves[0].size
     return _planes(spectrum * scale.reshape(-1, *[1] * (spectrum.ndim - 1)), real, _RIGHT)
 
@@ -86,7 +100,9 @@ def _output_gradient(dy: Array, m: Shape, taps: Shape, groups: int) -> Array:
 
 
 def _filter(w: Array, m: Shape, taps: Shape, groups: int, is_turned: bool) -> Array:
-    parts = [np.flip(part, (2, 3)) if is_turned else part.swapaxes(0, 1) for part in np.split(w, groups)]
+    parts = [
+        np.flip(part, (2, 3)) if is_turned else part.swapaxes(0, 1) for part in np.split(w, groups)
+    ]
     return np.stack([_conjugate(part, m, taps) for part in parts], axis=1)
 
 

@@ -12,7 +12,10 @@ from .windows import is_inside
 
 
 def _slice(x: Array, start: Shape, size: Shape, step: Shape) -> Array:
-    lines = [[first + i * by for i in range(count)] for first, count, by in zip(start, size, step, strict=True)]
+    lines = [
+        [first + i * by for i in range(count)]
+        for first, count, by in zip(start, size, step, strict=True)
+    ]
     return x[np.ix_(*(np.array(line, np.int64) for line in lines))] if lines else x
 
 
@@ -38,7 +41,14 @@ def _pad(x: Array, lo: Shape, hi: Shape, value: float, mode: str) -> Array:
 
 
 def _gather(x: Array, indices: Array, axis: int) -> Array:
-    return x[(*[slice(None)] * axis, np.where(indices < 0, indices.astype(np.int64) + x.shape[axis], indices.astype(np.int64)))]
+    return x[
+        (
+            *[slice(None)] * axis,
+            np.where(
+                indices < 0, indices.astype(np.int64) + x.shape[axis], indices.astype(np.int64)
+            ),
+        )
+    ]
 
 
 def _gather_gradient(dy: Array, indices: Array, axis: int, extent: int) -> Array:
@@ -75,7 +85,9 @@ def _sort_positions(x: Array, axis: int, descending: bool) -> Array:
     """Python's own stable sort; NaN is the largest."""
 
     def line(values: Array) -> Array:
-        order = sorted(range(len(values)), key=lambda i: (bool(np.isnan(values[i])), 0 if np.isnan(values[i]) else values[i].item()),
+        order = sorted(range(len(values)),
+                       key=lambda i: (bool(np.isnan(values[i])),
+                                      0 if np.isnan(values[i]) else values[i].item()),
                        reverse=descending)  # fmt: skip
         return np.array([order.index(i) for i in range(len(values))], np.int64)
 

@@ -20,7 +20,9 @@ def _per_channel(v: Array, rank: int) -> Array:
     return v.reshape(-1, *[1] * (rank - 2))
 
 
-def _batch_norm(x: Array, scale: Array, bias: Array, mean: Array, variance: Array, epsilon: float) -> Array:
+def _batch_norm(
+    x: Array, scale: Array, bias: Array, mean: Array, variance: Array, epsilon: float
+) -> Array:
     return onnx("BatchNormalization", x, scale, bias, mean, variance, epsilon=epsilon)
 
 
@@ -34,21 +36,32 @@ def _rms_norm(x: Array, scale: Array, axis: int, epsilon: float) -> Array:
 
 
 def _group_norm(x: Array, scale: Array, bias: Array, groups: int, epsilon: float) -> Array:
-    parts = [_standardized(part, tuple(range(1, x.ndim)), epsilon) for part in np.split(x, groups, axis=1)]
+    parts = [
+        _standardized(part, tuple(range(1, x.ndim)), epsilon)
+        for part in np.split(x, groups, axis=1)
+    ]
     return np.concatenate(parts, axis=1) * _per_channel(scale, x.ndim) + _per_channel(bias, x.ndim)
 
 
 def _lrn(x: Array, size: int, alpha: float, beta: float, bias: float) -> Array:
-    """By the definition in ONNX's text; its reference evaluator takes the batch's extent for that of the channels."""
+    """By the definition in ONNX's text; its reference evaluator takes the batch's extent for
+    that of the channels.
+    """
     before, behind = math.floor((size - 1) / 2), math.ceil((size - 1) / 2)
     c = x.shape[1]
-    sums = [np.square(x[:, max(0, i - before) : min(c - 1, i + behind) + 1]).sum(axis=1) for i in range(c)]
+    sums = [
+        np.square(x[:, max(0, i - before) : min(c - 1, i + behind) + 1]).sum(axis=1)
+        for i in range(c)
+    ]
     return x / (bias + alpha / size * np.stack(sums, axis=1)) ** beta
 
 
 def _cross_entropy(logits: Array, labels: Array) -> Array:
     logs = special.log_softmax(logits, axis=1)
-    terms = [-logs[(i[0], labels[i], *i[1:])] if 0 <= labels[i] < logits.shape[1] else 0.0 for i in np.ndindex(labels.shape)]
+    terms = [
+        -logs[(i[0], labels[i], *i[1:])] if 0 <= labels[i] < logits.shape[1] else 0.0
+        for i in np.ndindex(labels.shape)
+    ]
     return np.asarray(np.mean(terms))
 
 
@@ -57,7 +70,9 @@ NORMALIZATION: dict[str, Callable[..., Any]] = {
     "layer_norm": _layer_norm,
     "rms_norm": _rms_norm,
     "group_norm": _group_norm,
-    "instance_norm": lambda x, scale, bias, epsilon: onnx("InstanceNormalization", x, scale, bias, epsilon=epsilon),
+    "instance_norm": lambda x, scale, bias, epsilon: onnx(
+        "InstanceNormalization", x, scale, bias, epsilon=epsilon
+    ),
     "lrn": _lrn,
     "softmax": special.softmax,
     "log_softmax": special.log_softmax,

@@ -12,7 +12,9 @@ from .reference import Array, Shape
 
 
 def philox_block(counter: Sequence[int], key: Sequence[int]) -> tuple[int, ...]:
-    """Philox-4x32-10 of one counter (Salmon et al. 2011, section 3.3): four words from four, and a key of two."""
+    """Philox-4x32-10 of one counter (Salmon et al. 2011, section 3.3): four words from four, and
+    a key of two.
+    """
     c, k, low = list(counter), list(key), 0xFFFFFFFF
     for _ in range(10):
         a, b = 0xD2511F53 * c[0], 0xCD9E8D57 * c[2]

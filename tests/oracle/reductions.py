@@ -35,7 +35,11 @@ def _extreme(function: Callable[..., Any], sign: int) -> Callable[..., Any]:
 def _mean(x: Array, axes: Shape, keep: bool) -> Array:
     count = math.prod(x.shape[axis] for axis in axes)
     total = np.sum(x, axis=axes, keepdims=keep) if axes else x
-    return total / count if is_float(x.dtype) else integer_division(total.astype(x.dtype), np.array(count, x.dtype))
+    return (
+        total / count
+        if is_float(x.dtype)
+        else integer_division(total.astype(x.dtype), np.array(count, x.dtype))
+    )
 
 
 def _position(best: Callable[..., Any]) -> Callable[..., Array]:
@@ -43,12 +47,16 @@ def _position(best: Callable[..., Any]) -> Callable[..., Array]:
 
     def line(values: Array, last: bool) -> int:
         extreme = best(values)
-        places = [i for i, v in enumerate(values) if v == extreme or (np.isnan(v) and np.isnan(extreme))]
+        places = [
+            i for i, v in enumerate(values) if v == extreme or (np.isnan(v) and np.isnan(extreme))
+        ]
         return places[-1 if last else 0]
 
     def find(x: Array, axis: int, keep: bool, last: bool) -> Array:
         lines = np.moveaxis(x, axis, -1)
-        found = np.array([line(lines[i], last) for i in np.ndindex(*lines.shape[:-1])], np.int64).reshape(lines.shape[:-1])
+        found = np.array(
+            [line(lines[i], last) for i in np.ndindex(*lines.shape[:-1])], np.int64
+        ).reshape(lines.shape[:-1])
         return np.expand_dims(found, axis) if keep else found
 
     return find

@@ -25,11 +25,17 @@ def is_float(dtype: Any) -> bool:
 def onnx(op: str, *inputs: Array, **attributes: Any) -> Array:
     """The ONNX reference evaluator's first result for one node."""
     names = [f"x{i}" for i in range(len(inputs))]
-    kinds = {name: helper.np_dtype_to_tensor_dtype(x.dtype) for name, x in zip(names, inputs, strict=True)}
+    kinds = {
+        name: helper.np_dtype_to_tensor_dtype(x.dtype)
+        for name, x in zip(names, inputs, strict=True)
+    }
     ports = [helper.make_tensor_value_info(name, kind, None) for name, kind in kinds.items()]
     node = helper.make_node(op, names, ["y"], **attributes)
     result = helper.make_tensor_value_info("y", TensorProto.UNDEFINED, None)
-    model = helper.make_model(helper.make_graph([node], op, ports, [result]), opset_imports=[helper.make_opsetid("", OPSET)])
+    model = helper.make_model(
+        helper.make_graph([node], op, ports, [result]),
+        opset_imports=[helper.make_opsetid("", OPSET)],
+    )
     return np.asarray(ReferenceEvaluator(model).run(None, dict(zip(names, inputs, strict=True)))[0])
 
 

@@ -13,19 +13,32 @@ from scipy import signal
 from .reference import Array, Shape, adjoint, adjoint_by_sample, is_float
 
 
-def _conv(x: Array, w: Array, stride: Shape, dilation: Shape, lo: Shape, hi: Shape, groups: int) -> Array:
-    """Cross-correlation of the padded input with filters that have zeros put between their elements."""
-    spread = np.zeros((*w.shape[:2], *((k - 1) * d + 1 for k, d in zip(w.shape[2:], dilation, strict=True))))
+def _conv(
+    x: Array, w: Array, stride: Shape, dilation: Shape, lo: Shape, hi: Shape, groups: int
+) -> Array:
+    """Cross-correlation of the padded input with filters that have zeros put between their
+    elements.
+    """
+    spread = np.zeros(
+        (*w.shape[:2], *((k - 1) * d + 1 for k, d in zip(w.shape[2:], dilation, strict=True)))
+    )
     spread[(..., *(slice(None, None, d) for d in dilation))] = w
     padded = np.pad(x, [(0, 0), (0, 0), *zip(lo, hi, strict=True)])
     per_filter, per_group = w.shape[1], len(w) // groups
     if not len(x):  # SciPy does not take an empty batch
         return _conv(np.zeros((1, *x.shape[1:])), w, stride, dilation, lo, hi, groups)[:0]
     maps = [
-        signal.correlate(padded[:, (o // per_group) * per_filter :][:, :per_filter], filter_[None], "valid", "direct")
+        signal.correlate(
+            padded[:, (o // per_group) * per_filter :][:, :per_filter],
+            filter_[None],
+            "valid",
+            "direct",
+        )
         for o, filter_ in enumerate(spread)
     ]
-    return np.concatenate(maps, axis=1)[(..., *(slice(None, None, s) for s in stride))].astype(x.dtype)
+    return np.concatenate(maps, axis=1)[(..., *(slice(None, None, s) for s in stride))].astype(
+        x.dtype
+    )
 
 
 def _conv_input_gradient(dy: Array, w: Array, spatial: Shape, groups: int, **attrs: Any) -> Array:
@@ -41,13 +54,27 @@ def _conv_weight_gradient(x: Array, dy: Array, kernel: Shape, groups: int, **att
 def _windows(
     spatial: Shape, kernel: Shape, stride: Shape, dilation: Shape, lo: Shape, hi: Shape
 ) -> Iterator[tuple[Shape, list[tuple[int, Shape]]]]:
-    """Each output position with (flat kernel position, input position), positions in the padding among them."""
-    ends = [e + a + b - (k - 1) * d for e, a, b, k, d in zip(spatial, lo, hi, kernel, dilation, strict=True)]
+    """Each output position with (flat kernel position, input position), positions in the padding
+    among them.
+    """
+    ends = [
+        e + a + b - (k - 1) * d
+        for e, a, b, k, d in zip(spatial, lo, hi, kernel, dilation, strict=True)
+    ]
     for p in product(*(range((end - 1) // s + 1) for end, s in zip(ends, stride, strict=True))):
-        yield p, [
-            (flat, tuple(i * s + j * d - a for i, s, j, d, a in zip(p, stride, k, dilation, lo, strict=True)))
-            for flat, k in enumerate(np.ndindex(*kernel))
-        ]
+        yield (
+            p,
+            [
+                (
+                    flat,
+                    tuple(
+                        i * s + j * d - a
+                        for i, s, j, d, a in zip(p, stride, k, dilation, lo, strict=True)
+                    ),
+                )
+                for flat, k in enumerate(np.ndindex(*kernel))
+            ],
+        )
 
 
 def is_inside(q: Shape, spatial: Sequence[int], first: Sequence[int] | None = None) -> bool:
@@ -60,7 +87,9 @@ def _max_pool(x: Array, **attrs: Any) -> Array:
     found = {}
     for p, window in _windows(spatial, **attrs):
         parts = [x[(..., *q)] for _, q in window if is_inside(q, spatial)]
-        found[p] = np.max(np.stack(parts), axis=0) if parts else np.full(x.shape[:2], least, x.dtype)
+        found[p] = (
+            np.max(np.stack(parts), axis=0) if parts else np.full(x.shape[:2], least, x.dtype)
+        )
     return _assembled(found, x.shape[:2], x.dtype)
 
 
@@ -99,7 +128,11 @@ def _average_pool(x: Array, count_padding: bool, extra: Shape, **attrs: Any) -> 
     found = {}
     for p, window in _windows(spatial, **attrs):
         parts = [x[(..., *q)] for _, q in window if is_inside(q, spatial)]
-        counted = [q for _, q in window if is_inside(q, end, [-a for a in lo])] if count_padding else parts
+        counted = (
+            [q for _, q in window if is_inside(q, end, [-a for a in lo])]
+            if count_padding
+            else parts
+        )
         found[p] = np.sum(parts, axis=0) / len(counted)
     return _assembled(found, x.shape[:2], x.dtype)
 
@@ -110,8 +143,11 @@ def _average_pool_gradient(dy: Array, spatial: Shape, **attrs: Any) -> Array:
 
 def _im2col(x: Array, kernel: Shape, stride: Shape, dilation: Shape) -> Array:
     none = (0,) * len(kernel)
-    parts = {p: np.stack([x[(..., *q)] for _, q in window], axis=-1)
-             for p, window in _windows(x.shape[2:], kernel, stride, dilation, none, none)}  # fmt: skip
+    parts = {
+        p: np.stack([x[(..., *q)] for _, q in window], axis=-1)
+        # fmt: skip
+        for p, window in _windows(x.shape[2:], kernel, stride, dilation, none, none)
+    }
     y = _assembled(parts, (*x.shape[:2], math.prod(kernel)), x.dtype)
     return y.reshape(*x.shape[:2], *kernel, *y.shape[3:])
 

@@ -27,14 +27,18 @@ def _input(x: Array, m: Shape, taps: Shape, lo: Shape, counts: Shape, groups: in
     for n, ty, tx, i, j in product(range(len(x)), *map(range, counts), range(a), range(b)):
         q = (ty * m[0] + i - lo[0], tx * m[1] + j - lo[1])
         if is_inside(q, x.shape[2:]):
-            found[:, :, n, ty, tx] += np.multiply.outer(np.outer(backs[0][:, i], backs[1][:, j]), x[(n, slice(None), *q)])
+            found[:, :, n, ty, tx] += np.multiply.outer(
+                np.outer(backs[0][:, i], backs[1][:, j]), x[(n, slice(None), *q)]
+            )
     return grouped(found, groups)
 
 
 def _back(m: int, taps: int) -> Array:
     points = _points(m, taps)
     back = np.zeros((m + taps - 1,) * 2)
-    for row, roots in zip(back, [*([q for q in points if q != p] for p in points), points], strict=True):
+    for row, roots in zip(
+        back, [*([q for q in points if q != p] for p in points), points], strict=True
+    ):
         row[: len(roots) + 1] = np.polynomial.polynomial.polyfromroots(roots)
     return back
 
@@ -46,17 +50,23 @@ def grouped(tiles: Array, groups: int) -> Array:
 
 
 def _powers(m: int, taps: int) -> Array:
-    """A' [m, points]: column e holds the powers of point e; that of infinity, the highest coefficient."""
+    """A' [m, points]: column e holds the powers of point e; that of infinity, the highest
+    coefficient.
+    """
     return np.array([[*(p**i for p in _points(m, taps)), float(i == m - 1)] for i in range(m)])
 
 
 def _output(products: Array, m: Shape, taps: Shape, shape: Shape) -> Array:
     down, across = (_powers(*axis) for axis in zip(m, taps, strict=True))
     n, o, height, width = shape
-    tiles = products.swapaxes(1, 2).reshape(down.shape[1], across.shape[1], n, -(-height // m[0]), -(-width // m[1]), o)
+    tiles = products.swapaxes(1, 2).reshape(
+        down.shape[1], across.shape[1], n, -(-height // m[0]), -(-width // m[1]), o
+    )
     y = np.zeros(shape)
     for h, w in product(range(height), range(width)):
-        y[:, :, h, w] = np.einsum("e,f,efno->no", down[h % m[0]], across[w % m[1]], tiles[:, :, :, h // m[0], w // m[1]])
+        y[:, :, h, w] = np.einsum(
+            "e,f,efno->no", down[h % m[0]], across[w % m[1]], tiles[:, :, :, h // m[0], w // m[1]]
+        )
     return y
 
 
@@ -77,12 +87,17 @@ def _output_gradient(dy: Array, m: Shape, taps: Shape, groups: int) -> Array:
 
 
 def _filter(w: Array, m: Shape, taps: Shape, groups: int, is_turned: bool) -> Array:
-    """Each filter as a polynomial at every point, by Lagrange's scale; at infinity its highest coefficient."""
+    """Each filter as a polynomial at every point, by Lagrange's scale; at infinity its highest
+    coefficient.
+    """
     parts = []
     for part in np.split(w, groups):
         turned = np.flip(part, (2, 3)).swapaxes(0, 1) if is_turned else part
         u = sum(
-            np.multiply.outer(np.outer(_lagrange(m[0], taps[0], i), _lagrange(m[1], taps[1], j)), turned[:, :, i, j].T)
+            np.multiply.outer(
+                np.outer(_lagrange(m[0], taps[0], i), _lagrange(m[1], taps[1], j)),
+                turned[:, :, i, j].T,
+            )
             for i, j in product(*map(range, taps))
         )
         parts.append(np.asarray(u).reshape(-1, *turned.shape[1::-1]))
@@ -93,7 +108,9 @@ def _lagrange(m: int, taps: int, k: int) -> Array:
     """What the k-th tap contributes at every point."""
     points = _points(m, taps)
     scales = [math.prod(p - q for q in points if q != p) for p in points]
-    return np.array([*(p**k / scale for p, scale in zip(points, scales, strict=True)), float(k == taps - 1)])
+    return np.array(
+        [*(p**k / scale for p, scale in zip(points, scales, strict=True)), float(k == taps - 1)]
+    )
 
 
 def _filter_gradient(du: Array, m: Shape, taps: Shape) -> Array:

@@ -1,7 +1,8 @@
-"""Random graphs for property tests: elementwise, shape, reduction, matmul, convolution and pooling ops on float64.
+"""Random graphs for property tests: elementwise, shape, reduction, matmul, convolution and pooling
+ops on float64.
 
-Float64 keeps roundings far below any tolerance. The ops are continuous, so that a rounding never becomes a jump, and
-bounded, so that nothing overflows. A batch extent is sometimes the free dim N.
+Float64 keeps roundings far below any tolerance. The ops are continuous, so that a rounding never
+becomes a jump, and bounded, so that nothing overflows. A batch extent is sometimes the free dim N.
 """
 
 from __future__ import annotations
@@ -25,7 +26,9 @@ _Draw = st.DrawFn
 
 @st.composite
 def graphs(draw: _Draw, max_steps: int = 8) -> Graph:
-    """A graph with the input ``x`` [n, 2, 4, 4], the states ``scale`` and ``unused``, and 1 to 3 outputs."""
+    """A graph with the input ``x`` [n, 2, 4, 4], the states ``scale`` and ``unused``, and 1 to 3
+    outputs.
+    """
     b = Builder("random")
     extents: list[Extent] = [symbol("N", 1, 8), BATCH]
     n = draw(st.sampled_from(extents))
@@ -46,11 +49,15 @@ def random_inputs(graph: Graph, seed: int = 0) -> dict[str, Array]:
     return {v.label: random.standard_normal(v.type.evaluate({"N": BATCH})) for v in graph.inputs}
 
 
-# -- steps: each adds one or two nodes ---------------------------------------------------------------------------
+# -- steps: each adds one or two nodes -------------------------------------------------------------
 
 
 def _unary(draw: _Draw, b: Builder, x: Value) -> Value:
-    return b(draw(st.sampled_from(["neg", "abs", "tanh", "relu", "sigmoid", "sin", "cos"])), x, label="unary")
+    return b(
+        draw(st.sampled_from(["neg", "abs", "tanh", "relu", "sigmoid", "sin", "cos"])),
+        x,
+        label="unary",
+    )
 
 
 def _number(draw: _Draw, b: Builder, x: Value) -> Value:
@@ -76,7 +83,11 @@ def _vector(draw: _Draw, b: Builder, x: Value) -> Value:
     last = x.shape[-1] if x.type.rank else 1
     if not isinstance(last, int):
         return b("mul", x, 0.75)
-    data = np.linspace(-1, 1, last) if draw(st.booleans()) else np.broadcast_to(np.float64(0.5), (last,))
+    data = (
+        np.linspace(-1, 1, last)
+        if draw(st.booleans())
+        else np.broadcast_to(np.float64(0.5), (last,))
+    )
     return b(draw(st.sampled_from(["add", "mul"])), x, b.constant(data))
 
 
@@ -145,7 +156,9 @@ def _matmul(draw: _Draw, b: Builder, x: Value) -> Value:
 
 
 def _is_image(x: Value) -> bool:
-    return x.type.rank == 4 and all(isinstance(extent, int) and extent >= 1 for extent in x.shape[1:])
+    return x.type.rank == 4 and all(
+        isinstance(extent, int) and extent >= 1 for extent in x.shape[1:]
+    )
 
 
 def _conv(draw: _Draw, b: Builder, x: Value) -> Value:
@@ -154,9 +167,20 @@ def _conv(draw: _Draw, b: Builder, x: Value) -> Value:
     channels = x.shape[1]
     assert isinstance(channels, int)
     groups = draw(st.sampled_from([1, channels]))
-    weight = np.cos(np.arange(2.0 * channels * channels // groups * 9)).reshape(2 * channels, channels // groups, 3, 3)
+    weight = np.cos(np.arange(2.0 * channels * channels // groups * 9)).reshape(
+        2 * channels, channels // groups, 3, 3
+    )
     stride, lo, hi = draw(st.integers(1, 2)), draw(st.integers(1, 2)), draw(st.integers(1, 2))
-    y = b("conv", x, b.constant(weight), stride=(stride, 1), dilation=(1, 1), lo=(lo, 1), hi=(hi, 1), groups=groups)
+    y = b(
+        "conv",
+        x,
+        b.constant(weight),
+        stride=(stride, 1),
+        dilation=(1, 1),
+        lo=(lo, 1),
+        hi=(hi, 1),
+        groups=groups,
+    )
     if draw(st.booleans()):  # what a batch normalization leaves
         y = b("mul", y, b.constant(np.linspace(0.5, 1, 2 * channels).reshape(-1, 1, 1)))
         y = b("add", y, b.constant(np.linspace(-1, 1, 2 * channels).reshape(-1, 1, 1)))
@@ -166,7 +190,11 @@ def _conv(draw: _Draw, b: Builder, x: Value) -> Value:
 def _pool(draw: _Draw, b: Builder, x: Value) -> Value:
     if not _is_image(x):
         return b("neg", x)
-    window: dict[str, Any] = {"kernel": (2, 2), "stride": (draw(st.integers(1, 2)), 1), "dilation": (1, 1)}
+    window: dict[str, Any] = {
+        "kernel": (2, 2),
+        "stride": (draw(st.integers(1, 2)), 1),
+        "dilation": (1, 1),
+    }
     window |= {"lo": (1, 0), "hi": (1, 1)}
     if draw(st.booleans()):
         return b("max_pool", x, **window)

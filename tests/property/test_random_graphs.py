@@ -1,4 +1,6 @@
-"""Random graphs keep their meaning through every pass, their text parses back, and their gradients are right."""
+"""Random graphs keep their meaning through every pass, their text parses back, and their
+gradients are right.
+"""
 
 from __future__ import annotations
 
@@ -20,9 +22,12 @@ from netloom.compiler.verify import verify
 
 from .random_graphs import BATCH, graphs, random_inputs
 
-few = settings(max_examples=100, deadline=None, suppress_health_check=[HealthCheck.too_slow], derandomize=True)
+few = settings(
+    max_examples=100, deadline=None, suppress_health_check=[HealthCheck.too_slow], derandomize=True
+)
 
-# Float64 data below 100, at most 20 roundings moved by rules, each at most 2**-53 of a sum of at most 300 terms.
+# Float64 data below 100, at most 20 roundings moved by rules, each at most 2**-53 of a sum of at
+# most 300 terms.
 TOLERANCE = 100 * 20 * 300 * 2.0**-53
 
 
@@ -33,7 +38,9 @@ def assert_close(results: Sequence[Array], expected: Sequence[Array]) -> None:
 
 
 def is_close(results: Sequence[Array], expected: Sequence[Array]) -> bool:
-    return all(np.allclose(a, b, rtol=0, atol=TOLERANCE) for a, b in zip(results, expected, strict=True))
+    return all(
+        np.allclose(a, b, rtol=0, atol=TOLERANCE) for a, b in zip(results, expected, strict=True)
+    )
 
 
 @few
@@ -102,12 +109,16 @@ def _with_noise(graph: Graph, data: st.DataObject) -> Graph:
     mapping = {value: value for value in graph.sources}
     for node in graph.nodes:
         outputs = b.copy(node, [mapping[value] for value in node.inputs])
-        mapping.update(zip(node.outputs, (_noise(b, value, data) for value in outputs), strict=True))
+        mapping.update(
+            zip(node.outputs, (_noise(b, value, data) for value in outputs), strict=True)
+        )
     return b.build([mapping[value] for value in graph.outputs], graph.output_names)
 
 
 def _noise(b: Builder, x: Value, data: st.DataObject) -> Value:
-    kind = data.draw(st.sampled_from(["none", "dead", "one", "negations", "reshapes", "transpose", "slice"]))
+    kind = data.draw(
+        st.sampled_from(["none", "dead", "one", "negations", "reshapes", "transpose", "slice"])
+    )
     axes = tuple(range(x.type.rank))
     match kind:
         case "dead":
@@ -125,7 +136,7 @@ def _noise(b: Builder, x: Value, data: st.DataObject) -> Value:
     return x
 
 
-# -- gradients ---------------------------------------------------------------------------------------------------
+# -- gradients -------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("simplified", [False, True])
@@ -142,15 +153,21 @@ def test_gradients_equal_finite_differences(simplified: bool, graph: Graph, seed
     losses = [interpret(graph, {"x": inputs["x"] + sign * step * direction})[0] for sign in (1, -1)]
     slope = (losses[0] - losses[1]) / (2 * step)
     analytic = np.sum(gradient * direction)
-    # Second differences are below 1e4, so the quotient's error is below 1e4 * step**2 + 1e3 * 2**-52 / step.
-    assert abs(slope - analytic) <= 1e-5 * max(1.0, np.sqrt(np.sum(gradient**2) * np.sum(direction**2)))
+    # Second differences are below 1e4, so the quotient's error is below 1e4 * step**2 + 1e3 *
+    # 2**-52 / step.
+    assert abs(slope - analytic) <= 1e-5 * max(
+        1.0, np.sqrt(np.sum(gradient**2) * np.sum(direction**2))
+    )
 
 
 def _with_gradient(graph: Graph) -> Graph:
     """loss = sum of sin(output) over all outputs, and its gradient by x."""
     b = Builder(graph.name)
     b.inputs, b.nodes, b.states = list(graph.inputs), list(graph.nodes), list(graph.states)
-    sums = [b("reduce_sum", b("sin", v), axes=tuple(range(v.type.rank)), keep=False) for v in graph.outputs]
+    sums = [
+        b("reduce_sum", b("sin", v), axes=tuple(range(v.type.rank)), keep=False)
+        for v in graph.outputs
+    ]
     loss = sums[0]
     for other in sums[1:]:
         loss = b("add", loss, other)

@@ -1,1 +1,3 @@
-"""A test tool: runs the PTX subset that netloom's kernels compile to, over NumPy, and watches memory and barriers."""
+"""A test tool: runs the PTX subset that netloom's kernels compile to, over NumPy, and watches
+memory and barriers.
+"""

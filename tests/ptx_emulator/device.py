@@ -32,7 +32,9 @@ class EmulatedDevice:
 
     def allocate(self, size: int) -> int:
         if size + sum(data.size for data in self.memory.values()) > self.room:
-            raise DeviceError("the device has not enough free memory.", hint="Choose a smaller batch.")
+            raise DeviceError(
+                "the device has not enough free memory.", hint="Choose a smaller batch."
+            )
         address = self._next
         self.memory[address] = np.full(max(size, 1), 0xFF, np.uint8)
         self._next += -(-(size + _GAP) // _GAP) * _GAP
@@ -49,7 +51,9 @@ class EmulatedDevice:
 
     def upload(self, address: int, array: npt.NDArray[Any]) -> None:
         if array.nbytes:
-            self._place(address, array.nbytes)[...] = np.ascontiguousarray(array).reshape(-1).view(np.uint8)
+            self._place(address, array.nbytes)[...] = (
+                np.ascontiguousarray(array).reshape(-1).view(np.uint8)
+            )
 
     def download(self, array: npt.NDArray[Any], address: int) -> None:
         if array.nbytes:
@@ -69,11 +73,15 @@ class EmulatedDevice:
         return self.ptx[name]
 
     def capture(self, calls: Sequence[Call], after: Sequence[Sequence[int]]) -> Any:
-        """Replays run the calls in another order than they come in: of those that need not wait, always the last."""
+        """Replays run the calls in another order than they come in: of those that need not wait,
+        always the last.
+        """
         waiting = dict(enumerate(after))
         graph = {}
         while waiting:
-            number = max(n for n, numbers in waiting.items() if not any(m in waiting for m in numbers))
+            number = max(
+                n for n, numbers in waiting.items() if not any(m in waiting for m in numbers)
+            )
             graph[number] = calls[number]
             del waiting[number]
         return graph
@@ -99,5 +107,12 @@ class EmulatedDevice:
         memory = sorted(self.memory.items())
         for call in graph.values():
             arguments = [*call.pointers, *call.numbers, call.flag]
-            emulate(call.function, call.blocks, call.threads, arguments, flag=len(arguments) - 1, memory=memory)
+            emulate(
+                call.function,
+                call.blocks,
+                call.threads,
+                arguments,
+                flag=len(arguments) - 1,
+                memory=memory,
+            )
             self.launches += 1

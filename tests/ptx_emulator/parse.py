@@ -1,4 +1,6 @@
-"""PTX text -> instructions. Only what compiled kernels hold; anything else is an error, never skipped."""
+"""PTX text -> instructions. Only what compiled kernels hold; anything else is an error, never
+skipped.
+"""
 
 from __future__ import annotations
 
@@ -46,7 +48,9 @@ def parse(text: str) -> Kernel:
     name, parameters, body = found.groups()
     shared, size = _shared_layout(text)
     registers = {prefix: kind for kind, prefix, _ in _REGISTERS.findall(body)}
-    kernel = Kernel(name, dict((n, kind) for kind, n in _PARAMETER.findall(parameters)), registers, shared, size)
+    kernel = Kernel(
+        name, dict((n, kind) for kind, n in _PARAMETER.findall(parameters)), registers, shared, size
+    )
     body = _SHARED.sub("", _REGISTERS.sub("", body))
     for statement in _statements(body):
         label = _LABEL.match(statement)
@@ -102,7 +106,9 @@ def _instruction(statement: str) -> Instruction:
         guard, statement = (match.group(2), bool(match.group(1))), match.group(3)
     head, _, rest = statement.partition(" ") if " " in statement else statement.partition("\t")
     operation, *modifiers = head.strip().split(".")
-    return Instruction(operation, tuple(modifiers), tuple(_operands(rest.strip())), guard, statement)
+    return Instruction(
+        operation, tuple(modifiers), tuple(_operands(rest.strip())), guard, statement
+    )
 
 
 def _operands(text: str) -> list[str | tuple[str, ...]]:

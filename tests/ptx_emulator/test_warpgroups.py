@@ -22,8 +22,10 @@ LEFT = 64 * 64  # bytes of 64 rows of 64 bytes
 SUMS = ", ".join(f"%f{i}" for i in range(4))
 STORE = "".join(f"st.global.f32 [%rd9+{4 * i}], %f{i};" for i in range(4))
 
-# thread t copies 64-byte row t to where swizzling puts it: 64 of the left matrix, then 8 of the right one (others store zeros)
-BODY = """mul.wide.u32 %rd3, %r0, 64; add.s64 %rd4, %rd0, %rd3; mov.u32 %r4, scratch; shl.b32 %r5, %r0, 6; add.u32 %r5, %r4, %r5;
+# thread t copies 64-byte row t to where swizzling puts it: 64 of the left matrix, then 8 of the
+# right one (others store zeros)
+BODY = """mul.wide.u32 %rd3, %r0, 64; add.s64 %rd4, %rd0, %rd3; mov.u32 %r4, scratch; 
+shl.b32 %r5, %r0, 6; add.u32 %r5, %r4, %r5;
 shr.u32 %r6, %r0, 1; and.b32 %r6, %r6, 3; shl.b32 %r6, %r6, 4;
 {rows}
 fence.proxy.async.shared::cta;
@@ -44,11 +46,14 @@ mul.wide.u32 %rd3, %r0, 16; add.s64 %rd9, %rd1, %rd3; {store}"""
 def body(kind: str = "tf32") -> str:
     shape, signs = SHAPES[kind]
     rows = "".join(
-        f"xor.b32 %r7, %r6, {16 * group}; add.u32 %r8, %r5, %r7; ld.global.v4.u32 {{%r10, %r11, %r12, %r13}}, [%rd4+{16 * group}];"
+        f"xor.b32 %r7, %r6, {16 * group}; add.u32 %r8, %r5, %r7; ld.global.v4.u32 "
+        f"{{%r10, %r11, %r12, %r13}}, [%rd4+{16 * group}];"
         "st.shared.v4.u32 [%r8], {%r10, %r11, %r12, %r13};" for group in range(4)
     )  # fmt: skip
     high = 2 << 62 | 512 >> 4 << 32 | 1 << 16
-    return BODY.format(rows=rows, high=high, right=LEFT >> 4, shape=shape, signs=signs, sums=SUMS, store=STORE)
+    return BODY.format(
+        rows=rows, high=high, right=LEFT >> 4, shape=shape, signs=signs, sums=SUMS, store=STORE
+    )
 
 
 def run(text: str, x: Array, threads: int = 128) -> Array:
@@ -89,14 +94,20 @@ def test_the_low_bits_are_not_read() -> None:
 
 FAULTS = {
     "no proxy fence": ("fence.proxy.async.shared::cta;", "", "has not fenced"),
-    "a store behind the fence": ("shared::cta;", "shared::cta; st.shared.u32 [%r8], %r13;", "has not fenced"),
-    "no barrier": ("fence.proxy.async.shared::cta;\nbar.sync 0;", "fence.proxy.async.shared::cta;", "race"),
+    "a store behind the fence": ("shared::cta;", "shared::cta; st.shared.u32 [%r8], %r13;",
+                                 "has not fenced"),
+    "no barrier": ("fence.proxy.async.shared::cta;\nbar.sync 0;", "fence.proxy.async.shared::cta;",
+                   "race"),
     "no fence of registers": ("wgmma.fence.sync.aligned;", "", "no wgmma.fence"),
-    "a write to what is read": ("wgmma.wait_group", "st.shared.u32 [%r5], %r0; wgmma.wait_group", "a product reads that nobody"),
-    "a write without a barrier": ("aligned 0;\nbar.sync 0;", "aligned 0; st.shared.u32 [%r5], %r0;", "race"),
+    "a write to what is read": ("wgmma.wait_group", "st.shared.u32 [%r5], %r0; wgmma.wait_group",
+                                "a product reads that nobody"),
+    "a write without a barrier": ("aligned 0;\nbar.sync 0;", "aligned 0; st.shared.u32 [%r5], %r0;",
+                                  "race"),
     "a matrix outside": ("add.s64 %rd6, %rd5, 256;", "add.s64 %rd6, %rd5, 510;", "a matrix ends"),
-    "different matrices": ("wgmma.fence", "mul.wide.u32 %rd8, %r0, 4; add.s64 %rd5, %rd5, %rd8; wgmma.fence", "different matrices"),
-    "half a warpgroup": ("wgmma.fence", "setp.lt.u32 %p2, %r0, 64; @%p2 wgmma.fence", "some threads of a warpgroup"),
+    "different matrices": ("wgmma.fence", "mul.wide.u32 %rd8, %r0, 4; add.s64 %rd5, %rd5, %rd8; "
+                                          "wgmma.fence", "different matrices"),
+    "half a warpgroup": ("wgmma.fence", "setp.lt.u32 %p2, %r0, 64; @%p2 wgmma.fence",
+                         "some threads of a warpgroup"),
 }  # fmt: skip
 
 
@@ -111,13 +122,16 @@ def test_faults_are_found(name: str) -> None:
 
 def test_sums_are_nothing_before_they_are_waited_for() -> None:
     assert np.isnan(run(body().replace("wgmma.wait_group.sync.aligned 0;", ""), numbers())).all()
-    assert np.isnan(run(body().replace("wait_group.sync.aligned 0", "wait_group.sync.aligned 1"), numbers())).all()
+    assert np.isnan(
+        run(body().replace("wait_group.sync.aligned 0", "wait_group.sync.aligned 1"), numbers())
+    ).all()
 
 
 @pytest.mark.parametrize(("old", "new"), [
     ("m64n8k8.f32.tf32.tf32", "m64n8k16.f32.f16.f16"), ("%p1, 1, 1;", "%p1, 1, -1;"),
     ("wgmma.fence.sync.aligned", "wgmma.other.sync.aligned"),
-    ("fence.proxy.async.shared::cta", "fence.acq_rel.gpu"), (str(2 << 62 | 512 >> 4 << 32 | 1 << 16), str(1 << 62 | 32 << 32)),
+    ("fence.proxy.async.shared::cta", "fence.acq_rel.gpu"),
+    (str(2 << 62 | 512 >> 4 << 32 | 1 << 16), str(1 << 62 | 32 << 32)),
 ])  # fmt: skip
 def test_what_it_does_not_know(old: str, new: str) -> None:
     assert old in body()

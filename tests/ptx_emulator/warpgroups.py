@@ -1,7 +1,8 @@
-"""wgmma: products of 64 rows by four warps, whose operands lie in shared memory and which are done when they are waited for.
+"""wgmma: products of 64 rows by four warps, whose operands lie in shared memory and which are done
+when they are waited for.
 
-Until then their sums are NaN to everyone else, and nothing may write what they read. What they read must have been fenced by
-its writer (fence.proxy.async) and lie behind a barrier.
+Until then their sums are NaN to everyone else, and nothing may write what they read. What they read
+must have been fenced by its writer (fence.proxy.async) and lie behind a barrier.
 """
 
 from __future__ import annotations
@@ -26,7 +27,9 @@ _SHAPE = re.compile(r"m64n(\d+)k(8|16)")
 
 @dataclass
 class _Group:
-    """What one warpgroup has under way: sums by register, cells that products read, and by how many commits each is old."""
+    """What one warpgroup has under way: sums by register, cells that products read, and by how
+    many commits each is old.
+    """
 
     sums: dict[str, Array]
     reads: list[tuple[int, Array]]
@@ -71,13 +74,20 @@ def _begin(m: Machine, i: Instruction, group: _Group, own: Array) -> None:
     per_word = kinds.get((shape.group(2), i.modifiers[4:])) if shape else None
     signs = tuple(map(str, i.operands[4:]))
     registers = i.operands[0]
-    if shape is None or per_word is None or signs != (("1", "1") if per_word == 1 else ("1", "1", "0", "0")):
+    if (
+        shape is None
+        or per_word is None
+        or signs != (("1", "1") if per_word == 1 else ("1", "1", "0", "0"))
+    ):
         raise ValueError(f"the emulator does not know {i.text!r}")
     columns = int(shape.group(1))
     assert isinstance(registers, tuple) and len(registers) == columns // 2
     if not group.may_begin:
         raise MemoryFault("wgmma.mma_async: no wgmma.fence since its registers were free")
-    left, right = (_matrix(m, i, own, number, rows, per_word, group) for number, rows in ((1, 64), (2, columns)))
+    left, right = (
+        _matrix(m, i, own, number, rows, per_word, group)
+        for number, rows in ((1, 64), (2, columns))
+    )
     product = left @ right.T  # [64, columns]
     thread = np.arange(GROUP)
     row, column = thread // 32 * 16 + thread % 32 // 4, thread % 4 * 2
@@ -86,12 +96,18 @@ def _begin(m: Machine, i: Instruction, group: _Group, own: Array) -> None:
         pair, half, last = place // 4, place // 2 % 2, place % 2
         before = group.sums.get(register, m.read(register, "f32", own))
         before = np.where(adds, before, 0).astype(np.float64)
-        group.sums[register] = (before + product[row + 8 * half, 8 * pair + column + last]).astype(np.float32)
+        group.sums[register] = (before + product[row + 8 * half, 8 * pair + column + last]).astype(
+            np.float32
+        )
         m.write(register, np.full(GROUP, np.nan, np.float32), own)
 
 
-def _matrix(m: Machine, i: Instruction, own: Array, number: int, rows: int, per_word: int, group: _Group) -> Array:
-    """[rows, k] of an operand: 32 bytes of each row, in 64-byte swizzle (bits 4 and 5 of an address are changed by 7 and 8)."""
+def _matrix(
+    m: Machine, i: Instruction, own: Array, number: int, rows: int, per_word: int, group: _Group
+) -> Array:
+    """[rows, k] of an operand: 32 bytes of each row, in 64-byte swizzle (bits 4 and 5 of an
+    address are changed by 7 and 8).
+    """
     descriptors = np.unique(m.read(i.operands[number], "b64", own))
     if descriptors.size > 1:
         raise MemoryFault("wgmma.mma_async: the threads of a warpgroup name different matrices")
@@ -103,10 +119,14 @@ def _matrix(m: Machine, i: Instruction, own: Array, number: int, rows: int, per_
     linear = start + row // 8 * groups + row % 8 * 64 + np.arange(0, 32, 4)  # [rows, words]
     address = (linear ^ (linear >> 7 & 3) << 4).reshape(-1)
     if (address + 4 > m.shared_size).any():
-        raise MemoryFault(f"shared memory: a matrix ends at byte {int(address.max()) + 4} of {m.shared_size}")
+        raise MemoryFault(
+            f"shared memory: a matrix ends at byte {int(address.max()) + 4} of {m.shared_size}"
+        )
     lanes = np.full(address.size, m.lanes[own[0]])
     cells = address + m.lanes[own[0]] // m.threads * m.shared_size
-    words = np.ascontiguousarray(m.shared.load_for_products(cells, lanes, m.epochs[lanes])).view(np.uint32)
+    words = np.ascontiguousarray(m.shared.load_for_products(cells, lanes, m.epochs[lanes])).view(
+        np.uint32
+    )
     group.reads.append((group.commits, cells))
     if per_word == 1:
         return (words & np.uint32(0xFFFFE000)).view(np.float32).astype(np.float64).reshape(rows, -1)
@@ -117,7 +137,9 @@ def _matrix(m: Machine, i: Instruction, own: Array, number: int, rows: int, per_
 def _wait(m: Machine, group: _Group, own: Array, pending: int) -> None:
     """Sums are there when no product is under way."""
     done = [cells for commit, cells in group.reads if commit < group.commits - pending]
-    group.reads = [(commit, cells) for commit, cells in group.reads if commit >= group.commits - pending]
+    group.reads = [
+        (commit, cells) for commit, cells in group.reads if commit >= group.commits - pending
+    ]
     for cells in done:
         lanes = np.full(cells.size, m.lanes[own[0]])
         m.shared.end_products(cells, lanes, m.epochs[lanes])
@@ -129,7 +151,9 @@ def _wait(m: Machine, group: _Group, own: Array, pending: int) -> None:
 
 
 def fence(m: Machine, i: Instruction, active: Array) -> None:
-    """fence.proxy.async: what these threads wrote is there for products that begin behind a barrier."""
+    """fence.proxy.async: what these threads wrote is there for products that begin behind a
+    barrier.
+    """
     if i.modifiers[:2] != ("proxy", "async"):
         raise ValueError(f"the emulator does not know {i.text!r}")
     m.shared.fence(m.lanes[active])

@@ -18,7 +18,8 @@ from netloom.runtime import checkpoint
 from netloom.runtime.checkpoint import Checkpoint, read_checkpoint, write_checkpoint
 
 TENSORS = {
-    "a.weight": np.arange(6, dtype=np.float32).reshape(2, 3), "scalar": np.array(1.5), "empty": np.zeros((0, 3), np.int32),
+    "a.weight": np.arange(6, dtype=np.float32).reshape(2, 3), "scalar": np.array(1.5),
+    "empty": np.zeros((0, 3), np.int32),
     "key": np.array([1, 2, 3, 2**32 - 1], np.uint32), "mask": np.array([True, False]),
     "turned": np.arange(6, dtype=np.int64).reshape(2, 3).T, 'odd "name"\n%s': np.int8([1]),
 }  # fmt: skip
@@ -41,7 +42,9 @@ def test_round_trip(tmp_path: Path) -> None:
 def test_agrees_with_the_safetensors_package(tmp_path: Path) -> None:
     write_checkpoint(tmp_path / "ours", Checkpoint(TENSORS, {}))
     assert equal(load_file(tmp_path / "ours"), TENSORS)
-    save_file({name: np.array(array, order="C") for name, array in TENSORS.items()}, tmp_path / "theirs")
+    save_file(
+        {name: np.array(array, order="C") for name, array in TENSORS.items()}, tmp_path / "theirs"
+    )
     found = read_checkpoint(tmp_path / "theirs")
     assert equal(found.tensors, TENSORS) and found.metadata == {}
 
@@ -114,15 +117,20 @@ def test_a_failed_write_keeps_the_old_file(tmp_path: Path, monkeypatch: pytest.M
 
 
 def test_killed_at_any_moment_leaves_old_or_new(tmp_path: Path) -> None:
-    """A child process rewrites the file and is killed at a random moment; what is left is always whole."""
+    """A child process rewrites the file and is killed at a random moment; what is left is always
+    whole.
+    """
     file = tmp_path / "c"
     program = (
         "import sys, numpy as np\nfrom netloom.runtime.checkpoint import *\n"
-        "i = 0\nwhile True:\n    write_checkpoint(sys.argv[1], Checkpoint({'a': np.full(100_000, i)}, {'i': i}))\n"
+        "i = 0\nwhile True:\n    write_checkpoint(sys.argv[1], Checkpoint({'a': np.full(100_000, "
+        "i)}, {'i': i}))\n"
         "    i += 1\n    print(i, flush=True)\n"
     )
     for _ in range(3):
-        with subprocess.Popen([sys.executable, "-c", program, str(file)], stdout=subprocess.PIPE) as child:
+        with subprocess.Popen(
+            [sys.executable, "-c", program, str(file)], stdout=subprocess.PIPE
+        ) as child:
             assert child.stdout is not None
             for _ in range(5):
                 child.stdout.readline()

@@ -1,4 +1,6 @@
-"""Sessions: loading, inputs of every kind, errors, many threads, pickling, and that loading needs NumPy alone."""
+"""Sessions: loading, inputs of every kind, errors, many threads, pickling, and that loading
+needs NumPy alone.
+"""
 
 from __future__ import annotations
 
@@ -45,7 +47,12 @@ X = np.arange(12, dtype=np.float32).reshape(3, 4)
 
 
 def test_ways_to_call(session: Session) -> None:
-    for y in (session(X), session(x=X), session.run(None, {"x": X})[0], session.run(["y"], {"x": X})[0]):
+    for y in (
+        session(X),
+        session(x=X),
+        session.run(None, {"x": X})[0],
+        session.run(["y"], {"x": X})[0],
+    ):
         np.testing.assert_array_equal(y, 8 * X)
     assert session.run([], {"x": X}) == []
 
@@ -58,7 +65,12 @@ def test_large_results_begin_a_cache_line(session: Session) -> None:
 
 def test_description(session: Session) -> None:
     (port,) = session.inputs
-    assert (port.name, port.dtype, port.shape, str(port)) == ("x", "float32", ("N", 4), "float32[N, 4]")
+    assert (port.name, port.dtype, port.shape, str(port)) == (
+        "x",
+        "float32",
+        ("N", 4),
+        "float32[N, 4]",
+    )
     assert session.outputs[0].name == "y"
     assert session.metadata["training"] is False
 
@@ -124,11 +136,27 @@ def test_inputs_of_every_kind(session: Session, value: Any) -> None:
         ((X, X), {}, 'The program takes 1 inputs ("x"); 2 were given.'),
         ((X,), {"x": X}, 'The input "x" was given twice.'),
         ((X,), {"z": X}, 'There is no input "z"; the program has "x".'),
-        ((X.astype(np.float64),), {}, 'The input "x" must be float32[N, 4], but float64[3, 4] was given.'),
-        ((np.array([["a"] * 4]),), {}, 'The input "x" must be float32[N, 4], but <U1[1, 4] was given.'),
-        ((np.array([[None] * 4]),), {}, 'The input "x" must be float32[N, 4], but object[1, 4] was given.'),
+        (
+            (X.astype(np.float64),),
+            {},
+            'The input "x" must be float32[N, 4], but float64[3, 4] was given.',
+        ),
+        (
+            (np.array([["a"] * 4]),),
+            {},
+            'The input "x" must be float32[N, 4], but <U1[1, 4] was given.',
+        ),
+        (
+            (np.array([[None] * 4]),),
+            {},
+            'The input "x" must be float32[N, 4], but object[1, 4] was given.',
+        ),
         ((X[0],), {}, 'The input "x" must be float32[N, 4], but float32[4] was given.'),
-        ((X[:, :3],), {}, 'The input "x" must be float32[N, 4] (here float32[3, 4]), but float32[3, 3] was given.'),
+        (
+            (X[:, :3],),
+            {},
+            'The input "x" must be float32[N, 4] (here float32[3, 4]), but float32[3, 3] was given.',
+        ),
         (
             (np.zeros((65, 4), np.float32),),
             {},
@@ -136,7 +164,9 @@ def test_inputs_of_every_kind(session: Session, value: Any) -> None:
         ),
     ],
 )
-def test_bad_inputs(session: Session, arguments: tuple[Any, ...], named: dict[str, Any], text: str) -> None:
+def test_bad_inputs(
+    session: Session, arguments: tuple[Any, ...], named: dict[str, Any], text: str
+) -> None:
     with pytest.raises(InputError) as error:
         session(*arguments, **named)
     assert str(error.value) == text
@@ -145,7 +175,9 @@ def test_bad_inputs(session: Session, arguments: tuple[Any, ...], named: dict[st
 
 def test_values_that_do_not_convert(session: Session) -> None:
     for value in ("text", [["a"]], [[1j] * 4], [[1, 2], [3]], object()):
-        with pytest.raises(InputError, match=r'The input "x" must be float32\[N, 4\], but a \w+ was given'):
+        with pytest.raises(
+            InputError, match=r'The input "x" must be float32\[N, 4\], but a \w+ was given'
+        ):
             session(value)
     with pytest.raises(InputError, match='There is no output "q"; the program has "y"'):
         session.run(["q"], {"x": X})
@@ -233,7 +265,9 @@ print(load({str(path)!r})(np.ones((2, 4), np.float32)).sum())
 print(sorted({{name.split(".")[0] for name in sys.modules}} & {{"llvmlite", "networkx", "onnx", "ml_dtypes", "numba"}}))
 print([name for name in sys.modules if name.startswith(("netloom.compiler", "netloom.frontends"))])
 """
-    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=ROOT)
+    result = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=ROOT
+    )
     assert result.stdout.splitlines() == ["64.0", "[]", "[]"]
 
 
@@ -257,10 +291,14 @@ def test_opening_and_closing_leaves_nothing(path: Path) -> None:
 def _usage() -> tuple[int, int, int]:
     """Open files, memory maps, and bytes in memory."""
     pages = int(Path("/proc/self/statm").read_text().split()[1])
-    return len(os.listdir("/proc/self/fd")), len(Path("/proc/self/maps").read_text().splitlines()), pages * 4096
+    return (
+        len(os.listdir("/proc/self/fd")),
+        len(Path("/proc/self/maps").read_text().splitlines()),
+        pages * 4096,
+    )
 
 
-# -- files -----------------------------------------------------------------------------------------------------
+# -- files -----------------------------------------------------------------------------------------
 
 
 def _copy(path: Path, folder: Path) -> Path:
@@ -292,13 +330,17 @@ def test_files_that_are_refused(path: Path, tmp_path: Path) -> None:
         load(tmp_path / "pipe.so")
 
 
-def test_files_that_others_can_write_are_refused(path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_files_that_others_can_write_are_refused(
+    path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     copy = _copy(path, tmp_path)
     copy.chmod(0o666)
     with pytest.raises(ProgramError, match=r"can be written by everybody\. Run: chmod o-w"):
         load(copy)
     copy.chmod(0o644)
-    os.chown(copy, 65534, -1) if os.geteuid() == 0 else monkeypatch.setattr(os, "geteuid", lambda: os.getuid() + 1)
+    os.chown(copy, 65534, -1) if os.geteuid() == 0 else monkeypatch.setattr(
+        os, "geteuid", lambda: os.getuid() + 1
+    )
     with pytest.raises(ProgramError, match="belongs to another user"):
         load(copy)
 
@@ -311,7 +353,7 @@ def test_damaged_manifests_are_refused() -> None:
         parse_manifest('{"abi": 7}')
 
 
-# -- threads ---------------------------------------------------------------------------------------------------
+# -- threads ---------------------------------------------------------------------------------------
 
 
 def test_the_number_of_threads(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -332,7 +374,12 @@ def test_the_number_of_threads(path: Path, monkeypatch: pytest.MonkeyPatch) -> N
 def test_cgroup_quotas(tmp_path: Path) -> None:
     from netloom.runtime.cpu import _read_quota, _upwards
 
-    for text, expected in (("150000 100000", 2), ("max 100000", None), ("50000 100000", 1), ("", None)):
+    for text, expected in (
+        ("150000 100000", 2),
+        ("max 100000", None),
+        ("50000 100000", 1),
+        ("", None),
+    ):
         (tmp_path / "cpu.max").write_text(text)
         assert _read_quota(tmp_path / "cpu.max") == expected
     assert _read_quota(tmp_path / "missing") is None
@@ -351,8 +398,16 @@ def test_bfloat16(tmp_path: Path) -> None:
 
     type = TensorType(BFLOAT16, (Dim.of(small.N), 2))
     buffers = (small.ref(Space.INPUT), small.ref(Space.OUTPUT))
-    entry = Entry("run", (Port("x", type),), (Port("y", type),), (Launch("checked", buffers, (), Dim.of(small.N)),), ())
-    session = Session.in_process(load_in_process([Variant(small.program([entry], symbols=[small.N]), small.kernels())]))
+    entry = Entry(
+        "run",
+        (Port("x", type),),
+        (Port("y", type),),
+        (Launch("checked", buffers, (), Dim.of(small.N)),),
+        (),
+    )
+    session = Session.in_process(
+        load_in_process([Variant(small.program([entry], symbols=[small.N]), small.kernels())])
+    )
     x = np.ones((3, 2), ml_dtypes.bfloat16)
     y = session(x)
     assert y.dtype == x.dtype

@@ -1,4 +1,6 @@
-"""The trainer over a session that interprets: order of data, metrics, checkpoints, resuming, interruption."""
+"""The trainer over a session that interprets: order of data, metrics, checkpoints, resuming,
+interruption.
+"""
 
 from __future__ import annotations
 
@@ -30,10 +32,14 @@ class Ports:
 
 def ports(graph: Graph) -> Ports:
     def port(name: str, value: Any) -> PortInfo:
-        return PortInfo(name, value.dtype.value, tuple(e if isinstance(e, int) else str(e) for e in value.shape))
+        return PortInfo(
+            name, value.dtype.value, tuple(e if isinstance(e, int) else str(e) for e in value.shape)
+        )
 
     outputs = zip(graph.output_names, graph.outputs, strict=True)
-    return Ports(tuple(port(v.label, v) for v in graph.inputs), tuple(port(n, v) for n, v in outputs))
+    return Ports(
+        tuple(port(v.label, v) for v in graph.inputs), tuple(port(n, v) for n, v in outputs)
+    )
 
 
 @dataclass
@@ -64,10 +70,14 @@ class InterpretedSession:
         return ports({"run": self.network, "train_step": self.training}[name])
 
     def create_state(self) -> InterpretedState:
-        return InterpretedState({state.name: np.array(state.initial.array) for state in self.training.states})
+        return InterpretedState(
+            {state.name: np.array(state.initial.array) for state in self.training.states}
+        )
 
     def train_step(self, state: InterpretedState, *inputs: np.ndarray) -> list[np.ndarray]:
-        named = {value.label: array for value, array in zip(self.training.inputs, inputs, strict=True)}
+        named = {
+            value.label: array for value, array in zip(self.training.inputs, inputs, strict=True)
+        }
         self.seen.append(named)
         outputs, after = interpret_step(self.training, named, state.tensors)
         state.tensors = {name: np.array(array) for name, array in after.items()}
@@ -75,7 +85,9 @@ class InterpretedSession:
         return outputs
 
     def evaluate(self, state: InterpretedState, *inputs: np.ndarray) -> np.ndarray:
-        named = {value.label: array for value, array in zip(self.network.inputs, inputs, strict=True)}
+        named = {
+            value.label: array for value, array in zip(self.network.inputs, inputs, strict=True)
+        }
         own = {s.name: state.tensors[s.name] for s in self.network.states}
         return interpret(self.network, named, own)[0]
 
@@ -102,7 +114,9 @@ def blobs(samples: int = 150, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
 
 def same(first: Trainer, second: Trainer) -> bool:
     one, two = first.tensors(), second.tensors()
-    return one.keys() == two.keys() and all(one[name].tobytes() == two[name].tobytes() for name in one)
+    return one.keys() == two.keys() and all(
+        one[name].tobytes() == two[name].tobytes() for name in one
+    )
 
 
 def test_fit_learns_and_reports() -> None:
@@ -122,7 +136,9 @@ def test_order_is_philox_of_seed_and_epoch_and_the_last_batch_is_partial() -> No
     assert [len(rows) for rows in seen] == [4, 4, 2] * 2
     for epoch in range(2):
         generator = np.random.Generator(np.random.Philox(key=np.array([7, epoch], np.uint64)))
-        np.testing.assert_array_equal(np.concatenate(seen[3 * epoch : 3 * epoch + 3]), generator.permutation(10))
+        np.testing.assert_array_equal(
+            np.concatenate(seen[3 * epoch : 3 * epoch + 3]), generator.permutation(10)
+        )
     assert not np.array_equal(shuffled(10, 7, 0), shuffled(10, 8, 0))
 
 
@@ -141,14 +157,20 @@ class CountingSession(InterpretedSession):
 def test_60000_samples_are_937_batches_of_64_and_one_of_32() -> None:
     session = CountingSession(GRAPH, STEP)
     made = Trainer(session)
-    (record,) = made.fit((np.zeros((60_000, 4), np.float32), np.zeros(60_000, np.int64)), epochs=1, batch=64)
+    (record,) = made.fit(
+        (np.zeros((60_000, 4), np.float32), np.zeros(60_000, np.int64)), epochs=1, batch=64
+    )
     assert session.sizes == [64] * 937 + [32] and made.state.step == 938
-    assert record["loss"] == (937 * 64 * 64 + 32 * 32) / 60_000 and record["accuracy"] == 938 / 60_000
+    assert (
+        record["loss"] == (937 * 64 * 64 + 32 * 32) / 60_000 and record["accuracy"] == 938 / 60_000
+    )
 
 
 def test_the_epochs_loss_is_the_mean_over_samples() -> None:
     made, losses = trainer(), []
-    history = made.fit(blobs(10), epochs=1, batch=4, on_step=lambda step, loss: losses.append((step, loss)))
+    history = made.fit(
+        blobs(10), epochs=1, batch=4, on_step=lambda step, loss: losses.append((step, loss))
+    )
     assert [step for step, _ in losses] == [1, 2, 3]
     assert history[0]["loss"] == (4 * losses[0][1] + 4 * losses[1][1] + 2 * losses[2][1]) / 10
 
@@ -181,10 +203,13 @@ def stop_after(steps: int) -> Callable[[int, float], None]:
     return stop
 
 
-@pytest.mark.parametrize("stop", [1, 4, 5, 7])  # in the first epoch, at its last step, and in the second
+# in the first epoch, at its last step, and in the second
+@pytest.mark.parametrize("stop", [1, 4, 5, 7])
 def test_interrupted_and_resumed_is_bit_identical(stop: int, tmp_path: Path) -> None:
     whole, curve = trainer(), []
-    expected = whole.fit(blobs(66), epochs=3, batch=16, seed=3, on_step=lambda *item: curve.append(item))
+    expected = whole.fit(
+        blobs(66), epochs=3, batch=16, seed=3, on_step=lambda *item: curve.append(item)
+    )
     file = tmp_path / "state.safetensors"
     first, parts = trainer(), []
     before = signal.getsignal(signal.SIGINT)
@@ -199,7 +224,13 @@ def test_interrupted_and_resumed_is_bit_identical(stop: int, tmp_path: Path) -> 
     assert parts[-1][0] == stop
     second = trainer()
     history = second.fit(
-        blobs(66), epochs=3, batch=16, seed=3, checkpoint=file, resume=True, on_step=lambda *item: parts.append(item)
+        blobs(66),
+        epochs=3,
+        batch=16,
+        seed=3,
+        checkpoint=file,
+        resume=True,
+        on_step=lambda *item: parts.append(item),
     )
     assert parts == curve and history == expected and same(whole, second)
     assert os.listdir(tmp_path) == ["state.safetensors"]
@@ -207,7 +238,14 @@ def test_interrupted_and_resumed_is_bit_identical(stop: int, tmp_path: Path) -> 
 
 def test_checkpoints_every_few_steps(tmp_path: Path) -> None:
     file, found = tmp_path / "c.safetensors", []
-    trainer().fit(blobs(64), epochs=1, batch=16, checkpoint=file, every=2, on_step=lambda *_: found.append(file.exists()))
+    trainer().fit(
+        blobs(64),
+        epochs=1,
+        batch=16,
+        checkpoint=file,
+        every=2,
+        on_step=lambda *_: found.append(file.exists()),
+    )
     assert found == [False, False, True, True]
 
 
@@ -218,7 +256,10 @@ def test_resume_starts_afresh_without_a_file_and_refuses_another_run(tmp_path: P
     assert one.progress.step == 2
     for changed in ({"seed": 1}, {"batch": 8}):
         with pytest.raises(UsageError, match="the checkpoint is of a run with"):
-            trainer().fit(blobs(32), **{"epochs": 2, "batch": 16, "checkpoint": file, "resume": True, **changed})
+            trainer().fit(
+                blobs(32),
+                **{"epochs": 2, "batch": 16, "checkpoint": file, "resume": True, **changed},
+            )
     with pytest.raises(UsageError, match="samples 32, not 48"):
         trainer().fit(blobs(48), epochs=2, batch=16, checkpoint=file, resume=True)
     with pytest.raises(UsageError, match="resume needs a checkpoint"):
@@ -245,8 +286,16 @@ def test_loading_of_foreign_files_changes_nothing(tmp_path: Path) -> None:
     cases: list[tuple[Arrays, dict[str, Any], str]] = [
         ({}, {}, "lacks"),
         ({**before, "more": np.zeros(1)}, {}, 'holds "more"'),
-        ({**before, "dense2.bias": np.zeros(4, np.float32)}, vars(one.progress), "dense2.bias: .*float32\\[4\\]"),
-        ({**before, "dense2.bias": np.zeros(3)}, vars(one.progress), "dense2.bias: .*float64\\[3\\]"),
+        (
+            {**before, "dense2.bias": np.zeros(4, np.float32)},
+            vars(one.progress),
+            "dense2.bias: .*float32\\[4\\]",
+        ),
+        (
+            {**before, "dense2.bias": np.zeros(3)},
+            vars(one.progress),
+            "dense2.bias: .*float64\\[3\\]",
+        ),
         (before, {}, "no progress"),
         (before, {**vars(one.progress), "epoch": "1"}, "epoch = '1'"),
     ]

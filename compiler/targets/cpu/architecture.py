@@ -1,4 +1,6 @@
-"""Processor architectures: what host code, kernels and files of programs for one have in common, whatever the level."""
+"""Processor architectures: what host code, kernels and files of programs for one have in common,
+whatever the level.
+"""
 
 from __future__ import annotations
 
@@ -11,7 +13,8 @@ from netloom.abi import ELF_MACHINES
 @dataclass(frozen=True)
 class Architecture:
     """``name``: LLVM's and Linux's; ``baseline``: LLVM's name of what every
-    machine of it has; ``has_large_sections``: for data beyond the code's reach; ``oldest_glibc``: the first version."""
+    machine of it has; ``has_large_sections``: for data beyond the code's reach;
+    ``oldest_glibc``: the first version."""
 
     name: str
     baseline: str

@@ -1,7 +1,9 @@
-"""CPU features by LLVM's names, as cpuid reports them; a program checks the ones it needs when it is opened.
+"""CPU features by LLVM's names, as cpuid reports them; a program checks the ones it needs when it
+is opened.
 
-``emit_missing_feature`` writes the check for x86-64. It runs on any such machine: code that needs a feature is never reached
-where the processor or the operating system (XCR0) lacks it. A level that needs nothing beyond its baseline is not checked.
+``emit_missing_feature`` writes the check for x86-64. It runs on any such machine: code that needs a
+feature is never reached where the processor or the operating system (XCR0) lacks it. A level that
+needs nothing beyond its baseline is not checked.
 """
 
 from __future__ import annotations
@@ -18,7 +20,9 @@ from .host import I32, I64, PTR, Function, Word
 
 @dataclass(frozen=True)
 class Feature:
-    """Bit ``bit`` of register ``register`` (0 eax, 1 ebx, 2 ecx, 3 edx) of a cpuid leaf, and the XCR0 bits it needs."""
+    """Bit ``bit`` of register ``register`` (0 eax, 1 ebx, 2 ecx, 3 edx) of a cpuid leaf, and the
+    XCR0 bits it needs.
+    """
 
     leaf: int
     subleaf: int
@@ -29,7 +33,8 @@ class Feature:
 
 _AVX, _AVX512, _AMX = 0x6, 0xE6, 0x60000
 
-BASELINE = frozenset({"64bit", "x87", "cmov", "cx8", "fxsr", "mmx", "sse", "sse2"})  # of every x86-64 machine
+# of every x86-64 machine
+BASELINE = frozenset({"64bit", "x87", "cmov", "cx8", "fxsr", "mmx", "sse", "sse2"})
 
 FEATURES = {
     "sse3": Feature(1, 0, 2, 0), "pclmul": Feature(1, 0, 2, 1), "ssse3": Feature(1, 0, 2, 9),
@@ -53,7 +58,9 @@ FEATURES = {
 
 
 def required_features(names: Sequence[str]) -> tuple[str, ...]:
-    """The names to check, sorted, without those that every x86-64 machine has; ToolchainError for unknown names."""
+    """The names to check, sorted, without those that every x86-64 machine has; ToolchainError
+    for unknown names.
+    """
     unknown = sorted(set(names) - BASELINE - FEATURES.keys())
     if unknown:
         raise ToolchainError(f"The CPU features {', '.join(unknown)} are unknown.",
@@ -61,8 +68,12 @@ def required_features(names: Sequence[str]) -> tuple[str, ...]:
     return tuple(sorted(set(names) - BASELINE))
 
 
-def emit_missing_feature(module: ir.Module, level: int, names: Sequence[str], text: dict[str, ir.Value]) -> Function:
-    """A function ``() -> const char *``: the name (out of ``text``) of a feature that the machine lacks, or NULL."""
+def emit_missing_feature(
+    module: ir.Module, level: int, names: Sequence[str], text: dict[str, ir.Value]
+) -> Function:
+    """A function ``() -> const char *``: the name (out of ``text``) of a feature that the
+    machine lacks, or NULL.
+    """
     code = Function(module, f"missing_feature{level}", PTR, {})
     if not names:
         code.return_(0)
@@ -89,7 +100,9 @@ def emit_missing_feature(module: ir.Module, level: int, names: Sequence[str], te
 
 def _cpuid(code: Function, leaf: int, subleaf: int) -> list[Word]:
     result = ir.LiteralStructType([I32] * 4)
-    assembly = ir.InlineAsm(ir.FunctionType(result, [I32, I32]), "cpuid", "={ax},={bx},={cx},={dx},0,2", True)
+    assembly = ir.InlineAsm(
+        ir.FunctionType(result, [I32, I32]), "cpuid", "={ax},={bx},={cx},={dx},0,2", True
+    )
     signed = leaf - (leaf >> 31 << 32)
     registers = code.builder.call(assembly, [ir.Constant(I32, signed), ir.Constant(I32, subleaf)])
     return [Word(code, code.builder.extract_value(registers, i)) for i in range(4)]
@@ -98,4 +111,6 @@ def _cpuid(code: Function, leaf: int, subleaf: int) -> list[Word]:
 def _xgetbv(code: Function) -> Word:
     result = ir.LiteralStructType([I32, I32])
     assembly = ir.InlineAsm(ir.FunctionType(result, [I32]), "xgetbv", "={ax},={dx},{cx}", True)
-    return Word(code, code.builder.extract_value(code.builder.call(assembly, [ir.Constant(I32, 0)]), 0))
+    return Word(
+        code, code.builder.extract_value(code.builder.call(assembly, [ir.Constant(I32, 0)]), 0)
+    )

@@ -1,6 +1,8 @@
-"""netloom/abi.py -> netloom.h, and a program -> its own header: the same declarations, constants and typed calls.
+"""netloom/abi.py -> netloom.h, and a program -> its own header: the same declarations, constants
+and typed calls.
 
-Names of the model become identifiers of letters, digits and underscores; nothing else of the model's text gets in.
+Names of the model become identifiers of letters, digits and underscores; nothing else of the
+model's text gets in.
 """
 
 from __future__ import annotations
@@ -93,11 +95,13 @@ def _table() -> list[str]:
     return [*lines, "} nl_api;"]
 
 
-# -- one program -----------------------------------------------------------------------------------------------
+# -- one program -----------------------------------------------------------------------------------
 
 
 def model_header(program: Program) -> str:
-    """The header of a program: the generic part, constants of its shapes, and one typed function per entry."""
+    """The header of a program: the generic part, constants of its shapes, and one typed function
+    per entry.
+    """
     name = identifier(program.name, "model")
     guard = f"NETLOOM_{name.upper()}_H"
     lines = [
@@ -139,9 +143,13 @@ def identifiers(names: Sequence[str], default: str, taken: set[str]) -> list[str
 
 def _entry(program: Program, entry: Entry, name: str) -> list[str]:
     shapes = [port.type.shape for port in (*entry.inputs, *entry.outputs)]
-    symbols = sorted(symbols_of([extent for shape in shapes for extent in shape]), key=lambda symbol: symbol.name)
+    symbols = sorted(
+        symbols_of([extent for shape in shapes for extent in shape]), key=lambda symbol: symbol.name
+    )
     taken: set[str] = set()
-    dims = dict(zip(symbols, identifiers([symbol.name for symbol in symbols], "dim", taken), strict=True))
+    dims = dict(
+        zip(symbols, identifiers([symbol.name for symbol in symbols], "dim", taken), strict=True)
+    )
     inputs = identifiers([port.name for port in entry.inputs], "input", taken)
     outputs = identifiers([port.name for port in entry.outputs], "output", taken)
     ports = [*zip(inputs, entry.inputs, strict=True), *zip(outputs, entry.outputs, strict=True)]
@@ -152,7 +160,10 @@ def _entry(program: Program, entry: Entry, name: str) -> list[str]:
     arguments += [f"const {_c_type(port)} *{word}" for word, port in ports[: len(inputs)]]
     arguments += [f"{_c_type(port)} *{word}" for word, port in ports[len(inputs) :]]
     handles = "context, state" if with_state else "context"
-    body = [*_tensors("inputs", ports[: len(inputs)], dims), *_tensors("outputs", ports[len(inputs) :], dims)]
+    body = [
+        *_tensors("inputs", ports[: len(inputs)], dims),
+        *_tensors("outputs", ports[len(inputs) :], dims),
+    ]
     return [
         *(line for word, port in ports for line in _shape_constants(f"{name}_{call}_{word}".upper(), port)),
         "/* Returns NL_OK or an error code; last_error has the text. */",
@@ -186,17 +197,23 @@ def _tensors(side: str, ports: Sequence[tuple[str, Port]], dims: dict[Symbol, st
     for number, (_, port) in enumerate(ports):
         extents = ", ".join(_c_extent(extent, dims) for extent in port.type.shape) or "0"
         lines.append(f"    int64_t {side}_shape{number}_[] = {{{extents}}};")
-    rows = [_tensor(f"{side}_shape{number}_", word, port) for number, (word, port) in enumerate(ports)]
+    rows = [
+        _tensor(f"{side}_shape{number}_", word, port) for number, (word, port) in enumerate(ports)
+    ]
     return [*lines, f"    DLTensor {side}_[] = {{{', '.join(rows)}}};"]
 
 
 def _tensor(shape: str, word: str, port: Port) -> str:
     code, bits = abi.DLPACK_CODES[port.type.dtype.value]
-    return f"{{(void *){word}, {{1, 0}}, {port.type.rank}, {{{code}, {bits}, 1}}, {shape}, NULL, 0}}"
+    return (
+        f"{{(void *){word}, {{1, 0}}, {port.type.rank}, {{{code}, {bits}, 1}}, {shape}, NULL, 0}}"
+    )
 
 
 def _c_extent(extent: Extent, dims: dict[Symbol, str]) -> str:
-    """The extent as a C expression; quotients of negative numbers do not occur in shapes that a program accepts."""
+    """The extent as a C expression; quotients of negative numbers do not occur in shapes that a
+    program accepts.
+    """
     if isinstance(extent, int):
         return str(extent)
     terms = []

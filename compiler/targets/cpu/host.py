@@ -1,6 +1,7 @@
-"""A small structured layer over llvmlite, in which the program's host code is written: typed struct fields, if,
-while and calls. It maps Python expressions over ``Word`` (a machine word) and ``Record`` (a struct in memory) to LLVM
-instructions, and guarantees that every load and store goes through a declared field.
+"""A small structured layer over llvmlite, in which the program's host code is written: typed struct
+fields, if, while and calls. It maps Python expressions over ``Word`` (a machine word) and
+``Record`` (a struct in memory) to LLVM instructions, and guarantees that every load and store goes
+through a declared field.
 """
 
 from __future__ import annotations
@@ -20,7 +21,9 @@ Operand: TypeAlias = "Word | int"
 
 
 class Struct:
-    """A struct type: field names in memory order. A field is a scalar type, an array type or another Struct."""
+    """A struct type: field names in memory order. A field is a scalar type, an array type or
+    another Struct.
+    """
 
     def __init__(self, fields: Mapping[str, ir.Type | Struct]) -> None:
         self.fields = dict(fields)
@@ -65,9 +68,18 @@ class Word:
         """Sign-extended or truncated; an address as an integer, or back."""
         builder, source = self.code.builder, self.value.type
         if isinstance(source, ir.PointerType) or isinstance(type, ir.PointerType):
-            convert = builder.bitcast if source == type else builder.inttoptr if type == PTR else builder.ptrtoint
+            convert = (
+                builder.bitcast
+                if source == type
+                else builder.inttoptr
+                if type == PTR
+                else builder.ptrtoint
+            )
             return Word(self.code, convert(self.value, type))
-        return Word(self.code, (builder.sext if type.width > source.width else builder.trunc)(self.value, type))
+        return Word(
+            self.code,
+            (builder.sext if type.width > source.width else builder.trunc)(self.value, type),
+        )
 
     def unsigned(self, type: ir.Type) -> Word:
         """Zero-extended."""
@@ -85,7 +97,11 @@ class Word:
     def record(self, struct: Struct, index: Operand = 0) -> Record:
         """The address as that of struct number index of an array of structs."""
         position = self.code.operand(index, I64)
-        return Record(self.code, self.code.builder.gep(self.value, [position], source_etype=struct.type), struct)
+        return Record(
+            self.code,
+            self.code.builder.gep(self.value, [position], source_etype=struct.type),
+            struct,
+        )
 
 
 @dataclass(frozen=True)
@@ -98,7 +114,9 @@ class Array:
 
     def address(self, index: Operand) -> Word:
         position = self.code.operand(index, I64)
-        return Word(self.code, self.code.builder.gep(self.value, [position], source_etype=self.type))
+        return Word(
+            self.code, self.code.builder.gep(self.value, [position], source_etype=self.type)
+        )
 
     def __getitem__(self, index: Operand) -> Word:
         return Word(self.code, self.code.builder.load(self.address(index).value, typ=self.type))
@@ -121,7 +139,9 @@ class Record:
 
     def address(self, field: str) -> Word:
         path = [ir.Constant(I32, 0), ir.Constant(I32, self.struct.index[field])]
-        return Word(self.code, self.code.builder.gep(self.value, path, source_etype=self.struct.type))
+        return Word(
+            self.code, self.code.builder.gep(self.value, path, source_etype=self.struct.type)
+        )
 
     def inner(self, field: str) -> Record:
         struct = self.struct.fields[field]
@@ -129,7 +149,10 @@ class Record:
         return Record(self.code, self.address(field).value, struct)
 
     def __getitem__(self, field: str) -> Word:
-        return Word(self.code, self.code.builder.load(self.address(field).value, typ=_llvm(self.struct.fields[field])))
+        return Word(
+            self.code,
+            self.code.builder.load(self.address(field).value, typ=_llvm(self.struct.fields[field])),
+        )
 
     def __setitem__(self, field: str, value: Operand) -> None:
         operand = self.code.operand(value, _llvm(self.struct.fields[field]))
@@ -140,14 +163,22 @@ class Function:
     """A function under construction; statements are added in program order."""
 
     def __init__(
-        self, module: ir.Module, name: str, result: ir.Type, arguments: Mapping[str, ir.Type], *, exported: bool = False
+        self,
+        module: ir.Module,
+        name: str,
+        result: ir.Type,
+        arguments: Mapping[str, ir.Type],
+        *,
+        exported: bool = False,
     ) -> None:
         self.module, self.result = module, result
         type = ir.FunctionType(result, list(arguments.values()))
         self.function = ir.Function(module, type, name if exported else f"host.{name}")
         self.function.linkage = "" if exported else "internal"
         self.builder = ir.IRBuilder(self.function.append_basic_block("entry"))
-        self._arguments = {name: Word(self, a) for name, a in zip(arguments, self.function.args, strict=True)}
+        self._arguments = {
+            name: Word(self, a) for name, a in zip(arguments, self.function.args, strict=True)
+        }
 
     def __getitem__(self, argument: str) -> Word:
         return self._arguments[argument]
@@ -189,12 +220,18 @@ class Function:
                 function = callee.value
             case _:
                 function = callee
-        types = [*function.function_type.args, *[I64] * len(arguments)]  # further arguments: those of "..."
-        values = [self.operand(argument, type) for argument, type in zip(arguments, types, strict=False)]
+        # further arguments: those of "..."
+        types = [*function.function_type.args, *[I64] * len(arguments)]
+        values = [
+            self.operand(argument, type) for argument, type in zip(arguments, types, strict=False)
+        ]
         return Word(self, self.builder.call(function, values))
 
     def select(self, condition: Word, yes: Operand, no: Operand, type: ir.Type = I64) -> Word:
-        return Word(self, self.builder.select(condition.value, self.operand(yes, type), self.operand(no, type)))
+        return Word(
+            self,
+            self.builder.select(condition.value, self.operand(yes, type), self.operand(no, type)),
+        )
 
     @contextmanager
     def if_(self, condition: Word) -> Iterator[None]:
@@ -203,7 +240,9 @@ class Function:
 
     @contextmanager
     def while_(self, condition: Callable[[], Word]) -> Iterator[None]:
-        head, body, end = (self.builder.append_basic_block(name) for name in ("head", "body", "end"))
+        head, body, end = (
+            self.builder.append_basic_block(name) for name in ("head", "body", "end")
+        )
         self.builder.branch(head)
         self.builder.position_at_end(head)
         self.builder.cbranch(condition().value, body, end)

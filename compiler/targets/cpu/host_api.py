@@ -1,7 +1,9 @@
-"""Program -> its host object: every function of netloom/abi.py's table, written in the structured layer of host.py.
+"""Program -> its host object: every function of netloom/abi.py's table, written in the structured
+layer of host.py.
 
-The code runs on any machine of its architecture (features are checked when a program is opened), uses libc and pthread only,
-keeps no thread-local or static state, and exports ``nl_get_api`` alone. Text of the model occurs as data only.
+The code runs on any machine of its architecture (features are checked when a program is opened),
+uses libc and pthread only, keeps no thread-local or static state, and exports ``nl_get_api`` alone.
+Text of the model occurs as data only.
 """
 
 from __future__ import annotations
@@ -32,11 +34,14 @@ from .segments import Weights
 from .variant import Variant, check_variants
 
 
-def build_host_object(variants: Sequence[Variant], weights: Weights, metadata: Sequence[str], image: bool) -> bytes:
+def build_host_object(
+    variants: Sequence[Variant], weights: Weights, metadata: Sequence[str], image: bool
+) -> bytes:
     """The host code as an ELF object; ``variants``: the lowest level first; ``metadata``: of each.
 
-    ``image``: bytes of constants lie at offsets of the symbol ``nl_weights`` (a shared object); otherwise the offsets
-    are addresses (in process). Raises ToolchainError for unknown features, ShapeError for free dims without an input.
+    ``image``: bytes of constants lie at offsets of the symbol ``nl_weights`` (a shared object);
+    otherwise the offsets are addresses (in process). Raises ToolchainError for unknown features,
+    ShapeError for free dims without an input.
     """
     check_variants(variants)
     for variant in variants:
@@ -56,9 +61,21 @@ def _write_functions(host: HostModule) -> dict[str, Function]:
     threads = Pool(host.module, host.library, host.architecture)
     runner = Runner(host, Checks(host), threads)
     writers: dict[str, object] = {}
-    for part in (Models(host, missing_features), Contexts(host, runner, threads), runner, States(host)):
-        writers |= {name.removeprefix("api_"): getattr(part, name) for name in dir(part) if name.startswith("api_")}
-    return {signature.name: _write_function(host, signature, writers[signature.name]) for signature in abi.FUNCTIONS}
+    for part in (
+        Models(host, missing_features),
+        Contexts(host, runner, threads),
+        runner,
+        States(host),
+    ):
+        writers |= {
+            name.removeprefix("api_"): getattr(part, name)
+            for name in dir(part)
+            if name.startswith("api_")
+        }
+    return {
+        signature.name: _write_function(host, signature, writers[signature.name])
+        for signature in abi.FUNCTIONS
+    }
 
 
 def _write_function(host: HostModule, signature: abi.Signature, write: object) -> Function:
@@ -71,14 +88,20 @@ def _write_function(host: HostModule, signature: abi.Signature, write: object) -
 
 def _write_api(host: HostModule, functions: dict[str, Function]) -> None:
     head = [ir.Constant(I32, abi.ABI_VERSION), ir.Constant(I32, 8 + 8 * len(abi.FUNCTIONS))]
-    host.api.initializer = ir.Constant(host.api_type, head + [code.function for code in functions.values()])
+    host.api.initializer = ir.Constant(
+        host.api_type, head + [code.function for code in functions.values()]
+    )
     code = Function(host.module, abi.ENTRY_POINT, PTR, {"version": I32}, exported=True)
-    address = code.select(code["version"].equals(abi.ABI_VERSION), code.address_of(host.api), 0, PTR)
+    address = code.select(
+        code["version"].equals(abi.ABI_VERSION), code.address_of(host.api), 0, PTR
+    )
     code.return_(address)
 
 
 def check_names(program: Program) -> None:
-    """VerificationError for an unknown entry, or a kernel whose name is no identifier or that of another function."""
+    """VerificationError for an unknown entry, or a kernel whose name is no identifier or that of
+    another function.
+    """
     if unknown := {entry.name for entry in program.entries} - {"run", "train_step"}:
         raise VerificationError(f"The C interface has no entry {', '.join(sorted(unknown))}.")
     taken = {*LIBRARY, abi.ENTRY_POINT, WEIGHTS_SYMBOL, WEIGHTS_BASE}
@@ -90,7 +113,10 @@ def check_names(program: Program) -> None:
 def _compile(host: HostModule) -> bytes:
     """The module's object, kept for the next compile of the same program."""
     text = str(host.module)
-    store, key = default_cache(), ("host", compiler_version(), llvm_version(), str(host.image), text)
+    store, key = (
+        default_cache(),
+        ("host", compiler_version(), llvm_version(), str(host.image), text),
+    )
     found = store.get(*key)
     if found is None:
         found = _object_of(host, text)
@@ -102,7 +128,12 @@ def _object_of(host: HostModule, text: str) -> bytes:
     llvm.initialize_native_asmparser()
     module = llvm.parse_assembly(text)
     programs = [variant.program for variant in host.variants]
-    for kernel in {launch.kernel for program in programs for entry in program.entries for launch in entry.launches}:
+    for kernel in {
+        launch.kernel
+        for program in programs
+        for entry in program.entries
+        for launch in entry.launches
+    }:
         module.get_function(kernel).visibility = "hidden"
     if host.image:
         module.get_global_variable(WEIGHTS_SYMBOL).visibility = "hidden"

@@ -1,4 +1,6 @@
-"""Checks of a caller's tensors, in the host layer: types, extents, memory; errors say what is expected and given."""
+"""Checks of a caller's tensors, in the host layer: types, extents, memory; errors say what is
+expected and given.
+"""
 
 from __future__ import annotations
 
@@ -27,19 +29,31 @@ class Checks:
 
     def _describe(self) -> Function:
         """Writes ``float32[2, 3]`` into a buffer of TEXT_BYTES bytes."""
-        code = Function(self.host.module, "describe", VOID, {"buffer": PTR, "dtype": I32, "rank": I64, "shape": PTR})
+        code = Function(
+            self.host.module,
+            "describe",
+            VOID,
+            {"buffer": PTR, "dtype": I32, "rank": I64, "shape": PTR},
+        )
         buffer, rank, shape = code["buffer"], code["rank"], code["shape"].array(I64)
         name = code.variable(PTR, code.address_of(self.host.text("an unknown dtype ")))
         with code.loop(len(abi.DLPACK_CODES)) as index:
             known = code.address_of(self.host.dtypes).record(NAMED_DTYPE, index)
             name[0] = code.select(known["dtype"].equals(code["dtype"]), known["name"], name[0], PTR)
         with code.if_((rank < 0) | (rank > MAX_RANK) | ((rank > 0) & code["shape"].equals(0))):
-            self.host.print(code, buffer, TEXT_BYTES, "%s of rank %lld without a usable shape", name[0], rank)
+            self.host.print(
+                code, buffer, TEXT_BYTES, "%s of rank %lld without a usable shape", name[0], rank
+            )
             code.return_()
-        length = code.variable(I64, self.host.print(code, buffer, TEXT_BYTES, "%s[", name[0]).to(I64))
+        length = code.variable(
+            I64, self.host.print(code, buffer, TEXT_BYTES, "%s[", name[0]).to(I64)
+        )
         with code.loop(rank) as axis:
             comma = code.select(
-                axis > 0, code.address_of(self.host.text(", ")), code.address_of(self.host.text("")), PTR
+                axis > 0,
+                code.address_of(self.host.text(", ")),
+                code.address_of(self.host.text("")),
+                PTR,
             )
             room = code.word(TEXT_BYTES) - length[0]
             length[0] = length[0] + self.host.print(
@@ -50,9 +64,17 @@ class Checks:
         return code
 
     def _mismatch(self) -> Function:
-        """Fails with the expected and the given type of a port; ``values``: the entry's, or NULL while unknown."""
-        code = self.host.function("mismatch", context=PTR, port=PTR, tensor=PTR, kind=PTR, values=PTR)
-        context, port, tensor = self.host.enter(code), code["port"].record(PORT), code["tensor"].record(TENSOR)
+        """Fails with the expected and the given type of a port; ``values``: the entry's, or NULL
+        while unknown.
+        """
+        code = self.host.function(
+            "mismatch", context=PTR, port=PTR, tensor=PTR, kind=PTR, values=PTR
+        )
+        context, port, tensor = (
+            self.host.enter(code),
+            code["port"].record(PORT),
+            code["tensor"].record(TENSOR),
+        )
         given = code.allocate(ir.ArrayType(I8, TEXT_BYTES)).offset(0)
         code.call(self.describe, given, dtype_of(tensor), tensor["ndim"].to(I64), tensor["shape"])
         with code.if_(code["values"].equals(0) | port["symbolic"].equals(0)):
@@ -82,16 +104,24 @@ class Checks:
         )
         return code
 
-    # -- checks of tensors -----------------------------------------------------------------------------------
+    # -- checks of tensors -------------------------------------------------------------------------
 
     def _check_type(self) -> Function:
         """Checks device, dtype, rank and extents, and binds the symbols that still are UNBOUND."""
-        code = self.host.function("check_type", context=PTR, port=PTR, tensor=PTR, kind=PTR, symbols=PTR)
-        context, port, tensor = self.host.enter(code), code["port"].record(PORT), code["tensor"].record(TENSOR)
+        code = self.host.function(
+            "check_type", context=PTR, port=PTR, tensor=PTR, kind=PTR, symbols=PTR
+        )
+        context, port, tensor = (
+            self.host.enter(code),
+            code["port"].record(PORT),
+            code["tensor"].record(TENSOR),
+        )
         symbols, rank = code["symbols"].array(I64), port["rank"].to(I64)
         wrong = dtype_of(tensor).differs(port["dtype"]) | tensor["ndim"].differs(port["rank"])
         with code.if_(wrong | (tensor["shape"].equals(0) & (rank > 0))):
-            code.return_(code.call(self.mismatch, context.word, port.word, tensor.word, code["kind"], 0))
+            code.return_(
+                code.call(self.mismatch, context.word, port.word, tensor.word, code["kind"], 0)
+            )
         with code.if_(tensor.inner("device")["device_type"].differs(1)):
             self.host.fail(
                 context,
@@ -104,23 +134,36 @@ class Checks:
         with code.loop(rank) as axis:
             extent, given = port["extents"].record(EXTENT, axis), tensor["shape"].array(I64)[axis]
             with code.if_(given < 0):
-                code.return_(code.call(self.mismatch, context.word, port.word, tensor.word, code["kind"], 0))
+                code.return_(
+                    code.call(self.mismatch, context.word, port.word, tensor.word, code["kind"], 0)
+                )
             with code.if_(extent["symbol"] >= 0):
                 self._bind(code, context, port, tensor, extent, given, symbols)
         code.return_(0)
         return code
 
     def _bind(
-        self, code: Function, context: Record, port: Record, tensor: Record, extent: Record, given: Word, symbols: Array
+        self,
+        code: Function,
+        context: Record,
+        port: Record,
+        tensor: Record,
+        extent: Record,
+        given: Word,
+        symbols: Array,
     ) -> None:
         symbol = code.address_of(self.host.symbols).record(SYMBOL, extent["symbol"])
         distance = given - extent["offset"]
         value = distance // extent["factor"]
         with code.if_((distance % extent["factor"]).differs(0)):
-            code.return_(code.call(self.mismatch, context.word, port.word, tensor.word, code["kind"], 0))
+            code.return_(
+                code.call(self.mismatch, context.word, port.word, tensor.word, code["kind"], 0)
+            )
         with code.if_((value < symbol["lo"]) | (value > symbol["hi"])):
             text = code.allocate(ir.ArrayType(I8, TEXT_BYTES)).offset(0)
-            code.call(self.describe, text, dtype_of(tensor), tensor["ndim"].to(I64), tensor["shape"])
+            code.call(
+                self.describe, text, dtype_of(tensor), tensor["ndim"].to(I64), tensor["shape"]
+            )
             with code.if_(symbol["hi"].equals(UNBOUNDED)):
                 self.host.fail(
                     context,
@@ -150,7 +193,9 @@ class Checks:
 
     def _check_extents(self) -> Function:
         """Compares every extent with its value."""
-        code = self.host.function("check_extents", context=PTR, port=PTR, tensor=PTR, kind=PTR, values=PTR)
+        code = self.host.function(
+            "check_extents", context=PTR, port=PTR, tensor=PTR, kind=PTR, values=PTR
+        )
         port, tensor = code["port"].record(PORT), code["tensor"].record(TENSOR)
         with code.loop(port["rank"].to(I64)) as axis:
             value = code["values"].array(I64)[port["extents"].record(EXTENT, axis)["value"]]
@@ -162,8 +207,14 @@ class Checks:
 
     def _check_memory(self) -> Function:
         """Checks strides, null and alignment; stores the tensor's address and size in bytes."""
-        code = self.host.function("check_memory", context=PTR, port=PTR, tensor=PTR, kind=PTR, address=PTR, size=PTR)
-        context, port, tensor = self.host.enter(code), code["port"].record(PORT), code["tensor"].record(TENSOR)
+        code = self.host.function(
+            "check_memory", context=PTR, port=PTR, tensor=PTR, kind=PTR, address=PTR, size=PTR
+        )
+        context, port, tensor = (
+            self.host.enter(code),
+            code["port"].record(PORT),
+            code["tensor"].record(TENSOR),
+        )
         shape, strides = tensor["shape"].array(I64), tensor["strides"].array(I64)
         rank = port["rank"].to(I64)
         elements, compact = code.variable(I64, 1), code.variable(I64, 1)
@@ -190,7 +241,11 @@ class Checks:
             )
         with code.if_(tensor["data"].equals(0)):
             self.host.fail(
-                context, "NL_ERROR_INPUT", "The %s %s has no data: its pointer is null.", code["kind"], port["name"]
+                context,
+                "NL_ERROR_INPUT",
+                "The %s %s has no data: its pointer is null.",
+                code["kind"],
+                port["name"],
             )
         with code.if_((address.to(I64) & (port["item"] - 1)).differs(0)):
             self.host.fail(
@@ -207,7 +262,11 @@ class Checks:
     def _check_overlap(self) -> Function:
         """Refuses outputs that share memory with an input or another output."""
         code = self.host.function("check_overlap", context=PTR, entry=PTR, run=PTR)
-        context, entry, run = self.host.enter(code), code["entry"].record(ENTRY), code["run"].record(RUN)
+        context, entry, run = (
+            self.host.enter(code),
+            code["entry"].record(ENTRY),
+            code["run"].record(RUN),
+        )
         addresses, sizes = run["pool"].array(I64), run["sizes"].array(I64)
         with code.loop(entry["outputs"]) as index:
             mine = entry["inputs"] + index

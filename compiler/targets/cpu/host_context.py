@@ -33,7 +33,9 @@ class Contexts:
         pool = context.inner("pool")
         pool["user"], pool["parallel_for"] = options["user"], options["parallel_for"]
         processors = code.call(self.threads.processors)
-        threads = code.variable(I64, code.select(options["threads"].equals(0), processors, options["threads"].to(I64)))
+        threads = code.variable(
+            I64, code.select(options["threads"].equals(0), processors, options["threads"].to(I64))
+        )
         threads[0] = code.select(threads[0] > MAX_THREADS, MAX_THREADS, threads[0])
         pool["threads"] = threads[0]
         with code.if_(options["parallel_for"].to(I64).equals(0)):
@@ -53,21 +55,34 @@ class Contexts:
             size = size_of(code, OPTIONS)
             with code.if_(given["size"].unsigned(I64) < size):
                 self.host.refuse(
-                    code, "NL_ERROR_ARGUMENT", "nl_options.size must be at least %lld, but is %u.", size, given["size"]
+                    code,
+                    "NL_ERROR_ARGUMENT",
+                    "nl_options.size must be at least %lld, but is %u.",
+                    size,
+                    given["size"],
                 )
             code.call(self.host.library["memcpy"], options.word, given.word, size)
         with code.if_(options["threads"] < 0):
             self.host.refuse(
-                code, "NL_ERROR_ARGUMENT", "The number of threads must not be negative, but is %d.", options["threads"]
+                code,
+                "NL_ERROR_ARGUMENT",
+                "The number of threads must not be negative, but is %d.",
+                options["threads"],
             )
         with code.if_((options["arena"].to(I64) & (ALIGNMENT - 1)).differs(0)):
-            self.host.refuse(code, "NL_ERROR_ARGUMENT", f"The arena must be aligned to {ALIGNMENT} bytes.")
-        with code.if_(options["alloc"].to(I64).equals(0).differs(options["free"].to(I64).equals(0))):
+            self.host.refuse(
+                code, "NL_ERROR_ARGUMENT", f"The arena must be aligned to {ALIGNMENT} bytes."
+            )
+        with code.if_(
+            options["alloc"].to(I64).equals(0).differs(options["free"].to(I64).equals(0))
+        ):
             self.host.refuse(code, "NL_ERROR_ARGUMENT", "The options alloc and free go together.")
         return options
 
     def _place_runs(self, code: Function, context: Record) -> None:
-        """Cuts one block into each entry's pool, words, symbols and sizes, and writes the addresses that stay."""
+        """Cuts one block into each entry's pool, words, symbols and sizes, and writes the
+        addresses that stay.
+        """
         lengths = [self._run_lengths(plans) for plans in self.host.plans]
         block = code.call(self.host.library["calloc"], max(1, sum(map(sum, lengths))), 8)
         with code.if_(block.equals(0)):
@@ -77,7 +92,9 @@ class Contexts:
         model, position = code["model"].record(MODEL), 0
         for number in range(len(self.host.plans)):
             run = context.address("runs").record(RUN, number)
-            for name, length in zip(("pool", "words", "symbols", "sizes"), lengths[number], strict=True):
+            for name, length in zip(
+                ("pool", "words", "symbols", "sizes"), lengths[number], strict=True
+            ):
                 run[name] = block.offset(8 * position)
                 position += length
             pool = run["pool"].array(I64)
@@ -111,7 +128,9 @@ class Contexts:
         self.host.hold(code, context)
         with code.if_((code["arena"].to(I64) & (ALIGNMENT - 1)).differs(0)):
             context["busy"] = 0
-            self.host.fail(context, "NL_ERROR_ARGUMENT", f"The arena must be aligned to {ALIGNMENT} bytes.")
+            self.host.fail(
+                context, "NL_ERROR_ARGUMENT", f"The arena must be aligned to {ALIGNMENT} bytes."
+            )
         self.runner.forget_arena(code, context)
         context["arena"] = code["arena"]
         context["arena_bytes"] = code.select(code["arena"].equals(0), 0, code["bytes"])

@@ -1,7 +1,8 @@
-"""Models, in the host layer: the choice of the CPU level, and constants in place or expanded into anonymous memory.
+"""Models, in the host layer: the choice of the CPU level, and constants in place or expanded into
+anonymous memory.
 
-Of a program's levels the highest that the machine has is used. Where there are several, the environment variable NETLOOM_CPU may
-name one of them.
+Of a program's levels the highest that the machine has is used. Where there are several, the
+environment variable NETLOOM_CPU may name one of them.
 """
 
 from __future__ import annotations
@@ -19,7 +20,9 @@ from .host_types import MODEL, WEIGHTS_BASE, WEIGHTS_SYMBOL
 
 
 class Models:
-    """Writes the functions of the API that concern models; ``missing_features``: for each level () -> name or NULL."""
+    """Writes the functions of the API that concern models; ``missing_features``: for each level
+    () -> name or NULL.
+    """
 
     def __init__(self, host: HostModule, missing_features: Sequence[Function]) -> None:
         self.host, self.missing_features = host, missing_features
@@ -28,14 +31,18 @@ class Models:
 
     def _fill(self) -> Function:
         """Repeats 8 bytes over fresh (zero) memory."""
-        code = Function(self.host.module, "fill", VOID, {"memory": PTR, "pattern": I64, "size": I64})
+        code = Function(
+            self.host.module, "fill", VOID, {"memory": PTR, "pattern": I64, "size": I64}
+        )
         memory, pattern, size = code["memory"], code["pattern"], code["size"]
         with code.if_(pattern.differs(0)):
             whole = size // 8
             with code.loop(whole) as index:
                 memory.array(I64)[index] = pattern
             rest = code.variable(I64, pattern)
-            code.call(self.host.library["memcpy"], memory.offset(whole * 8), rest.address(0), size % 8)
+            code.call(
+                self.host.library["memcpy"], memory.offset(whole * 8), rest.address(0), size % 8
+            )
         code.return_()
         return code
 
@@ -44,7 +51,8 @@ class Models:
             return code.null()
         if WEIGHTS_BASE not in self.host.module.globals:
             symbol = ir.GlobalVariable(self.host.module, I8, WEIGHTS_SYMBOL)
-            base = ir.GlobalVariable(self.host.module, PTR, WEIGHTS_BASE)  # a full address: the image may be far away
+            # a full address: the image may be far away
+            base = ir.GlobalVariable(self.host.module, PTR, WEIGHTS_BASE)
             base.initializer = symbol
         return code.address_of(self.host.module.globals[WEIGHTS_BASE]).array(PTR)[0]
 
@@ -70,7 +78,9 @@ class Models:
         count = len(self.host.weights.placements)
         model["constants"] = self.host.allocated(code, max(1, count), 8)
         if self.host.expanded_bytes:
-            memory = code.call(self.host.library["mmap"], 0, self.host.expanded_bytes, 3, 0x22, -1, 0)
+            memory = code.call(
+                self.host.library["mmap"], 0, self.host.expanded_bytes, 3, 0x22, -1, 0
+            )
             with code.if_(memory.to(I64).equals(-1)):
                 code.call(self.release, model.word)
                 self.host.refuse(
@@ -83,7 +93,9 @@ class Models:
         with code.loop(count) as index:
             placement = code.address_of(self.host.placements).record(PLACEMENT, index)
             with code.if_(placement["in_place"].differs(0)):
-                model["constants"].array(PTR)[index] = self._weights_base(code).offset(placement["offset"])
+                model["constants"].array(PTR)[index] = self._weights_base(code).offset(
+                    placement["offset"]
+                )
             with code.if_(placement["in_place"].equals(0)):
                 self._expand(code, placement, model["memory"].offset(placement["offset"]))
                 model["constants"].array(PTR)[index] = model["memory"].offset(placement["offset"])
@@ -115,16 +127,24 @@ class Models:
     def _wanted_level(self, code: Function) -> Array:
         """The number of the level that NETLOOM_CPU names, or -1 if it is absent or empty."""
         wanted = code.variable(I64, -1)
-        name = code.call(self.host.library["getenv"], code.address_of(self.host.text("NETLOOM_CPU")))
+        name = code.call(
+            self.host.library["getenv"], code.address_of(self.host.text("NETLOOM_CPU"))
+        )
         with code.if_(name.differs(0)), code.if_(name.array(I8)[0].differs(0)):
             for number, variant in enumerate(self.host.variants):
-                differs = code.call(self.host.library["strcmp"], name, code.address_of(self.host.text(variant.level)))
+                differs = code.call(
+                    self.host.library["strcmp"],
+                    name,
+                    code.address_of(self.host.text(variant.level)),
+                )
                 with code.if_(differs.equals(0)):
                     wanted[0] = number
             with code.if_(wanted[0] < 0):
                 levels = ", ".join(variant.level for variant in self.host.variants)
                 text = "NETLOOM_CPU asks for %.80s, but this program is compiled for %s."
-                self.host.refuse(code, "NL_ERROR_ARGUMENT", text, name, code.address_of(self.host.text(levels)))
+                self.host.refuse(
+                    code, "NL_ERROR_ARGUMENT", text, name, code.address_of(self.host.text(levels))
+                )
         return wanted
 
     def _expand(self, code: Function, placement: Record, memory: Word) -> None:

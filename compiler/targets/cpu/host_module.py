@@ -1,6 +1,8 @@
-"""A program's host module: its tables of constants, error texts, and what every function of the host code uses.
+"""A program's host module: its tables of constants, error texts, and what every function of the
+host code uses.
 
-It serves all CPU levels of a program. What depends on the level is in tables of which a model uses one.
+It serves all CPU levels of a program. What depends on the level is in tables of which a model uses
+one.
 """
 
 from __future__ import annotations
@@ -29,16 +31,22 @@ from .variant import Variant
 
 
 class HostModule:
-    """The module under construction: tables first, then functions, each after those that it calls."""
+    """The module under construction: tables first, then functions, each after those that it
+    calls.
+    """
 
-    def __init__(self, variants: Sequence[Variant], weights: Weights, metadata: Sequence[str], image: bool) -> None:
+    def __init__(
+        self, variants: Sequence[Variant], weights: Weights, metadata: Sequence[str], image: bool
+    ) -> None:
         self.variants, self.architecture = tuple(variants), variants[0].architecture
         self.program = variants[0].program  # for what the variants share
         self.weights, self.image = weights, image and weights.size > 0
         self.module = ir.Module("host")
         self.module.triple = self.architecture.triple
         self.tables = Tables(self.module)
-        self.library = {name: ir.Function(self.module, type, name) for name, type in LIBRARY.items()}
+        self.library = {
+            name: ir.Function(self.module, type, name) for name, type in LIBRARY.items()
+        }
         self.entries = {entry.name: position for position, entry in enumerate(self.program.entries)}
         self._write_tables(metadata)
         self.report = self._report()
@@ -50,17 +58,29 @@ class HostModule:
         tables, program = self.tables, self.program
         self.symbols = write_symbols(tables, program)
         self.dtypes = write_dtypes(tables)
-        rows = [write_entry(tables, variant.program, entry) for variant in self.variants for entry in variant.program.entries]
+        rows = [
+            write_entry(tables, variant.program, entry)
+            for variant in self.variants
+            for entry in variant.program.entries
+        ]
         self.entry_table = tables.records(ENTRY, rows)
         count = len(program.entries)
         self.levels = tables.records(
-            LEVEL, [(self.text(v.level), self.text(metadata[n]), n * count) for n, v in enumerate(self.variants)]
+            LEVEL,
+            [
+                (self.text(v.level), self.text(metadata[n]), n * count)
+                for n, v in enumerate(self.variants)
+            ],
         )
         self.placements, self.pieces, self.expanded_bytes = write_weights(tables, self.weights)
         self.states, self.state_bytes = write_states(tables, program.states, self.weights)
         self.constant_numbers = tables.numbers(I64, self.weights.indices)
         self.plans = [  # of each entry, by level
-            [EntryPlan(variant.program, variant.program.entries[position]) for variant in self.variants] for position in range(count)
+            [
+                EntryPlan(variant.program, variant.program.entries[position])
+                for variant in self.variants
+            ]
+            for position in range(count)
         ]
         self.context_type = context_type(count)
         self.api_type = ir.LiteralStructType([I32, I32, *[PTR] * len(abi.FUNCTIONS)])
@@ -100,11 +120,15 @@ class HostModule:
     def allocate(self, code: Function, struct: Struct) -> Record:
         return self.allocated(code, 1, size_of(code, struct)).record(struct)
 
-    # -- error text ------------------------------------------------------------------------------------------
+    # -- error text --------------------------------------------------------------------------------
 
-    def print(self, code: Function, buffer: Word, capacity: Operand, form: str, *values: Operand) -> Word:
+    def print(
+        self, code: Function, buffer: Word, capacity: Operand, form: str, *values: Operand
+    ) -> Word:
         arguments = [code.address_of(v) if isinstance(v, ir.Value) else v for v in values]
-        return code.call(self.library["snprintf"], buffer, capacity, code.address_of(self.text(form)), *arguments)
+        return code.call(
+            self.library["snprintf"], buffer, capacity, code.address_of(self.text(form)), *arguments
+        )
 
     def fail(self, context: Record, name: str, form: str, *values: Operand | ir.Value) -> None:
         """Keeps the text in the context, tells the caller's log, and returns the code."""

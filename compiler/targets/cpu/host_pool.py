@@ -1,10 +1,12 @@
-"""The threads of a context, written in the host layer: a pool on pthread that runs a list of launches.
+"""The threads of a context, written in the host layer: a pool on pthread that runs a list of
+launches.
 
-Thread t of n does the items [items * t / n, items * (t + 1) / n) of every launch, then all meet at a barrier. A thread
-that waits spins for at most SPIN_NS, then sleeps. A worker that wakes on the caller's processor leaves it: the system puts it there
-often, and two threads that wait for each other in turns would stay. Results do not depend on n. Workers take over the
-caller's floating-point control register and block all signals. A child process after a fork,
-whose workers are gone, runs everything on the calling thread.
+Thread t of n does the items [items * t / n, items * (t + 1) / n) of every launch, then all meet at
+a barrier. A thread that waits spins for at most SPIN_NS, then sleeps. A worker that wakes on the
+caller's processor leaves it: the system puts it there often, and two threads that wait for each
+other in turns would stay. Results do not depend on n. Workers take over the caller's floating-point
+control register and block all signals. A child process after a fork, whose workers are gone, runs
+everything on the calling thread.
 """
 
 from __future__ import annotations
@@ -17,7 +19,8 @@ from .architecture import X86_64, Architecture
 from .host import I8, I32, I64, PTR, VOID, Function, Record, Struct, Word
 from .host_tables import LAUNCH
 
-SPIN_NS = 2_000_000  # longer than threads of one launch usually differ: who sleeps may wake on a busy processor
+# longer than threads of one launch usually differ: who sleeps may wake on a busy processor
+SPIN_NS = 2_000_000
 MAX_THREADS = 1024
 BODY = ir.FunctionType(VOID, [PTR, I64])
 PARALLEL_FOR = ir.FunctionType(VOID, [PTR, BODY.as_pointer(), PTR, I64])
@@ -31,7 +34,8 @@ POOL = Struct({
     "user": PTR, "parallel_for": PARALLEL_FOR.as_pointer(),
     "line0": ir.ArrayType(I8, 64), "generation": I64, "line1": ir.ArrayType(I8, 64), "arrived": I64,
     "line2": ir.ArrayType(I8, 64), "sleepers": I64,
-    "mutex": ir.ArrayType(I64, 8), "condition": ir.ArrayType(I64, 8),  # all zeros is the initial state of both
+    # all zeros is the initial state of both
+    "mutex": ir.ArrayType(I64, 8), "condition": ir.ArrayType(I64, 8),
     "workers": PTR,
 })  # fmt: skip
 _WORKER = Struct({"pool": PTR, "index": I64, "thread": I64})
@@ -57,7 +61,9 @@ LIBRARY = {
 class Pool:
     """Writes the pool's functions into a module; ``library`` holds the declarations of LIBRARY."""
 
-    def __init__(self, module: ir.Module, library: Mapping[str, ir.Function], architecture: Architecture) -> None:
+    def __init__(
+        self, module: ir.Module, library: Mapping[str, ir.Function], architecture: Architecture
+    ) -> None:
         self.module, self.library, self.architecture = module, library, architecture
         self.now = self._now()
         self.processors = self._processors()
@@ -106,7 +112,9 @@ class Pool:
         code.call(self.library["pthread_mutex_lock"], pool.address("mutex"))
         _atomic_add(pool.address("sleepers"), 1)
         with code.while_(lambda: _atomic_load(counter) < target):
-            code.call(self.library["pthread_cond_wait"], pool.address("condition"), pool.address("mutex"))
+            code.call(
+                self.library["pthread_cond_wait"], pool.address("condition"), pool.address("mutex")
+            )
         _atomic_add(pool.address("sleepers"), -1)
         code.call(self.library["pthread_mutex_unlock"], pool.address("mutex"))
         code.return_()
@@ -128,9 +136,11 @@ class Pool:
         return code
 
     def _work(self) -> Function:
-        """Thread ``thread`` of ``threads`` does its part of every launch; only thread 0 waits for the last barrier.
+        """Thread ``thread`` of ``threads`` does its part of every launch; only thread 0 waits for
+        the last barrier.
 
-        A worker reads the pool only before it reports at the last barrier: thread 0 may then set up the next run.
+        A worker reads the pool only before it reports at the last barrier: thread 0 may then set up
+        the next run.
         """
         code = self._function("work", thread=I64, threads=I64)
         pool, thread, threads = code["pool"].record(POOL), code["thread"], code["threads"]
@@ -164,7 +174,9 @@ class Pool:
         return code
 
     def _leave(self) -> Function:
-        """Moves the calling thread off thread 0's processor, if there are processors for all; it may return there later."""
+        """Moves the calling thread off thread 0's processor, if there are processors for all; it
+        may return there later.
+        """
         code = self._function("leave")
         pool = code["pool"].record(POOL)
         here = code.call(self.library["sched_getcpu"]).to(I64)
@@ -190,7 +202,9 @@ class Pool:
         return code
 
     def _start(self) -> Function:
-        """Starts ``threads - 1`` workers (fewer where the system refuses); ``workers`` has room for them."""
+        """Starts ``threads - 1`` workers (fewer where the system refuses); ``workers`` has room
+        for them.
+        """
         code = self._function("start", threads=I64)
         pool = code["pool"].record(POOL)
         pool["pid"] = code.call(self.library["getpid"])
@@ -205,7 +219,9 @@ class Pool:
             worker = pool["workers"].record(_WORKER, pool["threads"])
             worker["pool"], worker["index"] = pool.word, pool["threads"]
             start = Word(code, self.worker.function)
-            failed = code.call(self.library["pthread_create"], worker.address("thread"), 0, start, worker.word)
+            failed = code.call(
+                self.library["pthread_create"], worker.address("thread"), 0, start, worker.word
+            )
             going[0] = code.select(failed.equals(0), 1, 0, I32)
             pool["threads"] = pool["threads"] + going[0].to(I64)
         code.call(self.library["pthread_sigmask"], 2, former.address(0), 0)
@@ -216,7 +232,9 @@ class Pool:
         """Ends and joins the workers (in a forked child there are none)."""
         code = self._function("stop")
         pool = code["pool"].record(POOL)
-        with code.if_(pool["pid"].equals(code.call(self.library["getpid"])) & (pool["threads"] > 1)):
+        with code.if_(
+            pool["pid"].equals(code.call(self.library["getpid"])) & (pool["threads"] > 1)
+        ):
             pool["stop"] = 1
             _atomic_add(pool.address("generation"), 1)
             self._wake(code, pool)
@@ -234,7 +252,11 @@ class Pool:
             with code.loop(pool["launch_count"]) as index:
                 pool["launch"] = pool["launches"].record(LAUNCH, index).word
                 code.call(
-                    pool["parallel_for"], pool["user"], Word(code, self.share.function), pool.word, pool["threads"]
+                    pool["parallel_for"],
+                    pool["user"],
+                    Word(code, self.share.function),
+                    pool.word,
+                    pool["threads"],
                 )
             code.return_()
         with code.if_((pool["threads"].equals(1)) | pool["launch_count"].equals(0)):
@@ -252,11 +274,13 @@ class Pool:
         code.return_()
         return code
 
-    # -- what each architecture has an instruction of its own for --------------------------------------------
+    # -- what each architecture has an instruction of its own for ----------------------------------
 
     def _pause(self, code: Function) -> None:
         if self.architecture is X86_64:
-            code.builder.call(ir.InlineAsm(ir.FunctionType(VOID, []), "pause", "~{memory}", True), [])
+            code.builder.call(
+                ir.InlineAsm(ir.FunctionType(VOID, []), "pause", "~{memory}", True), []
+            )
         else:
             self._instruction(code, "aarch64.hint", VOID, ir.Constant(I32, 1))  # yield
 
@@ -271,11 +295,18 @@ class Pool:
         if self.architecture is X86_64:
             self._instruction(code, "x86.sse.ldmxcsr", VOID, pool.address("float_control").value)
         else:
-            self._instruction(code, "aarch64.set.fpcr", VOID, pool["float_control"].unsigned(I64).value)
+            self._instruction(
+                code, "aarch64.set.fpcr", VOID, pool["float_control"].unsigned(I64).value
+            )
 
     def _instruction(self, code: Function, name: str, result: ir.Type, *operands: ir.Value) -> Word:
         function_type = ir.FunctionType(result, [operand.type for operand in operands])
-        return Word(code, code.builder.call(self.module.declare_intrinsic(f"llvm.{name}", (), function_type), operands))
+        return Word(
+            code,
+            code.builder.call(
+                self.module.declare_intrinsic(f"llvm.{name}", (), function_type), operands
+            ),
+        )
 
 
 WORKER_BYTES = 24

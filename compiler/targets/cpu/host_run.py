@@ -1,4 +1,6 @@
-"""Running an entry, in the host layer: sizes from shapes, the arena, the words of all launches, and the launches."""
+"""Running an entry, in the host layer: sizes from shapes, the arena, the words of all launches,
+and the launches.
+"""
 
 from __future__ import annotations
 
@@ -27,19 +29,38 @@ class Runner:
         self.execute = self._execute()
 
     def _prepare(self) -> Function:
-        """Checks the inputs' types and computes every size of the entry; run.prepared is then 1 (2: addresses too)."""
-        code = self.host.function("prepare", context=PTR, entry=PTR, run=PTR, inputs=PTR, input_count=I32)
-        context, entry, run = self.host.enter(code), code["entry"].record(ENTRY), code["run"].record(RUN)
+        """Checks the inputs' types and computes every size of the entry; run.prepared is then 1
+        (2: addresses too).
+        """
+        code = self.host.function(
+            "prepare", context=PTR, entry=PTR, run=PTR, inputs=PTR, input_count=I32
+        )
+        context, entry, run = (
+            self.host.enter(code),
+            code["entry"].record(ENTRY),
+            code["run"].record(RUN),
+        )
         count = len(self.host.program.symbols)
         kind = code.address_of(self.host.text("input"))
-        self._expect(code, context, entry, "input", "The program takes %lld inputs%s; %d were given.")
-        symbols, former = code.allocate(ir.ArrayType(I64, max(1, count))).array(I64), run["symbols"].array(I64)
+        self._expect(
+            code, context, entry, "input", "The program takes %lld inputs%s; %d were given."
+        )
+        symbols, former = (
+            code.allocate(ir.ArrayType(I64, max(1, count))).array(I64),
+            run["symbols"].array(I64),
+        )
         for number in range(count):
             symbols[number] = UNBOUND
         with code.loop(entry["inputs"]) as index:
             port, tensor = entry["ports"].record(PORT, index), code["inputs"].record(TENSOR, index)
             self.host.passes(
-                code, self.checks.check_type, context.word, port.word, tensor.word, kind, symbols.address(0)
+                code,
+                self.checks.check_type,
+                context.word,
+                port.word,
+                tensor.word,
+                kind,
+                symbols.address(0),
             )
         values = run["pool"].array(I64).address(entry["value_base"])
         changed = code.variable(I1, run["prepared"].equals(0))
@@ -51,16 +72,24 @@ class Runner:
                 former[number] = symbols[number]
                 symbols[number] = code.select(symbols[number].equals(UNBOUND), 0, symbols[number])
             with code.if_(code.call(entry["values"], symbols.address(0), values)):
-                self.host.fail(context, "NL_ERROR_MEMORY", "These shapes need more memory than 64 bits can count.")
+                self.host.fail(
+                    context,
+                    "NL_ERROR_MEMORY",
+                    "These shapes need more memory than 64 bits can count.",
+                )
             self._check_outputs_possible(code, context, entry, values)
             run["prepared"] = 1
         with code.loop(entry["inputs"]) as index:
             port, tensor = entry["ports"].record(PORT, index), code["inputs"].record(TENSOR, index)
-            self.host.passes(code, self.checks.check_extents, context.word, port.word, tensor.word, kind, values)
+            self.host.passes(
+                code, self.checks.check_extents, context.word, port.word, tensor.word, kind, values
+            )
         code.return_(0)
         return code
 
-    def _expect(self, code: Function, context: Record, entry: Record, what: str, message: str) -> None:
+    def _expect(
+        self, code: Function, context: Record, entry: Record, what: str, message: str
+    ) -> None:
         """As many arrays of inputs or outputs as the entry has."""
         count, given = entry[f"{what}s"], code[f"{what}_count"]
         with code.if_(count.differs(given.to(I64))):
@@ -68,7 +97,9 @@ class Runner:
         with code.if_(code[f"{what}s"].equals(0) & (count > 0)):
             self.host.fail(context, "NL_ERROR_ARGUMENT", f"The array of {what}s is null.")
 
-    def _check_outputs_possible(self, code: Function, context: Record, entry: Record, values: Word) -> None:
+    def _check_outputs_possible(
+        self, code: Function, context: Record, entry: Record, values: Word
+    ) -> None:
         with code.loop(entry["outputs"]) as index:
             port = entry["ports"].record(PORT, entry["inputs"] + index)
             with code.loop(port["rank"].to(I64)) as axis:
@@ -104,7 +135,10 @@ class Runner:
         with code.if_(context["alloc"].to(I64).equals(0)):
             large = size >= 2 * _HUGE_PAGE
             failed = code.call(
-                self.host.library["posix_memalign"], memory.address(0), code.select(large, _HUGE_PAGE, ALIGNMENT), size
+                self.host.library["posix_memalign"],
+                memory.address(0),
+                code.select(large, _HUGE_PAGE, ALIGNMENT),
+                size,
             )
             memory[0] = code.select(failed.equals(0), memory[0], 0, PTR)
             with code.if_(large & failed.equals(0)):
@@ -143,14 +177,31 @@ class Runner:
     def _execute(self) -> Function:
         """Checks everything, fills the pool and the words, and runs the launches."""
         code = self.host.function(
-            "execute", context=PTR, position=I64, state=PTR, inputs=PTR, input_count=I32, outputs=PTR, output_count=I32
+            "execute",
+            context=PTR,
+            position=I64,
+            state=PTR,
+            inputs=PTR,
+            input_count=I32,
+            outputs=PTR,
+            output_count=I32,
         )
         context = self.host.enter(code)
         entry = context["model"].record(MODEL)["entries"].record(ENTRY, code["position"])
         run = context.address("runs").record(RUN, code["position"])
         pool = run["pool"].array(I64)
-        self.host.passes(code, self.prepare, context.word, entry.word, run.word, code["inputs"], code["input_count"])
-        self._expect(code, context, entry, "output", "The program gives %lld outputs%s; %d were asked for.")
+        self.host.passes(
+            code,
+            self.prepare,
+            context.word,
+            entry.word,
+            run.word,
+            code["inputs"],
+            code["input_count"],
+        )
+        self._expect(
+            code, context, entry, "output", "The program gives %lld outputs%s; %d were asked for."
+        )
         self._take_tensors(code, context, entry, run)
         self.host.passes(code, self.checks.check_overlap, context.word, entry.word, run.word)
         values = pool.address(entry["value_base"]).array(I64)
@@ -195,8 +246,18 @@ class Runner:
                 PTR,
             )
             with code.if_(index >= entry["inputs"]):
-                self.host.passes(code, self.checks.check_type, context.word, port.word, tensor, output, no_symbols)
-                self.host.passes(code, self.checks.check_extents, context.word, port.word, tensor, output, values)
+                self.host.passes(
+                    code,
+                    self.checks.check_type,
+                    context.word,
+                    port.word,
+                    tensor,
+                    output,
+                    no_symbols,
+                )
+                self.host.passes(
+                    code, self.checks.check_extents, context.word, port.word, tensor, output, values
+                )
             kind = code.select(given, code.address_of(self.host.text("input")), output, PTR)
             self.host.passes(
                 code,
@@ -222,7 +283,9 @@ class Runner:
 
     def _run_with_state(self, code: Function, name: str) -> None:
         if name not in self.host.entries or not self.host.program.is_training:
-            return self._not_built(code, f"This program has no {name}: it was built for inference only.")
+            return self._not_built(
+                code, f"This program has no {name}: it was built for inference only."
+            )
         context, state = self.host.enter(code), code["state"]
         with code.if_(context.word.equals(0) | state.equals(0)):
             code.return_(abi.CODE["NL_ERROR_ARGUMENT"])
@@ -235,7 +298,9 @@ class Runner:
             return self._not_built(code, "This program has no run: it was built for training only.")
         position = self.host.entries["run"]
         if self.host.plans[position][0].needs_state:
-            return self._not_built(code, "This program was built for training: call evaluate with a state.")
+            return self._not_built(
+                code, "This program was built for training: call evaluate with a state."
+            )
         return self._run_entry(code, position, 0)
 
     def api_train_step(self, code: Function) -> None:
@@ -256,7 +321,9 @@ class Runner:
             with code.if_(result[0].equals(0)):
                 values = run["pool"].array(I64).address(entry["value_base"]).array(I64)
                 known = code.select(
-                    code["output_count"].to(I64) < entry["outputs"], code["output_count"].to(I64), entry["outputs"]
+                    code["output_count"].to(I64) < entry["outputs"],
+                    code["output_count"].to(I64),
+                    entry["outputs"],
                 )
                 with code.loop(known) as index:
                     self._write_type(

@@ -27,12 +27,19 @@ class States:
         with code.if_(state.word.equals(0)):
             code.return_(0)
         failed = code.call(
-            self.host.library["posix_memalign"], memory.address(0), ALIGNMENT, max(ALIGNMENT, self.host.state_bytes)
+            self.host.library["posix_memalign"],
+            memory.address(0),
+            ALIGNMENT,
+            max(ALIGNMENT, self.host.state_bytes),
         )
         with code.if_(failed.differs(0)):
             code.call(self.host.library["free"], state.word)
             code.return_(0)
-        state["api"], state["model"], state["memory"] = code.address_of(self.host.api), code["model"], memory[0]
+        state["api"], state["model"], state["memory"] = (
+            code.address_of(self.host.api),
+            code["model"],
+            memory[0],
+        )
         code.return_(state.word)
         return code
 
@@ -54,7 +61,9 @@ class States:
             code.return_(abi.CODE["NL_ERROR_ARGUMENT"])
         if not self.host.program.is_training:
             self.host.refuse(
-                code, "NL_ERROR_UNSUPPORTED", "This program was built for inference only: it has no state."
+                code,
+                "NL_ERROR_UNSUPPORTED",
+                "This program was built for inference only: it has no state.",
             )
             return
         state = self._create_state(code, "state", code["model"])
@@ -108,11 +117,19 @@ class States:
         wrong = (index < 0) | (index >= len(self.host.program.states))
         with code.if_(wrong | code["state"].equals(0) | code["view"].equals(0)):
             code.return_(abi.CODE["NL_ERROR_ARGUMENT"])
-        port, view = code.address_of(self.host.states).record(STATE_PORT, index), code["view"].record(TENSOR)
+        port, view = (
+            code.address_of(self.host.states).record(STATE_PORT, index),
+            code["view"].record(TENSOR),
+        )
         view["data"] = code["state"].record(STATE)["memory"].offset(port["offset"])
         device = view.inner("device")
         device["device_type"], device["device_id"] = 1, 0
-        view["ndim"], view["shape"], view["strides"], view["byte_offset"] = port["rank"], port["shape"], 0, 0
+        view["ndim"], view["shape"], view["strides"], view["byte_offset"] = (
+            port["rank"],
+            port["shape"],
+            0,
+            0,
+        )
         view.address("dtype").array(I32)[0] = port["dtype"]
         code.return_(0)
         return code
@@ -125,7 +142,9 @@ class States:
             code.return_(abi.CODE["NL_ERROR_ARGUMENT"])
         with code.loop(len(self.host.program.states)) as index:
             port = code.address_of(self.host.states).record(STATE_PORT, index)
-            with code.if_(code.call(self.host.library["strcmp"], port["name"], code["name"]).equals(0)):
+            with code.if_(
+                code.call(self.host.library["strcmp"], port["name"], code["name"]).equals(0)
+            ):
                 code.return_(code.call(self.view, code["state"], index.to(I32), code["view"]))
         code.return_(abi.CODE["NL_ERROR_ARGUMENT"])
 

@@ -1,8 +1,9 @@
-"""Program -> constant tables of its host code: ports, symbols, launches, constants, states, and one function per entry
-that computes every size of that entry from the free dims.
+"""Program -> constant tables of its host code: ports, symbols, launches, constants, states, and one
+function per entry that computes every size of that entry from the free dims.
 
-Each entry has a pool of 64-bit words: [inputs | outputs | constants | states | arena slots | values | error flag],
-addresses first. The words of all launches are gathered from the pool through one table of indices (``wiring``).
+Each entry has a pool of 64-bit words: [inputs | outputs | constants | states | arena slots | values
+| error flag], addresses first. The words of all launches are gathered from the pool through one
+table of indices (``wiring``).
 """
 
 from __future__ import annotations
@@ -32,7 +33,17 @@ _NAME_SHOWN = 200  # characters of a port's name in error texts
 
 SYMBOL = Struct({"name": PTR, "lo": I64, "hi": I64})
 EXTENT = Struct({"symbol": I64, "factor": I64, "offset": I64, "value": I64})
-PORT = Struct({"name": PTR, "type": PTR, "extents": PTR, "dtype": I32, "rank": I32, "item": I64, "symbolic": I64})
+PORT = Struct(
+    {
+        "name": PTR,
+        "type": PTR,
+        "extents": PTR,
+        "dtype": I32,
+        "rank": I32,
+        "item": I64,
+        "symbolic": I64,
+    }
+)
 LAUNCH = Struct({"kernel": KERNEL.as_pointer(), "items": I64, "words": I64})
 ENTRY = Struct({
     "ports": PTR, "launches": PTR, "wiring": PTR, "slots": PTR, "values": VALUES.as_pointer(), "inputs": I64,
@@ -43,7 +54,17 @@ ENTRY = Struct({
 LEVEL = Struct({"name": PTR, "metadata": PTR, "first": I64})  # first: row of its entries
 PLACEMENT = Struct({"in_place": I64, "offset": I64, "size": I64, "first": I64, "pieces": I64})
 PIECE = Struct({"is_fill": I64, "offset": I64, "size": I64, "pattern": I64})
-STATE_PORT = Struct({"name": PTR, "shape": PTR, "dtype": I32, "rank": I32, "size": I64, "offset": I64, "initial": I64})
+STATE_PORT = Struct(
+    {
+        "name": PTR,
+        "shape": PTR,
+        "dtype": I32,
+        "rank": I32,
+        "size": I64,
+        "offset": I64,
+        "initial": I64,
+    }
+)
 NAMED_DTYPE = Struct({"dtype": I32, "name": PTR})
 
 
@@ -66,7 +87,9 @@ class Tables:
         self._texts: dict[bytes, ir.GlobalVariable] = {}
 
     def constant(self, value: ir.Constant) -> ir.GlobalVariable:
-        variable = ir.GlobalVariable(self.module, value.type, f"host.table{len(self.module.globals)}")
+        variable = ir.GlobalVariable(
+            self.module, value.type, f"host.table{len(self.module.globals)}"
+        )
         variable.linkage, variable.global_constant, variable.initializer = "internal", True, value
         return variable
 
@@ -74,16 +97,22 @@ class Tables:
         """A C string."""
         data = text.encode("utf-8", "backslashreplace") + b"\0"
         if data not in self._texts:
-            self._texts[data] = self.constant(ir.Constant(ir.ArrayType(ir.IntType(8), len(data)), bytearray(data)))
+            self._texts[data] = self.constant(
+                ir.Constant(ir.ArrayType(ir.IntType(8), len(data)), bytearray(data))
+            )
         return self._texts[data]
 
     def numbers(self, type: ir.IntType, numbers: Sequence[int]) -> ir.GlobalVariable:
         return self.constant(ir.Constant(ir.ArrayType(type, len(numbers)), list(numbers)))
 
     def records(self, struct: Struct, rows: Sequence[Sequence[object]]) -> ir.GlobalVariable:
-        """An array of structs; a row holds a field's number, or the global that a pointer field points to."""
+        """An array of structs; a row holds a field's number, or the global that a pointer field
+        points to.
+        """
         values = [
-            ir.Constant(struct.type, [_field(v, t) for v, t in zip(row, struct.type.elements, strict=True)])
+            ir.Constant(
+                struct.type, [_field(v, t) for v, t in zip(row, struct.type.elements, strict=True)]
+            )
             for row in rows
         ]
         return self.constant(ir.Constant(ir.ArrayType(struct.type, len(rows)), values))
@@ -127,7 +156,12 @@ class EntryPlan:
     @cached_property
     def arena_places(self) -> dict[BufferRef, int]:
         """Every place in the arena that a launch reads or writes, with its number."""
-        refs = (ref for launch in self.entry.launches for ref in launch.buffers if ref.space is Space.ARENA)
+        refs = (
+            ref
+            for launch in self.entry.launches
+            for ref in launch.buffers
+            if ref.space is Space.ARENA
+        )
         return {ref: number for number, ref in enumerate(dict.fromkeys(refs))}
 
     @cached_property
@@ -155,13 +189,19 @@ class EntryPlan:
 
     def buffer(self, ref: BufferRef) -> int:
         """The pool index of a buffer's address."""
-        return self.bases[ref.space] + (self.arena_places[ref] if ref.space is Space.ARENA else ref.index)
+        return self.bases[ref.space] + (
+            self.arena_places[ref] if ref.space is Space.ARENA else ref.index
+        )
 
     @cached_property
     def wiring(self) -> tuple[tuple[int, ...], ...]:
         """The pool indices of each launch's words."""
         return tuple(
-            (*map(self.buffer, launch.buffers), *map(self.value, launch.extents), self.bases["flag"])
+            (
+                *map(self.buffer, launch.buffers),
+                *map(self.value, launch.extents),
+                self.bases["flag"],
+            )
             for launch in self.entry.launches
         )
 
@@ -176,13 +216,19 @@ def write_symbols(tables: Tables, program: Program) -> ir.GlobalVariable:
     rows = []
     for symbol in program.symbols:
         if isinstance(symbol.hi, Dim):
-            raise VerificationError(f"The free dim {symbol.name} has the range end {symbol.hi}, which is no number.")
-        rows.append((tables.text(symbol.name), symbol.lo, UNBOUNDED if symbol.hi is None else symbol.hi))
+            raise VerificationError(
+                f"The free dim {symbol.name} has the range end {symbol.hi}, which is no number."
+            )
+        rows.append(
+            (tables.text(symbol.name), symbol.lo, UNBOUNDED if symbol.hi is None else symbol.hi)
+        )
     return tables.records(SYMBOL, rows)
 
 
 def write_dtypes(tables: Tables) -> ir.GlobalVariable:
-    return tables.records(NAMED_DTYPE, [(dtype_word(dtype), tables.text(dtype.value)) for dtype in DType])
+    return tables.records(
+        NAMED_DTYPE, [(dtype_word(dtype), tables.text(dtype.value)) for dtype in DType]
+    )
 
 
 def write_entry(tables: Tables, program: Program, entry: Entry) -> list[object]:
@@ -218,7 +264,12 @@ def _names(tables: Tables, ports: tuple[Port, ...]) -> ir.GlobalVariable:
 
 def check_symbols_bound(program: Program, entry: Entry) -> None:
     """ShapeError if the inputs' shapes do not determine a symbol that the entry uses."""
-    bound = {binding.symbol for port in entry.inputs for binding in map(binding_of, port.type.shape) if binding}
+    bound = {
+        binding.symbol
+        for port in entry.inputs
+        for binding in map(binding_of, port.type.shape)
+        if binding
+    }
     used = dim.symbols_of(list(EntryPlan(program, entry).values))
     if missing := sorted(symbol.name for symbol in used - bound):
         raise ShapeError(f"No input's shape determines the free dims {', '.join(missing)} of {entry.name}.",
@@ -270,7 +321,9 @@ def _type_text(type: TensorType) -> str:
 
 def _check_rank(name: str, type: TensorType) -> None:
     if type.rank > MAX_RANK:
-        raise ShapeError(f"{shown(name)} has rank {type.rank}; programs take ranks up to {MAX_RANK}.")
+        raise ShapeError(
+            f"{shown(name)} has rank {type.rank}; programs take ranks up to {MAX_RANK}."
+        )
 
 
 def _declare_kernels(module: ir.Module, entry: Entry) -> dict[str, ir.Function]:
@@ -278,14 +331,22 @@ def _declare_kernels(module: ir.Module, entry: Entry) -> dict[str, ir.Function]:
     return {name: module.globals.get(name) or ir.Function(module, KERNEL, name) for name in names}
 
 
-def write_weights(tables: Tables, weights: Weights) -> tuple[ir.GlobalVariable, ir.GlobalVariable, int]:
+def write_weights(
+    tables: Tables, weights: Weights
+) -> tuple[ir.GlobalVariable, ir.GlobalVariable, int]:
     """(placements, pieces, bytes of memory that the expanded constants take)."""
     placements: list[Sequence[object]] = []
     pieces: list[Sequence[object]] = []
     memory = 0
     for placement in weights.placements:
-        offset = (placement.pieces[0].offset if placement.pieces else 0) if placement.in_place else memory
-        placements.append((int(placement.in_place), offset, placement.size, len(pieces), len(placement.pieces)))
+        offset = (
+            (placement.pieces[0].offset if placement.pieces else 0)
+            if placement.in_place
+            else memory
+        )
+        placements.append(
+            (int(placement.in_place), offset, placement.size, len(pieces), len(placement.pieces))
+        )
         if placement.in_place:
             continue
         memory += aligned(placement.size)
@@ -298,7 +359,9 @@ def write_weights(tables: Tables, weights: Weights) -> tuple[ir.GlobalVariable, 
     return tables.records(PLACEMENT, placements), tables.records(PIECE, pieces), memory
 
 
-def write_states(tables: Tables, states: tuple[StatePort, ...], weights: Weights) -> tuple[ir.GlobalVariable, int]:
+def write_states(
+    tables: Tables, states: tuple[StatePort, ...], weights: Weights
+) -> tuple[ir.GlobalVariable, int]:
     """(table, bytes of one state)."""
     rows, offset = [], 0
     for state in states:
@@ -311,11 +374,13 @@ def write_states(tables: Tables, states: tuple[StatePort, ...], weights: Weights
     return tables.records(STATE_PORT, rows), offset
 
 
-# -- sizes from symbols --------------------------------------------------------------------------------------
+# -- sizes from symbols ----------------------------------------------------------------------------
 
 
 def emit_values(module: ir.Module, program: Program, extents: Sequence[Extent]) -> ir.Function:
-    """A function ``i1 (symbols *, values *)`` that stores every extent's value; true: 64 bits were too few."""
+    """A function ``i1 (symbols *, values *)`` that stores every extent's value; true: 64 bits
+    were too few.
+    """
     code = Function(module, f"values{len(module.globals)}", I1, {"symbols": PTR, "values": PTR})
     emitter = _ExtentEmitter(code, {symbol: index for index, symbol in enumerate(program.symbols)})
     values = code["values"].array(I64)
@@ -326,7 +391,9 @@ def emit_values(module: ir.Module, program: Program, extents: Sequence[Extent]) 
 
 
 class _ExtentEmitter:
-    """Straight-line code for extents; equal parts are computed once. Nesting of extents is shallow by construction."""
+    """Straight-line code for extents; equal parts are computed once. Nesting of extents is
+    shallow by construction.
+    """
 
     def __init__(self, code: Function, symbols: dict[Symbol, int]) -> None:
         self.code = code

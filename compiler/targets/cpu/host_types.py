@@ -1,4 +1,6 @@
-"""The structs of the host code and the library functions that it calls; the public ones come from netloom/abi.py."""
+"""The structs of the host code and the library functions that it calls; the public ones come
+from netloom/abi.py.
+"""
 
 from __future__ import annotations
 
@@ -33,7 +35,9 @@ def llvm_type(spelling: str) -> ir.Type | Struct:
 
 
 def function_type(signature: abi.Signature) -> ir.FunctionType:
-    return ir.FunctionType(llvm_type(signature.result), [llvm_type(argument.type) for argument in signature.arguments])
+    return ir.FunctionType(
+        llvm_type(signature.result), [llvm_type(argument.type) for argument in signature.arguments]
+    )
 
 
 def _struct(record: abi.Record) -> Struct:
@@ -47,7 +51,8 @@ def hook_type(name: str) -> ir.Type:
 
 
 TENSOR, OPTIONS = _struct(abi.TENSOR), _struct(abi.OPTIONS)
-MODEL = Struct({"api": PTR, "constants": PTR, "memory": PTR, "entries": PTR, "metadata": PTR})  # the last two: of the level in use
+# the last two: of the level in use
+MODEL = Struct({"api": PTR, "constants": PTR, "memory": PTR, "entries": PTR, "metadata": PTR})
 STATE = Struct({"api": PTR, "model": PTR, "step": I64, "memory": PTR})
 RUN = Struct({"pool": PTR, "words": PTR, "symbols": PTR, "sizes": PTR, "prepared": I64})
 

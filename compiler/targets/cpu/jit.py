@@ -1,6 +1,8 @@
-"""Programs in this process: the same host object and kernels as in a shared object, loaded without a linker.
+"""Programs in this process: the same host object and kernels as in a shared object, loaded without
+a linker.
 
-Callers enter through the same API table; constants stay where NumPy has them (aligned copies where it must be).
+Callers enter through the same API table; constants stay where NumPy has them (aligned copies where
+it must be).
 """
 
 from __future__ import annotations
@@ -37,7 +39,9 @@ class LoadedProgram:
 
 
 def load_in_process(variants: Sequence[Variant]) -> LoadedProgram:
-    """Loads a program, compiled for one level or several; CpuFeatureError for code of another architecture."""
+    """Loads a program, compiled for one level or several; CpuFeatureError for code of another
+    architecture.
+    """
     if not variants[0].architecture.is_native:
         raise CpuFeatureError(
             f"this program is for {variants[0].architecture.name}, which this machine is not.",

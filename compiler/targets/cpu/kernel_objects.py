@@ -1,8 +1,10 @@
-"""Kernels -> objects: one for each kernel, out of the cache or compiled, in this process or in others.
+"""Kernels -> objects: one for each kernel, out of the cache or compiled, in this process or in
+others.
 
-An object depends on the kernel's text, the CPU level and the compiler only: it is compiled under a name of fixed length and
-gets the kernel's own name afterwards, so programs share cached objects. The bytes are the same whatever the cache held and
-however many processes there were. A kernel is verified before it is compiled; the objects in the cache are of kernels that were.
+An object depends on the kernel's text, the CPU level and the compiler only: it is compiled under a
+name of fixed length and gets the kernel's own name afterwards, so programs share cached objects.
+The bytes are the same whatever the cache held and however many processes there were. A kernel is
+verified before it is compiled; the objects in the cache are of kernels that were.
 """
 
 from __future__ import annotations
@@ -27,19 +29,29 @@ _SYMBOL = "kernel".ljust(128, "_")  # what every kernel is called while it is co
 
 
 def compile_kernel_objects(
-    kernels: Mapping[str, Kernel], texts: Mapping[str, str], cpu: Cpu, workers: int | None = None, cache: Cache | None = None
+    kernels: Mapping[str, Kernel],
+    texts: Mapping[str, str],
+    cpu: Cpu,
+    workers: int | None = None,
+    cache: Cache | None = None,
 ) -> tuple[bytes, ...]:
     """Relocatable objects that define the kernels under their names, in the order of the names.
 
     ``texts``: of their loops (loops/text.py), all under one name.
-    ``workers``: the most processes that compile (default: NETLOOM_WORKERS, else one a processor); with 1 this process does.
-    VerificationError names a kernel that breaks the loop IR's rules, ToolchainError one that cannot be compiled.
+    ``workers``: the most processes that compile (default: NETLOOM_WORKERS, else one a processor);
+    with 1 this process does. VerificationError names a kernel that breaks the loop IR's rules,
+    ToolchainError one that cannot be compiled.
     """
     store = cache if cache is not None else default_cache()
     keys = {name: _key(texts[name], cpu) for name in sorted(kernels)}
     found = {name: store.get(*key) for name, key in keys.items()}
     missing = {name: kernels[name] for name, data in found.items() if data is None}
-    made = compile_texts(_texts(missing, cpu), cpu, _processes(len(missing), workers), lambda n, data: store.put(data, *keys[n]))
+    made = compile_texts(
+        _texts(missing, cpu),
+        cpu,
+        _processes(len(missing), workers),
+        lambda n, data: store.put(data, *keys[n]),
+    )
     found |= dict(zip(missing, made, strict=True))
     if missing:
         store.trim()
@@ -54,7 +66,15 @@ def _texts(kernels: Mapping[str, Kernel], cpu: Cpu) -> Iterator[tuple[str, str]]
 
 def _key(text: str, cpu: Cpu) -> tuple[str, ...]:
     """All that decides an object's bytes."""
-    return "kernel", compiler_version(), llvm_version(), cpu.architecture.name, cpu.llvm_name, cpu.llvm_features, text
+    return (
+        "kernel",
+        compiler_version(),
+        llvm_version(),
+        cpu.architecture.name,
+        cpu.llvm_name,
+        cpu.llvm_features,
+        text,
+    )
 
 
 def _processes(kernels: int, workers: int | None) -> int:
@@ -64,8 +84,12 @@ def _processes(kernels: int, workers: int | None) -> int:
 
 
 def _named(data: bytes, name: str) -> bytes:
-    """The object with its kernel called ``name``: in the table of strings a shorter name takes the place, and zeros the rest."""
+    """The object with its kernel called ``name``: in the table of strings a shorter name takes
+    the place, and zeros the rest.
+    """
     old, new = _SYMBOL.encode(), name.encode()
     if len(new) > len(old) or data.count(old) != 1:
-        raise VerificationError(f"an object cannot be called by a name of {len(new)} letters.", node=name)
+        raise VerificationError(
+            f"an object cannot be called by a name of {len(new)} letters.", node=name
+        )
     return data.replace(old, new.ljust(len(old), b"\0"))

@@ -1,7 +1,9 @@
-"""A program's launches, each called by itself and timed in CPU time: for profiles and for the choice of strategies.
+"""A program's launches, each called by itself and timed in CPU time: for profiles and for the
+choice of strategies.
 
-The kernels are loaded a second time, apart from the program's own host code, and run in order over arrays of their own:
-nothing is added to the program, and what is measured is the kernels alone. CPU time hardly moves with what else runs.
+The kernels are loaded a second time, apart from the program's own host code, and run in order over
+arrays of their own: nothing is added to the program, and what is measured is the kernels alone. CPU
+time hardly moves with what else runs.
 """
 
 from __future__ import annotations
@@ -42,9 +44,17 @@ class _Call:
 
 
 class Launches:
-    """An entry of a program, loaded. Inputs are uniform random numbers; free dims are at their least value unless given."""
+    """An entry of a program, loaded. Inputs are uniform random numbers; free dims are at their
+    least value unless given.
+    """
 
-    def __init__(self, program: Program, objects: Collection[bytes], entry: Entry, dims: Mapping[str, int] | None = None) -> None:
+    def __init__(
+        self,
+        program: Program,
+        objects: Collection[bytes],
+        entry: Entry,
+        dims: Mapping[str, int] | None = None,
+    ) -> None:
         self._program, self._entry = program, entry
         self._dims = {s.name: (dims or {}).get(s.name, max(s.lo, 1)) for s in program.symbols}
         llvm.initialize_native_target()
@@ -74,7 +84,9 @@ class Launches:
         return [call.seconds(0, call.items) for call in self._calls]
 
     def run_on(self, pool: ThreadPoolExecutor, threads: int) -> list[float]:
-        """One run on so many threads of a pool, each with a contiguous range of the items: seconds of the slowest one."""
+        """One run on so many threads of a pool, each with a contiguous range of the items:
+        seconds of the slowest one.
+        """
         found = []
         for call in self._calls:
             bounds = [call.items * part // threads for part in range(threads + 1)]
@@ -85,7 +97,11 @@ class Launches:
         words = [self._array(ref).ctypes.data for ref in launch.buffers]
         words += [dim.evaluate(extent, self._dims) for extent in launch.extents]
         packed = np.array([*words, self._error.ctypes.data], np.int64)
-        return _Call(_KernelFunction(self._library[launch.kernel]), packed, dim.evaluate(launch.items, self._dims))
+        return _Call(
+            _KernelFunction(self._library[launch.kernel]),
+            packed,
+            dim.evaluate(launch.items, self._dims),
+        )
 
     def _array(self, ref: BufferRef) -> npt.NDArray[Any]:
         if ref not in self._arrays:

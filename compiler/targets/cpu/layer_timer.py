@@ -1,4 +1,6 @@
-"""Times of layers on this machine, measured by a process of its own (timing_worker.py) that may crash or be stopped."""
+"""Times of layers on this machine, measured by a process of its own (timing_worker.py) that may
+crash or be stopped.
+"""
 
 from __future__ import annotations
 
@@ -28,12 +30,17 @@ _COMMAND = (sys.executable, "-P", "-m", f"{__package__}.timing_worker")
 
 
 class LayerTimer:
-    """Measures layers at a CPU level on so many threads; UsageError if this machine cannot run that level."""
+    """Measures layers at a CPU level on so many threads; UsageError if this machine cannot run
+    that level.
+    """
 
-    def __init__(self, cpu: Cpu, threads: int, cache: Cache, command: Sequence[str] = _COMMAND) -> None:
+    def __init__(
+        self, cpu: Cpu, threads: int, cache: Cache, command: Sequence[str] = _COMMAND
+    ) -> None:
         present = llvm.get_host_cpu_features()
         if missing := [feature for feature in cpu.required if not present.get(feature, False)]:
-            raise UsageError(f"{cpu.name} cannot be tuned for on this machine, which lacks {', '.join(missing)}.",
+            raise UsageError(f"{cpu.name} cannot be tuned for on this machine, which lacks "
+                             f"{', '.join(missing)}.",
                              hint="Leave --tune out, or compile on such a machine.")  # fmt: skip
         self._cpu, self._threads, self._cache, self._command = cpu, threads, cache, command
         self._process: subprocess.Popen[bytes] | None = None
@@ -41,7 +48,8 @@ class LayerTimer:
     @property
     def identity(self) -> str:
         """The machine, the level, the threads and LLVM's version."""
-        return f"{processor()} ({llvm.get_host_cpu_name()}), {self._cpu.name}, {self._threads} threads, {llvm_version()}"
+        machine = f"{processor()} ({llvm.get_host_cpu_name()}), {self._cpu.name}"
+        return f"{machine}, {self._threads} threads, {llvm_version()}"
 
     @property
     def cached(self) -> int:
@@ -49,7 +57,9 @@ class LayerTimer:
         return machine_entry(self._cpu.name).l3
 
     def measure(self, layer: Layer, strategies: Sequence[str], seconds: float) -> Times:
-        """The time of each strategy, None for one that fails or kills the process; missing where the seconds are over."""
+        """The time of each strategy, None for one that fails or kills the process; missing where
+        the seconds are over.
+        """
         end = time.monotonic() + seconds
         found = self._answer(layer, strategies, end)
         if found is not None or len(strategies) == 1:
@@ -75,7 +85,8 @@ class LayerTimer:
     def _answer(self, layer: Layer, strategies: Sequence[str], end: float) -> Times | None:
         """What the process says; None if it died, or was killed because the time is over."""
         folder = self._cache.folder
-        request = {**asdict(layer), "strategies": list(strategies), "cpu": self._cpu.name, "threads": self._threads,
+        request = {**asdict(layer), "strategies": list(strategies), "cpu": self._cpu.name,
+                   "threads": self._threads,
                    "cache": str(folder) if folder is not None else None}  # fmt: skip
         try:
             process = self._started()
@@ -96,8 +107,10 @@ class LayerTimer:
     def _started(self) -> subprocess.Popen[bytes]:
         if self._process is None:
             self._process = subprocess.Popen(
-                self._command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL,
-                env=worker_environment(), process_group=0,  # a terminal's SIGINT goes to the caller, who stops the process
+                self._command, stdin=subprocess.PIPE, stdout=subprocess.PIPE,
+                stderr=subprocess.DEVNULL,
+                # a terminal's SIGINT goes to the caller, who stops the process
+                env=worker_environment(), process_group=0,
             )  # fmt: skip
         return self._process
 
@@ -117,7 +130,10 @@ def processor(root: Path = Path("/")) -> str:
         lines = (root / "proc/cpuinfo").read_text(encoding="utf-8", errors="replace").splitlines()
     except OSError:
         return "unknown"
-    return next((line.partition(":")[2].strip() for line in lines if line.startswith("model name")), "unknown")
+    return next(
+        (line.partition(":")[2].strip() for line in lines if line.startswith("model name")),
+        "unknown",
+    )
 
 
 __all__ = ["LayerTimer", "processor"]

@@ -1,9 +1,11 @@
-"""Objects -> a shared object, through the linker that the machine has: ld, cc, ld.lld, or the one in the ziglang wheel; for another
-architecture the tools of that name (aarch64-linux-gnu-ld), ld.lld or the one in the wheel.
+"""Objects -> a shared object, through the linker that the machine has: ld, cc, ld.lld, or the one
+in the ziglang wheel; for another architecture the tools of that name (aarch64-linux-gnu-ld), ld.lld
+or the one in the wheel.
 
-The C library is represented by stand-ins that list the functions a program may use with their oldest symbol versions.
-So the result does not depend on the C library of the machine that links (nor on its development files), needs nothing
-newer than GLIBC_2.17, and a call to any other function is an error here instead of on the user's machine.
+The C library is represented by stand-ins that list the functions a program may use with their
+oldest symbol versions. So the result does not depend on the C library of the machine that links
+(nor on its development files), needs nothing newer than GLIBC_2.17, and a call to any other
+function is an error here instead of on the user's machine.
 """
 
 from __future__ import annotations
@@ -28,15 +30,19 @@ from .object_code import target_of
 
 _SECONDS = 600  # after which a linker is given up
 _MATH = (
-    "acos", "asin", "atan", "atan2", "ceil", "copysign", "cos", "cosh", "erf", "exp", "exp2", "expm1", "fabs",
-    "floor", "fma", "fmax", "fmin", "fmod", "ldexp", "log", "log10", "log1p", "log2", "nearbyint", "pow",
+    "acos", "asin", "atan", "atan2", "ceil", "copysign", "cos", "cosh", "erf", "exp", "exp2",
+    "expm1", "fabs",
+    "floor", "fma", "fmax", "fmin", "fmod", "ldexp", "log", "log10", "log1p", "log2", "nearbyint",
+    "pow",
     "rint", "round", "sin", "sinh", "sqrt", "tan", "tanh", "trunc",
 )  # fmt: skip
 
 
 @dataclass(frozen=True)
 class Library:
-    """A library that every Linux machine with glibc has: functions by the version of their symbols."""
+    """A library that every Linux machine with glibc has: functions by the version of their
+    symbols.
+    """
 
     name: str
     functions: Mapping[str, tuple[str, ...]]
@@ -70,7 +76,9 @@ LIBRARIES = (
             "GLIBC_2.17": ("clock_gettime",),
         },
     ),
-    Library("libm.so.6", {"GLIBC_2.2.5": tuple(name + suffix for name in _MATH for suffix in ("", "f"))}),
+    Library(
+        "libm.so.6", {"GLIBC_2.2.5": tuple(name + suffix for name in _MATH for suffix in ("", "f"))}
+    ),
     Library(
         "libpthread.so.0",
         {
@@ -87,8 +95,12 @@ LIBRARIES = (
 )
 
 
-def link_shared_object(objects: Sequence[Path], output: Path, folder: Path, architecture: Architecture) -> None:
-    """Links objects into ``output``, which exports nl_get_api alone; ``folder`` is private room for temporary files."""
+def link_shared_object(
+    objects: Sequence[Path], output: Path, folder: Path, architecture: Architecture
+) -> None:
+    """Links objects into ``output``, which exports nl_get_api alone; ``folder`` is private room
+    for temporary files.
+    """
     command = find_linker(architecture)
     libraries = [_write_stand_in(command, library, folder, architecture) for library in LIBRARIES]
     exports = folder / "exports.map"
@@ -133,7 +145,11 @@ class Linker:
 def find_linker(architecture: Architecture = X86_64) -> Linker:
     """The first linker there is for the architecture; LinkError if there is none."""
     cross = f"{architecture.name}-linux-gnu-"
-    own = (("ld", False), ("cc", True)) if architecture.is_native else ((f"{cross}ld", False), (f"{cross}gcc", True))
+    own = (
+        (("ld", False), ("cc", True))
+        if architecture.is_native
+        else ((f"{cross}ld", False), (f"{cross}gcc", True))
+    )
     for name, is_driver in (*own, ("ld.lld", False)):
         if path := shutil.which(name):
             return Linker((path,), is_driver)
@@ -142,11 +158,14 @@ def find_linker(architecture: Architecture = X86_64) -> Linker:
     if architecture.is_native:
         raise LinkError(
             "No linker was found: neither ld, nor cc, nor ld.lld, nor the ziglang package.",
-            hint="Install binutils, or run: pip install ziglang. Programs in process need no linker.",
+            hint="Install binutils, or run: pip install ziglang. Programs in process need no "
+            "linker.",
         )
     raise LinkError(
-        f"No linker for {architecture.name} was found: neither {cross}ld, nor {cross}gcc, nor ld.lld, nor the ziglang package.",
-        hint=f"Install binutils-{architecture.name}-linux-gnu, or run: pip install ziglang. An object (.o) needs no linker.",
+        f"No linker for {architecture.name} was found: neither {cross}ld, nor {cross}gcc, nor "
+        "ld.lld, nor the ziglang package.",
+        hint=f"Install binutils-{architecture.name}-linux-gnu, or run: pip install ziglang. An "
+        "object (.o) needs no linker.",
     )
 
 
@@ -172,20 +191,38 @@ def symbol_versions(library: Library, architecture: Architecture) -> dict[str, l
     found: dict[str, list[str]] = {}
     for version, names in library.functions.items():
         numbers = tuple(map(int, version.removeprefix("GLIBC_").split(".")))
-        found.setdefault(f"GLIBC_{'.'.join(map(str, max(numbers, architecture.oldest_glibc)))}", []).extend(names)
+        found.setdefault(
+            f"GLIBC_{'.'.join(map(str, max(numbers, architecture.oldest_glibc)))}", []
+        ).extend(names)
     return found
 
 
-def _write_stand_in(linker: Linker, library: Library, folder: Path, architecture: Architecture) -> Path:
+def _write_stand_in(
+    linker: Linker, library: Library, folder: Path, architecture: Architecture
+) -> Path:
     """A shared object with the library's name and symbols, and empty functions."""
     versions = symbol_versions(library, architecture)
     stem = library.name.partition(".")[0]
     source, script, output = (folder / f"{stem}{suffix}" for suffix in (".o", ".map", ".so"))
-    source.write_bytes(_empty_functions([name for names in versions.values() for name in names], architecture))
-    script.write_text(
-        "".join(f"{version} {{ global: {'; '.join(names)}; }};\n" for version, names in versions.items())
+    source.write_bytes(
+        _empty_functions([name for names in versions.values() for name in names], architecture)
     )
-    run_linker(linker, ["-shared", f"-soname={library.name}", f"--version-script={script}", "-o", str(output), str(source)])
+    script.write_text(
+        "".join(
+            f"{version} {{ global: {'; '.join(names)}; }};\n" for version, names in versions.items()
+        )
+    )
+    run_linker(
+        linker,
+        [
+            "-shared",
+            f"-soname={library.name}",
+            f"--version-script={script}",
+            "-o",
+            str(output),
+            str(source),
+        ],
+    )
     return output
 
 

@@ -1,8 +1,10 @@
-"""Loops -> LLVM: statements here, the rest in lowering/, the only folder that calls the IR builder for kernels.
+"""Loops -> LLVM: statements here, the rest in lowering/, the only folder that calls the IR builder
+for kernels.
 
-Each kernel becomes ``void name(i64 *words, i64 begin, i64 end)`` (compiler/program.py). Vector loops become vectors of as
-many lanes; unrolled loops are copied out here, so that local buffers with fixed indices end in registers. No fast-math
-flags: fma and the order of sums are what the loops say.
+Each kernel becomes ``void name(i64 *words, i64 begin, i64 end)`` (compiler/program.py). Vector
+loops become vectors of as many lanes; unrolled loops are copied out here, so that local buffers
+with fixed indices end in registers. No fast-math flags: fma and the order of sums are what the
+loops say.
 """
 
 from __future__ import annotations
@@ -109,7 +111,10 @@ class _KernelEmitter:
             with self.indices.bound(statement.variable, 0):
                 self._statement(statement.body)
             return
-        with self.f.counted(I64(0), self.indices.i64(extent)) as counter, self.indices.bound(statement.variable, counter):
+        with (
+            self.f.counted(I64(0), self.indices.i64(extent)) as counter,
+            self.indices.bound(statement.variable, counter),
+        ):
             self._statement(statement.body)
 
     def _if(self, conditions: Sequence[Extent], body: Statement) -> None:

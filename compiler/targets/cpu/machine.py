@@ -12,7 +12,9 @@ from .architecture import AARCH64, X86_64, Architecture
 
 @dataclass(frozen=True)
 class Cpu:
-    """One instruction-set level: LLVM's name and extra features, what a machine must have, registers for tiling."""
+    """One instruction-set level: LLVM's name and extra features, what a machine must have,
+    registers for tiling.
+    """
 
     name: str
     llvm_name: str
@@ -28,8 +30,12 @@ class Cpu:
         """Whether this machine has every feature."""
         import llvmlite.binding as llvm
 
-        present = llvm.get_host_cpu_features() if self.architecture.is_native and self.required else {}
-        return self.architecture.is_native and all(present.get(feature, False) for feature in self.required)
+        present = (
+            llvm.get_host_cpu_features() if self.architecture.is_native and self.required else {}
+        )
+        return self.architecture.is_native and all(
+            present.get(feature, False) for feature in self.required
+        )
 
 
 _V2 = ("ssse3", "sse4.1", "sse4.2", "popcnt")
@@ -42,9 +48,11 @@ CPUS: dict[str, Cpu] = {  # of each architecture, the lowest first
         Cpu("x86-64", "x86-64", "", (), False, Machine(vectors=4), has_rounding=False),
         Cpu("x86-64-v2", "x86-64-v2", "", _V2, False, Machine(vectors=4)),
         Cpu("x86-64-v3", "x86-64-v3", "", _V3, True, Machine(vectors=8)),
-        # LLVM tunes this level for 256-bit vectors; netloom's tiles are made for whole 512-bit registers.
+        # LLVM tunes this level for 256-bit vectors; netloom's tiles are made for whole 512-bit
+        # registers.
         Cpu("x86-64-v4", "x86-64-v4", "-prefer-256-bit", _V4, True, Machine(vectors=32)),
-        Cpu("aarch64", "generic", "", (), True, Machine(vectors=8), AARCH64),  # 32 NEON registers of 4 lanes
+        # 32 NEON registers of 4 lanes
+        Cpu("aarch64", "generic", "", (), True, Machine(vectors=8), AARCH64),
     )
 }
 
@@ -54,18 +62,24 @@ def cpu_named(name: str) -> Cpu:
     if name == "host":
         return host_cpu()
     if name not in CPUS:
-        raise UsageError(f"there is no CPU level {name[:80]!r}.", hint=f"Choose host, {', '.join(CPUS)}.")
+        raise UsageError(
+            f"there is no CPU level {name[:80]!r}.", hint=f"Choose host, {', '.join(CPUS)}."
+        )
     return CPUS[name]
 
 
 def cpus_named(names: str) -> tuple[Cpu, ...]:
-    """The levels of a list such as ``x86-64,x86-64-v3``, each once, the lowest first: whatever the list's order.
+    """The levels of a list such as ``x86-64,x86-64-v3``, each once, the lowest first: whatever the
+    list's order.
 
     UsageError for unknown names, and for levels of two architectures, which cannot be in one file.
     """
     wanted = {cpu_named(name) for name in names.split(",")}
     if len({cpu.architecture for cpu in wanted}) > 1:
-        raise UsageError(f"the CPU levels {names[:200]} are of two architectures.", hint="Compile a file for each.")
+        raise UsageError(
+            f"the CPU levels {names[:200]} are of two architectures.",
+            hint="Compile a file for each.",
+        )
     return tuple(cpu for cpu in CPUS.values() if cpu in wanted)
 
 
@@ -78,5 +92,8 @@ def host_cpu() -> Cpu:
     """The highest level that this machine has."""
     found = host_cpus()
     if not found:
-        raise UsageError("netloom has no code for this machine's processor.", hint=f"It compiles for {', '.join(CPUS)}.")
+        raise UsageError(
+            "netloom has no code for this machine's processor.",
+            hint=f"It compiles for {', '.join(CPUS)}.",
+        )
     return found[-1]

@@ -1,4 +1,5 @@
-"""LLVM text -> optimised machine code for a CPU level. It imports LLVM alone, so that worker processes start at once.
+"""LLVM text -> optimised machine code for a CPU level. It imports LLVM alone, so that worker
+processes start at once.
 
 The object depends on the text, the level and LLVM's version only.
 """
@@ -13,8 +14,8 @@ import llvmlite.binding as llvm
 
 
 def object_of_text(text: str, cpu: str, features: str) -> bytes:
-    """A relocatable object for the text's triple (without one, this machine's); ``cpu`` and ``features`` are LLVM's names of a
-    level and of what it has beyond that."""
+    """A relocatable object for the text's triple (without one, this machine's); ``cpu`` and
+    ``features`` are LLVM's names of a level and of what it has beyond that."""
     module = _parsed(text)
     machine = _target_machine(module.triple, cpu, features)
     _optimise(module, machine)
@@ -36,7 +37,9 @@ def llvm_version() -> str:
 
 
 def target_of(triple: str) -> Any:
-    """LLVM's code generator for a triple; the others are set up only if the triple is not this machine's."""
+    """LLVM's code generator for a triple; the others are set up only if the triple is not this
+    machine's.
+    """
     llvm.initialize_native_target()
     llvm.initialize_native_asmprinter()
     if not triple.startswith(llvm.get_process_triple().partition("-")[0]):
@@ -61,4 +64,6 @@ def _optimise(module: Any, machine: Any) -> None:
 
 @cache
 def _target_machine(triple: str, cpu: str, features: str) -> Any:
-    return target_of(triple).create_target_machine(cpu=cpu, features=features, opt=3, reloc="pic", codemodel="small")
+    return target_of(triple).create_target_machine(
+        cpu=cpu, features=features, opt=3, reloc="pic", codemodel="small"
+    )

@@ -1,8 +1,10 @@
-"""A program's code for one CPU level or several -> one relocatable object, to be linked into a C program with -lm -lpthread.
+"""A program's code for one CPU level or several -> one relocatable object, to be linked into a C
+program with -lm -lpthread.
 
-It defines the same symbol as a shared object exports; its other symbols are hidden. One such object fits into a program,
-because two would define the same symbol. It has no record of its contents: the file is the linker's input, not code to load.
-The objects are joined here, section by section, so that code for another architecture needs no linker of that architecture.
+It defines the same symbol as a shared object exports; its other symbols are hidden. One such object
+fits into a program, because two would define the same symbol. It has no record of its contents: the
+file is the linker's input, not code to load. The objects are joined here, section by section, so
+that code for another architecture needs no linker of that architecture.
 """
 
 from __future__ import annotations
@@ -25,7 +27,8 @@ _SYMBOL = struct.Struct("<IBBHQQ")
 _RELOCATION = struct.Struct("<QQq")
 _SYMTAB, _STRTAB, _RELA, _NOBITS, _ADDRSIG = 2, 3, 4, 8, 0x6FFF4C03
 _RESERVED = 0xFF00  # section numbers from here on mean something else
-_DROPPED = {".note.GNU-stack", ".comment"}  # one at the end says it for all; the other names the producer
+# one at the end says it for all; the other names the producer
+_DROPPED = {".note.GNU-stack", ".comment"}
 
 
 def relocatable_object(variants: Sequence[Variant]) -> bytes:
@@ -69,30 +72,42 @@ class _Symbol:
 
 @dataclass
 class _Joined:
-    """What has been taken over. Local symbols come before the shared ones; the first is none at all."""
+    """What has been taken over. Local symbols come before the shared ones; the first is none at
+    all.
+    """
 
     sections: list[_Section] = field(default_factory=list)  # number 1 and up
-    relocations: list[tuple[_Section, int, list[tuple[int, _Symbol | str, int, int]]]] = field(default_factory=list)
+    relocations: list[tuple[_Section, int, list[tuple[int, _Symbol | str, int, int]]]] = field(
+        default_factory=list
+    )
     local: list[_Symbol] = field(default_factory=lambda: [_Symbol("", 0, 0, 0, 0, 0)])
     shared: dict[str, _Symbol] = field(default_factory=dict)
 
 
 def join_objects(objects: Sequence[bytes], machine: int) -> bytes:
-    """One relocatable ELF object with the sections of all, in order; undefined symbols find the others' definitions."""
+    """One relocatable ELF object with the sections of all, in order; undefined symbols find the
+    others' definitions.
+    """
     joined = _Joined()
     for data in objects:
         _take_over(joined, data)
     if len(joined.sections) + len(joined.relocations) + 8 > _RESERVED:
-        raise LinkError("the program has too many sections for an object.", hint="Write a .so file.")
+        raise LinkError(
+            "the program has too many sections for an object.", hint="Write a .so file."
+        )
     return _written(joined, machine)
 
 
 def _read(data: bytes) -> tuple[list[_Section], list[_Symbol]]:
     header = _HEADER.unpack_from(data)
-    rows = [_SECTION.unpack_from(data, header[6] + number * _SECTION.size) for number in range(header[12])]
+    rows = [
+        _SECTION.unpack_from(data, header[6] + number * _SECTION.size)
+        for number in range(header[12])
+    ]
     names = rows[header[13]][4]
     sections = [
-        _Section(_text(data, names + row[0]), row[1], row[2], b"" if row[1] == _NOBITS else memoryview(data)[row[4] : row[4] + row[5]],
+        _Section(_text(data, names + row[0]), row[1], row[2],
+                 b"" if row[1] == _NOBITS else memoryview(data)[row[4] : row[4] + row[5]],
                  row[5], row[6], row[7], row[8], row[9])
         for row in rows
     ]  # fmt: skip
@@ -130,7 +145,10 @@ def _take_over(joined: _Joined, data: bytes) -> None:
             final.append(symbol.name)
     for section in sections:
         if section.kind == _RELA and section.info in numbers:
-            rows = [(at, final[info >> 32], info & 0xFFFFFFFF, addend) for at, info, addend in _RELOCATION.iter_unpack(section.data)]
+            rows = [
+                (at, final[info >> 32], info & 0xFFFFFFFF, addend)
+                for at, info, addend in _RELOCATION.iter_unpack(section.data)
+            ]
             joined.relocations.append((section, numbers[section.info], rows))
 
 
@@ -144,24 +162,37 @@ def _unite(joined: _Joined, symbol: _Symbol) -> None:
         raise LinkError(f"Two objects define the symbol {symbol.name[:100]!r}.")
     kept = former if former.section else symbol
     seen = [other for other in (former.other, symbol.other) if other]
-    joined.shared[symbol.name] = replace(kept, other=min(seen, default=0))  # hidden is 2, protected 3
+    # hidden is 2, protected 3
+    joined.shared[symbol.name] = replace(kept, other=min(seen, default=0))
 
 
 def _written(joined: _Joined, machine: int) -> bytes:
     symbols = [*joined.local, *joined.shared.values()]
-    number_of: dict[int | str, int] = {id(symbol): number for number, symbol in enumerate(joined.local)}
+    number_of: dict[int | str, int] = {
+        id(symbol): number for number, symbol in enumerate(joined.local)
+    }
     number_of |= {name: len(joined.local) + number for number, name in enumerate(joined.shared)}
     strings = _Strings()
-    table = b"".join(_SYMBOL.pack(strings.place(s.name), s.info, s.other, s.section, s.value, s.size) for s in symbols)
+    table = b"".join(
+        _SYMBOL.pack(strings.place(s.name), s.info, s.other, s.section, s.value, s.size)
+        for s in symbols
+    )
     count = len(joined.sections)
     symtab = count + len(joined.relocations) + 1
     sections = [*joined.sections]
     for section, target, rows in joined.relocations:
         packed = b"".join(
-            _RELOCATION.pack(place, number_of[s if isinstance(s, str) else id(s)] << 32 | kind, addend) for place, s, kind, addend in rows
+            _RELOCATION.pack(
+                place, number_of[s if isinstance(s, str) else id(s)] << 32 | kind, addend
+            )
+            for place, s, kind, addend in rows
         )
         sections.append(replace(section, data=packed, size=len(packed), link=symtab, info=target))
-    sections.append(_Section(".symtab", _SYMTAB, 0, table, len(table), symtab + 1, len(joined.local), 8, _SYMBOL.size))
+    sections.append(
+        _Section(
+            ".symtab", _SYMTAB, 0, table, len(table), symtab + 1, len(joined.local), 8, _SYMBOL.size
+        )
+    )
     sections.append(_Section(".strtab", _STRTAB, 0, strings.data, len(strings.data), 0, 0, 1, 0))
     sections.append(_Section(".note.GNU-stack", 1, 0, b"", 0, 0, 0, 1, 0))
     return _laid_out(sections, machine)
@@ -190,11 +221,27 @@ def _laid_out(sections: Sequence[_Section], machine: int) -> bytes:
         body += bytes(-len(body) % max(1, section.align))
         data = names.data if section.name == ".shstrtab" else section.data
         size = section.size if section.kind == _NOBITS else len(data)
-        rows.append(_SECTION.pack(name, section.kind, section.flags, 0, len(body), size, section.link, section.info,
+        rows.append(_SECTION.pack(name, section.kind, section.flags, 0, len(body), size,
+                                  section.link, section.info,
                                   section.align, section.item))  # fmt: skip
         body += data
     body += bytes(-len(body) % 8)
-    header = (b"\x7fELF\x02\x01\x01" + bytes(9), 1, machine, 1, 0, 0, len(body), 0, 64, 0, 0, 64, len(rows), len(rows) - 1)
+    header = (
+        b"\x7fELF\x02\x01\x01" + bytes(9),
+        1,
+        machine,
+        1,
+        0,
+        0,
+        len(body),
+        0,
+        64,
+        0,
+        0,
+        64,
+        len(rows),
+        len(rows) - 1,
+    )
     body[: _HEADER.size] = _HEADER.pack(*header)
     body += b"".join(rows)
     return bytes(body)

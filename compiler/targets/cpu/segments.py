@@ -1,8 +1,9 @@
 """Constants -> segments -> the weights image of a program.
 
-A segment is bytes, or one element repeated. Long runs of one element become fills (without materialising splats), so
-a network of splats stays small on disk; when the program is opened, fills expand into anonymous memory. A constant that
-is one bytes segment is used where it lies. Equal constants are stored once. The same constants give the same bytes.
+A segment is bytes, or one element repeated. Long runs of one element become fills (without
+materialising splats), so a network of splats stays small on disk; when the program is opened, fills
+expand into anonymous memory. A constant that is one bytes segment is used where it lies. Equal
+constants are stored once. The same constants give the same bytes.
 """
 
 from __future__ import annotations
@@ -76,7 +77,9 @@ def encode(constant: Constant) -> tuple[Segment, ...]:
 
 def decode(segments: Sequence[Segment]) -> bytes:
     """The bytes that the segments stand for: the meaning of the encoding."""
-    return b"".join(s.data.tobytes() if isinstance(s, Bytes) else s.element * s.count for s in segments)
+    return b"".join(
+        s.data.tobytes() if isinstance(s, Bytes) else s.element * s.count for s in segments
+    )
 
 
 def _long_runs(words: npt.NDArray[Any]) -> Iterator[tuple[int, int]]:
@@ -96,7 +99,9 @@ def _long_runs(words: npt.NDArray[Any]) -> Iterator[tuple[int, int]]:
 
 
 def _uniform_blocks(words: npt.NDArray[Any], length: int) -> Iterator[tuple[int, int]]:
-    """Maximal [first, last) of whole blocks that hold one value, where they are enough for a long run."""
+    """Maximal [first, last) of whole blocks that hold one value, where they are enough for a
+    long run.
+    """
     blocks = words[: words.size // length * length].reshape(-1, length)
     uniform = np.zeros(len(blocks), bool)
     for start in range(0, len(blocks), _CHUNK):
@@ -128,7 +133,9 @@ class Placement:
 
     @property
     def in_place(self) -> bool:
-        return self.size == 0 or (len(self.pieces) == 1 and isinstance(self.pieces[0].segment, Bytes))
+        return self.size == 0 or (
+            len(self.pieces) == 1 and isinstance(self.pieces[0].segment, Bytes)
+        )
 
 
 @dataclass(frozen=True)

@@ -1,9 +1,12 @@
-"""A process that times layers: ``python -m netloom.compiler.targets.cpu.timing_worker``, requests in, times out.
+"""A process that times layers: ``python -m netloom.compiler.targets.cpu.timing_worker``, requests
+in, times out.
 
-Requests and answers are JSON in blocks (worker.py); the first answer says that the process is ready. A layer stands between
-two small convolutions, as in a network, so that its operands come in the layout that a network would give them; these are
-not timed. Where a network has more weights than the caches hold, these are emptied before each run, so that the layer's own
-come from memory and its operands, just made, do not. A fault of one candidate is its answer; a crash ends this process only.
+Requests and answers are JSON in blocks (worker.py); the first answer says that the process is
+ready. A layer stands between two small convolutions, as in a network, so that its operands come in
+the layout that a network would give them; these are not timed. Where a network has more weights
+than the caches hold, these are emptied before each run, so that the layer's own come from memory
+and its operands, just made, do not. A fault of one candidate is its answer; a crash ends this
+process only.
 """
 
 from __future__ import annotations
@@ -41,7 +44,9 @@ BEFORE, AFTER = "before", "after"  # labels of the convolutions around a layer
 
 @dataclass(frozen=True)
 class Request:
-    """Measure a layer with each of the strategies; ``cache``: the folder of compiled kernels, or None."""
+    """Measure a layer with each of the strategies; ``cache``: the folder of compiled kernels, or
+    None.
+    """
 
     text: str
     constants: tuple[str, ...]
@@ -57,8 +62,8 @@ class Request:
 
 
 def surrounded(layer: Layer) -> Graph:
-    """The layer with random constants, between convolutions that make its operands and read its result where these would
-    be in channel blocks."""
+    """The layer with random constants, between convolutions that make its operands and read its
+    result where these would be in channel blocks."""
     inner = parse_graph(layer.text)
     (node,) = inner.nodes
     b = Builder(LAYER)
@@ -103,16 +108,21 @@ def _random(shape: Sequence[int]) -> Any:
 
 
 def measure(request: Request, clock: Callable[[], float] = time.perf_counter) -> dict[str, Any]:
-    """``seconds``: of each strategy, the best of several rounds; ``failed``: what is wrong with the others."""
+    """``seconds``: of each strategy, the best of several rounds; ``failed``: what is wrong with
+    the others.
+    """
     ready: dict[str, _Candidate] = {}
     failed: dict[str, str] = {}
     for name in request.strategies:
         try:
             ready[name] = _Candidate(request, name)
-        except Exception as error:  # whatever is wrong with a candidate, the others can still be measured
+        # whatever is wrong with a candidate, the others can still be measured
+        except Exception as error:
             failed[name] = f"{type(error).__name__}: {error}"[:500]
     best = dict.fromkeys(ready, float("inf"))
-    swept = np.zeros(2 * machine_entry(cpu_named(request.cpu).name).l3 if request.is_cold else 0, np.uint8)
+    swept = np.zeros(
+        2 * machine_entry(cpu_named(request.cpu).name).l3 if request.is_cold else 0, np.uint8
+    )
     end = clock() + SECONDS * len(ready)
     rounds = 0
     while ready and (rounds < ROUNDS or clock() < end):
@@ -127,12 +137,17 @@ class _Candidate:
     """The layer compiled with one strategy, loaded."""
 
     def __init__(self, request: Request, strategy: str) -> None:
-        compiled = plan_graph(surrounded(request.layer), Options(request.cpu, accuracy="fast", override=f"{LAYER}={strategy}"))
+        compiled = plan_graph(
+            surrounded(request.layer),
+            Options(request.cpu, accuracy="fast", override=f"{LAYER}={strategy}"),
+        )
         chosen = next(decision for decision in compiled.decisions if decision.node == LAYER)
         if chosen.strategy != strategy:
             raise ValueError(f"{strategy} does not apply: {chosen.rejected.get(strategy)}")
         cache = Cache(Path(request.cache) if request.cache else None)
-        objects = compile_kernel_objects(compiled.program.kernels, compiled.texts, compiled.cpu, 1, cache)
+        objects = compile_kernel_objects(
+            compiled.program.kernels, compiled.texts, compiled.cpu, 1, cache
+        )
         self._launches = Launches(compiled.program, objects, compiled.program.entries[0])
         self._own = [place for place, is_own in enumerate(_own_launches(compiled)) if is_own]
         self._threads = request.threads
@@ -141,17 +156,29 @@ class _Candidate:
 
     def seconds(self) -> float:
         """One run: the sum over the layer's launches."""
-        times = self._launches.run() if self._threads == 1 else self._launches.run_on(self._pool, self._threads)
-        return sum(max(times[place] - self._launches.overhead, LEAST) + self._barrier for place in self._own)
+        times = (
+            self._launches.run()
+            if self._threads == 1
+            else self._launches.run_on(self._pool, self._threads)
+        )
+        return sum(
+            max(times[place] - self._launches.overhead, LEAST) + self._barrier
+            for place in self._own
+        )
 
 
 def _own_launches(compiled: Compiled) -> list[bool]:
-    """For each launch, whether it belongs to the layer: not the convolutions around it, nor what follows on the last one."""
+    """For each launch, whether it belongs to the layer: not the convolutions around it, nor what
+    follows on the last one.
+    """
     kernels = [node for node in compiled.graphs["run"].nodes if node.op.name != "constant"]
     around = [_label_around(node) for node in kernels]
-    count = len(compiled.program.entries[0].launches)  # copies to results, which have no node, come last
+    # copies to results, which have no node, come last
+    count = len(compiled.program.entries[0].launches)
     end = around.index(AFTER) if AFTER in around else count
-    return [place < end and (place >= len(around) or around[place] != BEFORE) for place in range(count)]
+    return [
+        place < end and (place >= len(around) or around[place] != BEFORE) for place in range(count)
+    ]
 
 
 def _label_around(kernel: Node) -> str:
@@ -160,12 +187,22 @@ def _label_around(kernel: Node) -> str:
     return next((label for label in labels if label in (BEFORE, AFTER)), "")
 
 
-def serve(requests: IO[bytes], answers: IO[bytes], measure: Callable[[Request], Mapping[str, Any]] = measure) -> None:
+def serve(
+    requests: IO[bytes],
+    answers: IO[bytes],
+    measure: Callable[[Request], Mapping[str, Any]] = measure,
+) -> None:
     """Answers every request until the end of the input."""
     write_block(answers, READY)
     while (block := read_block(requests)) is not None:
         given = json.loads(block)
-        request = Request(**{**given, "constants": tuple(given["constants"]), "strategies": tuple(given["strategies"])})
+        request = Request(
+            **{
+                **given,
+                "constants": tuple(given["constants"]),
+                "strategies": tuple(given["strategies"]),
+            }
+        )
         write_block(answers, json.dumps(measure(request)).encode())
 
 

@@ -1,8 +1,10 @@
-"""A process that compiles: ``python -m netloom.compiler.targets.cpu.worker CPU FEATURES``, LLVM text in, objects out.
+"""A process that compiles: ``python -m netloom.compiler.targets.cpu.worker CPU FEATURES``, LLVM
+text in, objects out.
 
-Standard input holds texts, standard output ``READY`` and then an answer for each in order: a status byte (``DONE`` or
-``FAILED``) and an object, or a message. Texts and answers follow their size, 8 bytes, little-endian. The process ends with its input, so it
-never outlives the one that started it by more than one text; LLVM's own faults end this process only.
+Standard input holds texts, standard output ``READY`` and then an answer for each in order: a status
+byte (``DONE`` or ``FAILED``) and an object, or a message. Texts and answers follow their size, 8
+bytes, little-endian. The process ends with its input, so it never outlives the one that started it
+by more than one text; LLVM's own faults end this process only.
 """
 
 from __future__ import annotations

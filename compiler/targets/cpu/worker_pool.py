@@ -1,6 +1,8 @@
-"""LLVM texts -> objects, in processes of their own (worker.py) while the caller makes the next text.
+"""LLVM texts -> objects, in processes of their own (worker.py) while the caller makes the next
+text.
 
-Which process compiles a text has no influence on its object. However the caller's work ends, the processes end with it.
+Which process compiles a text has no influence on its object. However the caller's work ends, the
+processes end with it.
 """
 
 from __future__ import annotations
@@ -28,7 +30,9 @@ _MODULE = f"{__package__}.worker"
 Keep: TypeAlias = "Callable[[str, bytes], None]"
 
 
-def compile_texts(texts: Iterable[tuple[str, str]], cpu: Cpu, processes: int, keep: Keep) -> list[bytes]:
+def compile_texts(
+    texts: Iterable[tuple[str, str]], cpu: Cpu, processes: int, keep: Keep
+) -> list[bytes]:
     """The object of each (name, text), in order; with 0 processes in this one.
 
     ``keep(name, object)`` is called as soon as there is one, by any thread.
@@ -43,7 +47,9 @@ def compile_texts(texts: Iterable[tuple[str, str]], cpu: Cpu, processes: int, ke
     try:
         for _ in range(processes):
             workers.append(_Worker(cpu))
-            threads.append(Thread(target=_work, args=(workers[-1], jobs, results, keep), daemon=True))
+            threads.append(
+                Thread(target=_work, args=(workers[-1], jobs, results, keep), daemon=True)
+            )
             threads[-1].start()
         count = 0
         for count, (name, text) in enumerate(texts, 1):
@@ -72,11 +78,17 @@ class _Result:
     outcome: bytes | Exception
 
 
-def _work(worker: _Worker, jobs: SimpleQueue[_Job | None], results: SimpleQueue[_Result], keep: Keep) -> None:
-    """What a worker's thread does. Queues of this kind take no lock in Python, so SIGINT cannot leave one locked."""
+def _work(
+    worker: _Worker, jobs: SimpleQueue[_Job | None], results: SimpleQueue[_Result], keep: Keep
+) -> None:
+    """What a worker's thread does. Queues of this kind take no lock in Python, so SIGINT cannot
+    leave one locked.
+    """
     while (job := jobs.get()) is not None and not worker.is_stopped:
         try:
-            results.put(_Result(job.number, _kept(keep, job.name, worker.object_of(job.name, job.text))))
+            results.put(
+                _Result(job.number, _kept(keep, job.name, worker.object_of(job.name, job.text)))
+            )
         except Exception as error:
             results.put(_Result(job.number, error))
 
@@ -140,7 +152,9 @@ class _Worker:
             write_block(self.process.stdin, text.encode())
         answer = read_block(self.process.stdout)
         if answer is None:
-            raise ToolchainError(f"the process that compiled this kernel died: {self._last_words()}.", node=name)
+            raise ToolchainError(
+                f"the process that compiled this kernel died: {self._last_words()}.", node=name
+            )
         status, contents = answer[:1], answer[1:]
         if status != DONE:
             raise _refused(name, contents.decode(errors="replace"))
@@ -165,5 +179,6 @@ class _Worker:
             return
         for stream in (self.process.stdin, self.process.stdout, self.process.stderr):
             assert stream is not None
-            with contextlib.suppress(OSError):  # what is left in a buffer for a process that is gone
+            # what is left in a buffer for a process that is gone
+            with contextlib.suppress(OSError):
                 stream.close()

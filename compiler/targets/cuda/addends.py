@@ -1,4 +1,6 @@
-"""``addends``: a product as a tensor of sums over parts of its terms, and what that makes of a kernel's form."""
+"""``addends``: a product as a tensor of sums over parts of its terms, and what that makes of a
+kernel's form.
+"""
 
 from __future__ import annotations
 
@@ -29,20 +31,33 @@ def _infer(attrs: AddendsAttrs, inputs: Sequence[TensorType]) -> Sequence[Tensor
     return [x.with_shape((attrs.number, *x.shape))]
 
 
-def _reference(attrs: AddendsAttrs, inputs: Sequence[Array], _outputs: Sequence[TensorType]) -> Sequence[Array]:
+def _reference(
+    attrs: AddendsAttrs, inputs: Sequence[Array], _outputs: Sequence[TensorType]
+) -> Sequence[Array]:
     (x,) = inputs
     return [np.concatenate([x[None], np.zeros((attrs.number - 1, *x.shape), x.dtype)])]
 
 
-def _compute(_attrs: AddendsAttrs, inputs: Sequence[TensorType], _outputs: Sequence[TensorType]) -> Compute:
+def _compute(
+    _attrs: AddendsAttrs, inputs: Sequence[TensorType], _outputs: Sequence[TensorType]
+) -> Compute:
     def term(index: tuple[Extent, ...], _reduce: tuple[Extent, ...], read: Read) -> Expr:
         return scalar.guarded([0 - index[0]], read(0, index[1:]))
 
     return Compute(term)
 
 
-ADDENDS = Op("addends", "a tensor as the sum of several: which, is left to the code", _infer, _reference,
-             NotDifferentiable("it is made after differentiation"), AddendsAttrs, "kernels", _compute)  # fmt: skip
+ADDENDS = Op(
+    "addends",
+    "a tensor as the sum of several: which, is left to the code",
+    _infer,
+    _reference,
+    # fmt: skip
+    NotDifferentiable("it is made after differentiation"),
+    AddendsAttrs,
+    "kernels",
+    _compute,
+)
 
 
 def whole_product(body: Graph) -> tuple[Graph, int]:
@@ -57,7 +72,9 @@ def in_parts(form: Form, number: int) -> Product:
     """The product with as many sums for each element, one a part."""
     assert isinstance(form, Product), "only products are cut"
     part = Axis.of("pk", number)
-    return replace(form, batch=(part, *form.batch), position=(part.position, *form.position), part=part)
+    return replace(
+        form, batch=(part, *form.batch), position=(part.position, *form.position), part=part
+    )
 
 
 __all__ = ["ADDENDS", "AddendsAttrs", "in_parts", "whole_product"]

@@ -1,8 +1,10 @@
-"""Kernel source -> PTX -> cubins, without a driver: the one module that knows numba-cuda's and nvJitLink's interfaces.
+"""Kernel source -> PTX -> cubins, without a driver: the one module that knows numba-cuda's and
+nvJitLink's interfaces.
 
-PTX is made for the oldest architecture, and each architecture's cubin is linked from it, unless the kernel has a source of the
-architecture's own. A cubin passes the gates or is
-refused: no float64 instruction unless the kernel's types hold one, no spills, no stack. Results are cached by content.
+PTX is made for the oldest architecture, and each architecture's cubin is linked from it, unless the
+kernel has a source of the architecture's own. A cubin passes the gates or is
+refused: no float64 instruction unless the kernel's types hold one, no spills, no stack. Results are
+cached by content.
 """
 
 from __future__ import annotations
@@ -61,7 +63,9 @@ def versions() -> Mapping[str, str]:
     try:
         return {name: importlib.metadata.version(name) for name in _PACKAGES}
     except importlib.metadata.PackageNotFoundError as error:
-        raise ToolchainError(f"the cuda target needs the package {error.name}, which is not installed.", hint=_HINT) from error
+        raise ToolchainError(
+            f"the cuda target needs the package {error.name}, which is not installed.", hint=_HINT
+        ) from error
 
 
 def is_available() -> bool:
@@ -77,18 +81,24 @@ def default_cache() -> Path:
 
 
 def compile_kernel(
-    source: KernelSource, architectures: Sequence[str] = ARCHITECTURES, cache_folder: Path | None = None
+    source: KernelSource,
+    architectures: Sequence[str] = ARCHITECTURES,
+    cache_folder: Path | None = None,
 ) -> CompiledKernel:
-    """The kernel's code for these architectures. VerificationError names a gate that it does not pass.
+    """The kernel's code for these architectures. VerificationError names a gate that it does not
+    pass.
 
-    A kernel that spills where several of its blocks share a multiprocessor's registers gets those of fewer blocks.
+    A kernel that spills where several of its blocks share a multiprocessor's registers gets those
+    of fewer blocks.
     """
     try:
         return _compiled(source, architectures, cache_folder or default_cache())
     except VerificationError:
         if source.blocks == 1:
             raise
-        return compile_kernel(replace(source, blocks=source.blocks - 1), architectures, cache_folder)
+        return compile_kernel(
+            replace(source, blocks=source.blocks - 1), architectures, cache_folder
+        )
 
 
 def _compiled(source: KernelSource, architectures: Sequence[str], folder: Path) -> CompiledKernel:
@@ -98,8 +108,12 @@ def _compiled(source: KernelSource, architectures: Sequence[str], folder: Path) 
     return CompiledKernel(name, ptx_of(general, name, ARCHITECTURES[0], folder), binaries)
 
 
-def _best_binary(general: KernelSource, source: KernelSource, name: str, architecture: str, folder: Path) -> Binary:
-    """The architecture's own source, unless it does not pass the gates; else the one that all can run."""
+def _best_binary(
+    general: KernelSource, source: KernelSource, name: str, architecture: str, folder: Path
+) -> Binary:
+    """The architecture's own source, unless it does not pass the gates; else the one that all
+    can run.
+    """
     if source.key != general.key:
         with suppress(VerificationError):
             return _binary(source, name, architecture, architecture, folder)
@@ -132,11 +146,20 @@ def make_ptx(source: KernelSource, name: str, architecture: str) -> str:
         pointers = [intrinsics.pointer_type(dtype) for dtype in source.arguments]
         signature = (*pointers, *([types.int32] * source.symbols), types.CPointer(types.int32))
         bounds = (source.threads, source.blocks)
-        ptx, _ = compiler.compile(function, signature, device=False, abi="numba", cc=_CAPABILITIES[architecture], launch_bounds=bounds)
+        ptx, _ = compiler.compile(
+            function,
+            signature,
+            device=False,
+            abi="numba",
+            cc=_CAPABILITIES[architecture],
+            launch_bounds=bounds,
+        )
     entry = re.search(r"\.visible \.entry (\w+)\(", ptx)
     if entry is None:
         raise ToolchainError("numba-cuda gave PTX without an entry.")
-    return re.sub(r"\.common \.global [^\n]*NumbaEnv[^\n]*\n", "", ptx.replace(entry.group(1), name))
+    return re.sub(
+        r"\.common \.global [^\n]*NumbaEnv[^\n]*\n", "", ptx.replace(entry.group(1), name)
+    )
 
 
 def _function(source: KernelSource, intrinsics: Any) -> Any:
@@ -157,18 +180,27 @@ def _scalar(dtype: DType, bits: bytes) -> Any:
 
 
 def check_ptx(ptx: str, source: KernelSource) -> None:
-    """VerificationError if the PTX holds float64 instructions that its types do not, or memory of a thread's own."""
+    """VerificationError if the PTX holds float64 instructions that its types do not, or memory
+    of a thread's own.
+    """
     has_double = FLOAT64 in source.arguments or "float64" in " ".join(source.intrinsics)
     if not has_double and re.search(r"\.f64\b", ptx):
-        raise VerificationError("a kernel without float64 values was compiled to float64 instructions.")
+        raise VerificationError(
+            "a kernel without float64 values was compiled to float64 instructions."
+        )
     if re.search(r"\.local\b", ptx):
         raise VerificationError("a kernel was compiled to code that uses local memory.")
 
 
-def _binary(source: KernelSource, name: str, target: str, architecture: str, folder: Path) -> Binary:
+def _binary(
+    source: KernelSource, name: str, target: str, architecture: str, folder: Path
+) -> Binary:
     """A source's binary, by PTX for the target."""
     place = folder / f"{_content_key(source, name, target)}.{architecture}"
-    facts, cubin = _read(place.with_name(place.name + ".json")), _read(place.with_name(place.name + ".cubin"))
+    facts, cubin = (
+        _read(place.with_name(place.name + ".json")),
+        _read(place.with_name(place.name + ".cubin")),
+    )
     if facts is not None and cubin is not None:
         known = json.loads(facts)
         if known.pop("digest") == hashlib.sha256(cubin).hexdigest():
@@ -194,7 +226,9 @@ def link(ptx: str, name: str, architecture: str) -> Binary:
             linker.add_data(handle, linker.InputType.PTX, data, len(data), name)
             linker.complete(handle)
         except linker.nvJitLinkError as error:
-            raise ToolchainError(f"nvJitLink refused a kernel: {_log(linker, handle, 'error')[:400]}") from error
+            raise ToolchainError(
+                f"nvJitLink refused a kernel: {_log(linker, handle, 'error')[:400]}"
+            ) from error
         cubin = bytearray(linker.get_linked_cubin_size(handle))
         linker.get_linked_cubin(handle, cubin)
         log = _log(linker, handle, "info")
@@ -215,7 +249,9 @@ def _log(linker: Any, handle: Any, kind: str) -> str:
 def _resources(log: str) -> tuple[int, int]:
     """(registers, bytes of shared memory) of a clean kernel."""
     used = re.search(r"Used (\d+) registers", log)
-    memory = re.search(r"(\d+) bytes stack frame, (\d+) bytes spill stores, (\d+) bytes spill loads", log)
+    memory = re.search(
+        r"(\d+) bytes stack frame, (\d+) bytes spill stores, (\d+) bytes spill loads", log
+    )
     if used is None or memory is None:
         raise ToolchainError(f"nvJitLink's log cannot be read: {log[:200]!r}.")
     if any(map(int, memory.groups())):
@@ -224,13 +260,16 @@ def _resources(log: str) -> tuple[int, int]:
     return int(used.group(1)), int(shared.group(1)) if shared else 0
 
 
-# -- the cache: files named by all that decides their contents ------------------------------------------------
+# -- the cache: files named by all that decides their contents -------------------------------------
 
 
 @cache
 def _tool_key() -> str:
     here = Path(__file__).parent
-    own = b"".join(path.read_bytes() for path in (*sorted((here / "intrinsics").glob("*.py")), here / "compile.py"))
+    own = b"".join(
+        path.read_bytes()
+        for path in (*sorted((here / "intrinsics").glob("*.py")), here / "compile.py")
+    )
     return json.dumps(versions(), sort_keys=True) + hashlib.sha256(own).hexdigest()
 
 

@@ -1,6 +1,8 @@
-"""Graphs -> a program for CUDA devices: the passes, one kernel after another, and the whole in one object.
+"""Graphs -> a program for CUDA devices: the passes, one kernel after another, and the whole in one
+object.
 
-``PIPELINE`` differs from the CPU's in two places: values stay row-major, and strategies are chosen at a device's rates.
+``PIPELINE`` differs from the CPU's in two places: values stay row-major, and strategies are chosen
+at a device's rates.
 """
 
 from __future__ import annotations
@@ -36,23 +38,35 @@ from .strategies import select_for_device
 
 _SELECT = (
     Pass("select_strategies", select_for_device, after=("eliminate_dead", "fold_batchnorm"),
-         why="weights must have their final values", options=("accuracy", "override", "decisions", "engine", "tuner")),
-    Pass("eliminate_untransformed", eliminate_dead, after=("select_strategies",), why="transformed weights replace others"),
+         why="weights must have their final values",
+         options=("accuracy", "override", "decisions", "engine", "tuner")),
+    Pass("eliminate_untransformed", eliminate_dead, after=("select_strategies",),
+         why="transformed weights replace others"),
 )  # fmt: skip
 _FUSE = (
     Pass("fuse", fuse, after=("eliminate_dead",), why="only what is left becomes kernels"),
-    Pass("split_products", split_products, after=("fuse",), why="it cuts kernels", options=("engine",)),
+    Pass(
+        "split_products",
+        split_products,
+        after=("fuse",),
+        why="it cuts kernels",
+        options=("engine",),
+    ),
 )
 PIPELINE = Pipeline((*GRAPH_PASSES, *_SELECT, *_FUSE))
 TRAINING_PIPELINE = Pipeline(
-    (*(item for item in GRAPH_PASSES if item.name not in ("freeze_states", "fold_batchnorm")), *_FUSE)
+    (
+        *(item for item in GRAPH_PASSES if item.name not in ("freeze_states", "fold_batchnorm")),
+        *_FUSE,
+    )
 )
 
 
 @dataclass(frozen=True)
 class CudaOptions:
-    """What a caller may choose. ``precision``: an engine's value; ``accuracy``: strict, default or fast; ``override``: a
-    strategy's name, or NODE=NAME; ``tuner``: times of a device (measured.py). ``decisions`` is filled."""
+    """What a caller may choose. ``precision``: an engine's value; ``accuracy``: strict, default or
+    fast; ``override``: a strategy's name, or NODE=NAME; ``tuner``: times of a device
+    (measured.py). ``decisions`` is filled."""
 
     precision: str = Engine.FFMA.value
     accuracy: str = "default"
@@ -65,13 +79,17 @@ class CudaOptions:
         """UsageError if there is no such precision."""
         names = [engine.value for engine in Engine]
         if self.precision not in names:
-            raise UsageError(f"there is no precision {self.precision!r}.", hint=f"Choose {', '.join(names)}.")
+            raise UsageError(
+                f"there is no precision {self.precision!r}.", hint=f"Choose {', '.join(names)}."
+            )
         return Engine(self.precision)
 
 
 @dataclass
 class DevicePlacement(Placement):
-    """Kernels by their source: what memory planning sees of one is its arguments and its number of blocks."""
+    """Kernels by their source: what memory planning sees of one is its arguments and its number
+    of blocks.
+    """
 
     engine: Engine = Engine.FFMA
     forms: dict[str, DeviceKernel] = field(default_factory=dict)
@@ -87,7 +105,14 @@ class DevicePlacement(Placement):
             name = f"f_{len(self._by_source)}_{kind}"
             self._by_source[source.key] = name
             self.forms[name], self.sources[name] = planned, source
-        signature = Kernel("kernel", planned.buffers, planned.symbols, planned.items, Symbol("block", 0, None), Block(()))
+        signature = Kernel(
+            "kernel",
+            planned.buffers,
+            planned.symbols,
+            planned.items,
+            Symbol("block", 0, None),
+            Block(()),
+        )
         return self._by_source[source.key], signature
 
 
@@ -103,7 +128,10 @@ class CudaProgram:
 
     def as_bytes(self) -> bytes:
         """The program file's contents."""
-        kernels = {name: KernelFile(code, self.forms[name], self.sources[name]) for name, code in self.kernels.items()}
+        kernels = {
+            name: KernelFile(code, self.forms[name], self.sources[name])
+            for name, code in self.kernels.items()
+        }
         return program_bytes(self.program, kernels)
 
     def save(self, path: str | os.PathLike[str]) -> None:
@@ -112,32 +140,53 @@ class CudaProgram:
 
 
 def compile_for_cuda(
-    graph: Graph, options: CudaOptions | None = None, *, architectures: Sequence[str] = ARCHITECTURES,
+    graph: Graph, options: CudaOptions | None = None, *,
+    architectures: Sequence[str] = ARCHITECTURES,
     cache_folder: Path | None = None, dump: Path | None = None,
 ) -> CudaProgram:  # fmt: skip
-    """An inference program: unchanged states are folded in as weights. ToolchainError without numba-cuda."""
-    return _compiled({"run": graph}, PIPELINE, options or CudaOptions(), architectures, cache_folder, dump)
+    """An inference program: unchanged states are folded in as weights. ToolchainError without
+    numba-cuda.
+    """
+    return _compiled(
+        {"run": graph}, PIPELINE, options or CudaOptions(), architectures, cache_folder, dump
+    )
 
 
 def compile_training_for_cuda(
-    step: Graph, run: Graph, options: CudaOptions | None = None, *, architectures: Sequence[str] = ARCHITECTURES,
+    step: Graph, run: Graph, options: CudaOptions | None = None, *,
+    architectures: Sequence[str] = ARCHITECTURES,
     cache_folder: Path | None = None, dump: Path | None = None,
 ) -> CudaProgram:  # fmt: skip
     """A training program of the step and the network itself, over the same states."""
     graphs = {"run": run, "train_step": step}
-    return _compiled(graphs, TRAINING_PIPELINE, options or CudaOptions(), architectures, cache_folder, dump)
+    return _compiled(
+        graphs, TRAINING_PIPELINE, options or CudaOptions(), architectures, cache_folder, dump
+    )
 
 
 def plan(
-    graphs: Mapping[str, Graph], pipeline: Pipeline, options: CudaOptions | None = None, dump: Path | None = None
+    graphs: Mapping[str, Graph],
+    pipeline: Pipeline,
+    options: CudaOptions | None = None,
+    dump: Path | None = None,
 ) -> tuple[Program, DevicePlacement, dict[str, Graph]]:
     """The program before its kernels are compiled."""
     options = options or CudaOptions()
     training = graphs.get("train_step")
-    placement = DevicePlacement(  # a gradient of weights is a branch: kept apart, they would keep every cotangent in memory
-        Machine(), joins_in_place=False, keeps_branches_apart=training is None, engine=options.engine
+    # a gradient of weights is a branch: kept apart, they would keep every cotangent in memory
+    placement = DevicePlacement(
+        Machine(),
+        joins_in_place=False,
+        keeps_branches_apart=training is None,
+        engine=options.engine,
     )
-    states = tuple(StatePort(s.name, s.input.type, placement.constant(s.initial)) for s in training.states) if training else ()
+    states = (
+        tuple(
+            StatePort(s.name, s.input.type, placement.constant(s.initial)) for s in training.states
+        )
+        if training
+        else ()
+    )
     numbers = {port.name: number for number, port in enumerate(states)}
     fused: dict[str, Graph] = {}
     entries = []
@@ -145,25 +194,38 @@ def plan(
         fused[name], _ = pipeline.run(graph, options, dump / name if dump else None)
         entries.append(plan_memory(fused[name], name, placement, numbers))
     symbols = {s.name: s for graph in fused.values() for s in graph.symbols}
-    program = Program(_identifier(graphs["run"].name), tuple(symbols[name] for name in sorted(symbols)), tuple(entries),
-                      tuple(placement.constants), states, {}, _metadata(fused, options))  # fmt: skip
+    program = Program(
+        _identifier(graphs["run"].name),
+        tuple(symbols[name] for name in sorted(symbols)),
+        tuple(entries),
+        # fmt: skip
+        tuple(placement.constants),
+        states,
+        {},
+        _metadata(fused, options),
+    )
     return program, placement, fused
 
 
 def _compiled(
-    graphs: Mapping[str, Graph], pipeline: Pipeline, options: CudaOptions, architectures: Sequence[str],
+    graphs: Mapping[str, Graph], pipeline: Pipeline, options: CudaOptions,
+    architectures: Sequence[str],
     cache_folder: Path | None, dump: Path | None,
 ) -> CudaProgram:  # fmt: skip
     tools = dict(versions())  # before any work
     program, placement, fused = plan(graphs, pipeline, options, dump)
     program = replace(program, metadata={**program.metadata, "tools": tools})
-    kernels = {name: compile_kernel(source, architectures, cache_folder) for name, source in placement.sources.items()}
+    kernels = {
+        name: compile_kernel(source, architectures, cache_folder)
+        for name, source in placement.sources.items()
+    }
     return CudaProgram(program, placement.sources, placement.forms, kernels, fused)
 
 
 def _metadata(graphs: Mapping[str, Graph], options: CudaOptions) -> dict[str, Any]:
     text = "\n".join(print_graph(graph) for graph in graphs.values())
-    strategies = [{"node": d.node, "shape": d.shape, "strategy": d.strategy, "measured": dict(d.measured)}
+    strategies = [{"node": d.node, "shape": d.shape, "strategy": d.strategy,
+                   "measured": dict(d.measured)}
                   for d in options.decisions]  # fmt: skip
     return {
         "options": {"precision": options.precision, "accuracy": options.accuracy},

@@ -1,6 +1,8 @@
-"""The formulas of a kernel's elements on a device: those of loops/elements.py over row-major values.
+"""The formulas of a kernel's elements on a device: those of loops/elements.py over row-major
+values.
 
-A kernel's term comes in the dtype that it adds up in, and ``Argument(SUM)`` stands for the finished sum in the stored value.
+A kernel's term comes in the dtype that it adds up in, and ``Argument(SUM)`` stands for the finished
+sum in the stored value.
 """
 
 from __future__ import annotations
@@ -17,7 +19,9 @@ SUM = 0  # the position of the argument that stands for the anchor's sum
 
 def device_elements(graph: Graph) -> Elements:
     """The formulas of a fused graph."""
-    assert all(v.layout is None for v in (*graph.inputs, *graph.outputs)), "values on a GPU are row-major"
+    assert all(v.layout is None for v in (*graph.inputs, *graph.outputs)), (
+        "values on a GPU are row-major"
+    )
     return Elements(graph, anchor_of(graph))
 
 
@@ -29,7 +33,9 @@ def summed(elements: Elements, index: tuple[Extent, ...], reduce: tuple[Extent, 
 
 def stored(elements: Elements, index: tuple[Extent, ...], sum_dtype: DType | None) -> Expr:
     """The output's element; ``Argument(SUM, sum_dtype)`` is the anchor's sum, if it sums."""
-    return elements.final(index, None if sum_dtype is None else elements.finished(index, Argument(SUM, sum_dtype)))
+    return elements.final(
+        index, None if sum_dtype is None else elements.finished(index, Argument(SUM, sum_dtype))
+    )
 
 
 __all__ = ["SUM", "device_elements", "stored", "summed"]

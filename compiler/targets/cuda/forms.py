@@ -1,10 +1,11 @@
 """The forms in which a grid of threads computes a kernel, and how large its grid is.
 
-``Pointwise``: a thread makes one element. ``Rows``: some lanes of a block share one sum, which ends in a fixed tree.
-``RowPasses``: those lanes take several sums over the same row, one after another, and then make its elements.
-``Product``: a block makes a tile of a matrix product whose operands are any formulas of (row, k) and (k, column), so
-matmuls, convolutions and both their gradients are one family. ``Transform``: a thread makes a tile of Winograd's.
-``FusedWinograd``: a block makes some channels of some tiles of a convolution, all three stages.
+``Pointwise``: a thread makes one element. ``Rows``: some lanes of a block share one sum, which ends
+in a fixed tree. ``RowPasses``: those lanes take several sums over the same row, one after another,
+and then make its elements. ``Product``: a block makes a tile of a matrix product whose operands are
+any formulas of (row, k) and (k, column), so matmuls, convolutions and both their gradients are one
+family. ``Transform``: a thread makes a tile of Winograd's. ``FusedWinograd``: a block makes some
+channels of some tiles of a convolution, all three stages.
 """
 
 from __future__ import annotations
@@ -39,7 +40,9 @@ class Pointwise:
 
 @dataclass(frozen=True, eq=False)
 class Rows:
-    """value(sum of term over ``terms``) at every position of ``axes``; a block holds THREADS / lanes rows."""
+    """value(sum of term over ``terms``) at every position of ``axes``; a block holds THREADS /
+    lanes rows.
+    """
 
     axes: tuple[Axis, ...]
     position: tuple[Extent, ...]
@@ -68,8 +71,9 @@ class Sum:
 
 @dataclass(frozen=True, eq=False)
 class RowPasses:
-    """``steps``, in order: sums over ``terms``, and numbers that are made of them for the row; ``Argument(k)`` in what follows
-    stands for the k-th. Then ``value`` at every position of a row, or once for it; a block holds THREADS / lanes rows."""
+    """``steps``, in order: sums over ``terms``, and numbers that are made of them for the row;
+    ``Argument(k)`` in what follows stands for the k-th. Then ``value`` at every position of a
+    row, or once for it; a block holds THREADS / lanes rows."""
 
     axes: tuple[Axis, ...]
     terms: tuple[Axis, ...]
@@ -91,7 +95,9 @@ class RowPasses:
 
 @dataclass(frozen=True)
 class Tile:
-    """rows x columns of the result a block, ``depth`` terms at a time; a thread holds thread_rows x thread_columns."""
+    """rows x columns of the result a block, ``depth`` terms at a time; a thread holds
+    thread_rows x thread_columns.
+    """
 
     rows: int
     columns: int
@@ -104,7 +110,8 @@ class Tile:
         return (self.rows // self.thread_rows) * (self.columns // self.thread_columns)
 
 
-TILES = (Tile(128, 128, 8, 8, 8), Tile(64, 64, 16, 4, 4))  # each of THREADS threads, the largest first
+# each of THREADS threads, the largest first
+TILES = (Tile(128, 128, 8, 8, 8), Tile(64, 64, 16, 4, 4))
 
 
 class Engine(enum.Enum):
@@ -123,7 +130,8 @@ class Engine(enum.Enum):
 
 @dataclass(frozen=True, eq=False)
 class Windows:
-    """An operand whose elements lie at start(row) + step(term), and are zero where a condition is negative.
+    """An operand whose elements lie at start(row) + step(term), and are zero where a condition is
+    negative.
 
     ``taps``: the last of the terms; no others are in the conditions.
     """
@@ -137,9 +145,11 @@ class Windows:
 
 @dataclass(frozen=True, eq=False)
 class Operand:
-    """One side of a product: its value at (its axes, terms), and along which of them its memory runs.
+    """One side of a product: its value at (its axes, terms), and along which of them its memory
+    runs.
 
-    ``width``: elements that one access can take; more than one only where the value is a load and all is aligned.
+    ``width``: elements that one access can take; more than one only where the value is a load and
+    all is aligned.
     """
 
     value: Expr
@@ -156,11 +166,13 @@ class Operand:
 
 @dataclass(frozen=True, eq=False)
 class Product:
-    """value(sum over ``terms`` of left * right), for every position of ``batch``, left's axes and right's axes.
+    """value(sum over ``terms`` of left * right), for every position of ``batch``, left's axes and
+    right's axes.
 
-    ``part``: the first of the batch's axes, if each of its positions sums up a part of the terms only. ``stages``: slices
-    that are under way at once, by copies that do not wait; 0 if operands pass through registers. ``is_by_warpgroups``: the
-    engine's instructions are those of four warps, which Hopper has.
+    ``part``: the first of the batch's axes, if each of its positions sums up a part of the terms
+    only. ``stages``: slices that are under way at once, by copies that do not wait; 0 if operands
+    pass through registers. ``is_by_warpgroups``: the engine's instructions are those of four warps,
+    which Hopper has.
     """
 
     batch: tuple[Axis, ...]
@@ -182,12 +194,16 @@ class Product:
         if self.part is None:
             return terms
         assert isinstance(self.part.extent, int)
-        return dim.ceil_div(dim.ceil_div(terms, self.part.extent), self.tile.depth) * self.tile.depth
+        return (
+            dim.ceil_div(dim.ceil_div(terms, self.part.extent), self.tile.depth) * self.tile.depth
+        )
 
 
 @dataclass(frozen=True)
 class Put:
-    """Where an element of a transformed tile goes, if the conditions hold, and as what: ``Argument(SUM)`` stands for it."""
+    """Where an element of a transformed tile goes, if the conditions hold, and as what:
+    ``Argument(SUM)`` stands for it.
+    """
 
     position: tuple[Extent, ...]
     conditions: tuple[Extent, ...]
@@ -196,7 +212,8 @@ class Put:
 
 @dataclass(frozen=True, eq=False)
 class Transform:
-    """down x tile x across' at every position of ``axes``; ``reads``: the tile by rows, ``puts``: the result.
+    """down x tile x across' at every position of ``axes``; ``reads``: the tile by rows, ``puts``:
+    the result.
 
     ``name``: which matrices (intrinsics/transforms.py), and the outputs and taps along both axes.
     """
@@ -209,7 +226,8 @@ class Transform:
 
 @dataclass(frozen=True, eq=False)
 class FusedWinograd:
-    """The 2 x 2 ``puts`` of every position of ``tiles`` (n, down, across) and ``filters``: a 3 x 3 convolution.
+    """The 2 x 2 ``puts`` of every position of ``tiles`` (n, down, across) and ``filters``: a 3 x 3
+    convolution.
 
     ``x``: [n, c, h, w], with ``lo`` zeros before it; ``u``: the transformed weights [16, 1, c, o].
     """
@@ -229,7 +247,9 @@ Form: TypeAlias = Pointwise | Rows | RowPasses | Product | Transform | FusedWino
 
 @dataclass(frozen=True, eq=False)
 class DeviceKernel:
-    """A kernel with its form. ``items``: blocks of the grid; ``symbols``: int32 arguments after the buffers."""
+    """A kernel with its form. ``items``: blocks of the grid; ``symbols``: int32 arguments after
+    the buffers.
+    """
 
     buffers: tuple[Buffer, ...]  # the output comes last
     symbols: tuple[Symbol, ...]

@@ -20,7 +20,8 @@ from ...cache import Cache, compiler_version
 from ...tuning import Layer, Times, Tuner
 
 FORMAT = 1
-WIDE = 4.0  # times the least estimate is worth timing: a device's rates are less certain than a CPU's
+# times the least estimate is worth timing: a device's rates are less certain than a CPU's
+WIDE = 4.0
 ANY_WEIGHTS = 1 << 62  # bytes that stay cached: replays keep what a device's cache can of a layer
 NOWHERE = Cache(None)
 _AGAIN = "Write the candidates again, and measure them again."

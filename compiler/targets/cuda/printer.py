@@ -1,7 +1,9 @@
-"""The text of a kernel in the making: lines, names, indices in int32, and scalar expressions as calls of intrinsics.
+"""The text of a kernel in the making: lines, names, indices in int32, and scalar expressions as
+calls of intrinsics.
 
-Every name in the text is made here: a model's own names never reach it. Loads under a guard happen only where the guard
-holds, or read the buffer's first element in vain; a run-time index out of range sets the error flag, the last argument.
+Every name in the text is made here: a model's own names never reach it. Loads under a guard happen
+only where the guard holds, or read the buffer's first element in vain; a run-time index out of
+range sets the error flag, the last argument.
 """
 
 from __future__ import annotations
@@ -35,22 +37,28 @@ class Printer:
         self.used: set[str] = set()
         self.numbers: dict[tuple[DType, bytes], str] = {}
         self.fresh = 0
-        self.known: list[dict[str, str]] = [{}]  # per level of nesting, the names of indices that are in the text already
+        # per level of nesting, the names of indices that are in the text already
+        self.known: list[dict[str, str]] = [{}]
         self.names = {symbol.name: f"n{place}" for place, symbol in enumerate(kernel.symbols)}
         self.buffers = {buffer: buffer.name for buffer in kernel.buffers}
-        self.sums: dict[int, str] = {}  # the names of a row's numbers, by the arguments that stand for them
+        # the names of a row's numbers, by the arguments that stand for them
+        self.sums: dict[int, str] = {}
 
     @property
     def arguments(self) -> list[str]:
         """The function's parameters."""
-        return [*self.buffers.values(), *(f"n{place}" for place in range(len(self.kernel.symbols))), "error"]
+        return [
+            *self.buffers.values(),
+            *(f"n{place}" for place in range(len(self.kernel.symbols))),
+            "error",
+        ]
 
     def store(self, offset: str, value: str) -> None:
         """Stores an element of the output."""
         target = self.kernel.buffers[-1]
         self.do(f"store_{target.dtype.value}", self.buffers[target], offset, value)
 
-    # -- text ------------------------------------------------------------------------------------------------
+    # -- text --------------------------------------------------------------------------------------
 
     def line(self, text: str) -> None:
         self.lines.append("    " * self.depth + text)
@@ -70,7 +78,9 @@ class Printer:
         return name
 
     def index(self, function: str, *arguments: str) -> str:
-        """The name of a pure call's value, made once in each scope: arguments must be names that never change."""
+        """The name of a pure call's value, made once in each scope: arguments must be names that
+        never change.
+        """
         text = self.call(function, *arguments)
         for level in reversed(self.known):
             if text in level:
@@ -91,7 +101,9 @@ class Printer:
         """A counted loop; its variable."""
         name = f"i_{self.fresh}"
         self.fresh += 1
-        with self.nested(f"for {name} in range(int32({extent if isinstance(extent, str) else self.extent(extent)})):"):
+        with self.nested(
+            f"for {name} in range(int32({extent if isinstance(extent, str) else self.extent(extent)})):"
+        ):
             yield name
 
     @contextmanager
@@ -111,7 +123,7 @@ class Printer:
         bits = np.asarray(value, dtype.numpy).tobytes()
         return self.numbers.setdefault((dtype, bits), f"c{len(self.numbers)}")
 
-    # -- indices: int32 --------------------------------------------------------------------------------------
+    # -- indices: int32 ----------------------------------------------------------------------------
 
     def extent(self, extent: Extent) -> str:
         """An extent as an int32."""
@@ -166,7 +178,7 @@ class Printer:
             self.names[axis.symbol.name] = self.index("remainder", rest, size)
             rest = self.index("quotient", rest, size)
 
-    # -- expressions -----------------------------------------------------------------------------------------
+    # -- expressions -------------------------------------------------------------------------------
 
     def expression(self, root: Expr, sum_: str = "") -> str:
         """The value of an expression; math functions become primitives first."""
@@ -174,16 +186,28 @@ class Printer:
 
     def offset(self, load: Load, values: Mapping[int, str]) -> str:
         if not load.index_expressions:
-            return self.extent(load.buffer.offset(tuple(part for part in load.index if not isinstance(part, Expr))))
+            return self.extent(
+                load.buffer.offset(tuple(part for part in load.index if not isinstance(part, Expr)))
+            )
         total = ""
         for size, part in zip(load.buffer.shape, load.index, strict=True):
-            at = self.call("cast_int64_int32", values[id(part)]) if isinstance(part, Expr) else self.extent(part)
-            total = self.index("plus", self.index("times", total, self.extent(size)), at) if total else at
+            at = (
+                self.call("cast_int64_int32", values[id(part)])
+                if isinstance(part, Expr)
+                else self.extent(part)
+            )
+            total = (
+                self.index("plus", self.index("times", total, self.extent(size)), at)
+                if total
+                else at
+            )
         return total or "0"
 
 
 class Values:
-    """Expressions already in the text, by identity; those made under a guard are known only there."""
+    """Expressions already in the text, by identity; those made under a guard are known only
+    there.
+    """
 
     def __init__(self, printer: Printer, sum_: str, outer: Mapping[int, str]) -> None:
         self.p, self.sum, self.values = printer, sum_, dict(outer)
@@ -206,7 +230,11 @@ class Values:
                 assert position == SUM and self.sum
                 return self.sum
             case Load(buffer, _):
-                return p.let(p.call(f"load_{buffer.dtype.value}", p.buffers[buffer], p.offset(node, self.values)))
+                return p.let(
+                    p.call(
+                        f"load_{buffer.dtype.value}", p.buffers[buffer], p.offset(node, self.values)
+                    )
+                )
             case Index(extent):
                 return p.let(p.call("cast_int32_int64", p.extent(extent)))
             case Guarded():
@@ -214,12 +242,21 @@ class Values:
             case Checked(index, extent):
                 return self._checked(self.values[id(index)], extent)
             case Cast(argument, dtype):
-                return p.let(p.call(f"cast_{argument.dtype.value}_{dtype.value}", self.values[id(argument)]))
+                return p.let(
+                    p.call(f"cast_{argument.dtype.value}_{dtype.value}", self.values[id(argument)])
+                )
             case Bitcast(argument, dtype):
-                return p.let(p.call(f"bitcast_{argument.dtype.value}_{dtype.value}", self.values[id(argument)]))
+                return p.let(
+                    p.call(
+                        f"bitcast_{argument.dtype.value}_{dtype.value}", self.values[id(argument)]
+                    )
+                )
             case Call(function, arguments, dtype):
                 return p.let(self._call(function, arguments, dtype))
-        raise UnsupportedOpError(f"the cuda target has no code for {type(node).__name__}.", hint="Compile for the cpu target.")
+        raise UnsupportedOpError(
+            f"the cuda target has no code for {type(node).__name__}.",
+            hint="Compile for the cpu target.",
+        )
 
     def _call(self, function: str, arguments: Sequence[Expr], dtype: DType) -> str:
         """Small floats compute in float32 and round once."""
@@ -234,9 +271,18 @@ class Values:
     def _guarded(self, node: Guarded) -> str:
         p = self.p
         match node:
-            case Guarded(conditions, Load(buffer) as load, Literal(value=0)) if _may_be_read_at_zero(load):
+            case Guarded(conditions, Load(buffer) as load, Literal(value=0)) if (
+                _may_be_read_at_zero(load)
+            ):
                 inside = p.all(p.index("inside", p.extent(condition)) for condition in conditions)
-                return p.let(p.call(f"load_if_{buffer.dtype.value}", p.buffers[buffer], p.offset(load, {}), inside))
+                return p.let(
+                    p.call(
+                        f"load_if_{buffer.dtype.value}",
+                        p.buffers[buffer],
+                        p.offset(load, {}),
+                        inside,
+                    )
+                )
         result = p.let(self.of(node.otherwise), "g")
         with p.where([p.index("inside", p.extent(condition)) for condition in node.conditions]):
             p.line(f"{result} = {Values(p, self.sum, self.values).of(node.value)}")
@@ -252,8 +298,12 @@ class Values:
 
 
 def _may_be_read_at_zero(load: Load) -> bool:
-    """Whether a guarded load may read the buffer's first element where its guard does not hold: then it needs no branch."""
-    return not load.index_expressions and all(dim.is_nonnegative(extent - 1) for extent in load.buffer.shape)
+    """Whether a guarded load may read the buffer's first element where its guard does not hold:
+    then it needs no branch.
+    """
+    return not load.index_expressions and all(
+        dim.is_nonnegative(extent - 1) for extent in load.buffer.shape
+    )
 
 
 __all__ = ["Printer", "Values"]

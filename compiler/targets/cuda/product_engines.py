@@ -1,6 +1,8 @@
-"""What multiplies slices of a product's operands: how they lie in shared memory, which thread brings what, who has which sums.
+"""What multiplies slices of a product's operands: how they lie in shared memory, which thread
+brings what, who has which sums.
 
-``Simt`` works in float32; ``Tensor`` on tensor cores, a warp at a time; ``Warpgroups`` on Hopper's, four warps at a time.
+``Simt`` works in float32; ``Tensor`` on tensor cores, a warp at a time; ``Warpgroups`` on Hopper's,
+four warps at a time.
 """
 
 from __future__ import annotations
@@ -18,7 +20,9 @@ WARPS_DOWN, WARPS_ACROSS = 2, 4  # of a tile on tensor cores
 
 @dataclass(frozen=True)
 class Side:
-    """An operand's slice: ``size`` rows or columns, where it lies in shared memory, and the block's first one."""
+    """An operand's slice: ``size`` rows or columns, where it lies in shared memory, and the
+    block's first one.
+    """
 
     operand: Operand
     size: int
@@ -32,7 +36,9 @@ def turn(p: Printer, thread: str, part: int) -> str:
 
 
 class Simt:
-    """Slices [k, place]; a thread's tile is fragments of four rows and columns, spread over the block's tile."""
+    """Slices [k, place]; a thread's tile is fragments of four rows and columns, spread over the
+    block's tile.
+    """
 
     def __init__(self, p: Printer, form: Product) -> None:
         self.p, self.tile = p, form.tile
@@ -41,7 +47,9 @@ class Simt:
         self.stage_stride = form.tile.columns
         self.left_words = form.tile.depth * self.left_stride
         slices = self.left_words + form.tile.depth * self.right_stride
-        self.room = max(form.tile.rows // self.parts * form.tile.columns, slices * max(1, form.stages))
+        self.room = max(
+            form.tile.rows // self.parts * form.tile.columns, slices * max(1, form.stages)
+        )
 
     def place(self, thread: str) -> None:
         p = self.p
@@ -51,14 +59,20 @@ class Simt:
 
     def multiplied(self, left: str, right: str) -> str:
         t, p = self.tile, self.p
-        shape = f"{t.depth}_{self.left_stride}_{self.right_stride}_{t.thread_rows}_{t.thread_columns}"
-        return p.call(f"tile_fma_{shape}", "tile", p.call("at", left, self.y), p.call("at", right, self.x))
+        shape = (
+            f"{t.depth}_{self.left_stride}_{self.right_stride}_{t.thread_rows}_{t.thread_columns}"
+        )
+        return p.call(
+            f"tile_fma_{shape}", "tile", p.call("at", left, self.y), p.call("at", right, self.x)
+        )
 
     def multiplied_copies(self, left: str, right: str, _left: Slices, _right: Slices) -> str:
         return self.multiplied(left, right)
 
     def position(self, side: Side, thread: str, part: int) -> tuple[str, str]:
-        """(k, place) in a slice of the first element of a thread's turn: neighbours read neighbours."""
+        """(k, place) in a slice of the first element of a thread's turn: neighbours read
+        neighbours.
+        """
         p, width, flat = self.p, side.operand.width, turn(self.p, thread, part)
         length = (self.tile.depth if side.operand.terms_are_adjacent else side.size) // width
         fast, slow = p.index("remainder", flat, str(length)), p.index("quotient", flat, str(length))
@@ -76,15 +90,26 @@ class Simt:
             p.do("store_float32", side.memory, where, value)
         elif side.operand.terms_are_adjacent:
             for lane in range(side.operand.width):
-                p.do("store_float32", side.memory, p.call("plus", where, str(lane * (side.size + PAD))), f"{value}[{lane}]")
+                p.do(
+                    "store_float32",
+                    side.memory,
+                    p.call("plus", where, str(lane * (side.size + PAD))),
+                    f"{value}[{lane}]",
+                )
         else:
             p.do("store4_float32", side.memory, where, value)
 
     def stage(self, part: int, stage: str) -> None:
         t, p = self.tile, self.p
         step = t.columns * FRAGMENT // t.thread_columns
-        target = p.call("at", stage, p.call("plus", p.call("times", self.y, str(t.columns)), self.x))
-        p.do(f"tile_stage_{t.thread_rows}_{t.thread_columns}_{part * FRAGMENT}_{FRAGMENT}_{t.columns}_{step}", "tile", target)
+        target = p.call(
+            "at", stage, p.call("plus", p.call("times", self.y, str(t.columns)), self.x)
+        )
+        p.do(
+            f"tile_stage_{t.thread_rows}_{t.thread_columns}_{part * FRAGMENT}_{FRAGMENT}_{t.columns}_{step}",
+            "tile",
+            target,
+        )
 
     def row_of(self, part: int, local: str) -> str:
         """The tile's row that a row of the stage holds."""
@@ -92,20 +117,27 @@ class Simt:
 
 
 class Tensor:
-    """Slices [place, k] of 16 words a row, for ldmatrix; 2 x 4 warps, each with m16n8 fragments of the tile."""
+    """Slices [place, k] of 16 words a row, for ldmatrix; 2 x 4 warps, each with m16n8 fragments
+    of the tile.
+    """
 
     def __init__(self, p: Printer, form: Product) -> None:
         self.p, self.tile, self.engine = p, form.tile, form.engine
         self.per_word = 2 if form.engine is Engine.BF16 else 1
         self.stride = form.tile.depth // self.per_word + PAD  # words
-        self.down, self.across = form.tile.rows // WARPS_DOWN // 16, form.tile.columns // WARPS_ACROSS // 8
+        self.down, self.across = (
+            form.tile.rows // WARPS_DOWN // 16,
+            form.tile.columns // WARPS_ACROSS // 8,
+        )
         self.parts = self.down
         self.stage_stride = form.tile.columns + 2 * PAD
         self.left_words = form.tile.rows * self.stride
         slices = self.left_words + form.tile.columns * self.stride
         if form.stages:
             sides = ((form.left, form.tile.rows), (form.right, form.tile.columns))
-            slices = form.stages * sum(Slices.of(side, size, form.tile.depth, form.engine).words for side, size in sides)
+            slices = form.stages * sum(
+                Slices.of(side, size, form.tile.depth, form.engine).words for side, size in sides
+            )
         self.room = max(form.tile.rows // self.parts * self.stage_stride, slices)
 
     def place(self, thread: str) -> None:
@@ -113,32 +145,51 @@ class Tensor:
         self.lane = p.let(p.call("remainder", thread, "32"), "l")
         warp = p.let(p.call("quotient", thread, "32"), "w")
         self.warp_row = p.let(p.call("quotient", warp, str(WARPS_ACROSS)), "y")
-        self.warp_column = p.let(p.call("times", p.call("remainder", warp, str(WARPS_ACROSS)), str(self.across * 8)), "x")
-        row = p.call("plus", p.call("times", self.warp_row, str(self.down * 16)), p.call("remainder", self.lane, "16"))
+        self.warp_column = p.let(
+            p.call("times", p.call("remainder", warp, str(WARPS_ACROSS)), str(self.across * 8)), "x"
+        )
+        row = p.call(
+            "plus",
+            p.call("times", self.warp_row, str(self.down * 16)),
+            p.call("remainder", self.lane, "16"),
+        )
         self.left_at = self._word(row, p.call("quotient", self.lane, "16"))
-        column = p.call("plus", p.call("remainder", self.lane, "8"), p.call("times", p.call("quotient", self.lane, "16"), "8"))
+        column = p.call(
+            "plus",
+            p.call("remainder", self.lane, "8"),
+            p.call("times", p.call("quotient", self.lane, "16"), "8"),
+        )
         half = p.call("remainder", p.call("quotient", self.lane, "8"), "2")
         self.right_at = self._word(p.call("plus", self.warp_column, column), half)
 
     def _word(self, row: str, half: str) -> str:
         """Where a lane's row of an 8 x 4-word matrix begins."""
         p = self.p
-        return p.let(p.call("plus", p.call("times", row, str(self.stride)), p.call("times", half, "4")), "a")
+        return p.let(
+            p.call("plus", p.call("times", row, str(self.stride)), p.call("times", half, "4")), "a"
+        )
 
     def multiplied(self, left: str, right: str) -> str:
         p, steps = self.p, self.tile.depth // self.per_word // 8
         name = f"mma_{self.engine.value}_{self.stride}_{steps}_{self.down}_{self.across}"
-        return p.call(name, "tile", p.call("at", left, self.left_at), p.call("at", right, self.right_at))
+        return p.call(
+            name, "tile", p.call("at", left, self.left_at), p.call("at", right, self.right_at)
+        )
 
     def multiplied_copies(self, left: str, right: str, lefts: Slices, rights: Slices) -> str:
         p = self.p
         rows = p.call("times", self.warp_row, str(self.down * 16))
-        words = [self._first_word(lefts, rows, is_left=True), self._first_word(rights, self.warp_column, is_left=False)]
+        words = [
+            self._first_word(lefts, rows, is_left=True),
+            self._first_word(rights, self.warp_column, is_left=False),
+        ]
         name = f"mmac_{self.engine.value}_{lefts.kind}_{rights.kind}_{self.down}_{self.across}"
         return p.call(name, "tile", left, words[0], right, words[1])
 
     def _first_word(self, slices: Slices, first: str, is_left: bool) -> str:
-        """Where this lane's first word of a warp's rows or columns lies (intrinsics/tensor_cores.py, mmac)."""
+        """Where this lane's first word of a warp's rows or columns lies
+        (intrinsics/tensor_cores.py, mmac).
+        """
         p = self.p
         if not slices.is_by_rows:
             group, k = p.call("quotient", self.lane, "4"), p.call("remainder", self.lane, "4")
@@ -146,15 +197,22 @@ class Tensor:
         if is_left:
             row, half = p.call("remainder", self.lane, "16"), p.call("quotient", self.lane, "16")
         else:
-            row = p.call("plus", p.call("remainder", self.lane, "8"), p.call("times", p.call("quotient", self.lane, "16"), "8"))
+            row = p.call(
+                "plus",
+                p.call("remainder", self.lane, "8"),
+                p.call("times", p.call("quotient", self.lane, "16"), "8"),
+            )
             half = p.call("remainder", p.call("quotient", self.lane, "8"), "2")
-        return slices.word(p, p.let(p.call("times", half, "4"), "k"), p.let(p.call("plus", first, row), "m"))
+        return slices.word(
+            p, p.let(p.call("times", half, "4"), "k"), p.let(p.call("plus", first, row), "m")
+        )
 
     def position(self, side: Side, thread: str, part: int) -> tuple[str, str]:
         """(k, place) in a slice of the first element of a thread's turn.
 
-        Rows are 20 words apart: 8 of them at four words, or 16 words of every fourth, lie in different banks. A warp's reads
-        fill whole sectors of 32 bytes. Two turns of a thread that makes pairs differ in k by one.
+        Rows are 20 words apart: 8 of them at four words, or 16 words of every fourth, lie in
+        different banks. A warp's reads fill whole sectors of 32 bytes. Two turns of a thread that
+        makes pairs differ in k by one.
         """
         p, width, words = self.p, side.operand.width, self.tile.depth // self.per_word
         if width > 1 and side.operand.terms_are_adjacent:
@@ -162,12 +220,20 @@ class Tensor:
             low, rest = p.index("remainder", flat, "8"), p.index("quotient", flat, "8")
             groups = str(self.tile.depth // width)
             k, rest = p.index("remainder", rest, groups), p.index("quotient", rest, groups)
-            return p.index("times", k, str(width)), p.index("plus", p.index("times", rest, "8"), low)
+            return p.index("times", k, str(width)), p.index(
+                "plus", p.index("times", rest, "8"), low
+            )
         flat = turn(p, thread, part // self.per_word)
         if width > 1:
-            word, place = p.index("remainder", flat, str(words)), p.index("times", p.index("quotient", flat, str(words)), str(width))
+            word, place = (
+                p.index("remainder", flat, str(words)),
+                p.index("times", p.index("quotient", flat, str(words)), str(width)),
+            )
         elif self.per_word == 1 and side.operand.terms_are_adjacent:
-            word, place = p.index("remainder", flat, str(words)), p.index("quotient", flat, str(words))
+            word, place = (
+                p.index("remainder", flat, str(words)),
+                p.index("quotient", flat, str(words)),
+            )
         else:
             low, rest = p.index("remainder", flat, "8"), p.index("quotient", flat, "8")
             word, rest = p.index("remainder", rest, "4"), p.index("quotient", rest, "4")
@@ -185,11 +251,22 @@ class Tensor:
         if width > 1 and side.operand.terms_are_adjacent:
             name = "bfloat16" if self.per_word == 2 else self._kept
             for part, value in enumerate(values):
-                p.do(f"keep4_{name}", side.memory, self._where(*self.position(side, thread, part)), value)
+                p.do(
+                    f"keep4_{name}",
+                    side.memory,
+                    self._where(*self.position(side, thread, part)),
+                    value,
+                )
         elif self.per_word == 2:
             for part in range(0, len(values), 2):
                 where = self._where(*self.position(side, thread, part))
-                p.do(f"pair_{width}_{self.stride}", side.memory, where, values[part], values[part + 1])
+                p.do(
+                    f"pair_{width}_{self.stride}",
+                    side.memory,
+                    where,
+                    values[part],
+                    values[part + 1],
+                )
         else:
             for part, value in enumerate(values):
                 where = self._where(*self.position(side, thread, part))
@@ -210,8 +287,12 @@ class Tensor:
 
     def stage(self, part: int, stage: str) -> None:
         p, columns = self.p, self.stage_stride
-        row = p.call("plus", p.call("times", self.warp_row, "16"), p.call("quotient", self.lane, "4"))
-        column = p.call("plus", self.warp_column, p.call("times", p.call("remainder", self.lane, "4"), "2"))
+        row = p.call(
+            "plus", p.call("times", self.warp_row, "16"), p.call("quotient", self.lane, "4")
+        )
+        column = p.call(
+            "plus", self.warp_column, p.call("times", p.call("remainder", self.lane, "4"), "2")
+        )
         target = p.call("at", stage, p.call("plus", p.call("times", row, str(columns)), column))
         p.do(f"mma_stage_{self.down}_{self.across}_{part}_{columns}", "tile", target)
 
@@ -223,8 +304,8 @@ class Tensor:
 
 
 class Warpgroups(Tensor):
-    """Two buffers of slices [place, k], 16 words a row, swizzled; each of two groups of four warps makes 64 rows of the tile, of
-    a tile of 64 rows half the columns."""
+    """Two buffers of slices [place, k], 16 words a row, swizzled; each of two groups of four warps
+    makes 64 rows of the tile, of a tile of 64 rows half the columns."""
 
     def __init__(self, p: Printer, form: Product) -> None:
         super().__init__(p, form)
@@ -240,7 +321,9 @@ class Warpgroups(Tensor):
         self.lane = p.let(p.call("remainder", thread, "32"), "l")
         self.warp = p.let(p.call("remainder", p.call("quotient", thread, "32"), "4"), "w")
         self.group = p.let(p.call("quotient", thread, "128"), "w")
-        self.warp_column = "0" if self.parts == 2 else p.let(p.call("times", self.group, str(self.columns)), "x")
+        self.warp_column = (
+            "0" if self.parts == 2 else p.let(p.call("times", self.group, str(self.columns)), "x")
+        )
 
     def multiplied(self, left: str, right: str) -> str:
         """Begins it; the tile is there when ``finished``."""
@@ -254,8 +337,14 @@ class Warpgroups(Tensor):
         """The word of an element: groups of four words swizzled as 64-byte rows are."""
         p = self.p
         word = p.index("quotient", k, "2") if self.per_word == 2 else k
-        group = p.index("xor_int32", p.index("quotient", word, "4"), p.index("remainder", p.index("quotient", place, "2"), "4"))
-        start = p.index("plus", p.index("times", place, str(self.stride)), p.index("times", group, "4"))
+        group = p.index(
+            "xor_int32",
+            p.index("quotient", word, "4"),
+            p.index("remainder", p.index("quotient", place, "2"), "4"),
+        )
+        start = p.index(
+            "plus", p.index("times", place, str(self.stride)), p.index("times", group, "4")
+        )
         return p.index("plus", start, p.index("remainder", word, "4"))
 
     def keep_all(self, side: Side, thread: str, values: Sequence[str]) -> None:
@@ -263,18 +352,30 @@ class Warpgroups(Tensor):
         if width == 1 or side.operand.terms_are_adjacent:
             super().keep_all(side, thread, values)
             return
-        for part in range(0, len(values), self.per_word):  # rows next to each other are swizzled each in its way
+        # rows next to each other are swizzled each in its way
+        for part in range(0, len(values), self.per_word):
             k, place = self.position(side, thread, part)
             for lane in range(width):
                 where = self._where(k, p.index("plus", place, str(lane)) if lane else place)
                 elements = [f"{value}[{lane}]" for value in values[part : part + self.per_word]]
-                p.do(f"pair_1_{self.stride}" if self.per_word == 2 else f"keep_{self._kept}", side.memory, where, *elements)
+                p.do(
+                    f"pair_1_{self.stride}" if self.per_word == 2 else f"keep_{self._kept}",
+                    side.memory,
+                    where,
+                    *elements,
+                )
 
     def stage(self, part: int, stage: str) -> None:
         p, columns = self.p, self.stage_stride
         row = p.call("plus", p.call("times", self.warp, "16"), p.call("quotient", self.lane, "4"))
-        column = p.call("plus", self.warp_column, p.call("times", p.call("remainder", self.lane, "4"), "2"))
-        conditions = [p.call("below", self.group, "1") if part == 0 else p.call("below", "0", self.group)] if self.parts == 2 else []
+        column = p.call(
+            "plus", self.warp_column, p.call("times", p.call("remainder", self.lane, "4"), "2")
+        )
+        conditions = (
+            [p.call("below", self.group, "1") if part == 0 else p.call("below", "0", self.group)]
+            if self.parts == 2
+            else []
+        )
         target = p.call("at", stage, p.call("plus", p.call("times", row, str(columns)), column))
         with p.where(conditions):
             p.do(f"mma_stage_1_{self.columns // 8}_0_{columns}", "tile", target)

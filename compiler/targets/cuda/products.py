@@ -1,9 +1,10 @@
 """The text of matrix products: register tiles over slices of both operands in shared memory.
 
-A block makes one tile of the result. While its threads multiply one pair of slices, the next is on its way into registers.
-``ffma`` multiplies in float32; the others use tensor cores: ``tf32`` and ``bf16`` round the operands, ``3xtf32`` splits each
-into two and keeps float32's accuracy. The order of every sum depends on shapes only; no accumulator adds up more than CHAIN
-terms, in ``3xtf32`` no more than 32, before its sum is added to another in float32.
+A block makes one tile of the result. While its threads multiply one pair of slices, the next is on
+its way into registers. ``ffma`` multiplies in float32; the others use tensor cores: ``tf32`` and
+``bf16`` round the operands, ``3xtf32`` splits each into two and keeps float32's accuracy. The order
+of every sum depends on shapes only; no accumulator adds up more than CHAIN terms, in ``3xtf32`` no
+more than 32, before its sum is added to another in float32.
 """
 
 from __future__ import annotations
@@ -32,7 +33,9 @@ def print_product(p: Printer, form: Product) -> None:
     elif isinstance(engine, Warpgroups):
         _multiply_behind(p, form, engine, thread, memory, (row_start, column_start))
     else:
-        _multiply(p, form, engine, thread, _sides(p, form, engine, memory, (row_start, column_start)))
+        _multiply(
+            p, form, engine, thread, _sides(p, form, engine, memory, (row_start, column_start))
+        )
     _finish(p, form, engine, thread, memory, row_start, column_start)
 
 
@@ -42,10 +45,14 @@ def _engine(p: Printer, form: Product) -> Simt | Tensor:
     return Warpgroups(p, form) if form.is_by_warpgroups else Tensor(p, form)
 
 
-def _sides(p: Printer, form: Product, engine: Simt | Tensor, memory: str, starts: tuple[str, str]) -> tuple[Side, Side]:
+def _sides(
+    p: Printer, form: Product, engine: Simt | Tensor, memory: str, starts: tuple[str, str]
+) -> tuple[Side, Side]:
     """Where the slices of both operands are kept."""
     right = p.let(p.call("at", memory, str(engine.left_words)), "s")
-    return Side(form.left, form.tile.rows, memory, starts[0]), Side(form.right, form.tile.columns, right, starts[1])
+    return Side(form.left, form.tile.rows, memory, starts[0]), Side(
+        form.right, form.tile.columns, right, starts[1]
+    )
 
 
 def _chain(form: Product) -> int:
@@ -58,7 +65,9 @@ def _is_long(form: Product) -> bool:
     return not isinstance(terms, int) or terms > _chain(form)
 
 
-def _multiply(p: Printer, form: Product, engine: Simt | Tensor, thread: str, sides: tuple[Side, Side]) -> None:
+def _multiply(
+    p: Printer, form: Product, engine: Simt | Tensor, thread: str, sides: tuple[Side, Side]
+) -> None:
     """``tile``: this thread's sums."""
     depth, terms = form.tile.depth, form.chain
     _begin_sums(p, form)
@@ -76,17 +85,28 @@ def _multiply(p: Printer, form: Product, engine: Simt | Tensor, thread: str, sid
     _end_sums(p, form)
 
 
-def _multiply_copies(p: Printer, form: Product, engine: Simt | Tensor, thread: str, memory: str, starts: tuple[str, str]) -> None:
-    """``tile``: this thread's sums, while later slices arrive in other buffers; one barrier a slice.
+def _multiply_copies(
+    p: Printer,
+    form: Product,
+    engine: Simt | Tensor,
+    thread: str,
+    memory: str,
+    starts: tuple[str, str],
+) -> None:
+    """``tile``: this thread's sums, while later slices arrive in other buffers; one barrier a
+    slice.
 
-    Behind the barrier of a step, all have read the buffer that it copies to, and all of what it multiplies has arrived.
+    Behind the barrier of a step, all have read the buffer that it copies to, and all of what it
+    multiplies has arrived.
     """
     tile = form.tile
     left = Slices.of(form.left, tile.rows, tile.depth, form.engine)
     right = Slices.of(form.right, tile.columns, tile.depth, form.engine)
     buffer, ahead = str(left.words + right.words), form.stages - 1
     _begin_sums(p, form)
-    rows = [side.rows(p, form, thread, start) for side, start in zip((left, right), starts, strict=True)]
+    rows = [
+        side.rows(p, form, thread, start) for side, start in zip((left, right), starts, strict=True)
+    ]
     first = _first_term(p, form)
     slices = p.extent(dim.ceil_div(form.chain, tile.depth))
     with p.loop(p.let(p.call("plus", slices, str(ahead)), "n")) as step:
@@ -94,29 +114,52 @@ def _multiply_copies(p: Printer, form: Product, engine: Simt | Tensor, thread: s
         p.do("barrier")
         with p.where([p.call("below", step, slices)]):
             start = p.let(p.call("plus", first, p.call("times", step, str(tile.depth))), "k")
-            target = p.let(p.call("at", memory, p.call("times", p.call("remainder", step, str(form.stages)), buffer)), "s")
+            target = p.let(
+                p.call(
+                    "at",
+                    memory,
+                    p.call("times", p.call("remainder", step, str(form.stages)), buffer),
+                ),
+                "s",
+            )
             left.copy(p, form, target, thread, start, starts[0], THREADS, rows[0])
-            right.copy(p, form, p.let(p.call("at", target, str(left.words)), "s"), thread, start, starts[1], THREADS, rows[1])
+            right.copy(
+                p,
+                form,
+                p.let(p.call("at", target, str(left.words)), "s"),
+                thread,
+                start,
+                starts[1],
+                THREADS,
+                rows[1],
+            )
         p.do("commit")
         done = p.let(p.call("minus", step, str(ahead - 1)), "n")
         with p.where([p.call("below", "0", done)]):
             slot = p.call("remainder", p.call("plus", step, "1"), str(form.stages))
             source = p.let(p.call("at", memory, p.call("times", slot, buffer)), "s")
-            p.line(f"tile = {engine.multiplied_copies(source, p.call('at', source, str(left.words)), left, right)}")
+            p.line(
+                f"tile = {engine.multiplied_copies(source, p.call('at', source, str(left.words)), left, right)}"
+            )
             _end_chain(p, form, done)
     p.do("barrier")
     _end_sums(p, form)
 
 
-def _multiply_behind(p: Printer, form: Product, engine: Warpgroups, thread: str, memory: str, starts: tuple[str, str]) -> None:
-    """``tile``: this thread's sums, by products that run while the next slice is fetched and kept; one barrier a slice.
+def _multiply_behind(
+    p: Printer, form: Product, engine: Warpgroups, thread: str, memory: str, starts: tuple[str, str]
+) -> None:
+    """``tile``: this thread's sums, by products that run while the next slice is fetched and kept;
+    one barrier a slice.
 
     What a step keeps lies in the buffer that the step before it has multiplied to the end.
     """
     depth = form.tile.depth
     first = _first_term(p, form)
     sides = _sides(p, form, engine, memory, starts)
-    for side, values in zip(sides, [_fetch(p, form, engine, side, thread, first) for side in sides], strict=True):
+    for side, values in zip(
+        sides, [_fetch(p, form, engine, side, thread, first) for side in sides], strict=True
+    ):
         engine.keep_all(side, thread, values)
     p.do("fence_for_products")
     p.do("barrier")
@@ -125,8 +168,17 @@ def _multiply_behind(p: Printer, form: Product, engine: Warpgroups, thread: str,
         done = p.let(p.call("plus", step, "1"), "n")
         start = p.let(p.call("plus", first, p.call("times", done, str(depth))), "k")
         fetched = [_fetch(p, form, engine, side, thread, start) for side in sides]
-        source, target = (p.let(p.call("at", memory, p.call("times", p.call("remainder", number, "2"), str(engine.words))), "s")
-                          for number in (step, done))
+        source, target = (
+            p.let(
+                p.call(
+                    "at",
+                    memory,
+                    p.call("times", p.call("remainder", number, "2"), str(engine.words)),
+                ),
+                "s",
+            )
+            for number in (step, done)
+        )
         p.line(f"tile = {engine.multiplied(source, p.call('at', source, str(engine.left_words)))}")
         for side, values in zip(_sides(p, form, engine, target, starts), fetched, strict=True):
             engine.keep_all(side, thread, values)
@@ -150,7 +202,9 @@ def _begin_sums(p: Printer, form: Product) -> None:
 def _end_chain(p: Printer, form: Product, done: str) -> None:
     """After as many slices as a chain has, its sums move to ``total``."""
     if _is_long(form):
-        with p.where([p.call("below", p.call("remainder", done, str(_chain(form) // form.tile.depth)), "1")]):
+        with p.where(
+            [p.call("below", p.call("remainder", done, str(_chain(form) // form.tile.depth)), "1")]
+        ):
             p.line(f"total = {p.call(f'tile_add_{_held(form)}', 'total', 'tile')}")
             p.line(f"tile = {p.call(f'tile_zero_{_held(form)}')}")
 
@@ -176,7 +230,9 @@ def _tile_starts(p: Printer, form: Product) -> tuple[str, str]:
     return row, column
 
 
-def _fetch(p: Printer, form: Product, engine: Simt | Tensor, side: Side, thread: str, start: str) -> list[str]:
+def _fetch(
+    p: Printer, form: Product, engine: Simt | Tensor, side: Side, thread: str, start: str
+) -> list[str]:
     """This thread's part of a slice, zero outside the operand: numbers, or vectors of four."""
     values = []
     for part in range(side.size * form.tile.depth // (THREADS * side.operand.width)):
@@ -192,7 +248,9 @@ def _fetch(p: Printer, form: Product, engine: Simt | Tensor, side: Side, thread:
     return values
 
 
-def _number(p: Printer, form: Product, side: Side, term: str, at: str, conditions: Sequence[str]) -> str:
+def _number(
+    p: Printer, form: Product, side: Side, term: str, at: str, conditions: Sequence[str]
+) -> str:
     value = p.let(p.number(0.0, FLOAT32), "v")
     with p.where(conditions):
         p.decode(at, side.operand.axes)
@@ -201,15 +259,26 @@ def _number(p: Printer, form: Product, side: Side, term: str, at: str, condition
     return value
 
 
-def _vector(p: Printer, form: Product, side: Side, term: str, at: str, conditions: Sequence[str]) -> str:
+def _vector(
+    p: Printer, form: Product, side: Side, term: str, at: str, conditions: Sequence[str]
+) -> str:
     load = side.operand.load
     p.decode(at, side.operand.axes)
     p.decode(term, form.terms)
-    return p.let(p.call("load4_if_float32", p.buffers[load.buffer], p.offset(load, {}), p.all(conditions)), "v")
+    return p.let(
+        p.call("load4_if_float32", p.buffers[load.buffer], p.offset(load, {}), p.all(conditions)),
+        "v",
+    )
 
 
 def _finish(
-    p: Printer, form: Product, engine: Simt | Tensor, thread: str, stage: str, row_start: str, column_start: str
+    p: Printer,
+    form: Product,
+    engine: Simt | Tensor,
+    thread: str,
+    stage: str,
+    row_start: str,
+    column_start: str,
 ) -> None:
     """The tile through shared memory, some rows at a time, so that neighbours store neighbours."""
     columns = form.tile.columns
@@ -220,14 +289,26 @@ def _finish(
         p.do("barrier")
         with p.loop(form.tile.rows // engine.parts * columns // THREADS) as step:
             flat = p.let(p.call("plus", p.call("times", step, str(THREADS)), thread), "i")
-            staged, across = p.index("quotient", flat, str(columns)), p.index("remainder", flat, str(columns))
+            staged, across = (
+                p.index("quotient", flat, str(columns)),
+                p.index("remainder", flat, str(columns)),
+            )
             row = p.let(p.call("plus", row_start, engine.row_of(part, staged)), "m")
             column = p.let(p.call("plus", column_start, across), "n")
-            inside = [p.call("below", at, p.extent(count(side.axes))) for at, side in ((row, form.left), (column, form.right))]
+            inside = [
+                p.call("below", at, p.extent(count(side.axes)))
+                for at, side in ((row, form.left), (column, form.right))
+            ]
             with p.where(inside):
                 p.decode(row, form.left.axes)
                 p.decode(column, form.right.axes)
-                sum_ = p.let(p.call("load_float32", stage, p.index("plus", p.index("times", staged, str(engine.stage_stride)), across)))
+                sum_ = p.let(
+                    p.call(
+                        "load_float32",
+                        stage,
+                        p.index("plus", p.index("times", staged, str(engine.stage_stride)), across),
+                    )
+                )
                 offset = p.extent(p.kernel.buffers[-1].offset(form.position))
                 p.store(offset, p.expression(form.value, sum_))
 

@@ -1,4 +1,6 @@
-"""Program + compiled kernels -> one file that runtime/cuda reads: the same bytes for the same input."""
+"""Program + compiled kernels -> one file that runtime/cuda reads: the same bytes for the same
+input.
+"""
 
 from __future__ import annotations
 
@@ -30,7 +32,9 @@ ALIGNMENT = 256
 
 @dataclass(frozen=True)
 class KernelFile:
-    """What a file holds of one kernel: its code, the form that it was printed from, and its source."""
+    """What a file holds of one kernel: its code, the form that it was printed from, and its
+    source.
+    """
 
     code: CompiledKernel
     form: DeviceKernel
@@ -40,7 +44,9 @@ class KernelFile:
 def write_file(path: Path, data: bytes) -> None:
     """Writes the file whole or not at all; UsageError if the place cannot be written."""
     if not path.parent.is_dir() or path.is_dir():
-        raise UsageError(f"{str(path)!r} cannot be written: its folder does not exist, or it is a folder itself.")
+        raise UsageError(
+            f"{str(path)!r} cannot be written: its folder does not exist, or it is a folder itself."
+        )
     temporary = path.with_name(f".netloom-{uuid4().hex}.tmp")
     try:
         temporary.write_bytes(data)
@@ -113,8 +119,16 @@ def _kernel(kernel: KernelFile, blobs: _Blobs) -> dict[str, Any]:
         blobs.put(cubins, binary.architecture, binary.cubin)
     registers = {b.architecture: b.registers for b in code.binaries}
     shared = max((b.shared for b in code.binaries), default=0)
-    return {"name": code.name, "form": form_text(kernel.form.form), "threads": THREADS, "shared": shared,
-            "registers": registers, "checks_indices": kernel.source.checks_indices, "cubins": cubins}  # fmt: skip
+    return {
+        "name": code.name,
+        "form": form_text(kernel.form.form),
+        "threads": THREADS,
+        "shared": shared,
+        # fmt: skip
+        "registers": registers,
+        "checks_indices": kernel.source.checks_indices,
+        "cubins": cubins,
+    }
 
 
 def form_text(form: Form) -> str:
@@ -131,8 +145,15 @@ def form_text(form: Form) -> str:
 
 def _constant(constant: Constant, blobs: _Blobs) -> dict[str, Any]:
     """A splat is stored as its one element."""
-    array = np.asarray(constant.splat_value) if constant.is_splat else np.ascontiguousarray(constant.array)
-    record: dict[str, Any] = {"dtype": constant.type.dtype.value, "shape": constant.type.static_shape}
+    array = (
+        np.asarray(constant.splat_value)
+        if constant.is_splat
+        else np.ascontiguousarray(constant.array)
+    )
+    record: dict[str, Any] = {
+        "dtype": constant.type.dtype.value,
+        "shape": constant.type.static_shape,
+    }
     blobs.put(record, "data", array.tobytes())
     return record
 
@@ -149,7 +170,12 @@ def _entry(entry: Entry, kernels: Mapping[str, int]) -> dict[str, Any]:
 
 def _port(port: Port) -> dict[str, Any]:
     shape = [extent if isinstance(extent, int) else str(extent) for extent in port.type.shape]
-    return {"name": port.name, "dtype": port.type.dtype.value, "shape": shape, "extents": _extents(port.type.shape)}
+    return {
+        "name": port.name,
+        "dtype": port.type.dtype.value,
+        "shape": shape,
+        "extents": _extents(port.type.shape),
+    }
 
 
 def _launch(launch: Launch, kernels: Mapping[str, int]) -> dict[str, Any]:

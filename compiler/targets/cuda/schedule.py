@@ -1,6 +1,8 @@
-"""A fused kernel -> how a grid of threads computes it: one of the forms of forms.py, chosen from shapes and indices alone.
+"""A fused kernel -> how a grid of threads computes it: one of the forms of forms.py, chosen from
+shapes and indices alone.
 
-Grids and the order of every sum depend on shapes only; no chain of float32 additions is longer than 512.
+Grids and the order of every sum depend on shapes only; no chain of float32 additions is longer than
+512.
 """
 
 from __future__ import annotations
@@ -46,11 +48,14 @@ from .windows import is_dense, windows_of
 
 MOST_ELEMENTS = (1 << 31) - 1  # of one buffer: indices are int32
 WIDTH = 4  # elements of the widest access
-MANY_ROWS = 1 << 16  # from here on, one thread a row fills the device, if rows lie next to each other
+# from here on, one thread a row fills the device, if rows lie next to each other
+MANY_ROWS = 1 << 16
 
 
 def plan_kernel(graph: Graph, engine: Engine = Engine.FFMA) -> DeviceKernel:
-    """The form of a kernel's graph, products of float32 by that engine; MemoryBudgetError if a buffer is too large for int32 indices."""
+    """The form of a kernel's graph, products of float32 by that engine; MemoryBudgetError if a
+    buffer is too large for int32 indices.
+    """
     rows = row_form(graph)
     graph, parts = (graph, 1) if rows else whole_product(graph)
     elements = rows.elements if rows else device_elements(graph)
@@ -60,8 +65,11 @@ def plan_kernel(graph: Graph, engine: Engine = Engine.FFMA) -> DeviceKernel:
     for buffer in buffers:
         size = dim.product(buffer.shape)
         if isinstance(size, int) and size > MOST_ELEMENTS:
-            raise MemoryBudgetError(f"a tensor of {size} elements is too large for the cuda target.",
-                                    hint=f"It indexes up to {MOST_ELEMENTS} elements; choose a smaller batch.")  # fmt: skip
+            raise MemoryBudgetError(
+                f"a tensor of {size} elements is too large for the cuda target.",
+                # fmt: skip
+                hint=f"It indexes up to {MOST_ELEMENTS} elements; choose a smaller batch.",
+            )
     axes = tuple(Axis.of(f"p{place}", extent) for place, extent in enumerate(elements.out.shape))
     form = pass_form(rows) if rows else _form(elements, axes, engine)
     if parts > 1:
@@ -101,19 +109,26 @@ def _free_symbols(buffers: Sequence[Buffer], form: Form) -> tuple[Symbol, ...]:
             expressions = [form.value, form.left.value, form.right.value]
             own = form.batch + form.left.axes + form.right.axes + form.terms
         case Transform():
-            expressions = [*(e for row in form.reads for e in row), *(put.value for row in form.puts for put in row)]
+            expressions = [
+                *(e for row in form.reads for e in row),
+                *(put.value for row in form.puts for put in row),
+            ]
             own = form.axes
         case FusedWinograd():
             expressions = [put.value for row in form.puts for put in row]
             own = (*form.tiles, form.filters)
     extents = [e for buffer in buffers for e in buffer.shape] + [axis.extent for axis in own]
-    found = dim.symbols_of(extents).union(*map(_symbols, expressions)) - {axis.symbol for axis in own}
+    found = dim.symbols_of(extents).union(*map(_symbols, expressions)) - {
+        axis.symbol for axis in own
+    }
     return tuple(sorted(found, key=lambda symbol: symbol.name))
 
 
 def _symbols(root: Expr) -> frozenset[Symbol]:
     """All symbols in an expression's indices, conditions and extents."""
-    return dim.symbols_of([extent for node in scalar.post_order([root]) for extent in extents_in(node)])
+    return dim.symbols_of(
+        [extent for node in scalar.post_order([root]) for extent in extents_in(node)]
+    )
 
 
 def _loads(root: Expr) -> list[Load]:
@@ -121,8 +136,14 @@ def _loads(root: Expr) -> list[Load]:
 
 
 def _slope(load: Load, axis: Axis) -> int | None:
-    """How far apart in memory an operand's elements lie along an axis; None if not evenly or not known."""
-    return None if load.index_expressions else slope_along(load.buffer.offset(load.extents), axis.symbol)
+    """How far apart in memory an operand's elements lie along an axis; None if not evenly or not
+    known.
+    """
+    return (
+        None
+        if load.index_expressions
+        else slope_along(load.buffer.offset(load.extents), axis.symbol)
+    )
 
 
 def _longest_operand(root: Expr) -> Load | None:
@@ -143,7 +164,9 @@ def _is_adjacent_along(root: Expr, axis: Axis | None) -> bool:
 def _lanes(axes: Sequence[Axis], terms: Sequence[Axis], term: Expr) -> tuple[int, bool]:
     """How many threads share a sum, and whether neighbours take neighbouring rows."""
     number, rows = nominal(count(terms)), nominal(count(axes))
-    is_adjacent = _is_adjacent_along(term, _last(axes)) and not _is_adjacent_along(term, _last(terms))
+    is_adjacent = _is_adjacent_along(term, _last(axes)) and not _is_adjacent_along(
+        term, _last(terms)
+    )
     if number < FEW_TERMS or (is_adjacent and rows >= MANY_ROWS):
         return 1, True
     if is_adjacent:
@@ -154,13 +177,15 @@ def _lanes(axes: Sequence[Axis], terms: Sequence[Axis], term: Expr) -> tuple[int
     return lanes, False
 
 
-# -- products ----------------------------------------------------------------------------------------------
+# -- products --------------------------------------------------------------------------------------
 
 
 def _product(
     elements: Elements, axes: Sequence[Axis], terms: tuple[Axis, ...], term: Expr, engine: Engine
 ) -> Product | None:
-    """The product form, if the term is a product of two formulas, each with axes of its own, and large enough."""
+    """The product form, if the term is a product of two formulas, each with axes of its own, and
+    large enough.
+    """
     axes, position = _ungrouped(axes, term)
     if len(axes) != len(elements.out.shape):
         term = summed(elements, position, tuple(axis.position for axis in terms))
@@ -171,7 +196,9 @@ def _product(
     batch = tuple(axis for axis in axes if axis.extent != 1 and all(axis.symbol in s for s in seen))
     own = [tuple(a for a in axes if a.symbol in mine and a not in batch and a.extent != 1)
            for mine in seen]  # fmt: skip
-    batch += tuple(a for a in axes if a.extent != 1 and a not in batch and not any(a in part for part in own))
+    batch += tuple(
+        a for a in axes if a.extent != 1 and a not in batch and not any(a in part for part in own)
+    )
     if min(nominal(count(part)) for part in own) < 16 or nominal(count(terms)) < 8:
         return None
     sides = [_operand(value, part, terms) for value, part in zip(factors, own, strict=True)]
@@ -191,7 +218,9 @@ def _product(
 def _operand(value: Expr, axes: tuple[Axis, ...], terms: tuple[Axis, ...]) -> Operand:
     """A side of a product with the widest access that it allows."""
     is_along_terms = _is_adjacent_along(value, _last(terms))
-    is_aligned = isinstance(value, Load) and _is_aligned_along(value, terms if is_along_terms else axes)
+    is_aligned = isinstance(value, Load) and _is_aligned_along(
+        value, terms if is_along_terms else axes
+    )
     return Operand(value, axes, is_along_terms, WIDTH if is_aligned else 1)
 
 
@@ -202,7 +231,9 @@ def _by_windows(side: Operand, terms: Sequence[Axis]) -> Operand:
 
 
 def _is_aligned_along(load: Load, axes: Sequence[Axis]) -> bool:
-    """Whether WIDTH positions of the axes that follow each other, from a multiple of WIDTH on, are one aligned piece of memory."""
+    """Whether WIDTH positions of the axes that follow each other, from a multiple of WIDTH on,
+    are one aligned piece of memory.
+    """
     inner = _last(axes)
     if inner is None or _slope(load, inner) != 1:
         return False
@@ -212,11 +243,17 @@ def _is_aligned_along(load: Load, axes: Sequence[Axis]) -> bool:
         return False
     offset, symbols = load.buffer.offset(load.extents), {axis.symbol for axis in run}
     assert isinstance(offset, Dim)
-    return all(factor % WIDTH == 0 for atoms, factor in offset.terms if len(atoms) != 1 or atoms[0] not in symbols)
+    return all(
+        factor % WIDTH == 0
+        for atoms, factor in offset.terms
+        if len(atoms) != 1 or atoms[0] not in symbols
+    )
 
 
 def _tile(batch: Sequence[Axis], sides: Sequence[Operand], engine: Engine) -> Tile:
-    """The tile, with the engine's depth; half as wide where splitting operands and decoding indices need the registers."""
+    """The tile, with the engine's depth; half as wide where splitting operands and decoding
+    indices need the registers.
+    """
     tile = _fitting_tile(batch, sides)
     if engine is Engine.TF32X3 and tile.columns == 128 and min(side.width for side in sides) == 1:
         tile = replace(tile, columns=64, thread_columns=4)
@@ -234,7 +271,9 @@ def _fitting_tile(batch: Sequence[Axis], sides: Sequence[Operand]) -> Tile:
 
 
 def _factors(term: Expr) -> tuple[Expr, Expr] | None:
-    """Two factors; the guard of a guarded product stays with the factor that it shares most symbols with."""
+    """Two factors; the guard of a guarded product stays with the factor that it shares most
+    symbols with.
+    """
     match term:
         case Call("mul", (left, right), _):
             return left, right
@@ -270,8 +309,12 @@ def _divisor_of(axis: Axis, term: Expr) -> int | None:
     for node in scalar.post_order([term]):
         for extent in extents_in(node):
             for atoms, _ in extent.terms if isinstance(extent, Dim) else ():
-                divisors |= {atom.divisor for atom in atoms
-                             if isinstance(atom, Quotient | Remainder) and atom.numerator == axis.position}  # fmt: skip
+                divisors |= {
+                    atom.divisor
+                    for atom in atoms
+                    # fmt: skip
+                    if isinstance(atom, Quotient | Remainder) and atom.numerator == axis.position
+                }
     return divisors.pop() if len(divisors) == 1 else None
 
 

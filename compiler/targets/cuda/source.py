@@ -1,4 +1,5 @@
-"""A planned kernel -> Numba source: one Python function over pointers and int32, made of calls of intrinsics.
+"""A planned kernel -> Numba source: one Python function over pointers and int32, made of calls of
+intrinsics.
 
 Equal kernels have equal texts. Products are in products.py.
 """
@@ -35,7 +36,8 @@ from .winograd import NARROW, print_fused
 
 @dataclass(frozen=True)
 class KernelSource:
-    """A kernel as text. ``arguments``: the buffers' dtypes, then int32 per symbol, then the error flag.
+    """A kernel as text. ``arguments``: the buffers' dtypes, then int32 per symbol, then the error
+    flag.
 
     ``intrinsics`` are the names that the text uses; ``numbers`` its literals: (name, dtype, bits).
     """
@@ -47,7 +49,8 @@ class KernelSource:
     numbers: tuple[tuple[str, DType, bytes], ...]
     threads: int
     blocks: int  # that must fit a multiprocessor at once: what registers are rationed for
-    special: tuple[tuple[str, KernelSource], ...] = ()  # sources of the same kernel that only one architecture can run
+    # sources of the same kernel that only one architecture can run
+    special: tuple[tuple[str, KernelSource], ...] = ()
 
     @property
     def checks_indices(self) -> bool:
@@ -57,10 +60,16 @@ class KernelSource:
     @property
     def key(self) -> str:
         """All that decides the code, as text."""
-        numbers = "\n".join(f"{name} = {dtype.value}({bits.hex()})" for name, dtype, bits in self.numbers)
+        numbers = "\n".join(
+            f"{name} = {dtype.value}({bits.hex()})" for name, dtype, bits in self.numbers
+        )
         arguments = ", ".join(dtype.value for dtype in self.arguments)
-        others = "".join(f"\n# {architecture}\n{source.key}" for architecture, source in self.special)
-        head = f"# {arguments}; {self.symbols} symbols; {self.threads} threads, {self.blocks} blocks"
+        others = "".join(
+            f"\n# {architecture}\n{source.key}" for architecture, source in self.special
+        )
+        head = (
+            f"# {arguments}; {self.symbols} symbols; {self.threads} threads, {self.blocks} blocks"
+        )
         return f"{head}\n{numbers}\n{self.text}{others}"
 
     def of(self, architecture: str) -> KernelSource:
@@ -93,22 +102,38 @@ def _source(kernel: DeviceKernel) -> KernelSource:
     text = f"def kernel({', '.join(p.arguments)}):\n" + "\n".join(p.lines) + "\n"
     numbers = tuple((name, dtype, bits) for (dtype, bits), name in p.numbers.items())
     dtypes = tuple(buffer.dtype for buffer in kernel.buffers)
-    return KernelSource(text, dtypes, len(kernel.symbols), tuple(sorted(p.used)), numbers, THREADS, _blocks(kernel.form))
+    return KernelSource(
+        text,
+        dtypes,
+        len(kernel.symbols),
+        tuple(sorted(p.used)),
+        numbers,
+        THREADS,
+        _blocks(kernel.form),
+    )
 
 
 def _blocks(form: Form) -> int:
-    """Two blocks hide each other's waits in 128 registers a thread; products with more sums than those hold need all 255."""
+    """Two blocks hide each other's waits in 128 registers a thread; products with more sums than
+    those hold need all 255.
+    """
     if isinstance(form, FusedWinograd):
         return 2 if form.block_filters == NARROW else 1
     if not isinstance(form, Product):
         return 2
     terms = form.chain
-    sums = form.tile.thread_rows * form.tile.thread_columns * (1 if isinstance(terms, int) and terms <= CHAIN else 2)
+    sums = (
+        form.tile.thread_rows
+        * form.tile.thread_columns
+        * (1 if isinstance(terms, int) and terms <= CHAIN else 2)
+    )
     return 2 if form.engine is Engine.FFMA and sums <= 64 else 1
 
 
 def _pointwise(p: Printer, form: Pointwise) -> None:
-    flat = p.let(p.call("plus", p.call("times", p.call("block"), str(THREADS)), p.call("thread")), "i")
+    flat = p.let(
+        p.call("plus", p.call("times", p.call("block"), str(THREADS)), p.call("thread")), "i"
+    )
     with p.where([p.call("below", flat, p.extent(count(form.axes)))]):
         p.decode(flat, form.axes)
         p.store(flat, p.expression(form.value))
@@ -143,7 +168,12 @@ def _sum(p: Printer, form: Rows, lane: str) -> None:
     if isinstance(terms, int) and terms <= CHAIN and form.lanes == 1:
         _nested_sum(p, form, list(form.terms))
         return
-    mine = p.let(p.call("quotient", p.call("minus", p.extent(terms + form.lanes - 1), lane), str(form.lanes)), "n")
+    mine = p.let(
+        p.call(
+            "quotient", p.call("minus", p.extent(terms + form.lanes - 1), lane), str(form.lanes)
+        ),
+        "n",
+    )
     if isinstance(terms, int) and terms <= CHAIN * form.lanes:
         with p.loop(mine) as step:
             _add_term(p, form, "total", _flat(p, form, lane, step))
@@ -205,10 +235,11 @@ def _tree(p: Printer, form: Rows, thread: str, lane: str) -> None:
         width //= 2
 
 
-
 def _transform(p: Printer, form: Transform) -> None:
     """A thread's tile in registers."""
-    flat = p.let(p.call("plus", p.call("times", p.call("block"), str(THREADS)), p.call("thread")), "i")
+    flat = p.let(
+        p.call("plus", p.call("times", p.call("block"), str(THREADS)), p.call("thread")), "i"
+    )
     target = p.kernel.buffers[-1]
     with p.where([p.call("below", flat, p.extent(count(form.axes)))]):
         p.decode(flat, form.axes)

@@ -1,8 +1,10 @@
-"""x @ y = sum over parts of x[:, part] @ y[part]: products with too few tiles for a device become more and shorter ones.
+"""x @ y = sum over parts of x[:, part] @ y[part]: products with too few tiles for a device become
+more and shorter ones.
 
-A kernel that is a product of few tiles is cut in two: the first makes each part's sums, as a tensor of ``addends``; the
-second adds these in order and does what was fused behind the product. What is cut, and into how many parts, depends on shapes
-alone. Values are the same up to the order of float32 additions.
+A kernel that is a product of few tiles is cut in two: the first makes each part's sums, as a tensor
+of ``addends``; the second adds these in order and does what was fused behind the product. What is
+cut, and into how many parts, depends on shapes alone. Values are the same up to the order of
+float32 additions.
 """
 
 from __future__ import annotations
@@ -23,7 +25,9 @@ MOST_PARTS = 31  # one thread adds them up
 
 
 def parts_of(form: Form) -> int:
-    """Into how many parts a form is cut: as many as the device has room for, none with less than FEWEST_TERMS terms."""
+    """Into how many parts a form is cut: as many as the device has room for, none with less than
+    FEWEST_TERMS terms.
+    """
     tiles = blocks(form)
     if not isinstance(form, Product) or not isinstance(tiles, int) or not tiles:
         return 1
@@ -36,7 +40,9 @@ def split_products(graph: Graph, engine: Engine) -> Graph:
     for node in graph.nodes:
         inputs = [mapping[v] for v in node.inputs]
         anchor = anchor_of(node.attrs.body) if node.op.name == "kernel" else None
-        is_candidate = anchor is not None and anchor.output.dtype is FLOAT32 and len(anchor.inputs) == 2
+        is_candidate = (
+            anchor is not None and anchor.output.dtype is FLOAT32 and len(anchor.inputs) == 2
+        )
         number = parts_of(plan_kernel(node.attrs.body, engine).form) if is_candidate else 1
         if anchor is None or number == 1:
             mapping.update(zip(node.outputs, b.copy(node, inputs), strict=True))
@@ -51,9 +57,13 @@ def _cut(b: Builder, node: Node, anchor: Node, number: int, inputs: Sequence[Val
     arguments = dict(zip(body.inputs, inputs, strict=True))
     first = _Body(arguments)
     first.add_all(body, anchor.output)
-    sums = first.kernel(b, node, first.body.add(ADDENDS, [first.inner[anchor.output]], AddendsAttrs(number)).output)
+    sums = first.kernel(
+        b, node, first.body.add(ADDENDS, [first.inner[anchor.output]], AddendsAttrs(number)).output
+    )
     second = _Body(arguments)
-    second.inner[anchor.output] = second.body("reduce_sum", second.argument(sums, sums), axes=(0,), keep=False)
+    second.inner[anchor.output] = second.body(
+        "reduce_sum", second.argument(sums, sums), axes=(0,), keep=False
+    )
     (out,) = body.outputs
     second.add_all(body, out)
     return second.kernel(b, node, second.inner[out])
@@ -87,12 +97,18 @@ class _Body:
             for value in node.inputs:
                 if value not in self.inner:
                     self.argument(value, self.outer[value])
-            self.inner[node.output], = self.body.copy(node, [self.inner[v] for v in node.inputs])
+            (self.inner[node.output],) = self.body.copy(node, [self.inner[v] for v in node.inputs])
 
     def kernel(self, b: Builder, node: Node, root: Value) -> Value:
         """The kernel's node in the graph of kernels."""
         finished = self.body.build([root])
-        return b.add(node.op, self.arguments, KernelAttrs(finished), node.label, [Value(root.type, node.output.label)]).output
+        return b.add(
+            node.op,
+            self.arguments,
+            KernelAttrs(finished),
+            node.label,
+            [Value(root.type, node.output.label)],
+        ).output
 
 
 __all__ = ["split_products"]

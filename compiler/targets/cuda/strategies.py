@@ -1,8 +1,10 @@
-"""Strategy selection for the cuda target: the same STRATEGIES, costs and budgets, at a device's rates.
+"""Strategy selection for the cuda target: the same STRATEGIES, costs and budgets, at a device's
+rates.
 
-A convolution as one product (``direct``) reads its windows through the caches, so a matrix of windows never pays. The rates
-are a model (an H200's, from its data sheet and others' measurements), not a measurement of ours. Where products round their
-operands, no transform may amplify that: then convolutions are direct.
+A convolution as one product (``direct``) reads its windows through the caches, so a matrix of
+windows never pays. The rates are a model (an H200's, from its data sheet and others' measurements),
+not a measurement of ours. Where products round their operands, no transform may amplify that: then
+convolutions are direct.
 """
 
 from __future__ import annotations
@@ -21,13 +23,24 @@ OWN = (WINOGRAD_F2_FUSED,)
 
 
 def select_for_device(
-    graph: Graph, accuracy: str, override: str, decisions: list[Decision], engine: Engine, tuner: Tuner | None
+    graph: Graph,
+    accuracy: str,
+    override: str,
+    decisions: list[Decision],
+    engine: Engine,
+    tuner: Tuner | None,
 ) -> Graph:
     """The graph with each convolution and input's gradient expanded; gradients of weights are one
     product each. A tuner's times go before the model's."""
     is_rounded = engine in (Engine.TF32, Engine.BF16)
     reason = f"its transforms would amplify the rounding of {engine.value}"
-    vetoes = {s.name: reason for s in (*STRATEGIES, *OWN) if s.name.startswith("winograd") and is_rounded}
-    vetoes |= {s.name: "the cuda target has no code for its transforms" for s in STRATEGIES if s.name.startswith("fft")}
+    vetoes = {
+        s.name: reason for s in (*STRATEGIES, *OWN) if s.name.startswith("winograd") and is_rounded
+    }
+    vetoes |= {
+        s.name: "the cuda target has no code for its transforms"
+        for s in STRATEGIES
+        if s.name.startswith("fft")
+    }
     rates = Rates(PRODUCTS_PER_SECOND, BYTES_PER_SECOND, vetoes, CHOSEN, OWN)
     return select_strategies(graph, accuracy, override, decisions, rates=rates, tuner=tuner)

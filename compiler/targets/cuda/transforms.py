@@ -1,4 +1,6 @@
-"""Winograd's transforms -> the form ``Transform``: a thread reads a tile, multiplies it from both sides, stores the result."""
+"""Winograd's transforms -> the form ``Transform``: a thread reads a tile, multiplies it from
+both sides, stores the result.
+"""
 
 from __future__ import annotations
 
@@ -26,8 +28,12 @@ def transform_form(elements: Elements) -> Transform | FusedWinograd:
     node = elements.anchor
     assert node is not None
     if node.op.name not in TRANSFORMS:
-        raise UnsupportedOpError(f"the cuda target has no code for {node.op.name}.", node=node.label,
-                                 hint="Choose another convolution strategy, or compile for the cpu target.")  # fmt: skip
+        raise UnsupportedOpError(
+            f"the cuda target has no code for {node.op.name}.",
+            node=node.label,
+            # fmt: skip
+            hint="Choose another convolution strategy, or compile for the cpu target.",
+        )
     return TRANSFORMS[node.op.name](elements, node)
 
 
@@ -44,10 +50,15 @@ def _of_input(elements: Elements, node: Node) -> Transform:
 
     def read(i: int, j: int) -> Expr:
         y, z = top + i, left + j
-        return guarded((y, h - 1 - y, z, w - 1 - z), elements.element(x, (at[0], at[3], y, z), None))
+        return guarded(
+            (y, h - 1 - y, z, w - 1 - z), elements.element(x, (at[0], at[3], y, z), None)
+        )
 
     reads = tuple(tuple(read(i, j) for j in range(columns)) for i in range(rows))
-    puts = tuple(tuple(_put(elements, (e * columns + f, group, number, channel)) for f in range(columns)) for e in range(rows))
+    puts = tuple(
+        tuple(_put(elements, (e * columns + f, group, number, channel)) for f in range(columns))
+        for e in range(rows)
+    )
     return Transform(axes, _name("input", attrs), reads, puts)
 
 
@@ -70,7 +81,12 @@ def _of_output(elements: Elements, node: Node) -> Transform:
         return _put(elements, (at[0], at[3], y, z), (h - 1 - y, w - 1 - z))
 
     reads = tuple(tuple(read(e, f) for f in range(columns)) for e in range(rows))
-    return Transform(axes, _name("output", attrs), reads, tuple(tuple(put(i, j) for j in range(k)) for i in range(m)))
+    return Transform(
+        axes,
+        _name("output", attrs),
+        reads,
+        tuple(tuple(put(i, j) for j in range(k)) for i in range(m)),
+    )
 
 
 def _of_output_gradient(elements: Elements, node: Node) -> Transform:
@@ -89,12 +105,17 @@ def _of_output_gradient(elements: Elements, node: Node) -> Transform:
         return guarded((h - 1 - y, w - 1 - z), elements.element(dy, (at[0], at[3], y, z), None))
 
     reads = tuple(tuple(read(i, j) for j in range(attrs.m[1])) for i in range(attrs.m[0]))
-    puts = tuple(tuple(_put(elements, (e * columns + f, group, number, channel)) for f in range(columns)) for e in range(rows))
+    puts = tuple(
+        tuple(_put(elements, (e * columns + f, group, number, channel)) for f in range(columns))
+        for e in range(rows)
+    )
     return Transform(axes, _name("gradient", attrs), reads, puts)
 
 
 def _of_filter(elements: Elements, node: Node) -> Transform:
-    """U[e f, g] = (G w G')[e, f] of every filter and channel, turned around for the input's gradient."""
+    """U[e f, g] = (G w G')[e, f] of every filter and channel, turned around for the input's
+    gradient.
+    """
     attrs, w = node.attrs, node.inputs[0]
     _, groups, rows, columns = node.output.shape
     axes = _axes((groups, rows, columns))
@@ -107,7 +128,10 @@ def _of_filter(elements: Elements, node: Node) -> Transform:
         return elements.element(w, (group * columns + column, row, i, j), None)
 
     reads = tuple(tuple(read(i, j) for j in range(s)) for i in range(r))
-    puts = tuple(tuple(_put(elements, (e * width + f, group, row, column)) for f in range(width)) for e in range(height))
+    puts = tuple(
+        tuple(_put(elements, (e * width + f, group, row, column)) for f in range(width))
+        for e in range(height)
+    )
     return Transform(axes, _name("filter", attrs), reads, puts)
 
 
@@ -123,7 +147,10 @@ def _of_filter_gradient(elements: Elements, node: Node) -> Transform:
         return elements.element(sums, (e * width + f, group, row, column), None)
 
     reads = tuple(tuple(read(e, f) for f in range(width)) for e in range(height))
-    puts = tuple(tuple(_put(elements, (group * columns + column, row, i, j)) for j in range(s)) for i in range(r))
+    puts = tuple(
+        tuple(_put(elements, (group * columns + column, row, i, j)) for j in range(s))
+        for i in range(r)
+    )
     return Transform(axes, _name("back", attrs), reads, puts)
 
 
@@ -140,7 +167,11 @@ TRANSFORMS: Final[Mapping[str, Callable[[Elements, Node], Transform | FusedWinog
 def _within(channel: Extent, shape: Sequence[Extent]) -> tuple[Extent, Extent]:
     """The group and the channel inside it, of tiles [e, g, tile, channels of a group]."""
     per_group = shape[3]
-    return (channel // per_group, channel % per_group) if shape[1] != 1 and isinstance(per_group, int) else (0, channel)
+    return (
+        (channel // per_group, channel % per_group)
+        if shape[1] != 1 and isinstance(per_group, int)
+        else (0, channel)
+    )
 
 
 def _name(which: str, attrs: TileAttrs) -> str:
@@ -153,7 +184,9 @@ def _axes(extents: Sequence[Extent]) -> tuple[Axis, ...]:
     return tuple(Axis.of(f"p{place}", extent) for place, extent in enumerate(extents))
 
 
-def _put(elements: Elements, position: tuple[Extent, ...], conditions: tuple[Extent, ...] = ()) -> Put:
+def _put(
+    elements: Elements, position: tuple[Extent, ...], conditions: tuple[Extent, ...] = ()
+) -> Put:
     assert elements.anchor is not None
     value = elements.element(elements.output, position, Argument(SUM, elements.anchor.output.dtype))
     return Put(position, dim.unproved(conditions), value)

@@ -1,8 +1,10 @@
-"""A convolution's windows as an operand of a product: what a thread needs of its rows is made once, before the loop.
+"""A convolution's windows as an operand of a product: what a thread needs of its rows is made once,
+before the loop.
 
-An element lies at start(row) + step(term), if its tap is inside the image. So a thread keeps for each of its rows the start,
-and one bit for each tap; in the loop it decodes one term for all of them, and each element costs an addition, a test of a bit
-and an access that happens or does not. Neighbouring threads take neighbouring rows.
+An element lies at start(row) + step(term), if its tap is inside the image. So a thread keeps for
+each of its rows the start, and one bit for each tap; in the loop it decodes one term for all of
+them, and each element costs an addition, a test of a bit and an access that happens or does not.
+Neighbouring threads take neighbouring rows.
 """
 
 from __future__ import annotations
@@ -49,7 +51,9 @@ def windows_of(value: Expr, axes: Sequence[Axis], terms: Sequence[Axis]) -> Wind
 
 
 def _taps(conditions: Sequence[Extent], terms: Sequence[Axis]) -> tuple[Axis, ...] | None:
-    """The last terms, from the first one on that the conditions know; None if there are too many taps."""
+    """The last terms, from the first one on that the conditions know; None if there are too many
+    taps.
+    """
     known = dim.symbols_of(list(conditions))
     first = next((place for place, axis in enumerate(terms) if axis.symbol in known), len(terms))
     taps = tuple(terms[first:])
@@ -82,7 +86,9 @@ def position(p: Printer, depth: int, thread: str, part: int) -> tuple[str, str]:
     """(k, place) in a slice of a thread's element: the same k in all its turns."""
     group = THREADS // depth
     place = p.index("remainder", thread, str(group))
-    return p.index("quotient", thread, str(group)), p.index("plus", place, str(part * group)) if part else place
+    return p.index("quotient", thread, str(group)), p.index(
+        "plus", place, str(part * group)
+    ) if part else place
 
 
 @dataclass(frozen=True)
@@ -93,7 +99,15 @@ class Rows:
     masks: tuple[str, ...]
 
 
-def print_rows(p: Printer, form: Product, windows: Windows, axes: Sequence[Axis], size: int, first: str, thread: str) -> Rows:
+def print_rows(
+    p: Printer,
+    form: Product,
+    windows: Windows,
+    axes: Sequence[Axis],
+    size: int,
+    first: str,
+    thread: str,
+) -> Rows:
     """The rows of this thread in a side of ``size`` that begins with ``first``."""
     starts, masks = [], []
     extent = count(axes)
@@ -101,7 +115,11 @@ def print_rows(p: Printer, form: Product, windows: Windows, axes: Sequence[Axis]
         at = p.let(p.call("plus", first, position(p, form.tile.depth, thread, part)[1]), "m")
         p.decode(at, axes)
         starts.append(p.let(p.extent(windows.start), "a"))
-        is_row = [] if isinstance(extent, int) and extent % size == 0 else [p.call("below", at, p.extent(extent))]
+        is_row = (
+            []
+            if isinstance(extent, int) and extent % size == 0
+            else [p.call("below", at, p.extent(extent))]
+        )
         masks.append(_mask(p, form, windows, is_row))
     return Rows(tuple(starts), tuple(masks))
 
@@ -116,7 +134,9 @@ def _mask(p: Printer, form: Product, windows: Windows, is_row: list[str]) -> str
         conditions = [dim.substitute(condition, values) for condition in windows.conditions]
         if any(isinstance(condition, int) and condition < 0 for condition in conditions):
             continue
-        tests = is_row + [p.index("inside", p.extent(c)) for c in conditions if not isinstance(c, int)]
+        tests = is_row + [
+            p.index("inside", p.extent(c)) for c in conditions if not isinstance(c, int)
+        ]
         bit = p.call("bit", str(number), p.all(tests)) if tests else f"int32({1 << number})"
         total = p.let(p.call("or_int32", total, bit), "b")
     return total
@@ -130,14 +150,18 @@ def _static(extent: Extent) -> int:
 def print_elements(
     p: Printer, form: Product, windows: Windows, rows: Rows, start: str, thread: str
 ) -> list[tuple[str, str, str]]:
-    """(buffer, offset, whether it is inside) of this thread's elements of the slice that begins with term ``start``."""
+    """(buffer, offset, whether it is inside) of this thread's elements of the slice that begins
+    with term ``start``.
+    """
     term = p.let(p.call("plus", start, position(p, form.tile.depth, thread, 0)[0]), "k")
     p.decode(term, form.terms)
     step = p.let(p.extent(windows.step), "d")
     number: Extent = 0
     for axis in windows.taps:
         number = number * axis.extent + (axis.position if axis.extent != 1 else 0)
-    bit = p.let(p.call("bit", p.extent(number), p.call("below", term, p.extent(count(form.terms)))), "b")
+    bit = p.let(
+        p.call("bit", p.extent(number), p.call("below", term, p.extent(count(form.terms)))), "b"
+    )
     buffer = p.buffers[windows.load.buffer]
     return [(buffer, p.call("plus", at, step), p.call("meet", mask, bit))
             for at, mask in zip(rows.starts, rows.masks, strict=True)]  # fmt: skip

@@ -1,11 +1,13 @@
-"""Winograd's F(2x2, 3x3) in one kernel -> Numba source: nothing but x, U and y is in the device's memory.
+"""Winograd's F(2x2, 3x3) in one kernel -> Numba source: nothing but x, U and y is in the device's
+memory.
 
-A block makes 32 or 64 channels of 32 tiles, a slice of 4 input channels at a time. Half of its warps each read the patches of
-a channel and transform them in registers; the other half read U's slice. Both go to shared memory, of which there are two
-buffers, and each warp multiplies two of the 16 entries, while the next slice is on its way into registers. At the end the
-sums are exchanged through shared memory, 16 filters at a time, transformed back, and stored with what is fused behind.
-Every sum runs over channels in order; after CHAIN channels it is transformed back and added to a total, so that no chain of
-additions is longer. Neighbouring blocks share U.
+A block makes 32 or 64 channels of 32 tiles, a slice of 4 input channels at a time. Half of its
+warps each read the patches of a channel and transform them in registers; the other half read U's
+slice. Both go to shared memory, of which there are two buffers, and each warp multiplies two of the
+16 entries, while the next slice is on its way into registers. At the end the sums are exchanged
+through shared memory, 16 filters at a time, transformed back, and stored with what is fused behind.
+Every sum runs over channels in order; after CHAIN channels it is transformed back and added to a
+total, so that no chain of additions is longer. Neighbouring blocks share U.
 """
 
 from __future__ import annotations
@@ -22,7 +24,8 @@ from .elements import SUM
 from .forms import CHAIN, THREADS, FusedWinograd, Put, count, nominal
 from .printer import Printer
 
-TILES, DEPTH, ENTRIES, SIDE = 32, 4, 16, 4  # tiles of a block, channels of a slice, entries and inputs of a tile
+# tiles of a block, channels of a slice, entries and inputs of a tile
+TILES, DEPTH, ENTRIES, SIDE = 32, 4, 16, 4
 STAGED = 16  # filters that are exchanged at a time
 NARROW, WIDE = 32, 64  # filters of a block
 MANY_BLOCKS = 128  # fill a device
@@ -42,17 +45,23 @@ def fused_form(elements: Elements, node: Node) -> FusedWinograd:
 
     def put(i: int, j: int) -> Put:
         y, z = row * 2 + i, column * 2 + j
-        value = elements.element(elements.output, (number, filter_axis.position, y, z), Argument(SUM, FLOAT32))
+        value = elements.element(
+            elements.output, (number, filter_axis.position, y, z), Argument(SUM, FLOAT32)
+        )
         conditions = dim.unproved((height - 1 - y, width - 1 - z))
         return Put((number, filter_axis.position, y, z), conditions, value)
 
     puts = tuple(tuple(put(i, j) for j in range(2)) for i in range(2))
     block = _block_filters(_static(x.shape[1]), _static(filters), nominal(count(axes)))
-    return FusedWinograd(axes, filter_axis, elements.buffers[x], elements.buffers[u], attrs.lo, puts, block, TILES)
+    return FusedWinograd(
+        axes, filter_axis, elements.buffers[x], elements.buffers[u], attrs.lo, puts, block, TILES
+    )
 
 
 def _block_filters(channels: int, filters: int, tiles: int) -> int:
-    """A wide block spends less on transforms; it has no registers left for totals, or for channels that do not exist."""
+    """A wide block spends less on transforms; it has no registers left for totals, or for
+    channels that do not exist.
+    """
     if filters % WIDE or channels % DEPTH or channels > CHAIN:
         return NARROW
     return WIDE if -(-tiles // TILES) * (filters // WIDE) >= MANY_BLOCKS else NARROW
@@ -75,14 +84,19 @@ def print_fused(p: Printer, form: FusedWinograd) -> None:
         p.line(f"total_{number} = {p.call('tile_zero_4')}")
     with p.loop(kernel.chunks) as chunk:
         first = p.let(p.call("times", chunk, str(SLICES)), "c")
-        kernel.multiply(first, p.let(p.call("lesser", str(SLICES), p.call("minus", str(kernel.slices), first)), "n"))
+        kernel.multiply(
+            first,
+            p.let(p.call("lesser", str(SLICES), p.call("minus", str(kernel.slices), first)), "n"),
+        )
         kernel.add_totals()
     kernel.store_totals()
 
 
 @dataclass
 class _Kernel:
-    """One kernel's text. ``parts``: accesses of a thread to U's slice, each ``entries_apart`` entries after the last."""
+    """One kernel's text. ``parts``: accesses of a thread to U's slice, each ``entries_apart``
+    entries after the last.
+    """
 
     p: Printer
     form: FusedWinograd
@@ -103,7 +117,7 @@ class _Kernel:
         self.room = max(2 * self.buffer, ENTRIES * STAGED * TILES)
         self.shares = self.block // WARPS  # pairs of a tile and a filter that a thread finishes
 
-    # -- before the loop -------------------------------------------------------------------------------
+    # -- before the loop ---------------------------------------------------------------------------
 
     def place(self) -> None:
         """What this thread reads, keeps and multiplies."""
@@ -123,7 +137,9 @@ class _Kernel:
         n["warp"] = p.let(p.call("quotient", thread, "32"), "w")
         tiles = count(self.form.tiles)
         across = p.extent(dim.ceil_div(tiles, TILES))
-        n["filter"] = p.let(p.call("times", p.call("quotient", block, across), str(self.block)), "m")
+        n["filter"] = p.let(
+            p.call("times", p.call("quotient", block, across), str(self.block)), "m"
+        )
         first = p.call("times", p.call("remainder", block, across), str(TILES))
         number = p.let(p.call("plus", first, n["lane"]), "i")
         n["is_tile"] = p.let(p.call("below", number, p.extent(tiles)), "o")
@@ -134,8 +150,13 @@ class _Kernel:
         p, n = self.p, self.names
         number, row, column = (p.names[axis.symbol.name] for axis in self.form.tiles)
         lo = self.form.lo
-        top, left = (p.let(p.call("minus", p.call("times", at, "2"), str(z)), "y") for at, z in zip((row, column), lo, strict=True))
-        n["mask"] = p.let(p.call(f"winograd_mask_{self.height}_{self.width}", top, left, n["is_tile"]), "m")
+        top, left = (
+            p.let(p.call("minus", p.call("times", at, "2"), str(z)), "y")
+            for at, z in zip((row, column), lo, strict=True)
+        )
+        n["mask"] = p.let(
+            p.call(f"winograd_mask_{self.height}_{self.width}", top, left, n["is_tile"]), "m"
+        )
         channel = p.call("plus", p.call("times", number, str(self.channels)), n["warp"])
         line = p.call("plus", p.call("times", channel, str(self.height)), top)
         n["patch"] = p.let(p.call("plus", p.call("times", line, str(self.width)), left), "a")
@@ -145,7 +166,9 @@ class _Kernel:
     def _place_filters(self, thread: str) -> None:
         """Threads of a row of U's slice read neighbours."""
         p, n = self.p, self.names
-        own = p.let(p.call("times", p.call("remainder", thread, str(self.per_row)), str(self.access)), "f")
+        own = p.let(
+            p.call("times", p.call("remainder", thread, str(self.per_row)), str(self.access)), "f"
+        )
         rest = p.let(p.call("quotient", thread, str(self.per_row)), "r")
         n["channel"] = p.let(p.call("remainder", rest, str(DEPTH)), "c")
         entry = p.let(p.call("quotient", rest, str(DEPTH)), "e")
@@ -160,9 +183,13 @@ class _Kernel:
         """Half a warp multiplies one entry: 4 x 4 threads over the filters and the tiles."""
         p, n = self.p, self.names
         self._place_sums()
-        u = p.call("plus", p.call("times", n["entry"], str(self.block)), p.call("times", n["down"], "4"))
+        u = p.call(
+            "plus", p.call("times", n["entry"], str(self.block)), p.call("times", n["down"], "4")
+        )
         n["left"] = p.let(u, "p")
-        v = p.call("plus", p.call("times", n["entry"], str(TILES)), p.call("times", n["across"], "4"))
+        v = p.call(
+            "plus", p.call("times", n["entry"], str(TILES)), p.call("times", n["across"], "4")
+        )
         n["right"] = p.let(p.call("plus", v, str(self.v_start)), "p")
 
     def _place_sums(self) -> None:
@@ -175,10 +202,13 @@ class _Kernel:
 
     def _place_again(self) -> None:
         """What is needed behind the loop, made anew: registers are short within it."""
-        self._place_block(self.p.let(self.p.call("thread_again"), "t"), self.p.let(self.p.call("block_again"), "b"))
+        self._place_block(
+            self.p.let(self.p.call("thread_again"), "t"),
+            self.p.let(self.p.call("block_again"), "b"),
+        )
         self._place_sums()
 
-    # -- the loop --------------------------------------------------------------------------------------
+    # -- the loop ----------------------------------------------------------------------------------
 
     def multiply(self, first: str, slices: str) -> None:
         """``tile``: this thread's sums over that many slices from the ``first`` on."""
@@ -192,7 +222,8 @@ class _Kernel:
             self._keep(memory)
             p.do("barrier")
             following = p.call("plus", first, p.call("plus", step, "1"))
-            self._fetch(p.let(p.call("lesser", following, str(self.slices - 1)), "k"))  # the last comes again, in vain
+            # the last comes again, in vain
+            self._fetch(p.let(p.call("lesser", following, str(self.slices - 1)), "k"))
             left, right = (p.call("at", memory, n[side]) for side in ("left", "right"))
             p.line(f"tile = {p.call(f'winograd_fma_{self.block}', 'tile', left, right)}")
         p.do("barrier")
@@ -206,7 +237,11 @@ class _Kernel:
             p.do(f"winograd_keep_{TILES}", p.call("at", memory, n["kept"]), transformed)
         with p.nested("else:"):
             step = self.entries_apart * self.block
-            p.do(f"winograd_put_{self.access}_{self.parts}_{step}", p.call("at", memory, n["put"]), "fetched")
+            p.do(
+                f"winograd_put_{self.access}_{self.parts}_{step}",
+                p.call("at", memory, n["put"]),
+                "fetched",
+            )
 
     def _fetch(self, slice_: str) -> None:
         """``fetched``: this thread's part of a slice; zeros for channels that do not exist."""
@@ -216,21 +251,27 @@ class _Kernel:
         with p.nested(f"if {n['is_patch']}:"):
             mask = n["mask"]
             if self.channels % DEPTH:
-                mask = p.let(p.call("select_int32", self._exists(first, n["warp"]), mask, "int32(0)"), "m")
+                mask = p.let(
+                    p.call("select_int32", self._exists(first, n["warp"]), mask, "int32(0)"), "m"
+                )
             at = p.call("plus", n["patch"], p.call("times", first, str(self.height * self.width)))
-            p.line(f"fetched = {p.call(f'winograd_patch_{self.width}_{self.access * self.parts}', x, at, mask)}")
+            p.line(
+                f"fetched = {p.call(f'winograd_patch_{self.width}_{self.access * self.parts}', x, at, mask)}"
+            )
         with p.nested("else:"):
             is_inside = n["is_filter"]
             if self.channels % DEPTH:
                 is_inside = p.call("both", is_inside, self._exists(first, n["channel"]))
             at = p.call("plus", n["u"], p.call("times", first, str(self.filters)))
             apart = self.entries_apart * self.channels * self.filters
-            p.line(f"fetched = {p.call(f'winograd_filters_{self.access}_{self.parts}_{apart}', u, at, is_inside)}")
+            p.line(
+                f"fetched = {p.call(f'winograd_filters_{self.access}_{self.parts}_{apart}', u, at, is_inside)}"
+            )
 
     def _exists(self, first: str, channel: str) -> str:
         return self.p.call("below", self.p.call("plus", first, channel), str(self.channels))
 
-    # -- behind the loop -------------------------------------------------------------------------------
+    # -- behind the loop ---------------------------------------------------------------------------
 
     def finish(self) -> None:
         """The sums through shared memory, transformed back and stored."""
@@ -255,11 +296,15 @@ class _Kernel:
             self._store(number // 2, number % 2, f"total_{number}")
 
     def _stage(self, part: int) -> None:
-        """16 filters of all entries, [entry, filter, tile]; tiles change places so that banks do not meet."""
+        """16 filters of all entries, [entry, filter, tile]; tiles change places so that banks do
+        not meet.
+        """
         p, n = self.p, self.names
         if part:
             p.do("barrier")
-        row = p.call("plus", p.call("times", n["entry"], str(STAGED)), p.call("times", n["down"], "4"))
+        row = p.call(
+            "plus", p.call("times", n["entry"], str(STAGED)), p.call("times", n["down"], "4")
+        )
         target = p.call("at", n["memory"], p.call("times", row, str(TILES)))
         turn = p.let(p.call("times", n["down"], "8"), "z")
         near = p.let(p.call("times", n["across"], "4"), "z")
@@ -280,7 +325,12 @@ class _Kernel:
 
     def _store(self, part: int, half: int, values: str) -> None:
         p, n = self.p, self.names
-        at = p.let(p.call("plus", p.call("plus", n["filter"], n["warp"]), str(STAGED * part + WARPS * half)), "f")
+        at = p.let(
+            p.call(
+                "plus", p.call("plus", n["filter"], n["warp"]), str(STAGED * part + WARPS * half)
+            ),
+            "f",
+        )
         p.names[self.form.filters.symbol.name] = at
         conditions = [n["is_tile"]]
         if self.filters % self.block:
@@ -288,8 +338,13 @@ class _Kernel:
         target = p.kernel.buffers[-1]
         with p.where(conditions):
             for place, put in enumerate(put for row in self.form.puts for put in row):
-                with p.where([p.index("inside", p.extent(condition)) for condition in put.conditions]):
-                    p.store(p.extent(target.offset(put.position)), p.expression(put.value, f"{values}[{place}]"))
+                with p.where(
+                    [p.index("inside", p.extent(condition)) for condition in put.conditions]
+                ):
+                    p.store(
+                        p.extent(target.offset(put.position)),
+                        p.expression(put.value, f"{values}[{place}]"),
+                    )
 
 
 __all__ = ["fused_form", "print_fused"]

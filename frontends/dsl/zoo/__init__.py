@@ -1,8 +1,9 @@
 """The zoo: well-known networks as functions that give graphs.
 
-Each constructor takes ``classes``, the input's size, ``batch`` (an int or the name of a free dim), ``seed``,
-``training`` (which form) and ``initializer`` (replaces every parameter's own), and returns a traced graph whose
-input is ``x`` and whose output ``y`` are logits, before any softmax. ``NETWORKS`` names them all.
+Each constructor takes ``classes``, the input's size, ``batch`` (an int or the name of a free dim),
+``seed``, ``training`` (which form) and ``initializer`` (replaces every parameter's own), and
+returns a traced graph whose input is ``x`` and whose output ``y`` are logits, before any softmax.
+``NETWORKS`` names them all.
 """
 
 from __future__ import annotations

@@ -10,7 +10,9 @@ from ..trace import Symbolic, TracedGraph, network, tensor
 
 @network
 def alex(x: Symbolic, classes: int = 1000) -> Symbolic:
-    """[n, 3, 224, 224] -> [n, classes]; an image of 227x227 is taken without padding, as the paper's sizes imply."""
+    """[n, 3, 224, 224] -> [n, classes]; an image of 227x227 is taken without padding, as the
+    paper's sizes imply.
+    """
     first = 2 if x.shape[2] == 224 else 0
     x = relu(conv2d(x, 96, 11, stride=4, padding=first, name="conv1"))  # [n, 96, 55, 55]
     x = max_pool2d(_normalise(x), 3, stride=2)
@@ -36,6 +38,8 @@ def alexnet(
 ) -> TracedGraph:  # fmt: skip
     """AlexNet with the paper's two groups: 60,965,224 parameters at 1000 classes."""
     x = tensor(batch, 3, size, size)
-    return alex.with_options(classes=classes).named("alexnet").graph(
-        x=x, training=training, seed=seed, initializer=initializer
+    return (
+        alex.with_options(classes=classes)
+        .named("alexnet")
+        .graph(x=x, training=training, seed=seed, initializer=initializer)
     )

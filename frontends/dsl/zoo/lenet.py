@@ -1,11 +1,14 @@
-"""LeNet-5 (LeCun et al. 1998), in its modern form (ReLU, max pooling) or the classic one (tanh, average pooling).
+"""LeNet-5 (LeCun et al. 1998), in its modern form (ReLU, max pooling) or the classic one (tanh,
+average pooling).
 
-Both have 61,706 parameters: every filter of the second convolution sees all six maps, and the last layer is dense.
+Both have 61,706 parameters: every filter of the second convolution sees all six maps, and the last
+layer is dense.
 
-Weights start by Glorot and Bengio's rule, which weighs inputs and outputs, for the layers narrow: 400, 120, 84, 10. The
-rule for deep rectifier networks (He et al.) looks at the inputs only. On standardised digits, whose neighbouring pixels
-are alike, it starts with logits of deviation 2 and a loss of 4, where a classifier that knows nothing has log 10 = 2.3;
-Glorot's starts with a deviation of 0.5 and a loss of 2.4.
+Weights start by Glorot and Bengio's rule, which weighs inputs and outputs, for the layers narrow:
+400, 120, 84, 10. The rule for deep rectifier networks (He et al.) looks at the inputs only. On
+standardised digits, whose neighbouring pixels are alike, it starts with logits of deviation 2 and a
+loss of 4, where a classifier that knows nothing has log 10 = 2.3; Glorot's starts with a deviation
+of 0.5 and a loss of 2.4.
 """
 
 from __future__ import annotations

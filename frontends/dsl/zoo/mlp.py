@@ -24,4 +24,6 @@ def mlp(
 ) -> TracedGraph:  # fmt: skip
     """A perceptron with ReLU after each hidden layer."""
     model = perceptron.with_options(hidden=tuple(hidden), classes=classes).named("mlp")
-    return model.graph(x=tensor(batch, features), training=training, seed=seed, initializer=initializer)
+    return model.graph(
+        x=tensor(batch, features), training=training, seed=seed, initializer=initializer
+    )

@@ -1,7 +1,7 @@
 """ResNet-18, -34, -50, -101 and -152 (He et al. 2016, table 1), with batch normalization.
 
-Shortcuts are projections where the shape changes (option B). In bottleneck blocks the 3x3 convolution carries the
-stride, as in most later work, not the first 1x1.
+Shortcuts are projections where the shape changes (option B). In bottleneck blocks the 3x3
+convolution carries the stride, as in most later work, not the first 1x1.
 """
 
 from __future__ import annotations
@@ -30,7 +30,9 @@ def resnet(
 
 
 def _conv_norm(x: Symbolic, filters: int, kernel: int, stride: int, name: str) -> Symbolic:
-    x = conv2d(x, filters, kernel, stride=stride, padding=kernel // 2, bias=False, name=f"{name}.conv")
+    x = conv2d(
+        x, filters, kernel, stride=stride, padding=kernel // 2, bias=False, name=f"{name}.conv"
+    )
     return batch_norm(x, name=f"{name}.norm")
 
 
@@ -57,7 +59,9 @@ def resnet18(
     initializer: Initializer | None = None,
 ) -> TracedGraph:  # fmt: skip
     """ResNet-18: 11,689,512 parameters at 1000 classes."""
-    return _graph("resnet18", (2, 2, 2, 2), False, classes, size, batch, seed, training, initializer)
+    return _graph(
+        "resnet18", (2, 2, 2, 2), False, classes, size, batch, seed, training, initializer
+    )
 
 
 def resnet34(
@@ -65,7 +69,9 @@ def resnet34(
     initializer: Initializer | None = None,
 ) -> TracedGraph:  # fmt: skip
     """ResNet-34: 21,797,672 parameters at 1000 classes."""
-    return _graph("resnet34", (3, 4, 6, 3), False, classes, size, batch, seed, training, initializer)
+    return _graph(
+        "resnet34", (3, 4, 6, 3), False, classes, size, batch, seed, training, initializer
+    )
 
 
 def resnet50(
@@ -81,7 +87,9 @@ def resnet101(
     initializer: Initializer | None = None,
 ) -> TracedGraph:  # fmt: skip
     """ResNet-101: 44,549,160 parameters at 1000 classes."""
-    return _graph("resnet101", (3, 4, 23, 3), True, classes, size, batch, seed, training, initializer)
+    return _graph(
+        "resnet101", (3, 4, 23, 3), True, classes, size, batch, seed, training, initializer
+    )
 
 
 def resnet152(
@@ -89,7 +97,9 @@ def resnet152(
     initializer: Initializer | None = None,
 ) -> TracedGraph:  # fmt: skip
     """ResNet-152: 60,192,808 parameters at 1000 classes."""
-    return _graph("resnet152", (3, 8, 36, 3), True, classes, size, batch, seed, training, initializer)
+    return _graph(
+        "resnet152", (3, 8, 36, 3), True, classes, size, batch, seed, training, initializer
+    )
 
 
 def _graph(
@@ -97,4 +107,6 @@ def _graph(
     training: bool, initializer: Initializer | None,
 ) -> TracedGraph:  # fmt: skip
     model = resnet.with_options(depths=depths, bottleneck=bottleneck, classes=classes).named(name)
-    return model.graph(x=tensor(batch, 3, size, size), training=training, seed=seed, initializer=initializer)
+    return model.graph(
+        x=tensor(batch, 3, size, size), training=training, seed=seed, initializer=initializer
+    )

@@ -45,4 +45,6 @@ def _graph(
     initializer: Initializer | None,
 ) -> TracedGraph:  # fmt: skip
     model = vgg.with_options(depths=depths, classes=classes).named(name)
-    return model.graph(x=tensor(batch, 3, size, size), training=training, seed=seed, initializer=initializer)
+    return model.graph(
+        x=tensor(batch, 3, size, size), training=training, seed=seed, initializer=initializer
+    )

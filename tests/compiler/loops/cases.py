@@ -1,4 +1,6 @@
-"""Small graphs whose kernels take every way through loops/, and those kernels with arrays to run them on."""
+"""Small graphs whose kernels take every way through loops/, and those kernels with arrays to run
+them on.
+"""
 
 from __future__ import annotations
 
@@ -20,7 +22,18 @@ from netloom.compiler.loops.ir import Kernel
 from netloom.compiler.op import OPS, Array
 from netloom.compiler.passes.differentiate import gradient_graph
 from netloom.compiler.targets.cpu.machine import CPUS
-from netloom.compiler.tensor_type import BFLOAT16, BOOL, FLOAT16, FLOAT32, FLOAT64, INT32, INT64, UINT32, DType, TensorType
+from netloom.compiler.tensor_type import (
+    BFLOAT16,
+    BOOL,
+    FLOAT16,
+    FLOAT32,
+    FLOAT64,
+    INT32,
+    INT64,
+    UINT32,
+    DType,
+    TensorType,
+)
 
 MACHINE = CPUS["x86-64-v4"].machine
 SMALL_ITEMS = 64  # multiply-adds of a work item, so that small shapes make several
@@ -58,7 +71,11 @@ class Launch:
 
 
 def one(
-    op: str, *shapes: tuple[Extent, ...], dtype: DType = FLOAT32, integers: tuple[int, ...] = (), **attrs: Any
+    op: str,
+    *shapes: tuple[Extent, ...],
+    dtype: DType = FLOAT32,
+    integers: tuple[int, ...] = (),
+    **attrs: Any,
 ) -> Callable[[], Graph]:
     """A graph of one node; ``integers`` are the places of its int64 inputs."""
 
@@ -77,7 +94,8 @@ def weights(*shape: int) -> Array:
 
 
 def convolution(
-    x: tuple[Extent, ...], w: tuple[int, ...], stride: int = 1, pad: int = 1, groups: int = 1, residual: bool = False,
+    x: tuple[Extent, ...], w: tuple[int, ...], stride: int = 1, pad: int = 1, groups: int = 1,
+    residual: bool = False,
     dilation: int = 1,
 ) -> Callable[[], Graph]:  # fmt: skip
     """A convolution with constant weights, bias and ReLU; ``residual``: its input is added."""
@@ -85,7 +103,12 @@ def convolution(
     def make() -> Graph:
         b, rank = Builder("convolution"), len(x) - 2
         value = b.input(TensorType(FLOAT32, x), "x")
-        attrs: dict[str, Any] = {"stride": (stride,) * rank, "dilation": (dilation,) * rank, "lo": (pad,) * rank, "hi": (pad,) * rank}
+        attrs: dict[str, Any] = {
+            "stride": (stride,) * rank,
+            "dilation": (dilation,) * rank,
+            "lo": (pad,) * rank,
+            "hi": (pad,) * rank,
+        }
         y = b("conv", value, b.constant(weights(*w)), groups=groups, **attrs)
         y = b("add", y, b.constant(np.arange(w[0], dtype=np.float32).reshape(w[0], *([1] * rank))))
         y = b("add", y, value) if residual else y
@@ -104,7 +127,9 @@ def gradients(op: str, *shapes: tuple[Extent, ...], **attrs: Any) -> Callable[[]
     return make
 
 
-def product(x: tuple[Extent, ...], w: tuple[int, ...], *views: tuple[str, dict[str, Any]]) -> Callable[[], Graph]:
+def product(
+    x: tuple[Extent, ...], w: tuple[int, ...], *views: tuple[str, dict[str, Any]]
+) -> Callable[[], Graph]:
     """The input under some views, times constant weights, plus a bias."""
 
     def make() -> Graph:
@@ -112,7 +137,10 @@ def product(x: tuple[Extent, ...], w: tuple[int, ...], *views: tuple[str, dict[s
         value = b.input(TensorType(FLOAT32, x), "x")
         for op, attrs in views:
             value = b(op, value, **attrs)
-        return b.build([b("add", b("matmul", value, b.constant(weights(*w))), b.constant(weights(w[-1])))], ["y"])
+        return b.build(
+            [b("add", b("matmul", value, b.constant(weights(*w))), b.constant(weights(w[-1])))],
+            ["y"],
+        )
 
     return make
 
@@ -123,7 +151,12 @@ def between_blocks(op: str, channels: int, **attrs: Any) -> Callable[[], Graph]:
     def make() -> Graph:
         b = Builder("blocks")
         x = b.input(TensorType(FLOAT32, (2, channels, 3, 4)), "x")
-        y = b("conv", x, b.constant(weights(channels, channels, 1, 1)), **{**PLAIN, "lo": (0, 0), "hi": (0, 0)})
+        y = b(
+            "conv",
+            x,
+            b.constant(weights(channels, channels, 1, 1)),
+            **{**PLAIN, "lo": (0, 0), "hi": (0, 0)},
+        )
         return b.build([b(op, *([y, y] if op == "concat" else [y]), **attrs)], ["y"])
 
     return make
@@ -138,9 +171,14 @@ def of_a_slice() -> Graph:
 
 
 def normalized() -> Graph:
-    """Elementwise ops over an image with one number a channel: its rows and columns are one axis."""
+    """Elementwise ops over an image with one number a channel: its rows and columns are one
+    axis.
+    """
     b = Builder("normalized")
-    x, scale = b.input(TensorType(FLOAT32, (2, 5, 6, 7)), "x"), b.input(TensorType(FLOAT32, (5, 1, 1)), "s")
+    x, scale = (
+        b.input(TensorType(FLOAT32, (2, 5, 6, 7)), "x"),
+        b.input(TensorType(FLOAT32, (5, 1, 1)), "s"),
+    )
     return b.build([b("relu", b("mul", x, scale))], ["y"])
 
 
@@ -175,18 +213,44 @@ def chain() -> Graph:
 def gathered() -> Graph:
     b = Builder("gather")
     x, i = b.input(TensorType(FLOAT32, (5, 19)), "x0"), b.input(TensorType(INT64, (4,)), "i")
-    return b.build([b("gather", x, i, axis=0), b("gather_gradient", b("gather", x, i, axis=0), i, axis=0, extent=5)])
+    return b.build(
+        [
+            b("gather", x, i, axis=0),
+            b("gather_gradient", b("gather", x, i, axis=0), i, axis=0, extent=5),
+        ]
+    )
 
 
 def selected() -> Graph:
     b = Builder("select")
-    c, x, y = (b.input(TensorType(t, s), f"x{i}") for i, (t, s) in enumerate([(BOOL, (4, 5)), (FLOAT32, (4, 5)), (FLOAT32, (5,))]))
+    c, x, y = (
+        b.input(TensorType(t, s), f"x{i}")
+        for i, (t, s) in enumerate([(BOOL, (4, 5)), (FLOAT32, (4, 5)), (FLOAT32, (5,))])
+    )
     return b.build([b("select", c, x, y)])
 
 
-WINDOW: dict[str, Any] = {"kernel": (3, 2), "stride": (2, 2), "dilation": (1, 1), "lo": (1, 0), "hi": (1, 1)}
-PLAIN: dict[str, Any] = {"stride": (1, 1), "dilation": (1, 1), "lo": (1, 1), "hi": (1, 1), "groups": 1}
-STEP: dict[str, Any] = {"kernel": (2, 2), "stride": (2, 2), "dilation": (1, 1), "lo": (0, 0), "hi": (1, 0)}
+WINDOW: dict[str, Any] = {
+    "kernel": (3, 2),
+    "stride": (2, 2),
+    "dilation": (1, 1),
+    "lo": (1, 0),
+    "hi": (1, 1),
+}
+PLAIN: dict[str, Any] = {
+    "stride": (1, 1),
+    "dilation": (1, 1),
+    "lo": (1, 1),
+    "hi": (1, 1),
+    "groups": 1,
+}
+STEP: dict[str, Any] = {
+    "kernel": (2, 2),
+    "stride": (2, 2),
+    "dilation": (1, 1),
+    "lo": (0, 0),
+    "hi": (1, 0),
+}
 CASES = (
     Case("matmul_odd", one("matmul", (5, 7), (7, 33))),
     Case("matmul_rows_tail", one("matmul", (31, 3), (3, 16))),
@@ -218,17 +282,20 @@ CASES = (
     Case("softmax", one("softmax", (4, 21), axis=1), is_exact=False),
     Case("log_softmax", one("log_softmax", (N, 21, 3), axis=1), n=2, is_exact=False),
     Case("rows_in_lanes", one("softmax", (N, 7), axis=1), n=37, is_exact=False),
-    Case("rows_in_lanes_float64", one("log_softmax", (40, 10), dtype=FLOAT64, axis=1), is_exact=False),
+    Case("rows_in_lanes_float64", one("log_softmax", (40, 10), dtype=FLOAT64, axis=1),
+         is_exact=False),
     Case("rows_in_registers", one("layer_norm", (5, 50), (50,), (50,), axis=1), is_exact=False),
     Case("rows_kept_in_the_output", one("softmax", (9, 105), axis=1), is_exact=False),
     Case("rows_in_chunks", one("rms_norm", (2, 4500), (4500,), axis=1), is_exact=False),
     Case("rows_of_any_length", one("softmax", (N, M), axis=1), n=3, m=75, is_exact=False),
-    Case("rows_of_any_number", one("layer_norm", (N, M, 70), (70,), (70,), axis=2), n=2, m=5, is_exact=False),
+    Case("rows_of_any_number", one("layer_norm", (N, M, 70), (70,), (70,), axis=2), n=2, m=5,
+         is_exact=False),
     Case("rows_of_channels", one("group_norm", (2, 6, 5, 7), (6,), (6,), groups=2), is_exact=False),
     Case("rows_to_numbers", log_sum_exp, n=5, is_exact=False),
     Case("lrn", one("lrn", (2, 7, 5, 5), size=5, alpha=0.1, beta=0.75, bias=2.0), is_exact=False),
     Case("max_pool", one("max_pool", (2, 3, 9, 8), **WINDOW)),
-    Case("average_pool", one("average_pool", (2, 3, 9, 8), **WINDOW, count_padding=False), is_exact=False),
+    Case("average_pool", one("average_pool", (2, 3, 9, 8), **WINDOW, count_padding=False),
+         is_exact=False),
     Case("transpose", one("transpose", (3, 4, 5), permutation=(2, 0, 1))),
     Case("transpose_tiles", one("transpose", (2, 19, 40), permutation=(2, 0, 1))),
     Case("transpose_symbolic", one("transpose", (N, 20), permutation=(1, 0)), n=18),
@@ -253,36 +320,64 @@ CASES = (
     Case("conv_dilated", convolution((1, 4, 7, 7), (5, 4, 2, 2), dilation=2)),
     Case("conv_1d", convolution((2, 3, 20), (4, 3, 4), stride=3)),
     Case("conv_symbolic", convolution((N, 2, 4, 5), (6, 2, 3, 3)), n=3),
-    Case("conv_transposed", one("conv_input_gradient", (1, 4, 3, 3), (4, 3, 3, 3), spatial=(6, 5), stride=(2, 2), dilation=(1, 1),
+    Case("conv_transposed",
+         one("conv_input_gradient", (1, 4, 3, 3), (4, 3, 3, 3), spatial=(6, 5), stride=(2, 2),
+             dilation=(1, 1),
                                 lo=(1, 1), hi=(1, 1), groups=1)),
-    Case("conv_gradients", gradients("conv", (2, 2, 4, 5), (3, 2, 3, 3), **PLAIN), is_training=True),
-    Case("conv_gradients_symbolic", gradients("conv", (N, 2, 4, 4), (3, 2, 3, 3), **PLAIN), n=3, is_training=True),
+    Case("conv_gradients", gradients("conv", (2, 2, 4, 5), (3, 2, 3, 3), **PLAIN),
+         is_training=True),
+    Case("conv_gradients_symbolic", gradients("conv", (N, 2, 4, 4), (3, 2, 3, 3), **PLAIN), n=3,
+         is_training=True),
     Case("matmul_gradients", gradients("matmul", (N, 7), (7, 5)), n=6, is_training=True),
     Case("pool_gradients", gradients("max_pool", (1, 3, 9, 8), **WINDOW), is_training=True),
-    Case("softmax_gradients", gradients("softmax", (4, 21), axis=1), is_exact=False, is_training=True),
+    Case("softmax_gradients", gradients("softmax", (4, 21), axis=1), is_exact=False,
+         is_training=True),
     Case("two_layers", two_layers, n=2),
-    Case("winograd_input_f2", one("winograd_input", (2, 18, 5, 7), m=(2, 2), taps=(3, 3), lo=(1, 1), counts=(3, 4))),
-    Case("winograd_input_f4", one("winograd_input", (1, 33, 9, 6), m=(4, 4), taps=(3, 3), lo=(1, 1), counts=(3, 2))),
-    Case("winograd_input_blocks", one("winograd_input", (N, 128, 4, 4), m=(2, 2), taps=(3, 3), lo=(0, 0), counts=(1, 1)), n=2),
-    Case("winograd_output_f2", one("winograd_output", (16, 1, 12, 18), m=(2, 2), taps=(3, 3), shape=(1, 18, 5, 7))),
-    Case("winograd_output_f4", one("winograd_output", (36, 2, 8, 16), m=(4, 4), taps=(3, 3), shape=(2, 32, 7, 8))),
-    Case("winograd_filter_f2", one("winograd_filter", (18, 33, 3, 3), m=(2, 2), taps=(3, 3), is_turned=False)),
-    Case("winograd_filter_turned", one("winograd_filter", (5, 17, 3, 3), m=(4, 4), taps=(3, 3), is_turned=True), is_exact=False),
-    Case("winograd_filter_gradient", one("winograd_filter_gradient", (16, 1, 5, 18), m=(2, 2), taps=(3, 3))),
-    Case("winograd_output_gradient", one("winograd_output_gradient", (N, 18, 5, 4), m=(2, 2), taps=(3, 3)), n=2),
-    Case("winograd_gradients", gradients("conv", (1, 3, 4, 4), (4, 3, 3, 3), **PLAIN), is_training=True, strategy="winograd_f2"),
-    Case("im2col_gradients", gradients("conv", (1, 3, 5, 4), (4, 3, 3, 3), **PLAIN), is_training=True, strategy="im2col"),
-    Case("blocked_gradients", gradients("conv", (1, 16, 2, 3), (18, 16, 2, 2), **PLAIN), is_training=True),
+    Case("winograd_input_f2",
+         one("winograd_input", (2, 18, 5, 7), m=(2, 2), taps=(3, 3), lo=(1, 1), counts=(3, 4))),
+    Case("winograd_input_f4",
+         one("winograd_input", (1, 33, 9, 6), m=(4, 4), taps=(3, 3), lo=(1, 1), counts=(3, 2))),
+    Case("winograd_input_blocks",
+         one("winograd_input", (N, 128, 4, 4), m=(2, 2), taps=(3, 3), lo=(0, 0), counts=(1, 1)),
+         n=2),
+    Case("winograd_output_f2",
+         one("winograd_output", (16, 1, 12, 18), m=(2, 2), taps=(3, 3), shape=(1, 18, 5, 7))),
+    Case("winograd_output_f4",
+         one("winograd_output", (36, 2, 8, 16), m=(4, 4), taps=(3, 3), shape=(2, 32, 7, 8))),
+    Case("winograd_filter_f2",
+         one("winograd_filter", (18, 33, 3, 3), m=(2, 2), taps=(3, 3), is_turned=False)),
+    Case("winograd_filter_turned",
+         one("winograd_filter", (5, 17, 3, 3), m=(4, 4), taps=(3, 3), is_turned=True),
+         is_exact=False),
+    Case("winograd_filter_gradient",
+         one("winograd_filter_gradient", (16, 1, 5, 18), m=(2, 2), taps=(3, 3))),
+    Case("winograd_output_gradient",
+         one("winograd_output_gradient", (N, 18, 5, 4), m=(2, 2), taps=(3, 3)), n=2),
+    Case("winograd_gradients", gradients("conv", (1, 3, 4, 4), (4, 3, 3, 3), **PLAIN),
+         is_training=True, strategy="winograd_f2"),
+    Case("im2col_gradients", gradients("conv", (1, 3, 5, 4), (4, 3, 3, 3), **PLAIN),
+         is_training=True, strategy="im2col"),
+    Case("blocked_gradients", gradients("conv", (1, 16, 2, 3), (18, 16, 2, 2), **PLAIN),
+         is_training=True),
     Case("winograd_f2", convolution((1, 18, 3, 3), (17, 18, 3, 3)), strategy="winograd_f2"),
-    Case("winograd_f4", convolution((N, 4, 5, 5), (18, 4, 3, 3)), n=2, is_exact=False, strategy="winograd_f4"),
-    Case("winograd_trained", one("conv", (1, 3, 4, 4), (2, 3, 3, 3), **PLAIN), strategy="winograd_f2"),
-    Case("fft_input", one("fft_input", (1, 18, 5, 7), m=(6, 6), taps=(3, 3), lo=(1, 1), counts=(1, 2)), is_exact=False),
-    Case("fft_input_row", one("fft_input", (N, 33, 2, 5), m=(1, 2), taps=(1, 3), lo=(0, 1), counts=(2, 3)), n=2),
-    Case("fft_output", one("fft_output", (94, 2, 2, 16), m=(4, 6), taps=(5, 3), shape=(1, 32, 7, 5)), is_exact=False),
+    Case("winograd_f4", convolution((N, 4, 5, 5), (18, 4, 3, 3)), n=2, is_exact=False,
+         strategy="winograd_f4"),
+    Case("winograd_trained", one("conv", (1, 3, 4, 4), (2, 3, 3, 3), **PLAIN),
+         strategy="winograd_f2"),
+    Case("fft_input",
+         one("fft_input", (1, 18, 5, 7), m=(6, 6), taps=(3, 3), lo=(1, 1), counts=(1, 2)),
+         is_exact=False),
+    Case("fft_input_row",
+         one("fft_input", (N, 33, 2, 5), m=(1, 2), taps=(1, 3), lo=(0, 1), counts=(2, 3)), n=2),
+    Case("fft_output",
+         one("fft_output", (94, 2, 2, 16), m=(4, 6), taps=(5, 3), shape=(1, 32, 7, 5)),
+         is_exact=False),
     Case("fft_filter", one("fft_filter", (18, 3, 3, 2), m=(2, 3), taps=(3, 2), is_turned=False)),
-    Case("fft_filter_turned", one("fft_filter", (5, 17, 5, 3), m=(4, 6), taps=(5, 3), is_turned=True), is_exact=False),
+    Case("fft_filter_turned",
+         one("fft_filter", (5, 17, 5, 3), m=(4, 6), taps=(5, 3), is_turned=True), is_exact=False),
     Case("fft_filter_gradient", one("fft_filter_gradient", (22, 1, 2, 18), m=(3, 2), taps=(2, 3))),
-    Case("fft_output_gradient", one("fft_output_gradient", (N, 18, 3, 4), m=(2, 3), taps=(3, 2)), n=2),
+    Case("fft_output_gradient", one("fft_output_gradient", (N, 18, 3, 4), m=(2, 3), taps=(3, 2)),
+         n=2),
     Case("fft_8", convolution((1, 4, 5, 5), (18, 4, 3, 3)), is_exact=False, strategy="fft_8"),
     Case("toeplitz", convolution((2, 3, 4, 4), (5, 3, 3, 3)), strategy="toeplitz"),
     Case("im2col", convolution((2, 5, 6, 7), (9, 5, 3, 3), stride=2), strategy="im2col"),
@@ -293,15 +388,20 @@ CASES = (
     Case("conv_3d", convolution((1, 2, 3, 4, 5), (3, 2, 2, 2, 2))),
     Case("conv_float64", one("conv", (1, 3, 5, 5), (20, 3, 3, 3), dtype=FLOAT64, **PLAIN)),
     Case("conv_of_a_slice", of_a_slice),
-    Case("conv_transposed_grouped", one("conv_input_gradient", (1, 6, 3, 4), (6, 2, 3, 3), spatial=(5, 7), stride=(2, 2),
+    Case("conv_transposed_grouped",
+         one("conv_input_gradient", (1, 6, 3, 4), (6, 2, 3, 3), spatial=(5, 7), stride=(2, 2),
                                         dilation=(1, 1), lo=(1, 1), hi=(1, 1), groups=3)),
-    Case("conv_gradients_grouped", gradients("conv", (1, 4, 4, 5), (6, 2, 3, 3), **{**PLAIN, "groups": 2}), is_training=True),
+    Case("conv_gradients_grouped",
+         gradients("conv", (1, 4, 4, 5), (6, 2, 3, 3), **{**PLAIN, "groups": 2}), is_training=True),
     Case("matmul_panels", product((21, 30), (30, 40))),
     Case("matmul_panels_symbolic", product((N, 5), (5, 100)), n=37),
     Case("matmul_panels_batched", product((2, 3, 12), (2, 12, 17))),
-    Case("matmul_of_a_reshape", product((N, 3, 2, 5), (30, 20), ("reshape", {"shape": (N, 30)})), n=4),
-    Case("matmul_of_a_transpose", product((4, 3, 10), (10, 24), ("transpose", {"permutation": (1, 0, 2)}))),
-    Case("matmul_of_a_slice", product((9, 40), (20, 33), ("slice", {"start": (1, 7), "size": (8, 20), "step": (1, 1)}))),
+    Case("matmul_of_a_reshape", product((N, 3, 2, 5), (30, 20), ("reshape", {"shape": (N, 30)})),
+         n=4),
+    Case("matmul_of_a_transpose",
+         product((4, 3, 10), (10, 24), ("transpose", {"permutation": (1, 0, 2)}))),
+    Case("matmul_of_a_slice",
+         product((9, 40), (20, 33), ("slice", {"start": (1, 7), "size": (8, 20), "step": (1, 1)}))),
     Case("matmul_float16", one("matmul", (3, 40), (40, 18), dtype=FLOAT16)),
     Case("matmul_bfloat16", one("matmul", (9, 20), (20, 5), dtype=BFLOAT16)),
     Case("matmul_one_number", one("matmul", (1, 1), (1, 1))),
@@ -318,22 +418,30 @@ CASES = (
     Case("sum_integers", one("reduce_sum", (4, 70), dtype=INT32, axes=(1,))),
     Case("product_all", one("reduce_product", (2, 36), axes=(1,))),
     Case("max_symbolic", one("reduce_max", (3, N), axes=(1,)), n=37),
-    Case("gather_elements", one("gather_elements", (5, 6), (3, 6), integers=(1,), axis=0), inputs={"x1": (4, 0, -1, -5, 1, 2) * 3}),
-    Case("scatter_add", one("scatter", (5, 6), (3, 6), (3, 6), integers=(1,), axis=0, reduction="add"),
+    Case("gather_elements", one("gather_elements", (5, 6), (3, 6), integers=(1,), axis=0),
+         inputs={"x1": (4, 0, -1, -5, 1, 2) * 3}),
+    Case("scatter_add",
+         one("scatter", (5, 6), (3, 6), (3, 6), integers=(1,), axis=0, reduction="add"),
          inputs={"x1": (4, 0, -1, 0, 1, 2) * 3}),
-    Case("scatter_max", one("scatter", (4, 21), (4, 9), (4, 9), dtype=INT32, integers=(1,), axis=1, reduction="max"),
+    Case("scatter_max",
+         one("scatter", (4, 21), (4, 9), (4, 9), dtype=INT32, integers=(1,), axis=1,
+             reduction="max"),
          inputs={"x1": (20, 3, 3, 0, -1, 7, 7, 7, 11) * 4}),
-    Case("scatter_source", one("scatter_source", (2, 7), integers=(0,), axis=1, extent=18), inputs={"x0": (3, 3, -1, 0, 17, 9, 3) * 2}),
+    Case("scatter_source", one("scatter_source", (2, 7), integers=(0,), axis=1, extent=18),
+         inputs={"x0": (3, 3, -1, 0, 17, 9, 3) * 2}),
     Case("sort_rows", one("sort_positions", (3, 19), axis=1)),
     Case("sort_columns", one("sort_positions", (7, 18), axis=0, descending=True)),
     Case("sort_symbolic", one("sort_positions", (N, 3), axis=0), n=20),
-    Case("inverse_positions", one("inverse_positions", (2, 5), integers=(0,), axis=1, size=3), inputs={"x0": (4, 2, 0, 1, 3) * 2}),
+    Case("inverse_positions", one("inverse_positions", (2, 5), integers=(0,), axis=1, size=3),
+         inputs={"x0": (4, 2, 0, 1, 3) * 2}),
 )  # fmt: skip
 
 
 def fused(case: Case) -> Graph:
     """The kernels of a case, as a graph."""
-    return (TRAINING_PIPELINE if case.is_training else PIPELINE).run(case.make(), Options(override=case.strategy))[0]
+    return (TRAINING_PIPELINE if case.is_training else PIPELINE).run(
+        case.make(), Options(override=case.strategy)
+    )[0]
 
 
 def feeds(case: Case, graph: Graph) -> dict[str, Array]:
@@ -342,14 +450,24 @@ def feeds(case: Case, graph: Graph) -> dict[str, Array]:
     found: dict[str, Array] = {}
     for value in graph.inputs:
         shape = value.type.evaluate(case.symbols)
-        numbers = case.inputs.get(value.label, rng.integers(-3 if value.dtype.is_signed else 0, 4, shape))
+        numbers = case.inputs.get(
+            value.label, rng.integers(-3 if value.dtype.is_signed else 0, 4, shape)
+        )
         found[value.label] = np.asarray(numbers).astype(value.dtype.numpy).reshape(shape)
     return found
 
 
-def kernels_of(case: Case, item_work: int = tiling.ITEM_WORK, machine: Machine = MACHINE) -> list[Kernel]:
-    """The loops of every kernel of a case; ``item_work``: multiply-adds or elements that a work item should hold."""
-    return [kernel_of(node, item_work, machine) for node in fused(case).nodes if node.op is OPS["kernel"]]
+def kernels_of(
+    case: Case, item_work: int = tiling.ITEM_WORK, machine: Machine = MACHINE
+) -> list[Kernel]:
+    """The loops of every kernel of a case; ``item_work``: multiply-adds or elements that a work
+    item should hold.
+    """
+    return [
+        kernel_of(node, item_work, machine)
+        for node in fused(case).nodes
+        if node.op is OPS["kernel"]
+    ]
 
 
 def kernel_of(node: Node, item_work: int = tiling.ITEM_WORK, machine: Machine = MACHINE) -> Kernel:
@@ -359,19 +477,26 @@ def kernel_of(node: Node, item_work: int = tiling.ITEM_WORK, machine: Machine = 
 
 
 def launches(case: Case) -> Iterator[Launch]:
-    """Every kernel of a case in small work items, with the values that the graph's interpretation gives its inputs and its
-    output."""
+    """Every kernel of a case in small work items, with the values that the graph's interpretation
+    gives its inputs and its output."""
     graph = fused(case)
     values = interpret(graph, feeds(case, graph), values=True)
     for node in graph.nodes:
         if node.op is OPS["kernel"]:
             arrays = [in_memory(v, values[v]) for v in node.inputs]
-            yield Launch(node, kernel_of(node, SMALL_ITEMS), arrays, in_memory(node.output, values[node.output]), case.symbols)
+            yield Launch(
+                node,
+                kernel_of(node, SMALL_ITEMS),
+                arrays,
+                in_memory(node.output, values[node.output]),
+                case.symbols,
+            )
 
 
 def drawn(kernel: Kernel, symbols: Mapping[str, int], rng: np.random.Generator) -> list[Array]:
-    """Random numbers for the inputs of a kernel, as they lie in memory. Floats have 24 bits, so that products of two
-    float64 numbers are exact: NumPy has no fma that would round them once with the sum."""
+    """Random numbers for the inputs of a kernel, as they lie in memory. Floats have 24 bits, so
+    that products of two float64 numbers are exact: NumPy has no fma that would round them once
+    with the sum."""
     arrays = []
     for buffer in kernel.buffers[:-1]:
         shape = tuple(dim.evaluate(e, symbols) for e in buffer.shape)

@@ -11,7 +11,9 @@ from .cases import MACHINE
 
 
 def test_shared_values_are_computed_once() -> None:
-    """x * x, 24 times over: as a tree it has 2^24 leaves, and a fused kernel may hold as many nodes."""
+    """x * x, 24 times over: as a tree it has 2^24 leaves, and a fused kernel may hold as many
+    nodes.
+    """
     b = Builder("squares")
     y = b.input(TensorType(FLOAT32, (40,)), "x")
     for _ in range(24):

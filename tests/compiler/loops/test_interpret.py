@@ -1,5 +1,5 @@
-"""The meaning of loops: kernels give what the graph's interpretation gives, in any order of their work items; what the IR
-forbids is trapped; products are counted."""
+"""The meaning of loops: kernels give what the graph's interpretation gives, in any order of their
+work items; what the IR forbids is trapped; products are counted."""
 
 from __future__ import annotations
 
@@ -22,9 +22,10 @@ from netloom.errors import InputError, VerificationError
 
 from .cases import CASES, Case, Launch, kernels_of, launches
 
-# For each convolution and product of a case, in order: real extents, and those that the loops walk. Lanes fill whole vectors of 16,
-# and channels of a blocked layout whole blocks. A gradient by the input reads its cotangent padded, and with a stride only the
-# positions of the filter that meet it: 9 pairs of a row and a position, 7 of a column and a position.
+# For each convolution and product of a case, in order: real extents, and those that the loops walk.
+# Lanes fill whole vectors of 16, and channels of a blocked layout whole blocks. A gradient by the
+# input reads its cotangent padded, and with a stride only the positions of the filter that meet it:
+# 9 pairs of a row and a position, 7 of a column and a position.
 PADDED: dict[str, list[tuple[tuple[int, ...], tuple[int, ...]]]] = {
     "matmul_odd": [((33,), (48,))],
     "matmul_rows_tail": [((), ())],
@@ -66,11 +67,15 @@ ROUNDINGS = 64  # that an inexact case may differ by, each half an eps of the la
 
 
 def is_same(found: Array, expected: Array, is_exact: bool) -> bool:
-    """Equal (and 0 to -0, whose sign follows from the order of a sum), or for floats of inexact cases within some roundings."""
+    """Equal (and 0 to -0, whose sign follows from the order of a sum), or for floats of inexact
+    cases within some roundings.
+    """
     expected = np.ascontiguousarray(expected).reshape(found.shape)
     if is_exact or not DType.of(found.dtype).is_float:
         return np.array_equal(found, expected)
-    room = ROUNDINGS * float(np.finfo(found.dtype).eps) / 2 * max(float(np.abs(expected).max()), 1.0)
+    room = (
+        ROUNDINGS * float(np.finfo(found.dtype).eps) / 2 * max(float(np.abs(expected).max()), 1.0)
+    )
     return bool(np.all(np.abs(found - expected) <= room))
 
 
@@ -107,12 +112,16 @@ def test_cases_hold_every_part_of_the_ir() -> None:
     expressions = post_order([s.value for s in statements if isinstance(s, Store)])
     assert {type(s) for s in statements} == set(get_args(Statement))
     assert {s.kind for s in statements if isinstance(s, For)} == set(Kind) - {Kind.PARALLEL}
-    assert {Load, LaneFold, Guarded, Index, Checked, Call, Cast, Literal} <= {type(e) for e in expressions}
+    assert {Load, LaneFold, Guarded, Index, Checked, Call, Cast, Literal} <= {
+        type(e) for e in expressions
+    }
     assert {"add", "max"} <= {e.combine for e in expressions if isinstance(e, LaneFold)}
     assert PADDED.keys() <= {case.name for case in CASES}
 
 
-@pytest.mark.parametrize("name", ["matmul_panels_symbolic", "conv_blocked", "log_softmax", "winograd_input_blocks"])
+@pytest.mark.parametrize(
+    "name", ["matmul_panels_symbolic", "conv_blocked", "log_softmax", "winograd_input_blocks"]
+)
 def test_any_order_of_work_items_gives_the_same_bits(name: str) -> None:
     case = next(case for case in CASES if case.name == name)
     mixed_up = 0
@@ -123,11 +132,15 @@ def test_any_order_of_work_items_gives_the_same_bits(name: str) -> None:
         mixed = run_kernel(launch.kernel, launch.arrays, launch.symbols, order)
         straight = run_kernel(launch.kernel, launch.arrays, launch.symbols)
         assert mixed.output.tobytes() == straight.output.tobytes()
-        assert (mixed.fma, mixed.loads, mixed.stores) == (straight.fma, straight.loads, straight.stores)
+        assert (mixed.fma, mixed.loads, mixed.stores) == (
+            straight.fma,
+            straight.loads,
+            straight.stores,
+        )
     assert mixed_up
 
 
-# -- traps -------------------------------------------------------------------------------------------------
+# -- traps -----------------------------------------------------------------------------------------
 
 HEAD = "kernel k(x: float32[4, 16], i: int64[4], y: float32[4, 16], N: 1..20)\nparallel w < 4:\n"
 ROW = "  vector l < 16:\n    y[w, l] = x[w, l]\n"
@@ -178,7 +191,9 @@ TRAPS = [
 ]  # fmt: skip
 
 
-@pytest.mark.parametrize(("message", "statement", "text"), [row[1:] for row in TRAPS], ids=[row[0] for row in TRAPS])
+@pytest.mark.parametrize(
+    ("message", "statement", "text"), [row[1:] for row in TRAPS], ids=[row[0] for row in TRAPS]
+)
 def test_traps(message: str, statement: str, text: str) -> None:
     with pytest.raises(VerificationError) as error:
         ran(text + ROW)
@@ -200,19 +215,28 @@ def test_an_element_never_written_is_trapped(missing: str, lines: list[str]) -> 
         ran(body(*lines))
 
 
-# -- meaning by hand ---------------------------------------------------------------------------------------
+# -- meaning by hand -------------------------------------------------------------------------------
 
 
 def test_what_no_lane_runs_is_neither_read_nor_counted() -> None:
-    run = ran(body("vector l < 16:", "  y[w, l] = (x[w, l + 12] if -1*l + 3 >= 0 else -1.0:float32)"))
+    run = ran(
+        body("vector l < 16:", "  y[w, l] = (x[w, l + 12] if -1*l + 3 >= 0 else -1.0:float32)")
+    )
     assert run.output.tolist() == [[*row[12:], *[-1.0] * 12] for row in X.tolist()]
     assert run.loads == 4 * 4 and run.stores == 64
 
 
 def test_conditions_mask_lanes() -> None:
-    lines = ["if l + -4 >= 0:", "  if -1*l + 7 >= 0:", "    y[w, l] = fma(x[w, l], 2.0:float32, 0.5:float32)"]
+    lines = [
+        "if l + -4 >= 0:",
+        "  if -1*l + 7 >= 0:",
+        "    y[w, l] = fma(x[w, l], 2.0:float32, 0.5:float32)",
+    ]
     run = ran(body("vector l < 16:", "  y[w, l] = 0.0:float32", *(f"  {line}" for line in lines)))
-    assert np.array_equal(run.output[:, 4:8], X[:, 4:8] * 2 + np.float32(0.5)) and run.output.sum() == run.output[:, 4:8].sum()
+    assert (
+        np.array_equal(run.output[:, 4:8], X[:, 4:8] * 2 + np.float32(0.5))
+        and run.output.sum() == run.output[:, 4:8].sum()
+    )
     assert run.fma == 4 * 4
     masked = next(store for store, lanes in run.lanes.items() if lanes == 16)
     assert run.executed[masked] == 4
@@ -220,13 +244,23 @@ def test_conditions_mask_lanes() -> None:
 
 def test_lanes_are_folded_in_a_tree() -> None:
     """((0 + 8) + (4 + 12)) + ..: another order rounds otherwise."""
-    x = np.asarray([[1e8, 1, -1e8, 1, 3, 5, 7, 1e-8, 1e4, -2, 1e-4, 9, -1e4, 1, 1, 1]] * 4, np.float32)
-    text = body("local t: float32[16]", "vector l < 16:", "  t[l] = x[w, l]", "for p < 16:", "  y[w, p] = fold_add(t[])")
+    x = np.asarray(
+        [[1e8, 1, -1e8, 1, 3, 5, 7, 1e-8, 1e4, -2, 1e-4, 9, -1e4, 1, 1, 1]] * 4, np.float32
+    )
+    text = body(
+        "local t: float32[16]",
+        "vector l < 16:",
+        "  t[l] = x[w, l]",
+        "for p < 16:",
+        "  y[w, p] = fold_add(t[])",
+    )
     found = run_kernel(parse_kernel(text), [x, I], {"N": 1}).output[0, 0]
     tree = x[0]
     while len(tree) > 1:
         tree = tree[: len(tree) // 2] + tree[len(tree) // 2 :]
-    assert found == tree[0] != np.float32(sum(map(float, x[0]))) != x[0].cumsum(dtype=np.float32)[-1]
+    assert (
+        found == tree[0] != np.float32(sum(map(float, x[0]))) != x[0].cumsum(dtype=np.float32)[-1]
+    )
 
 
 def test_an_index_out_of_range_is_noted_and_0_used_instead() -> None:
@@ -237,7 +271,9 @@ def test_an_index_out_of_range_is_noted_and_0_used_instead() -> None:
 
 
 def test_an_index_that_no_lane_uses_is_not_noted() -> None:
-    text = body("vector l < 16:", "  y[w, l] = (x[checked(i[w], 1), l] if -1*w >= 0 else 0.0:float32)")
+    text = body(
+        "vector l < 16:", "  y[w, l] = (x[checked(i[w], 1), l] if -1*w >= 0 else 0.0:float32)"
+    )
     assert not ran(text, np.asarray([0, 9, 9, 9])).is_index_wrong
 
 
@@ -245,7 +281,11 @@ def test_a_product_and_sum_are_rounded_once() -> None:
     tiny = np.full((4, 16), 1 + 2.0**-12, np.float32)
     text = body("vector l < 16:", "  y[w, l] = fma(x[w, l], x[w, l], -1.0:float32)")
     found = run_kernel(parse_kernel(text), [tiny, I], {"N": 1}).output
-    assert found[0, 0] == np.float32((1 + 2.0**-12) ** 2 - 1) != tiny[0, 0] * tiny[0, 0] - np.float32(1)
+    assert (
+        found[0, 0]
+        == np.float32((1 + 2.0**-12) ** 2 - 1)
+        != tiny[0, 0] * tiny[0, 0] - np.float32(1)
+    )
 
 
 @pytest.mark.parametrize(

@@ -1,7 +1,9 @@
-"""LLVM code against the loop interpreter on the same kernels, bit for bit: lowering is checked apart from building.
+"""LLVM code against the loop interpreter on the same kernels, bit for bit: lowering is checked
+apart from building.
 
-Both run on random numbers in every element, padding lanes too. Mathematical functions are expanded on both sides, and where a
-CPU level has no fma the interpreter rounds the product as well; all else is the same tree in the same order.
+Both run on random numbers in every element, padding lanes too. Mathematical functions are expanded
+on both sides, and where a CPU level has no fma the interpreter rounds the product as well; all else
+is the same tree in the same order.
 """
 
 from __future__ import annotations
@@ -32,14 +34,18 @@ from .cases import CASES, Case, drawn, kernels_of
 
 CANARY = 64  # bytes before and behind an output that must stay as they are
 ALIKE = {  # cases whose kernels take no way through the code that those of others do not
-    "matmul_symbolic_full", "conv_residual", "conv_gradients_symbolic", "two_layers", "winograd_f2", "winograd_f4", "winograd_trained",
-    "pad_blocks", "relu_blocks", "concat_blocks", "conv_padded_channels", "conv_grouped_padded", "matmul_of_a_reshape",
-    "conv_gradients_grouped", "conv_transposed_grouped", "average_pool_blocks", "max_pool_symbolic", "matmul_gradients", "conv_3d",
+    "matmul_symbolic_full", "conv_residual", "conv_gradients_symbolic", "two_layers", "winograd_f2",
+    "winograd_f4", "winograd_trained",
+    "pad_blocks", "relu_blocks", "concat_blocks", "conv_padded_channels", "conv_grouped_padded",
+    "matmul_of_a_reshape",
+    "conv_gradients_grouped", "conv_transposed_grouped", "average_pool_blocks", "max_pool_symbolic",
+    "matmul_gradients", "conv_3d",
     "winograd_gradients", "winograd_filter_turned", "im2col_gradients", "conv_gradients",
 }  # fmt: skip
 LEVELS = host_cpus()[:-1]  # below that of this machine
 NARROW = (
-    "matmul_odd", "matmul_transposed_b", "matmul_float16", "softmax", "average_pool", "conv_grouped", "conv_dilated", "sort_rows",
+    "matmul_odd", "matmul_transposed_b", "matmul_float16", "softmax", "average_pool",
+    "conv_grouped", "conv_dilated", "sort_rows",
     "max_pool",
 )  # fmt: skip
 
@@ -61,19 +67,29 @@ class Code:
     library: Any  # keeps the code
     names: Mapping[Kernel, str]
 
-    def run(self, kernel: Kernel, arrays: Sequence[Array], symbols: Mapping[str, int], cut: int = 1) -> tuple[Array, bool]:
-        """The output, and whether a computed index was wrong; the work items behind the cut run first."""
+    def run(
+        self, kernel: Kernel, arrays: Sequence[Array], symbols: Mapping[str, int], cut: int = 1
+    ) -> tuple[Array, bool]:
+        """The output, and whether a computed index was wrong; the work items behind the cut run
+        first.
+        """
         shape = tuple(dim.evaluate(e, symbols) for e in kernel.buffers[-1].shape)
         items = dim.evaluate(kernel.items, symbols)
         size = int(np.prod(shape)) * kernel.buffers[-1].dtype.bytes
         room = np.full(size + 2 * CANARY, 0xAB, np.uint8)
         error = np.zeros(1, np.int32)
         pointers = [a.ctypes.data for a in arrays] + [room.ctypes.data + CANARY]
-        words = np.asarray([*pointers, *(symbols[s.name] for s in kernel.symbols), error.ctypes.data], np.int64)
-        function = ctypes.CFUNCTYPE(None, ctypes.c_void_p, ctypes.c_int64, ctypes.c_int64)(self.library[self.names[kernel]])
+        words = np.asarray(
+            [*pointers, *(symbols[s.name] for s in kernel.symbols), error.ctypes.data], np.int64
+        )
+        function = ctypes.CFUNCTYPE(None, ctypes.c_void_p, ctypes.c_int64, ctypes.c_int64)(
+            self.library[self.names[kernel]]
+        )
         for begin, end in ((min(cut, items), items), (0, min(cut, items))):
             function(words.ctypes.data, begin, end)
-        assert np.all(room[:CANARY] == 0xAB) and np.all(room[size + CANARY :] == 0xAB), "written outside the output"
+        assert np.all(room[:CANARY] == 0xAB) and np.all(room[size + CANARY :] == 0xAB), (
+            "written outside the output"
+        )
         output = room[CANARY : size + CANARY].view(kernel.buffers[-1].dtype.numpy).reshape(shape)
         return output, error[0] == INDEX_ERROR
 
@@ -111,7 +127,9 @@ def unfused(root: Expr) -> Expr:
     return done[id(root)]
 
 
-def interpreted(kernel: Kernel, cpu: Cpu, arrays: Sequence[Array], symbols: Mapping[str, int]) -> Run:
+def interpreted(
+    kernel: Kernel, cpu: Cpu, arrays: Sequence[Array], symbols: Mapping[str, int]
+) -> Run:
     """The kernel in the loop interpreter, over the primitives that the CPU level has."""
     body = with_values(kernel.body, expand_all)
     if not cpu.has_fma:
@@ -130,13 +148,17 @@ def agree(kernels: Sequence[Kernel], cpu: Cpu, symbols: Mapping[str, int]) -> No
         assert is_index_wrong == expected.is_index_wrong
 
 
-@pytest.mark.parametrize("case", [case for case in CASES if case.name not in ALIKE], ids=lambda c: c.name)
+@pytest.mark.parametrize(
+    "case", [case for case in CASES if case.name not in ALIKE], ids=lambda c: c.name
+)
 def test_code_is_the_interpreter(case: Case) -> None:
     agree(kernels_of(case), host_cpu(), case.symbols)
 
 
 @pytest.mark.parametrize("cpu", LEVELS, ids=lambda cpu: cpu.name)
-@pytest.mark.parametrize("case", [case for case in CASES if case.name in NARROW], ids=lambda c: c.name)
+@pytest.mark.parametrize(
+    "case", [case for case in CASES if case.name in NARROW], ids=lambda c: c.name
+)
 def test_code_of_lower_levels_is_the_interpreter(case: Case, cpu: Cpu) -> None:
     agree(kernels_of(case, machine=cpu.machine), cpu, case.symbols)
 
@@ -145,7 +167,7 @@ def test_the_names_are_those_of_cases() -> None:
     assert {*ALIKE, *NARROW} <= {case.name for case in CASES}
 
 
-# -- by hand -----------------------------------------------------------------------------------------------
+# -- by hand ---------------------------------------------------------------------------------------
 
 HEAD = "kernel k(x: float32[40], i: int64[16], y: float32[40])\nparallel w < 1:\n"
 BY_HAND = {
@@ -208,7 +230,15 @@ def test_kernels_by_hand(name: str, cpu: Cpu) -> None:
     agree([parse_kernel(HEAD + BY_HAND[name])], cpu, {})
 
 
-FOLDED = (DType.INT8, DType.INT16, DType.INT32, DType.INT64, DType.UINT32, DType.FLOAT32, DType.FLOAT64)
+FOLDED = (
+    DType.INT8,
+    DType.INT16,
+    DType.INT32,
+    DType.INT64,
+    DType.UINT32,
+    DType.FLOAT32,
+    DType.FLOAT64,
+)
 
 
 @pytest.mark.parametrize("cpu", [*LEVELS, host_cpu()], ids=lambda cpu: cpu.name)
@@ -217,20 +247,25 @@ def test_folds_of_every_dtype(cpu: Cpu) -> None:
     kernels = []
     for dtype in FOLDED:
         for combine in ("add", "max"):
-            kernels.append(parse_kernel(f"""kernel k(x: {dtype.value}[3, 16], y: {dtype.value}[3])
+            kernels.append(
+                parse_kernel(f"""kernel k(x: {dtype.value}[3, 16], y: {dtype.value}[3])
 parallel w < 3:
   local t: {dtype.value}[2, 16]
   unrolled u < 2:
     vector l < 16:
       t[u, l] = add(x[w, l], x[u, -1*l + 15])
   y[w] = {combine}(fold_{combine}(t[0]), fold_{combine}(t[1]))
-"""))
+""")
+            )
     agree(kernels, cpu, {})
 
 
 def test_a_changed_kernel_is_seen() -> None:
     """Another order of a sum gives other bits."""
-    text = HEAD + "  local t: float32[1]\n  t[0] = 0.0:float32\n  for p < 40:\n    t[0] = add(t[0], x[p])\n  for p < 40:\n    y[p] = t[0]\n"
+    text = (
+        HEAD + "  local t: float32[1]\n  t[0] = 0.0:float32\n  for p < 40:\n    t[0] = add(t[0], "
+        "x[p])\n  for p < 40:\n    y[p] = t[0]\n"
+    )
     kernel, other = parse_kernel(text), parse_kernel(text.replace("x[p]", "x[-1*p + 39]"))
     arrays = drawn(kernel, {}, np.random.default_rng(0))
     found, _ = compiled([kernel], host_cpu()).run(kernel, arrays, {})
@@ -240,10 +275,14 @@ def test_a_changed_kernel_is_seen() -> None:
 
 def halves() -> Array:
     """Every float16, and float32 numbers at, beside and between them."""
-    exact = np.arange(1 << 16, dtype=np.uint32).astype(np.uint16).view(np.float16).astype(np.float32)
+    exact = (
+        np.arange(1 << 16, dtype=np.uint32).astype(np.uint16).view(np.float16).astype(np.float32)
+    )
     finite = exact[np.isfinite(exact)]
     with np.errstate(over="ignore"):
-        between = (finite + np.nextafter(finite.astype(np.float16), np.float16(np.inf)).astype(np.float32)) / 2
+        between = (
+            finite + np.nextafter(finite.astype(np.float16), np.float16(np.inf)).astype(np.float32)
+        ) / 2
         beside = [np.nextafter(between, np.float32(side)) for side in (-np.inf, np.inf)]
     far = np.asarray([65519.996, 65520, 65536, 1e30, 3e38, 1e-8, 2.0**-25, 1e-40], np.float32)
     found = np.concatenate([exact, between, *beside, far, -far])
@@ -263,10 +302,16 @@ parallel w < ITEMS:
   vector l < 16:
     y[16*w + l] = VALUE
 """
-    text = text.replace("WIDE", wide).replace("COUNT", str(len(x))).replace("ITEMS", str(len(x) // LANES))
+    text = (
+        text.replace("WIDE", wide)
+        .replace("COUNT", str(len(x)))
+        .replace("ITEMS", str(len(x) // LANES))
+    )
     for to, right in expected.items():
         half = "float16(x[16*w + l])"
-        kernel = parse_kernel(text.replace("TO", to).replace("VALUE", half if to == "float16" else f"{to}({half})"))
+        kernel = parse_kernel(
+            text.replace("TO", to).replace("VALUE", half if to == "float16" else f"{to}({half})")
+        )
         found, _ = compiled([kernel], cpu, is_linked=False).run(kernel, [x], {})
         assert np.array_equal(found, right, equal_nan=to != "bool")
         assert to == "bool" or np.array_equal(np.signbit(found), np.signbit(right))

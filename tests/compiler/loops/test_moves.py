@@ -1,4 +1,6 @@
-"""Kernels that move elements, against NumPy on every CPU level: tiles, operands with small steps."""
+"""Kernels that move elements, against NumPy on every CPU level: tiles, operands with small
+steps.
+"""
 
 from __future__ import annotations
 

@@ -24,7 +24,10 @@ def network(name: str) -> Graph:
     y = b("conv", b("relu", x), b.constant(weights(18, 16, 3, 3)), **PLAIN)
     rows = b("reduce_sum", y, axes=(2, 3))
     products = b("matmul", rows, b.constant(weights(18, 20)))
-    return b.build([b("softmax", b("transpose", products, permutation=(1, 0)), axis=0), b("exp", b("neg", x))], ["s", "e"])
+    return b.build(
+        [b("softmax", b("transpose", products, permutation=(1, 0)), axis=0), b("exp", b("neg", x))],
+        ["s", "e"],
+    )
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -40,7 +43,11 @@ def test_a_dim_may_be_called_like_a_loop(name: str) -> None:
 def test_launches_name_the_models_dims(name: str) -> None:
     program = plan_graph(network(name)).program
     assert [s.name for s in program.symbols] == [name]
-    extents = [extent for launch in program.entries[0].launches for extent in (*launch.extents, launch.items)]
+    extents = [
+        extent
+        for launch in program.entries[0].launches
+        for extent in (*launch.extents, launch.items)
+    ]
     assert {s.name for s in symbols_of(extents)} == {name}
 
 
@@ -55,5 +62,11 @@ def test_other_names_stay_apart() -> None:
 
 def test_loops_keep_to_their_names() -> None:
     kernels = [kernel for case in CASES for kernel in kernels_of(case, SMALL_ITEMS, MACHINE)]
-    loops = {s.variable.name for kernel in kernels for s in walk(kernel.body) if isinstance(s, For | Let)}
-    assert not [name for name in loops | {kernel.variable.name for kernel in kernels} if not LOOP_VARIABLE.fullmatch(name)]
+    loops = {
+        s.variable.name for kernel in kernels for s in walk(kernel.body) if isinstance(s, For | Let)
+    }
+    assert not [
+        name
+        for name in loops | {kernel.variable.name for kernel in kernels}
+        if not LOOP_VARIABLE.fullmatch(name)
+    ]

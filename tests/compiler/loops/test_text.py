@@ -1,4 +1,6 @@
-"""The text of kernels: it parses back to the same kernel, stays short where formulas share parts, and refuses nonsense."""
+"""The text of kernels: it parses back to the same kernel, stays short where formulas share
+parts, and refuses nonsense.
+"""
 
 from __future__ import annotations
 
@@ -11,7 +13,18 @@ import pytest
 
 from netloom.compiler.dim import Dim, symbol
 from netloom.compiler.dim_text import parse_extent
-from netloom.compiler.loops.ir import LANE, LANES, Buffer, Kernel, Kind, Load, Store, block, loop, variable
+from netloom.compiler.loops.ir import (
+    LANE,
+    LANES,
+    Buffer,
+    Kernel,
+    Kind,
+    Load,
+    Store,
+    block,
+    loop,
+    variable,
+)
 from netloom.compiler.loops.text import parse_kernel, print_expression, print_kernel
 from netloom.compiler.scalar import Bitcast, Cast, Checked, Expr, Index, Literal, literal
 from netloom.compiler.tensor_type import BFLOAT16, BOOL, FLOAT32, FLOAT64, INT32, INT64
@@ -20,7 +33,9 @@ from .cases import CASES, SMALL_ITEMS, Case, kernels_of
 
 
 def difference(left: Any, right: Any) -> str:
-    """Where two kernels differ in any field of any dataclass inside; "" if nowhere. Buffers are paired one to one."""
+    """Where two kernels differ in any field of any dataclass inside; "" if nowhere. Buffers are
+    paired one to one.
+    """
     stack: list[tuple[str, Any, Any]] = [("kernel", left, right)]
     seen: set[tuple[int, int]] = set()
     pairs: dict[Buffer, Buffer] = {}
@@ -37,8 +52,13 @@ def difference(left: Any, right: Any) -> str:
             if len(a) != len(b):
                 return f"{where}: {len(a)} and {len(b)} parts"
             stack += [(f"{where}[{i}]", x, y) for i, (x, y) in enumerate(zip(a, b, strict=True))]
-        elif dataclasses.is_dataclass(a) and not isinstance(a, enum.Enum) and not isinstance(a, Dim):
-            stack += [(f"{where}.{f.name}", getattr(a, f.name), getattr(b, f.name)) for f in dataclasses.fields(a)]
+        elif (
+            dataclasses.is_dataclass(a) and not isinstance(a, enum.Enum) and not isinstance(a, Dim)
+        ):
+            stack += [
+                (f"{where}.{f.name}", getattr(a, f.name), getattr(b, f.name))
+                for f in dataclasses.fields(a)
+            ]
         elif isinstance(a, float):
             if repr(a) != repr(b):
                 return f"{where}: {a} and {b}"
@@ -68,7 +88,9 @@ def stored(value: Literal) -> Kernel:
     return Kernel("k", (y,), (), 1, item, Store(y, (0,), value))
 
 
-@pytest.mark.parametrize("value", [0.0, -0.0, 1e-45, -1.5e30, float("inf"), -float("inf"), float("nan")])
+@pytest.mark.parametrize(
+    "value", [0.0, -0.0, 1e-45, -1.5e30, float("inf"), -float("inf"), float("nan")]
+)
 def test_literals(value: float) -> None:
     for dtype in (FLOAT32, FLOAT64, BFLOAT16):
         kernel = stored(literal(value, dtype))
@@ -131,7 +153,14 @@ def test_bits_and_computed_indices_parse_back() -> None:
 
 def test_extents_with_quotients_parse_back() -> None:
     n, m = symbol("n"), symbol("m")
-    for extent in (n // 3 * 9, n // 3 * (m // 4), m * (n % 5), n - n // 9, 2 - n // 9 * 9 + m, (n + m // 2) // 7 * 5 + n):
+    for extent in (
+        n // 3 * 9,
+        n // 3 * (m // 4),
+        m * (n % 5),
+        n - n // 9,
+        2 - n // 9 * 9 + m,
+        (n + m // 2) // 7 * 5 + n,
+    ):
         symbols = {s.name: s for s in extent.symbols()}  # type: ignore[union-attr]
         assert parse_extent(str(extent), symbols) == extent
 

@@ -30,7 +30,11 @@ def plan_of(graph: Graph, machine: Machine) -> Plan:
 
 def plan_of_one(op: str, *shapes: tuple[int, ...], **attrs: Any) -> Plan:
     """The plan of a graph of one node, which must be one kernel."""
-    (kernel,) = [node for node in PIPELINE.run(one(op, *shapes, **attrs)(), Options())[0].nodes if node.op is OPS["kernel"]]
+    (kernel,) = [
+        node
+        for node in PIPELINE.run(one(op, *shapes, **attrs)(), Options())[0].nodes
+        if node.op is OPS["kernel"]
+    ]
     return plan_of(kernel.attrs.body, Machine())
 
 
@@ -40,7 +44,11 @@ def sums(machine: Machine) -> Iterator[tuple[str, Plan]]:
         for node in fused(case).nodes:
             if node.op is OPS["kernel"]:
                 anchor = anchor_of(node.attrs.body)
-                if anchor is not None and anchor.op.compute is not None and row_form(node.attrs.body) is None:
+                if (
+                    anchor is not None
+                    and anchor.op.compute is not None
+                    and row_form(node.attrs.body) is None
+                ):
                     yield case.name, plan_of(node.attrs.body, machine)
 
 
@@ -48,7 +56,10 @@ def sums(machine: Machine) -> Iterator[tuple[str, Plan]]:
 def test_tiles_fit_the_registers(vectors: int) -> None:
     for name, plan in sums(Machine(vectors)):
         counts = plan.tile.counts
-        held, columns = prod(counts.values()), counts.get(plan.tile.columns.symbol, 1) if plan.tile.columns else 1
+        held, columns = (
+            prod(counts.values()),
+            counts.get(plan.tile.columns.symbol, 1) if plan.tile.columns else 1,
+        )
         room = vectors // 2 if plan.space.elements.out.dtype is FLOAT64 else vectors
         assert held == 1 or held + columns + 1 <= room, name
 
@@ -57,14 +68,17 @@ def test_no_chain_is_longer_than_allowed() -> None:
     for name, plan in sums(Machine()):
         if plan.space.elements.computed.combine == "add" and plan.sum_dtype.is_float:
             extents = [axis.extent for axis in plan.chains.inner]
-            first = {s.name: 5000 if s.name in "NM" else 0 for s in symbols_of(extents)}  # where a chunk is whole
+            # where a chunk is whole
+            first = {s.name: 5000 if s.name in "NM" else 0 for s in symbols_of(extents)}
             assert prod(evaluate(extent, first) for extent in extents) <= CHAIN, name
 
 
 def test_only_the_outermost_axis_of_items_is_symbolic() -> None:
     plans = [plan for _, plan in sums(Machine())]
     assert any(isinstance(plan.items, Dim) for plan in plans)
-    assert not [plan for plan in plans if any(isinstance(axis.extent, Dim) for axis in plan.outer[1:])]
+    assert not [
+        plan for plan in plans if any(isinstance(axis.extent, Dim) for axis in plan.outer[1:])
+    ]
 
 
 def test_a_product_has_lanes_along_its_columns() -> None:
@@ -86,7 +100,9 @@ def test_a_sum_of_rows_has_lanes_along_its_terms() -> None:
 @pytest.mark.parametrize("columns", [196 * 16, 1000, 2049, 4096])
 @pytest.mark.parametrize("terms", [600, 1152])
 def test_blocks_of_long_sums_verify(rows: int, columns: int, terms: int) -> None:
-    """No loop of a block is empty, whatever is left for the last one: what it clears is what it adds to."""
+    """No loop of a block is empty, whatever is left for the last one: what it clears is what it
+    adds to.
+    """
     graph = one("matmul", (rows, terms), (terms, columns))()
     for node in PIPELINE.run(graph, Options())[0].nodes:
         if node.op is OPS["kernel"]:
@@ -94,7 +110,7 @@ def test_blocks_of_long_sums_verify(rows: int, columns: int, terms: int) -> None
                 verify_kernel(build_kernel("kernel", node.attrs.body, Machine(vectors)))
 
 
-# -- products with few rows or columns: each element of the large operand is read once, in whole vectors ---------------
+# -- products with few rows or columns: each element of the large operand is read once, in whole vectors
 
 
 LONG, WIDE = 1024, 1536
@@ -106,29 +122,53 @@ SKINNY = [
 
 @pytest.mark.parametrize(("few", "few_is_left", "is_swapped"), SKINNY)
 def test_skinny_products_are_bound_by_memory(few: int, few_is_left: bool, is_swapped: bool) -> None:
-    """x[few, k] w[k, n], x w', w[m, k] x[k, few] and w' x: the large operand is read in vectors, each for all of the few rows
-    or columns, up to as many as a tile has; no more than eight of its rows at a time unless these serve each other."""
+    """x[few, k] w[k, n], x w', w[m, k] x[k, few] and w' x: the large operand is read in vectors,
+    each for all of the few rows or columns, up to as many as a tile has; no more than eight of
+    its rows at a time unless these serve each other."""
     if few_is_left:
-        graph = one("matmul", (few, LONG), (WIDE, LONG) if is_swapped else (LONG, WIDE), transpose_b=is_swapped)()
+        graph = one(
+            "matmul",
+            (few, LONG),
+            (WIDE, LONG) if is_swapped else (LONG, WIDE),
+            transpose_b=is_swapped,
+        )()
     else:
-        graph = one("matmul", (LONG, WIDE) if is_swapped else (WIDE, LONG), (LONG, few), transpose_a=is_swapped)()
+        graph = one(
+            "matmul",
+            (LONG, WIDE) if is_swapped else (WIDE, LONG),
+            (LONG, few),
+            transpose_a=is_swapped,
+        )()
     kernels = [n for n in PIPELINE.run(graph, Options())[0].nodes if n.op is OPS["kernel"]]
     sizes = [max(value.type.elements for value in n.inputs) for n in kernels]
-    (product_,) = (n for n in kernels if any(inner.op.name == "matmul" for inner in n.attrs.body.nodes))
-    assert sorted(sizes)[-1] == LONG * WIDE and all(size <= few * LONG for size in sorted(sizes)[:-1])  # others are small copies
+    (product_,) = (
+        n for n in kernels if any(inner.op.name == "matmul" for inner in n.attrs.body.nodes)
+    )
+    # others are small copies
+    assert sorted(sizes)[-1] == LONG * WIDE and all(
+        size <= few * LONG for size in sorted(sizes)[:-1]
+    )
     plan = plan_of(product_.attrs.body, Machine())
     tile = plan.tile
-    (read,) = (load for load in plan.space.loads if load.buffer.shape and prod(load.buffer.shape) == LONG * WIDE)
+    (read,) = (
+        load
+        for load in plan.space.loads
+        if load.buffer.shape and prod(load.buffer.shape) == LONG * WIDE
+    )
     assert depends(read, LANE), "the large operand is read element by element"
     shared = prod(size for symbol, size in tile.counts.items() if not depends(read, symbol))
-    assert shared == (few if few <= 4 else 4), f"a vector of the large operand serves {shared} results"
+    assert shared == (few if few <= 4 else 4), (
+        f"a vector of the large operand serves {shared} results"
+    )
     streams = prod(size for symbol, size in tile.counts.items() if depends(read, symbol))
     assert streams <= 14 and (shared > 1 or streams == 8)
     assert isinstance(plan.items, int) and plan.items >= 8, "threads have no work"
 
 
 def test_control_few_columns_as_lanes_would_waste_most_of_each_vector() -> None:
-    """What the row-major operand would give: lanes along 4 columns, which fill a quarter of a vector."""
+    """What the row-major operand would give: lanes along 4 columns, which fill a quarter of a
+    vector.
+    """
     graph = one("matmul", (WIDE, LONG), (LONG, 4))()
     plan = plan_of(graph, Machine())
     assert plan.tile.has_lanes and not plan.tile.lanes_reduce

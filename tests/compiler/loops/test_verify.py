@@ -1,4 +1,6 @@
-"""The verifier: kernels of all cases keep the rules of loops/ir.py, and each rule has kernels that break it."""
+"""The verifier: kernels of all cases keep the rules of loops/ir.py, and each rule has kernels
+that break it.
+"""
 
 from __future__ import annotations
 
@@ -31,13 +33,24 @@ from netloom.compiler.loops.ir import (
 )
 from netloom.compiler.loops.text import parse_kernel, print_kernel
 from netloom.compiler.loops.verify import verify_kernel
-from netloom.compiler.scalar import Argument, Bitcast, Call, Cast, Checked, Expr, Guarded, Index, literal
+from netloom.compiler.scalar import (
+    Argument,
+    Bitcast,
+    Call,
+    Cast,
+    Checked,
+    Expr,
+    Guarded,
+    Index,
+    literal,
+)
 from netloom.compiler.tensor_type import BOOL, FLOAT32, FLOAT64, INT32, DType
 from netloom.errors import VerificationError
 
 from .cases import CASES, SMALL_ITEMS, Case, drawn, kernels_of
 
-OPEN: dict[str, int] = {}  # obligations of a case's kernels (in work items of two sizes) that are neither proved nor refuted
+# obligations of a case's kernels (in work items of two sizes) that are neither proved nor refuted
+OPEN: dict[str, int] = {}
 
 
 @pytest.mark.parametrize("case", CASES, ids=lambda c: c.name)
@@ -51,7 +64,7 @@ def test_open_obligations_belong_to_cases() -> None:
     assert OPEN.keys() <= {case.name for case in CASES}
 
 
-# -- broken kernels in text --------------------------------------------------------------------------------
+# -- broken kernels in text ------------------------------------------------------------------------
 
 HEAD = "kernel k(x: float32[4, 16], i: int64[4], y: float32[4, 16], N: 1..)\nparallel w < 4:\n"
 FILL = "  vector l < 16:\n    y[w, l] = 0.0:float32\n"
@@ -89,9 +102,11 @@ BROKEN = [
      body("y[w] = 0.0:float32")),
     ("rank of a load", "1 indices into x, of rank 2", "y[w, l] = x[l]",
      vector("y[w, l] = x[l]")),
-    ("computed index of a wrong dtype", "axis 0 of x is indexed by int32", "y[w, l] = x[int32(i[w]), l]",
+    ("computed index of a wrong dtype", "axis 0 of x is indexed by int32",
+     "y[w, l] = x[int32(i[w]), l]",
      vector("y[w, l] = x[int32(i[w]), l]")),
-    ("checked against too large an extent", "axis 0 of x is checked against its extent", "y[w, l] = x[checked",
+    ("checked against too large an extent", "axis 0 of x is checked against its extent",
+     "y[w, l] = x[checked",
      vector("y[w, l] = x[checked(i[w], 5), l]")),
     ("input stored", "the input i is stored", "i[w] = 0:int64",
      body("i[w] = 0:int64")),
@@ -102,11 +117,14 @@ BROKEN = [
     ("output loaded before it is stored", "y is loaded before it is stored", "y[w, l] = y[w, l]",
      vector("y[w, l] = y[w, l]")),
     ("stored under a condition only", "t is loaded before", "y[w, l] = t[0]",
-     body("local t: float32[1]", "if N + -3 >= 0:", "  t[0] = 0.0:float32", "vector l < 16:", "  y[w, l] = t[0]")),
+     body("local t: float32[1]", "if N + -3 >= 0:", "  t[0] = 0.0:float32", "vector l < 16:",
+          "  y[w, l] = t[0]")),
     ("stored in a loop that may not run", "t is loaded before", "y[w, l] = t[0]",
-     body("local t: float32[1]", "for p < N + -1:", "  t[0] = 0.0:float32", "vector l < 16:", "  y[w, l] = t[0]")),
+     body("local t: float32[1]", "for p < N + -1:", "  t[0] = 0.0:float32", "vector l < 16:",
+          "  y[w, l] = t[0]")),
     ("stored in an earlier trip of an allocation", "t is loaded before", "y[w, p] = t[0]",
-     body("for p < 2:", "  local t: float32[1]:", "    if p + -1 >= 0:", "      y[w, p] = t[0]", "    t[0] = 0.0:float32")),
+     body("for p < 2:", "  local t: float32[1]:", "    if p + -1 >= 0:", "      y[w, p] = t[0]",
+          "    t[0] = 0.0:float32")),
     ("output never stored", "the output is never stored", "",
      body("local t: float32[1]", "t[0] = 0.0:float32")),
     ("vector loop of another length", "a vector loop has 16 trips", "vector l < 8:",
@@ -148,14 +166,20 @@ BROKEN = [
     ("fold of a buffer in memory", "x is no vector", "y[w, 0] = fold_add(x[w])",
      body("y[w, 0] = fold_add(x[w])")),
     ("fold by what takes no floats", "lanes cannot be combined by and", "y[w, 0] = fold_and(t[])",
-     body("local t: float32[16]", "vector l < 16:", "  t[l] = 0.0:float32", "y[w, 0] = fold_and(t[])")),
-    ("fold of small floats", "lanes of float16 are combined in float32", "y[w, 0] = float32(fold_max(t[]))",
-     body("local t: float16[16]", "vector l < 16:", "  t[l] = 0.0:float16", "y[w, 0] = float32(fold_max(t[]))")),
+     body("local t: float32[16]", "vector l < 16:", "  t[l] = 0.0:float32",
+          "y[w, 0] = fold_and(t[])")),
+    ("fold of small floats", "lanes of float16 are combined in float32",
+     "y[w, 0] = float32(fold_max(t[]))",
+     body("local t: float16[16]", "vector l < 16:", "  t[l] = 0.0:float16",
+          "y[w, 0] = float32(fold_max(t[]))")),
     ("fold by no function", "lanes cannot be combined by plus", "y[w, 0] = fold_plus(t[])",
-     body("local t: float32[16]", "vector l < 16:", "  t[l] = 0.0:float32", "y[w, 0] = fold_plus(t[])")),
+     body("local t: float32[16]", "vector l < 16:", "  t[l] = 0.0:float32",
+          "y[w, 0] = fold_plus(t[])")),
     ("fold outside its buffer", "axis 0 of t is inside 2", "y[w, 0] = fold_add(t[w])",
-     body("local t: float32[2, 16]", "vector l < 16:", "  t[0, l] = 0.0:float32", "y[w, 0] = fold_add(t[w])")),
-    ("lanes that write one element", "touches an element of y that another one stores", "y[w, 0] = x[w, l]",
+     body("local t: float32[2, 16]", "vector l < 16:", "  t[0, l] = 0.0:float32",
+          "y[w, 0] = fold_add(t[w])")),
+    ("lanes that write one element", "touches an element of y that another one stores",
+     "y[w, 0] = x[w, l]",
      vector("y[w, 0] = x[w, l]")),
     ("lanes that write one element in pairs", "touches an element of y", "y[w, (l)//2] = x[w, l]",
      vector("y[w, (l)//2] = x[w, l]")),
@@ -175,12 +199,14 @@ def refused(kernel: Kernel, message: str, statement: str) -> None:
     assert where.startswith(statement)
 
 
-@pytest.mark.parametrize(("message", "statement", "text"), [row[1:] for row in BROKEN], ids=[row[0] for row in BROKEN])
+@pytest.mark.parametrize(
+    ("message", "statement", "text"), [row[1:] for row in BROKEN], ids=[row[0] for row in BROKEN]
+)
 def test_broken_kernels(message: str, statement: str, text: str) -> None:
     refused(parse_kernel(text), message, statement)
 
 
-# -- broken kernels that have no text ----------------------------------------------------------------------
+# -- broken kernels that have no text --------------------------------------------------------------
 
 X, Y = Buffer("x", FLOAT32, (4, LANES)), Buffer("y", FLOAT32, (4, LANES))
 W, P, LANE_AT = variable("w", 4), variable("p", 4), Dim.of(LANE)
@@ -215,7 +241,9 @@ def behind_its_scope() -> Kernel:
 def fold_of_truth() -> Kernel:
     buffer = local("t", dtype=BOOL)
     clear = loop(LANE, LANES, Store(buffer, (LANE_AT,), literal(True, BOOL)), Kind.VECTOR)
-    return kernel(Allocate(buffer, block(clear, stored(Cast(LaneFold(buffer, (), "add"), FLOAT32)))))
+    return kernel(
+        Allocate(buffer, block(clear, stored(Cast(LaneFold(buffer, (), "add"), FLOAT32))))
+    )
 
 
 @dataclass(frozen=True, eq=False)
@@ -225,45 +253,75 @@ class Strange(Expr):
 
 SYMBOLS = (Symbol("N", 1), Symbol("N", 1))
 WITHOUT_TEXT = [
-    ("two symbols of one name", kernel(stored(ZERO), symbols=SYMBOLS), "two symbols are called N", ""),
-    ("two buffers of one name", kernel(stored(ZERO), buffers=(Y, Y)), "two buffers have one name", ""),
-    ("local argument", kernel(stored(ZERO), buffers=(local("x"), Y)), "an argument is a local buffer", ""),
-    ("unbound symbol in the items", kernel(stored(ZERO), items=symbol("N", 4)), "nothing binds N in N", ""),
-    ("unbound symbol in a shape", kernel(stored(ZERO), buffers=(Buffer("x", FLOAT32, (FREE,)), Y)), "nothing binds q in q", ""),
-    ("unbound symbol in a stored index", kernel(stored(ZERO, FREE, LANE_AT)), "nothing binds q in q", "y[q, l]"),
-    ("unbound symbol in a loaded index", with_value(Load(X, (FREE, LANE_AT))), "nothing binds q in q", "y[w, l]"),
-    ("unbound symbol in an index as a number", with_value(Cast(Index(FREE), FLOAT32)), "nothing binds q in q", "y[w, l]"),
-    ("unbound symbol in a guard", with_value(Guarded((FREE,), ZERO, ZERO)), "nothing binds q in q", "y[w, l]"),
-    ("unbound symbol in a check", with_value(Load(X, (Checked(Index(0), FREE), LANE_AT))), "nothing binds q in q", "y[w, l]"),
-    ("unbound symbol in a loop", kernel(block(loop(P, FREE, stored(ZERO)), stored(ZERO))), "nothing binds q in q", "for p: 0..3 < q:"),
-    ("symbol used behind its loop", kernel(block(loop(P, 4, stored(ZERO)), stored(ZERO, Dim.of(P), LANE_AT))), "nothing binds p in p",
+    ("two symbols of one name", kernel(stored(ZERO), symbols=SYMBOLS), "two symbols are called N",
+     ""),
+    ("two buffers of one name", kernel(stored(ZERO), buffers=(Y, Y)), "two buffers have one name",
+     ""),
+    ("local argument", kernel(stored(ZERO), buffers=(local("x"), Y)),
+     "an argument is a local buffer", ""),
+    ("unbound symbol in the items", kernel(stored(ZERO), items=symbol("N", 4)),
+     "nothing binds N in N", ""),
+    ("unbound symbol in a shape", kernel(stored(ZERO), buffers=(Buffer("x", FLOAT32, (FREE,)), Y)),
+     "nothing binds q in q", ""),
+    ("unbound symbol in a stored index", kernel(stored(ZERO, FREE, LANE_AT)),
+     "nothing binds q in q", "y[q, l]"),
+    ("unbound symbol in a loaded index", with_value(Load(X, (FREE, LANE_AT))),
+     "nothing binds q in q", "y[w, l]"),
+    ("unbound symbol in an index as a number", with_value(Cast(Index(FREE), FLOAT32)),
+     "nothing binds q in q", "y[w, l]"),
+    ("unbound symbol in a guard", with_value(Guarded((FREE,), ZERO, ZERO)), "nothing binds q in q",
+     "y[w, l]"),
+    ("unbound symbol in a check", with_value(Load(X, (Checked(Index(0), FREE), LANE_AT))),
+     "nothing binds q in q", "y[w, l]"),
+    ("unbound symbol in a loop", kernel(block(loop(P, FREE, stored(ZERO)), stored(ZERO))),
+     "nothing binds q in q", "for p: 0..3 < q:"),
+    ("symbol used behind its loop",
+     kernel(block(loop(P, 4, stored(ZERO)), stored(ZERO, Dim.of(P), LANE_AT))),
+     "nothing binds p in p",
      "y[p, l]"),
-    ("work items beyond their range", kernel(stored(ZERO), variable=Symbol("w", 0, 2)), "w is at most 2", ""),
+    ("work items beyond their range", kernel(stored(ZERO), variable=Symbol("w", 0, 2)),
+     "w is at most 2", ""),
     ("unknown buffer stored", kernel(Store(local("t"), (0,), ZERO)), "t is not known here", "t[0]"),
     ("unknown buffer loaded", with_value(Load(local("t"), (0,))), "t is not known here", "y[w, l]"),
     ("local used behind its scope", behind_its_scope(), "t is not known here", "t[l]"),
-    ("local that is no local buffer", kernel(Allocate(local("t", False), stored(ZERO))), "t is not a local buffer", "local t"),
-    ("argument of a formula", with_value(Argument(0, FLOAT32)), "a formula's argument is left", "y[w, l]"),
-    ("no such function", with_value(Call("frob", (ZERO,), FLOAT32)), "there is no function frob", "y[w, l]"),
-    ("number of arguments", with_value(Call("add", (ZERO,), FLOAT32)), "add of float32 is not float32", "y[w, l]"),
-    ("mixed dtypes", with_value(Call("add", (ZERO, literal(0, FLOAT64)), FLOAT32)), "add of float32, float64 is not float32", "y[w, l]"),
-    ("kind of dtype", with_value(Call("and", (ZERO, ZERO), FLOAT32)), "and of float32, float32", "y[w, l]"),
-    ("dtype of a result", with_value(Call("less", (ZERO, ZERO), FLOAT32)), "less of float32, float32 is not float32", "y[w, l]"),
-    ("condition of a select", with_value(Call("select", (ZERO, ZERO, ZERO), FLOAT32)), "select of float32", "y[w, l]"),
-    ("dtypes of a guard", with_value(Guarded((Dim.of(W),), ZERO, literal(0, INT32))), "a guard of float32, int32", "y[w, l]"),
-    ("bits of another size", with_value(Bitcast(literal(0, FLOAT64), FLOAT32)), "bits of float64 as float32", "y[w, l]"),
-    ("checked index of another dtype", with_value(Load(X, (Checked(literal(0, INT32), 4), LANE_AT))), "an index is int32", "y[w, l]"),
+    ("local that is no local buffer", kernel(Allocate(local("t", False), stored(ZERO))),
+     "t is not a local buffer", "local t"),
+    ("argument of a formula", with_value(Argument(0, FLOAT32)), "a formula's argument is left",
+     "y[w, l]"),
+    ("no such function", with_value(Call("frob", (ZERO,), FLOAT32)), "there is no function frob",
+     "y[w, l]"),
+    ("number of arguments", with_value(Call("add", (ZERO,), FLOAT32)),
+     "add of float32 is not float32", "y[w, l]"),
+    ("mixed dtypes", with_value(Call("add", (ZERO, literal(0, FLOAT64)), FLOAT32)),
+     "add of float32, float64 is not float32", "y[w, l]"),
+    ("kind of dtype", with_value(Call("and", (ZERO, ZERO), FLOAT32)), "and of float32, float32",
+     "y[w, l]"),
+    ("dtype of a result", with_value(Call("less", (ZERO, ZERO), FLOAT32)),
+     "less of float32, float32 is not float32", "y[w, l]"),
+    ("condition of a select", with_value(Call("select", (ZERO, ZERO, ZERO), FLOAT32)),
+     "select of float32", "y[w, l]"),
+    ("dtypes of a guard", with_value(Guarded((Dim.of(W),), ZERO, literal(0, INT32))),
+     "a guard of float32, int32", "y[w, l]"),
+    ("bits of another size", with_value(Bitcast(literal(0, FLOAT64), FLOAT32)),
+     "bits of float64 as float32", "y[w, l]"),
+    ("checked index of another dtype",
+     with_value(Load(X, (Checked(literal(0, INT32), 4), LANE_AT))), "an index is int32", "y[w, l]"),
     ("truth as a fold", fold_of_truth(), "lanes cannot be combined by add", "y[w, l]"),
-    ("expression without a meaning", with_value(Strange()), "Strange has no meaning in loops", "y[w, l] = <Strange>"),
+    ("expression without a meaning", with_value(Strange()), "Strange has no meaning in loops",
+     "y[w, l] = <Strange>"),
 ]  # fmt: skip
 
 
-@pytest.mark.parametrize(("broken", "message", "statement"), [row[1:] for row in WITHOUT_TEXT], ids=[row[0] for row in WITHOUT_TEXT])
+@pytest.mark.parametrize(
+    ("broken", "message", "statement"),
+    [row[1:] for row in WITHOUT_TEXT],
+    ids=[row[0] for row in WITHOUT_TEXT],
+)
 def test_broken_kernels_without_text(broken: Kernel, message: str, statement: str) -> None:
     refused(broken, message, statement)
 
 
-# -- what is right -----------------------------------------------------------------------------------------
+# -- what is right ---------------------------------------------------------------------------------
 
 RIGHT = [
     ("both ends of a guard", vector("y[w, l] = (x[w, l + 1] if -1*l + 14 >= 0 else 0.0:float32)")),
@@ -271,15 +329,20 @@ RIGHT = [
     ("a minimum of a free dim", body("for p < min(N, 16):", "  y[w, p] = 0.0:float32")),
     ("a checked index", vector("y[w, l] = x[checked(i[w], 4), l]")),
     ("a local stored in a loop that runs",
-     body("local t: float32[1]", "for p < N:", "  t[0] = 0.0:float32", "vector l < 16:", "  y[w, l] = t[0]")),
-    ("one name in two scopes", body("for p < 2:", "  y[w, p] = 0.0:float32", "for p < 3:", "  y[w, p] = 1.0:float32")),
-    ("a range claimed under a condition", body("if w + -2 >= 0 with w: 2..3:", "  y[w + -2, 0] = 0.0:float32")),
+     body("local t: float32[1]", "for p < N:", "  t[0] = 0.0:float32", "vector l < 16:",
+          "  y[w, l] = t[0]")),
+    ("one name in two scopes",
+     body("for p < 2:", "  y[w, p] = 0.0:float32", "for p < 3:", "  y[w, p] = 1.0:float32")),
+    ("a range claimed under a condition",
+     body("if w + -2 >= 0 with w: 2..3:", "  y[w + -2, 0] = 0.0:float32")),
     ("lanes apart by two vectors",
-     body("local t: float32[48]", "vector l < 16:", "  t[l + 32] = 0.0:float32", "vector l < 16:", "  t[l] = t[l + 32]",
+     body("local t: float32[48]", "vector l < 16:", "  t[l + 32] = 0.0:float32", "vector l < 16:",
+          "  t[l] = t[l + 32]",
           "y[w, 0] = 0.0:float32")),
     ("lanes in reverse", vector("y[w, -1*l + 15] = x[w, l]")),
     ("lanes that take turns", vector("y[w, (3*l)%16] = x[w, l]")),
-    ("quotients of the work item", body("let p: 0..1 = (w)//2", "let q: 0..1 = (w)%2", "y[2*p + q, 8*p + 7*q] = 0.0:float32")),
+    ("quotients of the work item",
+     body("let p: 0..1 = (w)//2", "let q: 0..1 = (w)%2", "y[2*p + q, 8*p + 7*q] = 0.0:float32")),
 ]  # fmt: skip
 
 
@@ -290,14 +353,18 @@ def test_right_kernels(text: str) -> None:
 
 UNDECIDED = [
     # (what, a kernel that may be right, the obligation)
-    ("a computed index without a check", vector("y[w, l] = x[i[w], l]"), "axis 0 of x is inside 4 is not proved in: y[w, l] = x[i[w], l]"),
+    ("a computed index without a check", vector("y[w, l] = x[i[w], l]"),
+     "axis 0 of x is inside 4 is not proved in: y[w, l] = x[i[w], l]"),
     ("a masked lane alone", vector("if -1*l >= 0:", "  y[w, 0] = x[w, l]"),
      "no lane touches an element of y that another one stores is not proved"),
-    ("a product of free dims", body("y[w, (N*N)%16] = 0.0:float32", "y[w, (N*N + N)%2 + 15] = 0.0:float32"), "N*N"),
+    ("a product of free dims",
+     body("y[w, (N*N)%16] = 0.0:float32", "y[w, (N*N + N)%2 + 15] = 0.0:float32"), "N*N"),
 ]  # fmt: skip
 
 
-@pytest.mark.parametrize(("text", "obligation"), [row[1:] for row in UNDECIDED], ids=[row[0] for row in UNDECIDED])
+@pytest.mark.parametrize(
+    ("text", "obligation"), [row[1:] for row in UNDECIDED], ids=[row[0] for row in UNDECIDED]
+)
 def test_what_is_not_decided_is_listed(text: str, obligation: str) -> None:
     (found,) = verify_kernel(parse_kernel(text))
     assert obligation in str(found)
@@ -309,13 +376,16 @@ def test_print_then_parse_then_verify() -> None:
         assert verify_kernel(parse_kernel(print_kernel(kernel))) == ()
 
 
-# -- soundness ---------------------------------------------------------------------------------------------
+# -- soundness -------------------------------------------------------------------------------------
 
 CHANGED = (
-    "matmul_columns_tail", "matmul_symbolic", "matmul_transposed_b", "add_symbolic", "add_broadcast", "sum_axes", "max_rows", "slice",
-    "pad", "pad_reflect", "concat", "depth_to_space", "conv_1d", "conv_grouped_blocked", "conv_depthwise", "winograd_input_blocks",
+    "matmul_columns_tail", "matmul_symbolic", "matmul_transposed_b", "add_symbolic",
+    "add_broadcast", "sum_axes", "max_rows", "slice",
+    "pad", "pad_reflect", "concat", "depth_to_space", "conv_1d", "conv_grouped_blocked",
+    "conv_depthwise", "winograd_input_blocks",
 )  # fmt: skip
-NUMBER = re.compile(r"(?<![\w.:])\d+(?![\w.:])")  # of an index, a condition or an extent; not part of a name or a literal
+# of an index, a condition or an extent; not part of a name or a literal
+NUMBER = re.compile(r"(?<![\w.:])\d+(?![\w.:])")
 
 
 def mutants(text: str, count: int) -> Iterator[str]:
@@ -330,7 +400,9 @@ def mutants(text: str, count: int) -> Iterator[str]:
 
 
 def outcome(text: str, case: Case) -> str:
-    """What the verifier says of a changed kernel. What it proves, the interpreter must not trap; what it refutes, it must."""
+    """What the verifier says of a changed kernel. What it proves, the interpreter must not trap;
+    what it refutes, it must.
+    """
     try:
         kernel = parse_kernel(text)
         said = "open" if verify_kernel(kernel) else "proved"
@@ -351,7 +423,9 @@ def outcome(text: str, case: Case) -> str:
 
 
 def test_verdicts_agree_with_runs() -> None:
-    """Numbers in kernels are changed by one: what is proved then runs inside its buffers, and what is refuted does not."""
+    """Numbers in kernels are changed by one: what is proved then runs inside its buffers, and
+    what is refuted does not.
+    """
     verdicts = Counter(
         outcome(text, case)
         for case in CASES

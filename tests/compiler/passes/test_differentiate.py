@@ -1,4 +1,6 @@
-"""Reverse mode: which nodes a gradient goes through, what it meets on the way, and what it gives back."""
+"""Reverse mode: which nodes a gradient goes through, what it meets on the way, and what it gives
+back.
+"""
 
 from __future__ import annotations
 
@@ -115,10 +117,14 @@ def test_integers_stop_gradients() -> None:
 
 
 def test_a_rule_that_gives_the_wrong_type_is_named() -> None:
-    wrong = dataclasses.replace(OPS["tanh"], vjp=lambda b, node, dy: [b("cast", dy[0], dtype=FLOAT32)])
+    wrong = dataclasses.replace(
+        OPS["tanh"], vjp=lambda b, node, dy: [b("cast", dy[0], dtype=FLOAT32)]
+    )
     b, x = start()
     y = b(wrong, x, label="culprit")
-    with pytest.raises(VerificationError, match=r"culprit: the gradient of tanh is float32\[N, 3\]"):
+    with pytest.raises(
+        VerificationError, match=r"culprit: the gradient of tanh is float32\[N, 3\]"
+    ):
         differentiate(b, y, [x])
 
 

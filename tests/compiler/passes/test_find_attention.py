@@ -1,4 +1,6 @@
-"""Attention is found in every form that it is written in, with the same meaning, and nowhere else."""
+"""Attention is found in every form that it is written in, with the same meaning, and nowhere
+else.
+"""
 
 from __future__ import annotations
 
@@ -33,13 +35,18 @@ class Written:
 
     def input(self, name: str, *shape: int, dtype: Any = FLOAT32) -> Value:
         rng = np.random.default_rng(len(self.values))
-        array = rng.random(shape) < 0.7 if dtype is BOOL else rng.standard_normal(shape).astype(np.float32)
+        array = (
+            rng.random(shape) < 0.7
+            if dtype is BOOL
+            else rng.standard_normal(shape).astype(np.float32)
+        )
         self.values[name] = array
         return self.b.input(TensorType(dtype, shape), name)
 
     def operands(self) -> tuple[Value, Value, Value]:
         return (
-            self.input("q", *HEADS, QUERIES, DEPTH), self.input("k", *HEADS, KEYS, DEPTH), self.input("v", *HEADS, KEYS, WIDTH)
+            self.input("q", *HEADS, QUERIES, DEPTH), self.input("k", *HEADS, KEYS, DEPTH),
+            self.input("v", *HEADS, KEYS, WIDTH)
         )  # fmt: skip
 
     def scores(self, q: Value, k: Value, scale: str = "none") -> Value:
@@ -47,7 +54,13 @@ class Written:
         q = b("mul", q, 0.5) if scale in ("query", "both") else q
         k = b("mul", 0.25, k) if scale in ("key", "both") else k
         scores = b("matmul", q, b("transpose", k, permutation=(0, 1, 3, 2)))
-        return b("mul", scores, 0.3) if scale == "times" else b("div", scores, 3.0) if scale == "over" else scores
+        return (
+            b("mul", scores, 0.3)
+            if scale == "times"
+            else b("div", scores, 3.0)
+            if scale == "over"
+            else scores
+        )
 
     def masked(self, scores: Value, mask: str) -> Value:
         b = self.b
@@ -59,7 +72,9 @@ class Written:
             case "turned":
                 return b("select", self.input("mask", QUERIES, KEYS, dtype=BOOL), -np.inf, scores)
             case "triangle added":
-                return b("add", scores, b.constant(np.where(TRIANGLE, 0, -np.inf).astype(np.float32)))
+                return b(
+                    "add", scores, b.constant(np.where(TRIANGLE, 0, -np.inf).astype(np.float32))
+                )
             case "triangle chosen":
                 return b("select", b.constant(TRIANGLE[None, None]), scores, -np.inf)
         return scores
@@ -82,7 +97,9 @@ def test_every_form_becomes_one_op(scale: str, mask: str) -> None:
             scores = w.b("select", w.b.constant(TRIANGLE), scores, -np.inf)
         graph = w.graph(w.b("matmul", w.b("softmax", scores, axis=3), v))
         (node,) = found_in(graph)
-        factor = {"times": 0.3, "over": 1 / 3, "query": 0.5, "key": 0.25, "both": 0.125}.get(scale, 1.0)
+        factor = {"times": 0.3, "over": 1 / 3, "query": 0.5, "key": 0.25, "both": 0.125}.get(
+            scale, 1.0
+        )
         assert node.attrs.scale == pytest.approx(factor, rel=1e-6)
         assert node.attrs.is_causal is (is_hiding or mask.startswith("triangle"))
         assert len(node.inputs) == (4 if mask in ("added", "chosen", "turned") else 3)
@@ -92,7 +109,9 @@ def test_every_form_becomes_one_op(scale: str, mask: str) -> None:
 
 
 def test_keys_that_are_transposed_once_or_not_at_all() -> None:
-    """Keys as [.., s, h, d] in memory, as their transpose [.., d, s], and values to be transposed."""
+    """Keys as [.., s, h, d] in memory, as their transpose [.., d, s], and values to be
+    transposed.
+    """
     for form in ("heads behind", "transposed", "values transposed"):
         w = Written()
         b, q = w.b, w.input("q", *HEADS, QUERIES, DEPTH)
@@ -117,12 +136,24 @@ def test_a_free_length_keeps_its_triangle() -> None:
     length = symbol("L", 1, 99)
     b = Builder("free")
     q, k, v = (b.input(TensorType(FLOAT32, (2, length, 4)), name) for name in "qkv")
-    graph, _ = Pipeline(GRAPH_PASSES).run(b.build([b("attention", q, k, v, is_causal=True, scale=0.5)]))
+    graph, _ = Pipeline(GRAPH_PASSES).run(
+        b.build([b("attention", q, k, v, is_causal=True, scale=0.5)])
+    )
     (node,) = found_in(graph)
     assert node.attrs.is_causal and node.attrs.scale == 0.5 and len(node.inputs) == 3
 
 
-@pytest.mark.parametrize("fault", ["weights read", "scores read", "other axis", "wider mask", "scaled by a vector", "other triangle"])
+@pytest.mark.parametrize(
+    "fault",
+    [
+        "weights read",
+        "scores read",
+        "other axis",
+        "wider mask",
+        "scaled by a vector",
+        "other triangle",
+    ],
+)
 def test_it_is_found_nowhere_else(fault: str) -> None:
     w = Written()
     b, (q, k, v) = w.b, w.operands()
@@ -136,8 +167,12 @@ def test_it_is_found_nowhere_else(fault: str) -> None:
         case "scaled by a vector":
             scores = b("mul", scores, w.input("factors", QUERIES, 1))
         case "other triangle":
-            scores = b("select", b.constant(np.tri(QUERIES, KEYS, 1, dtype=np.bool_)), scores, -np.inf)
-            scores = b("select", b.constant(np.tri(QUERIES, KEYS, 2, dtype=np.bool_)), scores, -np.inf)
+            scores = b(
+                "select", b.constant(np.tri(QUERIES, KEYS, 1, dtype=np.bool_)), scores, -np.inf
+            )
+            scores = b(
+                "select", b.constant(np.tri(QUERIES, KEYS, 2, dtype=np.bool_)), scores, -np.inf
+            )
     weights = b("softmax", scores, axis=2 if fault == "other axis" else 3)
     more += [weights] if fault == "weights read" else []
     assert found_in(w.graph(b("matmul", weights, v), *more)) == []

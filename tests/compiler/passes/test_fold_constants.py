@@ -35,7 +35,9 @@ def test_a_chain_is_folded_in_one_go() -> None:
 def test_a_splat_of_a_terabyte_is_folded() -> None:
     b = Builder("g")
     huge = splat(b, 2.0, 1 << 20, 1 << 18)
-    y = b("reshape", b("transpose", b("mul", huge, huge), permutation=(1, 0)), shape=(1 << 30, 1 << 8))
+    y = b(
+        "reshape", b("transpose", b("mul", huge, huge), permutation=(1, 0)), shape=(1 << 30, 1 << 8)
+    )
     found = constant_of(fold_constants(b.build([b("concat", y, y, axis=0)])))
     assert found is not None
     assert found.is_splat

@@ -1,4 +1,6 @@
-"""What one kernel holds: every reader of a value, views made anew, and never the same work twice."""
+"""What one kernel holds: every reader of a value, views made anew, and never the same work
+twice.
+"""
 
 from __future__ import annotations
 
@@ -35,11 +37,17 @@ def test_a_broadcast_reader_keeps_the_value_apart() -> None:
     b = Builder("broadcast")
     x = b.input(TensorType(FLOAT32, (5, 33)), "x")
     sums = b("reduce_sum", x, axes=(0,), keep=True)
-    assert _kernels(b.build([b("sub", b("exp", sums), b("mul", x, sums))])) == [["reduce_sum"], ["exp"], ["mul", "sub"]]
+    assert _kernels(b.build([b("sub", b("exp", sums), b("mul", x, sums))])) == [
+        ["reduce_sum"],
+        ["exp"],
+        ["mul", "sub"],
+    ]
 
 
 def test_views_are_made_anew() -> None:
-    """Both halves of a channel shuffle read the input's own memory; nobody stores the shuffled value."""
+    """Both halves of a channel shuffle read the input's own memory; nobody stores the shuffled
+    value.
+    """
     b = Builder("shuffle")
     x = b.input(TensorType(FLOAT32, (1, 12, 3, 5)), "x")
     turned = b("transpose", b("reshape", x, shape=(1, 2, 6, 3, 5)), permutation=(0, 2, 1, 3, 4))
@@ -60,11 +68,15 @@ def test_a_concat_is_made_once() -> None:
 
 
 def test_a_view_within_a_view_survives_its_owner() -> None:
-    """The inner view is part of the outer one, which two kernels make anew, and one of these joins a third."""
+    """The inner view is part of the outer one, which two kernels make anew, and one of these
+    joins a third.
+    """
     b = Builder("nested")
     x = b.input(TensorType(FLOAT32, (4, 6)), "x")
     square = b("exp", x)
-    view = b("slice", b("transpose", square, permutation=(1, 0)), start=(1, 0), size=(5, 4), step=(1, 1))
+    view = b(
+        "slice", b("transpose", square, permutation=(1, 0)), start=(1, 0), size=(5, 4), step=(1, 1)
+    )
     total = b("reduce_sum", b("neg", view), axes=(0,))
     graph = b.build([b("relu", view), b("reduce_max", view, axes=(1,)), total])
     _kernels(graph)
@@ -77,7 +89,9 @@ def _half(b: Builder, x: Value, start: int) -> Value:
 def _kernels(graph: Graph) -> list[list[str]]:
     """The ops of each kernel, in order; the compiled program gives what the interpreter gives."""
     rng = np.random.default_rng(0)
-    feeds = {v.label: rng.standard_normal(v.type.static_shape).astype(np.float32) for v in graph.inputs}
+    feeds = {
+        v.label: rng.standard_normal(v.type.static_shape).astype(np.float32) for v in graph.inputs
+    }
     session = Session.in_process(compile_graph(graph).image)
     for got, wanted in zip(session.run(None, feeds), interpret(graph, feeds), strict=True):
         np.testing.assert_allclose(got, wanted, rtol=2e-6, atol=2e-6)

@@ -1,6 +1,8 @@
-"""Each file in tests/golden is one case: a graph, a line ``=>``, and the graph that the pass makes of it.
+"""Each file in tests/golden is one case: a graph, a line ``=>``, and the graph that the pass makes
+of it.
 
-The file's name begins with the pass: ``simplify.movement.txt``. ``pytest --update-golden`` writes the second half anew.
+The file's name begins with the pass: ``simplify.movement.txt``. ``pytest --update-golden`` writes
+the second half anew.
 """
 
 from __future__ import annotations

@@ -1,4 +1,6 @@
-"""The arena: concats without copies where their parts lie behind each other in memory, and with them elsewhere."""
+"""The arena: concats without copies where their parts lie behind each other in memory, and with
+them elsewhere.
+"""
 
 from __future__ import annotations
 
@@ -48,7 +50,10 @@ def read_later(b: Builder, x: Value, y: Value) -> list[Value]:
 def in_two_concats(b: Builder, x: Value, y: Value) -> list[Value]:
     """It can lie in one of them only."""
     part, other = _sum(b, x), _sum(b, y)
-    return [_twice(b, b("concat", part, other, axis=1)), _twice(b, b("concat", other, part, axis=1))]
+    return [
+        _twice(b, b("concat", part, other, axis=1)),
+        _twice(b, b("concat", other, part, axis=1)),
+    ]
 
 
 def twice_the_same(b: Builder, x: Value, y: Value) -> list[Value]:
@@ -79,13 +84,16 @@ def _twice(b: Builder, x: Value) -> Value:
     [(two, (1, 16, 8, 3), 0), (nested, (1, 16, 8, 3), 0), (read_later, (1, 16, 8, 3), 0),
      (in_two_concats, (1, 16, 8, 3), 1), (twice_the_same, (1, 16, 8, 3), 1),
      (a_part_is_an_output, (1, 16, 8, 3), 1),
-     (two, (2, 16, 8, 3), 1), (two, (1, 5, 7, 3), 1), (the_last_axis, (1, 16, 8, 3), 1), (the_output_itself, (1, 16, 8, 3), 1)],
+     (two, (2, 16, 8, 3), 1), (two, (1, 5, 7, 3), 1), (the_last_axis, (1, 16, 8, 3), 1),
+     (the_output_itself, (1, 16, 8, 3), 1)],
 )  # fmt: skip
 def test_concat(make: Parts, shape: tuple[int, ...], copies: int) -> None:
     """``copies``: kernels that only move elements."""
     graph = _graph(make, shape)
     rng = np.random.default_rng(0)
-    feeds = {v.label: rng.standard_normal(v.type.static_shape).astype(np.float32) for v in graph.inputs}
+    feeds = {
+        v.label: rng.standard_normal(v.type.static_shape).astype(np.float32) for v in graph.inputs
+    }
     compiled = compile_graph(graph)
     session = Session.in_process(compiled.image)
     for got, wanted in zip(session.run(None, feeds), interpret(graph, feeds), strict=True):

@@ -1,4 +1,6 @@
-"""The identities hold for special values too: NaN, infinities, zeros of both signs, denormals, the largest numbers."""
+"""The identities hold for special values too: NaN, infinities, zeros of both signs, denormals,
+the largest numbers.
+"""
 
 from __future__ import annotations
 
@@ -39,7 +41,12 @@ def test_differences() -> None:
     pairs = np.array(list(product(SPECIAL, SPECIAL)), np.float32)
     b = Builder("pairs")
     x, y = (b.input(TensorType(FLOAT32, (len(pairs),)), name) for name in "xy")
-    outputs = [b("neg", b("sub", x, y)), b("add", x, b("neg", y)), b("add", b("neg", x), y), b("sub", x, b("neg", y))]
+    outputs = [
+        b("neg", b("sub", x, y)),
+        b("add", x, b("neg", y)),
+        b("add", b("neg", x), y),
+        b("sub", x, b("neg", y)),
+    ]
     outputs.append(b("select", b("not", b("less", x, y)), x, y))
     assert_same_meaning(b.build(outputs), {"x": pairs[:, 0], "y": pairs[:, 1]})
 
@@ -48,7 +55,9 @@ def assert_same_meaning(graph: Graph, inputs: dict[str, np.ndarray] | None = Non
     inputs = inputs or {"x": SPECIAL}
     simple = simplify(graph)
     assert _work(simple) <= _work(graph)
-    for position, (left, right) in enumerate(zip(interpret(graph, inputs), interpret(simple, inputs), strict=True)):
+    for position, (left, right) in enumerate(
+        zip(interpret(graph, inputs), interpret(simple, inputs), strict=True)
+    ):
         assert np.array_equal(left, right, equal_nan=True), (position, print_graph(graph))
 
 
@@ -87,11 +96,15 @@ def test_gather_of_evenly_spaced_constants(indices: object, is_slice: bool, axis
     graph = b.build([b("gather", x, b.constant(np.asarray(indices, np.int64)), axis=axis)])
     values = np.arange(36, dtype=np.float32).reshape(6, 6)
     simple = simplify(graph)
-    np.testing.assert_array_equal(interpret(simple, {"x": values})[0], interpret(graph, {"x": values})[0])
+    np.testing.assert_array_equal(
+        interpret(simple, {"x": values})[0], interpret(graph, {"x": values})[0]
+    )
     assert any(node.op.name == "gather" for node in simple.nodes) is not is_slice
 
 
 def test_gather_out_of_range_or_of_free_extent_stays() -> None:
     b = Builder("gather")
     x = b.input(TensorType(FLOAT32, (6, 6)), "x")
-    assert "gather" in print_graph(simplify(b.build([b("gather", x, b.constant(np.array([5, 6])), axis=0)])))
+    assert "gather" in print_graph(
+        simplify(b.build([b("gather", x, b.constant(np.array([5, 6])), axis=0)]))
+    )

@@ -1,7 +1,9 @@
-"""What of the loops that compiler/loops builds a kernel executes: a kernel and its dims -> the names of its variants.
+"""What of the loops that compiler/loops builds a kernel executes: a kernel and its dims -> the
+names of its variants.
 
-A statement counts only if a work item comes to it: ``executed`` follows the loops with numbers for their variables. Which
-variant it is part of is read off the loop IR: the shape of a tile's accumulators, the names of its loops, its conditions.
+A statement counts only if a work item comes to it: ``executed`` follows the loops with numbers for
+their variables. Which variant it is part of is read off the loop IR: the shape of a tile's
+accumulators, the names of its loops, its conditions.
 """
 
 from __future__ import annotations
@@ -12,7 +14,22 @@ from itertools import pairwise
 
 from netloom.compiler import dim, scalar
 from netloom.compiler.dim import Dim, Extent, Symbol
-from netloom.compiler.loops.ir import LANE, LANES, Allocate, Block, For, If, Kernel, Kind, LaneFold, Let, Load, Statement, Store, walk
+from netloom.compiler.loops.ir import (
+    LANE,
+    LANES,
+    Allocate,
+    Block,
+    For,
+    If,
+    Kernel,
+    Kind,
+    LaneFold,
+    Let,
+    Load,
+    Statement,
+    Store,
+    walk,
+)
 from netloom.compiler.scalar import Expr, Guarded
 
 ENDS = 3  # of a loop's positions that are tried: so many first and so many last ones
@@ -33,7 +50,9 @@ def executed(kernel: Kernel, dims: Mapping[str, int]) -> frozenset[int]:
 
 
 class _Search:
-    """Follows a body once for each way its loops are set, and leaves out what was wholly reached before."""
+    """Follows a body once for each way its loops are set, and leaves out what was wholly reached
+    before.
+    """
 
     def __init__(self) -> None:
         self.reached: set[int] = set()
@@ -50,7 +69,9 @@ class _Search:
             case Allocate(body=body):
                 self._enter(statement, (body,), values)
             case Let(symbol, extent, body):
-                self._enter(statement, (body,), {**values, symbol.name: dim.evaluate(extent, values)})
+                self._enter(
+                    statement, (body,), {**values, symbol.name: dim.evaluate(extent, values)}
+                )
             case If(conditions, body):
                 if all(_holds(condition, values) for condition in conditions):
                     self._enter(statement, (body,), values)
@@ -58,7 +79,9 @@ class _Search:
                 for position in _positions(dim.evaluate(extent, values), kind):
                     self._enter(statement, (body,), {**values, symbol.name: position})
 
-    def _enter(self, statement: Statement, inner: tuple[Statement, ...], values: Mapping[str, int]) -> None:
+    def _enter(
+        self, statement: Statement, inner: tuple[Statement, ...], values: Mapping[str, int]
+    ) -> None:
         self.reached.add(id(statement))
         for part in inner:
             self.visit(part, values)
@@ -71,7 +94,9 @@ class _Search:
 
 
 def _positions(extent: int, kind: Kind) -> Iterator[int]:
-    """Numbers for a loop's variable: all of a few, else both ends and the middle; the first lane stands for all."""
+    """Numbers for a loop's variable: all of a few, else both ends and the middle; the first lane
+    stands for all.
+    """
     if kind is Kind.VECTOR:
         return iter(range(min(extent, 1)))
     if extent <= 2 * ENDS + 1:
@@ -84,13 +109,19 @@ def _holds(condition: Extent, values: Mapping[str, int]) -> bool:
 
 
 def variants(name: str, kernel: Kernel, dims: Mapping[str, int]) -> frozenset[str]:
-    """The names of the variants that a kernel of a program executes; ``name`` ends in the op that decides its loops."""
+    """The names of the variants that a kernel of a program executes; ``name`` ends in the op
+    that decides its loops.
+    """
     reached = executed(kernel, dims)
     statements = [statement for statement in walk(kernel.body) if id(statement) in reached]
-    tiles = [s for s in statements if isinstance(s, Allocate) and re.fullmatch(r"t\d+", s.buffer.name)]
+    tiles = [
+        s for s in statements if isinstance(s, Allocate) and re.fullmatch(r"t\d+", s.buffer.name)
+    ]
     found = {"one work item" if dim.evaluate(kernel.items, dims) == 1 else "many work items"}
     names = {s.variable.name for s in statements if isinstance(s, For | Let)}
-    algorithm, stage = next(((a, name.partition(f"_{a}_")[2]) for a in ALGORITHMS if f"_{a}_" in name), ("", ""))
+    algorithm, stage = next(
+        ((a, name.partition(f"_{a}_")[2]) for a in ALGORITHMS if f"_{a}_" in name), ("", "")
+    )
     if stage in STAGES:
         found |= _transformed(f"{algorithm} {stage}", statements)
     elif tiles:
@@ -100,7 +131,7 @@ def variants(name: str, kernel: Kernel, dims: Mapping[str, int]) -> frozenset[st
     return frozenset(found)
 
 
-# -- register tiles ----------------------------------------------------------------------------------------------------
+# -- register tiles --------------------------------------------------------------------------------
 
 
 def _tiles(tiles: list[Allocate], reached: frozenset[int]) -> set[str]:
@@ -119,13 +150,22 @@ def _tiles(tiles: list[Allocate], reached: frozenset[int]) -> set[str]:
                (True, True): "rows and columns"}[most[0] > 1, most[1] > 1])  # fmt: skip
     found |= {"row tail"} if any(rows < most[0] for rows, _ in shapes) else set()
     found |= {"column tail"} if any(columns < most[1] for _, columns in shapes) else set()
-    found |= {"row and column tail"} if any(rows < most[0] and columns < most[1] for rows, columns in shapes) else set()
+    found |= (
+        {"row and column tail"}
+        if any(rows < most[0] and columns < most[1] for rows, columns in shapes)
+        else set()
+    )
     return found
 
 
 def _rows_and_columns(stores: list[Store], sizes: Mapping[Symbol, int]) -> tuple[int, int]:
     """How many rows (the vectors do not depend on them) and columns a tile has."""
-    vectors = [load for s in stores for load in _loads(s.value) if not load.buffer.is_local and LANE in _symbols(load)]
+    vectors = [
+        load
+        for s in stores
+        for load in _loads(s.value)
+        if not load.buffer.is_local and LANE in _symbols(load)
+    ]
     rows, columns = 1, 1
     for symbol, size in sizes.items():
         if vectors and symbol not in _symbols(vectors[0]):
@@ -140,7 +180,13 @@ def _lanes(tile: Allocate, stores: list[Store]) -> set[str]:
     if tile.buffer.shape[-1] != LANES:
         return {"no lanes"}
     folds = [e for s in stores for e in scalar.post_order([s.value]) if isinstance(e, LaneFold)]
-    guards = [c for s in stores for e in scalar.post_order([s.value]) if isinstance(e, Guarded) for c in e.conditions]
+    guards = [
+        c
+        for s in stores
+        for e in scalar.post_order([s.value])
+        if isinstance(e, Guarded)
+        for c in e.conditions
+    ]
     has_tail = any(_is_tail(c) for c in guards)
     if folds:
         return {"lanes of a sum", *(["tail of a sum's lanes"] if has_tail else [])}
@@ -148,7 +194,11 @@ def _lanes(tile: Allocate, stores: list[Store]) -> set[str]:
     found = {"lanes of an output axis"}
     found |= {"tail of the output's lanes"} if any(_is_tail(c) for c in conditions) else set()
     padding = [e for s in stores if not s.buffer.is_local and isinstance(e := s.value, Guarded)]
-    return found | ({"padding lanes stored"} if any(_is_tail(c) for e in padding for c in e.conditions) else set())
+    return found | (
+        {"padding lanes stored"}
+        if any(_is_tail(c) for e in padding for c in e.conditions)
+        else set()
+    )
 
 
 def _is_tail(condition: Extent) -> bool:
@@ -157,7 +207,9 @@ def _is_tail(condition: Extent) -> bool:
 
 
 def _sums(tile: Allocate) -> set[str]:
-    """How a sum is cut into chains: not, along whole axes, or within an axis (in equal parts or not)."""
+    """How a sum is cut into chains: not, along whole axes, or within an axis (in equal parts or
+    not).
+    """
     inside = list(walk(tile.body))
     if not any(isinstance(s, Allocate) for s in inside):  # of a partial sum
         return {"one chain"}
@@ -165,20 +217,37 @@ def _sums(tile: Allocate) -> set[str]:
     parts = [s for name, s in loops.items() if name.endswith("i") and f"{name[:-1]}o" in loops]
     if not parts:
         return {"partial sums of whole axes"}
-    return {"partial sums of unequal parts" if any(isinstance(s.extent, Dim) for s in parts) else "partial sums of equal parts"}
+    return {
+        "partial sums of unequal parts"
+        if any(isinstance(s.extent, Dim) for s in parts)
+        else "partial sums of equal parts"
+    }
 
 
 def _axes(statements: list[Statement], names: set[str]) -> set[str]:
-    """What became of a kernel's axes: taken apart, joined, chunked; and how its tails and borders are reached."""
+    """What became of a kernel's axes: taken apart, joined, chunked; and how its tails and
+    borders are reached.
+    """
     found = set()
     for pattern, what in (
-        (r"r\d+b", "channel blocks summed"), (r"p\d+\w*g", "filters by group"), (r"p\d+p\d+\w*", "axes joined"),
+        (r"r\d+b", "channel blocks summed"), (r"p\d+\w*g", "filters by group"),
+        (r"p\d+p\d+\w*", "axes joined"),
         (r"p\w+c", "axis in chunks"), (r"p\w+t", "tail one at a time"),
     ):  # fmt: skip
         found |= {what} if any(re.fullmatch(pattern, name) for name in names) else set()
-    found |= {"tail in work items"} if any(isinstance(s, If) and _holds_tiles(s) for s in statements) else set()
-    found |= {"tail in loops"} if any(isinstance(s, Block) and _loops_twice(s) for s in statements) else set()
-    chunks = [s for s in statements if isinstance(s, For) and re.fullmatch(r"p\w+k", s.variable.name)]
+    found |= (
+        {"tail in work items"}
+        if any(isinstance(s, If) and _holds_tiles(s) for s in statements)
+        else set()
+    )
+    found |= (
+        {"tail in loops"}
+        if any(isinstance(s, Block) and _loops_twice(s) for s in statements)
+        else set()
+    )
+    chunks = [
+        s for s in statements if isinstance(s, For) and re.fullmatch(r"p\w+k", s.variable.name)
+    ]
     found |= {"last chunk smaller"} if any(isinstance(s.extent, Dim) for s in chunks) else set()
     return found | _borders(statements)
 
@@ -190,19 +259,33 @@ def _holds_tiles(statement: If) -> bool:
 def _loops_twice(statement: Block) -> bool:
     """Whether loops over whole tiles are followed by the tile at the end."""
     return any(
-        isinstance(first, For) and any(isinstance(s, Allocate) for s in walk(first)) and any(isinstance(s, Allocate) for s in walk(second))
+        isinstance(first, For)
+        and any(isinstance(s, Allocate) for s in walk(first))
+        and any(isinstance(s, Allocate) for s in walk(second))
         for first, second in pairwise(statement.statements)
-    )  # fmt: skip
+    )
 
 
 def _borders(statements: list[Statement]) -> set[str]:
-    """Borders that the tile's own loops test: before the first element of an axis, behind the last, between strides."""
-    guards = [e for s in statements if isinstance(s, Store) for e in scalar.post_order([s.value]) if isinstance(e, Guarded)]
-    conditions = [c for guard in guards for c in guard.conditions if isinstance(c, Dim) and not _is_tail(c)]
+    """Borders that the tile's own loops test: before the first element of an axis, behind the
+    last, between strides.
+    """
+    guards = [
+        e
+        for s in statements
+        if isinstance(s, Store)
+        for e in scalar.post_order([s.value])
+        if isinstance(e, Guarded)
+    ]
+    conditions = [
+        c for guard in guards for c in guard.conditions if isinstance(c, Dim) and not _is_tail(c)
+    ]
     found = set()
     for condition in conditions:
         factors = [factor for atoms, factor in condition.terms if atoms]
-        has_remainder = any(isinstance(atom, dim.Remainder) for atoms, _ in condition.terms for atom in atoms)
+        has_remainder = any(
+            isinstance(atom, dim.Remainder) for atoms, _ in condition.terms for atom in atoms
+        )
         if has_remainder and all(factor < 0 for factor in factors):
             found.add("between strides")
         elif max(factors) > 0 and dict(condition.terms).get((), 0) <= 0:
@@ -212,7 +295,7 @@ def _borders(statements: list[Statement]) -> set[str]:
     return found
 
 
-# -- kernels without tiles ---------------------------------------------------------------------------------------------
+# -- kernels without tiles -------------------------------------------------------------------------
 
 
 def _pointwise(statements: list[Statement], names: set[str]) -> set[str]:
@@ -221,18 +304,30 @@ def _pointwise(statements: list[Statement], names: set[str]) -> set[str]:
     return found | ({"borders of a padded copy"} if _borders(statements) else set())
 
 
-# -- transforms of tiles -----------------------------------------------------------------------------------------------
+# -- transforms of tiles ---------------------------------------------------------------------------
 
 
 def _transformed(stage: str, statements: list[Statement]) -> set[str]:
-    """Whole tiles and those at the border (or numbers that are tested one by one); which rows a Fourier transform has; channels that
-    do not fill a vector; how vectors are dealt out."""
+    """Whole tiles and those at the border (or numbers that are tested one by one); which rows a
+    Fourier transform has; channels that do not fill a vector; how vectors are dealt out."""
     conditions = [c for s in statements if isinstance(s, If) for c in s.conditions]
-    guards = [e for s in statements if isinstance(s, Store) for e in scalar.post_order([s.value]) if isinstance(e, Guarded)]
+    guards = [
+        e
+        for s in statements
+        if isinstance(s, Store)
+        for e in scalar.post_order([s.value])
+        if isinstance(e, Guarded)
+    ]
     found = set(map(_room, conditions)) - {""}
-    places = [c for guard in guards for c in guard.conditions if isinstance(c, Dim) and not _is_tail(c)]
+    places = [
+        c for guard in guards for c in guard.conditions if isinstance(c, Dim) and not _is_tail(c)
+    ]
     found |= {"tested numbers"} if places else set()
-    found |= {"channel tail"} if any(map(_is_tail, [*conditions, *(c for guard in guards for c in guard.conditions)])) else set()
+    found |= (
+        {"channel tail"}
+        if any(map(_is_tail, [*conditions, *(c for guard in guards for c in guard.conditions)]))
+        else set()
+    )
     for s in statements:
         match s:
             case For(Symbol("cb"), extent) if extent != 1:
@@ -253,7 +348,9 @@ def _transformed(stage: str, statements: list[Statement]) -> set[str]:
 def _room(condition: Extent) -> str:
     """Whole tiles run where the least room is >= 0, border tiles where it is < 0."""
     terms = condition.terms if isinstance(condition, Dim) else ()
-    signs = [factor for atoms, factor in terms if any(isinstance(atom, dim.Minimum) for atom in atoms)]
+    signs = [
+        factor for atoms, factor in terms if any(isinstance(atom, dim.Minimum) for atom in atoms)
+    ]
     return "" if not signs else "whole tile" if signs[0] > 0 else "border tile"
 
 

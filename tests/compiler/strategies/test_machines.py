@@ -14,8 +14,14 @@ from netloom.errors import UsageError
 @pytest.mark.parametrize("cpu", CPUS)
 def test_every_level_has_an_entry(cpu: str) -> None:
     entry = machine_entry(cpu)
-    assert entry.cpu == cpu and entry.l1 < entry.l2 <= entry.l3 and 0 < entry.barrier < 1e-4 and entry.cached > entry.copy
-    assert 4 * entry.lanes * entry.registers <= 64 * CPUS[cpu].machine.vectors  # vectors of 16 lanes that tiles may hold
+    assert (
+        entry.cpu == cpu
+        and entry.l1 < entry.l2 <= entry.l3
+        and 0 < entry.barrier < 1e-4
+        and entry.cached > entry.copy
+    )
+    # vectors of 16 lanes that tiles may hold
+    assert 4 * entry.lanes * entry.registers <= 64 * CPUS[cpu].machine.vectors
     assert entry.products <= 2 * entry.lanes and entry.copy < 2 * entry.read
 
 
@@ -30,7 +36,8 @@ def test_a_workspace_that_caches_hold_is_passed_on_faster() -> None:
     assert Cost(1e6, 4e6, 0.0).seconds(rates) == pytest.approx(2e-3)
     assert Cost(1e6, 4e6 + 2e6, 1e6).seconds(rates) == pytest.approx(2e-3 + 1e6 / 8e9)
     assert Cost(1e6, 4e6 + 4e6, 2e6).seconds(rates) == pytest.approx(2e-3 + 2e6 / 1e9)
-    assert Cost(1e6, 4e6 + 4e6, 2e6).seconds(Rates(1e9, 4e9)) == pytest.approx(3e-3)  # a write and a read like others
+    # a write and a read like others
+    assert Cost(1e6, 4e6 + 4e6, 2e6).seconds(Rates(1e9, 4e9)) == pytest.approx(3e-3)
 
 
 def test_options_take_the_rates_of_their_level() -> None:

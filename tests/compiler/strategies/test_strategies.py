@@ -1,10 +1,13 @@
-"""Every strategy in every role on random shapes, through the whole pipeline, and proof that the shapes reach all of its code.
+"""Every strategy in every role on random shapes, through the whole pipeline, and proof that the
+shapes reach all of its code.
 
-Two methods. Small integers (|x| <= 3, three in ten not zero) make every partial sum exact, Winograd's quarters of F(2, 3)
-too, so results of strict strategies must be equal: indexing, padding and tail bugs show at tolerance 0. Normal numbers
-against float64 keep the strategy's budget for the node, a relative L2 error. Fourier transforms are not exact on integers: their
-results are compared when they are rounded to integers. ``--shapes N``: how many accepted shapes each strategy gets in each
-role; further sizes of one strategy (winograd_f2 and f6 beside f4, fft_8, 16, 32) and the one for reference get a part of them.
+Two methods. Small integers (|x| <= 3, three in ten not zero) make every partial sum exact,
+Winograd's quarters of F(2, 3) too, so results of strict strategies must be equal: indexing, padding
+and tail bugs show at tolerance 0. Normal numbers against float64 keep the strategy's budget for the
+node, a relative L2 error. Fourier transforms are not exact on integers: their results are compared
+when they are rounded to integers. ``--shapes N``: how many accepted shapes each strategy gets in
+each role; further sizes of one strategy (winograd_f2 and f6 beside f4, fft_8, 16, 32) and the one
+for reference get a part of them.
 """
 
 from __future__ import annotations
@@ -39,40 +42,99 @@ MOST_DRAWS = 300  # one after another that the strategy may refuse
 PAIRS = [(strategy.name, role) for role in ROLES for strategy in strategies_for("conv")]
 VARIANTS = {
     # the shapes
-    *(f"{rank}-D, axis {axis} padded {side}" for rank in (1, 2, 3) for axis in range(rank) for side in ("before", "behind")),
-    "constant weights", "weights as input", "one sample", "many samples",
+    *(
+        f"{rank}-D, axis {axis} padded {side}"
+        for rank in (1, 2, 3)
+        for axis in range(rank)
+        for side in ("before", "behind")
+    ),
+    "constant weights",
+    "weights as input",
+    "one sample",
+    "many samples",
     # tiles
-    "lanes of an output axis", "lanes of a sum", "no lanes", "one accumulator", "rows", "columns", "rows and columns",
+    "lanes of an output axis",
+    "lanes of a sum",
+    "no lanes",
+    "one accumulator",
+    "rows",
+    "columns",
+    "rows and columns",
     # tails
-    "tail of the output's lanes", "tail of a sum's lanes", "row tail", "column tail", "row and column tail",
-    "tail in work items", "tail in loops", "tail one at a time", "padding lanes stored",
+    "tail of the output's lanes",
+    "tail of a sum's lanes",
+    "row tail",
+    "column tail",
+    "row and column tail",
+    "tail in work items",
+    "tail in loops",
+    "tail one at a time",
+    "padding lanes stored",
     # axes
-    "channel blocks summed", "filters by group", "axes joined", "axis in chunks", "last chunk smaller", "one work item", "many work items",
+    "channel blocks summed",
+    "filters by group",
+    "axes joined",
+    "axis in chunks",
+    "last chunk smaller",
+    "one work item",
+    "many work items",
     # sums
-    "one chain", "partial sums of whole axes", "partial sums of equal parts", "partial sums of unequal parts",
+    "one chain",
+    "partial sums of whole axes",
+    "partial sums of equal parts",
+    "partial sums of unequal parts",
     # borders
-    "before the first element", "behind the last element", "between strides", "borders of a padded copy",
+    "before the first element",
+    "behind the last element",
+    "between strides",
+    "borders of a padded copy",
     # kernels without sums
-    "contiguous memory", "copied by index",
+    "contiguous memory",
+    "copied by index",
     # transforms of tiles
-    *(f"winograd {stage}: {variant}" for stage in ("input", "output", "output_gradient")
-      for variant in ("whole tile", "border tile", "channel tail", "many blocks an item", "many groups of blocks")),
-    *(f"winograd {stage}: {variant}" for stage in ("filter", "filter_gradient")
-      for variant in ("channel tail", "last rows fewer", "many vectors")),
-    *(f"fft {stage}: {variant}" for stage in ("input", "output", "output_gradient", "filter", "filter_gradient")
-      for variant in ("rows of complex numbers", "channel tail")),
-    *(f"fft {stage}: {variant}" for stage in ("input", "output", "output_gradient") for variant in ("many blocks an item",)),
-    "fft input: tested numbers", "fft output_gradient: tested numbers", "fft output: whole tile", "fft output: border tile",
-    "fft filter: many vectors", "fft filter_gradient: many vectors",
-}  # fmt: skip
+    *(
+        f"winograd {stage}: {variant}"
+        for stage in ("input", "output", "output_gradient")
+        for variant in (
+            "whole tile",
+            "border tile",
+            "channel tail",
+            "many blocks an item",
+            "many groups of blocks",
+        )
+    ),
+    *(
+        f"winograd {stage}: {variant}"
+        for stage in ("filter", "filter_gradient")
+        for variant in ("channel tail", "last rows fewer", "many vectors")
+    ),
+    *(
+        f"fft {stage}: {variant}"
+        for stage in ("input", "output", "output_gradient", "filter", "filter_gradient")
+        for variant in ("rows of complex numbers", "channel tail")
+    ),
+    *(
+        f"fft {stage}: {variant}"
+        for stage in ("input", "output", "output_gradient")
+        for variant in ("many blocks an item",)
+    ),
+    "fft input: tested numbers",
+    "fft output_gradient: tested numbers",
+    "fft output: whole tile",
+    "fft output: border tile",
+    "fft filter: many vectors",
+    "fft filter_gradient: many vectors",
+}
 each_pair = pytest.mark.parametrize(("strategy", "role"), PAIRS)
 
 
 @dataclass(frozen=True)
 class Outcome:
-    """What came of one shape: how many elements differ on integers, the relative L2 error on normal numbers.
+    """What came of one shape: how many elements differ on integers, the relative L2 error on normal
+    numbers.
 
-    ``budget`` is what the strategy promises for it; ``is_exact``: integers are equal, as at every strict accuracy.
+    ``budget`` is what the strategy promises for it; ``is_exact``: integers are equal, as at every
+    strict accuracy.
     """
 
     case: Convolution
@@ -86,7 +148,7 @@ class Outcome:
         return f"{self.case} on {self.cpu}: {self.differing} differ on integers, error {self.error:.1e}"
 
 
-# -- one shape ---------------------------------------------------------------------------------------------------------
+# -- one shape -------------------------------------------------------------------------------------
 
 
 def rejection(strategy: str, role: str, case: Convolution) -> str | None:
@@ -101,7 +163,9 @@ def rejection(strategy: str, role: str, case: Convolution) -> str | None:
 
 
 def promised(strategy: str, role: str, case: Convolution) -> tuple[float, bool]:
-    """The budget of a strategy for a shape, and whether it is exact on small integers (rounded ones, if it has to)."""
+    """The budget of a strategy for a shape, and whether it is exact on small integers (rounded
+    ones, if it has to).
+    """
     b = Builder("one")
     result = add_node(b, role, case, "x")
     (node,) = (node for node in b.nodes if result in node.outputs)
@@ -138,11 +202,16 @@ def data(role: str, case: Convolution) -> dict[str, tuple[Array, Array]]:
     rng = np.random.default_rng(crc32(f"{role} {case}".encode()))
     assert 9 * case.terms(role) < 1 << 22, "a sum of quarters might not be exact"
     first, second = case.shapes(role)
-    return {"integers": (integers(rng, first), integers(rng, second)), "normals": (normals(rng, first), normals(rng, second))}
+    return {
+        "integers": (integers(rng, first), integers(rng, second)),
+        "normals": (normals(rng, first), normals(rng, second)),
+    }
 
 
 def program(role: str, cases: Sequence[Convolution]) -> tuple[Graph, dict[str, Array]]:
-    """Shapes as independent nodes of one graph, its results named "NUMBER METHOD", and what it is fed."""
+    """Shapes as independent nodes of one graph, its results named "NUMBER METHOD", and what it
+    is fed.
+    """
     b = Builder("convolutions")
     results, feeds = {}, {}
     for number, case in enumerate(cases):
@@ -158,7 +227,9 @@ def program(role: str, cases: Sequence[Convolution]) -> tuple[Graph, dict[str, A
 
 
 def run(strategy: str, role: str, cases: Sequence[Convolution], cpu: str) -> dict[str, Array]:
-    """The results of shapes, compiled as one program and run with two threads, by "NUMBER METHOD"."""
+    """The results of shapes, compiled as one program and run with two threads, by "NUMBER
+    METHOD".
+    """
     graph, feeds = program(role, cases)
     compiled = compile_graph(graph, Options(override=strategy, cpu=cpu, accuracy="fast"))
     assert {d.strategy for d in compiled.decisions} <= {strategy}
@@ -172,7 +243,12 @@ def of_number(results: dict[str, Array], number: int) -> dict[str, Array]:
 
 
 def compared(
-    strategy: str, role: str, case: Convolution, cpu: str, found: dict[str, Array], given: dict[str, tuple[Array, Array]]
+    strategy: str,
+    role: str,
+    case: Convolution,
+    cpu: str,
+    found: dict[str, Array],
+    given: dict[str, tuple[Array, Array]],
 ) -> Outcome:
     """The results of both methods against the exact ones of the given operands."""
     wanted = {method: exact(role, case, operands) for method, operands in given.items()}
@@ -181,14 +257,18 @@ def compared(
     differing = int(np.sum(integral != wanted["integers"]))
     length = float(np.linalg.norm(wanted["normals"]))
     error = float(np.linalg.norm(found["normals"] - wanted["normals"]))
-    return Outcome(case, cpu, differing, error / length if length else error, *promised(strategy, role, case))
+    return Outcome(
+        case, cpu, differing, error / length if length else error, *promised(strategy, role, case)
+    )
 
 
-# -- sweeps ------------------------------------------------------------------------------------------------------------
+# -- sweeps ----------------------------------------------------------------------------------------
 
 
 def levels() -> list[str]:
-    """The CPU levels that this machine has, highest first, one for each way to tile: of two alike the lower."""
+    """The CPU levels that this machine has, highest first, one for each way to tile: of two
+    alike the lower.
+    """
     return list({cpu.machine: cpu.name for cpu in reversed(host_cpus())}.values())
 
 
@@ -207,10 +287,14 @@ def accepted(strategy: str, role: str, reasons: set[str]) -> Iterator[Convolutio
                 return
 
 
-def parts(strategy: str, role: str, count: int, reasons: set[str]) -> Iterator[tuple[str, Sequence[Convolution]]]:
+def parts(
+    strategy: str, role: str, count: int, reasons: set[str]
+) -> Iterator[tuple[str, Sequence[Convolution]]]:
     """``count`` accepted shapes in programs of PROGRAM, each for one of the CPU levels in turn."""
     found = accepted(strategy, role, reasons)
-    cases = list(islice((case for case in found if strategy not in PART or case not in CORNERS), count))
+    cases = list(
+        islice((case for case in found if strategy not in PART or case not in CORNERS), count)
+    )
     for turn, cpu in enumerate(levels()):
         own = cases[turn :: len(levels())]
         for start in range(0, len(own), PROGRAM):
@@ -218,24 +302,43 @@ def parts(strategy: str, role: str, count: int, reasons: set[str]) -> Iterator[t
 
 
 def executed(strategy: str, role: str, count: int) -> set[str]:
-    """The variants that the kernels of ``count`` accepted shapes execute; nothing is compiled for it."""
+    """The variants that the kernels of ``count`` accepted shapes execute; nothing is compiled
+    for it.
+    """
     seen: set[str] = set()
     for cpu, part in parts(strategy, role, count, set()):
-        kernels = plan_graph(program(role, part)[0], Options(override=strategy, cpu=cpu, accuracy="fast")).program.kernels
-        dims = {s.name: value for number, case in enumerate(part) for s, value in case.symbols(number).items()}
-        seen.update(*(variants(name, kernel, dims) for name, kernel in kernels.items()), *map(features, part))
+        kernels = plan_graph(
+            program(role, part)[0], Options(override=strategy, cpu=cpu, accuracy="fast")
+        ).program.kernels
+        dims = {
+            s.name: value
+            for number, case in enumerate(part)
+            for s, value in case.symbols(number).items()
+        }
+        seen.update(
+            *(variants(name, kernel, dims) for name, kernel in kernels.items()),
+            *map(features, part),
+        )
     return seen
 
 
 def features(case: Convolution) -> set[str]:
     """The sides that a convolution pads, and what else of its shape must occur."""
     rank = len(case.kernel)
-    found = {f"{rank}-D, axis {axis} padded {side}"
-             for side, widths in (("before", case.lo), ("behind", case.hi)) for axis, width in enumerate(widths) if width}  # fmt: skip
-    return found | {"constant weights" if case.is_constant else "weights as input", "one sample" if case.batch == 1 else "many samples"}
+    found = {
+        f"{rank}-D, axis {axis} padded {side}"
+        # fmt: skip
+        for side, widths in (("before", case.lo), ("behind", case.hi))
+        for axis, width in enumerate(widths)
+        if width
+    }
+    return found | {
+        "constant weights" if case.is_constant else "weights as input",
+        "one sample" if case.batch == 1 else "many samples",
+    }
 
 
-# -- what must hold ----------------------------------------------------------------------------------------------------
+# -- what must hold --------------------------------------------------------------------------------
 
 
 @each_pair
@@ -250,19 +353,26 @@ def test_every_shape_is_right(strategy: str, role: str, shapes: int) -> None:
         for number, case in enumerate(part)
     ]
     assert len(outcomes) == count, reasons
-    print(f"{strategy}, {role}: {count} shapes, largest error {max(outcome.error for outcome in outcomes):.1e}")
+    print(
+        f"{strategy}, {role}: {count} shapes, largest error "
+        f"{max(outcome.error for outcome in outcomes):.1e}"
+    )
     assert not [str(outcome) for outcome in outcomes if outcome.is_exact and outcome.differing]
     assert not [str(outcome) for outcome in outcomes if not outcome.error <= outcome.budget]
 
 
 def test_every_variant_is_executed(shapes: int) -> None:
-    """Tiles, tails, borders, padding sides and reduction splits: the shapes together reach all of them."""
+    """Tiles, tails, borders, padding sides and reduction splits: the shapes together reach all
+    of them.
+    """
     count = min(shapes, COVERING)
-    seen = frozenset().union(*(executed(strategy, role, part_of(count, strategy)) for strategy, role in PAIRS))
+    seen = frozenset().union(
+        *(executed(strategy, role, part_of(count, strategy)) for strategy, role in PAIRS)
+    )
     assert not VARIANTS - seen
 
 
-# -- controls ----------------------------------------------------------------------------------------------------------
+# -- controls --------------------------------------------------------------------------------------
 
 CONTROL = Convolution(2, 5, 7, (9, 8), (3, 3), (1, 1), (1, 1), (1, 0), (0, 1))
 
@@ -284,7 +394,8 @@ def test_a_wrong_operand_and_wrong_padding_are_found(strategy: str, role: str) -
     assert same.error <= same.budget and (same.differing == 0 or not same.is_exact)
     for outcome in (
         compared(strategy, role, CONTROL, "host", found, changed),
-        compared(strategy, role, replace(CONTROL, lo=CONTROL.hi, hi=CONTROL.lo), "host", found, right),
+        compared(strategy, role, replace(CONTROL, lo=CONTROL.hi, hi=CONTROL.lo), "host", found,
+                 right),
     ):  # fmt: skip
         assert outcome.differing and outcome.error > 100 * outcome.budget
 
@@ -297,6 +408,8 @@ def test_a_variant_that_is_not_reached_is_missed() -> None:
         case = Convolution(1, 3, 16, spatial, (3, 3), (1, 1), (1, 1), (1, 1), (1, 1))
         graph = b.build([add_node(b, "forward", case, "x", weights=np.ones(case.w, np.float32))])
         kernels = plan_graph(graph, Options(override="winograd_f4")).program.kernels
-        seen.append(frozenset().union(*(variants(name, kernel, {}) for name, kernel in kernels.items())))
+        seen.append(
+            frozenset().union(*(variants(name, kernel, {}) for name, kernel in kernels.items()))
+        )
     assert "winograd input: whole tile" in seen[1] - seen[0]
     assert VARIANTS - seen[1]

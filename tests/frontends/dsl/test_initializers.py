@@ -49,7 +49,8 @@ def test_orthogonal_rows_or_columns(shape: tuple[int, ...]) -> None:
 
 
 @pytest.mark.parametrize(
-    ("initializer", "value"), [(initializers.zeros, 0), (initializers.ones, 1), (initializers.constant(2.5), 2.5)]
+    ("initializer", "value"),
+    [(initializers.zeros, 0), (initializers.ones, 1), (initializers.constant(2.5), 2.5)],
 )
 def test_constant_initializers_take_no_memory(initializer: Initializer, value: float) -> None:
     constant = initializer(TensorType(FLOAT32, (1 << 20, 1 << 10)), FANS, np.random.default_rng(0))

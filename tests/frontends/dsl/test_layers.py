@@ -16,14 +16,22 @@ Array = np.ndarray
 
 
 def run(function: Callable[[nl.Symbolic], nl.Symbolic], x: Array) -> tuple[Array, dict[str, Array]]:
-    made = nl.network(lambda x: function(x)).graph(x=nl.tensor(*x.shape, dtype=x.dtype.name), seed=4)
+    made = nl.network(lambda x: function(x)).graph(
+        x=nl.tensor(*x.shape, dtype=x.dtype.name), seed=4
+    )
     states = {state.name: np.array(state.initial.array) for state in made.states}
     states |= {n: np.arange(a.size, dtype=a.dtype) for n, a in states.items() if n.endswith("bias")}
     return interpret(made, {"x": x}, states)[0], states
 
 
 def convolved(
-    x: Array, w: Array, bias: Array, stride: int, pads: list[tuple[int, int]], dilation: int, groups: int
+    x: Array,
+    w: Array,
+    bias: Array,
+    stride: int,
+    pads: list[tuple[int, int]],
+    dilation: int,
+    groups: int,
 ) -> Array:
     """The sum over channels of SciPy's correlation, with the dilated kernel written out."""
     spatial = x.ndim - 2
@@ -33,7 +41,8 @@ def convolved(
     per, out = w.shape[1], w.shape[0] // groups
     rows = [
         [
-            sum(correlate(x[n, o // out * per + c], spread[o, c], "valid") for c in range(per)) + bias[o]
+            sum(correlate(x[n, o // out * per + c], spread[o, c], "valid") for c in range(per))
+            + bias[o]
             for o in range(len(w))
         ]
         for n in range(len(x))
@@ -58,7 +67,10 @@ def test_convolution(
 ) -> None:
     x = np.random.default_rng(0).standard_normal((2, 4, *(7, 8, 5)[:rank]))
     layer = {1: nl.conv1d, 2: nl.conv2d, 3: nl.conv3d}[rank]
-    y, s = run(lambda v: layer(v, 6, 3, stride=stride, padding=padding, dilation=dilation, groups=groups), x)
+    y, s = run(
+        lambda v: layer(v, 6, 3, stride=stride, padding=padding, dilation=dilation, groups=groups),
+        x,
+    )
     expected = convolved(x, s["conv1.weight"], s["conv1.bias"], stride, pads, dilation, groups)
     np.testing.assert_allclose(y, expected, atol=1e-12)
 
@@ -82,14 +94,18 @@ def test_dense_embedding_and_layer_norm() -> None:
     np.testing.assert_array_equal(y, s["embedding1.weight"][indices])
     y, s = run(lambda v: nl.layer_norm(v), x)
     expected = (x - x.mean(-1, keepdims=True)) / np.sqrt(x.var(-1, keepdims=True) + 1e-5)
-    np.testing.assert_allclose(y, expected * s["layer_norm1.scale"] + s["layer_norm1.bias"], atol=1e-12)
+    np.testing.assert_allclose(
+        y, expected * s["layer_norm1.scale"] + s["layer_norm1.bias"], atol=1e-12
+    )
 
 
 def test_pooling() -> None:
     x = np.random.default_rng(0).standard_normal((1, 2, 6, 6))
     blocks = x.reshape(1, 2, 3, 2, 3, 2)
     np.testing.assert_array_equal(run(lambda v: nl.max_pool2d(v, 2), x)[0], blocks.max((3, 5)))
-    np.testing.assert_allclose(run(lambda v: nl.average_pool2d(v, 2), x)[0], blocks.mean((3, 5)), atol=1e-12)
+    np.testing.assert_allclose(
+        run(lambda v: nl.average_pool2d(v, 2), x)[0], blocks.mean((3, 5)), atol=1e-12
+    )
     np.testing.assert_allclose(run(nl.global_average_pool, x)[0], x.mean((2, 3)), atol=1e-12)
     shifted = run(lambda v: nl.max_pool2d(v, 3, stride=2, padding=1), x)[0]
     padded = np.pad(x, [(0, 0), (0, 0), (1, 1), (1, 1)], constant_values=-np.inf)

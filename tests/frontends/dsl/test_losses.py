@@ -25,10 +25,15 @@ REAL = X + RNG.standard_normal((6, 4))
 def value(loss: Loss | Callable, x: np.ndarray, target: np.ndarray) -> list[np.ndarray]:  # type: ignore[type-arg]
     def both(x, target):  # type: ignore[no-untyped-def]
         return (
-            (loss(x, target), loss.correct(x, target)) if isinstance(loss, Loss) and loss.correct else loss(x, target)
+            (loss(x, target), loss.correct(x, target))
+            if isinstance(loss, Loss) and loss.correct
+            else loss(x, target)
         )
 
-    types = {"x": tensor(*x.shape, dtype="float64"), "target": tensor(*target.shape, dtype=target.dtype.name)}
+    types = {
+        "x": tensor(*x.shape, dtype="float64"),
+        "target": tensor(*target.shape, dtype=target.dtype.name),
+    }
     return interpret(network(both).graph(**types), {"x": x, "target": target})
 
 
@@ -46,7 +51,9 @@ def value(loss: Loss | Callable, x: np.ndarray, target: np.ndarray) -> list[np.n
     ],
     ids=lambda item: item.name if isinstance(item, Loss) else "",
 )  # fmt: skip
-def test_value_and_count(loss: Loss, target: np.ndarray, expected: float, correct: int | None) -> None:
+def test_value_and_count(
+    loss: Loss, target: np.ndarray, expected: float, correct: int | None
+) -> None:
     results = value(loss, X, target)
     np.testing.assert_allclose(results[0], expected, rtol=1e-12)
     assert len(results) == (1 if correct is None else 2)
@@ -57,7 +64,9 @@ def test_value_and_count(loss: Loss, target: np.ndarray, expected: float, correc
 def test_large_logits_stay_finite() -> None:
     big = np.array([[1e4, -1e4], [-1e4, 1e4]])
     np.testing.assert_allclose(value(losses.cross_entropy, big, np.array([1, 1]))[0], 1e4)
-    np.testing.assert_allclose(value(losses.binary_cross_entropy_with_logits, big, np.zeros((2, 2)))[0], 5e3)
+    np.testing.assert_allclose(
+        value(losses.binary_cross_entropy_with_logits, big, np.zeros((2, 2)))[0], 5e3
+    )
 
 
 def test_a_target_of_the_wrong_type_is_told() -> None:

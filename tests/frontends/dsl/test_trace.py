@@ -24,7 +24,9 @@ def graph(**options: Any) -> nl.TracedGraph:
     return small.graph(x=nl.tensor("N", 1, 8, 8), **options)
 
 
-def trace(function: Callable[[nl.Symbolic], Any], *shape: int | str, **options: Any) -> nl.TracedGraph:
+def trace(
+    function: Callable[[nl.Symbolic], Any], *shape: int | str, **options: Any
+) -> nl.TracedGraph:
     return nl.network(function).graph(x=nl.tensor(*shape, **options))
 
 
@@ -38,7 +40,10 @@ def test_parameters_are_named_by_layer_in_order() -> None:
 def test_types_and_names_of_the_border() -> None:
     made = graph()
     assert made.name == "small" and made.output_names == ("y",)
-    assert [str(value.type) for value in (*made.inputs, *made.outputs)] == ["float32[N, 1, 8, 8]", "float32[N, 3]"]
+    assert [str(value.type) for value in (*made.inputs, *made.outputs)] == [
+        "float32[N, 1, 8, 8]",
+        "float32[N, 3]",
+    ]
 
 
 def test_inference_form_changes_no_state_and_is_what_the_training_form_came_from() -> None:
@@ -48,7 +53,9 @@ def test_inference_form_changes_no_state_and_is_what_the_training_form_came_from
     changed = {state.name for state in training.states if not state.is_unchanged}
     assert changed == {"batch_norm1.running_mean", "batch_norm1.running_variance", "generator.key"}
     assert training.training_form() is training
-    assert {s.name: s.initial for s in inference.states}.items() <= {s.name: s.initial for s in training.states}.items()
+    assert {s.name: s.initial for s in inference.states}.items() <= {
+        s.name: s.initial for s in training.states
+    }.items()
 
 
 def test_initial_values_depend_on_seed_and_name_alone() -> None:
@@ -73,8 +80,13 @@ def test_initial_values_depend_on_seed_and_name_alone() -> None:
 
 
 def test_initializer_override_spares_running_statistics() -> None:
-    states = {state.name: state.initial for state in graph(initializer=nl.initializers.zeros).states}
-    assert states["batch_norm1.scale"].splat_value == 0 and states["batch_norm1.running_variance"].splat_value == 1
+    states = {
+        state.name: state.initial for state in graph(initializer=nl.initializers.zeros).states
+    }
+    assert (
+        states["batch_norm1.scale"].splat_value == 0
+        and states["batch_norm1.running_variance"].splat_value == 1
+    )
 
 
 def test_with_states_reaches_the_other_form() -> None:
@@ -142,7 +154,8 @@ def test_dropout_statistics_and_fresh_masks() -> None:
     for result in (first, other, second):
         np.testing.assert_allclose(np.unique(result), [0, 1 / 0.7], rtol=1e-6)
         assert abs((result > 0).mean() - 0.7) < 5 * deviation
-        assert abs((result > 0).mean(0).std() - np.sqrt(0.21 / 100)) < 0.005  # no column is favoured
+        # no column is favoured
+        assert abs((result > 0).mean(0).std() - np.sqrt(0.21 / 100)) < 0.005
     for pair in (other, second):  # masks of two layers, and of two steps, are independent
         assert abs(((first > 0) & (pair > 0)).mean() - 0.49) < 5 * deviation
     again = interpret_step(made, {"x": ones})[0][0]
@@ -158,28 +171,52 @@ def test_batch_norm_training_form_against_numpy() -> None:
     expected = (exact - mean.reshape(3, 1, 1)) / np.sqrt(variance.reshape(3, 1, 1) + 1e-5)
     np.testing.assert_allclose(y, expected, atol=5e-6)
     np.testing.assert_allclose(states["batch_norm1.running_mean"], 0.25 * mean, rtol=1e-5)
-    np.testing.assert_allclose(states["batch_norm1.running_variance"], 0.75 + 0.25 * variance, rtol=1e-5)
+    np.testing.assert_allclose(
+        states["batch_norm1.running_variance"], 0.75 + 0.25 * variance, rtol=1e-5
+    )
     inference = interpret(made, {"x": x}, states)[0]
     running = (
         states["batch_norm1.running_mean"].reshape(3, 1, 1),
         states["batch_norm1.running_variance"].reshape(3, 1, 1),
     )
-    np.testing.assert_allclose(inference, (exact - running[0]) / np.sqrt(running[1] + 1e-5), atol=5e-6)
+    np.testing.assert_allclose(
+        inference, (exact - running[0]) / np.sqrt(running[1] + 1e-5), atol=5e-6
+    )
 
 
 @pytest.mark.parametrize(
     ("function", "shape", "message"),
     [
-        (lambda x: nl.conv2d(x, 4, 3), ("N", 28, 28), "conv1: conv2d takes a value of rank 4 (n c h w)"),
+        (
+            lambda x: nl.conv2d(x, 4, 3),
+            ("N", 28, 28),
+            "conv1: conv2d takes a value of rank 4 (n c h w)",
+        ),
         (lambda x: nl.conv2d(x, 4, 3, padding="Same"), ("N", 1, 8, 8), "padding 'Same' is unknown"),
-        (lambda x: nl.conv2d(x, 4, 3, padding=(1, 1, 1)), ("N", 1, 8, 8), "padding (1, 1, 1) is not 2 pairs"),
+        (
+            lambda x: nl.conv2d(x, 4, 3, padding=(1, 1, 1)),
+            ("N", 1, 8, 8),
+            "padding (1, 1, 1) is not 2 pairs",
+        ),
         (lambda x: nl.conv2d(x, 4, 3, padding=-1), ("N", 1, 8, 8), "padding -1"),
         (lambda x: nl.conv2d(x, 4, 3, stride=0), ("N", 1, 8, 8), "stride 0 is not 2 ints >= 1"),
-        (lambda x: nl.conv2d(x, 4, 3, groups=3), ("N", 6, 8, 8), "3 groups must divide 6 channels and 4 filters"),
+        (
+            lambda x: nl.conv2d(x, 4, 3, groups=3),
+            ("N", 6, 8, 8),
+            "3 groups must divide 6 channels and 4 filters",
+        ),
         (lambda x: nl.conv2d(x, 4, 9), (1, 1, 8, 8), "conv"),
-        (lambda x: nl.conv2d(x, 4, 3, stride=2, padding="same"), (1, 1, "H", "W"), "needs a fixed extent"),
+        (
+            lambda x: nl.conv2d(x, 4, 3, stride=2, padding="same"),
+            (1, 1, "H", "W"),
+            "needs a fixed extent",
+        ),
         (lambda x: nl.dense(x, 4), ("N", "M"), "Call flatten first"),
-        (lambda x: nl.dense(nl.dense(x, 4, name="a"), 4, name="a"), ("N", 3), "two layers are named 'a'"),
+        (
+            lambda x: nl.dense(nl.dense(x, 4, name="a"), 4, name="a"),
+            ("N", 3),
+            "two layers are named 'a'",
+        ),
         (lambda x: nl.dropout(x, 1.0), ("N", 3), "dropout rate"),
         (lambda x: nl.max_pool2d(x, 2), ("N", 3), "max_pool2d takes a value of rank 4"),
         (lambda x: nl.reshape(x, (2, -1)), ("N", 3), "cannot be reshaped"),
@@ -192,7 +229,9 @@ def test_batch_norm_training_form_against_numpy() -> None:
         (lambda x: nl.softmax(x, 2), (2, 3), "has no axis 2"),
     ],
 )
-def test_wrong_programs_are_told(function: Callable[[Any], Any], shape: tuple[Any, ...], message: str) -> None:
+def test_wrong_programs_are_told(
+    function: Callable[[Any], Any], shape: tuple[Any, ...], message: str
+) -> None:
     with pytest.raises(NetloomError) as caught:
         trace(function, *shape)
     assert message in str(caught.value)
@@ -201,7 +240,9 @@ def test_wrong_programs_are_told(function: Callable[[Any], Any], shape: tuple[An
 def test_wrong_inputs_are_told() -> None:
     with pytest.raises(UsageError, match="not a tensor"):
         small.graph(x=(1, 2, 3))
-    with pytest.raises(UsageError, match="small\\(x.*missing a required argument: 'x'.*Name each input"):
+    with pytest.raises(
+        UsageError, match="small\\(x.*missing a required argument: 'x'.*Name each input"
+    ):
         small.graph()
     with pytest.raises(UsageError, match="unexpected keyword argument 'y'"):
         small.graph(x=nl.tensor(1, 1, 8, 8), y=nl.tensor(1))

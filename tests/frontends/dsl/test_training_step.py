@@ -1,4 +1,6 @@
-"""The training step: gradients against finite differences, updates against optimizers written with NumPy."""
+"""The training step: gradients against finite differences, updates against optimizers written
+with NumPy.
+"""
 
 from __future__ import annotations
 
@@ -19,7 +21,9 @@ ONE = np.float32(1)
 
 
 def states_of(graph: Any, seed: int = 0) -> Arrays:
-    """Initial states, with small random values where they would be zero, so that nothing vanishes by symmetry."""
+    """Initial states, with small random values where they would be zero, so that nothing
+    vanishes by symmetry.
+    """
     rng = np.random.default_rng(seed)
     found = {}
     for state in graph.states:
@@ -49,7 +53,9 @@ def thinned(x: nl.Symbolic) -> nl.Symbolic:
 
 
 @pytest.mark.parametrize("function", [convolutional, residual, thinned])
-def test_gradients_against_finite_differences(function: Callable[[nl.Symbolic], nl.Symbolic]) -> None:
+def test_gradients_against_finite_differences(
+    function: Callable[[nl.Symbolic], nl.Symbolic],
+) -> None:
     graph = nl.network(function).graph(x=nl.tensor("N", 2, 8, 8, dtype="float64"))
     step = nl.training_graph(graph, losses.cross_entropy, optimizers.SGD())
     rng = np.random.default_rng(1)
@@ -62,7 +68,11 @@ def test_gradients_against_finite_differences(function: Callable[[nl.Symbolic], 
         direction = rng.standard_normal(gradient.shape)
         epsilon = 1e-5
         ends = [
-            float(interpret(step, inputs, states | {name: states[name] + side * epsilon * direction})[0])
+            float(
+                interpret(step, inputs, states | {name: states[name] + side * epsilon * direction})[
+                    0
+                ]
+            )
             for side in (1, -1)
         ]
         slope = (ends[0] - ends[1]) / (2 * epsilon)
@@ -70,10 +80,12 @@ def test_gradients_against_finite_differences(function: Callable[[nl.Symbolic], 
         assert abs(slope - np.vdot(gradient, direction)) <= 1e-6 * scale, name
 
 
-# -- optimizers, written apart: plain loops over (gradient, rate) ----------------------------------------------
+# -- optimizers, written apart: plain loops over (gradient, rate) ----------------------------------
 
 
-def sgd(p: np.ndarray, gradients: Any, rates: Any, momentum: float, nesterov: bool, decay: float) -> np.ndarray:
+def sgd(
+    p: np.ndarray, gradients: Any, rates: Any, momentum: float, nesterov: bool, decay: float
+) -> np.ndarray:
     velocity = np.zeros_like(p)
     for gradient_at, rate in zip(gradients, rates, strict=True):
         g = gradient_at(p) + decay * p
@@ -110,7 +122,10 @@ def rmsprop(p: np.ndarray, gradients: Any, rates: Any) -> np.ndarray:
     [
         (optimizers.SGD(), lambda *a: sgd(*a, 0.0, False, 0.0)),
         (optimizers.SGD(momentum=0.9), lambda *a: sgd(*a, 0.9, False, 0.0)),
-        (optimizers.SGD(momentum=0.9, nesterov=True, weight_decay=0.1), lambda *a: sgd(*a, 0.9, True, 0.1)),
+        (
+            optimizers.SGD(momentum=0.9, nesterov=True, weight_decay=0.1),
+            lambda *a: sgd(*a, 0.9, True, 0.1),
+        ),
         (optimizers.Adam(), lambda *a: adam(*a, 0.0, False)),
         (optimizers.Adam(weight_decay=0.1), lambda *a: adam(*a, 0.1, False)),
         (optimizers.AdamW(weight_decay=0.1), lambda *a: adam(*a, 0.1, True)),
@@ -118,26 +133,33 @@ def rmsprop(p: np.ndarray, gradients: Any, rates: Any) -> np.ndarray:
     ],
     ids=lambda item: repr(item) if hasattr(item, "slots") else "",
 )
-def test_updates_against_numpy(optimizer: Optimizer, oracle: Callable[..., np.ndarray], dtype: str) -> None:
+def test_updates_against_numpy(
+    optimizer: Optimizer, oracle: Callable[..., np.ndarray], dtype: str
+) -> None:
     """Least squares |x w - y|² / size, whose gradient is 2 xᵀ (x w - y) / size."""
     graph = nl.network(lambda x: nl.dense(x, 2, bias=False)).graph(x=nl.tensor(5, 3, dtype=dtype))
     step = nl.training_graph(graph, losses.mean_squared_error, optimizer)
     rng = np.random.default_rng(2)
     batches = [
-        (rng.standard_normal((5, 3)).astype(dtype), rng.standard_normal((5, 2)).astype(dtype)) for _ in range(12)
+        (rng.standard_normal((5, 3)).astype(dtype), rng.standard_normal((5, 2)).astype(dtype))
+        for _ in range(12)
     ]
     rates = [float(np.float32(0.02 / (1 + i))) for i in range(12)]
     states: Arrays = {state.name: np.array(state.initial.array) for state in step.states}
     start = states["dense1.weight"].astype(np.float64)
     for (x, y), rate in zip(batches, rates, strict=True):
         _, states = interpret_step(step, {"x": x, "labels": y, "rate": np.float32(rate)}, states)
-    gradients = [lambda w, x=x, y=y: x.T.astype(np.float64) @ (x @ w - y) * 2 / 10 for x, y in batches]
+    gradients = [
+        lambda w, x=x, y=y: x.T.astype(np.float64) @ (x @ w - y) * 2 / 10 for x, y in batches
+    ]
     expected = oracle(start, gradients, rates)
     moved = np.abs(expected - start).max()
     assert moved > 1e-3
     precision = np.finfo(dtype).eps
     # each of 12 steps rounds about 20 times, and Adam divides by small moments
-    np.testing.assert_allclose(states["dense1.weight"], expected, atol=12 * 20 * precision * np.abs(start).max())
+    np.testing.assert_allclose(
+        states["dense1.weight"], expected, atol=12 * 20 * precision * np.abs(start).max()
+    )
 
 
 def test_states_of_the_step() -> None:
@@ -154,16 +176,24 @@ def test_states_of_the_step() -> None:
 
 def test_only_the_chosen_parameters_change() -> None:
     step = nl.training_graph(
-        nl.zoo.lenet5(), losses.cross_entropy, optimizers.SGD(momentum=0.5), trainable=["dense3.weight"]
+        nl.zoo.lenet5(),
+        losses.cross_entropy,
+        optimizers.SGD(momentum=0.5),
+        trainable=["dense3.weight"],
     )
-    assert [s.name for s in step.states if not s.is_unchanged] == ["dense3.weight", "dense3.weight.velocity"]
+    assert [s.name for s in step.states if not s.is_unchanged] == [
+        "dense3.weight",
+        "dense3.weight.velocity",
+    ]
 
 
 def test_a_graph_without_a_trace_trains_its_unchanged_states() -> None:
     traced = nl.zoo.mlp(features=4, hidden=(3,), classes=2)
     from netloom.compiler.graph import Graph
 
-    plain = Graph(traced.name, traced.inputs, traced.nodes, traced.outputs, traced.output_names, traced.states)
+    plain = Graph(
+        traced.name, traced.inputs, traced.nodes, traced.outputs, traced.output_names, traced.states
+    )
     step = nl.training_graph(plain, losses.cross_entropy, optimizers.SGD())
     assert sum(not state.is_unchanged for state in step.states) == 4
 
@@ -180,7 +210,9 @@ def test_any_function_is_a_loss_and_wrong_ones_are_told() -> None:
         two = nl.network(lambda x: (nl.dense(x, 2), x)).graph(x=nl.tensor(2, 2))
         nl.training_graph(two, losses.cross_entropy, optimizers.SGD())
     with pytest.raises(UsageError, match="no parameters"):
-        nl.training_graph(nl.network(nl.relu).graph(x=nl.tensor(2, 2)), losses.cross_entropy, optimizers.SGD())
+        nl.training_graph(
+            nl.network(nl.relu).graph(x=nl.tensor(2, 2)), losses.cross_entropy, optimizers.SGD()
+        )
 
 
 def test_a_parameter_that_does_not_matter_gets_no_gradient() -> None:

@@ -15,7 +15,8 @@ from netloom.frontends import dsl as nl
 from netloom.frontends.dsl import zoo
 from netloom.frontends.dsl.initializers import Initializer
 
-# torchvision's counts; AlexNet by the paper's own sizes (34,944 + 307,456 + 885,120 + 663,936 + 442,624 + ...)
+# torchvision's counts; AlexNet by the paper's own sizes (34,944 + 307,456 + 885,120 + 663,936 +
+# 442,624 + ...)
 PARAMETERS = {
     "lenet5": 61_706, "alexnet": 60_965_224, "vgg16": 138_357_544, "vgg19": 143_667_240, "resnet18": 11_689_512,
     "resnet34": 21_797_672, "resnet50": 25_557_032, "resnet101": 44_549_160, "resnet152": 60_192_808,
@@ -58,7 +59,9 @@ def test_lenet_runs_and_samples_are_independent(variant: str, size: int) -> None
 
 @pytest.mark.parametrize("seed", [0, 1, 2])
 def test_lenet_starts_without_an_opinion(seed: int) -> None:
-    """Its first loss on digits is near log 10, that of a classifier that knows nothing; with He's rule it is not."""
+    """Its first loss on digits is near log 10, that of a classifier that knows nothing; with
+    He's rule it is not.
+    """
     data = datasets.digits()
 
     def loss(initializer: Initializer | None) -> float:

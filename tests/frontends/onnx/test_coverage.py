@@ -13,7 +13,9 @@ PAGE = Path(__file__).parents[3] / "docs" / "onnx-coverage.md"
 
 
 def test_page_is_up_to_date() -> None:
-    assert PAGE.read_text() == coverage.table(), f"write it anew: python -m {coverage.__name__} > docs/{PAGE.name}"
+    assert PAGE.read_text() == coverage.table(), (
+        f"write it anew: python -m {coverage.__name__} > docs/{PAGE.name}"
+    )
 
 
 def test_latest_opset_is_known_to_the_onnx_package() -> None:

@@ -1,5 +1,7 @@
 # ruff: noqa: E501 - one row for each case
-"""Export: graphs with states, free dims and ops that ONNX lacks; files that are whole or not there."""
+"""Export: graphs with states, free dims and ops that ONNX lacks; files that are whole or not
+there.
+"""
 
 from __future__ import annotations
 
@@ -35,7 +37,9 @@ def agree(graph: Graph, feeds: dict[str, Array], opset: int = 18) -> onnx.ModelP
     model = to_onnx(graph, opset=opset)
     onnx.checker.check_model(model, full_check=True)
     expected = interpret(graph, feeds)
-    session = onnxruntime.InferenceSession(model.SerializeToString(), providers=["CPUExecutionProvider"])
+    session = onnxruntime.InferenceSession(
+        model.SerializeToString(), providers=["CPUExecutionProvider"]
+    )
     for actual, meant in zip(session.run(None, feeds), expected, strict=True):
         assert actual.shape == meant.shape
         assert actual.dtype == meant.dtype
@@ -73,7 +77,17 @@ def test_network_with_a_free_batch(batch: int) -> None:
     model = agree(network(), {"image": r(batch, 1, 12, 12)})
     assert model.graph.input[0].type.tensor_type.shape.dim[0].dim_param == "N"
     assert {t.name for t in model.graph.initializer} >= {"conv/kernel", "conv/bias", "dense/kernel"}
-    assert [node.op_type for node in model.graph.node] == ["Conv", "Reshape", "Add", "Relu", "MaxPool", "Reshape", "MatMul", "Softmax"]  # fmt: skip
+    # fmt: skip
+    assert [node.op_type for node in model.graph.node] == [
+        "Conv",
+        "Reshape",
+        "Add",
+        "Relu",
+        "MaxPool",
+        "Reshape",
+        "MatMul",
+        "Softmax",
+    ]
 
 
 @pytest.mark.parametrize("opset", [13, 17, 18, 21])
@@ -165,7 +179,9 @@ def test_op(name: str) -> None:
 
 def test_large_splats_stay_small() -> None:
     big = Constant.splat(0.5, TensorType(FLOAT32, (1 << 12, 1 << 12)))
-    graph = build((1 << 12,), lambda b, v: b("matmul", b("reshape", v, shape=(1, 1 << 12)), b.constant(big)))
+    graph = build(
+        (1 << 12,), lambda b, v: b("matmul", b("reshape", v, shape=(1, 1 << 12)), b.constant(big))
+    )
     model = to_onnx(graph)
     assert model.ByteSize() < 2000
     onnx.checker.check_model(model, full_check=True)
@@ -201,7 +217,9 @@ def test_file_is_whole(tmp_path: Path) -> None:
 
 def test_export_is_repeatable() -> None:
     graph = network()
-    assert to_onnx(graph).SerializeToString(deterministic=True) == to_onnx(graph).SerializeToString(deterministic=True)
+    assert to_onnx(graph).SerializeToString(deterministic=True) == to_onnx(graph).SerializeToString(
+        deterministic=True
+    )
 
 
 def test_path_that_cannot_be_written(tmp_path: Path) -> None:

@@ -25,9 +25,13 @@ RNG = np.random.default_rng(11)
 
 
 def model_of(signature: str, body: str, **initializers: Array) -> onnx.ModelProto:
-    model = onnx.parser.parse_model(f'<ir_version: 8, opset_import: ["" : 17]> g ({signature}) => (float y) {{ {body} }}')
+    model = onnx.parser.parse_model(
+        f'<ir_version: 8, opset_import: ["" : 17]> g ({signature}) => (float y) {{ {body} }}'
+    )
     model.graph.output[0].ClearField("type")
-    model.graph.initializer.extend(numpy_helper.from_array(array, name) for name, array in initializers.items())
+    model.graph.initializer.extend(
+        numpy_helper.from_array(array, name) for name, array in initializers.items()
+    )
     return model
 
 
@@ -35,7 +39,9 @@ def assert_right(model: onnx.ModelProto, *shapes: tuple[int, ...]) -> None:
     """Interpreted and compiled, equal to ONNX Runtime for inputs x of several shapes."""
     graph = from_onnx(model)
     compiled = Session.in_process(compile_graph(graph, Options()).image, threads=2)
-    session = onnxruntime.InferenceSession(model.SerializeToString(), providers=["CPUExecutionProvider"])
+    session = onnxruntime.InferenceSession(
+        model.SerializeToString(), providers=["CPUExecutionProvider"]
+    )
     for shape in shapes:
         x = RNG.standard_normal(shape).astype(np.float32)
         expected = session.run(None, {"x": x})[0]
@@ -50,12 +56,22 @@ CAUSAL = """s = Shape<start = 1, end = 2>(x)  xt = Transpose<perm = [0, 2, 1]>(x
 
 
 def causal() -> onnx.ModelProto:
-    return model_of("float[B, T, 4] x", CAUSAL, mask=MASK, zero=np.array([0]), one=np.array([1]), two=np.array([2]))
+    return model_of(
+        "float[B, T, 4] x",
+        CAUSAL,
+        mask=MASK,
+        zero=np.array([0]),
+        one=np.array([1]),
+        two=np.array([2]),
+    )
 
 
 def test_a_mask_limits_the_length() -> None:
     graph = from_onnx(causal())
-    assert {symbol.name: (symbol.lo, symbol.hi) for symbol in graph.symbols} == {"B": (1, 1_000_000_000), "T": (1, 8)}
+    assert {symbol.name: (symbol.lo, symbol.hi) for symbol in graph.symbols} == {
+        "B": (1, 1_000_000_000),
+        "T": (1, 8),
+    }
     assert_right(causal(), (2, 5, 4), (1, 8, 4), (3, 1, 4))
 
 
@@ -66,7 +82,9 @@ def test_a_range_that_is_given_is_kept() -> None:
 
 
 def test_a_number_in_a_shape_decides_a_dim() -> None:
-    model = model_of("float[B, T, 6] x", "r = Reshape(x, shape)  y = Relu(r)", shape=np.array([0, 5, 2, 3]))
+    model = model_of(
+        "float[B, T, 6] x", "r = Reshape(x, shape)  y = Relu(r)", shape=np.array([0, 5, 2, 3])
+    )
     assert [str(value.type) for value in from_onnx(model).inputs] == ["float32[B, 5, 6]"]
     assert_right(model, (2, 5, 6))
 
@@ -95,7 +113,10 @@ def test_linear_layers_on_flattened_rows() -> None:
 
 @pytest.mark.parametrize("op", ["MaxPool", "AveragePool"])
 def test_pools_that_round_up(op: str) -> None:
-    model = model_of("float[B, 2, H, W] x", f"y = {op}<kernel_shape = [3, 3], strides = [2, 2], ceil_mode = 1>(x)")
+    model = model_of(
+        "float[B, 2, H, W] x",
+        f"y = {op}<kernel_shape = [3, 3], strides = [2, 2], ceil_mode = 1>(x)",
+    )
     assert_right(model, (1, 2, 7, 8), (2, 2, 9, 6), (1, 2, 4, 5))
 
 
@@ -109,12 +130,22 @@ def test_reshapes_that_join_free_dims(body: str) -> None:
     """No formula over extents takes the joined axis apart again: such a reshape is another name
     of the same memory.
     """
-    model = model_of("float[A, B, 6] x", body, flat=np.array([-1, 6]), zero=np.array([0]), swapped=np.array([1, 0, 2]))
+    model = model_of(
+        "float[A, B, 6] x",
+        body,
+        flat=np.array([-1, 6]),
+        zero=np.array([0]),
+        swapped=np.array([1, 0, 2]),
+    )
     assert_right(model, (3, 2, 6), (1, 7, 6), (5, 1, 6))
 
 
 def test_a_reshape_alone_has_no_launch() -> None:
-    model = model_of("float[A, B, 6] x", "a = Exp(x)  r = Reshape(a, flat)  y = Softmax<axis = 0>(r)", flat=np.array([-1, 6]))
+    model = model_of(
+        "float[A, B, 6] x",
+        "a = Exp(x)  r = Reshape(a, flat)  y = Softmax<axis = 0>(r)",
+        flat=np.array([-1, 6]),
+    )
     (entry,) = plan_graph(from_onnx(model)).program.entries
     kernels = [launch.kernel.split("_", 2)[2] for launch in entry.launches]
     assert kernels[0] == "exp" and "reshape" not in kernels and "copy" not in kernels
@@ -123,12 +154,21 @@ def test_a_reshape_alone_has_no_launch() -> None:
 def test_long_sums_under_two_free_dims() -> None:
     """What an item keeps of long sums never grows with a free dim."""
     w = (RNG.standard_normal((1100, 24)) / 30).astype(np.float32)
-    assert_right(model_of("float[A, B, 1100] x", "y = MatMul(x, w)", w=w), (2, 3, 1100), (3, 40, 1100))
+    assert_right(
+        model_of("float[A, B, 1100] x", "y = MatMul(x, w)", w=w), (2, 3, 1100), (3, 40, 1100)
+    )
 
 
 def test_products_of_free_dims_of_bounded_length() -> None:
     mask = np.tril(np.ones((1, 64, 64), bool))
-    model = model_of("float[B, T, 4] x", CAUSAL, mask=mask, zero=np.array([0]), one=np.array([1]), two=np.array([2]))
+    model = model_of(
+        "float[B, T, 4] x",
+        CAUSAL,
+        mask=mask,
+        zero=np.array([0]),
+        one=np.array([1]),
+        two=np.array([2]),
+    )
     assert_right(model, (2, 5, 4), (1, 33, 4), (1, 64, 4))
 
 

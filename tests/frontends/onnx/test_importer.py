@@ -1,4 +1,6 @@
-"""Whole models: dims and shapes, shape arithmetic, weights, and the networks of the onnx package."""
+"""Whole models: dims and shapes, shape arithmetic, weights, and the networks of the onnx
+package.
+"""
 
 from __future__ import annotations
 
@@ -22,11 +24,22 @@ Array = npt.NDArray[Any]
 F = TensorProto.FLOAT
 
 
-def model(nodes: list[onnx.NodeProto], shape: list[int | str | None], constants: dict[str, Any] | None = None,
-          opset: int = 17, name: str = "x", output: onnx.ValueInfoProto | None = None) -> onnx.ModelProto:  # fmt: skip
-    initializers = [numpy_helper.from_array(np.asarray(value), key) for key, value in (constants or {}).items()]
+def model(
+    nodes: list[onnx.NodeProto],
+    shape: list[int | str | None],
+    constants: dict[str, Any] | None = None,
+    # fmt: skip
+    opset: int = 17,
+    name: str = "x",
+    output: onnx.ValueInfoProto | None = None,
+) -> onnx.ModelProto:
+    initializers = [
+        numpy_helper.from_array(np.asarray(value), key) for key, value in (constants or {}).items()
+    ]
     result = output or onnx.ValueInfoProto(name=nodes[-1].output[0])
-    graph = helper.make_graph(nodes, "g", [helper.make_tensor_value_info(name, F, shape)], [result], initializers)
+    graph = helper.make_graph(
+        nodes, "g", [helper.make_tensor_value_info(name, F, shape)], [result], initializers
+    )
     return helper.make_model(graph, opset_imports=[helper.make_opsetid("", opset)], ir_version=8)
 
 
@@ -38,7 +51,7 @@ N = helper.make_node
 X = np.random.default_rng(0).standard_normal((2, 3, 4)).astype(np.float32)
 RELU = [N("Relu", ["x"], ["y"])]
 
-# -- dims and shapes ---------------------------------------------------------------------------------------------
+# -- dims and shapes -------------------------------------------------------------------------------
 
 
 def test_free_dims_stay_free() -> None:
@@ -81,7 +94,10 @@ def test_annotations_yield_to_the_caller() -> None:
     source = model(RELU, [1, 3], output=helper.make_tensor_value_info("y", F, [1, 3]))
     assert from_onnx(source, shapes={"x": [8, 3]}).outputs[0].shape == (8, 3)
     with pytest.raises(ShapeError):  # but the rank and the dtype still hold
-        from_onnx(model(RELU, [1, 3], output=helper.make_tensor_value_info("y", F, [1])), shapes={"x": [8, 3]})
+        from_onnx(
+            model(RELU, [1, 3], output=helper.make_tensor_value_info("y", F, [1])),
+            shapes={"x": [8, 3]},
+        )
 
 
 @pytest.mark.parametrize(("wishes", "words"), [
@@ -104,7 +120,7 @@ def test_minus_one_is_a_free_dim() -> None:
     assert [str(e) for e in from_onnx(model(RELU, [-1, 3])).inputs[0].shape] == ["x_0", "3"]
 
 
-# -- weights -------------------------------------------------------------------------------------------------------
+# -- weights ---------------------------------------------------------------------------------------
 
 
 def test_initializers_that_are_inputs_are_weights() -> None:
@@ -139,13 +155,19 @@ def test_an_input_or_a_constant_may_be_an_output() -> None:
     np.testing.assert_array_equal(y, [0, 0, 1])
 
 
-# -- shape arithmetic -------------------------------------------------------------------------------------------------
+# -- shape arithmetic ------------------------------------------------------------------------------
 
 
 def flattened() -> list[onnx.NodeProto]:
     """reshape(x, [shape(x)[0], -1]) as PyTorch writes it."""
-    return [N("Shape", ["x"], ["s"]), N("Gather", ["s", "zero"], ["n"], axis=0), N("Unsqueeze", ["n", "axes"], ["n1"]),
-            N("Concat", ["n1", "rest"], ["t"], axis=0), N("Reshape", ["x", "t"], ["y"])]  # fmt: skip
+    return [
+        N("Shape", ["x"], ["s"]),
+        N("Gather", ["s", "zero"], ["n"], axis=0),
+        N("Unsqueeze", ["n", "axes"], ["n1"]),
+        # fmt: skip
+        N("Concat", ["n1", "rest"], ["t"], axis=0),
+        N("Reshape", ["x", "t"], ["y"]),
+    ]
 
 
 FLATTENING = {"zero": np.array(0), "axes": np.array([0]), "rest": np.array([-1])}
@@ -185,19 +207,33 @@ def test_shape_slices_tiles_and_wheres() -> None:
         N("Size", ["x"], ["size"]), N("Equal", ["p", "size"], ["same"]), N("Where", ["same", "n", "one"], ["n1"]),
         N("Concat", ["n1", "minus"], ["t"], axis=0), N("Reshape", ["x", "t"], ["y"]),
     ]  # fmt: skip
-    graph = from_onnx(model(nodes, ["N", 3, 4], {"zero": np.array([0]), "one": np.array([1]), "minus": np.array([-1])}))
+    graph = from_onnx(
+        model(
+            nodes,
+            ["N", 3, 4],
+            {"zero": np.array([0]), "one": np.array([1]), "minus": np.array([-1])},
+        )
+    )
     assert ops(graph) == ["reshape"]
     assert [str(e) for e in graph.outputs[0].shape] == ["N", "12"]
 
 
 def test_expanded_to_a_computed_shape() -> None:
-    nodes = [N("Shape", ["x"], ["s"]), N("Expand", ["one", "s"], ["e"]), N("Add", ["x", "e"], ["y"])]
+    nodes = [
+        N("Shape", ["x"], ["s"]),
+        N("Expand", ["one", "s"], ["e"]),
+        N("Add", ["x", "e"], ["y"]),
+    ]
     graph = from_onnx(model(nodes, ["N", 3, "W"], {"one": np.array([1], np.float32)}))
     np.testing.assert_array_equal(interpret(graph, {"x": X})[0], X + 1)
 
 
 def test_constant_of_a_computed_shape() -> None:
-    nodes = [N("Shape", ["x"], ["s"]), N("ConstantOfShape", ["s"], ["z"]), N("Concat", ["x", "z"], ["y"], axis=2)]
+    nodes = [
+        N("Shape", ["x"], ["s"]),
+        N("ConstantOfShape", ["s"], ["z"]),
+        N("Concat", ["x", "z"], ["y"], axis=2),
+    ]
     graph = from_onnx(model(nodes, ["N", 3, "W"]))
     np.testing.assert_array_equal(interpret(graph, {"x": X})[0], np.concatenate([X, 0 * X], 2))
 
@@ -205,7 +241,9 @@ def test_constant_of_a_computed_shape() -> None:
 def test_range_over_a_free_dim() -> None:
     nodes = [N("Shape", ["x"], ["s"]), N("Gather", ["s", "axis"], ["w"]), N("Range", ["zero", "w", "one"], ["i"]),
              N("Cast", ["i"], ["f"], to=F), N("Add", ["x", "f"], ["y"])]  # fmt: skip
-    graph = from_onnx(model(nodes, ["N", 3, "W"], {"axis": np.array(2), "zero": np.array(0), "one": np.array(1)}))
+    graph = from_onnx(
+        model(nodes, ["N", 3, "W"], {"axis": np.array(2), "zero": np.array(0), "one": np.array(1)})
+    )
     np.testing.assert_array_equal(interpret(graph, {"x": X})[0], X + np.arange(4, dtype=np.float32))
 
 
@@ -221,25 +259,39 @@ def test_dims_that_cannot_be_divided_are_named() -> None:
     with pytest.raises(UnsupportedOpError, match="free dims") as caught:
         from_onnx(model([N("Reshape", ["x", "s"], ["y"])], ["N", 3], {"s": np.array([2, -1])}))
     assert "float32[N, 3]" in str(caught.value)
-    assert from_onnx(model([N("Reshape", ["x", "s"], ["y"])], ["N", 3], {"s": np.array([2, -1])}), dims={"N": 4})
+    assert from_onnx(
+        model([N("Reshape", ["x", "s"], ["y"])], ["N", 3], {"s": np.array([2, -1])}), dims={"N": 4}
+    )
 
 
 def test_known_conditions_choose_branches() -> None:
     def branch(op: str) -> onnx.GraphProto:
         return helper.make_graph([N(op, ["x"], ["z"])], op, [], [onnx.ValueInfoProto(name="z")])
 
-    nodes = [N("Shape", ["x"], ["s"]), N("Size", ["s"], ["rank"]), N("Equal", ["rank", "three"], ["c"]),
-             N("If", ["c"], ["y"], then_branch=branch("Neg"), else_branch=branch("Relu"))]  # fmt: skip
+    nodes = [
+        N("Shape", ["x"], ["s"]),
+        N("Size", ["s"], ["rank"]),
+        N("Equal", ["rank", "three"], ["c"]),
+        # fmt: skip
+        N("If", ["c"], ["y"], then_branch=branch("Neg"), else_branch=branch("Relu")),
+    ]
     assert ops(from_onnx(model(nodes, ["N", 3, 4], {"three": np.array(3)}))) == ["neg"]
     assert ops(from_onnx(model(nodes, ["N", 3], {"three": np.array(3)}))) == ["relu"]
 
 
-# -- check ---------------------------------------------------------------------------------------------------------
+# -- check -----------------------------------------------------------------------------------------
 
 
 def test_check_reports_everything() -> None:
     report = check(
-        model([N("Relu", ["x"], ["a"], name="first"), N("Relu", ["a"], ["b"]), N("NonMaxSuppression", ["b"], ["y"])], [3])
+        model(
+            [
+                N("Relu", ["x"], ["a"], name="first"),
+                N("Relu", ["a"], ["b"]),
+                N("NonMaxSuppression", ["b"], ["y"]),
+            ],
+            [3],
+        )
     )
     assert [(row.name, row.opset, row.count, row.is_supported) for row in report.rows] == [
         ("NonMaxSuppression", 17, 1, False), ("Relu", 17, 2, True)]  # fmt: skip
@@ -250,7 +302,7 @@ def test_check_reports_everything() -> None:
     assert "NonMaxSuppression (opset 17) x 1: not supported" in str(report)
 
 
-# -- networks ------------------------------------------------------------------------------------------------------
+# -- networks --------------------------------------------------------------------------------------
 
 LIGHT = light_models()
 CONVOLUTIONS = {"bvlc_alexnet": 5, "densenet121": 121, "inception_v1": 57, "inception_v2": 69, "resnet50": 53,
@@ -265,20 +317,29 @@ def test_light_model_is_read(name: str) -> None:
     assert ops(graph).count("conv") == CONVOLUTIONS[name]
     assert [str(value.type) for value in graph.inputs] == ["float32[1, 3, 224, 224]"]
     assert graph.outputs[0].type.elements == 1000
-    large = [n.attrs.value for n in graph.nodes if n.op.name == "constant" and n.attrs.value.array.size > 64]
+    large = [
+        n.attrs.value
+        for n in graph.nodes
+        if n.op.name == "constant" and n.attrs.value.array.size > 64
+    ]
     assert len(large) >= 5
     assert all(constant.is_splat for constant in large)
 
 
 def relative_error(actual: Array, expected: Array) -> float:
-    return float(np.linalg.norm(actual.astype(np.float64) - expected) / np.linalg.norm(expected.astype(np.float64)))
+    return float(
+        np.linalg.norm(actual.astype(np.float64) - expected)
+        / np.linalg.norm(expected.astype(np.float64))
+    )
 
 
 def test_squeezenet_with_random_weights() -> None:
     source = with_random_weights(onnx.load(LIGHT["squeezenet"]), seed=0)
     x = np.random.default_rng(1).standard_normal((1, 3, 224, 224)).astype(np.float32)
     graph = from_onnx(source)
-    session = onnxruntime.InferenceSession(source.SerializeToString(), providers=["CPUExecutionProvider"])
+    session = onnxruntime.InferenceSession(
+        source.SerializeToString(), providers=["CPUExecutionProvider"]
+    )
     (expected,) = session.run(None, {graph.inputs[0].label: x})
     (actual,) = interpret(graph, {graph.inputs[0].label: x})
     assert relative_error(actual, expected) < 1e-5
@@ -290,11 +351,19 @@ def test_random_weights_are_repeatable(name: str) -> None:
     source = onnx.load(LIGHT[name])
     before = source.SerializeToString(deterministic=True)
     first, second, third = (with_random_weights(source, seed) for seed in (0, 0, 1))
-    assert first.SerializeToString(deterministic=True) == second.SerializeToString(deterministic=True)
-    assert first.SerializeToString(deterministic=True) != third.SerializeToString(deterministic=True)
+    assert first.SerializeToString(deterministic=True) == second.SerializeToString(
+        deterministic=True
+    )
+    assert first.SerializeToString(deterministic=True) != third.SerializeToString(
+        deterministic=True
+    )
     assert source.SerializeToString(deterministic=True) == before
     onnx.checker.check_model(first)
     assert not any(node.op_type == "ConstantOfShape" for node in first.graph.node)
-    filters = [numpy_helper.to_array(t) for t in first.graph.initializer if len(t.dims) == 4 and t.dims[0] > 100]
+    filters = [
+        numpy_helper.to_array(t)
+        for t in first.graph.initializer
+        if len(t.dims) == 4 and t.dims[0] > 100
+    ]
     for w in filters[:5]:
         assert abs(w.std() * np.sqrt(w[0].size / 2) - 1) < 0.1

@@ -1,5 +1,7 @@
 # ruff: noqa: E501 - one row for each case
-"""ONNX Runtime's own ops against ONNX Runtime. Scales are powers of two, so that quantized results are exact."""
+"""ONNX Runtime's own ops against ONNX Runtime. Scales are powers of two, so that quantized
+results are exact.
+"""
 
 from __future__ import annotations
 
@@ -50,7 +52,13 @@ class Case:
     first_fixed: int = 1
 
 
-def case(op: str, *inputs: Array | None, outputs: tuple[str, ...] = ("y",), first_fixed: int = 1, **attributes: Any) -> Case:
+def case(
+    op: str,
+    *inputs: Array | None,
+    outputs: tuple[str, ...] = ("y",),
+    first_fixed: int = 1,
+    **attributes: Any,
+) -> Case:
     return Case(op, inputs, attributes, outputs, first_fixed)
 
 
@@ -79,10 +87,19 @@ CASES = [
 def model_of(c: Case) -> tuple[onnx.ModelProto, dict[str, Array]]:
     names = ["" if x is None else f"x{k}" for k, x in enumerate(c.inputs)]
     given = {f"x{k}": x for k, x in enumerate(c.inputs) if x is not None}
-    fixed = [numpy_helper.from_array(given.pop(n), n) for k, n in enumerate(names) if n and k >= c.first_fixed]
-    ports = [helper.make_tensor_value_info(n, helper.np_dtype_to_tensor_dtype(x.dtype), x.shape) for n, x in given.items()]
+    fixed = [
+        numpy_helper.from_array(given.pop(n), n)
+        for k, n in enumerate(names)
+        if n and k >= c.first_fixed
+    ]
+    ports = [
+        helper.make_tensor_value_info(n, helper.np_dtype_to_tensor_dtype(x.dtype), x.shape)
+        for n, x in given.items()
+    ]
     node = helper.make_node(c.op, names, list(c.outputs), domain="com.microsoft", **c.attributes)
-    graph = helper.make_graph([node], "g", ports, [onnx.ValueInfoProto(name=n) for n in c.outputs if n], fixed)
+    graph = helper.make_graph(
+        [node], "g", ports, [onnx.ValueInfoProto(name=n) for n in c.outputs if n], fixed
+    )
     opsets = [helper.make_opsetid("", 17), helper.make_opsetid("com.microsoft", 1)]
     return helper.make_model(graph, opset_imports=opsets, ir_version=8), given
 
@@ -90,13 +107,19 @@ def model_of(c: Case) -> tuple[onnx.ModelProto, dict[str, Array]]:
 @pytest.mark.parametrize("c", CASES, ids=[f"{k}-{c.op}" for k, c in enumerate(CASES)])
 def test_case(c: Case) -> None:
     model, given = model_of(c)
-    session = onnxruntime.InferenceSession(model.SerializeToString(), providers=["CPUExecutionProvider"])
-    for actual, expected in zip(interpret(from_onnx(model), given), session.run(None, given), strict=True):
+    session = onnxruntime.InferenceSession(
+        model.SerializeToString(), providers=["CPUExecutionProvider"]
+    )
+    for actual, expected in zip(
+        interpret(from_onnx(model), given), session.run(None, given), strict=True
+    ):
         if expected.dtype.kind != "f":
             np.testing.assert_array_equal(actual, expected)
         else:
             assert actual.dtype == expected.dtype
-            np.testing.assert_allclose(actual, expected, rtol=1e-5, atol=1e-5 * np.abs(expected).max())
+            np.testing.assert_allclose(
+                actual, expected, rtol=1e-5, atol=1e-5 * np.abs(expected).max()
+            )
 
 
 def test_every_handler_has_a_case() -> None:

@@ -1,9 +1,11 @@
-"""The node tests of the ONNX backend suite: what is imported means what the suite says; the rest is refused clearly.
+"""The node tests of the ONNX backend suite: what is imported means what the suite says; the rest is
+refused clearly.
 
-Every case is imported and interpreted. Where it feeds shapes, axes or bounds at run time that a compiler must know before,
-it is imported again with its small inputs as initializers. What is refused even so is listed in ``REFUSED``, exactly: a case
-that starts to pass must leave the list. Every tenth case of each op, and the first, is compiled too (all of them with
-``--shapes 300``), many to a program.
+Every case is imported and interpreted. Where it feeds shapes, axes or bounds at run time that a
+compiler must know before, it is imported again with its small inputs as initializers. What is
+refused even so is listed in ``REFUSED``, exactly: a case that starts to pass must leave the list.
+Every tenth case of each op, and the first, is compiled too (all of them with ``--shapes 300``),
+many to a program.
 """
 
 from __future__ import annotations
@@ -44,7 +46,9 @@ PROGRAM: Final = 48  # cases compiled as one program
 
 @dataclass(frozen=True)
 class Refused:
-    """Cases by pattern of their names (less "test_"), why they are refused, and words that the message must hold."""
+    """Cases by pattern of their names (less "test_"), why they are refused, and words that the
+    message must hold.
+    """
 
     patterns: str
     reason: str
@@ -54,34 +58,48 @@ class Refused:
 REFUSED: Final = (
     Refused("adagrad* adam* momentum* nesterov_momentum ai_onnx_ml_*", "ops of other domains",
             "Export without ops of that domain"),
-    Refused("flexattention flexattention_scaled flexattention_gqa flexattention_diff_head_sizes flexattention_score_mod "
-            "flexattention_prob_mod flexattention_fp16 flexattention_double flexattention_causal_mask flexattention_soft_cap "
-            "flexattention_relative_positional", "preview ops", "Export without ops of that domain"),
+    Refused("flexattention flexattention_scaled flexattention_gqa flexattention_diff_head_sizes "
+            "flexattention_score_mod "
+            "flexattention_prob_mod flexattention_fp16 flexattention_double "
+            "flexattention_causal_mask flexattention_soft_cap "
+            "flexattention_relative_positional", "preview ops",
+            "Export without ops of that domain"),
     Refused("bernoulli*", "random numbers", "Make the random numbers an input"),
-    Refused("cast*_to_FLOAT8* cast*_to_FLOAT4* cast*_to_INT4* cast*_to_UINT4* cast*_to_INT2* cast*_to_UINT2*",
+    Refused("cast*_to_FLOAT8* cast*_to_FLOAT4* cast*_to_INT4* cast*_to_UINT4* cast*_to_INT2* "
+            "cast*_to_UINT2*",
             "casts to dtypes of less than 8 bits, and float8", "which is not supported"),
-    Refused("quantizelinear_int4 quantizelinear_uint4 quantizelinear_int2 quantizelinear_uint2", "outputs of less than 8 bits",
+    Refused("quantizelinear_int4 quantizelinear_uint4 quantizelinear_int2 quantizelinear_uint2",
+            "outputs of less than 8 bits",
             "Dequantize it in the model"),
-    Refused("quantizelinear_e* quantizelinear_float4e2m1", "quantization to float8 and less", "it quantizes to float"),
+    Refused("quantizelinear_e* quantizelinear_float4e2m1", "quantization to float8 and less",
+            "it quantizes to float"),
     Refused("nonmaxsuppression_*", "data decide the result's shape", "depends on data"),
-    Refused("tfidfvectorizer_* image_decoder_* regex_* string_* strnormalizer_*", "strings and files", "are no tensors"),
-    Refused("training_dropout_default* training_dropout training_dropout_mask", "training", "exported for training"),
+    Refused("tfidfvectorizer_* image_decoder_* regex_* string_* strnormalizer_*",
+            "strings and files", "are no tensors"),
+    Refused("training_dropout_default* training_dropout training_dropout_mask", "training",
+            "exported for training"),
     Refused("equal_string*", "strings", "element type STRING"),
-    Refused("identity_sequence identity_opt loop13_seq loop16_seq_none sequence_map_* sequence_insert_* "
-            "optional_*_sequence optional_has_element_empty_optional_input", "sequences and optionals as inputs", "Only dense tensors"),
+    Refused("identity_sequence identity_opt loop13_seq loop16_seq_none sequence_map_* "
+            "sequence_insert_* "
+            "optional_*_sequence optional_has_element_empty_optional_input",
+            "sequences and optionals as inputs", "Only dense tensors"),
     Refused("scan_sum", "opset 8", "opset 8"),
 )  # fmt: skip
 
 # Cases whose expected outputs differ from what is right here, and why.
 DIFFERENT: Final[Mapping[str, str]] = {
-    "resize_downsample_scales_linear_align_corners": "the corner of the result's 2 elements, not of the 2.4 that 4 * 0.6 gives",
-    "resize_downsample_scales_cubic_align_corners": "the corner of the result's 3 elements, not of the 3.2 that 4 * 0.8 gives",
+    "resize_downsample_scales_linear_align_corners": "the corner of the result's 2 elements, not "
+    "of the 2.4 that 4 * 0.6 gives",
+    "resize_downsample_scales_cubic_align_corners": "the corner of the result's 3 elements, not of "
+    "the 3.2 that 4 * 0.8 gives",
 }
 
 
 @dataclass(frozen=True)
 class Outcome:
-    """What became of a case: a graph and its first difference from the expected outputs, or the message that refused it."""
+    """What became of a case: a graph and its first difference from the expected outputs, or the
+    message that refused it.
+    """
 
     op: str
     graph: Graph | None
@@ -98,7 +116,8 @@ def array(data: Any) -> Array:
 
 
 def difference(actual: Array, expected: Array, rtol: float, atol: float) -> str:
-    """What differs beyond the case's own tolerance, or beyond the rounding of the expected values themselves; "" if nothing.
+    """What differs beyond the case's own tolerance, or beyond the rounding of the expected values
+    themselves; "" if nothing.
 
     Those are rounded to two steps each, and where terms cancelled, to a step of the largest.
     """
@@ -109,7 +128,9 @@ def difference(actual: Array, expected: Array, rtol: float, atol: float) -> str:
             step = float(ml_dtypes.finfo(expected.dtype).eps)
             a, b = actual.astype(np.float64), expected.astype(np.float64)
             largest = np.abs(b[np.isfinite(b)]).max(initial=1.0)
-            np.testing.assert_allclose(a, b, rtol=max(rtol, 2 * step), atol=max(atol, step * largest))
+            np.testing.assert_allclose(
+                a, b, rtol=max(rtol, 2 * step), atol=max(atol, step * largest)
+            )
         else:
             np.testing.assert_array_equal(actual, expected)
     except AssertionError as error:
@@ -130,7 +151,12 @@ def with_initializers(model: onnx.ModelProto, given: Sequence[Any], rank: int) -
     del result.graph.input[:]
     for info, data in zip(model.graph.input, given, strict=True):
         is_tensor = isinstance(data, np.ndarray | np.generic | onnx.TensorProto)
-        if is_tensor and array(data).ndim <= rank and array(data).size <= MOST_FIXED and array(data).dtype.kind in "iufbV":
+        if (
+            is_tensor
+            and array(data).ndim <= rank
+            and array(data).size <= MOST_FIXED
+            and array(data).dtype.kind in "iufbV"
+        ):
             result.graph.initializer.append(numpy_helper.from_array(array(data), info.name))
         else:
             result.graph.input.append(info)
@@ -138,7 +164,9 @@ def with_initializers(model: onnx.ModelProto, given: Sequence[Any], rank: int) -
 
 
 def imported(model: onnx.ModelProto, given: Sequence[Any]) -> tuple[Graph, bool]:
-    """The graph of a model as it is (True), or else with its small inputs known: numbers and lists first, then all."""
+    """The graph of a model as it is (True), or else with its small inputs known: numbers and
+    lists first, then all.
+    """
     for rank in (-1, 1):
         try:
             return from_onnx(with_initializers(model, given, rank)), rank < 0
@@ -154,11 +182,14 @@ def outcome_of(case: Any) -> Outcome:
         graph, is_plain = imported(case.model, given)
     except NetloomError as error:
         return Outcome(op, None, {}, expected, tolerance, str(error))
-    expected = [part for data in expected for part in (data if isinstance(data, list) else [data])]  # sequences are flat here
+    # sequences are flat here
+    expected = [part for data in expected for part in (data if isinstance(data, list) else [data])]
     data = dict(zip((info.name for info in case.model.graph.input), given, strict=True))
     feeds = {value.label: array(data[value.label]) for value in graph.inputs}
     run = Outcome(op, graph, feeds, expected, tolerance, "")
-    return Outcome(op, graph, feeds, expected, tolerance, differences(interpret(graph, feeds), run), is_plain)
+    return Outcome(
+        op, graph, feeds, expected, tolerance, differences(interpret(graph, feeds), run), is_plain
+    )
 
 
 @cache
@@ -189,7 +220,9 @@ def test_refusals_say_why(row: Refused) -> None:
 def test_every_refusal_is_listed() -> None:
     patterns = [pattern for row in REFUSED for pattern in row.patterns.split()]
     refused = {name: o.message for name, o in outcomes().items() if o.graph is None}
-    assert {n: m for n, m in refused.items() if not any(fnmatchcase(n, pattern) for pattern in patterns)} == {}
+    assert {
+        n: m for n, m in refused.items() if not any(fnmatchcase(n, pattern) for pattern in patterns)
+    } == {}
 
 
 def test_what_must_be_known_is_documented() -> None:
@@ -199,11 +232,15 @@ def test_what_must_be_known_is_documented() -> None:
 
 
 def chosen(every: int) -> list[list[tuple[str, Outcome]]]:
-    """The cases to compile, in groups: of each op the first, and every so manieth (of expanded functions, among their own)."""
+    """The cases to compile, in groups: of each op the first, and every so manieth (of expanded
+    functions, among their own).
+    """
     by_op: dict[str, list[tuple[str, Outcome]]] = {}
     for name, outcome in sorted(outcomes().items()):
         if outcome.graph is not None and name not in DIFFERENT:
-            by_op.setdefault("expanded" if "_expanded" in name else outcome.op, []).append((name, outcome))
+            by_op.setdefault("expanded" if "_expanded" in name else outcome.op, []).append(
+                (name, outcome)
+            )
     picked = [item for op in sorted(by_op) for item in by_op[op][::every]]
     return [picked[start : start + PROGRAM] for start in range(0, len(picked), PROGRAM)]
 
@@ -214,8 +251,13 @@ def joined(group: Sequence[tuple[str, Outcome]]) -> tuple[Graph, dict[str, Array
     results, feeds = [], {}
     for position, (_, outcome) in enumerate(group):
         assert outcome.graph is not None
-        arguments = [b.input(value.type, f"x{position}_{k}") for k, value in enumerate(outcome.graph.inputs)]
-        feeds |= {a.label: outcome.feeds[v.label] for a, v in zip(arguments, outcome.graph.inputs, strict=True)}
+        arguments = [
+            b.input(value.type, f"x{position}_{k}") for k, value in enumerate(outcome.graph.inputs)
+        ]
+        feeds |= {
+            a.label: outcome.feeds[v.label]
+            for a, v in zip(arguments, outcome.graph.inputs, strict=True)
+        }
         results += b.inline(outcome.graph, arguments)
     return b.build(results), feeds
 
@@ -235,7 +277,10 @@ def test_compiled_code_is_right(shapes: int) -> None:
 def test_every_handler_has_a_case() -> None:
     """Here or in test_ops.py; ops of sequences in test_sequences.py."""
     passed = {o.op for o in outcomes().values() if o.graph is not None}
-    assert set(HANDLERS.entries) - set(SEQUENCES.entries) - passed - {case.op for case in CASES} == set()
+    assert (
+        set(HANDLERS.entries) - set(SEQUENCES.entries) - passed - {case.op for case in CASES}
+        == set()
+    )
 
 
 def test_control_differences_are_seen() -> None:

@@ -1,8 +1,10 @@
 # ruff: noqa: E501 - one row for each case
-"""Every handler against the ONNX reference evaluator, with awkward attributes and all inputs random.
+"""Every handler against the ONNX reference evaluator, with awkward attributes and all inputs
+random.
 
-A case is one node. Inputs named in ``fixed`` are initializers (shapes, axes, bounds); the others are graph inputs.
-Each case runs with static shapes, is exported and imported again, and (``free``) runs with every axis 0 free.
+A case is one node. Inputs named in ``fixed`` are initializers (shapes, axes, bounds); the others
+are graph inputs. Each case runs with static shapes, is exported and imported again, and (``free``)
+runs with every axis 0 free.
 """
 
 from __future__ import annotations
@@ -60,12 +62,37 @@ class Case:
     tolerance: float = 2e-6
     expected: Any = None  # where the reference evaluator has no such opset
     is_exported: bool = True  # False: the default opset has no form of it
-    peer: bool = False  # expected values from ONNX Runtime: the reference evaluator is wrong or incomplete here
+    # expected values from ONNX Runtime: the reference evaluator is wrong or incomplete here
+    peer: bool = False
 
 
-def case(op: str, *inputs: Array | np.generic | None, fixed: Sequence[int] = (), opset: int = 18, outputs: int = 1, free: bool = False,
-         tolerance: float = 2e-6, expected: Any = None, is_exported: bool = True, peer: bool = False, **attributes: Any) -> Case:  # fmt: skip
-    return Case(op, inputs, attributes, opset, tuple(fixed), outputs, free, tolerance, expected, is_exported, peer)
+def case(
+    op: str,
+    *inputs: Array | np.generic | None,
+    fixed: Sequence[int] = (),
+    opset: int = 18,
+    outputs: int = 1,
+    free: bool = False,
+    # fmt: skip
+    tolerance: float = 2e-6,
+    expected: Any = None,
+    is_exported: bool = True,
+    peer: bool = False,
+    **attributes: Any,
+) -> Case:
+    return Case(
+        op,
+        inputs,
+        attributes,
+        opset,
+        tuple(fixed),
+        outputs,
+        free,
+        tolerance,
+        expected,
+        is_exported,
+        peer,
+    )
 
 
 X = r(2, 4, 9, 7)
@@ -279,18 +306,25 @@ def model_of(c: Case) -> tuple[onnx.ModelProto, dict[str, Array]]:
     given = {f"x{k}": np.asarray(v) for k, v in enumerate(c.inputs) if v is not None}
     fixed = [numpy_helper.from_array(given.pop(f"x{k}"), f"x{k}") for k in c.fixed]
     inputs = [
-        helper.make_tensor_value_info(n, helper.np_dtype_to_tensor_dtype(v.dtype), v.shape) for n, v in given.items()
+        helper.make_tensor_value_info(n, helper.np_dtype_to_tensor_dtype(v.dtype), v.shape)
+        for n, v in given.items()
     ]
     node = helper.make_node(c.op, names, outputs, **c.attributes)
-    graph = helper.make_graph([node], "g", inputs, [onnx.ValueInfoProto(name=n) for n in outputs], fixed)
-    return helper.make_model(graph, opset_imports=[helper.make_opsetid("", c.opset)], ir_version=8), given
+    graph = helper.make_graph(
+        [node], "g", inputs, [onnx.ValueInfoProto(name=n) for n in outputs], fixed
+    )
+    return helper.make_model(
+        graph, opset_imports=[helper.make_opsetid("", c.opset)], ir_version=8
+    ), given
 
 
 def run_elsewhere(c: Case, model: onnx.ModelProto, given: dict[str, Array]) -> list[Array]:
     """The reference evaluator's results, or ONNX Runtime's where the former is wrong."""
     if not c.peer:
         return [np.asarray(y) for y in ReferenceEvaluator(model).run(None, given)]
-    session = onnxruntime.InferenceSession(model.SerializeToString(), providers=["CPUExecutionProvider"])
+    session = onnxruntime.InferenceSession(
+        model.SerializeToString(), providers=["CPUExecutionProvider"]
+    )
     return [np.asarray(y) for y in session.run(None, given)]
 
 
@@ -316,7 +350,9 @@ def assert_close(actual: Array, expected: Array, tolerance: float) -> None:
     finite = np.isfinite(expected)
     np.testing.assert_array_equal(actual[~finite], expected[~finite])
     error = float(np.linalg.norm((actual[finite].astype(np.float64) - expected[finite]).ravel()))
-    assert error <= tolerance * max(float(np.linalg.norm(expected[finite].astype(np.float64).ravel())), 1e-30)
+    assert error <= tolerance * max(
+        float(np.linalg.norm(expected[finite].astype(np.float64).ravel())), 1e-30
+    )
 
 
 IDS = [f"{k}-{c.op}-{c.opset}" for k, c in enumerate(CASES)]
@@ -330,7 +366,9 @@ def test_handler(c: Case) -> None:
         assert_close(actual, expected, c.tolerance)
 
 
-@pytest.mark.parametrize("c", [pytest.param(c, id=k) for c, k in zip(CASES, IDS, strict=True) if c.is_exported])
+@pytest.mark.parametrize(
+    "c", [pytest.param(c, id=k) for c, k in zip(CASES, IDS, strict=True) if c.is_exported]
+)
 def test_export_and_import_again(c: Case) -> None:
     """What is exported is valid, means the same to the reference evaluator, and comes back."""
     model, given = model_of(c)
@@ -364,7 +402,9 @@ def test_free_first_axis(c: Case) -> None:
         assert_close(actual, expected, c.tolerance)
     exported = to_onnx(graph)
     onnx.checker.check_model(exported, full_check=True)
-    for actual, expected in zip(run_elsewhere(c, exported, given), interpret(graph, given), strict=True):
+    for actual, expected in zip(
+        run_elsewhere(c, exported, given), interpret(graph, given), strict=True
+    ):
         assert_close(actual, expected, 2 * c.tolerance)
 
 

@@ -1,4 +1,6 @@
-"""Resize of free dims: one graph for every size, equal to ONNX Runtime's results at each of them."""
+"""Resize of free dims: one graph for every size, equal to ONNX Runtime's results at each of
+them.
+"""
 
 from __future__ import annotations
 
@@ -25,7 +27,10 @@ def model_of(scales: tuple[float, float] | None, **attributes: Any) -> onnx.Mode
     ports = [helper.make_tensor_value_info("x", TensorProto.FLOAT, [1, 2, "h", "w"])]
     if scales is None:
         ports.append(helper.make_tensor_value_info("like", TensorProto.FLOAT, [1, 2, "oh", "ow"]))
-        nodes = [helper.make_node("Shape", ["like"], ["shape"]), helper.make_node("Resize", ["x", "", "", "shape"], ["y"], **attributes)]
+        nodes = [
+            helper.make_node("Shape", ["like"], ["shape"]),
+            helper.make_node("Resize", ["x", "", "", "shape"], ["y"], **attributes),
+        ]
         fixed = []
     else:
         nodes = [helper.make_node("Resize", ["x", "", "scales"], ["y"], **attributes)]
@@ -37,11 +42,15 @@ def model_of(scales: tuple[float, float] | None, **attributes: Any) -> onnx.Mode
 def feeds_of(model: onnx.ModelProto, size: tuple[int, int]) -> dict[str, Array]:
     rng = np.random.default_rng(size[0])
     feeds = {"x": rng.standard_normal((1, 2, *size)).astype(np.float32)}
-    return feeds | ({"like": np.zeros((1, 2, 5, 8), np.float32)} if len(model.graph.input) > 1 else {})
+    return feeds | (
+        {"like": np.zeros((1, 2, 5, 8), np.float32)} if len(model.graph.input) > 1 else {}
+    )
 
 
 def expected_of(model: onnx.ModelProto, feeds: dict[str, Array]) -> Array:
-    session = onnxruntime.InferenceSession(model.SerializeToString(), providers=["CPUExecutionProvider"])
+    session = onnxruntime.InferenceSession(
+        model.SerializeToString(), providers=["CPUExecutionProvider"]
+    )
     return np.asarray(session.run(None, feeds)[0])
 
 
@@ -65,7 +74,9 @@ def test_free_dims(scales: tuple[float, float] | None, attributes: dict[str, Any
     assert not graph.inputs[0].type.is_static
     for size in SIZES:
         feeds = feeds_of(model, size)
-        np.testing.assert_allclose(interpret(graph, feeds)[0], expected_of(model, feeds), rtol=1e-5, atol=1e-5)
+        np.testing.assert_allclose(
+            interpret(graph, feeds)[0], expected_of(model, feeds), rtol=1e-5, atol=1e-5
+        )
 
 
 def test_compiled_once_for_all_sizes() -> None:
@@ -73,7 +84,9 @@ def test_compiled_once_for_all_sizes() -> None:
     session = nl.compile(from_onnx(model)).session
     for size in SIZES:
         feeds = feeds_of(model, size)
-        np.testing.assert_allclose(session.run(None, feeds)[0], expected_of(model, feeds), rtol=1e-5, atol=1e-5)
+        np.testing.assert_allclose(
+            session.run(None, feeds)[0], expected_of(model, feeds), rtol=1e-5, atol=1e-5
+        )
 
 
 def test_whole_repetitions_gather_nothing() -> None:

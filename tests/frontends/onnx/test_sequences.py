@@ -22,7 +22,9 @@ X = np.arange(12, dtype=np.float32).reshape(4, 3)
 
 def model_of(body: str, output: str = "float y") -> onnx.ModelProto:
     """The model; its output's shape is not said."""
-    model = onnx.parser.parse_model(f'<ir_version: 8, opset_import: ["" : 17]> g (float[4, 3] x) => ({output}) {{ {body} }}')
+    model = onnx.parser.parse_model(
+        f'<ir_version: 8, opset_import: ["" : 17]> g (float[4, 3] x) => ({output}) {{ {body} }}'
+    )
     model.graph.output[0].ClearField("type")
     return model
 

@@ -1,4 +1,6 @@
-"""The models that the onnx package stores with inputs and outputs: exports of PyTorch from opset 6 on, and small models."""
+"""The models that the onnx package stores with inputs and outputs: exports of PyTorch from opset
+6 on, and small models.
+"""
 
 from __future__ import annotations
 
@@ -19,7 +21,8 @@ from netloom.frontends.onnx import from_onnx
 from .test_node_suite import difference, imported
 
 KINDS: Final = ("pytorch-converted", "pytorch-operator", "simple")
-REFUSED: Final = {"strnorm_model_": "StringNormalizer", "gradient_of_": "preview.training.Gradient"}  # begin of the name -> message
+# begin of the name -> message
+REFUSED: Final = {"strnorm_model_": "StringNormalizer", "gradient_of_": "preview.training.Gradient"}
 
 
 def cases() -> Iterator[Any]:
@@ -42,7 +45,9 @@ def tensors(folder: Path, what: str) -> list[npt.NDArray[Any]]:
 def test_model(case: Any) -> None:
     folder = Path(case.model_dir)
     model = onnx.load(folder / "model.onnx")
-    words = next((words for start, words in REFUSED.items() if case.name.startswith(f"test_{start}")), "")
+    words = next(
+        (words for start, words in REFUSED.items() if case.name.startswith(f"test_{start}")), ""
+    )
     if words:
         with pytest.raises(UnsupportedOpError, match=words):
             from_onnx(model)

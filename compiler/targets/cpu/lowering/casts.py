@@ -1,6 +1,7 @@
 """A value in one dtype -> the same in another, without calls of a library.
 
-Floats round to nearest, halves to even; from floats to integers they truncate and saturate, and NaN gives 0; integers wrap.
+Floats round to nearest, halves to even; from floats to integers they truncate and saturate, and NaN
+gives 0; integers wrap.
 """
 
 from __future__ import annotations
@@ -25,7 +26,8 @@ def cast(f: Function, value: Operand, source: DType, target: DType) -> Operand:
         compare = f.b.fcmp_unordered if source.is_float else f.b.icmp_unsigned
         return compare("!=", value, zero_of(value))
     if source is FLOAT16 and target.bytes == 8 and target.is_float:
-        return cast(f, cast(f, value, source, FLOAT32), FLOAT32, target)  # in one step it is a library call
+        # in one step it is a library call
+        return cast(f, cast(f, value, source, FLOAT32), FLOAT32, target)
     if target is FLOAT16 and source.bytes == 8 and source.is_float:
         return f.b.fptrunc(_rounded_to_odd(f, value), kind)
     if source.is_float and target.is_float:
@@ -46,7 +48,9 @@ def cast(f: Function, value: Operand, source: DType, target: DType) -> Operand:
 
 
 def _rounded_to_odd(f: Function, value: Operand) -> Operand:
-    """float64 -> float32 such that rounding once more, to float16, is right (Boldo and Melquiond 2008)."""
+    """float64 -> float32 such that rounding once more, to float16, is right (Boldo and Melquiond
+    2008).
+    """
     near = f.b.fptrunc(value, like(value, ir.FloatType()))
     back = f.b.fpext(near, value.type)
     bits = f.b.bitcast(near, like(value, I32))
@@ -58,7 +62,9 @@ def _rounded_to_odd(f: Function, value: Operand) -> Operand:
 
 
 def _cast_bfloat16(f: Function, value: Operand, source: DType, target: DType) -> Operand:
-    """bfloat16 is the upper half of a float32, rounded to nearest, halves to even; a NaN stays one."""
+    """bfloat16 is the upper half of a float32, rounded to nearest, halves to even; a NaN stays
+    one.
+    """
     if source is BFLOAT16:
         wide = f.b.shl(f.b.zext(value, like(value, I32)), constant(value, I32, 16))
         return cast(f, f.b.bitcast(wide, like(value, ir.FloatType())), FLOAT32, target)
@@ -72,8 +78,9 @@ def _cast_bfloat16(f: Function, value: Operand, source: DType, target: DType) ->
 
 
 def _cast_float16(f: Function, value: Operand, source: DType, target: DType) -> Operand:
-    """float16 on CPUs without conversions of it, which would be library calls: its exponent and fraction are moved to
-    where float32 has them, and a product or sum in float32 rounds to nearest, halves to even, denormals too."""
+    """float16 on CPUs without conversions of it, which would be library calls: its exponent and
+    fraction are moved to where float32 has them, and a product or sum in float32 rounds to
+    nearest, halves to even, denormals too."""
     if source is FLOAT16:
         return cast(f, _widened_float16(f, value), FLOAT32, target)
     if source.is_float and source.bytes == 8:
@@ -100,7 +107,8 @@ def _narrowed_float16(f: Function, value: Operand) -> Operand:
     i32, single = like(value, I32), like(value, ir.FloatType())
     bits = f.b.bitcast(value, i32)
     magnitude = f.b.and_(bits, constant(value, I32, 0x7FFFFFFF))
-    # A power of two that is 2^13 times the last place of the result: added, it leaves the rounded digits at the end.
+    # A power of two that is 2^13 times the last place of the result: added, it leaves the rounded
+    # digits at the end.
     exponent = f.b.and_(magnitude, constant(value, I32, 0x7F800000))
     least = constant(value, I32, 113 << 23)
     exponent = f.b.select(f.b.icmp_unsigned("<", exponent, least), least, exponent)
@@ -114,7 +122,9 @@ def _narrowed_float16(f: Function, value: Operand) -> Operand:
     special = f.b.select(is_nan, constant(value, I32, 0x7E00), constant(value, I32, 0x7C00))
     whole = f.b.select(is_large, special, finite)
     sign = f.b.and_(f.b.lshr(bits, constant(value, I32, 16)), constant(value, I32, 0x8000))
-    return f.b.bitcast(f.b.trunc(f.b.or_(whole, sign), like(value, I16)), like(value, ir.HalfType()))
+    return f.b.bitcast(
+        f.b.trunc(f.b.or_(whole, sign), like(value, I16)), like(value, ir.HalfType())
+    )
 
 
 __all__ = ["cast"]

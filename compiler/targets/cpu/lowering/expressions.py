@@ -1,4 +1,5 @@
-"""Scalar expressions over loads -> values, scalars or vectors. What stands under a guard is made under it.
+"""Scalar expressions over loads -> values, scalars or vectors. What stands under a guard is made
+under it.
 
 Floats smaller than float32 compute in float32 and round once.
 """
@@ -21,13 +22,25 @@ from .function import Function
 from .indices import Indices
 from .memory import Memory
 from .primitives import primitive
-from .representation import I16, I32, Operand, Undefined, is_vector, like, literal, value_type, zero_of
+from .representation import (
+    I16,
+    I32,
+    Operand,
+    Undefined,
+    is_vector,
+    like,
+    literal,
+    value_type,
+    zero_of,
+)
 
 INDEX_ERROR = 1  # stored in the error flag when a run-time index is out of range
 
 
 class Expressions:
-    """Values of expressions, where the indices and the memory stand. ``error`` points to the kernel's error flag."""
+    """Values of expressions, where the indices and the memory stand. ``error`` points to the
+    kernel's error flag.
+    """
 
     def __init__(self, f: Function, indices: Indices, memory: Memory, error: Operand) -> None:
         self.f, self.b, self.indices, self.memory, self.error = f, f.b, indices, memory, error
@@ -41,11 +54,15 @@ class Expressions:
         if root not in self.orders:
             self.orders[root] = scalar.post_order([root], closed=(Guarded, Load))
         for node in self.orders[root]:
-            values[id(node)] = self._value(node, [values.get(id(child)) for child in scalar.children(node)])
+            values[id(node)] = self._value(
+                node, [values.get(id(child)) for child in scalar.children(node)]
+            )
         return values[id(root)]
 
     def _value(self, node: Expr, inner: Sequence[Any]) -> Operand:
-        """A node's value from those of its sub-expressions; guards and loads make theirs themselves."""
+        """A node's value from those of its sub-expressions; guards and loads make theirs
+        themselves.
+        """
         match node:
             case Literal(value, dtype):
                 if node not in self.literals:
@@ -61,7 +78,9 @@ class Expressions:
                 return self._checked(inner[0], extent)
             case LaneFold(buffer, index, combine):
                 item = ("fold", buffer, index, combine)
-                return self.indices.once(self.memory.made_of_locals, item, index, partial(self._folded, node))
+                return self.indices.once(
+                    self.memory.made_of_locals, item, index, partial(self._folded, node)
+                )
             case Cast(argument, dtype):
                 return cast(self.f, inner[0], argument.dtype, dtype)
             case Bitcast(_, dtype):
@@ -73,12 +92,16 @@ class Expressions:
     def _number(self, extent: Extent) -> Operand:
         return self.indices.i64(self.indices.extent(extent))
 
-    def _call(self, function: str, values: list[Operand], arguments: Sequence[Expr], dtype: DType) -> Operand:
+    def _call(
+        self, function: str, values: list[Operand], arguments: Sequence[Expr], dtype: DType
+    ) -> Operand:
         if any(map(is_vector, values)):
             values = [self.f.vector(v) for v in values]
         source = arguments[-1].dtype
         if source.is_float and source.bytes < 4 and function != "select":
-            wide = [cast(self.f, v, a.dtype, FLOAT32) for v, a in zip(values, arguments, strict=True)]
+            wide = [
+                cast(self.f, v, a.dtype, FLOAT32) for v, a in zip(values, arguments, strict=True)
+            ]
             result = primitive(self.f, function, wide, FLOAT32)
             return result if dtype is BOOL else cast(self.f, result, FLOAT32, dtype)
         return primitive(self.f, function, values, source)
@@ -88,7 +111,9 @@ class Expressions:
         offset: Any = 0
         for size, part in zip(load.buffer.shape, load.index, strict=True):
             offset = self.indices.times(offset, self.indices.extent(size))
-            offset = self.indices.plus(offset, self.value(part) if isinstance(part, Expr) else self.indices.extent(part))
+            offset = self.indices.plus(
+                offset, self.value(part) if isinstance(part, Expr) else self.indices.extent(part)
+            )
         return self.memory.load_at(load.buffer, offset)
 
     def _guarded(self, node: Guarded) -> Operand:
@@ -98,7 +123,11 @@ class Expressions:
         def inside() -> Operand:
             with self.indices.masked(mask, is_tail=False):
                 value = self.value(node.value)
-            return value if mask is None else self.b.select(mask, self.f.vector(value), self.f.vector(otherwise))
+            return (
+                value
+                if mask is None
+                else self.b.select(mask, self.f.vector(value), self.f.vector(otherwise))
+            )
 
         if flag is None:
             return inside()
@@ -119,7 +148,9 @@ class Expressions:
         """A safe index; the error flag is set if it was not."""
         index, size = self.indices.matched(index, self.indices.extent(extent))
         zero = zero_of(index)
-        wrapped = self.b.select(self.b.icmp_signed("<", index, zero), self.b.add(index, size), index)
+        wrapped = self.b.select(
+            self.b.icmp_signed("<", index, zero), self.b.add(index, size), index
+        )
         is_inside = self.b.icmp_unsigned("<", wrapped, size)
         bad = self.b.not_(is_inside)
         if is_vector(bad):
@@ -133,11 +164,14 @@ class Expressions:
         """The halves of a vector combined, and theirs, to the last lane."""
         value = self.memory.vector(node)
         width = LANES // 2
-        while width:  # each half in a vector of its own: LLVM 22.1 takes wrong lanes where whole vectors are kept
+        # each half in a vector of its own: LLVM 22.1 takes wrong lanes where whole vectors are kept
+        while width:
             undefined = Undefined(value.type)
             order = ir.VectorType(I32, width)
             low = self.b.shuffle_vector(value, undefined, ir.Constant(order, list(range(width))))
-            high = self.b.shuffle_vector(value, undefined, ir.Constant(order, list(range(width, 2 * width))))
+            high = self.b.shuffle_vector(
+                value, undefined, ir.Constant(order, list(range(width, 2 * width)))
+            )
             value = primitive(self.f, node.combine, [low, high], node.dtype)
             width //= 2
         return self.b.extract_element(value, I32(0))

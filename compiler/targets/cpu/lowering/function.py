@@ -1,7 +1,8 @@
-"""A kernel's function in the making: the builder, intrinsics, and values that a block holds already.
+"""A kernel's function in the making: the builder, intrinsics, and values that a block holds
+already.
 
-Copies of an unrolled body have much in common; what they share is made once a block, so that they cost little before LLVM
-sees them.
+Copies of an unrolled body have much in common; what they share is made once a block, so that they
+cost little before LLVM sees them.
 """
 
 from __future__ import annotations
@@ -52,7 +53,9 @@ class MadeInBlock:
 
 
 class MadeBefore:
-    """Values that depend on no memory by what they are: also those made before the loops and branches that are open now."""
+    """Values that depend on no memory by what they are: also those made before the loops and
+    branches that are open now.
+    """
 
     def __init__(self) -> None:
         self.values: dict[Hashable, Operand] = {}
@@ -90,9 +93,11 @@ class Function:
 
     def word(self, position: int) -> Operand:
         """One of the words that the function gets."""
-        return self.b.load(self.b.gep(self.function.args[0], [I64(position)], source_etype=I64), typ=I64)
+        return self.b.load(
+            self.b.gep(self.function.args[0], [I64(position)], source_etype=I64), typ=I64
+        )
 
-    # -- control flow ------------------------------------------------------------------------------------
+    # -- control flow ------------------------------------------------------------------------------
 
     @contextmanager
     def counted(self, begin: Operand, end: Operand) -> Iterator[Operand]:
@@ -131,7 +136,7 @@ class Function:
         phi.add_incoming(zero_of_type(kind), before)
         return phi
 
-    # -- instructions ------------------------------------------------------------------------------------
+    # -- instructions ------------------------------------------------------------------------------
 
     def both(self, left: Operand | None, right: Operand | None) -> Operand | None:
         """left and right, where None holds always."""
@@ -155,7 +160,11 @@ class Function:
     def intrinsic(self, name: str, result: ir.Type, arguments: Sequence[ir.Type]) -> ir.Function:
         """A function from elsewhere, declared once."""
         found = self.module.globals.get(name)
-        return found if found is not None else ir.Function(self.module, ir.FunctionType(result, arguments), name)
+        return (
+            found
+            if found is not None
+            else ir.Function(self.module, ir.FunctionType(result, arguments), name)
+        )
 
     def unary(self, name: str, x: Operand) -> Operand:
         """A unary LLVM intrinsic that is one instruction."""
@@ -163,13 +172,21 @@ class Function:
 
     def rounded(self, direction: str, x: Operand) -> Operand:
         """floor, ceil, trunc or roundeven."""
-        return self.unary(f"llvm.{direction}", x) if self.cpu.has_rounding else emit_rounding(self.b, direction, x)
+        return (
+            self.unary(f"llvm.{direction}", x)
+            if self.cpu.has_rounding
+            else emit_rounding(self.b, direction, x)
+        )
 
     def fma(self, x: Operand, y: Operand, z: Operand) -> Operand:
-        """One rounding where the CPU has fma; else a product and a sum (llvm.fma would call a library)."""
+        """One rounding where the CPU has fma; else a product and a sum (llvm.fma would call a
+        library).
+        """
         if not self.cpu.has_fma:
             return self.b.fadd(self.b.fmul(x, y), z)
-        return self.b.call(self.intrinsic(f"llvm.fma.{suffix(x.type)}", x.type, [x.type] * 3), [x, y, z])
+        return self.b.call(
+            self.intrinsic(f"llvm.fma.{suffix(x.type)}", x.type, [x.type] * 3), [x, y, z]
+        )
 
 
 __all__ = ["Function", "MadeInBlock"]

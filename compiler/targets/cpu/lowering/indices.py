@@ -1,6 +1,7 @@
 """Extents -> integers: loop variables and symbols in scope, conditions, and which lanes run.
 
-An extent is an int if all in it is known, else an i64, or a vector of i64 with the lane in it. Nothing in it overflows.
+An extent is an int if all in it is known, else an i64, or a vector of i64 with the lane in it.
+Nothing in it overflows.
 """
 
 from __future__ import annotations
@@ -32,7 +33,7 @@ class Indices:
         self.is_tail = False  # the mask is an end of an axis: lane 0 runs
         self._names_of: dict[Extent, tuple[str, ...]] = {}
 
-    # -- scope -------------------------------------------------------------------------------------------
+    # -- scope -------------------------------------------------------------------------------------
 
     @contextmanager
     def bound(self, variable: Symbol, value: Any) -> Iterator[None]:
@@ -54,8 +55,16 @@ class Indices:
         yield
         self.mask, self.is_tail = saved
 
-    def once(self, made: MadeInBlock, item: Hashable, extents: Sequence[Extent], make: Callable[[], Operand]) -> Operand:
-        """A leaf's value: if this block holds it already, for the same values of its extents' symbols, that one."""
+    def once(
+        self,
+        made: MadeInBlock,
+        item: Hashable,
+        extents: Sequence[Extent],
+        make: Callable[[], Operand],
+    ) -> Operand:
+        """A leaf's value: if this block holds it already, for the same values of its extents'
+        symbols, that one.
+        """
         return made.once(self.b.block, (item, self._where(extents), self.mask, self.is_tail), make)
 
     def number(self, item: Hashable, extent: Extent, make: Callable[[], Operand]) -> Operand:
@@ -69,7 +78,9 @@ class Indices:
     def _names(self, extent: Extent) -> tuple[str, ...]:
         """The symbols of an extent, in order."""
         if extent not in self._names_of:
-            self._names_of[extent] = tuple(sorted(symbol.name for symbol in dim.symbols_of([extent])))
+            self._names_of[extent] = tuple(
+                sorted(symbol.name for symbol in dim.symbols_of([extent]))
+            )
         return self._names_of[extent]
 
     def conditions(self, conditions: Sequence[Extent]) -> tuple[Operand | None, Operand | None]:
@@ -89,7 +100,7 @@ class Indices:
                 flag = self.f.both(flag, bit)
         return flag, mask
 
-    # -- integers ----------------------------------------------------------------------------------------
+    # -- integers ----------------------------------------------------------------------------------
 
     def extent(self, extent: Extent) -> Any:
         """An int, an i64, or (with the lane in it) a vector of i64."""

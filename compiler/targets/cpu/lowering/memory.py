@@ -1,7 +1,8 @@
-"""Loads and stores: one element for all lanes, neighbours or elements a small step apart as vectors, or lane by lane.
+"""Loads and stores: one element for all lanes, neighbours or elements a small step apart as
+vectors, or lane by lane.
 
-Lanes that do not run touch no memory; of a local buffer all lanes may be touched. What a block has loaded already is used
-again until something is stored.
+Lanes that do not run touch no memory; of a local buffer all lanes may be touched. What a block has
+loaded already is used again until something is stored.
 """
 
 from __future__ import annotations
@@ -39,7 +40,9 @@ from .shuffles import picked, spread, transposed
 
 @dataclass(frozen=True)
 class _Offset:
-    """Where a load or store is in its buffer; ``slope``: the lane's coefficient, None if it has none."""
+    """Where a load or store is in its buffer; ``slope``: the lane's coefficient, None if it has
+    none.
+    """
 
     whole: Extent
     without_lane: Extent
@@ -55,7 +58,8 @@ class Memory:
         self.offsets: dict[tuple[Buffer, tuple[Extent, ...]], _Offset] = {}
         self.made = MadeInBlock()
         self.made_of_locals = MadeInBlock()
-        self.turned: dict[Buffer, tuple[ir.Block, list[Operand]]] = {}  # columns of square buffers, and where they are known
+        # columns of square buffers, and where they are known
+        self.turned: dict[Buffer, tuple[ir.Block, list[Operand]]] = {}
 
     def allocate(self, buffer: Buffer) -> None:
         """Room for a local buffer on the stack."""
@@ -67,16 +71,22 @@ class Memory:
             array.type = PTR  # opaque, like all other pointers here
             self.pointers[buffer] = array
 
-    # -- addresses ---------------------------------------------------------------------------------------
+    # -- addresses ---------------------------------------------------------------------------------
 
     def _offset(self, buffer: Buffer, index: tuple[Extent, ...]) -> _Offset:
         if (buffer, index) not in self.offsets:
             whole = buffer.offset(index)
-            self.offsets[buffer, index] = _Offset(whole, dim.substitute(whole, {LANE: 0}), slope_along(whole, LANE))
+            self.offsets[buffer, index] = _Offset(
+                whole, dim.substitute(whole, {LANE: 0}), slope_along(whole, LANE)
+            )
         return self.offsets[buffer, index]
 
     def _address(self, buffer: Buffer, offset: Extent) -> Operand:
-        return self.indices.number(("address", buffer, offset), offset, lambda: self._pointer(buffer, self.indices.extent(offset)))
+        return self.indices.number(
+            ("address", buffer, offset),
+            offset,
+            lambda: self._pointer(buffer, self.indices.extent(offset)),
+        )
 
     def _pointer(self, buffer: Buffer, value: Any) -> Operand:
         kind = memory_type(buffer.dtype)
@@ -85,20 +95,27 @@ class Memory:
             return self.b.gep(base, [I64(value)], source_etype=kind) if value else base
         return self.b.gep(base, [value], source_etype=kind)
 
-    # -- loads -------------------------------------------------------------------------------------------
+    # -- loads -------------------------------------------------------------------------------------
 
     def load(self, load: Load) -> Operand:
         """The element at an index that loop variables decide."""
         offset = self._offset(load.buffer, load.extents)
         made = self.made_of_locals if load.buffer.is_local else self.made
         item = (load.buffer, offset.whole)
-        return self.indices.once(made, item, [offset.whole], lambda: self._value(load.buffer, self._element(load.buffer, offset)))
+        return self.indices.once(
+            made,
+            item,
+            [offset.whole],
+            lambda: self._value(load.buffer, self._element(load.buffer, offset)),
+        )
 
     def load_at(self, buffer: Buffer, offset: Any) -> Operand:
         """The element at an offset that was computed at run time."""
         if not isinstance(offset, int) and is_vector(offset):
             return self._value(buffer, self._gathered(buffer, offset))
-        return self._value(buffer, self.b.load(self._pointer(buffer, offset), typ=memory_type(buffer.dtype)))
+        return self._value(
+            buffer, self.b.load(self._pointer(buffer, offset), typ=memory_type(buffer.dtype))
+        )
 
     def vector(self, fold: LaneFold) -> Operand:
         """The vector whose lanes are combined."""
@@ -108,7 +125,11 @@ class Memory:
 
     def _value(self, buffer: Buffer, element: Operand) -> Operand:
         """What an element in memory means."""
-        return self.b.icmp_unsigned("!=", element, zero_of(element)) if buffer.dtype is BOOL else element
+        return (
+            self.b.icmp_unsigned("!=", element, zero_of(element))
+            if buffer.dtype is BOOL
+            else element
+        )
 
     def _element(self, buffer: Buffer, offset: _Offset) -> Operand:
         slope = offset.slope if self.indices.in_lanes else 0
@@ -129,28 +150,39 @@ class Memory:
         if mask is None or self.indices.is_tail or buffer.is_local:
             return self.b.load(self._address(buffer, offset), typ=kind)
         some = self.b.icmp_unsigned("!=", self.b.bitcast(mask, I16), I16(0))
-        return self.f.lazily(some, lambda: self.b.load(self._address(buffer, offset), typ=kind), kind)
+        return self.f.lazily(
+            some, lambda: self.b.load(self._address(buffer, offset), typ=kind), kind
+        )
 
     def _neighbours(self, buffer: Buffer, offset: Extent) -> Operand:
         return self._vector(buffer, offset, self.indices.mask)
 
     def _stepped(self, buffer: Buffer, offset: Extent, step: int) -> Operand:
-        """Every ``step``-th of the elements that vectors of neighbours hold; the last vector ends with the last lane's element,
-        so that nothing behind it is read."""
+        """Every ``step``-th of the elements that vectors of neighbours hold; the last vector ends
+        with the last lane's element, so that nothing behind it is read."""
         last = (LANES - 1) * step
         starts = [*range(0, last + 1 - LANES, LANES), last + 1 - LANES]
         parts = []
         for start in starts:
-            lanes = [number // step if number % step == 0 else None for number in range(start, start + LANES)]
-            parts.append(self._vector(buffer, offset + start, spread(self.b, self.indices.mask, lanes)))
+            lanes = [
+                number // step if number % step == 0 else None
+                for number in range(start, start + LANES)
+            ]
+            parts.append(
+                self._vector(buffer, offset + start, spread(self.b, self.indices.mask, lanes))
+            )
         return picked(self.b, parts, starts, step)
 
     def _vector(self, buffer: Buffer, offset: Extent, mask: Operand | None) -> Operand:
         kind = vector_of(memory_type(buffer.dtype))
         address = self._address(buffer, offset)
         if mask is None or buffer.is_local:
-            return self.b.load(address, align=64 if buffer.is_local else buffer.dtype.bytes, typ=kind)
-        function = self.f.intrinsic(f"llvm.masked.load.{suffix(kind)}.p0", kind, [PTR, I32, mask.type, kind])
+            return self.b.load(
+                address, align=64 if buffer.is_local else buffer.dtype.bytes, typ=kind
+            )
+        function = self.f.intrinsic(
+            f"llvm.masked.load.{suffix(kind)}.p0", kind, [PTR, I32, mask.type, kind]
+        )
         return self.b.call(function, [address, I32(buffer.dtype.bytes), mask, zero_of_type(kind)])
 
     def _column(self, buffer: Buffer, column: int) -> Operand:
@@ -181,7 +213,7 @@ class Memory:
             return make()
         return self.f.lazily(self.b.extract_element(self.indices.mask, I32(lane)), make, kind)
 
-    # -- stores ------------------------------------------------------------------------------------------
+    # -- stores ------------------------------------------------------------------------------------
 
     def store(self, store: Store, value: Operand) -> None:
         """Stores a value where a statement says."""
@@ -207,7 +239,9 @@ class Memory:
             self.b.store(value, address, align=64 if buffer.is_local else buffer.dtype.bytes)
             return
         kind = value.type
-        function = self.f.intrinsic(f"llvm.masked.store.{suffix(kind)}.p0", ir.VoidType(), [kind, PTR, I32, mask.type])
+        function = self.f.intrinsic(
+            f"llvm.masked.store.{suffix(kind)}.p0", ir.VoidType(), [kind, PTR, I32, mask.type]
+        )
         self.b.call(function, [value, address, I32(buffer.dtype.bytes), mask])
 
     def _scatter(self, buffer: Buffer, offsets: Any, value: Operand) -> None:

@@ -1,6 +1,7 @@
 """Scalar functions -> instructions, for floats of 4 and 8 bytes and for integers.
 
-A NaN passes max and min; nothing traps. Functions that are not in these tables were made of those that are (vector_math).
+A NaN passes max and min; nothing traps. Functions that are not in these tables were made of those
+that are (vector_math).
 """
 
 from __future__ import annotations
@@ -21,7 +22,9 @@ Emit: TypeAlias = Callable[..., Operand]
 
 def _compare(ordered: str) -> tuple[Emit, Emit]:
     def of_floats(f: Function, _t: DType, x: Operand, y: Operand) -> Operand:
-        return f.b.fcmp_unordered("!=", x, y) if ordered == "!=" else f.b.fcmp_ordered(ordered, x, y)
+        return (
+            f.b.fcmp_unordered("!=", x, y) if ordered == "!=" else f.b.fcmp_ordered(ordered, x, y)
+        )
 
     def of_integers(f: Function, t: DType, x: Operand, y: Operand) -> Operand:
         return f.b.icmp_signed(ordered, x, y) if t.is_signed else f.b.icmp_unsigned(ordered, x, y)
@@ -30,8 +33,9 @@ def _compare(ordered: str) -> tuple[Emit, Emit]:
 
 
 def _extreme(order: str) -> Emit:
-    """max or min of floats: a NaN in either passes. The first select is x86's instruction, which gives x where y is a NaN; the second
-    does not wait for x, so that a chain of maxima is short, and its constant keeps LLVM from making one select of both."""
+    """max or min of floats: a NaN in either passes. The first select is x86's instruction, which
+    gives x where y is a NaN; the second does not wait for x, so that a chain of maxima is short,
+    and its constant keeps LLVM from making one select of both."""
 
     def emit(f: Function, _t: DType, x: Operand, y: Operand) -> Operand:
         best = f.b.select(f.b.fcmp_ordered(order, y, x), y, x)
@@ -42,7 +46,10 @@ def _extreme(order: str) -> Emit:
 
 def _nan_of(value: Operand) -> ir.Constant:
     """A NaN in as many lanes as a value has, which may be half a vector."""
-    return ir.Constant(value.type, [math.nan] * value.type.count if isinstance(value.type, ir.VectorType) else math.nan)
+    return ir.Constant(
+        value.type,
+        [math.nan] * value.type.count if isinstance(value.type, ir.VectorType) else math.nan,
+    )
 
 
 def _integer_extreme(order: str) -> Emit:

@@ -1,6 +1,7 @@
 """dtypes and lanes -> LLVM's types and constants.
 
-A value is a scalar or a vector of 16 lanes; bfloat16 is kept as its bits; bool is one bit, and a byte in memory.
+A value is a scalar or a vector of 16 lanes; bfloat16 is kept as its bits; bool is one bit, and a
+byte in memory.
 """
 
 from __future__ import annotations
@@ -20,7 +21,9 @@ Operand: TypeAlias = "ir.Value"
 
 
 class Lanes(ir.Constant):  # type: ignore[misc]
-    """One constant in all lanes. It is written as such: texts with 16 copies of each number take LLVM's parser longer."""
+    """One constant in all lanes. It is written as such: texts with 16 copies of each number take
+    LLVM's parser longer.
+    """
 
     def __init__(self, one: ir.Constant) -> None:
         self.type, self.constant = vector_of(one.type), (one,) * LANES
@@ -95,7 +98,11 @@ def zero_of(value: Operand) -> ir.Constant:
 def zero_of_type(kind: ir.Type) -> ir.Constant:
     """Zero, in all lanes if it has lanes."""
     one = ir.Constant(kind.element if isinstance(kind, ir.VectorType) else kind, None)
-    return Lanes(one) if isinstance(kind, ir.VectorType) and kind.count == LANES else ir.Constant(kind, None)
+    return (
+        Lanes(one)
+        if isinstance(kind, ir.VectorType) and kind.count == LANES
+        else ir.Constant(kind, None)
+    )
 
 
 def literal(value: float | int | bool, dtype: DType) -> ir.Constant:
@@ -115,6 +122,7 @@ def suffix(kind: ir.Type) -> str:
 
 
 __all__ = [
-    "I1", "I8", "I16", "I32", "I64", "PTR", "Lanes", "Operand", "Undefined", "constant", "is_vector", "lane_type", "like",
+    "I1", "I8", "I16", "I32", "I64", "PTR", "Lanes", "Operand", "Undefined", "constant",
+    "is_vector", "lane_type", "like",
     "literal", "memory_type", "suffix", "value_type", "vector_of", "zero_of", "zero_of_type",
 ]  # fmt: skip

@@ -1,8 +1,10 @@
-"""exp, log, tanh, erf, sin, cos and pow as trees of primitives: compiled code calls no mathematical library.
+"""exp, log, tanh, erf, sin, cos and pow as trees of primitives: compiled code calls no mathematical
+library.
 
-``expand_all`` maps an expression to one of adds, products, fma, divisions, comparisons, selects, conversions and bit
-operations: lane by lane, no branches, no tables. Results are within ``ULP_BOUNDS`` units in the last place over the whole
-range (sin, cos: up to ``SINE_LIMITS``), with fma fused or not; denormals, signed zeros, infinities and NaN are C's.
+``expand_all`` maps an expression to one of adds, products, fma, divisions, comparisons, selects,
+conversions and bit operations: lane by lane, no branches, no tables. Results are within
+``ULP_BOUNDS`` units in the last place over the whole range (sin, cos: up to ``SINE_LIMITS``), with
+fma fused or not; denormals, signed zeros, infinities and NaN are C's.
 """
 
 from __future__ import annotations
@@ -27,7 +29,9 @@ ULP_BOUNDS: dict[tuple[str, DType], float] = {
 
 
 def expand(expression: Call) -> Expr | None:
-    """The call as a tree of primitives; None if it is one. float16 and bfloat16 compute in float32 and round once more."""
+    """The call as a tree of primitives; None if it is one. float16 and bfloat16 compute in
+    float32 and round once more.
+    """
     if expression.function not in _FORMULAS:
         return None
     dtype = expression.dtype
@@ -62,7 +66,10 @@ def _operations(formula: Expr) -> int:
     return sum(isinstance(node, Call | Cast) for node in scalar.post_order([formula]))
 
 
-# Vector instructions of one evaluation, for the cost model (a conversion between float32 and float64 counts as one).
-OPERATION_COUNTS: dict[tuple[str, DType], int] = {key: _operations(_formula(*key)) for key in ULP_BOUNDS}
+# Vector instructions of one evaluation, for the cost model (a conversion between float32 and
+# float64 counts as one).
+OPERATION_COUNTS: dict[tuple[str, DType], int] = {
+    key: _operations(_formula(*key)) for key in ULP_BOUNDS
+}
 
 __all__ = ["OPERATION_COUNTS", "SINE_LIMITS", "ULP_BOUNDS", "expand", "expand_all"]

@@ -1,7 +1,9 @@
-"""What the formulas of vector math are made of: float formats, polynomials, bit operations, exact splits.
+"""What the formulas of vector math are made of: float formats, polynomials, bit operations, exact
+splits.
 
-Everything maps expressions to expressions, lane by lane. A value that must be exact is exact whether or not fma is one
-rounding: products are exact because their factors are short, never because fma is fused.
+Everything maps expressions to expressions, lane by lane. A value that must be exact is exact
+whether or not fma is one rounding: products are exact because their factors are short, never
+because fma is fused.
 """
 
 from __future__ import annotations
@@ -36,7 +38,9 @@ class Format:
 
     @property
     def magic(self) -> float:
-        """x + magic is rounded to an integer, which then stands in the low bits (|x| < 2^(mantissa - 2))."""
+        """x + magic is rounded to an integer, which then stands in the low bits (|x| <
+        2^(mantissa - 2)).
+        """
         return 1.5 * 2.0**self.mantissa
 
 
@@ -107,7 +111,7 @@ def rounded(x: Expr, factor: float, offset: int = 0) -> tuple[Expr, Expr]:
     return total - magic, bits_of(total)
 
 
-# -- double words: the unevaluated sum of two floats -------------------------------------------------------
+# -- double words: the unevaluated sum of two floats -----------------------------------------------
 
 
 def half_word(x: Expr) -> Expr:

@@ -1,8 +1,9 @@
 """exp, tanh and erf from one reduction: x = n ln2 + r with |r| <= ln2 / 2 (Cody and Waite 1980).
 
-tanh and erf keep their relative accuracy at zero because they are made of e^x - 1, not of e^x. The coefficients are
-weighted minimax fits (Lawson's iteration on Chebyshev nodes, 50 digits), the first three rounded one after another with
-the rest fitted again, so that the shipped, rounded polynomials have the errors given beside them.
+tanh and erf keep their relative accuracy at zero because they are made of e^x - 1, not of e^x. The
+coefficients are weighted minimax fits (Lawson's iteration on Chebyshev nodes, 50 digits), the first
+three rounded one after another with the rest fitted again, so that the shipped, rounded polynomials
+have the errors given beside them.
 """
 
 from __future__ import annotations
@@ -30,7 +31,9 @@ from .algebra import (
 
 @dataclass(frozen=True)
 class Exponential:
-    """Constants of one format: where exp is 0 and inf, ln2 in two parts, (e^r - 1 - r) / r^2 as a polynomial."""
+    """Constants of one format: where exp is 0 and inf, ln2 in two parts, (e^r - 1 - r) / r^2 as
+    a polynomial.
+    """
 
     lowest: float
     highest: float
@@ -99,10 +102,13 @@ def constants(form: Format) -> Exponential:
 
 
 def exp(x: Expr, low: Expr | None = None) -> Expr:
-    """e^x (e^(x + low), if a small low part is given): infinite, denormal and zero where they should be."""
+    """e^x (e^(x + low), if a small low part is given): infinite, denormal and zero where they
+    should be.
+    """
     form = format_of(x)
     c = constants(form)
-    # 2^n is applied as 2^a 2^b with a + b = n: both are normal numbers, and only the last product rounds.
+    # 2^n is applied as 2^a 2^b with a + b = n: both are normal numbers, and only the last product
+    # rounds.
     limited = at_most(at_least(x, c.lowest), c.highest)
     n, bits = rounded(limited, math.log2(math.e), 2 * form.bias)
     r = _remainder(limited, n, c)
@@ -110,7 +116,9 @@ def exp(x: Expr, low: Expr | None = None) -> Expr:
     value = horner(r, (1.0, 1.0, *c.series))
     a = shifted_right(bits, 1)
     b = bits - a
-    return value * float_of(shifted_left(a, form.mantissa)) * float_of(shifted_left(b, form.mantissa))
+    return (
+        value * float_of(shifted_left(a, form.mantissa)) * float_of(shifted_left(b, form.mantissa))
+    )
 
 
 def _remainder(x: Expr, n: Expr, c: Exponential) -> Expr:
@@ -130,7 +138,8 @@ def _exp_minus_1(x: Expr, low: Expr | None = None) -> Expr:
 
 
 def tanh(x: Expr) -> Expr:
-    """sign(x) v / (1 + v), with v = (e^(2|x|) - 1) / 2 = |x| + w; near zero |x| + (w - v v / (1 + v)), nearly exact.
+    """sign(x) v / (1 + v), with v = (e^(2|x|) - 1) / 2 = |x| + w; near zero |x| + (w - v v / (1 +
+    v)), nearly exact.
 
     -ln2 / 4 <= r <= 3 ln2 / 4, so that little cancels where n = 1.
     """

@@ -1,7 +1,8 @@
 """log and pow from one decomposition: x = 2^e m with sqrt(1/2) <= m < sqrt(2).
 
-float32 pow is computed in float64 and rounded once; float64 pow carries the logarithm as a double word with an error
-of about 2^-65, because an error of it is multiplied by y. Coefficients: as in exponential.py.
+float32 pow is computed in float64 and rounded once; float64 pow carries the logarithm as a double
+word with an error of about 2^-65, because an error of it is multiplied by y. Coefficients: as in
+exponential.py.
 """
 
 from __future__ import annotations
@@ -57,7 +58,8 @@ _EXP2_SHORT = tuple(map(float.fromhex, (
 )))  # fmt: skip
 _THIRD_HI = float.fromhex("0x1.5555558p-2")  # 26 bits of 1/3
 _THIRD_LO = float.fromhex("-0x1.5555555555555p-29")
-_EXPONENT_LIMIT = 2.0**600  # times any logarithm but 0 this overflows exp; and no product becomes inf - inf
+# times any logarithm but 0 this overflows exp; and no product becomes inf - inf
+_EXPONENT_LIMIT = 2.0**600
 
 
 def log(x: Expr) -> Expr:
@@ -75,7 +77,9 @@ def log(x: Expr) -> Expr:
 
 
 def _log_double(e: Expr, f: Expr, ln2_hi: float, ln2_lo: float) -> Expr:
-    """2 atanh(s) = f - s (f - s^2 R) with s = f / (2 + f) and f^2 / 2 taken out: the large terms are exact."""
+    """2 atanh(s) = f - s (f - s^2 R) with s = f / (2 + f) and f^2 / 2 taken out: the large terms
+    are exact.
+    """
     s = f / (f + 2.0)
     z = s * s
     half = 0.5 * f * f
@@ -84,7 +88,9 @@ def _log_double(e: Expr, f: Expr, ln2_hi: float, ln2_lo: float) -> Expr:
 
 
 def _decomposed(x: Expr, form: Format, may_be_denormal: bool) -> tuple[Expr, Expr]:
-    """e and f with x = 2^e (1 + f), sqrt(1/2) <= 1 + f < sqrt(2), for finite x > 0; without branches or conversions."""
+    """e and f with x = 2^e (1 + f), sqrt(1/2) <= 1 + f < sqrt(2), for finite x > 0; without
+    branches or conversions.
+    """
     start = form.magic / 1.5 + form.bias  # the bits k below 2^mantissa make 2^mantissa + k
     offset: Expr = literal(start, form.dtype)
     if may_be_denormal:
@@ -101,7 +107,9 @@ def _decomposed(x: Expr, form: Format, may_be_denormal: bool) -> tuple[Expr, Exp
 def _bits(value: float, form: Format) -> int:
     """The bits of a constant (rounded towards zero)."""
     fraction, exponent = math.frexp(value)
-    return ((exponent - 2 + form.bias) << form.mantissa) + int(math.ldexp(fraction, form.mantissa + 1))
+    return ((exponent - 2 + form.bias) << form.mantissa) + int(
+        math.ldexp(fraction, form.mantissa + 1)
+    )
 
 
 def pow(x: Expr, y: Expr) -> Expr:
@@ -159,7 +167,9 @@ def _power(size: Expr, y: Expr) -> Expr:
 
 
 def _double_word_log(size: Expr) -> tuple[Expr, Expr]:
-    """log(size) = e ln2 + 2 s (1 + s^2/3 + s^4 R), s = f / (2 + f), with an error of about 2^-65 of it."""
+    """log(size) = e ln2 + 2 s (1 + s^2/3 + s^4 R), s = f / (2 + f), with an error of about 2^-65
+    of it.
+    """
     e, f = _decomposed(size, DOUBLE, may_be_denormal=True)
     s_hi, s_lo = _quotient(f)
     s = s_hi + s_lo

@@ -1,8 +1,9 @@
-"""sin and cos: x = q pi/2 + r with |r| <= pi/4, then a polynomial of r chosen and signed by q (Cody and Waite 1980).
+"""sin and cos: x = q pi/2 + r with |r| <= pi/4, then a polynomial of r chosen and signed by q (Cody
+and Waite 1980).
 
-The reduction is good up to ``SINE_LIMITS``; beyond them results lie in [-1, 1] but mean less and less, then nothing
-(a full reduction after Payne and Hanek would need tables). sin(±inf) and cos(±inf) are NaN. Coefficients: as in
-exponential.py.
+The reduction is good up to ``SINE_LIMITS``; beyond them results lie in [-1, 1] but mean less and
+less, then nothing (a full reduction after Payne and Hanek would need tables). sin(±inf) and
+cos(±inf) are NaN. Coefficients: as in exponential.py.
 """
 
 from __future__ import annotations
@@ -27,9 +28,11 @@ from .algebra import (
     two_sum,
 )  # fmt: skip
 
-SINE_LIMITS: dict[DType, float] = {FLOAT32: 2.0**17, FLOAT64: 2.0**20}  # |x| up to which ULP_BOUNDS hold
+# |x| up to which ULP_BOUNDS hold
+SINE_LIMITS: dict[DType, float] = {FLOAT32: 2.0**17, FLOAT64: 2.0**20}
 
-# (sin r - r) / r^3 and (cos r - 1 + r^2/2) / r^4 in r^2; errors 2^-27.9 and 2^-32.6, then 2^-63.3 and 2^-69.0
+# (sin r - r) / r^3 and (cos r - 1 + r^2/2) / r^4 in r^2; errors 2^-27.9 and 2^-32.6, then 2^-63.3
+# and 2^-69.0
 _SIN_SINGLE = tuple(map(float.fromhex, ("-0x1.555544p-3", "0x1.1106bep-7", "-0x1.991768p-13")))
 _COS_SINGLE = tuple(map(float.fromhex, ("0x1.555548p-5", "-0x1.6c0af6p-10", "0x1.99924ep-16")))
 _SIN_DOUBLE = tuple(map(float.fromhex, (
@@ -40,12 +43,14 @@ _COS_DOUBLE = tuple(map(float.fromhex, (
     "0x1.5555555555555p-5", "-0x1.6c16c16c16b31p-10", "0x1.a01a019ffcf4cp-16", "-0x1.27e4fb5a7569ep-22",
     "0x1.1eed6ff064767p-29", "-0x1.9374df6f20455p-37", "0x1.9df226eabd480p-45",
 )))  # fmt: skip
-# pi/2 in parts of 36 bits (for float32's reduction in float64) and 33 bits, so that products with n are exact
+# pi/2 in parts of 36 bits (for float32's reduction in float64) and 33 bits, so that products with n
+# are exact
 _HALF_PI_SINGLE = tuple(map(float.fromhex, ("0x1.921fb54440000p+0", "0x1.68c234c4c6629p-39")))
 _HALF_PI_DOUBLE = tuple(map(float.fromhex, (
     "0x1.921fb544p+0", "0x1.0b4611a6p-34", "0x1.3198a2ep-69", "0x1.b839a252p-104",
 )))  # fmt: skip
-_WIDEST, _WIDEST_LOW = 0.9, 2.0**-52  # more than any |r|, and than any low part of it, inside the limits
+# more than any |r|, and than any low part of it, inside the limits
+_WIDEST, _WIDEST_LOW = 0.9, 2.0**-52
 
 
 def sin(x: Expr) -> Expr:
@@ -72,7 +77,9 @@ def _quadrant_sign(quadrant: Expr) -> Expr:
 
 
 def _turned(size: Expr) -> tuple[Expr, Expr, Expr]:
-    """sin r and cos r (the sign bit of sin is that of r), and bits whose low two are the quadrant."""
+    """sin r and cos r (the sign bit of sin is that of r), and bits whose low two are the
+    quadrant.
+    """
     n, quadrant = rounded(size, 2 / math.pi)
     if format_of(size) is SINGLE:
         r = _inside(_reduced_in_double(size, n), _WIDEST)
@@ -109,7 +116,9 @@ def _sine_and_cosine_single(r: Expr) -> tuple[Expr, Expr]:
 
 
 def _sine_and_cosine_double(r: Expr, low: Expr) -> tuple[Expr, Expr]:
-    """sin(r + low) = sin r + low, cos(r + low) = cos r - r low, with the rounding of 1 - r^2/2 made up for."""
+    """sin(r + low) = sin r + low, cos(r + low) = cos r - r low, with the rounding of 1 - r^2/2
+    made up for.
+    """
     z = r * r
     sine = r + fma(r * z, horner(z, _SIN_DOUBLE), low)
     half = 0.5 * z

@@ -1,8 +1,10 @@
-"""The instructions that generated kernels are written in, as Numba intrinsics: one name, one LLVM pattern.
+"""The instructions that generated kernels are written in, as Numba intrinsics: one name, one LLVM
+pattern.
 
-Names carry their types: ``add_float32(a, b)``, ``load_int8(p, i)``, ``cast_int64_float32(x)``, ``tile_fma_8_132_128_8_8``.
-Numba itself would widen int32 arithmetic to 64 bits and literals to float64; these never do. A module holds one kind; its
-``FAMILIES`` are makers by a name's first word, which get the rest of the name.
+Names carry their types: ``add_float32(a, b)``, ``load_int8(p, i)``, ``cast_int64_float32(x)``,
+``tile_fma_8_132_128_8_8``. Numba itself would widen int32 arithmetic to 64 bits and literals to
+float64; these never do. A module holds one kind; its ``FAMILIES`` are makers by a name's first
+word, which get the rest of the name.
 """
 
 from __future__ import annotations
@@ -18,7 +20,8 @@ from .indices import PLAIN
 from .scalars import scalar
 
 _FAMILIES: dict[str, Callable[[str], Any]] = {
-    **conversions.FAMILIES, **copies.FAMILIES, **memory.FAMILIES, **tiles.FAMILIES, **tensor_cores.FAMILIES, **transforms.FAMILIES,
+    **conversions.FAMILIES, **copies.FAMILIES, **memory.FAMILIES, **tiles.FAMILIES,
+    **tensor_cores.FAMILIES, **transforms.FAMILIES,
     **warpgroups.FAMILIES, **winograd.FAMILIES,
 }  # fmt: skip
 _PLAIN = {**PLAIN, **copies.PLAIN, **warpgroups.PLAIN}

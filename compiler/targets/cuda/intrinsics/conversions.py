@@ -1,4 +1,6 @@
-"""Conversions, ``cast_int64_float32(x)`` and ``bitcast_float32_int32(x)``: ``Cast`` and ``Bitcast`` of compiler/scalar.py."""
+"""Conversions, ``cast_int64_float32(x)`` and ``bitcast_float32_int32(x)``: ``Cast`` and
+``Bitcast`` of compiler/scalar.py.
+"""
 
 from __future__ import annotations
 
@@ -14,12 +16,16 @@ from .scalars import ordered
 
 def cast(rest: str) -> Any:
     source, target = (DType(name) for name in rest.split("_"))
-    return define(numba_type(target), [numba_type(source)], lambda b, x: converted(b, x, source, target))
+    return define(
+        numba_type(target), [numba_type(source)], lambda b, x: converted(b, x, source, target)
+    )
 
 
 def bitcast(rest: str) -> Any:
     source, target = (DType(name) for name in rest.split("_"))
-    return define(numba_type(target), [numba_type(source)], lambda b, x: b.bitcast(x, llvm_type(target)))
+    return define(
+        numba_type(target), [numba_type(source)], lambda b, x: b.bitcast(x, llvm_type(target))
+    )
 
 
 def converted(b: Any, x: Operand, source: DType, target: DType) -> Operand:
@@ -37,7 +43,9 @@ def converted(b: Any, x: Operand, source: DType, target: DType) -> Operand:
         case (DType.FLOAT64, DType.FLOAT16):
             return assembly(b, I16, "cvt.rn.f16.f64 $0, $1;", "=h,d", x)
         case (_, DType.FLOAT16):
-            return assembly(b, I16, "cvt.rn.f16.f32 $0, $1;", "=h,f", converted(b, x, source, FLOAT32))
+            return assembly(
+                b, I16, "cvt.rn.f16.f32 $0, $1;", "=h,f", converted(b, x, source, FLOAT32)
+            )
         case (_, DType.BFLOAT16):
             return to_bfloat16(b, converted(b, x, source, FLOAT32))
         case (_, DType.BOOL) if source.is_float:
@@ -51,7 +59,9 @@ def converted(b: Any, x: Operand, source: DType, target: DType) -> Operand:
         case _ if source.is_float:
             return _to_integer(b, x, source, target)
         case _ if target.is_float:
-            return b.sitofp(x, kind) if source.is_signed and source is not BOOL else b.uitofp(x, kind)
+            return (
+                b.sitofp(x, kind) if source.is_signed and source is not BOOL else b.uitofp(x, kind)
+            )
     if source.bytes == target.bytes:
         return x
     if source.bytes > target.bytes:
@@ -80,10 +90,14 @@ def _to_integer(b: Any, x: Operand, source: DType, target: DType) -> Operand:
         return value
     bits = target.bytes * 8
     top = (1 << (bits - 1)) - 1 if target.is_signed else (1 << bits) - 1
-    value = b.select(ordered(b, wide, ">", value, ir.Constant(kind, top)), ir.Constant(kind, top), value)
+    value = b.select(
+        ordered(b, wide, ">", value, ir.Constant(kind, top)), ir.Constant(kind, top), value
+    )
     if target.is_signed:
         low = -top - 1
-        value = b.select(b.icmp_signed("<", value, ir.Constant(kind, low)), ir.Constant(kind, low), value)
+        value = b.select(
+            b.icmp_signed("<", value, ir.Constant(kind, low)), ir.Constant(kind, low), value
+        )
     return b.trunc(value, llvm_type(target))
 
 

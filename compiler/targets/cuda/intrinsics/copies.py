@@ -1,7 +1,8 @@
-"""Copies from the device's memory to a block's that do not wait: ``copy_4(s, i, p, j, condition)``, ``commit()``, ``arrive_2()``.
+"""Copies from the device's memory to a block's that do not wait: ``copy_4(s, i, p, j, condition)``,
+``commit()``, ``arrive_2()``.
 
-PTX ISA 8.0, section 9.7.8.24: what a thread copied it may read when it has waited for the copies' group; other threads may
-after a barrier behind that.
+PTX ISA 8.0, section 9.7.8.24: what a thread copied it may read when it has waited for the copies'
+group; other threads may after a barrier behind that.
 """
 
 from __future__ import annotations
@@ -27,16 +28,27 @@ def _effect(b: Any, code: str, constraints: str, *operands: Operand) -> None:
 
 
 def copy(rest: str) -> Any:
-    """``copy_WORDS(s, i, p, j, condition)``: 1 or 4 float32 from p[j] on to s[i] on; zeros, without a read, where the
-    condition does not hold. Four are aligned, and pass by the first cache."""
+    """``copy_WORDS(s, i, p, j, condition)``: 1 or 4 float32 from p[j] on to s[i] on; zeros, without
+    a read, where the condition does not hold. Four are aligned, and pass by the first cache."""
     words = int(rest)
     code = f"cp.async.{'cg' if words == 4 else 'ca'}.shared.global [$0], [$1], {4 * words}, $2;"
     pointer = pointer_type(FLOAT32)
 
-    def emit(b: Any, target: Operand, place: Operand, source: Operand, index: Operand, condition: Operand) -> None:
+    def emit(
+        b: Any, target: Operand, place: Operand, source: Operand, index: Operand, condition: Operand
+    ) -> None:
         address = b.add(shared_address(b, target), b.shl(place, I32(2)))
-        start = b.addrspacecast(element_at(b, source, index), ir.PointerType(source.type.pointee, _GLOBAL))
-        _effect(b, code, "r,l,r", address, b.ptrtoint(start, I64), b.select(condition, I32(4 * words), I32(0)))
+        start = b.addrspacecast(
+            element_at(b, source, index), ir.PointerType(source.type.pointee, _GLOBAL)
+        )
+        _effect(
+            b,
+            code,
+            "r,l,r",
+            address,
+            b.ptrtoint(start, I64),
+            b.select(condition, I32(4 * words), I32(0)),
+        )
 
     return define(types.void, [pointer, types.int32, pointer, types.int32, types.boolean], emit)
 

@@ -1,6 +1,8 @@
-"""What the instructions are made of: how values travel through Numba and LLVM, and how an intrinsic is defined.
+"""What the instructions are made of: how values travel through Numba and LLVM, and how an intrinsic
+is defined.
 
-float16 and bfloat16 are their bits in a uint16; a bool is a byte in memory. Tuples of float32 are register tiles.
+float16 and bfloat16 are their bits in a uint16; a bool is a byte in memory. Tuples of float32 are
+register tiles.
 """
 
 from __future__ import annotations
@@ -42,7 +44,9 @@ def llvm_type(dtype: DType) -> ir.Type:
 
 
 def define(result: Any, arguments: Sequence[Any], emit: Emit) -> Any:
-    """An intrinsic over typed positional arguments (Numba finds their number from the parameters)."""
+    """An intrinsic over typed positional arguments (Numba finds their number from the
+    parameters).
+    """
     signature = result(*arguments)
 
     def lower(_context: Any, builder: Any, _signature: Any, operands: Sequence[Operand]) -> Operand:
@@ -52,7 +56,9 @@ def define(result: Any, arguments: Sequence[Any], emit: Emit) -> Any:
         return signature, lower
 
     names = ["context", *(f"x{position}" for position in range(len(arguments)))]
-    parameters = [inspect.Parameter(name, inspect.Parameter.POSITIONAL_OR_KEYWORD) for name in names]
+    parameters = [
+        inspect.Parameter(name, inspect.Parameter.POSITIONAL_OR_KEYWORD) for name in names
+    ]
     typing.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
     return intrinsic(typing)
 

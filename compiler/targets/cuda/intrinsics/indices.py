@@ -1,4 +1,6 @@
-"""Threads, barriers and int32 indices: ``thread()``, ``plus(i, j)``, ``below(i, n)``. No index becomes 64 bits wide."""
+"""Threads, barriers and int32 indices: ``thread()``, ``plus(i, j)``, ``below(i, n)``. No index
+becomes 64 bits wide.
+"""
 
 from __future__ import annotations
 
@@ -15,7 +17,9 @@ from .memory import element_at
 
 
 def _special(register: str) -> Callable[[], Any]:
-    return lambda: define(types.int32, [], lambda b: called(b, f"llvm.nvvm.read.ptx.sreg.{register}", I32))
+    return lambda: define(
+        types.int32, [], lambda b: called(b, f"llvm.nvvm.read.ptx.sreg.{register}", I32)
+    )
 
 
 def _special_again(register: str) -> Callable[[], Any]:
@@ -52,6 +56,7 @@ def _floor_remainder(b: Any, x: Operand, y: Operand) -> Operand:
 
 def _wrapped() -> Any:
     """A run-time index counted from the end where it is negative."""
+
     def emit(b: Any, index: Operand, extent: Operand) -> Operand:
         return b.select(b.icmp_signed("<", index, I64(0)), b.add(index, b.sext(extent, I64)), index)
 

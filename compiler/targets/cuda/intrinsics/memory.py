@@ -1,4 +1,6 @@
-"""Memory, the device's and a block's own: ``load_int8(p, i)``, ``store4_float32(p, i, v)``, ``shared_float32_2048()``."""
+"""Memory, the device's and a block's own: ``load_int8(p, i)``, ``store4_float32(p, i, v)``,
+``shared_float32_2048()``.
+"""
 
 from __future__ import annotations
 
@@ -10,7 +12,16 @@ from numba import types
 
 from ....tensor_type import BOOL, FLOAT32, DType
 from ...cpu.lowering.representation import I8, I32, I64
-from .define import Operand, define, llvm_type, numba_type, packed, pointer_type, tile_type, unpacked
+from .define import (
+    Operand,
+    define,
+    llvm_type,
+    numba_type,
+    packed,
+    pointer_type,
+    tile_type,
+    unpacked,
+)
 
 GLOBAL, SHARED = 1, 3  # LLVM's address spaces of the device's memory and of a block's
 
@@ -20,7 +31,9 @@ def element_at(b: Any, pointer: Operand, index: Operand) -> Operand:
 
 
 def load(rest: str) -> Any:
-    """``load_DTYPE(p, i)``; ``load_if_DTYPE(p, i, condition)`` is 0 where the condition does not hold, and reads p[0] there."""
+    """``load_DTYPE(p, i)``; ``load_if_DTYPE(p, i, condition)`` is 0 where the condition does not
+    hold, and reads p[0] there.
+    """
     if rest.startswith("if_"):
         return _load_if(DType(rest.removeprefix("if_")))
     dtype = DType(rest)
@@ -39,7 +52,8 @@ def global_address(b: Any, pointer: Operand, offset: Operand) -> Operand:
 
 
 def read_where(b: Any, wanted: Operand, place: Operand, offset: int, width: int) -> list[Operand]:
-    """``width`` float32 at an address, or zeros where ``wanted`` is 0: one access that happens or does not.
+    """``width`` float32 at an address, or zeros where ``wanted`` is 0: one access that happens or
+    does not.
 
     Memory is read that no thread of the kernel writes.
     """
@@ -76,7 +90,9 @@ def store(name: str) -> Any:
 
 
 def load4(rest: str) -> Any:
-    """``load4_if_float32(p, i, condition)``: four neighbours in one aligned access, or zeros; reads p[0 … 3] then."""
+    """``load4_if_float32(p, i, condition)``: four neighbours in one aligned access, or zeros;
+    reads p[0 … 3] then.
+    """
     assert rest == "if_float32"
 
     def emit(b: Any, pointer: Operand, index: Operand, condition: Operand) -> Operand:
@@ -118,13 +134,17 @@ def shared_address(b: Any, pointer: Operand) -> Operand:
 
 
 def shared(rest: str) -> Any:
-    """``shared_DTYPE_COUNT()``: the block's memory (one array a name), from a multiple of 1024 bytes on."""
+    """``shared_DTYPE_COUNT()``: the block's memory (one array a name), from a multiple of 1024
+    bytes on.
+    """
     name, count = rest.split("_")
     dtype = DType(name)
 
     def emit(b: Any) -> Operand:
         array = ir.ArrayType(llvm_type(dtype), int(count))
-        variable = ir.GlobalVariable(b.module, array, b.module.get_unique_name("shared"), addrspace=SHARED)
+        variable = ir.GlobalVariable(
+            b.module, array, b.module.get_unique_name("shared"), addrspace=SHARED
+        )
         variable.linkage, variable.align = "internal", 1024
         variable.initializer = ir.Constant(array, ir.Undefined)
         first = b.gep(variable, [I32(0), I32(0)])

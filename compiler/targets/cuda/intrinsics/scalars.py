@@ -1,6 +1,7 @@
 """Scalar functions, ``add_float32(a, b)``: one dtype in and out, comparisons aside.
 
-Sums and products of floats round once each (never contracted); integers wrap, and no division traps.
+Sums and products of floats round once each (never contracted); integers wrap, and no division
+traps.
 """
 
 from __future__ import annotations
@@ -48,7 +49,9 @@ def _unary_ptx(instruction: str) -> Emit:
     def emit(b: Any, t: DType, x: Operand) -> Operand:
         name = "f32" if t is FLOAT32 else "f64"
         register = "f" if t is FLOAT32 else "d"
-        return assembly(b, x.type, f"{instruction.format(name)} $0, $1;", f"={register},{register}", x)
+        return assembly(
+            b, x.type, f"{instruction.format(name)} $0, $1;", f"={register},{register}", x
+        )
 
     return emit
 
@@ -112,13 +115,19 @@ def _shift(right: bool) -> Emit:
 
 def _float_sign(b: Any, _t: DType, x: Operand) -> Operand:
     zero, one, minus = (ir.Constant(x.type, v) for v in (0.0, 1.0, -1.0))
-    return b.select(b.fcmp_ordered("<", x, zero), minus, b.select(b.fcmp_ordered(">", x, zero), one, x))
+    return b.select(
+        b.fcmp_ordered("<", x, zero), minus, b.select(b.fcmp_ordered(">", x, zero), one, x)
+    )
 
 
 def _integer_sign(b: Any, t: DType, x: Operand) -> Operand:
     zero = ir.Constant(x.type, 0)
     above = b.zext(b.icmp_unsigned("!=", x, zero), x.type)
-    return b.select(b.icmp_signed("<", x, zero), ir.Constant(x.type, -1), above) if t.is_signed else above
+    return (
+        b.select(b.icmp_signed("<", x, zero), ir.Constant(x.type, -1), above)
+        if t.is_signed
+        else above
+    )
 
 
 def _integer_abs(b: Any, t: DType, x: Operand) -> Operand:
@@ -141,7 +150,22 @@ def _integer_compare(order: str) -> Emit:
 
 
 _COMPARISONS = {"equal": "==", "not_equal": "!=", "less": "<", "less_equal": "<="}
-_BINARY = frozenset(("add", "sub", "mul", "div", "rem", "max", "min", "and", "or", "xor", "shift_left", "shift_right"))
+_BINARY = frozenset(
+    (
+        "add",
+        "sub",
+        "mul",
+        "div",
+        "rem",
+        "max",
+        "min",
+        "and",
+        "or",
+        "xor",
+        "shift_left",
+        "shift_right",
+    )
+)
 FLOAT: dict[str, Emit] = {
     "add": rounded_once("add"),
     "sub": subtract,

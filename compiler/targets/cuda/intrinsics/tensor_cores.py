@@ -1,7 +1,9 @@
-"""Products of a warp on tensor cores, ``mma_tf32_20_2_4_4(tile, left, right)``, and operands as they read them.
+"""Products of a warp on tensor cores, ``mma_tf32_20_2_4_4(tile, left, right)``, and operands as
+they read them.
 
-Slices lie [row, k] in words of four bytes: a float32, or two bfloat16. mma.sync.m16n8 takes 8 words of k of 16 rows and 8
-columns; ldmatrix brings four matrices of 8 rows of 4 words, each lane naming a row (PTX ISA 8.0, sections 9.7.13.4 and 5).
+Slices lie [row, k] in words of four bytes: a float32, or two bfloat16. mma.sync.m16n8 takes 8 words
+of k of 16 rows and 8 columns; ldmatrix brings four matrices of 8 rows of 4 words, each lane naming
+a row (PTX ISA 8.0, sections 9.7.13.4 and 5).
 """
 
 from __future__ import annotations
@@ -19,7 +21,8 @@ from .scalars import subtract
 
 _MMA = {"tf32": "m16n8k8.row.col.f32.tf32.tf32.f32", "bf16": "m16n8k16.row.col.f32.bf16.bf16.f32"}
 Fragments: TypeAlias = list[list[Operand]]
-TF32_HALF, TF32_MASK = 0x1000, 0xFFFFE000  # half of the last bit that tensor cores read, and all that they read
+# half of the last bit that tensor cores read, and all that they read
+TF32_HALF, TF32_MASK = 0x1000, 0xFFFFE000
 
 
 def mma(rest: str) -> Any:
@@ -30,9 +33,11 @@ def mma(rest: str) -> Any:
 
 
 def _mma_tile(engine: str, stride: int, steps: int, down: int, across: int) -> Any:
-    """tile += left * right' over ``steps`` times 8 words of k, for a warp's down x across fragments of m16n8.
+    """tile += left * right' over ``steps`` times 8 words of k, for a warp's down x across fragments
+    of m16n8.
 
-    ``mma(tile, left, right)``: this lane's rows of the first matrices. 3xtf32 adds the small products first.
+    ``mma(tile, left, right)``: this lane's rows of the first matrices. 3xtf32 adds the small
+    products first.
     """
     pointer = pointer_type(FLOAT32)
 
@@ -41,32 +46,49 @@ def _mma_tile(engine: str, stride: int, steps: int, down: int, across: int) -> A
         left, right = (shared_address(b, place) for place in (left, right))
         for step in range(steps):
             a = [_ldmatrix(b, left, 4 * (i * 16 * stride + step * 8)) for i in range(down)]
-            pairs = [_ldmatrix(b, right, 4 * (j * 16 * stride + step * 8)) for j in range(across // 2)]
+            pairs = [
+                _ldmatrix(b, right, 4 * (j * 16 * stride + step * 8)) for j in range(across // 2)
+            ]
             w = [pair[half : half + 2] for pair in pairs for half in (0, 2)]
             _multiply(b, engine, sums, a, w)
         return packed(b, sums)
 
-    return define(tile_type(down * across * 4), [tile_type(down * across * 4), pointer, pointer], emit)
+    return define(
+        tile_type(down * across * 4), [tile_type(down * across * 4), pointer, pointer], emit
+    )
 
 
 def mmac(rest: str) -> Any:
-    """``mmac_ENGINE_LEFT_RIGHT_DOWN_ACROSS(tile, left, i, right, j)``: as mma, over copied slices of 16 words of k.
+    """``mmac_ENGINE_LEFT_RIGHT_DOWN_ACROSS(tile, left, i, right, j)``: as mma, over copied slices
+    of 16 words of k.
 
-    A side is r: rows of 16 words, their groups of four swizzled; or c128: 16 columns of 128 words, swizzled (copied_slices.py
-    has both). i and j are where this lane's first words lie. Operands are rounded here, since copies cannot.
+    A side is r: rows of 16 words, their groups of four swizzled; or c128: 16 columns of 128 words,
+    swizzled (copied_slices.py has both). i and j are where this lane's first words lie. Operands
+    are rounded here, since copies cannot.
     """
     engine, left_kind, right_kind, *numbers = rest.split("_")
     down, across = map(int, numbers)
     pointer = pointer_type(FLOAT32)
 
-    def emit(b: Any, tile: Operand, left: Operand, i: Operand, right: Operand, j: Operand) -> Operand:
+    def emit(
+        b: Any, tile: Operand, left: Operand, i: Operand, right: Operand, j: Operand
+    ) -> Operand:
         sums = unpacked(b, tile, down * across * 4)
         for step in (0, 1):
-            groups = [_groups(b, left_kind, left, i, step, 2 * down, True), _groups(b, right_kind, right, j, step, across, False)]
+            groups = [
+                _groups(b, left_kind, left, i, step, 2 * down, True),
+                _groups(b, right_kind, right, j, step, across, False),
+            ]
             if engine == "tf32":
-                groups = [[[_rounded(b, word) for word in group] for group in side] for side in groups]
-            rows = [[*above, *below] for above, below in zip(groups[0][::2], groups[0][1::2], strict=True)]
-            a = [[part[place] for place in (0, 2, 1, 3)] for part in rows]  # of a group's two words of k, the first of all groups first
+                groups = [
+                    [[_rounded(b, word) for word in group] for group in side] for side in groups
+                ]
+            rows = [
+                [*above, *below]
+                for above, below in zip(groups[0][::2], groups[0][1::2], strict=True)
+            ]
+            # of a group's two words of k, the first of all groups first
+            a = [[part[place] for place in (0, 2, 1, 3)] for part in rows]
             _multiply(b, engine, sums, a, groups[1])
         return packed(b, sums)
 
@@ -74,19 +96,32 @@ def mmac(rest: str) -> Any:
     return define(kind, [kind, pointer, types.int32, pointer, types.int32], emit)
 
 
-def _groups(b: Any, kind: str, base: Operand, first: Operand, step: int, number: int, is_left: bool) -> Fragments:
+def _groups(
+    b: Any, kind: str, base: Operand, first: Operand, step: int, number: int, is_left: bool
+) -> Fragments:
     """The two words of k, four apart, of each group of 8 rows or columns."""
     address = shared_address(b, base)
-    if kind == "r":  # ldmatrix brings two groups; a swizzled row's next 8 words differ from the first in one bit
+    # ldmatrix brings two groups; a swizzled row's next 8 words differ from the first in one bit
+    if kind == "r":
         place = b.add(address, b.shl(b.xor(first, I32(8 * step)), I32(2)))
         found = [_ldmatrix(b, place, 4 * 16 * 16 * pair) for pair in range(number // 2)]
         order = ((0, 2), (1, 3)) if is_left else ((0, 1), (2, 3))
         return [[words[place] for place in pair] for words in found for pair in order]
     size = int(kind.removeprefix("c"))
-    starts = [b.add(address, b.shl(b.xor(first, I32(8 * group)), I32(2))) for group in range(min(number, 4))]
+    starts = [
+        b.add(address, b.shl(b.xor(first, I32(8 * group)), I32(2)))
+        for group in range(min(number, 4))
+    ]
     pointers = [b.inttoptr(start, ir.PointerType(I32, SHARED)) for start in starts]
-    return [[b.load(b.gep(pointers[group % 4], [I32(32 * (group // 4) + (8 * step + 4 * half) * size)])) for half in (0, 1)]
-            for group in range(number)]  # fmt: skip
+    return [
+        [
+            b.load(
+                b.gep(pointers[group % 4], [I32(32 * (group // 4) + (8 * step + 4 * half) * size)])
+            )
+            for half in (0, 1)
+        ]
+        for group in range(number)
+    ]
 
 
 def _rounded(b: Any, word: Operand) -> Operand:
@@ -105,7 +140,9 @@ def _multiply(b: Any, engine: str, sums: list[Operand], a: Fragments, w: Fragmen
 
 
 def _passes(b: Any, engine: str, a: Fragments, w: Fragments) -> list[tuple[Fragments, Fragments]]:
-    """What is multiplied: the operands themselves, or low x high, high x low and high x high parts."""
+    """What is multiplied: the operands themselves, or low x high, high x low and high x high
+    parts.
+    """
     if engine != "3xtf32":
         return [(a, w)]
     (a_high, a_low), (w_high, w_low) = (_split(b, side) for side in (a, w))
@@ -115,8 +152,17 @@ def _passes(b: Any, engine: str, a: Fragments, w: Fragments) -> list[tuple[Fragm
 def _split(b: Any, side: Fragments) -> tuple[Fragments, Fragments]:
     """Each number as what a tensor core reads of it, rounded, and the exact rest."""
     high = [[b.and_(b.add(x, I32(TF32_HALF)), I32(TF32_MASK)) for x in part] for part in side]
-    low = [[b.bitcast(subtract(b, FLOAT32, b.bitcast(x, ir.FloatType()), b.bitcast(h, ir.FloatType())), I32)
-            for x, h in zip(*parts, strict=True)] for parts in zip(side, high, strict=True)]  # fmt: skip
+    low = [
+        [
+            b.bitcast(
+                subtract(b, FLOAT32, b.bitcast(x, ir.FloatType()), b.bitcast(h, ir.FloatType())),
+                I32,
+            )
+            # fmt: skip
+            for x, h in zip(*parts, strict=True)
+        ]
+        for parts in zip(side, high, strict=True)
+    ]
     return high, low
 
 
@@ -128,23 +174,33 @@ def _ldmatrix(b: Any, address: Operand, offset: int) -> list[Operand]:
     return [b.extract_value(found, place) for place in range(4)]
 
 
-def _multiplied(b: Any, shape: str, sums: list[Operand], a: list[Operand], w: list[Operand]) -> list[Operand]:
+def _multiplied(
+    b: Any, shape: str, sums: list[Operand], a: list[Operand], w: list[Operand]
+) -> list[Operand]:
     """One mma.sync; all 32 lanes take part."""
-    kind = ir.FunctionType(ir.LiteralStructType([ir.FloatType()] * 4), [I32] * 6 + [ir.FloatType()] * 4)
+    kind = ir.FunctionType(
+        ir.LiteralStructType([ir.FloatType()] * 4), [I32] * 6 + [ir.FloatType()] * 4
+    )
     code = f"mma.sync.aligned.{shape} {{$0, $1, $2, $3}}, {{$4, $5, $6, $7}}, {{$8, $9}}, {{$10, $11, $12, $13}};"
     found = b.asm(kind, code, "=f,=f,=f,=f,r,r,r,r,r,r,f,f,f,f", [*a, *w, *sums], True)
     return [b.extract_value(found, place) for place in range(4)]
 
 
 def _mma_stage(down: int, across: int, part: int, columns: int) -> Any:
-    """``mma_stage(tile, target)``: the part-th 16 rows of a warp's tile to memory of ``columns`` words a row."""
+    """``mma_stage(tile, target)``: the part-th 16 rows of a warp's tile to memory of ``columns``
+    words a row.
+    """
 
     def emit(b: Any, tile: Operand, target: Operand) -> Operand:
         values = unpacked(b, tile, down * across * 4)
         for j in range(across):
             at = 4 * (part * across + j)
             for half in (0, 1):
-                store_vector(b, b.gep(target, [I64(half * 8 * columns + 8 * j)]), values[at + 2 * half : at + 2 * half + 2])
+                store_vector(
+                    b,
+                    b.gep(target, [I64(half * 8 * columns + 8 * j)]),
+                    values[at + 2 * half : at + 2 * half + 2],
+                )
 
     return define(types.void, [tile_type(down * across * 4), pointer_type(FLOAT32)], emit)
 
@@ -159,12 +215,18 @@ def keep(name: str) -> Any:
 
 
 def keep4(name: str) -> Any:
-    """``keep4_ENGINE(p, i, v)``: four neighbours in one aligned access, from p[i] on; as bfloat16 in two words."""
+    """``keep4_ENGINE(p, i, v)``: four neighbours in one aligned access, from p[i] on; as
+    bfloat16 in two words.
+    """
 
     def emit(b: Any, pointer: Operand, index: Operand, values: Operand) -> Operand:
         four, place = unpacked(b, values, 4), element_at(b, pointer, index)
         if name == "bfloat16":
-            store_vector(b, b.bitcast(place, ir.PointerType(I32)), [_pair(b, four[0], four[1]), _pair(b, four[2], four[3])])
+            store_vector(
+                b,
+                b.bitcast(place, ir.PointerType(I32)),
+                [_pair(b, four[0], four[1]), _pair(b, four[2], four[3])],
+            )
         else:
             store_vector(b, place, [_kept(b, name, value) for value in four])
 
@@ -172,7 +234,9 @@ def keep4(name: str) -> Any:
 
 
 def pair(rest: str) -> Any:
-    """``pair_WIDTH_STRIDE(p, i, v, w)``: (v, w) as two bfloat16 in the word p[i]; of vectors of four, STRIDE words apart."""
+    """``pair_WIDTH_STRIDE(p, i, v, w)``: (v, w) as two bfloat16 in the word p[i]; of vectors of
+    four, STRIDE words apart.
+    """
     width, stride = map(int, rest.split("_"))
     kind = types.float32 if width == 1 else tile_type(width)
 

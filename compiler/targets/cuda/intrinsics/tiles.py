@@ -1,4 +1,6 @@
-"""Register tiles of matrix products in float32, ``tile_fma_8_132_128_8_8(tile, left, right)``: operands from shared memory."""
+"""Register tiles of matrix products in float32, ``tile_fma_8_132_128_8_8(tile, left, right)``:
+operands from shared memory.
+"""
 
 from __future__ import annotations
 
@@ -17,12 +19,21 @@ from .scalars import fma, rounded_once
 
 def tile(rest: str) -> Any:
     operation, *numbers = rest.split("_")
-    makers: dict[str, Callable[..., Any]] = {"zero": _tile_zero, "add": _tile_add, "fma": _tile_fma, "stage": _tile_stage}
+    makers: dict[str, Callable[..., Any]] = {
+        "zero": _tile_zero,
+        "add": _tile_add,
+        "fma": _tile_fma,
+        "stage": _tile_stage,
+    }
     return makers[operation](*map(int, numbers))
 
 
 def _tile_zero(count: int) -> Any:
-    return define(tile_type(count), [], lambda b: ir.Constant(ir.ArrayType(ir.FloatType(), count), [0.0] * count))
+    return define(
+        tile_type(count),
+        [],
+        lambda b: ir.Constant(ir.ArrayType(ir.FloatType(), count), [0.0] * count),
+    )
 
 
 def _tile_add(count: int) -> Any:
@@ -34,9 +45,11 @@ def _tile_add(count: int) -> Any:
 
 
 def _tile_fma(depth: int, left_stride: int, right_stride: int, rows: int, columns: int) -> Any:
-    """tile += the products of ``depth`` k-slices in shared memory: fragments of four lie a quarter tile apart.
+    """tile += the products of ``depth`` k-slices in shared memory: fragments of four lie a quarter
+    tile apart.
 
-    ``tile_fma(tile, left, right)``: left[k, row] and right[k, column] of this thread's first fragment.
+    ``tile_fma(tile, left, right)``: left[k, row] and right[k, column] of this thread's first
+    fragment.
     """
     pointer = pointer_type(FLOAT32)
     row_step, column_step = _fragment_step(left_stride, rows), _fragment_step(right_stride, columns)
@@ -44,8 +57,16 @@ def _tile_fma(depth: int, left_stride: int, right_stride: int, rows: int, column
     def emit(b: Any, tile: Operand, left: Operand, right: Operand) -> Operand:
         sums = unpacked(b, tile, rows * columns)
         for k in range(depth):
-            a = [v for f in range(rows // 4) for v in load_vector(b, left, k * left_stride + f * row_step)]
-            w = [v for f in range(columns // 4) for v in load_vector(b, right, k * right_stride + f * column_step)]
+            a = [
+                v
+                for f in range(rows // 4)
+                for v in load_vector(b, left, k * left_stride + f * row_step)
+            ]
+            w = [
+                v
+                for f in range(columns // 4)
+                for v in load_vector(b, right, k * right_stride + f * column_step)
+            ]
             for i in range(rows):
                 for j in range(columns):
                     sums[i * columns + j] = fma(b, FLOAT32, a[i], w[j], sums[i * columns + j])
@@ -55,19 +76,29 @@ def _tile_fma(depth: int, left_stride: int, right_stride: int, rows: int, column
 
 
 def _fragment_step(stride: int, count: int) -> int:
-    """How far apart a thread's fragments of four lie in a k-slice, whose stride has 4 elements of padding."""
+    """How far apart a thread's fragments of four lie in a k-slice, whose stride has 4 elements
+    of padding.
+    """
     return (stride - 4) * 4 // count
 
 
-def _tile_stage(rows: int, columns: int, first: int, count: int, row_stride: int, column_step: int) -> Any:
-    """``tile_stage(tile, target)``: rows first … first + count of the tile to shared memory, fragments as in tile_fma."""
+def _tile_stage(
+    rows: int, columns: int, first: int, count: int, row_stride: int, column_step: int
+) -> Any:
+    """``tile_stage(tile, target)``: rows first … first + count of the tile to shared memory,
+    fragments as in tile_fma.
+    """
 
     def emit(b: Any, tile: Operand, target: Operand) -> Operand:
         values = unpacked(b, tile, rows * columns)
         for i in range(count):
             for f in range(columns // 4):
                 start = (first + i) * columns + 4 * f
-                store_vector(b, b.gep(target, [I64(i * row_stride + f * column_step)]), values[start : start + 4])
+                store_vector(
+                    b,
+                    b.gep(target, [I64(i * row_stride + f * column_step)]),
+                    values[start : start + 4],
+                )
 
     return define(types.void, [tile_type(rows * columns), pointer_type(FLOAT32)], emit)
 

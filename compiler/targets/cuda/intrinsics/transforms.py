@@ -1,4 +1,6 @@
-"""Winograd's transforms of a tile in registers, ``transform_input4t3x4t3_float32(x00, x01, ...)``."""
+"""Winograd's transforms of a tile in registers, ``transform_input4t3x4t3_float32(x00, x01,
+...)``.
+"""
 
 from __future__ import annotations
 
@@ -24,8 +26,8 @@ _MATRICES: dict[str, Callable[..., Any]] = {  # of A', G and B'
 
 
 def transform(rest: str) -> Any:
-    """``transform_input4t3x4t3_float32(x00, x01, ...)``: a tile by rows -> down x tile x across' by rows, with the matrices
-    of 4 outputs and 3 taps along both axes."""
+    """``transform_input4t3x4t3_float32(x00, x01, ...)``: a tile by rows -> down x tile x across' by
+    rows, with the matrices of 4 outputs and 3 taps along both axes."""
     name, dtype = rest.split("_")
     which = "".join(takewhile(str.isalpha, name))
     axes = name.removeprefix(which).split("x")
@@ -41,13 +43,19 @@ def transform(rest: str) -> Any:
     return define(types.UniTuple(element, rows * columns), [element] * (size * width), emit)
 
 
-def _combination(b: Any, t: DType, coefficients: Sequence[float], values: Sequence[Operand]) -> Operand:
+def _combination(
+    b: Any, t: DType, coefficients: Sequence[float], values: Sequence[Operand]
+) -> Operand:
     """sum of coefficient * value, without the zeros; what needs no product comes first."""
     pairs = [(float(c), v) for c, v in zip(coefficients, values, strict=True) if c]
     pairs.sort(key=lambda pair: (abs(pair[0]) != 1, pair[0] < 0))
     (first, total), *others = pairs
     if first != 1:
-        total = FLOAT["neg"](b, t, total) if first == -1 else FLOAT["mul"](b, t, total, ir.Constant(total.type, first))
+        total = (
+            FLOAT["neg"](b, t, total)
+            if first == -1
+            else FLOAT["mul"](b, t, total, ir.Constant(total.type, first))
+        )
     for coefficient, value in others:
         match coefficient:
             case 1.0:

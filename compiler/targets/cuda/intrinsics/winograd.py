@@ -1,7 +1,8 @@
-"""The fused Winograd kernel's parts, F(2x2, 3x3), a block's slice being 4 channels of 32 tiles and some filters.
+"""The fused Winograd kernel's parts, F(2x2, 3x3), a block's slice being 4 channels of 32 tiles and
+some filters.
 
-Shared memory holds U [channel, entry, filter] and V [channel, entry, tile]. A thread sums for one entry a quarter of the
-filters with a quarter of the tiles, in fragments of four that lie 16 apart.
+Shared memory holds U [channel, entry, filter] and V [channel, entry, tile]. A thread sums for one
+entry a quarter of the filters with a quarter of the tiles, in fragments of four that lie 16 apart.
 """
 
 from __future__ import annotations
@@ -28,7 +29,9 @@ def winograd(rest: str) -> Any:
 
 
 def _mask(height: int, width: int) -> Any:
-    """``winograd_mask(top, left, is_tile)``: bit 4 i + j for each element of a tile's patch that is an input."""
+    """``winograd_mask(top, left, is_tile)``: bit 4 i + j for each element of a tile's patch that
+    is an input.
+    """
 
     def emit(b: Any, top: Operand, left: Operand, is_tile: Operand) -> Operand:
         inside = [
@@ -46,7 +49,8 @@ def _mask(height: int, width: int) -> Any:
 
 
 def _patch(width: int, count: int) -> Any:
-    """``winograd_patch(x, offset, mask)``: 4 x 4 numbers by rows, ``width`` apart; zeros where the mask has none.
+    """``winograd_patch(x, offset, mask)``: 4 x 4 numbers by rows, ``width`` apart; zeros where the
+    mask has none.
 
     The tuple has ``count`` places; those behind the 16 are undefined.
     """
@@ -58,13 +62,17 @@ def _patch(width: int, count: int) -> Any:
             for j in range(SIDE):
                 bit = b.and_(mask, I32(1 << (SIDE * i + j)))
                 values += read_where(b, bit, place, 4 * (i * width + j), 1)
-        return packed(b, values + [ir.Constant(ir.FloatType(), ir.Undefined)] * (count - len(values)))
+        return packed(
+            b, values + [ir.Constant(ir.FloatType(), ir.Undefined)] * (count - len(values))
+        )
 
     return define(tile_type(count), [POINTER, types.int32, types.int32], emit)
 
 
 def _filters(width: int, count: int, step: int) -> Any:
-    """``winograd_filters(u, offset, is_inside)``: ``count`` accesses of ``width`` numbers, ``step`` apart, or zeros."""
+    """``winograd_filters(u, offset, is_inside)``: ``count`` accesses of ``width`` numbers,
+    ``step`` apart, or zeros.
+    """
 
     def emit(b: Any, u: Operand, offset: Operand, is_inside: Operand) -> Operand:
         place, wanted = global_address(b, u, offset), b.zext(is_inside, I32)
@@ -103,7 +111,9 @@ def _store(b: Any, place: Operand, values: Sequence[Operand]) -> None:
 
 
 def _fma(filters: int) -> Any:
-    """``winograd_fma(tile, u, v)``: tile += the products of a slice, from this thread's first fragments on."""
+    """``winograd_fma(tile, u, v)``: tile += the products of a slice, from this thread's first
+    fragments on.
+    """
     rows, columns = filters // SIDE, TILES // SIDE
 
     def emit(b: Any, tile: Operand, u: Operand, v: Operand) -> Operand:
@@ -126,7 +136,8 @@ def _fragments(b: Any, pointer: Operand, start: int, count: int) -> list[Operand
 
 
 def _stage(filters: int, part: int) -> Any:
-    """``winograd_stage(tile, target, near, far)``: the part-th fragments of filters to rows of 32 tiles.
+    """``winograd_stage(tile, target, near, far)``: the part-th fragments of filters to rows of 32
+    tiles.
 
     ``near`` and ``far``: where in a row the first and the second fragment of tiles lie.
     """

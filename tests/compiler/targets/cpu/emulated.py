@@ -1,7 +1,9 @@
-"""A small AArch64 machine: unicorn's processor, a linker for one relocatable object, and what programs use of libc.
+"""A small AArch64 machine: unicorn's processor, a linker for one relocatable object, and what
+programs use of libc.
 
-Kernels run by their symbol; a whole program runs through its C interface, on one thread. The linker does the relocations that
-LLVM makes for position-independent small code, and refuses any other, as it does a call of an unknown function.
+Kernels run by their symbol; a whole program runs through its C interface, on one thread. The linker
+does the relocations that LLVM makes for position-independent small code, and refuses any other, as
+it does a call of an unknown function.
 """
 
 from __future__ import annotations
@@ -19,14 +21,17 @@ from netloom import abi
 from netloom.compiler.targets.cpu.relocatable import _read
 from netloom.runtime.cpu import DLTensor
 
-unicorn = pytest.importorskip("unicorn", reason="unicorn, which emulates AArch64, is not installed (the extra dev has it)")
+unicorn = pytest.importorskip(
+    "unicorn", reason="unicorn, which emulates AArch64, is not installed (the extra dev has it)"
+)
 from unicorn import arm64_const as arm  # noqa: E402
 
 CODE, LIBRARY, RETURN, STACK, HEAP = 0x1000_0000, 0x1200_0000, 0x1300_0000, 0x1400_0000, 0x2000_0000
 _CODE_BYTES, _HEAP_BYTES, _STACK_BYTES = 16 << 20, 64 << 20, 1 << 20
 _RET = struct.pack("<I", 0xD65F03C0)
 _ARGUMENTS = [arm.UC_ARM64_REG_X0 + number for number in range(8)]
-_LOAD_STORE = {278: 0, 284: 1, 285: 2, 286: 3, 299: 4}  # LDST8..128_ABS_LO12_NC: the offset counts 1..16 bytes
+# LDST8..128_ABS_LO12_NC: the offset counts 1..16 bytes
+_LOAD_STORE = {278: 0, 284: 1, 285: 2, 286: 3, 299: 4}
 
 
 class Machine:
@@ -35,15 +40,23 @@ class Machine:
     def __init__(self, data: bytes) -> None:
         self.cpu = unicorn.Uc(unicorn.UC_ARCH_ARM64, unicorn.UC_MODE_ARM)
         self.cpu.reg_write(arm.UC_ARM64_REG_CPACR_EL1, 3 << 20)  # vector registers may be used
-        for start, size in ((CODE, _CODE_BYTES), (LIBRARY, 1 << 16), (RETURN, 1 << 12), (HEAP, _HEAP_BYTES), (STACK, _STACK_BYTES)):
+        for start, size in (
+            (CODE, _CODE_BYTES),
+            (LIBRARY, 1 << 16),
+            (RETURN, 1 << 12),
+            (HEAP, _HEAP_BYTES),
+            (STACK, _STACK_BYTES),
+        ):
             self.cpu.mem_map(start, size)
         self.heap = HEAP
         self.symbols: dict[str, int] = {}
         self.called: list[str] = []  # library functions, by number
         self._link(data)
-        self.cpu.hook_add(unicorn.UC_HOOK_CODE, self._library_call, begin=LIBRARY, end=LIBRARY + (1 << 16) - 1)
+        self.cpu.hook_add(
+            unicorn.UC_HOOK_CODE, self._library_call, begin=LIBRARY, end=LIBRARY + (1 << 16) - 1
+        )
 
-    # -- the linker ------------------------------------------------------------------------------------------
+    # -- the linker --------------------------------------------------------------------------------
 
     def _link(self, data: bytes) -> None:
         sections, symbols = _read(data)
@@ -63,12 +76,22 @@ class Machine:
                 values.append(places.get(symbol.section, 0) + symbol.value)
                 self.symbols[symbol.name] = values[-1]
         for section in sections:
-            if section.kind == 4 and section.info in places and sections[section.info].name != ".eh_frame":
+            if (
+                section.kind == 4
+                and section.info in places
+                and sections[section.info].name != ".eh_frame"
+            ):
                 for offset, info, addend in struct.iter_unpack("<QQq", section.data):
-                    self._relocate(places[section.info] + offset, info & 0xFFFFFFFF, values[info >> 32] + addend)
+                    self._relocate(
+                        places[section.info] + offset,
+                        info & 0xFFFFFFFF,
+                        values[info >> 32] + addend,
+                    )
 
     def _library(self, name: str) -> int:
-        """The address of a library function: a return instruction, at which a hook does the work."""
+        """The address of a library function: a return instruction, at which a hook does the
+        work.
+        """
         self.called.append(name)
         address = LIBRARY + 16 * (len(self.called) - 1)
         self.cpu.mem_write(address, _RET)
@@ -95,7 +118,7 @@ class Machine:
                 raise AssertionError(f"an unexpected relocation: {kind}")
         self.write(place, struct.pack("<I", word))
 
-    # -- memory ----------------------------------------------------------------------------------------------
+    # -- memory ------------------------------------------------------------------------------------
 
     def read(self, address: int, size: int) -> bytes:
         return bytes(self.cpu.mem_read(address, size))
@@ -122,7 +145,7 @@ class Machine:
             found += byte
         return found
 
-    # -- calls -----------------------------------------------------------------------------------------------
+    # -- calls -------------------------------------------------------------------------------------
 
     def call(self, address: int, *arguments: int) -> int:
         """What a C function returns."""
@@ -138,13 +161,17 @@ class Machine:
         arguments = [int(cpu.reg_read(register)) for register in _ARGUMENTS]
         cpu.reg_write(arm.UC_ARM64_REG_X0, _LIBRARY[name](self, *arguments) & (1 << 64) - 1)
 
-    def run_kernel(self, name: str, arrays: Sequence[npt.NDArray[Any]], extents: Sequence[int], items: int) -> tuple[bytes, int]:
+    def run_kernel(
+        self, name: str, arrays: Sequence[npt.NDArray[Any]], extents: Sequence[int], items: int
+    ) -> tuple[bytes, int]:
         """The last array after the kernel's work, and the error flag."""
         addresses = [self.keep(array.tobytes()) for array in arrays]
         error = self.keep(bytes(4))
         words = self.keep(np.asarray([*addresses, *extents, error], np.int64).tobytes())
         self.call(self.symbols[name], words, 0, items)
-        return self.read(addresses[-1], arrays[-1].nbytes), int.from_bytes(self.read(error, 4), "little")
+        return self.read(addresses[-1], arrays[-1].nbytes), int.from_bytes(
+            self.read(error, 4), "little"
+        )
 
 
 class Program:
@@ -153,8 +180,13 @@ class Program:
     def __init__(self, data: bytes) -> None:
         self.machine = Machine(data)
         table = self.machine.call(self.machine.symbols[abi.ENTRY_POINT], abi.ABI_VERSION)
-        pointers = struct.unpack(f"<{len(abi.FUNCTIONS)}Q", self.machine.read(table + 8, 8 * len(abi.FUNCTIONS)))
-        self.functions = {signature.name: pointer for signature, pointer in zip(abi.FUNCTIONS, pointers, strict=True)}
+        pointers = struct.unpack(
+            f"<{len(abi.FUNCTIONS)}Q", self.machine.read(table + 8, 8 * len(abi.FUNCTIONS))
+        )
+        self.functions = {
+            signature.name: pointer
+            for signature, pointer in zip(abi.FUNCTIONS, pointers, strict=True)
+        }
         self.model = self._opened("open")
         self.context = self._opened("context_create", self.model, 0)
 
@@ -163,7 +195,9 @@ class Program:
 
     def _opened(self, name: str, *arguments: int) -> int:
         handle, error = self.machine.allocate(8), self.machine.allocate(256)
-        assert self.call(name, *arguments, handle, error, 256) & 0xFFFFFFFF == 0, self.machine.text(error)
+        assert self.call(name, *arguments, handle, error, 256) & 0xFFFFFFFF == 0, self.machine.text(
+            error
+        )
         return int.from_bytes(self.machine.read(handle, 8), "little")
 
     def metadata(self) -> bytes:
@@ -172,12 +206,18 @@ class Program:
     def run(self, inputs: Sequence[npt.NDArray[Any]], outputs: Sequence[npt.NDArray[Any]]) -> int:
         """Fills the outputs; the error code."""
         places = [self.machine.keep(array.tobytes()) for array in outputs]
-        given = b"".join(self._tensor(array, self.machine.keep(array.tobytes())) for array in inputs)
-        wanted = b"".join(self._tensor(array, place) for array, place in zip(outputs, places, strict=True))
+        given = b"".join(
+            self._tensor(array, self.machine.keep(array.tobytes())) for array in inputs
+        )
+        wanted = b"".join(
+            self._tensor(array, place) for array, place in zip(outputs, places, strict=True)
+        )
         tensors = self.machine.keep(given), len(inputs), self.machine.keep(wanted), len(outputs)
         code = self.call("run", self.context, *tensors) & 0xFFFFFFFF
         for array, place in zip(outputs, places, strict=True):
-            array[...] = np.frombuffer(self.machine.read(place, array.nbytes), array.dtype).reshape(array.shape)
+            array[...] = np.frombuffer(self.machine.read(place, array.nbytes), array.dtype).reshape(
+                array.shape
+            )
         return code
 
     def error(self) -> bytes:
@@ -192,7 +232,7 @@ class Program:
         return ctypes.string_at(ctypes.addressof(tensor), ctypes.sizeof(tensor))
 
 
-# -- libc --------------------------------------------------------------------------------------------------------------
+# -- libc ------------------------------------------------------------------------------------------
 
 
 def _posix_memalign(machine: Machine, result: int, alignment: int, size: int, *_: int) -> int:
@@ -239,5 +279,8 @@ _LIBRARY: dict[str, Callable[..., int]] = {
     "bcmp": _compare,
     "snprintf": _snprintf,
     "sched_getaffinity": _sched_getaffinity,
-    **dict.fromkeys(("free", "munmap", "mprotect", "madvise", "getpid", "getenv", "pthread_sigmask"), lambda *_: 0),
+    **dict.fromkeys(
+        ("free", "munmap", "mprotect", "madvise", "getpid", "getenv", "pthread_sigmask"),
+        lambda *_: 0,
+    ),
 }

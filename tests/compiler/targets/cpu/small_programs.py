@@ -24,7 +24,9 @@ N = Symbol("N", 1, 64)
 class Body:
     """A kernel under construction."""
 
-    def __init__(self, builder: ir.IRBuilder, words: ir.Value, begin: ir.Value, end: ir.Value) -> None:
+    def __init__(
+        self, builder: ir.IRBuilder, words: ir.Value, begin: ir.Value, end: ir.Value
+    ) -> None:
         self.builder, self.words, self.begin, self.end = builder, words, begin, end
 
     def pointer(self, word: int) -> ir.Value:
@@ -32,7 +34,9 @@ class Body:
         return self.builder.load(address, typ=PTR)
 
     def extent(self, word: int) -> ir.Value:
-        return self.builder.load(self.builder.gep(self.words, [I64(word)], source_etype=I64), typ=I64)
+        return self.builder.load(
+            self.builder.gep(self.words, [I64(word)], source_etype=I64), typ=I64
+        )
 
     def load(self, pointer: ir.Value, index: ir.Value | int, type: ir.Type = F32) -> ir.Value:
         return self.builder.load(self._at(pointer, index, type), typ=type)
@@ -41,7 +45,9 @@ class Body:
         self.builder.store(value, self._at(pointer, index, value.type))
 
     def _at(self, pointer: ir.Value, index: ir.Value | int, type: ir.Type) -> ir.Value:
-        return self.builder.gep(pointer, [I64(index) if isinstance(index, int) else index], source_etype=type)
+        return self.builder.gep(
+            pointer, [I64(index) if isinstance(index, int) else index], source_etype=type
+        )
 
     @contextmanager
     def loop(self, begin: ir.Value, end: ir.Value) -> Iterator[ir.Value]:
@@ -73,7 +79,9 @@ def kernel_object(**kernels: Callable[[Body], None]) -> bytes:
     parsed = llvm.parse_assembly(str(module))
     for name in kernels:
         parsed.get_function(name).visibility = "hidden"
-    machine = llvm.Target.from_default_triple().create_target_machine(reloc="pic", codemodel="small")
+    machine = llvm.Target.from_default_triple().create_target_machine(
+        reloc="pic", codemodel="small"
+    )
     return bytes(machine.emit_object(parsed))
 
 
@@ -144,9 +152,18 @@ def float32(*shape: Extent) -> TensorType:
     return TensorType(FLOAT32, shape)
 
 
-def program(entries: Sequence[Entry], constants: Sequence[Constant] = (), states: Sequence[StatePort] = (),
-            symbols: Sequence[Symbol] = (), name: str = "small", **metadata: Any) -> Program:  # fmt: skip
-    return Program(name, tuple(symbols), tuple(entries), tuple(constants), tuple(states), {}, metadata)
+def program(
+    entries: Sequence[Entry],
+    constants: Sequence[Constant] = (),
+    states: Sequence[StatePort] = (),
+    # fmt: skip
+    symbols: Sequence[Symbol] = (),
+    name: str = "small",
+    **metadata: Any,
+) -> Program:
+    return Program(
+        name, tuple(symbols), tuple(entries), tuple(constants), tuple(states), {}, metadata
+    )
 
 
 def doubling(extent: Extent = 5, name: str = "small", x: str = "x", y: str = "y") -> Program:
@@ -155,16 +172,26 @@ def doubling(extent: Extent = 5, name: str = "small", x: str = "x", y: str = "y"
     items = extent * 4
     launch = Launch("double", (ref(Space.INPUT), ref(Space.OUTPUT)), (), items)
     symbols = sorted(extent.symbols(), key=str) if isinstance(extent, Dim) else []
-    return program([Entry("run", (Port(x, type),), (Port(y, type),), (launch,), ())], symbols=symbols, name=name)
+    return program(
+        [Entry("run", (Port(x, type),), (Port(y, type),), (launch,), ())],
+        symbols=symbols,
+        name=name,
+    )
 
 
 def chain(length: int = 3, extent: Extent | None = None) -> Program:
     """y = 2^length x through arena slots, for float32[extent, 4]; N if no extent is given."""
     extent = Dim.of(N) if extent is None else extent
     type, items = float32(extent, 4), extent * 4
-    refs = [ref(Space.INPUT), *(ref(Space.ARENA, slot) for slot in range(length - 1)), ref(Space.OUTPUT)]
+    refs = [
+        ref(Space.INPUT),
+        *(ref(Space.ARENA, slot) for slot in range(length - 1)),
+        ref(Space.OUTPUT),
+    ]
     launches = tuple(Launch("double", (a, b), (), items) for a, b in pairwise(refs))
-    entry = Entry("run", (Port("x", type),), (Port("y", type),), launches, (type.bytes,) * (length - 1))
+    entry = Entry(
+        "run", (Port("x", type),), (Port("y", type),), launches, (type.bytes,) * (length - 1)
+    )
     return program([entry], symbols=[N] if isinstance(extent, Dim) else [])
 
 
@@ -175,12 +202,16 @@ def dense(weights: np.ndarray, bias: Any) -> Program:
     rows = Dim.of(N)
     buffers = (ref(Space.INPUT), ref(Space.CONSTANT, 0), ref(Space.CONSTANT, 1), ref(Space.OUTPUT))
     launch = Launch("affine", buffers, (k, m), rows)
-    entry = Entry("run", (Port("x", float32(rows, k)),), (Port("y", float32(rows, m)),), (launch,), ())
+    entry = Entry(
+        "run", (Port("x", float32(rows, k)),), (Port("y", float32(rows, m)),), (launch,), ()
+    )
     return program([entry], [Constant(weights, FLOAT32), bias], symbols=[N])
 
 
 def training(size: int = 6) -> Program:
-    """train_step(dw, rate): first = w[0], then w -= rate dw. run(x): y = w x. w starts as 0, 1, 2, …"""
+    """train_step(dw, rate): first = w[0], then w -= rate dw. run(x): y = w x. w starts as 0, 1,
+    2, …
+    """
     vector, scalar = float32(size), float32()
     step = Entry(
         "train_step", (Port("dw", vector), Port("rate", scalar)), (Port("first", scalar),),
@@ -189,7 +220,12 @@ def training(size: int = 6) -> Program:
     )  # fmt: skip
     scale = Launch("scale", (ref(Space.STATE), ref(Space.INPUT), ref(Space.OUTPUT)), (), size)
     run = Entry("run", (Port("x", vector),), (Port("y", vector),), (scale,), ())
-    return program([step, run], [Constant(np.arange(size), FLOAT32)], [StatePort("layer.w", vector, 0)], name="trained")
+    return program(
+        [step, run],
+        [Constant(np.arange(size), FLOAT32)],
+        [StatePort("layer.w", vector, 0)],
+        name="trained",
+    )
 
 
 def checking(size: int = 4) -> Program:

@@ -1,4 +1,6 @@
-"""Code for AArch64: what is emitted, and, in an emulator, what kernels and whole programs compute."""
+"""Code for AArch64: what is emitted, and, in an emulator, what kernels and whole programs
+compute.
+"""
 
 from __future__ import annotations
 
@@ -29,7 +31,14 @@ from tests.compiler.loops.cases import CASES, Case, drawn, kernels_of
 from tests.compiler.loops.test_lowering import ALIKE, interpreted
 
 CPU = CPUS["aarch64"]
-SLOW = {"winograd_filter_f2", "winograd_input_f4", "winograd_output_f4", "winograd_output_f2", "winograd_filter_gradient"}  # to compile
+# to compile
+SLOW = {
+    "winograd_filter_f2",
+    "winograd_input_f4",
+    "winograd_output_f4",
+    "winograd_output_f2",
+    "winograd_filter_gradient",
+}
 EMULATED = [case for case in CASES if case.name not in ALIKE | SLOW]
 
 
@@ -54,22 +63,31 @@ def data(compiled: Compiled) -> bytes:
     return relocatable_object(compiled.variants)
 
 
-# -- emission ----------------------------------------------------------------------------------------------------------
+# -- emission --------------------------------------------------------------------------------------
 
 
 def test_the_object_is_one_for_aarch64(data: bytes) -> None:
-    assert data[:4] == b"\x7fELF" and data[16:20] == bytes([1, 0, 183, 0])  # relocatable, EM_AARCH64
+    # relocatable, EM_AARCH64
+    assert data[:4] == b"\x7fELF" and data[16:20] == bytes([1, 0, 183, 0])
     _, symbols = _read(data)
-    allowed = {name for library in LIBRARIES for names in library.functions.values() for name in names}
+    allowed = {
+        name for library in LIBRARIES for names in library.functions.values() for name in names
+    }
     assert {symbol.name for symbol in symbols if symbol.section == 0} <= {*allowed, ""}
-    visible = [symbol.name for symbol in symbols if symbol.section and not symbol.is_local and symbol.other == 0]
+    visible = [
+        symbol.name
+        for symbol in symbols
+        if symbol.section and not symbol.is_local and symbol.other == 0
+    ]
     assert visible == ["nl_get_api"]
 
 
 def test_kernels_use_neon_alone(compiled: Compiled) -> None:
     text = compiled.as_text("asm")
     assert "fmla\tv" in text and ".4s" in text
-    assert not [word for word in ("xmm", "ymm", "%r", "cpuid", "fmaf", "expf", "tanhf") if word in text]
+    assert not [
+        word for word in ("xmm", "ymm", "%r", "cpuid", "fmaf", "expf", "tanhf") if word in text
+    ]
 
 
 @pytest.mark.skipif(shutil.which("readelf") is None, reason="readelf is not installed")
@@ -87,16 +105,20 @@ def test_objects_are_the_same_from_every_build(data: bytes) -> None:
 def test_worker_processes_make_the_same_code(compiled: Compiled) -> None:
     kernels = dict(list(compiled.program.kernels.items())[:1])
     texts = [("k", kernels_as_llvm(kernels, CPU))]
-    assert compile_texts(texts, CPU, 1, lambda *_: None) == compile_texts(texts, CPU, 0, lambda *_: None)
+    assert compile_texts(texts, CPU, 1, lambda *_: None) == compile_texts(
+        texts, CPU, 0, lambda *_: None
+    )
 
 
 def test_symbol_versions_are_the_architectures() -> None:
     for library in LIBRARIES:
-        assert symbol_versions(library, X86_64) == {version: list(names) for version, names in library.functions.items()}
+        assert symbol_versions(library, X86_64) == {
+            version: list(names) for version, names in library.functions.items()
+        }
         assert set(symbol_versions(library, AARCH64)) == {"GLIBC_2.17"}
 
 
-# -- what it cannot do here --------------------------------------------------------------------------------------------
+# -- what it cannot do here ------------------------------------------------------------------------
 
 
 @pytest.mark.skipif(AARCH64.is_native, reason="this machine is an AArch64")
@@ -105,14 +127,20 @@ def test_it_does_not_run_in_this_process(compiled: Compiled) -> None:
         compiled.image  # noqa: B018
 
 
-def test_no_cross_linker(compiled: Compiled, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_no_cross_linker(
+    compiled: Compiled, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(Architecture, "is_native", False)
     monkeypatch.setattr("shutil.which", lambda name: "/bin/ld" if name == "ld" else None)
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
-    with pytest.raises(LinkError, match="No linker for aarch64 was found: neither aarch64-linux-gnu-ld.*An object") as error:
+    with pytest.raises(
+        LinkError, match="No linker for aarch64 was found: neither aarch64-linux-gnu-ld.*An object"
+    ) as error:
         compiled.save(tmp_path / "m.so")
     assert error.value.exit_code == 4 and not list(tmp_path.iterdir())
-    monkeypatch.setattr("shutil.which", lambda name: f"/bin/{name}" if name == "aarch64-linux-gnu-ld" else None)
+    monkeypatch.setattr(
+        "shutil.which", lambda name: f"/bin/{name}" if name == "aarch64-linux-gnu-ld" else None
+    )
     assert find_linker(AARCH64).command == ("/bin/aarch64-linux-gnu-ld",)
 
 
@@ -133,7 +161,7 @@ def test_a_program_of_the_other_kind_is_refused(tmp_path: Path) -> None:
     assert error.value.exit_code == 4
 
 
-# -- in the emulator ---------------------------------------------------------------------------------------------------
+# -- in the emulator -------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("case", EMULATED, ids=lambda case: case.name)
@@ -141,14 +169,19 @@ def test_kernels_give_the_interpreters_bits(case: Case) -> None:
     """But for the bits of a NaN, which processors make differently."""
     from tests.compiler.targets.cpu import emulated
 
-    kernels = [dataclasses.replace(kernel, name=f"kernel_{place}") for place, kernel in enumerate(kernels_of(case, machine=CPU.machine))]
+    kernels = [
+        dataclasses.replace(kernel, name=f"kernel_{place}")
+        for place, kernel in enumerate(kernels_of(case, machine=CPU.machine))
+    ]
     machine = emulated.Machine(compile_kernels({kernel.name: kernel for kernel in kernels}, CPU))
     for seed, kernel in enumerate(kernels):
         arrays = drawn(kernel, case.symbols, np.random.default_rng(seed))
         expected = interpreted(kernel, CPU, arrays, case.symbols)
         extents = [case.symbols[symbol.name] for symbol in kernel.symbols]
         room = np.zeros_like(expected.output)
-        found, flag = machine.run_kernel(kernel.name, [*arrays, room], extents, dim.evaluate(kernel.items, case.symbols))
+        found, flag = machine.run_kernel(
+            kernel.name, [*arrays, room], extents, dim.evaluate(kernel.items, case.symbols)
+        )
         output = np.frombuffer(found, room.dtype).reshape(room.shape)
         is_nan = output != output
         assert np.array_equal(is_nan, expected.output != expected.output) and not flag
@@ -156,7 +189,9 @@ def test_kernels_give_the_interpreters_bits(case: Case) -> None:
 
 
 def test_a_whole_program_runs(data: bytes) -> None:
-    """Opened, asked, and run through the C interface: host code, constants, kernels, and an error."""
+    """Opened, asked, and run through the C interface: host code, constants, kernels, and an
+    error.
+    """
     from tests.compiler.targets.cpu import emulated
 
     program = emulated.Program(data)

@@ -1,4 +1,6 @@
-"""The host code, entered through the C interface: results, errors, threads, states, hooks and memory."""
+"""The host code, entered through the C interface: results, errors, threads, states, hooks and
+memory.
+"""
 
 from __future__ import annotations
 
@@ -22,7 +24,14 @@ from netloom.compiler.targets.cpu.host import I64, PTR, Function
 from netloom.compiler.targets.cpu.jit import load_in_process
 from netloom.compiler.targets.cpu.variant import Variant
 from netloom.compiler.tensor_type import FLOAT32, INT32, TensorType
-from netloom.errors import CpuFeatureError, InputError, ShapeError, ToolchainError, UsageError, VerificationError
+from netloom.errors import (
+    CpuFeatureError,
+    InputError,
+    ShapeError,
+    ToolchainError,
+    UsageError,
+    VerificationError,
+)
 from netloom.runtime.buffer import Tensors
 from netloom.runtime.cpu import Options
 from netloom.runtime.session import Session
@@ -38,7 +47,7 @@ def random(*shape: int) -> np.ndarray:
     return np.random.default_rng(0).standard_normal(shape).astype(np.float32)
 
 
-# -- results ---------------------------------------------------------------------------------------------------
+# -- results ---------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("threads", [1, 2, 3, 8])
@@ -85,7 +94,9 @@ def test_odd_fill_lengths_and_element_sizes() -> None:
         size = -(-constants[0].array.nbytes // 4)
         launch = Launch("checked", (ref(Space.CONSTANT), ref(Space.OUTPUT)), (), size)
         out = TensorType(INT32, (size,))
-        y = session_of(small.program([Entry("run", (), (Port("y", out),), (launch,), ())], constants))()
+        y = session_of(
+            small.program([Entry("run", (), (Port("y", out),), (launch,), ())], constants)
+        )()
         assert y.tobytes()[: constants[0].array.nbytes] == constants[0].array.tobytes()
 
 
@@ -101,14 +112,18 @@ def test_scalars_and_several_outputs() -> None:
         Launch("double", (ref(Space.OUTPUT, 0), ref(Space.OUTPUT, 1)), (), 1),
     )
     ports = (Port("a", float32()), Port("b", float32()))
-    session = session_of(small.program([Entry("run", (Port("x", float32()),), ports, launches, ())]))
+    session = session_of(
+        small.program([Entry("run", (Port("x", float32()),), ports, launches, ())])
+    )
     assert [float(value) for value in session(1.5)] == [3.0, 6.0]
 
 
-# -- sizes -----------------------------------------------------------------------------------------------------
+# -- sizes -----------------------------------------------------------------------------------------
 
 
-def _values(extents: list[Extent], symbols: tuple[Symbol, ...], numbers: dict[str, int]) -> tuple[bool, list[int]]:
+def _values(
+    extents: list[Extent], symbols: tuple[Symbol, ...], numbers: dict[str, int]
+) -> tuple[bool, list[int]]:
     """Evaluates extents by the host's own code."""
     import llvmlite.binding as llvm
     from llvmlite import ir
@@ -124,7 +139,9 @@ def _values(extents: list[Extent], symbols: tuple[Symbol, ...], numbers: dict[st
     engine = llvm.create_mcjit_compiler(llvm.parse_assembly(str(module)), machine)
     given = (ctypes.c_int64 * 8)(*(numbers[symbol.name] for symbol in symbols))
     result = (ctypes.c_int64 * len(extents))()
-    call = ctypes.CFUNCTYPE(ctypes.c_int64, ctypes.c_void_p, ctypes.c_void_p)(engine.get_function_address("outer"))
+    call = ctypes.CFUNCTYPE(ctypes.c_int64, ctypes.c_void_p, ctypes.c_void_p)(
+        engine.get_function_address("outer")
+    )
     return bool(call(ctypes.addressof(given), ctypes.addressof(result))), list(result)
 
 
@@ -162,7 +179,9 @@ def test_linear_extents_bind_symbols() -> None:
     extent = Dim.of(N) * 2 + 1
     session = session_of(small.doubling(extent))
     assert session(random(7, 4)).shape == (7, 4)
-    with pytest.raises(InputError, match=r'"x" must be float32\[2\*N \+ 1, 4\], but float32\[8, 4\] was given'):
+    with pytest.raises(
+        InputError, match=r'"x" must be float32\[2\*N \+ 1, 4\], but float32\[8, 4\] was given'
+    ):
         session(random(8, 4))
 
 
@@ -180,11 +199,14 @@ def test_outputs_cannot_have_negative_extents() -> None:
     x = random(7)
     np.testing.assert_array_equal(session(x), 2 * x[:2])
     assert session(x[:5]).shape == (0,)
-    with pytest.raises(InputError, match='Axis 0 of the output "y" would have -2 elements: the inputs are too small'):
+    with pytest.raises(
+        InputError,
+        match='Axis 0 of the output "y" would have -2 elements: the inputs are too small',
+    ):
         session(x[:3])
 
 
-# -- errors ----------------------------------------------------------------------------------------------------
+# -- errors ----------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -194,7 +216,10 @@ def test_outputs_cannot_have_negative_extents() -> None:
             np.zeros((3, 5), np.float32),
             r'The input "x" must be float32\[N, 4\] \(here float32\[3, 4\]\), but float32\[3, 5\] was given',
         ),
-        (np.zeros(4, np.float32), r'The input "x" must be float32\[N, 4\], but float32\[4\] was given'),
+        (
+            np.zeros(4, np.float32),
+            r'The input "x" must be float32\[N, 4\], but float32\[4\] was given',
+        ),
         (np.zeros((65, 4), np.float32), r"with N from 1 to 64, but float32\[65, 4\] was given"),
         (np.zeros((0, 4), np.float32), r"with N from 1 to 64, but float32\[0, 4\] was given"),
     ],
@@ -209,7 +234,10 @@ def test_wrong_shapes(x: np.ndarray, text: str) -> None:
 def test_two_inputs_must_agree_on_a_dim() -> None:
     ports = (Port("a", float32(Dim.of(N))), Port("b", float32(Dim.of(N))))
     session = session_of(small.program([Entry("run", ports, (), (), ())], symbols=[N]))
-    with pytest.raises(InputError, match=r'"b" must be float32\[N\] \(here float32\[3\]\), but float32\[4\] was given'):
+    with pytest.raises(
+        InputError,
+        match=r'"b" must be float32\[N\] \(here float32\[3\]\), but float32\[4\] was given',
+    ):
         session(random(3), random(4))
 
 
@@ -256,7 +284,10 @@ _COMPACT = (ctypes.c_int64 * 2)(4, 1)
     ("change", "text"),
     [
         (_set(data=None), 'The input "x" has no data: its pointer is null.'),
-        (_set(strides=ctypes.addressof(_STRIDED)), 'The input "x" has strides; pass a compact row-major tensor.'),
+        (
+            _set(strides=ctypes.addressof(_STRIDED)),
+            'The input "x" has strides; pass a compact row-major tensor.',
+        ),
         (
             _set(shape=None),
             'The input "x" must be float32[5, 4], but float32 of rank 2 without a usable shape was given.',
@@ -277,14 +308,20 @@ _COMPACT = (ctypes.c_int64 * 2)(4, 1)
             lambda t: setattr(t.dtype, "lanes", 4),
             'The input "x" must be float32[5, 4], but an unknown dtype [5, 4] was given.',
         ),
-        (_set(byte_offset=2), 'The data of the input "x" must be aligned to its elements of 4 bytes.'),
+        (
+            _set(byte_offset=2),
+            'The data of the input "x" must be aligned to its elements of 4 bytes.',
+        ),
     ],
 )
 def test_bad_tensors(change: Callable[[Any], None], text: str) -> None:
     raw, x, y = Raw(small.doubling()), random(5, 4), np.zeros((5, 4), np.float32)
     assert raw.run(_tensors(x, change), _tensors(y)) == (abi.CODE["NL_ERROR_INPUT"], text)
     code, other = raw.run(_tensors(x), _tensors(y, change))
-    assert (code, other.replace("output", "input").replace('"y"', '"x"')) == (abi.CODE["NL_ERROR_INPUT"], text)
+    assert (code, other.replace("output", "input").replace('"y"', '"x"')) == (
+        abi.CODE["NL_ERROR_INPUT"],
+        text,
+    )
     assert raw.run(_tensors(x, _set(strides=ctypes.addressof(_COMPACT))), _tensors(y))[0] == 0
     np.testing.assert_array_equal(y, 2 * x)
     raw.close()
@@ -293,10 +330,19 @@ def test_bad_tensors(change: Callable[[Any], None], text: str) -> None:
 def test_counts_and_null_arrays() -> None:
     raw, x, y = Raw(small.doubling()), random(5, 4), random(5, 4)
     both = Tensors([x, x], ["float32"] * 2)
-    assert raw.run(both, _tensors(y)) == (abi.CODE["NL_ERROR_INPUT"], 'The program takes 1 inputs: "x"; 2 were given.')
+    assert raw.run(both, _tensors(y)) == (
+        abi.CODE["NL_ERROR_INPUT"],
+        'The program takes 1 inputs: "x"; 2 were given.',
+    )
     assert raw.run(_tensors(x), both)[1] == 'The program gives 1 outputs: "y"; 2 were asked for.'
-    assert raw.run(None, _tensors(y)) == (abi.CODE["NL_ERROR_ARGUMENT"], "The array of inputs is null.")
-    assert raw.run(_tensors(x), None) == (abi.CODE["NL_ERROR_ARGUMENT"], "The array of outputs is null.")
+    assert raw.run(None, _tensors(y)) == (
+        abi.CODE["NL_ERROR_ARGUMENT"],
+        "The array of inputs is null.",
+    )
+    assert raw.run(_tensors(x), None) == (
+        abi.CODE["NL_ERROR_ARGUMENT"],
+        "The array of outputs is null.",
+    )
     assert raw.api["run"](None, None, 0, None, 0) == abi.CODE["NL_ERROR_ARGUMENT"]
     raw.close()
 
@@ -331,11 +377,16 @@ def test_missing_features_are_an_error_at_open(monkeypatch: pytest.MonkeyPatch) 
     disabled = Feature(
         1, 0, 2, 0, 1 << 62
     )  # the processor has it, but the operating system does not save its registers
-    beyond = Feature(0x70000000, 0, 0, 0)  # a leaf past the last, where some processors repeat another leaf
+    # a leaf past the last, where some processors repeat another leaf
+    beyond = Feature(0x70000000, 0, 0, 0)
     for imagined in (disabled, beyond):
         monkeypatch.setitem(FEATURES, "imagined", imagined)
-        with pytest.raises(CpuFeatureError, match="needs the CPU feature imagined, which this machine lacks"):
-            Session.in_process(load_in_process([Variant(small.doubling(), small.kernels(), ["sse2", "imagined"])]))
+        with pytest.raises(
+            CpuFeatureError, match="needs the CPU feature imagined, which this machine lacks"
+        ):
+            Session.in_process(
+                load_in_process([Variant(small.doubling(), small.kernels(), ["sse2", "imagined"])])
+            )
 
 
 def test_features_of_this_machine_are_found() -> None:
@@ -364,16 +415,22 @@ def test_features_of_this_machine_are_found() -> None:
 
 
 def test_what_the_host_cannot_build_is_refused() -> None:
-    with pytest.raises(ToolchainError, match=r"The CPU features warp-drive are unknown\. Known are"):
+    with pytest.raises(
+        ToolchainError, match=r"The CPU features warp-drive are unknown\. Known are"
+    ):
         load_in_process([Variant(small.doubling(), small.kernels(), ["warp-drive"])])
     entry = small.doubling().entries[0]
     with pytest.raises(VerificationError, match="cannot be named 'free'"):
-        load_in_process([Variant(small.program([Entry("run", (), (), (Launch("free", (), (), 1),), ())]), [])])
+        load_in_process(
+            [Variant(small.program([Entry("run", (), (), (Launch("free", (), (), 1),), ())]), [])]
+        )
     with pytest.raises(VerificationError, match="no entry dance"):
-        load_in_process([Variant(small.program([Entry("dance", entry.inputs, entry.outputs, (), ())]), [])])
+        load_in_process(
+            [Variant(small.program([Entry("dance", entry.inputs, entry.outputs, (), ())]), [])]
+        )
 
 
-# -- memory and options ----------------------------------------------------------------------------------------
+# -- memory and options ----------------------------------------------------------------------------
 
 
 def _aligned(size: int) -> np.ndarray:
@@ -399,7 +456,10 @@ def test_arena_bytes_and_the_callers_arena() -> None:
         abi.CODE["NL_ERROR_MEMORY"],
         "The arena has 256 bytes, but these shapes need 2048 bytes.",
     )
-    assert raw.api["set_arena"](raw.context, arena.ctypes.data + 1, 200) == abi.CODE["NL_ERROR_ARGUMENT"]
+    assert (
+        raw.api["set_arena"](raw.context, arena.ctypes.data + 1, 200)
+        == abi.CODE["NL_ERROR_ARGUMENT"]
+    )
     assert raw.api["set_arena"](raw.context, None, 0) == 0
     assert raw.run(*map(_tensors, large))[0] == 0
     np.testing.assert_array_equal(large[1], 8 * large[0])
@@ -413,10 +473,13 @@ def test_an_arena_that_cannot_be_had_is_a_memory_error() -> None:
         Launch("double", (ref(Space.INPUT), ref(Space.ARENA)), (), 1),
         Launch("double", (ref(Space.ARENA), ref(Space.OUTPUT)), (), 1),
     )
-    entry = Entry("run", (Port("x", type),), (Port("y", float32(1)),), launches, (extent * (1 << 44),))
+    entry = Entry(
+        "run", (Port("x", type),), (Port("y", float32(1)),), launches, (extent * (1 << 44),)
+    )
     session = session_of(small.program([entry], symbols=sorted(extent.symbols(), key=str)))
     with pytest.raises(
-        MemoryError, match="211106232532992 bytes of memory for intermediate results could not be allocated"
+        MemoryError,
+        match="211106232532992 bytes of memory for intermediate results could not be allocated",
     ):
         session(random(12))
     with pytest.raises(MemoryError, match="more memory than 64 bits can count"):
@@ -435,14 +498,18 @@ def test_hooks() -> None:
             shares(body)(argument, index)
 
     hooks = {
-        "parallel_for": ctypes.CFUNCTYPE(None, ctypes.c_void_p, ctypes.c_void_p, ctypes.c_void_p, ctypes.c_int64)(
-            parallel_for
-        ),
+        "parallel_for": ctypes.CFUNCTYPE(
+            None, ctypes.c_void_p, ctypes.c_void_p, ctypes.c_void_p, ctypes.c_int64
+        )(parallel_for),
         "alloc": ctypes.CFUNCTYPE(ctypes.c_void_p, ctypes.c_void_p, ctypes.c_size_t)(
             lambda user, size: memory.ctypes.data
         ),
-        "free": ctypes.CFUNCTYPE(None, ctypes.c_void_p, ctypes.c_void_p)(lambda user, address: log.append("freed")),
-        "log": ctypes.CFUNCTYPE(None, ctypes.c_void_p, ctypes.c_char_p)(lambda user, text: log.append(text.decode())),
+        "free": ctypes.CFUNCTYPE(None, ctypes.c_void_p, ctypes.c_void_p)(
+            lambda user, address: log.append("freed")
+        ),
+        "log": ctypes.CFUNCTYPE(None, ctypes.c_void_p, ctypes.c_char_p)(
+            lambda user, text: log.append(text.decode())
+        ),
     }
     addresses = {name: ctypes.cast(hook, ctypes.c_void_p).value for name, hook in hooks.items()}
     raw = Raw(small.chain(3), threads=5, **addresses)
@@ -452,7 +519,10 @@ def test_hooks() -> None:
     assert calls == [5, 5, 5]
     assert raw.run(_tensors(x), _tensors(x[:8]))[0] == abi.CODE["NL_ERROR_INPUT"]
     raw.close()
-    assert log == ['The output "y" must be float32[N, 4] (here float32[9, 4]), but float32[8, 4] was given.', "freed"]
+    assert log == [
+        'The output "y" must be float32[N, 4] (here float32[9, 4]), but float32[8, 4] was given.',
+        "freed",
+    ]
 
 
 @pytest.mark.parametrize(
@@ -484,7 +554,9 @@ def test_kernels_and_host_stay_within_their_buffers() -> None:
     for _ in range(2):
         memory = mmap.mmap(-1, 2 * mmap.PAGESIZE)
         whole = np.frombuffer(memory, np.uint8)
-        assert libc.mprotect(ctypes.c_void_p(whole.ctypes.data + mmap.PAGESIZE), mmap.PAGESIZE, 0) == 0
+        assert (
+            libc.mprotect(ctypes.c_void_p(whole.ctypes.data + mmap.PAGESIZE), mmap.PAGESIZE, 0) == 0
+        )
         arrays.append(whole[mmap.PAGESIZE - 7 * 16 : mmap.PAGESIZE].view(np.float32).reshape(7, 4))
         maps.append(memory)
     x, y = arrays
@@ -493,7 +565,7 @@ def test_kernels_and_host_stay_within_their_buffers() -> None:
     np.testing.assert_array_equal(y, 16 * x)
 
 
-# -- states ----------------------------------------------------------------------------------------------------
+# -- states ----------------------------------------------------------------------------------------
 
 
 def test_training() -> None:
@@ -530,7 +602,9 @@ def test_training_builds_and_inference_builds_say_what_they_are() -> None:
         training(np.ones(6, np.float32))
     with pytest.raises(UsageError, match="was built for inference only: it has no state"):
         inference.create_state()
-    with pytest.raises(UsageError, match=r'no train_step; it has "run"\. Compile the model for training'):
+    with pytest.raises(
+        UsageError, match=r'no train_step; it has "run"\. Compile the model for training'
+    ):
         inference.train_step(training.create_state())
     with pytest.raises(UsageError, match="The state belongs to another model"):
         session_of(small.training()).evaluate(training.create_state(), np.ones(6, np.float32))
@@ -547,12 +621,15 @@ def test_parameters_by_index_and_name() -> None:
     assert view._kept[0][0].data == state["layer.w"].ctypes.data
     assert view._kept[0][0].data % 64 == 0
     for wrong in (b"w", b"layer.w2"):
-        assert api["parameter_by_name"](state.handle, wrong, view.pointer) == abi.CODE["NL_ERROR_ARGUMENT"]
+        assert (
+            api["parameter_by_name"](state.handle, wrong, view.pointer)
+            == abi.CODE["NL_ERROR_ARGUMENT"]
+        )
     for index in (-1, 1):
         assert api["parameter"](state.handle, index, view.pointer) == abi.CODE["NL_ERROR_ARGUMENT"]
 
 
-# -- threads ---------------------------------------------------------------------------------------------------
+# -- threads ---------------------------------------------------------------------------------------
 
 
 def test_fork_falls_back_to_one_thread() -> None:
@@ -582,7 +659,9 @@ def test_a_context_in_use_is_refused() -> None:
     def parallel_for(user: int, body: int, argument: int, count: int) -> None:
         entered.append(raw.run(_tensors(x), _tensors(y))[0])
 
-    hook = ctypes.CFUNCTYPE(None, ctypes.c_void_p, ctypes.c_void_p, ctypes.c_void_p, ctypes.c_int64)(parallel_for)
+    hook = ctypes.CFUNCTYPE(
+        None, ctypes.c_void_p, ctypes.c_void_p, ctypes.c_void_p, ctypes.c_int64
+    )(parallel_for)
     raw = Raw(program, threads=2, parallel_for=ctypes.cast(hook, ctypes.c_void_p).value)
     x, y = random(5, 4), np.zeros((5, 4), np.float32)
     assert raw.run(_tensors(x), _tensors(y))[0] == 0

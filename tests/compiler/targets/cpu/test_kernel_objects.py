@@ -1,4 +1,6 @@
-"""Kernels -> objects: the same bytes from every cache and number of processes, and no fault of either stops a compile."""
+"""Kernels -> objects: the same bytes from every cache and number of processes, and no fault of
+either stops a compile.
+"""
 
 from __future__ import annotations
 
@@ -47,7 +49,9 @@ def sums(count: int) -> Graph:
     """Sums over rows of 2, 3, ... numbers: as many different kernels as ``count``."""
     b = Builder("sums")
     x = b.input(TensorType(FLOAT32, (5, 40)), "x")
-    parts = [b("slice", x, start=(0, 0), size=(5, size), step=(1, 1)) for size in range(2, count + 2)]
+    parts = [
+        b("slice", x, start=(0, 0), size=(5, size), step=(1, 1)) for size in range(2, count + 2)
+    ]
     return b.build([b("reduce_sum", part, axes=(1,)) for part in parts])
 
 
@@ -74,10 +78,12 @@ def some(kernels: dict[str, Kernel], count: int) -> dict[str, Kernel]:
     return {name: kernels[name] for name in sorted(kernels)[:count]}
 
 
-# -- the same bytes ----------------------------------------------------------------------------------------------
+# -- the same bytes --------------------------------------------------------------------------------
 
 
-def test_one_object_a_kernel_under_its_name(kernels: dict[str, Kernel], expected: tuple[bytes, ...]) -> None:
+def test_one_object_a_kernel_under_its_name(
+    kernels: dict[str, Kernel], expected: tuple[bytes, ...]
+) -> None:
     assert len(kernels) > 2 * kernel_objects.KERNELS_PER_PROCESS
     for name, data in zip(sorted(kernels), expected, strict=True):
         assert data.count(name.encode() + b"\0") == 1 and b"kernel_" not in data
@@ -85,20 +91,27 @@ def test_one_object_a_kernel_under_its_name(kernels: dict[str, Kernel], expected
 
 def test_objects_run(expected: tuple[bytes, ...]) -> None:
     compiled = plan_graph(sums(26))
-    session = Session.in_process(load_in_process([Variant(compiled.program, expected, CPU.required)]), threads=1)
+    session = Session.in_process(
+        load_in_process([Variant(compiled.program, expected, CPU.required)]), threads=1
+    )
     x = np.arange(200, dtype=np.float32).reshape(5, 40)
     for size, found in enumerate(session(x), 2):
         assert np.array_equal(found, x[:, :size].sum(axis=1))
 
 
 @pytest.mark.parametrize("workers", [2, 3])
-def test_workers_give_the_same_bytes(workers: int, kernels: dict[str, Kernel], expected: tuple[bytes, ...]) -> None:
+def test_workers_give_the_same_bytes(
+    workers: int, kernels: dict[str, Kernel], expected: tuple[bytes, ...]
+) -> None:
     assert compile_kernel_objects(kernels, texts_of(kernels), CPU, workers, Cache(None)) == expected
 
 
-def test_the_cache_gives_the_same_bytes(kernels: dict[str, Kernel], expected: tuple[bytes, ...], tmp_path: Path,
+def test_the_cache_gives_the_same_bytes(kernels: dict[str, Kernel], expected: tuple[bytes, ...],
+                                        tmp_path: Path,
                                         monkeypatch: pytest.MonkeyPatch) -> None:  # fmt: skip
-    """Cold, half warm (other objects first, under other names) and warm, where nothing is verified or compiled."""
+    """Cold, half warm (other objects first, under other names) and warm, where nothing is
+    verified or compiled.
+    """
     cache = Cache(tmp_path)
     first = some(kernels, 7)
     renamed = {f"other_{name}": kernel for name, kernel in first.items()}
@@ -112,12 +125,17 @@ def test_the_cache_gives_the_same_bytes(kernels: dict[str, Kernel], expected: tu
 
 
 def test_levels_do_not_share_objects(kernels: dict[str, Kernel], tmp_path: Path) -> None:
-    found = [compile_kernel_objects(some(kernels, 2), texts_of(kernels), cpu, 1, Cache(tmp_path)) for cpu in CPUS.values()]
+    found = [
+        compile_kernel_objects(some(kernels, 2), texts_of(kernels), cpu, 1, Cache(tmp_path))
+        for cpu in CPUS.values()
+    ]
     assert len(set(found)) == len(CPUS) and len(Cache(tmp_path).entries()) == 2 * len(CPUS)
 
 
 def test_programs_have_the_same_bytes(tmp_path: Path) -> None:
-    """From processes with different caches, folders, PYTHONHASHSEED and worker counts; and from a warm cache."""
+    """From processes with different caches, folders, PYTHONHASHSEED and worker counts; and from
+    a warm cache.
+    """
     runs = [("1", "1", "a"), ("2", "2", "b"), ("3", "2", "b"), ("4", "1", "off")]
     programs = []
     for number, (seed, workers, cache) in enumerate(runs):
@@ -125,13 +143,16 @@ def test_programs_have_the_same_bytes(tmp_path: Path) -> None:
         folder.mkdir()
         (folder / "net.py").write_text(NETWORK, encoding="utf-8")
         place = cache if cache == "off" else str(tmp_path / cache)
-        variables = {**os.environ, "PYTHONPATH": str(ROOT), "PYTHONHASHSEED": seed, "NETLOOM_WORKERS": workers,
+        variables = {**os.environ, "PYTHONPATH": str(ROOT), "PYTHONHASHSEED": seed,
+                     "NETLOOM_WORKERS": workers,
                      "NETLOOM_CACHE": place, "TMPDIR": str(folder)}  # fmt: skip
-        subprocess.run([sys.executable, "-m", "netloom", "compile", "net.py:graph", "-o", "m.so"], cwd=folder, env=variables,
+        subprocess.run([sys.executable, "-m", "netloom", "compile", "net.py:graph", "-o", "m.so"],
+                       cwd=folder, env=variables,
                        check=True, capture_output=True)  # fmt: skip
         programs.append((folder / "m.so").read_bytes())
     assert len(set(programs)) == 1
-    assert len(Cache(tmp_path / "a").entries()) == len(Cache(tmp_path / "b").entries()) >= 24  # so that both workers ran
+    # so that both workers ran
+    assert len(Cache(tmp_path / "a").entries()) == len(Cache(tmp_path / "b").entries()) >= 24
 
 
 def test_the_text_decides_the_code(kernels: dict[str, Kernel]) -> None:
@@ -146,8 +167,11 @@ def test_the_text_decides_the_code(kernels: dict[str, Kernel]) -> None:
 def test_objects_are_kept_as_they_are_made(workers: int, kernels: dict[str, Kernel], tmp_path: Path,
                                            monkeypatch: pytest.MonkeyPatch) -> None:  # fmt: skip
     """A compile that fails at its last kernel has kept the others."""
+
     def emit(one: Mapping[str, Kernel], cpu: Cpu) -> str:
-        return "no code" if kernels[sorted(kernels)[-1]] in one.values() else kernels_as_llvm(one, cpu)
+        return (
+            "no code" if kernels[sorted(kernels)[-1]] in one.values() else kernels_as_llvm(one, cpu)
+        )
 
     monkeypatch.setattr(kernel_objects, "kernels_as_llvm", emit)
     with pytest.raises(ToolchainError):
@@ -155,11 +179,12 @@ def test_objects_are_kept_as_they_are_made(workers: int, kernels: dict[str, Kern
     assert len(Cache(tmp_path).entries()) == len(kernels) - 1
 
 
-# -- faults of the cache -----------------------------------------------------------------------------------------
+# -- faults of the cache ---------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("damage", ["emptied", "cut", "changed", "swapped"])
-def test_damaged_entries_are_made_again(damage: str, kernels: dict[str, Kernel], expected: tuple[bytes, ...],
+def test_damaged_entries_are_made_again(damage: str, kernels: dict[str, Kernel],
+                                        expected: tuple[bytes, ...],
                                         tmp_path: Path) -> None:  # fmt: skip
     cache, few = Cache(tmp_path), some(kernels, 3)
     compile_kernel_objects(few, texts_of(few), CPU, 1, cache)
@@ -168,18 +193,30 @@ def test_damaged_entries_are_made_again(damage: str, kernels: dict[str, Kernel],
     for number, path in enumerate(paths):
         data = bytearray(whole[number])
         data[len(data) // 2] ^= 0x40
-        path.write_bytes({"emptied": b"", "cut": whole[number][:-1], "changed": bytes(data), "swapped": whole[number - 1]}[damage])
+        path.write_bytes(
+            {
+                "emptied": b"",
+                "cut": whole[number][:-1],
+                "changed": bytes(data),
+                "swapped": whole[number - 1],
+            }[damage]
+        )
     assert compile_kernel_objects(few, texts_of(few), CPU, 1, cache) == expected[:3]
     assert [path.read_bytes() for path in paths] == whole
 
 
-def test_a_cache_that_cannot_be_written(kernels: dict[str, Kernel], expected: tuple[bytes, ...], tmp_path: Path) -> None:
+def test_a_cache_that_cannot_be_written(
+    kernels: dict[str, Kernel], expected: tuple[bytes, ...], tmp_path: Path
+) -> None:
     (tmp_path / "file").write_text("x")
     for place in (tmp_path / "file", tmp_path / "file" / "below", Path("/proc/nowhere")):
-        assert compile_kernel_objects(some(kernels, 2), texts_of(kernels), CPU, 1, Cache(place)) == expected[:2]
+        assert (
+            compile_kernel_objects(some(kernels, 2), texts_of(kernels), CPU, 1, Cache(place))
+            == expected[:2]
+        )
 
 
-# -- faults of processes -----------------------------------------------------------------------------------------
+# -- faults of processes ---------------------------------------------------------------------------
 
 
 def processes_of(parent: int) -> list[int]:
@@ -204,7 +241,10 @@ def test_no_process_is_left(kernels: dict[str, Kernel], expected: tuple[bytes, .
 
 @pytest.mark.parametrize("processes", [0, 1, 2])
 def test_llvm_refuses(processes: int) -> None:
-    texts = [("good", "define void @f() { ret void }"), ("f_7_bad", "define void @f() { ret i32 0 }")] * 3
+    texts = [
+        ("good", "define void @f() { ret void }"),
+        ("f_7_bad", "define void @f() { ret i32 0 }"),
+    ] * 3
     with pytest.raises(ToolchainError, match=r"^f_7_bad: LLVM refuses this kernel's code: .*"):
         compile_texts(texts, CPU, processes, forget)
     assert processes_of(os.getpid()) == []
@@ -229,7 +269,10 @@ def test_a_worker_that_dies_is_an_error_with_the_kernel(monkeypatch: pytest.Monk
         return started(worker, name, text)
 
     monkeypatch.setattr(worker_pool._Worker, "object_of", killed)
-    with pytest.raises(ToolchainError, match="^f_1: the process that compiled this kernel died: exit status -9, no message"):
+    with pytest.raises(
+        ToolchainError,
+        match="^f_1: the process that compiled this kernel died: exit status -9, no message",
+    ):
         compile_texts([("f_1", "define void @f() { ret void }")], CPU, 1, forget)
 
 
@@ -258,7 +301,9 @@ compile_texts(texts(), host_cpu(), 2, lambda *_: None)
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGKILL])
 def test_workers_end_with_their_compiler(number: signal.Signals) -> None:
     """Interrupted or killed in the middle: no process is left."""
-    process = subprocess.Popen([sys.executable, "-c", STOPPED], cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL)
+    process = subprocess.Popen(
+        [sys.executable, "-c", STOPPED], cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL
+    )
     assert process.stdout is not None and process.stdout.readline() == b"started\n"
     workers = processes_of(process.pid)
     assert len(workers) == 2
@@ -271,32 +316,50 @@ def test_workers_end_with_their_compiler(number: signal.Signals) -> None:
         time.sleep(0.01)
 
 
-def test_killed_compilers_leave_a_cache_that_can_be_used(kernels: dict[str, Kernel], expected: tuple[bytes, ...],
-                                                         tmp_path: Path) -> None:  # fmt: skip
-    """kill -9 as soon as the first entries are there, three times: every entry is whole or absent."""
+def test_killed_compilers_leave_a_cache_that_can_be_used(
+    kernels: dict[str, Kernel], expected: tuple[bytes, ...], tmp_path: Path
+) -> None:
+    """kill -9 as soon as the first entries are there, three times: every entry is whole or
+    absent.
+    """
     (tmp_path / "net.py").write_text(NETWORK, encoding="utf-8")
     cache = Cache(tmp_path / "cache")
-    variables = {**os.environ, "PYTHONPATH": str(ROOT), "NETLOOM_CACHE": str(tmp_path / "cache"), "NETLOOM_WORKERS": "1"}
+    variables = {
+        **os.environ,
+        "PYTHONPATH": str(ROOT),
+        "NETLOOM_CACHE": str(tmp_path / "cache"),
+        "NETLOOM_WORKERS": "1",
+    }
     command = [sys.executable, "-m", "netloom", "compile", "net.py:graph", "-o", "m.so"]
     for count in (1, 5):
-        process = subprocess.Popen(command, cwd=tmp_path, env=variables, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
+        process = subprocess.Popen(
+            command, cwd=tmp_path, env=variables, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE
+        )
         while process.poll() is None and len(cache.entries()) < count:
             time.sleep(0.01)
         process.kill()
         process.communicate()
     subprocess.run(command, cwd=tmp_path, env=variables, check=True, capture_output=True)
     warm = (tmp_path / "m.so").read_bytes()
-    subprocess.run(command, cwd=tmp_path, env={**variables, "NETLOOM_CACHE": "off"}, check=True, capture_output=True)
+    subprocess.run(
+        command,
+        cwd=tmp_path,
+        env={**variables, "NETLOOM_CACHE": "off"},
+        check=True,
+        capture_output=True,
+    )
     assert (tmp_path / "m.so").read_bytes() == warm
 
 
-# -- how many processes ------------------------------------------------------------------------------------------
+# -- how many processes ----------------------------------------------------------------------------
 
 
 def test_few_kernels_compile_in_this_process(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("NETLOOM_WORKERS", raising=False)
     each = kernel_objects.KERNELS_PER_PROCESS
-    assert [kernel_objects._processes(count, 8) for count in (0, each - 1, each, 3 * each, 100 * each)] == [0, 0, 1, 3, 8]
+    assert [
+        kernel_objects._processes(count, 8) for count in (0, each - 1, each, 3 * each, 100 * each)
+    ] == [0, 0, 1, 3, 8]
     assert kernel_objects._processes(100 * each, 1) == 0
     monkeypatch.setattr(os, "sched_getaffinity", lambda _: {0, 1, 2})
     assert kernel_objects._processes(100 * each, None) == 3

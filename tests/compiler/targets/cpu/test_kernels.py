@@ -1,4 +1,6 @@
-"""Compiled kernels against the ops' references: every family, awkward shapes, dtypes, thread counts and CPU levels."""
+"""Compiled kernels against the ops' references: every family, awkward shapes, dtypes, thread
+counts and CPU levels.
+"""
 
 from __future__ import annotations
 
@@ -14,10 +16,26 @@ from netloom.compiler.interpret import interpret
 from netloom.compiler.op import OPS
 from netloom.compiler.scalar import SCALAR_FUNCTIONS
 from netloom.compiler.targets.cpu.machine import CPUS
-from netloom.compiler.tensor_type import BOOL, FLOAT32, FLOAT64, INT32, INT64, UINT8, UINT32, DType, TensorType
+from netloom.compiler.tensor_type import (
+    BOOL,
+    FLOAT32,
+    FLOAT64,
+    INT32,
+    INT64,
+    UINT8,
+    UINT32,
+    DType,
+    TensorType,
+)
 from netloom.runtime.session import Session
 
-POOL: dict[str, Any] = {"kernel": (3, 2), "stride": (2, 2), "dilation": (1, 1), "lo": (1, 0), "hi": (1, 1)}
+POOL: dict[str, Any] = {
+    "kernel": (3, 2),
+    "stride": (2, 2),
+    "dilation": (1, 1),
+    "lo": (1, 0),
+    "hi": (1, 1),
+}
 ROWS: list[tuple[str, list[tuple[int, ...]], DType, dict[str, Any]]] = [
     ("matmul", [(5, 7), (7, 33)], FLOAT32, {}),
     ("matmul", [(1, 700), (700, 10)], FLOAT32, {}),
@@ -68,7 +86,11 @@ def arrays_for(types: list[TensorType], seed: int = 0, **dims: int) -> dict[str,
     found = {}
     for position, t in enumerate(types):
         shape = t.evaluate(dims)
-        drawn = rng.standard_normal(shape) * 3 if t.dtype.is_float else rng.integers(0 if not t.dtype.is_signed else -5, 6, shape)
+        drawn = (
+            rng.standard_normal(shape) * 3
+            if t.dtype.is_float
+            else rng.integers(0 if not t.dtype.is_signed else -5, 6, shape)
+        )
         found[f"x{position}"] = np.asarray(drawn).astype(t.dtype.numpy)
     return found
 
@@ -82,7 +104,9 @@ def assert_close(found: np.ndarray, expected: np.ndarray, terms: int) -> None:
     eps = {2: 2.0**-8, 4: 2.0**-23, 8: 2.0**-52}[found.dtype.itemsize]
     wide = expected.astype(np.float64)
     scale = np.max(np.abs(wide[np.isfinite(wide)]), initial=1e-30)
-    np.testing.assert_allclose(found.astype(np.float64), wide, rtol=0, atol=eps * (terms + 4) * scale)
+    np.testing.assert_allclose(
+        found.astype(np.float64), wide, rtol=0, atol=eps * (terms + 4) * scale
+    )
 
 
 @pytest.mark.parametrize(("op", "shapes", "dtype", "attrs"), ROWS, ids=lambda v: str(v)[:30])
@@ -92,23 +116,33 @@ def test_op(op: str, shapes: list[tuple[int, ...]], dtype: DType, attrs: dict[st
         types[0] = types[0].with_dtype(BOOL)
     graph, arrays = one_node(op, types, attrs), arrays_for(types)
     compiled = compile_graph(graph)
-    results = [Session.in_process(compiled.image, threads=n).run(None, arrays)[0] for n in (1, 2, 3)]
+    results = [
+        Session.in_process(compiled.image, threads=n).run(None, arrays)[0] for n in (1, 2, 3)
+    ]
     terms = max((int(np.prod(shape)) for shape in shapes), default=1)
     assert_close(results[0], interpret(graph, arrays)[0], min(terms, 64))
     for other in results[1:]:
         assert results[0].tobytes() == other.tobytes()
 
 
-ELEMENTWISE = [name for name, op in OPS.items() if op.is_elementwise and name not in ("cast", "bitcast")]
+ELEMENTWISE = [
+    name for name, op in OPS.items() if op.is_elementwise and name not in ("cast", "bitcast")
+]
 
 
 @pytest.mark.parametrize("name", ELEMENTWISE)
 def test_elementwise(name: str) -> None:
-    """Every elementwise op, on float32 and on int32 (or bool) where it takes them, special values among the floats."""
+    """Every elementwise op, on float32 and on int32 (or bool) where it takes them, special
+    values among the floats.
+    """
     op = OPS[name]
     ran = 0
     for dtype in (FLOAT32, FLOAT64, INT32, UINT8, BOOL):
-        arity = next(n for n in (1, 2, 3) if _accepts(op, dtype, n) is not None) if _any(op, dtype) else 0
+        arity = (
+            next(n for n in (1, 2, 3) if _accepts(op, dtype, n) is not None)
+            if _any(op, dtype)
+            else 0
+        )
         if not arity:
             continue
         types = [TensorType(dtype, (67,))] * arity
@@ -122,12 +156,23 @@ def test_elementwise(name: str) -> None:
         expected = interpret(graph, arrays)[0]
         if found.dtype.kind == "f":
             with np.errstate(all="ignore"):
-                bound = 4 * np.spacing(np.abs(expected)) if dtype is FLOAT32 else 1e-13 * np.abs(expected) + 1e-13
-                if name not in SCALAR_FUNCTIONS:  # formulas such as 1 + erf(x) cancel: an absolute bound
+                bound = (
+                    4 * np.spacing(np.abs(expected))
+                    if dtype is FLOAT32
+                    else 1e-13 * np.abs(expected) + 1e-13
+                )
+                # formulas such as 1 + erf(x) cancel: an absolute bound
+                if name not in SCALAR_FUNCTIONS:
                     bound = np.maximum(bound, 1e-6 if dtype is FLOAT32 else 1e-13)
                 near = np.abs(found - expected) <= bound
             same = (found == expected) | (np.isnan(found) & np.isnan(expected)) | near
-            assert np.all(same), (name, dtype, [a[~same][:3] for a in arrays.values()], found[~same][:3], expected[~same][:3])
+            assert np.all(same), (
+                name,
+                dtype,
+                [a[~same][:3] for a in arrays.values()],
+                found[~same][:3],
+                expected[~same][:3],
+            )
         else:
             np.testing.assert_array_equal(found, expected, err_msg=f"{name} {dtype}")
         ran += 1
@@ -160,12 +205,16 @@ def test_cpu_levels(level: str) -> None:
     y = b("tanh", b("conv", x, w, stride=(1, 1), dilation=(1, 1), lo=(1, 1), hi=(1, 1), groups=1))
     graph = b.build([b("softmax", b("reshape", y, shape=(2, 32 * 143)), axis=1)], ["y"])
     arrays = {"x": rng.standard_normal((2, 16, 13, 11)).astype(np.float32)}
-    found = Session.in_process(compile_graph(graph, Options(cpu=level)).image, threads=2).run(None, arrays)[0]
+    found = Session.in_process(compile_graph(graph, Options(cpu=level)).image, threads=2).run(
+        None, arrays
+    )[0]
     assert_close(found, interpret(graph, arrays)[0], 200)
 
 
 def test_one_program_runs_every_batch() -> None:
-    """A free batch: 1, 3, 16, 17 and 64 rows from one program, equal to fixed compiles within the budget."""
+    """A free batch: 1, 3, 16, 17 and 64 rows from one program, equal to fixed compiles within
+    the budget.
+    """
     n = symbol("N", 1)
     rng = np.random.default_rng(0)
     w, v = (rng.standard_normal(s).astype(np.float32) for s in ((24, 3, 3, 3), (24 * 36, 10)))
@@ -173,7 +222,19 @@ def test_one_program_runs_every_batch() -> None:
     def network(batch: Any) -> Graph:
         b = Builder("net")
         x = b.input(TensorType(FLOAT32, (batch, 3, 8, 8)), "x")
-        y = b("relu", b("conv", x, b.constant(w), stride=(1, 1), dilation=(1, 1), lo=(0, 0), hi=(0, 0), groups=1))
+        y = b(
+            "relu",
+            b(
+                "conv",
+                x,
+                b.constant(w),
+                stride=(1, 1),
+                dilation=(1, 1),
+                lo=(0, 0),
+                hi=(0, 0),
+                groups=1,
+            ),
+        )
         return b.build([b("matmul", b("reshape", y, shape=(batch, 24 * 36)), b.constant(v))], ["y"])
 
     session = Session.in_process(compile_graph(network(n)).image, threads=2)
@@ -197,7 +258,9 @@ def test_random_bits_are_exact() -> None:
 def test_an_index_out_of_range_is_an_error() -> None:
     b = Builder("gather")
     x, i = b.input(TensorType(FLOAT32, (5, 3)), "x"), b.input(TensorType(INT64, (4,)), "i")
-    session = Session.in_process(compile_graph(b.build([b("gather", x, i, axis=0)], ["y"])).image, threads=1)
+    session = Session.in_process(
+        compile_graph(b.build([b("gather", x, i, axis=0)], ["y"])).image, threads=1
+    )
     table = np.arange(15, dtype=np.float32).reshape(5, 3)
     found = session.run(None, {"x": table, "i": np.array([0, 4, -1, -5])})[0]
     np.testing.assert_array_equal(found, table[[0, 4, 4, 0]])

@@ -1,4 +1,6 @@
-"""Times of real layers: what is timed, what becomes of candidates that fail, of processes that die, and of the time."""
+"""Times of real layers: what is timed, what becomes of candidates that fail, of processes that
+die, and of the time.
+"""
 
 from __future__ import annotations
 
@@ -39,7 +41,9 @@ def layer(channels: int = 16, filters: int = 16, op: str = "conv", is_cold: bool
 
 
 def request_for(given: Layer, *strategies: str, threads: int = 1) -> Request:
-    return Request(given.text, given.constants, given.is_cold, strategies, host_cpu().name, threads, None)
+    return Request(
+        given.text, given.constants, given.is_cold, strategies, host_cpu().name, threads, None
+    )
 
 
 def launches(given: Layer, strategy: str = "direct") -> tuple[int, int]:
@@ -50,24 +54,34 @@ def launches(given: Layer, strategy: str = "direct") -> tuple[int, int]:
 
 
 def test_only_the_layer_is_timed() -> None:
-    assert launches(layer()) == (5, 2)  # (before), padding, the convolution, (after, reorder of its result)
-    assert launches(layer(), "winograd_f4") == (6, 3)  # (before), transform, product, transform, (after, reorder)
+    # (before), padding, the convolution, (after, reorder of its result)
+    assert launches(layer()) == (5, 2)
+    # (before), transform, product, transform, (after, reorder)
+    assert launches(layer(), "winograd_f4") == (6, 3)
     assert launches(layer(3, 16)) == (4, 2)  # an image comes as it is
-    assert launches(layer(op="conv_weight_gradient")) == (5, 3)  # (before, before), padding, the gradient, reorder of it
+    # (before, before), padding, the gradient, reorder of it
+    assert launches(layer(op="conv_weight_gradient")) == (5, 3)
     assert launches(layer(op="conv_input_gradient")) == (5, 2)
 
 
 def test_constants_stay_constants() -> None:
     names = [value.label for value in surrounded(layer()).inputs]
     assert layer().constants == ("operand1",) and names == ["operand0"]
-    assert [value.label for value in surrounded(layer(op="conv_weight_gradient")).inputs] == ["operand0", "operand1"]
+    assert [value.label for value in surrounded(layer(op="conv_weight_gradient")).inputs] == [
+        "operand0",
+        "operand1",
+    ]
 
 
 @pytest.mark.parametrize("is_cold", [False, True])
 def test_each_strategy_gets_a_time(is_cold: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(timing_worker, "SECONDS", 0.0)
-    found = measure(request_for(layer(is_cold=is_cold), "direct", "winograd_f4", "winograd_f6", threads=2))
-    assert list(found["seconds"]) == ["direct", "winograd_f4", "winograd_f6"] and not found["failed"]
+    found = measure(
+        request_for(layer(is_cold=is_cold), "direct", "winograd_f4", "winograd_f6", threads=2)
+    )
+    assert (
+        list(found["seconds"]) == ["direct", "winograd_f4", "winograd_f6"] and not found["failed"]
+    )
     assert all(0 < seconds < 0.1 for seconds in found["seconds"].values())
 
 
@@ -101,7 +115,9 @@ def test_a_process_measures(tmp_path: Path) -> None:
     timer = LayerTimer(host_cpu(), 1, cache)
     try:
         times = timer.measure(layer(), ["direct", "winograd_f4"], 100.0)
-        assert all(seconds is not None and seconds > 0 for seconds in times.values()) and set(times) == {"direct", "winograd_f4"}
+        assert all(seconds is not None and seconds > 0 for seconds in times.values()) and set(
+            times
+        ) == {"direct", "winograd_f4"}
         assert cache.entries()
     finally:
         timer.close()
@@ -123,7 +139,11 @@ serve(sys.stdin.buffer, sys.stdout.buffer, measure)
 def test_a_candidate_that_kills_the_process(tmp_path: Path) -> None:
     timer = LayerTimer(host_cpu(), 1, Cache(None), (sys.executable, "-c", FRAGILE))
     try:
-        assert timer.measure(layer(), ["direct", "dead", "im2col"], 100.0) == {"direct": 1.0, "dead": None, "im2col": 1.0}
+        assert timer.measure(layer(), ["direct", "dead", "im2col"], 100.0) == {
+            "direct": 1.0,
+            "dead": None,
+            "im2col": 1.0,
+        }
         assert timer.measure(layer(), ["direct"], 100.0) == {"direct": 1.0}
     finally:
         timer.close()
@@ -135,7 +155,9 @@ def test_without_a_process_nothing_is_measured() -> None:
 
 
 def test_the_time_is_kept() -> None:
-    timer = LayerTimer(host_cpu(), 1, Cache(None), (sys.executable, "-c", "import time; time.sleep(60)"))
+    timer = LayerTimer(
+        host_cpu(), 1, Cache(None), (sys.executable, "-c", "import time; time.sleep(60)")
+    )
     start = time.monotonic()
     try:
         assert timer.measure(layer(), ["direct", "im2col"], 0.3) == {}
@@ -145,13 +167,19 @@ def test_the_time_is_kept() -> None:
 
 
 def test_identities_differ() -> None:
-    names = [LayerTimer(cpu_named(cpu), threads, Cache(None)).identity for cpu in ("x86-64-v2", "host") for threads in (1, 2)]
+    names = [
+        LayerTimer(cpu_named(cpu), threads, Cache(None)).identity
+        for cpu in ("x86-64-v2", "host")
+        for threads in (1, 2)
+    ]
     assert len(set(names)) == len(names) if host_cpu().name != "x86-64-v2" else 2
 
 
 def test_a_level_that_this_machine_lacks() -> None:
     cpu = replace(host_cpu(), name="future", required=("avx9",))
-    with pytest.raises(UsageError, match="future cannot be tuned for on this machine, which lacks avx9"):
+    with pytest.raises(
+        UsageError, match="future cannot be tuned for on this machine, which lacks avx9"
+    ):
         LayerTimer(cpu, 1, Cache(None))
 
 

@@ -1,4 +1,6 @@
-"""CPU levels: several in one file, one of them picked at open; and code for machines without an instruction for everything."""
+"""CPU levels: several in one file, one of them picked at open; and code for machines without an
+instruction for everything.
+"""
 
 from __future__ import annotations
 
@@ -36,7 +38,8 @@ from tests.compiler.targets.cpu import small_programs as small
 from tests.compiler.targets.cpu.test_vector_math import _compiled
 
 Array = npt.NDArray[Any]
-HERE = tuple(cpu.name for cpu in host_cpus() if cpu.name != "x86-64-v2")  # v3 and v4 tile for more registers than the lowest
+# v3 and v4 tile for more registers than the lowest
+HERE = tuple(cpu.name for cpu in host_cpus() if cpu.name != "x86-64-v2")
 STRATEGY = "winograd_f4"  # else it is chosen at the rates of the highest level
 several = pytest.mark.skipif(len(HERE) < 2, reason="this machine has one CPU level only")
 
@@ -73,12 +76,14 @@ def images(rows: int) -> Array:
     return np.random.default_rng(rows).standard_normal((rows, 3, 10, 10)).astype(np.float32)
 
 
-# -- several levels in one file ----------------------------------------------------------------------------------------
+# -- several levels in one file --------------------------------------------------------------------
 
 
 @several
 @pytest.mark.parametrize("level", HERE)
-def test_each_level_is_that_of_a_file_of_its_own(level: str, path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_each_level_is_that_of_a_file_of_its_own(
+    level: str, path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     nl.compile(network(), cpu=level, conv_strategy=STRATEGY).save(tmp_path / "one.so")
     monkeypatch.setenv("NETLOOM_CPU", level)
     one, of_several = load(tmp_path / "one.so", threads=2), load(path, threads=2)
@@ -98,7 +103,9 @@ def test_the_highest_level_is_used(path: Path) -> None:
 
 @several
 def test_levels_differ_in_code(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A file whose levels were all one would pass the test above by itself: without fma a sum has other bits."""
+    """A file whose levels were all one would pass the test above by itself: without fma a sum
+    has other bits.
+    """
     found = set()
     for level in (HERE[0], HERE[-1]):
         monkeypatch.setenv("NETLOOM_CPU", level)
@@ -119,14 +126,18 @@ def test_weights_are_stored_once(path: Path, compiled: Compiled, tmp_path: Path)
     nl.compile(network(), cpu=HERE[0], conv_strategy=STRATEGY).save(tmp_path / "one.so")
     code = sum(len(data) for variant in compiled.variants[1:] for data in variant.objects)
     manifest = len(str(load(path).metadata))
-    assert path.stat().st_size <= (tmp_path / "one.so").stat().st_size + code + len(HERE) * (manifest + 4096)
+    assert path.stat().st_size <= (tmp_path / "one.so").stat().st_size + code + len(HERE) * (
+        manifest + 4096
+    )
     assert load(path).metadata["weight_bytes"] == load(tmp_path / "one.so").metadata["weight_bytes"]
 
 
 @several
 @pytest.mark.skipif(shutil.which("nm") is None, reason="nm is not installed")
 def test_one_symbol(path: Path) -> None:
-    listed = subprocess.run(["nm", "-D", "--defined-only", path], capture_output=True, text=True, check=True).stdout
+    listed = subprocess.run(
+        ["nm", "-D", "--defined-only", path], capture_output=True, text=True, check=True
+    ).stdout
     assert [line.split()[-1] for line in listed.splitlines()] == ["nl_get_api"]
 
 
@@ -138,10 +149,18 @@ def test_a_training_step_of_every_level(monkeypatch: pytest.MonkeyPatch) -> None
 
     def trained(cpu: Any) -> tuple[Any, bytes]:
         graph = perceptron.graph(x=nl.tensor("N", 3, 10, 10))
-        trainer = nl.compile_training(graph, loss=nl.losses.cross_entropy, optimizer=nl.optimizers.SGD(0.1), cpu=cpu, threads=1)
+        trainer = nl.compile_training(
+            graph,
+            loss=nl.losses.cross_entropy,
+            optimizer=nl.optimizers.SGD(0.1),
+            cpu=cpu,
+            threads=1,
+        )
         trainer.step(images(4), np.arange(4))
         level = trainer.session.metadata["level"]
-        return level, b"".join(np.asarray(trainer.state[name]).tobytes() for name in trainer.state.names)
+        return level, b"".join(
+            np.asarray(trainer.state[name]).tobytes() for name in trainer.state.names
+        )
 
     for level in (HERE[0], HERE[-1]):
         alone = trained(level)
@@ -161,17 +180,21 @@ def test_inspect_lists_the_levels(path: Path, tmp_path: Path) -> None:
 def test_text_of_code_is_of_one_level(compiled: Compiled) -> None:
     assert compiled.as_text("kernels")
     for form in ("loops", "llvm", "asm"):
-        with pytest.raises(UsageError, match=f"the text of {form} is for one CPU level, not for {','.join(HERE)}"):
+        with pytest.raises(
+            UsageError, match=f"the text of {form} is for one CPU level, not for {','.join(HERE)}"
+        ):
             compiled.as_text(form)
 
 
-# -- what a machine lacks ----------------------------------------------------------------------------------------------
+# -- what a machine lacks --------------------------------------------------------------------------
 
 
 def renamed(program: Any, suffix: str) -> Any:
     """The program with a kernel of another name, as each level has its own."""
     entry = program.entries[0]
-    launches = tuple(dataclasses.replace(launch, kernel=launch.kernel + suffix) for launch in entry.launches)
+    launches = tuple(
+        dataclasses.replace(launch, kernel=launch.kernel + suffix) for launch in entry.launches
+    )
     return dataclasses.replace(program, entries=(dataclasses.replace(entry, launches=launches),))
 
 
@@ -182,12 +205,19 @@ def levels_needing(*features: list[str]) -> list[Variant]:
         def emit(body: small.Body) -> None:
             with body.loop(body.begin, body.end) as item:
                 value = body.load(body.pointer(0), item)
-                body.store(body.pointer(1), item, body.builder.fmul(value, small.F32(float(factor))))
+                body.store(
+                    body.pointer(1), item, body.builder.fmul(value, small.F32(float(factor)))
+                )
 
         return emit
 
     return [
-        Variant(renamed(small.doubling(), f"_{n}"), [small.kernel_object(**{f"double_{n}": times(n + 2)})], needed, f"level-{n}")
+        Variant(
+            renamed(small.doubling(), f"_{n}"),
+            [small.kernel_object(**{f"double_{n}": times(n + 2)})],
+            needed,
+            f"level-{n}",
+        )
         for n, needed in enumerate(features)
     ]
 
@@ -199,7 +229,8 @@ def imagined(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.parametrize(("needed", "factor"), [
-    ([[], [], []], 4), ([[], [], ["imagined"]], 3), ([[], ["imagined"], ["imagined"]], 2), ([["sse3"], ["dreamt"], []], 4),
+    ([[], [], []], 4), ([[], [], ["imagined"]], 3), ([[], ["imagined"], ["imagined"]], 2),
+    ([["sse3"], ["dreamt"], []], 4),
 ])  # fmt: skip
 @pytest.mark.usefixtures("imagined")
 def test_the_highest_level_that_the_machine_has(needed: list[list[str]], factor: int) -> None:
@@ -213,7 +244,10 @@ def test_a_machine_that_has_none_of_the_levels(tmp_path: Path) -> None:
     """The error is about the lowest level, which needs the least."""
     path = tmp_path / "m.so"
     write_shared_object(levels_needing(["imagined"], ["imagined", "dreamt"]), path)
-    with pytest.raises(CpuFeatureError, match="This program needs the CPU feature imagined, which this machine lacks") as error:
+    with pytest.raises(
+        CpuFeatureError,
+        match="This program needs the CPU feature imagined, which this machine lacks",
+    ) as error:
         load(path)
     assert error.value.exit_code == 4
 
@@ -230,9 +264,14 @@ def test_a_level_that_is_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
     assert Session.in_process(program, threads=1).metadata["level"] == "level-1"
     for wrong in ("level-3", "x" * 5000, "%s%n"):
         monkeypatch.setenv("NETLOOM_CPU", wrong)
-        with pytest.raises(UsageError, match=f"^NETLOOM_CPU asks for {wrong[:80]}, but .* compiled for level-0, level-1, level-2"):
+        with pytest.raises(
+            UsageError,
+            match=f"^NETLOOM_CPU asks for {wrong[:80]}, but .* compiled for level-0, level-1, "
+            "level-2",
+        ):
             Session.in_process(program)
-    assert Session.in_process(load_in_process(levels_needing([]))).metadata["level"] == "level-0"  # alone it is not asked
+    # alone it is not asked
+    assert Session.in_process(load_in_process(levels_needing([]))).metadata["level"] == "level-0"
 
 
 def test_variants_that_are_no_program() -> None:
@@ -242,7 +281,9 @@ def test_variants_that_are_no_program() -> None:
     constants = (Constant(np.ones(3), FLOAT32),)
     for changed in ({"name": "b"}, {"constants": constants}, {"symbols": (small.N,)}):
         program = dataclasses.replace(other.program, **changed)
-        with pytest.raises(VerificationError, match="code for level-1 does not fit that for level-0"):
+        with pytest.raises(
+            VerificationError, match="code for level-1 does not fit that for level-0"
+        ):
             load_in_process([one, dataclasses.replace(other, program=program)])
 
 
@@ -254,7 +295,7 @@ def test_names_of_levels() -> None:
             cpus_named(wrong)
 
 
-# -- code for every level ----------------------------------------------------------------------------------------------
+# -- code for every level --------------------------------------------------------------------------
 
 
 def kernel(number: int, value: Expr, buffers: list[Buffer]) -> Kernel:
@@ -266,7 +307,9 @@ def kernel(number: int, value: Expr, buffers: list[Buffer]) -> Kernel:
 
 
 def kernels_of_everything() -> dict[str, Kernel]:
-    """Every scalar function of every kind of dtype that it takes (formulas have tests of their own), and every conversion."""
+    """Every scalar function of every kind of dtype that it takes (formulas have tests of their
+    own), and every conversion.
+    """
     found = {}
 
     def add(make: Any, *dtypes: DType) -> None:
@@ -275,12 +318,27 @@ def kernels_of_everything() -> dict[str, Kernel]:
         found[f"k{len(found)}"] = kernel(len(found), make(*loads), buffers)
 
     formulas = {name for name, _ in ULP_BOUNDS}
-    for function in (function for function in SCALAR_FUNCTIONS.values() if function.name not in formulas):
-        for dtype in (DType.BOOL, DType.INT8, DType.INT64, DType.UINT32, DType.FLOAT16, DType.BFLOAT16, FLOAT32, FLOAT64):
+    for function in (
+        function for function in SCALAR_FUNCTIONS.values() if function.name not in formulas
+    ):
+        for dtype in (
+            DType.BOOL,
+            DType.INT8,
+            DType.INT64,
+            DType.UINT32,
+            DType.FLOAT16,
+            DType.BFLOAT16,
+            FLOAT32,
+            FLOAT64,
+        ):
             kind = "f" if dtype.is_float else "b" if dtype is DType.BOOL else "i"
             if kind in function.kinds:
                 first = DType.BOOL if function.name == "select" else dtype
-                add(lambda *x, name=function.name: call(name, *x), first, *[dtype] * (function.arity - 1))
+                add(
+                    lambda *x, name=function.name: call(name, *x),
+                    first,
+                    *[dtype] * (function.arity - 1),
+                )
     for source in DType:
         for target in DType:
             add(lambda x, target=target: cast(x, target), source)
@@ -289,19 +347,34 @@ def kernels_of_everything() -> dict[str, Kernel]:
 
 @pytest.mark.parametrize("cpu", [CPUS["x86-64"], CPUS["aarch64"]], ids=lambda cpu: cpu.name)
 def test_nothing_but_fmod_is_called(cpu: Cpu) -> None:
-    """What a level has no instruction for is a formula, not a function that a library has or has not."""
+    """What a level has no instruction for is a formula, not a function that a library has or has
+    not.
+    """
     _, symbols = _read(compile_kernels(kernels_of_everything(), cpu))
     assert {symbol.name for symbol in symbols if symbol.section == 0} <= {"", "fmod", "fmodf"}
 
 
 @pytest.mark.parametrize("dtype", [FLOAT32, FLOAT64], ids=lambda dtype: dtype.value)
-@pytest.mark.parametrize(("function", "meaning"), [("floor", np.floor), ("ceil", np.ceil), ("round", np.rint), ("trunc", np.trunc)])
+@pytest.mark.parametrize(
+    ("function", "meaning"),
+    [("floor", np.floor), ("ceil", np.ceil), ("round", np.rint), ("trunc", np.trunc)],
+)
 def test_rounding_without_an_instruction(function: str, meaning: Any, dtype: DType) -> None:
     digits = 23 if dtype is FLOAT32 else 52
     numbers = [0.0, 0.25, 0.5, 0.75, 1.0, 1.5, 2.5, 3.5, 1e-40, 1e30, np.inf, np.nan]
-    numbers += [2.0 ** (digits + e) + d for e in (-2, -1, 0, 1) for d in (-1.5, -1, -0.5, -0.25, 0, 0.5, 1, 1.5)]
+    numbers += [
+        2.0 ** (digits + e) + d
+        for e in (-2, -1, 0, 1)
+        for d in (-1.5, -1, -0.5, -0.25, 0, 0.5, 1, 1.5)
+    ]
     rng = np.random.default_rng(0)
-    x = np.concatenate([numbers, rng.standard_normal(2000) * 4, np.ldexp(rng.standard_normal(2000), rng.integers(-3, digits + 2, 2000))])
+    x = np.concatenate(
+        [
+            numbers,
+            rng.standard_normal(2000) * 4,
+            np.ldexp(rng.standard_normal(2000), rng.integers(-3, digits + 2, 2000)),
+        ]
+    )
     x = np.concatenate([x, -x]).astype(dtype.numpy)
     x = np.resize(x, -(-x.size // LANES) * LANES)
     found = _compiled(function, dtype, CPUS["x86-64"], [x])

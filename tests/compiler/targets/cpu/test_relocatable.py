@@ -30,7 +30,8 @@ int main(void) {
     nl_model *model;
     nl_context *context;
     char error[256] = "";
-    if (api->open(&model, error, sizeof error) || api->context_create(model, NULL, &context, error, sizeof error)) return puts(error);
+    if (api->open(&model, error, sizeof error)) return puts(error);
+    if (api->context_create(model, NULL, &context, error, sizeof error)) return puts(error);
     static float x[2 * ROW], y[2 * OUT];
     for (int i = 0; i < 2 * ROW; i++) x[i] = (float)(i % 13) / 4 - 1;
     if (RUN(context, 2, x, y)) return puts(api->last_error(context));
@@ -47,10 +48,24 @@ def answer(data: bytes, header: str, folder: Path, **names: object) -> np.ndarra
     (folder / "m.h").write_text(header)
     (folder / "main.c").write_text(MAIN)
     defined = [f"-D{name}={value}" for name, value in names.items()]
-    command = ["cc", "-std=c99", "-Wall", "-Werror", *defined, "main.c", "m.o", "-o", "main", "-lm", "-lpthread"]
+    command = [
+        "cc",
+        "-std=c99",
+        "-Wall",
+        "-Werror",
+        *defined,
+        "main.c",
+        "m.o",
+        "-o",
+        "main",
+        "-lm",
+        "-lpthread",
+    ]
     linked = subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False)
     assert (linked.returncode, linked.stderr) == (0, "")
-    return np.frombuffer(subprocess.run([folder / "main"], capture_output=True, check=True).stdout, np.float32).reshape(2, -1)
+    return np.frombuffer(
+        subprocess.run([folder / "main"], capture_output=True, check=True).stdout, np.float32
+    ).reshape(2, -1)
 
 
 needs_cc = pytest.mark.skipif(shutil.which("cc") is None, reason="cc is not installed")
@@ -60,9 +75,20 @@ needs_cc = pytest.mark.skipif(shutil.which("cc") is None, reason="cc is not inst
 @pytest.mark.parametrize("bias", ["bytes", "fill"])
 def test_in_a_c_program(bias: str, tmp_path: Path) -> None:
     weights = np.arange(8000, dtype=np.float32).reshape(4, 2000) % 7
-    constant = Constant.splat(0.5, TensorType(FLOAT32, (2000,))) if bias == "fill" else Constant(np.arange(2000), FLOAT32)
+    constant = (
+        Constant.splat(0.5, TensorType(FLOAT32, (2000,)))
+        if bias == "fill"
+        else Constant(np.arange(2000), FLOAT32)
+    )
     program = small.dense(weights, constant)
-    y = answer(relocatable_object([Variant(program, small.kernels())]), model_header(program), tmp_path, ROW=4, OUT=2000, RUN="small_run")
+    y = answer(
+        relocatable_object([Variant(program, small.kernels())]),
+        model_header(program),
+        tmp_path,
+        ROW=4,
+        OUT=2000,
+        RUN="small_run",
+    )
     x = (np.arange(8, dtype=np.float32) % 13 / 4 - 1).reshape(2, 4)
     np.testing.assert_array_equal(y, x @ weights + np.asarray(constant.array))
 
@@ -80,7 +106,9 @@ def test_a_network_of_all_levels_in_a_c_program(tmp_path: Path) -> None:
 
 def test_the_only_visible_symbol() -> None:
     _, symbols = _read(relocatable_object([Variant(small.doubling(), small.kernels())]))
-    assert [s.name for s in symbols if s.section and not s.is_local and s.other == 0] == ["nl_get_api"]
+    assert [s.name for s in symbols if s.section and not s.is_local and s.other == 0] == [
+        "nl_get_api"
+    ]
     places = [place for place, symbol in enumerate(symbols) if symbol.is_local]
     assert places == list(range(len(places)))  # locals come first
 

@@ -22,12 +22,16 @@ from netloom.compiler.tensor_type import FLOAT32, TensorType
     st.sampled_from([np.uint8, np.int16, np.float32, np.float64]),
 )
 def test_decode_inverts_encode(runs: list[tuple[int, int]], dtype: type) -> None:
-    array = np.concatenate([np.full(count, value, dtype) for value, count in runs] or [np.zeros(0, dtype)])
+    array = np.concatenate(
+        [np.full(count, value, dtype) for value, count in runs] or [np.zeros(0, dtype)]
+    )
     segments = encode(Constant(array))
     assert decode(segments) == array.tobytes()
     assert all(segment.size >= 4096 for segment in segments if isinstance(segment, Fill))
     longest = max((sum(1 for _ in run) for run in _equal_runs(array)), default=0)
-    assert any(isinstance(segment, Fill) for segment in segments) == (longest * array.itemsize >= 4096)
+    assert any(isinstance(segment, Fill) for segment in segments) == (
+        longest * array.itemsize >= 4096
+    )
 
 
 def _equal_runs(array: np.ndarray) -> list[np.ndarray]:

@@ -1,4 +1,6 @@
-"""The file: what it needs, exports and records; its bytes; its header in C; writing whole or not at all; linkers."""
+"""The file: what it needs, exports and records; its bytes; its header in C; writing whole or not
+at all; linkers.
+"""
 
 from __future__ import annotations
 
@@ -70,12 +72,21 @@ def test_the_loader_finds_everything(tmp_path: Path) -> None:
     path = tmp_path / "model.so"
     write_shared_object([Variant(small.doubling(), small.kernels())], path)
     names = {line.split()[0].rpartition("/")[2] for line in tool("ldd", str(path)).splitlines()}
-    assert names <= {"linux-vdso.so.1", "libc.so.6", "libm.so.6", "libpthread.so.0", "ld-linux-x86-64.so.2"}
+    assert names <= {
+        "linux-vdso.so.1",
+        "libc.so.6",
+        "libm.so.6",
+        "libpthread.so.0",
+        "ld-linux-x86-64.so.2",
+    }
 
 
 @needs("cc")
 def test_from_c(tmp_path: Path) -> None:
-    write_shared_object([Variant(small.doubling(Dim.of(small.N), name="doubling"), small.kernels())], tmp_path / "doubling.so")
+    write_shared_object(
+        [Variant(small.doubling(Dim.of(small.N), name="doubling"), small.kernels())],
+        tmp_path / "doubling.so",
+    )
     write_shared_object([Variant(small.training(), small.kernels())], tmp_path / "trained.so")
     driver = tmp_path / "driver"
     tool(
@@ -95,7 +106,10 @@ def test_from_c(tmp_path: Path) -> None:
     paths = [str(tmp_path / f"{name}.so") for name in ("doubling", "trained")]
     result = subprocess.run([driver, *paths], capture_output=True, text=True, check=False)
     assert (result.returncode, result.stderr) == (0, "")
-    assert result.stdout == 'The input "x" must be float32[N, 4] (here float32[3, 4]), but float32[3, 5] was given.\n'
+    assert (
+        result.stdout
+        == 'The input "x" must be float32[N, 4] (here float32[3, 4]), but float32[3, 5] was given.\n'
+    )
 
 
 def test_the_weights_are_small_and_results_equal_those_in_process(tmp_path: Path) -> None:
@@ -111,13 +125,17 @@ def test_the_weights_are_small_and_results_equal_those_in_process(tmp_path: Path
 
 @needs("readelf")
 @pytest.mark.parametrize("large", [False, True])
-def test_sections_of_the_weights(large: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_sections_of_the_weights(
+    large: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(shared_object, "_LARGE", 1 if large else 1 << 30)
     path = tmp_path / "model.so"
     write_shared_object([Variant(dense(), small.kernels())], path)
     assert (".lrodata" in tool("readelf", "-SW", str(path))) == large
     x = np.ones((1, 4), np.float32)
-    np.testing.assert_array_equal(load(path)(x), x @ (np.arange(8000, dtype=np.float32).reshape(4, 2000) % 7) + 0.5)
+    np.testing.assert_array_equal(
+        load(path)(x), x @ (np.arange(8000, dtype=np.float32).reshape(4, 2000) % 7) + 0.5
+    )
 
 
 def test_a_training_build(tmp_path: Path) -> None:
@@ -143,9 +161,17 @@ def test_two_processes_write_the_same_bytes(tmp_path: Path) -> None:
     for seed in ("1", "2"):
         folder = tmp_path / f"folder of seed {seed}"
         (folder / "tmp").mkdir(parents=True)
-        environment = {**os.environ, "PYTHONHASHSEED": seed, "TMPDIR": str(folder / "tmp"), "LD_RUN_PATH": str(folder)}
+        environment = {
+            **os.environ,
+            "PYTHONHASHSEED": seed,
+            "TMPDIR": str(folder / "tmp"),
+            "LD_RUN_PATH": str(folder),
+        }
         subprocess.run(
-            [sys.executable, "-c", _WRITE, str(folder)], check=True, env=environment, cwd=Path(__file__).parents[4]
+            [sys.executable, "-c", _WRITE, str(folder)],
+            check=True,
+            env=environment,
+            cwd=Path(__file__).parents[4],
         )
         results.append([(folder / name).read_bytes() for name in ("model.so", "model.h")])
         assert list((folder / "tmp").iterdir()) == []
@@ -153,7 +179,7 @@ def test_two_processes_write_the_same_bytes(tmp_path: Path) -> None:
     assert str(tmp_path).encode() not in results[0][0]
 
 
-# -- writing ---------------------------------------------------------------------------------------------------
+# -- writing ---------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(("place", "text"), [
@@ -167,7 +193,9 @@ def test_places_that_cannot_be_written(tmp_path: Path, place: str, text: str) ->
     assert error.value.exit_code == 2
 
 
-def test_a_failed_write_leaves_the_old_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_failed_write_leaves_the_old_file(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     path = tmp_path / "model.so"
     write_shared_object([Variant(small.doubling(), small.kernels())], path)
     old = path.read_bytes()
@@ -203,7 +231,7 @@ def test_the_record_of_the_contents(tmp_path: Path) -> None:
         verify_file(path)
 
 
-# -- linkers ---------------------------------------------------------------------------------------------------
+# -- linkers ---------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("linker", ["ld", "cc", "ld.lld"])
@@ -223,7 +251,10 @@ def test_the_stand_ins_are_true() -> None:
     for library in LIBRARIES:
         loaded = ctypes.CDLL(library.name)
         dlvsym = ctypes.CDLL(None).dlvsym
-        dlvsym.restype, dlvsym.argtypes = ctypes.c_void_p, [ctypes.c_void_p, ctypes.c_char_p, ctypes.c_char_p]
+        dlvsym.restype, dlvsym.argtypes = (
+            ctypes.c_void_p,
+            [ctypes.c_void_p, ctypes.c_char_p, ctypes.c_char_p],
+        )
         for version, names in library.functions.items():
             missing = [n for n in names if not dlvsym(loaded._handle, n.encode(), version.encode())]
             assert missing == []
@@ -233,7 +264,8 @@ def test_no_linker(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(shutil, "which", lambda name: None)
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
     with pytest.raises(
-        LinkError, match=r"No linker was found: neither ld.*Install binutils, or run: pip install ziglang"
+        LinkError,
+        match=r"No linker was found: neither ld.*Install binutils, or run: pip install ziglang",
     ) as error:
         write_shared_object([Variant(small.doubling(), small.kernels())], tmp_path / "model.so")
     assert error.value.exit_code == 4
@@ -245,23 +277,43 @@ def test_a_kernel_that_calls_an_unknown_function_is_refused(tmp_path: Path) -> N
         from llvmlite import ir
 
         body.builder.call(
-            ir.Function(body.builder.module, ir.FunctionType(ir.VoidType(), []), "system_call_of_doom"), []
+            ir.Function(
+                body.builder.module, ir.FunctionType(ir.VoidType(), []), "system_call_of_doom"
+            ),
+            [],
         )
 
     with pytest.raises(LinkError, match="system_call_of_doom"):
-        write_shared_object([Variant(small.doubling(), [small.kernel_object(double=stray)])], tmp_path / "model.so")
+        write_shared_object(
+            [Variant(small.doubling(), [small.kernel_object(double=stray)])], tmp_path / "model.so"
+        )
     assert list(tmp_path.iterdir()) == []
 
 
-# -- header ----------------------------------------------------------------------------------------------------
+# -- header ----------------------------------------------------------------------------------------
 
 
 def test_names_in_headers_are_identifiers() -> None:
-    names = ["x", "X", "x y", "x_y", "*/ int evil; /*", "3d", "", "for", "a" * 1000, "nl_run", "\0", "ä"]
+    names = [
+        "x",
+        "X",
+        "x y",
+        "x_y",
+        "*/ int evil; /*",
+        "3d",
+        "",
+        "for",
+        "a" * 1000,
+        "nl_run",
+        "\0",
+        "ä",
+    ]
     words = identifiers(names, "input", set())
     assert len({word.lower() for word in words}) == len(names)
     assert all(re.fullmatch(r"[A-Za-z][A-Za-z0-9_]{0,63}", word) for word in words)
-    assert "evil; /*" not in model_header(small.doubling(name="*/ evil; /*", x="*/ evil; /*", y="y"))
+    assert "evil; /*" not in model_header(
+        small.doubling(name="*/ evil; /*", x="*/ evil; /*", y="y")
+    )
 
 
 @needs("cc")
@@ -271,12 +323,18 @@ def test_headers_compile(tmp_path: Path, language: str) -> None:
         pytest.skip("c++ is not installed")
     extent = (Dim.of(small.N) + 3) // 2 * 5 - 1
     port = Port("*/ x", small.float32(Dim.of(small.N)))
-    entry = Entry("run", (port, Port("for", small.float32())), (Port("out", small.float32(extent)),), (), ())
-    (tmp_path / "a.h").write_text(model_header(small.program([entry], symbols=[small.N], name="while")))
+    entry = Entry(
+        "run", (port, Port("for", small.float32())), (Port("out", small.float32(extent)),), (), ()
+    )
+    (tmp_path / "a.h").write_text(
+        model_header(small.program([entry], symbols=[small.N], name="while"))
+    )
     (tmp_path / "b.h").write_text(model_header(small.training()))
     (tmp_path / "netloom.h").write_text(generic_header())
     source = tmp_path / "all.c"
-    source.write_text('#include "netloom.h"\n#include "a.h"\n#include "b.h"\nint main(void) { return 0; }\n')
+    source.write_text(
+        '#include "netloom.h"\n#include "a.h"\n#include "b.h"\nint main(void) { return 0; }\n'
+    )
     standard = "c99" if language == "c" else "c++17"
     tool(
         "cc",
@@ -296,7 +354,11 @@ def test_the_manifest(tmp_path: Path) -> None:
     path = tmp_path / "model.so"
     program = small.chain(3)
     program = small.program(
-        program.entries, symbols=program.symbols, name="a\nname", source_hash="abc", options={"cpu": "x86-64-v3"}
+        program.entries,
+        symbols=program.symbols,
+        name="a\nname",
+        source_hash="abc",
+        options={"cpu": "x86-64-v3"},
     )
     write_shared_object([Variant(program, small.kernels(), ["fma", "avx2", "sse2"])], path)
     data = load(path).metadata

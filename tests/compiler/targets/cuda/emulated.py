@@ -1,6 +1,8 @@
-"""Graphs on the cuda target without a device: each kernel's PTX runs in the emulator, over buffers of exactly their size.
+"""Graphs on the cuda target without a device: each kernel's PTX runs in the emulator, over buffers
+of exactly their size.
 
-Every input is read-only, new memory is full of NaN, and a store to the error flag is an error unless it is asked for.
+Every input is read-only, new memory is full of NaN, and a store to the error flag is an error
+unless it is asked for.
 """
 
 from __future__ import annotations
@@ -28,7 +30,8 @@ class IndexFault(Exception):
 
 
 def run(
-    graph: Graph, inputs: Mapping[str, Array], dims: Mapping[str, int] | None = None, options: CudaOptions | None = None,
+    graph: Graph, inputs: Mapping[str, Array], dims: Mapping[str, int] | None = None,
+    options: CudaOptions | None = None,
     architecture: str = ARCHITECTURES[0],
 ) -> list[Array]:  # fmt: skip
     """The outputs of a graph, from inputs by name."""
@@ -36,7 +39,9 @@ def run(
     return _Run(program, placement, program.entries[0], dims or {}, architecture).outputs(inputs)
 
 
-def ptx_of(graph: Graph, options: CudaOptions | None = None, architecture: str = ARCHITECTURES[0]) -> dict[str, str]:
+def ptx_of(
+    graph: Graph, options: CudaOptions | None = None, architecture: str = ARCHITECTURES[0]
+) -> dict[str, str]:
     """Each kernel's PTX by the kernel's name."""
     _, placement, _ = plan({"run": graph}, PIPELINE, options)
     return {name: ptx(source, architecture) for name, source in placement.sources.items()}
@@ -45,11 +50,22 @@ def ptx_of(graph: Graph, options: CudaOptions | None = None, architecture: str =
 def ptx(source: KernelSource, architecture: str) -> str:
     """What an architecture runs."""
     own = source.of(architecture)
-    return compile_kernel(source, ()).ptx if own is source else cuda_compile.ptx_of(own, "kernel", architecture)
+    return (
+        compile_kernel(source, ()).ptx
+        if own is source
+        else cuda_compile.ptx_of(own, "kernel", architecture)
+    )
 
 
 class _Run:
-    def __init__(self, program: Program, placement: DevicePlacement, entry: Entry, dims: Mapping[str, int], architecture: str) -> None:
+    def __init__(
+        self,
+        program: Program,
+        placement: DevicePlacement,
+        entry: Entry,
+        dims: Mapping[str, int],
+        architecture: str,
+    ) -> None:
         self.program, self.placement, self.entry, self.dims = program, placement, entry, dims
         self.architecture = architecture
         self.memory: dict[BufferRef, Array] = {}
@@ -57,17 +73,22 @@ class _Run:
     def outputs(self, inputs: Mapping[str, Array]) -> list[Array]:
         for place, port in enumerate(self.entry.inputs):
             given = np.asarray(inputs[port.name])
-            assert given.shape == port.type.evaluate(self.dims) and given.dtype == port.type.dtype.numpy, port
+            assert (
+                given.shape == port.type.evaluate(self.dims)
+                and given.dtype == port.type.dtype.numpy
+            ), port
             self.memory[BufferRef(Space.INPUT, place)] = _raw(given)
         for launch in self.entry.launches:
             self._launch(launch)
         types = [port.type for port in self.entry.outputs]
-        return [self._buffer(BufferRef(Space.OUTPUT, place), type.evaluate(self.dims), type.dtype.numpy)
+        return [self._buffer(BufferRef(Space.OUTPUT, place), type.evaluate(self.dims),
+                             type.dtype.numpy)
                 for place, type in enumerate(types)]  # fmt: skip
 
     def _launch(self, launch: Launch) -> None:
         buffers = self.placement.forms[launch.kernel].buffers
-        arrays = [self._buffer(ref, tuple(dim.evaluate(e, self.dims) for e in buffer.shape), buffer.dtype.numpy)
+        arrays = [self._buffer(ref, tuple(dim.evaluate(e, self.dims) for e in buffer.shape),
+                               buffer.dtype.numpy)
                   for ref, buffer in zip(launch.buffers, buffers, strict=True)]  # fmt: skip
         flag = np.zeros(1, np.int32)
         arguments = [*arrays, *(dim.evaluate(extent, self.dims) for extent in launch.extents), flag]
@@ -75,12 +96,21 @@ class _Run:
         if not blocks:
             return
         source = self.placement.sources[launch.kernel]
-        emulate(ptx(source, self.architecture), blocks, source.threads, arguments, inputs=len(arrays) - 1, flag=len(arguments) - 1)
+        emulate(
+            ptx(source, self.architecture),
+            blocks,
+            source.threads,
+            arguments,
+            inputs=len(arrays) - 1,
+            flag=len(arguments) - 1,
+        )
         if flag[0]:
             raise IndexFault(launch.kernel)
 
     def _buffer(self, ref: BufferRef, shape: Sequence[int], dtype: np.dtype[Any]) -> Array:
-        """The memory behind a reference as an array; new memory where there is none of that size yet."""
+        """The memory behind a reference as an array; new memory where there is none of that size
+        yet.
+        """
         size = int(np.prod(shape, dtype=np.int64)) * dtype.itemsize
         if ref.space is Space.CONSTANT and ref not in self.memory:
             self.memory[ref] = _raw(self.program.constants[ref.index].array)

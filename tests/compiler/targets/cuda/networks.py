@@ -1,4 +1,6 @@
-"""Whole graphs for the cuda target: the light ONNX networks, LeNet-5's training step, a transformer's block."""
+"""Whole graphs for the cuda target: the light ONNX networks, LeNet-5's training step, a
+transformer's block.
+"""
 
 from __future__ import annotations
 
@@ -25,19 +27,39 @@ def transformer_block(batch: int = 2, tokens: int = 33, width: int = 48, heads: 
         return b.input(TensorType(FLOAT32, shape), name)
 
     def normed(value: Value, name: str) -> Value:
-        return b("layer_norm", value, weight(f"{name}.scale", width), weight(f"{name}.bias", width), axis=2)
+        return b(
+            "layer_norm",
+            value,
+            weight(f"{name}.scale", width),
+            weight(f"{name}.bias", width),
+            axis=2,
+        )
 
     def dense(value: Value, name: str, inputs: int, outputs: int) -> Value:
-        return b("add", b("matmul", value, weight(f"{name}.weight", inputs, outputs)), weight(f"{name}.bias", outputs))
+        return b(
+            "add",
+            b("matmul", value, weight(f"{name}.weight", inputs, outputs)),
+            weight(f"{name}.bias", outputs),
+        )
 
     def split(value: Value) -> Value:
         """[batch, heads, tokens, width / heads]"""
-        return b("transpose", b("reshape", value, shape=(batch, tokens, heads, width // heads)), permutation=(0, 2, 1, 3))
+        return b(
+            "transpose",
+            b("reshape", value, shape=(batch, tokens, heads, width // heads)),
+            permutation=(0, 2, 1, 3),
+        )
 
     y = normed(x, "norm1")
     q, k, v = (split(dense(y, name, width, width)) for name in ("q", "k", "v"))
-    scores = b("softmax", b("mul", b("matmul", q, k, transpose_b=True), (width // heads) ** -0.5), axis=3)
-    joined = b("reshape", b("transpose", b("matmul", scores, v), permutation=(0, 2, 1, 3)), shape=(batch, tokens, width))
+    scores = b(
+        "softmax", b("mul", b("matmul", q, k, transpose_b=True), (width // heads) ** -0.5), axis=3
+    )
+    joined = b(
+        "reshape",
+        b("transpose", b("matmul", scores, v), permutation=(0, 2, 1, 3)),
+        shape=(batch, tokens, width),
+    )
     x = b("add", x, dense(joined, "out", width, width))
     hidden = b("gelu", dense(normed(x, "norm2"), "up", width, 4 * width))
     return b.build([b("add", x, dense(hidden, "down", 4 * width, width))], ["y"])
@@ -55,7 +77,9 @@ GRAPHS: Mapping[str, Callable[[], Graph]] = {
 
 
 def planned(graph: Graph) -> DevicePlacement:
-    """The kernels of a graph, as an inference program or, if it has states that change, as a training step."""
+    """The kernels of a graph, as an inference program or, if it has states that change, as a
+    training step.
+    """
     is_training = any(not state.is_unchanged for state in graph.states)
     graphs = {"run": graph, "train_step": graph} if is_training else {"run": graph}
     return plan(graphs, TRAINING_PIPELINE if is_training else PIPELINE)[1]

@@ -1,4 +1,6 @@
-"""Products whose slices arrive by copies that do not wait: what is copied, and that every wait and barrier is needed."""
+"""Products whose slices arrive by copies that do not wait: what is copied, and that every wait
+and barrier is needed.
+"""
 
 from __future__ import annotations
 
@@ -15,17 +17,32 @@ from netloom.compiler.targets.cuda.driver import PIPELINE, CudaOptions, plan
 from netloom.compiler.targets.cuda.forms import Product
 from netloom.compiler.tensor_type import FLOAT16, TensorType
 from tests.compiler.targets.cuda import emulated
-from tests.compiler.targets.cuda.test_forms import CONVOLUTIONS, MATMULS, barriers, convolutions, integers, launch, matmul, without_barrier
+from tests.compiler.targets.cuda.test_forms import (
+    CONVOLUTIONS,
+    MATMULS,
+    barriers,
+    convolutions,
+    integers,
+    launch,
+    matmul,
+    without_barrier,
+)
 from tests.ptx_emulator.machine import emulate
 from tests.ptx_emulator.memory import MemoryFault
 
-pytestmark = pytest.mark.skipif(not is_available(), reason="numba-cuda is not installed (netloom[cuda])")
+pytestmark = pytest.mark.skipif(
+    not is_available(), reason="numba-cuda is not installed (netloom[cuda])"
+)
 Array = npt.NDArray[Any]
 
 
 def stages(graph: Graph, precision: str = "f32") -> list[int]:
     _, placement, _ = plan({"run": graph}, PIPELINE, CudaOptions(precision, override="direct"))
-    return [kernel.form.stages for kernel in placement.forms.values() if isinstance(kernel.form, Product)]
+    return [
+        kernel.form.stages
+        for kernel in placement.forms.values()
+        if isinstance(kernel.form, Product)
+    ]
 
 
 def of_halves() -> Graph:
@@ -39,14 +56,18 @@ def test_plain_and_guarded_reads_are_copied() -> None:
     for precision in ("f32", "tf32", "3xtf32"):
         for graph in (*MATMULS, *(g for row in CONVOLUTIONS for g in convolutions(*row))):
             assert all(number >= 3 for number in stages(graph, precision))
-        assert stages(matmul((4096, 4096), (4096, 4096)), precision) == [4 if precision == "f32" else 3]
+        assert stages(matmul((4096, 4096), (4096, 4096)), precision) == [
+            4 if precision == "f32" else 3
+        ]
     assert stages(MATMULS[0], "bf16") == stages(of_halves()) == [0]
 
 
 @pytest.mark.parametrize("precision", ["tf32", "3xtf32"])
 @pytest.mark.parametrize("graph", [
-    matmul((72, 52), (52, 36)), matmul((52, 72), (52, 36), transpose_a=True), matmul((72, 52), (36, 52), transpose_b=True),
-    matmul((17, 53), (53, 31)), matmul((53, 17), (31, 53), transpose_a=True, transpose_b=True), of_halves(),
+    matmul((72, 52), (52, 36)), matmul((52, 72), (52, 36), transpose_a=True),
+    matmul((72, 52), (36, 52), transpose_b=True),
+    matmul((17, 53), (53, 31)), matmul((53, 17), (31, 53), transpose_a=True, transpose_b=True),
+    of_halves(),
 ], ids=lambda graph: " ".join(str(v.type) for v in graph.inputs))  # fmt: skip
 def test_every_order_of_operands(graph: Graph, precision: str) -> None:
     """Rows that run along the terms or not, in groups of four or one by one."""
@@ -60,7 +81,10 @@ GRAPH = matmul((40, 90), (90, 33))
 
 @pytest.mark.parametrize("precision", ["f32", "tf32"])
 def test_each_wait_and_barrier_is_needed(precision: str) -> None:
-    (name,) = (source.text for source in plan({"run": GRAPH}, PIPELINE, CudaOptions(precision))[1].sources.values())
+    (name,) = (
+        source.text
+        for source in plan({"run": GRAPH}, PIPELINE, CudaOptions(precision))[1].sources.values()
+    )
     ((_, ptx),) = emulated.ptx_of(GRAPH, CudaOptions(precision)).items()
     assert "arrive_2()" in name and ptx.count("cp.async.wait_group 2;") == 1
     launch(GRAPH, ptx)

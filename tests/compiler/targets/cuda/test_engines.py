@@ -1,7 +1,7 @@
 """Products on tensor cores: mma.sync in TF32, BF16 and 3xTF32, in the emulator.
 
-Small integers are exact in every engine. For other numbers, TF32 and BF16 are compared with float64 products of the rounded
-operands, and 3xTF32 must keep float32's tolerance, which TF32 does not.
+Small integers are exact in every engine. For other numbers, TF32 and BF16 are compared with float64
+products of the rounded operands, and 3xTF32 must keep float32's tolerance, which TF32 does not.
 """
 
 from __future__ import annotations
@@ -21,10 +21,18 @@ from netloom.compiler.targets.cuda.driver import PIPELINE, CudaOptions, plan
 from netloom.compiler.targets.cuda.forms import Product
 from netloom.errors import UsageError
 from tests.compiler.targets.cuda import emulated
-from tests.compiler.targets.cuda.test_forms import CONVOLUTIONS, MATMULS, convolutions, integers, matmul
+from tests.compiler.targets.cuda.test_forms import (
+    CONVOLUTIONS,
+    MATMULS,
+    convolutions,
+    integers,
+    matmul,
+)
 from tests.ptx_emulator.machine import emulate
 
-pytestmark = pytest.mark.skipif(not is_available(), reason="numba-cuda is not installed (netloom[cuda])")
+pytestmark = pytest.mark.skipif(
+    not is_available(), reason="numba-cuda is not installed (netloom[cuda])"
+)
 Array = npt.NDArray[Any]
 TENSOR = ("tf32", "bf16", "3xtf32")
 
@@ -40,7 +48,9 @@ def test_matmuls(graph: Graph, precision: str) -> None:
 @pytest.mark.parametrize("precision", TENSOR)
 @pytest.mark.parametrize("which", [0, 1, 2], ids=["forward", "input_gradient", "weight_gradient"])
 @pytest.mark.parametrize("row", CONVOLUTIONS[:4], ids=str)
-def test_convolutions(row: tuple[tuple[int, ...], tuple[int, ...], Mapping[str, Any]], which: int, precision: str) -> None:
+def test_convolutions(
+    row: tuple[tuple[int, ...], tuple[int, ...], Mapping[str, Any]], which: int, precision: str
+) -> None:
     graph = convolutions(*row)[which]
     inputs = integers(graph)
     (found,) = emulated.run(graph, inputs, options=CudaOptions(precision, override="direct"))
@@ -48,7 +58,9 @@ def test_convolutions(row: tuple[tuple[int, ...], tuple[int, ...], Mapping[str, 
 
 
 def test_a_tile_half_as_wide() -> None:
-    """3xtf32 without wide accesses: of a grid that fills a device, the first three blocks make the first product."""
+    """3xtf32 without wide accesses: of a grid that fills a device, the first three blocks make
+    the first product.
+    """
     graph = matmul((128, 128, 9), (128, 9, 129))
     _, placement, _ = plan({"run": graph}, PIPELINE, CudaOptions("3xtf32"))
     ((name, source),) = placement.sources.items()
@@ -56,7 +68,14 @@ def test_a_tile_half_as_wide() -> None:
     assert isinstance(form, Product) and (form.tile.rows, form.tile.columns) == (128, 64)
     inputs = integers(graph)
     y = np.full((128, 128, 129), np.nan, np.float32)
-    emulate(compile_kernel(source, ()).ptx, 3, source.threads, [inputs["x"], inputs["w"], y, np.zeros(1, np.int32)], inputs=2, flag=3)
+    emulate(
+        compile_kernel(source, ()).ptx,
+        3,
+        source.threads,
+        [inputs["x"], inputs["w"], y, np.zeros(1, np.int32)],
+        inputs=2,
+        flag=3,
+    )
     np.testing.assert_array_equal(y[0], inputs["x"][0] @ inputs["w"][0])
     assert np.isnan(y[1:]).all()
 
@@ -106,30 +125,49 @@ def test_not_a_number_passes(precision: str) -> None:
 @pytest.mark.parametrize("precision", ["f32", *TENSOR])
 @pytest.mark.parametrize("order", [{}, {"transpose_a": True}, {"transpose_b": True}], ids=str)
 def test_slices_lie_in_different_banks(order: dict[str, bool], precision: str) -> None:
-    """Whatever the operands' order in memory, shared memory is never the bottleneck: no conflicts on tensor cores, few else."""
+    """Whatever the operands' order in memory, shared memory is never the bottleneck: no
+    conflicts on tensor cores, few else.
+    """
     graph = matmul((64, 64), (64, 64), **order)
     _, placement, _ = plan({"run": graph}, PIPELINE, CudaOptions(precision))
     ((name, source),) = placement.sources.items()
     form = placement.forms[name]
-    assert isinstance(form.form, Product) and form.form.left.width == form.form.right.width == 4 and form.items == 1
+    assert (
+        isinstance(form.form, Product)
+        and form.form.left.width == form.form.right.width == 4
+        and form.items == 1
+    )
     arrays = [*integers(graph).values(), np.zeros((64, 64), np.float32), np.zeros(1, np.int32)]
     traffic = emulate(compile_kernel(source, ()).ptx, 1, source.threads, arrays, inputs=2, flag=3)
     assert traffic.cycles <= traffic.least * (1.07 if precision == "f32" else 1.0)
 
 
 @pytest.mark.parametrize(("precision", "instruction", "k", "registers"), [
-    ("f32", "fma.rn.f32", 512, 128), ("f32", "fma.rn.f32", 4096, 255), ("tf32", "mma.sync.aligned.m16n8k8.row.col.f32.tf32", 4096, 255),
-    ("bf16", "mma.sync.aligned.m16n8k16.row.col.f32.bf16", 4096, 255), ("3xtf32", "mma.sync.aligned.m16n8k8", 4096, 255),
+    ("f32", "fma.rn.f32", 512, 128), ("f32", "fma.rn.f32", 4096, 255),
+    ("tf32", "mma.sync.aligned.m16n8k8.row.col.f32.tf32", 4096, 255),
+    ("bf16", "mma.sync.aligned.m16n8k16.row.col.f32.bf16", 4096, 255),
+    ("3xtf32", "mma.sync.aligned.m16n8k8", 4096, 255),
 ])  # fmt: skip
-def test_the_large_tile_passes_the_gates(precision: str, instruction: str, k: int, registers: int) -> None:
-    """128 x 128 a block, for sm_80 and sm_90a: no spills, and the instructions that the engine is named after."""
+def test_the_large_tile_passes_the_gates(
+    precision: str, instruction: str, k: int, registers: int
+) -> None:
+    """128 x 128 a block, for sm_80 and sm_90a: no spills, and the instructions that the engine
+    is named after.
+    """
     graph = matmul((4096, k), (k, 4096))
     _, placement, _ = plan({"run": graph}, PIPELINE, CudaOptions(precision))
     ((name, source),) = placement.sources.items()
     form = placement.forms[name].form
-    assert isinstance(form, Product) and form.tile.rows == 128 and form.left.width == form.right.width == 4
+    assert (
+        isinstance(form, Product)
+        and form.tile.rows == 128
+        and form.left.width == form.right.width == 4
+    )
     compiled = compile_kernel(source)
-    assert instruction in compiled.ptx and ("ld.global.v4" if precision == "bf16" else "cp.async.cg.shared.global") in compiled.ptx
+    assert (
+        instruction in compiled.ptx
+        and ("ld.global.v4" if precision == "bf16" else "cp.async.cg.shared.global") in compiled.ptx
+    )
     assert all(binary.registers <= registers for binary in compiled.binaries)
 
 

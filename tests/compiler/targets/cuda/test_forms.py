@@ -1,7 +1,8 @@
-"""Each form of kernel on awkward shapes, graph -> PTX -> emulator, against the graph's interpreter in float64.
+"""Each form of kernel on awkward shapes, graph -> PTX -> emulator, against the graph's interpreter
+in float64.
 
-Tolerances are derived: eps (k + 1) c S with k the terms of a sum, S the product of the largest inputs, c = 8 roundings.
-Sums of small integers are exact in float32, and must be equal.
+Tolerances are derived: eps (k + 1) c S with k the terms of a sum, S the product of the largest
+inputs, c = 8 roundings. Sums of small integers are exact in float32, and must be equal.
 """
 
 from __future__ import annotations
@@ -24,7 +25,9 @@ from tests.compiler.targets.cuda import emulated
 from tests.ptx_emulator.machine import emulate
 from tests.ptx_emulator.memory import MemoryFault
 
-pytestmark = pytest.mark.skipif(not is_available(), reason="numba-cuda is not installed (netloom[cuda])")
+pytestmark = pytest.mark.skipif(
+    not is_available(), reason="numba-cuda is not installed (netloom[cuda])"
+)
 Array = npt.NDArray[Any]
 
 
@@ -33,30 +36,49 @@ def forms_of(graph: Graph) -> list[Form]:
     return [kernel.form for kernel in placement.forms.values()]
 
 
-def integers(graph: Graph, dims: Mapping[str, int] | None = None, seed: int = 0) -> dict[str, Array]:
+def integers(
+    graph: Graph, dims: Mapping[str, int] | None = None, seed: int = 0
+) -> dict[str, Array]:
     """Small integers for every input: sums of a few thousand products of them are exact."""
     rng = np.random.default_rng(seed)
-    return {v.label: rng.integers(-8, 9, v.type.evaluate(dims or {})).astype(v.dtype.numpy) for v in graph.inputs}
+    return {
+        v.label: rng.integers(-8, 9, v.type.evaluate(dims or {})).astype(v.dtype.numpy)
+        for v in graph.inputs
+    }
 
 
 def check_exactly(graph: Graph, dims: Mapping[str, int] | None = None) -> None:
     inputs = integers(graph, dims)
-    for found, wanted in zip(emulated.run(graph, inputs, dims), interpret(graph, inputs), strict=True):
+    for found, wanted in zip(
+        emulated.run(graph, inputs, dims), interpret(graph, inputs), strict=True
+    ):
         np.testing.assert_array_equal(found, wanted)
 
 
-# -- products ------------------------------------------------------------------------------------------------------
+# -- products --------------------------------------------------------------------------------------
 
 
 def matmul(left: tuple[int, ...], right: tuple[int, ...], **attrs: Any) -> Graph:
     b = Builder("matmul")
-    return b.build([b("matmul", b.input(TensorType(FLOAT32, left), "x"), b.input(TensorType(FLOAT32, right), "w"), **attrs)])
+    return b.build(
+        [
+            b(
+                "matmul",
+                b.input(TensorType(FLOAT32, left), "x"),
+                b.input(TensorType(FLOAT32, right), "w"),
+                **attrs,
+            )
+        ]
+    )
 
 
 MATMULS = [
-    matmul((16, 8), (8, 16)), matmul((65, 33), (33, 70)), matmul((130, 17), (17, 129)), matmul((64, 16), (64, 16), transpose_b=True),
-    matmul((1100, 17), (1100, 31), transpose_a=True), matmul((3, 20, 9), (3, 9, 66)), matmul((2, 1, 19, 12), (5, 12, 17)),
-    matmul((40, 513), (513, 16)), matmul((3, 9, 21), (3, 40, 9), transpose_a=True, transpose_b=True),
+    matmul((16, 8), (8, 16)), matmul((65, 33), (33, 70)), matmul((130, 17), (17, 129)),
+    matmul((64, 16), (64, 16), transpose_b=True),
+    matmul((1100, 17), (1100, 31), transpose_a=True), matmul((3, 20, 9), (3, 9, 66)),
+    matmul((2, 1, 19, 12), (5, 12, 17)),
+    matmul((40, 513), (513, 16)),
+    matmul((3, 9, 21), (3, 40, 9), transpose_a=True, transpose_b=True),
 ]  # fmt: skip
 
 
@@ -67,7 +89,9 @@ def test_matmuls(graph: Graph) -> None:
 
 
 def test_a_large_tile() -> None:
-    """128 blocks of 128 x 128 fill a device: of a batch this large only the last few are computed here."""
+    """128 blocks of 128 x 128 fill a device: of a batch this large only the last few are
+    computed here.
+    """
     graph = matmul((128, 128, 9), (128, 9, 129))
     (form,) = forms_of(graph)
     assert isinstance(form, Product) and form.tile.rows == 128
@@ -75,7 +99,14 @@ def test_a_large_tile() -> None:
     ((name, source),) = placement.sources.items()
     inputs = integers(graph)
     y = np.full((128, 128, 129), np.nan, np.float32)
-    emulate(compile_kernel(source, ()).ptx, 2, source.threads, [inputs["x"], inputs["w"], y, np.zeros(1, np.int32)], inputs=2, flag=3)
+    emulate(
+        compile_kernel(source, ()).ptx,
+        2,
+        source.threads,
+        [inputs["x"], inputs["w"], y, np.zeros(1, np.int32)],
+        inputs=2,
+        flag=3,
+    )
     np.testing.assert_array_equal(y[0], inputs["x"][0] @ inputs["w"][0])
     assert np.isnan(y[1:]).all()
 
@@ -83,7 +114,8 @@ def test_a_large_tile() -> None:
 CONVOLUTIONS = [  # x, w, and attributes: each gives the convolution and both its gradients
     ((2, 5, 9, 8), (17, 5, 3, 3), {"lo": (1, 1), "hi": (1, 1)}),
     ((1, 16, 6, 7), (20, 16, 1, 1), {}),
-    ((3, 4, 11, 10), (18, 4, 3, 2), {"stride": (2, 1), "dilation": (1, 2), "lo": (2, 0), "hi": (0, 3)}),
+    ((3, 4, 11, 10), (18, 4, 3, 2),
+     {"stride": (2, 1), "dilation": (1, 2), "lo": (2, 0), "hi": (0, 3)}),
     ((2, 32, 5, 6), (34, 16, 3, 3), {"groups": 2, "lo": (1, 1), "hi": (1, 1)}),
     ((4, 3, 23), (16, 3, 5), {"stride": (3,), "lo": (2,), "hi": (1,)}),
     ((1, 2, 5, 6, 7), (16, 2, 2, 3, 2), {"lo": (0, 1, 1), "hi": (1, 1, 0)}),
@@ -92,21 +124,51 @@ CONVOLUTIONS = [  # x, w, and attributes: each gives the convolution and both it
 
 def convolutions(x: tuple[int, ...], w: tuple[int, ...], attrs: Mapping[str, Any]) -> list[Graph]:
     rank = len(w) - 2
-    full = {"stride": (1,) * rank, "dilation": (1,) * rank, "lo": (0,) * rank, "hi": (0,) * rank, "groups": 1, **attrs}
+    full = {
+        "stride": (1,) * rank,
+        "dilation": (1,) * rank,
+        "lo": (0,) * rank,
+        "hi": (0,) * rank,
+        "groups": 1,
+        **attrs,
+    }
     b = Builder("conv")
-    forward = b.build([b("conv", b.input(TensorType(FLOAT32, x), "x"), b.input(TensorType(FLOAT32, w), "w"), **full)])
+    forward = b.build(
+        [
+            b(
+                "conv",
+                b.input(TensorType(FLOAT32, x), "x"),
+                b.input(TensorType(FLOAT32, w), "w"),
+                **full,
+            )
+        ]
+    )
     y = forward.outputs[0].type
     b = Builder("input_gradient")
-    dx = b("conv_input_gradient", b.input(y, "y"), b.input(TensorType(FLOAT32, w), "w"), **full, spatial=x[2:])
+    dx = b(
+        "conv_input_gradient",
+        b.input(y, "y"),
+        b.input(TensorType(FLOAT32, w), "w"),
+        **full,
+        spatial=x[2:],
+    )
     by_input = b.build([dx])
     b = Builder("weight_gradient")
-    dw = b("conv_weight_gradient", b.input(TensorType(FLOAT32, x), "x"), b.input(y, "y"), **full, kernel=w[2:])
+    dw = b(
+        "conv_weight_gradient",
+        b.input(TensorType(FLOAT32, x), "x"),
+        b.input(y, "y"),
+        **full,
+        kernel=w[2:],
+    )
     return [forward, by_input, b.build([dw])]
 
 
 @pytest.mark.parametrize(("x", "w", "attrs"), CONVOLUTIONS, ids=str)
 @pytest.mark.parametrize("which", [0, 1, 2], ids=["forward", "input_gradient", "weight_gradient"])
-def test_convolutions(which: int, x: tuple[int, ...], w: tuple[int, ...], attrs: Mapping[str, Any]) -> None:
+def test_convolutions(
+    which: int, x: tuple[int, ...], w: tuple[int, ...], attrs: Mapping[str, Any]
+) -> None:
     check_exactly(convolutions(x, w, attrs)[which])
 
 
@@ -118,7 +180,10 @@ def test_convolutions_are_products() -> None:
 def test_an_epilogue_happens_in_registers() -> None:
     b = Builder("epilogue")
     x, w = b.input(TensorType(FLOAT32, (33, 20)), "x"), b.input(TensorType(FLOAT32, (20, 19)), "w")
-    bias, other = b.input(TensorType(FLOAT32, (19,)), "bias"), b.input(TensorType(FLOAT32, (33, 19)), "other")
+    bias, other = (
+        b.input(TensorType(FLOAT32, (19,)), "bias"),
+        b.input(TensorType(FLOAT32, (33, 19)), "other"),
+    )
     graph = b.build([b("relu", b("add", b("add", b("matmul", x, w), bias), other))])
     assert [type(form) for form in forms_of(graph)] == [Product]
     check_exactly(graph)
@@ -127,10 +192,18 @@ def test_an_epilogue_happens_in_registers() -> None:
 def test_products_of_any_numbers_keep_the_tolerance() -> None:
     for graph in (MATMULS[1], MATMULS[4], *convolutions(*CONVOLUTIONS[0])):
         rng = np.random.default_rng(1)
-        inputs = {v.label: rng.standard_normal(v.type.evaluate({})).astype(np.float32) for v in graph.inputs}
+        inputs = {
+            v.label: rng.standard_normal(v.type.evaluate({})).astype(np.float32)
+            for v in graph.inputs
+        }
         wide = interpret_in_float64(graph, inputs)
         k = 1 + max(array.size for array in inputs.values()) // 8
-        bound = np.finfo(np.float32).eps * 8 * (min(k, 1100) + 1) * np.prod([np.abs(a).max() for a in inputs.values()])
+        bound = (
+            np.finfo(np.float32).eps
+            * 8
+            * (min(k, 1100) + 1)
+            * np.prod([np.abs(a).max() for a in inputs.values()])
+        )
         (found,) = emulated.run(graph, inputs)
         assert np.abs(found - wide).max() <= bound
 
@@ -139,11 +212,19 @@ def interpret_in_float64(graph: Graph, inputs: Mapping[str, Array]) -> Array:
     b = Builder("wide")
     values = [b.input(v.type.with_dtype(FLOAT64), v.label) for v in graph.inputs]
     (node,) = graph.nodes
-    wide = b.build([b(node.op.name, *values, **{f: getattr(node.attrs, f) for f in node.attrs.__dataclass_fields__})])
+    wide = b.build(
+        [
+            b(
+                node.op.name,
+                *values,
+                **{f: getattr(node.attrs, f) for f in node.attrs.__dataclass_fields__},
+            )
+        ]
+    )
     return interpret(wide, {name: array.astype(np.float64) for name, array in inputs.items()})[0]
 
 
-# -- rows ----------------------------------------------------------------------------------------------------------
+# -- rows ------------------------------------------------------------------------------------------
 
 
 def reduction(shape: tuple[int, ...], axes: tuple[int, ...], op: str = "reduce_sum") -> Graph:
@@ -152,8 +233,10 @@ def reduction(shape: tuple[int, ...], axes: tuple[int, ...], op: str = "reduce_s
 
 
 ROWS = [  # shape, reduced axes, lanes that share a sum, whether neighbours take neighbouring rows
-    ((300, 7), (1,), 1, True), ((3, 40), (1,), 32, False), ((5, 300), (1,), 128, False), ((2, 5000), (1,), 256, False),
-    ((700, 5), (0,), 8, True), ((70000, 2), (1,), 1, True), ((2, 33, 700), (1,), 8, True), ((140001,), (0,), 256, False),
+    ((300, 7), (1,), 1, True), ((3, 40), (1,), 32, False), ((5, 300), (1,), 128, False),
+    ((2, 5000), (1,), 256, False),
+    ((700, 5), (0,), 8, True), ((70000, 2), (1,), 1, True), ((2, 33, 700), (1,), 8, True),
+    ((140001,), (0,), 256, False),
 ]  # fmt: skip
 
 
@@ -167,29 +250,41 @@ def test_rows(shape: tuple[int, ...], axes: tuple[int, ...], lanes: int, is_adja
 
 def norm(op: str, shape: tuple[Extent, ...], vectors: int = 0, **attrs: Any) -> Graph:
     b = Builder(op)
-    inputs = [b.input(TensorType(FLOAT32, s), f"x{i}") for i, s in enumerate([shape, *[shape[1:2]] * vectors])]
+    inputs = [
+        b.input(TensorType(FLOAT32, s), f"x{i}")
+        for i, s in enumerate([shape, *[shape[1:2]] * vectors])
+    ]
     return b.build([b(op, *inputs, **attrs)])
 
 
 N, M = symbol("N", 1), symbol("M", 1)
 PASSES = [  # graph, free dims, lanes that share a row
     (norm("softmax", (300, 7), axis=1), {}, 1), (norm("softmax", (9, 40), axis=1), {}, 32),
-    (norm("log_softmax", (5, 300), axis=1), {}, 128), (norm("layer_norm", (2, 700), 2, axis=1), {}, 256),
-    (norm("rms_norm", (8, 132000), 1, axis=1), {}, 256), (norm("softmax", (N, M), axis=1), {"N": 17, "M": 33}, 1),
+    (norm("log_softmax", (5, 300), axis=1), {}, 128),
+    (norm("layer_norm", (2, 700), 2, axis=1), {}, 256),
+    (norm("rms_norm", (8, 132000), 1, axis=1), {}, 256),
+    (norm("softmax", (N, M), axis=1), {"N": 17, "M": 33}, 1),
     (norm("group_norm", (2, 6, 3, 7), 2, groups=2), {}, 32),
 ]  # fmt: skip
 
 
-@pytest.mark.parametrize(("graph", "dims", "lanes"), PASSES, ids=lambda part: getattr(part, "name", str(part)))
+@pytest.mark.parametrize(
+    ("graph", "dims", "lanes"), PASSES, ids=lambda part: getattr(part, "name", str(part))
+)
 def test_passes_over_rows(graph: Graph, dims: Mapping[str, int], lanes: int) -> None:
     """All reductions of a row in one kernel; the emulator would find a missing barrier."""
     (form,) = forms_of(graph)
     assert isinstance(form, RowPasses) and form.lanes == lanes
     rng = np.random.default_rng(1)
-    inputs = {v.label: rng.standard_normal(v.type.evaluate(dims)).astype(np.float32) for v in graph.inputs}
+    inputs = {
+        v.label: rng.standard_normal(v.type.evaluate(dims)).astype(np.float32) for v in graph.inputs
+    }
     wide, (found,) = interpret_in_float64(graph, inputs), emulated.run(graph, inputs, dims)
     terms = wide.size // wide.shape[0] // lanes + 8
-    assert np.abs(found - wide).max() <= np.finfo(np.float32).eps * 8 * (min(terms, 1100) + 1) * np.abs(wide).max()
+    assert (
+        np.abs(found - wide).max()
+        <= np.finfo(np.float32).eps * 8 * (min(terms, 1100) + 1) * np.abs(wide).max()
+    )
 
 
 def test_passes_that_give_one_number_a_row() -> None:
@@ -202,7 +297,10 @@ def test_passes_that_give_one_number_a_row() -> None:
     numbers = np.random.default_rng(2).standard_normal((5, 80)).astype(np.float32)
     wanted = np.log(np.exp(numbers.astype(np.float64)).sum(axis=1, keepdims=True))
     (found,) = emulated.run(graph, {"x": numbers})
-    assert np.abs(found - wanted).max() <= np.finfo(np.float32).eps * 8 * (80 // 32 + 8) * np.abs(wanted).max()
+    assert (
+        np.abs(found - wanted).max()
+        <= np.finfo(np.float32).eps * 8 * (80 // 32 + 8) * np.abs(wanted).max()
+    )
 
 
 @pytest.mark.parametrize("op", ["reduce_max", "reduce_min", "reduce_product"])
@@ -213,7 +311,7 @@ def test_rows_of_other_combinations(op: str) -> None:
     np.testing.assert_array_equal(emulated.run(graph, {"x": x})[0], interpret(graph, {"x": x})[0])
 
 
-# -- the other forms -----------------------------------------------------------------------------------------------
+# -- the other forms -------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("shape", [(1,), (255,), (257,), (3, 1, 5, 7), (), (0, 4)], ids=str)
@@ -228,7 +326,13 @@ def test_pointwise(shape: tuple[int, ...]) -> None:
 @pytest.mark.parametrize("m", [2, 4])
 @pytest.mark.parametrize(
     ("c", "h", "w", "lo"),
-    [(3, 6, 6, (1, 1)), (5, 9, 4, (0, 2)), (1, 1, 1, (1, 1)), (33, 5, 7, (1, 0)), (2, 13, 8, (0, 0))],
+    [
+        (3, 6, 6, (1, 1)),
+        (5, 9, 4, (0, 2)),
+        (1, 1, 1, (1, 1)),
+        (33, 5, 7, (1, 0)),
+        (2, 13, 8, (0, 0)),
+    ],
 )
 def test_transforms(m: int, c: int, h: int, w: int, lo: tuple[int, int]) -> None:
     """Halves and quarters of small integers: F(2) is exact, F(4) nearly."""
@@ -237,12 +341,16 @@ def test_transforms(m: int, c: int, h: int, w: int, lo: tuple[int, int]) -> None
     x = b.input(TensorType(FLOAT32, (2, c, h, w)), "x")
     form = {"m": (m, m), "taps": (3, 3)}
     v = b("winograd_input", x, **form, lo=lo, counts=(down, across))
-    y = b("relu", b("winograd_output", v, **form, shape=(2, c, down * m - (down * m > 1), across * m)))
+    y = b(
+        "relu", b("winograd_output", v, **form, shape=(2, c, down * m - (down * m > 1), across * m))
+    )
     graph = b.build([v, y])
     assert [type(form) for form in forms_of(graph)] == [Transform, Transform]
     inputs = integers(graph)
     for found, wanted in zip(emulated.run(graph, inputs), interpret(graph, inputs), strict=True):
-        np.testing.assert_allclose(found, wanted, rtol=0, atol=0 if m == 2 else 1e-6 * np.abs(wanted).max())
+        np.testing.assert_allclose(
+            found, wanted, rtol=0, atol=0 if m == 2 else 1e-6 * np.abs(wanted).max()
+        )
 
 
 @pytest.mark.parametrize("shape", [(7, 3), (1, 300), (33, 33), (5, 2, 3), (257,)], ids=str)
@@ -251,18 +359,28 @@ def test_layout(shape: tuple[int, ...]) -> None:
     x = b.input(TensorType(FLOAT32, shape), "x")
     turned = b("transpose", x, permutation=tuple(reversed(range(len(shape)))))
     padded = b("pad", turned, lo=(1,) * len(shape), hi=(2,) * len(shape), value=3.0)
-    graph = b.build([b("reshape", turned, shape=(int(np.prod(shape)),)), b("concat", padded, padded, axis=0)])
+    graph = b.build(
+        [b("reshape", turned, shape=(int(np.prod(shape)),)), b("concat", padded, padded, axis=0)]
+    )
     check_exactly(graph)
 
 
-@pytest.mark.parametrize(("rows", "columns", "picked"), [(5, 3, 4), (1, 1, 1), (9, 300, 2), (300, 2, 257), (2, 2, 0)])
+@pytest.mark.parametrize(
+    ("rows", "columns", "picked"), [(5, 3, 4), (1, 1, 1), (9, 300, 2), (300, 2, 257), (2, 2, 0)]
+)
 def test_indexing(rows: int, columns: int, picked: int) -> None:
     b = Builder("indexing")
-    table, at = b.input(TensorType(FLOAT32, (rows, columns)), "table"), b.input(TensorType(INT64, (picked,)), "at")
+    table, at = (
+        b.input(TensorType(FLOAT32, (rows, columns)), "table"),
+        b.input(TensorType(INT64, (picked,)), "at"),
+    )
     found = b("gather", table, at, axis=0)
     graph = b.build([found, b("gather_gradient", found, at, axis=0, extent=rows)])
     rng = np.random.default_rng(0)
-    inputs = {"table": rng.integers(-9, 9, (rows, columns)).astype(np.float32), "at": rng.integers(-rows, rows, picked)}
+    inputs = {
+        "table": rng.integers(-9, 9, (rows, columns)).astype(np.float32),
+        "at": rng.integers(-rows, rows, picked),
+    }
     for result, wanted in zip(emulated.run(graph, inputs), interpret(graph, inputs), strict=True):
         np.testing.assert_array_equal(result, wanted)
 
@@ -270,13 +388,16 @@ def test_indexing(rows: int, columns: int, picked: int) -> None:
 @pytest.mark.parametrize("index", [5, -6, 2**40])
 def test_an_index_out_of_range_is_noted_and_reads_nothing(index: int) -> None:
     b = Builder("indexing")
-    table, at = b.input(TensorType(FLOAT32, (5, 3)), "table"), b.input(TensorType(INT64, (2,)), "at")
+    table, at = (
+        b.input(TensorType(FLOAT32, (5, 3)), "table"),
+        b.input(TensorType(INT64, (2,)), "at"),
+    )
     graph = b.build([b("gather", table, at, axis=0)])
     with pytest.raises(emulated.IndexFault):
         emulated.run(graph, {"table": np.zeros((5, 3), np.float32), "at": np.array([0, index])})
 
 
-# -- faults in compiled kernels are found --------------------------------------------------------------------------
+# -- faults in compiled kernels are found ----------------------------------------------------------
 
 
 def barriers(ptx: str) -> int:
@@ -290,7 +411,9 @@ def without_barrier(ptx: str, number: int) -> str:
         "bar.sync \t0;" + part for part in parts[number + 2 :])  # fmt: skip
 
 
-@pytest.mark.parametrize("graph", [matmul((65, 66), (66, 70)), reduction((5, 300), (1,))], ids=["product", "rows"])
+@pytest.mark.parametrize(
+    "graph", [matmul((65, 66), (66, 70)), reduction((5, 300), (1,))], ids=["product", "rows"]
+)
 def test_each_barrier_is_needed(graph: Graph) -> None:
     """Of a product whose last slice lies where its result is exchanged, too."""
     ((_, ptx),) = emulated.ptx_of(graph).items()
@@ -305,11 +428,18 @@ def launch(graph: Graph, ptx: str, change: Mapping[str, int] | None = None) -> N
     (program, placement, _) = plan({"run": graph}, PIPELINE)
     inputs = [*integers(graph).values()]
     out = np.zeros(graph.outputs[0].type.evaluate({}), np.float32)
-    arrays = [array.reshape(-1)[: array.size + (change or {}).get(name, 0)].copy()
-              for name, array in zip([*(v.label for v in graph.inputs), "out"], [*inputs, out], strict=True)]  # fmt: skip
+    arrays = [
+        array.reshape(-1)[: array.size + (change or {}).get(name, 0)].copy()
+        # fmt: skip
+        for name, array in zip(
+            [*(v.label for v in graph.inputs), "out"], [*inputs, out], strict=True
+        )
+    ]
     ((_, form),) = placement.forms.items()
     assert isinstance(form.items, int)
-    emulate(ptx, form.items, 256, [*arrays, np.zeros(1, np.int32)], inputs=len(inputs), flag=len(arrays))
+    emulate(
+        ptx, form.items, 256, [*arrays, np.zeros(1, np.int32)], inputs=len(inputs), flag=len(arrays)
+    )
 
 
 @pytest.mark.parametrize("buffer", ["x", "w", "out"])

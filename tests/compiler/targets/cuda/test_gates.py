@@ -1,7 +1,9 @@
-"""Static gates: compiled kernels have no spills, no stack, and no float64 instruction unless their types hold one.
+"""Static gates: compiled kernels have no spills, no stack, and no float64 instruction unless their
+types hold one.
 
-A run compiles LeNet-5's training step, a transformer's block, and from the nine light networks the kernel with the longest
-source of each form; ``--all-kernels`` compiles every kernel of all of them. Each for sm_80 and sm_90a.
+A run compiles LeNet-5's training step, a transformer's block, and from the nine light networks the
+kernel with the longest source of each form; ``--all-kernels`` compiles every kernel of all of them.
+Each for sm_80 and sm_90a.
 """
 
 from __future__ import annotations
@@ -23,7 +25,9 @@ from netloom.compiler.tensor_type import FLOAT32, FLOAT64, TensorType
 from netloom.errors import ToolchainError, VerificationError
 from tests.compiler.targets.cuda.networks import GRAPHS, planned
 
-pytestmark = pytest.mark.skipif(not is_available(), reason="numba-cuda is not installed (netloom[cuda])")
+pytestmark = pytest.mark.skipif(
+    not is_available(), reason="numba-cuda is not installed (netloom[cuda])"
+)
 WHOLE = ("lenet5 training step", "transformer block")
 REGISTERS = 65536 // 256  # a block of 256 threads must fit
 
@@ -42,7 +46,9 @@ def sample() -> dict[str, list[KernelSource]]:
             form = type(kernel.form).__name__
             if form not in longest or len(source.text) > len(longest[form][1].text):
                 longest[form] = (name, source)
-    found: dict[str, list[KernelSource]] = {name: [source for source, _ in kernels_of(name)] for name in WHOLE}
+    found: dict[str, list[KernelSource]] = {
+        name: [source for source, _ in kernels_of(name)] for name in WHOLE
+    }
     for name, source in longest.values():
         found.setdefault(name, []).append(source)
     return found
@@ -65,7 +71,7 @@ def test_the_networks_hold_every_form() -> None:
     assert found == {"Pointwise", "Rows", "Product", "Transform", "FusedWinograd"}
 
 
-# -- the gates refuse what they must -------------------------------------------------------------------------------
+# -- the gates refuse what they must ---------------------------------------------------------------
 
 
 def product_source() -> KernelSource:
@@ -82,7 +88,9 @@ def test_a_kernel_that_spills_is_refused() -> None:
         link(tight, compiled.name, "sm_80")
 
 
-def test_a_kernel_gets_the_registers_of_fewer_blocks_before_it_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_kernel_gets_the_registers_of_fewer_blocks_before_it_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     made = []
 
     def spilling(ptx: str, name: str, architecture: str) -> cuda_compile.Binary:
@@ -95,7 +103,11 @@ def test_a_kernel_gets_the_registers_of_fewer_blocks_before_it_is_refused(tmp_pa
     limit = 1
     monkeypatch.setattr(cuda_compile, "link", spilling)
     source = product_source()
-    assert source.blocks == 2 and compile_kernel(source, ("sm_80",), tmp_path).binaries and made == [2, 1]
+    assert (
+        source.blocks == 2
+        and compile_kernel(source, ("sm_80",), tmp_path).binaries
+        and made == [2, 1]
+    )
     limit = 0
     with pytest.raises(VerificationError, match="does not fit"):
         compile_kernel(source, ("sm_90a",), tmp_path)
@@ -122,14 +134,16 @@ def test_broken_ptx_is_one_clear_error() -> None:
         link(".version 8.0\nnonsense", "k", "sm_80")
 
 
-# -- the cache -----------------------------------------------------------------------------------------------------
+# -- the cache -------------------------------------------------------------------------------------
 
 
 def listing(folder: Path) -> Mapping[str, bytes]:
     return {path.name: path.read_bytes() for path in folder.iterdir()}
 
 
-def test_the_cache_gives_the_same_and_is_not_believed_when_damaged(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_cache_gives_the_same_and_is_not_believed_when_damaged(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     source = product_source()
     first = compile_kernel(source, ("sm_80",), tmp_path)
     assert sorted(Path(name).suffix for name in listing(tmp_path)) == [".cubin", ".json", ".ptx"]
@@ -153,6 +167,9 @@ def test_missing_tools_are_one_clear_error(monkeypatch: pytest.MonkeyPatch) -> N
     monkeypatch.setattr(cuda_compile, "_PACKAGES", ("numba", "no-such-package"))
     monkeypatch.setattr(cuda_compile, "versions", cuda_compile.versions.__wrapped__)
     monkeypatch.setattr(cuda_compile, "_tool_key", cuda_compile._tool_key.__wrapped__)
-    with pytest.raises(ToolchainError, match=r"needs the package no-such-package, which is not installed. Install netloom\[cuda\]"):
+    with pytest.raises(
+        ToolchainError,
+        match=r"needs the package no-such-package, which is not installed. Install netloom\[cuda\]",
+    ):
         compile_kernel(product_source(), ())
     assert not is_available()

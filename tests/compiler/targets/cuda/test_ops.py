@@ -1,4 +1,5 @@
-"""Rows of tests/cases.py on the cuda target: graph -> kernels -> PTX -> emulator, against the independent oracle.
+"""Rows of tests/cases.py on the cuda target: graph -> kernels -> PTX -> emulator, against the
+independent oracle.
 
 A run takes every op once and every family at least six times; ``--all-kernels`` takes all rows.
 """
@@ -17,8 +18,11 @@ from tests.cases import CASES, DIMS, Case
 from tests.compiler.targets.cuda import emulated
 from tests.test_cases import UNCOMPILED, arrays_of, differences, graph_of, named
 
-pytestmark = pytest.mark.skipif(not is_available(), reason="numba-cuda is not installed (netloom[cuda])")
-REFUSED = {name for name in OPS if name.startswith("fft_")} | {"attention_online"}  # the strategies that make them are the cpu's
+pytestmark = pytest.mark.skipif(
+    not is_available(), reason="numba-cuda is not installed (netloom[cuda])"
+)
+# the strategies that make them are the cpu's
+REFUSED = {name for name in OPS if name.startswith("fft_")} | {"attention_online"}
 COMPILABLE = [case for case in CASES if case.op not in UNCOMPILED and case.op not in REFUSED]
 WITHOUT_CODE = [next(case for case in CASES if case.op == name) for name in OPS if name in REFUSED]
 EVERY_FAMILY = 6
@@ -34,14 +38,19 @@ def sample() -> list[Case]:
     chosen = list(by_op.values())
     for family, cases in by_family.items():
         missing = EVERY_FAMILY - sum(OPS[case.op].family == family for case in chosen)
-        rest = sorted((case for case in cases if case not in chosen), key=lambda case: crc32(str(case).encode()))
+        rest = sorted(
+            (case for case in cases if case not in chosen),
+            key=lambda case: crc32(str(case).encode()),
+        )
         chosen += rest[: max(missing, 0)]
     return chosen
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     if "case" in metafunc.fixturenames:
-        metafunc.parametrize("case", COMPILABLE if metafunc.config.getoption("--all-kernels") else sample(), ids=str)
+        metafunc.parametrize(
+            "case", COMPILABLE if metafunc.config.getoption("--all-kernels") else sample(), ids=str
+        )
 
 
 def test_row(case: Case) -> None:
@@ -59,5 +68,8 @@ def test_transforms_without_code_are_refused(other: Case) -> None:
 def test_the_sample_holds_every_op_and_every_family_six_times() -> None:
     families = [OPS[case.op].family for case in sample()]
     assert {case.op for case in sample()} == {case.op for case in COMPILABLE}
-    assert all(families.count(OPS[case.op].family) >= min(EVERY_FAMILY, sum(OPS[c.op].family == OPS[case.op].family for c in COMPILABLE))
-               for case in COMPILABLE)  # fmt: skip
+    assert all(
+        families.count(OPS[case.op].family)
+        >= min(EVERY_FAMILY, sum(OPS[c.op].family == OPS[case.op].family for c in COMPILABLE))
+        for case in COMPILABLE
+    )

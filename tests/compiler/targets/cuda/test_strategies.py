@@ -1,4 +1,6 @@
-"""Strategies on the cuda target: which are chosen and why, and that each keeps its budget from graph to PTX."""
+"""Strategies on the cuda target: which are chosen and why, and that each keeps its budget from
+graph to PTX.
+"""
 
 from __future__ import annotations
 
@@ -23,15 +25,29 @@ from tests.compiler.targets.cuda import emulated
 KNOWN = {**BY_NAME, **{strategy.name: strategy for strategy in OWN}}
 AWKWARD = ((1, 19, 17, 7, 9), (2, 16, 33, 4, 5))  # n, c, o, h, w
 SMALL = ((1, 3, 5, 4, 5), (2, 4, 3, 3, 4))  # for the product with the whole matrix
-needs_compiler = pytest.mark.skipif(not is_available(), reason="numba-cuda is not installed (netloom[cuda])")
+needs_compiler = pytest.mark.skipif(
+    not is_available(), reason="numba-cuda is not installed (netloom[cuda])"
+)
 
 
 def convolution(n: int, c: int, o: int, h: int, w: int, kernel: int = 3, stride: int = 1) -> Graph:
     b = Builder("conv")
     x = b.input(TensorType(FLOAT32, (n, c, h, w)), "x")
-    weights = np.random.default_rng(0).standard_normal((o, c, kernel, kernel)).astype(np.float32) * np.float32((2 / (9 * c)) ** 0.5)
+    weights = np.random.default_rng(0).standard_normal((o, c, kernel, kernel)).astype(
+        np.float32
+    ) * np.float32((2 / (9 * c)) ** 0.5)
     pads = (kernel // 2,) * 2
-    y = b("conv", x, b.constant(weights), stride=(stride,) * 2, dilation=(1, 1), lo=pads, hi=pads, groups=1, label="conv")
+    y = b(
+        "conv",
+        x,
+        b.constant(weights),
+        stride=(stride,) * 2,
+        dilation=(1, 1),
+        lo=pads,
+        hi=pads,
+        groups=1,
+        label="conv",
+    )
     return b.build([b("relu", y)], ["y"])
 
 
@@ -43,9 +59,12 @@ def chosen(graph: Graph, options: CudaOptions) -> str:
 
 @needs_compiler
 @pytest.mark.parametrize(("options", "strategy"), [
-    (CudaOptions(), "winograd_f4"), (CudaOptions(accuracy="strict"), "winograd_f2_fused"), (CudaOptions("3xtf32"), "winograd_f4"),
-    (CudaOptions("tf32"), "direct"), (CudaOptions("bf16"), "direct"), (CudaOptions(override="direct"), "direct"),
-    (CudaOptions(override="conv=winograd_f2"), "winograd_f2"), (CudaOptions(override="other=winograd_f2"), "winograd_f4"),
+    (CudaOptions(), "winograd_f4"), (CudaOptions(accuracy="strict"), "winograd_f2_fused"),
+    (CudaOptions("3xtf32"), "winograd_f4"),
+    (CudaOptions("tf32"), "direct"), (CudaOptions("bf16"), "direct"),
+    (CudaOptions(override="direct"), "direct"),
+    (CudaOptions(override="conv=winograd_f2"), "winograd_f2"),
+    (CudaOptions(override="other=winograd_f2"), "winograd_f4"),
 ], ids=str)  # fmt: skip
 def test_a_large_convolution(options: CudaOptions, strategy: str) -> None:
     assert chosen(convolution(16, 256, 256, 56, 56), options) == strategy
@@ -53,13 +72,19 @@ def test_a_large_convolution(options: CudaOptions, strategy: str) -> None:
 
 @needs_compiler
 def test_what_does_not_apply_is_direct_and_says_why() -> None:
-    for graph, reason in ((convolution(16, 64, 64, 56, 56, stride=2), "stride"), (convolution(16, 64, 64, 56, 56, kernel=1), "kernel")):
+    for graph, reason in (
+        (convolution(16, 64, 64, 56, 56, stride=2), "stride"),
+        (convolution(16, 64, 64, 56, 56, kernel=1), "kernel"),
+    ):
         options = CudaOptions()
         assert chosen(graph, options) == "direct"
         assert reason in options.decisions[0].rejected["winograd_f2"]
     options = CudaOptions("tf32")
     chosen(convolution(16, 64, 64, 56, 56), options)
-    assert options.decisions[0].rejected["winograd_f4"] == "its transforms would amplify the rounding of tf32"
+    assert (
+        options.decisions[0].rejected["winograd_f4"]
+        == "its transforms would amplify the rounding of tf32"
+    )
 
 
 @needs_compiler
@@ -71,7 +96,9 @@ def test_fourier_transforms_are_not_chosen_and_say_why(name: str) -> None:
 
 
 @needs_compiler
-@pytest.mark.parametrize("options", [CudaOptions(override="fft9"), CudaOptions(accuracy="lax")], ids=str)
+@pytest.mark.parametrize(
+    "options", [CudaOptions(override="fft9"), CudaOptions(accuracy="lax")], ids=str
+)
 def test_wrong_names_are_refused(options: CudaOptions) -> None:
     with pytest.raises(UsageError, match="Choose"):
         plan({"run": convolution(1, 3, 3, 5, 5)}, PIPELINE, options)
@@ -95,19 +122,26 @@ def test_each_strategy_keeps_its_budget(name: str, precision: str) -> None:
         assert np.linalg.norm(found - wanted) <= KNOWN[name].level(node)[0] * np.linalg.norm(wanted)
 
 
-
-
 @pytest.mark.parametrize("name", ["inception_v1", "resnet50", "shufflenet", "squeezenet"])
 def test_the_choices_of_light_networks(name: str) -> None:
-    """Only what there is code for; transforms only where enough channels share them, each the least estimate of its layer."""
+    """Only what there is code for; transforms only where enough channels share them, each the
+    least estimate of its layer.
+    """
     decisions: list[Decision] = []
-    select_for_device(from_onnx(light_models()[name]), "default", "auto", decisions, Engine.FFMA, None)
-    assert decisions and all(d.strategy == "direct" or d.strategy.startswith("winograd") for d in decisions)
+    select_for_device(
+        from_onnx(light_models()[name]), "default", "auto", decisions, Engine.FFMA, None
+    )
+    assert decisions and all(
+        d.strategy == "direct" or d.strategy.startswith("winograd") for d in decisions
+    )
     for decision in decisions:
         assert {s for s in BY_NAME if s.startswith("fft")} <= set(decision.rejected)
         assert decision.seconds[decision.strategy] == min(decision.seconds.values())
-        if decision.strategy in ("winograd_f2", "winograd_f4"):  # whose transforms go through memory
-            channels, filters = (int(extent) for extent in re.findall(r", (\d+), .*\[(\d+), ", decision.shape)[0])
+        # whose transforms go through memory
+        if decision.strategy in ("winograd_f2", "winograd_f4"):
+            channels, filters = (
+                int(extent) for extent in re.findall(r", (\d+), .*\[(\d+), ", decision.shape)[0]
+            )
             assert min(channels, filters) >= 32, decision.shape
     strategies = [d.strategy for d in decisions]
     if name == "resnet50":  # 3 x 3 on 56 x 56 and 28 x 28 images, which have tiles enough

@@ -1,4 +1,6 @@
-"""Products by warpgroups, which programs hold for Hopper beside the general ones: the same grid, other instructions."""
+"""Products by warpgroups, which programs hold for Hopper beside the general ones: the same grid,
+other instructions.
+"""
 
 from __future__ import annotations
 
@@ -19,11 +21,21 @@ from netloom.compiler.targets.cuda.source import KernelSource
 from netloom.errors import VerificationError
 from tests.compiler.targets.cuda import emulated
 from tests.compiler.targets.cuda.test_engines import GRAPH, ROUNDED, numbers, relative
-from tests.compiler.targets.cuda.test_forms import CONVOLUTIONS, barriers, convolutions, integers, launch, matmul, without_barrier
+from tests.compiler.targets.cuda.test_forms import (
+    CONVOLUTIONS,
+    barriers,
+    convolutions,
+    integers,
+    launch,
+    matmul,
+    without_barrier,
+)
 from tests.ptx_emulator.machine import emulate
 from tests.ptx_emulator.memory import BankTraffic, MemoryFault
 
-pytestmark = pytest.mark.skipif(not is_available(), reason="numba-cuda is not installed (netloom[cuda])")
+pytestmark = pytest.mark.skipif(
+    not is_available(), reason="numba-cuda is not installed (netloom[cuda])"
+)
 Array = npt.NDArray[Any]
 HOPPER = "sm_90a"
 FENCE, WAIT = "fence.proxy.async.shared::cta;", "wgmma.wait_group.sync.aligned 0;"
@@ -40,11 +52,13 @@ def source_of(graph: Graph, precision: str) -> KernelSource:
 
 GRAPHS = {
     "one tile": matmul((64, 64), (64, 64)), "groups of four": matmul((72, 52), (52, 36)),
-    "left transposed": matmul((52, 72), (52, 36), transpose_a=True), "right transposed": matmul((72, 52), (36, 52), transpose_b=True),
+    "left transposed": matmul((52, 72), (52, 36), transpose_a=True),
+    "right transposed": matmul((72, 52), (36, 52), transpose_b=True),
     "single words": matmul((17, 53), (31, 53), transpose_b=True),
     "both transposed": matmul((3, 9, 21), (3, 40, 9), transpose_a=True, transpose_b=True),
     "in parts": matmul((20, 300), (300, 19)), "convolution": convolutions(*CONVOLUTIONS[0])[0],
-    "input gradient": convolutions(*CONVOLUTIONS[3])[1], "weight gradient": convolutions(*CONVOLUTIONS[0])[2],
+    "input gradient": convolutions(*CONVOLUTIONS[3])[1],
+    "weight gradient": convolutions(*CONVOLUTIONS[0])[2],
 }  # fmt: skip
 
 
@@ -64,7 +78,9 @@ def test_integers_are_exact(name: str, precision: str) -> None:
 def test_numbers_are_rounded_as_elsewhere(precision: str) -> None:
     x, w = numbers((70, 300), 0), numbers((300, 33), 1)
     x[7, 11] = np.array(0x7FFFFFFF, np.uint32).view(np.float32)
-    (found,) = emulated.run(GRAPH, {"x": x, "w": w}, options=CudaOptions(precision), architecture=HOPPER)
+    (found,) = emulated.run(
+        GRAPH, {"x": x, "w": w}, options=CudaOptions(precision), architecture=HOPPER
+    )
     assert np.isnan(found[7]).all()
     wanted = ROUNDED[precision](x).astype(np.float64) @ ROUNDED[precision](w).astype(np.float64)
     assert relative(np.delete(found, 7, 0), np.delete(wanted, 7, 0)) <= 300 * 2**-24
@@ -91,7 +107,9 @@ def test_each_fence_wait_and_barrier_is_needed(precision: str) -> None:
     assert ptx.count(FENCE) == 2 and ptx.count(WAIT) == 1
     for number in (1, 2):
         before, *rest = ptx.split(FENCE)
-        wrong = FENCE.join([before, rest[0]]) + rest[1] if number == 2 else before + FENCE.join(rest)
+        wrong = (
+            FENCE.join([before, rest[0]]) + rest[1] if number == 2 else before + FENCE.join(rest)
+        )
         with pytest.raises(MemoryFault, match="has not fenced"):
             launch(graph, wrong)
     with pytest.raises(MemoryFault, match="a product reads that nobody has waited for"):
@@ -109,7 +127,9 @@ def traffic(graph: Graph, precision: str) -> BankTraffic:
 
 @pytest.mark.parametrize("precision", ["tf32", "bf16"])
 def test_banks(precision: str) -> None:
-    """Threads that bring four neighbouring rows or columns of one k reach half of the banks at once; all others all."""
+    """Threads that bring four neighbouring rows or columns of one k reach half of the banks at
+    once; all others all.
+    """
     found = traffic(matmul((64, 64), (64, 64), transpose_b=True), precision)
     assert found.cycles == found.least
     found = traffic(matmul((64, 64), (64, 64)), precision)
@@ -131,7 +151,9 @@ def test_only_rounded_products_have_two_forms() -> None:
         assert not source_of(GRAPHS["one tile"], precision).special
 
 
-def test_a_form_that_passes_no_gate_gives_way(monkeypatch: pytest.MonkeyPatch, tmp_path: Any) -> None:
+def test_a_form_that_passes_no_gate_gives_way(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Any
+) -> None:
     """A kernel is never refused for what only one architecture's source does."""
     source = source_of(GRAPHS["one tile"], "tf32")
     check = cuda_compile.check_ptx

@@ -1,4 +1,5 @@
-"""The fused Winograd kernel on awkward shapes, graph -> PTX -> emulator, against the interpreter; its faults and gates.
+"""The fused Winograd kernel on awkward shapes, graph -> PTX -> emulator, against the interpreter;
+its faults and gates.
 
 Sums of small integers are exact: the weights' transform divides by 4, all others only add.
 """
@@ -30,7 +31,9 @@ from tests.compiler.targets.cuda.test_forms import barriers, integers, without_b
 from tests.ptx_emulator.machine import emulate
 from tests.ptx_emulator.memory import MemoryFault
 
-pytestmark = pytest.mark.skipif(not is_available(), reason="numba-cuda is not installed (netloom[cuda])")
+pytestmark = pytest.mark.skipif(
+    not is_available(), reason="numba-cuda is not installed (netloom[cuda])"
+)
 Array = npt.NDArray[Any]
 NAME = "winograd_f2_fused"
 
@@ -55,7 +58,9 @@ def input_gradient(
 ) -> Graph:
     b = Builder("gradient")
     (n, c, h, w), (top, left), (bottom, right) = x, lo, hi
-    dy = b.input(TensorType(FLOAT32, (n, filters, h + top + bottom - 2, w + left + right - 2)), "dy")
+    dy = b.input(
+        TensorType(FLOAT32, (n, filters, h + top + bottom - 2, w + left + right - 2)), "dy"
+    )
     weights = b.input(TensorType(FLOAT32, (filters, c, 3, 3)), "w")
     attrs = {"stride": (1, 1), "dilation": (1, 1), "lo": lo, "hi": hi, "groups": 1}
     return b.build([b("conv_input_gradient", dy, weights, **attrs, spatial=(h, w))], ["dx"])
@@ -66,7 +71,11 @@ def planned(graph: Graph) -> tuple[DevicePlacement, FusedWinograd, KernelSource]
     options = CudaOptions(override=NAME)
     _, placement, _ = plan({"run": graph}, PIPELINE, options)
     assert [decision.strategy for decision in options.decisions] == [NAME]
-    (found,) = [(name, kernel.form) for name, kernel in placement.forms.items() if isinstance(kernel.form, FusedWinograd)]
+    (found,) = [
+        (name, kernel.form)
+        for name, kernel in placement.forms.items()
+        if isinstance(kernel.form, FusedWinograd)
+    ]
     return placement, found[1], placement.sources[found[0]]
 
 
@@ -113,13 +122,16 @@ def test_a_wide_block() -> None:
     assert form.block_filters == 64
     inputs = integers(graph)
     (wanted,) = interpret(graph, inputs)
-    weights = next(c for node in graph.nodes if (c := graph.constant_of(node.output)) is not None).array
+    weights = next(
+        c for node in graph.nodes if (c := graph.constant_of(node.output)) is not None
+    ).array
     g = matrices(2, 3)[1]
     u = np.einsum("ei,ocij,fj->efco", g, weights, g).reshape(16, 1, 8, 64).astype(np.float32)
     y = np.full(wanted.shape, np.nan, np.float32)
     arrays = [inputs["x"], u, inputs["bias"], inputs["residual"], y, np.zeros(1, np.int32)]
     traffic = emulate(compile_kernel(source, ()).ptx, 1, source.threads, arrays, inputs=4, flag=5)
-    np.testing.assert_array_equal(y[0, :, :2], wanted[0, :, :2])  # 32 tiles: two rows of the first image
+    # 32 tiles: two rows of the first image
+    np.testing.assert_array_equal(y[0, :, :2], wanted[0, :, :2])
     assert np.isnan(y[0, :, 2:]).all() and np.isnan(y[1:]).all()
     assert traffic.cycles == traffic.least  # banks of shared memory
 
@@ -130,7 +142,9 @@ def test_each_barrier_is_needed(monkeypatch: pytest.MonkeyPatch) -> None:
     assert barriers(ptx) >= 5
     for number in range(barriers(ptx)):
         broken = without_barrier(ptx, number)
-        monkeypatch.setattr(emulated, "compile_kernel", lambda *_, text=broken: SimpleNamespace(ptx=text))
+        monkeypatch.setattr(
+            emulated, "compile_kernel", lambda *_, text=broken: SimpleNamespace(ptx=text)
+        )
         with pytest.raises(MemoryFault, match="race|never written|barrier"):
             check(graph)
 
@@ -138,7 +152,9 @@ def test_each_barrier_is_needed(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.parametrize(("x", "filters", "block", "registers"), [
     ((1, 256, 56, 56), 256, 32, 128), ((16, 512, 14, 14), 512, 64, 255),
 ])  # fmt: skip
-def test_layers_of_networks_pass_the_gates(x: tuple[int, ...], filters: int, block: int, registers: int) -> None:
+def test_layers_of_networks_pass_the_gates(
+    x: tuple[int, ...], filters: int, block: int, registers: int
+) -> None:
     """For sm_80 and sm_90a, without spills: two narrow blocks or a wide one a multiprocessor."""
     _, form, source = planned(convolution(x, filters))
     assert form.block_filters == block
@@ -150,11 +166,17 @@ def test_layers_of_networks_pass_the_gates(x: tuple[int, ...], filters: int, blo
 
 def test_what_it_is_not_for_says_why() -> None:
     b = Builder("conv")
-    x, w = b.input(TensorType(FLOAT32, (1, 64, 9, 9)), "x"), b.input(TensorType(FLOAT32, (64, 32, 3, 3)), "w")
+    x, w = (
+        b.input(TensorType(FLOAT32, (1, 64, 9, 9)), "x"),
+        b.input(TensorType(FLOAT32, (64, 32, 3, 3)), "w"),
+    )
     attrs = {"stride": (1, 1), "dilation": (1, 1), "lo": (1, 1), "hi": (1, 1)}
     grouped = b.build([b("conv", x, w, **attrs, groups=2)])
     b = Builder("conv")
-    x, w = b.input(TensorType(FLOAT32, (1, 16, 9, 9)), "x"), b.input(TensorType(FLOAT32, (16, 16, 5, 5)), "w")
+    x, w = (
+        b.input(TensorType(FLOAT32, (1, 16, 9, 9)), "x"),
+        b.input(TensorType(FLOAT32, (16, 16, 5, 5)), "w"),
+    )
     large = b.build([b("conv", x, w, **attrs, groups=1)])
     for graph, reason in ((grouped, "2 groups"), (large, "[5, 5]")):
         options = CudaOptions()
