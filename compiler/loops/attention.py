@@ -39,7 +39,8 @@ from .ir import (
     loop,
     variable,
 )
-from .tiling import CHAIN, Machine, row_and_column_counts
+from .plan import CHAIN, Machine
+from .tiling import row_and_column_counts
 
 DEEPEST = CHAIN  # a head's depth: one chain of additions
 VECTORS = 4  # of keys in a block

@@ -7,7 +7,7 @@ are pointwise and are inlined, before the anchor into its term, after it into it
 registers: ``rows`` x ``columns`` vectors of 16 lanes (tiling.py, emit.py).
 
 Guarantees: the number of work items and the order of every sum depend on shapes only; no chain of
-float32 additions is longer than ``tiling.CHAIN`` terms (longer reductions add partial sums).
+float32 additions is longer than ``plan.CHAIN`` terms (longer reductions add partial sums).
 """
 
 from __future__ import annotations
@@ -25,11 +25,12 @@ from .emit import emit_tiles
 from .ir import Buffer, For, Kernel, Let, Statement, Store, extents_in, walk
 from .linear import linear_loops
 from .moves import planned_move
+from .plan import Machine
 from .row_form import row_form
 from .rows import row_loops
 from .space import iteration_space
 from .tiles import Schedule
-from .tiling import Machine, plan_tiles
+from .tiling import plan_tiles
 from .turned import turned_loops
 
 SCHEDULES: Mapping[str, Schedule] = {  # of every op that has loops of its own

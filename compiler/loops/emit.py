@@ -32,8 +32,9 @@ from .ir import (
     loop,
     variable,
 )
+from .items import TOTALS
+from .plan import Plan
 from .space import Substitution
-from .tiling import TOTALS, Plan
 
 Units: TypeAlias = tuple[tuple[Symbol, int], ...]  # unrolled loops and their extents
 Index: TypeAlias = tuple[Extent, ...]

@@ -1,7 +1,7 @@
 """Rows with lanes along them: one pass after another while the row is in the cache.
 
 A pass keeps several vectors of sums, so that additions do not wait for each other, and adds long
-rows up in chunks: no chain of float additions is longer than ``tiling.CHAIN`` terms. An element
+rows up in chunks: no chain of float additions is longer than ``plan.CHAIN`` terms. An element
 that is kept for later passes lies in the output's row, which is written anyway, or, of rows of few
 vectors, in registers."""
 
@@ -13,7 +13,7 @@ from .. import dim, scalar
 from ..dim import Dim, Extent, Symbol
 from ..graph import Node
 from ..scalar import Expr
-from . import tiling
+from . import items, plan
 from .elements import accumulated_in, neutral_of
 from .ir import (
     LANE,
@@ -57,7 +57,7 @@ class Along(Rows):
         """(work items, body, the buffers as they are walked)"""
         count, length = self.form.count, self.form.length
         rows = (
-            max(1, tiling.ITEM_WORK // max(length, 1)) if isinstance(length, int) else SYMBOLIC_ROWS
+            max(1, items.ITEM_WORK // max(length, 1)) if isinstance(length, int) else SYMBOLIC_ROWS
         )
         rows = min(rows, count) if isinstance(count, int) else rows
         number, own = variable("q", count), dim.minimum(rows, count - Dim.of(item) * rows)
@@ -73,7 +73,7 @@ class Along(Rows):
         units = self.units(step.root)
         total = self.local("t", dtype, (units, LANES))
         has_any_length = compute.combine != "add" or not dtype.is_float
-        if has_any_length or self.chain(step.root, units) <= tiling.CHAIN:
+        if has_any_length or self.chain(step.root, units) <= plan.CHAIN:
             sums = self.sweep(step.root, row, units, self.adder(step, node, total), ())
         else:
             sums = self._in_chunks(step, node, total, row)
@@ -109,7 +109,7 @@ class Along(Rows):
         """The most terms that one lane adds up; more than CHAIN if that is not known."""
         length = self.form.length
         if not isinstance(length, int):
-            return tiling.CHAIN + 1
+            return plan.CHAIN + 1
         segment = self.segment(root)
         assert isinstance(segment, int)
         vectors = segment // LANES
@@ -147,7 +147,7 @@ class Along(Rows):
 
         units = total.shape[0]
         assert isinstance(units, int)
-        chunk = max(tiling.CHAIN // 2, 1) * units * LANES
+        chunk = max(plan.CHAIN // 2, 1) * units * LANES
         return Allocate(
             partial, self.swept(step.root, row, units, self.adder(step, node, partial), chunk, part)
         )

@@ -13,7 +13,7 @@ from .. import dim, scalar
 from ..dim import Dim, Extent, Symbol
 from ..graph import Node
 from ..scalar import Expr
-from . import tiling
+from . import items
 from .elements import accumulated_in, neutral_of
 from .ir import LANE, LANES, Allocate, Buffer, Load, Statement, Store, block, loop, variable
 from .row_along import Along
@@ -52,7 +52,7 @@ class _Across(Rows):
         """(work items, body, the buffers as they are walked)"""
         count, length = self.form.count, self.form.length
         assert isinstance(length, int)
-        groups = max(1, tiling.ITEM_WORK // (length * LANES))
+        groups = max(1, items.ITEM_WORK // (length * LANES))
         groups = min(groups, -(-count // LANES)) if isinstance(count, int) else groups
         rows = groups * LANES
         base = Dim.of(item) * rows

@@ -19,7 +19,7 @@ from ..ops.tiles import Pair, TileAttrs
 from ..scalar import Expr, guarded
 from .elements import Elements
 from .ir import LANE, LANES, Let, Statement, block, guard, loop, variable
-from .tiling import Machine
+from .plan import Machine
 
 BLOCKS = 4  # channel blocks that one work item does, if the channels have as many
 ROWS = 32  # rows of filters that one work item does, for one vector of columns

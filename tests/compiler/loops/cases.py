@@ -16,7 +16,7 @@ from netloom.compiler.dim import Extent, symbol
 from netloom.compiler.driver import PIPELINE, TRAINING_PIPELINE, Options
 from netloom.compiler.graph import Builder, Graph, Node, Value
 from netloom.compiler.interpret import interpret
-from netloom.compiler.loops import tiling
+from netloom.compiler.loops import items, plan, tiling
 from netloom.compiler.loops.build import Machine, build_kernel
 from netloom.compiler.loops.ir import Kernel
 from netloom.compiler.op import OPS, Array
@@ -458,7 +458,7 @@ def feeds(case: Case, graph: Graph) -> dict[str, Array]:
 
 
 def kernels_of(
-    case: Case, item_work: int = tiling.ITEM_WORK, machine: Machine = MACHINE
+    case: Case, item_work: int = items.ITEM_WORK, machine: Machine = MACHINE
 ) -> list[Kernel]:
     """The loops of every kernel of a case; ``item_work``: multiply-adds or elements that a work
     item should hold.
@@ -470,9 +470,14 @@ def kernels_of(
     ]
 
 
-def kernel_of(node: Node, item_work: int = tiling.ITEM_WORK, machine: Machine = MACHINE) -> Kernel:
+def kernel_of(node: Node, item_work: int = items.ITEM_WORK, machine: Machine = MACHINE) -> Kernel:
     """The loops of a kernel node; chains of additions are no longer than a work item."""
-    with patch.multiple(tiling, ITEM_WORK=item_work, CHAIN=min(tiling.CHAIN, item_work)):
+    chain = min(plan.CHAIN, item_work)
+    with (
+        patch.object(items, "ITEM_WORK", item_work),
+        patch.object(plan, "CHAIN", chain),
+        patch.object(tiling, "CHAIN", chain),
+    ):
         return build_kernel("kernel", node.attrs.body, machine)
 
 

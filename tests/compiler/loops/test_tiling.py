@@ -14,10 +14,12 @@ from netloom.compiler.graph import Graph
 from netloom.compiler.loops.build import Machine, anchor_of, build_kernel
 from netloom.compiler.loops.elements import Elements
 from netloom.compiler.loops.ir import LANE, LANES
+from netloom.compiler.loops.items import ITEM_WORK
+from netloom.compiler.loops.plan import CHAIN, Plan
 from netloom.compiler.loops.row_form import row_form
 from netloom.compiler.loops.space import iteration_space
 from netloom.compiler.loops.strides import depends
-from netloom.compiler.loops.tiling import CHAIN, ITEM_WORK, Plan, plan_tiles
+from netloom.compiler.loops.tiling import plan_tiles
 from netloom.compiler.loops.verify import verify_kernel
 from netloom.compiler.op import OPS
 from netloom.compiler.tensor_type import FLOAT64

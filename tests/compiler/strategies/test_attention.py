@@ -18,7 +18,7 @@ from netloom.compiler.driver import Compiled, Options, compile_graph, plan_graph
 from netloom.compiler.graph import Builder, Graph, Value
 from netloom.compiler.loops.attention import KEYS, MOST_TILES
 from netloom.compiler.loops.ir import Kind, Store, walk
-from netloom.compiler.loops.tiling import CHAIN
+from netloom.compiler.loops.plan import CHAIN
 from netloom.compiler.loops.verify import verify_kernel
 from netloom.compiler.strategies import BY_NAME
 from netloom.compiler.tensor_type import BOOL, FLOAT32, FLOAT64, DType, TensorType

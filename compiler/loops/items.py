@@ -1,0 +1,195 @@
+"""Work items of a tiled space: which axes they walk, and how much one item does.
+
+An item holds enough work to be worth a turn of a thread. Of long sums it keeps as many results as
+fit the cache, so that each chunk of the terms is read once for many of them. The number of items
+depends on shapes only.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import replace
+
+from .. import dim
+from ..dim import Dim
+from .elements import Axis
+from .ir import LANES, Load
+from .plan import SYMBOLIC_STEPS, Chains, Plan, Tile, divisor, operands, tiles_along
+from .space import Space, chunked
+from .strides import depends
+
+ITEM_WORK = 1 << 14  # multiply-adds or elements that one work item should hold at least
+TILES_WORK = 1 << 16  # the same where an item has several tiles of an axis, the last one not full
+TOTALS = 2048  # vectors of results that an item keeps while it goes through the terms of long sums
+LEAST_ITEMS = 8  # that such a kernel keeps
+
+
+def with_items(space: Space, tile: Tile, chains: Chains) -> Plan:
+    """Work items: tiles of the outer axes; inner axes run inside an item until it holds enough
+    work.
+    """
+    streams = (
+        space.elements.compute is not None
+        and tile.has_lanes
+        and not tile.lanes_reduce
+        and not operands(space)[1]
+    )
+    order = sorted(space.pure, key=lambda axis: _item_order(space, tile, axis, streams))
+    space, tile, outer, inner = _enough_work(space, tile, order, streams)
+    is_summed = space.elements.compute is not None and tile.has_lanes and not tile.lanes_reduce
+    if not inner and is_summed and chains.outer:
+        space, tile, outer, inner = _kept(space, tile, outer)
+    symbolic = [axis for axis in outer if isinstance(axis.extent, Dim)]
+    swept = symbolic[1:]  # only the outermost axis of the items may have a symbolic extent
+    kept = [axis for axis in outer if axis not in swept]
+    return Plan(space, tile, chains, tuple(kept), tuple(reversed(swept)), tuple(inner))
+
+
+def _enough_work(
+    space: Space, tile: Tile, order: Sequence[Axis], streams: bool
+) -> tuple[Space, Tile, list[Axis], list[Axis]]:
+    """(space, tile, axes of items, axes inside an item), with ITEM_WORK in an item, if the axes
+    behind symbolic ones hold as much. Rows are cut between tiles, but only where nothing is read
+    twice."""
+    work = LANES if tile.has_lanes else 1
+    for extent in (*(axis.extent for axis in space.reduce), *tile.counts.values()):
+        work *= extent if isinstance(extent, int) else SYMBOLIC_STEPS
+    outer = list(order)
+    inner: list[Axis] = []
+    while outer and isinstance(extent := outer[-1].extent, int) and work < ITEM_WORK:
+        axis = outer.pop()
+        size = tile.counts.get(axis.symbol, 1)
+        wanted = -(-(ITEM_WORK if size == 1 or streams else TILES_WORK) // max(work, 1))
+        if size == 1:
+            chunk = divisor(extent, wanted)
+        else:
+            chunk = 0 if streams and axis != tile.rows else _chunk(tile, axis, wanted)
+        if chunk and extent >= 2 * chunk:
+            space, whole, part = chunked(space, axis, chunk)
+            return space, _along_part(tile, axis, part), [*outer, whole], [part, *inner]
+        inner.insert(0, axis)
+        work *= -(-extent // size)
+    return space, tile, outer, inner
+
+
+def _along_part(tile: Tile, axis: Axis, part: Axis) -> Tile:
+    """The tile with its rows or columns along a part of the axis that they lay along."""
+    counts = {
+        part.symbol if symbol == axis.symbol else symbol: size
+        for symbol, size in tile.counts.items()
+    }
+    rows, columns = (part if found == axis else found for found in (tile.rows, tile.columns))
+    return replace(tile, rows=rows, columns=columns, counts=counts)
+
+
+def _kept(
+    space: Space, tile: Tile, order: Sequence[Axis]
+) -> tuple[Space, Tile, list[Axis], list[Axis]]:
+    """(space, tile, axes of items, axes inside an item) of a long sum: as many results inside as
+    TOTALS can keep while items are left. Each chunk of the terms is then read once for many
+    results."""
+    room = TOTALS // math.prod(tile.counts.values())
+    space, tile, outer, inner = _block(space, tile, order, room)
+    if inner:
+        return space, tile, outer, inner
+    while outer and isinstance(extent := outer[-1].extent, int):
+        axis = outer[-1]
+        size = tile.counts.get(axis.symbol, 1)
+        room *= size
+        items = dim.product([tiles_along(tile, a) for a in outer[:-1]])
+        chunk = min(room, extent // -(-LEAST_ITEMS // items) if isinstance(items, int) else extent)
+        if chunk < extent and (size > 1 or chunk < 2):
+            break
+        outer.pop()
+        if chunk < extent:
+            space, whole, part = chunked(space, axis, divisor(extent, chunk))
+            return space, tile, [*outer, whole], [part, *inner]
+        inner.insert(0, axis)
+        room //= extent
+    return space, tile, outer, inner
+
+
+def _block(
+    space: Space, tile: Tile, order: Sequence[Axis], room: int
+) -> tuple[Space, Tile, list[Axis], list[Axis]]:
+    """(space, tile, axes of items, axes inside an item): where neither rows nor columns fit an
+    item, a part of both, as nearly square as can be, which reads least for each result (Goto and
+    van de Geijn 2008, section 4)."""
+    rows, columns = tile.rows, tile.columns
+    outer = list(order)
+    if (
+        rows is None
+        or columns is None
+        or not (isinstance(rows.extent, int) and isinstance(columns.extent, int))
+    ):
+        return space, tile, outer, []
+    most_rows, most_columns = _most_tiles(tile, rows), _most_tiles(tile, columns)
+    shape = tile.counts[rows.symbol] / (tile.counts[columns.symbol] * LANES)
+    in_columns = min(max(math.isqrt(int(room * shape)), 1), most_columns)
+    in_rows = min(room // in_columns, most_rows)
+    in_columns = min(room // in_rows, most_columns)
+    if in_rows == most_rows or in_columns == most_columns:
+        return space, tile, outer, []
+    chunks = {rows: _chunk(tile, rows, in_rows), columns: _chunk(tile, columns, in_columns)}
+    if not all(chunks.values()):
+        return space, tile, outer, []
+    parts: dict[Axis, Axis] = {}
+    for axis, chunk in chunks.items():
+        space, whole, parts[axis] = chunked(space, axis, chunk)
+        outer[outer.index(axis)] = whole
+        tile = _along_part(tile, axis, parts[axis])
+    return space, tile, outer, [parts[axis] for axis in order if axis in parts]
+
+
+def _chunk(tile: Tile, axis: Axis, most: int) -> int:
+    """The elements of at most so many tiles whose last chunk holds a whole tile too, so that none
+    of its loops is empty; 0 if there is no such number."""
+    size, extent = tile.counts[axis.symbol], axis.extent
+    assert isinstance(extent, int)
+    candidates: list[int] = [divisor(_most_tiles(tile, axis), most), *range(most, 0, -1)]
+    for tiles in candidates:
+        rest = extent % (size * tiles)
+        if rest == 0 or rest >= size:
+            return size * tiles
+    return 0
+
+
+def _most_tiles(tile: Tile, axis: Axis) -> int:
+    """The tiles along an axis, at most."""
+    most = dim.bounds(tiles_along(tile, axis))[1]
+    assert most is not None
+    return most
+
+
+def _item_order(space: Space, tile: Tile, axis: Axis, streams: bool) -> tuple[int, int]:
+    """Outermost what both operands walk; innermost what only the smaller operand walks: it stays in
+    the cache. What is read once is read in the order of memory."""
+    place = space.pure.index(axis)
+    if isinstance(axis.extent, Dim):
+        return -1, 0
+    if streams:
+        return 0, place
+    if axis == tile.rows:
+        return 3, place
+    if axis == tile.columns:
+        return 4 if _is_swept_by_columns(space) else 1, place
+    return 0 if place == 0 else 2, place
+
+
+def _is_swept_by_columns(space: Space) -> bool:
+    """Whether the operand that columns walk is smaller than the one that rows walk."""
+    vectors, scalars = operands(space)
+    return _walked(space, vectors, scalars) < _walked(space, scalars, vectors)
+
+
+def _walked(space: Space, loads: Sequence[Load], others: Sequence[Load]) -> int:
+    """Elements of one operand that the loops walk where the other does not change."""
+    total = 1
+    for axis in space.pure:
+        own, other = (
+            any(depends(load, axis.symbol) for load in group) for group in (loads, others)
+        )
+        if own and not other and isinstance(axis.extent, int):
+            total *= axis.extent
+    return total

@@ -1,0 +1,100 @@
+"""How a space is tiled, as records: what is kept in registers, the loops of a sum, work items.
+
+Choices are made in tiling.py and items.py; emit.py makes statements of them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from .. import dim
+from ..dim import Extent, Symbol
+from ..tensor_type import DType
+from .elements import Axis, accumulated_in
+from .ir import LANE, Load
+from .space import Space
+from .strides import depends
+
+CHAIN = 512  # longest chain of additions into one accumulator
+SYMBOLIC_STEPS = 16  # of an axis whose extent is a free dim, in a work item
+
+
+@dataclass(frozen=True)
+class Machine:
+    """What tiling needs to know of a CPU: how many 16-lane float32 vectors its registers hold."""
+
+    vectors: int = 32
+
+
+@dataclass(frozen=True)
+class Tile:
+    """What is kept in registers: the lanes of vectors, if any, times rows and columns. ``counts``:
+    of the axes that give several rows or columns."""
+
+    has_lanes: bool = False
+    lanes_reduce: bool = False  # lanes are terms of one sum
+    rows: Axis | None = None
+    columns: Axis | None = None
+    counts: Mapping[Symbol, int] = field(default_factory=dict)
+    copies_terms: bool = False  # the loops over the terms of a sum are copied out
+
+
+@dataclass(frozen=True)
+class Chains:
+    """The loops of a sum: ``inner`` ones, with at most CHAIN terms, add into registers; ``outer``
+    ones add up what these give. ``split``: the position of an axis that was taken apart for it."""
+
+    outer: tuple[Axis, ...] = ()
+    inner: tuple[Axis, ...] = ()
+    split: Mapping[Symbol, Extent] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Plan:
+    """A tiled space. Work items decode the ``outer`` axes (outermost first). Inside an item run the
+    ``swept`` ones, of any length, and in them the ``inner`` ones, whose results an item may keep
+    while it adds up long sums."""
+
+    space: Space
+    tile: Tile
+    chains: Chains
+    outer: tuple[Axis, ...]
+    swept: tuple[Axis, ...]
+    inner: tuple[Axis, ...]
+
+    @property
+    def items(self) -> Extent:
+        """How many work items there are."""
+        return dim.product([self.tiles(axis) for axis in self.outer])
+
+    def tiles(self, axis: Axis) -> Extent:
+        """How many tiles lie along an axis, the last one filled or not."""
+        return tiles_along(self.tile, axis)
+
+    @property
+    def sum_dtype(self) -> DType:
+        """What sums are kept in."""
+        return accumulated_in(self.space.term.dtype)
+
+
+def tiles_along(tile: Tile, axis: Axis) -> Extent:
+    return dim.ceil_div(axis.extent, tile.counts.get(axis.symbol, 1))
+
+
+def operands(space: Space) -> tuple[list[Load], list[Load]]:
+    """(operands that are vectors, those that are the same in all lanes)"""
+    return [v for v in space.loads if depends(v, LANE)], [
+        s for s in space.loads if not depends(s, LANE)
+    ]
+
+
+def divisor(extent: Extent, most: int) -> int:
+    """The largest divisor of the extent up to ``most``, if it is at least half of it; else
+    ``most``.
+    """
+    if isinstance(extent, int):
+        for step in range(most, most // 2, -1):
+            if extent % step == 0:
+                return step
+    return most
