@@ -211,7 +211,6 @@ def write(folder: Path, machine: Peaks, rows: Sequence[Row]) -> None:
             f"{r.megabytes:.0f}",
             f"{r.milliseconds:.2f}",
             f"{r.gigabytes:.1f}",
-            # fmt: skip
             f"{r.copy:.1f}",
             f"{r.part[0]:.0f} ({r.part[1]:.0f}–{r.part[2]:.0f})",
         ]

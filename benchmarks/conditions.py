@@ -68,7 +68,6 @@ def _governor(root: Path) -> str:
 def _boost(root: Path) -> str:
     is_boosted = (
         _text(root / "sys/devices/system/cpu/cpufreq/boost") == "1"
-        # fmt: skip
         or _text(root / "sys/devices/system/cpu/intel_pstate/no_turbo") == "0"
     )
     return "the clock rises while few cores work and the chip is cool." if is_boosted else ""

@@ -90,7 +90,6 @@ _RESNET = (
     (64, 256, 56, 1, 1),
     (256, 128, 56, 1, 2),
     (128, 128, 28, 3, 1),
-    # fmt: skip
     (512, 256, 28, 1, 2),
     (256, 256, 14, 3, 1),
     (1024, 512, 14, 1, 2),
@@ -134,7 +133,6 @@ def cases(size: str) -> list[Case]:
             k // 2,
             p,
         )
-        # fmt: skip
         for n in (1, 32)
         for c, o, e, k, stride in _RESNET
         for p in ("f32", "3xtf32")

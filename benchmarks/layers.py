@@ -204,7 +204,6 @@ def main(arguments: Sequence[str] | None = None) -> None:
         limits,
         report.numbers(given.products),
         chosen,
-        # fmt: skip
         report.numbers(given.batches),
         report.words(given.strategies) or list(NAMES),
         left_out,
@@ -213,7 +212,6 @@ def main(arguments: Sequence[str] | None = None) -> None:
         print(
             f"{row.layer:36} batch {row.batch:2} {row.strategy:12} {row.milliseconds:9.3f} ms "
             f"{row.gflops:7.1f} GFLOP/s "
-            # fmt: skip
             f"{row.percent:5.1f} % of the peak, error {row.error:.1e}, {row.workspace:.1f} MB",
             flush=True,
         )
@@ -422,7 +420,6 @@ def goals(rows: Sequence[Row]) -> list[Goal]:
                             for family in ("direct", "winograd"))  # fmt: skip
         found += [
             Goal(f"direct {name}, {at}", row.percent, 90.0, "% of peak", Sense.LEAST)
-            # fmt: skip
             for name, row in direct.items()
             if sizes[name].kernel == 3 and sizes[name].channels >= 16
         ]
@@ -448,7 +445,6 @@ def goals(rows: Sequence[Row]) -> list[Goal]:
             "x peak",
             Sense.LEAST,
         )
-        # fmt: skip
         for item in sums(rows)
         if (item.network, item.strategy) == ("vgg19", "winograd") and item.which != "all"
     ]

@@ -86,7 +86,6 @@ def roofline(data: Data) -> Figure:
                 s=26,
                 label=strategy,
                 marker=MARKS[number % len(MARKS)],
-                # fmt: skip
                 color=COLOURS[number % len(COLOURS)],
                 edgecolors="black",
                 linewidths=0.4,
@@ -142,7 +141,6 @@ def ratio_bars(data: Data) -> Figure:
             [row["network"] for row in own],
             {
                 peer: [row["ratios"].get(peer) for row in own]
-                # fmt: skip
                 for peer in dict.fromkeys(p for row in own for p in row["ratios"])
             },
         )

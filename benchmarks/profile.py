@@ -32,7 +32,6 @@ def profile(
     best = [min(times) for times in zip(*(launches.run() for _ in range(runs)), strict=True)]
     return [
         KernelTime(launch.label, launch.kernel, seconds, items)
-        # fmt: skip
         for launch, seconds, items in zip(chosen.launches, best, launches.items, strict=True)
     ]
 

@@ -174,7 +174,6 @@ def _family_table(found: Sequence[Family], total: float) -> list[str]:
             f"{100 * f.time / total:.0f}",
             f"{f.products:.3f}",
             f"{f.memory:.3f}",
-            # fmt: skip
             f"{f.limit:.3f}",
             f"{f.left:.3f}",
             f"{100 * f.left / total:.0f}",

@@ -193,7 +193,6 @@ def _butterfly(
     return [
         (k, _added(w, low, both)),
         (k + n // 2, _added(w, low, _times(-1.0, both))),
-        # fmt: skip
         (k + n // 4, _added(w, high, turned)),
         (k + 3 * n // 4, _added(w, high, _times(-1.0, turned))),
     ]

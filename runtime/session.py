@@ -156,7 +156,6 @@ class Session:
         if entry is None:
             raise UsageError(
                 f"The program has no {name}; it has {_listed(self._model.manifest.entries)}.",
-                # fmt: skip
                 hint="Compile the model for training." if name == "train_step" else "",
             )
         return entry

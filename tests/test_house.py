@@ -79,7 +79,6 @@ def test_importing_netloom_imports_little() -> None:
 def test_loading_a_program_needs_numpy_alone() -> None:
     code = (
         "import sys, netloom.runtime.session; "
-        # fmt: skip
         "print([m for m in ('llvmlite', 'onnx', 'networkx', 'numba', 'netloom.compiler') if m in "
         "sys.modules])"
     )

@@ -42,7 +42,6 @@ define(
         "a fused group of nodes: one loop nest",
         _infer,
         _reference,
-        # fmt: skip
         NotDifferentiable("kernels are made after differentiation"),
         KernelAttrs,
         "kernels",

@@ -297,7 +297,6 @@ _normalization("batch_norm", "(x - mean) / sqrt(variance + epsilon) * scale + bi
 _normalization(
     "layer_norm",
     "(x - mean(x)) / sqrt(variance(x) + epsilon) * scale + bias over the axes from axis on",
-    # fmt: skip
     _same(_axis_inside),
     _layer_norm_reference,
     AxisEpsilonAttrs,
@@ -308,7 +307,6 @@ _normalization("rms_norm", "x / sqrt(mean(x * x) + epsilon) * scale over the axe
 _normalization(
     "group_norm",
     "normalized over each group of channels and all space, * scale + bias per channel",
-    # fmt: skip
     _same(_groups_divide),
     _group_norm_reference,
     GroupNormAttrs,

@@ -203,9 +203,7 @@ def _scattered(attrs: PoolAttrs, parts: Sequence[Array], out: TensorType) -> Arr
     for part, k in zip(parts, grid(*map(range, attrs.kernel)), strict=True):
         where = tuple(
             slice(i * d, i * d + (e - 1) * s + 1, s)
-            for i, d, s, e in
-            # fmt: skip
-            zip(k, attrs.dilation, attrs.stride, part.shape[2:], strict=True)
+            for i, d, s, e in zip(k, attrs.dilation, attrs.stride, part.shape[2:], strict=True)
         )
         dx[(slice(None), slice(None), *where)] += part
     inner = tuple(slice(lo, lo + e) for lo, e in zip(attrs.lo, spatial, strict=True))
@@ -366,7 +364,6 @@ define(
         "max_pool_gradient",
         "dx[q] = sum over windows whose maximum lies at q of dy",
         _infer_gradient,
-        # fmt: skip
         _gradient_reference,
         _NO_SECOND,
         PoolGradientAttrs,

@@ -260,7 +260,6 @@ define(
         "argmax",
         "the first (or last) index of the largest element along an axis",
         _arg_infer,
-        # fmt: skip
         _arg_reference(np.argmax),
         _POSITION,
         ArgAttrs,
@@ -273,7 +272,6 @@ define(
         "argmin",
         "the first (or last) index of the smallest element along an axis",
         _arg_infer,
-        # fmt: skip
         _arg_reference(np.argmin),
         _POSITION,
         ArgAttrs,

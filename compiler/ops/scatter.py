@@ -193,7 +193,6 @@ define(
         "scatter",
         "x with each update added (multiplied, ..) at its index along the axis",
         _scatter_infer,
-        # fmt: skip
         _scatter_reference,
         _scatter_vjp,
         ScatterAttrs,

@@ -193,7 +193,6 @@ define(
         lambda _a, i: [i[0]],
         lambda _a, i, _o: [i[0]],
         _reorder_vjp,
-        # fmt: skip
         ReorderAttrs,
         "shape",
         lambda _a, _i, _o: Compute(lambda i, _r, read: read(0, i)),

@@ -335,7 +335,6 @@ def _padding(
             raise UsageError(
                 f"padding {padding!r} is unknown.",
                 node=label,
-                # fmt: skip
                 hint='Use "same", "valid", an int, or one int or (lo, hi) pair for each axis.',
             )
         case int():

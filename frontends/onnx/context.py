@@ -182,7 +182,6 @@ class Context:
         if not all(isinstance(extent, int) for extent in extents):
             raise node.unsupported(
                 f"{what} depends on free dims: {list(extents)}.",
-                # fmt: skip
                 "Fix the free dims (dims=, shapes=; --dim, --shape).",
             )
         return tuple(int(extent) for extent in extents if isinstance(extent, int))

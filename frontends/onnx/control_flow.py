@@ -197,7 +197,6 @@ class Loop:
         if is_over is None and (self.most is None or self.grown):
             raise self.node.unsupported(
                 "data decide how many steps it has, and its results' shapes with it.",
-                # fmt: skip
                 "Give it a fixed number of steps when exporting.",
             )
         _check_steps(
@@ -220,7 +219,6 @@ class Loop:
         if self._is_over is None:
             state = [
                 _chosen(self.context, self.node, self.goes_on, new, old, f"its state {position}")
-                # fmt: skip
                 for position, (new, old) in enumerate(zip(state, self.state, strict=True))
             ]
             condition = self.context("and", self.goes_on, condition)
@@ -280,7 +278,6 @@ class Scan:
         _check_ports(node, "body", len(values), len(node.outputs))
         self.axes = [
             node.axis(axis, value.type.rank)
-            # fmt: skip
             for axis, value in zip(self._list("scan_input_axes", scanned), self.inputs, strict=True)
         ]
         self.reversed = self._list("scan_input_directions", scanned)

@@ -563,7 +563,6 @@ class _InputShapes:
             if name not in names:
                 raise UsageError(
                     f"the model has no input {name!r}.",
-                    # fmt: skip
                     hint=f"It has {', '.join(map(repr, map(printable, names))) or 'none'}.",
                 )
         for name in self.dims:
@@ -577,7 +576,6 @@ def _checked_range(name: str, chosen: range) -> range:
     if chosen.step < 1 or len(chosen) == 0 or chosen.start < 0 or chosen.start % chosen.step:
         raise UsageError(
             f"the dim {printable(name)} cannot lie in {chosen}.",
-            # fmt: skip
             hint="Give a range such as range(1, 65), or of multiples, such as range(32, 641, 32).",
         )
     return chosen

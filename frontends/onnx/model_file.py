@@ -83,7 +83,6 @@ def _read(path: Path) -> bytes:
         if status.st_size > LARGEST_FILE:
             raise ModelError(
                 f"{name} holds {status.st_size} bytes; a model file holds at most {LARGEST_FILE}.",
-                # fmt: skip
                 hint="Save it with external data (onnx.save with save_as_external_data).",
             )
         with open(descriptor, "rb", closefd=False) as file:

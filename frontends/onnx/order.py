@@ -99,7 +99,6 @@ def _makers(nodes: Sequence[onnx.NodeProto], known: Collection[str]) -> dict[str
                 raise ModelError(
                     f"its output {printable(name)!r} is defined twice.",
                     node=title(node),
-                    # fmt: skip
                     hint="Every name may be defined once only; rename one.",
                 )
             makers[name] = position

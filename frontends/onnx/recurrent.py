@@ -108,7 +108,6 @@ def _check_shapes(node: ModelNode, x: Value, hidden: int, directions: int) -> No
             found = "none" if value is None else value.type
             raise node.misshapen(
                 f"input {position} is {found}; the shape {list(shape)} is needed (hidden_size "
-                # fmt: skip
                 f"{hidden}, {directions} directions).",
                 "Export it again.",
             )

@@ -253,7 +253,6 @@ def roi_align(context: Context, node: ModelNode) -> Value:
         and node.text(
             "coordinate_transformation_mode",
             "half_pixel",
-            # fmt: skip
             ("half_pixel", "output_half_pixel"),
         )
         == "half_pixel"

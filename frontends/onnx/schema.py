@@ -80,7 +80,6 @@ def check_node(schema: Schema, node: ModelNode, exempt: Container[Item] = ()) ->
         if name not in schema.attributes:
             raise node.fault(
                 f"it has an unknown attribute (known in opset {node.opset}: "
-                # fmt: skip
                 f"{', '.join(schema.attributes) or 'none'}).",
                 "Is the opset version right?",
             )

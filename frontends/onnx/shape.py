@@ -38,7 +38,6 @@ def reshape(context: Context, node: ModelNode) -> Value:
     if isinstance(total, int) and isinstance(x.type.elements, int) and total != x.type.elements:
         raise node.misshapen(
             f"{x.type} has {x.type.elements} elements and cannot become {_listed(shape)} ({total}).",
-            # fmt: skip
             "Is a batch size written into the model? Fix it with dims= (--dim).",
         )
     return context.reshape(x, shape)
@@ -77,7 +76,6 @@ def _rest(node: ModelNode, x: Value, others: Sequence[Extent]) -> Extent:
         kind = node.misshapen if is_static else node.unsupported
         raise kind(
             f"{x.type} cannot be divided into {_listed([*others, -1])}.",
-            # fmt: skip
             FIX_DIMS if not is_static else "Is a batch size written into the model?",
         )
     return rest

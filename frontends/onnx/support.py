@@ -70,7 +70,6 @@ class SupportReport:
                 "opset": row.opset,
                 "count": row.count,
                 "nodes": list(row.nodes),
-                # fmt: skip
                 "supported": row.is_supported,
                 "remedy": row.remedy,
             }

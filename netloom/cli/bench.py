@@ -316,7 +316,6 @@ def _batch_symbol(graph: Graph, name: str) -> str:
         raise UsageError(
             f"the batch of {name[:80]!r} is not free: its inputs begin with "
             f"{listed(sorted(firsts))}.",
-            # fmt: skip
             hint="Leave --batch out, or give a model whose first extent is free.",
         )
     return found.pop()

@@ -27,7 +27,6 @@ def table(rows: Sequence[Row], peak: float | None, batch: int) -> str:
             row.contender,
             *(_time(row.times[f"{name}_ms"]) for name in _TIMES),
             f"{1e3 * batch / row.milliseconds:.4g}",
-            # fmt: skip
             _number(row.gflops, ".4g"),
             *((_number(100 * row.gflops / peak, ".1f"),) if peak else ()),
         ]

@@ -33,7 +33,6 @@ def _show(output: Output) -> None:
         "folder": None if store.folder is None else str(store.folder),
         "usable": store.is_usable,
         "entries": len(entries),
-        # fmt: skip
         "bytes": size,
         "limit": LIMIT,
         "oldest": entries[0].used if entries else None,

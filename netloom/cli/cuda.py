@@ -53,7 +53,6 @@ def compile_for_device(
         "architectures": architectures,
         "kernels": len(compiled.kernels),
         "seconds": seconds,
-        # fmt: skip
         "tuning": summary,
         "files": [{"form": "nlc", "file": str(path), "bytes": size}],
     }
@@ -93,7 +92,6 @@ def write_device_candidates(
         row,
         f"{path}: {summary.candidates} candidates for {summary.layers} layers, {size / 1e6:.2f} "
         "MB\n"
-        # fmt: skip
         f"python -m netloom.runtime.cuda.tune {path.name} -o times.json  # on the machine with the "
         "device",
     )
@@ -174,7 +172,6 @@ def device_options(build: Build) -> CudaOptions:
     if build.tune is not None:
         raise UsageError(
             "programs for the cuda target are not timed by the compiler.",
-            # fmt: skip
             hint="Give --tune-candidates, time them on the device, and give --tuned.",
         )
     tuner = (

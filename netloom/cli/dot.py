@@ -23,7 +23,6 @@ def as_dot(graph: Graph, name: str) -> str:
     lines += [f"  {number} [label={_quoted(_label(node))}];" for node, number in numbers.items()]
     lines += [
         f"  {made[value]} -> {number} [label={_quoted(str(value.type))}];"
-        # fmt: skip
         for node, number in numbers.items()
         for value in node.inputs
         if value in made

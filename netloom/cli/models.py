@@ -72,7 +72,6 @@ def load_session(name: str, build: Build, binding: Binding) -> Session:
     ):
         raise UsageError(
             "how a program computes was decided when it was compiled.",
-            # fmt: skip
             hint="Give --shape, --accuracy and --conv-strategy to netloom compile.",
         )
     from netloom.runtime.session import load
@@ -116,7 +115,6 @@ def check_override(decisions: Sequence[Decision], override: str) -> None:
     if not found:
         raise UsageError(
             f"there is no convolution {node[:80]!r}.",
-            # fmt: skip
             hint=f"The convolutions are {listed([d.node for d in decisions])}.",
         )
     if reason := found[0].rejected.get(strategy):

@@ -193,7 +193,6 @@ def printing_or_writing(verb: Verb) -> Verb:
         flag_value="-",
         type=JsonType(),
         is_eager=True,
-        # fmt: skip
         callback=_noted_file,
         help="Print JSON, or write it to a .json file.",
     )
@@ -288,14 +287,12 @@ _tune = click.option(
     "--tune",
     type=click.FloatRange(0, min_open=True),
     metavar="SECONDS",
-    # fmt: skip
     help="Measure strategies whose estimates are close, for at most so long.",
 )
 _tuned = click.option(
     "--tuned",
     type=FileType(),
     metavar="TIMES.json",
-    # fmt: skip
     help="Take times that a device measured (--target cuda; see docs/gpu.md).",
 )
 

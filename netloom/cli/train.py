@@ -144,7 +144,6 @@ def _data(source: str) -> tuple[tuple[Any, ...], tuple[Any, ...] | None]:
     if place.suffix != ".npz" or not place.is_file():
         raise UsageError(
             f"there is no data set {source[:80]!r}.",
-            # fmt: skip
             hint=f"Choose {', '.join(datasets.DATASETS)}, a folder, or a .npz file.",
         )
     return _npz(place)

@@ -170,7 +170,6 @@ class CudaDevice:
         kinds = self._driver.CUdevice_attribute
         self.capability = (
             self._attribute(kinds.CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MAJOR),
-            # fmt: skip
             self._attribute(kinds.CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MINOR),
         )
         self._context = self._check(self._driver.cuDevicePrimaryCtxRetain(number))

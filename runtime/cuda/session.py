@@ -140,7 +140,6 @@ class CudaSession:
         if name not in self.program.entries:
             raise UsageError(
                 f"The program has no {name}; it has {', '.join(self.program.entries)}.",
-                # fmt: skip
                 hint="Compile the model for training." if name == "train_step" else "",
             )
         return self.program.entries[name]

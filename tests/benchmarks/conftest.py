@@ -21,7 +21,6 @@ MACHINE = Peaks(
     {1: 10.0, 2: 15.0},
     12,
     "x",
-    # fmt: skip
     {n: {1: 10.0, 2: 11.0, 4: 12.0} for n in (1, 2)},
     ("neighbours are out of sight.",),
 )

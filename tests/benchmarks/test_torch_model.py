@@ -79,7 +79,6 @@ def model(
         list(nodes),
         "g",
         [helper.make_tensor_value_info("x", TensorProto.FLOAT, shape)],
-        # fmt: skip
         [helper.make_tensor_value_info("y", TensorProto.FLOAT, None)],
         weights,
     )

@@ -65,7 +65,6 @@ def test_help_names_every_verb_and_exit_code() -> None:
 def test_help_imports_neither_numpy_nor_the_compiler() -> None:
     code = (
         "import sys; from netloom.cli import main; main(['--help'], standalone_mode=False); "
-        # fmt: skip
         "print({'numpy', 'llvmlite', 'onnx', 'rich', 'netloom.compiler', 'netloom.runtime'} & set(sys.modules))"
     )
     done = subprocess.run(

@@ -265,7 +265,6 @@ def test_the_version_follows_the_sources(tmp_path: Path, monkeypatch: pytest.Mon
     for change in (
         lambda: None,
         lambda: (tmp_path / "passes" / "a.py").write_text("x = 2"),
-        # fmt: skip
         lambda: (tmp_path / "passes" / "a.py").rename(tmp_path / "passes" / "b.py"),
     ):
         change()

@@ -242,7 +242,6 @@ def test_outputs_that_cannot_be_written(
         "no folder": f"{out}/none/m.so",
         "a folder": str(out),
         "below a file": f"{place}/a.npy/m.so",
-        # fmt: skip
         "a long name": f"{out}/{'m' * 300}.so",
         "a pipe": f"{tmp_path}/pipe.so",
         "a NUL": f"{out}/m\0.so",
@@ -478,7 +477,6 @@ def test_damaged_programs(place: Path, tmp_path: Path) -> None:
     for content, says in (
         (data[:1000], "is not a netloom program, or it is cut off"),
         (b"text", "is not a netloom program"),
-        # fmt: skip
         (data[:-64] + bytes(8) + data[-64:], "was written with"),
         (DATA, "is not a netloom program"),
     ):
@@ -600,7 +598,6 @@ def test_empty_arrays_run(shape: tuple[int, ...], tmp_path: Path) -> None:
         nodes,
         "g",
         [helper.make_tensor_value_info("x", TensorProto.FLOAT, shape)],
-        # fmt: skip
         [onnx.ValueInfoProto(name="y"), onnx.ValueInfoProto(name="s")],
     )
     model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)])

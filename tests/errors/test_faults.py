@@ -135,7 +135,6 @@ def test_a_write_that_fails_leaves_the_old_file(
     arguments = {
         "compile": ("compile", f"{place}/net.py:graph", "-o", target),
         "export": ("export", f"{place}/net.py:graph", "-o", target),
-        # fmt: skip
         "run": ("run", place / "net.so", "--dim", "N=10000", "--out", f"y={target}"),
     }[verb]
     done = with_file_limit(limit, *arguments)

@@ -125,7 +125,6 @@ def test_function_attributes_and_defaults() -> None:
         ["b"],
         [body],
         [helper.make_opsetid("", 17)],
-        # fmt: skip
         attribute_protos=[helper.make_attribute("slope", 0.5)],
     )
     default = helper.make_node("f", ["x"], ["y"], domain="local")

@@ -145,7 +145,6 @@ def _im2col(x: Array, kernel: Shape, stride: Shape, dilation: Shape) -> Array:
     none = (0,) * len(kernel)
     parts = {
         p: np.stack([x[(..., *q)] for _, q in window], axis=-1)
-        # fmt: skip
         for p, window in _windows(x.shape[2:], kernel, stride, dilation, none, none)
     }
     y = _assembled(parts, (*x.shape[:2], math.prod(kernel)), x.dtype)

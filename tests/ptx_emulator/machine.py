@@ -281,7 +281,6 @@ class Machine:
                 p
                 for is_own, rows in parts
                 if rows.size
-                # fmt: skip
                 for p in self._in(
                     is_own, address[rows] - (_SHARED_WINDOW if is_own else 0), rows, active, width
                 )

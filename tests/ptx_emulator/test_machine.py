@@ -18,9 +18,14 @@ from tests.ptx_emulator.memory import MemoryFault
 Array = npt.NDArray[Any]
 REGISTERS = "\n".join(
     f".reg .{kind} %{prefix}<20>;"
-    for kind, prefix in
-    # fmt: skip
-    (("pred", "p"), ("b16", "rs"), ("b32", "r"), ("b64", "rd"), ("f32", "f"), ("f64", "fd"))
+    for kind, prefix in (
+        ("pred", "p"),
+        ("b16", "rs"),
+        ("b32", "r"),
+        ("b64", "rd"),
+        ("f32", "f"),
+        ("f64", "fd"),
+    )
 )
 PREFIX = {
     "u2": "rs",
@@ -284,7 +289,6 @@ def test_fma_rounds_once() -> None:
         np.float32(int(a * 2**60) * int(b * 2**60) / 2**120 + float(c))
         if i < 2
         else np.float32(np.inf)
-        # fmt: skip
         for i, (a, b, c) in enumerate(zip(x.tolist(), y.tolist(), z.tolist(), strict=True))
     ]
     np.testing.assert_array_equal(applied("fma.rn.f32 {d}, {x}, {y}, {z};", [x, y, z], "f4"), exact)
@@ -352,7 +356,6 @@ def test_bank_conflicts_are_counted(width: int, stride: int, cycles: int, least:
     fill = "".join(
         f"mul.lo.u32 %r3, %r0, {width}; mov.u32 %r4, scratch; add.u32 %r5, %r4, %r3; add.u32 %r5, "
         f"%r5, {32 * width * part};"
-        # fmt: skip
         f"st.shared{vector}.u32 [%r5], {target};"
         for part in range(8 * 16 // width * 4 // 4)
     )

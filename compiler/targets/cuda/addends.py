@@ -52,7 +52,6 @@ ADDENDS = Op(
     "a tensor as the sum of several: which, is left to the code",
     _infer,
     _reference,
-    # fmt: skip
     NotDifferentiable("it is made after differentiation"),
     AddendsAttrs,
     "kernels",

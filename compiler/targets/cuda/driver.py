@@ -198,7 +198,6 @@ def plan(
         _identifier(graphs["run"].name),
         tuple(symbols[name] for name in sorted(symbols)),
         tuple(entries),
-        # fmt: skip
         tuple(placement.constants),
         states,
         {},

@@ -124,7 +124,6 @@ def _kernel(kernel: KernelFile, blobs: _Blobs) -> dict[str, Any]:
         "form": form_text(kernel.form.form),
         "threads": THREADS,
         "shared": shared,
-        # fmt: skip
         "registers": registers,
         "checks_indices": kernel.source.checks_indices,
         "cubins": cubins,

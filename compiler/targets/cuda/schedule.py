@@ -67,7 +67,6 @@ def plan_kernel(graph: Graph, engine: Engine = Engine.FFMA) -> DeviceKernel:
         if isinstance(size, int) and size > MOST_ELEMENTS:
             raise MemoryBudgetError(
                 f"a tensor of {size} elements is too large for the cuda target.",
-                # fmt: skip
                 hint=f"It indexes up to {MOST_ELEMENTS} elements; choose a smaller batch.",
             )
     axes = tuple(Axis.of(f"p{place}", extent) for place, extent in enumerate(elements.out.shape))
@@ -312,7 +311,6 @@ def _divisor_of(axis: Axis, term: Expr) -> int | None:
                 divisors |= {
                     atom.divisor
                     for atom in atoms
-                    # fmt: skip
                     if isinstance(atom, Quotient | Remainder) and atom.numerator == axis.position
                 }
     return divisors.pop() if len(divisors) == 1 else None

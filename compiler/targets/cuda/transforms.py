@@ -31,7 +31,6 @@ def transform_form(elements: Elements) -> Transform | FusedWinograd:
         raise UnsupportedOpError(
             f"the cuda target has no code for {node.op.name}.",
             node=node.label,
-            # fmt: skip
             hint="Choose another convolution strategy, or compile for the cpu target.",
         )
     return TRANSFORMS[node.op.name](elements, node)

@@ -333,7 +333,6 @@ def test_attention_of_the_onnx_standard(form: str) -> None:
         [helper.make_node("Attention", names, ["Y"], **attributes)],
         "g",
         ports,
-        # fmt: skip
         [helper.make_tensor_value_info("Y", TensorProto.FLOAT, None)],
     )
     model = helper.make_model(inner, opset_imports=[helper.make_opsetid("", 23)])

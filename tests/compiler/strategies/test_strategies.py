@@ -327,7 +327,6 @@ def features(case: Convolution) -> set[str]:
     rank = len(case.kernel)
     found = {
         f"{rank}-D, axis {axis} padded {side}"
-        # fmt: skip
         for side, widths in (("before", case.lo), ("behind", case.hi))
         for axis, width in enumerate(widths)
         if width

@@ -77,7 +77,6 @@ def test_network_with_a_free_batch(batch: int) -> None:
     model = agree(network(), {"image": r(batch, 1, 12, 12)})
     assert model.graph.input[0].type.tensor_type.shape.dim[0].dim_param == "N"
     assert {t.name for t in model.graph.initializer} >= {"conv/kernel", "conv/bias", "dense/kernel"}
-    # fmt: skip
     assert [node.op_type for node in model.graph.node] == [
         "Conv",
         "Reshape",

@@ -28,7 +28,6 @@ def model(
     nodes: list[onnx.NodeProto],
     shape: list[int | str | None],
     constants: dict[str, Any] | None = None,
-    # fmt: skip
     opset: int = 17,
     name: str = "x",
     output: onnx.ValueInfoProto | None = None,
@@ -164,7 +163,6 @@ def flattened() -> list[onnx.NodeProto]:
         N("Shape", ["x"], ["s"]),
         N("Gather", ["s", "zero"], ["n"], axis=0),
         N("Unsqueeze", ["n", "axes"], ["n1"]),
-        # fmt: skip
         N("Concat", ["n1", "rest"], ["t"], axis=0),
         N("Reshape", ["x", "t"], ["y"]),
     ]
@@ -272,7 +270,6 @@ def test_known_conditions_choose_branches() -> None:
         N("Shape", ["x"], ["s"]),
         N("Size", ["s"], ["rank"]),
         N("Equal", ["rank", "three"], ["c"]),
-        # fmt: skip
         N("If", ["c"], ["y"], then_branch=branch("Neg"), else_branch=branch("Relu")),
     ]
     assert ops(from_onnx(model(nodes, ["N", 3, 4], {"three": np.array(3)}))) == ["neg"]

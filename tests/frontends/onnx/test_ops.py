@@ -73,7 +73,6 @@ def case(
     opset: int = 18,
     outputs: int = 1,
     free: bool = False,
-    # fmt: skip
     tolerance: float = 2e-6,
     expected: Any = None,
     is_exported: bool = True,

@@ -158,7 +158,6 @@ def _split(b: Any, side: Fragments) -> tuple[Fragments, Fragments]:
                 subtract(b, FLOAT32, b.bitcast(x, ir.FloatType()), b.bitcast(h, ir.FloatType())),
                 I32,
             )
-            # fmt: skip
             for x, h in zip(*parts, strict=True)
         ]
         for parts in zip(side, high, strict=True)

@@ -57,7 +57,6 @@ def finished(rest: str) -> Any:
     return define(
         tile_type(held),
         [tile_type(held)],
-        # fmt: skip
         lambda b, tile: _in_place(b, "wgmma.wait_group.sync.aligned 0;", tile, held, []),
     )
 

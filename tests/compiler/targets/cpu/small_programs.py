@@ -156,7 +156,6 @@ def program(
     entries: Sequence[Entry],
     constants: Sequence[Constant] = (),
     states: Sequence[StatePort] = (),
-    # fmt: skip
     symbols: Sequence[Symbol] = (),
     name: str = "small",
     **metadata: Any,

@@ -430,7 +430,6 @@ def launch(graph: Graph, ptx: str, change: Mapping[str, int] | None = None) -> N
     out = np.zeros(graph.outputs[0].type.evaluate({}), np.float32)
     arrays = [
         array.reshape(-1)[: array.size + (change or {}).get(name, 0)].copy()
-        # fmt: skip
         for name, array in zip(
             [*(v.label for v in graph.inputs), "out"], [*inputs, out], strict=True
         )

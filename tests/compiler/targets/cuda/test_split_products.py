@@ -113,7 +113,6 @@ def test_a_part_of_more_terms_than_a_chain_may_have() -> None:
         (matmul((64, 250), (250, 64)), 1),
         (matmul((64, 256), (256, 64)), 2),
         (matmul((1088, 4096), (4096, 1024)), 1),
-        # fmt: skip
     ],
     ids=lambda value: str(value.outputs[0].type) if isinstance(value, Graph) else str(value),
 )
