@@ -28,6 +28,7 @@ from .passes.eliminate_common import eliminate_common
 from .passes.eliminate_dead import eliminate_dead
 from .passes.find_attention import find_attention
 from .passes.fuse import fuse
+from .passes.join_stages import join_stages
 from .passes.plan_memory import Placement, plan_memory
 from .passes.select_strategies import Decision, select_strategies
 from .pipeline import GRAPH_PASSES, Pass, Pipeline, Report
@@ -56,6 +57,8 @@ _SELECT = (
     Pass("select_strategies", select_strategies, after=("eliminate_dead", "fold_batchnorm"),
          why="weights must have their final values",
          options=("accuracy", "override", "decisions", "typical_batch", "rates", "tuner")),
+    Pass("join_stages", join_stages, after=("select_strategies",),
+         why="strategies that cut into tiles have expanded", options=("typical_batch",)),
     Pass("eliminate_untransformed", eliminate_dead, after=("select_strategies",),
          why="transformed weights replace others"),
 )  # fmt: skip

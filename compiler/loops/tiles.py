@@ -133,7 +133,7 @@ def _read_tiles(
             group, channel = place.within(attrs.groups, per_group)
             return k.store((e, group, place.number, channel), value, place.channel_guard)
 
-        room = _least(top, left, h - extent[0] - top, w - extent[1] - left)
+        room = least(top, left, h - extent[0] - top, w - extent[1] - left)
         return transform(k, attrs, Bordered(read(True), read(False), room), put)
 
     return _over_tiles(k, tiles, x.shape[0], x.shape[1], tile, item)
@@ -163,7 +163,7 @@ def _output_tiles(transform: Backward, k: Elements, item: Symbol) -> tuple[Exten
 
             return at
 
-        room = _least(h - attrs.m[0] - top, w - attrs.m[1] - left)
+        room = least(h - attrs.m[0] - top, w - attrs.m[1] - left)
         return transform(k, attrs, read, Bordered(put(True), put(False), room))
 
     return _over_tiles(k, attrs.tiles(attrs.shape), n, filters, tile, item)
@@ -306,8 +306,9 @@ def combined(coefficients: Sequence[float], values: Sequence[Expr]) -> Expr:
     return total
 
 
-def _least(*extents: Extent) -> Extent:
-    least = extents[0]
+def least(*extents: Extent) -> Extent:
+    """The smallest of some extents."""
+    found = extents[0]
     for extent in extents[1:]:
-        least = dim.minimum(least, extent)
-    return least
+        found = dim.minimum(found, extent)
+    return found

@@ -135,9 +135,7 @@ class _Checker:
                 self._extent(extent, place.scope)
         match statement:
             case Block(statements):
-                for inner in statements:
-                    stored = self._run(inner, place, stored)
-                return stored
+                return self._block(statements, place, stored)
             case For():
                 return self._loop(statement, place, stored)
             case Let(variable, extent, body):
@@ -153,12 +151,8 @@ class _Checker:
                         f"{variable.name} is at most {variable.hi}",
                     )
                 return self._run(body, _Place(scope, place.buffers, place.in_lanes), stored)
-            case If(conditions, body):
-                self._run(
-                    body,
-                    _Place(place.scope.under(conditions), place.buffers, place.in_lanes),
-                    stored,
-                )
+            case If():
+                self._branch(statement, place, stored)
                 return stored
             case Allocate(buffer, body):
                 self._allocate(buffer, place)
@@ -167,6 +161,30 @@ class _Checker:
                 ) - {buffer}
             case Store():
                 return self._store(statement, place, stored)
+
+    def _block(
+        self, statements: Sequence[Statement], place: _Place, stored: frozenset[Buffer]
+    ) -> frozenset[Buffer]:
+        """Statements in order; of two branches on opposite conditions one runs."""
+        before: tuple[Extent, frozenset[Buffer]] | None = None
+        for statement in statements:
+            match statement:
+                case If((condition,), _):
+                    made = self._branch(statement, place, stored)
+                    if before is not None and before[0] + condition == -1:
+                        stored |= before[1] & made
+                    before = (condition, made)
+                case _:
+                    before, stored = None, self._run(statement, place, stored)
+        return stored
+
+    def _branch(self, branch: If, place: _Place, stored: frozenset[Buffer]) -> frozenset[Buffer]:
+        """What is stored if the branch runs."""
+        self.statement = branch
+        for extent in extents_in(branch):
+            self._extent(extent, place.scope)
+        inside = _Place(place.scope.under(branch.conditions), place.buffers, place.in_lanes)
+        return self._run(branch.body, inside, stored)
 
     def _loop(self, loop: For, place: _Place, stored: frozenset[Buffer]) -> frozenset[Buffer]:
         match loop.kind:

@@ -14,6 +14,7 @@ from ..op import Array
 from ..ops.tiles import TileAttrs
 from ..ops.winograd import both_matrices
 from ..scalar import Expr
+from .bands import band_loops
 from .elements import Elements
 from .ir import LANE, LANES, Allocate, Buffer, Kind, Load, Statement, Store, block, loop
 from .tiles import (
@@ -90,4 +91,7 @@ WINOGRAD = Transforms(
     filter=_forward(1),
     filter_gradient=_backward(1, True),
 )
-SCHEDULES = schedules("winograd", WINOGRAD)
+SCHEDULES = {
+    **schedules("winograd", WINOGRAD),
+    "winograd_fused": lambda k, machine, item: band_loops(WINOGRAD, k, machine, item),
+}

@@ -98,6 +98,10 @@ def _stage_of_tiles(b: Builder, node: Node, stage: str, inputs: list[Value]) -> 
             )
         case "output":
             return _with_layout(b, node, inputs, channel_blocked(4))
+        case "fused":
+            x = _reordered(b, inputs[0], channel_blocked(4))
+            u = inputs[1] if _in_panels(inputs[1]) else _panels(b, _plain(b, inputs[1]))
+            return _with_layout(b, node, [x, u], channel_blocked(4))
         case "filter":
             return _with_layout(b, node, [_plain(b, inputs[0])], _panel_layout(node.output))
     return b.copy(node, inputs)

@@ -53,6 +53,7 @@ class MachineEntry:
         return Rates(
             TILED * self.products * self.clock * 1e9, AHEAD * self.read * 1e9,
             cache=KEPT * self.l3, near=self.cached * 1e9, far=SPILLED * self.copy * 1e9,
+            has_bands=True,
         )  # fmt: skip
 
 

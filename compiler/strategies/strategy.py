@@ -30,7 +30,8 @@ class Rates:
     why it is not for it.
 
     A workspace of up to ``cache`` bytes is written and read again at ``near`` bytes a second, a
-    larger one at ``far`` (None: a write and a read at ``bytes`` each).
+    larger one at ``far`` (None: a write and a read at ``bytes`` each). ``has_bands``: a workspace
+    that can be made and used a band at a time is (loops/bands.py), so that it stays in a cache.
     """
 
     products: float
@@ -41,21 +42,25 @@ class Rates:
     cache: float = 0.0
     near: float = math.inf
     far: float | None = None
+    has_bands: bool = False
 
 
 @dataclass(frozen=True)
 class Cost:
     """Multiply-adds in register tiles, bytes moved between kernels, and the workspace in bytes, at
-    nominal dims. The bytes include one write and one read of the workspace."""
+    nominal dims. The bytes include one write and one read of the workspace, which may be made and
+    used ``in_bands``."""
 
     products: float
     bytes: float
     workspace: float
+    in_bands: bool = False
 
     def seconds(self, rates: Rates) -> float:
         """Time on one core."""
         far = rates.bytes / 2 if rates.far is None else rates.far
-        passed = self.workspace / (rates.near if self.workspace <= rates.cache else far)
+        stays = self.workspace <= rates.cache or (self.in_bands and rates.has_bands)
+        passed = self.workspace / (rates.near if stays else far)
         return (
             self.products / rates.products
             + (self.bytes - 2 * self.workspace) / rates.bytes

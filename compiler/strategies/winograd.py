@@ -15,9 +15,11 @@ the input spreads over its tile.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from math import prod
 
 from ..graph import Builder, Graph, Node, Value
+from ..loops.bands import reason_against
 from ..ops.tiles import TileAttrs
 from ..ops.winograd import LARGEST, FusedAttrs, entries
 from ..tensor_type import FLOAT32
@@ -48,7 +50,10 @@ def _cost(m: int, graph: Graph, node: Node, batch: int) -> Cost:
     form = _form(m, node)
     # The sums of the transforms count for nothing: they hide behind what they load and store
     # (measured: benchmarks/choices.py).
-    return tiles.cost(form, entries(form), 0.0, graph, node, batch)
+    cost = tiles.cost(form, entries(form), 0.0, graph, node, batch)
+    ends = nominal(node.inputs[0])[1], nominal(node.output)[1]
+    reason = reason_against(entries(form), tiles.count(form, node, batch), *ends, node.attrs.groups)
+    return replace(cost, in_bands=node.op.name != "conv_weight_gradient" and reason is None)
 
 
 def _level(m: int, node: Node) -> tuple[float, str]:

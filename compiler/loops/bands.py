@@ -1,0 +1,239 @@
+"""Loops of winograd_fused: a band of tiles goes through all three stages in one work item, and the
+entries of its tiles stay in the second cache.
+
+First the tiles of the band are transformed, all channels. Then, for every few vectors of filters,
+tiles are multiplied with the weights, one entry after the other, and transformed back, with what
+is fused behind. Between kernels the entries of a large image would pass through memory, twice (the
+input's and the products'); here only the image, the weights, once for each band, and the result do.
+
+Guarantees: bands depend on shapes only, so do the order of every sum and the length of its chains,
+which are those of the channels and, beyond CHAIN of them, of parts of CHAIN. Where the last band is
+not full it computes its last tile again and stores nothing of it.
+"""
+
+from __future__ import annotations
+
+from .. import dim, scalar
+from ..dim import Dim, Extent, Symbol
+from ..ops.winograd import entries
+from ..scalar import Expr, guarded
+from .elements import Axis, Elements
+from .ir import (
+    LANE,
+    LANES,
+    Allocate,
+    Buffer,
+    Kind,
+    Let,
+    Load,
+    Statement,
+    Store,
+    block,
+    guard,
+    loop,
+    variable,
+)
+from .plan import CHAIN, Machine
+from .tiles import Bordered, PutNumber, ReadNumber, Transforms, least
+from .tiling import row_and_column_counts
+
+BAND = 192 << 10  # bytes of entries that a work item keeps: of the stack, and in the second cache
+LEAST_TILES = 4  # of a band
+MOST_WEIGHTS = 10 << 20  # bytes of transformed weights: every band finds them in the last cache
+LEAST_ENTRIES = 3 << 20  # bytes of all tiles' entries, of the input and of the products
+ENOUGH_ITEMS = 12  # with which all threads have work
+
+_AT_LANE = Dim.of(LANE)
+
+
+def band_loops(
+    transforms: Transforms, k: Elements, machine: Machine, item: Symbol
+) -> tuple[Extent, Statement]:
+    """(work items, the body of one) of a kernel around winograd_fused."""
+    return _Bands(transforms, k, machine).loops(item)
+
+
+def reason_against(kept: int, tiles: int, channels: int, filters: int, groups: int) -> str | None:
+    """Why three kernels are faster than bands, for so many entries of a tile, tiles in all,
+    channels and filters; None if they are not (measured: benchmarks/layers.py)."""
+    if groups != 1:
+        return f"it has {groups} groups"
+    if _fitting(kept, channels) < LEAST_TILES:
+        return f"{LEAST_TILES} tiles of {channels} channels leave the second cache"
+    if 4 * kept * channels * filters > MOST_WEIGHTS:
+        return "each band would read its weights from memory"
+    if 4 * kept * tiles * (channels + filters) < LEAST_ENTRIES:
+        return "its entries stay in the cache anyway"
+    return None
+
+
+def _fitting(kept: int, channels: int) -> int:
+    """How many tiles of so many entries fit a band with two vectors of filters."""
+    vectors = -(-channels // LANES) + 2
+    return BAND // (kept * vectors * LANES * 4)
+
+
+class _Bands:
+    def __init__(self, transforms: Transforms, k: Elements, machine: Machine) -> None:
+        node = k.anchored
+        self.transforms, self.k, self.attrs = transforms, k, node.attrs
+        self.x, self.u = node.inputs
+        self.dtype, self.entries = node.output.dtype, entries(node.attrs)
+        self.batch, filters, *self.image = node.attrs.shape
+        channels, counts = self.x.shape[1], self.attrs.tiles(node.attrs.shape)
+        assert isinstance(channels, int) and isinstance(filters, int)
+        self.channels, self.filters = channels, filters
+        self.counts = tuple(extent for extent in counts if isinstance(extent, int))
+        self.tiles = self.counts[0] * self.counts[1]
+        room = machine.vectors // 2 if self.dtype.bytes > 4 else machine.vectors
+        rows, columns = Axis.of("r", self.tiles), Axis.of("c", -(-filters // LANES))
+        self.rows, self.columns = row_and_column_counts(rows, columns, room)
+        self.band = self._rows_of_a_band() * self.rows
+        self.v = self._buffer("v", self.band, -(-channels // LANES))
+        self.m = self._buffer("m", self.band, self.columns)
+
+    def _rows_of_a_band(self) -> int:
+        """Register tiles of a band: as many as fit, but enough bands, of nearly equal length."""
+        fit = _fitting(self.entries, self.channels) * 4 // self.dtype.bytes // self.rows
+        tiles = -(-self.tiles // self.rows)
+        bands = -(-tiles // max(fit, 1))
+        if isinstance(self.batch, int) and self.batch:
+            bands = max(bands, min(-(-ENOUGH_ITEMS // self.batch), tiles))
+        return -(-tiles // bands)
+
+    def _buffer(self, letter: str, tiles: int, vectors: int) -> Buffer:
+        """Entries of a band."""
+        shape = (self.entries, tiles, vectors * LANES)
+        return Buffer(self.k.local_name(letter), self.dtype, shape, is_local=True)
+
+    # -- work items --------------------------------------------------------------------------------
+
+    def loops(self, item: Symbol) -> tuple[Extent, Statement]:
+        """Items: images, bands."""
+        bands = -(-self.tiles // self.band)
+        n, number = variable("n", self.batch), variable("b", bands)
+        first = Dim.of(number) * self.band
+        body = block(self._transformed(Dim.of(n), first), self._multiplied(Dim.of(n), first))
+        body = Allocate(self.v, Allocate(self.m, body))
+        rest = Dim.of(item)
+        body = Let(n, rest // bands, Let(number, rest % bands, body))
+        return self.batch * bands, body
+
+    def _place(self, number: Extent) -> tuple[Extent, Extent]:
+        """Top and left of a tile's output."""
+        across = self.counts[1]
+        return (number // across) * self.attrs.m[0], (number % across) * self.attrs.m[1]
+
+    # -- stages ------------------------------------------------------------------------------------
+
+    def _transformed(self, n: Extent, first: Extent) -> Statement:
+        """V[e, t, c] of the band's tiles."""
+        tile, vectors = variable("t", self.band), -(-self.channels // LANES)
+        vector = variable("c", vectors)
+        number = dim.minimum(first + Dim.of(tile), self.tiles - 1)
+        top, left = (
+            at - before for at, before in zip(self._place(number), self.attrs.lo, strict=True)
+        )
+        h, w = self.x.shape[2:]
+        channel = Dim.of(vector) * LANES + _AT_LANE
+        lanes = (self.channels - 1 - channel,) if self.channels % LANES else ()
+
+        def read(is_inside: bool) -> ReadNumber:
+            def at(i: Extent, j: Extent) -> Expr:
+                load = self.k.element(self.x, (n, channel, top + i, left + j), None)
+                inside = (top + i, h - 1 - top - i, left + j, w - 1 - left - j)
+                return guarded(lanes if is_inside else (*lanes, *inside), load)
+
+            return at
+
+        def put(e: Extent, value: Expr) -> Statement:
+            return Store(self.v, (e, Dim.of(tile), channel), value)
+
+        down, across = self.attrs.inputs
+        room = least(top, left, h - down - top, w - across - left)
+        body = self.transforms.input(
+            self.k, self.attrs, Bordered(read(True), read(False), room), put
+        )
+        return loop(vector, vectors, loop(tile, self.band, body))
+
+    def _multiplied(self, n: Extent, first: Extent) -> Statement:
+        """y of the band's tiles, some vectors of filters at a time."""
+        groups, rest = divmod(-(-self.filters // LANES), self.columns)
+        group = variable("o", groups)
+        parts = []
+        if groups:
+            vector = Dim.of(group) * self.columns
+            body = self._filters(n, first, vector, self.columns)
+            parts.append(loop(group, groups, body))
+        if rest:
+            parts.append(self._filters(n, first, groups * self.columns, rest))
+        return block(*parts)
+
+    def _filters(self, n: Extent, first: Extent, vector: Extent, count: int) -> Statement:
+        """The same for so many vectors of filters."""
+        return block(self._products(vector, count), self._back(n, first, vector, count))
+
+    def _products(self, vector: Extent, count: int) -> Statement:
+        """M[e, t, o] = sum over c of V[e, t, c] U[e, c, o]."""
+        e, tiles = variable("e", self.entries), variable("q", self.band // self.rows)
+        row, column = variable("r", self.rows), variable("s", count)
+        sums = Buffer(self.k.local_name("a"), self.dtype, (self.rows, count, LANES), is_local=True)
+        at = (Dim.of(row), Dim.of(column), _AT_LANE)
+        place = Dim.of(tiles) * self.rows + Dim.of(row)
+        to = (Dim.of(e), place, Dim.of(column) * LANES + _AT_LANE)
+
+        def each(body: Statement) -> Statement:
+            body = loop(LANE, LANES, body, Kind.VECTOR)
+            body = loop(column, count, body, Kind.UNROLLED)
+            return loop(row, self.rows, body, Kind.UNROLLED)
+
+        def chain(start: int, length: int) -> Statement:
+            channel = variable("c", length)
+            c = start + Dim.of(channel)
+            filters = (vector + Dim.of(column)) * LANES + _AT_LANE
+            weight = self.k.element(self.u, (Dim.of(e), 0, c, filters), None)
+            if self.u.layout is None and self.filters % LANES:
+                weight = guarded((self.filters - 1 - filters,), weight)
+            entry = Load(self.v, (Dim.of(e), place, c))
+            added = Store(sums, at, scalar.call("fma", entry, weight, Load(sums, at)))
+            total = Load(sums, at) if start == 0 else Load(self.m, to) + Load(sums, at)
+            clear = Store(sums, at, scalar.literal(0, self.dtype))
+            return block(
+                each(clear), loop(channel, length, each(added)), each(Store(self.m, to, total))
+            )
+
+        parts = [
+            chain(start, min(CHAIN, self.channels - start))
+            for start in range(0, self.channels, CHAIN)
+        ]
+        body = Allocate(sums, block(*parts))
+        return loop(e, self.entries, loop(tiles, self.band // self.rows, body))
+
+    def _back(self, n: Extent, first: Extent, vector: Extent, count: int) -> Statement:
+        """What is stored of the band's tiles."""
+        inside = dim.minimum(self.band, self.tiles - first)
+        tile, column = variable("t", inside), variable("s", count)
+        top, left = self._place(first + Dim.of(tile))
+        channel = (vector + Dim.of(column)) * LANES + _AT_LANE
+        lanes = (self.filters - 1 - channel,) if self.filters % LANES else ()
+        h, w = self.image
+
+        def read(e: Extent) -> Expr:
+            return Load(self.m, (e, Dim.of(tile), Dim.of(column) * LANES + _AT_LANE))
+
+        def put(is_inside: bool) -> PutNumber:
+            def at(i: Extent, j: Extent, value: Expr) -> Statement:
+                conditions = () if is_inside else (h - 1 - top - i, w - 1 - left - j)
+                index = (n, channel, top + i, left + j)
+                return guard(conditions, self.k.store(index, value, lanes))
+
+            return at
+
+        room = least(h - self.attrs.m[0] - top, w - self.attrs.m[1] - left)
+        body = self.transforms.output(
+            self.k, self.attrs, read, Bordered(put(True), put(False), room)
+        )
+        return loop(column, count, loop(tile, inside, body))
+
+
+__all__ = ["band_loops", "reason_against"]

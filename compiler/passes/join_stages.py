@@ -1,0 +1,42 @@
+"""Winograd's three stages become one op where the entries of an image would pass through memory
+between them: its loops keep a band of tiles in the second cache (loops/bands.py).
+"""
+
+from __future__ import annotations
+
+from math import prod
+
+from ..graph import Graph, Value
+from ..loops.bands import reason_against
+from ..rewrite import Explain, Match, Rewriter, Rule, apply_rules
+from ..strategies.strategy import nominal
+
+
+def join_stages(
+    graph: Graph, typical_batch: int | None = None, explain: Explain | None = None
+) -> Graph:
+    """The graph with those stages in one op; ``typical_batch``: what free dims are taken for."""
+
+    def is_better(m: Match) -> bool | str:
+        if not m.is_only_use(m.image.output, m.product.output):
+            return "its entries have other readers"
+        kept, groups, channels, filters = nominal(m.u)
+        tiles = nominal(m.x, typical_batch or 1)[0] * prod(m.image.attrs.counts)
+        return reason_against(kept, tiles, channels, filters, groups) or True
+
+    rule = Rule(
+        "winograd_output(winograd_input(x) u) => winograd_fused(x, u)",
+        lambda p: p(
+            "winograd_output",
+            p("matmul", p("winograd_input", p.x, node="image"), p.u, node="product",
+              transpose_a=False, transpose_b=False),
+            shape=p.shape,
+        ),
+        _joined, is_better,
+    )  # fmt: skip
+    return apply_rules(graph, [rule], explain)
+
+
+def _joined(b: Rewriter, m: Match) -> Value:
+    of = m.image.attrs
+    return b("winograd_fused", m.x, m.u, m=of.m, taps=of.taps, lo=of.lo, shape=m.shape)
