@@ -24,6 +24,7 @@ from netloom.compiler.constant import Constant
 from netloom.compiler.dim import Dim
 from netloom.compiler.driver import Options, compile_graph, plan_graph
 from netloom.compiler.graph import Builder, Graph
+from netloom.compiler.loops import bands
 from netloom.compiler.passes.select_strategies import Decision, select_strategies
 from netloom.compiler.strategies import BY_NAME, strategies_for
 from netloom.compiler.targets.cpu.machine import host_cpus
@@ -358,6 +359,28 @@ def test_every_shape_is_right(strategy: str, role: str, shapes: int) -> None:
     )
     assert not [str(outcome) for outcome in outcomes if outcome.is_exact and outcome.differing]
     assert not [str(outcome) for outcome in outcomes if not outcome.error <= outcome.budget]
+
+
+@pytest.mark.parametrize("strategy", ["winograd_f2", "winograd_f4", "winograd_f6"])
+@pytest.mark.parametrize("role", ["forward", "input_gradient"])
+def test_every_shape_is_right_in_bands(
+    strategy: str, role: str, shapes: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The three stages as one kernel, in short bands too, are as right as three kernels."""
+    for name, value in (("LEAST_TILES", 0), ("LEAST_ENTRIES", 0), ("BAND", 64 << 10)):
+        monkeypatch.setattr(bands, name, value)
+    for cpu, part in parts(strategy, role, -(-part_of(shapes, strategy) // 4), set()):
+        options = Options(override=strategy, cpu=cpu, accuracy="fast")
+        kernels = plan_graph(program(role, part)[0], options).program.kernels
+        has_bands = any("winograd_fused" in name for name in kernels)
+        assert has_bands == any(case.groups == 1 for case in part)
+        found = run(strategy, role, part, cpu)
+        for number, case in enumerate(part):
+            outcome = compared(
+                strategy, role, case, cpu, of_number(found, number), data(role, case)
+            )
+            assert outcome.error <= outcome.budget, outcome
+            assert not (outcome.is_exact and outcome.differing), outcome
 
 
 def test_every_variant_is_executed(shapes: int) -> None:
