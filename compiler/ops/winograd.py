@@ -6,8 +6,8 @@ with matrices that follow from a - 1 interpolation points (and infinity) by exac
 ``matrices(m, r)``. In two dimensions both axes have such matrices; an axis with one tap has m = a =
 1. Tiles, shapes and the five ops are those of ops/tiles.py, with E = a b entries.
 The gradient of the weights is G' [sum over tiles of V * P] G with P = A dy A', the transpose of the
-last stage. ``winograd_fused`` is input, product and output in one op, for targets that keep tiles
-within a kernel.
+last stage. ``winograd_fused`` is input, product and output in one op, for kernels that keep tiles
+in a cache or in a block of threads.
 """
 
 from __future__ import annotations
