@@ -147,6 +147,7 @@ def test_empty_arrays_run(shape: tuple[int, ...], tmp_path: Path) -> None:
         and np.load(tmp_path / "s.npy").sum() == 0
     )
 
+
 # -- hostile names ---------------------------------------------------------------------------------
 
 

@@ -111,6 +111,7 @@ def test_a_read_only_folder_as_another_user_sees_it(
         2, "its folder is read-only", "compile", place / "sum.onnx", "-o", out / "m.so", left=out
     )
 
+
 # -- hostile names ---------------------------------------------------------------------------------
 
 
