@@ -4,12 +4,21 @@ the input).
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 
 from netloom.compiler.tensor_type import BOOL, DType
 
+RANGES = {
+    "": (-2.0, 2.0),
+    "positive": (0.1, 3.0),
+    "inside": (-0.99, 0.99),
+    "above": (1.01, 50.0),
+    "far": (-100.0, 100.0),
+    "huge": (-1e10, 1e10),
+}
 SPECIAL = (0.0, -0.0, 1.0, -2.0, np.inf, -np.inf, np.nan, 1e-40)
 
 
@@ -36,51 +45,44 @@ def draw(
     order along axis A.
     """
     word, _, number = domain.partition(":")
-    size = int(np.prod(shape))
+    if word in RANGES and (word or dtype.is_float):
+        return _spread(rng, shape, position, *RANGES[word])
     match word:
-        case "positive":
-            return _spread(rng, shape, position, 0.1, 3.0)
         case "halves":
             return rng.integers(-7, 8, shape) / 2
         case "zeros":
-            values = _spread(rng, shape, position, -2.0, 2.0)
+            values = _spread(rng, shape, position, *RANGES[""])
             return np.where(rng.random(shape) < 0.2, 0.0, values)
-        case "inside":
-            return _spread(rng, shape, position, -0.99, 0.99)
-        case "above":
-            return _spread(rng, shape, position, 1.01, 50.0)
-        case "far":
-            return _spread(rng, shape, position, -100.0, 100.0)
-        case "huge":
-            return _spread(rng, shape, position, -1e10, 1e10)
         case "special":
-            period = len(SPECIAL) ** int(number or position)
-            return np.array([SPECIAL[i // period % len(SPECIAL)] for i in range(size)]).reshape(
-                shape
-            )
+            return _combined(SPECIAL, int(number or position), int(np.prod(shape))).reshape(shape)
         case "nan":
-            values = _spread(rng, shape, position, -2.0, 2.0)
-            values.flat[size // 2] = np.nan
+            values = _spread(rng, shape, position, *RANGES[""])
+            values.flat[values.size // 2] = np.nan
             return values
         case "wide":
-            limits = np.iinfo(dtype.numpy)
-            few = np.array(
-                [limits.min, limits.max, 0, 1, limits.max - 1, limits.min + 1, 7], dtype.numpy
-            )
-            values = rng.integers(limits.min, limits.max, shape, dtype.numpy, endpoint=True)
-            period = len(few) ** position
-            values.flat[:49] = [few[i // period % len(few)] for i in range(min(size, 49))]
-            return values
+            return _wide(rng, shape, dtype, position)
         case "index":
             return rng.integers(-int(number), int(number), shape)
         case "label":
             return rng.integers(0, int(number), shape)
         case "permutation":
             return rng.random(shape).argsort(axis=int(number))
-    if dtype.is_float:
-        return _spread(rng, shape, position, -2.0, 2.0)
-    return (
-        rng.integers(0, 2, shape)
-        if dtype is BOOL
-        else rng.integers(-5 if dtype.is_signed else 0, 10, shape)
-    )
+        case "":
+            lo, hi = (0, 2) if dtype is BOOL else (-5 if dtype.is_signed else 0, 10)
+            return rng.integers(lo, hi, shape)
+    raise ValueError(f"there is no domain {domain!r}")
+
+
+def _combined(few: Sequence[Any], position: int, size: int) -> Any:
+    """A few values in turn, such that two positions have every pair of them."""
+    period = len(few) ** position
+    return np.array([few[i // period % len(few)] for i in range(size)])
+
+
+def _wide(rng: np.random.Generator, shape: tuple[int, ...], dtype: DType, position: int) -> Any:
+    """Any integers, the first 49 of them extremes in every pair."""
+    limits = np.iinfo(dtype.numpy)
+    few = np.array([limits.min, limits.max, 0, 1, limits.max - 1, limits.min + 1, 7], dtype.numpy)
+    values = rng.integers(limits.min, limits.max, shape, dtype.numpy, endpoint=True)
+    values.flat[:49] = _combined(few, position, min(values.size, 49))
+    return values

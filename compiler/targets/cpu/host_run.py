@@ -40,28 +40,16 @@ class Runner:
             code["entry"].record(ENTRY),
             code["run"].record(RUN),
         )
-        count = len(self.host.program.symbols)
         kind = code.address_of(self.host.text("input"))
         self._expect(
             code, context, entry, "input", "The program takes %lld inputs%s; %d were given."
         )
-        symbols, former = (
-            code.allocate(ir.ArrayType(I64, max(1, count))).array(I64),
-            run["symbols"].array(I64),
-        )
+        count = len(self.host.program.symbols)
+        symbols = code.allocate(ir.ArrayType(I64, max(1, count))).array(I64)
+        former = run["symbols"].array(I64)
         for number in range(count):
             symbols[number] = UNBOUND
-        with code.loop(entry["input_count"]) as index:
-            port, tensor = entry["ports"].record(PORT, index), code["inputs"].record(TENSOR, index)
-            self.host.passes(
-                code,
-                self.checks.check_type,
-                context.word,
-                port.word,
-                tensor.word,
-                kind,
-                symbols.address(0),
-            )
+        self._check_inputs(code, context, entry, self.checks.check_type, kind, symbols.address(0))
         values = run["pool"].array(I64).address(entry["value_base"])
         changed = code.variable(I1, run["prepared"].equals(0))
         for number in range(count):
@@ -71,21 +59,34 @@ class Runner:
             for number in range(count):  # a symbol that this entry does not use counts as 0
                 former[number] = symbols[number]
                 symbols[number] = code.select(symbols[number].equals(UNBOUND), 0, symbols[number])
-            with code.if_(code.call(entry["compute_values"], symbols.address(0), values)):
-                self.host.fail(
-                    context,
-                    "NL_ERROR_MEMORY",
-                    "These shapes need more memory than 64 bits can count.",
-                )
-            self._check_outputs_possible(code, context, entry, values)
+            self._compute_values(code, context, entry, symbols.address(0), values)
             run["prepared"] = 1
-        with code.loop(entry["input_count"]) as index:
-            port, tensor = entry["ports"].record(PORT, index), code["inputs"].record(TENSOR, index)
-            self.host.passes(
-                code, self.checks.check_extents, context.word, port.word, tensor.word, kind, values
-            )
+        self._check_inputs(code, context, entry, self.checks.check_extents, kind, values)
         code.return_(0)
         return code
+
+    def _check_inputs(
+        self,
+        code: Function,
+        context: Record,
+        entry: Record,
+        check: Function,
+        kind: Word,
+        numbers: Word,
+    ) -> None:
+        """One of the checks for every input; ``numbers``: what it binds or compares with."""
+        with code.loop(entry["input_count"]) as index:
+            port, tensor = entry["ports"].record(PORT, index), code["inputs"].record(TENSOR, index)
+            self.host.passes(code, check, context.word, port.word, tensor.word, kind, numbers)
+
+    def _compute_values(
+        self, code: Function, context: Record, entry: Record, symbols: Word, values: Word
+    ) -> None:
+        with code.if_(code.call(entry["compute_values"], symbols, values)):
+            self.host.fail(
+                context, "NL_ERROR_MEMORY", "These shapes need more memory than 64 bits can count."
+            )
+        self._check_outputs_possible(code, context, entry, values)
 
     def _expect(
         self, code: Function, context: Record, entry: Record, what: str, message: str
