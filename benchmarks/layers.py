@@ -12,6 +12,7 @@ FOLDER/layers.json and .md.
 from __future__ import annotations
 
 import time
+from argparse import ArgumentParser
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -157,8 +158,7 @@ class Sum:
     times_peak: float
 
 
-def main(arguments: Sequence[str] | None = None) -> None:
-    """Measure and write the tables."""
+def _parser() -> ArgumentParser:
     parser = report.parser_of(__doc__)
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--batches", default=",".join(map(str, BATCHES)))
@@ -190,7 +190,12 @@ def main(arguments: Sequence[str] | None = None) -> None:
         default=4.0,
         help="GB of workspace, above which a cell is left out",
     )
-    given = parser.parse_args(arguments)
+    return parser
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Measure and write the tables."""
+    given = _parser().parse_args(arguments)
     machine = peaks.measure([given.threads])
     limits = Limits(given.seconds, given.workspace * 1e9)
     chosen = _chosen(

@@ -32,7 +32,7 @@ from .passes.join_stages import join_stages
 from .passes.plan_memory import Placement, plan_memory
 from .passes.select_strategies import Decision, select_strategies
 from .pipeline import GRAPH_PASSES, Pass, Pipeline, Report
-from .program import Program, StatePort
+from .program import Program, StatePort, identifier
 from .strategies import Rates, rates_of
 from .targets.cpu.jit import load_in_process
 from .targets.cpu.kernel_objects import compile_kernel_objects
@@ -264,7 +264,7 @@ def _lowered(
     symbols = {s.name: s for graph in fused.values() for s in graph.symbols}
     first = Placement(cpus[0].machine)
     for cpu in cpus:
-        suffix = f"_{_identifier(cpu.name)}" if len(cpus) > 1 else ""
+        suffix = f"_{identifier(cpu.name)}" if len(cpus) > 1 else ""
         placement = first.for_level(cpu.machine, suffix)
         states, numbers = (
             _states(graphs["train_step"], placement) if "train_step" in graphs else ((), {})
@@ -273,7 +273,7 @@ def _lowered(
             plan_memory(graph, name, placement, numbers) for name, graph in fused.items()
         )
         program = Program(
-            _identifier(graphs["run"].name), tuple(symbols[name] for name in sorted(symbols)),
+            identifier(graphs["run"].name), tuple(symbols[name] for name in sorted(symbols)),
             entries,
             tuple(placement.constants), states, placement.kernels, metadata,
         )  # fmt: skip
@@ -315,11 +315,6 @@ def _record(decision: Decision) -> dict[str, Any]:
         "strategy": decision.strategy,
     }
     return {**found, "measured": dict(decision.measured)} if decision.measured else found
-
-
-def _identifier(name: str) -> str:
-    kept = "".join(letter if letter.isascii() and letter.isalnum() else "_" for letter in name)[:64]
-    return kept if kept and not kept[0].isdigit() else f"model_{kept}"
 
 
 def _check_memory(program: Program) -> None:

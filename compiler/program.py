@@ -108,3 +108,11 @@ class Program:
     @property
     def is_training(self) -> bool:
         return any(entry.name == "train_step" for entry in self.entries)
+
+
+def identifier(name: str) -> str:
+    """A name as symbols and C identifiers may bear it: ASCII letters, digits and
+    underscores, about 64 at the most.
+    """
+    kept = "".join(letter if letter.isascii() and letter.isalnum() else "_" for letter in name)[:64]
+    return kept if kept and not kept[0].isdigit() else f"model_{kept}"

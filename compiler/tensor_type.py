@@ -16,8 +16,7 @@ import ml_dtypes
 import numpy as np
 
 from . import dim
-from .dim import Dim, Extent, Symbol
-from .dim_text import parse_extent
+from .dim import Dim, Extent, Symbol, parse_extent
 
 MAX_RANK: Final = 16
 MAX_ELEMENTS: Final = 1 << 40

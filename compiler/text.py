@@ -30,8 +30,7 @@ from netloom.errors import ModelError, NetloomError, UnsupportedOpError
 
 from . import ops as _ops  # noqa: F401  (defines every op)
 from .constant import Constant
-from .dim import Dim, Symbol
-from .dim_text import parse_extent
+from .dim import Dim, Symbol, parse_extent
 from .graph import Graph, Node, State, Value, nested_graphs
 from .layout import Layout, parse_layout
 from .op import OPS

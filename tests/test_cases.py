@@ -1,4 +1,4 @@
-"""Every op on every row of cases.py: types, meaning, gradient, compiled code and text, against the
+"""Every op on every row of tests/cases: types, meaning, gradient, compiled code and text, against the
 independent oracle.
 
 Tolerances are derived: eps (k + 1) c S, with eps of the result's dtype, k the terms that an element
@@ -366,7 +366,7 @@ def missing_parts(name: str, rows: Sequence[Case] = CASES) -> list[str]:
     reason why there is none).
     """
     op = OPS[name]
-    lacks = [] if any(case.op == name for case in rows) else ["a row in tests/cases.py"]
+    lacks = [] if any(case.op == name for case in rows) else ["a row in tests/cases"]
     lacks += [] if op.doc.strip() else ["a doc text"]
     lacks += [] if name in oracle.ORACLES else ["an oracle in tests/oracle"]
     match op.vjp:
@@ -395,7 +395,7 @@ def test_an_incomplete_op_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     new = dataclasses.replace(OPS["tanh"], name="new", doc=" ", vjp=NotDifferentiable(""))
     monkeypatch.setitem(OPS, "new", new)
     assert missing_parts("new") == [
-        "a row in tests/cases.py", "a doc text", "an oracle in tests/oracle",
+        "a row in tests/cases", "a doc text", "an oracle in tests/oracle",
         "a reason why it has no gradient",
     ]  # fmt: skip
     monkeypatch.setitem(OPS, "new", dataclasses.replace(OPS["tanh"], name="new"))

@@ -276,31 +276,33 @@ class _Machine:
             self.orders[id(root)] = scalar.post_order([root], closed=(Guarded, Load))
         values: dict[int, Any] = {}
         for node in self.orders[id(root)]:
-            match node:
-                case Literal(value, dtype):
-                    result: Any = dtype.numpy.type(value)
-                case Load():
-                    result = self._load(node)
-                case LaneFold():
-                    result = self._folded(node)
-                case Index(extent):
-                    result = np.asarray(self._extent(extent), np.int64)
-                case Guarded():
-                    result = self._guarded(node)
-                case Checked(index, extent):
-                    result = self._checked(values[id(index)], extent)
-                case Cast(argument, dtype):
-                    result = scalar.cast_array(np.asarray(values[id(argument)]), dtype)
-                case Bitcast(argument, dtype):
-                    result = np.asarray(values[id(argument)]).view(dtype.numpy)
-                case Call(function, arguments, dtype):
-                    result = SCALAR_FUNCTIONS[function].numpy(*(values[id(a)] for a in arguments))
-                    result = np.asarray(result).astype(dtype.numpy, copy=False)
-                    self.counts.fma += self._lanes if function == "fma" else 0
-                case _:
-                    raise TypeError(f"{type(node).__name__} has no meaning in loops")
-            values[id(node)] = result
+            values[id(node)] = self._meaning(node, values)
         return values[id(root)]
+
+    def _meaning(self, node: Expr, values: Mapping[int, Any]) -> Any:
+        """The value of a node whose arguments have theirs, by their identity."""
+        match node:
+            case Literal(value, dtype):
+                return dtype.numpy.type(value)
+            case Load():
+                return self._load(node)
+            case LaneFold():
+                return self._folded(node)
+            case Index(extent):
+                return np.asarray(self._extent(extent), np.int64)
+            case Guarded():
+                return self._guarded(node)
+            case Checked(index, extent):
+                return self._checked(values[id(index)], extent)
+            case Cast(argument, dtype):
+                return scalar.cast_array(np.asarray(values[id(argument)]), dtype)
+            case Bitcast(argument, dtype):
+                return np.asarray(values[id(argument)]).view(dtype.numpy)
+            case Call(function, arguments, dtype):
+                result = SCALAR_FUNCTIONS[function].numpy(*(values[id(a)] for a in arguments))
+                self.counts.fma += self._lanes if function == "fma" else 0
+                return np.asarray(result).astype(dtype.numpy, copy=False)
+        raise TypeError(f"{type(node).__name__} has no meaning in loops")
 
     def _load(self, load: Load) -> Any:
         memory = self.memory[load.buffer]

@@ -22,8 +22,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from .. import dim, scalar
-from ..dim import Extent, Symbol
-from ..dim_text import parse_extent
+from ..dim import Extent, Symbol, parse_extent
 from ..scalar import Argument, Bitcast, Call, Cast, Checked, Expr, Guarded, Index, Literal
 from ..tensor_type import DType, split_top_level
 from .ir import (

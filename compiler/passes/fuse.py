@@ -22,7 +22,7 @@ from ..graph import Builder, Graph, Node, Value, finish, rebuilder
 from ..loops.build import has_loops, is_anchor
 from ..loops.row_form import row_form
 from ..op import OPS
-from ..ops.shape import divides_by_free_dims
+from ..ops.views import divides_by_free_dims
 
 # they read memory at computed indices: no formula takes its place
 INDEXED = frozenset({"gather", "gather_elements"})

@@ -27,11 +27,12 @@ from .strategy import Cost, Strategy, nominal
 OPS = ("attention",)
 LENGTH = 256  # what a free dim is taken for: sequences are longer than batches
 # in multiply-adds, from measurements on Zen 4:
-EXPONENTIAL = 24  # of one score
+EXPONENTIAL = 24  # of one score that stays in registers
+SOFTMAX = 64  # of one score in a row kernel, which passes over a row in the cache three times
 TRANSPOSED = 16  # of one element of the keys, put into panels
 # of queries: fewer take as long, since every load of keys and values serves one row each
 FEWEST_ROWS = 4
-PASSES = 3  # of writing and reading the scores that the direct form makes
+PASSES = 2  # of writing and reading by the direct form: its scores, then the weights made of them
 
 
 def _extents(node: Node, free: int) -> tuple[int, int, int, int, int]:
@@ -51,7 +52,7 @@ def _direct_cost(_graph: Graph, node: Node, free: int) -> Cost:
     scores = heads * queries * keys
     workspace = float(scores * node.output.dtype.bytes)
     moved = _moved(node, free) + 2 * PASSES * workspace
-    return Cost(float(scores * (depth + width + EXPONENTIAL)), moved, workspace)
+    return Cost(float(scores * (depth + width + SOFTMAX)), moved, workspace)
 
 
 def _direct(b: Builder, _graph: Graph, node: Node, inputs: Sequence[Value]) -> Value:

@@ -12,6 +12,7 @@ import contextlib
 import os
 import tempfile
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Final
 
@@ -22,6 +23,7 @@ from netloom.compiler import scalar
 from netloom.compiler.dim import Dim, Symbol
 from netloom.compiler.formula import emit_formula
 from netloom.compiler.graph import Builder, Graph, Node, Value
+from netloom.compiler.rewrite import without_dead_nodes
 from netloom.compiler.tensor_type import TensorType
 from netloom.errors import UnsupportedOpError, UsageError
 
@@ -96,7 +98,7 @@ class _Exporter:
         self.names: dict[Value, str] = dict(zip(graph.inputs, names, strict=True))
 
     def model(self) -> onnx.ModelProto:
-        nodes = _needed(self.graph)
+        nodes = without_dead_nodes(replace(self.graph, states=())).nodes  # updates are not exported
         self._place_sources(
             {value for node in nodes for value in node.inputs}.union(self.graph.outputs)
         )
@@ -186,17 +188,6 @@ def _expanded(node: Node) -> tuple[list[Node], Sequence[Value]] | None:
         arguments = [scalar.Argument(i, value.dtype) for i, value in enumerate(node.inputs)]
         return b.nodes, [emit_formula(b, node.op.formula(node.attrs, *arguments), node.inputs)]
     return None
-
-
-def _needed(graph: Graph) -> list[Node]:
-    """The nodes that the outputs need (not the updates of states)."""
-    needed = set(graph.outputs)
-    kept = []
-    for node in reversed(graph.nodes):
-        if needed.intersection(node.outputs):
-            kept.append(node)
-            needed.update(node.inputs)
-    return kept[::-1]
 
 
 def _without_copies(

@@ -18,8 +18,7 @@ import numpy as np
 import numpy.typing as npt
 
 from netloom.compiler import dim
-from netloom.compiler.dim import Symbol
-from netloom.compiler.dim_text import parse_extent
+from netloom.compiler.dim import Symbol, parse_extent
 from netloom.errors import InputError, ToolchainError, UsageError
 from netloom.runtime.buffer import numpy_dtype
 

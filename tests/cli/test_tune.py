@@ -13,7 +13,6 @@ import pytest
 
 import netloom as nl
 from netloom.compiler import driver, tuning
-from netloom.compiler.targets.cpu import layer_timer
 from netloom.compiler.targets.cpu.layer_timer import LayerTimer
 
 from .calling import call
@@ -118,17 +117,23 @@ def test_from_python(model: str, monkeypatch: pytest.MonkeyPatch) -> None:
     assert np.linalg.norm(tuned(x) - expected) <= 4e-6 * np.linalg.norm(expected)
 
 
-def test_without_a_cache_nothing_is_stored(model: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("NETLOOM_CACHE", "off")
-    calls: list[str] = []
+def measured_without_a_timer(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """Every candidate takes a millisecond; the texts of the layers that are asked for."""
+    texts: list[str] = []
 
     def measure(
         _self: LayerTimer, layer: tuning.Layer, names: list[str], _seconds: float
     ) -> dict[str, float]:
-        calls.append(layer.text)
+        texts.append(layer.text)
         return dict.fromkeys(names, 1e-3)
 
-    monkeypatch.setattr(layer_timer.LayerTimer, "measure", measure)
+    monkeypatch.setattr(LayerTimer, "measure", measure)
+    return texts
+
+
+def test_without_a_cache_nothing_is_stored(model: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("NETLOOM_CACHE", "off")
+    calls = measured_without_a_timer(monkeypatch)
     for _ in range(2):
         assert all(
             row["candidates"][0]["measured"] == 1e-3
@@ -157,15 +162,7 @@ def test_what_cannot_be_tuned(model: str, tmp_path: Path) -> None:
 
 def test_a_training_step_is_tuned(monkeypatch: pytest.MonkeyPatch) -> None:
     """Gradients have candidates of their own, at the batch that training is compiled for."""
-    texts: list[str] = []
-
-    def measure(
-        _self: LayerTimer, layer: tuning.Layer, names: list[str], _seconds: float
-    ) -> dict[str, float]:
-        texts.append(layer.text)
-        return dict.fromkeys(names, 1e-3)
-
-    monkeypatch.setattr(layer_timer.LayerTimer, "measure", measure)
+    texts = measured_without_a_timer(monkeypatch)
     monkeypatch.setattr(tuning, "CLOSE", 1e9)
     monkeypatch.setenv("NETLOOM_CACHE", "off")
 

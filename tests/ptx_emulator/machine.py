@@ -8,30 +8,26 @@ order threads.
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any, TypeAlias
 
 import numpy as np
-import numpy.typing as npt
 
-from .copies import Copies, copy_async
-from .memory import BankTraffic, MemoryFault, Space
+from .arithmetic import ARITHMETIC
+from .bits import BITS
+from .conversions import CONVERSIONS
+from .copies import Copies
+from .handlers import Array, Handler, dtype_of
+from .matrices import MATRICES
+from .memory import SHARED_WINDOW, BankTraffic, MemoryFault, Space
 from .parse import Instruction, Kernel, parse
-from .warpgroups import Warpgroups, fence, warpgroup_product
+from .transfers import TRANSFERS
+from .warpgroups import Warpgroups
 
-Array: TypeAlias = npt.NDArray[Any]
 Operand: TypeAlias = "str | tuple[str, ...]"
-_BASE, _GAP, _SHARED_WINDOW = 1 << 32, 1 << 12, 1 << 24
+_BASE, _GAP = 1 << 32, 1 << 12
 MOST_STEPS = 1_000_000
-_TYPES = {"pred": "?", "f16": "f2", "f32": "f4", "f64": "f8"} | {
-    f"{kind}{bits}": f"{'i' if kind == 's' else 'u'}{bits // 8}"
-    for kind in "sub"
-    for bits in (8, 16, 32, 64)
-}
-
-
-def dtype_of(name: str) -> np.dtype[Any]:
-    return np.dtype(_TYPES[name])
+_HANDLERS: dict[str, Handler] = TRANSFERS | ARITHMETIC | CONVERSIONS | BITS | MATRICES
 
 
 def emulate(
@@ -275,14 +271,14 @@ class Machine:
         address = address.astype(np.int64) + step
         positions = np.arange(active.size)
         if not is_shared and "global" not in instruction.modifiers:
-            inside = (address >= _SHARED_WINDOW) & (address < _SHARED_WINDOW + self.shared_size)
+            inside = (address >= SHARED_WINDOW) & (address < SHARED_WINDOW + self.shared_size)
             parts = [(True, positions[inside]), (False, positions[~inside])]
             return [
                 p
                 for is_own, rows in parts
                 if rows.size
                 for p in self._in(
-                    is_own, address[rows] - (_SHARED_WINDOW if is_own else 0), rows, active, width
+                    is_own, address[rows] - (SHARED_WINDOW if is_own else 0), rows, active, width
                 )
             ]
         return self._in(is_shared, address, positions, active, width)
@@ -328,384 +324,3 @@ def _immediate(text: str, dtype: np.dtype[Any], symbols: dict[str, int]) -> Any:
         if dtype.kind != "b"
         else bool(value)
     )
-
-
-Handler: TypeAlias = Callable[[Machine, Instruction, Array], None]
-
-
-def _load(m: Machine, i: Instruction, active: Array) -> None:
-    dtype = dtype_of(i.modifiers[-1])
-    targets = i.operands[0] if isinstance(i.operands[0], tuple) else (i.operands[0],)
-    if "param" in i.modifiers:
-        name = str(i.operands[1]).strip("[]")
-        m.write(
-            targets[0], np.full(active.size, m.parameters[name], np.int64).astype(dtype), active
-        )
-        return
-    width = dtype.itemsize * len(targets)
-    data = np.empty((active.size, width), np.uint8)
-    for space, offsets, rows in m.access(i, i.operands[1], width, active):
-        data[rows] = space.load(offsets, width, m.lanes[active[rows]], m.epochs[active[rows]])
-    for place, target in enumerate(targets):
-        part = np.ascontiguousarray(data[:, place * dtype.itemsize : (place + 1) * dtype.itemsize])
-        m.write(target, part.view(dtype)[:, 0], active)
-
-
-def _store(m: Machine, i: Instruction, active: Array) -> None:
-    kind = i.modifiers[-1]
-    sources = i.operands[1] if isinstance(i.operands[1], tuple) else (i.operands[1],)
-    parts = [np.ascontiguousarray(m.read(s, kind, active))[:, None].view(np.uint8) for s in sources]
-    data = np.concatenate(parts, axis=1)
-    for space, offsets, rows in m.access(i, i.operands[0], data.shape[1], active):
-        space.store(offsets, data[rows], m.lanes[active[rows]], m.epochs[active[rows]])
-
-
-def _move(m: Machine, i: Instruction, active: Array) -> None:
-    kind = i.modifiers[-1]
-    target, source = i.operands
-    if isinstance(source, tuple):
-        half = f"b{dtype_of(kind).itemsize * 8 // len(source)}"
-        parts = [
-            np.ascontiguousarray(m.read(s, half, active))[:, None].view(np.uint8) for s in source
-        ]
-        m.write(target, np.concatenate(parts, axis=1).view(dtype_of(kind))[:, 0], active)
-    elif isinstance(target, tuple):
-        data = np.ascontiguousarray(m.read(source, kind, active))[:, None].view(
-            f"u{dtype_of(kind).itemsize // len(target)}"
-        )
-        for place, one in enumerate(target):
-            m.write(one, np.ascontiguousarray(data[:, place]), active)
-    else:
-        m.write(target, m.read(source, kind, active), active)
-
-
-def _to_generic(m: Machine, i: Instruction, active: Array) -> None:
-    shift = _SHARED_WINDOW if "shared" in i.modifiers else 0
-    value = m.read(i.operands[1], "b64", active)
-    m.write(
-        i.operands[0],
-        value - np.uint64(shift) if "to" in i.modifiers else value + np.uint64(shift),
-        active,
-    )
-
-
-def _plain(function: Callable[..., Array], arity: int) -> Handler:
-    """All operands and the result have the instruction's type."""
-
-    def handler(m: Machine, i: Instruction, active: Array) -> None:
-        kind = i.modifiers[-1]
-        values = [m.read(operand, kind, active) for operand in i.operands[1 : 1 + arity]]
-        m.write(i.operands[0], np.asarray(function(*values)).astype(dtype_of(kind)), active)
-
-    return handler
-
-
-def _wide_of(kind: str) -> str:
-    return f"{kind[0]}{int(kind[1:]) * 2}"
-
-
-def _multiply(m: Machine, i: Instruction, active: Array) -> None:
-    kind = i.modifiers[-1]
-    x, y = (m.read(operand, kind, active) for operand in i.operands[1:3])
-    m.write(i.operands[0], _times(i, kind, x, y), active)
-
-
-def _times(i: Instruction, kind: str, x: Array, y: Array) -> Array:
-    if "wide" in i.modifiers:
-        wide = dtype_of(_wide_of(kind))
-        return x.astype(wide) * y.astype(wide)
-    if "hi" in i.modifiers:
-        bits = int(kind[1:])
-        product = [(int(a) * int(b)) >> bits for a, b in zip(x, y, strict=True)]
-        return np.array([p % (1 << bits) for p in product], f"u{bits // 8}").view(dtype_of(kind))
-    return x * y
-
-
-def _multiply_add(m: Machine, i: Instruction, active: Array) -> None:
-    kind = i.modifiers[-1]
-    x, y = (m.read(operand, kind, active) for operand in i.operands[1:3])
-    product = _times(i, kind, x, y)
-    z = m.read(i.operands[3], _wide_of(kind) if "wide" in i.modifiers else kind, active)
-    m.write(i.operands[0], product + z, active)
-
-
-def _fma(x: Array, y: Array, z: Array) -> Array:
-    """float32: the product is exact in float64, where the sum is made. float64 rounds twice."""
-    return (x.astype(np.float64) * y + z).astype(x.dtype)
-
-
-def _divide(x: Array, y: Array) -> Array:
-    if x.dtype.kind == "f":
-        return x / y
-    if x.dtype.kind == "u":
-        return x // np.where(y == 0, 1, y)
-    safe = np.where(y == 0, 1, y).astype(x.dtype)
-    floor = x // safe
-    return (floor + ((x - floor * safe != 0) & ((x < 0) != (safe < 0)))).astype(x.dtype)
-
-
-def _remainder(x: Array, y: Array) -> Array:
-    return np.fmod(x, np.where(y == 0, 1, y).astype(x.dtype))
-
-
-_COMPARE: dict[str, Callable[[Array, Array], Array]] = {
-    "eq": np.equal, "lt": np.less, "le": np.less_equal, "gt": np.greater, "ge": np.greater_equal,
-    "lo": np.less, "ls": np.less_equal, "hi": np.greater, "hs": np.greater_equal,
-    "ne": lambda x, y: np.not_equal(x, y) & (x == x) & (y == y),  # noqa: PLR0124  (ordered)
-    "neu": np.not_equal,
-    "ltu": lambda x, y: ~(x >= y), "leu": lambda x, y: ~(x > y), "gtu": lambda x, y: ~(x <= y),
-    "geu": lambda x, y: ~(x < y),
-    "equ": lambda x, y: np.equal(x, y) | (x != x) | (y != y),  # noqa: PLR0124
-    "num": lambda x, y: (x == x) & (y == y), "nan": lambda x, y: (x != x) | (y != y),  # noqa: PLR0124
-}  # fmt: skip
-
-
-def _set_predicate(m: Machine, i: Instruction, active: Array) -> None:
-    kind = i.modifiers[-1]
-    x, y = (m.read(operand, kind, active) for operand in i.operands[1:3])
-    value = _COMPARE[i.modifiers[0]](x, y)
-    if len(i.operands) > 3:
-        other = str(i.operands[3])
-        last = m.read(other.lstrip("!"), "pred", active) != other.startswith("!")
-        value = {"and": np.logical_and, "or": np.logical_or, "xor": np.logical_xor}[i.modifiers[1]](
-            value, last
-        )
-    m.write(i.operands[0], value, active)
-
-
-def _select(m: Machine, i: Instruction, active: Array) -> None:
-    kind = i.modifiers[-1]
-    x, y = (m.read(operand, kind, active) for operand in i.operands[1:3])
-    m.write(i.operands[0], np.where(m.read(i.operands[3], "pred", active), x, y), active)
-
-
-_ROUND: dict[str, Callable[[Array], Array]] = {
-    "rmi": np.floor,
-    "rpi": np.ceil,
-    "rzi": np.trunc,
-    "rni": np.rint,
-}
-
-
-def _convert(m: Machine, i: Instruction, active: Array) -> None:
-    target, source = i.modifiers[-2:]
-    if target in ("tf32", "bf16x2"):
-        _convert_rounding(m, i, active)
-        return
-    value = m.read(i.operands[1], source, active)
-    rounding = next((r for r in i.modifiers if r in _ROUND), None)
-    if rounding:
-        value = _ROUND[rounding](value)
-    to = dtype_of(target)
-    if value.dtype.kind == "f" and to.kind in "iu":
-        info = np.iinfo(to)
-        wide = np.nan_to_num(value.astype(np.float64), nan=0.0)
-        result = np.where(
-            wide >= float(info.max), info.max, np.where(wide <= float(info.min), info.min, 0)
-        ).astype(to)
-        inside = (wide > float(info.min)) & (wide < float(info.max))
-        result[inside] = wide[inside].astype(to)
-        m.write(i.operands[0], result, active)
-        return
-    if "sat" in i.modifiers:
-        raise ValueError(f"the emulator does not know {i.text!r}")
-    m.write(i.operands[0], value.astype(to), active)
-
-
-def _convert_rounding(m: Machine, i: Instruction, active: Array) -> None:
-    """cvt.rna.tf32.f32: to nearest of 10 bits, halves away from zero. cvt.rn.bf16x2.f32: two, the
-    first operand's above. NaN gives the canonical one."""
-    match i.modifiers:
-        case ("rna", "tf32", "f32"):
-            x = m.read(i.operands[1], "f32", active)
-            value = (x.view(np.uint32) + np.uint32(0x1000)) & np.uint32(0xFFFFE000)
-            m.write(i.operands[0], np.where(np.isnan(x), np.uint32(0x7FFFFFFF), value), active)
-        case ("rn", "bf16x2", "f32"):
-            high, low = (
-                _bfloat16_bits(m.read(operand, "f32", active)) for operand in i.operands[1:3]
-            )
-            m.write(i.operands[0], high << np.uint32(16) | low, active)
-        case _:
-            raise ValueError(f"the emulator does not know {i.text!r}")
-
-
-def _bfloat16_bits(x: Array) -> Array:
-    """To nearest, halves to even."""
-    bits = x.view(np.uint32)
-    rounded = (bits + np.uint32(0x7FFF) + (bits >> np.uint32(16) & np.uint32(1))) >> np.uint32(16)
-    return np.where(np.isnan(x), np.uint32(0x7FFF), rounded)
-
-
-def _not(m: Machine, i: Instruction, active: Array) -> None:
-    value = m.read(i.operands[1], i.modifiers[-1], active)
-    m.write(i.operands[0], ~value, active)
-
-
-def _shift(is_left: bool) -> Handler:
-    """Amounts beyond the width shift everything out."""
-
-    def handler(m: Machine, i: Instruction, active: Array) -> None:
-        kind = i.modifiers[-1]
-        x, by = m.read(i.operands[1], kind, active), m.read(i.operands[2], "u32", active)
-        bits = x.itemsize * 8
-        least = np.minimum(by, bits - 1).astype(x.dtype)
-        value = x << least if is_left else x >> least
-        if is_left or x.dtype.kind == "u":
-            value = np.where(by >= bits, 0, value).astype(x.dtype)
-        m.write(i.operands[0], value, active)
-
-    return handler
-
-
-def _permute(x: Array, y: Array, selector: Array) -> Array:
-    """Bytes of x (0 to 3) and y (4 to 7), picked by the selector's four nibbles; bit 3 of one
-    repeats the byte's sign.
-    """
-    both = y.astype(np.uint64) << np.uint64(32) | x.astype(np.uint64)
-    result = np.zeros_like(x)
-    for place in range(4):
-        nibble = selector >> np.uint32(4 * place) & np.uint32(15)
-        byte = (
-            both >> (nibble & np.uint32(7)).astype(np.uint64) * np.uint64(8) & np.uint64(255)
-        ).astype(np.uint32)
-        sign = np.where(byte & 128, 255, 0).astype(np.uint32)
-        result |= np.where(nibble & 8, sign, byte).astype(np.uint32) << np.uint32(8 * place)
-    return result
-
-
-def _dot_of_two(is_high: bool) -> Callable[..., Array]:
-    """dp2a of unsigned numbers: z + x's two halves times two of y's bytes."""
-
-    def value(x: Array, y: Array, z: Array) -> Array:
-        by = y >> np.uint32(16) if is_high else y
-        return (
-            z
-            + (x & np.uint32(0xFFFF)) * (by & np.uint32(255))
-            + (x >> np.uint32(16)) * (by >> np.uint32(8) & np.uint32(255))
-        )
-
-    return value
-
-
-def _dp2a(m: Machine, i: Instruction, active: Array) -> None:
-    if i.modifiers[1:] != ("u32", "u32"):
-        raise ValueError(f"the emulator does not know {i.text!r}")
-    _plain(_dot_of_two(i.modifiers[0] == "hi"), 3)(m, i, active)
-
-
-def _insert(m: Machine, i: Instruction, active: Array) -> None:
-    """The low ``length`` bits of the first operand put into the second at ``start``."""
-    kind = i.modifiers[-1]
-    low, into = (m.read(operand, kind, active) for operand in i.operands[1:3])
-    start, length = (m.read(operand, "u32", active) & 255 for operand in i.operands[3:5])
-    bits = into.itemsize * 8
-    ones = (1 << np.minimum(length, bits).astype(object)) - 1
-    mask = np.array(
-        [(int(o) << int(s)) % (1 << bits) for o, s in zip(ones, start, strict=True)], into.dtype
-    )
-    moved = np.array(
-        [(int(v) << int(s)) % (1 << bits) for v, s in zip(low, start, strict=True)], into.dtype
-    )
-    m.write(i.operands[0], into & ~mask | moved & mask, active)
-
-
-def _extract(m: Machine, i: Instruction, active: Array) -> None:
-    """Bits [start, start + length), extended by their sign if the type has one."""
-    kind = i.modifiers[-1]
-    x = m.read(i.operands[1], kind, active)
-    start, length = (m.read(operand, "u32", active) & 255 for operand in i.operands[2:4])
-    bits = x.itemsize * 8
-    inside = np.minimum(length, bits - np.minimum(start, bits))
-    up = (bits - np.minimum(start, bits) - inside).astype(x.dtype)
-    value = (x << up) >> (bits - inside).astype(x.dtype)
-    m.write(i.operands[0], np.where(inside == 0, 0, value).astype(x.dtype), active)
-
-
-WARP = 32
-
-
-def _warps(m: Machine, i: Instruction, active: Array) -> Array:
-    """The active lanes as [warps, 32]; an instruction of whole warps must find them whole."""
-    whole = (
-        m.lanes[active].reshape(-1, WARP) if active.size % WARP == 0 else np.zeros((1, 2), np.int64)
-    )
-    if (whole[:, 0] % WARP).any() or (np.diff(whole, axis=1) != 1).any() or m.threads % WARP:
-        raise MemoryFault(f"{i.operation}: some threads of a warp are elsewhere")
-    return whole
-
-
-def _load_matrices(m: Machine, i: Instruction, active: Array) -> None:
-    """ldmatrix x4: lane 8 j + r names row r (16 bytes) of matrix j; lane l gets word l % 4 of
-    row l / 4 of each.
-    """
-    if i.modifiers != ("sync", "aligned", "m8n8", "x4", "shared", "b16"):
-        raise ValueError(f"the emulator does not know {i.text!r}")
-    warps = _warps(m, i, active)
-    ((space, offsets, _),) = m.access(i, i.operands[1], 16, active)
-    data = space.load(offsets, 16, m.lanes[active], m.epochs[active])
-    # [warp, matrix, row, word]
-    words = np.ascontiguousarray(data).view(np.uint32).reshape(len(warps), 4, 8, 4)
-    for place, target in enumerate(i.operands[0]):
-        m.write(target, words[:, place].reshape(-1), active)
-
-
-def _multiply_matrices(m: Machine, i: Instruction, active: Array) -> None:
-    """mma.sync.m16n8: the products are exact, each sum is rounded once (tensor cores truncate,
-    and their order is theirs).
-    """
-    shapes = {("m16n8k8", "tf32"): _from_tf32, ("m16n8k16", "bf16"): _from_bfloat16}
-    key = (i.modifiers[2], i.modifiers[6]) if len(i.modifiers) == 9 else ("", "")
-    if key not in shapes:
-        raise ValueError(f"the emulator does not know {i.text!r}")
-    warps = len(_warps(m, i, active))
-
-    def operand(number: int, kind: str) -> Array:
-        names = i.operands[number]
-        assert isinstance(names, tuple)
-        # [warp, register, group, place]
-        return np.stack([m.read(name, kind, active).reshape(warps, 8, 4) for name in names], 1)
-
-    # [warp, register, group, place, element of a word]
-    a, b = (shapes[key](operand(number, "b32")) for number in (1, 2))
-    # registers: k, then rows
-    left = a.reshape(warps, 2, 2, 8, -1).transpose(0, 2, 3, 1, 4).reshape(warps, 16, -1)
-    right = b.reshape(warps, 2, 8, -1).transpose(0, 1, 3, 2).reshape(warps, -1, 8)
-    # [warp, row half, column of two, row, pair]
-    sums = operand(3, "f32").astype(np.float64).reshape(warps, 2, 2, 8, 4)
-    products = (left @ right).reshape(warps, 2, 8, 4, 2).transpose(0, 1, 4, 2, 3)
-    result = (sums + products).astype(np.float32).reshape(warps, 4, -1)
-    for place, target in enumerate(i.operands[0]):
-        m.write(target, result[:, place].reshape(-1), active)
-
-
-def _from_tf32(words: Array) -> Array:
-    """Tensor cores do not read the low 13 bits."""
-    return (
-        np.ascontiguousarray(words & np.uint32(0xFFFFE000))
-        .view(np.float32)
-        .astype(np.float64)[..., None]
-    )
-
-
-def _from_bfloat16(words: Array) -> Array:
-    halves = np.stack([words << np.uint32(16), words & np.uint32(0xFFFF0000)], -1)
-    return halves.view(np.float32).astype(np.float64)
-
-
-_HANDLERS: dict[str, Handler] = {
-    "ld": _load, "st": _store, "mov": _move, "cvta": _to_generic,
-    "add": _plain(np.add, 2), "sub": _plain(np.subtract, 2), "mul": _multiply, "mad": _multiply_add,
-    "fma": _plain(_fma, 3), "div": _plain(_divide, 2), "rem": _plain(_remainder, 2),
-    "neg": _plain(np.negative, 1), "abs": _plain(np.abs, 1), "sqrt": _plain(np.sqrt, 1),
-    "rcp": _plain(np.reciprocal, 1),
-    "copysign": _plain(lambda sign, size: np.copysign(size, sign), 2),
-    "max": _plain(np.fmax, 2), "min": _plain(np.fmin, 2),
-    "and": _plain(np.bitwise_and, 2), "or": _plain(np.bitwise_or, 2),
-    "xor": _plain(np.bitwise_xor, 2), "not": _not,
-    "shl": _shift(True), "shr": _shift(False),
-    "prmt": _plain(_permute, 3), "bfe": _extract, "bfi": _insert, "dp2a": _dp2a,
-    "cp": copy_async, "wgmma": warpgroup_product, "fence": fence, "ldmatrix": _load_matrices,
-    "mma": _multiply_matrices,
-    "setp": _set_predicate, "selp": _select, "cvt": _convert,
-}  # fmt: skip
-__all__ = ["MemoryFault", "emulate"]

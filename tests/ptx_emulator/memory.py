@@ -14,6 +14,7 @@ import numpy.typing as npt
 
 Lanes = npt.NDArray[np.int64]
 MANY = -2  # more than one reader
+SHARED_WINDOW = 1 << 24  # the generic address of shared memory
 
 
 class MemoryFault(Exception):

@@ -268,8 +268,8 @@ class Checks:
             code["run"].record(RUN),
         )
         addresses, sizes = run["pool"].array(I64), run["sizes"].array(I64)
-        with code.loop(entry["outputs"]) as index:
-            mine = entry["inputs"] + index
+        with code.loop(entry["output_count"]) as index:
+            mine = entry["input_count"] + index
             with code.loop(mine) as other:
                 apart = (addresses[mine] + sizes[mine] <= addresses[other]) | (
                     addresses[other] + sizes[other] <= addresses[mine]

@@ -102,7 +102,7 @@ class Contexts:
             with code.loop(len(self.host.program.constants)) as index:
                 placed = code.address_of(self.host.constant_numbers).array(I64)[index]
                 pool[entry["constant_base"] + index] = model["constants"].array(I64)[placed]
-            pool[entry["flag"]] = context.address("error_flag").to(I64)
+            pool[entry["error_flag"]] = context.address("error_flag").to(I64)
 
     def _run_lengths(self, plans: list[EntryPlan]) -> tuple[int, int, int, int]:
         """Enough for any level."""

@@ -186,8 +186,8 @@ class Models:
         values = code.allocate(ir.ArrayType(I64, max(1, room))).array(I64)
         with code.loop(len(self.host.program.entries)) as position:
             entry = code["model"].record(MODEL)["entries"].record(ENTRY, position)
-            with code.if_(code.call(entry["values"], code["dims"], values.address(0))):
+            with code.if_(code.call(entry["compute_values"], code["dims"], values.address(0))):
                 code.return_(-1)
-            size = values[entry["arena"]]
+            size = values[entry["arena_bytes"]]
             most[0] = code.select(size > most[0], size, most[0])
         code.return_(most[0])

@@ -40,28 +40,16 @@ class Runner:
             code["entry"].record(ENTRY),
             code["run"].record(RUN),
         )
-        count = len(self.host.program.symbols)
         kind = code.address_of(self.host.text("input"))
         self._expect(
             code, context, entry, "input", "The program takes %lld inputs%s; %d were given."
         )
-        symbols, former = (
-            code.allocate(ir.ArrayType(I64, max(1, count))).array(I64),
-            run["symbols"].array(I64),
-        )
+        count = len(self.host.program.symbols)
+        symbols = code.allocate(ir.ArrayType(I64, max(1, count))).array(I64)
+        former = run["symbols"].array(I64)
         for number in range(count):
             symbols[number] = UNBOUND
-        with code.loop(entry["inputs"]) as index:
-            port, tensor = entry["ports"].record(PORT, index), code["inputs"].record(TENSOR, index)
-            self.host.passes(
-                code,
-                self.checks.check_type,
-                context.word,
-                port.word,
-                tensor.word,
-                kind,
-                symbols.address(0),
-            )
+        self._check_inputs(code, context, entry, self.checks.check_type, kind, symbols.address(0))
         values = run["pool"].array(I64).address(entry["value_base"])
         changed = code.variable(I1, run["prepared"].equals(0))
         for number in range(count):
@@ -71,27 +59,40 @@ class Runner:
             for number in range(count):  # a symbol that this entry does not use counts as 0
                 former[number] = symbols[number]
                 symbols[number] = code.select(symbols[number].equals(UNBOUND), 0, symbols[number])
-            with code.if_(code.call(entry["values"], symbols.address(0), values)):
-                self.host.fail(
-                    context,
-                    "NL_ERROR_MEMORY",
-                    "These shapes need more memory than 64 bits can count.",
-                )
-            self._check_outputs_possible(code, context, entry, values)
+            self._compute_values(code, context, entry, symbols.address(0), values)
             run["prepared"] = 1
-        with code.loop(entry["inputs"]) as index:
-            port, tensor = entry["ports"].record(PORT, index), code["inputs"].record(TENSOR, index)
-            self.host.passes(
-                code, self.checks.check_extents, context.word, port.word, tensor.word, kind, values
-            )
+        self._check_inputs(code, context, entry, self.checks.check_extents, kind, values)
         code.return_(0)
         return code
+
+    def _check_inputs(
+        self,
+        code: Function,
+        context: Record,
+        entry: Record,
+        check: Function,
+        kind: Word,
+        numbers: Word,
+    ) -> None:
+        """One of the checks for every input; ``numbers``: what it binds or compares with."""
+        with code.loop(entry["input_count"]) as index:
+            port, tensor = entry["ports"].record(PORT, index), code["inputs"].record(TENSOR, index)
+            self.host.passes(code, check, context.word, port.word, tensor.word, kind, numbers)
+
+    def _compute_values(
+        self, code: Function, context: Record, entry: Record, symbols: Word, values: Word
+    ) -> None:
+        with code.if_(code.call(entry["compute_values"], symbols, values)):
+            self.host.fail(
+                context, "NL_ERROR_MEMORY", "These shapes need more memory than 64 bits can count."
+            )
+        self._check_outputs_possible(code, context, entry, values)
 
     def _expect(
         self, code: Function, context: Record, entry: Record, what: str, message: str
     ) -> None:
         """As many arrays of inputs or outputs as the entry has."""
-        count, given = entry[f"{what}s"], code[f"{what}_count"]
+        count, given = entry[f"{what}_count"], code[f"{what}_count"]
         with code.if_(count.differs(given.to(I64))):
             self.host.fail(context, "NL_ERROR_INPUT", message, count, entry[f"{what}_names"], given)
         with code.if_(code[f"{what}s"].equals(0) & (count > 0)):
@@ -100,8 +101,8 @@ class Runner:
     def _check_outputs_possible(
         self, code: Function, context: Record, entry: Record, values: Word
     ) -> None:
-        with code.loop(entry["outputs"]) as index:
-            port = entry["ports"].record(PORT, entry["inputs"] + index)
+        with code.loop(entry["output_count"]) as index:
+            port = entry["ports"].record(PORT, entry["input_count"] + index)
             with code.loop(port["rank"].to(I64)) as axis:
                 value = values.array(I64)[port["extents"].record(EXTENT, axis)["value"]]
                 with code.if_(value < 0):
@@ -205,11 +206,11 @@ class Runner:
         self._take_tensors(code, context, entry, run)
         self.host.passes(code, self.checks.check_overlap, context.word, entry.word, run.word)
         values = pool.address(entry["value_base"]).array(I64)
-        self.host.passes(code, self.reserve, context.word, values[entry["arena"]])
+        self.host.passes(code, self.reserve, context.word, values[entry["arena_bytes"]])
         with code.if_(run["prepared"].equals(1)):
-            with code.loop(entry["slot_count"]) as slot:
-                offset = values[entry["slots"].array(I32)[slot].to(I64)]
-                pool[entry["slot_base"] + slot] = context["arena"].to(I64) + offset
+            with code.loop(entry["place_count"]) as place:
+                offset = values[entry["place_offsets"].array(I32)[place].to(I64)]
+                pool[entry["place_base"] + place] = context["arena"].to(I64) + offset
             run["prepared"] = 2
         with code.if_(code["state"].differs(0)):
             self._take_state(code, entry, pool)
@@ -236,16 +237,16 @@ class Runner:
         values = pool.address(entry["value_base"])
         output = code.address_of(self.host.text("output"))
         no_symbols = code.null()  # the extents of outputs bind none
-        with code.loop(entry["inputs"] + entry["outputs"]) as index:
-            given = index < entry["inputs"]
+        with code.loop(entry["input_count"] + entry["output_count"]) as index:
+            given = index < entry["input_count"]
             port = entry["ports"].record(PORT, index)
             tensor = code.select(
                 given,
                 code["inputs"].record(TENSOR, index).word,
-                code["outputs"].record(TENSOR, index - entry["inputs"]).word,
+                code["outputs"].record(TENSOR, index - entry["input_count"]).word,
                 PTR,
             )
-            with code.if_(index >= entry["inputs"]):
+            with code.if_(index >= entry["input_count"]):
                 self.host.passes(
                     code,
                     self.checks.check_type,
@@ -321,13 +322,13 @@ class Runner:
             with code.if_(result[0].equals(0)):
                 values = run["pool"].array(I64).address(entry["value_base"]).array(I64)
                 known = code.select(
-                    code["output_count"].to(I64) < entry["outputs"],
+                    code["output_count"].to(I64) < entry["output_count"],
                     code["output_count"].to(I64),
-                    entry["outputs"],
+                    entry["output_count"],
                 )
                 with code.loop(known) as index:
                     self._write_type(
-                        entry["ports"].record(PORT, entry["inputs"] + index),
+                        entry["ports"].record(PORT, entry["input_count"] + index),
                         code["outputs"].record(TENSOR, index),
                         values,
                     )

@@ -1,9 +1,9 @@
 """Program -> constant tables of its host code: ports, symbols, launches, constants, states, and one
 function per entry that computes every size of that entry from the free dims.
 
-Each entry has a pool of 64-bit words: [inputs | outputs | constants | states | arena slots | values
-| error flag], addresses first. The words of all launches are gathered from the pool through one
-table of indices (``wiring``).
+Each entry has a pool of 64-bit words: [inputs | outputs | constants | states | places in the arena |
+values | error flag], addresses first. The words of all launches are gathered from the pool through
+one table of indices (``wiring``).
 """
 
 from __future__ import annotations
@@ -46,10 +46,16 @@ PORT = Struct(
 )
 LAUNCH = Struct({"kernel": KERNEL.as_pointer(), "items": I64, "words": I64})
 ENTRY = Struct({
-    "ports": PTR, "launches": PTR, "wiring": PTR, "slots": PTR, "values": VALUES.as_pointer(), "inputs": I64,
-    "outputs": I64, "launch_count": I64, "word_count": I64, "slot_count": I64, "constant_base": I64, "state_base": I64,
-    "slot_base": I64, "value_base": I64, "flag": I64, "arena": I64, "needs_state": I64, "input_names": PTR,
-    "output_names": PTR,
+    "ports": PTR, "launches": PTR, "wiring": PTR,
+    "place_offsets": PTR,  # for each place in the arena, which of the values is its offset
+    "compute_values": VALUES.as_pointer(),
+    "input_count": I64, "output_count": I64, "launch_count": I64, "word_count": I64,
+    "place_count": I64,
+    # where the sections of the pool start
+    "constant_base": I64, "state_base": I64, "place_base": I64, "value_base": I64,
+    "error_flag": I64,
+    "arena_bytes": I64,  # which of the values is the arena's size
+    "needs_state": I64, "input_names": PTR, "output_names": PTR,
 })  # fmt: skip
 LEVEL = Struct({"name": PTR, "metadata": PTR, "first": I64})  # first: row of its entries
 PLACEMENT = Struct({"in_place": I64, "offset": I64, "size": I64, "first": I64, "pieces": I64})

@@ -25,7 +25,7 @@ from ...passes.fuse import fuse
 from ...passes.plan_memory import Placement, plan_memory
 from ...passes.select_strategies import Decision
 from ...pipeline import GRAPH_PASSES, Pass, Pipeline
-from ...program import Program, StatePort
+from ...program import Program, StatePort, identifier
 from ...text import print_graph
 from ...tuning import Tuner
 from .compile import ARCHITECTURES, CompiledKernel, compile_kernel, versions
@@ -195,7 +195,7 @@ def plan(
         entries.append(plan_memory(fused[name], name, placement, numbers))
     symbols = {s.name: s for graph in fused.values() for s in graph.symbols}
     program = Program(
-        _identifier(graphs["run"].name),
+        identifier(graphs["run"].name),
         tuple(symbols[name] for name in sorted(symbols)),
         tuple(entries),
         tuple(placement.constants),
@@ -232,8 +232,3 @@ def _metadata(graphs: Mapping[str, Graph], options: CudaOptions) -> dict[str, An
         "tuning": options.tuner.summary if options.tuner else None,
         "source_hash": hashlib.sha256(text.encode()).hexdigest(),
     }
-
-
-def _identifier(name: str) -> str:
-    kept = "".join(letter if letter.isascii() and letter.isalnum() else "_" for letter in name)[:64]
-    return kept if kept and not kept[0].isdigit() else f"model_{kept}"

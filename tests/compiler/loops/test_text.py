@@ -11,8 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from netloom.compiler.dim import Dim, symbol
-from netloom.compiler.dim_text import parse_extent
+from netloom.compiler.dim import Dim, parse_extent, symbol
 from netloom.compiler.loops.ir import (
     LANE,
     LANES,

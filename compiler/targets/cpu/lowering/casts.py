@@ -21,23 +21,38 @@ def cast(f: Function, value: Operand, source: DType, target: DType) -> Operand:
         return _cast_bfloat16(f, value, source, target)
     if FLOAT16 in (source, target) and "f16c" not in f.cpu.required:
         return _cast_float16(f, value, source, target)
-    kind = like(value, value_type(target))
     if target is BOOL:
         compare = f.b.fcmp_unordered if source.is_float else f.b.icmp_unsigned
         return compare("!=", value, zero_of(value))
-    if source is FLOAT16 and target.bytes == 8 and target.is_float:
-        # in one step it is a library call
+    match source.is_float, target.is_float:
+        case True, True:
+            return _between_floats(f, value, source, target)
+        case True, False:
+            return _float_to_integer(f, value, target)
+        case False, True:
+            kind = like(value, value_type(target))
+            return f.b.sitofp(value, kind) if source.is_signed else f.b.uitofp(value, kind)
+    return _between_integers(f, value, source, target)
+
+
+def _between_floats(f: Function, value: Operand, source: DType, target: DType) -> Operand:
+    kind = like(value, value_type(target))
+    if source is FLOAT16 and target.bytes == 8:  # in one step it is a library call
         return cast(f, cast(f, value, source, FLOAT32), FLOAT32, target)
-    if target is FLOAT16 and source.bytes == 8 and source.is_float:
+    if target is FLOAT16 and source.bytes == 8:
         return f.b.fptrunc(_rounded_to_odd(f, value), kind)
-    if source.is_float and target.is_float:
-        return f.b.fpext(value, kind) if source.bytes < target.bytes else f.b.fptrunc(value, kind)
-    if source.is_float:
-        name = "llvm.fptosi.sat" if target.is_signed else "llvm.fptoui.sat"
-        function = f.intrinsic(f"{name}.{suffix(kind)}.{suffix(value.type)}", kind, [value.type])
-        return f.b.call(function, [value])
-    if target.is_float:
-        return f.b.sitofp(value, kind) if source.is_signed else f.b.uitofp(value, kind)
+    return f.b.fpext(value, kind) if source.bytes < target.bytes else f.b.fptrunc(value, kind)
+
+
+def _float_to_integer(f: Function, value: Operand, target: DType) -> Operand:
+    kind = like(value, value_type(target))
+    name = "llvm.fptosi.sat" if target.is_signed else "llvm.fptoui.sat"
+    function = f.intrinsic(f"{name}.{suffix(kind)}.{suffix(value.type)}", kind, [value.type])
+    return f.b.call(function, [value])
+
+
+def _between_integers(f: Function, value: Operand, source: DType, target: DType) -> Operand:
+    kind = like(value, value_type(target))
     if source is BOOL:
         return f.b.zext(value, kind)
     if source.bytes == target.bytes:

@@ -1,4 +1,4 @@
-"""Rows of tests/cases.py on the cuda target: graph -> kernels -> PTX -> emulator, against the
+"""Rows of tests/cases on the cuda target: graph -> kernels -> PTX -> emulator, against the
 independent oracle.
 
 A run takes every op once and every family at least six times; ``--all-kernels`` takes all rows.

@@ -5,7 +5,9 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 
-from .dim import Dim, Extent, Symbol, minimum
+from .arithmetic import minimum
+from .atoms import Symbol
+from .polynomial import Dim, Extent
 
 _TOKEN = re.compile(r"\s*(\d+|[A-Za-z_][A-Za-z_0-9]*|//|[-+*%(),])")
 
@@ -84,6 +86,3 @@ class _Reader:
         if token in self.symbols:
             return Dim.of(self.symbols[token])
         raise ValueError(f"{self.text!r} names {token!r}, which is not a known symbol")
-
-
-__all__ = ["parse_extent"]
