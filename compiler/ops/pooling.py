@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import product as grid
 from typing import TYPE_CHECKING, Any
@@ -123,16 +123,23 @@ def _max_reference(
     return [np.ascontiguousarray(result)]
 
 
+def _in_windows(
+    attrs: PoolAttrs, x: TensorType, outside: float
+) -> Callable[[tuple[Extent, ...], tuple[Extent, ...], Read], Expr]:
+    """The elements of a window; ``outside`` stands for those of the padding."""
+
+    def term(i: tuple[Extent, ...], r: tuple[Extent, ...], read: Read) -> Expr:
+        at = _at(attrs, i[2:], r)
+        return guarded(dim.inside(at, x.shape[2:]), read(0, (*i[:2], *at)), outside)
+
+    return term
+
+
 def _max_compute(
     attrs: PoolAttrs, inputs: Sequence[TensorType], _o: Sequence[TensorType]
 ) -> Compute:
     (x,) = inputs
-
-    def term(i: tuple[Extent, ...], r: tuple[Extent, ...], read: Read) -> Expr:
-        at = _at(attrs, i[2:], r)
-        return guarded(dim.inside(at, x.shape[2:]), read(0, (*i[:2], *at)), _least(x))
-
-    return Compute(term, attrs.kernel, "max", float("-inf"))
+    return Compute(_in_windows(attrs, x, _least(x)), attrs.kernel, "max", float("-inf"))
 
 
 def _plain(attrs: PoolAttrs) -> dict[str, Any]:
@@ -263,15 +270,11 @@ def _mean_compute(
 ) -> Compute:
     (x,) = inputs
 
-    def term(i: tuple[Extent, ...], r: tuple[Extent, ...], read: Read) -> Expr:
-        at = _at(attrs, i[2:], r)
-        return guarded(dim.inside(at, x.shape[2:]), read(0, (*i[:2], *at)), 0.0)
-
     def finish(total: Expr, i: tuple[Extent, ...], _read: Read) -> Expr:
         count = _counts(attrs, i[2:], x.shape[2:])
         return total / (scalar.cast(count, total.dtype) if isinstance(count, Expr) else count)
 
-    return Compute(term, attrs.kernel, finish=finish)
+    return Compute(_in_windows(attrs, x, 0.0), attrs.kernel, finish=finish)
 
 
 def _count_array(attrs: AveragePoolAttrs, spatial: Sequence[int], out: Sequence[int]) -> Array:
