@@ -127,6 +127,9 @@ def test_explain_says_the_strategies_and_forms_without_the_tools() -> None:
     }
     assert reasons == {"rejected: the cuda target has no code for its transforms"}
     assert any(launch["kernel"].startswith("product, tile") for launch in said["launches"])
+    (first, *_) = said["convolutions"]
+    assert "; predicted: " in first["candidates"][0]["verdict"]
+    assert any(" wave" in row["grid"] for row in said["launches"])
     text = call("explain", "--target", "cuda", "--precision", "tf32", "zoo:lenet5").output
     assert (
         text.startswith("target cuda, precision tf32") and "memory: " in text and ", tf32  " in text
@@ -169,7 +172,7 @@ def test_candidates_are_written_and_times_taken(tmp_path: Path) -> None:
             for layer in found.layers]  # fmt: skip
     times = tmp_path / "times.json"
     table = {
-        "format": 1,
+        "format": 2,
         "version": found.version,
         "precision": "f32",
         "device": {"name": "Fake", "capability": "9.0"},
@@ -212,7 +215,6 @@ def test_candidates_are_written_and_times_taken(tmp_path: Path) -> None:
 @pytest.mark.parametrize("arguments", [
     ("zoo:mlp",), ("--target", "cuda", "zoo:mlp", "-o", "m.nlc"),
     ("--target", "cuda", "zoo:mlp", "--emit", "graph"),
-    ("--target", "cuda", "zoo:mlp", "--train", "loss=cross_entropy,optimizer=sgd"),
 ])  # fmt: skip
 def test_candidates_are_a_file_of_their_own(arguments: tuple[str, ...], tmp_path: Path) -> None:
     error = call("compile", *arguments, "--tune-candidates", tmp_path / "c", code=2).stderr

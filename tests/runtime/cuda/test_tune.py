@@ -13,12 +13,15 @@ from typing import Any
 import numpy as np
 import pytest
 
+import netloom as nl
 from netloom.compiler.graph import Builder, Graph
 from netloom.compiler.targets.cuda import candidates as candidates_module
 from netloom.compiler.targets.cuda.candidates import write_candidates
 from netloom.compiler.targets.cuda.compile import is_available
-from netloom.compiler.targets.cuda.driver import PIPELINE, CudaOptions, plan
+from netloom.compiler.targets.cuda.driver import PIPELINE, TRAINING_PIPELINE, CudaOptions, plan
+from netloom.compiler.targets.cuda.forms import Product
 from netloom.compiler.targets.cuda.measured import read_times
+from netloom.compiler.targets.cuda.tilings import Tiling
 from netloom.compiler.tensor_type import FLOAT32, TensorType
 from netloom.errors import DeviceError, ProgramError, UsageError
 from netloom.runtime.cuda import tune
@@ -26,6 +29,7 @@ from netloom.runtime.cuda.device import Call
 from netloom.runtime.cuda.program import parse_program
 
 ARCHITECTURES = ("sm_80", "sm_90a")
+OPS = ("conv", "conv_input_gradient", "conv_weight_gradient")
 needs_compiler = pytest.mark.skipif(
     not is_available(), reason="numba-cuda is not installed (netloom[cuda])"
 )
@@ -152,6 +156,50 @@ def test_the_choice_follows_the_table(
 
 
 @needs_compiler
+def test_the_tiling_follows_the_table(file: Path, tmp_path: Path) -> None:
+    """The fastest of all is a strategy with another tiling: the program's products have it."""
+    candidates = tune.read_candidates(file)
+    names = [name for layer in candidates.layers for name in layer.programs if "@" in name]
+    (name, *_) = [name for name in names if name.startswith("direct@")]
+    device = FakeDevice(clock_of(candidates, {name: 1e-6}))
+    tune.run(file, tmp_path / "t.json", lambda: device, say=lambda _: None)
+    tuner = read_times(tmp_path / "t.json", "f32", ARCHITECTURES)
+    options = CudaOptions(accuracy="fast", tuner=tuner)
+    _, placement, _ = plan({"run": network()}, PIPELINE, options)
+    tiling = Tiling.parse(name.partition("@")[2])
+    assert tiling in options.measured.values()
+    products = [k.form for k in placement.forms.values() if isinstance(k.form, Product)]
+    assert any((p.tile.rows, p.tile.columns) == (tiling.rows, tiling.columns) for p in products)
+    assert all(decision.measured for decision in options.decisions)
+
+
+@needs_compiler
+def test_the_layers_of_a_training_step_are_candidates(tmp_path: Path) -> None:
+    """Forward and both gradients, whose weights are values."""
+
+    @nl.network
+    def small(x: nl.Symbolic) -> nl.Symbolic:
+        return nl.dense(nl.global_average_pool(nl.conv2d(nl.conv2d(x, 16, 3), 16, 3)), 3)
+
+    graph = small.graph(x=nl.tensor(2, 16, 10, 10))
+    step = nl.training_graph(graph, nl.losses.cross_entropy, nl.optimizers.SGD())
+    options = CudaOptions(override="auto")
+    write_candidates(
+        graph.inference_form(), options, tmp_path / "c", step=step, architectures=("sm_80",)
+    )
+    candidates = tune.read_candidates(tmp_path / "c")
+    ops = {op for layer in candidates.layers for op in OPS if f" {op}(" in layer.text}
+    assert ops == set(OPS) and all(not layer.constants for layer in candidates.layers)
+    device = FakeDevice(clock_of(candidates, {"winograd_f2": 1e-6}))
+    tune.run(tmp_path / "c", tmp_path / "t.json", lambda: device, say=lambda _: None)
+    tuner = read_times(tmp_path / "t.json", "f32", ARCHITECTURES)
+    own = CudaOptions(tuner=tuner)
+    plan({"run": graph.inference_form(), "train_step": step}, TRAINING_PIPELINE, own)
+    chosen = {d.op: d.strategy for d in own.decisions if "winograd_f2" in d.measured}
+    assert chosen and set(chosen.values()) == {"winograd_f2"}
+
+
+@needs_compiler
 def test_weights_are_made_where_they_are_timed(file: Path) -> None:
     (layer, *_) = tune.read_candidates(file).layers
     assert all(len(data) < 100_000 for data in layer.programs.values())  # without their weights
@@ -189,7 +237,7 @@ def test_candidates_are_the_same_bytes_again_and_are_refused_when_damaged(
         with pytest.raises(ProgramError, match="is no file of candidates, or it is damaged"):
             tune.read_candidates(tmp_path / "wrong")
     with zipfile.ZipFile(tmp_path / "wrong", "w") as archive:
-        archive.writestr("candidates.json", json.dumps({"format": 2}))
+        archive.writestr("candidates.json", json.dumps({"format": "2"}))
     with pytest.raises(ProgramError, match="is no file of candidates"):
         tune.read_candidates(tmp_path / "wrong")
 
@@ -205,7 +253,7 @@ def test_what_is_missing_is_one_sentence(
     with zipfile.ZipFile(tmp_path / "empty", "w") as archive:
         archive.writestr(
             "candidates.json",
-            json.dumps({"format": 1, "version": "", "precision": "f32", "layers": []}),
+            json.dumps({"format": 2, "version": "", "precision": "f32", "layers": []}),
         )
     assert tune.main([str(tmp_path / "empty"), "-o", str(tmp_path / "t")], none) == 4
     assert "no CUDA device" in capsys.readouterr().err
@@ -215,7 +263,7 @@ def test_what_is_missing_is_one_sentence(
 def test_a_model_without_a_choice_has_no_candidates(tmp_path: Path) -> None:
     b = Builder("one")
     x = b.input(TensorType(FLOAT32, (1, 4)), "x")
-    with pytest.raises(UsageError, match="no convolution of this model has more than one strategy"):
+    with pytest.raises(UsageError, match="no layer of this model has more than one candidate"):
         write_candidates(b.build([b("relu", x)], ["y"]), CudaOptions(), tmp_path / "none")
 
 
