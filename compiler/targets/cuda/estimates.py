@@ -26,7 +26,17 @@ from ...strategies.winograd import WINOGRAD_F2_FUSED
 from ...text import parse_graph, print_graph
 from .addends import whole_product
 from .devices import FIGURES
-from .forms import DeviceKernel, Engine, Form, FusedWinograd, Operand, Product
+from .forms import (
+    DeviceKernel,
+    Engine,
+    Form,
+    FusedWinograd,
+    Operand,
+    Product,
+    RowPasses,
+    Rows,
+    count,
+)
 from .schedule import plan_kernel
 from .source import resident_blocks
 from .split_products import split_products
@@ -35,6 +45,7 @@ from .winograd import DEPTH, ENTRIES, TILES
 
 # of the time that its instructions need, a loop without waits: an estimate
 SUSTAINED = 0.9
+PLAIN_SUMS = 0.1  # of the multiply-add rate, sums without register tiles: an estimate
 ALONE = 0.6  # of a multiprocessor's rate, one block where two fit
 # multiply-adds of an instruction's time on float32 units, on tensor cores: from the predictions of
 # docs/gpu.md
@@ -156,7 +167,10 @@ def estimate(
     busy = min(1.0, blocks / FIGURES.multiprocessors) if blocks else 1.0
     work = _work(kernel.form, batch)
     if work is None:
-        return Estimate(FIGURES.launch + moved / busy, blocks, 0)
+        added = _added(kernel.form, batch) / (
+            FIGURES.products * FIGURES.multiprocessors * PLAIN_SUMS
+        )
+        return Estimate(FIGURES.launch + max(moved, added) / busy, blocks, 0)
     products, near = work
     at_once = resident_blocks(kernel.form)
     rate = FIGURES.products * _share(kernel.form)
@@ -180,6 +194,13 @@ def grid_text(kernel: DeviceKernel) -> str:
         return text
     at_once = FIGURES.multiprocessors * resident_blocks(kernel.form)
     return f"{text} in {_counted(-(-kernel.items // at_once), 'wave')}"
+
+
+def _added(form: Form, batch: int) -> float:
+    """Terms of all the sums that threads take one by one."""
+    if not isinstance(form, Rows | RowPasses):
+        return 0.0
+    return float(_number(count(form.axes), batch) * _number(count(form.terms), batch))
 
 
 def _rounds(blocks: int, at_once: int) -> float:

@@ -68,10 +68,12 @@ def test_weights_are_transformed_when_compiling_if_they_are_constant() -> None:
 
 
 def test_a_layer_of_one_image_is_not_chosen_by_its_arithmetic_alone() -> None:
-    """F(4 x 4) has a quarter of direct's products, but 3 kernels and few tiles."""
-    small, large = convolution(1, 64, 7, 64), convolution(32, 256, 56, 256)
-    assert layer(small, "winograd_f4").seconds > layer(small, "direct").seconds
-    assert layer(large, "winograd_f4").seconds < layer(large, "direct").seconds
+    """F(4 x 4) has a quarter of direct's products, but 3 kernels, and transforms to move."""
+    gains = [
+        layer(graph, "direct").seconds / layer(graph, "winograd_f4").seconds
+        for graph in (convolution(1, 64, 14, 64), convolution(32, 256, 56, 256))
+    ]
+    assert gains[0] < 1 < 1.5 < gains[1] < 4
 
 
 def test_a_free_batch_counts_as_what_it_typically_is() -> None:
@@ -100,5 +102,5 @@ def test_grids_for_people() -> None:
     relu = b.build([b("relu", b.input(TensorType(FLOAT32, (1000,)), "x"))])
     assert grid_text(plan_kernel(relu)) == "4 blocks"
     b = Builder("free")
-    free = b.build([b("relu", b.input(TensorType(FLOAT32, (symbol("N", 1, 9),)), "x"))])
+    free = b.build([b("relu", b.input(TensorType(FLOAT32, (symbol("N", 1, 9999),)), "x"))])
     assert "N" in grid_text(plan_kernel(free))
