@@ -31,7 +31,7 @@ needs_compiler = pytest.mark.skipif(
     not is_available(), reason="numba-cuda is not installed (netloom[cuda])"
 )
 Array = npt.NDArray[Any]
-LAYER = ((1, 17, 9, 7), (130, 17, 3, 3), {"lo": (1, 1), "hi": (1, 1)})
+LAYER = ((1, 17, 9, 7), (33, 17, 3, 3), {"lo": (1, 1), "hi": (1, 1)})
 
 
 def products(graph: Graph, options: CudaOptions) -> list[Product]:
