@@ -77,10 +77,9 @@ LIGHT = ("bvlc_alexnet", "densenet121", "inception_v1", "inception_v2", "resnet5
 def network_cases(size: str) -> list[NetworkCase]:
     """The networks of a size: ``toy`` for the emulator, ``full`` for a GPU."""
     if size == "toy":
-        small = {"classes": 10}
         return [
-            NetworkCase("zoo:lenet5 n2", "zoo:lenet5", 2, options=small),
-            NetworkCase("zoo:lenet5 step n2", "zoo:lenet5", 2, True, small),
+            NetworkCase("zoo:lenet5 n1", "zoo:lenet5", 1),
+            NetworkCase("zoo:mlp step n2", "zoo:mlp", 2, True, {"features": 20, "hidden": (9,)}),
         ]
     found = [NetworkCase(f"light:{name} n1", f"light:{name}", 1) for name in LIGHT]
     found += [
@@ -97,13 +96,18 @@ def network_cases(size: str) -> list[NetworkCase]:
 
 class Periodic:
     """What draws weights, in place of a generator: PERIOD different filters, or numbers, in an
-    order that differs from row to row."""
+    order that differs from row to row. Normal ones add up to zero: their sum would be a part of
+    every result, and where it is negative a rectifier would leave nothing of a layer."""
 
     def __init__(self) -> None:
         self._rng = np.random.default_rng(0)
 
     def standard_normal(self, shape: tuple[int, ...], dtype: Any = np.float32) -> Array:
-        return self._spread(shape, lambda s: self._rng.standard_normal(s, np.float32)).astype(dtype)
+        def draw(own: tuple[int, ...]) -> Array:
+            values = self._rng.standard_normal(own, np.float32)
+            return np.asarray(values - values.mean(0), np.float32)
+
+        return self._spread(shape, draw).astype(dtype)
 
     def uniform(self, low: float, high: float, shape: tuple[int, ...]) -> Array:
         return self._spread(shape, lambda s: self._rng.uniform(low, high, s))

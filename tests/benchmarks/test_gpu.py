@@ -65,10 +65,8 @@ def test_a_wrong_result_fails_the_run(tmp_path: Path, monkeypatch: pytest.Monkey
 
 
 @needs_compiler
-def test_a_network_that_is_not_the_cpus_fails_the_run(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    (case, _) = network_cases("toy")
+def test_a_network_that_is_not_the_cpus_fails_the_run(tmp_path: Path) -> None:
+    (_, case) = network_cases("toy")
     programs = build_networks(tmp_path, [case], ["sm_90a"])
     with np.load(tmp_path / f"{case.file}.npz") as wanted:
         changed = {name: array * 1.001 for name, array in wanted.items()}
