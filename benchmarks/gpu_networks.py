@@ -184,6 +184,8 @@ def _build_inference(case: NetworkCase, architectures: Sequence[str]) -> Built:
     compiled = compile_for_cuda(graph, architectures=architectures)
     session = Session.in_process(compile_graph(graph).image)
     outputs = session.run(None, feeds_of(session.inputs, case))
+    if not all(np.ptp(output) > 0 for output in outputs):
+        raise ComparisonError(f"{case.name}: with these weights its results say nothing.")
     wanted = {str(place): output for place, output in enumerate(outputs)}
     return case, compiled, wanted, description
 

@@ -129,7 +129,11 @@ def test_explain_says_the_strategies_and_forms_without_the_tools() -> None:
     assert any(launch["kernel"].startswith("product, tile") for launch in said["launches"])
     (first, *_) = said["convolutions"]
     assert "; predicted: " in first["candidates"][0]["verdict"]
-    assert any(" wave" in row["grid"] for row in said["launches"])
+    assert all(" block" in row["grid"] for row in said["launches"])
+    squeezenet = call("explain", "--target", "cuda", "light:squeezenet").output
+    assert (
+        "chosen: the least estimated time; predicted: 3 kernels, 48 blocks in 1 wave" in squeezenet
+    )
     text = call("explain", "--target", "cuda", "--precision", "tf32", "zoo:lenet5").output
     assert (
         text.startswith("target cuda, precision tf32") and "memory: " in text and ", tf32  " in text
@@ -210,6 +214,30 @@ def test_candidates_are_written_and_times_taken(tmp_path: Path) -> None:
         code=2,
     )
     assert "was measured at the precision 'f32', not 'tf32'" in error.stderr
+
+
+@needs_compiler
+def test_a_training_steps_layers_are_candidates(tmp_path: Path) -> None:
+    """Those of one matrix product, and of both its gradients."""
+    from netloom.runtime.cuda.tune import read_candidates
+
+    source = "import netloom as nl\n\n@nl.network\ndef one(x):\n    return nl.dense(x, 600)\n\n\n"
+    source += "def graph():\n    return one.graph(x=nl.tensor(500, 700))\n"
+    (tmp_path / "net.py").write_text(source, encoding="utf-8")
+    recipe = ("--train", "loss=cross_entropy,optimizer=sgd")
+    data = tmp_path / "c"
+    call(
+        "compile",
+        "--target",
+        "cuda",
+        f"{tmp_path / 'net.py'}:graph",
+        "--tune-candidates",
+        data,
+        *recipe,
+    )
+    layers = read_candidates(data).layers
+    assert any("transpose_a = true" in layer.text for layer in layers)
+    assert all("product" in layer.programs and not layer.constants for layer in layers)
 
 
 @pytest.mark.parametrize("arguments", [

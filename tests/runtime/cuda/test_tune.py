@@ -268,6 +268,13 @@ def test_candidates_are_the_same_bytes_again_and_are_refused_when_damaged(
         tune.read_candidates(tmp_path / "wrong")
 
 
+def test_candidates_of_another_format_are_refused(tmp_path: Path) -> None:
+    with zipfile.ZipFile(tmp_path / "old", "w") as archive:
+        archive.writestr("candidates.json", json.dumps({"format": 1}))
+    with pytest.raises(ProgramError, match="holds candidates of format 1; this version reads 2"):
+        tune.read_candidates(tmp_path / "old")
+
+
 def test_what_is_missing_is_one_sentence(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
