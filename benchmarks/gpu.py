@@ -210,8 +210,13 @@ class Results:
         return found
 
     def _kernel_figures(self) -> Iterator[Figure]:
-        for precision, least, goal in (("f32", 1024, 1.0), ("3xtf32", 4096, 1.4), ("tf32", 1024, 0.8),
-                                       ("bf16", 1024, 0.8)):  # fmt: skip
+        goals = (
+            ("f32", 1024, 1.0),
+            ("3xtf32", 4096, 1.4),
+            ("tf32", 1024, 0.8),
+            ("bf16", 1024, 0.8),
+        )
+        for precision, least, goal in goals:
             for case, row in self.rows.items():
                 wanted = case.kind == "matmul" and case.precision == precision
                 if wanted and case.x[0] >= least and row.ratio:
@@ -285,8 +290,8 @@ def run(
             session.close()
         results.rows[case] = row
         peer = f"  {row.ratio:.2f} x torch" if row.ratio else ""
-        say(f"{row.case:36} {row.microseconds:12.1f} us {row.tflops:8.2f} TFLOP/s {row.gigabytes_per_second:8.1f} GB/s"
-            f"  error {row.error:.1e}{peer}")  # fmt: skip
+        rate = f"{row.tflops:8.2f} TFLOP/s {row.gigabytes_per_second:8.1f} GB/s"
+        say(f"{row.case:36} {row.microseconds:12.1f} us {rate}  error {row.error:.1e}{peer}")  # fmt: skip
 
     def network(case: Any, is_compiling: bool = False) -> None:
         row = run_network(case, folder, device, rounds, replays, is_compiling)

@@ -2,10 +2,10 @@
 compiler.
 
 ``build_networks`` compiles each for the cuda target, runs it on the CPU for what it must give, and
-keeps of it what a small file can hold: inference programs have weights of a short period, from which
-all that is folded and transformed has one too, so that LZMA takes them to a hundredth; initial
-states of training are made where they are used, from their number alone. ``run_network`` needs
-NumPy, cuda-bindings and, for peers, PyTorch.
+keeps of it what a small file can hold: inference programs have weights of a short period, from
+which all that is folded and transformed has one too, so that LZMA takes them to a hundredth;
+initial states of training are made where they are used, from their number alone. ``run_network``
+needs NumPy, cuda-bindings and, for peers, PyTorch.
 """
 
 from __future__ import annotations

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import lzma
+import subprocess
+import sys
 from dataclasses import asdict
 from pathlib import Path
 
@@ -117,6 +119,18 @@ def test_periodic_weights_compress_and_have_the_variance_of_random_ones() -> Non
     assert abs(float(values.std()) - 1) < 0.1 and abs(float(values.mean())) < 0.1
     assert len(lzma.compress(values.tobytes(), preset=1)) < values.nbytes / 100
     assert len({values[o, :61].tobytes() for o in range(61)}) == 61
+
+
+def test_a_run_needs_numpy_alone() -> None:
+    """What the compiler and other peers need is not imported; cuda-bindings come with the device."""
+    others = ("llvmlite", "numba", "onnx", "networkx", "click", "rich", "ml_dtypes", "cuda")
+    code = f"import sys\nfor name in {others}: sys.modules[name] = None\n"
+    code += "import netloom.benchmarks.gpu as gpu, netloom.runtime.cuda.tune\n"
+    code += "import netloom.benchmarks.model_description\nprint(len(gpu.cases('full')))\n"
+    found = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=False
+    )
+    assert found.returncode == 0, found.stderr
 
 
 def test_without_a_device(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

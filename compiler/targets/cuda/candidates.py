@@ -83,8 +83,10 @@ class _Recorder(Tuner):
             self.weights[layer] = self.weights.get(layer, 0.0) + least
             if layer in self.wanted:
                 continue
-            found = [(name, tiling) for name, plan in plans.items()
-                     for tiling in (None, *self._tilings(graph, node, name, plan, batch, least))]  # fmt: skip
+            found: list[Candidate] = []
+            for name, planned in plans.items():
+                others = self._tilings(graph, node, name, planned, batch, least)
+                found += [(name, tiling) for tiling in (None, *others)]
             if len(found) > 1:
                 self.wanted[layer] = tuple(found)
         return {}

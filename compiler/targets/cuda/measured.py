@@ -111,7 +111,8 @@ def read_times(path: Path, precision: str, architectures: Sequence[str]) -> Tune
 
 
 def _check_format(path: Path, found: object) -> None:
-    """UsageError if a table is of another format than this version's, ValueError if it names none."""
+    """UsageError if a table is of another format than this version's, ValueError if it names
+    none."""
     if not isinstance(found, int):
         raise ValueError("no format")
     if found != FORMAT:
