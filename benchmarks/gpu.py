@@ -347,6 +347,8 @@ def main(
             architectures = options.architectures.split(",")
             build(options.folder, cases(options.size), architectures)
             build_networks(options.folder, network_cases(options.size), architectures)
+            size = sum(file.stat().st_size for file in options.folder.iterdir())
+            print(f"{options.folder}: {size / 1e6:.1f} MB")
             return 0
         copied = COPIED if options.size == "full" else 1 << 12
         results = run(
