@@ -1,165 +1,63 @@
 """The cuda target on a GPU, in two commands: ``python -m netloom.benchmarks.gpu build FOLDER``,
 then ``… run FOLDER``.
 
-``build`` needs numba-cuda and no GPU: it writes one program file a case, and cases.json. ``run``
-needs a GPU, NumPy and cuda-bindings alone: it prints the device and its limits, checks every
-program against float64, then times it by replaying its graph between two events, in rounds with
-PyTorch (cuBLAS, cuDNN with benchmark mode) if that is there, in the same precision. Times are
-medians over the rounds of the mean of a block; results also go to FOLDER/results.json.
+``build`` needs numba-cuda and no GPU: it writes one program file a case. ``run`` needs a GPU, NumPy
+and cuda-bindings alone: it prints the device and its limits, checks every program against float64
+(single kernels) or the CPU (networks and training steps), then times it by replaying its graph
+between two events, in rounds with PyTorch (cuBLAS, cuDNN with benchmark mode) if that is there, in
+the same precision. It stops measuring after --seconds, and names what was left out; torch.compile,
+which takes longest to get ready, comes last. Times are medians over the rounds of the mean of a
+block; results also go to FOLDER/results.json.
 """
 
 from __future__ import annotations
 
 import argparse
-import importlib
 import json
+import math
 import sys
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import asdict, dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import numpy.typing as npt
 
-from netloom.benchmarks import exact
+from netloom.benchmarks.gpu_cases import (
+    MEMORY_BOUND,
+    Case,
+    cases,
+    error_of,
+    graph_of,
+    inputs_of,
+)
+from netloom.benchmarks.gpu_networks import (
+    NetworkRow,
+    build_networks,
+    network_cases,
+    read_network_cases,
+    run_network,
+)
+from netloom.benchmarks.gpu_torch import seconds_in_torch, torch_on_device
 from netloom.errors import ComparisonError, NetloomError
 from netloom.runtime.cuda.device import CudaDevice, Device
 from netloom.runtime.cuda.session import CudaSession, load
 
 if TYPE_CHECKING:
-    from netloom.compiler.graph import Graph
     from netloom.compiler.targets.cuda.driver import CudaProgram
 
-Array = npt.NDArray[Any]
-PRECISIONS = ("f32", "3xtf32", "tf32", "bf16")
 # relative L2 of sampled results
 TOLERANCE = {"f32": 1e-5, "3xtf32": 1e-5, "tf32": 2e-3, "bf16": 2e-2}
-STRATEGIES = ("direct", "winograd_f2", "winograd_f2_fused", "winograd_f4")  # of 3 x 3 convolutions
-SAMPLES = 64  # results of a case that are compared with float64
 ROUNDS, REPLAYS = 5, 20
+SECONDS = 500.0  # of a run, after which nothing new is begun
+COPIED = 1 << 30  # bytes of the copy that memory-bound kernels are held against
 # float32 multiply-adds of a multiprocessor, from compute capability 8.6 on and on 9.0 (64 on 8.0)
 FFMA_PER_CYCLE = 128
 
 
-@dataclass(frozen=True)
-class Case:
-    """One program. ``kind``: elementwise, matmul or conv; ``strategy``: of the convolution;
-    ``pad``: its zeros on each side.
-    """
-
-    name: str
-    kind: str
-    x: tuple[int, ...]
-    w: tuple[int, ...] = ()
-    stride: int = 1
-    pad: int = 0
-    precision: str = "f32"
-    strategy: str = "direct"
-
-    @property
-    def output(self) -> tuple[int, ...]:
-        match self.kind:
-            case "matmul":
-                return (self.x[0], self.w[1])
-            case "conv":
-                extents = ((e + 2 * self.pad - self.w[2]) // self.stride + 1 for e in self.x[2:])
-                return (self.x[0], self.w[0], *extents)
-        return self.x
-
-    @property
-    def flops(self) -> float:
-        """Of the op as written, whatever the strategy."""
-        terms = {"matmul": self.x[-1], "conv": int(np.prod(self.w[1:]))}.get(self.kind, 0)
-        return 2.0 * terms * float(np.prod(self.output))
-
-    @property
-    def bytes(self) -> float:
-        """That must move at least once."""
-        return 4.0 * float(sum(np.prod(shape) for shape in (self.x, self.w, self.output) if shape))
-
-
-# -- cases -----------------------------------------------------------------------------------------
-
-_VGG = ((3, 64, 224), (64, 64, 224), (64, 128, 112), (128, 128, 112), (128, 256, 56), (256, 256, 56), (256, 512, 28),
-        (512, 512, 28), (512, 512, 14))  # fmt: skip
-_RESNET = (
-    (3, 64, 224, 7, 2),
-    (64, 64, 56, 1, 1),
-    (64, 64, 56, 3, 1),
-    (64, 256, 56, 1, 1),
-    (256, 128, 56, 1, 2),
-    (128, 128, 28, 3, 1),
-    (512, 256, 28, 1, 2),
-    (256, 256, 14, 3, 1),
-    (1024, 512, 14, 1, 2),
-    (512, 512, 7, 3, 1),
-    (512, 2048, 7, 1, 1),
-)
-
-
-def cases(size: str) -> list[Case]:
-    """The cases of a size: ``toy`` for the emulator, ``full`` for a GPU."""
-    if size == "toy":
-        toys = [Case("relu 1000", "elementwise", (1000,))]
-        toys += [
-            Case(f"matmul 64 {p}", "matmul", (64, 64), (64, 64), precision=p) for p in PRECISIONS
-        ]
-        return toys + [Case(f"conv {s}", "conv", (1, 16, 6, 6), (16, 16, 3, 3), pad=1, strategy=s)
-                       for s in STRATEGIES]  # fmt: skip
-    found = [Case(f"relu {n >> 20}M", "elementwise", (n,)) for n in (1 << 24, 1 << 28)]
-    found += [
-        Case(f"matmul {n} {p}", "matmul", (n, n), (n, n), precision=p)
-        for n in (1024, 2048, 4096, 8192)
-        for p in PRECISIONS
-    ]
-    for n in (1, 16, 64):
-        for c, o, extent in _VGG:
-            shapes = (n, c, extent, extent), (o, c, 3, 3)
-            found += [Case(f"vgg {c}-{o} {extent} n{n} {s}", "conv", *shapes, pad=1, strategy=s)
-                      for s in STRATEGIES]  # fmt: skip
-            found.append(
-                Case(
-                    f"vgg {c}-{o} {extent} n{n} 3xtf32", "conv", *shapes, pad=1, precision="3xtf32"
-                )
-            )
-    found += [
-        Case(
-            f"resnet {c}-{o} {e} {k}x{k} n{n} {p}",
-            "conv",
-            (n, c, e, e),
-            (o, c, k, k),
-            stride,
-            k // 2,
-            p,
-        )
-        for n in (1, 32)
-        for c, o, e, k, stride in _RESNET
-        for p in ("f32", "3xtf32")
-    ]
-    return found
-
-
 # -- build: no device ------------------------------------------------------------------------------
-
-
-def graph_of(case: Case) -> Graph:
-    """The case as a graph; weights are inputs, so that program files stay small."""
-    from netloom.compiler.graph import Builder
-    from netloom.compiler.tensor_type import FLOAT32, TensorType
-
-    b = Builder(case.kind)
-    x = b.input(TensorType(FLOAT32, case.x), "x")
-    if case.kind == "elementwise":
-        return b.build([b("relu", x)], ["y"])
-    w = b.input(TensorType(FLOAT32, case.w), "w")
-    if case.kind == "matmul":
-        return b.build([b("matmul", x, w)], ["y"])
-    pads = (case.pad, case.pad)
-    return b.build(
-        [b("conv", x, w, stride=(case.stride,) * 2, dilation=(1, 1), lo=pads, hi=pads, groups=1)],
-        ["y"],
-    )
 
 
 def build(
@@ -173,15 +71,11 @@ def build(
     for case in wanted:
         options = CudaOptions(case.precision, accuracy="fast", override=case.strategy)
         programs[case.name] = compile_for_cuda(graph_of(case), options, architectures=architectures)
-        programs[case.name].save(folder / _file(case))
+        programs[case.name].save(folder / case.file)
     (folder / "cases.json").write_text(
         json.dumps([asdict(case) for case in wanted], indent=1), encoding="utf-8"
     )
     return programs
-
-
-def _file(case: Case) -> str:
-    return case.name.replace(" ", "_") + ".nlc"
 
 
 def read_cases(folder: Path) -> list[Case]:
@@ -193,40 +87,31 @@ def read_cases(folder: Path) -> list[Case]:
 # -- run: a device, NumPy and cuda-bindings --------------------------------------------------------
 
 
-def inputs_of(case: Case) -> dict[str, Array]:
-    """Random numbers, the weights scaled as He et al. do."""
-    rng = np.random.default_rng(0)
-    found = {"x": rng.standard_normal(case.x, np.float32)}
-    if case.w:
-        terms = case.x[-1] if case.kind == "matmul" else int(np.prod(case.w[1:]))
-        found["w"] = rng.standard_normal(case.w, np.float32) * np.float32((2 / terms) ** 0.5)
-    return found
-
-
-def error_of(case: Case, inputs: Mapping[str, Array], y: Array) -> float:
-    """Relative L2 distance of some results from float64."""
-    return exact.sampled_error(y, lambda place: _exactly(case, inputs, place), SAMPLES)
-
-
-def _exactly(case: Case, inputs: Mapping[str, Array], place: Sequence[int]) -> float:
-    """One result in float64."""
-    x = inputs["x"]
-    match case.kind:
-        case "matmul":
-            return exact.product(x, inputs["w"], place)
-        case "conv":
-            return exact.convolution(x, inputs["w"], case.stride, case.pad, place)
-    return max(float(x[place[0]]), 0.0)
-
-
-def limits(device: Device) -> dict[str, Any]:
-    """What the device is; float32's peak follows from its clock and multiprocessors."""
+def limits(device: Device, copied: int = COPIED) -> dict[str, Any]:
+    """What the device is; float32's peak follows from its clock and multiprocessors, the bandwidth
+    of copies (read and written bytes) is measured."""
     facts = dict(device.facts())
     if {"multiprocessors", "clock_hz"} <= set(facts):
         facts["f32_peak_tflops"] = (
             2e-12 * FFMA_PER_CYCLE * facts["multiprocessors"] * facts["clock_hz"]
         )
-    return facts
+    return {**facts, "copy_gigabytes_per_second": copy_bandwidth(device, copied) * 1e-9}
+
+
+def copy_bandwidth(device: Device, size: int, times: int = 20) -> float:
+    """Bytes a second, read and written, of copies on the device, by the host's clock."""
+    source, target = device.allocate(size), device.allocate(size)
+    try:
+        device.copy(target, source, size)
+        device.synchronize()
+        start = time.perf_counter()
+        for _ in range(times):
+            device.copy(target, source, size)
+        device.synchronize()
+        return 2.0 * size * times / (time.perf_counter() - start)
+    finally:
+        for address in (source, target):
+            device.free(address)
 
 
 @dataclass(frozen=True)
@@ -265,39 +150,116 @@ def torch_contender(case: Case, replays: int) -> Callable[[], float] | None:
     """Seconds of one call in PyTorch at the case's precision (3xtf32 stands against strict
     float32); None without it.
     """
-    try:
-        torch = importlib.import_module("torch")
-    except ImportError:
+    torch = torch_on_device()
+    if torch is None:
         return None
-    if not torch.cuda.is_available():
-        return None
-    torch.backends.cudnn.benchmark = True
-    torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = (
-        case.precision == "tf32"
-    )
     tensors = [torch.from_numpy(array).cuda() for array in inputs_of(case).values()]
     if case.precision == "bf16":
         tensors = [tensor.bfloat16() for tensor in tensors]
     functions: dict[str, Callable[..., Any]] = {
-        "elementwise": torch.relu, "matmul": torch.matmul,
+        "relu": torch.relu, "add": torch.add, "matmul": torch.matmul,
+        "transpose": lambda x: x.t().contiguous(), "softmax": lambda x: torch.softmax(x, 1),
         "conv": lambda x, w: torch.nn.functional.conv2d(x, w, stride=case.stride, padding=case.pad),
     }  # fmt: skip
     function = functions[case.kind]
+    is_rounded = case.precision == "tf32"
+    return lambda: seconds_in_torch(
+        torch, lambda: function(*tensors), replays, allows_tf32=is_rounded
+    )
 
-    def seconds() -> float:
-        torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = (
-            case.precision == "tf32"
+
+# -- what is asked of a GPU ------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Figure:
+    """A figure beside what it must reach: at least, or (``is_most``) at most."""
+
+    name: str
+    value: float
+    goal: float
+    is_most: bool = False
+
+    def __str__(self) -> str:
+        is_met = self.value <= self.goal if self.is_most else self.value >= self.goal
+        bound = "at most" if self.is_most else "at least"
+        return (
+            f"{self.name}: {self.value:.2f}, {bound} {self.goal:g}: {'met' if is_met else 'MISSED'}"
         )
-        start, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
-        function(*tensors)
-        start.record()
-        for _ in range(replays):
-            function(*tensors)
-        end.record()
-        torch.cuda.synchronize()
-        return float(start.elapsed_time(end)) * 1e-3 / replays
 
-    return seconds
+
+@dataclass
+class Results:
+    """A run's results so far, by their cases."""
+
+    device: dict[str, Any]
+    rows: dict[Case, Row] = field(default_factory=dict)
+    networks: dict[str, NetworkRow] = field(default_factory=dict)
+    failures: list[str] = field(default_factory=list)
+    left_out: list[str] = field(default_factory=list)
+
+    def figures(self) -> list[Figure]:
+        """What was measured of what is asked: ratios to PyTorch are geometric means."""
+        found = list(self._kernel_figures())
+        for batch, goal in (("n1", 1.2), ("n32", 1.2)):
+            found += self._network_figures(f"inference {batch}", batch, "torch", goal)
+            found += self._network_figures(f"inference {batch}", batch, "torch.compile", 1.0)
+        found += self._network_figures("training steps", "step", "torch", 1.0)
+        if hosts := [row.host_microseconds for row in self.networks.values()]:
+            found.append(Figure("host time of a network, µs", max(hosts), 10.0, is_most=True))
+        return found
+
+    def _kernel_figures(self) -> Iterator[Figure]:
+        goals = (
+            ("f32", 1024, 1.0),
+            ("3xtf32", 4096, 1.4),
+            ("tf32", 1024, 0.8),
+            ("bf16", 1024, 0.8),
+        )
+        for precision, least, goal in goals:
+            for case, row in self.rows.items():
+                wanted = case.kind == "matmul" and case.precision == precision
+                if wanted and case.x[0] >= least and row.ratio:
+                    yield Figure(f"{case.name} to torch", row.ratio, goal)
+        best: dict[tuple[Any, ...], float] = {}
+        for case, row in self.rows.items():
+            if case.kind == "conv" and row.ratio:
+                best[case.layer] = max(best.get(case.layer, 0.0), row.ratio)
+        if best:
+            yield Figure(f"{len(best)} convolutions to torch", _mean(list(best.values())), 1.2)
+        copied = self.device["copy_gigabytes_per_second"]
+        for case, row in self.rows.items():
+            if case.kind in MEMORY_BOUND:
+                yield Figure(f"{case.name} to a copy", row.gigabytes_per_second / copied, 0.9)
+
+    def _network_figures(self, name: str, word: str, peer: str, goal: float) -> list[Figure]:
+        """Of the networks whose names have a word."""
+        ratios = [
+            row.ratios[peer]
+            for row in self.networks.values()
+            if word in _words(row.case) and peer in row.ratios
+        ]
+        return [Figure(f"{name}: {len(ratios)} to {peer}", _mean(ratios), goal)] if ratios else []
+
+    def as_json(self) -> dict[str, Any]:
+        return {
+            "device": self.device,
+            "rows": [asdict(row) for row in self.rows.values()],
+            "networks": [asdict(row) for row in self.networks.values()],
+            "figures": [asdict(figure) for figure in self.figures()],
+            "failures": self.failures,
+            "left_out": self.left_out,
+        }
+
+
+def _words(case: str) -> list[str]:
+    """Of a network's case; the batch of a training step does not count."""
+    words = case.split()
+    return ["step"] if "step" in words else words
+
+
+def _mean(ratios: Sequence[float]) -> float:
+    return math.exp(sum(map(math.log, ratios)) / len(ratios))
 
 
 def run(
@@ -306,30 +268,65 @@ def run(
     rounds: int,
     replays: int,
     say: Callable[[str], None] = print,
+    seconds: float = SECONDS,
+    copied: int = COPIED,
 ) -> dict[str, Any]:
-    """All cases in the folder; DeviceError without a device. Failed cases are listed, and the
-    others go on.
+    """All cases in the folder, as long as there is time; DeviceError without a device. Failed cases
+    are listed, and the others go on.
     """
+    end = time.monotonic() + seconds
     device = open_device()
-    facts = {**limits(device), "numpy": np.__version__, "python": sys.version.split()[0]}
+    torch = torch_on_device()
+    facts = {**limits(device, copied), "numpy": np.__version__, "python": sys.version.split()[0],
+             "torch": None if torch is None else str(torch.__version__)}  # fmt: skip
     say("\n".join(f"{key}: {value}" for key, value in facts.items()))
-    rows, failures = [], []
-    for case in read_cases(folder):
+    results = Results(facts)
+
+    def kernel(case: Case) -> None:
+        session = load(folder / case.file, open_device=lambda: device)
         try:
-            session = load(folder / _file(case), open_device=lambda: device)
             row = measure(case, session, torch_contender(case, replays), rounds, replays)
+        finally:
             session.close()
-        except NetloomError as error:
-            failures.append(f"{case.name}: {error}")
-            say(f"FAILED {failures[-1]}")
-            continue
-        rows.append(asdict(row))
+        results.rows[case] = row
         peer = f"  {row.ratio:.2f} x torch" if row.ratio else ""
-        say(f"{row.case:36} {row.microseconds:12.1f} us {row.tflops:8.2f} TFLOP/s {row.gigabytes_per_second:8.1f} GB/s"
-            f"  error {row.error:.1e}{peer}")  # fmt: skip
-    results = {"device": facts, "rows": rows, "failures": failures}
-    (folder / "results.json").write_text(json.dumps(results, indent=1), encoding="utf-8")
-    return results
+        rate = f"{row.tflops:8.2f} TFLOP/s {row.gigabytes_per_second:8.1f} GB/s"
+        say(f"{row.case:36} {row.microseconds:12.1f} us {rate}  error {row.error:.1e}{peer}")  # fmt: skip
+
+    def network(case: Any, is_compiling: bool = False) -> None:
+        row = run_network(case, folder, device, rounds, replays, is_compiling)
+        results.networks[case.name] = row
+        peers = "".join(f"  {ratio:.2f} x {name}" for name, ratio in row.ratios.items())
+        say(f"{row.case:36} {row.microseconds:12.1f} us  host {row.host_microseconds:.1f} us"
+            f"  error {row.error:.1e}{peers}")  # fmt: skip
+
+    small = [case for case in read_cases(folder) if case.kind != "conv" or case.x[0] == 1]
+    large = [case for case in read_cases(folder) if case not in small]
+    networks = read_network_cases(folder)
+    jobs: list[tuple[str, Callable[[], None]]] = [
+        *((case.name, partial(kernel, case)) for case in small),
+        *((case.name, partial(network, case)) for case in networks),
+        *((case.name, partial(kernel, case)) for case in large),
+        *((f"{case.name} compiled", partial(network, case, True))
+          for case in networks if torch is not None and not case.is_training),
+    ]  # fmt: skip
+    for name, job in jobs:
+        if time.monotonic() > end:
+            results.left_out.append(name)
+            continue
+        try:
+            job()
+        except Exception as error:  # a peer's too: whatever is wrong with one, the others go on
+            if not isinstance(error, NetloomError) and torch is None:
+                raise
+            results.failures.append(f"{name}: {error}")
+            say(f"FAILED {results.failures[-1]}")
+    found = results.as_json()
+    say("\n".join(map(str, results.figures())))
+    if results.left_out:
+        say(f"no time for {', '.join(results.left_out)}")
+    (folder / "results.json").write_text(json.dumps(found, indent=1), encoding="utf-8")
+    return found
 
 
 def main(
@@ -343,12 +340,26 @@ def main(
     parser.add_argument("--architectures", default="sm_90a", help="with commas between")
     parser.add_argument("--rounds", type=int, default=ROUNDS)
     parser.add_argument("--replays", type=int, default=REPLAYS)
+    parser.add_argument("--seconds", type=float, default=SECONDS, help="of a run")
     options = parser.parse_args(arguments)
     try:
         if options.verb == "build":
-            build(options.folder, cases(options.size), options.architectures.split(","))
+            architectures = options.architectures.split(",")
+            build(options.folder, cases(options.size), architectures)
+            build_networks(options.folder, network_cases(options.size), architectures)
+            size = sum(file.stat().st_size for file in options.folder.iterdir())
+            print(f"{options.folder}: {size / 1e6:.1f} MB")
             return 0
-        results = run(options.folder, open_device, options.rounds, options.replays)
+        copied = COPIED if options.size == "full" else 1 << 12
+        results = run(
+            options.folder,
+            open_device,
+            options.rounds,
+            options.replays,
+            print,
+            options.seconds,
+            copied,
+        )
     except NetloomError as error:
         print(f"netloom: {error}", file=sys.stderr)
         return error.exit_code

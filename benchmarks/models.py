@@ -11,7 +11,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from pathlib import Path
-from typing import Final, TypeAlias
+from typing import Any, Final, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
@@ -73,17 +73,19 @@ ROLES: Final[dict[tuple[str, int], Draw]] = {
 }  # fmt: skip
 
 
-def with_random_weights(model: onnx.ModelProto, seed: int) -> onnx.ModelProto:
+def with_random_weights(
+    model: onnx.ModelProto, seed: int, generator: Any = None
+) -> onnx.ModelProto:
     """A copy whose constant float32 weights are He-normal (biases small, scales near 1, variances
     positive).
 
     Constant weights are splat initializers and ConstantOfShape nodes that Conv, Gemm, MatMul,
     BatchNormalization, Mul or Add read, directly or through Unsqueeze. Equal models and seeds give
-    equal weights.
+    equal weights. ``generator`` draws them in place of NumPy's of that seed.
     """
     result = onnx.ModelProto()
     result.CopyFrom(model)
-    rng = np.random.default_rng(seed)
+    rng = np.random.default_rng(seed) if generator is None else generator
     graph = result.graph
     roles = _roles(graph)
     shapes = {tensor.name: tensor for tensor in graph.initializer}

@@ -1,7 +1,8 @@
 """A peer for models in ONNX: PyTorch, called eagerly, op by op (its convolutions and products are
 oneDNN's).
 
-``TorchModel(path)`` runs a model over float32 tensors. It knows the ops of feed-forward image
+``TorchModel(path)`` runs a model over float32 tensors, ``TorchModel(description, device)`` one
+without its file (model_description.py). It knows the ops of feed-forward image
 networks; another op is a UsageError that names it. Weights are read once; what depends on constants
 alone is computed once.
 """
@@ -11,11 +12,10 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, TypeAlias
 
-import onnx
 import torch
 import torch.nn.functional as F
-from onnx import numpy_helper
 
+from netloom.benchmarks.model_description import Description, described
 from netloom.errors import UsageError
 
 Tensor: TypeAlias = Any
@@ -26,31 +26,26 @@ Rule: TypeAlias = Callable[[Attributes, Sequence[Tensor]], Tensor]
 class TorchModel:
     """A model ready to run: a dict of arrays in, a dict of arrays out."""
 
-    def __init__(self, path: str) -> None:
-        graph = onnx.load(path).graph
-        self.outputs = [output.name for output in graph.output]
+    def __init__(self, source: str | Description, device: str = "cpu") -> None:
+        model = _read(source) if isinstance(source, str) else source
+        self.outputs = list(model.outputs)
         self.known = {
-            tensor.name: torch.from_numpy(numpy_helper.to_array(tensor).copy())
-            for tensor in graph.initializer
+            name: _placed(torch.from_numpy(array), device) for name, array in model.tensors.items()
         }
         self.known[""] = None
         self.steps: list[tuple[Rule, Attributes, list[str], str]] = []
-        for node in graph.node:
-            if node.op_type not in RULES:
+        for node in model.steps:
+            if node.op not in RULES:
                 raise UsageError(
-                    f"the torch contender does not know the op {node.op_type}.",
+                    f"the torch contender does not know the op {node.op}.",
                     hint="Leave torch out of --against.",
                 )
-            attributes = {
-                item.name: onnx.helper.get_attribute_value(item) for item in node.attribute
-            }
-            step = RULES[node.op_type], attributes, list(node.input), node.output[0]
-            if all(name in self.known for name in node.input):
-                self.known[node.output[0]] = step[0](
-                    attributes, [self.known[name] for name in node.input]
-                )
+            rule, inputs = RULES[node.op], list(node.inputs)
+            if all(name in self.known for name in inputs):
+                made = rule(node.attributes, [self.known[name] for name in inputs])
+                self.known[node.output] = _placed(made, device)
             else:
-                self.steps.append(step)
+                self.steps.append((rule, node.attributes, inputs, node.output))
 
     def __call__(self, feeds: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """The outputs for tensors by name."""
@@ -58,6 +53,17 @@ class TorchModel:
         for rule, attributes, inputs, output in self.steps:
             values[output] = rule(attributes, [values[name] for name in inputs])
         return {name: values[name] for name in self.outputs}
+
+
+def _read(path: str) -> Description:
+    import onnx
+
+    return described(onnx.load(path))
+
+
+def _placed(tensor: Tensor, device: str) -> Tensor:
+    """On the device, if it is data: shapes and indices are read by the host."""
+    return tensor.to(device) if tensor.is_floating_point() else tensor
 
 
 def _padded(attributes: Attributes, x: Tensor, value: float = 0.0) -> Tensor:
@@ -167,15 +173,11 @@ def _lrn(attributes: Attributes, inputs: Sequence[Tensor]) -> Tensor:
 
 
 def _constant(attributes: Attributes, _inputs: Sequence[Tensor]) -> Tensor:
-    return torch.from_numpy(numpy_helper.to_array(attributes["value"]).copy())
+    return torch.from_numpy(attributes["value"].copy())
 
 
 def _filled(attributes: Attributes, inputs: Sequence[Tensor]) -> Tensor:
-    value = (
-        numpy_helper.to_array(attributes["value"]).copy()
-        if "value" in attributes
-        else torch.zeros(1).numpy()
-    )
+    value = attributes["value"] if "value" in attributes else torch.zeros(1).numpy()
     return torch.from_numpy(value).expand(inputs[0].tolist()).contiguous()
 
 

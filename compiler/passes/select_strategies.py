@@ -34,6 +34,7 @@ class Decision:
     seconds: Mapping[str, float]
     rejected: Mapping[str, str]
     measured: Mapping[str, float] = field(default_factory=dict)
+    notes: Mapping[str, str] = field(default_factory=dict)  # what estimates are made of
 
 
 def select_strategies(
@@ -103,7 +104,7 @@ def _decide_all(
 
 def _estimated(graph: Graph, node: Node, accuracy: str, batch: int, rates: Rates) -> Decision:
     rejected: dict[str, str] = {}
-    seconds: dict[str, float] = {}
+    admitted: list[Strategy] = []
     for strategy in (item for item in (*STRATEGIES, *rates.own) if node.op.name in item.ops):
         reason = strategy.rejects(graph, node) or rates.vetoes.get(strategy.name)
         if reason is None:
@@ -113,9 +114,14 @@ def _estimated(graph: Graph, node: Node, accuracy: str, batch: int, rates: Rates
         if reason is not None:
             rejected[strategy.name] = reason
         else:
-            seconds[strategy.name] = strategy.cost(graph, node, batch).seconds(rates)
+            admitted.append(strategy)
+    prices = rates.prices(graph, node, batch, admitted)
+    seconds = {name: price.seconds for name, price in prices.items()}
+    notes = {name: price.note for name, price in prices.items() if price.note}
     shape = f"{node.inputs[0].type} * {node.inputs[1].type}"
-    return Decision(node.label, node.op.name, shape, _least(seconds), seconds, rejected)
+    return Decision(
+        node.label, node.op.name, shape, _least(seconds), seconds, rejected, notes=notes
+    )
 
 
 def _least(seconds: Mapping[str, float]) -> str:

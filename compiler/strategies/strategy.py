@@ -11,7 +11,7 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from math import prod
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeAlias
 
 from ..dim import Symbol, bounds, evaluate
 from ..graph import Graph, Node, Value
@@ -43,6 +43,26 @@ class Rates:
     near: float = math.inf
     far: float | None = None
     has_bands: bool = False
+    pricing: Pricing | None = None  # how strategies are priced (None: by their costs)
+
+    def prices(
+        self, graph: Graph, node: Node, batch: int, strategies: Sequence[Strategy]
+    ) -> Mapping[str, Price]:
+        """By name, what each strategy is expected to take for a node."""
+        if self.pricing is not None:
+            return self.pricing(graph, node, batch, strategies)
+        return {s.name: Price(s.cost(graph, node, batch).seconds(self)) for s in strategies}
+
+
+@dataclass(frozen=True)
+class Price:
+    """Seconds that a strategy is expected to take, and for people what they are made of."""
+
+    seconds: float
+    note: str = ""
+
+
+Pricing: TypeAlias = "Callable[[Graph, Node, int, Sequence[Strategy]], Mapping[str, Price]]"
 
 
 @dataclass(frozen=True)

@@ -117,10 +117,10 @@ def compile_(
     output. With --target cuda, it becomes a program file (.nlc) for CUDA devices.
     """
     if candidates is not None:
-        if build.target != "cuda" or path is not None or emit is not None or training is not None:
+        if build.target != "cuda" or path is not None or emit is not None:
             raise UsageError("candidates are of a network for --target cuda, and a file of their own.",
-                             hint="Leave out -o, --emit and --train.")  # fmt: skip
-        write_device_candidates(output, model, candidates, binding, build)
+                             hint="Leave out -o and --emit.")  # fmt: skip
+        write_device_candidates(output, model, candidates, training, binding, build)
         return
     if build.target == "cuda":
         compile_for_device(output, model, path, emit, dump, training, binding, build)

@@ -69,15 +69,20 @@ def tuned_text(summary: Mapping[str, Any] | None) -> str:
 
 
 def write_device_candidates(
-    output: Output, model: str, path: Path, binding: Binding, build: Build
+    output: Output,
+    model: str,
+    path: Path,
+    training: str | None,
+    binding: Binding,
+    build: Build,
 ) -> None:
     """Write programs for a machine with a device to time; ToolchainError without numba-cuda."""
     from netloom.compiler.targets.cuda.candidates import write_candidates
 
     check_target(path)
-    summary = write_candidates(
-        inference_form(load_graph(model, binding)), device_options(build), path
-    )
+    graph = load_graph(model, binding)
+    step = _step(graph, training) if training is not None else None
+    summary = write_candidates(inference_form(graph), device_options(build), path, step=step)
     for reason in summary.left_out:
         output.remark(f"left out: {reason}")
     size = path.stat().st_size
@@ -193,11 +198,15 @@ def _compiled(graph: Graph, build: Build, dump: Path | None, training: str | Non
         compiled = compile_for_cuda(inference_form(graph), options, dump=dump)
         check_override(options.decisions, build.conv_strategy)
         return compiled
+    step = _step(graph, training)
+    return compile_training_for_cuda(step, inference_form(graph), options, dump=dump)
+
+
+def _step(graph: Graph, training: str) -> Graph:
+    """The training step of a recipe."""
     from netloom.frontends.dsl.training_step import training_graph
 
     from .recipes import parse_recipe
 
     loss, optimizer = parse_recipe(training)
-    return compile_training_for_cuda(
-        training_graph(graph, loss, optimizer), inference_form(graph), options, dump=dump
-    )
+    return training_graph(graph, loss, optimizer)

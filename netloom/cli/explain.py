@@ -62,6 +62,7 @@ def _explain_for_device(output: Output, graph: Graph, build: Build) -> None:
     Needs no CUDA tools.
     """
     from netloom.compiler.targets.cuda.driver import PIPELINE, plan
+    from netloom.compiler.targets.cuda.estimates import grid_text
     from netloom.compiler.targets.cuda.program_file import form_text
 
     options = device_options(build)
@@ -71,6 +72,7 @@ def _explain_for_device(output: Output, graph: Graph, build: Build) -> None:
     (entry,) = program.entries
     kernels = [
         {"kernel": form_text(placement.forms[launch.kernel].form), "node": launch.label,
+         "grid": grid_text(placement.forms[launch.kernel]),
          "ops": " > ".join(fused_ops(fused["run"].nodes[launch.node])) if launch.node is not None else "copy"}
         for launch in entry.launches
     ]  # fmt: skip
@@ -80,7 +82,7 @@ def _explain_for_device(output: Output, graph: Graph, build: Build) -> None:
             "different_kernels": len(placement.forms), "arena_slots": slots}  # fmt: skip
     head = f"target cuda, precision {options.precision}, accuracy {build.accuracy}, {_summary(options.decisions)}"
     rows = (
-        columns([[f"  {row['kernel']}", row["ops"], row["node"]] for row in kernels])
+        columns([[f"  {row['kernel']}", row["grid"], row["ops"], row["node"]] for row in kernels])
         if kernels
         else ""
     )
@@ -125,7 +127,8 @@ def _decision(decision: Decision, number: int) -> dict[str, Any]:
     for name, seconds in sorted(decision.seconds.items(), key=lambda item: _rank(decision, *item)):
         candidates.append({"strategy": name, "seconds": seconds,
                            "measured": decision.measured.get(name),
-                           "verdict": _verdict(decision, name)})  # fmt: skip
+                           "verdict": "; ".join(filter(None, (_verdict(decision, name),
+                                                              decision.notes.get(name))))})  # fmt: skip
     candidates += [{"strategy": name, "seconds": None, "measured": None,
                     "verdict": f"rejected: {reason}"}
                    for name, reason in decision.rejected.items()]  # fmt: skip

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import time
 import weakref
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -100,13 +101,38 @@ class CudaSession:
         outputs = self._invoke("run", None, inputs)
         return outputs if names is None else [outputs[places[name]] for name in names]
 
-    def seconds(self, inputs: Mapping[str, Any], times: int) -> float:
-        """The mean time on the device of ``run`` without its copies, of so many runs one after
-        another.
+    def seconds(
+        self,
+        inputs: Mapping[str, Any],
+        times: int,
+        entry: str = "run",
+        state: CudaState | None = None,
+    ) -> float:
+        """The mean time on the device of an entry without its copies, of so many runs one after
+        another; a training step changes its state as often.
         """
-        with self._ready("run", None, inputs) as (plan, places):
+        with self._ready(entry, state, inputs) as (plan, places):
             plan.bind(places, plan.outputs)
             return self.resident.device.seconds(plan.graph, times)
+
+    def host_seconds(
+        self,
+        inputs: Mapping[str, Any],
+        times: int,
+        entry: str = "run",
+        state: CudaState | None = None,
+    ) -> float:
+        """The median time that the host takes to hand a run to the device, its inputs there."""
+        device, found = self.resident.device, []
+        with self._ready(entry, state, inputs) as (plan, places):
+            plan.bind(places, plan.outputs)
+            for _ in range(times):
+                device.synchronize()
+                start = time.perf_counter()
+                device.replay(plan.graph)
+                found.append(time.perf_counter() - start)
+            device.synchronize()
+        return float(np.median(found))
 
     def close(self) -> None:
         """Frees the device's memory; states of this session must not be used any more, the

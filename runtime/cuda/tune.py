@@ -30,7 +30,7 @@ from .device import CudaDevice, Device
 from .program import Program, Tensor, parse_program
 from .session import CudaSession
 
-FORMAT = 1
+FORMAT = 2
 ROUNDS = 5
 REPLAYS = 20  # in a block that is timed at once
 _MOST_BYTES = 1 << 30  # of an unpacked member: what a file from elsewhere may make us hold
@@ -38,7 +38,8 @@ _MOST_BYTES = 1 << 30  # of an unpacked member: what a file from elsewhere may m
 
 @dataclass(frozen=True)
 class Layer:
-    """A layer as the compiler named it, and its programs by strategy."""
+    """A layer as the compiler named it, and its programs by the candidates' names: a strategy, or a
+    strategy with a tiling of its products."""
 
     text: str
     constants: tuple[str, ...]
@@ -59,13 +60,12 @@ def read_candidates(path: Path) -> Candidates:
     try:
         with zipfile.ZipFile(path) as archive:
             manifest = json.loads(_member(archive, "candidates.json"))
-            if manifest["format"] != FORMAT:
-                raise ValueError("another format")
+            _check_format(path, manifest["format"])
             layers = tuple(
                 Layer(
                     str(row["text"]),
                     tuple(map(str, row["constants"])),
-                    {str(c["strategy"]): _member(archive, c["file"]) for c in row["candidates"]},
+                    {str(c["name"]): _member(archive, c["file"]) for c in row["candidates"]},
                 )
                 for row in manifest["layers"]
             )
@@ -92,6 +92,18 @@ def read_candidates(path: Path) -> Candidates:
         ) from error
 
 
+def _check_format(path: Path, found: object) -> None:
+    """ProgramError if a file is of another format than this version's, ValueError if it names
+    none."""
+    if not isinstance(found, int):
+        raise ValueError("no format")
+    if found != FORMAT:
+        raise ProgramError(
+            f"{str(path)!r} holds candidates of format {found}; this version reads {FORMAT}.",
+            hint="Write it with the version of netloom that times it.",
+        )
+
+
 def _member(archive: zipfile.ZipFile, name: str) -> bytes:
     if archive.getinfo(name).file_size > _MOST_BYTES:
         raise ValueError("a member is too large")
@@ -105,7 +117,7 @@ def measure(
     replays: int = REPLAYS,
     say: Callable[[str], None] = print,
 ) -> dict[str, float | None]:
-    """Seconds of each strategy, None for one that cannot be run."""
+    """Seconds of each candidate, None for one that cannot be run."""
     with contextlib.ExitStack() as opened:
         sessions = {}
         for strategy, data in layer.programs.items():

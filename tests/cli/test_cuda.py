@@ -127,6 +127,13 @@ def test_explain_says_the_strategies_and_forms_without_the_tools() -> None:
     }
     assert reasons == {"rejected: the cuda target has no code for its transforms"}
     assert any(launch["kernel"].startswith("product, tile") for launch in said["launches"])
+    (first, *_) = said["convolutions"]
+    assert "; predicted: " in first["candidates"][0]["verdict"]
+    assert all(" block" in row["grid"] for row in said["launches"])
+    squeezenet = call("explain", "--target", "cuda", "light:squeezenet").output
+    assert (
+        "chosen: the least estimated time; predicted: 3 kernels, 48 blocks in 1 wave" in squeezenet
+    )
     text = call("explain", "--target", "cuda", "--precision", "tf32", "zoo:lenet5").output
     assert (
         text.startswith("target cuda, precision tf32") and "memory: " in text and ", tf32  " in text
@@ -169,7 +176,7 @@ def test_candidates_are_written_and_times_taken(tmp_path: Path) -> None:
             for layer in found.layers]  # fmt: skip
     times = tmp_path / "times.json"
     table = {
-        "format": 1,
+        "format": 2,
         "version": found.version,
         "precision": "f32",
         "device": {"name": "Fake", "capability": "9.0"},
@@ -209,10 +216,33 @@ def test_candidates_are_written_and_times_taken(tmp_path: Path) -> None:
     assert "was measured at the precision 'f32', not 'tf32'" in error.stderr
 
 
+@needs_compiler
+def test_a_training_steps_layers_are_candidates(tmp_path: Path) -> None:
+    """Those of one matrix product, and of both its gradients."""
+    from netloom.runtime.cuda.tune import read_candidates
+
+    source = "import netloom as nl\n\n@nl.network\ndef one(x):\n    return nl.dense(x, 600)\n\n\n"
+    source += "def graph():\n    return one.graph(x=nl.tensor(500, 700))\n"
+    (tmp_path / "net.py").write_text(source, encoding="utf-8")
+    recipe = ("--train", "loss=cross_entropy,optimizer=sgd")
+    data = tmp_path / "c"
+    call(
+        "compile",
+        "--target",
+        "cuda",
+        f"{tmp_path / 'net.py'}:graph",
+        "--tune-candidates",
+        data,
+        *recipe,
+    )
+    layers = read_candidates(data).layers
+    assert any("transpose_a = true" in layer.text for layer in layers)
+    assert all("product" in layer.programs and not layer.constants for layer in layers)
+
+
 @pytest.mark.parametrize("arguments", [
     ("zoo:mlp",), ("--target", "cuda", "zoo:mlp", "-o", "m.nlc"),
     ("--target", "cuda", "zoo:mlp", "--emit", "graph"),
-    ("--target", "cuda", "zoo:mlp", "--train", "loss=cross_entropy,optimizer=sgd"),
 ])  # fmt: skip
 def test_candidates_are_a_file_of_their_own(arguments: tuple[str, ...], tmp_path: Path) -> None:
     error = call("compile", *arguments, "--tune-candidates", tmp_path / "c", code=2).stderr

@@ -2,7 +2,7 @@
 object.
 
 ``PIPELINE`` differs from the CPU's in two places: values stay row-major, and strategies are chosen
-at a device's rates.
+by what their kernels are predicted to take on a device.
 """
 
 from __future__ import annotations
@@ -35,11 +35,14 @@ from .schedule import plan_kernel
 from .source import KernelSource, print_source
 from .split_products import split_products
 from .strategies import select_for_device
+from .tilings import NO_TILINGS, Size, Tiling, Tilings
 
+TRAINING_BATCH = 32  # what predictions take a free batch for in a training step
 _SELECT = (
     Pass("select_strategies", select_for_device, after=("eliminate_dead", "fold_batchnorm"),
          why="weights must have their final values",
-         options=("accuracy", "override", "decisions", "engine", "tuner")),
+         options=("accuracy", "override", "decisions", "typical_batch", "engine", "tuner",
+                  "measured")),
     Pass("eliminate_untransformed", eliminate_dead, after=("select_strategies",),
          why="transformed weights replace others"),
 )  # fmt: skip
@@ -50,13 +53,14 @@ _FUSE = (
         split_products,
         after=("fuse",),
         why="it cuts kernels",
-        options=("engine",),
+        options=("engine", "tilings"),
     ),
 )
 PIPELINE = Pipeline((*GRAPH_PASSES, *_SELECT, *_FUSE))
 TRAINING_PIPELINE = Pipeline(
     (
         *(item for item in GRAPH_PASSES if item.name not in ("freeze_states", "fold_batchnorm")),
+        *_SELECT,
         *_FUSE,
     )
 )
@@ -65,14 +69,19 @@ TRAINING_PIPELINE = Pipeline(
 @dataclass(frozen=True)
 class CudaOptions:
     """What a caller may choose. ``precision``: an engine's value; ``accuracy``: strict, default or
-    fast; ``override``: a strategy's name, or NODE=NAME; ``tuner``: times of a device
-    (measured.py). ``decisions`` is filled."""
+    fast; ``override``: a strategy's name, or NODE=NAME; ``typical_batch``: what predictions take a
+    free batch for (None: 1, and TRAINING_BATCH for training); ``tuner``: times of a device
+    (measured.py); ``tiling``: of all products. ``decisions`` is filled, and ``measured`` with the
+    tilings of the tuner's table."""
 
     precision: str = Engine.FFMA.value
     accuracy: str = "default"
     override: str = "auto"
+    typical_batch: int | None = None
     tuner: Tuner | None = None
+    tiling: Tiling | None = None
     decisions: list[Decision] = field(default_factory=list)
+    measured: dict[Size, Tiling] = field(default_factory=dict)
 
     @property
     def engine(self) -> Engine:
@@ -84,6 +93,11 @@ class CudaOptions:
             )
         return Engine(self.precision)
 
+    @property
+    def tilings(self) -> Tilings:
+        """What products are tiled by, where the rules do not decide it."""
+        return Tilings(self.measured, self.tiling, self.typical_batch or 1)
+
 
 @dataclass
 class DevicePlacement(Placement):
@@ -92,13 +106,14 @@ class DevicePlacement(Placement):
     """
 
     engine: Engine = Engine.FFMA
+    tilings: Tilings = NO_TILINGS
     forms: dict[str, DeviceKernel] = field(default_factory=dict)
     sources: dict[str, KernelSource] = field(default_factory=dict)
     _by_source: dict[str, str] = field(default_factory=dict)
 
     def kernel(self, body: Graph) -> tuple[str, Kernel]:
         """The kernel that does what the body says; equal sources are one kernel."""
-        planned = plan_kernel(body, self.engine)
+        planned = plan_kernel(body, self.engine, self.tilings)
         source = print_source(planned)
         if source.key not in self._by_source:
             kind = next((n.op.name for n in body.nodes if n.op.name != "constant"), "copy")
@@ -173,12 +188,15 @@ def plan(
     """The program before its kernels are compiled."""
     options = options or CudaOptions()
     training = graphs.get("train_step")
+    if training is not None:
+        options = replace(options, typical_batch=options.typical_batch or TRAINING_BATCH)
     # a gradient of weights is a branch: kept apart, they would keep every cotangent in memory
     placement = DevicePlacement(
         Machine(),
         joins_in_place=False,
         keeps_branches_apart=training is None,
         engine=options.engine,
+        tilings=options.tilings,
     )
     states = (
         tuple(

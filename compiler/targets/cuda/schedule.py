@@ -43,6 +43,7 @@ from .forms import (
     nominal,
 )
 from .row_passes import pass_form
+from .tilings import NO_TILINGS, Tilings, needs_registers, tiled
 from .transforms import transform_form
 from .windows import is_dense, windows_of
 
@@ -52,9 +53,11 @@ WIDTH = 4  # elements of the widest access
 MANY_ROWS = 1 << 16
 
 
-def plan_kernel(graph: Graph, engine: Engine = Engine.FFMA) -> DeviceKernel:
-    """The form of a kernel's graph, products of float32 by that engine; MemoryBudgetError if a
-    buffer is too large for int32 indices.
+def plan_kernel(
+    graph: Graph, engine: Engine = Engine.FFMA, tilings: Tilings = NO_TILINGS
+) -> DeviceKernel:
+    """The form of a kernel's graph, products of float32 by that engine, and by a tiling that was
+    measured for their size; MemoryBudgetError if a buffer is too large for int32 indices.
     """
     rows = row_form(graph)
     graph, parts = (graph, 1) if rows else whole_product(graph)
@@ -70,7 +73,7 @@ def plan_kernel(graph: Graph, engine: Engine = Engine.FFMA) -> DeviceKernel:
                 hint=f"It indexes up to {MOST_ELEMENTS} elements; choose a smaller batch.",
             )
     axes = tuple(Axis.of(f"p{place}", extent) for place, extent in enumerate(elements.out.shape))
-    form = pass_form(rows) if rows else _form(elements, axes, engine)
+    form = pass_form(rows) if rows else tiled(_form(elements, axes, engine), tilings)
     if parts > 1:
         form = in_parts(form, parts)
     return DeviceKernel(buffers, _free_symbols(buffers, form), blocks(form), form)
@@ -254,7 +257,7 @@ def _tile(batch: Sequence[Axis], sides: Sequence[Operand], engine: Engine) -> Ti
     indices need the registers.
     """
     tile = _fitting_tile(batch, sides)
-    if engine is Engine.TF32X3 and tile.columns == 128 and min(side.width for side in sides) == 1:
+    if needs_registers(tile, sides, engine):
         tile = replace(tile, columns=64, thread_columns=4)
     return replace(tile, depth=engine.depth or tile.depth)
 

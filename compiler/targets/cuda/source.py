@@ -109,13 +109,13 @@ def _source(kernel: DeviceKernel) -> KernelSource:
         tuple(sorted(p.used)),
         numbers,
         THREADS,
-        _blocks(kernel.form),
+        resident_blocks(kernel.form),
     )
 
 
-def _blocks(form: Form) -> int:
-    """Two blocks hide each other's waits in 128 registers a thread; products with more sums than
-    those hold need all 255.
+def resident_blocks(form: Form) -> int:
+    """Blocks that must fit a multiprocessor at once. Two hide each other's waits in 128 registers a
+    thread; products with more sums than those hold need all 255.
     """
     if isinstance(form, FusedWinograd):
         return 2 if form.block_filters == NARROW else 1
@@ -252,4 +252,4 @@ def _transform(p: Printer, form: Transform) -> None:
                 p.store(offset, p.expression(put.value, f"{tiles}[{place}]"))
 
 
-__all__ = ["KernelSource", "print_source"]
+__all__ = ["KernelSource", "print_source", "resident_blocks"]

@@ -19,22 +19,26 @@ from .addends import ADDENDS, AddendsAttrs
 from .devices import BLOCKS
 from .forms import Engine, Form, Product, blocks, count, nominal
 from .schedule import plan_kernel
+from .tilings import NO_TILINGS, Tilings
 
 FEWEST_TERMS = 128  # of a part: shorter ones cost more to add up than they save
 MOST_PARTS = 31  # one thread adds them up
 
 
-def parts_of(form: Form) -> int:
-    """Into how many parts a form is cut: as many as the device has room for, none with less than
-    FEWEST_TERMS terms.
+def parts_of(form: Form, tilings: Tilings = NO_TILINGS) -> int:
+    """Into how many parts a form is cut: as many as were measured to be best for its size, else as
+    many as the device has room for, none with less than FEWEST_TERMS terms.
     """
     tiles = blocks(form)
     if not isinstance(form, Product) or not isinstance(tiles, int) or not tiles:
         return 1
+    tiling = tilings.of(form)
+    if tiling is not None and tiling.parts:
+        return min(tiling.parts, MOST_PARTS)
     return max(1, min(BLOCKS // tiles, nominal(count(form.terms)) // FEWEST_TERMS, MOST_PARTS))
 
 
-def split_products(graph: Graph, engine: Engine) -> Graph:
+def split_products(graph: Graph, engine: Engine, tilings: Tilings = NO_TILINGS) -> Graph:
     """The graph of kernels with products of few tiles cut in two kernels each."""
     b, mapping = rebuilder(graph)
     for node in graph.nodes:
@@ -43,7 +47,9 @@ def split_products(graph: Graph, engine: Engine) -> Graph:
         is_candidate = (
             anchor is not None and anchor.output.dtype is FLOAT32 and len(anchor.inputs) == 2
         )
-        number = parts_of(plan_kernel(node.attrs.body, engine).form) if is_candidate else 1
+        number = 1
+        if is_candidate:
+            number = parts_of(plan_kernel(node.attrs.body, engine, tilings).form, tilings)
         if anchor is None or number == 1:
             mapping.update(zip(node.outputs, b.copy(node, inputs), strict=True))
         else:

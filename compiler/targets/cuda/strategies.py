@@ -1,25 +1,34 @@
-"""Strategy selection for the cuda target: the same STRATEGIES, costs and budgets, at a device's
-rates.
+"""Strategy selection for the cuda target: the same STRATEGIES and budgets, each priced as the kernels
+that it would become on a device (estimates.py), for convolutions and both their gradients.
 
 A convolution as one product (``direct``) reads its windows through the caches, so a matrix of
-windows never pays. The rates are a model (an H200's, from its data sheet and others' measurements),
-not a measurement of ours. Where products round their operands, no transform may amplify that: then
-convolutions are direct.
+windows never pays. Where products round their operands, no transform may amplify that: then
+convolutions are direct. With a table of a device's times (measured.py), what was measured goes
+before what is predicted, for strategies and for the tilings of products.
 """
 
 from __future__ import annotations
 
-from ...graph import Graph
-from ...passes.select_strategies import Decision, select_strategies
-from ...strategies import STRATEGIES, Rates
-from ...strategies.winograd import WINOGRAD_F2_FUSED
-from ...tuning import Tuner
-from .forms import Engine
+import math
+from collections.abc import Mapping, Sequence
+from functools import partial
 
-PRODUCTS_PER_SECOND = 25e12  # float32 multiply-adds in register tiles
-BYTES_PER_SECOND = 4e12
-CHOSEN = ("conv", "conv_input_gradient")  # a gradient of weights is one product
+from ...graph import Graph, Node
+from ...passes.select_strategies import Decision, select_strategies
+from ...strategies import CONVOLUTIONS, STRATEGIES, Rates, Strategy
+from ...strategies.strategy import Price
+from ...strategies.winograd import WINOGRAD_F2_FUSED
+from ...tensor_type import FLOAT32
+from ...tuning import Tuner, layer_of
+from .devices import FIGURES
+from .estimates import planned_layer
+from .forms import Engine
+from .measured import MeasuredTimes
+from .tilings import Size, Tiling
+
 OWN = (WINOGRAD_F2_FUSED,)
+WIDE = 4.0  # times the least prediction: what is above that at a device's best is not planned
+PLAIN = "product"  # how a matmul is computed, in tables of times
 
 
 def select_for_device(
@@ -27,11 +36,13 @@ def select_for_device(
     accuracy: str,
     override: str,
     decisions: list[Decision],
+    typical_batch: int | None,
     engine: Engine,
     tuner: Tuner | None,
+    measured: dict[Size, Tiling],
 ) -> Graph:
-    """The graph with each convolution and input's gradient expanded; gradients of weights are one
-    product each. A tuner's times go before the model's."""
+    """The graph with each convolution and gradient of one expanded. A tuner's times go before the
+    predictions; ``measured`` gets the tilings that its table has for the products."""
     is_rounded = engine in (Engine.TF32, Engine.BF16)
     reason = f"its transforms would amplify the rounding of {engine.value}"
     vetoes = {
@@ -42,5 +53,60 @@ def select_for_device(
         for s in STRATEGIES
         if s.name.startswith("fft")
     }
-    rates = Rates(PRODUCTS_PER_SECOND, BYTES_PER_SECOND, vetoes, CHOSEN, OWN)
-    return select_strategies(graph, accuracy, override, decisions, rates=rates, tuner=tuner)
+    rates = Rates(
+        FIGURES.products * FIGURES.multiprocessors, FIGURES.near, vetoes, CONVOLUTIONS, OWN,
+        pricing=partial(_prices, engine),
+    )  # fmt: skip
+    own: list[Decision] = []
+    result = select_strategies(graph, accuracy, override, own, typical_batch, rates, tuner)
+    decisions += own
+    if tuner is not None and isinstance(tuner.timer, MeasuredTimes):
+        measured |= _tilings(graph, own, engine, tuner, tuner.timer, typical_batch or 1)
+    return result
+
+
+def _prices(
+    engine: Engine, graph: Graph, node: Node, batch: int, strategies: Sequence[Strategy]
+) -> Mapping[str, Price]:
+    """What each strategy's kernels are predicted to take. Those that would be far behind even at
+    the device's full rates keep that bound: it takes longer to plan them."""
+    peak = Rates(FIGURES.products * FIGURES.multiprocessors, FIGURES.near)
+    bounds = {s.name: s.cost(graph, node, batch).seconds(peak) for s in strategies}
+    found: dict[str, Price] = {}
+    least = math.inf
+    for name in sorted(bounds, key=lambda name: bounds[name]):
+        if bounds[name] > WIDE * least:
+            found[name] = Price(bounds[name], "predicted: at least so much at full rates")
+            continue
+        planned = planned_layer(graph, node, name, engine, batch)
+        found[name] = Price(planned.seconds, str(planned))
+        least = min(least, planned.seconds)
+    return {name: found[name] for name in bounds}
+
+
+def products_of(graph: Graph) -> list[Node]:
+    """The matrix products that a graph holds before strategies make more of them."""
+    return [
+        node for node in graph.nodes if node.op.name == "matmul" and node.output.dtype is FLOAT32
+    ]
+
+
+def _tilings(
+    graph: Graph, decisions: Sequence[Decision], engine: Engine, tuner: Tuner, times: MeasuredTimes,
+    batch: int,
+) -> dict[Size, Tiling]:  # fmt: skip
+    """By the sizes of the products that the chosen strategies make, the tilings that were fastest;
+    where layers that share a size disagree, the first one's."""
+    nodes = [node for node in graph.nodes if node.op.name in CONVOLUTIONS]
+    chosen = [(n, d.strategy) for n, d in zip(nodes, decisions, strict=True)]
+    found: dict[Size, Tiling] = {}
+    for node, strategy in (*chosen, *((node, PLAIN) for node in products_of(graph))):
+        layer = layer_of(graph, node, batch, False)
+        if (best := times.best(layer, strategy)) is None:
+            continue
+        tuner.open.add(layer)
+        tuner.times.setdefault(layer, times.measure(layer, [strategy], math.inf))
+        if (tiling := best[1]) is not None:
+            for size in planned_layer(graph, node, strategy, engine, batch).sizes:
+                found.setdefault(size, tiling)
+    return found

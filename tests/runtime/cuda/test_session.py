@@ -162,12 +162,14 @@ def follow(
     shape: tuple[int, ...],
     classes: int,
     batches: tuple[int, ...],
+    options: CudaOptions | None = None,
 ) -> None:
     """Steps on the emulator and in the interpreter: the same losses, and the same states to
     rounding.
     """
     step: Graph = nl.training_graph(graph, nl.losses.cross_entropy, optimizer)
-    session = session_of(compile_training_for_cuda(step, graph.inference_form(), architectures=()))
+    compiled = compile_training_for_cuda(step, graph.inference_form(), options, architectures=())
+    session = session_of(compiled)
     state = session.create_state()
     states: Mapping[str, Array] = {name: state[name] for name in state.names}
     assert set(states) == {s.name for s in step.states}

@@ -13,19 +13,31 @@ from typing import Any
 import numpy as np
 import pytest
 
+import netloom as nl
+from netloom.compiler.cache import compiler_version
 from netloom.compiler.graph import Builder, Graph
 from netloom.compiler.targets.cuda import candidates as candidates_module
-from netloom.compiler.targets.cuda.candidates import write_candidates
+from netloom.compiler.targets.cuda.candidates import (
+    Candidate,
+    compile_candidate,
+    wanted_layers,
+    write_candidates,
+)
 from netloom.compiler.targets.cuda.compile import is_available
-from netloom.compiler.targets.cuda.driver import PIPELINE, CudaOptions, plan
-from netloom.compiler.targets.cuda.measured import read_times
+from netloom.compiler.targets.cuda.driver import PIPELINE, TRAINING_PIPELINE, CudaOptions, plan
+from netloom.compiler.targets.cuda.forms import Product
+from netloom.compiler.targets.cuda.measured import candidate_name, read_times
+from netloom.compiler.targets.cuda.strategies import PLAIN
+from netloom.compiler.targets.cuda.tilings import Tiling
 from netloom.compiler.tensor_type import FLOAT32, TensorType
+from netloom.compiler.tuning import Layer, Tuner
 from netloom.errors import DeviceError, ProgramError, UsageError
 from netloom.runtime.cuda import tune
 from netloom.runtime.cuda.device import Call
 from netloom.runtime.cuda.program import parse_program
 
 ARCHITECTURES = ("sm_80", "sm_90a")
+OPS = ("conv", "conv_input_gradient", "conv_weight_gradient")
 needs_compiler = pytest.mark.skipif(
     not is_available(), reason="numba-cuda is not installed (netloom[cuda])"
 )
@@ -151,6 +163,68 @@ def test_the_choice_follows_the_table(
     assert tuner.summary == {"machine": "Fake H200, 9.0, 13.0", "layers": 2, "measured": 2}
 
 
+def table_of(wanted: Mapping[Layer, Sequence[Candidate]], path: Path, fastest: Candidate) -> Tuner:
+    """A table in which one candidate is the fastest wherever it is one."""
+    rows = [{"text": layer.text, "constants": layer.constants,
+             "seconds": {candidate_name(*c): 1e-6 if c == fastest else 1e-3 for c in candidates}}
+            for layer, candidates in wanted.items()]  # fmt: skip
+    device = {"name": "Fake", "capability": "9.0"}
+    head = {"format": tune.FORMAT, "version": compiler_version(), "precision": "f32"}
+    path.write_text(json.dumps({**head, "device": device, "layers": rows}))
+    return read_times(path, "f32", ARCHITECTURES)
+
+
+def test_the_tiling_follows_the_table(tmp_path: Path) -> None:
+    """The fastest of all is a strategy with another tiling: the program's products have it. A
+    matrix product has tilings, too."""
+    b = Builder("network")
+    x = b.input(TensorType(FLOAT32, (16, 64, 28, 28)), "x")
+    w = b.input(TensorType(FLOAT32, (128, 64, 3, 3)), "w")
+    attrs = {"stride": (2, 2), "dilation": (1, 1), "lo": (1, 1), "hi": (1, 1), "groups": 1}
+    y = b("reshape", b("conv", x, w, **attrs), shape=(16 * 14 * 14, 128))
+    z = b("matmul", y, b.input(TensorType(FLOAT32, (128, 2048)), "v"))
+    graph = b.build([z])
+    wanted = wanted_layers(graph, CudaOptions())
+    for op, strategy in (("conv", "direct"), ("matmul", PLAIN)):
+        (candidates,) = [c for layer, c in wanted.items() if f" {op}(" in layer.text]
+        assert (strategy, None) in candidates
+        fastest = next(c for c in candidates if c[1] is not None and c[1].columns != 128)
+        options = CudaOptions(tuner=table_of(wanted, tmp_path / "t", fastest))
+        _, placement, _ = plan({"run": graph}, PIPELINE, options)
+        assert list(options.measured.values()) == [fastest[1]]
+        products = [k.form for k in placement.forms.values() if isinstance(k.form, Product)]
+        shape = (fastest[1].rows, fastest[1].columns)
+        assert any((p.tile.rows, p.tile.columns) == shape for p in products)
+
+
+@needs_compiler
+def test_a_candidate_has_its_tiling() -> None:
+    b = Builder("one")
+    x, w = (b.input(TensorType(FLOAT32, (512, 512)), name) for name in "xw")
+    (layer,) = wanted_layers(b.build([b("matmul", x, w)]), CudaOptions())
+    program = compile_candidate(layer, PLAIN, CudaOptions(), ("sm_80",), tiling=Tiling(128, 64, 2))
+    forms = [k.form for k in program.forms.values() if isinstance(k.form, Product)]
+    assert {(f.tile.rows, f.tile.columns, f.stages) for f in forms} == {(128, 64, 2)}
+
+
+def test_the_layers_of_a_training_step_are_candidates(tmp_path: Path) -> None:
+    """Forward and both gradients, whose weights are values."""
+
+    @nl.network
+    def small(x: nl.Symbolic) -> nl.Symbolic:
+        return nl.dense(nl.global_average_pool(nl.conv2d(nl.conv2d(x, 16, 3), 16, 3)), 3)
+
+    graph = small.graph(x=nl.tensor(2, 16, 10, 10))
+    step = nl.training_graph(graph, nl.losses.cross_entropy, nl.optimizers.SGD())
+    wanted = wanted_layers(graph.inference_form(), CudaOptions(), step)
+    ops = {op for layer in wanted for op in OPS if f" {op}(" in layer.text}
+    assert ops == set(OPS) and all(not layer.constants for layer in wanted)
+    own = CudaOptions(tuner=table_of(wanted, tmp_path / "t", ("winograd_f2", None)))
+    plan({"run": graph.inference_form(), "train_step": step}, TRAINING_PIPELINE, own)
+    chosen = {d.op: d.strategy for d in own.decisions if "winograd_f2" in d.measured}
+    assert set(chosen) == set(OPS) and set(chosen.values()) == {"winograd_f2"}
+
+
 @needs_compiler
 def test_weights_are_made_where_they_are_timed(file: Path) -> None:
     (layer, *_) = tune.read_candidates(file).layers
@@ -189,9 +263,16 @@ def test_candidates_are_the_same_bytes_again_and_are_refused_when_damaged(
         with pytest.raises(ProgramError, match="is no file of candidates, or it is damaged"):
             tune.read_candidates(tmp_path / "wrong")
     with zipfile.ZipFile(tmp_path / "wrong", "w") as archive:
-        archive.writestr("candidates.json", json.dumps({"format": 2}))
+        archive.writestr("candidates.json", json.dumps({"format": "2"}))
     with pytest.raises(ProgramError, match="is no file of candidates"):
         tune.read_candidates(tmp_path / "wrong")
+
+
+def test_candidates_of_another_format_are_refused(tmp_path: Path) -> None:
+    with zipfile.ZipFile(tmp_path / "old", "w") as archive:
+        archive.writestr("candidates.json", json.dumps({"format": 1}))
+    with pytest.raises(ProgramError, match="holds candidates of format 1; this version reads 2"):
+        tune.read_candidates(tmp_path / "old")
 
 
 def test_what_is_missing_is_one_sentence(
@@ -205,7 +286,7 @@ def test_what_is_missing_is_one_sentence(
     with zipfile.ZipFile(tmp_path / "empty", "w") as archive:
         archive.writestr(
             "candidates.json",
-            json.dumps({"format": 1, "version": "", "precision": "f32", "layers": []}),
+            json.dumps({"format": 2, "version": "", "precision": "f32", "layers": []}),
         )
     assert tune.main([str(tmp_path / "empty"), "-o", str(tmp_path / "t")], none) == 4
     assert "no CUDA device" in capsys.readouterr().err
@@ -215,7 +296,7 @@ def test_what_is_missing_is_one_sentence(
 def test_a_model_without_a_choice_has_no_candidates(tmp_path: Path) -> None:
     b = Builder("one")
     x = b.input(TensorType(FLOAT32, (1, 4)), "x")
-    with pytest.raises(UsageError, match="no convolution of this model has more than one strategy"):
+    with pytest.raises(UsageError, match="no layer of this model has more than one candidate"):
         write_candidates(b.build([b("relu", x)], ["y"]), CudaOptions(), tmp_path / "none")
 
 

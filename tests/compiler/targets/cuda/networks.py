@@ -18,6 +18,13 @@ def lenet_step(batch: int | str = "N") -> Graph:
     return nl.training_graph(graph, nl.losses.cross_entropy, nl.optimizers.Adam(1e-3))
 
 
+def zoo_step(name: str, batch: int) -> Graph:
+    """The step of a network of the zoo by stochastic gradient descent; its weights are one number,
+    which costs no time to draw."""
+    graph = getattr(nl.zoo, name)(batch=batch, initializer=nl.initializers.constant(0.01))
+    return nl.training_graph(graph, nl.losses.cross_entropy, nl.optimizers.SGD(momentum=0.9))
+
+
 def transformer_block(batch: int = 2, tokens: int = 33, width: int = 48, heads: int = 3) -> Graph:
     """Pre-norm attention and a gelu MLP, each with its residual."""
     b = Builder("transformer_block")
@@ -72,6 +79,8 @@ def light(name: str) -> Graph:
 GRAPHS: Mapping[str, Callable[[], Graph]] = {
     "lenet5 training step": lenet_step,
     "transformer block": transformer_block,
+    "resnet50 training step": lambda: zoo_step("resnet50", 64),
+    "vgg16 training step": lambda: zoo_step("vgg16", 16),
     **{name: (lambda name=name: light(name)) for name in light_models()},  # type: ignore[misc]
 }
 

@@ -10,7 +10,8 @@ from typing import Any
 import pytest
 
 from netloom.compiler.cache import compiler_version
-from netloom.compiler.targets.cuda.measured import read_times
+from netloom.compiler.targets.cuda.measured import MeasuredTimes, read_times
+from netloom.compiler.targets.cuda.tilings import Tiling
 from netloom.compiler.tuning import Layer
 from netloom.errors import ProgramError, UsageError
 
@@ -21,7 +22,7 @@ ROW = {"text": "layer", "constants": ["w"], "seconds": {"direct": 1e-3, "winogra
 
 def written(path: Path, **changes: Any) -> Path:
     table: Mapping[str, Any] = {
-        "format": 1,
+        "format": 2,
         "version": compiler_version(),
         "precision": "f32",
         "device": DEVICE,
@@ -96,11 +97,12 @@ def test_a_device_must_be_one_that_is_compiled_for(
 @pytest.mark.parametrize(
     "changes",
     [
-        {"format": 2},
+        {"format": "2"},
         {"layers": None},
         {"layers": [1]},
         {"layers": [{**ROW, "seconds": {"direct": -1.0}}]},
         {"layers": [{**ROW, "seconds": {"direct": "fast"}}]},
+        {"layers": [{**ROW, "seconds": {"direct@7x7": 1.0}}]},
         {"device": None},
         {"device": {"name": "x"}},
     ],
@@ -109,6 +111,28 @@ def test_a_device_must_be_one_that_is_compiled_for(
 def test_what_is_no_table_is_refused(tmp_path: Path, changes: Mapping[str, Any]) -> None:
     with pytest.raises(ProgramError, match="is no table of times of a device"):
         read_times(written(tmp_path / "t", **changes), "f32", ARCHITECTURES)
+
+
+def test_a_tiling_is_a_candidate_of_its_strategy(tmp_path: Path) -> None:
+    seconds = {"direct": 2e-3, "direct@128x64 stages 2": 1e-3, "winograd_f2": 3e-3}
+    timer = read_times(written(tmp_path / "t", layers=[{**ROW, "seconds": seconds}]), "f32",
+                       ARCHITECTURES).timer  # fmt: skip
+    assert isinstance(timer, MeasuredTimes)
+    layer = Layer("layer", ("w",), False)
+    assert timer.measure(layer, ("direct", "winograd_f2"), 1.0) == {
+        "direct": 1e-3,
+        "winograd_f2": 3e-3,
+    }
+    assert timer.best(layer, "direct") == (1e-3, Tiling(128, 64, 2))
+    assert timer.best(layer, "winograd_f2") == (3e-3, None)
+    assert timer.best(layer, "winograd_f4") is None
+
+
+def test_a_table_of_another_format_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(
+        UsageError, match="holds times of format 1; this version reads 2. Write the"
+    ):
+        read_times(written(tmp_path / "t", format=1), "f32", ARCHITECTURES)
 
 
 def test_no_json_and_no_file(tmp_path: Path) -> None:

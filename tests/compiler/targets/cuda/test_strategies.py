@@ -129,7 +129,7 @@ def test_the_choices_of_light_networks(name: str) -> None:
     """
     decisions: list[Decision] = []
     select_for_device(
-        from_onnx(light_models()[name]), "default", "auto", decisions, Engine.FFMA, None
+        from_onnx(light_models()[name]), "default", "auto", decisions, None, Engine.FFMA, None, {}
     )
     assert decisions and all(
         d.strategy == "direct" or d.strategy.startswith("winograd") for d in decisions
@@ -139,12 +139,11 @@ def test_the_choices_of_light_networks(name: str) -> None:
         assert decision.seconds[decision.strategy] == min(decision.seconds.values())
         # whose transforms go through memory
         if decision.strategy in ("winograd_f2", "winograd_f4"):
-            channels, filters = (
-                int(extent) for extent in re.findall(r", (\d+), .*\[(\d+), ", decision.shape)[0]
-            )
-            assert min(channels, filters) >= 32, decision.shape
+            (extents,) = re.findall(r", (\d+), .*\[(\d+), .*, (\d+)\]", decision.shape)
+            channels, filters, taps = map(int, extents)
+            assert min(channels, filters) >= (32 if taps == 3 else 16), decision.shape
     strategies = [d.strategy for d in decisions]
-    if name == "resnet50":  # 3 x 3 on 56 x 56 and 28 x 28 images, which have tiles enough
-        assert sum(strategy.startswith("winograd") for strategy in strategies) >= 6
+    if name == "resnet50":  # 3 x 3 on 56 x 56 images; on smaller ones parts fill the device
+        assert sum(strategy.startswith("winograd") for strategy in strategies) == 3
     if name == "shufflenet":  # grouped convolutions of few channels
         assert set(strategies) == {"direct"}

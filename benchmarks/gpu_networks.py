@@ -1,0 +1,378 @@
+"""Whole networks and training steps for benchmarks/gpu.py: built without a device, run without the
+compiler.
+
+``build_networks`` compiles each for the cuda target, runs it on the CPU for what it must give, and
+keeps of it what a small file can hold: inference programs have weights of a short period, from
+which all that is folded and transformed has one too, so that LZMA takes them to a hundredth;
+initial states of training are made where they are used, from their number alone. ``run_network``
+needs NumPy, cuda-bindings and, for peers, PyTorch.
+"""
+
+from __future__ import annotations
+
+import json
+import lzma
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field, replace
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeAlias
+
+import numpy as np
+import numpy.typing as npt
+
+from netloom.benchmarks.gpu_torch import seconds_in_torch, torch_on_device
+from netloom.benchmarks.model_description import as_json, described, from_json
+from netloom.errors import ComparisonError
+from netloom.runtime.cuda.device import Device
+from netloom.runtime.cuda.program import parse_program
+from netloom.runtime.cuda.session import CudaSession
+
+if TYPE_CHECKING:
+    from netloom.compiler.graph import Graph
+    from netloom.compiler.targets.cuda.driver import CudaProgram
+
+Array = npt.NDArray[Any]
+PERIOD = 61  # different filters, or numbers, of a tensor of weights
+STEPS = 3  # of training, whose losses must be the CPU's
+TOLERANCE = 1e-4  # of the range of the CPU's results
+RATE = 1e-3
+
+
+@dataclass(frozen=True)
+class NetworkCase:
+    """A network (``light:NAME`` or ``zoo:NAME``, with ``options`` of the zoo's) and a batch; of a
+    training step, ``made`` has the states that are made where they are used."""
+
+    name: str
+    network: str
+    batch: int
+    is_training: bool = False
+    options: Mapping[str, Any] = field(default_factory=dict)
+    made: tuple[str, ...] = ()
+
+    @property
+    def file(self) -> str:
+        return self.name.replace(" ", "_").replace(":", "_") + ".nlc.xz"
+
+
+@dataclass(frozen=True)
+class NetworkRow:
+    """``error``: the largest distance from the CPU's results, as part of their range;
+    ``host_microseconds``: of the host, to hand a run to the device; ``peers``: microseconds."""
+
+    case: str
+    error: float
+    microseconds: float
+    host_microseconds: float
+    peers: dict[str, float]
+    ratios: dict[str, float]
+
+
+LIGHT = ("bvlc_alexnet", "densenet121", "inception_v1", "inception_v2", "resnet50", "shufflenet",
+         "squeezenet", "vgg19", "zfnet512")  # fmt: skip
+
+
+def network_cases(size: str) -> list[NetworkCase]:
+    """The networks of a size: ``toy`` for the emulator, ``full`` for a GPU."""
+    if size == "toy":
+        return [
+            NetworkCase("zoo:lenet5 n1", "zoo:lenet5", 1),
+            NetworkCase("zoo:mlp step n2", "zoo:mlp", 2, True, {"features": 20, "hidden": (9,)}),
+        ]
+    found = [NetworkCase(f"light:{name} n1", f"light:{name}", 1) for name in LIGHT]
+    found += [
+        NetworkCase(f"zoo:{name} n{n}", f"zoo:{name}", n)
+        for name in ("resnet50", "vgg16")
+        for n in (1, 32)
+    ]
+    steps = (("lenet5", 64), ("resnet50", 64))
+    return found + [NetworkCase(f"zoo:{s} step n{n}", f"zoo:{s}", n, True) for s, n in steps]
+
+
+# -- weights and inputs, the same on both machines -------------------------------------------------
+
+
+class Periodic:
+    """What draws weights, in place of a generator: PERIOD different filters, or numbers, in an
+    order that differs from row to row. Normal ones add up to zero: their sum would be a part of
+    every result, and where it is negative a rectifier would leave nothing of a layer."""
+
+    def __init__(self) -> None:
+        self._rng = np.random.default_rng(0)
+
+    def standard_normal(self, shape: tuple[int, ...], dtype: Any = np.float32) -> Array:
+        def draw(own: tuple[int, ...]) -> Array:
+            values = self._rng.standard_normal(own, np.float32)
+            return np.asarray(values - values.mean(0), np.float32)
+
+        return self._spread(shape, draw).astype(dtype)
+
+    def uniform(self, low: float, high: float, shape: tuple[int, ...]) -> Array:
+        return self._spread(shape, lambda s: self._rng.uniform(low, high, s))
+
+    def _spread(self, shape: tuple[int, ...], draw: Callable[[tuple[int, ...]], Array]) -> Array:
+        lead = shape[:2]
+        table = draw((PERIOD, *shape[2:]))
+        steps = (7, 1)[: len(lead)] if len(lead) == 2 else (1,) * len(lead)
+        index = sum(
+            step * places for step, places in zip(steps, np.indices(lead, sparse=True), strict=True)
+        )
+        found: Array = table[np.asarray(index) % PERIOD]
+        return found
+
+
+def made(number: int, shape: tuple[int, ...]) -> Array:
+    """A trained tensor's first values, by its number and shape alone; He-normal."""
+    terms = int(np.prod(shape[1:])) if len(shape) > 2 else shape[0]
+    values = np.random.default_rng(number).standard_normal(shape, np.float32)
+    return values * np.float32((2 / terms) ** 0.5)
+
+
+def feeds_of(ports: Sequence[Any], case: NetworkCase) -> dict[str, Array]:
+    """Inputs by name, from ports with names, dtypes and shapes."""
+    rng = np.random.default_rng(1)
+    found: dict[str, Array] = {}
+    for port in ports:
+        if port.name == "rate":
+            found[port.name] = np.array(RATE, np.float32)
+        elif port.dtype.startswith("int"):
+            found[port.name] = rng.integers(0, 10, port.static_shape)
+        else:
+            found[port.name] = rng.standard_normal(port.static_shape, np.float32)
+    return found
+
+
+# a case with all that is known of it, its program, what it must give, and its description for peers
+Built: TypeAlias = "tuple[NetworkCase, CudaProgram, dict[str, Array], dict[str, Any] | None]"
+
+# -- build: no device ------------------------------------------------------------------------------
+
+
+def build_networks(
+    folder: Path, cases: Sequence[NetworkCase], architectures: Sequence[str]
+) -> dict[str, CudaProgram]:
+    """Writes programs, what they must give, and networks.json; the programs by their cases'
+    names."""
+    programs, written = {}, []
+    for case in cases:
+        build = _build_step if case.is_training else _build_inference
+        case, programs[case.name], wanted, description = build(case, architectures)
+        data = programs[case.name].as_bytes()
+        (folder / case.file).write_bytes(lzma.compress(data, preset=1))
+        np.savez_compressed(folder / f"{case.file}.npz", **wanted)  # type: ignore[arg-type]
+        if description is not None:
+            (folder / f"{case.file}.json").write_text(json.dumps(description), encoding="utf-8")
+        written.append(asdict(case))
+    (folder / "networks.json").write_text(json.dumps(written, indent=1), encoding="utf-8")
+    return programs
+
+
+def read_network_cases(folder: Path) -> list[NetworkCase]:
+    """What ``build_networks`` wrote."""
+    rows: list[dict[str, Any]] = json.loads((folder / "networks.json").read_text(encoding="utf-8"))
+    return [NetworkCase(**{**row, "made": tuple(row["made"])}) for row in rows]
+
+
+def _build_inference(case: NetworkCase, architectures: Sequence[str]) -> Built:
+    from netloom.compiler.driver import compile_graph
+    from netloom.compiler.targets.cuda.driver import compile_for_cuda
+    from netloom.runtime.session import Session
+
+    graph, description = _network(case)
+    compiled = compile_for_cuda(graph, architectures=architectures)
+    session = Session.in_process(compile_graph(graph).image)
+    outputs = session.run(None, feeds_of(session.inputs, case))
+    if not all(np.ptp(output) > 0 for output in outputs):
+        raise ComparisonError(f"{case.name}: with these weights its results say nothing.")
+    wanted = {str(place): output for place, output in enumerate(outputs)}
+    return case, compiled, wanted, description
+
+
+def _network(case: NetworkCase) -> tuple[Graph, dict[str, Any] | None]:
+    """The graph for inference with periodic weights, and what PyTorch needs to run it too (None: it
+    has the network itself)."""
+    import netloom as nl
+
+    kind, _, name = case.network.partition(":")
+    if kind == "light":
+        import onnx
+
+        from netloom.benchmarks.models import light_models, with_random_weights
+        from netloom.frontends.onnx.importer import from_onnx
+
+        model = with_random_weights(onnx.load(light_models()[name]), 0, Periodic())
+        return from_onnx(model), as_json(described(model))
+    graph = getattr(nl.zoo, name)(batch=case.batch, **case.options)
+    values = {
+        state.name: _scaled(Periodic(), state.input.type.static_shape)
+        for state in graph.states
+        if len(state.input.shape) > 1
+    }
+    return nl.with_states(graph.inference_form(), values), None
+
+
+def _scaled(draw: Periodic, shape: tuple[int, ...]) -> Array:
+    terms = int(np.prod(shape[1:])) if len(shape) > 2 else shape[0]
+    return draw.standard_normal(shape) * np.float32((2 / terms) ** 0.5)
+
+
+def _build_step(case: NetworkCase, architectures: Sequence[str]) -> Built:
+    import netloom as nl
+    from netloom.compiler.constant import Constant
+    from netloom.compiler.driver import compile_entries
+    from netloom.compiler.targets.cuda.driver import compile_training_for_cuda
+    from netloom.runtime.session import Session
+
+    name = case.network.partition(":")[2]
+    graph = getattr(nl.zoo, name)(batch=case.batch, **case.options)
+    optimizer = nl.optimizers.SGD(momentum=0.9)
+    step = nl.training_graph(graph, nl.losses.cross_entropy, optimizer)
+    run = graph.inference_form()
+    compiled = compile_training_for_cuda(step, run, architectures=architectures)
+    names = [s.name for s in graph.states if len(s.input.shape) > 1]
+    case = replace(case, made=tuple(names))
+    initial = {state.initial for state in compiled.program.states if state.name in names}
+    emptied = tuple(
+        Constant.splat(0, constant.type) if number in initial else constant
+        for number, constant in enumerate(compiled.program.constants)
+    )
+    session = Session.in_process(compile_entries(step, run).image)
+    state = session.create_state()
+    feeds = feeds_of(session.entry("train_step").inputs, case)
+    losses = _losses(case, session, state, feeds)
+    program = replace(compiled.program, constants=emptied)
+    return case, replace(compiled, program=program), {"losses": losses}, None
+
+
+def _losses(case: NetworkCase, session: Any, state: Any, feeds: Mapping[str, Array]) -> Array:
+    """Of the first steps, on one batch."""
+    for number, name in enumerate(case.made):
+        state[name] = made(number, state[name].shape)
+    return np.array([float(session.train_step(state, **feeds)[0]) for _ in range(STEPS)])
+
+
+# -- run: a device, NumPy, cuda-bindings and, for peers, PyTorch -----------------------------------
+
+
+class _Subject:
+    """A loaded program with its inputs and, of a training step, its state."""
+
+    def __init__(self, case: NetworkCase, session: CudaSession) -> None:
+        self.case, self.session = case, session
+        self.entry = "train_step" if case.is_training else "run"
+        self.feeds = feeds_of([port.info for port in session.entry(self.entry).inputs], case)
+        self.state = session.create_state() if case.is_training else None
+
+    def error(self, wanted: Mapping[str, Array]) -> float:
+        """The largest distance from the CPU's results, as part of their range."""
+        if self.state is not None:
+            return _distance(
+                _losses(self.case, self.session, self.state, self.feeds), wanted["losses"]
+            )
+        outputs = self.session.run(None, self.feeds)
+        return max(_distance(y, wanted[str(place)]) for place, y in enumerate(outputs))
+
+    def seconds(self, replays: int) -> float:
+        return self.session.seconds(self.feeds, replays, self.entry, self.state)
+
+    def host_seconds(self, replays: int) -> float:
+        return self.session.host_seconds(self.feeds, replays, self.entry, self.state)
+
+
+def _distance(found: Array, wanted: Array) -> float:
+    """Infinite where something is no number."""
+    distance = float(np.abs(found.astype(np.float64) - wanted).max())
+    return distance / max(float(np.abs(wanted).max()), 1e-30) if np.isfinite(distance) else math.inf
+
+
+def run_network(
+    case: NetworkCase, folder: Path, device: Device, rounds: int, replays: int, is_compiling: bool
+) -> NetworkRow:
+    """ComparisonError if the results are not the CPU's; else the times, all contenders in every
+    round. ``is_compiling``: torch.compile takes part."""
+    data = lzma.decompress((folder / case.file).read_bytes())
+    session = CudaSession(parse_program(data, case.name), lambda: device)
+    try:
+        subject = _Subject(case, session)
+        with np.load(folder / f"{case.file}.npz", allow_pickle=False) as wanted:
+            error = subject.error(dict(wanted))
+        if not error <= TOLERANCE:
+            raise ComparisonError(
+                f"{case.name}: it differs from the CPU by {error:.1e} of the range, more than "
+                f"{TOLERANCE:.0e}."
+            )
+        peers = _peers(case, folder, subject.feeds, replays, is_compiling)
+        own: list[float] = []
+        others: dict[str, list[float]] = {name: [] for name in peers}
+        for _ in range(rounds):
+            own.append(subject.seconds(replays))
+            for name, seconds in peers.items():
+                others[name].append(seconds())
+        host = subject.host_seconds(replays)
+    finally:
+        session.close()
+    mine = float(np.median(own))
+    medians = {name: float(np.median(times)) for name, times in others.items()}
+    return NetworkRow(
+        case.name, error, mine * 1e6, host * 1e6,
+        {name: seconds * 1e6 for name, seconds in medians.items()},
+        {name: seconds / mine for name, seconds in medians.items()},
+    )  # fmt: skip
+
+
+def _peers(
+    case: NetworkCase, folder: Path, feeds: Mapping[str, Array], replays: int, is_compiling: bool
+) -> dict[str, Callable[[], float]]:
+    """PyTorch's seconds of a call in strict float32, eager and, if asked for, compiled; nothing
+    without PyTorch and a device for it."""
+    torch = torch_on_device()
+    if torch is None:
+        return {}
+    calls = {"torch": _torch_call(torch, case, folder, feeds, lambda module: module)}
+    if is_compiling:
+        calls["torch.compile"] = _torch_call(torch, case, folder, feeds, torch.compile)
+    return {
+        name: partial(seconds_in_torch, torch, call, replays, allows_tf32=False)
+        for name, call in calls.items()
+    }
+
+
+def _torch_call(
+    torch: Any, case: NetworkCase, folder: Path, feeds: Mapping[str, Array],
+    compiled: Callable[[Any], Any],
+) -> Callable[[], Any]:  # fmt: skip
+    """One inference, or one training step with its optimizer, over tensors on the device."""
+    from netloom.benchmarks.torch_networks import NETWORKS
+
+    tensors = {name: torch.from_numpy(array).cuda() for name, array in feeds.items()}
+    kind, _, name = case.network.partition(":")
+    if kind == "light":
+        from netloom.benchmarks.torch_model import TorchModel
+
+        text = (folder / f"{case.file}.json").read_text(encoding="utf-8")
+        model = compiled(TorchModel(from_json(json.loads(text)), "cuda"))
+        return _without_gradients(torch, lambda: model(tensors))
+    module = NETWORKS[name]().cuda()
+    (x,) = (tensors[name] for name in tensors if name not in ("labels", "rate"))
+    if not case.is_training:
+        module = compiled(module.eval())
+        return _without_gradients(torch, lambda: module(x))
+    optimizer = torch.optim.SGD(module.parameters(), lr=RATE, momentum=0.9)
+    loss_of, forward = torch.nn.CrossEntropyLoss(), compiled(module)
+
+    def step() -> None:
+        optimizer.zero_grad(set_to_none=True)
+        loss_of(forward(x), tensors["labels"]).backward()
+        optimizer.step()
+
+    return step
+
+
+def _without_gradients(torch: Any, call: Callable[[], Any]) -> Callable[[], Any]:
+    def inference() -> Any:
+        with torch.inference_mode():
+            return call()
+
+    return inference
