@@ -38,7 +38,7 @@ SCHEDULES: Mapping[str, Schedule] = {  # of every op that has loops of its own
 }  # fmt: skip
 
 # a kernel of a device's own; elsewhere they are decomposed
-DEVICE_KERNELS = frozenset({"winograd_fused"})
+DEVICE_KERNELS = frozenset({"winograd_fused", "attention_fused", "attention_parts"})
 
 
 def build_kernel(name: str, graph: Graph, machine: Machine) -> Kernel:

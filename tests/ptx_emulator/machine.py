@@ -17,6 +17,7 @@ import numpy.typing as npt
 from .copies import Copies, copy_async
 from .memory import BankTraffic, MemoryFault, Space
 from .parse import Instruction, Kernel, parse
+from .shuffles import shuffle
 from .warpgroups import Warpgroups, fence, warpgroup_product
 
 Array: TypeAlias = npt.NDArray[Any]
@@ -678,6 +679,12 @@ def _multiply_matrices(m: Machine, i: Instruction, active: Array) -> None:
         m.write(target, result[:, place].reshape(-1), active)
 
 
+def _power_of_two(x: Array) -> Array:
+    """ex2.approx.ftz: here to the nearest, denormal results as zero."""
+    power = np.exp2(x)
+    return np.where(np.abs(power) < np.finfo(np.float32).tiny, np.float32(0), power)
+
+
 def _from_tf32(words: Array) -> Array:
     """Tensor cores do not read the low 13 bits."""
     return (
@@ -705,7 +712,7 @@ _HANDLERS: dict[str, Handler] = {
     "shl": _shift(True), "shr": _shift(False),
     "prmt": _plain(_permute, 3), "bfe": _extract, "bfi": _insert, "dp2a": _dp2a,
     "cp": copy_async, "wgmma": warpgroup_product, "fence": fence, "ldmatrix": _load_matrices,
-    "mma": _multiply_matrices,
+    "mma": _multiply_matrices, "shfl": shuffle, "ex2": _plain(_power_of_two, 1),
     "setp": _set_predicate, "selp": _select, "cvt": _convert,
 }  # fmt: skip
 __all__ = ["MemoryFault", "emulate"]
