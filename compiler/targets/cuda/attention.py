@@ -16,7 +16,7 @@ all of a block's queries are not read, and blocks with the most keys come first.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import TypeAlias
 
@@ -338,16 +338,15 @@ class _Kernel:
         p, f = self.p, self.form
         if f.mask is None:
             return
-        scores = []
-        for row, c in self._scores():
-            offset = str(row_offset(row, self.tile.thread_rows))
+        rows = self.tile.thread_rows
+        for row in range(rows):
+            offset = str(row_offset(row, rows))
             p.names[f.row.symbol.name] = p.index("plus", self.names["row"], offset)
-            p.names[f.key.symbol.name] = p.index("plus", key, str(ACROSS * c))
-            scores.append(p.expression(f.mask, f"tile[{row * COLUMNS + c}]"))
-        p.line(f"tile = ({', '.join(scores)})")
-
-    def _scores(self) -> Iterator[tuple[int, int]]:
-        return ((row, c) for row in range(self.tile.thread_rows) for c in range(COLUMNS))
+            scores = []
+            for c in range(COLUMNS):
+                p.names[f.key.symbol.name] = p.index("plus", key, str(ACROSS * c))
+                scores.append(p.expression(f.mask, f"tile[{row * COLUMNS + c}]"))
+            p.line(f"tile = {p.call(f'attention_masked_{rows}_{row}', 'tile', *scores)}")
 
     def _hide(self, first: str, key: str) -> None:
         """-inf where there is no key, or one behind the query; full tiles that all see go by."""

@@ -13,7 +13,7 @@ KEYS = ACROSS * COLUMNS  # of a tile
 WIDTH = 64  # widths of values are rounded up to its multiples: four columns a thread
 FEW_ROWS = 16  # queries that have a tile of their own
 MANY_BLOCKS = 128  # fill a device
-HELD = 128 * 64  # numbers of an output tile, up to which two blocks share a multiprocessor
+HELD = 64 * 64  # numbers of an output tile, up to which two blocks share a multiprocessor
 
 
 @dataclass(frozen=True)
@@ -78,12 +78,16 @@ def row_offset(row: int, rows: int) -> int:
 
 
 def attention_tile(queries: Extent, heads: int, width: int) -> AttentionTile:
-    """Few rows where queries are few, most where blocks are many."""
+    """Few rows where queries are few or heads wide, whose outputs fill the registers; most where
+    blocks are many and heads narrow.
+    """
     padded = -(-width // WIDTH) * WIDTH
     if isinstance(queries, int) and queries <= FEW_ROWS:
         return AttentionTile(FEW_ROWS, padded, 16, _values(1280, padded), 3)
+    if padded > 128:
+        return AttentionTile(32, padded, 16, _values(1536, padded), 3)
     is_large = isinstance(queries, int) and heads * -(-queries // 128) >= MANY_BLOCKS
-    if is_large and padded <= 128:
+    if is_large and padded == WIDTH:
         return AttentionTile(128, padded, 8, _values(1536, padded), 2)
     return AttentionTile(64, padded, 16, _values(2048, padded), 3)
 

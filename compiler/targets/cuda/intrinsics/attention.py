@@ -72,6 +72,18 @@ def _scaled(rows: int) -> Any:
     return define(kind, [kind, types.float32], emit)
 
 
+def _masked(rows: int, row: int) -> Any:
+    """``attention_masked(tile, x, y, z, w)``: with these scores in a row."""
+
+    def emit(b: Any, tile: Operand, *scores: Operand) -> Operand:
+        for c, score in enumerate(scores):
+            tile = b.insert_value(tile, score, row * COLUMNS + c)
+        return tile
+
+    kind = tile_type(rows * COLUMNS)
+    return define(kind, [kind, *[types.float32] * COLUMNS], emit)
+
+
 def _bounded(rows: int) -> Any:
     """``attention_bounded(tile, left)``: -inf where there is no key; ``left``: keys from this
     thread's first one on."""
@@ -197,15 +209,16 @@ def _values(rows: int, stride: int, keys: int, width: int) -> Any:
     """``attention_values(tile, weights, v)``: tile += weights v over so many keys, values ``width``
     words apart; from this thread's first row and column on."""
     columns = width // ACROSS
+    access = 2 if rows > 4 else 4  # with many rows, registers are short
 
     def emit(b: Any, tile: Operand, weights: Operand, v: Operand) -> Operand:
         sums = unpacked(b, tile, rows * columns)
-        for first in range(0, keys, 4):
+        for first in range(0, keys, access):
             left = [
-                load_vector(b, weights, row_offset(row, rows) * stride + first)
+                load_vector(b, weights, row_offset(row, rows) * stride + first, access)
                 for row in range(rows)
             ]
-            for key in range(4):
+            for key in range(access):
                 start = (first + key) * width
                 right = [x for f in range(0, width, 64) for x in load_vector(b, v, start + f)]
                 for row in range(rows):
@@ -294,7 +307,7 @@ def _shared_by_row(b: Any, value: Operand, combine: Callable[..., Operand]) -> O
 
 
 _MAKERS: dict[str, Callable[..., Any]] = {
-    "scores": _scores, "scaled": _scaled, "bounded": _bounded, "causal": _causal, "lowest": _lowest,
+    "scores": _scores, "scaled": _scaled, "masked": _masked, "bounded": _bounded, "causal": _causal, "lowest": _lowest,
     "raised": _raised, "bases": _bases, "factors": _factors, "weights": _weights, "totals": _totals,
     "keep": _keep, "values": _values, "rescaled": _rescaled, "whole": _whole, "divided": _divided,
 }  # fmt: skip

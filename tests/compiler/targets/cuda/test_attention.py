@@ -32,6 +32,7 @@ from netloom.compiler.targets.cuda.driver import (
 )
 from netloom.compiler.targets.cuda.forms import FusedAttention
 from netloom.compiler.targets.cuda.source import KernelSource
+from netloom.compiler.targets.cuda.split_attention import parts_of
 from netloom.compiler.tensor_type import BOOL, FLOAT16, FLOAT32, DType, TensorType
 from tests.compiler.targets.cuda import emulated
 from tests.compiler.targets.cuda.networks import transformer_block
@@ -45,7 +46,7 @@ needs_compiler = pytest.mark.skipif(
 )
 Array = npt.NDArray[Any]
 NAME = "attention_fused"
-L, S = symbol("L", 1, 4096), symbol("S", 1, 4096)
+L, S = symbol("L", 1, 1 << 16), symbol("S", 1, 4096)  # so many queries that keys stay whole
 Shape = tuple[Extent, ...]
 
 
@@ -58,6 +59,20 @@ def attention(*shapes: Shape, mask: DType = FLOAT32, **attrs: Any) -> Graph:
         for kind, shape, name in zip(kinds, shapes, "qkvm", strict=False)
     ]
     return b.build([b("attention", *inputs, label="node", **attrs)], ["y"])
+
+
+def with_zeros(*shapes: Shape) -> Graph:
+    """The same as products, rows whose mask is -inf being zeros, as the ONNX standard has it."""
+    b = Builder("attention")
+    q, k, v, m = (
+        b.input(TensorType(FLOAT32, shape), name)
+        for shape, name in zip(shapes, "qkvm", strict=True)
+    )
+    axis = len(shapes[0]) - 1
+    weights = b("softmax", b("add", b("matmul", q, k, transpose_b=True), m), axis=axis)
+    is_empty = b("equal", b("reduce_max", m, axes=(axis,), keep=True), b.number(-np.inf, FLOAT32))
+    kept = b("select", is_empty, b.number(0.0, FLOAT32), weights)
+    return b.build([b("matmul", kept, v)], ["y"])
 
 
 def values_of(graph: Graph, dims: Mapping[str, int], seed: int = 0) -> dict[str, Array]:
@@ -76,6 +91,12 @@ def values_of(graph: Graph, dims: Mapping[str, int], seed: int = 0) -> dict[str,
 def exact(graph: Graph, inputs: Mapping[str, Array]) -> Array:
     (node,) = graph.nodes
     return np.asarray(expected("attention", list(inputs.values()), vars(node.attrs))[0])
+
+
+def masked(inputs: Mapping[str, Array], has_zeros: bool) -> Array:
+    """What the oracle says of queries, keys, values and a mask."""
+    attrs = {"scale": 1.0, "is_causal": False, "fill": -np.inf, "has_zeros": has_zeros}
+    return np.asarray(expected("attention", list(inputs.values()), attrs)[0])
 
 
 def planned(graph: Graph, precision: str = "f32") -> tuple[DevicePlacement, str]:
@@ -132,13 +153,13 @@ def test_free_lengths(is_causal: bool) -> None:
 
 @needs_compiler
 @pytest.mark.parametrize("mask", [
-    (FLOAT32, (2, 3, L, S)), (FLOAT32, (3, L, 1)), (FLOAT32, (S,)), (BOOL, (L, S)), (BOOL, (2, 1, 1, S)),
+    (FLOAT32, (2, 2, L, S)), (FLOAT32, (2, L, 1)), (FLOAT32, (S,)), (BOOL, (L, S)), (BOOL, (2, 1, 1, S)),
 ], ids=lambda m: f"{m[0].value} {m[1]}")  # fmt: skip
 def test_masks(mask: tuple[DType, Shape]) -> None:
     """Heads of keys that several heads of queries share, too."""
     dtype, shape = mask
-    shapes = ((2, 3, L, 8), (2, 1, S, 8), (3, S, 12), shape)
-    check(attention(*shapes, mask=dtype, is_causal=shape == (L, S)), (66, 65), (5, 130))
+    shapes = ((2, 2, L, 8), (2, 1, S, 8), (2, S, 12), shape)
+    check(attention(*shapes, mask=dtype, is_causal=shape == (L, S)), (66, 65))
 
 
 @needs_compiler
@@ -150,17 +171,60 @@ def test_odd_heads(depth: int, width: int) -> None:
 
 @needs_compiler
 @pytest.mark.parametrize(("queries", "keys", "depth", "width"), [
-    (1, 700, 16, 64), (16, 129, 64, 128), (5, 64, 12, 256), (2, 130, 128, 80), (9, 1, 4, 4),
+    (1, 200, 16, 64), (16, 129, 64, 128), (5, 64, 12, 256), (2, 130, 128, 80), (9, 2, 4, 4),
 ])  # fmt: skip
 def test_few_queries(queries: int, keys: int, depth: int, width: int) -> None:
-    graph = attention((2, queries, depth), (2, keys, depth), (2, keys, width), scale=0.2)
-    assert form_of(graph).tile.rows == 16
+    graph = attention((queries, depth), (keys, depth), (keys, width), scale=0.2)
+    form = form_of(graph)
+    assert form.tile.rows == 16 and form.part is None
     assert error(graph, {}) <= 1e-6
 
 
 @needs_compiler
+@pytest.mark.parametrize(("queries", "is_causal", "mask"), [
+    (1, False, ()), (17, True, ()), (3, False, ((3, S),)),
+])  # fmt: skip
+def test_keys_in_parts(queries: int, is_causal: bool, mask: tuple[Shape, ...]) -> None:
+    """Few blocks: a part of the keys each, some of them without any, and a kernel that merges."""
+    graph = attention((queries, 8), (S, 8), (S, 12), *mask, is_causal=is_causal)
+    placement, name = planned(graph)
+    form = placement.forms[name].form
+    assert isinstance(form, FusedAttention) and form.part and form.part.extent == 16
+    assert len(placement.forms) == 2
+    for keys in (2, 1100) if queries == 1 else (300,):
+        assert error(graph, {"S": keys}) <= 1e-6
+
+
+@needs_compiler
+@pytest.mark.parametrize("has_zeros", [False, True], ids=["nan", "zeros"])
+def test_parts_of_rows_without_keys(has_zeros: bool) -> None:
+    shapes = ((3, 4), (260, 4), (260, 5), (3, 260))
+    graph = with_zeros(*shapes) if has_zeros else attention(*shapes)
+    assert form_of(graph).part is not None
+    inputs = values_of(graph, {})
+    inputs["m"][0], inputs["m"][1, :128], inputs["m"][2, 140:] = -np.inf, -np.inf, -np.inf
+    wanted = masked(inputs, has_zeros)
+    found = run(graph, inputs, {})
+    assert np.isnan(found[0]).all() != has_zeros and not (has_zeros and found[0].any())
+    assert np.linalg.norm((found - wanted)[1:]) <= 1e-6 * np.linalg.norm(wanted[1:])
+
+
+def test_how_many_parts() -> None:
+    """As many as a device has room for; none of a part or two tiles of keys, or without need; no
+    part of more than 512 tiles."""
+
+    def parts(heads: int, queries: Extent, keys: Extent) -> int:
+        node = attention((heads, queries, 64), (heads, keys, 64), (heads, keys, 64)).nodes[0]
+        return parts_of(node)
+
+    assert [parts(12, 1, keys) for keys in (64, 192, 256, 1024, 65536)] == [1, 1, 2, 8, 16]
+    assert [parts(heads, 128, 4096) for heads in (12, 64, 132, 1000)] == [11, 2, 1, 1]
+    assert parts(1000, 1024, 40000) == 2 and parts(1, L, S) == 1 and parts(1, 1, S) == 16
+
+
+@needs_compiler
 @pytest.mark.parametrize(("queries", "keys", "depth", "width", "is_causal"), [
-    (130, 65, 64, 64, False), (200, 200, 24, 128, True),
+    (130, 65, 64, 64, False), (200, 200, 24, 20, True),
 ])  # fmt: skip
 def test_large_tiles(
     queries: int,
@@ -179,14 +243,14 @@ def test_large_tiles(
 @needs_compiler
 def test_the_error_does_not_grow_with_the_keys() -> None:
     """Keys in rising order of their scores raise the largest one in every tile."""
-    graph = attention((17, 1), (S, 1), (S, 3))
-    keys = 2000
+    graph = attention((L, 1), (S, 1), (S, 3))
+    keys = 1500
     inputs = {
         "q": np.ones((17, 1), np.float32),
         "k": np.linspace(0, 12, keys, dtype=np.float32).reshape(keys, 1),
         "v": np.random.default_rng(2).standard_normal((keys, 3)).astype(np.float32),
     }
-    found, wanted = run(graph, inputs, {"S": keys}), exact(graph, inputs)
+    found, wanted = run(graph, inputs, {"L": 17, "S": keys}), exact(graph, inputs)
     assert np.linalg.norm(found - wanted) <= 1e-6 * np.linalg.norm(wanted)
 
 
@@ -195,13 +259,17 @@ def test_the_error_does_not_grow_with_the_keys() -> None:
 def test_special_values(has_zeros: bool) -> None:
     """Rows without keys, rows whose first tile is hidden, infinite and NaN scores, and the lowest
     number as a mask: what the oracle says."""
-    graph = attention((7, 4), (S, 4), (S, 5), (7, S), has_zeros=has_zeros)
-    inputs = values_of(graph, {"S": 130})
+    graph = attention((L, 4), (S, 4), (S, 5), (L, S))
+    if has_zeros:
+        graph = with_zeros((L, 4), (S, 4), (S, 5), (L, S))
+    dims = {"L": 7, "S": 130}
+    inputs = values_of(graph, dims)
     mask = np.zeros((7, 130), np.float32)
     mask[0, :64] = mask[1, :100] = mask[2, 64:] = mask[3] = -np.inf
     mask[4, 70], mask[5, :128], mask[6, :] = np.nan, np.finfo(np.float32).min, -3e38
     inputs["m"] = mask
-    found, wanted = run(graph, inputs, {"S": 130}), exact(graph, inputs)
+    wanted = masked(inputs, has_zeros)
+    found = run(graph, inputs, dims)
     assert np.array_equal(np.isnan(found), np.isnan(wanted))
     assert np.isnan(found[4]).all() and np.isnan(found[3]).all() != has_zeros
     known = ~np.isnan(wanted).any(axis=1)
@@ -233,7 +301,7 @@ def test_what_is_fused_with_it() -> None:
 # -- its faults are seen ---------------------------------------------------------------------------
 
 
-SMALL = attention((66, 20), (130, 20), (130, 8), is_causal=True)
+SMALL = attention((66, 20), (130, 20), (130, 8), is_causal=True, scale=0.2)
 
 
 def launched(ptx: str, graph: Graph = SMALL) -> tuple[Array, BankTraffic]:
@@ -262,7 +330,7 @@ def test_each_barrier_and_wait_is_needed() -> None:
 @pytest.mark.parametrize("name", ["causal", "bounded"])
 @pytest.mark.parametrize("by", [-1, 1])
 def test_a_border_one_key_off_is_seen(name: str, by: int) -> None:
-    graph = SMALL if name == "causal" else attention((66, 20), (70, 20), (70, 8))
+    graph = SMALL if name == "causal" else attention((66, 20), (70, 20), (70, 8), scale=0.2)
     source, wanted = source_of(graph), exact(graph, values_of(graph, {}))
 
     def distance(text: str) -> float:
@@ -292,10 +360,11 @@ def test_banks_do_not_conflict(shape: tuple[int, ...], rows: int, blocks: int) -
 
 @needs_compiler
 @pytest.mark.parametrize(("shape", "attrs", "rows", "registers"), [
-    ((16, 12, 1024, 64), {"is_causal": True, "scale": 0.125}, 128, 128),
-    ((8, 32, 2048, 128), {}, 128, 255),
+    ((16, 12, 1024, 64), {"is_causal": True, "scale": 0.125}, 128, 255),
+    ((8, 32, 2048, 128), {}, 64, 255),
     ((1, 12, 128, 64), {}, 64, 128),
     ((4, 32, 8, 256), {}, 16, 128),
+    ((2, 32, 300, 160), {}, 32, 255),
 ], ids=str)  # fmt: skip
 def test_layers_of_networks_pass_the_gates(
     shape: tuple[int, ...], attrs: Mapping[str, Any], rows: int, registers: int
