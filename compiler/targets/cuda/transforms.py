@@ -15,7 +15,7 @@ from ...graph import Node
 from ...loops.elements import Axis, Elements
 from ...ops.tiles import TileAttrs
 from ...scalar import Argument, Expr, guarded
-from .attention import attention_form
+from .attention_form import attention_form
 from .elements import SUM
 from .forms import FusedAttention, FusedWinograd, Put, Transform
 from .winograd import fused_form
