@@ -2,9 +2,10 @@
 form.
 
 ``attention`` means what its decomposition means, one op after another; nothing computes it
-otherwise unless a strategy does (strategies/attention.py). Queries [.., l, d], keys [.., s, d],
-values [.., s, e], and a mask that broadcasts to the scores [.., l, s]: numbers are added, and where
-a bool is false the score is ``fill``. ``is_causal`` hides key j from query i < j.
+otherwise unless a strategy does (strategies/attention.py). ``attention_fused`` is the same in one
+kernel, for targets that have it. Queries [.., l, d], keys [.., s, d], values [.., s, e], and a mask
+that broadcasts to the scores [.., l, s]: numbers are added, and where a bool is false the score is
+``fill``. ``is_causal`` hides key j from query i < j.
 A row whose scores all are -inf gives NaN, as its softmax does, or zeros, as the ONNX standard's op
 does.
 """
@@ -200,6 +201,9 @@ def _online_reference(
 _CHOSEN = NotDifferentiable("strategies are chosen for a network that has its gradients already")
 
 define(Op("attention", "y = softmax(scale * q k' + mask) v", _infer, _reference, ByDecomposition(),
+          AttentionAttrs,
+          "attention", decompose=_decompose, flops=_flops))  # fmt: skip
+define(Op("attention_fused", "attention in one kernel of a device", _infer, _reference, _CHOSEN,
           AttentionAttrs,
           "attention", decompose=_decompose, flops=_flops))  # fmt: skip
 define(Op("key_panels", "y[.., p, d, l] = k[.., 16 p + l, d], zeros behind the keys", _panels_infer,

@@ -1,5 +1,6 @@
 """attention_direct and attention_online: softmax(scale Q K' + mask) V by products of matrices, or
-block by block.
+block by block. ``ATTENTION_FUSED`` is the latter in one kernel, for machines that name it
+(Rates.own).
 
 Direct, the l x s scores of every head are written to memory, made into weights and read again.
 Online (Milakov and Gimelshein 2018; FlashAttention, Dao et al. 2022, algorithm 1) a few rows of
@@ -22,6 +23,7 @@ from math import prod
 from ..graph import Builder, Graph, Node, Value
 from ..loops.attention import DEEPEST
 from ..ops.attention import attention_as_products
+from ..tensor_type import FLOAT32
 from .strategy import Cost, Strategy, nominal
 
 OPS = ("attention",)
@@ -33,6 +35,9 @@ TRANSPOSED = 16  # of one element of the keys, put into panels
 # of queries: fewer take as long, since every load of keys and values serves one row each
 FEWEST_ROWS = 4
 PASSES = 2  # of writing and reading by the direct form: its scores, then the weights made of them
+# of a device's kernel: the widest values, what queries and widths are rounded up to, and one
+# score's exponential, by the special function units
+WIDEST, FUSED_TILE, FEW_QUERIES, FUSED_EXPONENTIAL = 256, 64, 16, 8
 
 
 def _extents(node: Node, free: int) -> tuple[int, int, int, int, int]:
@@ -106,5 +111,48 @@ ATTENTION_ONLINE = Strategy(
     _rejects,
     _online_cost,
     _online,
+    ops=OPS,
+)
+
+
+# -- in one kernel of a device ---------------------------------------------------------------------
+
+
+def _fused_rejects(graph: Graph, node: Node) -> str | None:
+    q, _, v, *_ = node.inputs
+    if q.dtype is not FLOAT32:
+        return f"it computes in {q.dtype.value}; the fused kernel is for float32"
+    if (reason := _rejects(graph, node)) is not None:
+        return reason
+    if isinstance(v.shape[-1], int) and v.shape[-1] > WIDEST:
+        return f"its values are {v.shape[-1]} wide; the most is {WIDEST}"
+    constants = [graph.constant_of(value) for value in node.inputs[:3]]
+    if any(constant is not None and constant.is_splat for constant in constants):
+        return "an operand is one repeated number, of which nothing is copied"
+    return None
+
+
+def _fused_cost(_graph: Graph, node: Node, free: int) -> Cost:
+    """Queries and widths in whole tiles; keys and values are read again by every block of queries,
+    from the caches."""
+    heads, queries, keys, depth, width = _extents(node, free)
+    in_tile = FEW_QUERIES if queries <= FEW_QUERIES else FUSED_TILE
+    rows = -(-queries // in_tile) * in_tile
+    seen = 0.5 + 0.5 / max(rows / FUSED_TILE, 1) if node.attrs.is_causal else 1.0
+    padded = -(-width // FUSED_TILE) * FUSED_TILE
+    products = heads * rows * keys * seen * (depth + padded + FUSED_EXPONENTIAL)
+    return Cost(float(products), _moved(node, free), 0.0)
+
+
+def _fused(b: Builder, _graph: Graph, node: Node, inputs: Sequence[Value]) -> Value:
+    return b("attention_fused", *inputs, label=node.label, **vars(node.attrs))
+
+
+ATTENTION_FUSED = Strategy(
+    "attention_fused",
+    "attention in one kernel, its scores never in memory",
+    _fused_rejects,
+    _fused_cost,
+    _fused,
     ops=OPS,
 )

@@ -69,6 +69,12 @@ def _explain_for_device(output: Output, graph: Graph, build: Build) -> None:
     program, placement, fused = plan({"run": graph}, PIPELINE, options)
     check_override(options.decisions, build.conv_strategy)
     decisions = [_decision(decision, number) for number, decision in enumerate(options.decisions)]
+    attentions = [
+        row
+        for row, decision in zip(decisions, options.decisions, strict=True)
+        if decision.op == "attention"
+    ]
+    convolutions = [row for row in decisions if row not in attentions]
     (entry,) = program.entries
     kernels = [
         {"kernel": form_text(placement.forms[launch.kernel].form), "node": launch.label,
@@ -77,7 +83,7 @@ def _explain_for_device(output: Output, graph: Graph, build: Build) -> None:
         for launch in entry.launches
     ]  # fmt: skip
     slots = [str(slot) for slot in entry.slots]
-    data = {"target": "cuda", "precision": options.precision, "convolutions": decisions,
+    data = {"target": "cuda", "precision": options.precision, "convolutions": convolutions, "attentions": attentions,
             "launches": kernels,
             "different_kernels": len(placement.forms), "arena_slots": slots}  # fmt: skip
     head = f"target cuda, precision {options.precision}, accuracy {build.accuracy}, {_summary(options.decisions)}"

@@ -54,6 +54,7 @@ def _attention_online(q: Array, panels: Array, v: Array, mask: Any = None, **att
 
 ATTENTION: dict[str, Callable[..., Any]] = {
     "attention": _attention,
+    "attention_fused": _attention,
     "attention_online": _attention_online,
     "key_panels": _key_panels,
 }

@@ -93,11 +93,17 @@ def _select(m: Machine, i: Instruction, active: Array) -> None:
     m.write(i.operands[0], np.where(m.read(i.operands[3], "pred", active), x, y), active)
 
 
+def _power_of_two(x: Array) -> Array:
+    """ex2.approx.ftz: here to the nearest, denormal results as zero."""
+    power = np.exp2(x)
+    return np.where(np.abs(power) < np.finfo(np.float32).tiny, np.float32(0), power)
+
+
 ARITHMETIC: dict[str, Handler] = {
     "add": plain(np.add, 2), "sub": plain(np.subtract, 2), "mul": _multiply, "mad": _multiply_add,
     "fma": plain(_fma, 3), "div": plain(_divide, 2), "rem": plain(_remainder, 2),
     "neg": plain(np.negative, 1), "abs": plain(np.abs, 1), "sqrt": plain(np.sqrt, 1),
-    "rcp": plain(np.reciprocal, 1),
+    "rcp": plain(np.reciprocal, 1), "ex2": plain(_power_of_two, 1),
     "copysign": plain(lambda sign, size: np.copysign(size, sign), 2),
     "max": plain(np.fmax, 2), "min": plain(np.fmin, 2),
     "setp": _set_predicate, "selp": _select,

@@ -34,15 +34,12 @@ class BankTraffic:
         """One instruction. A bank gives one word a cycle; 8- and 16-byte accesses go by halves
         and quarters of a warp.
         """
-        group = lanes // (128 // max(width, 4))
-        words = (offsets[:, None] // 4 + np.arange(max(width // 4, 1))).reshape(-1)
-        # equal words are one
-        keys = np.unique(np.stack([np.repeat(group, max(width // 4, 1)), words], 1), axis=0)
-        banks, counts = np.unique(
-            np.stack([keys[:, 0], keys[:, 1] % 32], 1), axis=0, return_counts=True
-        )
-        slowest = np.zeros(int(group.max()) + 1, np.int64)
-        np.maximum.at(slowest, banks[:, 0], counts)
+        number = max(width // 4, 1)
+        group = np.repeat(lanes // (128 // max(width, 4)), number)
+        words = (offsets[:, None] // 4 + np.arange(number)).reshape(-1)
+        keys = np.unique(group << 32 | words)  # equal words are one
+        banks = (keys >> 32) * 32 + keys % 32
+        slowest = np.bincount(banks, minlength=32 * (int(group.max()) + 1)).reshape(-1, 32).max(1)
         self.cycles += int(slowest.sum())
         self.least += int(np.count_nonzero(slowest))
 

@@ -10,6 +10,7 @@ from .copies import copy_async
 from .handlers import Array, Handler, dtype_of
 from .memory import SHARED_WINDOW
 from .parse import Instruction
+from .shuffles import shuffle
 
 if TYPE_CHECKING:
     from .machine import Machine
@@ -73,4 +74,5 @@ def _to_generic(m: Machine, i: Instruction, active: Array) -> None:
 
 TRANSFERS: dict[str, Handler] = {
     "ld": _load, "st": _store, "mov": _move, "cvta": _to_generic, "cp": copy_async,
+    "shfl": shuffle,
 }  # fmt: skip

@@ -21,6 +21,7 @@ from ...graph import Graph
 from ...loops.build import Machine
 from ...loops.ir import Block, Kernel
 from ...passes.eliminate_dead import eliminate_dead
+from ...passes.find_attention import find_attention
 from ...passes.fuse import fuse
 from ...passes.plan_memory import Placement, plan_memory
 from ...passes.select_strategies import Decision
@@ -33,11 +34,16 @@ from .forms import DeviceKernel, Engine
 from .program_file import KernelFile, program_bytes, write_file
 from .schedule import plan_kernel
 from .source import KernelSource, print_source
+from .split_attention import split_attention
 from .split_products import split_products
 from .strategies import select_for_device
 from .tilings import NO_TILINGS, Size, Tiling, Tilings
 
 TRAINING_BATCH = 32  # what predictions take a free batch for in a training step
+_FIND = (
+    Pass("find_attention", find_attention, after=("simplify", "eliminate_dead"),
+         why="products have taken their transposes in, and only readers that are left count"),
+)  # fmt: skip
 _SELECT = (
     Pass("select_strategies", select_for_device, after=("eliminate_dead", "fold_batchnorm"),
          why="weights must have their final values",
@@ -46,6 +52,12 @@ _SELECT = (
     Pass("eliminate_untransformed", eliminate_dead, after=("select_strategies",),
          why="transformed weights replace others"),
 )  # fmt: skip
+_SPLIT_ATTENTION = Pass(
+    "split_attention",
+    split_attention,
+    after=("select_strategies",),
+    why="it cuts what was chosen to be one kernel",
+)
 _FUSE = (
     Pass("fuse", fuse, after=("eliminate_dead",), why="only what is left becomes kernels"),
     Pass(
@@ -56,7 +68,7 @@ _FUSE = (
         options=("engine", "tilings"),
     ),
 )
-PIPELINE = Pipeline((*GRAPH_PASSES, *_SELECT, *_FUSE))
+PIPELINE = Pipeline((*GRAPH_PASSES, *_FIND, *_SELECT, _SPLIT_ATTENTION, *_FUSE))
 TRAINING_PIPELINE = Pipeline(
     (
         *(item for item in GRAPH_PASSES if item.name not in ("freeze_states", "fold_batchnorm")),

@@ -5,7 +5,8 @@ in a fixed tree. ``RowPasses``: those lanes take several sums over the same row,
 and then make its elements. ``Product``: a block makes a tile of a matrix product whose operands are
 any formulas of (row, k) and (k, column), so matmuls, convolutions and both their gradients are one
 family. ``Transform``: a thread makes a tile of Winograd's. ``FusedWinograd``: a block makes some
-channels of some tiles of a convolution, all three stages.
+channels of some tiles of a convolution, all three stages. ``FusedAttention``: a block meets some
+queries with one tile of keys and values after another.
 """
 
 from __future__ import annotations
@@ -19,8 +20,10 @@ from ... import dim
 from ...dim import Extent, Symbol
 from ...loops.elements import Axis
 from ...loops.ir import Buffer, Load
+from ...ops.attention import AttentionAttrs
 from ...scalar import Expr
 from ...tensor_type import DType
+from .attention_tiles import AttentionTile
 
 THREADS = 256  # of every block
 CHAIN = 512  # the longest chain of additions into one accumulator
@@ -242,7 +245,35 @@ class FusedWinograd:
     block_tiles: int
 
 
-Form: TypeAlias = Pointwise | Rows | RowPasses | Product | Transform | FusedWinograd
+@dataclass(frozen=True, eq=False)
+class FusedAttention:
+    """``value`` at every position of ``heads``, ``row`` and ``column``: attention of the loads at
+    (heads, row, depth), (heads, key, depth) and (heads, key, column), and a mask at (heads, row,
+    key).
+
+    ``part``: the first of ``heads``, if each of its positions meets a part of the keys only; the
+    outputs are then not divided, and two more columns are the largest scores and the sums.
+    """
+
+    heads: tuple[Axis, ...]
+    row: Axis
+    column: Axis
+    key: Axis
+    depth: Axis
+    q: Load
+    k: Load
+    v: Load
+    mask: Expr | None
+    attrs: AttentionAttrs
+    position: tuple[Extent, ...]
+    value: Expr
+    tile: AttentionTile
+    part: Axis | None = None
+
+
+Form: TypeAlias = (
+    Pointwise | Rows | RowPasses | Product | Transform | FusedWinograd | FusedAttention
+)
 
 
 @dataclass(frozen=True, eq=False)
@@ -270,6 +301,8 @@ def blocks(form: Form) -> Extent:
         case FusedWinograd():
             filters = dim.ceil_div(form.filters.extent, form.block_filters)
             return dim.ceil_div(count(form.tiles), form.block_tiles) * filters
+        case FusedAttention():
+            return count(form.heads) * dim.ceil_div(form.row.extent, form.tile.rows)
 
 
 def count(axes: Iterable[Axis]) -> Extent:

@@ -30,6 +30,7 @@ from .forms import (
     DeviceKernel,
     Engine,
     Form,
+    FusedAttention,
     FusedWinograd,
     Operand,
     Pointwise,
@@ -119,6 +120,9 @@ def _free_symbols(buffers: Sequence[Buffer], form: Form) -> tuple[Symbol, ...]:
         case FusedWinograd():
             expressions = [put.value for row in form.puts for put in row]
             own = (*form.tiles, form.filters)
+        case FusedAttention():
+            expressions = [form.value, form.q, form.k, form.v, *([form.mask] if form.mask else [])]
+            own = (*form.heads, form.row, form.column, form.key, form.depth)
     extents = [e for buffer in buffers for e in buffer.shape] + [axis.extent for axis in own]
     found = dim.symbols_of(extents).union(*map(_symbols, expressions)) - {
         axis.symbol for axis in own

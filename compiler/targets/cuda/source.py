@@ -13,12 +13,15 @@ from ...loops.elements import Axis
 from ...scalar import Call
 from ...tensor_type import DType
 from ..cpu.vector_math import expand_all
+from .attention import print_attention
+from .attention_tiles import HELD
 from .forms import (
     CHAIN,
     THREADS,
     DeviceKernel,
     Engine,
     Form,
+    FusedAttention,
     FusedWinograd,
     Pointwise,
     Product,
@@ -99,6 +102,8 @@ def _source(kernel: DeviceKernel) -> KernelSource:
             _transform(p, form)
         case FusedWinograd() as form:
             print_fused(p, form)
+        case FusedAttention() as form:
+            print_attention(p, form)
     text = f"def kernel({', '.join(p.arguments)}):\n" + "\n".join(p.lines) + "\n"
     numbers = tuple((name, dtype, bits) for (dtype, bits), name in p.numbers.items())
     dtypes = tuple(buffer.dtype for buffer in kernel.buffers)
@@ -119,6 +124,8 @@ def resident_blocks(form: Form) -> int:
     """
     if isinstance(form, FusedWinograd):
         return 2 if form.block_filters == NARROW else 1
+    if isinstance(form, FusedAttention):
+        return 2 if form.tile.rows * form.tile.width <= HELD else 1
     if not isinstance(form, Product):
         return 2
     terms = form.chain

@@ -3,8 +3,9 @@ that it would become on a device (estimates.py), for convolutions and both their
 
 A convolution as one product (``direct``) reads its windows through the caches, so a matrix of
 windows never pays. Where products round their operands, no transform may amplify that: then
-convolutions are direct. With a table of a device's times (measured.py), what was measured goes
-before what is predicted, for strategies and for the tilings of products.
+convolutions are direct. Attention is one kernel on float32 units; where products are made on tensor
+cores, it is direct. With a table of a device's times (measured.py), what was measured goes before
+what is predicted, for strategies and for the tilings of products.
 """
 
 from __future__ import annotations
@@ -16,7 +17,8 @@ from functools import partial
 from ...graph import Graph, Node
 from ...passes.select_strategies import Decision, select_strategies
 from ...strategies import CONVOLUTIONS, STRATEGIES, Rates, Strategy
-from ...strategies.strategy import Price
+from ...strategies.attention import ATTENTION_FUSED
+from ...strategies.strategy import CHOSEN, Price
 from ...strategies.winograd import WINOGRAD_F2_FUSED
 from ...tensor_type import FLOAT32
 from ...tuning import Tuner, layer_of
@@ -26,8 +28,9 @@ from .forms import Engine
 from .measured import MeasuredTimes
 from .tilings import Size, Tiling
 
-OWN = (WINOGRAD_F2_FUSED,)
+OWN = (WINOGRAD_F2_FUSED, ATTENTION_FUSED)
 WIDE = 4.0  # times the least prediction: what is above that at a device's best is not planned
+TILED = 0.75  # of the multiply-add rate, the tiles of attention: an estimate
 PLAIN = "product"  # how a matmul is computed, in tables of times
 
 
@@ -41,8 +44,8 @@ def select_for_device(
     tuner: Tuner | None,
     measured: dict[Size, Tiling],
 ) -> Graph:
-    """The graph with each convolution and gradient of one expanded. A tuner's times go before the
-    predictions; ``measured`` gets the tilings that its table has for the products."""
+    """The graph with each convolution, gradient of one and attention expanded. A tuner's times go
+    before the predictions; ``measured`` gets the tilings that its table has for the products."""
     is_rounded = engine in (Engine.TF32, Engine.BF16)
     reason = f"its transforms would amplify the rounding of {engine.value}"
     vetoes = {
@@ -53,8 +56,11 @@ def select_for_device(
         for s in STRATEGIES
         if s.name.startswith("fft")
     }
+    vetoes["attention_online"] = "the cuda target has no code for its loops"
+    if engine is not Engine.FFMA:
+        vetoes["attention_fused"] = f"it multiplies on float32 units, not as {engine.value} says"
     rates = Rates(
-        FIGURES.products * FIGURES.multiprocessors, FIGURES.near, vetoes, CONVOLUTIONS, OWN,
+        FIGURES.products * FIGURES.multiprocessors, FIGURES.near, vetoes, CHOSEN, OWN,
         pricing=partial(_prices, engine),
     )  # fmt: skip
     own: list[Decision] = []
@@ -70,6 +76,9 @@ def _prices(
 ) -> Mapping[str, Price]:
     """What each strategy's kernels are predicted to take. Those that would be far behind even at
     the device's full rates keep that bound: it takes longer to plan them."""
+    if node.op.name not in CONVOLUTIONS:
+        tiled = Rates(TILED * FIGURES.products * FIGURES.multiprocessors, FIGURES.far)
+        return {s.name: Price(s.cost(graph, node, batch).seconds(tiled)) for s in strategies}
     peak = Rates(FIGURES.products * FIGURES.multiprocessors, FIGURES.near)
     bounds = {s.name: s.cost(graph, node, batch).seconds(peak) for s in strategies}
     found: dict[str, Price] = {}
@@ -97,8 +106,12 @@ def _tilings(
 ) -> dict[Size, Tiling]:  # fmt: skip
     """By the sizes of the products that the chosen strategies make, the tilings that were fastest;
     where layers that share a size disagree, the first one's."""
-    nodes = [node for node in graph.nodes if node.op.name in CONVOLUTIONS]
-    chosen = [(n, d.strategy) for n, d in zip(nodes, decisions, strict=True)]
+    nodes = [node for node in graph.nodes if node.op.name in CHOSEN]
+    chosen = [
+        (node, decision.strategy)
+        for node, decision in zip(nodes, decisions, strict=True)
+        if node.op.name in CONVOLUTIONS
+    ]
     found: dict[Size, Tiling] = {}
     for node, strategy in (*chosen, *((node, PLAIN) for node in products_of(graph))):
         layer = layer_of(graph, node, batch, False)

@@ -15,13 +15,14 @@ from ...graph import Node
 from ...loops.elements import Axis, Elements
 from ...ops.tiles import TileAttrs
 from ...scalar import Argument, Expr, guarded
+from .attention_form import attention_form
 from .elements import SUM
-from .forms import FusedWinograd, Put, Transform
+from .forms import FusedAttention, FusedWinograd, Put, Transform
 from .winograd import fused_form
 
 
-def transform_form(elements: Elements) -> Transform | FusedWinograd:
-    """The form of a kernel whose anchor is one of Winograd's transforms, or all of them.
+def transform_form(elements: Elements) -> Transform | FusedWinograd | FusedAttention:
+    """The form of a kernel whose anchor is one of Winograd's transforms, all of them, or attention.
 
     UnsupportedOpError for those of other algorithms.
     """
@@ -153,13 +154,17 @@ def _of_filter_gradient(elements: Elements, node: Node) -> Transform:
     return Transform(axes, _name("back", attrs), reads, puts)
 
 
-TRANSFORMS: Final[Mapping[str, Callable[[Elements, Node], Transform | FusedWinograd]]] = {
+TRANSFORMS: Final[
+    Mapping[str, Callable[[Elements, Node], Transform | FusedWinograd | FusedAttention]]
+] = {
     "winograd_input": _of_input,
     "winograd_output": _of_output,
     "winograd_output_gradient": _of_output_gradient,
     "winograd_filter": _of_filter,
     "winograd_filter_gradient": _of_filter_gradient,
     "winograd_fused": fused_form,
+    "attention_fused": attention_form,
+    "attention_parts": attention_form,
 }
 
 

@@ -14,14 +14,24 @@ from functools import cache
 from typing import Any
 
 from ....tensor_type import DType
-from . import conversions, copies, memory, tensor_cores, tiles, transforms, warpgroups, winograd
+from . import (
+    attention,
+    conversions,
+    copies,
+    memory,
+    tensor_cores,
+    tiles,
+    transforms,
+    warpgroups,
+    winograd,
+)
 from .define import memory_type, numba_type, pointer_type
 from .indices import PLAIN
 from .scalars import scalar
 
 _FAMILIES: dict[str, Callable[[str], Any]] = {
-    **conversions.FAMILIES, **copies.FAMILIES, **memory.FAMILIES, **tiles.FAMILIES,
-    **tensor_cores.FAMILIES, **transforms.FAMILIES,
+    **attention.FAMILIES, **conversions.FAMILIES, **copies.FAMILIES, **memory.FAMILIES,
+    **tiles.FAMILIES, **tensor_cores.FAMILIES, **transforms.FAMILIES,
     **warpgroups.FAMILIES, **winograd.FAMILIES,
 }  # fmt: skip
 _PLAIN = {**PLAIN, **copies.PLAIN, **warpgroups.PLAIN}

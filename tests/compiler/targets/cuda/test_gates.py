@@ -68,7 +68,9 @@ def test_networks_pass(name: str, request: pytest.FixtureRequest) -> None:
 
 def test_the_networks_hold_every_form() -> None:
     found = {type(kernel.form).__name__ for name in GRAPHS for _, kernel in kernels_of(name)}
-    assert found == {"Pointwise", "Rows", "RowPasses", "Product", "Transform", "FusedWinograd"}
+    assert found == {
+        "Pointwise", "Rows", "RowPasses", "Product", "Transform", "FusedWinograd", "FusedAttention",
+    }  # fmt: skip
 
 
 # -- the gates refuse what they must ---------------------------------------------------------------

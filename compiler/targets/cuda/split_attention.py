@@ -1,0 +1,151 @@
+"""Attention of few blocks = parts of its keys, and a kernel that merges them (as Flash-Decoding
+does, Dao et al. 2023).
+
+``attention_parts`` is attention over one part of the keys after another, not divided yet: [parts,
+.., l, e + 2], whose last two columns are each row's largest score and the sum of exp(score -
+largest). ``attention_merged`` adds the parts up in order, each times exp(its largest - the largest
+of all), and divides. How many parts there are depends on shapes alone; none has more than CHAIN
+tiles of keys where the number of keys is known, since each tile is an addition.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import reduce
+from math import inf
+
+import numpy as np
+
+from ... import scalar
+from ...dim import Extent, bounds, product
+from ...graph import Graph, Node, finish, rebuilder
+from ...op import OPS, Array, Compute, NotDifferentiable, Op, Read
+from ...ops.attention import AttentionAttrs
+from ...scalar import Expr
+from ...tensor_type import TensorType
+from .attention_tiles import KEYS, attention_tile
+from .devices import BLOCKS
+from .forms import CHAIN, nominal
+
+FEWEST_TILES = 2  # of keys in a part: shorter ones cost more to merge than they save
+MOST_PARTS = 16  # one thread merges them
+
+
+@dataclass(frozen=True)
+class PartsAttrs(AttentionAttrs):
+    """``parts``: of the keys."""
+
+    parts: int = 1
+
+
+def split_attention(graph: Graph) -> Graph:
+    """The graph with each attention of few blocks in parts."""
+    b, mapping = rebuilder(graph)
+    for node in graph.nodes:
+        inputs = [mapping[v] for v in node.inputs]
+        parts = parts_of(node) if node.op.name == "attention_fused" else 1
+        if parts == 1:
+            mapping.update(zip(node.outputs, b.copy(node, inputs), strict=True))
+            continue
+        attrs = PartsAttrs(**vars(node.attrs), parts=parts)
+        found = b.add(PARTS, inputs, attrs, node.label).output
+        mapping[node.output] = b.add(MERGED, [found], node.attrs, node.label).output
+    return finish(b, graph, mapping)
+
+
+def parts_of(node: Node) -> int:
+    """Into how many parts the keys are cut: as many as the device has room for."""
+    *heads, queries, width = node.output.shape
+    assert isinstance(width, int)
+    number = nominal(product(heads))
+    rows = attention_tile(queries, number, width).rows
+    tiles = -(-_most(node.inputs[1].shape[-2]) // KEYS)
+    blocks = number * -(-_most(queries) // rows)
+    room = min(BLOCKS // max(blocks, 1), tiles // FEWEST_TILES)
+    return max(1, min(max(room, -(-tiles // CHAIN)), MOST_PARTS))
+
+
+def _most(extent: Extent) -> int:
+    """The largest that an extent may be; what forms take it for if that is not known."""
+    high = bounds(extent)[1]
+    return nominal(extent) if high is None else int(high)
+
+
+def _parts_infer(attrs: PartsAttrs, inputs: Sequence[TensorType]) -> Sequence[TensorType]:
+    (whole,) = OPS["attention_fused"].infer(attrs, inputs)
+    *rest, width = whole.shape
+    return [whole.with_shape((attrs.parts, *rest, width + 2))]
+
+
+def _parts_reference(
+    attrs: PartsAttrs, inputs: Sequence[Array], outputs: Sequence[TensorType]
+) -> Sequence[Array]:
+    """All in the first part: which keys are in which, is left to the code."""
+    merged = _merged_infer(attrs, outputs)
+    (whole,) = OPS["attention_fused"].reference(attrs, inputs, merged)
+    found = np.zeros((attrs.parts, *whole.shape[:-1], whole.shape[-1] + 2), whole.dtype)
+    found[0, ..., :-2], found[0, ..., -1], found[1:, ..., -2] = whole, 1, -inf
+    return [found]
+
+
+def _merged_infer(_attrs: AttentionAttrs, inputs: Sequence[TensorType]) -> Sequence[TensorType]:
+    (parts,) = inputs
+    width = parts.shape[-1]
+    assert isinstance(width, int)
+    return [parts.with_shape((*parts.shape[1:-1], width - 2))]
+
+
+def _merged_reference(
+    attrs: AttentionAttrs, inputs: Sequence[Array], _outputs: Sequence[TensorType]
+) -> Sequence[Array]:
+    made, largest, totals = np.split(inputs[0].astype(np.float64), (-2, -1), axis=-1)
+    with np.errstate(all="ignore"):
+        base = largest.max(axis=0)
+        factors = np.exp(largest - np.where(base == -inf, 0, base))
+        total = (factors * totals).sum(axis=0)
+        merged = (factors * made).sum(axis=0) / total
+    merged = np.where(total == 0, 0, merged) if attrs.has_zeros else merged
+    return [merged.astype(inputs[0].dtype)]
+
+
+def _merged_compute(
+    attrs: AttentionAttrs, inputs: Sequence[TensorType], _outputs: Sequence[TensorType]
+) -> Compute:
+    parts, *_, columns = inputs[0].shape
+    assert isinstance(parts, int) and isinstance(columns, int)
+
+    def term(index: tuple[Extent, ...], _reduce: tuple[Extent, ...], read: Read) -> Expr:
+        def all_at(column: Extent) -> list[Expr]:
+            return [read(0, [part, *index[:-1], column]) for part in range(parts)]
+
+        made, largest, totals = map(all_at, (index[-1], columns - 2, columns - 1))
+        most = reduce(scalar.maximum, largest)
+        is_none = scalar.call("equal", most, -inf)
+        base = scalar.select(is_none, scalar.literal(0, most.dtype), most)
+        factors = [scalar.exp(one - base) for one in largest]
+        total = _sum(factors, totals)
+        merged = _sum(factors, made) / total
+        if not attrs.has_zeros:
+            return merged
+        zero = scalar.literal(0, most.dtype)
+        return scalar.select(scalar.call("equal", total, zero), zero, merged)
+
+    return Compute(term)
+
+
+def _sum(factors: Sequence[Expr], terms: Sequence[Expr]) -> Expr:
+    """In order of the parts."""
+    total = factors[0] * terms[0]
+    for factor, value in zip(factors[1:], terms[1:], strict=True):
+        total = scalar.call("fma", factor, value, total)
+    return total
+
+
+_SPLIT = NotDifferentiable("it is made after differentiation")
+PARTS = Op("attention_parts", "attention over parts of the keys, each with its largest score and sum",
+           _parts_infer, _parts_reference, _SPLIT, PartsAttrs, "attention")  # fmt: skip
+MERGED = Op("attention_merged", "attention from its parts", _merged_infer, _merged_reference,
+            _SPLIT, AttentionAttrs, "attention", _merged_compute)  # fmt: skip
+
+__all__ = ["MERGED", "PARTS", "PartsAttrs", "parts_of", "split_attention"]
