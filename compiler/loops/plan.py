@@ -22,9 +22,11 @@ SYMBOLIC_STEPS = 16  # of an axis whose extent is a free dim, in a work item
 
 @dataclass(frozen=True)
 class Machine:
-    """What tiling needs to know of a CPU: how many 16-lane float32 vectors its registers hold."""
+    """What tiling needs to know of a CPU: how many 16-lane float32 vectors its registers hold, and
+    the bytes of its last cache (as in strategies/machines.py)."""
 
     vectors: int = 32
+    last_cache: int = 32 << 20
 
 
 @dataclass(frozen=True)

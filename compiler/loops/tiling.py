@@ -15,10 +15,10 @@ from .. import dim
 from ..dim import Dim
 from .elements import Axis, accumulated_in
 from .ir import LANE, LANES, Load, variable
-from .items import with_items
+from .items import ROW_TOTALS, with_items
 from .plan import CHAIN, Chains, Machine, Plan, Tile, divisor, operands
 from .space import Space, split_lanes
-from .strides import MOST_STEP, depends, lane_slope, stride
+from .strides import FAR, MOST_STEP, depends, lane_slope, stride
 
 ENOUGH_ROWS = 12  # positions of an axis that fill the rows of a tile
 MOST_VECTORS = 8  # along a short axis, that are copied out
@@ -29,6 +29,8 @@ FEW_ROWS, FAR_ROWS = 8, 1 << 10
 MOST_SUMS = 10  # in registers at a time, where nothing is broadcast
 FOLD_WORK = 8  # instructions that adding the lanes of one vector costs
 SYMBOLIC_TERMS = 1 << 12  # of a sum whose length is a free dim
+LEAST_STREAMED = 1 << 16  # elements of a sum that is read row after row
+AT_ONCE, LEAST_AT_ONCE = 1 << 12, 8  # elements, and rows, of one chain of such a sum
 
 
 def plan_tiles(space: Space, machine: Machine) -> Plan:
@@ -38,8 +40,9 @@ def plan_tiles(space: Space, machine: Machine) -> Plan:
     if lanes is not None:
         space = split_lanes(space, lanes)
     tile = _tile(space, lanes is not None, lanes_reduce, machine, lanes)
-    chains = _chains(space)
-    return with_items(space, tile, chains)
+    row = streamed_row(space, tile)
+    chains = _chains(space, CHAIN if row is None else _rows_at_once(space, row))
+    return with_items(space, tile, chains, row)
 
 
 # -- lanes -----------------------------------------------------------------------------------------
@@ -214,25 +217,54 @@ def _nearest(axes: Sequence[Axis], loads: Sequence[Load]) -> Axis | None:
 # -- sums ------------------------------------------------------------------------------------------
 
 
-def _chains(space: Space) -> Chains:
-    """The loops of the sum, with at most CHAIN terms in the inner ones; an axis may be taken
+def streamed_row(space: Space, tile: Tile) -> Axis | None:
+    """The axis of vectors along which the operands of a long sum lie in memory, where each term of
+    a result is in another row of theirs: rows are then read one after another, whole."""
+    row, terms = tile.rows, dim.product([axis.extent for axis in space.reduce])
+    if space.elements.compute is None or not tile.has_lanes or tile.lanes_reduce:
+        return None
+    if row is None or tile.columns is not None or not isinstance(row.extent, int):
+        return None
+    width = LANES * row.extent
+    vectors, scalars = operands(space)
+    if scalars or not isinstance(terms, int) or terms * width < LEAST_STREAMED:
+        return None
+    steps = [stride(load, space.reduce[-1]) for load in vectors]
+    is_row = all(stride(load, row) == LANES for load in vectors)
+    return row if is_row and all(width - LANES < step < FAR for step in steps if step) else None
+
+
+def _rows_at_once(space: Space, row: Axis) -> int:
+    """How many rows are added up in registers at a time: few, so that memory is read in order, but
+    so many that what they give is no longer chain than CHAIN."""
+    assert isinstance(row.extent, int)
+    width = LANES * min(row.extent, ROW_TOTALS)
+    terms = dim.product([axis.extent for axis in space.reduce])
+    assert isinstance(terms, int)
+    return min(max(AT_ONCE // width, LEAST_AT_ONCE, -(-terms // CHAIN)), CHAIN)
+
+
+def _chains(space: Space, most_terms: int) -> Chains:
+    """The loops of the sum, with at most so many terms in the inner ones; an axis may be taken
     apart for it.
     """
     compute = space.elements.compute
     if compute is None:
         return Chains()
     has_any_length = compute.combine != "add" or not accumulated_in(space.term.dtype).is_float
-    if has_any_length:
+    if has_any_length and most_terms == CHAIN:
         return Chains(inner=space.reduce)
     outer = list(space.reduce)
     inner: list[Axis] = []
     length = 1
     while (
-        outer and (most := dim.bounds(outer[-1].extent)[1]) is not None and length * most <= CHAIN
+        outer
+        and (most := dim.bounds(outer[-1].extent)[1]) is not None
+        and length * most <= most_terms
     ):
         inner.insert(0, outer.pop())
         length *= max(most, 1)
-    if not outer or (step := CHAIN // length) <= 1:
+    if not outer or (step := most_terms // length) <= 1:
         return Chains(tuple(outer), tuple(inner))
     axis = outer.pop()
     step = divisor(axis.extent, step)
@@ -243,4 +275,4 @@ def _chains(space: Space) -> Chains:
     )
 
 
-__all__ = ["plan_tiles", "row_and_column_counts"]
+__all__ = ["plan_tiles", "row_and_column_counts", "streamed_row"]
