@@ -88,7 +88,7 @@ def _whole_rows(
     parts = -(-LEAST_ITEMS // max(items, 1)) if isinstance(items, int) else 1
     most = min(ROW_TOTALS, -(-row.extent // parts))
     chunk = _chunk(tile, row, max(most // tile.counts[row.symbol], 1))
-    if not 0 < chunk < row.extent:
+    if most == row.extent or not 0 < chunk < row.extent:
         return space, tile, others, [row]
     space, whole, part = chunked(space, row, chunk)
     return space, _along_part(tile, row, part), [*others, whole], [part]

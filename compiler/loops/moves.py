@@ -17,7 +17,7 @@ from ..dim import Dim, Extent
 from ..scalar import Checked, Expr, Guarded, Index
 from .elements import Axis
 from .ir import LANE, LANES, Load, extents_in, variable
-from .plan import Machine
+from .plan import Machine, is_large
 from .space import Space, Substitution
 from .strides import MOST_STEP, lane_slope, takes_apart
 
@@ -26,7 +26,6 @@ WIDE = 1024  # the same along the source where the output goes past the caches
 LEAST_FILLED = 32  # elements of a tile: with fewer, empty rows and lanes cost more than they save
 LEAST_STORED = 4  # neighbours, for the same reason
 MOST_PARTS = 4  # that one tile turns
-LINE = 64  # bytes of a cache line
 
 # A part of the stored value, and the conditions under which it may be computed.
 Part = tuple[Expr, tuple[Extent, ...]]
@@ -104,22 +103,12 @@ class _Planner:
         if not parts or len(parts) > MOST_PARTS:
             return None
         most = (LONG, SHORT) if _is_longer(source, target) else (SHORT, LONG)
-        if self._is_large(target):
+        # tiles of other targets do not store whole lines
+        if is_large(self.out.buffer, self.machine) and target.extent % LANES == 0:
             sides = self._side(source, WIDE), Side(target, LANES, False)
             return Move(self.space, self.value, parts, *sides, bypasses_cache=True)
         sides = self._side(source, most[0]), self._side(target, most[1])
         return Move(self.space, self.value, parts, *sides, bypasses_cache=False)
-
-    def _is_large(self, target: Axis) -> bool:
-        """Whether nothing of the output would be in a cache when it is read, and tiles store whole
-        lines of it."""
-        buffer = self.out.buffer
-        elements = dim.product(buffer.shape)
-        if not isinstance(elements, int) or not isinstance(target.extent, int):
-            return False
-        if target.extent % LANES or buffer.dtype.bytes * LANES < LINE:
-            return False
-        return elements * buffer.dtype.bytes > self.machine.last_cache
 
     def _source(self, far: Sequence[Load], target: Axis) -> Axis | None:
         """The axis along which all operands are contiguous that are not so along the target."""

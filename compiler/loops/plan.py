@@ -12,11 +12,12 @@ from .. import dim
 from ..dim import Extent, Symbol
 from ..tensor_type import DType
 from .elements import Axis, accumulated_in
-from .ir import LANE, Load
+from .ir import LANE, LANES, Buffer, Load
 from .space import Space
 from .strides import depends
 
 CHAIN = 512  # longest chain of additions into one accumulator
+LINE = 64  # bytes of a cache line
 SYMBOLIC_STEPS = 16  # of an axis whose extent is a free dim, in a work item
 
 
@@ -56,7 +57,7 @@ class Chains:
 class Plan:
     """A tiled space. Work items decode the ``outer`` axes (outermost first). Inside an item run the
     ``swept`` ones, of any length, and in them the ``inner`` ones, whose results an item may keep
-    while it adds up long sums."""
+    while it adds up long sums. ``bypasses_cache``: results go past the caches."""
 
     space: Space
     tile: Tile
@@ -64,6 +65,7 @@ class Plan:
     outer: tuple[Axis, ...]
     swept: tuple[Axis, ...]
     inner: tuple[Axis, ...]
+    bypasses_cache: bool = False
 
     @property
     def items(self) -> Extent:
@@ -78,6 +80,15 @@ class Plan:
     def sum_dtype(self) -> DType:
         """What sums are kept in."""
         return accumulated_in(self.space.term.dtype)
+
+
+def is_large(out: Buffer, machine: Machine) -> bool:
+    """Whether a result is larger than the last cache, so that none of it is there when it is read,
+    and its vectors fill cache lines."""
+    elements = dim.product(out.shape)
+    if not isinstance(elements, int) or out.dtype.bytes * LANES < LINE:
+        return False
+    return elements * out.dtype.bytes > machine.last_cache
 
 
 def tiles_along(tile: Tile, axis: Axis) -> Extent:

@@ -15,8 +15,8 @@ from .. import dim
 from ..dim import Dim
 from .elements import Axis, accumulated_in
 from .ir import LANE, LANES, Load, variable
-from .items import ROW_TOTALS, with_items
-from .plan import CHAIN, Chains, Machine, Plan, Tile, divisor, operands
+from .items import with_items
+from .plan import CHAIN, Chains, Machine, Plan, Tile, divisor, is_large, operands
 from .space import Space, split_lanes
 from .strides import FAR, MOST_STEP, depends, lane_slope, stride
 
@@ -30,7 +30,6 @@ MOST_SUMS = 10  # in registers at a time, where nothing is broadcast
 FOLD_WORK = 8  # instructions that adding the lanes of one vector costs
 SYMBOLIC_TERMS = 1 << 12  # of a sum whose length is a free dim
 LEAST_STREAMED = 1 << 16  # elements of a sum that is read row after row
-AT_ONCE, LEAST_AT_ONCE = 1 << 12, 8  # elements, and rows, of one chain of such a sum
 
 
 def plan_tiles(space: Space, machine: Machine) -> Plan:
@@ -41,8 +40,10 @@ def plan_tiles(space: Space, machine: Machine) -> Plan:
         space = split_lanes(space, lanes)
     tile = _tile(space, lanes is not None, lanes_reduce, machine, lanes)
     row = streamed_row(space, tile)
-    chains = _chains(space, CHAIN if row is None else _rows_at_once(space, row))
-    return with_items(space, tile, chains, row)
+    chains = _chains(space, CHAIN if row is None else _rows_at_once(space))
+    plan = with_items(space, tile, chains, row)
+    bypasses_cache = space.elements.compute is None and is_large(space.elements.out, machine)
+    return replace(plan, bypasses_cache=bypasses_cache)
 
 
 # -- lanes -----------------------------------------------------------------------------------------
@@ -116,6 +117,8 @@ def _tile(
         )
     else:
         column = next((axis for axis in space.pure if _is_copied_out(axis, lanes, room)), None)
+        if column is None and (tile := _cut_row(space, plain, lanes, min(room, MOST_SUMS))):
+            return tile
         partial = dim.symbols_of(
             [g for g in (*space.guards, *space.store_guard) if LANE in dim.symbols_of([g])]
         )
@@ -139,6 +142,19 @@ def _tile(
         axis.symbol: size for axis, size in ((used_row, rows), (used_column, columns)) if axis
     }
     return replace(plain, rows=used_row, columns=used_column, counts=counts)
+
+
+def _cut_row(space: Space, plain: Tile, lanes: Axis | None, most: int) -> Tile | None:
+    """The tile of a streamed sum whose last vector of a row is not full: so many vectors that this
+    one is in the smaller tile at the end, and only there conditions are tested."""
+    row = next((a for a in space.pure if lanes is not None and a.name == f"{lanes.name}v"), None)
+    if row is None or not isinstance(row.extent, int) or not space.store_guard:
+        return None
+    counts = (n for n in range(min(most, row.extent - 1), 1, -1) if row.extent % n)
+    if (count := next(counts, None)) is None:
+        return None
+    tile = replace(plain, rows=row, counts={row.symbol: count})
+    return tile if streamed_row(space, tile) else None
 
 
 def _is_copied_out(axis: Axis, lanes: Axis | None, room: int) -> bool:
@@ -234,14 +250,12 @@ def streamed_row(space: Space, tile: Tile) -> Axis | None:
     return row if is_row and all(width - LANES < step < FAR for step in steps if step) else None
 
 
-def _rows_at_once(space: Space, row: Axis) -> int:
-    """How many rows are added up in registers at a time: few, so that memory is read in order, but
-    so many that what they give is no longer chain than CHAIN."""
-    assert isinstance(row.extent, int)
-    width = LANES * min(row.extent, ROW_TOTALS)
+def _rows_at_once(space: Space) -> int:
+    """How many rows of a streamed sum are added up in registers at a time: one, so that memory is
+    read in order, unless that makes a chain longer than CHAIN."""
     terms = dim.product([axis.extent for axis in space.reduce])
     assert isinstance(terms, int)
-    return min(max(AT_ONCE // width, LEAST_AT_ONCE, -(-terms // CHAIN)), CHAIN)
+    return min(-(-terms // CHAIN), CHAIN)
 
 
 def _chains(space: Space, most_terms: int) -> Chains:

@@ -13,10 +13,10 @@ from netloom.compiler.tensor_type import FLOAT16, FLOAT32, INT32, DType, TensorT
 from netloom.runtime.session import Session
 
 SHAPES = {  # input, axes, blocks
-    "rows": ((4096, 64), (0,), 64),
-    "divisors": ((33 * 50, 200), (0,), 25),
+    "rows": ((4096, 64), (0,), 16),
+    "divisors": ((33 * 50, 200), (0,), 15),
     "batch and time": ((16, 256, 80), (0, 1), 16),
-    "batch of four": ((4, 1024, 80), (0, 1), 64),
+    "batch of four": ((4, 1024, 80), (0, 1), 16),
     "images": ((8, 32, 32, 48), (0, 1, 2), 8),
 }
 WHOLE = {
@@ -77,6 +77,7 @@ def test_sums_are_equal_for_any_number_of_threads(width: int) -> None:
     for threads in (1, 2, 3, 8):
         results.append(Session.in_process(image, threads=threads)(**arrays).tobytes())
     assert len(set(results)) == 1
-    expected = np.sum(arrays["x"].astype(np.float64) * arrays["y"], axis=0)
+    products = arrays["x"].astype(np.float64) * arrays["y"]
+    expected, magnitude = np.sum(products, axis=0), np.sum(np.abs(products), axis=0)
     found = np.frombuffer(results[0], np.float32)
-    assert np.max(np.abs(found - expected)) <= 4e-6
+    assert np.all(np.abs(found - expected) <= 1e-7 * magnitude)
