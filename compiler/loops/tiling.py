@@ -15,7 +15,7 @@ from .. import dim
 from ..dim import Dim
 from .elements import Axis, accumulated_in
 from .ir import LANE, LANES, Load, variable
-from .items import with_items
+from .items import LEAST_ITEMS, with_items
 from .plan import CHAIN, Chains, Machine, Plan, Tile, divisor, is_large, operands
 from .space import Space, split_lanes
 from .strides import FAR, MOST_STEP, depends, lane_slope, stride
@@ -29,7 +29,8 @@ FEW_ROWS, FAR_ROWS = 8, 1 << 10
 MOST_SUMS = 10  # in registers at a time, where nothing is broadcast
 FOLD_WORK = 8  # instructions that adding the lanes of one vector costs
 SYMBOLIC_TERMS = 1 << 12  # of a sum whose length is a free dim
-LEAST_STREAMED = 1 << 16  # elements of a sum that is read row after row
+LEAST_STREAMED, LEAST_TERMS = 1 << 16, 16  # elements, and rows, of a sum read row after row
+LEAST_RUN = 8  # vectors of a row that a work item should read
 
 
 def plan_tiles(space: Space, machine: Machine) -> Plan:
@@ -243,7 +244,11 @@ def streamed_row(space: Space, tile: Tile) -> Axis | None:
         return None
     width = LANES * row.extent
     vectors, scalars = operands(space)
-    if scalars or not isinstance(terms, int) or terms * width < LEAST_STREAMED:
+    if scalars or not isinstance(terms, int) or terms < LEAST_TERMS:
+        return None
+    others = dim.product([axis.extent for axis in space.pure if axis is not row])
+    items = others * (row.extent // LEAST_RUN)
+    if terms * width < LEAST_STREAMED or (isinstance(items, int) and items < LEAST_ITEMS):
         return None
     steps = [stride(load, space.reduce[-1]) for load in vectors]
     is_row = all(stride(load, row) == LANES for load in vectors)

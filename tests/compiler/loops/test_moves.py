@@ -4,6 +4,7 @@ steps.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from dataclasses import replace
 from functools import cache
@@ -370,3 +371,19 @@ def test_rows_are_gathered_as_vectors(cpu: Cpu) -> None:
         assert code.run(kernel, [arrays[0], np.full_like(at, extent)], {})[1]
     text = kernels_as_llvm({"k": kernels[0]}, cpu)
     assert "load <16 x float>" in text and "insertelement" not in text
+
+
+def test_copies_of_a_window_share_vectors() -> None:
+    """Pooling 2 x 2 reads each row once: 2 vectors of 16 for 16 results, and their elements by one
+    shuffle for each place of the window."""
+    b = Builder("pool")
+    x = b.input(TensorType(FLOAT32, (1, 16, 64, 64)), "x")
+    graph = b.build(
+        [b("max_pool", x, kernel=(2, 2), stride=(2, 2), dilation=(1, 1), lo=(0, 0), hi=(0, 0))]
+    )
+    cpu = CPUS["x86-64-v4"]
+    kernel = build_kernel("kernel", graph, cpu.machine)
+    text = kernels_as_llvm({"k": kernel}, cpu)
+    results = len(re.findall(r"store <16 x float> .*, align 4\b", text))
+    assert len(re.findall(r"load <16 x float>, .*, align 4\b", text)) == 4 * results > 0
+    assert text.count("shufflevector") == 4 * results

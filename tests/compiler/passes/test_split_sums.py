@@ -64,7 +64,7 @@ def test_small_floats_are_rounded_once() -> None:
     assert len(split_sums(reduction((4096, 64), (0,), dtype=FLOAT32)).nodes) > 1
 
 
-@pytest.mark.parametrize("width", [64, 192, 1000, 1040])
+@pytest.mark.parametrize("width", [64, 1000, 1040])
 def test_sums_are_equal_for_any_number_of_threads(width: int) -> None:
     """A bias's gradient: sums of products over a batch, near the float64 sum."""
     b = Builder("sums")
