@@ -2,8 +2,8 @@
 FOLDER] [--threads 1,2] …``.
 
 Each kernel is a program of its own over arrays far larger than the caches. In every round it is
-timed beside a copy with the same ratio of read to written bytes, the same kind of stores and as
-many threads; its part is the median over the rounds of the quotient of the two rates (p10–p90).
+timed beside a copy with the same ratio of read to written bytes, with ordinary stores and as many
+threads; its part is the median over the rounds of the quotient of the two rates (p10–p90).
 Bytes are those of inputs and results, each moved once: a kernel that passes over
 memory twice cannot reach the copy. Writes FOLDER/bandwidth.json and FOLDER/bandwidth.md.
 """
@@ -23,18 +23,22 @@ from netloom.benchmarks.goals import Goal, Sense, goal_lines
 from netloom.benchmarks.peaks import Peaks
 from netloom.compiler.driver import Options, compile_graph
 from netloom.compiler.graph import Builder, Value
-from netloom.compiler.tensor_type import FLOAT32, TensorType
+from netloom.compiler.op import Array
+from netloom.compiler.tensor_type import FLOAT32, INT64, TensorType
+from netloom.runtime.buffer import empty
+from netloom.runtime.program import PortInfo
 from netloom.runtime.session import Session
 
 SIZE = 128 << 20  # bytes of the largest array
 GOAL = 85.0  # percent of the copy
+ALL = 64  # bytes that a copy reads for one that it writes, where a kernel writes next to nothing
 Make: TypeAlias = Callable[[Builder, int], Value]
 
 
 @dataclass(frozen=True)
 class Case:
     """A kernel: ``make`` builds it for arrays of about so many elements; ``reads``: bytes read
-    for one written.
+    for one written, ALL if hardly any are.
     """
 
     name: str
@@ -105,6 +109,30 @@ def _layer_norm(b: Builder, elements: int) -> Value:
     )
 
 
+def _average_pool(b: Builder, elements: int) -> Value:
+    return b(
+        "average_pool",
+        _images(b, elements),
+        kernel=(2, 2),
+        stride=(2, 2),
+        dilation=(1, 1),
+        lo=(0, 0),
+        hi=(0, 0),
+    )
+
+
+def _batch_sum(width: int) -> Make:
+    return lambda b, n: b("reduce_sum", _rows(b, n, width), axes=(0,), keep=False)
+
+
+def _gather(width: int) -> Make:
+    def make(b: Builder, elements: int) -> Value:
+        rows = _rows(b, elements, width)
+        return b("gather", rows, b.input(TensorType(INT64, (elements // width,)), "i"), axis=0)
+
+    return make
+
+
 def _transpose(b: Builder, elements: int) -> Value:
     return b("transpose", _rows(b, elements, min(4096, elements // 256)), permutation=(1, 0))
 
@@ -117,7 +145,12 @@ CASES = (
     Case("layer_norm over rows of 1024", 1, _layer_norm),
     Case("batch_norm, inference", 1, _batch_norm),
     Case("max_pool 2x2", 4, _max_pool),
+    Case("average_pool 2x2", 4, _average_pool),
     Case("transpose", 1, _transpose),
+    Case("sum over a batch of rows of 1024", ALL, _batch_sum(1024)),
+    Case("sum over a batch of rows of 64", ALL, _batch_sum(64)),
+    Case("gather of rows of 64", 1, _gather(64)),
+    Case("gather of rows of 1024", 1, _gather(1024)),
 )
 
 
@@ -156,9 +189,7 @@ def measure(case: Case, threads: int, size: int, rounds: int) -> Row:
         compile_graph(graph, Options(threads=threads)).image, threads=threads
     )
     rng = np.random.default_rng(0)
-    arrays = {
-        value.label: rng.random(value.type.static_shape, np.float32) for value in graph.inputs
-    }
+    arrays = {value.label: _filled(rng, value.type) for value in graph.inputs}
     call = session.bind(**arrays)
     moved = sum(array.nbytes for array in (*arrays.values(), *call.outputs.values()))
     copy = peaks.copier(case.reads, threads, moved // (case.reads + 1))
@@ -175,6 +206,18 @@ def measure(case: Case, threads: int, size: int, rounds: int) -> Row:
     return Row(case.name, shapes, case.reads, threads, moved / 1e6, seconds * 1e3,
                moved / seconds / 1e9,
                float(np.median(copies)) / 1e9, (middle, low, high))  # fmt: skip
+
+
+def _filled(rng: np.random.Generator, type: TensorType) -> Array:
+    """Random numbers, from the start of a cache line on, as in a program's own memory; of integers
+    each one that counts an element once, in any order."""
+    shape = type.static_shape
+    array = empty(shape, PortInfo("", type.dtype.value, shape))
+    if type.dtype is INT64:
+        array[...] = rng.permutation(array.size).reshape(shape)
+    else:
+        rng.random(out=array, dtype=np.float32)
+    return array
 
 
 def _seconds(call: Callable[[], Any]) -> float:
@@ -217,8 +260,10 @@ def write(folder: Path, machine: Peaks, rows: Sequence[Row]) -> None:
         for r in rows
     ]
     lines = [
-        "A copy has the same ratio of read to written bytes, the same stores and as many threads, "
-        "and takes turns with the kernel;",
+        "A copy has the same ratio of read to written bytes and as many threads, and takes turns "
+        "with the kernel; it uses ordinary",
+        "stores, where a transpose stores past the caches, which saves it the reading of what it "
+        "overwrites;",
         "the part is the median over the rounds of the quotient of the two rates, with p10–p90. "
         "MB: all arrays together, each",
         "moved once.", "",

@@ -1,7 +1,7 @@
 """What this machine can do at most, measured: multiply-adds, clock, and memory bandwidth.
 
 Every benchmark prints these first and gives its results as parts of them. Copies are programs of
-one hand-made loop, run by the pool that runs networks, with the same stores: y = -x where one array
+one hand-made loop, run by the pool that runs networks, with ordinary stores: y = -x where one array
 is read, y = the sum where several are. The multiply-add peak runs chains that never leave the
 registers; on a core that issues two 8-lane (or one 16-lane) multiply-adds a cycle it is 32 flop x
 clock.
@@ -38,12 +38,15 @@ from netloom.compiler.loops.ir import (
     loop,
     variable,
 )  # fmt: skip
+from netloom.compiler.op import Array
 from netloom.compiler.program import BufferRef, Entry, Launch, Port, Program, Space
 from netloom.compiler.targets.cpu.jit import load_in_process
 from netloom.compiler.targets.cpu.llvm import compile_kernels
 from netloom.compiler.targets.cpu.machine import Cpu, host_cpu
 from netloom.compiler.targets.cpu.variant import Variant
 from netloom.compiler.tensor_type import FLOAT32, TensorType
+from netloom.runtime.buffer import empty
+from netloom.runtime.program import PortInfo
 from netloom.runtime.session import Bound, Session
 
 TRIPS = 1 << 21  # of the loop around the chains
@@ -174,14 +177,14 @@ class Copy:
 
 
 def copier(reads: int, threads: int, size: int) -> Copy:
-    """A copy that reads ``reads`` arrays of about ``size`` bytes and writes one."""
+    """A copy that reads ``reads`` arrays of about ``size`` bytes and writes one; more than
+    max(READS) of them behind each other, as one array."""
     cpu = host_cpu()
-    kernel = _copy_kernel(reads, max(size // (4 * 4 * LANES * _ITEM), 1))
-    type = TensorType(FLOAT32, kernel.buffers[0].shape)
-    names = [buffer.name for buffer in kernel.buffers]
-    *inputs, output = (Port(name, type) for name in names)
+    items = max(size // (4 * 4 * LANES * _ITEM), 1)
+    kernel = _copy_kernel(reads, items) if reads <= max(READS) else _fold_kernel(reads, items)
+    *inputs, output = (Port(b.name, TensorType(FLOAT32, b.shape)) for b in kernel.buffers)
     refs = (
-        *(BufferRef(Space.INPUT, position) for position in range(reads)),
+        *(BufferRef(Space.INPUT, position) for position in range(len(inputs))),
         BufferRef(Space.OUTPUT, 0),
     )
     entry = Entry(
@@ -199,11 +202,18 @@ def copier(reads: int, threads: int, size: int) -> Copy:
             )
         ]
     )
-    arrays = {name: np.ones(type.static_shape, np.float32) for name in names}
+    arrays = {port.name: _at_line(port.type.static_shape) for port in (*inputs, output)}
     return Copy(
         Session.in_process(image, threads=threads).bind(**arrays),
         sum(array.nbytes for array in arrays.values()),
     )
+
+
+def _at_line(shape: tuple[int, ...]) -> Array:
+    """Ones, from the start of a cache line on."""
+    array = empty(shape, PortInfo("", FLOAT32.value, shape))
+    array.fill(1)
+    return array
 
 
 def _copy_kernel(reads: int, items: int) -> Kernel:
@@ -222,6 +232,29 @@ def _copy_kernel(reads: int, items: int) -> Kernel:
     lanes = loop(LANE, LANES, Store(output, at, value), Kind.VECTOR)
     body = loop(row, _ITEM, loop(vector, 4, lanes, Kind.UNROLLED))
     return Kernel("copy", (*inputs, output), (), items, item, body)
+
+
+def _fold_kernel(reads: int, items: int) -> Kernel:
+    """One work item, _ITEM times: the sum of ``reads`` rows of four vectors that lie behind each
+    other."""
+    x = Buffer("x0", FLOAT32, (items, _ITEM, reads, 4, LANES))
+    y = Buffer("y", FLOAT32, (items, _ITEM, 4, LANES))
+    sums = Buffer("a", FLOAT32, (4, LANES), is_local=True)
+    item, row, term = variable("w", items), variable("t", _ITEM), variable("r", reads)
+    vector = variable("k", 4)
+    at = (Dim.of(vector), Dim.of(LANE))
+    place = (Dim.of(item), Dim.of(row))
+
+    def each(statement: Statement) -> Statement:
+        return loop(vector, 4, loop(LANE, LANES, statement, Kind.VECTOR), Kind.UNROLLED)
+
+    added = Load(sums, at) + Load(x, (*place, Dim.of(term), *at))
+    body = block(
+        each(Store(sums, at, scalar.literal(0.0, FLOAT32))),
+        loop(term, reads, each(Store(sums, at, added))),
+        each(Store(y, (*place, *at), Load(sums, at))),
+    )
+    return Kernel("copy", (x, y), (), items, item, loop(row, _ITEM, Allocate(sums, body)))
 
 
 def _copy_rate(reads: int, threads: int) -> float:

@@ -31,6 +31,7 @@ from .passes.fuse import fuse
 from .passes.join_stages import join_stages
 from .passes.plan_memory import Placement, plan_memory
 from .passes.select_strategies import Decision, select_strategies
+from .passes.split_sums import split_sums
 from .pipeline import GRAPH_PASSES, Pass, Pipeline, Report
 from .program import Program, StatePort, identifier
 from .strategies import Rates, rates_of
@@ -70,7 +71,12 @@ _LAYOUT = (
     Pass("eliminate_unpacked", eliminate_dead, after=("choose_layout",),
          why="packed weights replace the others"),
 )  # fmt: skip
-_FUSE = (Pass("fuse", fuse, after=("choose_layout",), why="a reorder is a border between kernels"),)
+_FUSE = (
+    Pass("split_sums", split_sums, after=("simplify", "choose_layout"),
+         why="it asks how values lie in memory, and a rule would join the two sums again"),
+    Pass("fuse", fuse, after=("choose_layout", "split_sums"),
+         why="a reorder is a border between kernels, and so are the sums of blocks"),
+)  # fmt: skip
 PIPELINE = Pipeline((*GRAPH_PASSES, *_FIND, *_SELECT, *_LAYOUT, *_FUSE))
 TRAINING_PIPELINE = Pipeline(
     (

@@ -88,7 +88,7 @@ def _loops(
     if elements.anchor is None and (linear := linear_loops(elements, item)) is not None:
         return linear
     space = iteration_space(elements)
-    if elements.anchor is None and (move := planned_move(space)) is not None:
+    if elements.anchor is None and (move := planned_move(space, machine)) is not None:
         return *turned_loops(move, item), space.flat
     plan = plan_tiles(space, machine)
     return plan.items, emit_tiles(plan, item), plan.space.flat

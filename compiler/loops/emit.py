@@ -294,8 +294,9 @@ class _Emitter:
         value = self.space.placed(self.elements.final(self.space.index, sum_), put)
         conditions = tuple(map(put, self.space.store_guard))
         out, position = self.space.stored_at(put)
+        streams = self.plan.bypasses_cache and self.plan.tile.has_lanes
         return self._each(
-            guard(conditions, Store(out, position, value)),
+            guard(conditions, Store(out, position, value, streams)),
             place,
             lanes=not self.plan.tile.lanes_reduce,
         )

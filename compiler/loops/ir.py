@@ -1,7 +1,8 @@
 """The loop IR, on one page.
 
     statement  := Block(statement...) | For(variable, extent, kind, body) | If(conditions, body)
-                | Let(variable, extent, body) | Allocate(buffer, body) | Store(buffer, index, value)
+                | Let(variable, extent, body) | Allocate(buffer, body)
+                | Store(buffer, index, value, bypasses_cache)
     value      := the scalar expressions of compiler/scalar.py, plus Load(buffer, index) and
     LaneFold(buffer, index, combine) index      := extents (compiler/dim) over loop variables and
     the kernel's symbols, or int64 expressions
@@ -110,9 +111,13 @@ class Kind(enum.Enum):
 
 @dataclass(frozen=True, eq=False)
 class Store:
+    """``bypasses_cache``: a hint that the element is not read again soon, for results larger than
+    the last cache: lines that are stored whole need not be read from memory before."""
+
     buffer: Buffer
     index: tuple[Extent, ...]
     value: Expr
+    bypasses_cache: bool = False
 
 
 @dataclass(frozen=True, eq=False)

@@ -23,11 +23,12 @@ ITEM_WORK = 1 << 14  # multiply-adds or elements that one work item should hold 
 TILES_WORK = 1 << 16  # the same where an item has several tiles of an axis, the last one not full
 TOTALS = 2048  # vectors of results that an item keeps while it goes through the terms of long sums
 LEAST_ITEMS = 8  # that such a kernel keeps
+ROW_TOTALS = 512  # vectors of a row that an item keeps while it reads row after row
 
 
-def with_items(space: Space, tile: Tile, chains: Chains) -> Plan:
+def with_items(space: Space, tile: Tile, chains: Chains, row: Axis | None = None) -> Plan:
     """Work items: tiles of the outer axes; inner axes run inside an item until it holds enough
-    work.
+    work. ``row``: the axis along which operands are read whole, term after term.
     """
     streams = (
         space.elements.compute is not None
@@ -36,7 +37,10 @@ def with_items(space: Space, tile: Tile, chains: Chains) -> Plan:
         and not operands(space)[1]
     )
     order = sorted(space.pure, key=lambda axis: _item_order(space, tile, axis, streams))
-    space, tile, outer, inner = _enough_work(space, tile, order, streams)
+    if row is None:
+        space, tile, outer, inner = _enough_work(space, tile, order, streams)
+    else:
+        space, tile, outer, inner = _whole_rows(space, tile, order, row)
     is_summed = space.elements.compute is not None and tile.has_lanes and not tile.lanes_reduce
     if not inner and is_summed and chains.outer:
         space, tile, outer, inner = _kept(space, tile, outer)
@@ -71,6 +75,23 @@ def _enough_work(
         inner.insert(0, axis)
         work *= -(-extent // size)
     return space, tile, outer, inner
+
+
+def _whole_rows(
+    space: Space, tile: Tile, order: Sequence[Axis], row: Axis
+) -> tuple[Space, Tile, list[Axis], list[Axis]]:
+    """(space, tile, axes of items, axes inside an item): as much of a row in an item as it can
+    keep, if LEAST_ITEMS are left."""
+    assert isinstance(row.extent, int)
+    others = [axis for axis in order if axis is not row]
+    items = dim.product([tiles_along(tile, axis) for axis in others])
+    parts = -(-LEAST_ITEMS // max(items, 1)) if isinstance(items, int) else 1
+    most = min(ROW_TOTALS, -(-row.extent // parts))
+    chunk = _chunk(tile, row, max(most // tile.counts[row.symbol], 1))
+    if most == row.extent or not 0 < chunk < row.extent:
+        return space, tile, others, [row]
+    space, whole, part = chunked(space, row, chunk)
+    return space, _along_part(tile, row, part), [*others, whole], [part]
 
 
 def _along_part(tile: Tile, axis: Axis, part: Axis) -> Tile:

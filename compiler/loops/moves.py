@@ -17,10 +17,12 @@ from ..dim import Dim, Extent
 from ..scalar import Checked, Expr, Guarded, Index
 from .elements import Axis
 from .ir import LANE, LANES, Load, extents_in, variable
+from .plan import Machine, is_large
 from .space import Space, Substitution
 from .strides import MOST_STEP, lane_slope, takes_apart
 
 SHORT, LONG = 64, 512  # elements of a work item along the shorter and the longer axis, at most
+WIDE = 1024  # the same along the source where the output goes past the caches
 LEAST_FILLED = 32  # elements of a tile: with fewer, empty rows and lanes cost more than they save
 LEAST_STORED = 4  # neighbours, for the same reason
 MOST_PARTS = 4  # that one tile turns
@@ -54,11 +56,15 @@ class Move:
     parts: Mapping[int, Part]
     source: Side
     target: Side
+    bypasses_cache: bool  # the output is larger than the last cache
 
     @property
     def sides(self) -> tuple[Side, Side]:
         """(the outer, the inner) loop over tiles: the inner one is along the longer axis, so that
-        lines that a tile uses in part are used again soon and few streams run at a time."""
+        lines that a tile uses in part are used again soon and few streams run at a time. Past
+        the caches it is along the source: lines are written whole, and rows are read in order."""
+        if self.bypasses_cache:
+            return self.target, self.source
         if _is_longer(self.source.axis, self.target.axis):
             return self.target, self.source
         return self.source, self.target
@@ -71,15 +77,15 @@ class Move:
         return tuple(sorted(rest, key=lambda axis: isinstance(axis.extent, int)))
 
 
-def planned_move(space: Space) -> Move | None:
+def planned_move(space: Space, machine: Machine) -> Move | None:
     """How a kernel without an anchor is made in tiles; None if its operands are contiguous along
     the output's own axis."""
-    return _Planner(space).move()
+    return _Planner(space, machine).move()
 
 
 class _Planner:
-    def __init__(self, space: Space) -> None:
-        self.space = space
+    def __init__(self, space: Space, machine: Machine) -> None:
+        self.space, self.machine = space, machine
         self.value = space.placed(space.elements.final(space.index, None))
         self.nodes = scalar.post_order([self.value])
         self.loads = [node for node in self.nodes if isinstance(node, Load)]
@@ -97,8 +103,12 @@ class _Planner:
         if not parts or len(parts) > MOST_PARTS:
             return None
         most = (LONG, SHORT) if _is_longer(source, target) else (SHORT, LONG)
-        sides = [self._side(axis, size) for axis, size in zip((source, target), most, strict=True)]
-        return Move(self.space, self.value, parts, *sides)
+        # tiles of other targets do not store whole lines
+        if is_large(self.out.buffer, self.machine) and target.extent % LANES == 0:
+            sides = self._side(source, WIDE), Side(target, LANES, False)
+            return Move(self.space, self.value, parts, *sides, bypasses_cache=True)
+        sides = self._side(source, most[0]), self._side(target, most[1])
+        return Move(self.space, self.value, parts, *sides, bypasses_cache=False)
 
     def _source(self, far: Sequence[Load], target: Axis) -> Axis | None:
         """The axis along which all operands are contiguous that are not so along the target."""

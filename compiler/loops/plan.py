@@ -12,19 +12,22 @@ from .. import dim
 from ..dim import Extent, Symbol
 from ..tensor_type import DType
 from .elements import Axis, accumulated_in
-from .ir import LANE, Load
+from .ir import LANE, LANES, Buffer, Load
 from .space import Space
 from .strides import depends
 
 CHAIN = 512  # longest chain of additions into one accumulator
+LINE = 64  # bytes of a cache line
 SYMBOLIC_STEPS = 16  # of an axis whose extent is a free dim, in a work item
 
 
 @dataclass(frozen=True)
 class Machine:
-    """What tiling needs to know of a CPU: how many 16-lane float32 vectors its registers hold."""
+    """What tiling needs to know of a CPU: how many 16-lane float32 vectors its registers hold, and
+    the bytes of its last cache (as in strategies/machines.py)."""
 
     vectors: int = 32
+    last_cache: int = 32 << 20
 
 
 @dataclass(frozen=True)
@@ -54,7 +57,7 @@ class Chains:
 class Plan:
     """A tiled space. Work items decode the ``outer`` axes (outermost first). Inside an item run the
     ``swept`` ones, of any length, and in them the ``inner`` ones, whose results an item may keep
-    while it adds up long sums."""
+    while it adds up long sums. ``bypasses_cache``: results go past the caches."""
 
     space: Space
     tile: Tile
@@ -62,6 +65,7 @@ class Plan:
     outer: tuple[Axis, ...]
     swept: tuple[Axis, ...]
     inner: tuple[Axis, ...]
+    bypasses_cache: bool = False
 
     @property
     def items(self) -> Extent:
@@ -76,6 +80,15 @@ class Plan:
     def sum_dtype(self) -> DType:
         """What sums are kept in."""
         return accumulated_in(self.space.term.dtype)
+
+
+def is_large(out: Buffer, machine: Machine) -> bool:
+    """Whether a result is larger than the last cache, so that none of it is there when it is read,
+    and its vectors fill cache lines."""
+    elements = dim.product(out.shape)
+    if not isinstance(elements, int) or out.dtype.bytes * LANES < LINE:
+        return False
+    return elements * out.dtype.bytes > machine.last_cache
 
 
 def tiles_along(tile: Tile, axis: Axis) -> Extent:

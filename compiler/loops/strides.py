@@ -38,9 +38,9 @@ def stride(load: Load, axis: Axis) -> int:
 def lane_slope(load: Load, symbol: Symbol, split: Mapping[Symbol, Extent]) -> int | None:
     """How far apart in memory an operand's elements lie from lane to lane, if ``split`` makes lanes
     of the symbol; None if not evenly."""
-    if load.index_expressions:
-        return None if any(_expression_depends(e, symbol) for e in load.index_expressions) else 0
-    index = tuple(dim.substitute(p, split) for p in load.extents)
+    if any(_expression_depends(e, symbol) for e in load.index_expressions):
+        return None
+    index = tuple(0 if isinstance(p, Expr) else dim.substitute(p, split) for p in load.index)
     return slope_along(load.buffer.offset(index), LANE)
 
 
@@ -108,6 +108,7 @@ def is_padded(load: Load, inner: Axis) -> bool:
 
 
 __all__ = [
+    "FAR",
     "MOST_STEP",
     "depends",
     "group_size",

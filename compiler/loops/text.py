@@ -11,7 +11,7 @@ parts.
 A loop variable ranges over 0..extent - 1 unless a range follows its name; ``with`` tells the
 narrower range that symbols claim under a condition. A ``let`` or ``local`` holds to the end of its
 block, or, with a colon, for what is indented below it. ``#0 = ...`` names an expression that the
-next store uses more than once.
+next store uses more than once; ``stream`` stores past the caches.
 """
 
 from __future__ import annotations
@@ -136,7 +136,9 @@ def _store_lines(store: Store) -> Iterator[str]:
             yield f"#{shared} = {text}"
             text, shared = f"#{shared}", shared + 1
         texts[id(node)] = text
-    yield f"{store.buffer.name}[{', '.join(map(str, store.index))}] = {texts[id(store.value)]}"
+    hint = "stream " if store.bypasses_cache else ""
+    place = f"{store.buffer.name}[{', '.join(map(str, store.index))}]"
+    yield f"{hint}{place} = {texts[id(store.value)]}"
 
 
 def print_expression(root: Expr) -> str:
@@ -180,7 +182,7 @@ _HEAD = re.compile(r"kernel (\w+)\((.*)\)")
 _LOOP = re.compile(r"(for|parallel|unrolled|vector) (\w+)(?:: (.*?))? < (.*):")
 _LET = re.compile(r"let (\w+): (.*?) = (.*?)(:?)")
 _LOCAL = re.compile(r"local (\w+: \w+\[.*\])(:?)")
-_STORE = re.compile(r"(\w+)\[(.*?)\] = (.*)")
+_STORE = re.compile(r"(stream )?(\w+)\[(.*?)\] = (.*)")
 _SHARED = re.compile(r"(#\d+) = (.*)")
 _BUFFER = re.compile(r"(\w+): (\w+)\[(.*)\]")
 _RANGED = re.compile(r"(\w+): (.*)")
@@ -301,8 +303,10 @@ def _statement(text: str, inner: Sequence[_Line], outer: _Names) -> Statement:
             symbol = names.ranged(name, spread) if spread else variable(name, trips)
             names.symbols[name] = symbol
             return For(symbol, trips, Kind(kind), _block(inner, names))
-    name, index, value = _matched(_STORE, text)
-    return Store(outer.buffer_named(name), outer.extents(index), _expression(value, outer))
+    hint, name, index, value = _matched(_STORE, text)
+    return Store(
+        outer.buffer_named(name), outer.extents(index), _expression(value, outer), bool(hint)
+    )
 
 
 def _conditions(text: str, names: _Names) -> tuple[Extent, ...]:

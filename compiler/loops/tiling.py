@@ -15,10 +15,10 @@ from .. import dim
 from ..dim import Dim
 from .elements import Axis, accumulated_in
 from .ir import LANE, LANES, Load, variable
-from .items import with_items
-from .plan import CHAIN, Chains, Machine, Plan, Tile, divisor, operands
+from .items import LEAST_ITEMS, with_items
+from .plan import CHAIN, Chains, Machine, Plan, Tile, divisor, is_large, operands
 from .space import Space, split_lanes
-from .strides import MOST_STEP, depends, lane_slope, stride
+from .strides import FAR, MOST_STEP, depends, lane_slope, stride
 
 ENOUGH_ROWS = 12  # positions of an axis that fill the rows of a tile
 MOST_VECTORS = 8  # along a short axis, that are copied out
@@ -29,6 +29,8 @@ FEW_ROWS, FAR_ROWS = 8, 1 << 10
 MOST_SUMS = 10  # in registers at a time, where nothing is broadcast
 FOLD_WORK = 8  # instructions that adding the lanes of one vector costs
 SYMBOLIC_TERMS = 1 << 12  # of a sum whose length is a free dim
+LEAST_STREAMED, LEAST_TERMS = 1 << 16, 16  # elements, and rows, of a sum read row after row
+LEAST_RUN = 8  # vectors of a row that a work item should read
 
 
 def plan_tiles(space: Space, machine: Machine) -> Plan:
@@ -38,8 +40,11 @@ def plan_tiles(space: Space, machine: Machine) -> Plan:
     if lanes is not None:
         space = split_lanes(space, lanes)
     tile = _tile(space, lanes is not None, lanes_reduce, machine, lanes)
-    chains = _chains(space)
-    return with_items(space, tile, chains)
+    row = streamed_row(space, tile)
+    chains = _chains(space, CHAIN if row is None else _rows_at_once(space))
+    plan = with_items(space, tile, chains, row)
+    bypasses_cache = space.elements.compute is None and is_large(space.elements.out, machine)
+    return replace(plan, bypasses_cache=bypasses_cache)
 
 
 # -- lanes -----------------------------------------------------------------------------------------
@@ -113,6 +118,8 @@ def _tile(
         )
     else:
         column = next((axis for axis in space.pure if _is_copied_out(axis, lanes, room)), None)
+        if column is None and (tile := _cut_row(space, plain, lanes, min(room, MOST_SUMS))):
+            return tile
         partial = dim.symbols_of(
             [g for g in (*space.guards, *space.store_guard) if LANE in dim.symbols_of([g])]
         )
@@ -136,6 +143,19 @@ def _tile(
         axis.symbol: size for axis, size in ((used_row, rows), (used_column, columns)) if axis
     }
     return replace(plain, rows=used_row, columns=used_column, counts=counts)
+
+
+def _cut_row(space: Space, plain: Tile, lanes: Axis | None, most: int) -> Tile | None:
+    """The tile of a streamed sum whose last vector of a row is not full: so many vectors that this
+    one is in the smaller tile at the end, and only there conditions are tested."""
+    row = next((a for a in space.pure if lanes is not None and a.name == f"{lanes.name}v"), None)
+    if row is None or not isinstance(row.extent, int) or not space.store_guard:
+        return None
+    counts = (n for n in range(min(most, row.extent - 1), 1, -1) if row.extent % n)
+    if (count := next(counts, None)) is None:
+        return None
+    tile = replace(plain, rows=row, counts={row.symbol: count})
+    return tile if streamed_row(space, tile) else None
 
 
 def _is_copied_out(axis: Axis, lanes: Axis | None, room: int) -> bool:
@@ -214,25 +234,56 @@ def _nearest(axes: Sequence[Axis], loads: Sequence[Load]) -> Axis | None:
 # -- sums ------------------------------------------------------------------------------------------
 
 
-def _chains(space: Space) -> Chains:
-    """The loops of the sum, with at most CHAIN terms in the inner ones; an axis may be taken
+def streamed_row(space: Space, tile: Tile) -> Axis | None:
+    """The axis of vectors along which the operands of a long sum lie in memory, where each term of
+    a result is in another row of theirs: rows are then read one after another, whole."""
+    row, terms = tile.rows, dim.product([axis.extent for axis in space.reduce])
+    if space.elements.compute is None or not tile.has_lanes or tile.lanes_reduce:
+        return None
+    if row is None or tile.columns is not None or not isinstance(row.extent, int):
+        return None
+    width = LANES * row.extent
+    vectors, scalars = operands(space)
+    if scalars or not isinstance(terms, int) or terms < LEAST_TERMS:
+        return None
+    others = dim.product([axis.extent for axis in space.pure if axis is not row])
+    items = others * (row.extent // LEAST_RUN)
+    if terms * width < LEAST_STREAMED or (isinstance(items, int) and items < LEAST_ITEMS):
+        return None
+    steps = [stride(load, space.reduce[-1]) for load in vectors]
+    is_row = all(stride(load, row) == LANES for load in vectors)
+    return row if is_row and all(width - LANES < step < FAR for step in steps if step) else None
+
+
+def _rows_at_once(space: Space) -> int:
+    """How many rows of a streamed sum are added up in registers at a time: one, so that memory is
+    read in order, unless that makes a chain longer than CHAIN."""
+    terms = dim.product([axis.extent for axis in space.reduce])
+    assert isinstance(terms, int)
+    return min(-(-terms // CHAIN), CHAIN)
+
+
+def _chains(space: Space, most_terms: int) -> Chains:
+    """The loops of the sum, with at most so many terms in the inner ones; an axis may be taken
     apart for it.
     """
     compute = space.elements.compute
     if compute is None:
         return Chains()
     has_any_length = compute.combine != "add" or not accumulated_in(space.term.dtype).is_float
-    if has_any_length:
+    if has_any_length and most_terms == CHAIN:
         return Chains(inner=space.reduce)
     outer = list(space.reduce)
     inner: list[Axis] = []
     length = 1
     while (
-        outer and (most := dim.bounds(outer[-1].extent)[1]) is not None and length * most <= CHAIN
+        outer
+        and (most := dim.bounds(outer[-1].extent)[1]) is not None
+        and length * most <= most_terms
     ):
         inner.insert(0, outer.pop())
         length *= max(most, 1)
-    if not outer or (step := CHAIN // length) <= 1:
+    if not outer or (step := most_terms // length) <= 1:
         return Chains(tuple(outer), tuple(inner))
     axis = outer.pop()
     step = divisor(axis.extent, step)
@@ -243,4 +294,4 @@ def _chains(space: Space) -> Chains:
     )
 
 
-__all__ = ["plan_tiles", "row_and_column_counts"]
+__all__ = ["plan_tiles", "row_and_column_counts", "streamed_row"]

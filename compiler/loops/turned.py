@@ -99,6 +99,8 @@ class _Emitter:
         extent, chunk = side.axis.extent, side.chunk
         if _is_one_tile(side):
             return body
+        if _is_of_tiles(side):
+            return self._numbered_tiles(side, body)
         start: Extent = 0 if side.chunks == 1 else Dim.of(_chunk_of(side)) * chunk
         length = extent if side.chunks == 1 else dim.minimum(chunk, extent - start)
         number = dim.ceil_div(length, LANES)
@@ -107,6 +109,18 @@ class _Emitter:
         if side.overlaps:
             at = dim.minimum(at, length - LANES)
         return loop(tile, number, Let(_start(side), start + at, body))
+
+    def _numbered_tiles(self, side: Side, body: Statement) -> Statement:
+        """The same along an axis of whole tiles: each starts at a multiple of LANES, by its
+        number."""
+        assert isinstance(side.axis.extent, int) and isinstance(side.chunk, int)
+        before: Extent = 0
+        number: Extent = side.axis.extent // LANES
+        if side.chunks != 1:
+            before = Dim.of(_chunk_of(side)) * (side.chunk // LANES)
+            number = dim.minimum(side.chunk // LANES, number - before)
+        tile = variable(f"{side.axis.name}t", number)
+        return loop(tile, number, Let(_start(side), before + Dim.of(tile), body))
 
     def _tile(self) -> Statement:
         """A tile: whole, or under the conditions of an axis that ends in it."""
@@ -152,7 +166,9 @@ class _Emitter:
         conditions = self._conditions(Dim.of(ROW), Dim.of(LANE), cut_source, cut_target)
         count = self.source.axis.extent
         rows = min(count, LANES) if isinstance(count, int) else LANES
-        return _each_row(rows, guard(conditions, Store(out, index, put.expression(value))))
+        streams = self.move.bypasses_cache and not conditions
+        store = Store(out, index, put.expression(value), streams)
+        return _each_row(rows, guard(conditions, store))
 
     def _put(self, along_source: Extent, along_target: Extent) -> Substitution:
         """Where the axes stand in a tile."""
@@ -185,7 +201,9 @@ def _cases(side: Side) -> list[tuple[Conditions, bool]]:
 
 
 def _start(side: Side) -> Symbol:
-    """The variable of a tile's first position along a side."""
+    """The variable of a tile's first position along a side; of whole tiles, of its number."""
+    if _is_of_tiles(side):
+        return variable(f"{side.axis.name}a", side.axis.extent // LANES)
     return Symbol(
         f"{side.axis.name}a", 0, side.axis.extent - (LANES if _has_whole_tiles(side) else 1)
     )
@@ -193,7 +211,14 @@ def _start(side: Side) -> Symbol:
 
 def _begin(side: Side) -> Extent:
     """A tile's first position along a side."""
-    return 0 if _is_one_tile(side) else Dim.of(_start(side))
+    if _is_one_tile(side):
+        return 0
+    return Dim.of(_start(side)) * (LANES if _is_of_tiles(side) else 1)
+
+
+def _is_of_tiles(side: Side) -> bool:
+    """Whether all tiles along a side are whole, one behind the other."""
+    return isinstance(side.axis.extent, int) and side.axis.extent % LANES == 0
 
 
 def _is_one_tile(side: Side) -> bool:
@@ -201,7 +226,7 @@ def _is_one_tile(side: Side) -> bool:
 
 
 def _has_whole_tiles(side: Side) -> bool:
-    return side.overlaps or (isinstance(side.axis.extent, int) and side.axis.extent % LANES == 0)
+    return side.overlaps or _is_of_tiles(side)
 
 
 def _chunk_of(side: Side) -> Symbol:

@@ -248,6 +248,9 @@ class _Checker:
             store.value.dtype is buffer.dtype,
             f"{store.value.dtype.value} is stored in {buffer.dtype.value}",
         )
+        self._require(
+            not (store.bypasses_cache and buffer.is_local), f"{buffer.name} is local, and streamed"
+        )
         self._index(buffer, store.index, place.scope)
         self._expression(store.value, place, stored)
         return stored | {buffer}

@@ -14,12 +14,14 @@ from netloom.abi import ELF_MACHINES
 class Architecture:
     """``name``: LLVM's and Linux's; ``baseline``: LLVM's name of what every
     machine of it has; ``has_large_sections``: for data beyond the code's reach;
-    ``oldest_glibc``: the first version."""
+    ``oldest_glibc``: the first version; ``store_fence``: LLVM's name of what orders stores past the
+    caches before later ones, where the architecture does not order them."""
 
     name: str
     baseline: str
     has_large_sections: bool
     oldest_glibc: tuple[int, ...]
+    store_fence: str = ""
 
     @property
     def triple(self) -> str:
@@ -37,5 +39,5 @@ class Architecture:
         return platform.machine() == self.name
 
 
-X86_64 = Architecture("x86_64", "x86-64", True, (2, 2, 5))
+X86_64 = Architecture("x86_64", "x86-64", True, (2, 2, 5), "llvm.x86.sse.sfence")
 AARCH64 = Architecture("aarch64", "generic", False, (2, 17))

@@ -69,6 +69,7 @@ class _KernelEmitter:
         with self.f.counted(begin, end) as item:
             self.indices.values[kernel.variable.name] = item
             self._statement(kernel.body)
+        self.memory.fence()
         self.b.ret_void()
 
     def _statement(self, statement: Statement) -> None:
@@ -94,7 +95,7 @@ class _KernelEmitter:
             case Kind.UNROLLED:
                 assert isinstance(statement.extent, int)
                 for value in range(statement.extent):
-                    with self.indices.bound(statement.variable, value):
+                    with self.indices.copy(statement.variable, value, statement.extent):
                         self._statement(statement.body)
             case Kind.VECTOR:
                 assert statement.extent == LANES and statement.variable.name == LANE.name
@@ -119,7 +120,7 @@ class _KernelEmitter:
 
     def _if(self, conditions: Sequence[Extent], body: Statement) -> None:
         flag, mask = self.indices.conditions(conditions)
-        with self.indices.masked(mask, is_tail=True):
+        with self.indices.masked(mask, conditions, is_tail=True):
             if flag is None:
                 self._statement(body)
             else:

@@ -68,15 +68,22 @@ class Code:
     names: Mapping[Kernel, str]
 
     def run(
-        self, kernel: Kernel, arrays: Sequence[Array], symbols: Mapping[str, int], cut: int = 1
+        self,
+        kernel: Kernel,
+        arrays: Sequence[Array],
+        symbols: Mapping[str, int],
+        cut: int = 1,
+        shift: int = 0,
     ) -> tuple[Array, bool]:
         """The output, and whether a computed index was wrong; the work items behind the cut run
-        first.
+        first. ``shift``: bytes from the start of a cache line to the output.
         """
         shape = tuple(dim.evaluate(e, symbols) for e in kernel.buffers[-1].shape)
         items = dim.evaluate(kernel.items, symbols)
         size = int(np.prod(shape)) * kernel.buffers[-1].dtype.bytes
-        room = np.full(size + 2 * CANARY, 0xAB, np.uint8)
+        memory = np.full(size + 4 * CANARY, 0xAB, np.uint8)
+        first = -memory.ctypes.data % CANARY + shift
+        room = memory[first : first + size + 2 * CANARY]
         error = np.zeros(1, np.int32)
         pointers = [a.ctypes.data for a in arrays] + [room.ctypes.data + CANARY]
         words = np.asarray(

@@ -4,7 +4,9 @@ steps.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
+from dataclasses import replace
 from functools import cache
 
 import numpy as np
@@ -24,7 +26,16 @@ from netloom.compiler.op import OPS, Array
 from netloom.compiler.scalar import cast_array
 from netloom.compiler.targets.cpu.llvm import kernels_as_assembly, kernels_as_llvm
 from netloom.compiler.targets.cpu.machine import CPUS, Cpu, host_cpus
-from netloom.compiler.tensor_type import BOOL, FLOAT16, FLOAT32, FLOAT64, INT8, DType, TensorType
+from netloom.compiler.tensor_type import (
+    BOOL,
+    FLOAT16,
+    FLOAT32,
+    FLOAT64,
+    INT8,
+    INT32,
+    DType,
+    TensorType,
+)
 
 from .cases import in_memory
 from .test_lowering import compiled
@@ -276,3 +287,103 @@ def test_rows_of_an_image_are_read_as_vectors() -> None:
         {"k": build_kernel("kernel", graph, CPUS["x86-64-v4"].machine)}, CPUS["x86-64-v4"]
     )
     assert "extractelement" not in text
+
+
+LARGE = (
+    transposed((64, 48), (1, 0)),
+    transposed((80, 33), (1, 0)),  # the last tile of its source overlaps
+    transposed((48, 64), (1, 0), FLOAT64),
+    reordered((1, 32, 4, 8), None, BLOCKS),
+    reordered((1, 32, 4, 8), BLOCKS, None),
+)
+HALF_LINES = (transposed((50, 37), (1, 0)), transposed((64, 48), (1, 0), FLOAT16), fused())
+
+
+def streaming(cpu: Cpu) -> list[Kernel]:
+    """Kernels for a machine whose last cache holds nothing."""
+    machine = replace(cpu.machine, last_cache=0)
+    return [build_kernel("kernel", graph, machine) for graph in LARGE]
+
+
+@pytest.mark.parametrize("cpu", LEVELS, ids=lambda cpu: cpu.name)
+def test_stores_past_the_caches(cpu: Cpu) -> None:
+    """Wherever the output starts: at a line, or at none."""
+    kernels = streaming(cpu)
+    code = compiled(kernels, cpu)
+    for graph, kernel in zip(LARGE, kernels, strict=True):
+        assert "stream y[" in print_kernel(kernel) and not verify_kernel(kernel)
+        rng = np.random.default_rng(1)
+        feeds = {
+            value.label: rng.integers(-99, 99, value.type.static_shape).astype(value.dtype.numpy)
+            for value in graph.inputs
+        }
+        values = interpret(graph, feeds, values=True)
+        (output,) = graph.outputs
+        arrays = [np.ascontiguousarray(in_memory(v, values[v])) for v in graph.inputs]
+        expected = in_memory(output, values[output])
+        assert run_kernel(kernel, arrays).output.tobytes() == expected.tobytes()
+        for shift in (0, output.dtype.bytes):
+            assert code.run(kernel, arrays, {}, shift=shift)[0].tobytes() == expected.tobytes()
+
+
+def test_only_whole_lines_go_past_the_caches() -> None:
+    """Rows of 64 do, rows of 50 do not; a fence follows. What the last cache holds stays there."""
+    machine = replace(CPUS["x86-64-v4"].machine, last_cache=0)
+    for graph in HALF_LINES:
+        assert "stream" not in print_kernel(build_kernel("kernel", graph, machine))
+    cpu = CPUS["x86-64-v4"]
+    texts = [kernels_as_llvm({"k": kernel}, cpu) for kernel in streaming(cpu)]
+    assert ["!nontemporal" in text for text in texts] == [True] * len(LARGE)
+    assert all(("sse.sfence" in text) == ("!nontemporal" in text) for text in texts)
+    assert texts[0].count("!nontemporal") == LANES
+    text = kernels_as_assembly({"k": streaming(cpu)[0]}, cpu)
+    assert text.count("vmovnt") == LANES and text.count("sfence") == 1
+    assert "stream" not in print_kernel(build_kernel("kernel", LARGE[0], cpu.machine))
+
+
+def gathered(shape: tuple[int, ...], indices: tuple[int, ...], axis: int, dtype: DType) -> Graph:
+    b = Builder("gather")
+    x, i = b.input(TensorType(dtype, shape), "x"), b.input(TensorType(INT32, indices), "i")
+    return b.build([b("gather", x, i, axis=axis)])
+
+
+@pytest.mark.parametrize("cpu", LEVELS, ids=lambda cpu: cpu.name)
+def test_rows_are_gathered_as_vectors(cpu: Cpu) -> None:
+    graphs = [
+        gathered((9, width), (3, 5), 0, dtype)
+        for width in (64, 20, 3)
+        for dtype in (FLOAT32, FLOAT16, BOOL)
+    ]
+    graphs += [gathered((3, 9, 40), (7,), 1, FLOAT32), gathered((3, 40, 9), (17,), 1, FLOAT32)]
+    graphs += [gathered((5, 40), (33,), 1, FLOAT64)]
+    kernels = [build_kernel("kernel", graph, cpu.machine) for graph in graphs]
+    code = compiled(kernels, cpu)
+    rng = np.random.default_rng(0)
+    for graph, kernel in zip(graphs, kernels, strict=True):
+        x, i = graph.inputs
+        array = rng.integers(0, 2 if x.dtype is BOOL else 99, x.type.static_shape)
+        extent = x.type.static_shape[graph.nodes[0].attrs.axis]
+        at = rng.integers(-extent, extent, i.type.static_shape).astype(np.int32)
+        arrays = [array.astype(x.dtype.numpy), at]
+        (expected,) = interpret(graph, dict(zip("xi", arrays, strict=True)))
+        found, is_wrong = code.run(kernel, arrays, {})
+        assert found.tobytes() == expected.tobytes() and not is_wrong, print_kernel(kernel)
+        assert code.run(kernel, [arrays[0], np.full_like(at, extent)], {})[1]
+    text = kernels_as_llvm({"k": kernels[0]}, cpu)
+    assert "load <16 x float>" in text and "insertelement" not in text
+
+
+def test_copies_of_a_window_share_vectors() -> None:
+    """Pooling 2 x 2 reads each row once: 2 vectors of 16 for 16 results, and their elements by one
+    shuffle for each place of the window."""
+    b = Builder("pool")
+    x = b.input(TensorType(FLOAT32, (1, 16, 64, 64)), "x")
+    graph = b.build(
+        [b("max_pool", x, kernel=(2, 2), stride=(2, 2), dilation=(1, 1), lo=(0, 0), hi=(0, 0))]
+    )
+    cpu = CPUS["x86-64-v4"]
+    kernel = build_kernel("kernel", graph, cpu.machine)
+    text = kernels_as_llvm({"k": kernel}, cpu)
+    results = len(re.findall(r"store <16 x float> .*, align 4\b", text))
+    assert len(re.findall(r"load <16 x float>, .*, align 4\b", text)) == 4 * results > 0
+    assert text.count("shufflevector") == 4 * results

@@ -102,6 +102,13 @@ def test_other_literals() -> None:
         assert difference(kernel, parse_kernel(print_kernel(kernel))) == ""
 
 
+def test_a_store_past_the_caches_parses_back() -> None:
+    y = Buffer("y", INT64, (2,))
+    kernel = Kernel("k", (y,), (), 1, variable("w", 1), Store(y, (0,), literal(1, INT64), True))
+    assert "stream y[0] = 1:int64" in print_kernel(kernel)
+    assert difference(kernel, parse_kernel(print_kernel(kernel))) == ""
+
+
 def test_a_block_inside_a_block_is_flat() -> None:
     y = Buffer("y", INT64, (2,))
     one, two = (Store(y, (i,), literal(i, INT64)) for i in range(2))

@@ -6,24 +6,28 @@ from collections.abc import Iterator
 from math import prod
 from typing import Any
 
+import numpy as np
 import pytest
 
 from netloom.compiler.dim import Dim, evaluate, product, symbols_of
 from netloom.compiler.driver import PIPELINE, Options
-from netloom.compiler.graph import Graph
+from netloom.compiler.graph import Builder, Graph
 from netloom.compiler.loops.build import Machine, anchor_of, build_kernel
 from netloom.compiler.loops.elements import Elements
 from netloom.compiler.loops.ir import LANE, LANES
 from netloom.compiler.loops.items import ITEM_WORK
-from netloom.compiler.loops.plan import CHAIN, Plan
+from netloom.compiler.loops.plan import CHAIN, Plan, is_large
 from netloom.compiler.loops.row_form import row_form
 from netloom.compiler.loops.space import iteration_space
 from netloom.compiler.loops.strides import depends
+from netloom.compiler.loops.text import print_kernel
 from netloom.compiler.loops.tiling import plan_tiles
 from netloom.compiler.loops.verify import verify_kernel
 from netloom.compiler.op import OPS
-from netloom.compiler.tensor_type import FLOAT64
+from netloom.compiler.targets.cpu.machine import host_cpu
+from netloom.compiler.tensor_type import FLOAT32, FLOAT64, TensorType
 from tests.compiler.loops.cases import CASES, fused, one
+from tests.compiler.loops.test_lowering import compiled
 
 
 def plan_of(graph: Graph, machine: Machine) -> Plan:
@@ -175,3 +179,48 @@ def test_control_few_columns_as_lanes_would_waste_most_of_each_vector() -> None:
     plan = plan_of(graph, Machine())
     assert plan.tile.has_lanes and not plan.tile.lanes_reduce
     assert [axis.extent for axis in plan.space.pure] == [WIDE, 1]
+
+
+def batch_sum(rows: int, width: int, op: str = "reduce_sum") -> Graph:
+    return one(op, (8, rows, width), axes=(1,), keep=False)()
+
+
+@pytest.mark.parametrize("op", ["reduce_sum", "reduce_max"])
+@pytest.mark.parametrize(
+    ("rows", "width", "at_once"), [(512, 160, 1), (300, 250, 1), (700, 250, 2)]
+)
+def test_long_sums_read_row_after_row(rows: int, width: int, at_once: int, op: str) -> None:
+    """A row at a time, or so few that no chain of what they give is longer than CHAIN; the last
+    vector, which is not full, is alone under conditions."""
+    graph = batch_sum(rows, width, op)
+    plan = plan_of(graph, Machine())
+    assert product([chunk.extent for chunk in plan.chains.inner]) == at_once
+    assert product([chunk.extent for chunk in plan.chains.outer]) == rows // at_once
+    assert plan.items == 8 and plan.inner
+    kernel = build_kernel("kernel", graph, Machine())
+    assert not verify_kernel(kernel)
+    x = np.random.default_rng(0).integers(-99, 99, (8, rows, width)).astype(np.float32)
+    expected = (np.sum if op == "reduce_sum" else np.max)(x, axis=1)
+    found, _ = compiled([kernel], host_cpu()).run(kernel, [x], {})
+    assert found.tobytes() == expected.tobytes()
+
+
+def test_short_sums_do_not() -> None:
+    """Nor those that would leave one work item."""
+    for graph in (
+        batch_sum(64, 160),
+        batch_sum(4, 1 << 15),
+        one("reduce_sum", (512, 250), axes=(0,))(),
+    ):
+        assert not plan_of(graph, Machine()).chains.outer
+
+
+def test_large_results_go_past_the_last_cache() -> None:
+    b = Builder("rows")
+    x, y = (b.input(TensorType(FLOAT32, s), n) for n, s in (("x", (64, 48)), ("y", (1, 48))))
+    graph = b.build([b("add", x, y)])
+    for size, streams in ((64 * 48 * 4, False), (64 * 48 * 4 - 1, True)):
+        machine = Machine(last_cache=size)
+        kernel = build_kernel("kernel", graph, machine)
+        assert ("stream y[" in print_kernel(kernel)) == streams
+        assert is_large(kernel.buffers[-1], machine) == streams

@@ -12,9 +12,9 @@ from typing import Any
 
 from llvmlite import ir
 
-from .... import scalar
+from .... import dim, scalar
 from ....dim import Extent
-from ....loops.ir import LANES, LaneFold, Load
+from ....loops.ir import LANE, LANES, LaneFold, Load, slope_along
 from ....scalar import Bitcast, Call, Cast, Checked, Expr, Guarded, Index, Literal
 from ....tensor_type import BOOL, FLOAT32, DType
 from .casts import cast
@@ -107,21 +107,32 @@ class Expressions:
         return primitive(self.f, function, values, source)
 
     def _loaded(self, load: Load) -> Operand:
-        """A load whose index was computed at run time (and checked)."""
+        """A load whose index was computed at run time (and checked): neighbours as one vector where
+        all lanes share what was computed."""
+        made = [self.value(part) if isinstance(part, Expr) else part for part in load.index]
+        first = load.buffer.offset(
+            tuple(0 if isinstance(part, Expr) else part for part in load.index)
+        )
+        is_row = (
+            self.indices.in_lanes
+            and slope_along(first, LANE) == 1
+            and not any(isinstance(part, ir.Value) and is_vector(part) for part in made)
+        )
         offset: Any = 0
-        for size, part in zip(load.buffer.shape, load.index, strict=True):
+        for size, part in zip(load.buffer.shape, made, strict=True):
             offset = self.indices.times(offset, self.indices.extent(size))
-            offset = self.indices.plus(
-                offset, self.value(part) if isinstance(part, Expr) else self.indices.extent(part)
-            )
-        return self.memory.load_at(load.buffer, offset)
+            if not isinstance(part, ir.Value):
+                at = dim.substitute(part, {LANE: 0}) if is_row else part
+                part = self.indices.extent(at)
+            offset = self.indices.plus(offset, part)
+        return self.memory.load_at(load.buffer, offset, is_row)
 
     def _guarded(self, node: Guarded) -> Operand:
         flag, mask = self.indices.conditions(node.conditions)
         otherwise = self.value(node.otherwise)
 
         def inside() -> Operand:
-            with self.indices.masked(mask, is_tail=False):
+            with self.indices.masked(mask, node.conditions, is_tail=False):
                 value = self.value(node.value)
             return (
                 value

@@ -6,7 +6,7 @@ Nothing in it overflows.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Hashable, Iterator, Sequence
+from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import partial
 from typing import Any
@@ -15,7 +15,7 @@ from llvmlite import ir
 
 from .... import dim
 from ....dim import Dim, Extent, Minimum, Quotient, Remainder, Symbol
-from ....loops.ir import LANE, LANES
+from ....loops.ir import LANE, LANES, slope_along
 from .function import Function, MadeInBlock
 from .representation import I1, I64, Operand, constant, is_vector, vector_of, zero_of
 
@@ -31,6 +31,10 @@ class Indices:
         self.in_lanes = False  # inside a vector loop
         self.mask: Operand | None = None  # lanes that run, in a vector loop
         self.is_tail = False  # the mask is an end of an axis: lane 0 runs
+        self.tested: tuple[Extent, ...] = ()  # the conditions that hold here
+        self.copied: Mapping[
+            Symbol, int
+        ] = {}  # variables of unrolled loops, and their last numbers
         self._names_of: dict[Extent, tuple[str, ...]] = {}
 
     # -- scope -------------------------------------------------------------------------------------
@@ -47,13 +51,36 @@ class Indices:
             self.values[variable.name] = saved
 
     @contextmanager
-    def masked(self, mask: Operand | None, is_tail: bool) -> Iterator[None]:
-        """Only lanes of a mask (None: all that run so far)."""
-        saved = self.mask, self.is_tail
+    def copy(self, variable: Symbol, number: int, count: int) -> Iterator[None]:
+        """One of the copies of an unrolled loop's body."""
+        saved, self.copied = self.copied, {**self.copied, variable: count - 1}
+        with self.bound(variable, number):
+            yield
+        self.copied = saved
+
+    @contextmanager
+    def masked(
+        self, mask: Operand | None, conditions: Sequence[Extent], is_tail: bool
+    ) -> Iterator[None]:
+        """Where conditions hold, and so only lanes of a mask (None: all that run so far)."""
+        saved = self.mask, self.is_tail, self.tested
+        self.tested = (*self.tested, *conditions)
         if mask is not None:
             self.mask, self.is_tail = self.f.both(self.mask, mask), is_tail
         yield
-        self.mask, self.is_tail = saved
+        self.mask, self.is_tail, self.tested = saved
+
+    def window(self, offset: Extent) -> tuple[Extent, int, int]:
+        """(where a window of neighbours starts, the place in it of the element at an offset, its
+        last place): copies of a loop's body read all of it, each in the same lanes."""
+        for atoms, factor in offset.terms if isinstance(offset, Dim) else ():
+            match atoms:
+                case (Symbol() as symbol,) if factor == 1 and symbol in self.copied:
+                    names = {tested.name for tested in dim.symbols_of(self.tested)}
+                    if slope_along(offset, symbol) == 1 and symbol.name not in names:
+                        start = dim.substitute(offset, {symbol: 0})
+                        return start, self.values[symbol.name], self.copied[symbol]
+        return offset, 0, 0
 
     def once(
         self,

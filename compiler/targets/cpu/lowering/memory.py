@@ -37,6 +37,8 @@ from .representation import (
 )  # fmt: skip
 from .shuffles import picked, spread, transposed
 
+LINE = 64  # bytes of a cache line
+
 
 @dataclass(frozen=True)
 class _Offset:
@@ -60,6 +62,7 @@ class Memory:
         self.made_of_locals = MadeInBlock()
         # columns of square buffers, and where they are known
         self.turned: dict[Buffer, tuple[ir.Block, list[Operand]]] = {}
+        self.at_lines: dict[Buffer, Operand] = {}  # whether streamed buffers start at one
 
     def allocate(self, buffer: Buffer) -> None:
         """Room for a local buffer on the stack."""
@@ -109,8 +112,12 @@ class Memory:
             lambda: self._value(load.buffer, self._element(load.buffer, offset)),
         )
 
-    def load_at(self, buffer: Buffer, offset: Any) -> Operand:
-        """The element at an offset that was computed at run time."""
+    def load_at(self, buffer: Buffer, offset: Any, is_row: bool = False) -> Operand:
+        """The element at an offset that was computed at run time; ``is_row``: it is that of the
+        first lane, and the others are its neighbours."""
+        if is_row:
+            address = self._pointer(buffer, offset)
+            return self._value(buffer, self._vector(buffer, address, self.indices.mask))
         if not isinstance(offset, int) and is_vector(offset):
             return self._value(buffer, self._gathered(buffer, offset))
         return self._value(
@@ -155,27 +162,38 @@ class Memory:
         )
 
     def _neighbours(self, buffer: Buffer, offset: Extent) -> Operand:
-        return self._vector(buffer, offset, self.indices.mask)
+        return self._vector(buffer, self._address(buffer, offset), self.indices.mask)
 
     def _stepped(self, buffer: Buffer, offset: Extent, step: int) -> Operand:
-        """Every ``step``-th of the elements that vectors of neighbours hold; the last vector ends
-        with the last lane's element, so that nothing behind it is read."""
-        last = (LANES - 1) * step
-        starts = [*range(0, last + 1 - LANES, LANES), last + 1 - LANES]
-        parts = []
-        for start in starts:
-            lanes = [
-                number // step if number % step == 0 else None
-                for number in range(start, start + LANES)
-            ]
-            parts.append(
-                self._vector(buffer, offset + start, spread(self.b, self.indices.mask, lanes))
-            )
-        return picked(self.b, parts, starts, step)
+        """Every ``step``-th of the elements that vectors of neighbours hold. Vectors lie as the
+        elements of the whole window do, so that all of them are made of the same vectors, and the
+        last one ends with the last element, so that nothing behind it is read."""
+        first, place, end = self.indices.window(offset)
+        elements = (LANES - 1) * step + end + 1
+        starts = [*range(0, elements - LANES, LANES), elements - LANES]
+        wanted = range(place, place + LANES * step, step)
+        holders = sorted({next(s for s in starts if e < s + LANES) for e in wanted})
+        parts = [self._window_part(buffer, first, start, step, end) for start in holders]
+        return picked(self.b, parts, [start - place for start in holders], step)
 
-    def _vector(self, buffer: Buffer, offset: Extent, mask: Operand | None) -> Operand:
+    def _window_part(
+        self, buffer: Buffer, first: Extent, start: int, step: int, end: int
+    ) -> Operand:
+        """The elements from ``start`` on of those that windows of ``end + 1`` elements, a step
+        apart, read in the lanes that run."""
+        mask: Operand | None = None
+        for before in range(end // step + 1) if self.indices.mask is not None else ():
+            lanes = [_reader(number, step, end, before) for number in range(start, start + LANES)]
+            part = spread(self.b, self.indices.mask, lanes)
+            mask = part if mask is None else self.b.or_(mask, part)
+        address = self._address(buffer, first + start)
+        kind = (buffer, first + start, "window")
+        return self.indices.once(
+            self.made, kind, [first], lambda: self._vector(buffer, address, mask)
+        )
+
+    def _vector(self, buffer: Buffer, address: Operand, mask: Operand | None) -> Operand:
         kind = vector_of(memory_type(buffer.dtype))
-        address = self._address(buffer, offset)
         if mask is None or buffer.is_local:
             return self.b.load(
                 address, align=64 if buffer.is_local else buffer.dtype.bytes, typ=kind
@@ -224,7 +242,8 @@ class Memory:
         if not self.indices.in_lanes:
             self.b.store(value, self._address(buffer, offset.whole))
         elif offset.slope == 1:
-            self._store_neighbours(buffer, offset.without_lane, self.f.vector(value))
+            hint = store.bypasses_cache and _starts_at_vectors(offset.without_lane)
+            self._store_neighbours(buffer, offset.without_lane, self.f.vector(value), hint)
         else:
             self._scatter(buffer, self.indices.extent(offset.whole), self.f.vector(value))
         if buffer.is_local:
@@ -233,8 +252,13 @@ class Memory:
         else:
             self.made.clear()  # an output may lie where an input does
 
-    def _store_neighbours(self, buffer: Buffer, offset: Extent, value: Operand) -> None:
+    def _store_neighbours(
+        self, buffer: Buffer, offset: Extent, value: Operand, bypasses_cache: bool
+    ) -> None:
         address, mask = self._address(buffer, offset), self.indices.mask
+        if bypasses_cache and mask is None:
+            self._stream(buffer, address, value)
+            return
         if mask is None or buffer.is_local:
             self.b.store(value, address, align=64 if buffer.is_local else buffer.dtype.bytes)
             return
@@ -243,6 +267,30 @@ class Memory:
             f"llvm.masked.store.{suffix(kind)}.p0", ir.VoidType(), [kind, PTR, I32, mask.type]
         )
         self.b.call(function, [value, address, I32(buffer.dtype.bytes), mask])
+
+    def _stream(self, buffer: Buffer, address: Operand, value: Operand) -> None:
+        """Past the caches, which needs whole lines: where the caller's array starts at one."""
+        with self.b.if_else(self._starts_at_line(buffer), likely=True) as (at_line, elsewhere):
+            with at_line:
+                store = self.b.store(value, address, align=min(LINE, LANES * buffer.dtype.bytes))
+                store.set_metadata("nontemporal", self.f.module.add_metadata([I32(1)]))
+            with elsewhere:
+                self.b.store(value, address, align=buffer.dtype.bytes)
+
+    def _starts_at_line(self, buffer: Buffer) -> Operand:
+        """Whether a buffer's first element starts a cache line."""
+        if buffer not in self.at_lines:
+            with self.b.goto_entry_block():
+                address = self.b.ptrtoint(self.pointers[buffer], I64)
+                rest = self.b.and_(address, I64(LINE - 1))
+                self.at_lines[buffer] = self.b.icmp_unsigned("==", rest, I64(0))
+        return self.at_lines[buffer]
+
+    def fence(self) -> None:
+        """Behind the last store: what went past the caches is seen before what follows."""
+        name = self.f.cpu.architecture.store_fence
+        if self.at_lines and name:
+            self.b.call(self.f.intrinsic(name, ir.VoidType(), []), [])
 
     def _scatter(self, buffer: Buffer, offsets: Any, value: Operand) -> None:
         offsets, mask = self.f.vector(self.indices.i64(offsets)), self.indices.mask
@@ -254,6 +302,20 @@ class Memory:
                 continue
             with self.f.if_then(self.b.extract_element(mask, I32(lane))):
                 self.b.store(element, self._pointer(buffer, at))
+
+
+def _reader(number: int, step: int, end: int, before: int) -> int | None:
+    """The lane whose window holds an element, so many before the last one that may; None if it
+    does not."""
+    lane = number // step - before
+    return lane if 0 <= lane < LANES and number - lane * step <= end else None
+
+
+def _starts_at_vectors(offset: Extent) -> bool:
+    """Whether an offset is a multiple of LANES, whatever its variables are."""
+    if isinstance(offset, int):
+        return offset % LANES == 0
+    return all(factor % LANES == 0 for _, factor in offset.terms)
 
 
 __all__ = ["Memory"]

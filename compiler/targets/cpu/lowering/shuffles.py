@@ -33,9 +33,9 @@ def picked(b: ir.IRBuilder, parts: Sequence[Operand], starts: Sequence[int], ste
     """The elements 0, step, 2 step, … of memory, of which part k holds those from ``starts[k]``
     on."""
     result = parts[0]
-    order = [
-        min(lane * step, LANES - 1) for lane in range(LANES)
-    ]  # what the first holds; the rest is taken from later ones
+    order = [  # what the first holds; the rest is taken from later ones
+        min(lane * step - starts[0], LANES - 1) for lane in range(LANES)
+    ]
     for part, start in zip(parts[1:], starts[1:], strict=True):
         order = [
             LANES + e - start if start <= (e := lane * step) < start + LANES else order[lane]
