@@ -32,6 +32,7 @@ from .ir import (
 from .row_form import RowForm, decoded
 from .row_lanes import Rows, Spot, Vector, each_unit, merged_from, segments, vector_loop, vectors_of
 from .row_passes import Pass, Passes
+from .unrolling import copies_of
 
 SUMS = 4  # vectors of sums at a time
 SYMBOLIC_ROWS = 8  # of a work item whose rows have any length
@@ -98,6 +99,9 @@ class Along(Rows):
         """How many vectors of sums are kept."""
         length = self.segment(root)
         return min(SUMS, max(1, length // LANES)) if isinstance(length, int) else SUMS
+
+    def copies(self, root: Expr) -> int:
+        return min(copies_of(root), self.units(root))
 
     def segment(self, root: Expr) -> Extent:
         """How many elements of a row lie behind each other for what is computed of them."""

@@ -104,7 +104,7 @@ class Rows:
     def stored(self, root: Expr, row: Extent, conditions: tuple[Extent, ...]) -> Statement:
         """The last pass: the result's elements, or its number of the row."""
         if self.form.is_row:
-            return self.sweep(root, row, 1, self.storer(root), conditions)
+            return self.sweep(root, row, self.copies(root), self.storer(root), conditions)
         value = self.placed(root, self.spot(row, conditions))
         return self.of_row(guard(conditions, Store(self.flat[self.elements.out], (row,), value)))
 
@@ -128,6 +128,10 @@ class Rows:
     def of_row(self, statement: Statement) -> Statement:
         """A statement for a row."""
         return statement
+
+    def copies(self, root: Expr) -> int:
+        """How many vectors of the result an iteration makes."""
+        return 1
 
     def keeps_in(self, step: Pass) -> Buffer:
         raise NotImplementedError

@@ -16,12 +16,13 @@ from .... import scalar
 from ....dim import Extent
 from ....loops.ir import LANES, LaneFold, Load
 from ....scalar import Bitcast, Call, Cast, Checked, Expr, Guarded, Index, Literal
-from ....tensor_type import BOOL, FLOAT32, DType
+from ....tensor_type import BOOL, FLOAT32, FLOAT64, DType
 from .casts import cast
 from .function import Function
 from .indices import Indices
 from .memory import Memory
 from .primitives import primitive
+from .quotients import divided
 from .representation import (
     I16,
     I32,
@@ -95,9 +96,11 @@ class Expressions:
     def _call(
         self, function: str, values: list[Operand], arguments: Sequence[Expr], dtype: DType
     ) -> Operand:
-        if any(map(is_vector, values)):
-            values = [self.f.vector(v) for v in values]
         source = arguments[-1].dtype
+        if any(map(is_vector, values)):
+            if function == "div" and source in (FLOAT32, FLOAT64) and not is_vector(values[1]):
+                return divided(self.f, source, *values)
+            values = [self.f.vector(v) for v in values]
         if source.is_float and source.bytes < 4 and function != "select":
             wide = [
                 cast(self.f, v, a.dtype, FLOAT32) for v, a in zip(values, arguments, strict=True)

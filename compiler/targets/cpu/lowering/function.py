@@ -136,6 +136,20 @@ class Function:
         phi.add_incoming(zero_of_type(kind), before)
         return phi
 
+    def either(
+        self, flag: Operand, usual: Callable[[], Operand], other: Callable[[], Operand]
+    ) -> Operand:
+        """One of two values, made under the flag or, which is seldom, where it does not hold."""
+        made: list[tuple[Operand, ir.Block]] = []
+        with self.b.if_else(flag, likely=True) as branches:
+            for branch, make in zip(branches, (usual, other), strict=True):
+                with branch, self.numbers.inside():
+                    made.append((make(), self.b.block))
+        phi = self.b.phi(made[0][0].type)
+        for value, block in made:
+            phi.add_incoming(value, block)
+        return phi
+
     # -- instructions ------------------------------------------------------------------------------
 
     def both(self, left: Operand | None, right: Operand | None) -> Operand | None:
