@@ -8,12 +8,25 @@ iteration where the formula is short, and the last ones under a condition.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 
 from .. import dim, scalar
 from ..dim import Dim, Extent, Symbol
 from ..scalar import Checked, Expr, Guarded, Index
 from .elements import Axis, Elements
-from .ir import LANE, LANES, Buffer, Kind, Load, Statement, Store, block, guard, loop
+from .ir import (
+    LANE,
+    LANES,
+    Allocate,
+    Buffer,
+    Kind,
+    Load,
+    Statement,
+    Store,
+    block,
+    guard,
+    loop,
+)
 from .unrolling import copies_of
 
 CHUNK = 256  # vectors in one work item
@@ -31,44 +44,60 @@ def linear_loops(
         return None
     flat = {b: Buffer(b.name, b.dtype, (dim.product(b.shape),)) for b in elements.arguments}
 
-    def store(start: Extent, last: Extent | None) -> Statement:
-        """A vector; lanes behind ``last``, if it is given, are left out."""
-        at = start + Dim.of(LANE)
-        assignment = Store(flat[elements.out], (at,), _flattened(value, flat, at))
-        conditions = () if last is None else (last - at,)
-        return loop(LANE, LANES, guard(conditions, assignment), Kind.VECTOR)
-
-    return (*_chunks(dim.product(elements.out.shape), Dim.of(item), copies_of(value), store), flat)
+    total, base = dim.product(elements.out.shape), Dim.of(item) * CHUNK * LANES
+    walk = _Walk(flat[elements.out], lambda at: _flattened(value, flat, at), copies_of(value))
+    local = Buffer(elements.local_name("t"), walk.out.dtype, (walk.copies, LANES), is_local=True)
+    return dim.ceil_div(total, CHUNK * LANES), walk.chunk(base, total, local), flat
 
 
-def _chunks(
-    total: Extent, item: Dim, copies: int, store: Callable[[Extent, Extent | None], Statement]
-) -> tuple[Extent, Statement]:
-    """(work items, a statement for every vector): groups of ``copies`` vectors, then those that
-    fill no group.
+@dataclass(frozen=True)
+class _Walk:
+    """How a work item goes along the output: ``copies`` vectors an iteration, of elements that
+    ``element`` makes.
     """
-    step, chunk = copies * LANES, CHUNK * LANES
-    items, base = dim.ceil_div(total, chunk), item * chunk
-    groups = Axis.of("v", dim.minimum(CHUNK // copies, (total - base) // step))
-    whole = loop(groups.symbol, groups.extent, _group(base + groups.position * step, copies, store))
-    if isinstance(total, int) and total % step == 0:
-        return items, whole
-    is_small = isinstance(total, int) and total < step
-    rest = base if is_small else base + groups.extent * step
-    single = Axis.of("t", dim.ceil_div(total % step, LANES) if isinstance(total, int) else copies)
-    vector = store(rest + single.position * LANES, total - 1)
-    last = guard((base + chunk - 1 - rest,), loop(single.symbol, single.extent, vector))
-    return items, last if is_small else block(whole, last)
+
+    out: Buffer
+    element: Callable[[Extent], Expr]
+    copies: int
+
+    def chunk(self, base: Extent, total: Extent, local: Buffer) -> Statement:
+        """A statement for every vector: groups, and then those that fill no group."""
+        step = self.copies * LANES
+        groups = Axis.of("v", dim.minimum(CHUNK // self.copies, (total - base) // step))
+        group = self.group(base + groups.position * step, local)
+        whole = loop(groups.symbol, groups.extent, group)
+        if isinstance(total, int) and total % step == 0:
+            return whole
+        is_small = isinstance(total, int) and total < step
+        rest = base if is_small else base + groups.extent * step
+        vectors = dim.ceil_div(total % step, LANES) if isinstance(total, int) else self.copies
+        single = Axis.of("t", vectors)
+        at = rest + single.position * LANES + Dim.of(LANE)
+        vector = loop(LANE, LANES, guard((total - 1 - at,), self.store(at)), Kind.VECTOR)
+        is_open = base + (CHUNK * LANES - 1) - rest
+        last = guard((is_open,), loop(single.symbol, single.extent, vector))
+        return last if is_small else block(whole, last)
+
+    def group(self, start: Extent, local: Buffer) -> Statement:
+        """All are computed before the first is stored: a CPU may take a load for one of what was
+        just stored 4096 bytes away, and wait.
+        """
+        if self.copies == 1:
+            return loop(LANE, LANES, self.store(start + Dim.of(LANE)), Kind.VECTOR)
+        copy, lane = Axis.of("u", self.copies), Dim.of(LANE)
+        at, kept = start + copy.position * LANES + lane, (copy.position, lane)
+        make = Store(local, kept, self.element(at))
+        write = Store(self.out, (at,), Load(local, kept))
+        return Allocate(local, block(*(_each(copy, statement) for statement in (make, write))))
+
+    def store(self, at: Extent) -> Statement:
+        return Store(self.out, (at,), self.element(at))
 
 
-def _group(
-    start: Extent, copies: int, store: Callable[[Extent, Extent | None], Statement]
-) -> Statement:
-    if copies == 1:
-        return store(start, None)
-    copy = Axis.of("u", copies)
-    vector = store(start + copy.position * LANES, None)
-    return loop(copy.symbol, copies, vector, Kind.UNROLLED)
+def _each(copy: Axis, statement: Statement) -> Statement:
+    return loop(
+        copy.symbol, copy.extent, loop(LANE, LANES, statement, Kind.VECTOR), Kind.UNROLLED
+    )
 
 
 def _is_aligned(node: Expr, out: Buffer, position: tuple[Extent, ...]) -> bool:

@@ -35,6 +35,9 @@ from .row_passes import Pass, Passes
 from .unrolling import copies_of
 
 SUMS = 4  # vectors of sums at a time
+# The same in the first pass, which waits for memory: where loads run far ahead of it, those of a row
+# are all under way before the prefetchers of a CPU see them, and no later ones are.
+FIRST_SUMS = 2
 SYMBOLIC_ROWS = 8  # of a work item whose rows have any length
 
 
@@ -98,7 +101,8 @@ class Along(Rows):
     def units(self, root: Expr) -> int:
         """How many vectors of sums are kept."""
         length = self.segment(root)
-        return min(SUMS, max(1, length // LANES)) if isinstance(length, int) else SUMS
+        most = FIRST_SUMS if root is self.passes.steps[0].root else SUMS
+        return min(most, max(1, length // LANES)) if isinstance(length, int) else most
 
     def copies(self, root: Expr) -> int:
         return min(copies_of(root), self.units(root))

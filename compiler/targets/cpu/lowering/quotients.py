@@ -1,17 +1,22 @@
-"""Vectors divided by one number: a product with its reciprocal, rounded once more, in place of a
-division, which takes a CPU several times as long.
+"""Vectors divided by one number: a product and an fma with its reciprocal in two parts, in place of
+a division, which takes a CPU several times as long.
 
-With r = 1 / y rounded, q = x r is less than two units off; what is left of x, x - q y, is exact by
-fma, and q + (x - q y) r is the quotient, rounded as a division rounds it (Markstein 1990). Where x
-or the quotient is infinite that sum is NaN, and q is right. Divisors outside ``RANGE``, whose
-reciprocals may be denormal or infinite, divide, as all do on CPUs without fma. Of dividends below
-1 / RANGE, what is left has too few digits: there the result may be the quotient's neighbour.
+1 / y = r + s, where r has the digits of a float and s those behind them, so x / y = x r + x s, and
+fma rounds that once (Brisebarre, Muller and Raina 2004). The two products are off by less than
+2^-21 units in the last place: the result is the quotient, rounded as a division rounds it, but for
+about one in some millions of quotients that lie so close to the middle between two numbers. r is
+the smaller in size, so that s has its sign: infinite x give infinite quotients, and no NaN.
+
+Divisors outside ``RANGE``, whose reciprocals may be denormal or infinite, divide, as all do on CPUs
+without fma. Denormal quotients may be the division's neighbours, too.
 """
 
 from __future__ import annotations
 
 import math
+from fractions import Fraction
 
+import numpy as np
 from llvmlite import ir
 
 from ....tensor_type import DType
@@ -26,35 +31,47 @@ def divided(f: Function, dtype: DType, x: Operand, y: Operand) -> Operand:
     if not f.cpu.has_fma:
         return f.b.fdiv(x, f.vector(y))
     if isinstance(y, ir.Constant):
-        return _by_constant(f, dtype, x, y)
-    flag = f.numbers.once(("has a reciprocal", y), lambda: _has_reciprocal(f, dtype, y))
-    inverse = f.numbers.once(
-        ("reciprocal", y), lambda: f.b.fdiv(literal(1.0, dtype), y)
-    )
-    both = f.vector(y), f.vector(inverse)
-    return f.either(flag, lambda: _rounded(f, x, *both), lambda: f.b.fdiv(x, both[0]))
+        parts = _parts_of_constant(dtype, y.constant)
+        return f.b.fdiv(x, f.vector(y)) if parts is None else _product(f, x, *parts)
+    has_parts = f.numbers.once(("has a reciprocal", y), lambda: _has_parts(f, dtype, y))
+    high = f.numbers.once(("reciprocal", y), lambda: _high(f, dtype, y))
+    low = f.numbers.once(("rest of the reciprocal", y), lambda: _low(f, dtype, y, high))
+    every = [f.vector(part) for part in (y, high, low)]  # before the branch, for all copies
+    return f.either(has_parts, lambda: _product(f, x, *every[1:]), lambda: f.b.fdiv(x, every[0]))
 
 
-def _by_constant(f: Function, dtype: DType, x: Operand, y: ir.Constant) -> Operand:
-    number = dtype.numpy.type(y.constant)
-    is_exact = abs(math.frexp(number)[0]) == 0.5  # LLVM multiplies by it
-    if is_exact or not 1 / RANGE[dtype.bytes] <= abs(number) <= RANGE[dtype.bytes]:
-        return f.b.fdiv(x, f.vector(y))
-    inverse = literal(float(dtype.numpy.type(1) / number), dtype)
-    return _rounded(f, x, f.vector(y), f.vector(inverse))
+def _product(f: Function, x: Operand, high: Operand, low: Operand) -> Operand:
+    return f.fma(x, f.vector(high), f.b.fmul(x, f.vector(low)))
 
 
-def _rounded(f: Function, x: Operand, y: Operand, inverse: Operand) -> Operand:
-    quotient = f.b.fmul(x, inverse)
-    rest = f.fma(f.b.fneg(quotient), y, x)
-    nearest = f.fma(rest, inverse, quotient)
-    return f.b.select(f.b.fcmp_unordered("uno", nearest, nearest), quotient, nearest)
-
-
-def _has_reciprocal(f: Function, dtype: DType, y: Operand) -> Operand:
+def _has_parts(f: Function, dtype: DType, y: Operand) -> Operand:
     size, most = f.unary("llvm.fabs", y), RANGE[dtype.bytes]
     is_large = f.b.fcmp_ordered(">=", size, literal(1 / most, dtype))
     return f.b.and_(is_large, f.b.fcmp_ordered("<=", size, literal(most, dtype)))
+
+
+def _high(f: Function, dtype: DType, y: Operand) -> Operand:
+    """The number next to 1 / y, rounded, towards zero."""
+    bits = ir.IntType(dtype.bytes * 8)
+    nearest = f.b.bitcast(f.b.fdiv(literal(1.0, dtype), y), bits)
+    return f.b.bitcast(f.b.sub(nearest, bits(1)), y.type)
+
+
+def _low(f: Function, dtype: DType, y: Operand, high: Operand) -> Operand:
+    """1 / y - high, as (1 - y high) high."""
+    rest = f.fma(f.b.fneg(y), high, literal(1.0, dtype))
+    return f.b.fmul(rest, high)
+
+
+def _parts_of_constant(dtype: DType, number: float) -> tuple[ir.Constant, ir.Constant] | None:
+    """The parts of a reciprocal; None if it has none, or is a float, by which LLVM multiplies."""
+    y = dtype.numpy.type(number)
+    is_power = abs(math.frexp(y)[0]) == 0.5
+    if is_power or not 1 / RANGE[dtype.bytes] <= abs(y) <= RANGE[dtype.bytes]:
+        return None
+    high = np.nextafter(dtype.numpy.type(1) / y, dtype.numpy.type(0))
+    low = dtype.numpy.type(1 / Fraction(float(y)) - Fraction(float(high)))
+    return literal(float(high), dtype), literal(float(low), dtype)
 
 
 __all__ = ["RANGE", "divided"]
