@@ -6,7 +6,7 @@ Floats smaller than float32 compute in float32 and round once.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import partial
 from typing import Any
 
@@ -18,6 +18,7 @@ from ....loops.ir import LANES, LaneFold, Load
 from ....scalar import Bitcast, Call, Cast, Checked, Expr, Guarded, Index, Literal
 from ....tensor_type import BOOL, FLOAT32, FLOAT64, DType
 from .casts import cast
+from ..vector_math import scaling
 from .function import Function
 from .indices import Indices
 from .memory import Memory
@@ -28,6 +29,7 @@ from .representation import (
     I32,
     Operand,
     Undefined,
+    constant,
     is_vector,
     like,
     literal,
@@ -55,10 +57,18 @@ class Expressions:
         if root not in self.orders:
             self.orders[root] = scalar.post_order([root], closed=(Guarded, Load))
         for node in self.orders[root]:
-            values[id(node)] = self._value(
+            values[id(node)] = self._scaled(node, values) or self._value(
                 node, [values.get(id(child)) for child in scalar.children(node)]
             )
         return values[id(root)]
+
+    def _scaled(self, node: Expr, values: Mapping[int, Operand]) -> Operand | None:
+        """A product with a power of two, where the CPU has an instruction for it."""
+        found = scaling(node) if self.f.cpu.has_scaling and node.dtype is FLOAT32 else None
+        if found is None or not is_vector(values[id(found[0])]):
+            return None
+        x, total, magic = values[id(found[0])], values[id(found[1])], found[2]
+        return self.f.scaled(x, self.b.fsub(total, constant(x, ir.FloatType(), magic)))
 
     def _value(self, node: Expr, inner: Sequence[Any]) -> Operand:
         """A node's value from those of its sub-expressions; guards and loads make theirs

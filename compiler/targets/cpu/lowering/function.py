@@ -14,6 +14,7 @@ from llvmlite import ir
 
 from ..machine import Cpu
 from .representation import (
+    I16,
     I32,
     I64,
     PTR,
@@ -191,6 +192,12 @@ class Function:
             if self.cpu.has_rounding
             else emit_rounding(self.b, direction, x)
         )
+
+    def scaled(self, x: Operand, n: Operand) -> Operand:
+        """x * 2^n, rounded once, by the CPU's instruction: of vectors of float32."""
+        kinds = [x.type, x.type, x.type, I16, I32]
+        function = self.intrinsic("llvm.x86.avx512.mask.scalef.ps.512", x.type, kinds)
+        return self.b.call(function, [x, n, zero_of_type(x.type), I16(-1), I32(4)])
 
     def fma(self, x: Operand, y: Operand, z: Operand) -> Operand:
         """One rounding where the CPU has fma; else a product and a sum (llvm.fma would call a
