@@ -95,9 +95,7 @@ class _Walk:
 
 
 def _each(copy: Axis, statement: Statement) -> Statement:
-    return loop(
-        copy.symbol, copy.extent, loop(LANE, LANES, statement, Kind.VECTOR), Kind.UNROLLED
-    )
+    return loop(copy.symbol, copy.extent, loop(LANE, LANES, statement, Kind.VECTOR), Kind.UNROLLED)
 
 
 def _is_aligned(node: Expr, out: Buffer, position: tuple[Extent, ...]) -> bool:

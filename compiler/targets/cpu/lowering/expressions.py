@@ -17,8 +17,8 @@ from ....dim import Extent
 from ....loops.ir import LANES, LaneFold, Load
 from ....scalar import Bitcast, Call, Cast, Checked, Expr, Guarded, Index, Literal
 from ....tensor_type import BOOL, FLOAT32, FLOAT64, DType
-from .casts import cast
 from ..vector_math import scaling
+from .casts import cast
 from .function import Function
 from .indices import Indices
 from .memory import Memory

@@ -34,9 +34,7 @@ def kernel(dtype: DType, rows: int, divisor: float | None = None) -> Kernel:
     x, y = (Buffer(name, dtype, (rows, VECTORS, LANES)) for name in ("x", "y"))
     d = Buffer("d", dtype, (rows,))
     by: Expr = Load(d, at[:1]) if divisor is None else literal(divisor, dtype)
-    body = loop(
-        vector, VECTORS, loop(LANE, LANES, Store(y, at, Load(x, at) / by), Kind.VECTOR)
-    )
+    body = loop(vector, VECTORS, loop(LANE, LANES, Store(y, at, Load(x, at) / by), Kind.VECTOR))
     return Kernel(KERNEL, (x, d, y), (), rows, row, body)
 
 
@@ -76,7 +74,14 @@ def test_special_values(dtype: DType) -> None:
     be the division's neighbour.
     """
     info = np.finfo(dtype.numpy)
-    ends = (info.max, info.tiny, info.smallest_subnormal, info.max / 3, 1 / RANGE[dtype.bytes], 3e-3)
+    ends = (
+        info.max,
+        info.tiny,
+        info.smallest_subnormal,
+        info.max / 3,
+        1 / RANGE[dtype.bytes],
+        3e-3,
+    )
     d = np.asarray([*SPECIAL, *ends, *(-np.asarray(ends))], dtype.numpy)
     x = np.resize(d, (d.size, VECTORS, LANES))
     exact = expected(x, d)
