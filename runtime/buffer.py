@@ -42,9 +42,8 @@ def numpy_dtype(name: str) -> np.dtype[Any]:
 
 def empty(shape: Sequence[int], port: PortInfo) -> Array:
     """An array for a port's values, large ones at the start of a cache line: there each vector is
-    stored into one line, elsewhere into two. NumPy's own large arrays begin with a page; those
-    made here begin in the middle of one, for a CPU may take a load for one of what was just
-    stored whole pages away, and wait until that is in the cache.
+    stored into one line, elsewhere into two. The largest begin with a page, as NumPy's own do: a
+    CPU may take a load for one of what was just stored whole pages away, and wait.
     """
     dtype = numpy_dtype(port.dtype)
     size = math.prod(shape) * dtype.itemsize
