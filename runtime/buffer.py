@@ -24,6 +24,7 @@ from .program import PortInfo
 
 Array: TypeAlias = npt.NDArray[Any]
 LINE = 64  # bytes of a cache line, and of the widest store
+PAGE = 4096
 
 
 @cache
@@ -41,13 +42,16 @@ def numpy_dtype(name: str) -> np.dtype[Any]:
 
 def empty(shape: Sequence[int], port: PortInfo) -> Array:
     """An array for a port's values, large ones at the start of a cache line: there each vector is
-    stored into one line, elsewhere into two."""
+    stored into one line, elsewhere into two. The largest begin with a page, as NumPy's own do: a
+    CPU may take a load for one of what was just stored whole pages away, and wait.
+    """
     dtype = numpy_dtype(port.dtype)
     size = math.prod(shape) * dtype.itemsize
     if size < 16 * LINE:
         return np.empty(shape, dtype)
-    memory = np.empty(size + LINE, np.uint8)
-    first = -memory.ctypes.data % LINE
+    room = PAGE if size >= 16 * PAGE else LINE
+    memory = np.empty(size + room, np.uint8)
+    first = -memory.ctypes.data % room
     return memory[first : first + size].view(dtype).reshape(shape)
 
 

@@ -26,14 +26,19 @@ from .ir import (
     Statement,
     Store,
     block,
+    guard,
     loop,
     variable,
 )
 from .row_form import RowForm, decoded
 from .row_lanes import Rows, Spot, Vector, each_unit, merged_from, segments, vector_loop, vectors_of
 from .row_passes import Pass, Passes
+from .unrolling import copies_of
 
 SUMS = 4  # vectors of sums at a time
+# The same in the first pass, which waits for memory: where loads run far ahead of it, those of a row
+# are all under way before the prefetchers of a CPU see them, and no later ones are.
+FIRST_SUMS = 2
 SYMBOLIC_ROWS = 8  # of a work item whose rows have any length
 
 
@@ -72,11 +77,13 @@ class Along(Rows):
         dtype = accumulated_in(node.output.dtype)
         units = self.units(step.root)
         total = self.local("t", dtype, (units, LANES))
+        made = None if step.keeps is None else self.made_in(step.root, units)
         has_any_length = compute.combine != "add" or not dtype.is_float
         if has_any_length or self.chain(step.root, units) <= plan.CHAIN:
-            sums = self.sweep(step.root, row, units, self.adder(step, node, total), ())
+            sums = self.sweep(step.root, row, units, self.adder(step, node, total, made), ())
         else:
-            sums = self._in_chunks(step, node, total, row)
+            sums = self._in_chunks(step, node, total, row, made)
+        sums = sums if made is None else Allocate(made, sums)
         return Allocate(
             total, block(self.clear(total, node), sums, self.folded(total, node, result))
         )
@@ -97,7 +104,11 @@ class Along(Rows):
     def units(self, root: Expr) -> int:
         """How many vectors of sums are kept."""
         length = self.segment(root)
-        return min(SUMS, max(1, length // LANES)) if isinstance(length, int) else SUMS
+        most = FIRST_SUMS if root is self.passes.steps[0].root else SUMS
+        return min(most, max(1, length // LANES)) if isinstance(length, int) else most
+
+    def copies(self, root: Expr) -> int:
+        return min(copies_of(root), self.units(root))
 
     def segment(self, root: Expr) -> Extent:
         """How many elements of a row lie behind each other for what is computed of them."""
@@ -117,22 +128,57 @@ class Along(Rows):
             length // segment * (vectors // units + (vectors % units > 0) + (segment % LANES > 0))
         )
 
-    def adder(self, step: Pass, node: Node, total: Buffer) -> Vector:
-        def add(spot: Spot) -> Statement:
-            keep, term = self.term(step, spot, total.dtype)
+    def adder(self, step: Pass, node: Node, total: Buffer, made: Buffer | None) -> Vector:
+        def add(spot: Spot) -> tuple[Statement, ...]:
             at = (spot.unit, Dim.of(LANE))
-            return vector_loop(
-                *keep, Store(total, at, self.added(node, term, Load(total, at), spot.conditions))
-            )
+            make, value = self.early(step.root, spot, made)
+            keep, term = self.term(step, spot, total.dtype, value)
+            sum_ = self.added(node, term, Load(total, at), spot.conditions)
+            return *make, vector_loop(*keep, Store(total, at, sum_))
 
         return add
+
+    def stored(self, root: Expr, row: Extent, conditions: tuple[Extent, ...]) -> Statement:
+        copies = self.copies(root)
+        made = self.made_in(root, copies if self.form.is_row else 1)
+        if made is None:
+            return super().stored(root, row, conditions)
+        out = self.flat[self.elements.out]
+
+        def store(spot: Spot) -> tuple[Statement, ...]:
+            make, value = self.early(root, spot, made)
+            write = Store(out, (spot.row, spot.at), value or self.placed(root, spot))
+            return *make, vector_loop(guard(spot.conditions, write))
+
+        return Allocate(made, self.sweep(root, row, copies, store, conditions))
+
+    def made_in(self, root: Expr, units: int) -> Buffer | None:
+        """What the vectors of an iteration are made in before the first of them is stored: a CPU
+        may take a load for one of what was just stored 4096 bytes away, and wait. None, where
+        vectors are made one at a time.
+        """
+        is_single = self.is_short or units == 1
+        return None if is_single else self.local("e", root.dtype, (units, LANES))
+
+    def early(
+        self, root: Expr, spot: Spot, made: Buffer | None
+    ) -> tuple[tuple[Statement, ...], Expr | None]:
+        """(what makes a vector of elements, the elements), if that is done before they are
+        stored.
+        """
+        if made is None or spot.conditions:
+            return (), None
+        place = (spot.unit, Dim.of(LANE))
+        return (vector_loop(Store(made, place, self.placed(root, spot))),), Load(made, place)
 
     def clear(self, total: Buffer, node: Node) -> Statement:
         compute = self.elements.computes[node]
         neutral = scalar.literal(neutral_of(compute, total.dtype), total.dtype)
         return each_unit(total, lambda at: Store(total, at, neutral))
 
-    def _in_chunks(self, step: Pass, node: Node, total: Buffer, row: Extent) -> Statement:
+    def _in_chunks(
+        self, step: Pass, node: Node, total: Buffer, row: Extent, made: Buffer | None
+    ) -> Statement:
         """Adds up partial sums of as many terms as a chain may have."""
         compute = self.elements.computes[node]
         partial = self.local("a", total.dtype, total.shape)  # type: ignore[arg-type]
@@ -148,9 +194,8 @@ class Along(Rows):
         units = total.shape[0]
         assert isinstance(units, int)
         chunk = max(plan.CHAIN // 2, 1) * units * LANES
-        return Allocate(
-            partial, self.swept(step.root, row, units, self.adder(step, node, partial), chunk, part)
-        )
+        add = self.adder(step, node, partial, made)
+        return Allocate(partial, self.swept(step.root, row, units, add, chunk, part))
 
     def sweep(
         self, root: Expr, row: Extent, units: int, make: Vector, conditions: tuple[Extent, ...]
@@ -158,12 +203,12 @@ class Along(Rows):
         if not self.is_short:
             return self.swept(root, row, units, make, None, lambda sums: sums)
         known = self.decoded(row)
-        statements = []
+        statements: list[Statement] = []
         for vector in range(vectors_of(self.form.length)):
             at = Dim.of(LANE) + vector * LANES
             inside = dim.unproved([self.form.length - 1 - at])
             positions = {**known, **decoded(self.form.reduced, at)}
-            statements.append(make(Spot(row, at, positions, vector % units, vector, inside)))
+            statements += make(Spot(row, at, positions, vector % units, vector, inside))
         return block(*statements)
 
     def swept(
@@ -186,7 +231,7 @@ class Along(Rows):
 
         def made(
             at: Extent, unit: Extent, vector: Extent, conditions: tuple[Extent, ...]
-        ) -> Statement:
+        ) -> tuple[Statement, ...]:
             positions = (
                 {**known, **decoded(inner, at)}
                 if len(inner) > 1

@@ -35,7 +35,8 @@ from .row_form import RowForm, decoded
 from .row_passes import Pass, Passes
 from .strides import takes_apart
 
-Vector: TypeAlias = "Callable[[Spot], Statement]"
+# The statements for a vector; each is run for all vectors of an iteration before the next one is.
+Vector: TypeAlias = "Callable[[Spot], tuple[Statement, ...]]"
 
 
 @dataclass(frozen=True)
@@ -104,7 +105,7 @@ class Rows:
     def stored(self, root: Expr, row: Extent, conditions: tuple[Extent, ...]) -> Statement:
         """The last pass: the result's elements, or its number of the row."""
         if self.form.is_row:
-            return self.sweep(root, row, 1, self.storer(root), conditions)
+            return self.sweep(root, row, self.copies(root), self.storer(root), conditions)
         value = self.placed(root, self.spot(row, conditions))
         return self.of_row(guard(conditions, Store(self.flat[self.elements.out], (row,), value)))
 
@@ -112,10 +113,9 @@ class Rows:
         """Stores elements of the result."""
         out = self.flat[self.elements.out]
 
-        def store(spot: Spot) -> Statement:
-            return vector_loop(
-                guard(spot.conditions, Store(out, (spot.row, spot.at), self.placed(root, spot)))
-            )
+        def store(spot: Spot) -> tuple[Statement, ...]:
+            value = self.placed(root, spot)
+            return (vector_loop(guard(spot.conditions, Store(out, (spot.row, spot.at), value))),)
 
         return store
 
@@ -128,6 +128,10 @@ class Rows:
     def of_row(self, statement: Statement) -> Statement:
         """A statement for a row."""
         return statement
+
+    def copies(self, root: Expr) -> int:
+        """How many vectors of the result an iteration makes."""
+        return 1
 
     def keeps_in(self, step: Pass) -> Buffer:
         raise NotImplementedError
@@ -204,9 +208,13 @@ class Rows:
         )
         return scalar.call(compute.combine, present, counted)
 
-    def term(self, step: Pass, spot: Spot, dtype: DType) -> tuple[tuple[Statement, ...], Expr]:
-        """(what keeps the element, the element as it is added up)"""
-        value = self.placed(step.root, spot)
+    def term(
+        self, step: Pass, spot: Spot, dtype: DType, made: Expr | None = None
+    ) -> tuple[tuple[Statement, ...], Expr]:
+        """(what keeps the element, the element as it is added up); ``made``: the element, if it is
+        made already.
+        """
+        value = made or self.placed(step.root, spot)
         if step.keeps is None:
             return (), widened(value, dtype)
         place, at = self.kept[step.keeps], self.kept_at(spot)
@@ -238,9 +246,9 @@ def each_unit(buffer: Buffer, make: Callable[[tuple[Extent, ...]], Statement]) -
 
 def segments(
     start: Extent, length: Extent, units: int,
-    make: Callable[[Extent, Extent, Extent, tuple[Extent, ...]], Statement],
+    make: Callable[[Extent, Extent, Extent, tuple[Extent, ...]], tuple[Statement, ...]],
 ) -> Statement:  # fmt: skip
-    """A statement for every vector: several at a time, one at a time, and a last one of fewer
+    """Statements for every vector: several at a time, one at a time, and a last one of fewer
     lanes."""
     lane, full = Dim.of(LANE), length // LANES
     groups, rest = full // units, full % units
@@ -249,21 +257,23 @@ def segments(
         group, unit = variable("v", groups), variable("u", units)
         at_unit: Extent = Dim.of(unit) if units > 1 else 0
         vector = Dim.of(group) * units + at_unit
-        body = make(start + vector * LANES + lane, at_unit, vector, ())
-        statements.append(
-            loop(group, groups, loop(unit, units, body, Kind.UNROLLED) if units > 1 else body)
-        )
+        bodies = make(start + vector * LANES + lane, at_unit, vector, ())
+        if units > 1:
+            bodies = tuple(loop(unit, units, body, Kind.UNROLLED) for body in bodies)
+        statements.append(loop(group, groups, block(*bodies)))
     if rest != 0:
         single = variable("t", rest)
         vector = groups * units + Dim.of(single)
         is_known = isinstance(rest, int)
-        body = make(start + vector * LANES + lane, Dim.of(single) if is_known else 0, vector, ())
+        body = block(
+            *make(start + vector * LANES + lane, Dim.of(single) if is_known else 0, vector, ())
+        )
         if not is_known:  # always so, and said because it does not follow from ranges alone
             body = guard((length - LANES - vector * LANES,), body)
         statements.append(loop(single, rest, body, Kind.UNROLLED if is_known else Kind.SERIAL))
     if length % LANES != 0:
         conditions = (length - 1 - full * LANES - lane,)
-        statements.append(make(start + full * LANES + lane, 0, full, conditions))
+        statements += make(start + full * LANES + lane, 0, full, conditions)
     return block(*statements)
 
 

@@ -86,9 +86,10 @@ class _Across(Rows):
         at = (Dim.of(LANE),)
         neutral = scalar.literal(neutral_of(compute, total.dtype), total.dtype)
 
-        def add(spot: Spot) -> Statement:
+        def add(spot: Spot) -> tuple[Statement, ...]:
             keep, term = self.term(step, spot, total.dtype)
-            return vector_loop(*keep, Store(total, at, self.added(node, term, Load(total, at), ())))
+            sum_ = Store(total, at, self.added(node, term, Load(total, at), ()))
+            return (vector_loop(*keep, sum_),)
 
         value = scalar.cast(Load(total, at), result.dtype)
         sums = self.sweep(step.root, row, 1, add, conditions)
@@ -107,7 +108,7 @@ class _Across(Rows):
         place = variable("j", self.form.length)
         at = Dim.of(place)
         spot = Spot(row, at, {**known, **decoded(self.form.reduced, at)}, 0, at, conditions)
-        return loop(place, self.form.length, make(spot))
+        return loop(place, self.form.length, block(*make(spot)))
 
 
 __all__ = ["row_loops"]

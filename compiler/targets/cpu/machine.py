@@ -24,6 +24,7 @@ class Cpu:
     machine: Machine
     architecture: Architecture = X86_64
     has_rounding: bool = True  # floor, ceil, trunc and round are instructions
+    has_scaling: bool = False  # so is x * 2^n
 
     @property
     def is_here(self) -> bool:
@@ -50,7 +51,15 @@ CPUS: dict[str, Cpu] = {  # of each architecture, the lowest first
         Cpu("x86-64-v3", "x86-64-v3", "", _V3, True, Machine(vectors=8)),
         # LLVM tunes this level for 256-bit vectors; netloom's tiles are made for whole 512-bit
         # registers.
-        Cpu("x86-64-v4", "x86-64-v4", "-prefer-256-bit", _V4, True, Machine(vectors=32)),
+        Cpu(
+            "x86-64-v4",
+            "x86-64-v4",
+            "-prefer-256-bit",
+            _V4,
+            True,
+            Machine(vectors=32),
+            has_scaling=True,
+        ),
         # 32 NEON registers of 4 lanes
         Cpu("aarch64", "generic", "", (), True, Machine(vectors=8), AARCH64),
     )

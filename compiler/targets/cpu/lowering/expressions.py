@@ -6,7 +6,7 @@ Floats smaller than float32 compute in float32 and round once.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import partial
 from typing import Any
 
@@ -16,17 +16,20 @@ from .... import dim, scalar
 from ....dim import Extent
 from ....loops.ir import LANE, LANES, LaneFold, Load, slope_along
 from ....scalar import Bitcast, Call, Cast, Checked, Expr, Guarded, Index, Literal
-from ....tensor_type import BOOL, FLOAT32, DType
+from ....tensor_type import BOOL, FLOAT32, FLOAT64, DType
+from ..vector_math import scaling
 from .casts import cast
 from .function import Function
 from .indices import Indices
 from .memory import Memory
 from .primitives import primitive
+from .quotients import divided
 from .representation import (
     I16,
     I32,
     Operand,
     Undefined,
+    constant,
     is_vector,
     like,
     literal,
@@ -54,10 +57,18 @@ class Expressions:
         if root not in self.orders:
             self.orders[root] = scalar.post_order([root], closed=(Guarded, Load))
         for node in self.orders[root]:
-            values[id(node)] = self._value(
+            values[id(node)] = self._scaled(node, values) or self._value(
                 node, [values.get(id(child)) for child in scalar.children(node)]
             )
         return values[id(root)]
+
+    def _scaled(self, node: Expr, values: Mapping[int, Operand]) -> Operand | None:
+        """A product with a power of two, where the CPU has an instruction for it."""
+        found = scaling(node) if self.f.cpu.has_scaling and node.dtype is FLOAT32 else None
+        if found is None or not is_vector(values[id(found[0])]):
+            return None
+        x, total, magic = values[id(found[0])], values[id(found[1])], found[2]
+        return self.f.scaled(x, self.b.fsub(total, constant(x, ir.FloatType(), magic)))
 
     def _value(self, node: Expr, inner: Sequence[Any]) -> Operand:
         """A node's value from those of its sub-expressions; guards and loads make theirs
@@ -95,9 +106,11 @@ class Expressions:
     def _call(
         self, function: str, values: list[Operand], arguments: Sequence[Expr], dtype: DType
     ) -> Operand:
-        if any(map(is_vector, values)):
-            values = [self.f.vector(v) for v in values]
         source = arguments[-1].dtype
+        if any(map(is_vector, values)):
+            if function == "div" and source in (FLOAT32, FLOAT64) and not is_vector(values[1]):
+                return divided(self.f, source, *values)
+            values = [self.f.vector(v) for v in values]
         if source.is_float and source.bytes < 4 and function != "select":
             wide = [
                 cast(self.f, v, a.dtype, FLOAT32) for v, a in zip(values, arguments, strict=True)

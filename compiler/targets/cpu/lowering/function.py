@@ -14,6 +14,7 @@ from llvmlite import ir
 
 from ..machine import Cpu
 from .representation import (
+    I16,
     I32,
     I64,
     PTR,
@@ -136,6 +137,20 @@ class Function:
         phi.add_incoming(zero_of_type(kind), before)
         return phi
 
+    def either(
+        self, flag: Operand, usual: Callable[[], Operand], other: Callable[[], Operand]
+    ) -> Operand:
+        """One of two values, made under the flag or, which is seldom, where it does not hold."""
+        made: list[tuple[Operand, ir.Block]] = []
+        with self.b.if_else(flag, likely=True) as branches:
+            for branch, make in zip(branches, (usual, other), strict=True):
+                with branch, self.numbers.inside():
+                    made.append((make(), self.b.block))
+        phi = self.b.phi(made[0][0].type)
+        for value, block in made:
+            phi.add_incoming(value, block)
+        return phi
+
     # -- instructions ------------------------------------------------------------------------------
 
     def both(self, left: Operand | None, right: Operand | None) -> Operand | None:
@@ -177,6 +192,12 @@ class Function:
             if self.cpu.has_rounding
             else emit_rounding(self.b, direction, x)
         )
+
+    def scaled(self, x: Operand, n: Operand) -> Operand:
+        """x * 2^n, rounded once, by the CPU's instruction: of vectors of float32."""
+        kinds = [x.type, x.type, x.type, I16, I32]
+        function = self.intrinsic("llvm.x86.avx512.mask.scalef.ps.512", x.type, kinds)
+        return self.b.call(function, [x, n, zero_of_type(x.type), I16(-1), I32(4)])
 
     def fma(self, x: Operand, y: Operand, z: Operand) -> Operand:
         """One rounding where the CPU has fma; else a product and a sum (llvm.fma would call a

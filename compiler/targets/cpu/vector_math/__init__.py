@@ -15,7 +15,7 @@ from functools import cache
 from .... import scalar
 from ....scalar import Argument, Call, Cast, Expr, cast
 from ....tensor_type import FLOAT32, FLOAT64, DType
-from .exponential import erf, exp, tanh
+from .exponential import erf, exp, scaling, tanh
 from .logarithm import log, pow
 from .trigonometric import SINE_LIMITS, cos, sin
 
@@ -72,4 +72,4 @@ OPERATION_COUNTS: dict[tuple[str, DType], int] = {
     key: _operations(_formula(*key)) for key in ULP_BOUNDS
 }
 
-__all__ = ["OPERATION_COUNTS", "SINE_LIMITS", "ULP_BOUNDS", "expand", "expand_all"]
+__all__ = ["OPERATION_COUNTS", "SINE_LIMITS", "ULP_BOUNDS", "expand", "expand_all", "scaling"]

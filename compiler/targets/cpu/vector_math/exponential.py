@@ -11,7 +11,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
-from ....scalar import Expr, call, select
+from ....scalar import Bitcast, Call, Expr, call, select
 from .algebra import (
     SINGLE,
     Format,
@@ -107,18 +107,37 @@ def exp(x: Expr, low: Expr | None = None) -> Expr:
     """
     form = format_of(x)
     c = constants(form)
-    # 2^n is applied as 2^a 2^b with a + b = n: both are normal numbers, and only the last product
-    # rounds.
     limited = at_most(at_least(x, c.lowest), c.highest)
     n, bits = rounded(limited, math.log2(math.e), 2 * form.bias)
     r = _remainder(limited, n, c)
     r = r if low is None else r + low
-    value = horner(r, (1.0, 1.0, *c.series))
+    return _scaled(horner(r, (1.0, 1.0, *c.series)), bits, form)
+
+
+def _scaled(value: Expr, bits: Expr, form: Format) -> Expr:
+    """value * 2^n, where the low bits hold n + 2 bias, as value * 2^a * 2^b with a + b = n: both
+    powers are normal numbers, and only the last product rounds.
+    """
     a = shifted_right(bits, 1)
     b = bits - a
-    return (
-        value * float_of(shifted_left(a, form.mantissa)) * float_of(shifted_left(b, form.mantissa))
-    )
+    powers = (float_of(shifted_left(part, form.mantissa)) for part in (a, b))
+    return value * next(powers) * next(powers)
+
+
+def scaling(node: Expr) -> tuple[Expr, Expr, float] | None:
+    """(value, total, magic) of a product that scales as ``exp`` does: it is value * 2^(total -
+    magic), rounded once. None for all else.
+    """
+    match node:
+        case Call("mul", (Call("mul", (value, Bitcast(Call("shift_left", (half, _))))), power)):
+            pass
+        case _:
+            return None
+    match power:
+        case Bitcast(Call("shift_left", (Call("sub", (Bitcast(total), other)), _))):
+            form = format_of(node)
+            return (value, total, form.magic + 2 * form.bias) if other is half else None
+    return None
 
 
 def _remainder(x: Expr, n: Expr, c: Exponential) -> Expr:

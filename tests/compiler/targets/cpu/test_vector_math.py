@@ -21,8 +21,8 @@ from netloom.compiler import scalar
 from netloom.compiler.dim import Dim
 from netloom.compiler.loops.ir import LANE, LANES, Buffer, Kernel, Kind, Load, Store, loop, variable
 from netloom.compiler.scalar import Argument, Call, Expr, Literal, call
-from netloom.compiler.targets.cpu.llvm import compile_kernels
-from netloom.compiler.targets.cpu.machine import CPUS, Cpu, host_cpu
+from netloom.compiler.targets.cpu.llvm import compile_kernels, kernels_as_assembly
+from netloom.compiler.targets.cpu.machine import CPUS, Cpu, host_cpu, host_cpus
 from netloom.compiler.targets.cpu.vector_math import (
     OPERATION_COUNTS,
     SINE_LIMITS,
@@ -517,3 +517,19 @@ def test_compiled_code_without_fma_is_the_tree_to_the_bit(function: str, dtype: 
     expected = scalar.evaluate(_tree(function, dtype, fused=False), samples)
     for level in ("x86-64", "x86-64-v2"):
         assert _is_same(_compiled(function, dtype, CPUS[level], samples), expected)
+
+
+def test_an_instruction_scales_by_powers_of_two() -> None:
+    """exp gives the same bits by it as by two products."""
+    samples = [x[: x.size // LANES * LANES] for x in _samples("exp", FLOAT32)]
+    levels = [cpu for cpu in host_cpus() if cpu.has_fma]
+    found = [_compiled("exp", FLOAT32, cpu, samples) for cpu in levels]
+    assert all(_is_same(other, found[0]) for other in found[1:])
+    x, y = (Buffer(name, FLOAT32, (LANES,)) for name in ("x", "y"))
+    value = call("exp", Load(x, (Dim.of(LANE),)))
+    body = loop(LANE, LANES, Store(y, (Dim.of(LANE),), value), Kind.VECTOR)
+    kernel = Kernel(KERNEL, (x, y), (), 1, variable("item", 1), body)
+    for cpu in CPUS.values():
+        if cpu.architecture.is_native:
+            text = kernels_as_assembly({KERNEL: kernel}, cpu)
+            assert ("vscalefps" in text) == cpu.has_scaling == (cpu.name == "x86-64-v4")
