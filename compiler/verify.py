@@ -117,11 +117,10 @@ def _own_symbols(graph: Graph, outer: frozenset[Symbol]) -> frozenset[Symbol]:
 
 def _verify_node(node: Node, where: str) -> None:
     expected = node.op.attrs
-    _require(
-        type(node.attrs) is expected,
-        where,
-        f"{node.op.name} takes {expected.__name__}, not {node.attrs!r}",
-    )
+    if type(node.attrs) is not expected:  # a message of the attributes takes time: only now
+        raise VerificationError(
+            f"{node.op.name} takes {expected.__name__}, not {node.attrs!r}", node=where
+        )
     try:
         types = list(node.op.infer(node.attrs, [value.type for value in node.inputs]))
     except ValueError as error:

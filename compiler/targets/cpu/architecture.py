@@ -14,12 +14,14 @@ from netloom.abi import ELF_MACHINES
 class Architecture:
     """``name``: LLVM's and Linux's; ``baseline``: LLVM's name of what every
     machine of it has; ``has_large_sections``: for data beyond the code's reach;
-    ``oldest_glibc``: the first version."""
+    ``oldest_glibc``: the first version; ``page``: bytes of the largest pages that its machines
+    have."""
 
     name: str
     baseline: str
     has_large_sections: bool
     oldest_glibc: tuple[int, ...]
+    page: int
 
     @property
     def triple(self) -> str:
@@ -37,5 +39,5 @@ class Architecture:
         return platform.machine() == self.name
 
 
-X86_64 = Architecture("x86_64", "x86-64", True, (2, 2, 5))
-AARCH64 = Architecture("aarch64", "generic", False, (2, 17))
+X86_64 = Architecture("x86_64", "x86-64", True, (2, 2, 5), 1 << 12)
+AARCH64 = Architecture("aarch64", "generic", False, (2, 17), 1 << 16)

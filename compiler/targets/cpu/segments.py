@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any, BinaryIO, TypeAlias
+from typing import Any, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
@@ -24,6 +24,7 @@ _CHUNK = 4096  # blocks that are compared at a time
 _UNSIGNED = {1: np.uint8, 2: np.uint16, 4: np.uint32, 8: np.uint64}
 
 ByteArray: TypeAlias = npt.NDArray[np.uint8]
+Buffer: TypeAlias = bytes | memoryview
 
 
 @dataclass(frozen=True, eq=False)
@@ -146,16 +147,16 @@ class Weights:
     placements: tuple[Placement, ...]
     size: int  # of the image, in bytes
 
-    def write(self, file: BinaryIO) -> None:
-        """Writes the image: every bytes segment at its offset, zeros between."""
+    def chunks(self) -> Iterator[Buffer]:
+        """The image from front to back: every bytes segment at its offset, zeros between."""
         position = 0
         for placement in self.placements:
             for piece in placement.pieces:
                 if isinstance(piece.segment, Bytes):
-                    file.write(bytes(piece.offset - position))
-                    file.write(piece.segment.data.data)
+                    yield bytes(piece.offset - position)
+                    yield piece.segment.data.data
                     position = piece.offset + piece.segment.size
-        file.write(bytes(self.size - position))
+        yield bytes(self.size - position)
 
 
 def lay_out(constants: Sequence[Constant]) -> Weights:
