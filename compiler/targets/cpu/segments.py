@@ -8,7 +8,9 @@ constants are stored once. The same constants give the same bytes.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any, TypeAlias
 
@@ -161,18 +163,17 @@ class Weights:
 
 def lay_out(constants: Sequence[Constant]) -> Weights:
     """Encodes constants and gives every bytes segment an aligned place in one image."""
-    number: dict[Constant, int] = {}
+    number = {constant: place for place, constant in enumerate(dict.fromkeys(constants))}
+    with ThreadPoolExecutor(len(os.sched_getaffinity(0))) as pool:  # copying needs no interpreter
+        encoded = list(pool.map(encode, number))
     placements: list[Placement] = []
     size = 0
-    for constant in constants:
-        if constant in number:
-            continue
+    for segments in encoded:
         pieces = []
-        for segment in encode(constant):
+        for segment in segments:
             pieces.append(Piece(segment, size if isinstance(segment, Bytes) else 0))
             if isinstance(segment, Bytes):
                 size = aligned(size + segment.size)
-        number[constant] = len(placements)
         placements.append(Placement(sum(piece.segment.size for piece in pieces), tuple(pieces)))
     return Weights(tuple(number[constant] for constant in constants), tuple(placements), size)
 
