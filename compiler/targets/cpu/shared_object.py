@@ -168,6 +168,8 @@ def _write_recorded(path: Path, contents: Iterable[Buffer]) -> None:
                 waiting.put(data)
                 file.write(data)
                 size += len(data)
+            file.flush()
+            os.fsync(file.fileno())  # the disk works while the digest is computed
         finally:
             waiting.put(None)
             hashing.join()
