@@ -32,8 +32,19 @@ class Memory:
 
 
 def netloom_command(cache: Path, *words: str | Path) -> list[str]:
-    """``netloom WORDS`` with its cache in a folder of its own."""
-    return ["env", f"NETLOOM_CACHE={cache}", sys.executable, "-m", "netloom", *map(str, words)]
+    """``netloom WORDS`` with its cache in a folder of its own; Python keeps what it compiles of
+    netloom's sources, as for any package that is installed.
+    """
+    return [
+        "env",
+        "-u",
+        "PYTHONDONTWRITEBYTECODE",
+        f"NETLOOM_CACHE={cache}",
+        sys.executable,
+        "-m",
+        "netloom",
+        *map(str, words),
+    ]
 
 
 def seconds_of(command: Sequence[str]) -> float:

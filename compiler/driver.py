@@ -8,6 +8,7 @@ states.
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import math
 import os
@@ -15,6 +16,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
+from threading import Thread
 from typing import Any
 
 from netloom.errors import MemoryBudgetError, UsageError
@@ -22,6 +24,7 @@ from netloom.errors import MemoryBudgetError, UsageError
 from . import dim
 from .cache import default_cache
 from .graph import Graph
+from .kernel_table import KernelTable
 from .loops.verify import verify_kernel
 from .passes.choose_layout import choose_layout
 from .passes.eliminate_common import eliminate_common
@@ -42,7 +45,7 @@ from .targets.cpu.llvm import kernels_as_assembly, kernels_as_llvm
 from .targets.cpu.machine import Cpu, cpus_named
 from .targets.cpu.shared_object import check_writable, write_shared_object
 from .targets.cpu.variant import Variant
-from .text import print_graph
+from .text import constants_of, print_graph
 from .tuning import Tuner
 
 LEVELS = ("graph", "kernels", "loops", "llvm", "asm")  # of a program as text
@@ -120,7 +123,7 @@ class Lowered:
 
     program: Program
     cpu: Cpu
-    texts: Mapping[str, str]  # of its kernels
+    kernels: KernelTable
 
 
 @dataclass(frozen=True)
@@ -131,7 +134,7 @@ class Compiled:
 
     program: Program
     cpu: Cpu
-    texts: Mapping[str, str]  # of its kernels
+    kernels: KernelTable
     sources: Mapping[str, Graph]  # the graph of each entry as it was given
     graphs: Mapping[str, Graph]  # the fused graph of each entry
     reports: Mapping[str, Report]
@@ -149,15 +152,13 @@ class Compiled:
     @cached_property
     def objects(self) -> tuple[bytes, ...]:
         """The kernels' machine code."""
-        return compile_kernel_objects(self.program.kernels, self.texts, self.cpu, self.workers)
+        return _objects(self.kernels, self.cpu, self.workers)
 
     @cached_property
     def variants(self) -> tuple[Variant, ...]:
         """The code for every level, the lowest first."""
         lower = [
-            Variant(low.program,
-                    compile_kernel_objects(low.program.kernels, low.texts, low.cpu, self.workers),
-                    low.cpu.required,
+            Variant(low.program, _objects(low.kernels, low.cpu, self.workers), low.cpu.required,
                     low.cpu.name, low.cpu.architecture)
             for low in self.lower
         ]  # fmt: skip
@@ -240,6 +241,13 @@ def plan_entries(
     return _planned({"run": run, "train_step": step}, TRAINING_PIPELINE, options, dump)
 
 
+def _objects(kernels: KernelTable, cpu: Cpu, workers: int | None) -> tuple[bytes, ...]:
+    """The kernels' machine code."""
+    made = compile_kernel_objects(kernels, kernels.digests, cpu, workers)
+    kernels.save()
+    return made
+
+
 def _with_code(compiled: Compiled) -> Compiled:
     """Compiling is paid for here, not at the first call."""
     assert compiled.variants
@@ -253,22 +261,39 @@ def _planned(
     options = replace(options, tuner=options.tuner or _tuner(cpus[-1], options))
     fused: dict[str, Graph] = {}
     reports: dict[str, Report] = {}
+    hashing = _hash_ahead(graphs)
     for name, graph in graphs.items():
         fused[name], reports[name] = pipeline.run(graph, options, dump / name if dump else None)
+    hashing.join()
     *lower, highest = _lowered(graphs, fused, cpus, options)
     _check_memory(highest.program)
-    return Compiled(highest.program, highest.cpu, highest.texts, graphs, fused, reports,
+    return Compiled(highest.program, highest.cpu, highest.kernels, graphs, fused, reports,
                     options.threads, tuple(options.decisions),
                     options.workers, tuple(lower), options.tuner)  # fmt: skip
+
+
+def _hash_ahead(graphs: Mapping[str, Graph]) -> Thread:
+    """Computes the digests of constants, which the hash of the source asks for, beside the passes:
+    hashing leaves the interpreter free.
+    """
+
+    def run() -> None:
+        with contextlib.suppress(Exception):  # what fails here fails again where it is asked for
+            for graph in graphs.values():
+                constants_of(graph)
+
+    thread = Thread(target=run, daemon=True)
+    thread.start()
+    return thread
 
 
 def _lowered(
     graphs: Mapping[str, Graph], fused: Mapping[str, Graph], cpus: Sequence[Cpu], options: Options
 ) -> Iterator[Lowered]:
     """The program for each level: kernels and launches of its own, all else the same."""
-    metadata = _metadata(fused, cpus, options)
+    metadata = _metadata(graphs, cpus, options)
     symbols = {s.name: s for graph in fused.values() for s in graph.symbols}
-    first = Placement(cpus[0].machine)
+    first = Placement(cpus[0].machine, store=default_cache())
     for cpu in cpus:
         suffix = f"_{identifier(cpu.name)}" if len(cpus) > 1 else ""
         placement = first.for_level(cpu.machine, suffix)
@@ -283,7 +308,7 @@ def _lowered(
             entries,
             tuple(placement.constants), states, placement.kernels, metadata,
         )  # fmt: skip
-        yield Lowered(program, cpu, placement.texts)
+        yield Lowered(program, cpu, placement.kernels)
 
 
 def _tuner(cpu: Cpu, options: Options) -> Tuner | None:

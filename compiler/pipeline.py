@@ -24,7 +24,7 @@ from .passes.fold_constants import fold_constants
 from .passes.freeze_states import freeze_states
 from .passes.simplify import simplify
 from .text import is_identical, print_graph
-from .verify import verify
+from .verify import Verified, verify
 
 
 @dataclass(frozen=True)
@@ -90,7 +90,8 @@ class Pipeline:
         """The graph after all passes, verified before the first and after each; ``dump``: a
         folder for the texts.
         """
-        verify(graph)
+        verified: Verified = set()
+        verify(graph, verified)
         if dump is not None:
             dump.mkdir(parents=True, exist_ok=True)
             (dump / "00_input.txt").write_text(print_graph(graph), encoding="utf-8")
@@ -102,7 +103,7 @@ class Pipeline:
                 Step(item.name, time.perf_counter() - start, len(graph.nodes), len(new.nodes))
             )
             if new is not graph:
-                _verify_after(item, new)
+                _verify_after(item, new, verified)
             if dump is not None:
                 text = "(unchanged)\n" if is_identical(graph, new) else print_graph(new)
                 (dump / f"{number:02}_{item.name}.txt").write_text(text, encoding="utf-8")
@@ -110,9 +111,9 @@ class Pipeline:
         return graph, Report(tuple(steps))
 
 
-def _verify_after(item: Pass, graph: Graph) -> None:
+def _verify_after(item: Pass, graph: Graph, verified: Verified) -> None:
     try:
-        verify(graph)
+        verify(graph, verified)
     except VerificationError as error:
         raise VerificationError(
             f"after {item.name}: {error.message}", node=error.node, hint=error.hint

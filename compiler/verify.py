@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Iterable, Iterator, Sequence
-from typing import Any
+from typing import Any, TypeAlias
 
 from netloom.errors import VerificationError
 
@@ -21,13 +21,19 @@ from .dim import Dim, Symbol
 from .graph import Graph, Node, Value, nested_graphs
 from .tensor_type import TensorType
 
+# nodes that were verified, with the symbols that they may use: nodes never change
+Verified: TypeAlias = set[tuple[Node, frozenset[Symbol]]]
 
-def verify(graph: Graph) -> None:
-    """Raises VerificationError if the graph, or one nested in it, breaks a rule."""
+
+def verify(graph: Graph, verified: Verified | None = None) -> None:
+    """Raises VerificationError if the graph, or one nested in it, breaks a rule. What holds of a
+    node by itself is looked at once for all graphs that are verified with the same ``verified``.
+    """
+    seen: Verified = set() if verified is None else verified
     stack: list[tuple[Graph, frozenset[Symbol]]] = [(graph, frozenset())]
     while stack:
         item, outer = stack.pop()
-        symbols = _verify_one(item, outer)
+        symbols = _verify_one(item, outer, seen)
         for node in item.nodes:
             stack += [(inner, symbols) for inner in nested_graphs(node)]
 
@@ -51,7 +57,7 @@ def _dims(items: Iterable[Any]) -> Iterator[Dim]:
                 stack += [getattr(item, field.name) for field in dataclasses.fields(item)]
 
 
-def _verify_one(graph: Graph, outer: frozenset[Symbol]) -> frozenset[Symbol]:
+def _verify_one(graph: Graph, outer: frozenset[Symbol], verified: Verified) -> frozenset[Symbol]:
     """Checks one graph; returns the symbols that its nested graphs may use."""
     _verify_border(graph)
     symbols = _own_symbols(graph, outer)
@@ -68,6 +74,10 @@ def _verify_one(graph: Graph, outer: frozenset[Symbol]) -> frozenset[Symbol]:
                 f"{node.op.name} defines a value that is defined already",
             )
             defined.add(value)
+        if (node, symbols) in verified:
+            continue
+        if node.op.name != "constant":  # which would keep its contents in memory
+            verified.add((node, symbols))
         _verify_node(node, where)
         fresh = [value.type for value in node.outputs if value.type not in known]
         known.update(fresh)
@@ -117,11 +127,10 @@ def _own_symbols(graph: Graph, outer: frozenset[Symbol]) -> frozenset[Symbol]:
 
 def _verify_node(node: Node, where: str) -> None:
     expected = node.op.attrs
-    _require(
-        type(node.attrs) is expected,
-        where,
-        f"{node.op.name} takes {expected.__name__}, not {node.attrs!r}",
-    )
+    if type(node.attrs) is not expected:  # a message of the attributes takes time: only now
+        raise VerificationError(
+            f"{node.op.name} takes {expected.__name__}, not {node.attrs!r}", node=where
+        )
     try:
         types = list(node.op.infer(node.attrs, [value.type for value in node.inputs]))
     except ValueError as error:

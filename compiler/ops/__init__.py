@@ -1,6 +1,10 @@
 """Every op, by family. Importing this package fills ``compiler.op.OPS``."""
 
-from . import (  # noqa: F401
+from ..op import OPS, Op
+
+_BEFORE = frozenset(OPS.values())
+
+from . import (  # noqa: E402, F401
     attention,
     convolution,
     depth_to_space,
@@ -23,3 +27,6 @@ from . import (  # noqa: F401
     windows,
     winograd,
 )  # fmt: skip
+
+# the compiler's own ops, whose sources the cache's keys cover; a user's are defined elsewhere
+OWN: frozenset[Op] = frozenset(OPS.values()) - _BEFORE

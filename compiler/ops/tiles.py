@@ -24,6 +24,9 @@ from ..op import Array, Infer, NotDifferentiable, Op, Reference, define
 from ..tensor_type import TensorType
 
 Pair: TypeAlias = tuple[int, int]  # one number down, one across
+# filters that are transformed together: what they make stays in the cache, and the product that
+# makes it is too small for a BLAS to start threads, which cost more
+AT_ONCE = 768
 
 
 @dataclass(frozen=True)
@@ -260,9 +263,14 @@ class _Ops:
         self, attrs: TileFilterAttrs, inputs: Sequence[Array], outputs: Sequence[TensorType]
     ) -> Sequence[Array]:
         (w,) = inputs
-        grouped = w.reshape(attrs.groups, -1, *w.shape[1:]).astype(np.float64)
+        grouped = w.reshape(attrs.groups, -1, *w.shape[1:])
         taps = grouped[..., ::-1, ::-1] if attrs.is_turned else grouped.transpose(0, 2, 1, 3, 4)
-        return [_of_type(self.algorithm.filter(attrs, taps), outputs[0])]
+        made = np.empty(outputs[0].static_shape, outputs[0].dtype.numpy)  # [E, g, rows, columns]
+        rows = max(1, AT_ONCE // max(1, made.shape[3]))
+        for start in range(0, made.shape[2], rows):
+            part = taps[:, start : start + rows].astype(np.float64)
+            made[:, :, start : start + rows] = self.algorithm.filter(attrs, part)
+        return [made]
 
     def filter_gradient_infer(
         self, attrs: TileAttrs, inputs: Sequence[TensorType]

@@ -41,15 +41,45 @@ def matrices(m: int, r: int) -> tuple[Array, Array, Array]:
     a = m + r - 1
     points = POINTS[: a - 1]
     evaluate_y = [[p**i for p in points] + [Fraction(int(i == m - 1))] for i in range(m)]
-    scales = [_product(p - q for q in points if q != p) for p in points]
-    filter_rows = [
-        [p**j / scale for j in range(r)] for p, scale in zip(points, scales, strict=True)
-    ]
-    filter_rows.append([Fraction(int(j == r - 1)) for j in range(r)])
+    powers, scales = _filter_factors(points, r)
+    filter_rows = [[p * scale for p in row] for row, scale in zip(powers, scales, strict=True)]
     input_rows = [_polynomial([q for q in points if q != p], a) for p in points] + [
         _polynomial(points, a)
     ]
     return _array(evaluate_y), _array(filter_rows), _array(input_rows)
+
+
+def _filter_factors(
+    points: Sequence[Fraction], r: int
+) -> tuple[list[list[Fraction]], list[Fraction]]:
+    """G as rows of powers of the points and what each row is multiplied by."""
+    powers = [[p**j for j in range(r)] for p in points] + [
+        [Fraction(int(j == r - 1)) for j in range(r)]
+    ]
+    scales = [1 / _product(p - q for q in points if q != p) for p in points] + [Fraction(1)]
+    return powers, scales
+
+
+@cache
+def _exact_filter(attrs: TileAttrs) -> tuple[Array, Array]:
+    """G down and across as one matrix of powers [E, taps], and a factor of each row [E, 1].
+
+    The points are small dyadic numbers, so sums of float32 weights by their powers are exact in
+    float64 for weights of like size: the order of summation does not matter.
+    """
+    down, across = (
+        _filter_factors(POINTS[: m + r - 2], r) for m, r in zip(attrs.m, attrs.taps, strict=True)
+    )
+    powers = np.kron(_array(down[0]), _array(across[0]))
+    return powers, np.kron(_array([down[1]]), _array([across[1]])).T
+
+
+def _filter(attrs: TileAttrs, taps: Array) -> Array:
+    """G w G' of filters [.., i, j], as entries [E, ..]."""
+    powers, scales = _exact_filter(attrs)
+    made = powers @ taps.reshape(-1, prod(attrs.taps)).T
+    made *= scales
+    return made.reshape(-1, *taps.shape[:-2])
 
 
 def _product(factors: Iterable[Fraction]) -> Fraction:
@@ -120,7 +150,7 @@ define_tiles(
         input=lambda attrs, x: _made(both_matrices(attrs, 2), x),
         output=lambda attrs, made: _back(attrs, both_matrices(attrs, 0), made),
         gradient=lambda attrs, dy: _made(_transposed(both_matrices(attrs, 0)), dy),
-        filter=lambda attrs, w: _made(both_matrices(attrs, 1), w),
+        filter=_filter,
         filter_gradient=lambda attrs, made: _back(attrs, _transposed(both_matrices(attrs, 1)), made),
     )
 )  # fmt: skip

@@ -10,15 +10,17 @@ from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 
 from .. import dim
+from ..cache import Cache
 from ..constant import Constant
 from ..dim import Dim, Extent, Symbol
 from ..graph import Builder, Graph, Node, Value
+from ..kernel_table import KernelTable, Outline
 from ..layout import Layout
-from ..loops.build import Machine, anchor_of, build_kernel
-from ..loops.ir import LOOP_VARIABLE, Kernel
-from ..loops.text import print_kernel
+from ..loops.build import Machine, anchor_of
+from ..loops.ir import LOOP_VARIABLE
 from ..op import OPS
 from ..program import ALIGNMENT, BufferRef, Entry, Launch, Port, Space
 from ..text import print_graph
@@ -36,23 +38,27 @@ class Placement:
     # a slot is used again only by kernels that need what came before anyway
     keeps_branches_apart: bool = False
     suffix: str = ""
-    kernels: dict[str, Kernel] = field(default_factory=dict)
+    store: Cache = field(default_factory=lambda: Cache(None))  # of outlines of kernels
     constants: list[Constant] = field(default_factory=list)
-    _names: dict[str, str] = field(default_factory=dict)
-    _built: dict[str, tuple[str, Kernel]] = field(default_factory=dict)
+    _names: dict[str, str] = field(default_factory=dict)  # of kernels, by their loops' digest
+    _built: dict[str, tuple[str, Outline]] = field(default_factory=dict)
     _numbers: dict[Constant, int] = field(default_factory=dict)
 
-    def kernel(self, body: Graph) -> tuple[str, Kernel]:
+    @cached_property
+    def kernels(self) -> KernelTable:
+        """All kernels, by name."""
+        return KernelTable(self.machine, self.store)
+
+    def kernel(self, body: Graph) -> tuple[str, Outline]:
         """The kernel that does what the body says; equal kernels are one."""
         meaning = print_graph(body, labels=False)
         if meaning not in self._built:
-            self._built[meaning] = self._new_kernel(body)
+            self._built[meaning] = self._new_kernel(body, meaning)
         return self._built[meaning]
 
-    def _new_kernel(self, body: Graph) -> tuple[str, Kernel]:
-        built = build_kernel("kernel", body, self.machine)
-        text = print_kernel(built)
-        if text not in self._names:
+    def _new_kernel(self, body: Graph, meaning: str) -> tuple[str, Outline]:
+        outline = self.kernels.outline(body, meaning)
+        if outline.digest not in self._names:
             anchor = anchor_of(body)
             kind = (
                 anchor.op.name
@@ -60,20 +66,15 @@ class Placement:
                 else next((n.op.name for n in body.nodes if n.op.name != "constant"), "copy")
             )
             name = f"f_{len(self._names)}_{kind}{self.suffix}"
-            self._names[text] = name
-            self.kernels[name] = built
-        return self._names[text], built
-
-    @property
-    def texts(self) -> Mapping[str, str]:
-        """The text of each kernel's loops, as those of a kernel called ``kernel``."""
-        return {name: text for text, name in self._names.items()}
+            self._names[outline.digest] = name
+            self.kernels.add(name, body, outline)
+        return self._names[outline.digest], outline
 
     def for_level(self, machine: Machine, suffix: str) -> Placement:
         """One for another CPU level of the same program: kernels of its own, the same constants
         under the same numbers."""
         return Placement(machine, self.joins_in_place, self.keeps_branches_apart, suffix,
-                         constants=self.constants, _numbers=self._numbers)  # fmt: skip
+                         self.store, constants=self.constants, _numbers=self._numbers)  # fmt: skip
 
     def constant(self, value: Constant) -> int:
         """The number of a constant, as it lies in memory."""
@@ -209,13 +210,13 @@ class _Planner:
     def _launch(
         self, node: int | None, body: Graph, inputs: tuple[Value, ...], out: BufferRef, label: str
     ) -> None:
-        name, kernel = self.placement.kernel(
+        name, outline = self.placement.kernel(
             substitute_symbols(body, self.own_names) if self.own_names else body
         )
         refs = (*(self.place[value] for value in inputs), out)
-        extents = tuple(self.meanings.get(symbol, Dim.of(symbol)) for symbol in kernel.symbols)
+        extents = tuple(self.meanings.get(symbol, Dim.of(symbol)) for symbol in outline.symbols)
         self.launches.append(
-            Launch(name, refs, extents, dim.substitute(kernel.items, self.meanings), label, node)
+            Launch(name, refs, extents, dim.substitute(outline.items, self.meanings), label, node)
         )
 
     def _rename(self, node: Node) -> None:

@@ -59,7 +59,8 @@ def from_onnx(source: Source, *, dims: Dims | None = None, shapes: Shapes | None
     is malformed, UnsupportedOpError naming every op that is not known, UsageError for names that
     the model lacks.
     """
-    model, folder = read_model(source)
+    file = read_model(source)
+    model = file.model
     functions = local_functions(model)
     check_expansion(model, functions)
     refuse_unsupported(report_support(model, functions))
@@ -68,7 +69,7 @@ def from_onnx(source: Source, *, dims: Dims | None = None, shapes: Shapes | None
         importer = _Importer(
             model,
             functions,
-            TensorReader(folder),
+            TensorReader(file.folder, file.apart),
             {**limits, **(dims or {})},
             shapes or {},
             fixed=dims or {},

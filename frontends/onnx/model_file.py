@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import os
 import stat
+from collections.abc import Mapping
+from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 from typing import Any, Final, TypeAlias
@@ -19,6 +21,7 @@ from google.protobuf.message import DecodeError  # type: ignore[import-untyped]
 from netloom.errors import ModelError, UnsupportedOpError, UsageError
 
 from .handler import LATEST_OPSET
+from .large_tensors import take_apart
 from .names import printable
 
 Source: TypeAlias = "str | os.PathLike[str] | bytes | onnx.ModelProto"
@@ -49,18 +52,27 @@ NOT_A_MODEL: Final = (
 )
 
 
-def read_model(source: Source) -> tuple[onnx.ModelProto, Path | None]:
-    """The model and its folder (None unless a path was given: then there is no external data to
-    read).
+@dataclass(frozen=True)
+class ModelFile:
+    """A model, its folder (None unless a path was given: then there is no external data to read),
+    and the data of large initializers by the tokens that stand in the model for them.
     """
+
+    model: onnx.ModelProto
+    folder: Path | None
+    apart: Mapping[bytes, memoryview]
+
+
+def read_model(source: Source) -> ModelFile:
+    """The model, of which everything is checked that can be without its meaning."""
     match source:
         case onnx.ModelProto():
-            return _accept(source, "the model"), None
+            return ModelFile(_accept(source, "the model"), None, {})
         case bytes() | bytearray() | memoryview():
-            return _parse(bytes(source), "the model"), None
+            return _parse(bytes(source), "the model", None)
         case str() | os.PathLike():
             path = Path(source)
-            return _parse(_read(path), printable(str(path))), path.parent
+            return _parse(_read(path), printable(str(path)), path.parent)
         case _:
             raise UsageError(
                 f"a model is a path, bytes or a ModelProto, not {type(source).__name__}."
@@ -91,21 +103,22 @@ def _read(path: Path) -> bytes:
         os.close(descriptor)
 
 
-def _parse(data: bytes, name: str) -> onnx.ModelProto:
+def _parse(data: bytes, name: str, folder: Path | None) -> ModelFile:
     if not data:
         raise ModelError(f"{name} is empty (0 bytes), not a model.", hint=NOT_A_MODEL)
     for signature, kind, remedy in SIGNATURES:
         if data.startswith(signature):
             raise ModelError(f"{name} is {kind}, not an ONNX model.", hint=remedy)
+    apart = take_apart(data)
     model = onnx.ModelProto()
     try:
-        model.ParseFromString(data)
+        model.ParseFromString(apart.model)
     except DecodeError as error:
         raise ModelError(
             f"{name} ({len(data)} bytes) is not an ONNX model, is cut short, or nests graphs too deeply.",
             hint=f"Fetch it again, and compare its size. {NOT_A_MODEL}",
         ) from error
-    return _accept(model, name)
+    return ModelFile(_accept(model, name), folder, apart.data)
 
 
 def _accept(model: onnx.ModelProto, name: str) -> onnx.ModelProto:

@@ -84,7 +84,7 @@ def check(source: Source) -> SupportReport:
     """Every op x opset of a model, supported or not, with the nearest remedy. ModelError if it
     is no model.
     """
-    model, _ = read_model(source)
+    model = read_model(source).model
     return report_support(model, local_functions(model))
 
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 import os
 import stat
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any, Final
@@ -26,6 +26,7 @@ from netloom.compiler.constant import Constant
 from netloom.compiler.tensor_type import MAX_ELEMENTS, MAX_RANK, DType
 from netloom.errors import MemoryBudgetError, ModelError, UnsupportedOpError
 
+from .large_tensors import TOKEN
 from .names import printable
 
 DTYPES: Final[dict[int, DType]] = {
@@ -122,10 +123,14 @@ def check_shape(dims: Sequence[int], what: str) -> tuple[int, ...]:
 
 
 class TensorReader:
-    """Reads tensors of one model; ``folder`` holds its external data, None if there can be none."""
+    """Reads tensors of one model; ``folder`` holds its external data, None if there can be none;
+    ``apart``: raw data of tensors that hold a token instead (large_tensors.py).
+    """
 
-    def __init__(self, folder: Path | None) -> None:
-        self.folder = folder
+    def __init__(
+        self, folder: Path | None, apart: Mapping[bytes, memoryview] | None = None
+    ) -> None:
+        self.folder, self.apart = folder, apart or {}
 
     def constant(self, tensor: onnx.TensorProto, what: str = "") -> Constant:
         """The tensor's contents, of narrow dtypes in their carrier. ModelError names the tensor
@@ -151,7 +156,7 @@ class TensorReader:
     ) -> npt.NDArray[Any]:
         if tensor.data_location == TensorProto.EXTERNAL:
             return _from_bytes(self._external(tensor, dtype, shape, what), dtype, shape)
-        return _from_fields(tensor, dtype, shape, what)
+        return _from_fields(tensor, dtype, shape, what, self.apart)
 
     def _external(
         self, tensor: onnx.TensorProto, dtype: DType, shape: tuple[int, ...], what: str
@@ -244,12 +249,14 @@ def _read_regular(descriptor: int, offset: int, length: int, shown: str) -> byte
 
 
 def _from_fields(
-    tensor: onnx.TensorProto, dtype: DType, shape: tuple[int, ...], what: str
-) -> npt.NDArray[Any]:
+    tensor: onnx.TensorProto, dtype: DType, shape: tuple[int, ...], what: str,
+    apart: Mapping[bytes, memoryview],
+) -> npt.NDArray[Any]:  # fmt: skip
     count = math.prod(shape)
+    raw = tensor.raw_data
     filled = [field for field in _FIELDS if len(getattr(tensor, field))]
     if tensor.HasField("raw_data"):
-        filled += ["raw_data"] if tensor.raw_data or not filled else []
+        filled += ["raw_data"] if raw or not filled else []
     if len(filled) > 1:
         raise ModelError(
             f"{what} has several data fields: {', '.join(filled)}.", hint="Keep exactly one."
@@ -267,7 +274,7 @@ def _from_fields(
             )
         return np.zeros(shape, dtype.numpy)
     if filled == ["raw_data"]:
-        data = tensor.raw_data
+        data = apart.get(raw, raw) if len(raw) == TOKEN else raw
         if len(data) != count * dtype.bytes:
             raise ModelError(f"{what} is {dtype.value}{list(shape)}: it needs {count * dtype.bytes} bytes, but has "
                              f"{len(data)}.", hint="Export the model again.")  # fmt: skip
@@ -275,7 +282,7 @@ def _from_fields(
     return _from_typed(tensor, filled[0], dtype, shape, what)
 
 
-def _from_bytes(data: bytes, dtype: DType, shape: tuple[int, ...]) -> npt.NDArray[Any]:
+def _from_bytes(data: bytes | memoryview, dtype: DType, shape: tuple[int, ...]) -> npt.NDArray[Any]:
     if dtype is types.BOOL:
         return np.not_equal(np.frombuffer(data, np.uint8), 0).reshape(shape)
     return np.frombuffer(data, dtype.numpy.newbyteorder("<")).reshape(shape)

@@ -8,6 +8,7 @@ when they run, so that ``netloom --help`` answers at once.
 from __future__ import annotations
 
 import errno
+import gc
 import traceback
 from typing import Any
 
@@ -30,6 +31,9 @@ from .output import EXIT_CODES, RUN_TIME, STOPPED, Output
 from .profiling import profile
 from .run import run
 from .train import train
+
+# objects after which cyclic garbage is looked for: most of what a command makes lives to its end
+COLLECTED = 100_000
 
 
 class _Verbs(click.Group):
@@ -77,6 +81,7 @@ _EPILOG = (
 @click.version_option(package_name="netloom")
 def main() -> None:
     """Compile neural networks to native code."""
+    gc.set_threshold(COLLECTED)
 
 
 for _verb in (bench, cache, check, compare, compile_, doctor, explain, export, inspect, machine,

@@ -41,7 +41,8 @@ def test_cold_is_an_empty_cache_and_again_what_that_left(
     run = child.seconds_of
 
     def watched(command: Sequence[str]) -> float:
-        before.append(len(list(Path(command[1].removeprefix("NETLOOM_CACHE=")).rglob("*"))))
+        (cache,) = (word for word in command if word.startswith("NETLOOM_CACHE="))
+        before.append(len(list(Path(cache.removeprefix("NETLOOM_CACHE=")).rglob("*"))))
         return run(command)
 
     monkeypatch.setattr(child, "seconds_of", watched)

@@ -14,13 +14,15 @@ from netloom.abi import ELF_MACHINES
 class Architecture:
     """``name``: LLVM's and Linux's; ``baseline``: LLVM's name of what every
     machine of it has; ``has_large_sections``: for data beyond the code's reach;
-    ``oldest_glibc``: the first version; ``store_fence``: LLVM's name of what orders stores past the
-    caches before later ones, where the architecture does not order them."""
+    ``oldest_glibc``: the first version; ``page``: bytes of the largest pages that its machines
+    have; ``store_fence``: LLVM's name of what orders stores past the caches before later ones,
+    where the architecture does not order them."""
 
     name: str
     baseline: str
     has_large_sections: bool
     oldest_glibc: tuple[int, ...]
+    page: int
     store_fence: str = ""
 
     @property
@@ -39,5 +41,5 @@ class Architecture:
         return platform.machine() == self.name
 
 
-X86_64 = Architecture("x86_64", "x86-64", True, (2, 2, 5), "llvm.x86.sse.sfence")
-AARCH64 = Architecture("aarch64", "generic", False, (2, 17))
+X86_64 = Architecture("x86_64", "x86-64", True, (2, 2, 5), 1 << 12, "llvm.x86.sse.sfence")
+AARCH64 = Architecture("aarch64", "generic", False, (2, 17), 1 << 16)

@@ -1,9 +1,9 @@
 """Kernels -> objects: one for each kernel, out of the cache or compiled, in this process or in
 others.
 
-An object depends on the kernel's text, the CPU level and the compiler only: it is compiled under a
-name of fixed length and gets the kernel's own name afterwards, so programs share cached objects.
-The bytes are the same whatever the cache held and however many processes there were. A kernel is
+An object depends on the text of the kernel's loops, the CPU level and the compiler only: it is
+compiled under a name of fixed length and gets the kernel's own name afterwards, so programs share
+cached objects. The bytes are the same whatever the cache held and however many processes there were. A kernel is
 verified before it is compiled; the objects in the cache are of kernels that were.
 """
 
@@ -30,20 +30,21 @@ _SYMBOL = "kernel".ljust(128, "_")  # what every kernel is called while it is co
 
 def compile_kernel_objects(
     kernels: Mapping[str, Kernel],
-    texts: Mapping[str, str],
+    digests: Mapping[str, str],
     cpu: Cpu,
     workers: int | None = None,
     cache: Cache | None = None,
 ) -> tuple[bytes, ...]:
     """Relocatable objects that define the kernels under their names, in the order of the names.
 
-    ``texts``: of their loops (loops/text.py), all under one name.
+    ``digests``: of the texts of their loops, all under one name (kernel_table.py). Of ``kernels``
+    only those are looked at that the cache lacks.
     ``workers``: the most processes that compile (default: NETLOOM_WORKERS, else one a processor);
     with 1 this process does. VerificationError names a kernel that breaks the loop IR's rules,
     ToolchainError one that cannot be compiled.
     """
     store = cache if cache is not None else default_cache()
-    keys = {name: _key(texts[name], cpu) for name in sorted(kernels)}
+    keys = {name: _key(digests[name], cpu) for name in sorted(kernels)}
     found = {name: store.get(*key) for name, key in keys.items()}
     missing = {name: kernels[name] for name, data in found.items() if data is None}
     made = compile_texts(
@@ -64,7 +65,7 @@ def _texts(kernels: Mapping[str, Kernel], cpu: Cpu) -> Iterator[tuple[str, str]]
         yield name, kernels_as_llvm({_SYMBOL: kernel}, cpu)
 
 
-def _key(text: str, cpu: Cpu) -> tuple[str, ...]:
+def _key(digest: str, cpu: Cpu) -> tuple[str, ...]:
     """All that decides an object's bytes."""
     return (
         "kernel",
@@ -73,7 +74,7 @@ def _key(text: str, cpu: Cpu) -> tuple[str, ...]:
         cpu.architecture.name,
         cpu.llvm_name,
         cpu.llvm_features,
-        text,
+        digest,
     )
 
 

@@ -11,6 +11,7 @@ function is an error here instead of on the user's machine.
 from __future__ import annotations
 
 import importlib.util
+import os
 import shutil
 import subprocess
 import sys
@@ -134,6 +135,15 @@ class Linker:
 
     command: tuple[str, ...]
     is_driver: bool = False
+
+    @property
+    def identity(self) -> tuple[str, ...]:
+        """What tells it from another linker: the command, and its file's size and time."""
+        try:
+            status = os.stat(self.command[0])
+        except OSError:  # running it will say why
+            return self.command
+        return (*self.command, str(status.st_size), str(status.st_mtime_ns))
 
     def line(self, arguments: Sequence[str]) -> list[str]:
         if not self.is_driver:

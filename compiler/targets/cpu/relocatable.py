@@ -18,8 +18,9 @@ from netloom.errors import LinkError
 
 from .host_api import build_host_object
 from .segments import lay_out
-from .shared_object import build_manifests, write_weights_object
+from .shared_object import build_manifests
 from .variant import Variant
+from .weights_object import write_weights_object
 
 _HEADER = struct.Struct("<16sHHIQQQIHHHHHH")  # ELF-64 (System V ABI, chapter 4), little-endian
 _SECTION = struct.Struct("<IIQQQQIIQQ")

@@ -8,9 +8,11 @@ constants are stored once. The same constants give the same bytes.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import Any, BinaryIO, TypeAlias
+from typing import Any, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
@@ -24,6 +26,7 @@ _CHUNK = 4096  # blocks that are compared at a time
 _UNSIGNED = {1: np.uint8, 2: np.uint16, 4: np.uint32, 8: np.uint64}
 
 ByteArray: TypeAlias = npt.NDArray[np.uint8]
+Buffer: TypeAlias = bytes | memoryview
 
 
 @dataclass(frozen=True, eq=False)
@@ -146,32 +149,31 @@ class Weights:
     placements: tuple[Placement, ...]
     size: int  # of the image, in bytes
 
-    def write(self, file: BinaryIO) -> None:
-        """Writes the image: every bytes segment at its offset, zeros between."""
+    def chunks(self) -> Iterator[Buffer]:
+        """The image from front to back: every bytes segment at its offset, zeros between."""
         position = 0
         for placement in self.placements:
             for piece in placement.pieces:
                 if isinstance(piece.segment, Bytes):
-                    file.write(bytes(piece.offset - position))
-                    file.write(piece.segment.data.data)
+                    yield bytes(piece.offset - position)
+                    yield piece.segment.data.data
                     position = piece.offset + piece.segment.size
-        file.write(bytes(self.size - position))
+        yield bytes(self.size - position)
 
 
 def lay_out(constants: Sequence[Constant]) -> Weights:
     """Encodes constants and gives every bytes segment an aligned place in one image."""
-    number: dict[Constant, int] = {}
+    number = {constant: place for place, constant in enumerate(dict.fromkeys(constants))}
+    with ThreadPoolExecutor(len(os.sched_getaffinity(0))) as pool:  # copying needs no interpreter
+        encoded = list(pool.map(encode, number))
     placements: list[Placement] = []
     size = 0
-    for constant in constants:
-        if constant in number:
-            continue
+    for segments in encoded:
         pieces = []
-        for segment in encode(constant):
+        for segment in segments:
             pieces.append(Piece(segment, size if isinstance(segment, Bytes) else 0))
             if isinstance(segment, Bytes):
                 size = aligned(size + segment.size)
-        number[constant] = len(placements)
         placements.append(Placement(sum(piece.segment.size for piece in pieces), tuple(pieces)))
     return Weights(tuple(number[constant] for constant in constants), tuple(placements), size)
 

@@ -10,17 +10,19 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-import stat
 import struct
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, BinaryIO
+from queue import SimpleQueue
+from threading import Thread
+from typing import Any
 from uuid import uuid4
 
 from netloom import abi
 from netloom.errors import UsageError
 
+from ...cache import compiler_version, default_cache
 from ...dim import Extent
 from ...program import Entry, Port, Program
 from .architecture import Architecture
@@ -28,12 +30,13 @@ from .features import required_features
 from .header import model_header
 from .host_api import build_host_object
 from .host_tables import EntryPlan
-from .host_types import WEIGHTS_SYMBOL
-from .link import link_shared_object
-from .segments import Weights, lay_out
+from .link import find_linker, link_shared_object
+from .segments import Buffer, Weights, lay_out
 from .variant import Variant
+from .weights_object import write_room, write_weights_object
+from .weights_segment import with_weights_behind
 
-_LARGE = 1 << 30  # bytes of an image that goes into a large section
+_BLOCK = 1 << 20  # bytes that are read at a time
 
 
 def write_shared_object(variants: Sequence[Variant], path: str | os.PathLike[str]) -> None:
@@ -52,10 +55,8 @@ def write_shared_object(variants: Sequence[Variant], path: str | os.PathLike[str
     temporary = _temporary(target)
     try:
         with tempfile.TemporaryDirectory(prefix="netloom-") as folder:
-            files = _write_objects(Path(folder), objects, weights, architecture)
-            link_shared_object(files, temporary, Path(folder), architecture)
+            _write_recorded(temporary, _contents(objects, weights, architecture, Path(folder)))
         replace_file(target.with_suffix(".h"), model_header(program).encode())
-        _record_contents(temporary)
         _put(temporary, target)
     finally:
         temporary.unlink(missing_ok=True)
@@ -79,17 +80,53 @@ def check_writable(path: Path) -> None:
         raise UsageError(f"{str(path)!r} cannot be written: its folder is read-only.")
 
 
-def _write_objects(
-    folder: Path, objects: Sequence[bytes], weights: Weights, architecture: Architecture
-) -> list[Path]:
+def _contents(
+    objects: Sequence[bytes], weights: Weights, architecture: Architecture, folder: Path
+) -> Iterator[Buffer]:
+    """The linked file from front to back; ``folder`` is private room for temporary files."""
+    code = _linked(objects, weights.size, architecture, folder)
+    front = with_weights_behind(code, architecture.page) if weights.size else code
+    if front is not None:
+        yield front
+        yield from weights.chunks()
+        return
+    files = _write_objects(folder, objects)
+    files.append(folder / "weights.o")
+    with files[-1].open("wb") as file:
+        write_weights_object(file, weights, architecture)
+    link_shared_object(files, folder / "whole.so", folder, architecture)
+    with (folder / "whole.so").open("rb") as linked:
+        while block := linked.read(_BLOCK):
+            yield block
+
+
+def _linked(objects: Sequence[bytes], room: int, architecture: Architecture, folder: Path) -> bytes:
+    """The objects, linked, with room for ``room`` bytes of weights; kept for the next compile of a
+    program with the same code.
+    """
+    store, linker = default_cache(), find_linker(architecture)
+    digests = [hashlib.sha256(data).hexdigest() for data in objects]
+    key = ("linked", compiler_version(), abi.ENTRY_POINT, str(abi.ABI_VERSION), *linker.identity,
+           architecture.name, str(room), *digests)  # fmt: skip
+    found = store.get(*key)
+    if found is None:
+        files = _write_objects(folder, objects)
+        if room:
+            files.append(folder / "room.o")
+            with files[-1].open("wb") as file:
+                write_room(file, room, architecture)
+        link_shared_object(files, folder / "linked.so", folder, architecture)
+        found = (folder / "linked.so").read_bytes()
+        store.put(found, *key)
+        store.trim()
+    return found
+
+
+def _write_objects(folder: Path, objects: Sequence[bytes]) -> list[Path]:
     paths = []
     for number, data in enumerate(objects):
         paths.append(folder / f"object{number}.o")
         paths[-1].write_bytes(data)
-    if weights.size:
-        paths.append(folder / "weights.o")
-        with paths[-1].open("wb") as file:
-            write_weights_object(file, weights, architecture)
     return paths
 
 
@@ -112,16 +149,34 @@ def _temporary(path: Path) -> Path:
     return path.with_name(f".netloom-{os.getpid()}-{uuid4().hex}.tmp")
 
 
-def _record_contents(path: Path) -> None:
-    """Appends the trailer with the file's size and digest; others must not be able to write what
-    will run as code.
+def _write_recorded(path: Path, contents: Iterable[Buffer]) -> None:
+    """Writes a new file and the trailer with its size and digest, which a thread computes meanwhile.
+    Others must not be able to write what will run as code.
     """
-    path.chmod(stat.S_IMODE(path.stat().st_mode) & ~stat.S_IWOTH)
-    with path.open("r+b") as file:
-        digest = hashlib.file_digest(file, "sha256").digest()
-        size = file.seek(0, os.SEEK_END) + struct.calcsize(abi.TRAILER_FORMAT)
+    digest, size = hashlib.sha256(), struct.calcsize(abi.TRAILER_FORMAT)
+    waiting: SimpleQueue[Buffer | None] = SimpleQueue()
+
+    def run() -> None:
+        while (data := waiting.get()) is not None:
+            digest.update(data)
+
+    hashing = Thread(target=run, daemon=True)
+    hashing.start()
+    with open(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o775), "wb") as file:
+        try:
+            for data in contents:
+                waiting.put(data)
+                file.write(data)
+                size += len(data)
+            file.flush()
+            os.fsync(file.fileno())  # the disk works while the digest is computed
+        finally:
+            waiting.put(None)
+            hashing.join()
         file.write(
-            struct.pack(abi.TRAILER_FORMAT, abi.TRAILER_MAGIC, abi.ABI_VERSION, 0, size, digest)
+            struct.pack(
+                abi.TRAILER_FORMAT, abi.TRAILER_MAGIC, abi.ABI_VERSION, 0, size, digest.digest()
+            )
         )
 
 
@@ -135,52 +190,6 @@ def _put(temporary: Path, path: Path) -> None:
         os.fsync(folder)
     finally:
         os.close(folder)
-
-
-# -- the weights object ----------------------------------------------------------------------------
-
-
-def write_weights_object(file: BinaryIO, weights: Weights, architecture: Architecture) -> None:
-    """Writes a relocatable ELF object that holds the image under the hidden symbol nl_weights.
-
-    The container is written directly, because an assembler's .incbin holds the image twice in
-    memory and takes seconds. Layout: ELF-64 (System V ABI, chapter 4), little-endian. On x86-64 an
-    image that would push the data out of the code's reach of 2 GiB goes into a large section
-    (SHF_X86_64_LARGE), which GNU ld maps writable; others are read-only.
-    """
-    is_large = architecture.has_large_sections and weights.size >= _LARGE
-    section, flags = (".lrodata", 0x10000002) if is_large else (".rodata", 2)
-    strings = b"\0" + WEIGHTS_SYMBOL.encode() + b"\0"
-    names = b"\0" + section.encode() + b"\0.symtab\0.strtab\0.shstrtab\0.note.GNU-stack\0"
-    # global object, hidden, section 1
-    symbols = bytes(24) + struct.pack("<IBBHQQ", 1, 0x11, 2, 1, 0, weights.size)
-    start = 64
-    tail = start + weights.size
-    places = [tail, tail + len(symbols), tail + len(symbols) + len(strings)]
-    table = -(-(places[2] + len(names)) // 8) * 8
-    file.write(b"\x7fELF\x02\x01\x01" + bytes(9))
-    file.write(
-        struct.pack(
-            "<HHIQQQIHHHHHH", 1, architecture.elf_machine, 1, 0, 0, table, 0, 64, 0, 0, 64, 6, 4
-        )
-    )
-    weights.write(file)
-    file.write(symbols + strings + names)
-    file.write(bytes(table - places[2] - len(names)))
-    for name, kind, attributes, offset, size, link, info, align, item in (
-        ("", 0, 0, 0, 0, 0, 0, 0, 0),
-        (section, 1, flags, start, weights.size, 0, 0, 64, 0),
-        (".symtab", 2, 0, places[0], len(symbols), 3, 1, 8, 24),
-        (".strtab", 3, 0, places[1], len(strings), 0, 0, 1, 0),
-        (".shstrtab", 3, 0, places[2], len(names), 0, 0, 1, 0),
-        (".note.GNU-stack", 1, 0, places[2], 0, 0, 0, 1, 0),
-    ):
-        where = names.index(b"\0" + name.encode() + b"\0") + 1 if name else 0
-        file.write(
-            struct.pack(
-                "<IIQQQQIIQQ", where, kind, attributes, 0, offset, size, link, info, align, item
-            )
-        )
 
 
 # -- the manifest ----------------------------------------------------------------------------------

@@ -146,7 +146,7 @@ class _Candidate:
             raise ValueError(f"{strategy} does not apply: {chosen.rejected.get(strategy)}")
         cache = Cache(Path(request.cache) if request.cache else None)
         objects = compile_kernel_objects(
-            compiled.program.kernels, compiled.texts, compiled.cpu, 1, cache
+            compiled.kernels, compiled.kernels.digests, compiled.cpu, 1, cache
         )
         self._launches = Launches(compiled.program, objects, compiled.program.entries[0])
         self._own = [place for place, is_own in enumerate(_own_launches(compiled)) if is_own]

@@ -16,10 +16,9 @@ from typing import Any
 
 from netloom.errors import UsageError
 
-from ...dim import Symbol
 from ...graph import Graph
+from ...kernel_table import Outline
 from ...loops.build import Machine
-from ...loops.ir import Block, Kernel
 from ...passes.eliminate_dead import eliminate_dead
 from ...passes.find_attention import find_attention
 from ...passes.fuse import fuse
@@ -123,7 +122,7 @@ class DevicePlacement(Placement):
     sources: dict[str, KernelSource] = field(default_factory=dict)
     _by_source: dict[str, str] = field(default_factory=dict)
 
-    def kernel(self, body: Graph) -> tuple[str, Kernel]:
+    def kernel(self, body: Graph) -> tuple[str, Outline]:
         """The kernel that does what the body says; equal sources are one kernel."""
         planned = plan_kernel(body, self.engine, self.tilings)
         source = print_source(planned)
@@ -132,15 +131,8 @@ class DevicePlacement(Placement):
             name = f"f_{len(self._by_source)}_{kind}"
             self._by_source[source.key] = name
             self.forms[name], self.sources[name] = planned, source
-        signature = Kernel(
-            "kernel",
-            planned.buffers,
-            planned.symbols,
-            planned.items,
-            Symbol("block", 0, None),
-            Block(()),
-        )
-        return self._by_source[source.key], signature
+        outline = Outline(planned.symbols, planned.items, source.key)
+        return self._by_source[source.key], outline
 
 
 @dataclass(frozen=True)

@@ -4,6 +4,7 @@ either stops a compile.
 
 from __future__ import annotations
 
+import hashlib
 import os
 import signal
 import subprocess
@@ -63,11 +64,14 @@ def kernels() -> dict[str, Kernel]:
 @pytest.fixture(scope="module")
 def expected(kernels: dict[str, Kernel]) -> tuple[bytes, ...]:
     """Compiled in this process, without a cache."""
-    return compile_kernel_objects(kernels, texts_of(kernels), CPU, 1, Cache(None))
+    return compile_kernel_objects(kernels, digests_of(kernels), CPU, 1, Cache(None))
 
 
-def texts_of(kernels: Mapping[str, Kernel]) -> dict[str, str]:
-    return {name: print_kernel(kernel, "kernel") for name, kernel in kernels.items()}
+def digests_of(kernels: Mapping[str, Kernel]) -> dict[str, str]:
+    return {
+        name: hashlib.sha256(print_kernel(kernel, "kernel").encode()).hexdigest()
+        for name, kernel in kernels.items()
+    }
 
 
 def forget(name: str, data: bytes) -> None:
@@ -103,7 +107,9 @@ def test_objects_run(expected: tuple[bytes, ...]) -> None:
 def test_workers_give_the_same_bytes(
     workers: int, kernels: dict[str, Kernel], expected: tuple[bytes, ...]
 ) -> None:
-    assert compile_kernel_objects(kernels, texts_of(kernels), CPU, workers, Cache(None)) == expected
+    assert (
+        compile_kernel_objects(kernels, digests_of(kernels), CPU, workers, Cache(None)) == expected
+    )
 
 
 def test_the_cache_gives_the_same_bytes(kernels: dict[str, Kernel], expected: tuple[bytes, ...],
@@ -115,18 +121,18 @@ def test_the_cache_gives_the_same_bytes(kernels: dict[str, Kernel], expected: tu
     cache = Cache(tmp_path)
     first = some(kernels, 7)
     renamed = {f"other_{name}": kernel for name, kernel in first.items()}
-    compile_kernel_objects(renamed, texts_of(renamed), CPU, 1, cache)
+    compile_kernel_objects(renamed, digests_of(renamed), CPU, 1, cache)
     assert len(cache.entries()) == 7
-    assert compile_kernel_objects(kernels, texts_of(kernels), CPU, 1, cache) == expected
+    assert compile_kernel_objects(kernels, digests_of(kernels), CPU, 1, cache) == expected
     assert len(cache.entries()) == len(kernels)
     monkeypatch.setattr(kernel_objects, "kernels_as_llvm", lambda *_: pytest.fail("compiled again"))
     monkeypatch.setattr(kernel_objects, "verify_kernel", lambda *_: pytest.fail("verified again"))
-    assert compile_kernel_objects(kernels, texts_of(kernels), CPU, 2, cache) == expected
+    assert compile_kernel_objects(kernels, digests_of(kernels), CPU, 2, cache) == expected
 
 
 def test_levels_do_not_share_objects(kernels: dict[str, Kernel], tmp_path: Path) -> None:
     found = [
-        compile_kernel_objects(some(kernels, 2), texts_of(kernels), cpu, 1, Cache(tmp_path))
+        compile_kernel_objects(some(kernels, 2), digests_of(kernels), cpu, 1, Cache(tmp_path))
         for cpu in CPUS.values()
     ]
     assert len(set(found)) == len(CPUS) and len(Cache(tmp_path).entries()) == 2 * len(CPUS)
@@ -175,7 +181,7 @@ def test_objects_are_kept_as_they_are_made(workers: int, kernels: dict[str, Kern
 
     monkeypatch.setattr(kernel_objects, "kernels_as_llvm", emit)
     with pytest.raises(ToolchainError):
-        compile_kernel_objects(kernels, texts_of(kernels), CPU, workers, Cache(tmp_path))
+        compile_kernel_objects(kernels, digests_of(kernels), CPU, workers, Cache(tmp_path))
     assert len(Cache(tmp_path).entries()) == len(kernels) - 1
 
 
@@ -187,7 +193,7 @@ def test_damaged_entries_are_made_again(damage: str, kernels: dict[str, Kernel],
                                         expected: tuple[bytes, ...],
                                         tmp_path: Path) -> None:  # fmt: skip
     cache, few = Cache(tmp_path), some(kernels, 3)
-    compile_kernel_objects(few, texts_of(few), CPU, 1, cache)
+    compile_kernel_objects(few, digests_of(few), CPU, 1, cache)
     paths = [entry.path for entry in cache.entries()]
     whole = [path.read_bytes() for path in paths]
     for number, path in enumerate(paths):
@@ -201,7 +207,7 @@ def test_damaged_entries_are_made_again(damage: str, kernels: dict[str, Kernel],
                 "swapped": whole[number - 1],
             }[damage]
         )
-    assert compile_kernel_objects(few, texts_of(few), CPU, 1, cache) == expected[:3]
+    assert compile_kernel_objects(few, digests_of(few), CPU, 1, cache) == expected[:3]
     assert [path.read_bytes() for path in paths] == whole
 
 
@@ -211,7 +217,7 @@ def test_a_cache_that_cannot_be_written(
     (tmp_path / "file").write_text("x")
     for place in (tmp_path / "file", tmp_path / "file" / "below", Path("/proc/nowhere")):
         assert (
-            compile_kernel_objects(some(kernels, 2), texts_of(kernels), CPU, 1, Cache(place))
+            compile_kernel_objects(some(kernels, 2), digests_of(kernels), CPU, 1, Cache(place))
             == expected[:2]
         )
 
@@ -235,7 +241,7 @@ def processes_of(parent: int) -> list[int]:
 
 def test_no_process_is_left(kernels: dict[str, Kernel], expected: tuple[bytes, ...]) -> None:
     threads = threading.active_count()
-    assert compile_kernel_objects(kernels, texts_of(kernels), CPU, 2, Cache(None)) == expected
+    assert compile_kernel_objects(kernels, digests_of(kernels), CPU, 2, Cache(None)) == expected
     assert processes_of(os.getpid()) == [] and threading.active_count() == threads
 
 
@@ -255,7 +261,7 @@ def test_a_kernel_that_breaks_a_rule_is_named(kernels: dict[str, Kernel]) -> Non
     broken = replace(kernels[sorted(kernels)[3]], variable=Symbol("w", 5))
     all_ = {**kernels, "broken": broken}
     with pytest.raises(VerificationError, match="^broken: "):
-        compile_kernel_objects(all_, texts_of(all_), CPU, 2, Cache(None))
+        compile_kernel_objects(all_, digests_of(all_), CPU, 2, Cache(None))
     assert processes_of(os.getpid()) == []
 
 
