@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 import os
 import struct
+import tokenize
 import uuid
 import zipfile
 import zlib
@@ -29,10 +30,10 @@ Array: TypeAlias = npt.NDArray[Any]
 VERSION = 1
 _METADATA_KEY = "netloom.checkpoint"
 _HEADER_LIMIT = 100 << 20  # bytes, as in the format's own definition
-# what zipfile and NumPy raise for archives that are damaged or encrypted
-_DAMAGES: Final = (
+# what NumPy and zipfile raise for files of arrays that are damaged or encrypted
+DAMAGES: Final = (
     KeyError, TypeError, AttributeError, EOFError, RuntimeError, SyntaxError, OverflowError,
-    struct.error, zipfile.BadZipFile, zlib.error,
+    ValueError, struct.error, tokenize.TokenError, zipfile.BadZipFile, zlib.error,
 )  # fmt: skip
 _CODES = {
     "F64": "float64", "F32": "float32", "F16": "float16", "BF16": "bfloat16", "I64": "int64", "I32": "int32",
@@ -171,7 +172,7 @@ def read_npz(path: Path, names: Collection[str] | None = None) -> dict[str, Arra
             arrays = {name: archive[name] for name in wanted}
     except MemoryError as error:
         raise ValueError("an array does not fit in memory") from error
-    except _DAMAGES as error:
+    except DAMAGES as error:
         raise ValueError(str(error) or "it is cut off") from error
     if strange := [name for name, array in arrays.items() if not isinstance(array, np.ndarray)]:
         raise ValueError(f"{strange[0]!r} is not an array")

@@ -18,7 +18,21 @@ NUMBERS = (
     *(1 << 32, 1 << 40, 10**9, (1 << 62) + 1, (1 << 63) - 1, -(1 << 63)),
 )
 FLOATS = (0.0, -0.0, -1.0, 0.5, 1e38, -1e-40, float("nan"), float("inf"), -float("inf"))
-TEXTS = ("", "x", "y", "w", "s", "Relu", "Conv", "Identity", "n" * 300, "a\n", "a\0b", "N", "linear")
+TEXTS = (
+    "",
+    "x",
+    "y",
+    "w",
+    "s",
+    "Relu",
+    "Conv",
+    "Identity",
+    "n" * 300,
+    "a\n",
+    "a\0b",
+    "N",
+    "linear",
+)
 
 
 def parts(message: Any) -> Iterator[tuple[Any, Any]]:

@@ -25,7 +25,7 @@ from netloom.runtime.session import Session
 
 from .mutation import mutate, mutate_bytes
 
-MUTANTS = 6  # of each model, for each of the shapes that are asked for
+MUTANTS = 3  # of each model, for each of the shapes that are asked for
 SECONDS = 20  # that one mutant may take
 ELEMENTS = 200_000  # of all values of a mutant that is run
 BATCH = 2  # what free dims are then
@@ -206,7 +206,7 @@ def imported(source: onnx.ModelProto | bytes) -> Graph | None:
     except NetloomError as error:
         text = str(error)
         assert error.exit_code in (2, 3), text
-        assert text.isprintable() and 0 < len(text) < 3000
+        assert all(map(str.isprintable, text.split("\n"))) and 0 < len(text) < 3000
         return None
 
 
@@ -275,9 +275,9 @@ def is_right(graph: Graph) -> bool:
         return True
     with np.errstate(all="ignore"):
         expected = interpret(graph, inputs)
-        found = Session.in_process(
-            compile_graph(graph, Options(workers=1)).image, threads=1
-        ).run(None, inputs)
+        found = Session.in_process(compile_graph(graph, Options(workers=1)).image, threads=1).run(
+            None, inputs
+        )
         return all(map(_is_equal, found, expected))
 
 
@@ -296,7 +296,7 @@ def _is_equal(found: Array, expected: Array) -> bool:
 def test_sound_mutants_run(name: str, shapes: int) -> None:
     """Compiling may still refuse, with a typed error: memory, a free dim that no input tells."""
     rng = random.Random(f"run {name}")
-    wanted = max(2, shapes // 10)
+    wanted = max(1, shapes // 20)
     while wanted:
         graph = imported(mutant_of(name, rng))
         if graph is None:

@@ -73,7 +73,9 @@ def _size(value: Value) -> int:
 def _weights(*shape: int, terms: int) -> Array:
     """Numbers that differ, with an absolute sum of at most 1 over ``terms`` of them."""
     size = int(np.prod(shape))
-    return (np.cos(np.arange(1.0, size + 1) * 1.7) / max(terms, 1)).astype(np.float32).reshape(shape)
+    return (
+        (np.cos(np.arange(1.0, size + 1) * 1.7) / max(terms, 1)).astype(np.float32).reshape(shape)
+    )
 
 
 def _number(extent: Extent) -> int:
@@ -189,9 +191,7 @@ def _split(draw: Draw, b: Builder, _values: list[Value], x: Value) -> Value:
     for first, last in ((0, at), (at, _fixed(x, axis))):
         start, size = [0] * x.type.rank, list(x.shape)
         start[axis], size[axis] = first, last - first
-        parts.append(
-            b("slice", x, start=tuple(start), size=tuple(size), step=(1,) * x.type.rank)
-        )
+        parts.append(b("slice", x, start=tuple(start), size=tuple(size), step=(1,) * x.type.rank))
     return b("concat", b("neg", parts[1]), parts[0], axis=axis)
 
 
