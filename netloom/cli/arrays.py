@@ -155,7 +155,9 @@ def _image(port: PortInfo, source: str, bounds: Mapping[str, int], pixels: Pixel
                 f"{port.name[:80]!r}."
             )
     if 0 in pixels.deviation:
-        raise UsageError("pixels cannot be divided by a deviation of 0.", hint="Give another --std.")
+        raise UsageError(
+            "pixels cannot be divided by a deviation of 0.", hint="Give another --std."
+        )
     values = (values - np.array(pixels.mean)) / np.array(pixels.deviation)
     return np.ascontiguousarray(values.transpose(2, 0, 1)[None]).astype(numpy_dtype(port.dtype))
 
