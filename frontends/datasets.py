@@ -9,7 +9,9 @@ from __future__ import annotations
 
 import gzip
 import importlib
+import math
 import os
+import zlib
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -155,7 +157,7 @@ def _read(place: Path, name: str) -> bytes:
             try:
                 with opener(path, "rb") as file:
                     return bytes(file.read())
-            except (OSError, EOFError) as error:
+            except (OSError, EOFError, zlib.error) as error:
                 raise UsageError(f"{str(path)!r} cannot be read: {error}.") from error
     raise UsageError(f"the file {name!r} (or {name}.gz) is missing in {str(place)!r}.")
 
@@ -169,8 +171,8 @@ def _idx(place: Path, name: str) -> npt.NDArray[np.uint8]:
     header = 4 + 4 * rank
     if data[:3] != b"\0\0\x08" or len(data) < header:
         raise UsageError(f"{name!r} in {str(place)!r} is not an idx file of bytes.")
-    shape = np.frombuffer(data, ">i4", rank, 4)
-    if len(data) - header != int(np.prod(shape, dtype=np.int64)):
+    shape = [int(extent) for extent in np.frombuffer(data, ">i4", rank, 4)]
+    if min(shape, default=0) < 0 or len(data) - header != math.prod(shape):
         raise UsageError(f"{name!r} in {str(place)!r} is cut off.")
     return np.frombuffer(data, np.uint8, offset=header).reshape(shape)
 

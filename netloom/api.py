@@ -63,10 +63,19 @@ def compile(  # noqa: A001
     ``tune`` seconds for measuring on this machine which strategies are best."""
     if target != "cpu":
         raise UsageError(f"there is no target {target!r}.", hint="Choose cpu.")
+    _check_graph(graph)
     inference = graph.inference_form() if isinstance(graph, TracedGraph) else graph
     return CompiledNetwork(
         compile_graph(inference, Options(_names(cpu), threads, accuracy, conv_strategy, tune=tune))
     )
+
+
+def _check_graph(graph: object) -> None:
+    if not isinstance(graph, Graph):
+        raise UsageError(
+            f"a {type(graph).__name__} cannot be compiled; a graph can.",
+            hint="Give what network.graph(x=nl.tensor(...)) or nl.from_onnx(path) returns.",
+        )
 
 
 def _names(cpu: str | Sequence[str]) -> str:
@@ -86,6 +95,12 @@ def compile_training(
 ) -> Trainer:
     """Compile forward, backward and the optimizer's update as one step; returns the trainer that
     runs it. Options are those of ``compile``."""
+    _check_graph(graph)
+    if not callable(loss):
+        raise UsageError(
+            f"the loss is {loss!r}, which is no function.",
+            hint="Give one of nl.losses, or a function of two symbolic values.",
+        )
     step = training_graph(graph, loss, optimizer)
     run = graph.inference_form() if isinstance(graph, TracedGraph) else graph
     compiled = compile_entries(

@@ -10,12 +10,14 @@ from __future__ import annotations
 import json
 import os
 import struct
+import tokenize
 import uuid
 import zipfile
-from collections.abc import Mapping
+import zlib
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, TypeAlias
+from typing import Any, Final, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
@@ -28,6 +30,11 @@ Array: TypeAlias = npt.NDArray[Any]
 VERSION = 1
 _METADATA_KEY = "netloom.checkpoint"
 _HEADER_LIMIT = 100 << 20  # bytes, as in the format's own definition
+# what NumPy and zipfile raise for files of arrays that are damaged or encrypted
+DAMAGES: Final = (
+    KeyError, TypeError, AttributeError, EOFError, RuntimeError, SyntaxError, OverflowError,
+    ValueError, struct.error, tokenize.TokenError, zipfile.BadZipFile, zlib.error,
+)  # fmt: skip
 _CODES = {
     "F64": "float64", "F32": "float32", "F16": "float16", "BF16": "bfloat16", "I64": "int64", "I32": "int32",
     "I16": "int16", "I8": "int8", "U64": "uint64", "U32": "uint32", "U16": "uint16", "U8": "uint8", "BOOL": "bool",
@@ -135,7 +142,8 @@ def read_checkpoint(path: str | os.PathLike[str]) -> Checkpoint:
     """
     place = Path(path)
     try:
-        return _read_npz(place) if place.suffix == ".npz" else _read_safetensors(place)
+        is_npz = place.suffix == ".npz"
+        return Checkpoint(read_npz(place)) if is_npz else _read_safetensors(place)
     except OSError as error:
         raise ProgramError(
             f"the checkpoint {str(place)!r} cannot be read: {error.strerror or error}."
@@ -145,17 +153,36 @@ def read_checkpoint(path: str | os.PathLike[str]) -> Checkpoint:
         KeyError,
         TypeError,
         AttributeError,
-        EOFError,
         struct.error,
-        zipfile.BadZipFile,
         RecursionError,
     ) as error:
         raise ProgramError(f"{str(place)!r} is not a valid checkpoint: {error}.") from error
 
 
-def _read_npz(path: Path) -> Checkpoint:
-    with open(path, "rb") as file, np.load(file, allow_pickle=False) as archive:
-        return Checkpoint({name: np.asarray(archive[name]) for name in archive.files})
+def read_npz(path: Path, names: Collection[str] | None = None) -> dict[str, Array]:
+    """The arrays of a .npz file, or those of the given names that it holds.
+
+    ValueError says what is wrong with a file that is none or is damaged; OSError if it cannot be
+    read.
+    """
+    try:
+        with open(path, "rb") as file, np.load(file, allow_pickle=False) as archive:
+            wanted = [name for name in archive.files if names is None or name in names]
+            _check_packing(archive.zip.infolist())
+            arrays = {name: archive[name] for name in wanted}
+    except MemoryError as error:
+        raise ValueError("an array does not fit in memory") from error
+    except DAMAGES as error:
+        raise ValueError(str(error) or "it is cut off") from error
+    if strange := [name for name, array in arrays.items() if not isinstance(array, np.ndarray)]:
+        raise ValueError(f"{strange[0]!r} is not an array")
+    return arrays
+
+
+def _check_packing(entries: list[zipfile.ZipInfo]) -> None:
+    known = (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED)
+    if any(entry.compress_type not in known for entry in entries):
+        raise ValueError("it is packed in a way that NumPy does not write")
 
 
 def _read_safetensors(path: Path) -> Checkpoint:

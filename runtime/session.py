@@ -16,13 +16,14 @@ from typing import Any, Protocol, TypeAlias
 import numpy as np
 import numpy.typing as npt
 
-from netloom.errors import InputError, UsageError
+from netloom.errors import InputError, ProgramError, UsageError
 
 from .buffer import Tensors, as_input, blank_tensors, check_bindable, empty, numpy_dtype
 from .cpu import Api, Context, DLTensor, Model, StateHandle, default_threads
 from .program import EntryInfo, PortInfo
 
 Array: TypeAlias = npt.NDArray[Any]
+MOST_THREADS = 1024
 _SHAPES_KEPT = 256  # outputs' shapes by inputs' shapes
 
 
@@ -39,6 +40,8 @@ def load(path: str | os.PathLike[str], threads: int | None = None) -> Session:
     Raises ProgramError for a file that is damaged, foreign, or writable by others, CpuFeatureError
     if this machine cannot run it.
     """
+    if "\0" in os.fspath(path):
+        raise ProgramError("No name of a file holds NUL.", hint="Check the path.")
     place = Path(path).resolve()
     return Session(Model.load(place), threads, place)
 
@@ -47,8 +50,10 @@ class Session:
     """A program ready to run."""
 
     def __init__(self, model: Model, threads: int | None = None, path: Path | None = None) -> None:
-        if threads is not None and threads < 1:
-            raise UsageError(f"The number of threads must be at least 1, but is {threads}.")
+        if threads is not None and not (isinstance(threads, int) and 1 <= threads <= MOST_THREADS):
+            raise UsageError(
+                f"The number of threads must be at least 1, and at most {MOST_THREADS}, but is {threads!r}."
+            )
         self._model, self._path, self._given_threads = model, path, threads
         self.threads = threads or default_threads(model.manifest)
         self._contexts: list[Context] = []
@@ -91,6 +96,8 @@ class Session:
             raise UsageError(
                 f"The free dims are {', '.join(names) or 'none'}, but {', '.join(dims) or 'none'} were given."
             )
+        if any(not 0 <= value < 1 << 63 for value in dims.values()):
+            raise InputError(f"The free dims {dims} are out of their ranges.")
         values = (ctypes.c_int64 * len(names))(*(dims[name] for name in names))
         size = int(
             self._model.api["arena_bytes"](self._model.handle, ctypes.addressof(values), len(names))

@@ -138,6 +138,8 @@ class Trainer:
     def predict(self, *arrays: Array, batch: int = 256) -> Array:
         """The output of the network, with its present parameters, for all samples."""
         ports = self.session.entry("run").inputs
+        if not arrays or not len(arrays[0]) or batch < 1:
+            raise InputError("there are no samples to predict.", hint="Give arrays that hold some.")
         parts = []
         for chosen in _slices(len(arrays[0]), batch):
             given = [
@@ -150,6 +152,10 @@ class Trainer:
         """A measure of the outputs against the last array: ``metric``, or the accuracy if that
         array holds integers, or the mean squared error."""
         target = np.asarray(arrays[-1])
+        if lengths := {len(array) for array in arrays} - {len(target)}:
+            raise InputError(
+                f"arrays of lengths {sorted({*lengths, len(target)})} do not belong together."
+            )
         measure = metric or (accuracy if target.dtype.kind in "iu" else mean_squared_error)
         return measure(self.predict(*arrays[:-1], batch=batch), target)
 
@@ -185,6 +191,8 @@ class Trainer:
         """
         if schedule is not None:
             self.rate = schedule
+        if not 0 <= seed < 1 << 63:
+            raise UsageError(f"a seed lies in 0..2^63 - 1, but is {seed}.")
         source = _Source.of(data, batch)
         self._begin(Progress(seed, batch, source.samples), checkpoint, resume)
         with (
@@ -360,7 +368,7 @@ class _Source:
     @staticmethod
     def _of_arrays(arrays: tuple[Array, ...], batch: int) -> _Source:
         lengths = {len(array) for array in arrays}
-        if len(lengths) != 1 or batch < 1:
+        if len(lengths) != 1 or 0 in lengths or not isinstance(batch, int) or batch < 1:
             raise UsageError(
                 f"arrays of lengths {sorted(lengths)} cannot be cut into batches of {batch}."
             )

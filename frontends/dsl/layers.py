@@ -156,6 +156,8 @@ def dense(
         raise ShapeError(f"dense takes [..., in] with a fixed last extent, not {x.type}",
                          node=label,
                          hint="Call flatten first.")  # fmt: skip
+    if units < 0:
+        raise ShapeError(f"dense cannot have {units} units", node=label)
     fans = Fans(x.shape[-1], units)
     w = x.trace.parameter(
         f"{label}.weight", TensorType(x.dtype, (x.shape[-1], units)), weight_initializer, fans

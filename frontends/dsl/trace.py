@@ -25,7 +25,7 @@ import numpy.typing as npt
 import netloom.compiler.ops  # noqa: F401  (fills the table of ops)
 from netloom.compiler import dim
 from netloom.compiler.constant import Constant
-from netloom.compiler.dim import Extent
+from netloom.compiler.dim import Dim, Extent
 from netloom.compiler.graph import Builder, Graph, State, Value
 from netloom.compiler.tensor_type import DType, TensorType
 from netloom.errors import ShapeError, UsageError
@@ -41,7 +41,7 @@ def tensor(*shape: int | str | Extent, dtype: str | DType = "float32") -> Tensor
     extents = tuple(
         dim.symbol(extent, 1) if isinstance(extent, str) else extent for extent in shape
     )
-    if any(isinstance(extent, int) and extent < 0 for extent in extents):
+    if not all(isinstance(e, Dim) or (isinstance(e, int) and e >= 0) for e in extents):
         raise ShapeError(f"a tensor cannot have the extents {shape}")
     try:
         return TensorType(dtype if isinstance(dtype, DType) else DType(dtype), extents)

@@ -498,6 +498,10 @@ class _InputShapes:
         dtype = dtype_of(tensor.elem_type, shown)
         if info.name in self.shapes:
             wanted = self.shapes[info.name]
+            if not all(isinstance(extent, str | int) for extent in wanted):
+                raise UsageError(
+                    f"the shape {wanted!r} of {shown} holds more than numbers and names."
+                )
             if tensor.HasField("shape") and len(tensor.shape.dim) != len(wanted):
                 raise ShapeError(f"{shown} has rank {len(tensor.shape.dim)}; the shape given for it has {len(wanted)}.",
                                  hint="Give one extent for each axis.")  # fmt: skip
@@ -533,7 +537,7 @@ class _InputShapes:
                     if chosen < 0:
                         raise UsageError(f"the dim {printable(name)} cannot be {chosen}.")
                     self.symbols[name] = chosen
-                case _:
+                case None | range():
                     safe = identifier(name, self._taken)
                     self._taken.add(safe)
                     numbers = (
@@ -545,6 +549,8 @@ class _InputShapes:
                     self.symbols[name] = (
                         dim.symbol(safe, numbers[0] // step, numbers[-1] // step) * step
                     )
+                case _:
+                    raise UsageError(f"the dim {printable(name)} cannot be {chosen!r}.")
         return self.symbols[name]
 
     def dim_of(self, symbol: Symbol) -> tuple[str, int]:

@@ -72,13 +72,30 @@ def _text_of(error: Exception) -> str:
             "Run again with -v and report what it prints.")  # fmt: skip
 
 
+def _show_version(context: click.Context, _parameter: click.Parameter, value: bool) -> None:
+    """A checkout that is not installed runs too; only an installed package has a number."""
+    if not value:
+        return
+    from importlib.metadata import PackageNotFoundError, version
+
+    try:
+        number = version("netloom")
+    except PackageNotFoundError:
+        number = "of a checkout that is not installed"
+    click.echo(f"netloom, version {number}")
+    context.exit()
+
+
 _EPILOG = (
     "Exit codes: " + ", ".join(f"{code} {meaning}" for code, meaning in EXIT_CODES.items()) + "."
 )
 
 
 @click.group(cls=_Verbs, epilog=_EPILOG, context_settings={"help_option_names": ["-h", "--help"]})
-@click.version_option(package_name="netloom")
+@click.option(
+    "--version", is_flag=True, is_eager=True, expose_value=False, callback=_show_version,
+    help="Show the version and exit.",
+)  # fmt: skip
 def main() -> None:
     """Compile neural networks to native code."""
     gc.set_threshold(COLLECTED)

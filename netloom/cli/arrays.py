@@ -21,6 +21,7 @@ from netloom.compiler import dim
 from netloom.compiler.dim import Symbol, parse_extent
 from netloom.errors import InputError, ToolchainError, UsageError
 from netloom.runtime.buffer import numpy_dtype
+from netloom.runtime.checkpoint import DAMAGES
 
 from .models import listed
 from .output import displayable
@@ -112,7 +113,7 @@ def _random(port: PortInfo, bounds: Mapping[str, int], generator: np.random.Gene
 def _npy(port: PortInfo, source: str) -> Array:
     try:
         loaded = np.load(source, allow_pickle=False)
-    except (OSError, ValueError, EOFError) as error:
+    except (OSError, *DAMAGES) as error:
         reason = error.strerror if isinstance(error, OSError) and error.strerror else error
         raise InputError(f"input {port.name[:80]!r} cannot be read from {source!r}: {reason}.",
                          hint="Give a .npy file, an image or rand.") from error  # fmt: skip
@@ -152,6 +153,10 @@ def _image(port: PortInfo, source: str, bounds: Mapping[str, int], pixels: Pixel
                 f"{len(numbers)} numbers were given for the {shape[1]} channels of "
                 f"{port.name[:80]!r}."
             )
+    if 0 in pixels.deviation:
+        raise UsageError(
+            "pixels cannot be divided by a deviation of 0.", hint="Give another --std."
+        )
     values = (values - np.array(pixels.mean)) / np.array(pixels.deviation)
     return np.ascontiguousarray(values.transpose(2, 0, 1)[None]).astype(numpy_dtype(port.dtype))
 

@@ -38,7 +38,9 @@ _HEADS = ("output", "relative L2", "max error / max", "")
     help="Compare every node's outputs with the interpreter's; fuses less.",
 )
 @click.option("--tolerance", default=5e-5, show_default=True, help="Largest relative L2 distance.")
-@click.option("--seed", default=0, show_default=True, help="Of the random inputs.")
+@click.option(
+    "--seed", default=0, show_default=True, type=click.IntRange(0), help="Of the random inputs."
+)
 @binding_options
 @in_process_options
 @printing

@@ -170,6 +170,10 @@ def _forms(emit: str | None, path: Path | None) -> tuple[str, ...]:
             raise UsageError(
                 f"there is no form {unknown[0][:80]!r}.", hint=f"Choose from {', '.join(EMITTERS)}."
             )
+    elif path is not None and path.suffix == ".nlc":
+        raise UsageError(
+            "files .nlc are programs for CUDA devices.", hint="Give --target cuda, or -o model.so."
+        )
     elif path is not None:
         forms = _BY_SUFFIX.get(path.suffix, ("so",))
     else:

@@ -36,6 +36,10 @@ def compile_for_device(
         raise UsageError(
             "the cuda target writes program files.", hint="Give -o model.nlc, without --emit."
         )
+    if path.suffix == ".so":
+        raise UsageError(
+            "files .so are programs for CPUs.", hint="Give -o model.nlc, or leave out --target."
+        )
     check_target(path)
     start = time.perf_counter()
     compiled = _compiled(load_graph(model, binding), build, dump, training)

@@ -18,6 +18,11 @@ def check_target(path: Path) -> None:
         raise UsageError(
             f"{name!r} cannot be written: no name of a file holds NUL.", hint="Choose another path."
         )
+    if name == "-":
+        raise UsageError(
+            "files are not written to standard output.",
+            hint="Leave -o out: a single form in text goes there.",
+        )
     try:
         mode = path.stat().st_mode if path.exists() else stat.S_IFREG
         has_folder = path.parent.is_dir()

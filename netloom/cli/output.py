@@ -9,6 +9,7 @@ is one JSON object.
 from __future__ import annotations
 
 import json
+import math
 import sys
 import traceback
 from collections.abc import Sequence
@@ -59,7 +60,7 @@ class Output:
     def result(self, data: Any, text: str) -> None:
         """What the verb found: ``data`` with --json, else ``text``."""
         if self.as_json:
-            click.echo(json.dumps(data, default=str))
+            click.echo(json.dumps(_finite(data), default=str, allow_nan=False))
         else:
             self.say(text)
 
@@ -80,6 +81,18 @@ class Output:
         if isinstance(error, NetloomError):
             row |= {"node": displayable(error.node), "hint": displayable(error.hint)}
         click.echo(json.dumps(row), err=True)
+
+
+def _finite(data: Any) -> Any:
+    """The data with None for numbers that JSON does not have: NaN and infinities."""
+    match data:
+        case float():
+            return data if math.isfinite(data) else None
+        case dict():
+            return {key: _finite(value) for key, value in data.items()}
+        case list() | tuple():
+            return [_finite(value) for value in data]
+    return data
 
 
 def displayable(text: str) -> str:

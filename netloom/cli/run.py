@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from netloom.errors import InputError
+from netloom.errors import InputError, UsageError
 
 from .cuda import is_cuda_program, load_cuda
 from .files import check_target, replace_file
@@ -70,7 +70,9 @@ class _Numbers(click.ParamType[tuple[float, ...]]):
     help="Subtracted from an image's values of 0 to 1, by channel.",
 )
 @click.option("--std", type=_Numbers(), default=(1.0,), help="By which they are divided then.")
-@click.option("--seed", default=0, show_default=True, help="Of the random inputs.")
+@click.option(
+    "--seed", default=0, show_default=True, type=click.IntRange(0), help="Of the random inputs."
+)
 @binding_options
 @in_process_options
 @printing
@@ -93,7 +95,9 @@ def run(
         load_cuda(program) if is_cuda_program(program) else load_session(program, build, binding)
     )
     _check_outputs(session, targets)
-    arrays = gather_inputs(session, dict(inputs), binding.numbers, seed, Pixels(mean, std))
+    arrays = gather_inputs(
+        session, _each_once("--in", inputs), binding.numbers, seed, Pixels(mean, std)
+    )
     results = dict(
         zip((port.name for port in session.outputs), session.run(None, arrays), strict=True)
     )
@@ -105,10 +109,17 @@ def run(
 
 def _targets(outputs: tuple[tuple[str, str], ...]) -> dict[str, Path]:
     """Files to write, checked before the work."""
-    targets = {name: Path(path) for name, path in outputs}
+    targets = {name: Path(path) for name, path in _each_once("--out", outputs).items()}
     for path in targets.values():
         check_target(path)
     return targets
+
+
+def _each_once(option: str, pairs: tuple[tuple[str, str], ...]) -> dict[str, str]:
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        raise UsageError(f"{option} gives one name twice.", hint="Give each name once.")
+    return found
 
 
 def _check_outputs(session: Session | CudaSession, targets: dict[str, Path]) -> None:

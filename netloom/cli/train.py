@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
-from zipfile import BadZipFile
 
 import click
 
@@ -96,6 +95,11 @@ def train(
     chosen = chosen if rate is None else with_rate(chosen, rate)
     measure = parse_loss(loss)
     training, validation = _data(data)
+    if require is not None and validation is None:
+        raise UsageError(
+            "--require needs validation data, and there are none.",
+            hint="Add test_x and test_y to the .npz file, or leave --require out.",
+        )
     trainer = compile_training(
         load_graph(model, binding), loss=measure, optimizer=chosen, threads=threads
     )
@@ -150,12 +154,11 @@ def _data(source: str) -> tuple[tuple[Any, ...], tuple[Any, ...] | None]:
 
 
 def _npz(place: Path) -> tuple[tuple[Any, ...], tuple[Any, ...] | None]:
-    import numpy as np
+    from netloom.runtime.checkpoint import read_npz
 
     try:
-        with place.open("rb") as source, np.load(source, allow_pickle=False) as file:
-            arrays = {name: file[name] for name in _ARRAYS if name in file.files}
-    except (OSError, ValueError, EOFError, KeyError, BadZipFile) as error:
+        arrays = read_npz(place, _ARRAYS)
+    except (OSError, ValueError) as error:
         raise InputError(f"{str(place)!r} is not a .npz file of arrays: {error}.") from error
     if missing := [name for name in ("x", "y") if name not in arrays]:
         raise InputError(

@@ -17,6 +17,7 @@ from netloom.compiler.constant import Constant
 from netloom.compiler.dim import Extent, symbol
 from netloom.compiler.graph import Builder, Graph, Value
 from netloom.compiler.op import Array
+from netloom.compiler.passes.differentiate import differentiate
 from netloom.compiler.tensor_type import FLOAT64, TensorType
 
 BATCH = 3  # the number that N stands for
@@ -47,6 +48,22 @@ def random_inputs(graph: Graph, seed: int = 0) -> dict[str, Array]:
     """Normal data for every input, with N = BATCH."""
     random = np.random.default_rng(seed)
     return {v.label: random.standard_normal(v.type.evaluate({"N": BATCH})) for v in graph.inputs}
+
+
+def with_gradient(graph: Graph) -> Graph:
+    """loss = sum of sin(output) over all outputs, and its gradient by every float input."""
+    b = Builder(graph.name)
+    b.inputs, b.nodes, b.states = list(graph.inputs), list(graph.nodes), list(graph.states)
+    sums = [
+        b("reduce_sum", b("sin", v), axes=tuple(range(v.type.rank)), keep=False)
+        for v in graph.outputs
+    ]
+    loss = sums[0]
+    for other in sums[1:]:
+        loss = b("add", loss, other)
+    inputs = [value for value in graph.inputs if value.dtype.is_float]
+    names = ["loss", *(f"gradient of {value.label}" for value in inputs)]
+    return b.build([loss, *differentiate(b, loss, inputs)], names)
 
 
 # -- steps: each adds one or two nodes -------------------------------------------------------------

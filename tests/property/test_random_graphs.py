@@ -15,12 +15,11 @@ from netloom.compiler.graph import Builder, Graph, Value
 from netloom.compiler.interpret import interpret
 from netloom.compiler.op import Array
 from netloom.compiler.passes.bind_dims import bind_dims
-from netloom.compiler.passes.differentiate import differentiate
 from netloom.compiler.pipeline import GRAPH_PASSES, Pipeline
 from netloom.compiler.text import constants_of, is_identical, parse_graph, print_graph
 from netloom.compiler.verify import verify
 
-from .random_graphs import BATCH, graphs, random_inputs
+from .random_graphs import BATCH, graphs, random_inputs, with_gradient
 
 few = settings(
     max_examples=100, deadline=None, suppress_health_check=[HealthCheck.too_slow], derandomize=True
@@ -143,7 +142,7 @@ def _noise(b: Builder, x: Value, data: st.DataObject) -> Value:
 @few
 @given(graph=graphs(max_steps=5), seed=st.integers(0, 99))
 def test_gradients_equal_finite_differences(simplified: bool, graph: Graph, seed: int) -> None:
-    graph = _with_gradient(graph)
+    graph = with_gradient(graph)
     if simplified:
         graph, _ = Pipeline(GRAPH_PASSES).run(graph)
     inputs = random_inputs(graph, seed)
@@ -158,17 +157,3 @@ def test_gradients_equal_finite_differences(simplified: bool, graph: Graph, seed
     assert abs(slope - analytic) <= 1e-5 * max(
         1.0, np.sqrt(np.sum(gradient**2) * np.sum(direction**2))
     )
-
-
-def _with_gradient(graph: Graph) -> Graph:
-    """loss = sum of sin(output) over all outputs, and its gradient by x."""
-    b = Builder(graph.name)
-    b.inputs, b.nodes, b.states = list(graph.inputs), list(graph.nodes), list(graph.states)
-    sums = [
-        b("reduce_sum", b("sin", v), axes=tuple(range(v.type.rank)), keep=False)
-        for v in graph.outputs
-    ]
-    loss = sums[0]
-    for other in sums[1:]:
-        loss = b("add", loss, other)
-    return b.build([loss, *differentiate(b, loss, [graph.inputs[0]])], ["loss", "gradient"])

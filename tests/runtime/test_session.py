@@ -367,7 +367,7 @@ def test_the_number_of_threads(path: Path, monkeypatch: pytest.MonkeyPatch) -> N
         monkeypatch.setenv("NETLOOM_THREADS", text)
         with pytest.raises(UsageError, match="must be a positive whole number"):
             load(path)
-    with pytest.raises(UsageError, match="must be at least 1, but is 0"):
+    with pytest.raises(UsageError, match="must be at least 1, and at most 1024, but is 0"):
         load(path, threads=0)
 
 

@@ -65,6 +65,8 @@ def write_shared_object(variants: Sequence[Variant], path: str | os.PathLike[str
 def check_writable(path: Path) -> None:
     """UsageError unless a file can be put at the path."""
     folder = path.parent
+    if "\0" in str(path):
+        raise UsageError("no name of a file holds NUL.", hint="Choose another path.")
     if not folder.is_dir():
         raise UsageError(
             f"{str(path)!r} cannot be written: its folder does not exist.",
