@@ -12,8 +12,8 @@ from .einsum import EINSUM
 from .elementwise import ELEMENTWISE
 from .handler import HandlerTable
 from .indexing import INDEXING
-from .matmul import MATMUL
 from .machine_learning import MACHINE_LEARNING
+from .matmul import MATMUL
 from .microsoft import ADDED_TO_STANDARD, MICROSOFT
 from .normalization import NORMALIZATION
 from .pooling import POOLING

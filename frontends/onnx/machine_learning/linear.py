@@ -13,8 +13,9 @@ from ..handler import HandlerTable
 from ..node import ModelNode
 from .scores import (
     classified,
-    classified_by_sign,
+    complemented,
     labels_of,
+    picked_by_threshold,
     rows_of,
     transform_of,
     transformed,
@@ -58,7 +59,8 @@ def linear_classifier(context: Context, node: ModelNode) -> list[Value | None]:
     count = len(node.numbers("intercepts") or labels)
     scores = _scores(context, node, rows_of(context, node), count)
     if count == 1 and len(labels) == 2:
-        return classified_by_sign(context, scores, labels, transform_of(node), False)
+        label = picked_by_threshold(context, scores, labels, 0.0)
+        return [label, complemented(context, transformed(context, scores, transform_of(node)))]
     if count != len(labels):
         raise node.misshapen(f"it has {count} scores for {len(labels)} labels.")
     return classified(context, scores, labels, transform_of(node))

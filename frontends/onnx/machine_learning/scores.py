@@ -74,22 +74,23 @@ def classified(
     return [context("gather", names, best, axis=0), transformed(context, scores, transform)]
 
 
-def classified_by_sign(
-    context: Context,
-    score: Value,
-    labels: tuple[int, ...],
-    transform: str,
-    is_probability: bool,
-) -> list[Value | None]:
-    """Of two classes and the score [n, 1] of the second: a probability, or a number about 0."""
-    limit = context.number(0.5 if is_probability else 0.0, score.dtype)
-    is_second = context("less", limit, context.reshape(score, score.shape[:1]))
+def picked_by_threshold(
+    context: Context, score: Value, labels: tuple[int, ...], limit: float
+) -> Value:
+    """[n]: the second label where the score [n, 1] is above a limit, else the first."""
+    bound = context.number(limit, score.dtype)
+    is_second = context("less", bound, context.reshape(score, score.shape[:1]))
     first, second = (context.constant(np.array(label, np.int64)) for label in labels)
-    if is_probability:
-        pair = [context("sub", context.number(1.0, score.dtype), score), score]
-    else:
-        pair = [context("neg", score), score]
-    both = context("concat", *pair, axis=1)
-    if transform == "LOGISTIC" and not is_probability:
-        both = context("sigmoid", both)
-    return [context("select", is_second, second, first), both]
+    return context("select", is_second, second, first)
+
+
+def complemented(context: Context, score: Value) -> Value:
+    """[1 - p, p] of p [n, 1]."""
+    rest = context("sub", context.number(1.0, score.dtype), score)
+    return context("concat", rest, score, axis=1)
+
+
+def mirrored(context: Context, score: Value, transform: str) -> Value:
+    """[-s, s] of s [n, 1], or the logistic function of both."""
+    both = context("concat", context("neg", score), score, axis=1)
+    return context("sigmoid", both) if transform == "LOGISTIC" else both

@@ -16,15 +16,16 @@ import numpy as np
 import numpy.typing as npt
 
 from netloom.compiler.graph import Value
-from netloom.compiler.tensor_type import INT64
 
 from ..context import Context
 from ..handler import HandlerTable
 from ..node import ModelNode
 from .scores import (
     classified,
-    classified_by_sign,
+    complemented,
     labels_of,
+    mirrored,
+    picked_by_threshold,
     rows_of,
     transform_of,
     transformed,
@@ -222,17 +223,31 @@ def tree_regressor(context: Context, node: ModelNode) -> Value:
 
 @TREES.on("TreeEnsembleClassifier")
 def tree_classifier(context: Context, node: ModelNode) -> list[Value | None]:
-    """Labels and scores. Of two classes of which one has weights, these are the second's: a
-    probability if none is negative.
+    """Labels and scores. Of two classes of which one has weights, these decide for the second: a
+    probability if none is negative, else a number about 0.
     """
     x, width = _features(context, node)
     labels = labels_of(node, ("classlabels_int64s", "classlabels_strings"))
     forest = _forest(node, width)
     table, used = _weights(node, forest, "class", "class_ids", len(labels))
-    if len(labels) == 2 and len(used) == 1:
-        table = np.ascontiguousarray(table[:, used])
-        score = _sums(context, node, x, forest, table)
-        return classified_by_sign(
-            context, score, labels, transform_of(node), bool((table >= 0).all())
-        )
-    return classified(context, _sums(context, node, x, forest, table), labels, transform_of(node))
+    if len(labels) != 2 or len(used) != 1:
+        sums = _sums(context, node, x, forest, table)
+        return classified(context, sums, labels, transform_of(node))
+    score = _sums(context, node, x, forest, np.ascontiguousarray(table[:, used]))
+    is_probability = bool((table >= 0).all())
+    label = picked_by_threshold(context, score, labels, 0.5 if is_probability else 0.0)
+    return [label, _pair(context, score, int(used[0]), is_probability, transform_of(node))]
+
+
+def _pair(
+    context: Context, score: Value, place: int, is_probability: bool, transform: str
+) -> Value:
+    """The scores of both classes. Where the weights are said to be the second's, as ONNX Runtime
+    has it, the first class has none.
+    """
+    if place == 1:
+        nothing = context("mul", score, 0.0)
+        return transformed(context, context("concat", nothing, score, axis=1), transform)
+    if not is_probability:
+        return mirrored(context, score, transform)
+    return complemented(context, context("sigmoid", score) if transform == "LOGISTIC" else score)

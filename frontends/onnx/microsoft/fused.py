@@ -116,7 +116,9 @@ def max_pool_of_rows(context: Context, node: ModelNode) -> Value:
     inside = replace(node, inputs=(channels_first(context, node.input(0)),), outputs=("y",))
     if rank < 3:
         raise node.misshapen(f"its input is {node.input(0).type}; channels must follow an image.")
-    return channels_last(context, max_pool(context, inside)[0])
+    pooled, *_ = max_pool(context, inside)
+    assert pooled is not None
+    return channels_last(context, pooled)
 
 
 def channels_first(context: Context, x: Value) -> Value:

@@ -241,7 +241,7 @@ def _grouped(
     return context.reshape(y, q.shape)
 
 
-def _by_group(context: Context, added: Value, groups: int, share: int) -> Value:
+def _by_group(context: Context, added: Value, groups: int, share: Extent) -> Value:
     """[b or 1, heads or 1, s, keys] with an axis of groups."""
     b, heads, *rest = added.shape
     return context.reshape(added, (b, *((1, 1) if heads == 1 else (groups, share)), *rest))

@@ -52,10 +52,12 @@ def forest(trees: int, depth: int, modes: tuple[str, ...] = ("BRANCH_LEQ",)) -> 
     return {**{f"nodes_{name}": column for name, column in nodes.items()}, "leaves": leaves}
 
 
-def trees(kind: str, results: int, *, is_signed: bool = True, used: int = 0, **more: Any) -> Case:
-    """An ensemble with a weight for each leaf and result (only the ``used`` last ones)."""
+def trees(
+    kind: str, results: int, *, is_signed: bool = True, used: tuple[int, ...] = (), **more: Any
+) -> Case:
+    """An ensemble with a weight for each leaf and result (only for those ``used``)."""
     attributes = forest(5, 4, more.pop("modes", ("BRANCH_LEQ",)))
-    pairs = [(t, n, k) for t, n in attributes.pop("leaves") for k in range(results)[-used:]]
+    pairs = [(t, n, k) for t, n in attributes.pop("leaves") for k in used or range(results)]
     prefix, ids = ("class", "class_ids") if kind == "Classifier" else ("target", "target_ids")
     weights = RNG.standard_normal(len(pairs)) if is_signed else RNG.random(len(pairs)) / 5
     columns = [list(column) for column in zip(*pairs, strict=True)]
@@ -103,14 +105,16 @@ CASES = [
          classlabels_ints=[4, 5], post_transform=transform, outputs=BOTH)
       for transform in ("NONE", "LOGISTIC")),
     *(machine(kind) for kind in ("LINEAR", "POLY", "RBF", "SIGMOID")), machine("RBF", one_class=1),
-    ml("SVMRegressor", r(5, 4), kernel_type="LINEAR", coefficients=numbers(4), rho=[0.5]),
+    ml("SVMRegressor", r(5, 4), kernel_type="LINEAR", coefficients=numbers(4), rho=[0.5],
+       kernel_params=[0.0, 0.0, 0.0]),
     trees("Regressor", 1), trees("Regressor", 3, aggregate_function="AVERAGE"),
     trees("Regressor", 2, aggregate_function="MAX", base_values=[0.5, 1.0]),
     trees("Regressor", 2, modes=("BRANCH_LT", "BRANCH_GTE", "BRANCH_EQ", "BRANCH_GT")),
     *(trees("Classifier", 3, post_transform=transform) for transform in ("NONE", "SOFTMAX")),
-    *(trees("Classifier", 2, used=1, is_signed=is_signed, post_transform=transform)
-      for is_signed in (True, False) for transform in ("NONE", "LOGISTIC")),
-    trees("Classifier", 2, is_signed=False, post_transform="NONE", base_values=[0.25, 0.5]),
+    *(trees("Classifier", 2, used=used, is_signed=is_signed, post_transform=transform)
+      for used in ((0,), (1,)) for is_signed in (True, False)
+      for transform in ("NONE", "LOGISTIC")),
+    trees("Classifier", 3, post_transform="NONE", base_values=[0.25, 0.5, -0.5]),
 ]  # fmt: skip
 
 

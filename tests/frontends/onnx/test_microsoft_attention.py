@@ -15,8 +15,20 @@ import netloom as nl
 from netloom.errors import NetloomError
 from netloom.frontends.onnx import from_onnx
 
-from .runtime_case import RNG, Array, Case, case, check_case, compare, expected_of, f, model_of, q
-from .runtime_case import r, u
+from .runtime_case import (
+    RNG,
+    Array,
+    Case,
+    case,
+    check_case,
+    compare,
+    expected_of,
+    f,
+    model_of,
+    q,
+    r,
+    u,
+)
 
 PRESENT = ("y", "keys", "values")
 
@@ -28,6 +40,7 @@ def ints(*numbers: Any) -> Array:
 MASK = ints([1, 1, 1, 0], [1, 0, 0, 0])
 ANGLES = RNG.random((16, 4)).astype(np.float32)
 COSINES, SINES = np.cos(ANGLES), np.sin(ANGLES)
+TURNS = tuple(np.tile(table, (1, 2)) for table in (COSINES, SINES))
 
 
 def own(*more: Array | None, outputs: tuple[str, ...] = ("y",), **attributes: Any) -> Case:
@@ -53,8 +66,8 @@ def grouped(
     )  # fmt: skip
 
 
-ROWS = (r(2, 3, 32), r(2, 3, 16), r(2, 3, 16))
-STEP = (r(2, 1, 32), r(2, 1, 16), r(2, 1, 16), r(2, 2, 5, 8), r(2, 2, 5, 8))
+ROWS = (r(2, 3, 64), r(2, 3, 32), r(2, 3, 32))
+STEP = (r(2, 1, 64), r(2, 1, 32), r(2, 1, 32), r(2, 2, 5, 16), r(2, 2, 5, 16))
 CASES = [
     own(), own(unidirectional=1), own(MASK), own(MASK, unidirectional=1), own(ints(4, 2)),
     own(ints(4, 3, 0, 1)), own(np.tile(MASK[:, None], (1, 4, 1))), own(scale=0.5),
@@ -80,13 +93,13 @@ CASES = [
     case("RotaryEmbedding", r(2, 3, 24), np.array([[0, 1, 2], [5, 6, 7]]), COSINES, SINES,
          num_heads=2, rotary_embedding_dim=8, first_fixed=2),
     grouped(*ROWS, None, None, last=(2, 2), keys=3),
-    grouped(r(2, 3, 64), None, None, None, None, last=(2, 2), keys=3),
-    grouped(*ROWS, None, None, last=(2, 2), keys=3, more=(COSINES, SINES), do_rotary=1),
+    grouped(r(2, 3, 128), None, None, None, None, last=(2, 2), keys=3),
+    grouped(*ROWS, None, None, last=(2, 2), keys=3, more=TURNS, do_rotary=1),
     grouped(*ROWS, None, None, last=(2, 2), keys=3, local_window_size=2),
     grouped(*ROWS, None, None, last=(2, 2), keys=3, softcap=2.0),
     grouped(*ROWS, None, None, last=(2, 2), keys=3, smooth_softmax=1),
     grouped(*STEP, last=(5, 5), keys=6),
-    grouped(*STEP, last=(5, 5), keys=6, more=(COSINES, SINES), do_rotary=1, rotary_interleaved=1),
+    grouped(*STEP, last=(5, 5), keys=6, more=TURNS, do_rotary=1, rotary_interleaved=1),
     grouped(*STEP, last=(5, 5), keys=6, local_window_size=3, scale=0.25),
 ]  # fmt: skip
 
@@ -105,7 +118,7 @@ def test_compiled(c: Case) -> None:
 
 def free_step() -> tuple[onnx.ModelProto, dict[str, Array]]:
     """A step whose past is as long as a free dim says; the number of keys follows from shapes."""
-    model, given = model_of(grouped(*STEP, last=(5, 5), keys=6, more=(COSINES, SINES), do_rotary=1))
+    model, given = model_of(grouped(*STEP, last=(5, 5), keys=6, more=TURNS, do_rotary=1))
     graph = model.graph
     for port in graph.input:
         if port.name in ("x3", "x4"):
