@@ -32,7 +32,7 @@ from .narrow import mark_moved, narrow_input
 from .node import Item, ModelNode, ValueSequence
 from .order import AnyGraph, label, ordered, title
 from .registry import ADDED_TO_STANDARD, DOMAINS, HANDLERS, INLINED
-from .restriction import MultipleOf, Restriction, restriction_of
+from .restriction import MultipleOf, Restriction, TooSmall, restriction_of
 from .schema import check_node, find_schema
 from .standard_function import body_of, has_body
 from .support import refuse_unsupported, report_support
@@ -222,7 +222,7 @@ class _Importer:
             outputs = (frame.names.get(name) for name in call.outputs)
             mark_moved(self.context, call, narrow, outputs)
         except NetloomError as error:
-            hint = self._restrict(call) or error.hint
+            hint = self._restrict(call, error) or error.hint
             if not error.node or error.node == call.label:
                 raise type(error)(error.message, node=call.title, hint=hint) from error
             raise
@@ -232,11 +232,11 @@ class _Importer:
             ) from error
         return None
 
-    def _restrict(self, call: ModelNode) -> str:
+    def _restrict(self, call: ModelNode, error: NetloomError) -> str:
         """Where numbers of a free dim would make the node fit, import again with these, or
         advise them if the caller chose.
         """
-        found = restriction_of(self.context, call)
+        found = restriction_of(self.context, call, error)
         if found is None:
             return ""
         symbol, chosen = found
@@ -244,13 +244,19 @@ class _Importer:
         if not name:
             return ""
         if name in self.fixed:
-            if not isinstance(chosen, MultipleOf):
-                return ""
-            return f"It fits where {printable(name)} is a multiple of {chosen.factor * step}."
+            shown = f"It fits where {printable(name)} is"
+            match chosen:
+                case MultipleOf(factor):
+                    return f"{shown} a multiple of {factor * step}."
+                case range() if isinstance(error, TooSmall):
+                    return f"{shown} {chosen[0] * step} at least."
+            return ""
         most = LARGEST_DIM // step
         match chosen:
             case int() if symbol.hi == most and 1 <= chosen:
                 raise Restriction(name, chosen * step)
+            case range() if isinstance(error, TooSmall) and chosen.start > symbol.lo:
+                raise Restriction(name, range(chosen[0] * step, chosen[-1] * step + 1, step))
             case range() if symbol.hi == most and chosen.start >= 1 and chosen[-1] < most:
                 raise Restriction(name, range(chosen[0] * step, chosen[-1] * step + 1, step))
             case MultipleOf(factor) if isinstance(symbol.hi, int) and factor <= symbol.hi:
