@@ -9,14 +9,30 @@ import math
 from typing import Any
 
 import numpy as np
+import onnx
 import pytest
+from onnx import helper, numpy_helper
 
+import netloom as nl
 from netloom.compiler.interpret import interpret
 from netloom.errors import NetloomError, UnsupportedOpError
 from netloom.frontends.onnx import check, from_onnx
 from netloom.frontends.onnx.microsoft import ADDED_TO_STANDARD, MICROSOFT
 
-from .runtime_case import RNG, Array, Case, case, check_case, f, model_of, q, r, u
+from .runtime_case import (
+    RNG,
+    Array,
+    Case,
+    case,
+    check_case,
+    compare,
+    expected_of,
+    f,
+    model_of,
+    q,
+    r,
+    u,
+)
 from .test_microsoft_attention import CASES as ATTENTION_CASES
 
 CASES = [
@@ -139,3 +155,16 @@ def test_other_ops_of_the_domain_are_refused() -> None:
 def test_what_is_impossible_is_refused(c: Case, words: str) -> None:
     with pytest.raises(NetloomError, match=words):
         from_onnx(model_of(c)[0])
+
+
+def test_compiled_convolution_of_integers() -> None:
+    """Its shape is one for Winograd's transforms, which integers have none of."""
+    x, w = q(1, 32, 16, 16), q(32, 32, 3, 3)
+    ports = [helper.make_tensor_value_info("x", 2, x.shape)]
+    node = helper.make_node("ConvInteger", ["x", "w", "zero"], ["y"], pads=[1, 1, 1, 1])
+    fixed = [numpy_helper.from_array(w, "w"), numpy_helper.from_array(u(3), "zero")]
+    graph = helper.make_graph([node], "g", ports, [onnx.ValueInfoProto(name="y")], fixed)
+    opsets = [helper.make_opsetid("", 17)]
+    model = helper.make_model(graph, opset_imports=opsets, ir_version=8)
+    found = nl.compile(from_onnx(model), threads=1).session.run(None, {"x": x})
+    compare(found, expected_of(model, {"x": x}))
