@@ -18,6 +18,7 @@ from ..dim import Extent, Symbol
 from ..graph import Graph, Node, Value
 from ..op import OPS
 from ..ops.reduction import ReduceAttrs
+from ..ops.shape import divides_by_free_dims
 from ..scalar import Checked, Expr, Guarded, Index
 from ..tensor_type import TensorType
 from .elements import Axis, Elements
@@ -247,6 +248,8 @@ def _reshaped_index(type_: TensorType, axes: Sequence[Axis]) -> tuple[Extent, ..
     reshape = OPS["reshape"]
     extents = tuple(axis.extent for axis in axes)
     assert reshape.compute is not None
+    if divides_by_free_dims(type_.shape, extents):
+        raise ValueError(f"an element of {type_} does not follow from its number")
     found: list[Sequence[Extent]] = []
 
     def read(_position: int, index: Sequence[Extent | Expr]) -> Expr:

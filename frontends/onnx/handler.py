@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Final, TypeAlias
+from typing import TYPE_CHECKING, Final, TypeAlias, TypeVar
 
 if TYPE_CHECKING:
     from .context import Context
@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 LATEST_OPSET: Final = 28
 
 Convert: TypeAlias = "Callable[[Context, ModelNode], Item | Sequence[Item | None]]"
+AnyConvert = TypeVar("AnyConvert", bound="Convert")  # a handler keeps its own type
 
 
 @dataclass(frozen=True)
@@ -49,10 +50,10 @@ class HandlerTable:
 
     def on(
         self, *op_types: str, first: int = 1, last: int = LATEST_OPSET
-    ) -> Callable[[Convert], Convert]:
+    ) -> Callable[[AnyConvert], AnyConvert]:
         """Decorator: the function imports these op types in these opsets."""
 
-        def register(convert: Convert) -> Convert:
+        def register(convert: AnyConvert) -> AnyConvert:
             for op_type in op_types:
                 self.add(Handler(op_type, first, last, convert))
             return convert

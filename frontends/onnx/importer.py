@@ -10,44 +10,34 @@ from __future__ import annotations
 
 import dataclasses
 from collections import ChainMap
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Collection, Mapping, Sequence
 from itertools import zip_longest
-from typing import Final
 
 import onnx
 from onnx import AttributeProto
 
-from netloom.compiler import dim
-from netloom.compiler.dim import Dim, Extent, Symbol
 from netloom.compiler.graph import Builder, Graph, Value
-from netloom.compiler.tensor_type import TensorType
-from netloom.errors import ModelError, NetloomError, ShapeError, UnsupportedOpError, UsageError
+from netloom.compiler.rewrite import without_dead_nodes
+from netloom.errors import ModelError, NetloomError, UnsupportedOpError
 
-from .context import Context, check_size
+from .annotations import check_annotation
+from .context import Context
 from .control_flow import CONTROL_FLOW, Done, Step
+from .frame import Body, Frame, KnownNames, present_item, resolved_attributes
 from .functions import Key, check_expansion, key_of, local_functions
 from .handler import Handler
+from .input_shapes import LARGEST_DIM, Dims, InputShapes, Shapes
 from .model_file import Source, opsets_of, read_model
 from .names import identifier, printable
+from .narrow import mark_moved, narrow_input
 from .node import Item, ModelNode, ValueSequence
 from .order import AnyGraph, label, ordered, title
-from .registry import DOMAINS, HANDLERS, INLINED
-from .restriction import MultipleOf, Restriction, restriction_of
+from .registry import ADDED_TO_STANDARD, DOMAINS, HANDLERS, INLINED
+from .restriction import MultipleOf, Restriction, TooSmall, restriction_of
 from .schema import check_node, find_schema
 from .standard_function import body_of, has_body
 from .support import refuse_unsupported, report_support
-from .tensors import NARROW, Narrow, TensorReader, check_shape, dtype_of
-
-TAKE_NARROW: Final = frozenset({"Cast", "CastLike", "DequantizeLinear", "QuantizeLinear"})
-MOVE_NARROW: Final = frozenset(
-    {"Flatten", "Gather", "Identity", "Reshape", "Slice", "Squeeze", "Transpose", "Unsqueeze"}
-)
-# of a free dim; slices "to the end" say this (TensorFlow) or more
-LARGEST_DIM: Final = 1_000_000_000
-
-Dims = Mapping[str, "int | range"]
-Shapes = Mapping[str, Sequence["int | str"]]
+from .tensors import TensorReader
 
 
 def from_onnx(source: Source, *, dims: Dims | None = None, shapes: Shapes | None = None) -> Graph:
@@ -80,32 +70,6 @@ def from_onnx(source: Source, *, dims: Dims | None = None, shapes: Shapes | None
             limits[found.name] = found.chosen
 
 
-@dataclass
-class _Frame:
-    """A graph or function body being inlined: what is left of its nodes, and the names visible
-    in it.
-    """
-
-    nodes: Iterator[onnx.NodeProto]
-    names: ChainMap[str, Item | None]
-    opsets: Mapping[str, int]
-    results: Sequence[str]
-    # what becomes of the results; a frame comes back if more is to do
-    deliver: Callable[[list[Item]], _Frame | None]
-    attributes: Mapping[str, AttributeProto] = dataclasses.field(default_factory=dict)
-    annotations: Mapping[str, onnx.TypeProto] = dataclasses.field(default_factory=dict)
-
-
-@dataclass(frozen=True)
-class _Body:
-    """A graph that a node holds, and the names visible in it: those outside, and its
-    initializers.
-    """
-
-    graph: onnx.GraphProto
-    names: ChainMap[str, Item | None]
-
-
 def _to_nobody(_results: list[Item]) -> None:
     """The main graph's results are read from its names."""
 
@@ -117,7 +81,7 @@ class _Importer:
     ) -> None:  # fmt: skip
         self.model, self.functions, self.reader = model, functions, reader
         self.fixed = fixed  # free dims that the caller chose
-        self.inputs = _InputShapes(dims, shapes)
+        self.inputs = InputShapes(dims, shapes)
         self.context = Context(Builder(identifier(model.graph.name)), reader)
 
     def run(self) -> Graph:
@@ -132,7 +96,7 @@ class _Importer:
         results = [
             pair
             for output in graph.output
-            for pair in _results(output.name, _present(names, output.name))
+            for pair in _results(output.name, present_item(names, output.name))
         ]
         for name, value in results:
             if value in self.context.narrow:
@@ -140,7 +104,7 @@ class _Importer:
                                          hint="Dequantize it in the model.")  # fmt: skip
         if len(dict(results)) < len(results):
             raise ModelError("two outputs of the model have one name.", hint="Rename one.")
-        return _swept(
+        return without_dead_nodes(
             self.context.builder.build(
                 [value for _, value in results], [name for name, _ in results]
             )
@@ -173,8 +137,8 @@ class _Importer:
                 )
             seen.add(info.name)
             if info.name in names:
-                _check_annotation(
-                    _present(names, info.name),
+                check_annotation(
+                    present_item(names, info.name),
                     info.type,
                     printable(info.name),
                     self.inputs.are_changed,
@@ -184,8 +148,8 @@ class _Importer:
 
     def _frame_of(
         self, graph: AnyGraph, names: ChainMap[str, Item | None], opsets: Mapping[str, int],
-        deliver: Callable[[list[Item]], _Frame | None], results: Sequence[str] | None = None,
-    ) -> _Frame:  # fmt: skip
+        deliver: Callable[[list[Item]], Frame | None], results: Sequence[str] | None = None,
+    ) -> Frame:  # fmt: skip
         """``results``: the outputs that are wanted, if not all."""
         annotated: Sequence[onnx.ValueInfoProto] = graph.value_info
         if isinstance(graph, onnx.GraphProto):
@@ -193,21 +157,21 @@ class _Importer:
             annotated = [*annotated, *graph.output]
         wanted = list(graph.output) if results is None else list(results)  # type: ignore[arg-type]
         annotations = {info.name: info.type for info in annotated}
-        nodes = ordered(graph.node, _Known(names), wanted)
-        return _Frame(iter(nodes), names, opsets, wanted, deliver, annotations=annotations)
+        nodes = ordered(graph.node, KnownNames(names), wanted)
+        return Frame(iter(nodes), names, opsets, wanted, deliver, annotations=annotations)
 
-    def _check_annotations(self, frame: _Frame, names: Mapping[str, Item | None]) -> None:
+    def _check_annotations(self, frame: Frame, names: Mapping[str, Item | None]) -> None:
         for name in names:
-            self._check_annotation(frame, name, _present(names, name))
+            self._check_annotation(frame, name, present_item(names, name))
 
-    def _check_annotation(self, frame: _Frame, name: str, value: Item) -> None:
+    def _check_annotation(self, frame: Frame, name: str, value: Item) -> None:
         annotation = frame.annotations.get(name)
         if annotation is not None:
-            _check_annotation(value, annotation, printable(name), self.inputs.are_changed)
+            check_annotation(value, annotation, printable(name), self.inputs.are_changed)
 
     # -- nodes -------------------------------------------------------------------------------------
 
-    def _process(self, first: _Frame) -> None:
+    def _process(self, first: Frame) -> None:
         stack = [first]
         while stack:
             frame = stack[-1]
@@ -217,28 +181,31 @@ class _Importer:
                 stack += [inner] if inner is not None else []
                 continue
             stack.pop()
-            following = frame.deliver([_present(frame.names, name) for name in frame.results])
+            following = frame.deliver([present_item(frame.names, name) for name in frame.results])
             stack += [following] if following is not None else []
 
-    def _define(self, frame: _Frame, name: str, value: Item) -> None:
+    def _define(self, frame: Frame, name: str, value: Item) -> None:
         if name:
             frame.names[name] = value
             self._check_annotation(frame, name, value)
 
-    def _step(self, frame: _Frame, node: onnx.NodeProto) -> _Frame | None:
+    def _step(self, frame: Frame, node: onnx.NodeProto) -> Frame | None:
         """Add one node; a frame comes back if it stands for a whole graph."""
         inputs = tuple(frame.names[name] if name else None for name in node.input)
         self.context.builder.label = label(node)
         function = self.functions.get(key_of(node))
         if function is not None:
-            return self._call(frame, node, function, inputs, _attributes(node, frame.attributes))
+            return self._call(
+                frame, node, function, inputs, resolved_attributes(node, frame.attributes)
+            )
         domain = key_of(node)[0]
         opset = frame.opsets.get(domain, 0)
         call = ModelNode(printable(node.op_type), node.domain, opset, label(node), inputs, tuple(node.output),
-                         _attributes(node, frame.attributes))  # fmt: skip
+                         resolved_attributes(node, frame.attributes))  # fmt: skip
         try:
-            if domain:
-                self._convert(frame, call, self._foreign(call, domain))
+            outside = self._outside(call, domain)
+            if outside is not None:
+                self._convert(frame, call, outside)
                 return None
             schema = find_schema(node.op_type, opset)
             # possible in the body of a standard function only: else the model was refused before
@@ -252,12 +219,12 @@ class _Importer:
             handler = HANDLERS.find(call.op_type, call.opset)
             if handler is None:
                 return self._expansion(frame, node, call)
-            narrow = self._narrow(call)
+            narrow = narrow_input(self.context, call)
             self._convert(frame, call, handler)
-            if narrow is not None and call.op_type in MOVE_NARROW:
-                self._mark(frame, call, narrow)
+            outputs = (frame.names.get(name) for name in call.outputs)
+            mark_moved(self.context, call, narrow, outputs)
         except NetloomError as error:
-            hint = self._restrict(call) or error.hint
+            hint = self._restrict(call, error) or error.hint
             if not error.node or error.node == call.label:
                 raise type(error)(error.message, node=call.title, hint=hint) from error
             raise
@@ -267,11 +234,11 @@ class _Importer:
             ) from error
         return None
 
-    def _restrict(self, call: ModelNode) -> str:
+    def _restrict(self, call: ModelNode, error: NetloomError) -> str:
         """Where numbers of a free dim would make the node fit, import again with these, or
         advise them if the caller chose.
         """
-        found = restriction_of(self.context, call)
+        found = restriction_of(self.context, call, error)
         if found is None:
             return ""
         symbol, chosen = found
@@ -279,44 +246,30 @@ class _Importer:
         if not name:
             return ""
         if name in self.fixed:
-            if not isinstance(chosen, MultipleOf):
-                return ""
-            return f"It fits where {printable(name)} is a multiple of {chosen.factor * step}."
+            shown = f"It fits where {printable(name)} is"
+            match chosen:
+                case MultipleOf(factor):
+                    return f"{shown} a multiple of {factor * step}."
+                case range() if isinstance(error, TooSmall):
+                    return f"{shown} {chosen[0] * step} at least."
+            return ""
         most = LARGEST_DIM // step
         match chosen:
             case int() if symbol.hi == most and 1 <= chosen:
                 raise Restriction(name, chosen * step)
+            case range() if isinstance(error, TooSmall) and chosen.start > symbol.lo:
+                raise Restriction(name, range(chosen[0] * step, chosen[-1] * step + 1, step))
             case range() if symbol.hi == most and chosen.start >= 1 and chosen[-1] < most:
                 raise Restriction(name, range(chosen[0] * step, chosen[-1] * step + 1, step))
             case MultipleOf(factor) if isinstance(symbol.hi, int) and factor <= symbol.hi:
                 raise Restriction(name, range(factor * step, symbol.hi * step + 1, factor * step))
         return ""
 
-    def _narrow(self, call: ModelNode) -> Narrow | None:
-        """The narrow dtype among a node's inputs; few ops take such inputs."""
-        found = next(
-            (
-                self.context.narrow[x]
-                for x in call.inputs
-                if isinstance(x, Value) and x in self.context.narrow
-            ),
-            None,
-        )
-        if found is not None and call.op_type not in TAKE_NARROW | MOVE_NARROW:
-            raise call.unsupported(
-                f"it takes {found.name}, which is not supported here.",
-                "Dequantize or cast it first.",
-            )
-        return found
-
-    def _mark(self, frame: _Frame, call: ModelNode, narrow: Narrow) -> None:
-        for name in call.outputs:
-            value = frame.names[name]
-            if isinstance(value, Value):
-                self.context.narrow[value] = narrow
-
-    def _foreign(self, call: ModelNode, domain: str) -> Handler:
-        """The handler of an op outside the standard."""
+    def _outside(self, call: ModelNode, domain: str) -> Handler | None:
+        """The handler of an op that the standard does not have; None for the standard's own."""
+        if not domain:
+            is_standard = find_schema(call.op_type, call.opset) is not None
+            return None if is_standard else ADDED_TO_STANDARD.find(call.op_type, call.opset)
         handler = DOMAINS[domain].find(call.op_type, call.opset) if domain in DOMAINS else None
         if handler is None:
             raise call.unsupported(
@@ -324,7 +277,7 @@ class _Importer:
             )
         return handler
 
-    def _expansion(self, frame: _Frame, node: onnx.NodeProto, call: ModelNode) -> _Frame:
+    def _expansion(self, frame: Frame, node: onnx.NodeProto, call: ModelNode) -> Frame:
         """The body of an op that the standard defines by other ops."""
         if not has_body(call.op_type, call.opset):
             raise call.unsupported(
@@ -332,7 +285,7 @@ class _Importer:
             )
         return self._call(frame, node, body_of(call), call.inputs, call.attributes)
 
-    def _convert(self, frame: _Frame, call: ModelNode, handler: Handler) -> None:
+    def _convert(self, frame: Frame, call: ModelNode, handler: Handler) -> None:
         made = handler.convert(self.context, call)
         values = [made] if isinstance(made, Item) else list(made)
         for position, name in enumerate(call.outputs):
@@ -344,7 +297,7 @@ class _Importer:
             if value is not None:
                 self._define(frame, name, value)
 
-    def _inlined(self, frame: _Frame, call: ModelNode) -> _Frame | None:
+    def _inlined(self, frame: Frame, call: ModelNode) -> Frame | None:
         """The first graph of an If, Loop or Scan; its driver then says which follows, and with
         what.
         """
@@ -354,9 +307,9 @@ class _Importer:
                 self._define(frame, name, value)
 
         driver = CONTROL_FLOW[call.op_type](self.context, call)
-        bodies: dict[str, _Body] = {}
+        bodies: dict[str, Body] = {}
 
-        def follow(step: Step) -> _Frame | None:
+        def follow(step: Step) -> Frame | None:
             """The frame of a step; the driver's results are defined after the last one."""
             if isinstance(step, Done):
                 define(step.values)
@@ -369,19 +322,19 @@ class _Importer:
 
         return follow(driver.first())
 
-    def _body(self, frame: _Frame, graph: onnx.GraphProto) -> _Body:
+    def _body(self, frame: Frame, graph: onnx.GraphProto) -> Body:
         """A graph attribute: its initializers are added once, however often it is unrolled."""
         names = frame.names.new_child()
         self._add_initializers(graph, names)
-        return _Body(graph, names)
+        return Body(graph, names)
 
     def _body_frame(
         self,
-        body: _Body,
-        outer: _Frame,
+        body: Body,
+        outer: Frame,
         inputs: Sequence[Item],
-        deliver: Callable[[list[Item]], _Frame | None],
-    ) -> _Frame:
+        deliver: Callable[[list[Item]], Frame | None],
+    ) -> Frame:
         given = [info.name for info in body.graph.input]
         if len(set(given)) < len(given) or any(not name or name in body.names for name in given):
             raise ModelError(
@@ -392,9 +345,9 @@ class _Importer:
         return dataclasses.replace(inner, attributes=outer.attributes)
 
     def _call(
-        self, caller: _Frame, node: onnx.NodeProto, function: onnx.FunctionProto, inputs: Sequence[Item | None],
+        self, caller: Frame, node: onnx.NodeProto, function: onnx.FunctionProto, inputs: Sequence[Item | None],
         attributes: Mapping[str, AttributeProto],
-    ) -> _Frame:  # fmt: skip
+    ) -> Frame:  # fmt: skip
         """The body of a local function, its names its own."""
         if len(inputs) > len(function.input) or len(node.output) > len(function.output):
             raise ModelError(f"the function has {len(function.input)} inputs and {len(function.output)} outputs only.",
@@ -422,218 +375,8 @@ class _Importer:
         return dataclasses.replace(frame, attributes={**defaults, **attributes})
 
 
-def _present(names: Mapping[str, Item | None], name: str) -> Item:
-    """A value that must be there: only an input of a function may be absent."""
-    value = names[name]
-    if value is None:
-        raise ModelError(
-            f"{printable(name)!r} is an absent input.", hint="Give all inputs of the function."
-        )
-    return value
-
-
 def _results(name: str, item: Item) -> list[tuple[str, Value]]:
     """An output of the graph; of a sequence, each of its tensors is one: name.0, name.1, .."""
     if isinstance(item, ValueSequence):
         return [(f"{name}.{position}", part) for position, part in enumerate(item.parts)]
     return [(name, item)]
-
-
-class _Known(Collection[str]):
-    """The names visible in a frame; "" never is."""
-
-    def __init__(self, names: ChainMap[str, Item | None]) -> None:
-        self._names = frozenset().union(*names.maps) if len(names.maps) > 1 else names.maps[0]
-
-    def __contains__(self, name: object) -> bool:
-        return name in self._names
-
-    def __iter__(self) -> Iterator[str]:
-        return iter(self._names)
-
-    def __len__(self) -> int:
-        return len(self._names)
-
-
-def _attributes(
-    node: onnx.NodeProto, outer: Mapping[str, AttributeProto]
-) -> dict[str, AttributeProto]:
-    """A node's attributes by name; references to a function's attributes are replaced."""
-    found: dict[str, AttributeProto] = {}
-    for attribute in node.attribute:
-        if attribute.name in found:
-            raise ModelError(f"attribute {printable(attribute.name)!r} is given twice.", node=title(node),
-                             hint="Export it again.")  # fmt: skip
-        if not attribute.ref_attr_name:
-            found[attribute.name] = attribute
-        elif attribute.ref_attr_name in outer:
-            found[attribute.name] = outer[attribute.ref_attr_name]
-    return found
-
-
-# -- shapes of inputs ------------------------------------------------------------------------------
-
-
-class _InputShapes:
-    """Inputs' types under the caller's wishes; one symbol for each free dim."""
-
-    def __init__(self, dims: Dims, shapes: Shapes) -> None:
-        self.dims, self.shapes = dims, shapes
-        self.symbols: dict[str, Extent] = {}
-        self._taken: set[str] = set()
-
-    @property
-    def are_changed(self) -> bool:
-        """Whether the caller changed shapes, so that the model's annotations are out of date."""
-        return bool(self.dims or self.shapes)
-
-    def type_of(self, info: onnx.ValueInfoProto) -> TensorType:
-        """The type of an input."""
-        shown = f"the input {printable(info.name)!r}"
-        if not info.type.HasField("tensor_type"):
-            raise ModelError(
-                f"{shown} is no dense tensor.", hint="Only dense tensors are supported."
-            )
-        tensor = info.type.tensor_type
-        dtype = dtype_of(tensor.elem_type, shown)
-        if info.name in self.shapes:
-            wanted = self.shapes[info.name]
-            if not all(isinstance(extent, str | int) for extent in wanted):
-                raise UsageError(
-                    f"the shape {wanted!r} of {shown} holds more than numbers and names."
-                )
-            if tensor.HasField("shape") and len(tensor.shape.dim) != len(wanted):
-                raise ShapeError(f"{shown} has rank {len(tensor.shape.dim)}; the shape given for it has {len(wanted)}.",
-                                 hint="Give one extent for each axis.")  # fmt: skip
-            extents = tuple(self._named(e) if isinstance(e, str) else e for e in wanted)
-        elif tensor.HasField("shape"):
-            extents = tuple(
-                self._extent(d, f"{info.name}_{axis}") for axis, d in enumerate(tensor.shape.dim)
-            )
-        else:
-            raise ShapeError(f"{shown} has no shape.", hint="Give one with shapes= (--shape).")
-        check_shape(
-            [e for e in extents if isinstance(e, int)]
-            + [1] * sum(not isinstance(e, int) for e in extents),
-            shown,
-        )
-        result = TensorType(dtype, extents)
-        check_size(result)
-        return result
-
-    def _extent(self, entry: onnx.TensorShapeProto.Dimension, fallback: str) -> Extent:
-        """A number; or a free dim, named by the model or by input and axis (-1 is written for it
-        too).
-        """
-        if entry.HasField("dim_value") and entry.dim_value != -1:
-            return int(entry.dim_value)
-        return self._named(entry.dim_param or fallback)
-
-    def _named(self, name: str) -> Extent:
-        if name not in self.symbols:
-            chosen = self.dims.get(name)
-            match chosen:
-                case int():
-                    if chosen < 0:
-                        raise UsageError(f"the dim {printable(name)} cannot be {chosen}.")
-                    self.symbols[name] = chosen
-                case None | range():
-                    safe = identifier(name, self._taken)
-                    self._taken.add(safe)
-                    numbers = (
-                        range(1, LARGEST_DIM + 1)
-                        if chosen is None
-                        else _checked_range(name, chosen)
-                    )
-                    step = numbers.step
-                    self.symbols[name] = (
-                        dim.symbol(safe, numbers[0] // step, numbers[-1] // step) * step
-                    )
-                case _:
-                    raise UsageError(f"the dim {printable(name)} cannot be {chosen!r}.")
-        return self.symbols[name]
-
-    def dim_of(self, symbol: Symbol) -> tuple[str, int]:
-        """The free dim that a symbol stands for, and how many times the symbol it is; no name if
-        there is none.
-        """
-        for name, extent in self.symbols.items():
-            if isinstance(extent, Dim) and symbol in extent.symbols():
-                ((_, step),) = extent.terms
-                return name, step
-        return "", 1
-
-    def refuse_leftovers(self, inputs: Sequence[Value]) -> None:
-        """Names that the model lacks are mistakes of the caller."""
-        names = [value.label for value in inputs]
-        for name in self.shapes:
-            if name not in names:
-                raise UsageError(
-                    f"the model has no input {name!r}.",
-                    hint=f"It has {', '.join(map(repr, map(printable, names))) or 'none'}.",
-                )
-        for name in self.dims:
-            if name not in self.symbols:
-                free = ", ".join(printable(known) for known in self.symbols) or "none"
-                raise UsageError(f"the model has no free dim {name!r}.", hint=f"It has {free}.")
-
-
-def _checked_range(name: str, chosen: range) -> range:
-    """Numbers that a free dim may be: all of a range, or the multiples of its step in it."""
-    if chosen.step < 1 or len(chosen) == 0 or chosen.start < 0 or chosen.start % chosen.step:
-        raise UsageError(
-            f"the dim {printable(name)} cannot lie in {chosen}.",
-            hint="Give a range such as range(1, 65), or of multiples, such as range(32, 641, 32).",
-        )
-    return chosen
-
-
-# -- assertions and the last step ------------------------------------------------------------------
-
-
-def _check_annotation(value: Item, annotation: onnx.TypeProto, name: str, is_changed: bool) -> None:
-    """ShapeError where the model says otherwise than what was computed. Nothing is sized from
-    annotations.
-    """
-    if isinstance(value, ValueSequence) or not annotation.HasField("tensor_type"):
-        return
-    tensor = annotation.tensor_type
-    said = f"the model says that {name!r} is"
-    narrow = NARROW.get(tensor.elem_type)
-    dtype = (
-        narrow.carrier
-        if narrow
-        else dtype_of(tensor.elem_type, name)
-        if tensor.elem_type
-        else value.dtype
-    )
-    if dtype is not value.dtype:
-        raise ShapeError(f"{said} {dtype.value}, but it is {value.dtype.value}.",
-                         hint="Run onnx.shape_inference on it again.")  # fmt: skip
-    if not tensor.HasField("shape"):
-        return
-    claimed = [
-        d.dim_value if d.HasField("dim_value") and d.dim_value >= 0 else None
-        for d in tensor.shape.dim
-    ]
-    is_same = len(claimed) == value.type.rank and all(
-        is_changed or c is None or not isinstance(e, int) or c == e
-        for c, e in zip(claimed, value.shape, strict=False)
-    )
-    if not is_same:
-        shown = ", ".join("?" if c is None else str(c) for c in claimed)
-        raise ShapeError(
-            f"{said} [{shown}], but it is {value.type}.",
-            hint="Run onnx.shape_inference on it again.",
-        )
-
-
-def _swept(graph: Graph) -> Graph:
-    """The graph without nodes that no output needs."""
-    needed = set(graph.results)
-    kept = []
-    for node in reversed(graph.nodes):
-        if needed.intersection(node.outputs):
-            kept.append(node)
-            needed.update(node.inputs)
-    return dataclasses.replace(graph, nodes=tuple(reversed(kept)))

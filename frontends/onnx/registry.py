@@ -12,8 +12,9 @@ from .einsum import EINSUM
 from .elementwise import ELEMENTWISE
 from .handler import HandlerTable
 from .indexing import INDEXING
+from .machine_learning import MACHINE_LEARNING
 from .matmul import MATMUL
-from .microsoft import MICROSOFT
+from .microsoft import ADDED_TO_STANDARD, MICROSOFT
 from .normalization import NORMALIZATION
 from .pooling import POOLING
 from .quantization import QUANTIZATION
@@ -48,7 +49,11 @@ HANDLERS: Final = HandlerTable(
     TRANSFORMS,
 )
 
-DOMAINS: Final[Mapping[str, HandlerTable]] = {"": HANDLERS, "com.microsoft": MICROSOFT}
+DOMAINS: Final[Mapping[str, HandlerTable]] = {
+    "": HANDLERS,
+    "ai.onnx.ml": MACHINE_LEARNING,
+    "com.microsoft": MICROSOFT,
+}
 
 # the importer treats them itself: their sub-graphs are inlined
 INLINED: Final = frozenset(CONTROL_FLOW)
@@ -79,3 +84,21 @@ REMEDIES: Final[Mapping[str, str]] = {
     ),
     "ConstantFill": "It was an experimental op: convert the model with onnx.version_converter, or use ConstantOfShape.",
 }
+
+# what to do about ops outside the standard that have no handler
+DOMAIN_REMEDIES: Final[Mapping[str, str]] = {
+    "ai.onnx.ml": "Strings and maps are no tensors: convert the model with integer labels and "
+    "without ZipMap (zipmap=False), or cut it.",
+    "com.microsoft": "Export without ONNX Runtime's optimizations (graph_optimization_level).",
+    "com.microsoft.nchwc": "Optimize at the level ORT_ENABLE_EXTENDED at most: the layouts of "
+    "higher ones hold for one machine.",
+}
+
+__all__ = [
+    "ADDED_TO_STANDARD",
+    "DOMAINS",
+    "DOMAIN_REMEDIES",
+    "HANDLERS",
+    "INLINED",
+    "REMEDIES",
+]

@@ -12,12 +12,15 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import combinations, zip_longest
 
+from netloom.compiler import dim
 from netloom.compiler.dim import Dim, Extent, Minimum, Symbol, product, substitute, symbols_of
 from netloom.compiler.graph import Value
+from netloom.errors import NetloomError, ShapeError
 
 from .context import Context
 from .node import ModelNode
 
+LARGEST_LEAST = 1024  # that a free dim may have to be at least
 FACTORS = (2, 3, 4, 5, 6, 7, 8, 16, 32, 64)  # of which a free dim may have to be a multiple
 
 
@@ -36,16 +39,28 @@ class Restriction(Exception):
         self.name, self.chosen = name, chosen
 
 
+class TooSmall(ShapeError):
+    """A node does not fit where an extent is less than ``fewest``."""
+
+    def __init__(
+        self, message: str, *, node: str = "", hint: str = "", extent: Extent = 0, fewest: int = 0
+    ) -> None:
+        super().__init__(message, node=node, hint=hint)
+        self.extent, self.fewest = extent, fewest
+
+
 def restriction_of(
-    context: Context, node: ModelNode
+    context: Context, node: ModelNode, error: NetloomError
 ) -> tuple[Symbol, int | range | MultipleOf] | None:
     """The symbol and its numbers for which the node's inputs fit; None if that is not the
     trouble.
     """
+    if isinstance(error, TooSmall):
+        return _where_at_least(error.extent, error.fewest)
     values = [value for value in node.inputs if isinstance(value, Value)]
     if node.op_type == "Reshape" and len(values) == 2:
         return _only_number(context, values[0], values[1])
-    for left, right in _aligned(node, values):
+    for left, right in _aligned(context, node, values):
         for cut, whole in ((left, right), (right, left)):
             if (symbol := _symbol(whole)) is not None and (
                 most := _cut_at(cut, symbol)
@@ -56,8 +71,16 @@ def restriction_of(
     return None
 
 
-def _aligned(node: ModelNode, values: list[Value]) -> Iterator[tuple[Extent, Extent]]:
+def _aligned(
+    context: Context, node: ModelNode, values: list[Value]
+) -> Iterator[tuple[Extent, Extent]]:
     """Extents of two values that must be equal, or broadcast against each other."""
+    if node.op_type == "Expand":
+        wanted = context.contents(values[-1])
+        if wanted is not None and wanted.ndim == 1:
+            pairs = zip_longest(reversed(values[0].shape), reversed(wanted.tolist()), fillvalue=1)
+            yield from pairs
+        return
     for a, b in combinations(values, 2):
         if node.op_type == "Concat":
             joined = node.integer("axis", 1) % max(a.type.rank, 1)
@@ -79,6 +102,21 @@ def _where_equal(left: Extent, right: Extent) -> tuple[Symbol, MultipleOf] | Non
             multiple = {symbol: Dim.of(symbol) * factor}
             if substitute(left, multiple) == substitute(right, multiple):
                 return symbol, MultipleOf(factor)
+    return None
+
+
+def _where_at_least(extent: Extent, fewest: int) -> tuple[Symbol, range] | None:
+    """The only symbol of an extent, and its numbers from which on the extent is large enough."""
+    symbols = symbols_of([extent])
+    if len(symbols) != 1:
+        return None
+    (symbol,) = symbols
+    if not isinstance(symbol.hi, int):
+        return None
+    for least in range(symbol.lo + 1, min(symbol.hi, LARGEST_LEAST) + 1):
+        narrowed = dim.symbol(symbol.name, least, symbol.hi)
+        if dim.is_nonnegative(substitute(extent, {symbol: narrowed}) - fewest):
+            return symbol, range(least, symbol.hi + 1)
     return None
 
 

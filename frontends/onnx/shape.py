@@ -17,6 +17,7 @@ from netloom.compiler.tensor_type import TensorType, broadcast_shapes
 from .context import Context, check_size, numbers
 from .handler import HandlerTable
 from .node import ModelNode
+from .restriction import TooSmall
 from .window import FIX_DIMS
 
 SHAPE: Final = HandlerTable()
@@ -363,13 +364,13 @@ def _check_reach(
     """
     for axis, extent in enumerate(x.shape):
         widest = max(lo[axis], hi[axis])
-        if mode == "constant" or not widest or not isinstance(extent, int):
+        if mode == "constant" or not widest:
             continue
-        limit = {"reflect": extent - 1, "wrap": extent, "edge": widest if extent else 0}[mode]
-        if widest > limit:
-            raise node.misshapen(
-                f"mode {mode} cannot pad axis {axis} of {x.type} by {widest}.", "Use smaller pads."
-            )
+        fewest = {"reflect": widest + 1, "wrap": widest, "edge": 1}[mode]
+        if not dim.is_nonnegative(extent - fewest):
+            message = f"mode {mode} cannot pad axis {axis} of {x.type} by {widest}."
+            hint = "Use smaller pads."
+            raise TooSmall(message, hint=hint, extent=extent, fewest=fewest)
 
 
 def _wrapped(context: Context, x: Value, lo: Sequence[int], hi: Sequence[int]) -> Value:

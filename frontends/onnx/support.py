@@ -17,11 +17,19 @@ from .functions import Key, key_of, local_functions
 from .model_file import Source, opsets_of, read_model
 from .names import printable
 from .order import label, walk
-from .registry import DOMAINS, HANDLERS, INLINED, REMEDIES
+from .registry import (
+    ADDED_TO_STANDARD,
+    DOMAIN_REMEDIES,
+    DOMAINS,
+    HANDLERS,
+    INLINED,
+    REMEDIES,
+)
 from .schema import find_schema
 from .standard_function import has_body
 
 MOST_NAMED = 3  # nodes listed for each op
+FOREIGN = "Export without ops of that domain (graph optimisers of other tools insert them)."
 WRONG_OPSET = "The op does not exist in opset {}: correct opset_import, or export the model again."
 
 
@@ -128,16 +136,12 @@ def _row(domain: str, op_type: str, opset: int, nodes: list[str]) -> OpSupport:
 
 def _remedy(domain: str, op_type: str, opset: int) -> str:
     """What to do about an op; "" if it is supported."""
-    if domain in DOMAINS and domain:
-        known = DOMAINS[domain]
-        return (
-            ""
-            if known.find(op_type, opset)
-            else "Export without ONNX Runtime's optimizations (graph_optimization_level)."
-        )
     if domain:
-        return "Export without ops of that domain (graph optimisers of other tools insert them)."
+        known = DOMAINS[domain].find(op_type, opset) if domain in DOMAINS else None
+        return "" if known else DOMAIN_REMEDIES.get(domain, FOREIGN)
     schema = find_schema(op_type, opset)
+    if schema is None and ADDED_TO_STANDARD.find(op_type, opset):
+        return ""
     if op_type in INLINED or HANDLERS.find(op_type, opset):
         return "" if schema is not None else WRONG_OPSET.format(opset)
     if has_body(op_type, opset):

@@ -118,9 +118,11 @@ def _fourier_matrix(
 @TRANSFORMS.on("STFT", first=17)
 def short_time_fourier(context: Context, node: ModelNode) -> Value:
     """signal [n, length, 1 or 2] -> [n, frames, frequencies, 2]; frames are a convolution with
-    windowed waves.
+    windowed waves. PyTorch writes real signals as [n, length].
     """
     signal, window = node.input(0), node.optional(2)
+    if signal.type.rank == 2:
+        signal = context.reshape(signal, (*signal.shape, 1))
     step = int(context.scalar(node.input(1), node, "frame_step"))
     length = context.scalar(node.optional(3), node, "frame_length")
     if signal.type.rank != 3 or signal.shape[2] not in (1, 2):

@@ -14,6 +14,7 @@ import onnxruntime  # type: ignore[import-untyped]
 import pytest
 from onnx import numpy_helper
 
+from netloom.compiler import dim
 from netloom.compiler.driver import Options, compile_graph, plan_graph
 from netloom.compiler.interpret import interpret
 from netloom.errors import ShapeError, UsageError
@@ -194,3 +195,52 @@ def test_multiples_that_the_caller_leaves_out_are_advised() -> None:
     assert str(value.type) == "float32[B, 2, 4*H, 8]"
     with pytest.raises(UsageError, match="cannot lie in"):
         from_onnx(model, dims={"H": range(9, 65, 4)})
+
+
+def range_of(model: onnx.ModelProto, name: str) -> tuple[int, int | None]:
+    """The numbers that a free dim may be once the model is imported."""
+    (found,) = (symbol for symbol in from_onnx(model).symbols if symbol.name == name)
+    assert not isinstance(found.hi, dim.Dim)
+    return found.lo, found.hi
+
+
+def test_rows_cut_from_a_table_and_expanded_limit_the_length() -> None:
+    """The segments of BERT: a buffer of zeros, cut to the sequence and spread over the batch."""
+    body = """s = Shape(x)  t = Gather(s, one)  e = Slice(table, zero, t, one)
+              w = Expand(e, s)  y = Add(x, w)"""
+    model = model_of(
+        "float[B, T] x", body, table=RNG.standard_normal((1, 8)).astype(np.float32),
+        zero=np.array([0]), one=np.array([1]),
+    )  # fmt: skip
+    assert range_of(model, "T") == (1, 8)
+    assert_right(model, (2, 5), (1, 8), (3, 1))
+
+
+REFLECTED = 'd = Conv<strides = [2, 2]>(x, w)  y = Pad<mode = "reflect">(d, pads)'
+
+
+def reflected() -> onnx.ModelProto:
+    """Mirror images of 3 need 4 elements, which 2 n + 1 of the input give."""
+    return model_of(
+        "float[1, 1, H, W] x", REFLECTED, w=np.ones((1, 1, 3, 3), np.float32),
+        pads=np.array([0, 0, 3, 0, 0, 0, 0, 1]),
+    )  # fmt: skip
+
+
+def test_mirror_images_need_a_least_size() -> None:
+    assert (range_of(reflected(), "H")[0], range_of(reflected(), "W")[0]) == (9, 5)
+    assert_right(reflected(), (1, 1, 9, 5), (1, 1, 12, 11))
+
+
+def test_a_size_too_small_for_mirror_images_is_advised() -> None:
+    with pytest.raises(ShapeError, match="It fits where H is 9 at least"):
+        from_onnx(reflected(), dims={"H": range(2, 40)})
+
+
+def test_rows_that_are_turned_back() -> None:
+    """Normalized over channels [n, c, t] that are turned for it: an element of the result does not
+    follow from its number."""
+    body = """r = Transpose<perm = [0, 2, 1]>(x)  z = LayerNormalization<axis = -1>(r, scale, scale)
+              y = Transpose<perm = [0, 2, 1]>(z)"""
+    model = model_of("float[B, 6, T] x", body, scale=np.ones(6, np.float32))
+    assert_right(model, (2, 6, 5), (1, 6, 1))

@@ -5,62 +5,35 @@ results are exact.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+import math
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 import onnx
-import onnxruntime  # type: ignore[import-untyped]
 import pytest
 from onnx import helper, numpy_helper
 
+import netloom as nl
 from netloom.compiler.interpret import interpret
 from netloom.errors import NetloomError, UnsupportedOpError
 from netloom.frontends.onnx import check, from_onnx
-from netloom.frontends.onnx.microsoft import MICROSOFT
+from netloom.frontends.onnx.microsoft import ADDED_TO_STANDARD, MICROSOFT
 
-Array = npt.NDArray[Any]
-RNG = np.random.default_rng(3)
-
-
-def r(*shape: int) -> Array:
-    return RNG.standard_normal(shape).astype(np.float32)
-
-
-def q(*shape: int, dtype: Any = np.uint8) -> Array:
-    low, high = (0, 256) if dtype is np.uint8 else (-128, 128)
-    return RNG.integers(low, high, shape).astype(dtype)
-
-
-def f(number: float) -> Array:
-    return np.array(number, np.float32)
-
-
-def u(number: int) -> Array:
-    return np.array(number, np.uint8)
-
-
-@dataclass(frozen=True)
-class Case:
-    """Inputs from ``first_fixed`` on are initializers."""
-
-    op: str
-    inputs: tuple[Array | None, ...]
-    attributes: dict[str, Any] = field(default_factory=dict)
-    outputs: tuple[str, ...] = ("y",)
-    first_fixed: int = 1
-
-
-def case(
-    op: str,
-    *inputs: Array | None,
-    outputs: tuple[str, ...] = ("y",),
-    first_fixed: int = 1,
-    **attributes: Any,
-) -> Case:
-    return Case(op, inputs, attributes, outputs, first_fixed)
-
+from .runtime_case import (
+    RNG,
+    Array,
+    Case,
+    case,
+    check_case,
+    compare,
+    expected_of,
+    f,
+    model_of,
+    q,
+    r,
+    u,
+)
+from .test_microsoft_attention import CASES as ATTENTION_CASES
 
 CASES = [
     *(case(op, q(2, 3, 4), f(0.5), u(120), q(3, 1), f(0.25), u(7), f(scale), u(100)) for op, scale in (("QLinearAdd", 1.0), ("QLinearMul", 8.0))),
@@ -81,49 +54,87 @@ CASES = [
     case("SkipLayerNormalization", r(2, 3, 8), r(2, 3, 8), r(8), r(8), r(8), epsilon=1e-5, outputs=("y", "", "", "sum")),
     case("SkipLayerNormalization", r(2, 3, 8), r(2, 3, 8), r(8)),
     case("SkipSimplifiedLayerNormalization", r(2, 3, 8), r(2, 3, 8), r(8), epsilon=1e-5, outputs=("y", "", "", "sum")),
+    case("DynamicQuantizeMatMul", r(2, 3, 8), q(8, 5, dtype=np.int8), f(0.25), np.array(3, np.int8), r(5)),
+    case("DynamicQuantizeMatMul", r(3, 8), q(8, 5), np.full(5, 0.25, np.float32), q(5)),
+    case("QLinearSoftmax", q(3, 5), f(0.0625), u(128), f(1 / 256), u(0), axis=-1, opset=13),
+    case("QLinearSoftmax", q(2, 3, 5), f(0.0625), u(128), f(1 / 256), u(0), axis=1, opset=12),
+    case("QLinearWhere", RNG.random((3, 5)) < 0.5, q(3, 5), f(0.5), u(128), q(3, 5), f(0.25), u(100), f(0.5), u(120)),
+    case("QLinearConv", q(1, 6, 6, 2), f(0.5), u(128), q(3, 2, 3, 3, dtype=np.int8), f(0.25), np.array(0, np.int8), f(16.0), u(120), channels_last=1, pads=[1, 1, 1, 1], first_fixed=3),
+    case("QuantizeLinear", r(3, 5), f(0.0625), u(128)), case("DequantizeLinear", q(3, 5), f(0.25), u(3)),
+    case("FusedMatMul", r(3, 2, 2, 4), r(2, 2, 4, 5), transBatchA=1), case("FusedMatMul", r(2, 2, 3, 4), r(5, 2, 2, 4), transBatchB=1, transB=1),
+    *(case("FusedGemm", r(3, 4), r(4, 5), r(5), activation=name, **more) for name, more in (("Relu", {}), ("LeakyRelu", {"activation_alpha": 0.25}), ("Tanh", {}))),
+    case("NhwcMaxPool", q(1, 6, 7, 3, dtype=np.int8), kernel_shape=[3, 2], strides=[2, 1], pads=[1, 0, 1, 0]),
+    case("EmbedLayerNormalization", RNG.integers(0, 9, (2, 4)).astype(np.int32), RNG.integers(0, 2, (2, 4)).astype(np.int32), r(9, 6), r(5, 6), r(2, 6), r(6), r(6), np.array([[1, 1, 1, 0], [1, 0, 0, 0]], np.int32), outputs=("y", "lengths", "sum"), first_fixed=2),
+    case("EmbedLayerNormalization", RNG.integers(0, 9, (2, 4)).astype(np.int32), None, r(9, 6), r(5, 6), None, r(6), r(6), None, RNG.integers(0, 5, (2, 4)).astype(np.int32), outputs=("y", "lengths"), epsilon=1e-5, first_fixed=2),
+    case("QEmbedLayerNormalization", RNG.integers(0, 9, (2, 4)).astype(np.int32), RNG.integers(0, 2, (2, 4)).astype(np.int32), q(9, 6), q(5, 6), q(2, 6), q(6), q(6), None, *(f(0.0625) for _ in range(5)), *(u(100 + k) for k in range(5)), outputs=("y", "lengths"), first_fixed=2),
+    case("SimplifiedLayerNormalization", r(2, 3, 8), r(8), epsilon=1e-5, domain=""), case("LayerNormalization", r(2, 3, 8), r(8), r(8), domain="", epsilon=1e-5),
+    case("GatherND", r(3, 4, 5), np.array([[0, 1], [2, 3]], np.int64)), case("Trilu", r(4, 5), np.array(1, np.int64), upper=1), case("Range", f(1.0), f(9.0), f(2.0), first_fixed=0),
+    case("Pad", r(2, 3), np.array([0, 1, 1, 2], np.int64), f(0.5)), case("GridSample", r(1, 2, 4, 5), r(1, 3, 3, 2) / 2),
 ]  # fmt: skip
-
-
-def model_of(c: Case) -> tuple[onnx.ModelProto, dict[str, Array]]:
-    names = ["" if x is None else f"x{k}" for k, x in enumerate(c.inputs)]
-    given = {f"x{k}": x for k, x in enumerate(c.inputs) if x is not None}
-    fixed = [
-        numpy_helper.from_array(given.pop(n), n)
-        for k, n in enumerate(names)
-        if n and k >= c.first_fixed
-    ]
-    ports = [
-        helper.make_tensor_value_info(n, helper.np_dtype_to_tensor_dtype(x.dtype), x.shape)
-        for n, x in given.items()
-    ]
-    node = helper.make_node(c.op, names, list(c.outputs), domain="com.microsoft", **c.attributes)
-    graph = helper.make_graph(
-        [node], "g", ports, [onnx.ValueInfoProto(name=n) for n in c.outputs if n], fixed
-    )
-    opsets = [helper.make_opsetid("", 17), helper.make_opsetid("com.microsoft", 1)]
-    return helper.make_model(graph, opset_imports=opsets, ir_version=8), given
 
 
 @pytest.mark.parametrize("c", CASES, ids=[f"{k}-{c.op}" for k, c in enumerate(CASES)])
 def test_case(c: Case) -> None:
-    model, given = model_of(c)
-    session = onnxruntime.InferenceSession(
-        model.SerializeToString(), providers=["CPUExecutionProvider"]
-    )
-    for actual, expected in zip(
-        interpret(from_onnx(model), given), session.run(None, given), strict=True
-    ):
-        if expected.dtype.kind != "f":
-            np.testing.assert_array_equal(actual, expected)
-        else:
-            assert actual.dtype == expected.dtype
-            np.testing.assert_allclose(
-                actual, expected, rtol=1e-5, atol=1e-5 * np.abs(expected).max()
-            )
+    check_case(c)
 
 
 def test_every_handler_has_a_case() -> None:
-    assert set(MICROSOFT.entries) == {c.op for c in CASES}
+    tested = {(c.domain, c.op) for c in (*CASES, *ATTENTION_CASES)}
+    tested |= {("com.microsoft", op) for op in DEFINED}
+    assert {("com.microsoft", op) for op in MICROSOFT.entries} <= tested
+    assert {("", op) for op in ADDED_TO_STANDARD.entries} <= tested
+
+
+# -- ops without a kernel for CPUs in ONNX Runtime, by their definition ------------------------------
+
+
+def erf(x: Array) -> Array:
+    return np.vectorize(math.erf)(x.astype(np.float64))
+
+
+def grouped(x: Array, groups: int) -> Array:
+    """x [n, h, w, c] less the mean of its groups of channels, over their deviation."""
+    parts = x.astype(np.float64).reshape(*x.shape[:3], groups, -1)
+    centred = parts - parts.mean((1, 2, 4), keepdims=True)
+    deviation = np.sqrt((centred**2).mean((1, 2, 4), keepdims=True) + 1e-5)
+    return np.asarray((centred / deviation).reshape(x.shape))
+
+
+def split_gelu(x: Array, bias: Array) -> list[Array]:
+    u, v = np.split(x + bias, 2, axis=-1)
+    return [u * 0.5 * v * (1 + erf(v / math.sqrt(2)))]
+
+
+def group_norm(x: Array, scale: Array, shift: Array) -> list[Array]:
+    y = grouped(x, 2) * scale + shift
+    return [y / (1 + np.exp(-y))]
+
+
+def skip_group_norm(x: Array, scale: Array, shift: Array, skip: Array, bias: Array) -> list[Array]:
+    total = x + skip + bias
+    return [grouped(total, 2) * scale + shift, total]
+
+
+DEFINED: dict[str, tuple[Case, Any]] = {
+    "BiasSplitGelu": (case("BiasSplitGelu", r(2, 3, 8), r(8)), split_gelu),
+    "BiasAdd": (case("BiasAdd", r(2, 3, 4), r(4), r(2, 3, 4)), lambda x, b, s: [x + b + s]),
+    "GroupNorm": (case("GroupNorm", r(2, 3, 4, 6), r(6), r(6), groups=2, activation=1), group_norm),
+    "SkipGroupNorm": (
+        case("SkipGroupNorm", r(2, 3, 4, 6), r(6), r(6), r(2, 3, 4, 6), r(6), groups=2, outputs=("y", "s")),
+        skip_group_norm,
+    ),
+    "TransposeMatMul": (case("TransposeMatMul", r(2, 3, 4), r(2, 5, 4), transB=1), lambda a, b: [a @ np.swapaxes(b, 1, 2)]),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("op", DEFINED)
+def test_definition(op: str) -> None:
+    c, definition = DEFINED[op]
+    model, given = model_of(c)
+    for actual, expected in zip(
+        interpret(from_onnx(model), given), definition(*c.inputs), strict=True
+    ):
+        np.testing.assert_allclose(actual, expected, rtol=1e-5, atol=1e-5)
 
 
 def test_other_ops_of_the_domain_are_refused() -> None:
@@ -144,3 +155,16 @@ def test_other_ops_of_the_domain_are_refused() -> None:
 def test_what_is_impossible_is_refused(c: Case, words: str) -> None:
     with pytest.raises(NetloomError, match=words):
         from_onnx(model_of(c)[0])
+
+
+def test_compiled_convolution_of_integers() -> None:
+    """Its shape is one for Winograd's transforms, which integers have none of."""
+    x, w = q(1, 32, 16, 16), q(32, 32, 3, 3)
+    ports = [helper.make_tensor_value_info("x", 2, x.shape)]
+    node = helper.make_node("ConvInteger", ["x", "w", "zero"], ["y"], pads=[1, 1, 1, 1])
+    fixed = [numpy_helper.from_array(w, "w"), numpy_helper.from_array(u(3), "zero")]
+    graph = helper.make_graph([node], "g", ports, [onnx.ValueInfoProto(name="y")], fixed)
+    opsets = [helper.make_opsetid("", 17)]
+    model = helper.make_model(graph, opset_imports=opsets, ir_version=8)
+    found = nl.compile(from_onnx(model), threads=1).session.run(None, {"x": x})
+    compare(found, expected_of(model, {"x": x}))

@@ -110,6 +110,7 @@ CASES = [
     *(case(op, r(3, 4), free=True) for op in ("Abs", "Ceil", "Cos", "Erf", "Exp", "Floor", "IsNaN", "Neg", "Reciprocal",
       "Relu", "Sigmoid", "Sign", "Sin", "Softplus", "Softsign", "Tanh", "Tan", "Sinh", "Cosh", "Asinh",
       "HardSwish", "Identity", "Mish")),
+    case("STFT", r(2, 40), np.int64(8), None, np.int64(16), fixed=(1, 3), peer=True, tolerance=1e-5),
     case("Round", np.array([-2.5, -1.5, -0.5, 0.5, 1.5, 2.5, 0.4, 0.6], np.float32)),
     case("Log", positive(3, 4)), case("Sqrt", positive(3, 4)), case("Acosh", positive(3, 4) + 1),
     case("Atanh", np.tanh(r(3, 4))), case("Acos", np.tanh(r(3, 4))), case("Asin", np.tanh(r(3, 4))), case("Atan", r(3, 4) * 4),

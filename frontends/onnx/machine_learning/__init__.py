@@ -1,0 +1,18 @@
+"""ONNX's ops of classical machine learning (domain ai.onnx.ml), those of numbers -> ops of the
+graph: scaling, linear models, kernels, trees.
+
+Labels are numbers: strings and maps are no tensors.
+"""
+
+from __future__ import annotations
+
+from typing import Final
+
+from ..handler import HandlerTable
+from .linear import LINEAR
+from .preprocessing import PREPROCESSING
+from .trees import TREES
+
+MACHINE_LEARNING: Final = HandlerTable(LINEAR, PREPROCESSING, TREES)
+
+__all__ = ["MACHINE_LEARNING"]

@@ -1,0 +1,53 @@
+"""ONNX Runtime's own ops (domain com.microsoft) that its optimizer and quantizer write into models
+-> ops of the graph.
+
+The standard has no schemas of them, so everything is checked here. Their meaning is that of ONNX
+Runtime's kernels.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Final
+
+from ..context import Context
+from ..handler import HandlerTable
+from ..indexing import INDEXING
+from ..node import Item, ModelNode
+from ..sampling import SAMPLING
+from ..shape import SHAPE
+from .attention import ATTENTION
+from .fused import FUSED
+from .grouped_attention import GROUPED_ATTENTION
+from .normalization import ADDED_NORMALIZATION, NORMALIZATION
+from .packed import PACKED
+from .quantized import QUANTIZED
+from .quantized_attention import QUANTIZED_ATTENTION
+
+# ops that became the standard's: the opset whose meaning is theirs
+AS_IN_STANDARD: Final = {"GatherND": 13, "GridSample": 16, "Pad": 13, "Range": 11, "Trilu": 14}
+MICROSOFT: Final = HandlerTable(
+    ATTENTION,
+    FUSED,
+    GROUPED_ATTENTION,
+    NORMALIZATION,
+    PACKED,
+    QUANTIZED,
+    QUANTIZED_ATTENTION,
+)
+# ops that ONNX Runtime adds to the standard's domain
+ADDED_TO_STANDARD: Final = HandlerTable(ADDED_NORMALIZATION)
+
+
+@MICROSOFT.on(*AS_IN_STANDARD)
+def as_in_standard(context: Context, node: ModelNode) -> Item:
+    """The standard's op of the same name."""
+    opset = AS_IN_STANDARD[node.op_type]
+    found = (table.find(node.op_type, opset) for table in (INDEXING, SAMPLING, SHAPE))
+    handler = next(handler for handler in found if handler is not None)
+    made = handler.convert(context, replace(node, domain="", opset=opset))
+    assert isinstance(made, Item)
+    return made
+
+
+__all__ = ["ADDED_TO_STANDARD", "MICROSOFT"]

@@ -1,0 +1,94 @@
+"""MatMulNBits -> a product with weights that are unpacked at import."""
+
+from __future__ import annotations
+
+from typing import Any, Final
+
+import numpy as np
+import numpy.typing as npt
+
+from netloom.compiler.graph import Value
+
+from ..context import Context
+from ..handler import HandlerTable
+from ..matmul import product as matrix_product
+from ..node import ModelNode
+
+PACKED: Final = HandlerTable()
+
+MOST_BITS: Final = 8
+
+
+@PACKED.on("MatMulNBits")
+def matmul_of_blocks(context: Context, node: ModelNode) -> Value:
+    """a [.., k] times the transpose of weights [n, k] of 2, 4 or 8 bits, scaled by block; these
+    are unpacked at import.
+    """
+    a, bias = node.input(0), node.optional(5)
+    k, n, block = (node.integer(name, 0) for name in ("K", "N", "block_size"))
+    bits = node.integer("bits", 4)
+    packed, scales, zeros = (
+        context.array(value) for value in (node.input(1), node.input(2), node.optional(3))
+    )
+    if (
+        packed is None
+        or scales is None
+        or (node.optional(3) is not None and zeros is None)
+        or node.optional(4) is not None
+    ):
+        raise node.unsupported(
+            "its weights are computed, or reordered.",
+            "Make them initializers, without group indices.",
+        )
+    if (
+        bits not in (2, 4, 8)
+        or block < 16
+        or block % 16
+        or k < 1
+        or n < 1
+        or packed.dtype != np.uint8
+    ):
+        raise node.fault(
+            f"K = {k}, N = {n}, block_size = {block} and {bits} bits are impossible.",
+            "Export it again.",
+        )
+    blocks = -(-k // block)
+    if (
+        packed.size != n * blocks * block * bits // 8
+        or scales.size != n * blocks
+        or a.shape[-1:] != (k,)
+    ):
+        raise node.misshapen(
+            f"its weights are {node.input(1).type} and scales {node.input(2).type}.",
+            "Export it again.",
+        )
+    weights = _unpacked(packed.reshape(n, blocks, -1), bits)[..., :block].astype(np.float32)
+    shift = _zero_points(node, zeros, n, blocks, bits)
+    real = (weights - shift) * scales.reshape(n, blocks, 1).astype(np.float32)
+    matrix = context.constant(real.reshape(n, blocks * block)[:, :k], a.dtype)
+    value = matrix_product(context, node, a, context.transpose(matrix, (1, 0)))
+    return value if bias is None else context("add", value, bias)
+
+
+def _unpacked(data: npt.NDArray[Any], bits: int) -> npt.NDArray[Any]:
+    """Bytes [.., m] as numbers [.., m * 8 / bits], the lowest bits first."""
+    shifts = np.arange(0, MOST_BITS, bits, dtype=np.uint8)
+    numbers = data[..., None] >> shifts & np.uint8((1 << bits) - 1)
+    return np.asarray(numbers.reshape(*data.shape[:-1], -1))
+
+
+def _zero_points(
+    node: ModelNode, zeros: npt.NDArray[Any] | None, n: int, blocks: int, bits: int
+) -> Any:
+    """[n, blocks, 1], or the middle of the range."""
+    if zeros is None:
+        return np.float32(1 << (bits - 1))
+    if zeros.dtype == np.uint8:
+        if zeros.size != n * -(-blocks * bits // 8):
+            raise node.misshapen(f"its zero points have {zeros.size} bytes.", "Export it again.")
+        zeros = _unpacked(zeros.reshape(n, -1), bits)[:, :blocks]
+    if zeros.size != n * blocks:
+        raise node.misshapen(
+            f"it has {zeros.size} zero points for {n} x {blocks} blocks.", "Export it again."
+        )
+    return zeros.reshape(n, blocks, 1).astype(np.float32)
