@@ -18,7 +18,7 @@ from ..dim import Extent, Symbol
 from ..graph import Graph, Node, Value
 from ..op import OPS
 from ..ops.reduction import ReduceAttrs
-from ..ops.shape import divides_by_free_dims
+from ..ops.views import divides_by_free_dims
 from ..scalar import Checked, Expr, Guarded, Index
 from ..tensor_type import TensorType
 from .elements import Axis, Elements

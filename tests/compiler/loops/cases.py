@@ -16,7 +16,7 @@ from netloom.compiler.dim import Extent, symbol
 from netloom.compiler.driver import PIPELINE, TRAINING_PIPELINE, Options
 from netloom.compiler.graph import Builder, Graph, Node, Value
 from netloom.compiler.interpret import interpret
-from netloom.compiler.loops import items, plan, tiling
+from netloom.compiler.loops import bands, items, plan, tiling
 from netloom.compiler.loops.build import Machine, build_kernel
 from netloom.compiler.loops.ir import Kernel
 from netloom.compiler.op import OPS, Array
@@ -52,6 +52,7 @@ class Case:
     is_training: bool = False
     inputs: dict[str, tuple[int, ...]] = field(default_factory=dict)  # values of integer inputs
     strategy: str = "auto"  # of convolutions
+    in_bands: bool = False  # Winograd's stages are joined, however small the image
 
     @property
     def symbols(self) -> dict[str, int]:
@@ -344,12 +345,6 @@ CASES = (
          one("winograd_output", (16, 1, 12, 18), m=(2, 2), taps=(3, 3), shape=(1, 18, 5, 7))),
     Case("winograd_output_f4",
          one("winograd_output", (36, 2, 8, 16), m=(4, 4), taps=(3, 3), shape=(2, 32, 7, 8))),
-    Case("winograd_bands",
-         one("winograd_fused", (N, 33, 9, 14), (16, 1, 33, 18), m=(2, 2), taps=(3, 3), lo=(1, 1),
-             shape=(N, 18, 9, 14)), n=2),
-    Case("winograd_bands_of_long_sums",
-         one("winograd_fused", (1, 530, 4, 5), (16, 1, 530, 40), m=(2, 2), taps=(3, 3), lo=(0, 1),
-             shape=(1, 40, 2, 5))),
     Case("winograd_filter_f2",
          one("winograd_filter", (18, 33, 3, 3), m=(2, 2), taps=(3, 3), is_turned=False)),
     Case("winograd_filter_turned",
@@ -368,6 +363,12 @@ CASES = (
     Case("winograd_f2", convolution((1, 18, 3, 3), (17, 18, 3, 3)), strategy="winograd_f2"),
     Case("winograd_f4", convolution((N, 4, 5, 5), (18, 4, 3, 3)), n=2, is_exact=False,
          strategy="winograd_f4"),
+    Case("winograd_bands", convolution((N, 33, 9, 14), (18, 33, 3, 3), residual=False), n=2,
+         strategy="winograd_f2", in_bands=True),
+    Case("winograd_bands_of_long_sums", convolution((1, 530, 3, 5), (40, 530, 3, 3)),
+         strategy="winograd_f2", in_bands=True),
+    Case("winograd_bands_trained", one("conv", (2, 3, 9, 4), (17, 3, 5, 3), **PLAIN),
+         strategy="winograd_f2", is_exact=False, in_bands=True),
     Case("winograd_trained", one("conv", (1, 3, 4, 4), (2, 3, 3, 3), **PLAIN),
          strategy="winograd_f2"),
     Case("fft_input",
@@ -445,9 +446,10 @@ CASES = (
 
 def fused(case: Case) -> Graph:
     """The kernels of a case, as a graph."""
-    return (TRAINING_PIPELINE if case.is_training else PIPELINE).run(
-        case.make(), Options(override=case.strategy)
-    )[0]
+    pipeline = TRAINING_PIPELINE if case.is_training else PIPELINE
+    least = 0 if case.in_bands else bands.LEAST_ENTRIES
+    with patch.object(bands, "LEAST_ENTRIES", least):
+        return pipeline.run(case.make(), Options(override=case.strategy))[0]
 
 
 def feeds(case: Case, graph: Graph) -> dict[str, Array]:
@@ -483,6 +485,7 @@ def kernel_of(node: Node, item_work: int = items.ITEM_WORK, machine: Machine = M
         patch.object(items, "ITEM_WORK", item_work),
         patch.object(plan, "CHAIN", chain),
         patch.object(tiling, "CHAIN", chain),
+        patch.object(bands, "CHAIN", chain),
     ):
         return build_kernel("kernel", node.attrs.body, machine)
 

@@ -1,0 +1,88 @@
+"""Where Winograd's stages become one op, the reasons where they do not, and that nothing changes."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from netloom.compiler.dim import Dim, Extent, Symbol
+from netloom.compiler.graph import Builder, Graph
+from netloom.compiler.interpret import interpret
+from netloom.compiler.passes.join_stages import join_stages
+from netloom.compiler.passes.select_strategies import select_strategies
+from netloom.compiler.tensor_type import FLOAT32, TensorType
+
+from ..loops.cases import CASES, fused
+
+
+def stages(batch: Extent, channels: int, filters: int, extent: int, groups: int = 1) -> Graph:
+    """A 3 x 3 convolution by winograd_f4."""
+    b = Builder("stages")
+    x = b.input(TensorType(FLOAT32, (batch, channels, extent, extent)), "x")
+    w = b.input(TensorType(FLOAT32, (filters, channels // groups, 3, 3)), "w")
+    y = b("conv", x, w, stride=(1, 1), dilation=(1, 1), lo=(1, 1), hi=(1, 1), groups=groups)
+    return select_strategies(b.build([y], ["y"]), override="winograd_f4")
+
+
+def names(graph: Graph) -> list[str]:
+    return [node.op.name for node in graph.nodes]
+
+
+@pytest.mark.parametrize(
+    ("sizes", "reason"),
+    [
+        ((1, 64, 64, 112), "applied"),
+        ((1, 64, 64, 28), "its entries stay in the cache anyway"),
+        ((8, 64, 64, 28), "applied"),
+        ((1, 256, 256, 56), "applied"),
+        ((8, 512, 512, 28), "4 tiles of 512 channels leave the second cache"),
+        ((4, 256, 512, 28), "each band would read its weights from memory"),
+        ((8, 64, 64, 56, 2), "it has 2 groups"),
+    ],
+)
+def test_where_stages_are_joined(sizes: tuple[int, ...], reason: str) -> None:
+    seen: list[str] = []
+    graph = join_stages(stages(*sizes), explain=lambda _rule, _node, text: seen.append(text))
+    assert seen == [reason]
+    assert ("winograd_fused" in names(graph)) == (reason == "applied")
+    assert ("winograd_output" in names(graph)) == (reason != "applied")
+
+
+def test_a_free_batch_counts_as_the_typical_one() -> None:
+    graph = stages(Dim.of(Symbol("N", 1)), 64, 64, 28)
+    assert join_stages(graph) is graph
+    assert "winograd_fused" in names(join_stages(graph, typical_batch=32))
+
+
+def test_entries_with_other_readers_stay() -> None:
+    b = Builder("two")
+    x = b.input(TensorType(FLOAT32, (4, 64, 112, 112)), "x")
+    u = b.input(TensorType(FLOAT32, (36, 1, 64, 64)), "u")
+    tile = {"m": (4, 4), "taps": (3, 3)}
+    v = b("winograd_input", x, lo=(1, 1), counts=(28, 28), **tile)
+    y = b("winograd_output", b("matmul", v, u), shape=(4, 64, 112, 112), **tile)
+    seen: list[str] = []
+    graph = b.build([y, v], ["y", "v"])
+    assert join_stages(graph, explain=lambda _rule, _node, text: seen.append(text)) is graph
+    assert seen == ["its entries have other readers"]
+
+
+def test_the_meaning_stays() -> None:
+    graph = stages(1, 64, 33, 96)
+    rng = np.random.default_rng(3)
+    feeds = {
+        value.label: rng.standard_normal(value.type.static_shape).astype(np.float32)
+        for value in graph.inputs
+    }
+    joined = join_stages(graph)
+    assert "winograd_fused" in names(joined)
+    np.testing.assert_array_equal(interpret(graph, feeds)[0], interpret(joined, feeds)[0])
+
+
+def test_the_cases_of_loops_hold_bands() -> None:
+    """What tests/compiler/loops holds against the interpreter and compiles are bands."""
+    found = [case for case in CASES if case.in_bands]
+    assert len(found) == 3
+    for case in found:
+        bodies = [n.attrs.body for n in fused(case).nodes if n.op.name == "kernel"]
+        assert any("winograd_fused" in names(body) for body in bodies), case.name
