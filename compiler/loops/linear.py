@@ -46,7 +46,7 @@ def linear_loops(
 
     total, base = dim.product(elements.out.shape), Dim.of(item) * CHUNK * LANES
     walk = _Walk(flat[elements.out], lambda at: _flattened(value, flat, at), copies_of(value))
-    local = Buffer(elements.local_name("t"), walk.out.dtype, (walk.copies, LANES), is_local=True)
+    local = Buffer(elements.local_name("k"), walk.out.dtype, (walk.copies, LANES), is_local=True)
     return dim.ceil_div(total, CHUNK * LANES), walk.chunk(base, total, local), flat
 
 

@@ -56,8 +56,10 @@ class Refused:
 
 
 REFUSED: Final = (
-    Refused("adagrad* adam* momentum* nesterov_momentum ai_onnx_ml_*", "ops of other domains",
+    Refused("adagrad* adam* momentum* nesterov_momentum", "ops of other domains",
             "Export without ops of that domain"),
+    Refused("ai_onnx_ml_label_encoder_*", "labels that are strings", "element type STRING"),
+    Refused("ai_onnx_ml_tree_ensemble_*", "trees in the form of opset 5", "TreeEnsemble (opset 5)"),
     Refused("flexattention flexattention_scaled flexattention_gqa flexattention_diff_head_sizes "
             "flexattention_score_mod "
             "flexattention_prob_mod flexattention_fp16 flexattention_double "
