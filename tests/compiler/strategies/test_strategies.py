@@ -369,7 +369,7 @@ def test_every_shape_is_right_in_bands(
     """The three stages as one kernel, in short bands too, are as right as three kernels."""
     for name, value in (("LEAST_TILES", 0), ("LEAST_ENTRIES", 0), ("BAND", 64 << 10)):
         monkeypatch.setattr(bands, name, value)
-    for cpu, part in parts(strategy, role, -(-part_of(shapes, strategy) // 4), set()):
+    for cpu, part in parts(strategy, role, -(-part_of(shapes, strategy) // 10), set()):
         options = Options(override=strategy, cpu=cpu, accuracy="fast")
         kernels = plan_graph(program(role, part)[0], options).program.kernels
         has_bands = any("winograd_fused" in name for name in kernels)
