@@ -37,8 +37,9 @@ from .plan import CHAIN, Machine
 from .tiles import Bordered, PutNumber, ReadNumber, Transforms, least
 from .tiling import row_and_column_counts
 
-BAND = 192 << 10  # bytes of entries that a work item keeps: of the stack, and in the second cache
+BAND = 224 << 10  # bytes of entries that a work item keeps: of the stack, and in the second cache
 LEAST_TILES = 4  # of a band
+FEWEST_ROWS = 6  # that a register tile may have even where fewer fit
 MOST_WEIGHTS = 10 << 20  # bytes of transformed weights: every band finds them in the last cache
 LEAST_ENTRIES = 3 << 20  # bytes of all tiles' entries, of the input and of the products
 ENOUGH_ITEMS = 12  # with which all threads have work
@@ -67,10 +68,12 @@ def reason_against(kept: int, tiles: int, channels: int, filters: int, groups: i
     return None
 
 
-def _fitting(kept: int, channels: int) -> int:
-    """How many tiles of so many entries fit a band with two vectors of filters."""
-    vectors = -(-channels // LANES) + 2
-    return BAND // (kept * vectors * LANES * 4)
+def _fitting(kept: int, channels: int, size: int = 4, columns: int = 2) -> int:
+    """How many tiles of so many entries of ``size`` bytes fit a band with so many vectors of
+    filters.
+    """
+    vectors = -(-channels // LANES) + columns
+    return BAND // (kept * vectors * LANES * size)
 
 
 class _Bands:
@@ -87,14 +90,15 @@ class _Bands:
         self.tiles = self.counts[0] * self.counts[1]
         room = machine.vectors // 2 if self.dtype.bytes > 4 else machine.vectors
         rows, columns = Axis.of("r", self.tiles), Axis.of("c", -(-filters // LANES))
-        self.rows, self.columns = row_and_column_counts(rows, columns, room)
-        self.band = self._rows_of_a_band() * self.rows
+        most = max(_fitting(self.entries, channels, self.dtype.bytes), FEWEST_ROWS)
+        self.rows, self.columns = row_and_column_counts(rows, columns, room, most)
+        fit = _fitting(self.entries, channels, self.dtype.bytes, self.columns)
+        self.band = self._rows_of_a_band(fit // self.rows) * self.rows
         self.v = self._buffer("v", self.band, -(-channels // LANES))
         self.m = self._buffer("m", self.band, self.columns)
 
-    def _rows_of_a_band(self) -> int:
+    def _rows_of_a_band(self, fit: int) -> int:
         """Register tiles of a band: as many as fit, but enough bands, of nearly equal length."""
-        fit = _fitting(self.entries, self.channels) * 4 // self.dtype.bytes // self.rows
         tiles = -(-self.tiles // self.rows)
         bands = -(-tiles // max(fit, 1))
         if isinstance(self.batch, int) and self.batch:

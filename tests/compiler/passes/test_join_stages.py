@@ -2,12 +2,19 @@
 
 from __future__ import annotations
 
+from math import prod
+
 import numpy as np
 import pytest
 
+from netloom.compiler import dim
 from netloom.compiler.dim import Dim, Extent, Symbol
 from netloom.compiler.graph import Builder, Graph
 from netloom.compiler.interpret import interpret
+from netloom.compiler.loops.build import Machine, build_kernel
+from netloom.compiler.loops.ir import Allocate, walk
+from netloom.compiler.passes.choose_layout import choose_layout
+from netloom.compiler.passes.fuse import fuse
 from netloom.compiler.passes.join_stages import join_stages
 from netloom.compiler.passes.select_strategies import select_strategies
 from netloom.compiler.tensor_type import FLOAT32, TensorType
@@ -77,6 +84,19 @@ def test_the_meaning_stays() -> None:
     joined = join_stages(graph)
     assert "winograd_fused" in names(joined)
     np.testing.assert_array_equal(interpret(graph, feeds)[0], interpret(joined, feeds)[0])
+
+
+@pytest.mark.parametrize("filters", [16, 32, 48, 64, 100, 256])
+@pytest.mark.parametrize("channels", [16, 64, 128, 256])
+def test_bands_leave_room_on_the_stack(channels: int, filters: int) -> None:
+    """Callers' threads may have small stacks: 512 KB are enough by far."""
+    graph = fuse(choose_layout(join_stages(stages(8, channels, filters, 112))))
+    bodies = [node.attrs.body for node in graph.nodes if node.op.name == "kernel"]
+    (body,) = (body for body in bodies if "winograd_fused" in names(body))
+    kernel = build_kernel("bands", body, Machine())
+    local = [s.buffer for s in walk(kernel.body) if isinstance(s, Allocate)]
+    sizes = sorted(4 * prod(dim.evaluate(e, {}) for e in buffer.shape) for buffer in local)
+    assert (64 << 10) < sum(sizes[-2:]) < sum(sizes) < 384 << 10
 
 
 def test_the_cases_of_loops_hold_bands() -> None:
