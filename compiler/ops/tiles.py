@@ -12,7 +12,10 @@ NAME_filter, NAME_filter_gradient.
 
 from __future__ import annotations
 
+import os
+from collections import deque
 from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import TypeAlias
 
@@ -267,9 +270,16 @@ class _Ops:
         taps = grouped[..., ::-1, ::-1] if attrs.is_turned else grouped.transpose(0, 2, 1, 3, 4)
         made = np.empty(outputs[0].static_shape, outputs[0].dtype.numpy)  # [E, g, rows, columns]
         rows = max(1, AT_ONCE // max(1, made.shape[3]))
-        for start in range(0, made.shape[2], rows):
-            part = taps[:, start : start + rows].astype(np.float64)
-            made[:, :, start : start + rows] = self.algorithm.filter(attrs, part)
+
+        def make(starts: range) -> None:
+            for start in starts:
+                part = taps[:, start : start + rows].astype(np.float64)
+                made[:, :, start : start + rows] = self.algorithm.filter(attrs, part)
+
+        # most of it is NumPy's work, which leaves the interpreter to another thread
+        starts, threads = range(0, made.shape[2], rows), len(os.sched_getaffinity(0))
+        with ThreadPoolExecutor(threads) as pool:
+            deque(pool.map(make, (starts[place::threads] for place in range(threads))), maxlen=0)
         return [made]
 
     def filter_gradient_infer(
