@@ -300,17 +300,7 @@ def run(
         say(f"{row.case:36} {row.microseconds:12.1f} us  host {row.host_microseconds:.1f} us"
             f"  error {row.error:.1e}{peers}")  # fmt: skip
 
-    small = [case for case in read_cases(folder) if case.kind != "conv" or case.x[0] == 1]
-    large = [case for case in read_cases(folder) if case not in small]
-    networks = read_network_cases(folder)
-    jobs: list[tuple[str, Callable[[], None]]] = [
-        *((case.name, partial(kernel, case)) for case in small),
-        *((case.name, partial(network, case)) for case in networks),
-        *((case.name, partial(kernel, case)) for case in large),
-        *((f"{case.name} compiled", partial(network, case, True))
-          for case in networks if torch is not None and not case.is_training),
-    ]  # fmt: skip
-    for name, job in jobs:
+    for name, job in _jobs(folder, kernel, network, torch is not None):
         if time.monotonic() > end:
             results.left_out.append(name)
             continue
@@ -327,6 +317,22 @@ def run(
         say(f"no time for {', '.join(results.left_out)}")
     (folder / "results.json").write_text(json.dumps(found, indent=1), encoding="utf-8")
     return found
+
+
+def _jobs(
+    folder: Path, kernel: Callable[[Case], None], network: Callable[..., None], has_torch: bool
+) -> list[tuple[str, Callable[[], None]]]:
+    """What there is to measure, by name; what matters most comes first."""
+    small = [case for case in read_cases(folder) if case.kind != "conv" or case.x[0] == 1]
+    large = [case for case in read_cases(folder) if case not in small]
+    networks = read_network_cases(folder)
+    return [
+        *((case.name, partial(kernel, case)) for case in small),
+        *((case.name, partial(network, case)) for case in networks),
+        *((case.name, partial(kernel, case)) for case in large),
+        *((f"{case.name} compiled", partial(network, case, True))
+          for case in networks if has_torch and not case.is_training),
+    ]  # fmt: skip
 
 
 def main(

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 
 from netloom.compiler.driver import Options
@@ -22,6 +24,7 @@ def test_every_level_has_an_entry(cpu: str) -> None:
     )
     # vectors of 16 lanes that tiles may hold
     assert 4 * entry.lanes * entry.registers <= 64 * CPUS[cpu].machine.vectors
+    assert entry.l3 == CPUS[cpu].machine.last_cache
     assert entry.products <= 2 * entry.lanes and entry.copy < 2 * entry.read
 
 
@@ -36,6 +39,10 @@ def test_a_workspace_that_caches_hold_is_passed_on_faster() -> None:
     assert Cost(1e6, 4e6, 0.0).seconds(rates) == pytest.approx(2e-3)
     assert Cost(1e6, 4e6 + 2e6, 1e6).seconds(rates) == pytest.approx(2e-3 + 1e6 / 8e9)
     assert Cost(1e6, 4e6 + 4e6, 2e6).seconds(rates) == pytest.approx(2e-3 + 2e6 / 1e9)
+    # a band at a time it stays in a cache, if the machine has kernels for that
+    banded = Cost(1e6, 4e6 + 4e6, 2e6, in_bands=True)
+    assert banded.seconds(rates) == pytest.approx(2e-3 + 2e6 / 1e9)
+    assert banded.seconds(replace(rates, has_bands=True)) == pytest.approx(2e-3 + 2e6 / 8e9)
     # a write and a read like others
     assert Cost(1e6, 4e6 + 4e6, 2e6).seconds(Rates(1e9, 4e9)) == pytest.approx(3e-3)
 
