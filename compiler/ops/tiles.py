@@ -272,12 +272,14 @@ class _Ops:
         rows = max(1, AT_ONCE // max(1, made.shape[3]))
 
         def make(starts: range) -> None:
-            for start in starts:
-                part = taps[:, start : start + rows].astype(np.float64)
-                made[:, :, start : start + rows] = self.algorithm.filter(attrs, part)
+            with np.errstate(all="ignore"):  # each thread has its own; infinite weights are allowed
+                for start in starts:
+                    part = taps[:, start : start + rows].astype(np.float64)
+                    made[:, :, start : start + rows] = self.algorithm.filter(attrs, part)
 
         # most of it is NumPy's work, which leaves the interpreter to another thread
-        starts, threads = range(0, made.shape[2], rows), len(os.sched_getaffinity(0))
+        starts = range(0, made.shape[2], rows)
+        threads = max(1, min(len(starts), len(os.sched_getaffinity(0))))
         with ThreadPoolExecutor(threads) as pool:
             deque(pool.map(make, (starts[place::threads] for place in range(threads))), maxlen=0)
         return [made]

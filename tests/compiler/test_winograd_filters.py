@@ -48,3 +48,12 @@ def test_every_form(m: tuple[int, int], taps: tuple[int, int], is_turned: bool) 
     expected = np.einsum("ei,grcij,fj->efgrc", down, split, across)
     expected = expected.reshape(-1, *expected.shape[2:])
     np.testing.assert_allclose(made(w, attrs), expected, rtol=1e-6, atol=1e-6)
+
+
+def test_weights_that_are_not_finite_give_no_warning_and_stay_in_their_filter() -> None:
+    """Many filters at once are transformed by several threads."""
+    weights = np.ones((64, 96, 3, 3), np.float32)
+    weights[5, 7, 0, 0], weights[6, 8, 1, 1] = np.inf, np.nan
+    with np.errstate(all="ignore"):
+        entries = made(weights, TileFilterAttrs((4, 4), (3, 3)))
+    assert set(zip(*np.nonzero(~np.isfinite(entries).all((0, 1))), strict=True)) == {(7, 5), (8, 6)}
