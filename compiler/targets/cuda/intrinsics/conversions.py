@@ -1,5 +1,5 @@
 """Conversions, ``cast_int64_float32(x)`` and ``bitcast_float32_int32(x)``: ``Cast`` and
-``Bitcast`` of compiler/scalar.py.
+``Bitcast`` of compiler/scalar/.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ def bitcast(rest: str) -> Any:
 
 
 def converted(b: Any, x: Operand, source: DType, target: DType) -> Operand:
-    """``Cast`` of compiler/scalar.py; small floats go through float32."""
+    """``Cast`` of compiler/scalar/; small floats go through float32."""
     kind = llvm_type(target)
     match source, target:
         case _ if source is target:
