@@ -21,7 +21,7 @@ from netloom.benchmarks.operations import PRODUCTS, operations
 from netloom.compiler.driver import Options, compile_entries
 from netloom.compiler.graph import Graph
 from netloom.compiler.passes.eliminate_dead import eliminate_dead
-from netloom.frontends.dsl.trace import TracedGraph
+from netloom.frontends.dsl.network import TracedGraph
 from netloom.frontends.dsl.training_step import LOSS, training_graph
 
 NAME = "netloom/train"

@@ -9,8 +9,8 @@ from typing import Any
 from netloom.compiler.driver import Compiled, Options, compile_entries, compile_graph
 from netloom.compiler.graph import Graph
 from netloom.errors import UsageError
+from netloom.frontends.dsl.network import TracedGraph, with_states
 from netloom.frontends.dsl.optimizers import Optimizer
-from netloom.frontends.dsl.trace import TracedGraph, with_states
 from netloom.frontends.dsl.training_step import training_graph
 from netloom.runtime.session import Bound, Session
 from netloom.runtime.training import Trainer

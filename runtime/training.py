@@ -9,31 +9,24 @@ stopped and resumed gives the same bits as one that was not.
 from __future__ import annotations
 
 import itertools
-import signal
-import sys
-import threading
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from dataclasses import asdict, dataclass, field
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict
 from os import PathLike
 from pathlib import Path
-from types import FrameType
 from typing import Any, Protocol, TypeAlias
 
 import numpy as np
-import numpy.typing as npt
 
 from netloom.errors import InputError, ProgramError, UsageError
 
 from .buffer import numpy_dtype
 from .checkpoint import Checkpoint, check_writable, read_checkpoint, write_checkpoint
 from .program import PortInfo
+from .training_data import Array, Batch, BatchSource, Data, slices
+from .training_progress import Progress, deferred_interrupt, progress_bar, progress_of
 
-Array: TypeAlias = npt.NDArray[Any]
-Batch: TypeAlias = Sequence[Array]
 Rate: TypeAlias = "float | Callable[[int], float]"
 Metric: TypeAlias = Callable[[Array, Array], float]
-Data: TypeAlias = "Sequence[Array] | Callable[[int], Iterable[Batch]] | Iterable[Batch]"
 
 
 class Ports(Protocol):
@@ -69,22 +62,6 @@ class TrainingSession(Protocol):
     def train_step(self, state: Any, /, *inputs: Any) -> Sequence[Array]: ...
 
     def evaluate(self, state: Any, /, *inputs: Any) -> Any: ...
-
-
-@dataclass
-class Progress:
-    """Where a training stands; all of it goes into the checkpoint."""
-
-    seed: int = 0
-    batch: int = 0
-    samples: int = 0  # in the data set; 0 for a loader
-    epoch: int = 0
-    position: int = 0  # batches done in this epoch
-    step: int = 0
-    loss_sum: float = 0.0  # of this epoch so far: loss times samples
-    correct: int = 0
-    seen: int = 0
-    history: list[dict[str, float]] = field(default_factory=list)
 
 
 class Trainer:
@@ -141,7 +118,7 @@ class Trainer:
         if not arrays or not len(arrays[0]) or batch < 1:
             raise InputError("there are no samples to predict.", hint="Give arrays that hold some.")
         parts = []
-        for chosen in _slices(len(arrays[0]), batch):
+        for chosen in slices(len(arrays[0]), batch):
             given = [
                 _as_port(array[chosen], port) for array, port in zip(arrays, ports, strict=True)
             ]
@@ -193,11 +170,11 @@ class Trainer:
             self.rate = schedule
         if not 0 <= seed < 1 << 63:
             raise UsageError(f"a seed lies in 0..2^63 - 1, but is {seed}.")
-        source = _Source.of(data, batch)
+        source = BatchSource.of(data, batch)
         self._begin(Progress(seed, batch, source.samples), checkpoint, resume)
         with (
-            _deferred_interrupt() as interrupted,
-            _progress_bar(show, epochs, source.batches) as bar,
+            deferred_interrupt() as interrupted,
+            progress_bar(show, epochs, source.batches) as bar,
         ):
             while self.progress.epoch < epochs:
                 for arrays in itertools.islice(
@@ -283,7 +260,7 @@ class Trainer:
                 f"the checkpoint {str(path)!r} holds {_listed(unknown)}, which this network has "
                 "not."
             )
-        progress = _progress_of(found.metadata, path)
+        progress = progress_of(found.metadata, path)
         self._assign(found.tensors, path)
         self.progress = progress
         self.state.step = progress.step
@@ -331,61 +308,6 @@ def mean_squared_error(outputs: Array, target: Array) -> float:
     return float(np.mean(np.square(outputs.astype(np.float64) - target)))
 
 
-# -- data ------------------------------------------------------------------------------------------
-
-
-def shuffled(samples: int, seed: int, epoch: int) -> npt.NDArray[np.int64]:
-    """The order of the samples in an epoch: a permutation by NumPy's Philox with the key (seed,
-    epoch).
-    """
-    generator = np.random.Generator(np.random.Philox(key=np.array([seed, epoch], np.uint64)))
-    return generator.permutation(samples)
-
-
-@dataclass(frozen=True)
-class _Source:
-    """Batches of an epoch, in order; ``samples`` and ``batches`` are 0 where unknown."""
-
-    epoch: Callable[[Progress], Iterator[Batch]]
-    samples: int = 0
-    batches: int = 0
-
-    @staticmethod
-    def of(data: Data, batch: int) -> _Source:
-        if callable(data):
-            function = data
-            return _Source(lambda progress: iter(function(progress.epoch)))
-        if isinstance(data, tuple | list) and all(isinstance(array, np.ndarray) for array in data):
-            return _Source._of_arrays(tuple(data), batch)
-        batches: Any = data
-        if iter(batches) is batches:
-            raise UsageError(
-                "the data can be iterated once only.",
-                hint="Give a list, a loader or a function of the epoch.",
-            )
-        return _Source(lambda _: iter(batches))
-
-    @staticmethod
-    def _of_arrays(arrays: tuple[Array, ...], batch: int) -> _Source:
-        lengths = {len(array) for array in arrays}
-        if len(lengths) != 1 or 0 in lengths or not isinstance(batch, int) or batch < 1:
-            raise UsageError(
-                f"arrays of lengths {sorted(lengths)} cannot be cut into batches of {batch}."
-            )
-        (samples,) = lengths
-
-        def epoch(progress: Progress) -> Iterator[Batch]:
-            order = shuffled(samples, progress.seed, progress.epoch)
-            for chosen in _slices(samples, batch):
-                yield [array[order[chosen]] for array in arrays]
-
-        return _Source(epoch, samples, -(-samples // batch))
-
-
-def _slices(samples: int, batch: int) -> Iterator[slice]:
-    return (slice(start, min(start + batch, samples)) for start in range(0, samples, batch))
-
-
 def _as_port(value: Any, port: PortInfo) -> Array:
     """The array in the port's dtype, where that loses no kind (float64 -> float32, uint8 ->
     int64, not float -> int).
@@ -399,76 +321,6 @@ def _as_port(value: Any, port: PortInfo) -> Array:
     return array.astype(dtype, copy=False)
 
 
-def _progress_of(metadata: Mapping[str, Any], path: str | PathLike[str]) -> Progress:
-    known = Progress()
-    if set(metadata) != set(asdict(known)):
-        raise ProgramError(
-            f"{str(path)!r} holds no progress of a training.", hint="Use load_parameters for it."
-        )
-    for name, value in metadata.items():
-        if not isinstance(value, float | int if name == "loss_sum" else type(getattr(known, name))):
-            raise ProgramError(f"the checkpoint {str(path)!r} has {name} = {value!r}.")
-    return Progress(**metadata)
-
-
 def _listed(names: Sequence[str]) -> str:
     shown = ", ".join(f'"{name}"' for name in names[:5])
     return shown if len(names) <= 5 else f"{shown} and {len(names) - 5} more"
-
-
-# -- interruption and display ----------------------------------------------------------------------
-
-
-@contextmanager
-def _deferred_interrupt() -> Iterator[threading.Event]:
-    """The first SIGINT sets the event instead of raising; a second one acts as before. Main
-    thread only.
-    """
-    event = threading.Event()
-    if threading.current_thread() is not threading.main_thread():
-        yield event
-        return
-    before = signal.getsignal(signal.SIGINT)
-
-    def handler(number: int, frame: FrameType | None) -> None:
-        event.set()
-        signal.signal(signal.SIGINT, before)
-
-    signal.signal(signal.SIGINT, handler)
-    try:
-        yield event
-    finally:
-        signal.signal(signal.SIGINT, before)
-
-
-@contextmanager
-def _progress_bar(
-    show: bool | None, epochs: int, batches: int
-) -> Iterator[Callable[[Progress], None]]:
-    """A function that shows the progress on a terminal, and does nothing elsewhere."""
-    if not (sys.stderr.isatty() if show is None else show):
-        yield lambda progress: None
-        return
-    from rich.console import Console  # optional: a program runs without it
-    from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
-    from rich.progress import Progress as Bar
-
-    columns = (
-        TextColumn("{task.description}"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TimeRemainingColumn(),
-    )
-    with Bar(*columns, console=Console(stderr=True)) as bar:
-        task = bar.add_task("", total=epochs * batches or None)
-
-        def display(progress: Progress) -> None:
-            mean = progress.loss_sum / max(progress.seen, 1)
-            done = progress.epoch * batches + progress.position
-            bar.update(
-                task,
-                completed=done,
-                description=f"epoch {progress.epoch + 1}/{epochs}  loss {mean:.4f}",
-            )
-
-        yield display

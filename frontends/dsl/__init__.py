@@ -56,16 +56,8 @@ from .layers import (
     layer_norm,
     max_pool2d,
 )  # fmt: skip
-from .trace import (
-    Network,
-    Symbolic,
-    TracedGraph,
-    is_training,
-    network,
-    parameter,
-    tensor,
-    with_states,
-)
+from .network import Network, TracedGraph, network, with_states
+from .trace import Symbolic, is_training, parameter, tensor
 from .training_step import training_graph
 
 __all__ = [

@@ -17,8 +17,9 @@ from netloom.errors import UsageError
 
 from .functions import cast
 from .losses import Loss
+from .network import TracedGraph
 from .optimizers import Optimizer
-from .trace import Symbolic, Trace, TracedGraph, tracing
+from .trace import Symbolic, Trace, tracing
 
 LOSS, CORRECT = "loss", "correct"
 

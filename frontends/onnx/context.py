@@ -295,6 +295,11 @@ def numbers(extents: Sequence[Extent]) -> tuple[int, ...] | None:
     return found if len(found) == len(extents) else None
 
 
+def listed(shape: Sequence[Extent]) -> str:
+    """A shape as messages show it: ``[n, 3, 224]``."""
+    return f"[{', '.join(map(str, shape))}]"
+
+
 def truncated_quotient(x: Extent, y: Extent) -> Extent:
     """x / y where it is exact or both are known not to be negative; ValueError otherwise."""
     if isinstance(x, int) and isinstance(y, int) and y:

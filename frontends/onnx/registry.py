@@ -16,6 +16,7 @@ from .machine_learning import MACHINE_LEARNING
 from .matmul import MATMUL
 from .microsoft import ADDED_TO_STANDARD, MICROSOFT
 from .normalization import NORMALIZATION
+from .padding import PADDING
 from .pooling import POOLING
 from .quantization import QUANTIZATION
 from .recurrent import RECURRENT
@@ -26,6 +27,7 @@ from .sampling import SAMPLING
 from .scatter import SCATTER
 from .sequences import SEQUENCES
 from .shape import SHAPE
+from .slicing import SLICING
 from .transforms import TRANSFORMS
 
 HANDLERS: Final = HandlerTable(
@@ -36,6 +38,7 @@ HANDLERS: Final = HandlerTable(
     INDEXING,
     MATMUL,
     NORMALIZATION,
+    PADDING,
     POOLING,
     QUANTIZATION,
     RECURRENT,
@@ -46,6 +49,7 @@ HANDLERS: Final = HandlerTable(
     SCATTER,
     SEQUENCES,
     SHAPE,
+    SLICING,
     TRANSFORMS,
 )
 

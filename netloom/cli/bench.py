@@ -12,18 +12,19 @@ import json
 import math
 import os
 import tempfile
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
 from itertools import chain
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import click
 
 from netloom.errors import ToolchainError, UsageError
 
+from .bench_groups import Group, Plan, counted, prepared_groups, setting
 from .files import check_target, replace_file
-from .models import inference_form, is_program, listed, load_for_timing
+from .models import is_program
 from .options import (
     Binding,
     Build,
@@ -36,41 +37,8 @@ from .options import (
 )
 from .output import Output
 
-if TYPE_CHECKING:
-    from netloom.benchmarks.comparison import Row, Variant
-    from netloom.compiler.graph import Graph
-    from netloom.runtime.session import Session
-
 MOST_THREADS = 1024
 PEERS = ("onnxruntime", "openvino", "torch")
-
-
-@dataclass(frozen=True)
-class Plan:
-    """What to measure of each model."""
-
-    against: tuple[str, ...]
-    strategies: tuple[str, ...]
-    threads: tuple[int, ...]
-    batches: tuple[int, ...]
-    rounds: int
-    training: str | None
-    accuracy: str
-
-
-@dataclass(frozen=True)
-class Group:
-    """Contenders measured together: the same inputs, batch and number of threads. No batch: the
-    model has its own.
-
-    ``remarks`` are on the model; its first group carries them.
-    """
-
-    network: str
-    batch: int | None
-    threads: int
-    rows: tuple[Row, ...]
-    remarks: tuple[str, ...] = ()
 
 
 @click.command()
@@ -147,7 +115,7 @@ def bench(
     )
     _check_plan(plan, names)
     with tempfile.TemporaryDirectory(prefix="netloom-") as folder:
-        prepared = [_prepared(output, name, plan, binding, Path(folder)) for name in names]
+        prepared = [prepared_groups(output, name, plan, binding, Path(folder)) for name in names]
         data = _conditions(output, plan, processors)
         if has_peaks:
             data["machine"]["peaks"] = _peaks(output, plan.threads)
@@ -215,7 +183,7 @@ def _conditions(output: Output, plan: Plan, processors: int) -> dict[str, Any]:
     from netloom.benchmarks import conditions
 
     found = conditions.warnings(max(plan.threads))
-    output.say(f"machine: {conditions.processor()}, {_count(processors, 'processor')}")
+    output.say(f"machine: {conditions.processor()}, {counted(processors, 'processor')}")
     for sentence in found:
         output.say(f"warning: {sentence}")
     return {
@@ -231,162 +199,12 @@ def _peaks(output: Output, threads: Sequence[int]) -> dict[str, Any]:
     found = peaks.measure(tuple(sorted({1, *threads})))
     for count, rate in found.flops.items():
         memory = f"copy {found.copy[count]:.1f} GB/s, read {found.read[count]:.1f} GB/s"
-        output.say(f"peak, {_count(count, 'thread')}: {rate:.1f} GFLOP/s, {memory}")
+        output.say(f"peak, {counted(count, 'thread')}: {rate:.1f} GFLOP/s, {memory}")
     output.say(
         f"{found.clock:.2f} GHz, {found.flops_per_cycle:.1f} flop a cycle on one thread, "
         f"{found.cpu}"
     )
     return found.as_dict()
-
-
-# -- measuring -------------------------------------------------------------------------------------
-
-
-def _prepared(
-    output: Output, name: str, plan: Plan, binding: Binding, folder: Path
-) -> Iterator[Group]:
-    """The groups of one model or program, measured one after the other; what cannot be measured
-    is refused at once.
-    """
-    if is_program(name):
-        return _program_groups(output, name, plan, _program_feeds(name, plan, binding))
-    graph, file = load_for_timing(name, binding, folder)
-    symbol = _batch_symbol(graph, name) if plan.batches else ""
-    if plan.training is not None:
-        from .recipes import parse_recipe
-
-        return _training_groups(output, name, graph, plan, symbol, parse_recipe(plan.training))
-    return _model_groups(output, name, inference_form(graph), file, plan, symbol)
-
-
-def _model_groups(
-    output: Output, name: str, graph: Graph, file: Path | None, plan: Plan, symbol: str
-) -> Iterator[Group]:
-    from netloom.benchmarks.comparison import compare
-
-    ways, remarks = _ways(graph, plan)
-    for batch in plan.batches or (None,):
-        for threads in plan.threads:
-            output.progress(f"measuring {name}, {_setting(batch, threads)} ...")
-            dims = {} if batch is None else {symbol: batch}
-            rows = compare(name, graph, ways, plan.against, threads, plan.rounds, file, dims=dims)
-            yield Group(name, batch, threads, tuple(rows), remarks)
-            remarks = ()
-
-
-def _ways(graph: Graph, plan: Plan) -> tuple[list[Variant], tuple[str, ...]]:
-    """netloom's own choice, then each strategy that applies somewhere; and a remark on each
-    strategy.
-    """
-    from netloom.benchmarks.comparison import Variant
-    from netloom.compiler.driver import Options, plan_graph
-    from netloom.compiler.strategies import ACCURACIES, BY_NAME
-
-    ways, remarks = [Variant("netloom", Options(accuracy=plan.accuracy))], []
-    if not plan.strategies:
-        return ways, ()
-    levels = ACCURACIES[ACCURACIES.index(plan.accuracy) :]
-    found = {level: plan_graph(graph, Options(accuracy=level)).decisions for level in levels}
-    decisions = found[levels[-1]]
-    for name in plan.strategies:
-        ops = BY_NAME[name].ops
-        nodes = _count(
-            sum(decision.op in ops for decision in decisions),
-            "convolution" if "conv" in ops else ops[0],
-        )
-        fitting = sum(name in decision.seconds for decision in decisions)
-        remarks.append(
-            f"{name} applies to {fitting} of {nodes}" + ("" if fitting else ": left out")
-        )
-        if fitting:
-            accuracy = next(
-                level
-                for level in levels
-                if any(name in decision.seconds for decision in found[level])
-            )
-            ways.append(Variant(f"netloom/{name}", Options(override=name, accuracy=accuracy)))
-    return ways, tuple(remarks)
-
-
-def _batch_symbol(graph: Graph, name: str) -> str:
-    """The free dim that is the first extent of every input; UsageError if there is none."""
-    firsts = {str(value.shape[0]) for value in graph.inputs if value.shape}
-    found = firsts & {symbol.name for symbol in graph.symbols}
-    if len(firsts) != 1 or not found:
-        raise UsageError(
-            f"the batch of {name[:80]!r} is not free: its inputs begin with "
-            f"{listed(sorted(firsts))}.",
-            hint="Leave --batch out, or give a model whose first extent is free.",
-        )
-    return found.pop()
-
-
-def _training_groups(
-    output: Output, name: str, graph: Graph, plan: Plan, symbol: str, recipe: tuple[Any, Any]
-) -> Iterator[Group]:
-    from netloom.benchmarks import training_step
-    from netloom.compiler.driver import Options
-
-    for batch in plan.batches or (None,):
-        for threads in plan.threads:
-            output.progress(
-                f"measuring the training step of {name}, {_setting(batch, threads)} ..."
-            )
-            dims = {} if batch is None else {symbol: batch}
-            row = training_step.measure(
-                name, graph, *recipe, threads, plan.rounds, Options(accuracy=plan.accuracy), dims
-            )
-            yield Group(name, batch, threads, (row,))
-
-
-def _program_groups(
-    output: Output, name: str, plan: Plan, feeds: Mapping[int | None, Mapping[str, Any]]
-) -> Iterator[Group]:
-    """A program by itself; what it computes is not known, so neither are its operations and its
-    error.
-    """
-    from netloom.benchmarks import harness
-    from netloom.benchmarks.comparison import Row
-    from netloom.benchmarks.harness import Contender
-
-    file = Path(name).resolve()
-    for batch, inputs in feeds.items():
-        for threads in plan.threads:
-            output.progress(f"measuring {name}, {_setting(batch, threads)} ...")
-            with tempfile.TemporaryDirectory(prefix="netloom-") as folder:
-                (result,) = harness.run(
-                    [Contender("netloom", "netloom", file, threads)],
-                    inputs,
-                    Path(folder),
-                    plan.rounds,
-                )
-            row = Row(name, "netloom", result.version, threads, result.percentiles(), {}, math.nan,
-                      math.nan, result.ready,
-                      file.stat().st_size, math.nan)  # fmt: skip
-            yield Group(name, batch, threads, (row,))
-
-
-def _program_feeds(name: str, plan: Plan, binding: Binding) -> dict[int | None, Mapping[str, Any]]:
-    """Random inputs for each batch (None: free dims at their least value, but 1 at least)."""
-    from netloom.runtime.session import load
-
-    from .arrays import gather_inputs
-
-    session = load(name, threads=1)
-    return {batch: gather_inputs(session, {}, {**binding.numbers, **_program_batch(session, batch)})
-            for batch in plan.batches or (None,)}  # fmt: skip
-
-
-def _program_batch(session: Session, batch: int | None) -> Mapping[str, int]:
-    if batch is None:
-        return {}
-    firsts = {str(port.shape[0]) for port in session.inputs if port.shape}
-    found = firsts & {row["name"] for row in session.metadata["dims"]}
-    if len(firsts) != 1 or not found:
-        raise UsageError("the batch of the program is not free: its inputs begin with "
-                         f"{listed(sorted(firsts))}.",
-                         hint="Leave --batch out.")  # fmt: skip
-    return {found.pop(): batch}
 
 
 # -- reporting -------------------------------------------------------------------------------------
@@ -396,16 +214,8 @@ def _say_group(output: Output, group: Group, peaks: Mapping[str, Any] | None) ->
     from .bench_table import table
 
     peak = peaks["flops"][group.threads] if peaks else None
-    head = output.styled(f"{group.network}, {_setting(group.batch, group.threads)}", bold=True)
+    head = output.styled(f"{group.network}, {setting(group.batch, group.threads)}", bold=True)
     output.say("\n".join(["", head, *group.remarks, table(group.rows, peak, group.batch or 1)]))
-
-
-def _setting(batch: int | None, threads: int) -> str:
-    return ("" if batch is None else f"batch {batch}, ") + _count(threads, "thread")
-
-
-def _count(number: int, noun: str) -> str:
-    return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
 
 
 def _as_json(group: Group) -> dict[str, Any]:
@@ -437,7 +247,7 @@ def _deliver(
         from .bench_plot import drawn
 
         bars = [
-            (f"{group.network}, {_setting(group.batch, group.threads)}", group.rows)
+            (f"{group.network}, {setting(group.batch, group.threads)}", group.rows)
             for group in groups
         ]
         replace_file(plot, drawn(bars, plot.suffix[1:]))

@@ -81,7 +81,7 @@ def load_session(name: str, build: Build, binding: Binding) -> Session:
 
 def inference_form(graph: Graph) -> Graph:
     """The graph without dropout and with running statistics, if it was traced."""
-    from netloom.frontends.dsl.trace import TracedGraph
+    from netloom.frontends.dsl.network import TracedGraph
 
     return graph.inference_form() if isinstance(graph, TracedGraph) else graph
 
@@ -156,7 +156,8 @@ def _from_file(path: str, name: str, binding: Binding) -> Graph:
     is the user's code.
     """
     from netloom.compiler.graph import Graph
-    from netloom.frontends.dsl.trace import Network, tensor
+    from netloom.frontends.dsl.network import Network
+    from netloom.frontends.dsl.trace import tensor
 
     found = _attribute(path, name)
     if isinstance(found, Network):

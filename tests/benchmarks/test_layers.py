@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 
 from netloom.benchmarks import layers
-from netloom.benchmarks.layers import LAYERS, VGG19, Layer, Row
+from netloom.benchmarks.layer_cases import LAYERS, VGG19, Layer
+from netloom.benchmarks.layer_sums import Row
 from netloom.benchmarks.models import light_models
 from netloom.benchmarks.operations import operations
 from netloom.benchmarks.peaks import Peaks
@@ -22,9 +23,8 @@ def test_a_run(machine: Peaks, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
     --layers chooses.
     """
     shared, own = Layer(16, 16, 8), Layer(16, 16, 8, 1)
-    monkeypatch.setattr(
-        layers, "LAYERS", {"vgg19": {shared: 2}, "resnet50": {shared: 1, own: 3, Layer(8, 8, 4): 1}}
-    )
+    monkeypatch.setitem(LAYERS, "vgg19", {shared: 2})
+    monkeypatch.setitem(LAYERS, "resnet50", {shared: 1, own: 3, Layer(8, 8, 4): 1})
     arguments = [
         "-o",
         str(tmp_path),

@@ -24,7 +24,8 @@ from netloom.compiler.interpret import interpret, interpret_step
 from netloom.frontends import datasets
 from netloom.runtime.checkpoint import read_checkpoint
 from netloom.runtime.session import Session
-from netloom.runtime.training import Trainer, shuffled
+from netloom.runtime.training import Trainer
+from netloom.runtime.training_data import shuffled
 from tests.cli.calling import call
 
 Array: TypeAlias = npt.NDArray[Any]

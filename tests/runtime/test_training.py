@@ -19,7 +19,8 @@ from netloom.compiler.interpret import interpret, interpret_step
 from netloom.errors import InputError, ProgramError, UsageError
 from netloom.frontends import dsl as nl
 from netloom.runtime.program import PortInfo
-from netloom.runtime.training import Trainer, shuffled
+from netloom.runtime.training import Trainer
+from netloom.runtime.training_data import shuffled
 
 Arrays = dict[str, np.ndarray]
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from ..trace import TracedGraph
+from ..network import TracedGraph
 from .alexnet import alexnet
 from .lenet import lenet5
 from .mlp import mlp

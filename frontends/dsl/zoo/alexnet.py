@@ -5,7 +5,8 @@ from __future__ import annotations
 from ..functions import flatten, lrn, relu
 from ..initializers import Initializer
 from ..layers import conv2d, dense, dropout, max_pool2d
-from ..trace import Symbolic, TracedGraph, network, tensor
+from ..network import TracedGraph, network
+from ..trace import Symbolic, tensor
 
 
 @network

@@ -20,7 +20,8 @@ from netloom.errors import UsageError
 from ..functions import flatten, relu, tanh
 from ..initializers import Initializer, glorot_uniform
 from ..layers import average_pool2d, conv2d, dense, max_pool2d
-from ..trace import Symbolic, TracedGraph, network, tensor
+from ..network import TracedGraph, network
+from ..trace import Symbolic, tensor
 
 _conv = partial(conv2d, weight_initializer=glorot_uniform)
 _dense = partial(dense, weight_initializer=glorot_uniform)

@@ -7,7 +7,8 @@ from collections.abc import Sequence
 from ..functions import relu
 from ..initializers import Initializer
 from ..layers import dense
-from ..trace import Symbolic, TracedGraph, network, tensor
+from ..network import TracedGraph, network
+from ..trace import Symbolic, tensor
 
 
 @network

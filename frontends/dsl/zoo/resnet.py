@@ -11,7 +11,8 @@ from collections.abc import Sequence
 from ..functions import relu
 from ..initializers import Initializer
 from ..layers import batch_norm, conv2d, dense, global_average_pool, max_pool2d
-from ..trace import Symbolic, TracedGraph, network, tensor
+from ..network import TracedGraph, network
+from ..trace import Symbolic, tensor
 
 
 @network

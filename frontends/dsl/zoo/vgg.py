@@ -7,7 +7,8 @@ from collections.abc import Sequence
 from ..functions import flatten, relu
 from ..initializers import Initializer
 from ..layers import conv2d, dense, dropout, max_pool2d
-from ..trace import Symbolic, TracedGraph, network, tensor
+from ..network import TracedGraph, network
+from ..trace import Symbolic, tensor
 
 _WIDTHS = (64, 128, 256, 512, 512)
 

@@ -14,8 +14,8 @@ from ..context import Context
 from ..handler import HandlerTable
 from ..indexing import INDEXING
 from ..node import Item, ModelNode
+from ..padding import PADDING
 from ..sampling import SAMPLING
-from ..shape import SHAPE
 from .attention import ATTENTION
 from .fused import FUSED
 from .grouped_attention import GROUPED_ATTENTION
@@ -43,7 +43,7 @@ ADDED_TO_STANDARD: Final = HandlerTable(ADDED_NORMALIZATION)
 def as_in_standard(context: Context, node: ModelNode) -> Item:
     """The standard's op of the same name."""
     opset = AS_IN_STANDARD[node.op_type]
-    found = (table.find(node.op_type, opset) for table in (INDEXING, SAMPLING, SHAPE))
+    found = (table.find(node.op_type, opset) for table in (INDEXING, PADDING, SAMPLING))
     handler = next(handler for handler in found if handler is not None)
     made = handler.convert(context, replace(node, domain="", opset=opset))
     assert isinstance(made, Item)

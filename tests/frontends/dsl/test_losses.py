@@ -12,7 +12,8 @@ from netloom.compiler.interpret import interpret
 from netloom.errors import ShapeError
 from netloom.frontends.dsl import losses
 from netloom.frontends.dsl.losses import Loss
-from netloom.frontends.dsl.trace import network, tensor
+from netloom.frontends.dsl.network import network
+from netloom.frontends.dsl.trace import tensor
 
 RNG = np.random.default_rng(5)
 X = 3 * RNG.standard_normal((6, 4))

@@ -30,7 +30,7 @@ from netloom.compiler.targets.cuda.driver import (
 )
 from netloom.compiler.tensor_type import FLOAT32, INT64, TensorType
 from netloom.errors import DeviceError, InputError, ProgramError, UsageError
-from netloom.frontends.dsl.trace import TracedGraph
+from netloom.frontends.dsl.network import TracedGraph
 from netloom.runtime.cuda.device import CudaDevice, fitting
 from netloom.runtime.cuda.program import parse_program
 from netloom.runtime.cuda.session import CudaSession, load

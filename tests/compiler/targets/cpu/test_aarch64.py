@@ -25,7 +25,7 @@ from netloom.compiler.targets.cpu.machine import CPUS, cpus_named
 from netloom.compiler.targets.cpu.relocatable import _read, relocatable_object
 from netloom.compiler.targets.cpu.worker_pool import compile_texts
 from netloom.errors import CpuFeatureError, LinkError, UsageError
-from netloom.frontends.dsl.trace import TracedGraph
+from netloom.frontends.dsl.network import TracedGraph
 from netloom.runtime.session import load
 from tests.compiler.loops.cases import CASES, Case, drawn, kernels_of
 from tests.compiler.loops.test_lowering import ALIKE, interpreted

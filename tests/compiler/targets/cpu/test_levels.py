@@ -31,7 +31,7 @@ from netloom.compiler.targets.cpu.variant import Variant
 from netloom.compiler.targets.cpu.vector_math import ULP_BOUNDS
 from netloom.compiler.tensor_type import FLOAT32, FLOAT64, DType
 from netloom.errors import CpuFeatureError, UsageError, VerificationError
-from netloom.frontends.dsl.trace import TracedGraph
+from netloom.frontends.dsl.network import TracedGraph
 from netloom.runtime.session import Session, load
 from tests.cli.calling import call as netloom
 from tests.compiler.targets.cpu import small_programs as small

@@ -1,0 +1,190 @@
+"""ONNX's Pad, Expand, Tile and ConstantOfShape -> pad, broadcast and splat constants.
+
+The contents of small values are followed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Final
+
+import numpy as np
+
+from netloom.compiler import dim
+from netloom.compiler.dim import Extent
+from netloom.compiler.graph import Value
+from netloom.compiler.tensor_type import TensorType, broadcast_shapes
+
+from .context import Context, check_size, listed, numbers
+from .handler import HandlerTable
+from .node import ModelNode
+from .restriction import TooSmall
+from .slicing import sliced
+from .window import FIX_DIMS
+
+PADDING: Final = HandlerTable()
+
+
+@PADDING.on("Pad", last=10)
+def pad_by_attributes(context: Context, node: ModelNode) -> Value:
+    pads = node.integers("paddings" if node.opset < 2 else "pads")
+    if pads is None:
+        raise node.fault("attribute pads is missing.", "Export it again.")
+    return _pad(context, node, pads, range(node.input(0).type.rank), node.number("value", 0.0))
+
+
+@PADDING.on("Pad", first=11)
+def pad_by_inputs(context: Context, node: ModelNode) -> Value:
+    x, axes = node.input(0), node.optional(3)
+    pads = context.integers(node.input(1), node, "pads")
+    number = context.scalar(node.optional(2), node, "constant_value")
+    where = range(x.type.rank) if axes is None else context.integers(axes, node, "axes")
+    return _pad(context, node, pads, where, 0 if number is None else number)
+
+
+def _pad(
+    context: Context, node: ModelNode, pads: Sequence[int], axes: Sequence[int], number: float
+) -> Value:
+    x = node.input(0)
+    mode = node.text("mode", "constant", ("constant", "reflect", "edge", "wrap"))
+    if len(pads) != 2 * len(axes):
+        raise node.fault(
+            f"it has {len(pads)} pads for {len(axes)} axes; two for each are needed.",
+            "Export it again.",
+        )
+    node.axes(axes, x.type.rank)
+    lo, hi = [0] * x.type.rank, [0] * x.type.rank
+    for position, axis in enumerate(axes):
+        where = node.axis(axis, x.type.rank)
+        lo[where], hi[where] = pads[position], pads[position + len(axes)]
+    x = _cropped(context, node, x, lo, hi)
+    lo, hi = [max(p, 0) for p in lo], [max(p, 0) for p in hi]
+    if not any(lo) and not any(hi):
+        return x
+    _check_reach(node, x, mode, lo, hi)
+    if mode == "wrap":
+        return _wrapped(context, x, lo, hi)
+    check_size(
+        TensorType(x.dtype, tuple(a + e + b for a, e, b in zip(lo, x.shape, hi, strict=True)))
+    )
+    return context("pad", x, lo=tuple(lo), hi=tuple(hi), value=number, mode=mode)
+
+
+def _cropped(
+    context: Context, node: ModelNode, x: Value, lo: Sequence[int], hi: Sequence[int]
+) -> Value:
+    """Negative pads cut off."""
+    cuts: dict[int, tuple[Extent, Extent, int]] = {}
+    for axis, extent in enumerate(x.shape):
+        low, high = max(-lo[axis], 0), max(-hi[axis], 0)
+        size = extent - low - high
+        if isinstance(size, int) and size < 0:
+            raise node.misshapen(
+                f"its pads cut {low + high} elements off axis {axis} of {x.type}.",
+                "Export it again.",
+            )
+        if low or high:
+            cuts[axis] = (low, size, 1)
+    return sliced(context, x, cuts) if cuts else x
+
+
+def _check_reach(
+    node: ModelNode, x: Value, mode: str, lo: Sequence[int], hi: Sequence[int]
+) -> None:
+    """A mirror image is at most the input less one long; nothing can be repeated of an empty
+    axis.
+    """
+    for axis, extent in enumerate(x.shape):
+        widest = max(lo[axis], hi[axis])
+        if mode == "constant" or not widest:
+            continue
+        fewest = {"reflect": widest + 1, "wrap": widest, "edge": 1}[mode]
+        if not dim.is_nonnegative(extent - fewest):
+            message = f"mode {mode} cannot pad axis {axis} of {x.type} by {widest}."
+            hint = "Use smaller pads."
+            raise TooSmall(message, hint=hint, extent=extent, fewest=fewest)
+
+
+def _wrapped(context: Context, x: Value, lo: Sequence[int], hi: Sequence[int]) -> Value:
+    for axis in range(x.type.rank):
+        parts = []
+        if lo[axis]:
+            parts.append(context.slice_axis(x, axis, x.shape[axis] - lo[axis], lo[axis]))
+        parts.append(x)
+        if hi[axis]:
+            parts.append(context.slice_axis(x, axis, 0, hi[axis]))
+        x = context("concat", *parts, axis=axis) if len(parts) > 1 else x
+    return x
+
+
+@PADDING.on("Expand", first=8)
+def expand(context: Context, node: ModelNode) -> Value:
+    x = node.input(0)
+    wanted = context.extents(node.input(1), node, "the new shape")
+    target = broadcast_shapes([x.shape, tuple(wanted)])
+    if target is None or any(isinstance(extent, int) and extent < 0 for extent in wanted):
+        raise node.misshapen(f"{x.type} does not broadcast to {listed(wanted)}.", FIX_DIMS)
+    check_size(TensorType(x.dtype, target))
+    if target == x.shape:
+        return x
+    value = context("broadcast", x, shape=target)
+    static = numbers(target)
+    if static is None:
+        return value
+    return context.learn(value, lambda a: np.broadcast_to(a, static), x)
+
+
+@PADDING.on("Tile", first=6)
+def tile(context: Context, node: ModelNode) -> Value:
+    """Each axis gets a new axis before it, which is broadcast and merged: [.., r, e, ..] -> [..,
+    r * e, ..].
+    """
+    x = node.input(0)
+    repeats = context.extents(node.input(1), node, "repeats")
+    if len(repeats) != x.type.rank:
+        raise node.misshapen(f"it has {len(repeats)} repeats for {x.type}.", "Export it again.")
+    if any(isinstance(r, int) and r < 0 for r in repeats):
+        raise node.misshapen(
+            f"its repeats {listed(repeats)} include a negative number.", "Export it again."
+        )
+    return repeat(context, x, repeats)
+
+
+def repeat(context: Context, x: Value, repeats: Sequence[Extent]) -> Value:
+    """NumPy's tile."""
+    final = tuple(r * e for r, e in zip(repeats, x.shape, strict=True))
+    check_size(TensorType(x.dtype, final))
+    if final == x.shape:
+        return x
+    split_shape: list[Extent] = []
+    spread: list[Extent] = []
+    for r, e in zip(repeats, x.shape, strict=True):
+        split_shape += [e] if r == 1 else [1, e]
+        spread += [e] if r == 1 else [r, e]
+    wide = context("broadcast", context.reshape(x, split_shape), shape=tuple(spread))
+    value = context.reshape(wide, final)
+    counts = numbers(repeats)
+    return value if counts is None else context.learn(value, lambda a: np.tile(a, counts), x)
+
+
+@PADDING.on("ConstantOfShape", first=9)
+def constant_of_shape(context: Context, node: ModelNode) -> Value:
+    shape = context.extents(node.input(0), node, "the shape")
+    if any(isinstance(extent, int) and extent < 0 for extent in shape):
+        raise node.misshapen(
+            f"the shape {listed(shape)} has a negative extent.", "Export it again."
+        )
+    tensor = node.tensor("value")
+    if tensor is None:
+        return _filled(context, np.zeros((), np.float32), shape)
+    constant = context.reader.constant(tensor, f"the value of {node.title}")
+    if constant.array.size != 1:
+        raise node.fault(
+            f"its value is {constant.type}; one element is needed.", "Export it again."
+        )
+    return _filled(context, constant.array, shape)
+
+
+def _filled(context: Context, number: np.ndarray, shape: tuple[Extent, ...]) -> Value:
+    element = context.constant(number.reshape(()))
+    return context.splat(number.reshape(()).item(), element.dtype, shape)
