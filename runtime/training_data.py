@@ -53,7 +53,12 @@ class BatchSource:
     @staticmethod
     def _of_arrays(arrays: tuple[Array, ...], batch: int) -> BatchSource:
         lengths = {len(array) for array in arrays}
-        if len(lengths) != 1 or 0 in lengths or not isinstance(batch, int) or batch < 1:
+        if len(lengths) > 1:
+            raise UsageError(
+                f"arrays of lengths {sorted(lengths)} do not belong together.",
+                hint="Give each array one row for each sample.",
+            )
+        if lengths in (set(), {0}) or not isinstance(batch, int) or batch < 1:
             raise UsageError(
                 f"arrays of lengths {sorted(lengths)} cannot be cut into batches of {batch}."
             )

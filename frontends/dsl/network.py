@@ -23,7 +23,7 @@ from netloom.compiler.tensor_type import TensorType
 from netloom.errors import ShapeError, UsageError
 
 from .initializers import Initializer
-from .trace import Symbolic, Trace, tracing
+from .trace import Symbolic, Trace, is_tracing, tracing
 
 
 @dataclass(frozen=True, eq=False)
@@ -63,7 +63,12 @@ class Network:
         return dataclasses.replace(self, given_name=name)
 
     def __call__(self, *arguments: Any, **options: Any) -> Any:
-        """Use the network as part of another one."""
+        """Use the network as part of another one; UsageError outside of a network."""
+        if not is_tracing():
+            raise UsageError(
+                f"network {self.name} was called, but no network is being traced.",
+                hint="To run it, call nl.compile(network.graph(x=nl.tensor(...))).",
+            )
         return self.function(*arguments, **{**self.options, **options})
 
     def with_options(self, **options: Any) -> Network:
@@ -72,7 +77,7 @@ class Network:
 
     def graph(
         self,
-        *,
+        *unnamed: object,
         training: bool = False,
         seed: int = 0,
         initializer: Initializer | None = None,
@@ -83,6 +88,11 @@ class Network:
         ``initializer`` replaces the initializer of every trainable parameter. The function returns
         a symbolic value, a tuple of them, or a dict that names the outputs.
         """
+        if unnamed:
+            raise UsageError(
+                f"the inputs of network {self.name} were given without names.",
+                hint="Write graph(x=nl.tensor('N', 3, 32, 32)).",
+            )
         for name, type in inputs.items():
             if not isinstance(type, TensorType):
                 raise UsageError(

@@ -168,6 +168,11 @@ def active_trace() -> Trace:
         ) from None
 
 
+def is_tracing() -> bool:
+    """Whether a network is being traced here."""
+    return _ACTIVE.get(None) is not None
+
+
 def is_training() -> bool:
     """Whether the training form is being traced."""
     return active_trace().training

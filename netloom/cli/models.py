@@ -38,6 +38,11 @@ def load_graph(model: str, binding: Binding) -> Graph:
     if ".py:" in model:
         path, _, name = model.rpartition(":")
         return _from_file(path, name, binding)
+    if model.endswith(".py"):
+        raise UsageError(
+            f"{model[:80]!r} names a file, but no function in it.",
+            hint="Write FILE.py:FUNCTION; the function returns a graph.",
+        )
     from netloom.frontends.onnx.importer import from_onnx
 
     file = _light(model[6:]) if model.startswith("light:") else Path(model)

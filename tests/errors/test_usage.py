@@ -74,6 +74,10 @@ def loss(value: Any) -> Callable[[Things], Any]:
     return lambda _: nl.compile_training(GRAPH, loss=value, optimizer=nl.optimizers.SGD(0.1))
 
 
+def optimizer(value: Any) -> Callable[[Things], Any]:
+    return lambda _: nl.compile_training(GRAPH, loss=nl.losses.cross_entropy, optimizer=value)
+
+
 def imported(**options: Any) -> Callable[[Things], Any]:
     return lambda t: nl.from_onnx(t.model, **options)
 
@@ -96,6 +100,11 @@ CALLS: dict[str, tuple[Callable[[Things], Any], type[NetloomError], str]] = {
     "extent None": (traced(None, 4), ShapeError, "None"),
     "units -2": (lambda _: dense(-2), ShapeError, "-2 units"),
     "loss by name": (loss("cross_entropy"), UsageError, "'cross_entropy', which is no function"),
+    "optimizer by name": (optimizer("adam"), UsageError, "'adam', which cannot build an update"),
+    "optimizer's class": (optimizer(nl.optimizers.Adam), UsageError, "Adam(1e-3)"),
+    "arrays that differ": (fitted(X, Y[:4]), UsageError, "lengths [4, 5] do not belong"),
+    "network on an array": (lambda _: layer(X), UsageError, "no network is being traced"),
+    "inputs without names": (lambda _: layer.graph(nl.tensor(2, 4)), UsageError, "without names"),
     "seed -1": (fitted(X, Y, seed=-1), UsageError, "a seed lies in"),
     "seed 2^64": (fitted(X, Y, seed=1 << 64), UsageError, "a seed lies in"),
     "no samples": (fitted(X[:0], Y[:0]), UsageError, "lengths [0]"),
