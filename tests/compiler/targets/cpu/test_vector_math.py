@@ -1,8 +1,5 @@
 """Vector math: error bounds and special values of every formula, with and without fma, as trees and
 as compiled code.
-
-The oracle computes in extended precision (64-bit significands), 2^-11 units in the last place of a
-float64.
 """
 
 from __future__ import annotations
@@ -10,11 +7,9 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Callable, Sequence
-from typing import Any
 
 import llvmlite.binding as llvm
 import numpy as np
-import numpy.typing as npt
 import pytest
 
 from netloom.compiler import scalar
@@ -31,11 +26,19 @@ from netloom.compiler.targets.cpu.vector_math import (
     expand_all,
 )
 from netloom.compiler.tensor_type import BFLOAT16, FLOAT16, FLOAT32, FLOAT64, DType
+from tests.compiler.targets.cpu.vector_math_oracle import (
+    ORACLE,
+    Array,
+    Wide,
+    erf,
+    exact_values,
+    inf,
+    nan,
+    samples_of,
+    ulp_error,
+)
 
-Array = npt.NDArray[Any]
-Wide = np.longdouble
 CASES = [pytest.param(name, dtype, id=f"{name}-{dtype.value}") for name, dtype in ULP_BOUNDS]
-inf, nan = math.inf, math.nan
 
 
 def _arguments(function: str) -> list[int]:
@@ -71,154 +74,9 @@ def _without_fma(node: Expr) -> Expr:
             return node
 
 
-# -- the oracle ------------------------------------------------------------------------------------
-
-
-def _erf(x: Array) -> Array:
-    """2/sqrt(pi) e^(-x^2) sum 2^n x^(2n+1) / (2n+1)!!, all terms of one sign (DLMF 7.6.2); x^2
-    in two exact parts.
-    """
-    size = np.minimum(np.abs(x), Wide(7))
-    term, total = size.copy(), size.copy()
-    for n in range(1, 240):
-        term = term * (2 * size * size) / (2 * n + 1)
-        total += term
-    head = size.astype(np.float32).astype(Wide)
-    decay = np.exp(-head * head) * np.exp(-(size - head) * (size + head))
-    scale = 2 / np.sqrt(Wide("3.14159265358979323846264338327950288"))
-    return np.asarray(np.copysign(total * decay * scale, x))
-
-
-ORACLE: dict[str, Callable[..., Any]] = {
-    "exp": np.exp, "log": np.log, "tanh": np.tanh, "erf": _erf, "sin": np.sin, "cos": np.cos,
-    "pow": np.power,
-}  # fmt: skip
-
-
-def _exact(function: str, arguments: Sequence[Array]) -> Array:
-    with np.errstate(all="ignore"):
-        return np.asarray(ORACLE[function](*(a.astype(Wide) for a in arguments)))
-
-
-def _ulp_error(result: Array, exact: Array) -> float:
-    """The largest distance in spacings of the result's dtype; infinite where one is NaN or
-    infinite and the other not.
-    """
-    info = np.finfo(result.dtype)
-    with np.errstate(all="ignore"):
-        rounded = exact.astype(result.dtype)
-        exponent = np.maximum(np.frexp(exact)[1] - 1, info.minexp)
-        error = np.abs(result.astype(Wide) - exact) / np.ldexp(Wide(1), exponent - info.nmant)
-    same = (result == rounded) | (np.isnan(result) & np.isnan(rounded))
-    ordinary = np.isfinite(result) & np.isfinite(rounded)
-    return float(np.max(np.where(ordinary, error, np.where(same, 0, inf))))
-
-
 def test_the_oracle_knows_erf() -> None:
     x = np.linspace(-7, 7, 999)
-    assert _ulp_error(np.asarray([math.erf(v) for v in x]), _erf(x.astype(Wide))) < 1.0
-
-
-# -- samples: all exponents, and where formulas turn -----------------------------------------------
-
-
-def _bit_patterns(dtype: DType, count: int, random: np.random.Generator) -> Array:
-    unsigned = np.uint32 if dtype is FLOAT32 else np.uint64
-    return random.integers(0, np.iinfo(unsigned).max, count, dtype=unsigned, endpoint=True).view(
-        dtype.numpy
-    )
-
-
-def _around(points: Any, dtype: DType) -> Array:
-    """Points rounded to the dtype, with their neighbours, and points at small relative
-    distances.
-    """
-    center = np.asarray(points, np.float64)
-    near = np.concatenate(
-        [center * (1 + sign * 2.0**-power) for sign in (-1, 1) for power in range(2, 52, 3)]
-    )
-    x = np.concatenate([center, near]).astype(dtype.numpy)
-    return np.concatenate(
-        [x, np.nextafter(x, dtype.numpy.type(inf)), np.nextafter(x, dtype.numpy.type(-inf))]
-    )
-
-
-def _samples(function: str, dtype: DType) -> list[Array]:
-    random = np.random.default_rng(7)
-    every = _bit_patterns(dtype, 20_000, random)
-    limit = {FLOAT32: 104.5, FLOAT64: 746.0}[dtype]
-    if function == "pow":
-        return _pow_samples(dtype, limit, random)
-    small = random.uniform(-1, 1, 20_000) * 2.0 ** random.integers(-30, 1, 20_000)
-    ranges = {
-        "exp": [random.uniform(-limit, limit * 0.96, 40_000), small],
-        "log": [
-            np.exp(random.uniform(-80, 80, 20_000)),
-            random.uniform(0.5, 2, 40_000),
-            1 + small / 2,
-        ],
-        "tanh": [
-            random.uniform(-22, 22, 10_000),
-            random.uniform(-1, 1, 20_000),
-            random.uniform(0.1, 0.3, 40_000),
-            small,
-        ],
-        "erf": [random.uniform(-6.2, 6.2, 20_000), random.uniform(0.2, 0.3, 20_000), small],
-        "sin": [
-            random.uniform(-1, 1, 20_000) * SINE_LIMITS[dtype],
-            random.uniform(-10, 10, 20_000),
-            small,
-        ],
-    }
-    turns = {
-        "exp": np.concatenate(
-            [
-                np.arange(-2 * limit, 2 * limit) * math.log(2) / 2,
-                [88.72284, 709.7827, -87.33655, -708.3964],
-            ]
-        ),
-        "log": np.sqrt(2.0) ** np.arange(-40, 41),
-        "tanh": np.concatenate([np.arange(1, 60) * math.log(2) / 8, [0.259, 0.2554, 9.1, 20.0]]),
-        "erf": np.concatenate([np.arange(1, 30) / 5, [3.95, 5.9]]),
-        "sin": np.concatenate(
-            [np.arange(1, 300), np.arange(300, int(SINE_LIMITS[dtype] * 2 / math.pi), 97)]
-        )
-        * (math.pi / 2),
-    }
-    kind = "sin" if function == "cos" else function
-    x = np.concatenate(
-        [every, *(part.astype(dtype.numpy) for part in ranges[kind]), _around(turns[kind], dtype)]
-    )
-    return [x[np.abs(x) <= SINE_LIMITS[dtype]] if kind == "sin" else x]
-
-
-def _pow_samples(dtype: DType, limit: float, random: np.random.Generator) -> list[Array]:
-    """Bases of all sizes and close to 1, with exponents that bring the power to the whole range
-    of the dtype.
-    """
-    spread = random.uniform(-80, 80, 20_000)
-    close = (
-        random.choice([-1, 1], 20_000)
-        * random.uniform(0.5, 1, 20_000)
-        * 2.0 ** random.integers(-20, 1, 20_000)
-    )
-    base = np.exp(np.concatenate([spread, close])).astype(dtype.numpy)
-    logarithm = np.log(base.astype(np.float64))
-    exponent = np.divide(
-        random.uniform(-limit, limit, base.size),
-        logarithm,
-        out=np.ones(base.size),
-        where=logarithm != 0,
-    )
-    plain = random.uniform(0, 10, 10_000), random.uniform(-5, 5, 10_000)
-    whole = random.uniform(-10, 10, 10_000), np.rint(random.uniform(-30, 30, 10_000))
-    unsigned = np.uint32 if dtype is FLOAT32 else np.uint64
-    tiny = random.integers(1, 1 << np.finfo(dtype.numpy).nmant, 10_000, dtype=unsigned).view(
-        dtype.numpy
-    )
-    root = np.asarray(random.uniform(-1, 1, tiny.size))
-    x = np.concatenate([base, plain[0].astype(dtype.numpy), whole[0].astype(dtype.numpy), tiny])
-    return [x, np.concatenate([exponent, plain[1], whole[1], root]).astype(dtype.numpy)]
+    assert ulp_error(np.asarray([math.erf(v) for v in x]), erf(x.astype(Wide))) < 1.0
 
 
 # -- bounds ----------------------------------------------------------------------------------------
@@ -227,10 +85,10 @@ def _pow_samples(dtype: DType, limit: float, random: np.random.Generator) -> lis
 @pytest.mark.parametrize("fused", [True, False], ids=["fma", "mul+add"])
 @pytest.mark.parametrize(("function", "dtype"), CASES)
 def test_formula_keeps_its_bound(function: str, dtype: DType, fused: bool) -> None:
-    samples = _samples(function, dtype)
+    samples = samples_of(function, dtype)
     result = scalar.evaluate(_tree(function, dtype, fused), samples)
     assert result.dtype == dtype.numpy
-    assert _ulp_error(result, _exact(function, samples)) <= ULP_BOUNDS[function, dtype]
+    assert ulp_error(result, exact_values(function, samples)) <= ULP_BOUNDS[function, dtype]
 
 
 # How many last places of the most sensitive coefficient break the bound; float32 pow is computed in
@@ -246,9 +104,9 @@ STEPS = {
 
 @pytest.mark.parametrize(("function", "dtype"), CASES)
 def test_a_changed_coefficient_breaks_the_bound(function: str, dtype: DType) -> None:
-    samples = [x[::3] for x in _samples(function, dtype)]
+    samples = [x[::3] for x in samples_of(function, dtype)]
     tree = _tree(function, dtype, fused=True)
-    exact = _exact(function, samples)
+    exact = exact_values(function, samples)
     steps = STEPS.get((function, dtype), 8)
     for coefficient in scalar.post_order([tree]):
         if not (isinstance(coefficient, Literal) and _is_fraction(coefficient)):
@@ -256,7 +114,7 @@ def test_a_changed_coefficient_breaks_the_bound(function: str, dtype: DType) -> 
         changed = _rewritten(
             tree, lambda node, c=coefficient: _moved(c, steps) if node is c else node
         )  # type: ignore[misc]
-        if _ulp_error(scalar.evaluate(changed, samples), exact) > ULP_BOUNDS[function, dtype]:
+        if ulp_error(scalar.evaluate(changed, samples), exact) > ULP_BOUNDS[function, dtype]:
             return
     pytest.fail("no coefficient matters: the samples or the bound are too weak")
 
@@ -342,7 +200,7 @@ def test_special_values_of_pow(dtype: DType, fused: bool) -> None:
     result = scalar.evaluate(_tree("pow", dtype, fused), [x, y])
     exact = ~np.isfinite(expected) | (np.abs(expected) <= 1) & (expected == np.rint(expected))
     assert _is_same(result[exact], expected[exact])
-    assert _ulp_error(result, _exact("pow", [x, y])) <= ULP_BOUNDS["pow", dtype]
+    assert ulp_error(result, exact_values("pow", [x, y])) <= ULP_BOUNDS["pow", dtype]
     assert (
         np.isnan(expected).any()
         and np.isinf(expected).any()
@@ -388,7 +246,7 @@ def test_limits_of_exp(dtype: DType) -> None:
 @pytest.mark.parametrize("dtype", [FLOAT32, FLOAT64], ids=lambda dtype: dtype.value)
 @pytest.mark.parametrize("function", ["tanh", "erf", "sin"])
 def test_odd_functions_are_odd(function: str, dtype: DType) -> None:
-    x = _samples(function, dtype)[0]
+    x = samples_of(function, dtype)[0]
     tree = _tree(function, dtype, fused=True)
     assert _is_same(scalar.evaluate(tree, [-x]), -scalar.evaluate(tree, [x]))
 
@@ -446,7 +304,7 @@ def test_small_dtypes_compute_in_float32(function: str, dtype: DType) -> None:
     result = scalar.evaluate(_tree(function, dtype, fused=True), [x])
     assert result.dtype == dtype.numpy
     with np.errstate(all="ignore"):
-        exact = _exact(function, [x.astype(np.float64)]).astype(np.float64)
+        exact = exact_values(function, [x.astype(np.float64)]).astype(np.float64)
         low, high = (
             ((exact * (1 + sign * 2.0**-22)).astype(np.float32)).astype(dtype.numpy)
             for sign in (-1, 1)
@@ -504,16 +362,16 @@ def test_compiled_code_keeps_the_bound(function: str, dtype: DType) -> None:
     """No process symbols are linked, so a call of a mathematical library could not even be
     loaded.
     """
-    samples = [x[: x.size // LANES * LANES] for x in _samples(function, dtype)]
+    samples = [x[: x.size // LANES * LANES] for x in samples_of(function, dtype)]
     assert (
-        _ulp_error(_compiled(function, dtype, host_cpu(), samples), _exact(function, samples))
+        ulp_error(_compiled(function, dtype, host_cpu(), samples), exact_values(function, samples))
         <= ULP_BOUNDS[function, dtype]
     )
 
 
 @pytest.mark.parametrize(("function", "dtype"), CASES)
 def test_compiled_code_without_fma_is_the_tree_to_the_bit(function: str, dtype: DType) -> None:
-    samples = [x[: x.size // LANES * LANES] for x in _samples(function, dtype)]
+    samples = [x[: x.size // LANES * LANES] for x in samples_of(function, dtype)]
     expected = scalar.evaluate(_tree(function, dtype, fused=False), samples)
     for level in ("x86-64", "x86-64-v2"):
         assert _is_same(_compiled(function, dtype, CPUS[level], samples), expected)
@@ -521,7 +379,7 @@ def test_compiled_code_without_fma_is_the_tree_to_the_bit(function: str, dtype: 
 
 def test_an_instruction_scales_by_powers_of_two() -> None:
     """exp gives the same bits by it as by two products."""
-    samples = [x[: x.size // LANES * LANES] for x in _samples("exp", FLOAT32)]
+    samples = [x[: x.size // LANES * LANES] for x in samples_of("exp", FLOAT32)]
     levels = [cpu for cpu in host_cpus() if cpu.has_fma]
     found = [_compiled("exp", FLOAT32, cpu, samples) for cpu in levels]
     assert all(_is_same(other, found[0]) for other in found[1:])

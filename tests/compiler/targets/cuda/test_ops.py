@@ -15,8 +15,9 @@ from netloom.compiler.op import OPS
 from netloom.compiler.targets.cuda.compile import is_available
 from netloom.errors import UnsupportedOpError
 from tests.cases import CASES, DIMS, Case
+from tests.checking import arrays_of, differences, graph_of, named
 from tests.compiler.targets.cuda import emulated
-from tests.test_cases import UNCOMPILED, arrays_of, differences, graph_of, named
+from tests.test_cases import UNCOMPILED
 
 pytestmark = pytest.mark.skipif(
     not is_available(), reason="numba-cuda is not installed (netloom[cuda])"
