@@ -86,16 +86,15 @@ def _batch_norm(b: Builder, elements: int) -> Value:
     return b("batch_norm", _images(b, elements), *(_vector(b, 64) for _ in range(4)), epsilon=1e-5)
 
 
-def _max_pool(b: Builder, elements: int) -> Value:
-    return b(
-        "max_pool",
-        _images(b, elements),
-        kernel=(2, 2),
-        stride=(2, 2),
-        dilation=(1, 1),
-        lo=(0, 0),
-        hi=(0, 0),
-    )
+def _pool(op: str) -> Make:
+    """Windows of 2 x 2 that do not overlap."""
+
+    def make(b: Builder, elements: int) -> Value:
+        pair, none = (2, 2), (0, 0)
+        images = _images(b, elements)
+        return b(op, images, kernel=pair, stride=pair, dilation=(1, 1), lo=none, hi=none)
+
+    return make
 
 
 def _layer_norm(b: Builder, elements: int) -> Value:
@@ -106,18 +105,6 @@ def _layer_norm(b: Builder, elements: int) -> Value:
         _vector(b, 1024),
         axis=1,
         epsilon=1e-5,
-    )
-
-
-def _average_pool(b: Builder, elements: int) -> Value:
-    return b(
-        "average_pool",
-        _images(b, elements),
-        kernel=(2, 2),
-        stride=(2, 2),
-        dilation=(1, 1),
-        lo=(0, 0),
-        hi=(0, 0),
     )
 
 
@@ -144,8 +131,8 @@ CASES = (
     Case("softmax over rows of 1000", 1, lambda b, n: b("softmax", _rows(b, n, 1000), axis=1)),
     Case("layer_norm over rows of 1024", 1, _layer_norm),
     Case("batch_norm, inference", 1, _batch_norm),
-    Case("max_pool 2x2", 4, _max_pool),
-    Case("average_pool 2x2", 4, _average_pool),
+    Case("max_pool 2x2", 4, _pool("max_pool")),
+    Case("average_pool 2x2", 4, _pool("average_pool")),
     Case("transpose", 1, _transpose),
     Case("sum over a batch of rows of 1024", ALL, _batch_sum(1024)),
     Case("sum over a batch of rows of 64", ALL, _batch_sum(64)),

@@ -7,7 +7,7 @@ from __future__ import annotations
 import math
 from typing import Final
 
-from netloom.compiler.dim import product
+from netloom.compiler.dim import Extent, product
 from netloom.compiler.graph import Value
 from netloom.compiler.tensor_type import INT64
 
@@ -32,13 +32,32 @@ def deformable_conv(context: Context, node: ModelNode) -> Value:
     x [n, c, h, w], w [o, c / group, kh, kw], offsets [n, og * kh * kw * 2, oh, ow] (y before x),
     mask [n, og * kh * kw, oh, ow].
     """
-    x, w, offsets, mask = node.input(0), node.input(1), node.input(2), node.optional(4)
+    x, w, mask = node.input(0), node.input(1), node.optional(4)
     if x.type.rank != 4:
         raise node.unsupported(f"its input is {x.type}; images are supported.", "Use rank 4.")
     window = read_window(node, kernel_of(node, w, 4), x.shape[2:])
     groups, parts = groups_of(node, x.shape[1], w.shape[0]), node.integer("offset_group", 1)
-    n, channels, kernel = x.shape[0], x.shape[1], math.prod(window.kernel)
-    filters = w.shape[0]
+    out = tuple(
+        (e + window.lo[k] + window.hi[k] - window.reach[k]) // window.stride[k] + 1
+        for k, e in enumerate(x.shape[2:])
+    )
+    channels, filters = _checked_channels(node, groups, parts)
+    n, kernel = x.shape[0], math.prod(window.kernel)
+    _check_offsets(node, groups, (n, parts * kernel * 2, *out), (n, parts * kernel, *out))
+    places = (n, parts, kernel, *out)
+    value = _moved_samples(context, x, node.input(2), window, places, channels // parts)
+    if mask is not None:
+        value = context("mul", value, context.reshape(mask, (*places, 1)))
+    columns = context.transpose(value, (0, 1, 5, 2, 3, 4))  # [n, og, c / og, k, oh, ow]
+    columns = context.reshape(columns, (n, groups, channels // groups * kernel, product(out)))
+    weights = context.reshape(w, (groups, filters // groups, channels // groups * kernel))
+    result = context("matmul", weights, columns)
+    return add_bias(context, node, context.reshape(result, (n, filters, *out)), filters, position=3)
+
+
+def _checked_channels(node: ModelNode, groups: int, parts: int) -> tuple[int, int]:
+    """(channels, filters), both numbers; the offset groups divide the channels."""
+    channels, filters = node.input(0).shape[1], node.input(1).shape[0]
     if (
         not isinstance(channels, int)
         or not isinstance(filters, int)
@@ -48,20 +67,37 @@ def deformable_conv(context: Context, node: ModelNode) -> Value:
         raise node.misshapen(
             f"offset_group = {parts} does not divide the {channels} channels.", "Export it again."
         )
-    out = tuple(
-        (e + window.lo[k] + window.hi[k] - window.reach[k]) // window.stride[k] + 1
-        for k, e in enumerate(x.shape[2:])
-    )
-    wanted = (n, parts * kernel * 2, *out), (n, parts * kernel, *out)
+    return channels, filters
+
+
+def _check_offsets(
+    node: ModelNode, groups: int, offsets: tuple[Extent, ...], masked: tuple[Extent, ...]
+) -> None:
+    """Offsets, mask and weights have the shapes that the input and the window ask for."""
+    x, w, mask = node.input(0), node.input(1), node.optional(4)
     if (
-        offsets.shape != wanted[0]
-        or (mask is not None and mask.shape != wanted[1])
-        or w.shape[1] * groups != channels
+        node.input(2).shape != offsets
+        or (mask is not None and mask.shape != masked)
+        or w.shape[1] * groups != x.shape[1]
     ):
         raise node.misshapen(
-            f"weights are {w.type} and offsets {offsets.type} for {x.type}.", "Export it again."
+            f"weights are {w.type} and offsets {node.input(2).type} for {x.type}.",
+            "Export it again.",
         )
-    places = (n, parts, kernel, *out)
+
+
+def _moved_samples(
+    context: Context,
+    x: Value,
+    offsets: Value,
+    window: Window,
+    places: tuple[Extent, ...],
+    depth: int,
+) -> Value:
+    """The input where the offsets moved each kernel element: places [n, og, k, oh, ow] ->
+    [n, og, k, oh, ow, depth], depth = c / og.
+    """
+    n, parts, kernel, *out = places
     moves = context.reshape(offsets, (n, parts, kernel, 2, *out))
     axes = [
         neighbours(context, _moved(context, moves, window, k), x.shape[2 + k]) for k in range(2)
@@ -69,19 +105,10 @@ def deformable_conv(context: Context, node: ModelNode) -> Value:
     group = context("iota", shape=places, axis=1, dtype=INT64)
     sample = context("iota", shape=places, axis=0, dtype=INT64)
     rows = context.transpose(
-        context.reshape(x, (n, parts, channels // parts, *x.shape[2:])), (0, 3, 4, 1, 2)
-    )
-    rows = context.reshape(rows, (product(rows.shape[:4]), channels // parts))
-    value = weighted(
-        context, rows, sample, (*x.shape[2:], parts), [*axes, [Tap(group, None, None)]]
-    )
-    if mask is not None:
-        value = context("mul", value, context.reshape(mask, (*places, 1)))
-    columns = context.transpose(value, (0, 1, 5, 2, 3, 4))  # [n, og, c / og, k, oh, ow]
-    columns = context.reshape(columns, (n, groups, channels // groups * kernel, product(out)))
-    weights = context.reshape(w, (groups, filters // groups, channels // groups * kernel))
-    result = context("matmul", weights, columns)
-    return add_bias(context, node, context.reshape(result, (n, filters, *out)), filters, position=3)
+        context.reshape(x, (n, parts, depth, *x.shape[2:])), (0, 3, 4, 1, 2)
+    )  # [n, h, w, og, depth]
+    rows = context.reshape(rows, (product(rows.shape[:4]), depth))
+    return weighted(context, rows, sample, (*x.shape[2:], parts), [*axes, [Tap(group, None, None)]])
 
 
 def _moved(context: Context, moves: Value, window: Window, axis: int) -> Value:

@@ -13,6 +13,7 @@ from typing import Any, Final
 
 import numpy as np
 
+from netloom.compiler.dim import Extent
 from netloom.compiler.graph import Value
 
 from .context import Context
@@ -85,14 +86,12 @@ def resize(context: Context, node: ModelNode) -> Value:
     listed = (node.integers("axes") if node.opset >= 18 else None) or tuple(range(x.type.rank))
     node.axes(listed, x.type.rank)
     axes = _axes(context, node, [node.axis(axis, x.type.rank) for axis in listed])
-    if sampling.coordinates != "tf_crop_and_resize":
-        for axis in axes:
-            x = resample(context, node, x, axis, sampling)
-        return x
-    axes = _with_regions(context, node, axes)
+    is_cropped = sampling.coordinates == "tf_crop_and_resize"
+    if is_cropped:
+        axes = _with_regions(context, node, axes)
     for axis in axes:
         x = resample(context, node, x, axis, sampling)
-    return extrapolated(context, node, x, axes, sampling)
+    return extrapolated(context, node, x, axes, sampling) if is_cropped else x
 
 
 def _axes(context: Context, node: ModelNode, numbers: Sequence[int]) -> list[Axis]:
@@ -113,6 +112,13 @@ def _axes(context: Context, node: ModelNode, numbers: Sequence[int]) -> list[Axi
             for number, scale in zip(numbers, factors, strict=True)
         ]
     assert targets is not None
+    return _by_sizes(node, x, numbers, targets)
+
+
+def _by_sizes(
+    node: ModelNode, x: Value, numbers: Sequence[int], targets: Sequence[Extent]
+) -> list[Axis]:
+    """Each axis to its size; where the aspect ratio is kept, all by the least or largest ratio."""
     policy = "stretch"
     if node.opset >= 18:
         policy = node.text(
@@ -123,18 +129,16 @@ def _axes(context: Context, node: ModelNode, numbers: Sequence[int]) -> list[Axi
             Axis(number, x.shape[number], size, None)
             for number, size in zip(numbers, targets, strict=True)
         ]
-    pairs = [(x.shape[number], size) for number, size in zip(numbers, targets, strict=True)]
-    ratios = [
-        size / extent
-        for extent, size in pairs
-        if isinstance(extent, int) and isinstance(size, int) and extent
-    ]
-    if len(ratios) < len(pairs):
+    extents = [extent for number in numbers if isinstance(extent := x.shape[number], int)]
+    sizes = [size for size in targets if isinstance(size, int)]
+    if len(extents) < len(numbers) or len(sizes) < len(targets) or 0 in extents:
         raise node.unsupported(f"{policy} depends on a free dim.", FIX_DIMS)
+    ratios = [size / extent for extent, size in zip(extents, sizes, strict=True)]
     scale = min(ratios) if policy == "not_larger" else max(ratios)
-    extents = [int(str(extent)) for extent, _ in pairs]
-    return [Axis(number, extent, math.floor(extent * scale + 0.5), scale)
-            for number, extent in zip(numbers, extents, strict=True)]  # fmt: skip
+    return [
+        Axis(number, extent, math.floor(extent * scale + 0.5), scale)
+        for number, extent in zip(numbers, extents, strict=True)
+    ]
 
 
 def _check_length(node: ModelNode, what: str, values: Sequence[Any], count: int) -> None:
@@ -157,9 +161,6 @@ def _by_scale(node: ModelNode, x: Value, number: int, scale: float) -> Axis:
             f"it scales the free dim {extent} by {scale}, which is no simple fraction.", FIX_DIMS
         )
     return Axis(number, extent, extent * ratio.numerator // ratio.denominator, scale)
-
-
-# -- cropping --------------------------------------------------------------------------------------
 
 
 def _with_regions(context: Context, node: ModelNode, axes: Sequence[Axis]) -> list[Axis]:

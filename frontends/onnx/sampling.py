@@ -22,6 +22,7 @@ from .node import ModelNode
 
 SAMPLING: Final = HandlerTable()
 
+MOST_SAMPLES: Final = 1 << 20  # of all elements that RoiAlign makes of one region
 CUBIC: Final = -0.75  # of bicubic sampling (Keys 1981)
 MODES: Final = {
     "bilinear": "linear",
@@ -235,28 +236,9 @@ def roi_align(context: Context, node: ModelNode) -> Value:
         raise node.misshapen(
             f"rois are {rois.type} and samples {samples.type} for {x.type}.", "Export it again."
         )
-    ratio = node.integer("sampling_ratio", 0)
     mode = node.text("mode", "avg", ("avg", "max"))
-    sizes = (node.integer("output_height", 1), node.integer("output_width", 1))
-    if ratio < 1:
-        raise node.unsupported(
-            "sampling_ratio 0 takes as many samples as data say.",
-            "Export with sampling_ratio >= 1.",
-        )
-    if min(sizes) < 1 or math.prod(sizes) * ratio**2 > 1 << 20:
-        raise node.fault(
-            f"its result of {sizes[0]} x {sizes[1]} has {ratio} x {ratio} samples each.",
-            "Use less.",
-        )
-    is_half = (
-        node.opset >= 16
-        and node.text(
-            "coordinate_transformation_mode",
-            "half_pixel",
-            ("half_pixel", "output_half_pixel"),
-        )
-        == "half_pixel"
-    )
+    sizes, ratio = _roi_grid(node)
+    is_half = node.opset >= 16 and _is_half_pixel(node)
     scaled = context("mul", rois, node.number("spatial_scale", 1.0))
     scaled = context("sub", scaled, 0.5) if is_half else scaled
     count = rois.shape[0]
@@ -272,6 +254,28 @@ def roi_align(context: Context, node: ModelNode) -> Value:
     parts = context.reshape(value, (count, sizes[0], ratio, sizes[1], ratio, x.shape[1]))
     op = "reduce_max" if mode == "max" else "reduce_mean"
     return context.transpose(context(op, parts, axes=(2, 4), keep=False), (0, 3, 1, 2))
+
+
+def _roi_grid(node: ModelNode) -> tuple[tuple[int, int], int]:
+    """((output height, width), samples along each axis of one element)."""
+    ratio = node.integer("sampling_ratio", 0)
+    sizes = (node.integer("output_height", 1), node.integer("output_width", 1))
+    if ratio < 1:
+        raise node.unsupported(
+            "sampling_ratio 0 takes as many samples as data say.",
+            "Export with sampling_ratio >= 1.",
+        )
+    if min(sizes) < 1 or math.prod(sizes) * ratio**2 > MOST_SAMPLES:
+        raise node.fault(
+            f"its result of {sizes[0]} x {sizes[1]} has {ratio} x {ratio} samples each.",
+            "Use less.",
+        )
+    return sizes, ratio
+
+
+def _is_half_pixel(node: ModelNode) -> bool:
+    known = ("half_pixel", "output_half_pixel")
+    return node.text("coordinate_transformation_mode", known[0], known) == known[0]
 
 
 def _roi_places(

@@ -4,6 +4,7 @@ formulas.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from itertools import permutations
 from typing import Final
@@ -171,6 +172,43 @@ def columns_to_image(context: Context, node: ModelNode) -> Value:
     rank = len(image)
     stride, dilation = (node.integers(name) or (1,) * rank for name in ("strides", "dilations"))
     pads = node.integers("pads") or (0,) * (2 * rank)
+    _check_blocks(node, image, block, stride, dilation, pads)
+    lo, hi = pads[:rank], pads[rank:]
+    windows = tuple(
+        (image[k] + lo[k] + hi[k] - (block[k] - 1) * dilation[k] - 1) // stride[k] + 1
+        for k in range(rank)
+    )
+    elements = math.prod(block)
+    channels = columns.shape[1]
+    if (
+        not isinstance(channels, int)
+        or channels % elements
+        or columns.shape[2] != product(windows)
+        or min(windows) < 1
+    ):
+        raise node.misshapen(
+            f"its columns are {columns.type}; blocks have {elements} elements and there are "
+            f"{windows} windows.",
+            "Export it again.",
+        )
+    filters = np.eye(elements, dtype=columns.dtype.numpy).reshape(elements, 1, *block)
+    samples = columns.shape[0] * (channels // elements)
+    apart = context.reshape(columns, (samples, elements, *windows))
+    result = context("conv_input_gradient", apart, context.constant(filters), stride=stride, dilation=dilation, lo=lo,
+                     hi=hi, groups=1, spatial=image)  # fmt: skip
+    return context.reshape(result, (columns.shape[0], channels // elements, *image))
+
+
+def _check_blocks(
+    node: ModelNode,
+    image: Sequence[int],
+    block: Sequence[int],
+    stride: Sequence[int],
+    dilation: Sequence[int],
+    pads: Sequence[int],
+) -> None:
+    """Every attribute has the image's rank and is in range."""
+    columns, rank = node.input(0), len(image)
     sizes = (len(block), len(stride), len(dilation), len(pads) // 2)
     if not 1 <= rank <= 3 or any(size != rank for size in sizes) or columns.type.rank != 3:
         raise node.misshapen(
@@ -182,31 +220,10 @@ def columns_to_image(context: Context, node: ModelNode) -> Value:
         or max(*block, *stride, *dilation, *pads, *image) > LARGEST
     ):
         raise node.fault("a block, stride, dilation or padding is impossible.", "Export it again.")
-    elements = int(np.prod(block, dtype=object))
-    if elements > MOST_POINTS:
+    if (elements := math.prod(block)) > MOST_POINTS:
         raise node.unsupported(
             f"its blocks have {elements} elements; the most is {MOST_POINTS}.", "Use less."
         )
-    lo, hi = pads[:rank], pads[rank:]
-    windows = tuple(
-        (image[k] + lo[k] + hi[k] - (block[k] - 1) * dilation[k] - 1) // stride[k] + 1
-        for k in range(rank)
-    )
-    channels = columns.shape[1]
-    if (
-        not isinstance(channels, int)
-        or channels % elements
-        or columns.shape[2] != product(windows)
-        or min(windows) < 1
-    ):
-        raise node.misshapen(f"its columns are {columns.type}; blocks have {elements} elements and there are "
-                             f"{windows} windows.", "Export it again.")  # fmt: skip
-    filters = np.eye(elements, dtype=columns.dtype.numpy).reshape(elements, 1, *block)
-    samples = columns.shape[0] * (channels // elements)
-    apart = context.reshape(columns, (samples, elements, *windows))
-    result = context("conv_input_gradient", apart, context.constant(filters), stride=stride, dilation=dilation, lo=lo,
-                     hi=hi, groups=1, spatial=image)  # fmt: skip
-    return context.reshape(result, (columns.shape[0], channels // elements, *image))
 
 
 # -- MaxUnpool -------------------------------------------------------------------------------------
