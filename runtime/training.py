@@ -185,11 +185,7 @@ class Trainer:
                     bar(self.progress)
                     if on_step is not None:
                         on_step(self.progress.step, results["loss"])
-                    due = every and self.progress.step % every == 0
-                    if checkpoint is not None and (interrupted.is_set() or due):
-                        self.save(checkpoint)
-                    if interrupted.is_set():
-                        raise KeyboardInterrupt
+                    self._save_within(checkpoint, every, interrupted.is_set())
                 self._end_epoch(validation, metric)
                 if checkpoint is not None:
                     self.save(checkpoint)
@@ -219,6 +215,16 @@ class Trainer:
         progress.seen += samples
         progress.position += 1
         progress.step = self.state.step
+
+    def _save_within(
+        self, checkpoint: str | PathLike[str] | None, every: int, is_interrupted: bool
+    ) -> None:
+        """Save within an epoch if it is time to; KeyboardInterrupt if the user asked for it."""
+        is_due = every and self.progress.step % every == 0
+        if checkpoint is not None and (is_interrupted or is_due):
+            self.save(checkpoint)
+        if is_interrupted:
+            raise KeyboardInterrupt
 
     def _end_epoch(self, validation: Batch | None, metric: Metric | None) -> None:
         progress = self.progress
