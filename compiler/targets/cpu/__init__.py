@@ -1,3 +1,17 @@
-"""The CPU target: kernels through LLVM, the program's host code, shared objects and in-process
-programs.
+"""The CPU target: kernels and a program's host code -> a shared object, or a program in process.
+
+Kernels: ``llvm`` and ``lowering/`` turn loops into LLVM code, ``vector_math/`` holds the formulas
+of exp, tanh and the like, ``object_code`` compiles the text. ``kernel_objects`` does so for all
+kernels of a program, with the cache and the processes of ``worker_pool``.
+
+Host code (checks, contexts, threads, running an entry): ``host`` is the layer in which it is
+written; ``host_api`` ties the other ``host_*`` files together, one for each part. ``entry_plan``
+and ``extent_code`` say where values lie while an entry runs and how sizes are computed.
+
+Files: ``segments``, ``weights_object`` and ``weights_segment`` place the weights, ``link`` and
+``relocatable`` join objects, ``header`` writes the C header, ``shared_object`` does all of it;
+``jit`` loads the same objects in this process.
+
+Machines: ``architecture``, ``machine`` (CPU levels), ``features``, ``variant``. ``layer_timer``,
+``timing_worker`` and ``launches`` time code for profiles and ``--tune``.
 """
