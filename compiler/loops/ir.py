@@ -3,7 +3,7 @@
     statement  := Block(statement...) | For(variable, extent, kind, body) | If(conditions, body)
                 | Let(variable, extent, body) | Allocate(buffer, body)
                 | Store(buffer, index, value, bypasses_cache)
-    value      := the scalar expressions of compiler/scalar/, plus Load(buffer, index) and
+    value      := the scalar expressions of compiler/scalar.py, plus Load(buffer, index) and
     LaneFold(buffer, index, combine) index      := extents (compiler/dim) over loop variables and
     the kernel's symbols, or int64 expressions
 

@@ -37,8 +37,10 @@ def training_graph(
 
     A graph traced in its inference form is traced anew in its training form. ``trainable`` names
     the states that the optimizer changes; unless given, all parameters. ``labels`` and ``rate``
-    name the added inputs. UsageError if there is nothing to train, or not one output.
+    name the added inputs. UsageError if there is nothing to train, or not one output, or for what
+    is no optimizer.
     """
+    _check_optimizer(optimizer)
     form = graph.training_form() if isinstance(graph, TracedGraph) else graph
     if len(form.outputs) != 1:
         raise UsageError(
@@ -53,6 +55,14 @@ def training_graph(
         step_rate = Symbolic(b.input(TensorType(FLOAT32, ()), rate), trace)
         _update(trace, optimizer, chosen, gradients, step_rate)
     return b.build([value.value for value in measured.values()], measured.keys())
+
+
+def _check_optimizer(optimizer: object) -> None:
+    if isinstance(optimizer, type) or not hasattr(optimizer, "build_update"):
+        raise UsageError(
+            f"the optimizer is {optimizer!r}, which cannot build an update.",
+            hint="Give one of nl.optimizers, such as nl.optimizers.Adam(1e-3).",
+        )
 
 
 def _trainable(form: Graph, names: Collection[str] | None) -> list[State]:

@@ -35,14 +35,14 @@ def load_graph(model: str, binding: Binding) -> Graph:
     """The graph of a MODEL with its dims bound; UsageError if there is no such model or dim."""
     if model.startswith("zoo:"):
         return _bound(_from_zoo(model[4:]), binding)
-    if ".py:" in model:
-        path, _, name = model.rpartition(":")
-        return _from_file(path, name, binding)
     if model.endswith(".py"):
         raise UsageError(
             f"{model[:80]!r} names a file, but no function in it.",
             hint="Write FILE.py:FUNCTION; the function returns a graph.",
         )
+    if ".py:" in model:
+        path, _, name = model.rpartition(":")
+        return _from_file(path, name, binding)
     from netloom.frontends.onnx.importer import from_onnx
 
     file = _light(model[6:]) if model.startswith("light:") else Path(model)

@@ -13,18 +13,18 @@ from llvmlite import ir
 
 from netloom import abi
 
-from .entry_plan import EntryPlan
 from .host import I32, I64, PTR, VOID, Function, Operand, Record, Struct, Word
 from .host_tables import (
     ENTRY,
     LEVEL,
+    EntryPlan,
     Tables,
     write_dtypes,
     write_entry,
     write_states,
     write_symbols,
     write_weights,
-)
+)  # fmt: skip
 from .host_types import LIBRARY, context_type, size_of
 from .segments import Weights
 from .variant import Variant

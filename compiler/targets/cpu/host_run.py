@@ -208,27 +208,15 @@ class Runner:
         values = pool.address(entry["value_base"]).array(I64)
         self.host.passes(code, self.reserve, context.word, values[entry["arena_bytes"]])
         with code.if_(run["prepared"].equals(1)):
-            self._take_places(code, entry, context, pool, values)
+            with code.loop(entry["place_count"]) as place:
+                offset = values[entry["place_offsets"].array(I32)[place].to(I64)]
+                pool[entry["place_base"] + place] = context["arena"].to(I64) + offset
             run["prepared"] = 2
         with code.if_(code["state"].differs(0)):
             self._take_state(code, entry, pool)
         words, wiring = run["words"].array(I64), entry["wiring"].array(I32)
         with code.loop(entry["word_count"]) as word:
             words[word] = pool[wiring[word].to(I64)]
-        self._launch(code, context, entry, run)
-        code.return_(0)
-        return code
-
-    def _take_places(
-        self, code: Function, entry: Record, context: Record, pool: Array, values: Array
-    ) -> None:
-        """The address of each place in the arena goes into the pool."""
-        with code.loop(entry["place_count"]) as place:
-            offset = values[entry["place_offsets"].array(I32)[place].to(I64)]
-            pool[entry["place_base"] + place] = context["arena"].to(I64) + offset
-
-    def _launch(self, code: Function, context: Record, entry: Record, run: Record) -> None:
-        """Runs all launches on the context's threads; an index out of range fails afterwards."""
         context["error_flag"] = 0
         threads = context.inner("pool")
         threads["launches"], threads["launch_count"] = entry["launches"], entry["launch_count"]
@@ -241,6 +229,8 @@ class Runner:
                 "A run-time index was out of range (check %lld), so the outputs are of no use.",
                 context["error_flag"],
             )
+        code.return_(0)
+        return code
 
     def _take_tensors(self, code: Function, context: Record, entry: Record, run: Record) -> None:
         pool, sizes = run["pool"].array(I64), run["sizes"].array(I64)

@@ -1,25 +1,33 @@
-"""Program -> the constant tables of its host code: ports, symbols, launches, constants, states."""
+"""Program -> constant tables of its host code: ports, symbols, launches, constants, states, and one
+function per entry that computes every size of that entry from the free dims.
+
+Each entry has a pool of 64-bit words: [inputs | outputs | constants | states | places in the arena |
+values | error flag], addresses first. The words of all launches are gathered from the pool through
+one table of indices (``wiring``).
+"""
 
 from __future__ import annotations
 
 import json
 import math
 from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
 
 from llvmlite import ir
 
 from netloom.abi import DLPACK_CODES
 from netloom.errors import ShapeError, VerificationError
 
-from ...dim import Dim
-from ...program import Entry, Port, Program, Space, StatePort
+from ... import dim
+from ...dim import Atom, Dim, Extent, Minimum, Quotient, Remainder, Symbol
+from ...program import ALIGNMENT, BufferRef, Entry, Port, Program, Space, StatePort
 from ...tensor_type import MAX_RANK, DType, TensorType
-from .entry_plan import EntryPlan, binding_of, check_symbols_bound
-from .extent_code import VALUES, emit_values
-from .host import I32, I64, PTR, VOID, Struct
+from .host import I1, I32, I64, PTR, VOID, Function, Struct, Word
 from .segments import Bytes, Fill, Weights, aligned
 
 KERNEL = ir.FunctionType(VOID, [PTR, I64, I64])
+VALUES = ir.FunctionType(I1, [PTR, PTR])
 UNBOUNDED = (1 << 63) - 1
 _NAME_SHOWN = 200  # characters of a port's name in error texts
 
@@ -120,6 +128,96 @@ def _field(value: object, type: ir.Type) -> ir.Value:
     return value if isinstance(value, ir.GlobalValue) else ir.Constant(type, value)
 
 
+@dataclass(frozen=True)
+class EntryPlan:
+    """Where everything of an entry lies in its pool."""
+
+    program: Program
+    entry: Entry
+
+    @cached_property
+    def values(self) -> dict[Extent, int]:
+        """Every extent that the host needs, with its number."""
+        wanted: list[Extent] = []
+        for port in (*self.entry.inputs, *self.entry.outputs):
+            wanted += port.type.shape
+        wanted += [*self.arena_offsets, self.arena_bytes]
+        for launch in self.entry.launches:
+            wanted += [launch.items, *launch.extents]
+        return {extent: number for number, extent in enumerate(dict.fromkeys(wanted))}
+
+    @cached_property
+    def slot_starts(self) -> tuple[Extent, ...]:
+        """Where each slot of the arena starts, and at last the arena's size."""
+        starts: list[Extent] = [0]
+        for size in self.entry.slots:
+            starts.append(starts[-1] + dim.ceil_div(size, ALIGNMENT) * ALIGNMENT)
+        return tuple(starts)
+
+    @property
+    def arena_bytes(self) -> Extent:
+        """The arena's size."""
+        return self.slot_starts[-1]
+
+    @cached_property
+    def arena_places(self) -> dict[BufferRef, int]:
+        """Every place in the arena that a launch reads or writes, with its number."""
+        refs = (
+            ref
+            for launch in self.entry.launches
+            for ref in launch.buffers
+            if ref.space is Space.ARENA
+        )
+        return {ref: number for number, ref in enumerate(dict.fromkeys(refs))}
+
+    @cached_property
+    def arena_offsets(self) -> tuple[Extent, ...]:
+        """Where each of these places starts in the arena."""
+        return tuple(self.slot_starts[ref.index] + ref.offset for ref in self.arena_places)
+
+    @cached_property
+    def bases(self) -> dict[Space | str, int]:
+        """The first pool index of each section; "size" is the pool's length."""
+        lengths: list[tuple[Space | str, int]] = [
+            (Space.INPUT, len(self.entry.inputs)), (Space.OUTPUT, len(self.entry.outputs)),
+            (Space.CONSTANT, len(self.program.constants)), (Space.STATE, len(self.program.states)),
+            (Space.ARENA, len(self.arena_places)), ("values", len(self.values)), ("flag", 1), ("size", 0),
+        ]  # fmt: skip
+        bases, position = {}, 0
+        for section, length in lengths:
+            bases[section] = position
+            position += length
+        return bases
+
+    def value(self, extent: Extent) -> int:
+        """The pool index of an extent's value."""
+        return self.bases["values"] + self.values[extent]
+
+    def buffer(self, ref: BufferRef) -> int:
+        """The pool index of a buffer's address."""
+        return self.bases[ref.space] + (
+            self.arena_places[ref] if ref.space is Space.ARENA else ref.index
+        )
+
+    @cached_property
+    def wiring(self) -> tuple[tuple[int, ...], ...]:
+        """The pool indices of each launch's words."""
+        return tuple(
+            (
+                *map(self.buffer, launch.buffers),
+                *map(self.value, launch.extents),
+                self.bases["flag"],
+            )
+            for launch in self.entry.launches
+        )
+
+    @property
+    def needs_state(self) -> bool:
+        return self.entry.name == "train_step" or any(
+            ref.space is Space.STATE for launch in self.entry.launches for ref in launch.buffers
+        )
+
+
 def write_symbols(tables: Tables, program: Program) -> ir.GlobalVariable:
     rows = []
     for symbol in program.symbols:
@@ -168,6 +266,39 @@ def _names(tables: Tables, ports: tuple[Port, ...]) -> ir.GlobalVariable:
     """As an error text lists them: ``: "x", "y"``, shortened."""
     text = ", ".join(shown(port.name) for port in ports[:8]) + (", …" if len(ports) > 8 else "")
     return tables.text(f": {text[: 2 * _NAME_SHOWN]}" if ports else "")
+
+
+def check_symbols_bound(program: Program, entry: Entry) -> None:
+    """ShapeError if the inputs' shapes do not determine a symbol that the entry uses."""
+    bound = {
+        binding.symbol
+        for port in entry.inputs
+        for binding in map(binding_of, port.type.shape)
+        if binding
+    }
+    used = dim.symbols_of(list(EntryPlan(program, entry).values))
+    if missing := sorted(symbol.name for symbol in used - bound):
+        raise ShapeError(f"No input's shape determines the free dims {', '.join(missing)} of {entry.name}.",
+                         hint="Give an input an axis of that extent, or fix the dim.")  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Binding:
+    """symbol = (extent - offset) / factor."""
+
+    symbol: Symbol
+    factor: int
+    offset: int
+
+
+def binding_of(extent: Extent) -> Binding | None:
+    """How an extent determines a symbol: None unless it is factor * symbol + offset."""
+    match extent:
+        case Dim(terms=(((Symbol() as symbol,), int(factor)),)):
+            return Binding(symbol, factor, 0)
+        case Dim(terms=(((Symbol() as symbol,), int(factor)), ((), int(offset)))):
+            return Binding(symbol, factor, offset)
+    return None
 
 
 def _port_row(tables: Tables, plan: EntryPlan, port: Port, binds: bool) -> tuple[object, ...]:
@@ -247,3 +378,76 @@ def write_states(
                      size, offset, weights.indices[state.initial]))  # fmt: skip
         offset += aligned(size)
     return tables.records(STATE_PORT, rows), offset
+
+
+# -- sizes from symbols ----------------------------------------------------------------------------
+
+
+def emit_values(module: ir.Module, program: Program, extents: Sequence[Extent]) -> ir.Function:
+    """A function ``i1 (symbols *, values *)`` that stores every extent's value; true: 64 bits
+    were too few.
+    """
+    code = Function(module, f"values{len(module.globals)}", I1, {"symbols": PTR, "values": PTR})
+    emitter = _ExtentEmitter(code, {symbol: index for index, symbol in enumerate(program.symbols)})
+    values = code["values"].array(I64)
+    for number, extent in enumerate(extents):
+        values[number] = emitter.extent(extent)
+    code.return_(emitter.overflow)
+    return code.function
+
+
+class _ExtentEmitter:
+    """Straight-line code for extents; equal parts are computed once. Nesting of extents is
+    shallow by construction.
+    """
+
+    def __init__(self, code: Function, symbols: dict[Symbol, int]) -> None:
+        self.code = code
+        self.overflow = code.word(0, I1)
+        self._symbols = symbols
+        self._known: dict[Extent | Atom, Word] = {}
+
+    def extent(self, extent: Extent) -> Word:
+        if isinstance(extent, int):
+            return self.code.word(extent)
+        if extent not in self._known:
+            total = self.code.word(0)
+            for atoms, factor in extent.terms:
+                term = self.code.word(factor)
+                for atom in atoms:
+                    term = self._checked("smul_with_overflow", term, self._atom(atom))
+                total = self._checked("sadd_with_overflow", total, term)
+            self._known[extent] = total
+        return self._known[extent]
+
+    def _checked(self, instruction: str, left: Word, right: Word) -> Word:
+        builder = self.code.builder
+        pair = getattr(builder, instruction)(left.value, right.value)
+        self.overflow = self.overflow | Word(self.code, builder.extract_value(pair, 1))
+        return Word(self.code, builder.extract_value(pair, 0))
+
+    def _atom(self, atom: Atom) -> Word:
+        if atom not in self._known:
+            self._known[atom] = self._emit_atom(atom)
+        return self._known[atom]
+
+    def _emit_atom(self, atom: Atom) -> Word:
+        match atom:
+            case Symbol():
+                return self.code["symbols"].array(I64)[self._symbols[atom]]
+            case Quotient(numerator, divisor):
+                return self._floor_divide(self.extent(numerator), divisor)[0]
+            case Remainder(numerator, divisor):
+                return self._floor_divide(self.extent(numerator), divisor)[1]
+            case Minimum(left, right):
+                a, b = self.extent(left), self.extent(right)
+                return self.code.select(a < b, a, b)
+
+    def _floor_divide(self, numerator: Word, divisor: int) -> tuple[Word, Word]:
+        """Quotient and remainder that round towards minus infinity."""
+        quotient, remainder = numerator // divisor, numerator % divisor
+        below = remainder < 0
+        return (
+            self.code.select(below, quotient - 1, quotient),
+            self.code.select(below, remainder + divisor, remainder),
+        )
