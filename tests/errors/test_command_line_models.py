@@ -57,6 +57,7 @@ def test_models_that_are_not_there(place: Path, out: Path) -> None:
         2, "No such file or directory", "compile", place / "none.onnx", "-o", out / "m.so", left=out
     )
     refused(3, "is a directory", "compile", place, "-o", out / "m.so", left=out)
+    refused(2, "no function in it", "compile", place / "m.py", "-o", out / "m.so", left=out)
     refused(
         2,
         "the zoo has no network 'nothing'. It has mlp",
