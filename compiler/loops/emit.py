@@ -132,12 +132,22 @@ class _Emitter:
     def _tail(
         self, axis: Axis, base: Extent, rest: Extent, place: _Place, then: _Body
     ) -> Statement:
-        """The tile at the end of an axis: smaller if its size is known, else one row at a time."""
+        """The tile at the end of an axis: smaller if its size is known, else a few rows at a time,
+        then one.
+        """
         if isinstance(rest, int):
             unit: Extent = 0 if rest == 1 else Dim.of(_unit(axis, rest))
             return then(place.at(axis, base + unit, rest))
+        few = math.isqrt(place.counts[axis.symbol])
+        statements: list[Statement] = []
+        if few > 1:
+            some = variable(f"{axis.name}f", rest // few)
+            at = base + Dim.of(some) * few + Dim.of(_unit(axis, few))
+            statements.append(loop(some, rest // few, then(place.at(axis, at, few))))
+            base, rest = base + rest // few * few, rest % few
         single = variable(f"{axis.name}t", rest)
-        return loop(single, rest, then(place.at(axis, base + Dim.of(single))))
+        statements.append(loop(single, rest, then(place.at(axis, base + Dim.of(single)))))
+        return block(*statements)
 
     # -- items and tiles ---------------------------------------------------------------------------
 

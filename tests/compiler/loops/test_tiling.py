@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from netloom.compiler.dim import Dim, evaluate, product, symbols_of
+from netloom.compiler.dim import Dim, Symbol, evaluate, product, symbols_of
 from netloom.compiler.driver import PIPELINE, Options
 from netloom.compiler.graph import Builder, Graph
 from netloom.compiler.loops.build import Machine, anchor_of, build_kernel
@@ -85,6 +85,30 @@ def test_only_the_outermost_axis_of_items_is_symbolic() -> None:
     assert not [
         plan for plan in plans if any(isinstance(axis.extent, Dim) for axis in plan.outer[1:])
     ]
+
+
+@pytest.mark.parametrize(
+    ("shape", "row"),
+    [((7, 7), "p3"), (("H", 9), "p3"), (("H", "W"), "p3"), ((5, 5), "p3"), ((40, "W"), "p2")],
+)
+def test_rows_lie_along_the_width_of_an_image_and_not_along_a_free_batch(
+    shape: tuple[str | int, ...], row: str
+) -> None:
+    """One sample must fill a tile: a batch whose size is free may be 1. A known extent long enough
+    for whole tiles is better than a free one."""
+    extents = [Dim.of(Symbol(e, 1)) if isinstance(e, str) else e for e in ("N", 32, *shape)]
+    b = Builder("image")
+    x = b.input(TensorType(FLOAT32, tuple(extents)), "x")
+    w = b.constant(np.ones((64, 32, 3, 3), np.float32))
+    graph = b.build(
+        [b("conv", x, w, stride=(1, 1), dilation=(1, 1), lo=(1, 1), hi=(1, 1), groups=1)]
+    )
+    (plan,) = (
+        plan_of(node.attrs.body, Machine())
+        for node in PIPELINE.run(graph, Options(override="direct"))[0].nodes
+        if node.op is OPS["kernel"] and any(n.op is OPS["conv"] for n in node.attrs.body.nodes)
+    )
+    assert plan.tile.rows and plan.tile.rows.name == row
 
 
 def test_a_product_has_lanes_along_its_columns() -> None:

@@ -233,6 +233,7 @@ def _axes(statements: list[Statement], names: set[str]) -> set[str]:
         (r"r\d+b", "channel blocks summed"), (r"p\d+\w*g", "filters by group"),
         (r"p\d+p\d+\w*", "axes joined"),
         (r"p\w+c", "axis in chunks"), (r"p\w+t", "tail one at a time"),
+        (r"p\w+f", "tail a few at a time"),
     ):  # fmt: skip
         found |= {what} if any(re.fullmatch(pattern, name) for name in names) else set()
     found |= (

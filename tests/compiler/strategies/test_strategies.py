@@ -70,6 +70,7 @@ VARIANTS = {
     "tail in work items",
     "tail in loops",
     "tail one at a time",
+    "tail a few at a time",
     "padding lanes stored",
     # axes
     "channel blocks summed",
