@@ -3,8 +3,8 @@ nvJitLink's interfaces.
 
 PTX is made for the oldest architecture, and each architecture's cubin is linked from it, unless the
 kernel has a source of the architecture's own. A cubin passes the gates or is
-refused: no float64 instruction unless the kernel's types hold one, no spills, no stack, no more
-shared memory than the architecture gives a block. Results are cached by content.
+refused: no float64 instruction unless the kernel's types hold one, no spills, no stack, no products
+that wait for each other, no more shared memory than a block can have. Results are cached by content.
 """
 
 from __future__ import annotations
@@ -110,18 +110,19 @@ def compile_kernel(
 
 def _compiled(source: KernelSource, architectures: Sequence[str], folder: Path) -> CompiledKernel:
     name = f"k_{hashlib.sha256(source.key.encode()).hexdigest()[:24]}"
+    binaries = tuple(_best_binary(source.of(a), name, a, folder) for a in architectures)
     general = replace(source, special=())
-    binaries = tuple(_best_binary(general, source.of(a), name, a, folder) for a in architectures)
     return CompiledKernel(name, ptx_of(general, name, ARCHITECTURES[0], folder), binaries)
 
 
 def _best_binary(
-    general: KernelSource, source: KernelSource, name: str, architecture: str, folder: Path
+    sources: Sequence[KernelSource], name: str, architecture: str, folder: Path
 ) -> Binary:
-    """The architecture's own source, unless it does not pass the gates; else the one that all
-    can run.
+    """Of the first of the architecture's own sources that passes the gates; else of the last, the
+    general one.
     """
-    if source.key != general.key:
+    *own, general = sources
+    for source in own:
         with suppress(VerificationError):
             return _binary(source, name, architecture, architecture, folder)
     return _binary(general, name, ARCHITECTURES[0], architecture, folder)
@@ -277,6 +278,8 @@ def _log(linker: Any, handle: Any, kind: str) -> str:
 
 def _resources(log: str) -> tuple[int, int]:
     """(registers, bytes of shared memory) of a clean kernel."""
+    if "instructions are serialized" in log:
+        raise VerificationError("a kernel's products wait for each other: wgmma is serialized.")
     used = re.search(r"Used (\d+) registers", log)
     memory = re.search(
         r"(\d+) bytes stack frame, (\d+) bytes spill stores, (\d+) bytes spill loads", log

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from .copied_slices import Slices
 from .forms import PAD, THREADS, Engine, Operand, Product
 from .printer import Printer
+from .windows import Rows
 
 FRAGMENT = 4  # neighbouring elements that a thread holds in a row of its tile
 WARPS_DOWN, WARPS_ACROSS = 2, 4  # of a tile on tensor cores
@@ -21,13 +22,14 @@ WARPS_DOWN, WARPS_ACROSS = 2, 4  # of a tile on tensor cores
 @dataclass(frozen=True)
 class Side:
     """An operand's slice: ``size`` rows or columns, where it lies in shared memory, and the
-    block's first one.
+    block's first one. ``rows``: what a thread keeps of its rows of windows.
     """
 
     operand: Operand
     size: int
     memory: str
     first: str
+    rows: Rows | None = None
 
 
 def turn(p: Printer, thread: str, part: int) -> str:

@@ -10,6 +10,7 @@ more than 32, before its sum is added to another in float32.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 from ... import dim
 from ...tensor_type import FLOAT32
@@ -18,13 +19,17 @@ from .forms import CHAIN, THREADS, Engine, Product, blocks, count
 from .printer import Printer
 from .product_engines import Side, Simt, Tensor
 from .warpgroup_engine import Warpgroups
-from .warpgroups import PROMOTED, chain_of
+from .warpgroups import chain_of
+
+PROMOTED = 32  # terms that 3xtf32 leaves to the tensor cores' own additions
 
 
 def print_product(p: Printer, form: Product) -> None:
     """The whole kernel; blocks of the grid that have no tile do nothing."""
     tiles, all_blocks = blocks(form), p.kernel.items
-    with p.where([] if tiles == all_blocks else [p.call("below", p.call("block"), p.extent(tiles))]):
+    with p.where(
+        [] if tiles == all_blocks else [p.call("below", p.call("block"), p.extent(tiles))]
+    ):
         _print_tile(p, form)
 
 
@@ -64,7 +69,7 @@ def _sides(
 def _chain(form: Product) -> int:
     """Terms after which the engine's sums are added to others."""
     if form.is_by_warpgroups:
-        return chain_of(form.engine)
+        return chain_of(form)
     return PROMOTED if form.engine is Engine.TF32X3 else CHAIN
 
 
@@ -163,7 +168,11 @@ def _multiply_behind(
     What a step keeps lies in the buffer that is multiplied to the end: of two buffers by the step
     before, of three by the step before that one.
     """
-    depth, sides = form.tile.depth, _sides(p, form, engine, memory, starts)
+    depth = form.tile.depth
+    sides = [
+        replace(side, rows=engine.rows(form, side, thread))
+        for side in _sides(p, form, engine, memory, starts)
+    ]
     first = _first_term(p, form)
     for side, values in zip(sides, _fetched(p, form, engine, sides, thread, first), strict=True):
         engine.keep_all(side, thread, values)
@@ -176,8 +185,9 @@ def _multiply_behind(
         done = p.let(p.call("plus", step, "1"), "n")
         source, target = (_buffer(p, engine, memory, number) for number in (step, done))
         p.line(f"tile = {engine.multiplied(source, p.call('at', source, str(engine.left_words)))}")
-        for side, values in zip(_sides(p, form, engine, target, starts), waiting, strict=True):
-            engine.keep_all(side, thread, values)
+        right = p.let(p.call("at", target, str(engine.left_words)), "s")
+        for side, kept_at, values in zip(sides, (target, right), waiting, strict=True):
+            engine.keep_all(replace(side, memory=kept_at), thread, values)
         start = p.let(p.call("plus", second, p.call("times", done, str(depth))), "k")
         later = _fetched(p, form, engine, sides, thread, start)
         for old, new in zip(sum(waiting, []), sum(later, []), strict=True):
@@ -262,6 +272,8 @@ def _fetch(
     p: Printer, form: Product, engine: Simt | Tensor, side: Side, thread: str, start: str
 ) -> list[str]:
     """This thread's part of a slice, zero outside the operand: numbers, or vectors of four."""
+    if side.rows is not None and isinstance(engine, Warpgroups):
+        return engine.fetched(form, side, side.rows, thread, start)
     values = []
     for part in range(side.size * form.tile.depth // (THREADS * side.operand.width)):
         k, place = engine.position(side, thread, part)

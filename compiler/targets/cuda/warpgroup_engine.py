@@ -10,11 +10,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from .forms import THREADS, Engine, Product
+from .forms import Engine, Product
 from .printer import Printer
 from .product_engines import Side, Tensor, turn
+from .windows import Rows, print_elements, print_rows
 
 GROUP = 4  # words that a swizzle leaves together
+ROWS, TERMS = 32, 8  # of windows, that a block's threads fetch at once
 SUMS_AHEAD = 3  # buffers with which a product is under way while the next one begins
 
 
@@ -53,9 +55,7 @@ class Warpgroups(Tensor):
         if self.is_split:
             low = f"{self.tile.rows * self.stride}_{self.tile.columns * self.stride}"
             return p.call(f"wgmmas_{self.columns}_{self.stride}_{low}", *sides)
-        return p.call(
-            f"wgmma_{self.engine.value}_{self.columns}_{self.stride}", "tile", *sides
-        )
+        return p.call(f"wgmma_{self.engine.value}_{self.columns}_{self.stride}", "tile", *sides)
 
     def position(self, side: Side, thread: str, part: int) -> tuple[str, str]:
         """(k, place) in a slice of the first element of a thread's turn.
@@ -63,6 +63,9 @@ class Warpgroups(Tensor):
         A warp's stores reach all banks if rows have 128 bytes: of neighbouring rows a group of four
         words each, or of rows four apart 16 words. Its reads fill whole sectors of 32 bytes.
         """
+        if side.operand.windows is not None:
+            rows = side.size // ROWS
+            return self._term(thread, part // rows), self._place(thread, part % rows)
         if side.operand.width == 1 or side.operand.terms_are_adjacent:
             return super().position(side, thread, part)
         p, flat = self.p, turn(self.p, thread, part // self.per_word)
@@ -77,6 +80,40 @@ class Warpgroups(Tensor):
             return word, place
         k = p.index("times", word, "2")
         return p.index("plus", k, "1") if part % 2 else k, place
+
+    def _place(self, thread: str, number: int) -> str:
+        """Of one of a thread's rows of windows: 8 neighbours in a warp, 32 in four warps."""
+        p = self.p
+        warp = p.index("remainder", p.index("quotient", thread, "32"), "4")
+        row = p.index("plus", p.index("remainder", thread, "8"), p.index("times", warp, "8"))
+        return p.index("plus", row, str(ROWS * number)) if number else row
+
+    def _term(self, thread: str, number: int) -> str:
+        """Of one of a thread's terms of windows: four neighbours in a warp, 8 in two groups."""
+        p = self.p
+        k = p.index("remainder", p.index("quotient", thread, "8"), "4")
+        k = p.index("plus", k, p.index("times", p.index("quotient", thread, "128"), "4"))
+        return p.index("plus", k, str(TERMS * number)) if number else k
+
+    def rows(self, form: Product, side: Side, thread: str) -> Rows | None:
+        """What a thread keeps of its rows, if they are windows: few of them, each of some terms,
+        because a row costs much before the loop and a term little in it.
+        """
+        windows = side.operand.windows
+        if windows is None:
+            return None
+        places = [self._place(thread, number) for number in range(side.size // ROWS)]
+        return print_rows(self.p, form, windows, side.operand.axes, side.size, side.first, places)
+
+    def fetched(self, form: Product, side: Side, rows: Rows, thread: str, start: str) -> list[str]:
+        """A thread's part of a slice of windows."""
+        p, windows = self.p, side.operand.windows
+        assert windows is not None
+        return [
+            p.let(p.call("load_if_float32", *element), "v")
+            for number in range(self.tile.depth // TERMS)
+            for element in print_elements(p, form, windows, rows, start, self._term(thread, number))
+        ]
 
     def _where(self, k: str, place: str) -> str:
         """The word of an element: groups of four words, swizzled by the row."""
