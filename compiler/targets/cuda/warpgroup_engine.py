@@ -16,7 +16,7 @@ from .product_engines import Side, Tensor, turn
 from .windows import Rows, print_elements, print_rows
 
 GROUP = 4  # words that a swizzle leaves together
-ROWS, TERMS = 32, 8  # of windows, that a block's threads fetch at once
+ROWS, WORDS = 32, 8  # of windows, that a block's threads fetch at once
 SUMS_AHEAD = 3  # buffers with which a product is under way while the next one begins
 
 
@@ -64,8 +64,9 @@ class Warpgroups(Tensor):
         words each, or of rows four apart 16 words. Its reads fill whole sectors of 32 bytes.
         """
         if side.operand.windows is not None:
-            rows = side.size // ROWS
-            return self._term(thread, part // rows), self._place(thread, part % rows)
+            group, half = divmod(part, self.per_word)
+            word, row = divmod(group, side.size // ROWS)
+            return self._term(thread, word * self.per_word + half), self._place(thread, row)
         if side.operand.width == 1 or side.operand.terms_are_adjacent:
             return super().position(side, thread, part)
         p, flat = self.p, turn(self.p, thread, part // self.per_word)
@@ -89,11 +90,16 @@ class Warpgroups(Tensor):
         return p.index("plus", row, str(ROWS * number)) if number else row
 
     def _term(self, thread: str, number: int) -> str:
-        """Of one of a thread's terms of windows: four neighbours in a warp, 8 in two groups."""
-        p = self.p
-        k = p.index("remainder", p.index("quotient", thread, "8"), "4")
-        k = p.index("plus", k, p.index("times", p.index("quotient", thread, "128"), "4"))
-        return p.index("plus", k, str(TERMS * number)) if number else k
+        """Of one of a thread's terms of windows: four neighbouring words in a warp, 8 in two
+        groups.
+        """
+        p, (turn_, half) = self.p, divmod(number, self.per_word)
+        word = p.index("remainder", p.index("quotient", thread, "8"), "4")
+        group = p.index("quotient", thread, "128")
+        word = p.index("plus", word, p.index("times", group, str(GROUP)))
+        k = p.index("times", word, "2") if self.per_word == 2 else word
+        step = WORDS * self.per_word * turn_ + half
+        return p.index("plus", k, str(step)) if step else k
 
     def rows(self, form: Product, side: Side, thread: str) -> Rows | None:
         """What a thread keeps of its rows, if they are windows: few of them, each of some terms,
@@ -107,13 +113,19 @@ class Warpgroups(Tensor):
 
     def fetched(self, form: Product, side: Side, rows: Rows, thread: str, start: str) -> list[str]:
         """A thread's part of a slice of windows."""
-        p, windows = self.p, side.operand.windows
+        p, windows, per_word = self.p, side.operand.windows, self.per_word
         assert windows is not None
-        return [
-            p.let(p.call("load_if_float32", *element), "v")
-            for number in range(self.tile.depth // TERMS)
-            for element in print_elements(p, form, windows, rows, start, self._term(thread, number))
+        terms = [
+            [
+                p.let(p.call("load_if_float32", *element), "v")
+                for element in print_elements(
+                    p, form, windows, rows, start, self._term(thread, number)
+                )
+            ]
+            for number in range(self.tile.depth // WORDS)
         ]
+        words = [terms[first : first + per_word] for first in range(0, len(terms), per_word)]
+        return [value for word in words for row in zip(*word, strict=True) for value in row]
 
     def _where(self, k: str, place: str) -> str:
         """The word of an element: groups of four words, swizzled by the row."""

@@ -9,7 +9,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 from .devices import MULTIPROCESSORS
-from .forms import CHAIN, TILES, Engine, Form, Operand, Product, Tile, blocks, nominal
+from .forms import CHAIN, TILES, Engine, Form, Product, Tile, blocks, nominal
 from .tilings import needs_registers
 from .windows import by_windows
 
@@ -26,7 +26,7 @@ def for_warpgroups(form: Form) -> tuple[Product, ...]:
     """
     if not isinstance(form, Product) or form.engine is Engine.FFMA:
         return ()
-    left, right = sides = [_side(side, form) for side in (form.left, form.right)]
+    left, right = sides = [by_windows(side, form.terms) for side in (form.left, form.right)]
     is_slow = any(side.width == 1 and side.windows is None for side in sides)
     depth = DEPTH[form.engine] // (2 if is_slow else 1)
     tile = replace(form.tile, depth=depth)
@@ -36,11 +36,6 @@ def for_warpgroups(form: Form) -> tuple[Product, ...]:
         return (own,)
     large = replace(own, tile=replace(larger, depth=min(depth, larger.depth)))
     return (large, own) if _fits(large) else (own,)
-
-
-def _side(side: Operand, form: Product) -> Operand:
-    """As windows if it is that; not of bfloat16, of which a word has two terms."""
-    return side if form.engine is Engine.BF16 else by_windows(side, form.terms)
 
 
 def chain_of(form: Product) -> int:

@@ -78,6 +78,8 @@ GRAPHS = {
     "in parts": matmul((20, 300), (300, 19)), "convolution": convolutions(*CONVOLUTIONS[0])[0],
     "input gradient": convolutions(*CONVOLUTIONS[3])[1],
     "weight gradient": convolutions(*CONVOLUTIONS[0])[2],
+    "strides and dilation": convolutions(*CONVOLUTIONS[2])[0],
+    "groups": convolutions(*CONVOLUTIONS[3])[0],
 }  # fmt: skip
 
 
@@ -198,7 +200,7 @@ def test_banks(order: dict[str, bool], precision: str) -> None:
     assert found.cycles == found.least
 
 
-@pytest.mark.parametrize("precision", ["tf32", "3xtf32"])
+@pytest.mark.parametrize("precision", PRECISIONS)
 def test_banks_of_windows(precision: str) -> None:
     graph = convolutions((1, 4, 8, 8), (64, 4, 3, 3), {"lo": (1, 1), "hi": (1, 1)})[0]
     source = source_of(graph, precision, Tiling(64, 64, parts=1))
