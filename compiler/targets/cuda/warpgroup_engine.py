@@ -64,9 +64,9 @@ class Warpgroups(Tensor):
         words each, or of rows four apart 16 words. Its reads fill whole sectors of 32 bytes.
         """
         if side.operand.windows is not None:
-            group, half = divmod(part, self.per_word)
-            word, row = divmod(group, side.size // ROWS)
-            return self._term(thread, word * self.per_word + half), self._place(thread, row)
+            number, of_word = divmod(part, self.per_word)
+            turns, row = divmod(number, side.size // ROWS)
+            return self._term(thread, turns * self.per_word + of_word), self._place(thread, row)
         if side.operand.width == 1 or side.operand.terms_are_adjacent:
             return super().position(side, thread, part)
         p, flat = self.p, turn(self.p, thread, part // self.per_word)
@@ -93,12 +93,12 @@ class Warpgroups(Tensor):
         """Of one of a thread's terms of windows: four neighbouring words in a warp, 8 in two
         groups.
         """
-        p, (turn_, half) = self.p, divmod(number, self.per_word)
+        p, (turns, of_word) = self.p, divmod(number, self.per_word)
         word = p.index("remainder", p.index("quotient", thread, "8"), "4")
         group = p.index("quotient", thread, "128")
         word = p.index("plus", word, p.index("times", group, str(GROUP)))
         k = p.index("times", word, "2") if self.per_word == 2 else word
-        step = WORDS * self.per_word * turn_ + half
+        step = WORDS * self.per_word * turns + of_word
         return p.index("plus", k, str(step)) if step else k
 
     def rows(self, form: Product, side: Side, thread: str) -> Rows | None:
