@@ -15,12 +15,18 @@ from netloom.compiler.graph import Graph
 from netloom.compiler.interpret import interpret
 from netloom.compiler.targets.cuda import compile as cuda_compile
 from netloom.compiler.targets.cuda import warpgroups
-from netloom.compiler.targets.cuda.compile import compile_kernel, is_available, link
-from netloom.compiler.targets.cuda.driver import PIPELINE, CudaOptions, plan
+from netloom.compiler.targets.cuda.compile import (
+    compile_kernel,
+    is_available,
+    link,
+    with_dynamic_shared,
+)
+from netloom.compiler.targets.cuda.driver import PIPELINE, CudaOptions, compile_for_cuda, plan
 from netloom.compiler.targets.cuda.forms import Product
 from netloom.compiler.targets.cuda.source import KernelSource
 from netloom.compiler.targets.cuda.tilings import Tiling
 from netloom.errors import VerificationError
+from netloom.runtime.cuda.program import parse_program
 from tests.compiler.targets.cuda import emulated
 from tests.compiler.targets.cuda.test_engines import GRAPH, ROUNDED, numbers, relative
 from tests.compiler.targets.cuda.test_forms import (
@@ -40,6 +46,7 @@ pytestmark = pytest.mark.skipif(
 Array = npt.NDArray[Any]
 HOPPER = "sm_90a"
 FENCE = "fence.proxy.async.shared::cta;"
+BEGIN = "wgmma.fence.sync.aligned;"
 WAIT, WAIT_BUT_LAST = (f"wgmma.wait_group.sync.aligned {number};" for number in (0, 1))
 PRECISIONS = ("tf32", "bf16", "3xtf32")
 
@@ -262,3 +269,54 @@ def test_a_form_that_passes_no_gate_gives_way(
     compiled = compile_kernel(source, cache_folder=tmp_path)
     general = compile_kernel(replace(source, special=()), cache_folder=tmp_path)
     assert [b.registers for b in compiled.binaries] == [b.registers for b in general.binaries]
+
+
+def test_a_smaller_tile_comes_before_the_general_form(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Any
+) -> None:
+    monkeypatch.setattr(warpgroups, "MULTIPROCESSORS", {HOPPER: 1})
+    source = source_of(matmul((100, 72), (72, 300)), "tf32", Tiling(128, 128, parts=1))
+    check = cuda_compile.check_ptx
+
+    def refuse(ptx: str, checked: KernelSource) -> None:
+        if "m64n256k8" in ptx:
+            raise VerificationError("a gate")
+        check(ptx, checked)
+
+    monkeypatch.setattr(cuda_compile, "check_ptx", refuse)
+    (binary,) = compile_kernel(source, (HOPPER,), tmp_path).binaries
+    assert binary.is_dynamic and binary.shared == 3 * 128 * (128 + 128)
+
+
+SHARED = ".shared .align 1024 .b8 {}[{}];"
+KERNEL = ".visible .entry k() {{\n{}\nret;\n}}"
+
+
+def test_more_shared_memory_than_a_launch_gives_unasked_has_no_size() -> None:
+    least = KERNEL.format(SHARED.format("s", 48 << 10))
+    assert with_dynamic_shared(least, HOPPER) == (least, 0)
+    found, size = with_dynamic_shared(KERNEL.format(SHARED.format("s", 227 << 10)), HOPPER)
+    assert size == 227 << 10 and found.startswith(".extern .shared .align 1024 .b8 s[];\n.visible")
+    for architecture, arrays in (
+        (HOPPER, [SHARED.format("s", (227 << 10) + 4)]),
+        ("sm_80", [SHARED.format("s", 227 << 10)]),
+        (HOPPER, [SHARED.format(name, 40 << 10) for name in "st"]),
+    ):
+        with pytest.raises(VerificationError, match="bytes of shared memory in"):
+            with_dynamic_shared(KERNEL.format("\n".join(arrays)), architecture)
+
+
+def test_products_that_wait_more_than_they_say_are_refused() -> None:
+    """As the assembler notes, where it adds a wait before sums are read, or a fence."""
+    source = source_of(matmul((40, 300), (300, 36)), "tf32", Tiling(64, 64, parts=1))
+    ptx = emulated.ptx(source, HOPPER)
+    assert link(ptx, "kernel", HOPPER).is_dynamic is False
+    for wrong in (ptx.replace(WAIT_BUT_LAST, "").replace(WAIT, ""), ptx.replace(BEGIN, "")):
+        with pytest.raises(VerificationError, match=r"wait more than they say: \(C75.*injected"):
+            link(wrong, "kernel", HOPPER)
+
+
+def test_a_program_says_how_much_shared_memory_its_launches_ask_for() -> None:
+    program = compile_for_cuda(GRAPHS["one tile"], CudaOptions("3xtf32"))
+    (kernel,) = parse_program(program.as_bytes()).kernels
+    assert kernel.dynamic_shared == {HOPPER: 2 * 2 * 128 * (64 + 64)}
