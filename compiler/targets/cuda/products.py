@@ -3,8 +3,8 @@
 A block makes one tile of the result. While its threads multiply one pair of slices, the next is on
 its way into registers. ``ffma`` multiplies in float32; the others use tensor cores: ``tf32`` and
 ``bf16`` round the operands, ``3xtf32`` splits each into two and keeps float32's accuracy. The order
-of every sum depends on shapes only; no accumulator adds up more than CHAIN terms, in ``3xtf32`` no
-more than 32, before its sum is added to another in float32.
+of every sum depends on shapes only; no accumulator takes more than CHAIN additions, in ``3xtf32`` no
+more than 32 terms, before its sum is added to another in float32.
 """
 
 from __future__ import annotations
