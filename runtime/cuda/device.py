@@ -79,8 +79,10 @@ class Device(Protocol):
         """Waits until all work is done."""
         ...
 
-    def load(self, name: str, cubins: Mapping[str, bytes]) -> Any:
-        """The kernel of that name from the cubin that fits the device."""
+    def load(self, name: str, cubins: Mapping[str, bytes], shared: Mapping[str, int]) -> Any:
+        """The kernel of that name from the cubin that fits the device; ``shared``: by architecture,
+        the bytes of shared memory that its launches ask for, if any.
+        """
         ...
 
     def capture(self, calls: Sequence[Call], after: Sequence[Sequence[int]]) -> Any:
@@ -132,6 +134,14 @@ def free_quietly(device: Device, address: int) -> None:
     """
     with contextlib.suppress(DeviceError):
         device.free(address)
+
+
+@dataclass(frozen=True)
+class _Function:
+    """A loaded kernel, and the bytes of shared memory that each of its launches asks for."""
+
+    handle: Any
+    shared: int
 
 
 @dataclass(frozen=True)
@@ -245,10 +255,15 @@ class CudaDevice:
     def synchronize(self) -> None:
         self._check(self._driver.cuStreamSynchronize(self.stream))
 
-    def load(self, name: str, cubins: Mapping[str, bytes]) -> Any:
-        cubin = cubins[fitting(tuple(cubins), self.capability)]
-        self._modules.append(self._check(self._driver.cuModuleLoadData(cubin)))
-        return self._check(self._driver.cuModuleGetFunction(self._modules[-1], name.encode()))
+    def load(self, name: str, cubins: Mapping[str, bytes], shared: Mapping[str, int]) -> Any:
+        driver, architecture = self._driver, fitting(tuple(cubins), self.capability)
+        self._modules.append(self._check(driver.cuModuleLoadData(cubins[architecture])))
+        handle = self._check(driver.cuModuleGetFunction(self._modules[-1], name.encode()))
+        size = shared.get(architecture, 0)
+        if size:  # more than a block has unasked
+            kind = driver.CUfunction_attribute.CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES
+            self._check(driver.cuFuncSetAttribute(handle, kind, size))
+        return _Function(handle, size)
 
     def capture(self, calls: Sequence[Call], after: Sequence[Sequence[int]]) -> Any:
         """Nodes and edges are given to the driver as they are: it spreads what is not ordered
@@ -285,9 +300,9 @@ class CudaDevice:
         packed = (ctypes.c_void_p * len(values))(*map(ctypes.addressof, values))
         node = self._driver.CUDA_KERNEL_NODE_PARAMS()
         node.func, node.kernelParams, node.sharedMemBytes = (
-            call.function,
+            call.function.handle,
             ctypes.addressof(packed),
-            0,
+            call.function.shared,
         )
         node.gridDimX, node.gridDimY, node.gridDimZ = call.blocks, 1, 1
         node.blockDimX, node.blockDimY, node.blockDimZ = call.threads, 1, 1

@@ -37,7 +37,8 @@ class Resident:
     def __init__(self, program: Program, device: Device) -> None:
         self.device, self.program, self.pool = device, program, Pool(device)
         self.functions = [
-            (device.load(kernel.name, kernel.cubins), kernel.threads) for kernel in program.kernels
+            (device.load(kernel.name, kernel.cubins, kernel.dynamic_shared), kernel.threads)
+            for kernel in program.kernels
         ]
         places, total = laid_out({"constant": [constant.nbytes for constant in program.constants]})
         self._base = base = device.allocate(total)

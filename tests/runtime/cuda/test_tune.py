@@ -75,7 +75,7 @@ class FakeDevice:
 
     def synchronize(self) -> None: ...
 
-    def load(self, name: str, cubins: Mapping[str, bytes]) -> Any:
+    def load(self, name: str, cubins: Mapping[str, bytes], shared: Mapping[str, int]) -> Any:
         if name == self.fails:
             raise DeviceError("the CUDA driver reports CUDA_ERROR_INVALID_IMAGE.")
         return name
