@@ -14,12 +14,13 @@ from math import prod
 
 from .. import dim, scalar
 from ..dim import Dim, Extent, Symbol
-from ..scalar import Expr
+from ..scalar import Checked, Expr, Index
 from .elements import Axis
-from .ir import LANE, Let, Load, Prefetch, Statement, slope_along, variable
+from .ir import LANE, LANES, Let, Load, Prefetch, Statement, extents_in, slope_along, variable
 from .plan import LINE, Plan, operands
 
 NEAR = 1 << 20  # bytes of an operand that a core's own caches may hold
+LINES_AHEAD = 128  # of gathered rows
 
 
 @dataclass(frozen=True)
@@ -75,8 +76,6 @@ def next_chunk(plan: Plan, item: Symbol) -> Ahead | None:
 
 def _is_far(plan: Plan) -> bool:
     """Whether an operand that is the same in all lanes is larger than a core's own caches."""
-    import os
-    if os.environ.get("NOAHEAD"): return False
     _, scalars = operands(plan.space)
     sizes = [(dim.product(load.buffer.shape), load.dtype.bytes) for load in scalars]
     return any(isinstance(size, int) and size * bytes_ > NEAR for size, bytes_ in sizes)
@@ -90,9 +89,82 @@ def _is_read_by_lines(load: Load, line: Axis) -> bool:
     return is_line and slope_along(load.buffer.offset(load.extents), line.symbol) == 1
 
 
+# -- rows of a gather ------------------------------------------------------------------------------
+
+
+def gathered_rows(plan: Plan, value: Expr, positions: Mapping[Symbol, Extent]) -> list[Statement]:
+    """Hints for the rows that a gather copies next, a vector for each that is copied: their
+    numbers are known before they are needed, and no prefetcher follows them. ``positions``: the
+    loops' variables by the symbols of their axes."""
+    found: list[Statement] = []
+    for node in scalar.post_order([value]) if plan.tile.has_lanes else []:
+        if isinstance(node, Load) and _is_gathered_row(node):
+            ahead = _steps_ahead(plan, node, positions)
+            if ahead is not None:
+                found.append(_row_hint(node, *ahead))
+    return found
+
+
+def _is_gathered_row(load: Load) -> bool:
+    """Whether a load reads rows, far apart in a large array, whose numbers are loaded."""
+    size = dim.product(load.buffer.shape)
+    if not load.index_expressions or load.buffer.is_local or not isinstance(size, int):
+        return False
+    first = tuple(0 if isinstance(part, Expr) else part for part in load.index)
+    is_row = slope_along(load.buffer.offset(first), LANE) == 1
+    is_far = size * load.dtype.bytes > NEAR
+    return is_row and is_far and LANE not in _symbols_of(load.index_expressions)
+
+
+def _symbols_of(roots: Sequence[Expr]) -> frozenset[Symbol]:
+    return dim.symbols_of([e for node in scalar.post_order(roots) for e in extents_in(node)])
+
+
+def _steps_ahead(
+    plan: Plan, load: Load, positions: Mapping[Symbol, Extent]
+) -> tuple[Symbol, int] | None:
+    """(the variable of the innermost loop over row numbers, how many of them make LINES_AHEAD);
+    None if no loop of a work item runs over them."""
+    lines: Extent = max(LANES * load.dtype.bytes // LINE, 1)
+    used = _symbols_of(load.index_expressions)
+    for axis in reversed(plan.inner):
+        (symbol,) = dim.symbols_of([positions[axis.symbol]]) or (None,)
+        if symbol in used:
+            assert symbol is not None
+            return symbol, max(LINES_AHEAD // lines, 1) if isinstance(lines, int) else 1
+        lines = lines * axis.extent
+    return None
+
+
+def _row_hint(load: Load, symbol: Symbol, steps: int) -> Statement:
+    """A hint for the element at a load's first lane, some rows later; the number of the last row
+    stands for those behind it."""
+
+    def moved(part: Extent, extent: Extent) -> Extent:
+        later = dim.substitute(part, {symbol: Dim.of(symbol) + steps})
+        return part if later == part else dim.minimum(later, extent - 1)
+
+    def made(node: Expr, new: Sequence[Expr]) -> Expr | None:
+        match node:
+            case Load(buffer) if not node.index_expressions:
+                places = zip(node.extents, buffer.shape, strict=True)
+                return Load(buffer, tuple(moved(part, extent) for part, extent in places))
+            case Checked(_, extent):
+                return scalar.call("min", scalar.call("max", new[0], 0), Index(extent - 1))
+        return None
+
+    index = tuple(
+        scalar.transform(part, made) if isinstance(part, Expr) else dim.substitute(part, {LANE: 0})
+        for part in load.index
+    )
+    return Prefetch(Load(load.buffer, index))
+
+
 def symbols_in(statements: Sequence[Statement]) -> frozenset[Symbol]:
     """The symbols of hints."""
-    return dim.symbols_of([e for s in statements if isinstance(s, Prefetch) for e in s.element.extents])
+    return dim.symbols_of(
+        [e for s in statements if isinstance(s, Prefetch) for e in s.element.extents]
+    )
 
 
-__all__ = ["Ahead", "next_chunk", "symbols_in"]
+__all__ = ["Ahead", "gathered_rows", "next_chunk", "symbols_in"]

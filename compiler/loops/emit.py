@@ -15,7 +15,7 @@ from typing import TypeAlias
 from .. import dim, scalar
 from ..dim import Dim, Extent, Symbol
 from ..scalar import Call, Expr, Guarded
-from .ahead import Ahead, next_chunk, symbols_in
+from .ahead import Ahead, gathered_rows, next_chunk, symbols_in
 from .elements import Axis, widened
 from .ir import (
     LANE,
@@ -194,7 +194,8 @@ class _Emitter:
     def _tile(self, place: _Place) -> Statement:
         """One register tile: clear, accumulate, finish."""
         if self.elements.compute is None:
-            return self._stored(place, None)
+            hints = gathered_rows(self.plan, self._value(place, None), place.positions)
+            return block(*hints, self._stored(place, None))
         chains = self.plan.chains
         total, at = self._accumulators("t", place)
         if chains.outer:
@@ -312,9 +313,13 @@ class _Emitter:
             sum_ = Load(total, at)
         return self._stored(place, self.elements.finished(self.space.index, sum_))
 
+    def _value(self, place: _Place, sum_: Expr | None) -> Expr:
+        """What is stored at a place."""
+        final = self.elements.final(self.space.index, sum_)
+        return self.space.placed(final, self._put(place))
+
     def _stored(self, place: _Place, sum_: Expr | None) -> Statement:
-        put = self._put(place)
-        value = self.space.placed(self.elements.final(self.space.index, sum_), put)
+        put, value = self._put(place), self._value(place, sum_)
         conditions = tuple(map(put, self.space.store_guard))
         out, position = self.space.stored_at(put)
         streams = self.plan.bypasses_cache and self.plan.tile.has_lanes

@@ -124,8 +124,8 @@ def _kept(
         room *= size
         items = dim.product([tiles_along(tile, a) for a in outer[:-1]])
         chunk = min(room, extent // -(-LEAST_ITEMS // items) if isinstance(items, int) else extent)
-        if chunk < extent and size > 1:
-            chunk = _chunk(tile, axis, chunk // size) if chunk >= size else 0
+        if chunk < extent and size > 1:  # of whole tiles: others would be made row by row
+            chunk = _chunk(tile, axis, chunk // size) if chunk >= size and extent % size == 0 else 0
         if chunk < extent and chunk < 2:
             break
         outer.pop()
@@ -154,7 +154,12 @@ def _near_columns(
         return space, tile, outer, []
     space, whole, part = chunked(space, columns, chunk)
     place = 1 if isinstance(outer[0].extent, Dim) else 0
-    return space, _along_part(tile, columns, part), [*outer[:place], whole, *outer[place:-1]], [part]
+    return (
+        space,
+        _along_part(tile, columns, part),
+        [*outer[:place], whole, *outer[place:-1]],
+        [part],
+    )
 
 
 def _block(

@@ -20,7 +20,7 @@ from .plan import CHAIN, Chains, Machine, Plan, Tile, divisor, is_large, operand
 from .space import Space, split_lanes
 from .strides import FAR, MOST_STEP, depends, lane_slope, stride
 
-ENOUGH_ROWS = 12  # positions of an axis that fill the rows of a tile
+ENOUGH_ROWS = 7  # positions of an axis that fill the rows of a tile
 MOST_VECTORS = 8  # along a short axis, that are copied out
 MOST_TERMS = 16  # of such a sum, that are copied out too
 MOST_ROWS = 28  # of a tile

@@ -38,8 +38,8 @@ from .representation import (
 from .shuffles import picked, spread, transposed
 
 LINE = 64  # bytes of a cache line
-import os
-PREFETCH_LEVEL = int(os.environ.get("PL", "3"))
+# llvm.prefetch's locality for the second cache, which has more lines under way than the first
+SECOND_CACHE = 2
 
 
 @dataclass(frozen=True)
@@ -244,9 +244,9 @@ class Memory:
         self._prefetch(self._pointer(buffer, offset))
 
     def _prefetch(self, address: Operand) -> None:
-        """Into the caches, to be read; an address outside all memory is no error."""
+        """Into the second cache, to be read; an address outside all memory is no error."""
         function = self.f.intrinsic("llvm.prefetch.p0", ir.VoidType(), [PTR, I32, I32, I32])
-        self.b.call(function, [address, I32(0), I32(PREFETCH_LEVEL), I32(1)])
+        self.b.call(function, [address, I32(0), I32(SECOND_CACHE), I32(1)])
 
     # -- stores ------------------------------------------------------------------------------------
 
