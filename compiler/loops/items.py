@@ -142,7 +142,8 @@ def _near_columns(
     space: Space, tile: Tile, chains: Chains, order: Sequence[Axis]
 ) -> tuple[Space, Tile, list[Axis], list[Axis]]:
     """(space, tile, axes of items, axes inside an item) where columns run innermost: so many that
-    what a chunk of terms reads for them stays in the second cache beside all else."""
+    what a chunk of terms reads for them stays in the second cache beside all else, if there are
+    rows enough to read it again."""
     outer, columns = list(order), tile.columns
     terms = dim.product([axis.extent for axis in chains.inner])
     if columns is None or outer[-1] is not columns or not isinstance(terms, int):
@@ -150,7 +151,9 @@ def _near_columns(
     bytes_ = terms * LANES * space.elements.out.dtype.bytes * tile.counts[columns.symbol]
     most = _most_tiles(tile, columns)
     chunk = _chunk(tile, columns, max(NEAR_BYTES // bytes_, 1)) if bytes_ * most > NEAR_BYTES else 0
-    if not chunk or not isinstance(columns.extent, int) or chunk >= columns.extent:
+    others = dim.product([tiles_along(tile, axis) for axis in outer[:-1]])
+    is_read_again = not isinstance(others, int) or others >= 2 * LEAST_ITEMS
+    if not chunk or not is_read_again or columns.extent == chunk:
         return space, tile, outer, []
     space, whole, part = chunked(space, columns, chunk)
     place = 1 if isinstance(outer[0].extent, Dim) else 0
