@@ -82,13 +82,15 @@ class Plan:
         return accumulated_in(self.space.term.dtype)
 
 
-def is_large(out: Buffer, machine: Machine) -> bool:
-    """Whether a result is larger than the last cache, so that none of it is there when it is read,
-    and its vectors fill cache lines."""
+def is_large(out: Buffer, machine: Machine, *operands: Buffer) -> bool:
+    """Whether a result, with the operands that are read for it, is larger than the last cache, so
+    that hardly any of it is there when it is read, and its vectors fill cache lines."""
     elements = dim.product(out.shape)
     if not isinstance(elements, int) or out.dtype.bytes * LANES < LINE:
         return False
-    return elements * out.dtype.bytes > machine.last_cache
+    read = [(dim.product(operand.shape), operand.dtype.bytes) for operand in operands]
+    moved = sum(size * bytes_ for size, bytes_ in read if isinstance(size, int))
+    return (2 if operands else 1) * (moved + elements * out.dtype.bytes) > machine.last_cache
 
 
 def tiles_along(tile: Tile, axis: Axis) -> Extent:
