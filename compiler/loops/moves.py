@@ -17,7 +17,7 @@ from ..dim import Dim, Extent
 from ..scalar import Checked, Expr, Guarded, Index
 from .elements import Axis
 from .ir import LANE, LANES, Load, extents_in, variable
-from .plan import Machine, is_large
+from .plan import Machine, displaces
 from .space import Space, Substitution
 from .strides import MOST_STEP, lane_slope, takes_apart
 
@@ -58,7 +58,7 @@ class Move:
     parts: Mapping[int, Part]
     source: Side
     target: Side
-    bypasses_cache: bool  # the output and what it is made of are larger than the last cache
+    bypasses_cache: bool  # the output and its operands displace each other in the last cache
 
     @property
     def sides(self) -> tuple[Side, Side]:
@@ -107,7 +107,7 @@ class _Planner:
         most = (LONG, SHORT) if _is_longer(source, target) else (SHORT, LONG)
         # tiles of other targets do not store whole lines
         read = dict.fromkeys(load.buffer for load in far)
-        if is_large(self.out.buffer, self.machine, *read) and target.extent % LANES == 0:
+        if displaces(self.out.buffer, read, self.machine) and target.extent % LANES == 0:
             is_row = isinstance(source.extent, int) and source.extent <= LANES
             along = self._side(target, WIDE) if is_row else Side(target, LANES, False)
             sides = self._side(source, WIDE), along
