@@ -1,9 +1,11 @@
 """What a tiled kernel prefetches: the operand that the rows of its tiles walk, one chunk of terms
-ahead.
+ahead, and the rows that a gather copies next.
 
 A chunk of a long sum reads a part of that operand that no chunk before it has read, in short runs
 that the prefetchers of a CPU do not follow. So each tile asks for what the same tile reads in the
 next chunk, or, in the last one, in the first chunk of the next work item.
+
+Hints change no result. What their indices load lies inside its buffer; they themselves may not.
 """
 
 from __future__ import annotations
@@ -16,7 +18,18 @@ from .. import dim, scalar
 from ..dim import Dim, Extent, Symbol
 from ..scalar import Checked, Expr, Index
 from .elements import Axis
-from .ir import LANE, LANES, Let, Load, Prefetch, Statement, extents_in, slope_along, variable
+from .ir import (
+    LANE,
+    LANES,
+    Buffer,
+    Let,
+    Load,
+    Prefetch,
+    Statement,
+    extents_in,
+    slope_along,
+    variable,
+)
 from .plan import LINE, Plan, operands
 
 NEAR = 1 << 20  # bytes of an operand that a core's own caches may hold
@@ -39,12 +52,12 @@ class Ahead:
 
     def prefetches(self, term: Expr, line: Axis) -> list[Statement]:
         """Hints for the operands of a term that are read a line at a time along an axis."""
-        found: dict[tuple[Extent | Expr, ...], Statement] = {}
+        found: dict[tuple[Buffer, tuple[Extent, ...]], Statement] = {}
         for node in scalar.post_order([term]):
             if isinstance(node, Load) and _is_read_by_lines(node, line):
                 moved = {**self.moved, line.symbol: 0}
                 index = tuple(dim.substitute(part, moved) for part in node.extents)
-                found[index] = Prefetch(Load(node.buffer, index))
+                found[node.buffer, index] = Prefetch(Load(node.buffer, index))
         return list(found.values())
 
 

@@ -111,8 +111,8 @@ class Kind(enum.Enum):
 
 @dataclass(frozen=True, eq=False)
 class Store:
-    """``bypasses_cache``: a hint that the element is not read again soon, for results larger than
-    the last cache: lines that are stored whole need not be read from memory before."""
+    """``bypasses_cache``: a hint that the element is not read again soon, for results that the
+    last cache does not keep: lines that are stored whole need not be read from memory before."""
 
     buffer: Buffer
     index: tuple[Extent, ...]
