@@ -26,6 +26,7 @@ from netloom.compiler.loops.ir import (
     LaneFold,
     Let,
     Load,
+    Prefetch,
     Statement,
     Store,
     walk,
@@ -62,7 +63,7 @@ class _Search:
         if id(statement) in self.whole:
             return
         match statement:
-            case Store():
+            case Store() | Prefetch():
                 self._done(statement)
             case Block(statements):
                 self._enter(statement, statements, values)
