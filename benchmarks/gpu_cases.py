@@ -91,6 +91,11 @@ RESNET = (
 )
 
 
+def case_from(record: Mapping[str, Any]) -> Case:
+    """A case from its fields as JSON has them."""
+    return Case(**{**record, "x": tuple(record["x"]), "w": tuple(record["w"])})
+
+
 def cases(size: str) -> list[Case]:
     """The cases of a size: ``toy`` for the emulator, ``full`` for a GPU, the shortest first."""
     if size == "toy":

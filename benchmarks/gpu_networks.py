@@ -1,7 +1,7 @@
 """Whole networks and training steps for benchmarks/gpu.py: built without a device, run without the
 compiler.
 
-``build_networks`` compiles each for the cuda target, runs it on the CPU for what it must give, and
+``build_network`` compiles one for the cuda target, runs it on the CPU for what it must give, and
 keeps of it what a small file can hold: inference programs have weights of a short period, from
 which all that is folded and transformed has one too, so that LZMA takes them to a hundredth;
 initial states of training are made where they are used, from their number alone. ``run_network``
@@ -14,7 +14,7 @@ import json
 import lzma
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias
@@ -150,29 +150,23 @@ Built: TypeAlias = "tuple[NetworkCase, CudaProgram, dict[str, Array], dict[str, 
 # -- build: no device ------------------------------------------------------------------------------
 
 
-def build_networks(
-    folder: Path, cases: Sequence[NetworkCase], architectures: Sequence[str]
-) -> dict[str, CudaProgram]:
-    """Writes programs, what they must give, and networks.json; the programs by their cases'
-    names."""
-    programs, written = {}, []
-    for case in cases:
-        build = _build_step if case.is_training else _build_inference
-        case, programs[case.name], wanted, description = build(case, architectures)
-        data = programs[case.name].as_bytes()
-        (folder / case.file).write_bytes(lzma.compress(data, preset=1))
-        np.savez_compressed(folder / f"{case.file}.npz", **wanted)  # type: ignore[arg-type]
-        if description is not None:
-            (folder / f"{case.file}.json").write_text(json.dumps(description), encoding="utf-8")
-        written.append(asdict(case))
-    (folder / "networks.json").write_text(json.dumps(written, indent=1), encoding="utf-8")
-    return programs
+def build_network(
+    folder: Path, case: NetworkCase, architectures: Sequence[str]
+) -> tuple[CudaProgram, NetworkCase]:
+    """Writes a program, what it must give and, for peers, its description; the program, and the case
+    with all that is known of it."""
+    build = _build_step if case.is_training else _build_inference
+    case, program, wanted, description = build(case, architectures)
+    (folder / case.file).write_bytes(lzma.compress(program.as_bytes(), preset=1))
+    np.savez_compressed(folder / f"{case.file}.npz", **wanted)  # type: ignore[arg-type]
+    if description is not None:
+        (folder / f"{case.file}.json").write_text(json.dumps(description), encoding="utf-8")
+    return program, case
 
 
-def read_network_cases(folder: Path) -> list[NetworkCase]:
-    """What ``build_networks`` wrote."""
-    rows: list[dict[str, Any]] = json.loads((folder / "networks.json").read_text(encoding="utf-8"))
-    return [NetworkCase(**{**row, "made": tuple(row["made"])}) for row in rows]
+def network_case_from(record: Mapping[str, Any]) -> NetworkCase:
+    """A case from its fields as JSON has them."""
+    return NetworkCase(**{**record, "made": tuple(record["made"])})
 
 
 def _build_inference(case: NetworkCase, architectures: Sequence[str]) -> Built:
@@ -300,8 +294,7 @@ def run_network(
             error = subject.error(dict(wanted))
         if not error <= TOLERANCE:
             raise ComparisonError(
-                f"{case.name}: it differs from the CPU by {error:.1e} of the range, more than "
-                f"{TOLERANCE:.0e}."
+                f"it differs from the CPU by {error:.1e} of the range, more than {TOLERANCE:.0e}."
             )
         peers = _peers(case, folder, subject.feeds, replays, is_compiling)
         own: list[float] = []

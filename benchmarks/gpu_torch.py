@@ -15,12 +15,18 @@ def torch_on_device() -> Any:
     it."""
     try:
         torch = importlib.import_module("torch")
-    except ImportError:
+    except (ImportError, OSError):  # not there, or a library that it needs is not
         return None
     if not torch.cuda.is_available():
         return None
     torch.backends.cudnn.benchmark = True
     return torch
+
+
+def give_memory_back(torch: Any) -> None:
+    """What PyTorch keeps for later tensors is free for others; nothing without PyTorch."""
+    if torch is not None:
+        torch.cuda.empty_cache()
 
 
 def seconds_in_torch(
