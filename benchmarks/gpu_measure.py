@@ -182,13 +182,14 @@ def _line(outcome: Outcome) -> str:
         return (
             f"{outcome.name:36} {kernel.microseconds:12.1f} us {kernel.tflops:8.2f} TFLOP/s "
             f"{kernel.gigabytes_per_second:8.1f} GB/s  error {kernel.error:.1e}{peer}"
+            f"  {kernel.note}".rstrip()
         )
     assert outcome.network is not None
     row = outcome.network
     peers = "".join(f"  {ratio:.2f} x {name}" for name, ratio in row.ratios.items())
     return (
         f"{outcome.name:36} {row.microseconds:12.1f} us  host {row.host_microseconds:.1f} us"
-        f"  error {row.error:.1e}{peers}"
+        f"  error {row.error:.1e}{peers}  {row.note}".rstrip()
     )
 
 

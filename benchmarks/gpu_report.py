@@ -42,6 +42,7 @@ def lines(results: Results) -> list[str]:
         ("Bound by memory", _kernels(r for r in results.kernels if r.case.kind in MEMORY_BOUND)),
         ("Convolutions", _convolutions(results)),
         ("Failed", [f"- {name}: {reason}" for name, reason in results.failures.items()]),
+        ("Peers that failed", [f"- {name}: {note}" for name, note in results.notes.items()]),
         ("Left out for want of time", [f"- {name}" for name in results.left_out]),
     )
     found = [f"# {NAME}"]

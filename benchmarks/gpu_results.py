@@ -25,7 +25,8 @@ BEGUN = "the process ended while this was measured"
 
 @dataclass(frozen=True)
 class KernelRow:
-    """A case's result. ``ratio``: how many times faster than PyTorch, where that was there."""
+    """A case's result. ``ratio``: how many times faster than PyTorch, where that was there;
+    ``note``: why it was not."""
 
     case: Case
     error: float
@@ -34,6 +35,7 @@ class KernelRow:
     gigabytes_per_second: float
     torch_microseconds: float | None
     ratio: float | None
+    note: str = ""
 
 
 @dataclass(frozen=True)
@@ -81,6 +83,13 @@ class Results:
         """One a network: what was measured last, PyTorch's compiled form among the peers."""
         rows = (found.network for found in self.outcomes.values())
         return list({row.case: row for row in rows if row is not None}.values())
+
+    @property
+    def notes(self) -> dict[str, str]:
+        """Of peers that failed, by case."""
+        notes = [(row.case.name, row.note) for row in self.kernels]
+        notes += [(row.case, row.note) for row in self.networks]
+        return {name: note for name, note in notes if note}
 
     @property
     def failures(self) -> dict[str, str]:

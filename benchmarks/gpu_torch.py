@@ -1,13 +1,21 @@
 """PyTorch beside the cuda target: whether it is there with a device, and how long its calls take.
 
 Calls are eager or compiled by the caller; events on its stream around a block of them are compared.
+A peer that fails is named and left out: our own times do not depend on it.
 """
 
 from __future__ import annotations
 
 import importlib
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+Clock = Callable[[], float]  # seconds of one call, the mean of a block
+DEVICE = "cuda"
 
 
 def torch_on_device() -> Any:
@@ -21,6 +29,11 @@ def torch_on_device() -> Any:
         return None
     torch.backends.cudnn.benchmark = True
     return torch
+
+
+def placed(torch: Any, array: npt.NDArray[Any]) -> Any:
+    """An array as a tensor on the device."""
+    return torch.from_numpy(array).to(DEVICE)
 
 
 def give_memory_back(torch: Any) -> None:
@@ -42,3 +55,47 @@ def seconds_in_torch(
     end.record()
     torch.cuda.synchronize()
     return float(start.elapsed_time(end)) * 1e-3 / times
+
+
+def in_float32(torch: Any, function: Callable[..., Any], tensors: Sequence[Any]) -> Any:
+    """A function's result in strict float32."""
+    torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = False
+    with torch.inference_mode():
+        return function(*tensors)
+
+
+@dataclass(frozen=True)
+class Times:
+    """Medians over rounds, in seconds. ``note``: which peers failed, and how."""
+
+    own: float
+    peers: Mapping[str, float]
+    note: str
+
+
+def in_rounds(own: Clock, peers: Mapping[str, Callable[[], Clock]], rounds: int) -> Times:
+    """Every contender takes part in every round; ``peers``: what gets them ready."""
+    ready: dict[str, Clock] = {}
+    notes: list[str] = []
+    for name, prepare in peers.items():
+        try:
+            ready[name] = prepare()
+        except Exception as error:  # of another library
+            notes.append(_told(name, error))
+    found: list[float] = []
+    others: dict[str, list[float]] = {name: [] for name in ready}
+    for _ in range(rounds):
+        found.append(own())
+        for name, clock in list(ready.items()):
+            try:
+                others[name].append(clock())
+            except Exception as error:  # of another library
+                notes.append(_told(name, error))
+                del ready[name]
+    medians = {name: float(np.median(others[name])) for name in ready}
+    return Times(float(np.median(found)), medians, "; ".join(notes))
+
+
+def _told(name: str, error: Exception) -> str:
+    """The error's first line."""
+    return f"{name} failed: {type(error).__name__}: {str(error).partition(chr(10))[0][:200]}"

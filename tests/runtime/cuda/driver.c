@@ -13,7 +13,7 @@ typedef struct {
     void *kernel, *context;
 } Parameters;
 typedef struct { const char *name; unsigned blocks, threads; const float *source; float *to; int count; int *flag; } Node;
-typedef struct { Node *nodes[64]; size_t count; } Graph;
+typedef struct { Node **nodes; size_t count; } Graph;
 
 enum { OK = 0, INVALID = 1, NO_MEMORY = 2, INVALID_IMAGE = 200, NOT_FOUND = 500, ILLEGAL_ADDRESS = 700 };
 static int context, module, contexts, state = OK;
@@ -93,7 +93,8 @@ int cuGraphAddKernelNode(void **made, void *given, void *const *after, size_t co
         if (n == graph->count) return INVALID;
     }
     Node *node = calloc(1, sizeof(Node));
-    graph->nodes[graph->count++ % 64] = node;
+    graph->nodes = realloc(graph->nodes, (graph->count + 1) * sizeof(Node *));
+    graph->nodes[graph->count++] = node;
     *made = node;
     return fill(node, parameters);
 }
@@ -106,7 +107,7 @@ int cuGraphExecKernelNodeSetParams(void *executable, void *node, const Parameter
 }
 int cuGraphLaunch(void *executable, void *stream) {
     Graph *graph = executable;
-    for (size_t n = 0; n < graph->count && n < 64; n++) {
+    for (size_t n = 0; n < graph->count; n++) {
         const Node *node = graph->nodes[n];
         if (!strcmp(node->name, "fault")) state = ILLEGAL_ADDRESS;
         if (!strcmp(node->name, "scale"))
