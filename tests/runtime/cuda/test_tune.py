@@ -250,6 +250,53 @@ def test_a_candidate_that_fails_has_no_time_and_is_not_chosen(file: Path, tmp_pa
 
 
 @needs_compiler
+def test_a_run_goes_on_where_the_table_stops(
+    file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A layer whose process died has no times, is not begun again, and leaves the choice to the
+    prediction; what there was no time for comes later."""
+    candidates, path = tune.read_candidates(file), tmp_path / "t.json"
+    device = FakeDevice(clock_of(candidates, {"winograd_f4": 1e-5}))
+
+    def died(*arguments: Any) -> Any:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patched, pytest.raises(KeyboardInterrupt):
+        patched.setattr(tune, "measure", died)
+        tune.run(file, path, lambda: device)
+    said: list[str] = []
+    tune.run(file, path, lambda: device, say=said.append, seconds=-1)
+    assert said[-1] == "no time for 1 layers"
+    table = tune.run(file, path, lambda: device)
+    assert [set(row["seconds"].values()) for row in table["layers"]] == [{None}, {1e-5, 1.0}]
+    assert json.loads(path.read_text()) == table
+    tuner = read_times(path, "f32", ARCHITECTURES)
+    assert strategies_chosen(CudaOptions(accuracy="fast", tuner=tuner))[2] == "winograd_f4"
+    device.name = "Another"  # of which the table does not tell
+    monkeypatch.setattr(device, "facts", lambda: {"name": "Another", "capability": "9.0"})
+    assert None not in tune.run(file, path, lambda: device)["layers"][0]["seconds"].values()
+
+
+@needs_compiler
+def test_a_device_that_does_not_answer_ends_the_run(
+    file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its table has no times that such a device gave."""
+    candidates = tune.read_candidates(file)
+    broken = parse_program(candidates.layers[0].programs["winograd_f4"]).kernels[0].name
+    device = FakeDevice(clock_of(candidates, {}), fails=broken)
+
+    def lost() -> None:
+        raise DeviceError("the CUDA driver reports CUDA_ERROR_ILLEGAL_ADDRESS.")
+
+    monkeypatch.setattr(device, "synchronize", lost)
+    monkeypatch.setattr(device, "upload", lambda address, array: None)
+    assert tune.main([str(file), "-o", str(tmp_path / "t.json")], lambda: device) == 4
+    (row,) = json.loads((tmp_path / "t.json").read_text())["layers"]
+    assert set(row["seconds"].values()) == {None}
+
+
+@needs_compiler
 def test_candidates_are_the_same_bytes_again_and_are_refused_when_damaged(
     file: Path, tmp_path: Path
 ) -> None:
