@@ -27,7 +27,8 @@ from netloom.benchmarks.gpu_torch import (
 )
 from netloom.errors import ComparisonError
 from netloom.runtime.cuda.device import Device
-from netloom.runtime.cuda.session import load
+from netloom.runtime.cuda.device_array import DeviceArray
+from netloom.runtime.cuda.session import CudaSession, load
 
 if TYPE_CHECKING:
     from netloom.compiler.targets.cuda.driver import CudaProgram
@@ -60,25 +61,45 @@ def measure_kernel(
     session = load(folder / case.file, open_device=lambda: device)
     try:
         inputs = inputs_of(case)
-        y = session(**inputs)
-        error = error_of(case, inputs, y)
-        if not error <= TOLERANCE[case.precision]:
-            raise ComparisonError(
-                f"the relative error {error:.1e} is above {TOLERANCE[case.precision]:.0e}."
-            )
-        if not np.array_equal(y, session(**inputs)):
-            raise ComparisonError("a second run gives other results.")
-        if torch is not None:
-            check_all(torch, case, inputs, y)
-        del y
+        there = {name: on_device(session, array) for name, array in inputs.items()}
+        error = _check(case, session, inputs, there)
         peers = {} if torch is None else {"torch": partial(contender, torch, case, replays)}
-        times = in_rounds(lambda: session.seconds(inputs, replays), peers, rounds)
+        times = in_rounds(lambda: session.seconds(there, replays), peers, rounds)
     finally:
         session.close()
     peer = times.peers.get("torch")
     return KernelRow(case, error, times.own * 1e6, case.flops / times.own * 1e-12,
                      case.bytes / times.own * 1e-9, peer * 1e6 if peer else None,
                      peer / times.own if peer else None, times.note)  # fmt: skip
+
+
+def _check(
+    case: Case, session: CudaSession, inputs: Mapping[str, Array], there: Mapping[str, DeviceArray]
+) -> float:
+    """The error of the sampled results; ComparisonError if it, or any result, is wrong."""
+    on_device(session, np.full(case.output, np.nan, np.float32))  # the memory that is taken next
+    y = session.run_on_device(**there).numpy()
+    error = error_of(case, inputs, y)
+    if not error <= TOLERANCE[case.precision]:
+        raise ComparisonError(
+            f"the relative error {error:.1e} is above {TOLERANCE[case.precision]:.0e}."
+        )
+    if np.isnan(y).any():
+        raise ComparisonError("some results are no numbers, or were not written.")
+    if not np.array_equal(y, session.run_on_device(**there).numpy()):
+        raise ComparisonError("a second run gives other results.")
+    torch = torch_on_device()
+    if torch is not None:
+        check_all(torch, case, inputs, y)
+    return error
+
+
+def on_device(session: CudaSession, array: Array) -> DeviceArray:
+    """A copy there; without a reader, its memory is that of the next result of its size."""
+    device = session.resident.device
+    found = DeviceArray(session.resident.pool, array.shape, str(array.dtype))
+    device.upload(found.address, array)
+    return found
 
 
 def check_all(torch: Any, case: Case, inputs: Mapping[str, Array], y: Array) -> None:

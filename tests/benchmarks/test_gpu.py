@@ -141,6 +141,47 @@ def test_wrong_results_are_failures(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     assert [row.case.name for row in read_results(tmp_path / "results.json").kernels] == ["relu"]
 
 
+class Spoiling(EmulatedDevice):
+    """One of many results is no number, or changes from run to run."""
+
+    spoils: Callable[[float], float] = staticmethod(lambda value: np.nan)
+
+    def download(self, array: Any, address: int) -> None:
+        super().download(array, address)
+        if array.size > 4:
+            array.reshape(-1)[77] = self.spoils(array.reshape(-1)[77])
+
+
+@needs_compiler
+def test_one_wrong_result_of_many_is_found(tmp_path: Path) -> None:
+    """Which the samples do not hold: a place that nothing wrote, and a race."""
+    ptx, _ = built(tmp_path, [case_named("matmul 64 f32")], [])
+    arguments = ["measure", str(tmp_path), *QUICK, "-o"]
+    device = Spoiling(ptx)
+    assert gpu.main([*arguments, str(tmp_path / "a")], lambda: device) == 1
+    (told,) = read_results(tmp_path / "a").failures.values()
+    assert told == "some results are no numbers, or were not written."
+    noise = iter(np.arange(1, 99) * 1e-7)
+    device.spoils = lambda value: value + next(noise)
+    assert gpu.main([*arguments, str(tmp_path / "b")], lambda: device) == 1
+    (told,) = read_results(tmp_path / "b").failures.values()
+    assert told == "a second run gives other results."
+
+
+@needs_compiler
+def test_a_network_gives_the_same_bits_again(tmp_path: Path) -> None:
+    class Drifting(EmulatedDevice):
+        def download(self, array: Any, address: int) -> None:
+            super().download(array, address)
+            if array.dtype == np.float32:
+                array *= np.float32(1 + 1e-6 * self.launches)
+
+    networks = network_cases("toy")
+    ptx, _ = built(tmp_path, [], networks)
+    assert gpu.main(["measure", str(tmp_path), *QUICK], lambda: Drifting(ptx)) == 1
+    assert set(failures(tmp_path).values()) == {"a second run gives other results."}
+
+
 @needs_compiler
 def test_a_device_without_room_for_one_case_measures_the_others(tmp_path: Path) -> None:
     ptx, _ = built(tmp_path, [case_named("matmul 64 f32"), case_named("relu")], [])
