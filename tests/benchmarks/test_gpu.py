@@ -174,7 +174,7 @@ def test_a_network_gives_the_same_bits_again(tmp_path: Path) -> None:
         def download(self, array: Any, address: int) -> None:
             super().download(array, address)
             if array.dtype == np.float32:
-                array *= np.float32(1 + 1e-6 * self.launches)
+                array *= np.float32(1 + 1e-7 * self.launches)
 
     networks = network_cases("toy")
     ptx, _ = built(tmp_path, [], networks)
