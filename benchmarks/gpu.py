@@ -97,9 +97,9 @@ def _run(options: argparse.Namespace) -> int:
     command = [sys.executable, "-m", "netloom.benchmarks.gpu", "measure", str(options.folder),
                "-o", str(_results(options)), "--size", options.size, "--only", options.only,
                "--rounds", str(options.rounds), "--replays", str(options.replays)]  # fmt: skip
-    if options.retry:
+    if _results(options).exists():
         results = read_results(_results(options))
-        results.forget_failures()
+        results.forget(failures=options.retry)
         results.write(_results(options))
     return supervise(command, _results(options), options.seconds, _say)
 

@@ -33,6 +33,7 @@ SECONDS = 500.0  # of a run, after which nothing new is begun
 COPIED = 1 << 30  # bytes of the copy that memory-bound kernels are held against
 # float32 multiply-adds of a multiprocessor, from compute capability 8.6 on and on 9.0 (64 on 8.0)
 FFMA_PER_CYCLE = 128
+RESERVE = 90.0  # seconds that torch.compile and what follows may take
 LOST = 6  # the exit code of a process whose device does not answer any more
 COMPILED = "compiled"  # the last word of a job in which torch.compile takes part
 
@@ -55,6 +56,11 @@ class Job:
     name: str
     case: Case | NetworkCase
     is_compiling: bool = False
+
+    @property
+    def reserve(self) -> float:
+        """Seconds that must be left when it begins, so that little is cut off."""
+        return RESERVE if self.is_compiling else 0.0
 
     def run(self, folder: Path, device: Device, plan: Plan) -> Outcome:
         """What was measured; any error of the runtime or of a peer."""
@@ -133,7 +139,7 @@ def measure(
         digest = _digest(folder / job.case.file)
         if results.is_done(job.name, digest):
             continue
-        if time.monotonic() > end:
+        if time.monotonic() + job.reserve > end:
             results.left_out.append(job.name)
             continue
         results.put(Outcome(job.name, digest, failure=BEGUN))

@@ -20,7 +20,7 @@ from netloom.benchmarks.gpu_networks import NetworkRow
 from netloom.errors import ProgramError, UsageError
 
 FORMAT = 1
-BEGUN = "the process ended while this was measured"
+BEGUN = "the run ended while this was measured"
 
 
 @dataclass(frozen=True)
@@ -100,9 +100,13 @@ class Results:
         known = self.outcomes.get(name)
         return known is not None and known.digest == digest
 
-    def forget_failures(self) -> None:
-        """Jobs that failed are run again."""
-        self.outcomes = {name: o for name, o in self.outcomes.items() if not o.failure}
+    def forget(self, *, failures: bool) -> None:
+        """Jobs that the end of an earlier run cut off are run again, or all that failed."""
+        self.outcomes = {
+            name: found
+            for name, found in self.outcomes.items()
+            if found.failure != BEGUN and not (failures and found.failure)
+        }
 
     def put(self, outcome: Outcome) -> None:
         """As the last one."""

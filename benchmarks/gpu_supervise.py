@@ -10,10 +10,11 @@ from __future__ import annotations
 import subprocess
 import time
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from netloom.benchmarks.gpu_measure import COMPILED, LOST
-from netloom.benchmarks.gpu_results import Results, read_results
+from netloom.benchmarks.gpu_results import BEGUN, Results, read_results
 
 BEGINNING = 120.0  # seconds until the first job, PyTorch's import included
 KERNEL = 90.0  # seconds that a job may take
@@ -48,7 +49,16 @@ def supervise(
         if _marks(found) == before:
             say("a measuring process ended before it began anything.")
             return code if code is not None and code > 0 else LOST
+        _give_reason(found, path, "it took too long" if code is None else f"exit code {code}")
         say(f"the measuring process ended during {_last(found)}; another one goes on.")
+
+
+def _give_reason(results: Results, path: Path, reason: str) -> None:
+    """The last job's, if its process could not write one."""
+    last = results.outcomes[_last(results)]
+    if last.failure == BEGUN:
+        results.put(replace(last, failure=f"its process ended: {reason}."))
+        results.write(path)
 
 
 def patience_with(results: Results) -> float:

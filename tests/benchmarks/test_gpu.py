@@ -224,7 +224,7 @@ def test_a_process_without_its_device_ends_and_another_goes_on(tmp_path: Path) -
     assert gpu.main(arguments, lambda: EmulatedDevice(ptx)) == 1
     results = read_results(tmp_path / "results.json")
     assert [row.case.name for row in results.kernels] == ["add", "transpose"]
-    results.forget_failures()
+    results.forget(failures=True)
     results.write(tmp_path / "results.json")
     device = EmulatedDevice(ptx)
     assert gpu.main(arguments, lambda: device) == 0 and device.launches > 0
@@ -404,3 +404,18 @@ def test_the_full_size() -> None:
 def test_cases_come_back_from_json() -> None:
     for case in cases("full"):
         assert gpu_build.case_from(json.loads(json.dumps(vars(case)))) == case
+
+
+def test_what_matters_most_comes_first(tmp_path: Path) -> None:
+    """Large convolutions behind networks; what PyTorch compiles last, and not at the end of a
+    run's time."""
+    wanted = [case for case in cases("full") if case.name in ("relu", "vgg 64-64 224 n16 direct")]
+    networks = [c for c in network_cases("full") if c.network == "zoo:lenet5"]
+    networks += [c for c in network_cases("full") if c.name == "zoo:resnet50 n1"]
+    contents = gpu_build.Contents({c.name: c for c in wanted}, {c.name: c for c in networks})
+    contents.write(tmp_path)
+    names = ["relu", "zoo:lenet5 step n64", "zoo:resnet50 n1", "vgg 64-64 224 n16 direct"]
+    assert [job.name for job in gpu_measure.jobs(tmp_path, (), has_torch=False)] == names
+    found = gpu_measure.jobs(tmp_path, (), has_torch=True)
+    assert [job.name for job in found] == [*names, "zoo:resnet50 n1 compiled"]
+    assert [job.reserve for job in found] == [0, 0, 0, 0, gpu_measure.RESERVE]

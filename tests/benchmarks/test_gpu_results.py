@@ -12,7 +12,7 @@ from netloom.benchmarks import gpu
 from netloom.benchmarks.gpu_cases import Case, cases
 from netloom.benchmarks.gpu_networks import NetworkRow
 from netloom.benchmarks.gpu_predictions import PREDICTIONS
-from netloom.benchmarks.gpu_results import KernelRow, Outcome, Results, read_results
+from netloom.benchmarks.gpu_results import BEGUN, KernelRow, Outcome, Results, read_results
 from netloom.errors import ProgramError, UsageError
 
 DEVICE = {"name": "a device", "copy_gigabytes_per_second": 4000.0, "torch": None}
@@ -76,8 +76,11 @@ def test_a_job_is_done_for_one_program_alone() -> None:
     found = Results(outcomes={"a": Outcome("a", "1", failure="why"), "b": Outcome("b", "1")})
     assert found.is_done("a", "1") and found.is_done("b", "1")
     assert not found.is_done("a", "2") and not found.is_done("c", "1")
-    found.forget_failures()
-    assert not found.is_done("a", "1") and found.is_done("b", "1")
+    found.put(Outcome("c", "1", failure=BEGUN))
+    found.forget(failures=False)
+    assert list(found.outcomes) == ["a", "b"]
+    found.forget(failures=True)
+    assert list(found.outcomes) == ["b"]
 
 
 def test_a_network_counts_once_with_all_of_its_peers() -> None:

@@ -60,13 +60,15 @@ def test_another_goes_on_behind_what_broke_one(tmp_path: Path) -> None:
     assert "during crash; another one goes on" in said[0] and "during lose" in said[1]
     results = read_results(tmp_path / "r.json")
     assert sorted(results.outcomes) == ["a", "b", "c", "crash", "lose"]
-    assert results.failures == {"crash": BEGUN, "lose": "lost"}
+    assert results.failures == {"crash": "its process ended: exit code -11.", "lose": "lost"}
 
 
 def test_what_hangs_is_stopped(tmp_path: Path) -> None:
     code, said = run(tmp_path / "r.json", "hang,a")
     assert code == 0 and said[0].startswith("nothing new in ") and "during hang" in said[1]
-    assert read_results(tmp_path / "r.json").failures == {"hang": BEGUN}
+    assert read_results(tmp_path / "r.json").failures == {
+        "hang": "its process ended: it took too long."
+    }
 
 
 def test_processes_that_begin_nothing_are_not_repeated(
