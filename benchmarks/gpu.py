@@ -25,8 +25,6 @@ from netloom.benchmarks.gpu_cases import cases
 from netloom.benchmarks.gpu_measure import (
     COPIED,
     LOST,
-    REPLAYS,
-    ROUNDS,
     SECONDS,
     Plan,
     measure,
@@ -34,6 +32,7 @@ from netloom.benchmarks.gpu_measure import (
 from netloom.benchmarks.gpu_networks import network_cases
 from netloom.benchmarks.gpu_results import read_results
 from netloom.benchmarks.gpu_supervise import supervise
+from netloom.benchmarks.gpu_torch import Pace
 from netloom.errors import NetloomError
 from netloom.runtime.cuda.device import CudaDevice, Device
 
@@ -69,8 +68,8 @@ def _options(arguments: Sequence[str] | None) -> argparse.Namespace:
                         "with commas between")  # fmt: skip
     parser.add_argument("--size", choices=["toy", "full"], default="full")
     parser.add_argument("--architectures", default="sm_90a", help="with commas between")
-    parser.add_argument("--rounds", type=int, default=ROUNDS)
-    parser.add_argument("--replays", type=int, default=REPLAYS)
+    parser.add_argument("--rounds", type=int, default=Pace.rounds)
+    parser.add_argument("--replays", type=int, default=Pace.replays)
     parser.add_argument("--seconds", type=float, default=SECONDS, help="of a run")
     parser.add_argument("--retry", action="store_true", help="run what failed before")
     return parser.parse_args(arguments)
@@ -105,13 +104,10 @@ def _run(options: argparse.Namespace) -> int:
 
 
 def _measure(options: argparse.Namespace, open_device: Callable[[], Device]) -> int:
-    plan = Plan(
-        options.rounds,
-        options.replays,
-        options.seconds,
-        COPIED if options.size == "full" else _TOY_COPIED,
-        _words(options),
-    )
+    is_toy = options.size == "toy"
+    pace = Pace(options.rounds, options.replays, *((0.0, 0.0) if is_toy else ()))
+    copied = _TOY_COPIED if is_toy else COPIED
+    plan = Plan(pace, options.seconds, copied, _words(options))
     try:
         return measure(options.folder, _results(options), open_device, plan, _say)
     except NetloomError:

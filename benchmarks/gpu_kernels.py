@@ -19,6 +19,7 @@ from netloom.benchmarks.gpu_cases import Case, error_of, graph_of, inputs_of
 from netloom.benchmarks.gpu_results import KernelRow
 from netloom.benchmarks.gpu_torch import (
     Clock,
+    Pace,
     in_float32,
     in_rounds,
     placed,
@@ -53,9 +54,7 @@ def build_kernel(folder: Path, case: Case, architectures: Sequence[str]) -> Cuda
     return program
 
 
-def measure_kernel(
-    case: Case, folder: Path, device: Device, rounds: int, replays: int
-) -> KernelRow:
+def measure_kernel(case: Case, folder: Path, device: Device, pace: Pace) -> KernelRow:
     """ComparisonError if the results are wrong; else the times, both contenders in every round."""
     torch = torch_on_device()
     session = load(folder / case.file, open_device=lambda: device)
@@ -63,8 +62,8 @@ def measure_kernel(
         inputs = inputs_of(case)
         there = {name: on_device(session, array) for name, array in inputs.items()}
         error = _check(case, session, inputs, there)
-        peers = {} if torch is None else {"torch": partial(contender, torch, case, replays)}
-        times = in_rounds(lambda: session.seconds(there, replays), peers, rounds)
+        peers = {} if torch is None else {"torch": partial(contender, torch, case)}
+        times = in_rounds(partial(session.seconds, there), peers, pace)
     finally:
         session.close()
     peer = times.peers.get("torch")
@@ -114,16 +113,14 @@ def check_all(torch: Any, case: Case, inputs: Mapping[str, Array], y: Array) -> 
         raise ComparisonError(f"all results together differ from PyTorch's by {distance:.1e}.")
 
 
-def contender(torch: Any, case: Case, replays: int) -> Clock:
+def contender(torch: Any, case: Case) -> Clock:
     """Seconds of one call at the case's precision (3xtf32 stands against strict float32)."""
     tensors = [placed(torch, array) for array in inputs_of(case).values()]
     if case.precision == "bf16":
         tensors = [tensor.bfloat16() for tensor in tensors]
     function = torch_function(torch, case)
     is_rounded = case.precision == "tf32"
-    return lambda: seconds_in_torch(
-        torch, lambda: function(*tensors), replays, allows_tf32=is_rounded
-    )
+    return partial(seconds_in_torch, torch, lambda: function(*tensors), allows_tf32=is_rounded)
 
 
 def torch_function(torch: Any, case: Case) -> Callable[..., Any]:

@@ -24,11 +24,10 @@ from netloom.benchmarks.gpu_cases import Case
 from netloom.benchmarks.gpu_kernels import measure_kernel
 from netloom.benchmarks.gpu_networks import NetworkCase, run_network
 from netloom.benchmarks.gpu_results import BEGUN, Outcome, read_results
-from netloom.benchmarks.gpu_torch import give_memory_back, torch_on_device
+from netloom.benchmarks.gpu_torch import Pace, give_memory_back, torch_on_device
 from netloom.errors import DeviceError, NetloomError
 from netloom.runtime.cuda.device import Device
 
-ROUNDS, REPLAYS = 5, 20
 SECONDS = 500.0  # of a run, after which nothing new is begun
 COPIED = 1 << 30  # bytes of the copy that memory-bound kernels are held against
 # float32 multiply-adds of a multiprocessor, from compute capability 8.6 on and on 9.0 (64 on 8.0)
@@ -42,8 +41,7 @@ COMPILED = "compiled"  # the last word of a job in which torch.compile takes par
 class Plan:
     """How a run measures. ``words``: only jobs whose names have one."""
 
-    rounds: int = ROUNDS
-    replays: int = REPLAYS
+    pace: Pace = Pace()
     seconds: float = SECONDS
     copied: int = COPIED
     words: tuple[str, ...] = ()
@@ -66,9 +64,9 @@ class Job:
         """What was measured; any error of the runtime or of a peer."""
         found = Outcome(self.name, "")
         if isinstance(self.case, Case):
-            row = measure_kernel(self.case, folder, device, plan.rounds, plan.replays)
+            row = measure_kernel(self.case, folder, device, plan.pace)
             return replace(found, kernel=row)
-        arguments = (self.case, folder, device, plan.rounds, plan.replays, self.is_compiling)
+        arguments = (self.case, folder, device, plan.pace, self.is_compiling)
         return replace(found, network=run_network(*arguments))
 
 

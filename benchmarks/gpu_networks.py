@@ -25,6 +25,7 @@ import numpy.typing as npt
 from netloom.benchmarks import gpu_torch
 from netloom.benchmarks.gpu_torch import (
     Clock,
+    Pace,
     in_rounds,
     placed,
     seconds_in_torch,
@@ -305,7 +306,7 @@ def _distance(found: Array, wanted: Array) -> float:
 
 
 def run_network(
-    case: NetworkCase, folder: Path, device: Device, rounds: int, replays: int, is_compiling: bool
+    case: NetworkCase, folder: Path, device: Device, pace: Pace, is_compiling: bool
 ) -> NetworkRow:
     """ComparisonError if the results are not the CPU's; else the times, all contenders in every
     round. ``is_compiling``: torch.compile takes part."""
@@ -315,9 +316,9 @@ def run_network(
         subject = _Subject(case, session)
         with np.load(folder / f"{case.file}.npz", allow_pickle=False) as wanted:
             error = subject.check(dict(wanted))
-        peers = peers_of(case, folder, subject.feeds, replays, is_compiling)
-        times = in_rounds(lambda: subject.seconds(replays), peers, rounds)
-        host = subject.host_seconds(replays)
+        peers = peers_of(case, folder, subject.feeds, is_compiling)
+        times = in_rounds(subject.seconds, peers, pace)
+        host = subject.host_seconds(pace.replays)
     finally:
         session.close()
     return NetworkRow(
@@ -328,7 +329,7 @@ def run_network(
 
 
 def peers_of(
-    case: NetworkCase, folder: Path, feeds: Mapping[str, Array], replays: int, is_compiling: bool
+    case: NetworkCase, folder: Path, feeds: Mapping[str, Array], is_compiling: bool
 ) -> dict[str, Callable[[], Clock]]:
     """What gets PyTorch ready in strict float32, eager and, if asked for, compiled; nothing without
     PyTorch and a device for it."""
@@ -341,7 +342,7 @@ def peers_of(
 
     def ready(form: Callable[[Any], Any]) -> Clock:
         call = torch_call(torch, case, folder, feeds, form)
-        return partial(seconds_in_torch, torch, call, replays, allows_tf32=False)
+        return partial(seconds_in_torch, torch, call, allows_tf32=False)
 
     return {name: partial(ready, form) for name, form in forms.items()}
 

@@ -7,6 +7,8 @@ A peer that fails is named and left out: our own times do not depend on it.
 from __future__ import annotations
 
 import importlib
+import math
+import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -14,8 +16,9 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-Clock = Callable[[], float]  # seconds of one call, the mean of a block
+Clock = Callable[[int], float]  # seconds of one call, the mean of a block of so many
 DEVICE = "cuda"
+_MOST_CALLS = 1000  # of a block
 
 
 def torch_on_device() -> Any:
@@ -65,6 +68,27 @@ def in_float32(torch: Any, function: Callable[..., Any], tensors: Sequence[Any])
 
 
 @dataclass(frozen=True)
+class Pace:
+    """Rounds of blocks of so many calls, or of more, as ``block`` seconds hold. ``warm``: seconds of
+    our own calls before, which the device's clocks need to rise (block 0: none)."""
+
+    rounds: int = 5
+    replays: int = 20
+    block: float = 2e-3
+    warm: float = 0.1
+
+    def calls(self, own: Clock) -> int:
+        """Of a block, for all contenders."""
+        if not self.block:
+            return self.replays
+        end = time.perf_counter() + self.warm
+        seconds = own(self.replays)
+        while time.perf_counter() < end:
+            seconds = own(self.replays)
+        return max(self.replays, min(math.ceil(self.block / seconds), _MOST_CALLS))
+
+
+@dataclass(frozen=True)
 class Times:
     """Medians over rounds, in seconds. ``note``: which peers failed, and how."""
 
@@ -73,7 +97,7 @@ class Times:
     note: str
 
 
-def in_rounds(own: Clock, peers: Mapping[str, Callable[[], Clock]], rounds: int) -> Times:
+def in_rounds(own: Clock, peers: Mapping[str, Callable[[], Clock]], pace: Pace) -> Times:
     """Every contender takes part in every round; ``peers``: what gets them ready."""
     ready: dict[str, Clock] = {}
     notes: list[str] = []
@@ -84,11 +108,12 @@ def in_rounds(own: Clock, peers: Mapping[str, Callable[[], Clock]], rounds: int)
             notes.append(_told(name, error))
     found: list[float] = []
     others: dict[str, list[float]] = {name: [] for name in ready}
-    for _ in range(rounds):
-        found.append(own())
+    calls = pace.calls(own)
+    for _ in range(pace.rounds):
+        found.append(own(calls))
         for name, clock in list(ready.items()):
             try:
-                others[name].append(clock())
+                others[name].append(clock(calls))
             except Exception as error:  # of another library
                 notes.append(_told(name, error))
                 del ready[name]

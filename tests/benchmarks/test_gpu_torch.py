@@ -18,7 +18,7 @@ import pytest
 from netloom.benchmarks import gpu_kernels, gpu_networks, gpu_torch
 from netloom.benchmarks.gpu_cases import Case, cases, inputs_of
 from netloom.benchmarks.gpu_networks import NetworkCase, torch_call
-from netloom.benchmarks.gpu_torch import in_rounds
+from netloom.benchmarks.gpu_torch import Clock, Pace, in_rounds
 from netloom.benchmarks.model_description import as_json, described
 from netloom.errors import ComparisonError
 
@@ -53,31 +53,54 @@ def torch(monkeypatch: pytest.MonkeyPatch) -> Any:
 # -- rounds ----------------------------------------------------------------------------------------
 
 
+def at_once(rounds: int) -> Pace:
+    return Pace(rounds, 1, block=0.0)
+
+
+def test_blocks_last_long_enough() -> None:
+    """For all contenders; the device has run for a while before."""
+    blocks: list[int] = []
+
+    def own(calls: int) -> float:
+        blocks.append(calls)
+        time.sleep(0.001)
+        return 1e-5
+
+    def peer(calls: int) -> float:
+        blocks.append(calls)
+        return 1.0
+
+    pace = Pace(rounds=2, replays=20, block=2e-3, warm=0.01)
+    in_rounds(own, {"torch": lambda: peer}, pace)
+    assert set(blocks[:-4]) == {20} and blocks[-4:] == [200] * 4
+    assert pace.calls(lambda n: 1.0) == 20 and pace.calls(lambda n: 1e-9) == 1000
+
+
 def test_medians_over_rounds() -> None:
     own, peer = iter([3.0, 1.0, 2.0]), iter([4.0, 9.0, 5.0])
-    times = in_rounds(lambda: next(own), {"torch": lambda: lambda: next(peer)}, 3)
+    times = in_rounds(lambda n: next(own), {"torch": lambda: lambda n: next(peer)}, at_once(3))
     assert (times.own, times.peers, times.note) == (2.0, {"torch": 5.0}, "")
 
 
 def test_a_peer_that_fails_is_named_and_the_others_go_on() -> None:
-    def broken() -> Callable[[], float]:
+    def broken() -> Clock:
         raise RuntimeError("no kernel\nwith a long tale")
 
     later = iter([1.0])
-    peers: dict[str, Callable[[], Callable[[], float]]] = {
-        "a": broken, "b": lambda: lambda: next(later), "c": lambda: lambda: 7.0,
+    peers: dict[str, Callable[[], Clock]] = {
+        "a": broken, "b": lambda: lambda n: next(later), "c": lambda: lambda n: 7.0,
     }  # fmt: skip
-    times = in_rounds(lambda: 2.0, peers, 2)
+    times = in_rounds(lambda n: 2.0, peers, at_once(2))
     assert times.own == 2.0 and times.peers == {"c": 7.0}
     assert times.note == "a failed: RuntimeError: no kernel; b failed: StopIteration: "
 
 
 def test_our_own_failure_is_one() -> None:
-    def broken() -> float:
+    def broken(calls: int) -> float:
         raise RuntimeError("own")
 
     with pytest.raises(RuntimeError, match="own"):
-        in_rounds(broken, {}, 1)
+        in_rounds(broken, {}, at_once(1))
 
 
 # -- calls -----------------------------------------------------------------------------------------
@@ -106,7 +129,7 @@ def test_a_single_tile_that_is_wrong_is_found(torch: Any, case: Case) -> None:
 
 @pytest.mark.parametrize("case", TOY[:8], ids=lambda case: case.name)
 def test_kernels_are_timed_in_their_precision(torch: Any, case: Case) -> None:
-    assert gpu_kernels.contender(torch, case, 2)() > 0
+    assert gpu_kernels.contender(torch, case)(2) > 0
     assert torch.backends.cudnn.allow_tf32 == (case.precision == "tf32")
 
 
@@ -152,6 +175,6 @@ def test_compiled_peers_take_part_if_they_are_asked_for(
     monkeypatch.setattr(torch, "compile", lambda module: module)
     case, given = NetworkCase("lenet", "zoo:lenet5", 2), {"x": feeds(2, 1, 28, 28)["x"]}
     for is_compiling, names in ((False, ["torch"]), (True, ["torch", "torch.compile"])):
-        peers = gpu_networks.peers_of(case, tmp_path, given, 1, is_compiling)
-        times = in_rounds(lambda: 1.0, peers, 1)
+        peers = gpu_networks.peers_of(case, tmp_path, given, is_compiling)
+        times = in_rounds(lambda n: 1.0, peers, at_once(1))
         assert list(times.peers) == names and not times.note
