@@ -128,6 +128,7 @@ def torch_function(torch: Any, case: Case) -> Callable[..., Any]:
     functions: dict[str, Callable[..., Any]] = {
         "relu": torch.relu, "add": torch.add, "matmul": torch.matmul,
         "transpose": lambda x: x.t().contiguous(), "softmax": lambda x: torch.softmax(x, 1),
+        "attention": torch.nn.functional.scaled_dot_product_attention,
         "conv": lambda x, w: torch.nn.functional.conv2d(x, w, stride=case.stride, padding=case.pad),
     }  # fmt: skip
     return functions[case.kind]

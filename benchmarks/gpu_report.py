@@ -40,6 +40,7 @@ def lines(results: Results) -> list[str]:
         ("Networks and training steps", _networks(results)),
         ("Matrix products", _kernels(r for r in results.kernels if r.case.kind == "matmul")),
         ("Bound by memory", _kernels(r for r in results.kernels if r.case.kind in MEMORY_BOUND)),
+        ("Attention", _kernels(r for r in results.kernels if r.case.kind == "attention")),
         ("Convolutions", _convolutions(results)),
         ("Failed", [f"- {name}: {reason}" for name, reason in results.failures.items()]),
         ("Peers that failed", [f"- {name}: {note}" for name, note in results.notes.items()]),

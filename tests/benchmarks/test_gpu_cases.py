@@ -32,11 +32,16 @@ def conv(x: Any, w: Any) -> Any:
 
 
 def softmax(x: Any) -> Any:
-    return np.exp(x) / np.exp(x).sum(1, keepdims=True)
+    return np.exp(x) / np.exp(x).sum(-1, keepdims=True)
+
+
+def attention(q: Any, k: Any, v: Any) -> Any:
+    return softmax(q @ np.swapaxes(k, 2, 3) * q.shape[-1] ** -0.5) @ v
 
 
 MEANINGS: dict[str, Callable[..., Any]] = {
-    "matmul": matmul, "conv": conv, "softmax": softmax, "add": np.add, "transpose": np.transpose,
+    "matmul": matmul, "conv": conv, "attention": attention, "softmax": softmax,
+    "add": np.add, "transpose": np.transpose,
     "relu": lambda x: np.maximum(x, 0),
 }  # fmt: skip
 
@@ -47,6 +52,7 @@ def test_the_check_finds_wrong_results(case: Case) -> None:
     inputs = inputs_of(case)
     y = MEANINGS[case.kind](*(array.astype(np.float64) for array in inputs.values()))
     assert y.shape == case.output
+    assert case.bytes == 4 * (y.size + sum(array.size for array in inputs.values()))
     assert error_of(case, inputs, y) <= 1e-12
     assert error_of(case, inputs, y * 1.01) > 5e-3
 
@@ -60,6 +66,11 @@ def test_the_full_size() -> None:
         case.flops for case in cases("full") if "vgg" in case.name and "n1 direct" in case.name
     )
     assert vgg == pytest.approx(2 * 9 * sum(c * o * e * e for c, o, e in VGG))
+
+
+def test_attention_counts_both_of_its_products() -> None:
+    (case,) = [case for case in cases("full") if case.name == "attention 4x32 2048-2048 128"]
+    assert case.flops == 2 * (2 * 4 * 32 * 2048 * 2048 * 128)
 
 
 def test_cases_come_back_from_json() -> None:
