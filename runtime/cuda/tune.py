@@ -12,6 +12,7 @@ from __future__ import annotations
 import argparse
 import contextlib
 import json
+import math
 import os
 import sys
 import time
@@ -34,7 +35,8 @@ from .session import CudaSession
 
 FORMAT = 2
 ROUNDS = 5
-REPLAYS = 20  # in a block that is timed at once
+REPLAYS = 20  # in a block that is timed at once, at least
+_BLOCK, _MOST_CALLS = 2e-3, 1000  # seconds that it lasts, unless it would have more replays
 SECONDS = 500.0  # of a run, after which no layer is begun
 _MOST_BYTES = 1 << 30  # of an unpacked member: what a file from elsewhere may make us hold
 
@@ -128,14 +130,24 @@ def measure(
                 sessions[strategy] = opened.enter_context(_ready(data, device))
             except NetloomError as error:
                 say(f"{strategy}: {error}")
+        # the first block is not counted: the device's clocks rise in it
+        blocks = {
+            strategy: _calls(session.seconds(inputs, replays), replays)
+            for strategy, (session, inputs) in sessions.items()
+        }
         times: dict[str, list[float]] = {strategy: [] for strategy in sessions}
         for _ in range(rounds):
             for strategy, (session, inputs) in sessions.items():
-                times[strategy].append(session.seconds(inputs, replays))
+                times[strategy].append(session.seconds(inputs, blocks[strategy]))
     return {
         strategy: float(np.median(times[strategy])) if strategy in times else None
         for strategy in layer.programs
     }
+
+
+def _calls(seconds: float, replays: int) -> int:
+    """Of a block that lasts as long as can be told apart."""
+    return max(replays, min(math.ceil(_BLOCK / seconds), _MOST_CALLS))
 
 
 @contextlib.contextmanager

@@ -53,6 +53,7 @@ class FakeDevice:
         self.clock, self.fails = clock, fails
         self.live: dict[int, int] = {}
         self.uploaded: list[Any] = []
+        self.blocks: list[int] = []
         self._next = 1 << 20
 
     def allocate(self, size: int) -> int:
@@ -90,6 +91,7 @@ class FakeDevice:
     def release(self, graph: Any) -> None: ...
 
     def seconds(self, graph: Any, times: int) -> float:
+        self.blocks.append(times)
         return self.clock[graph]
 
     def facts(self) -> Mapping[str, Any]:
@@ -232,6 +234,17 @@ def test_weights_are_made_where_they_are_timed(file: Path) -> None:
     device = FakeDevice(clock_of(tune.read_candidates(file), {}))
     assert set(tune.measure(layer, device).values()) == {1.0}
     assert any(np.unique(array).size > 2000 for array in device.uploaded)
+
+
+@needs_compiler
+def test_blocks_of_short_kernels_have_more_replays(file: Path) -> None:
+    (layer, *_) = tune.read_candidates(file).layers
+    device = FakeDevice(clock_of(tune.read_candidates(file), {"direct": 2e-5, "winograd_f4": 1e-9}))
+    tune.measure(layer, device, rounds=1, replays=20)
+    places = {name: place for place, name in enumerate(layer.programs)}
+    first, counted = device.blocks[: len(places)], device.blocks[len(places) :]
+    assert set(first) == {20} and counted[places["direct"]] == 100
+    assert counted[places["winograd_f4"]] == 1000 and counted[places["winograd_f2"]] == 20
 
 
 @needs_compiler
