@@ -19,6 +19,12 @@ import numpy.typing as npt
 from netloom.errors import DeviceError
 
 Array = npt.NDArray[Any]
+_OLDEST = "13.0"  # CUDA, whose drivers take what programs hold
+_NOT_TAKEN = (
+    "CUDA_ERROR_INVALID_IMAGE",
+    "CUDA_ERROR_NO_BINARY_FOR_GPU",
+    "CUDA_ERROR_UNSUPPORTED_PTX_VERSION",
+)
 
 
 @dataclass(frozen=True)
@@ -256,8 +262,16 @@ class CudaDevice:
         self._check(self._driver.cuStreamSynchronize(self.stream))
 
     def load(self, name: str, cubins: Mapping[str, bytes], shared: Mapping[str, int]) -> Any:
+        """DeviceError, with the driver's version, if it does not take the code."""
         driver, architecture = self._driver, fitting(tuple(cubins), self.capability)
-        self._modules.append(self._check(driver.cuModuleLoadData(cubins[architecture])))
+        result = driver.cuModuleLoadData(cubins[architecture])
+        if result[0].name in _NOT_TAKEN:
+            raise DeviceError(
+                f"the driver, of CUDA {self._version()}, does not take a kernel's code "
+                f"({result[0].name}).",
+                hint=f"Kernels need a driver of CUDA {_OLDEST} or later.",
+            )
+        self._modules.append(self._check(result))
         handle = self._check(driver.cuModuleGetFunction(self._modules[-1], name.encode()))
         size = shared.get(architecture, 0)
         if size:  # more than a block has unasked
@@ -334,10 +348,13 @@ class CudaDevice:
         kinds = self._driver.CUdevice_attribute
         count = self._attribute(kinds.CU_DEVICE_ATTRIBUTE_MULTIPROCESSOR_COUNT)
         clock = self._attribute(kinds.CU_DEVICE_ATTRIBUTE_CLOCK_RATE) * 1000
-        version = int(self._check(self._driver.cuDriverGetVersion()))
         return {"name": self.name, "capability": ".".join(map(str, self.capability)),
-                "multiprocessors": count, "clock_hz": clock,
-                "driver": f"{version // 1000}.{version % 1000 // 10}"}  # fmt: skip
+                "multiprocessors": count, "clock_hz": clock, "driver": self._version()}  # fmt: skip
+
+    def _version(self) -> str:
+        """The newest CUDA that the driver knows."""
+        version = int(self._check(self._driver.cuDriverGetVersion()))
+        return f"{version // 1000}.{version % 1000 // 10}"
 
     def _attribute(self, kind: Any) -> int:
         return int(self._check(self._driver.cuDeviceGetAttribute(kind, self._device)))
