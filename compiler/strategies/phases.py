@@ -14,7 +14,7 @@ phases of 4 x 4 taps, and need 4 * 36 products for 9 outputs instead of 9 * 49; 
 for 16 instead of 16 * 25; 11 x 11 taps at stride 4 16 * 36 for 16 instead of 16 * 121. Both
 gradients are those of the convolution of stride 1, of which the phases are put back in place.
 
-Along each axis m is the one with the fewest products for all outputs. Errors are those of
+Along each axis a tile has as many outputs as make the fewest products in all. Errors are those of
 Winograd's tiles with as many inputs: zero taps and phases change the length of sums alone.
 """
 
@@ -99,17 +99,21 @@ def _rejects(most: int, _graph: Graph, node: Node) -> str | None:
 
 
 def _form(most: int, inner: Node) -> TileAttrs:
-    """Along each axis the m that makes the fewest products of all outputs."""
+    """The tiles that make the fewest products of all outputs."""
     of = geometry(inner)
     made = of.x if inner.op.name == "conv_input_gradient" else of.y
-    down, across = (
-        min(range(1, most - k + 2), key=lambda m, out=out, k=k: -(-out // m) * (m + k - 1))
-        if k > 1
-        else 1
-        for out, k in zip(nominal(made)[2:], of.w.type.static_shape[2:], strict=True)
-    )
-    taps = of.w.type.static_shape[2:]
+    extents, taps = nominal(made)[2:], of.w.type.static_shape[2:]
+    down, across = (_outputs(most, e, k) for e, k in zip(extents, taps, strict=True))
     return TileAttrs((down, across), (taps[0], taps[1]))
+
+
+def _outputs(most: int, extent: int, taps: int) -> int:
+    """Outputs of a tile along an axis."""
+
+    def products(m: int) -> int:
+        return -(-extent // m) * (m + taps - 1)
+
+    return min(range(1, most - taps + 2), key=products) if taps > 1 else 1
 
 
 def _cost(most: int, graph: Graph, node: Node, batch: int) -> Cost:
