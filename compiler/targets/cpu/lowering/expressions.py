@@ -210,6 +210,7 @@ def _is_load_or_zero(node: Guarded) -> bool:
     return (
         isinstance(value, Load)
         and not value.index_expressions
+        and not value.buffer.is_local
         and isinstance(otherwise, Literal)
         and otherwise.value == 0
         and copysign(1, otherwise.value) > 0

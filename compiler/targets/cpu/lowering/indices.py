@@ -44,10 +44,12 @@ class Indices:
         self.is_tail = False  # the mask is an end of an axis: lane 0 runs
         self.flag: Operand | None = None  # whether a load, which no branch guards, may read
         self.tested: tuple[Extent, ...] = ()  # the conditions that hold here
+        self.by_lane: tuple[Extent, ...] = ()  # those that the mask was made of
         self.copied: Mapping[
             Symbol, int
         ] = {}  # variables of unrolled loops, and their last numbers
         self._names_of: dict[Extent, tuple[str, ...]] = {}
+        self._at_lane: dict[tuple[Extent, int], Extent] = {}
 
     # -- scope -------------------------------------------------------------------------------------
 
@@ -75,12 +77,13 @@ class Indices:
         self, mask: Operand | None, conditions: Sequence[Extent], is_tail: bool
     ) -> Iterator[None]:
         """Where conditions hold, and so only lanes of a mask (None: all that run so far)."""
-        saved = self.mask, self.is_tail, self.tested
+        saved = self.mask, self.is_tail, self.tested, self.by_lane
         self.tested = (*self.tested, *conditions)
         if mask is not None:
             self.mask, self.is_tail = self.f.both(self.mask, mask), is_tail
+            self.by_lane = (*self.by_lane, *(c for c in conditions if LANE.name in self._names(c)))
         yield
-        self.mask, self.is_tail, self.tested = saved
+        self.mask, self.is_tail, self.tested, self.by_lane = saved
 
     @contextmanager
     def reading_if(self, flag: Operand) -> Iterator[None]:
@@ -147,6 +150,17 @@ class Indices:
             else:
                 flag = self.f.both(flag, bit)
         return flag, mask
+
+    def runs(self, lane: int) -> Operand | None:
+        """Whether a lane of the mask runs, from the conditions that it was made of; None: it is
+        known that it does."""
+        flag: Operand | None = None
+        for condition in self.by_lane:
+            key = condition, lane
+            if key not in self._at_lane:
+                self._at_lane[key] = dim.substitute(condition, {LANE: lane})
+            flag = self.f.both(flag, self.conditions([self._at_lane[key]])[0])
+        return flag
 
     # -- integers ----------------------------------------------------------------------------------
 

@@ -8,7 +8,7 @@ there too. What a block has loaded already is used again until something is stor
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -156,14 +156,19 @@ class Memory:
         )
         return self.f.numbers.once(("address", buffer, one), lambda: self._pointer(buffer, one))
 
-    def _runs(self, lane: int) -> Operand | None:
-        """Whether a lane runs; None: it is known that it does."""
-        mask = self.indices.mask
+    def _runs(self, mask: Operand | None, lane: int) -> Operand | None:
+        """Whether a lane of a mask runs; None: it is known that it does."""
         if mask is None or known_lanes(mask) is not None:
             return None
+        if mask is self.indices.mask:
+            return self.indices.runs(lane)
         return self.f.numbers.once(
             ("runs", mask, lane), lambda: self.b.extract_element(mask, I32(lane))
         )
+
+    def _has_masks(self, buffer: Buffer, mask: Operand) -> bool:
+        """Whether some lanes of neighbours are one access: else LLVM would make branches."""
+        return known_lanes(mask) is not None or buffer.dtype.bytes in self.f.cpu.masked_bytes
 
     # -- loads -------------------------------------------------------------------------------------
 
@@ -263,6 +268,9 @@ class Memory:
 
     def _vector(self, buffer: Buffer, address: Operand, mask: Operand | None) -> Operand:
         kind = vector_of(memory_type(buffer.dtype))
+        if mask is not None and not buffer.is_local and not self._has_masks(buffer, mask):
+            each = ((lane, self._behind(buffer, address, lane)) for lane in range(LANES))
+            return self._joined(buffer, each, mask)
         address = self._readable(address)
         if mask is None or buffer.is_local:
             return self.b.load(
@@ -282,11 +290,17 @@ class Memory:
         return known[1][column]
 
     def _gathered(self, buffer: Buffer, at: _Offset | Operand) -> Operand:
-        """Lane by lane; lanes that do not run read a zero."""
+        """Lane by lane."""
+        return self._joined(buffer, self._lanes(buffer, at), self.indices.mask)
+
+    def _joined(
+        self, buffer: Buffer, lanes: Iterable[tuple[int, Operand]], mask: Operand | None
+    ) -> Operand:
+        """What lanes have at their addresses; those that do not run read a zero."""
         element = memory_type(buffer.dtype)
         result: Operand = zero_of_type(vector_of(element))
-        for lane, address in self._lanes(buffer, at):
-            value = self.b.load(self._readable(address, self._runs(lane)), typ=element)
+        for lane, address in lanes:
+            value = self.b.load(self._readable(address, self._runs(mask, lane)), typ=element)
             result = self.b.insert_element(result, value, I32(lane))
         return result
 
@@ -304,7 +318,7 @@ class Memory:
             hint = store.bypasses_cache and _starts_at_vectors(offset.without_lane)
             self._store_neighbours(buffer, offset.without_lane, self.f.vector(value), hint)
         else:
-            self._scatter(buffer, offset, self.f.vector(value))
+            self._put(self._lanes(buffer, offset), self.f.vector(value))
         if buffer.is_local:
             self.made_of_locals.clear()
             self.turned.pop(buffer, None)
@@ -320,6 +334,10 @@ class Memory:
             return
         if mask is None or buffer.is_local:
             self.b.store(value, address, align=64 if buffer.is_local else buffer.dtype.bytes)
+            return
+        if not self._has_masks(buffer, mask):
+            each = ((lane, self._behind(buffer, address, lane)) for lane in range(LANES))
+            self._put(each, value)
             return
         kind = value.type
         function = self.f.intrinsic(
@@ -351,10 +369,11 @@ class Memory:
         if self.at_lines and name:
             self.b.call(self.f.intrinsic(name, ir.VoidType(), []), [])
 
-    def _scatter(self, buffer: Buffer, at: _Offset, value: Operand) -> None:
-        for lane, address in self._lanes(buffer, at):
+    def _put(self, lanes: Iterable[tuple[int, Operand]], value: Operand) -> None:
+        """Lane by lane."""
+        for lane, address in lanes:
             element = self.b.extract_element(value, I32(lane))
-            runs = self._runs(lane)
+            runs = self._runs(self.indices.mask, lane)
             if runs is not None:
                 address = self.b.select(runs, address, self._elsewhere("rest"))
             self.b.store(element, address)
