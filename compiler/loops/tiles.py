@@ -153,10 +153,11 @@ def _output_tiles(transform: Backward, k: Elements, item: Symbol) -> tuple[Exten
         top, left = (t * m for t, m in zip(place.tile, attrs.m, strict=True))
         group, channel = place.within(groups, per_group)
 
+        # padding of a panel holds zeros
+        inside = place.channel_guard if product.layout is None else ()
+
         def read(e: Extent) -> Expr:
-            return guarded(
-                place.channel_guard, k.element(product, (e, group, place.number, channel), None)
-            )
+            return guarded(inside, k.element(product, (e, group, place.number, channel), None))
 
         def put(is_inside: bool) -> PutNumber:
             def at(i: Extent, j: Extent, value: Expr) -> Statement:

@@ -53,8 +53,8 @@ def _forward(which: int, is_transposed: bool = False) -> Forward:
     return transform
 
 
-def _backward(which: int, is_transposed: bool = False) -> Backward:
-    """Entries to numbers by A', G or B' (0, 1, 2)."""
+def _backward(which: int, is_transposed: bool = False, is_straight: bool = True) -> Backward:
+    """Entries to numbers by A', G or B' (0, 1, 2); ``is_straight``: of whole tiles."""
 
     def transform(
         k: Elements, attrs: TileAttrs, read: ReadEntry, put: Bordered[PutNumber]
@@ -64,7 +64,8 @@ def _backward(which: int, is_transposed: bool = False) -> Backward:
         def made(each: Each, at: PutNumber) -> Statement:
             return _transformed(k, pair, lambda i, j: read(i * width + j), at, each)
 
-        return put.either(partial(made, _in_a_row), partial(made, _in_a_loop))
+        whole = _in_a_row if is_straight else _in_a_loop
+        return put.either(partial(made, whole), partial(made, _in_a_loop))
 
     return transform
 
@@ -118,7 +119,7 @@ WINOGRAD = Transforms(
     output=_backward(0),
     gradient=_forward(0, True),
     filter=_forward(1),
-    filter_gradient=_backward(1, True),
+    filter_gradient=_backward(1, True, False),  # its time goes into stores of single numbers
 )
 SCHEDULES = {
     **schedules("winograd", WINOGRAD),
