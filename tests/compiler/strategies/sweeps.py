@@ -3,7 +3,7 @@ through the whole pipeline, and what came of each.
 
 Shapes without a free dim are compiled one by one. The code of one with a free dim is for all its
 extents, so that the first ``SINGLE`` of a sweep apart it runs at ``SIZES`` of them, and each is a
-shape of its own with its own numbers: about four in ten shapes of a long sweep are of constant
+shape of its own with its own numbers: more than four in ten shapes of a long sweep have constant
 extents. ``PROGRAM`` of the shapes are one program, and programs are for each CPU level in turn.
 """
 
