@@ -301,7 +301,7 @@ def _numbers(k: Elements, tile: _Tile, read: ReadEntry, put: Bordered[PutNumber]
         _over("h", tile.ends, end_row),
         _over("j", width, column),
     )
-    return Allocate(half, block(*stages, put.either(copied)))
+    return Allocate(half, block(*stages, put.either(copied, copied)))
 
 
 def _output(k: Elements, attrs: TileAttrs, read: ReadEntry, put: Bordered[PutNumber]) -> Statement:

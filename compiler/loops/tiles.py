@@ -50,16 +50,19 @@ class Bordered(Generic[Access]):
         """For every tile: tested at each number where there may be no room."""
         return self.whole if dim.is_nonnegative(self.room) else self.border
 
-    def either(self, make: Callable[[Access], Statement]) -> Statement:
+    def either(
+        self, of_whole: Callable[[Access], Statement], of_border: Callable[[Access], Statement]
+    ) -> Statement:
         """What is made for whole tiles where there is room, else what is made for those at the
         border.
         """
         if dim.is_nonnegative(self.room):
-            return make(self.whole)
+            return of_whole(self.whole)
         if dim.is_nonnegative(-1 - self.room):
-            return make(self.border)
+            return of_border(self.border)
         return block(
-            guard((self.room,), make(self.whole)), guard((-1 - self.room,), make(self.border))
+            guard((self.room,), of_whole(self.whole)),
+            guard((-1 - self.room,), of_border(self.border)),
         )
 
 
@@ -150,10 +153,11 @@ def _output_tiles(transform: Backward, k: Elements, item: Symbol) -> tuple[Exten
         top, left = (t * m for t, m in zip(place.tile, attrs.m, strict=True))
         group, channel = place.within(groups, per_group)
 
+        # padding of a panel holds zeros
+        inside = place.channel_guard if product.layout is None else ()
+
         def read(e: Extent) -> Expr:
-            return guarded(
-                place.channel_guard, k.element(product, (e, group, place.number, channel), None)
-            )
+            return guarded(inside, k.element(product, (e, group, place.number, channel), None))
 
         def put(is_inside: bool) -> PutNumber:
             def at(i: Extent, j: Extent, value: Expr) -> Statement:

@@ -99,7 +99,7 @@ class _Emitter:
         extent, chunk = side.axis.extent, side.chunk
         if _is_one_tile(side):
             return body
-        if _is_of_tiles(side):
+        if _is_numbered(side):
             return self._numbered_tiles(side, body)
         start: Extent = 0 if side.chunks == 1 else Dim.of(_chunk_of(side)) * chunk
         length = extent if side.chunks == 1 else dim.minimum(chunk, extent - start)
@@ -111,11 +111,11 @@ class _Emitter:
         return loop(tile, number, Let(_start(side), start + at, body))
 
     def _numbered_tiles(self, side: Side, body: Statement) -> Statement:
-        """The same along an axis of whole tiles: each starts at a multiple of LANES, by its
-        number."""
+        """The same along an axis whose tiles start at multiples of LANES, by their numbers, which
+        tell where positions lie in blocks of channels."""
         assert isinstance(side.axis.extent, int) and isinstance(side.chunk, int)
         before: Extent = 0
-        number: Extent = side.axis.extent // LANES
+        number: Extent = -(-side.axis.extent // LANES)
         if side.chunks != 1:
             before = Dim.of(_chunk_of(side)) * (side.chunk // LANES)
             number = dim.minimum(side.chunk // LANES, number - before)
@@ -201,9 +201,9 @@ def _cases(side: Side) -> list[tuple[Conditions, bool]]:
 
 
 def _start(side: Side) -> Symbol:
-    """The variable of a tile's first position along a side; of whole tiles, of its number."""
-    if _is_of_tiles(side):
-        return variable(f"{side.axis.name}a", side.axis.extent // LANES)
+    """The variable of a tile's first position along a side; of numbered tiles, of its number."""
+    if _is_numbered(side):
+        return variable(f"{side.axis.name}a", -(-side.axis.extent // LANES))
     return Symbol(
         f"{side.axis.name}a", 0, side.axis.extent - (LANES if _has_whole_tiles(side) else 1)
     )
@@ -213,7 +213,12 @@ def _begin(side: Side) -> Extent:
     """A tile's first position along a side."""
     if _is_one_tile(side):
         return 0
-    return Dim.of(_start(side)) * (LANES if _is_of_tiles(side) else 1)
+    return Dim.of(_start(side)) * (LANES if _is_numbered(side) else 1)
+
+
+def _is_numbered(side: Side) -> bool:
+    """Whether all tiles along a side start at multiples of LANES."""
+    return isinstance(side.axis.extent, int) and not side.overlaps
 
 
 def _is_of_tiles(side: Side) -> bool:

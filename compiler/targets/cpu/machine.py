@@ -25,6 +25,7 @@ class Cpu:
     architecture: Architecture = X86_64
     has_rounding: bool = True  # floor, ceil, trunc and round are instructions
     has_scaling: bool = False  # so is x * 2^n
+    masked_bytes: tuple[int, ...] = ()  # sizes of elements of which vectors are loaded in part
 
     @property
     def is_here(self) -> bool:
@@ -48,7 +49,7 @@ CPUS: dict[str, Cpu] = {  # of each architecture, the lowest first
     for cpu in (
         Cpu("x86-64", "x86-64", "", (), False, Machine(vectors=4), has_rounding=False),
         Cpu("x86-64-v2", "x86-64-v2", "", _V2, False, Machine(vectors=4)),
-        Cpu("x86-64-v3", "x86-64-v3", "", _V3, True, Machine(vectors=8)),
+        Cpu("x86-64-v3", "x86-64-v3", "", _V3, True, Machine(vectors=8), masked_bytes=(4, 8)),
         # LLVM tunes this level for 256-bit vectors; netloom's tiles are made for whole 512-bit
         # registers.
         Cpu(
@@ -59,6 +60,7 @@ CPUS: dict[str, Cpu] = {  # of each architecture, the lowest first
             True,
             Machine(vectors=32),
             has_scaling=True,
+            masked_bytes=(1, 2, 4, 8),
         ),
         # 32 NEON registers of 4 lanes
         Cpu("aarch64", "generic", "", (), True, Machine(vectors=8), AARCH64),

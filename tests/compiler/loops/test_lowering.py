@@ -9,6 +9,7 @@ is the same tree in the same order.
 from __future__ import annotations
 
 import ctypes
+import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cache
@@ -36,7 +37,7 @@ from netloom.compiler.loops.ir import (
 from netloom.compiler.loops.text import parse_kernel
 from netloom.compiler.op import Array
 from netloom.compiler.scalar import Call, Expr
-from netloom.compiler.targets.cpu.llvm import INDEX_ERROR, compile_kernels
+from netloom.compiler.targets.cpu.llvm import INDEX_ERROR, compile_kernels, kernels_as_llvm
 from netloom.compiler.targets.cpu.machine import Cpu, host_cpu, host_cpus
 from netloom.compiler.targets.cpu.vector_math import expand_all
 from netloom.compiler.tensor_type import DType
@@ -248,6 +249,38 @@ BY_HAND = {
 def test_kernels_by_hand(name: str, cpu: Cpu) -> None:
     """What the builder seldom or never makes, and the IR allows."""
     agree([parse_kernel(HEAD + BY_HAND[name])], cpu, {})
+
+
+PARTS = """kernel k(x: T[SHAPE], y: T[SHAPE])
+parallel w < 3:
+  for p < 3:
+    vector l < 16:
+      if -1*l + -16*p + 39 >= 0:
+        y[HERE] = add((x[BEFORE] if l + 16*p + -3 >= 0 else ZERO), (x[ABOVE] if w + -1 >= 0 else ZERO))
+"""
+ALONG = {"SHAPE": "3, 40", "HERE": "w, l + 16*p", "BEFORE": "w, l + 16*p + -3",
+         "ABOVE": "w + -1, l + 16*p"}  # fmt: skip
+ACROSS = {key: ", ".join(reversed(place.split(", "))) for key, place in ALONG.items()}
+
+
+@pytest.mark.parametrize("cpu", [*LEVELS, host_cpu()], ids=lambda cpu: cpu.name)
+@pytest.mark.parametrize("places", [ALONG, ACROSS], ids=["neighbours", "apart"])
+def test_lanes_that_do_not_run_need_no_branches(cpu: Cpu, places: Mapping[str, str]) -> None:
+    """Loads and stores of a part of the lanes, and loads under a condition, for each size of
+    elements: the loops' own branches are the only ones, and nothing of which LLVM would make
+    some."""
+    kernels = []
+    for dtype in (DType.INT8, DType.INT16, DType.FLOAT32, DType.FLOAT64):
+        text = PARTS.replace("ZERO", f"{'0.0' if dtype.is_float else '0'}:{dtype.value}")
+        for name, place in {**places, "T[": f"{dtype.value}["}.items():
+            text = text.replace(name, place)
+        kernels.append(parse_kernel(text))
+    agree(kernels, cpu, {})
+    for kernel in kernels:
+        text = kernels_as_llvm({"k": kernel}, cpu)
+        assert len(re.findall(r"^ *br ", text, re.MULTILINE)) == 6  # three of each loop
+        has_masks = kernel.buffers[0].dtype.bytes in cpu.masked_bytes
+        assert ("llvm.masked" in text) == has_masks
 
 
 FOLDED = (

@@ -7,9 +7,10 @@ tests/test_cases.py holds against an oracle of its own).
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from math import prod
 from typing import Any, TypeAlias
+from zlib import crc32
 
 import numpy as np
 import numpy.typing as npt
@@ -89,15 +90,34 @@ class Convolution:
                  "weight_gradient": (self.batch, *self.y[2:])}  # fmt: skip
         return prod(inner[role])
 
+    @property
+    def least(self) -> int:
+        """The smallest number that the free dim may stand for."""
+        assert self.free is not None
+        axis = self.free - 2
+        return 1 if axis < 0 else max(1, self.reach[axis] - self.lo[axis] - self.hi[axis])
+
+    def at(self, extent: int) -> Convolution:
+        """The same with another extent of the free axis."""
+        assert self.free is not None
+        if self.free == 0:
+            return replace(self, batch=extent)
+        spatial = list(self.spatial)
+        spatial[self.free - 2] = extent
+        return replace(self, spatial=tuple(spatial))
+
+    @property
+    def any_extent(self) -> Convolution:
+        """What all extents of the free axis have in common."""
+        return self if self.free is None else self.at(self.least)
+
     def symbols(self, number: int) -> dict[Symbol, int]:
         """The free dim, named apart from those of other convolutions, and the number that it
         stands for.
         """
         if self.free is None:
             return {}
-        axis = self.free - 2
-        least = 1 if self.free == 0 else max(1, self.reach[axis] - self.lo[axis] - self.hi[axis])
-        return {Symbol(f"N{number}", least, REACH): self.x[self.free]}
+        return {Symbol(f"N{number}", self.least, REACH): self.x[self.free]}
 
 
 # rare variants: tails of rows and columns at once (on AVX2), copies of contiguous memory (im2col),
@@ -187,6 +207,18 @@ def strided(rng: np.random.Generator) -> Iterator[Convolution]:
         )
         if case.products <= MOST_PRODUCTS:
             yield case
+
+
+def resized(case: Convolution, count: int) -> list[Convolution]:
+    """A convolution at so many other extents of its free dim, if it has one; the same ones each
+    time."""
+    if case.free is None:
+        return []
+    reach = 6 if case.free == 0 else (5 if len(case.kernel) == 3 else 18)
+    others = [case.at(e) for e in range(case.least, min(case.least + reach, REACH + 1))]
+    fitting = [o for o in others if o != case and o.products <= MOST_PRODUCTS]
+    rng = np.random.default_rng(crc32(str(case).encode()))
+    return [fitting[i] for i in rng.permutation(len(fitting))[:count]]
 
 
 def _integers(rng: np.random.Generator, low: int, high: int, count: int) -> Shape:

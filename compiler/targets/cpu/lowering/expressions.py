@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from functools import partial
+from math import copysign
 from typing import Any
 
 from llvmlite import ir
@@ -156,18 +157,20 @@ class Expressions:
     def _guarded(self, node: Guarded) -> Operand:
         flag, mask = self.indices.conditions(node.conditions)
         otherwise = self.value(node.otherwise)
+        is_load = _is_load_or_zero(node)
 
         def inside() -> Operand:
             with self.indices.masked(mask, node.conditions, is_tail=False):
                 value = self.value(node.value)
-            return (
-                value
-                if mask is None
-                else self.b.select(mask, self.f.vector(value), self.f.vector(otherwise))
-            )
+            if mask is None or (is_load and is_vector(value)):  # lanes that do not run are zero
+                return value
+            return self.b.select(mask, self.f.vector(value), self.f.vector(otherwise))
 
         if flag is None:
             return inside()
+        if is_load:
+            with self.indices.reading_if(flag):
+                return inside()
         before = self.b.block
         with self.f.if_then(flag):
             value = inside()
@@ -212,6 +215,19 @@ class Expressions:
             value = primitive(self.f, node.combine, [low, high], node.dtype)
             width //= 2
         return self.b.extract_element(value, I32(0))
+
+
+def _is_load_or_zero(node: Guarded) -> bool:
+    """Whether no branch is needed: a load can read a zero elsewhere."""
+    value, otherwise = node.value, node.otherwise
+    return (
+        isinstance(value, Load)
+        and not value.index_expressions
+        and not value.buffer.is_local
+        and isinstance(otherwise, Literal)
+        and otherwise.value == 0
+        and copysign(1, otherwise.value) > 0
+    )
 
 
 __all__ = ["INDEX_ERROR", "Expressions"]

@@ -7,6 +7,7 @@ cost little before LLVM sees them.
 
 from __future__ import annotations
 
+import operator
 from collections.abc import Callable, Hashable, Iterator, Sequence
 from contextlib import contextmanager
 
@@ -19,9 +20,11 @@ from .representation import (
     I64,
     PTR,
     Lanes,
+    Mask,
     Operand,
     Undefined,
     is_vector,
+    known_lanes,
     suffix,
     vector_of,
     zero_of_type,
@@ -126,17 +129,6 @@ class Function:
         with self.b.if_then(flag, likely), self.numbers.inside():
             yield
 
-    def lazily(self, flag: Operand, make: Callable[[], Operand], kind: ir.Type) -> Operand:
-        """The value made under the flag, else zero."""
-        before = self.b.block
-        with self.if_then(flag):
-            value = make()
-            inside = self.b.block
-        phi = self.b.phi(kind)
-        phi.add_incoming(value, inside)
-        phi.add_incoming(zero_of_type(kind), before)
-        return phi
-
     def either(
         self, flag: Operand, usual: Callable[[], Operand], other: Callable[[], Operand]
     ) -> Operand:
@@ -157,6 +149,9 @@ class Function:
         """left and right, where None holds always."""
         if left is None or right is None:
             return right if left is None else left
+        bits = [known for v in (left, right) if (known := known_lanes(v)) is not None]
+        if len(bits) == 2:
+            return Mask(list(map(operator.and_, *bits)))
         return self.numbers.once(("and", left, right), lambda: self.b.and_(left, right))
 
     def vector(self, value: Operand) -> Operand:

@@ -6,6 +6,7 @@ Nothing in it overflows.
 
 from __future__ import annotations
 
+import operator
 from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import partial
@@ -17,9 +18,19 @@ from .... import dim
 from ....dim import Dim, Extent, Minimum, Quotient, Remainder, Symbol
 from ....loops.ir import LANE, LANES, slope_along
 from .function import Function, MadeInBlock
-from .representation import I1, I64, Operand, constant, is_vector, vector_of, zero_of
+from .representation import (
+    I1,
+    I64,
+    Mask,
+    Operand,
+    constant,
+    is_vector,
+    known_lanes,
+    numbers_by_lane,
+    zero_of,
+)
 
-_LANES = ir.Constant(vector_of(I64), list(range(LANES)))  # the number of each
+_LANES = numbers_by_lane(range(LANES))  # the number of each
 
 
 class Indices:
@@ -31,11 +42,14 @@ class Indices:
         self.in_lanes = False  # inside a vector loop
         self.mask: Operand | None = None  # lanes that run, in a vector loop
         self.is_tail = False  # the mask is an end of an axis: lane 0 runs
+        self.flag: Operand | None = None  # whether a load, which no branch guards, may read
         self.tested: tuple[Extent, ...] = ()  # the conditions that hold here
+        self.by_lane: tuple[Extent, ...] = ()  # those that the mask was made of
         self.copied: Mapping[
             Symbol, int
         ] = {}  # variables of unrolled loops, and their last numbers
         self._names_of: dict[Extent, tuple[str, ...]] = {}
+        self._at_lane: dict[tuple[Extent, int], Extent] = {}
 
     # -- scope -------------------------------------------------------------------------------------
 
@@ -63,12 +77,21 @@ class Indices:
         self, mask: Operand | None, conditions: Sequence[Extent], is_tail: bool
     ) -> Iterator[None]:
         """Where conditions hold, and so only lanes of a mask (None: all that run so far)."""
-        saved = self.mask, self.is_tail, self.tested
+        saved = self.mask, self.is_tail, self.tested, self.by_lane
         self.tested = (*self.tested, *conditions)
         if mask is not None:
             self.mask, self.is_tail = self.f.both(self.mask, mask), is_tail
+            self.by_lane = (*self.by_lane, *(c for c in conditions if LANE.name in self._names(c)))
         yield
-        self.mask, self.is_tail, self.tested = saved
+        self.mask, self.is_tail, self.tested, self.by_lane = saved
+
+    @contextmanager
+    def reading_if(self, flag: Operand) -> Iterator[None]:
+        """Where loads may read under a flag only and give zero otherwise, without a branch."""
+        assert self.flag is None
+        self.flag = flag
+        yield
+        self.flag = None
 
     def window(self, offset: Extent) -> tuple[Extent, int, int]:
         """(where a window of neighbours starts, the place in it of the element at an offset, its
@@ -92,7 +115,8 @@ class Indices:
         """A leaf's value: if this block holds it already, for the same values of its extents'
         symbols, that one.
         """
-        return made.once(self.b.block, (item, self._where(extents), self.mask, self.is_tail), make)
+        key = (item, self._where(extents), self.mask, self.is_tail, self.flag)
+        return made.once(self.b.block, key, make)
 
     def number(self, item: Hashable, extent: Extent, make: Callable[[], Operand]) -> Operand:
         """The same for what depends on no memory and on no mask."""
@@ -122,17 +146,35 @@ class Indices:
                 continue
             bit = self._is_natural(value)
             if is_vector(value):
-                mask = self.f.both(mask, bit)
+                mask = mask if all(known_lanes(bit) or (0,)) else self.f.both(mask, bit)
             else:
                 flag = self.f.both(flag, bit)
         return flag, mask
+
+    def runs(self, lane: int) -> Operand | None:
+        """Whether a lane of the mask runs, from the conditions that it was made of; None: it is
+        known that it does."""
+        flag: Operand | None = None
+        for condition in self.by_lane:
+            key = condition, lane
+            if key not in self._at_lane:
+                self._at_lane[key] = dim.substitute(condition, {LANE: lane})
+            flag = self.f.both(flag, self.conditions([self._at_lane[key]])[0])
+        return flag
 
     # -- integers ----------------------------------------------------------------------------------
 
     def extent(self, extent: Extent) -> Any:
         """An int, an i64, or (with the lane in it) a vector of i64."""
+        total, number = self.parts(extent)
+        if total is None:
+            return number
+        return total if number == 0 else self.plus(total, number)
+
+    def parts(self, extent: Extent) -> tuple[Any, int]:
+        """(what is not known or has the lane in it, or None; a number) whose sum an extent is."""
         if isinstance(extent, int):
-            return extent
+            return None, extent
         number = 0
         total: Any = None
         for atoms, factor in extent.terms:
@@ -143,11 +185,12 @@ class Indices:
                 number += term
             else:
                 total = term if total is None else self.plus(total, term)
-        if total is None:
-            return number
-        return total if number == 0 else self.plus(total, number)
+        return total, number
 
     def _is_natural(self, value: Operand) -> Operand:
+        known = known_lanes(value)
+        if known is not None:
+            return Mask([number >= 0 for number in known])
         make = partial(self.b.icmp_signed, ">=", value, zero_of(value))
         return self.f.numbers.once(("natural", value), make)
 
@@ -171,11 +214,21 @@ class Indices:
 
     def _combined(self, name: str, emit: Callable[..., Operand], left: Any, right: Any) -> Operand:
         """The result of an instruction; copies of an unrolled body share it."""
+        known = self._known(getattr(operator, name), left, right)
+        if known is not None:
+            return known
 
         def make() -> Operand:
             return emit(*self.matched(left, right), flags=["nsw"])
 
         return self.f.numbers.once((name, left, right), make)
+
+    def _known(self, function: Callable[[int, int], int], left: Any, right: Any) -> Any:
+        """A function of two integers by lane, if they are known."""
+        if not any(isinstance(v, ir.Constant) for v in (left, right)):
+            return None
+        a, b = ((v,) * LANES if isinstance(v, int) else known_lanes(v) for v in (left, right))
+        return None if a is None or b is None else numbers_by_lane(list(map(function, a, b)))
 
     def matched(self, left: Any, right: Any) -> tuple[Operand, Operand]:
         """Both as scalars or both as vectors."""
@@ -198,14 +251,21 @@ class Indices:
                 a, b = self.extent(left), self.extent(right)
                 if isinstance(a, int) and isinstance(b, int):
                     return min(a, b)
+                known = self._known(min, a, b)
+                if known is not None:
+                    return known
                 a, b = self.matched(a, b)
                 return self.b.select(self.b.icmp_signed("<", a, b), a, b)
 
     def _divided(self, numerator: Dim, divisor: int, remainder: bool) -> Any:
         """Floor division, or what it leaves."""
         value = self.extent(numerator)
+        exact = operator.mod if remainder else operator.floordiv
         if isinstance(value, int):
-            return value % divisor if remainder else value // divisor
+            return exact(value, divisor)
+        known = self._known(exact, value, divisor)
+        if known is not None:
+            return known
         by = constant(value, I64, divisor)
         if dim.is_nonnegative(numerator):
             return self.b.urem(value, by) if remainder else self.b.udiv(value, by)

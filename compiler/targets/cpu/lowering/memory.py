@@ -1,13 +1,14 @@
 """Loads and stores: one element for all lanes, neighbours or elements a small step apart as
 vectors, or lane by lane.
 
-Lanes that do not run touch no memory; of a local buffer all lanes may be touched. What a block has
-loaded already is used again until something is stored.
+Lanes that do not run touch no memory; of a local buffer all lanes may be touched. There are no
+branches for it: what must not be read is a zero on the stack, and what must not be written goes
+there too. What a block has loaded already is used again until something is stored.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -28,6 +29,7 @@ from .representation import (
     PTR,
     Operand,
     is_vector,
+    known_lanes,
     like,
     memory_type,
     suffix,
@@ -65,6 +67,7 @@ class Memory:
         # columns of square buffers, and where they are known
         self.turned: dict[Buffer, tuple[ir.Block, list[Operand]]] = {}
         self.at_lines: dict[Buffer, Operand] = {}  # whether streamed buffers start at one
+        self.elsewhere: dict[str, Operand] = {}  # "zeros" to read, "rest" to write
 
     def allocate(self, buffer: Buffer) -> None:
         """Room for a local buffer on the stack."""
@@ -88,17 +91,86 @@ class Memory:
 
     def _address(self, buffer: Buffer, offset: Extent) -> Operand:
         return self.indices.number(
-            ("address", buffer, offset),
-            offset,
-            lambda: self._pointer(buffer, self.indices.extent(offset)),
+            ("address", buffer, offset), offset, lambda: self._made_address(buffer, offset)
         )
 
+    def _made_address(self, buffer: Buffer, offset: Extent) -> Operand:
+        """Many addresses differ by numbers: the others begin with the one that has none."""
+        total, number = self.indices.parts(offset)
+        if total is None:
+            return self._pointer(buffer, number)
+        whole = self.f.numbers.once(
+            ("address", buffer, total), lambda: self._pointer(buffer, total)
+        )
+        return self._behind(buffer, whole, number)
+
     def _pointer(self, buffer: Buffer, value: Any) -> Operand:
+        return self._behind(buffer, self.pointers[buffer], value)
+
+    def _behind(self, buffer: Buffer, address: Operand, elements: Any) -> Operand:
+        """The address so many elements behind another one."""
+        if isinstance(elements, int) and elements == 0:
+            return address
         kind = memory_type(buffer.dtype)
-        base = self.pointers[buffer]
-        if isinstance(value, int):
-            return self.b.gep(base, [I64(value)], source_etype=kind) if value else base
-        return self.b.gep(base, [value], source_etype=kind)
+        return self.b.gep(address, [self.indices.i64(elements)], source_etype=kind)
+
+    def _readable(self, address: Operand, flag: Operand | None = None) -> Operand:
+        """An address where a load may read, and under the flag; else one of zeros."""
+        condition = self.f.both(self.indices.flag, flag)
+        if condition is None:
+            return address
+        return self.f.numbers.once(
+            ("readable", address, condition),
+            lambda: self.b.select(condition, address, self._elsewhere("zeros")),
+        )
+
+    def _elsewhere(self, name: str) -> Operand:
+        """A vector on the stack: of zeros, or for what nothing reads."""
+        if name not in self.elsewhere:
+            kind = vector_of(I64)
+            with self.b.goto_entry_block():
+                room = self.b.alloca(kind)
+                room.align = LINE
+                room.type = PTR
+                self.b.store(zero_of_type(kind), room, align=LINE)
+            self.elsewhere[name] = room
+        return self.elsewhere[name]
+
+    def _lanes(self, buffer: Buffer, at: _Offset | Operand) -> Iterator[tuple[int, Operand]]:
+        """The lanes that may run, and where the element of each is."""
+        mask = self.indices.mask
+        known = None if mask is None else known_lanes(mask)
+        for lane in range(LANES):
+            if known is None or known[lane]:
+                yield lane, self._lane_address(buffer, at, lane)
+
+    def _lane_address(self, buffer: Buffer, at: _Offset | Operand, lane: int) -> Operand:
+        if isinstance(at, _Offset) and at.slope is not None:
+            return self._address(buffer, at.without_lane + lane * at.slope)
+        offsets = at
+        if isinstance(at, _Offset):
+            offsets = self.f.vector(self.indices.i64(self.indices.extent(at.whole)))
+        known = known_lanes(offsets)
+        if known is not None:
+            return self._pointer(buffer, known[lane])
+        one = self.f.numbers.once(
+            ("lane", offsets, lane), lambda: self.b.extract_element(offsets, I32(lane))
+        )
+        return self.f.numbers.once(("address", buffer, one), lambda: self._pointer(buffer, one))
+
+    def _runs(self, mask: Operand | None, lane: int) -> Operand | None:
+        """Whether a lane of a mask runs; None: it is known that it does."""
+        if mask is None or known_lanes(mask) is not None:
+            return None
+        if mask is self.indices.mask:
+            return self.indices.runs(lane)
+        return self.f.numbers.once(
+            ("runs", mask, lane), lambda: self.b.extract_element(mask, I32(lane))
+        )
+
+    def _has_masks(self, buffer: Buffer, mask: Operand) -> bool:
+        """Whether some lanes of neighbours are one access: else LLVM would make branches."""
+        return known_lanes(mask) is not None or buffer.dtype.bytes in self.f.cpu.masked_bytes
 
     # -- loads -------------------------------------------------------------------------------------
 
@@ -152,16 +224,18 @@ class Memory:
             column = self.indices.extent(offset.without_lane)
             if isinstance(column, int):
                 return self._column(buffer, column)
-        return self._gathered(buffer, self.indices.extent(offset.whole))
+        return self._gathered(buffer, offset)
 
     def _uniform(self, buffer: Buffer, offset: Extent) -> Operand:
         kind, mask = memory_type(buffer.dtype), self.indices.mask
+        address = self._address(buffer, offset)
         if mask is None or self.indices.is_tail or buffer.is_local:
-            return self.b.load(self._address(buffer, offset), typ=kind)
-        some = self.b.icmp_unsigned("!=", self.b.bitcast(mask, I16), I16(0))
-        return self.f.lazily(
-            some, lambda: self.b.load(self._address(buffer, offset), typ=kind), kind
+            return self.b.load(self._readable(address), typ=kind)
+        some = self.f.numbers.once(
+            ("some", mask),
+            lambda: self.b.icmp_unsigned("!=", self.b.bitcast(mask, I16), I16(0)),
         )
+        return self.b.load(self._readable(address, some), typ=kind)
 
     def _neighbours(self, buffer: Buffer, offset: Extent) -> Operand:
         return self._vector(buffer, self._address(buffer, offset), self.indices.mask)
@@ -196,6 +270,10 @@ class Memory:
 
     def _vector(self, buffer: Buffer, address: Operand, mask: Operand | None) -> Operand:
         kind = vector_of(memory_type(buffer.dtype))
+        if mask is not None and not buffer.is_local and not self._has_masks(buffer, mask):
+            each = ((lane, self._behind(buffer, address, lane)) for lane in range(LANES))
+            return self._joined(buffer, each, mask)
+        address = self._readable(address)
         if mask is None or buffer.is_local:
             return self.b.load(
                 address, align=64 if buffer.is_local else buffer.dtype.bytes, typ=kind
@@ -213,25 +291,20 @@ class Memory:
             known = self.turned[buffer] = self.b.block, transposed(self.b, rows)
         return known[1][column]
 
-    def _gathered(self, buffer: Buffer, offsets: Any) -> Operand:
-        """Lane by lane; lanes that do not run read nothing."""
+    def _gathered(self, buffer: Buffer, at: _Offset | Operand) -> Operand:
+        """Lane by lane."""
+        return self._joined(buffer, self._lanes(buffer, at), self.indices.mask)
+
+    def _joined(
+        self, buffer: Buffer, lanes: Iterable[tuple[int, Operand]], mask: Operand | None
+    ) -> Operand:
+        """What lanes have at their addresses; those that do not run read a zero."""
         element = memory_type(buffer.dtype)
         result: Operand = zero_of_type(vector_of(element))
-        offsets = self.f.vector(self.indices.i64(offsets))
-        for lane in range(LANES):
-            at = self.b.extract_element(offsets, I32(lane))
-
-            def one(at: Operand = at) -> Operand:
-                return self.b.load(self._pointer(buffer, at), typ=element)
-
-            value = self._if_lane_runs(lane, one, element)
+        for lane, address in lanes:
+            value = self.b.load(self._readable(address, self._runs(mask, lane)), typ=element)
             result = self.b.insert_element(result, value, I32(lane))
         return result
-
-    def _if_lane_runs(self, lane: int, make: Callable[[], Operand], kind: ir.Type) -> Operand:
-        if self.indices.mask is None:
-            return make()
-        return self.f.lazily(self.b.extract_element(self.indices.mask, I32(lane)), make, kind)
 
     # -- hints -------------------------------------------------------------------------------------
 
@@ -262,7 +335,7 @@ class Memory:
             hint = store.bypasses_cache and _starts_at_vectors(offset.without_lane)
             self._store_neighbours(buffer, offset.without_lane, self.f.vector(value), hint)
         else:
-            self._scatter(buffer, self.indices.extent(offset.whole), self.f.vector(value))
+            self._put(self._lanes(buffer, offset), self.f.vector(value))
         if buffer.is_local:
             self.made_of_locals.clear()
             self.turned.pop(buffer, None)
@@ -278,6 +351,10 @@ class Memory:
             return
         if mask is None or buffer.is_local:
             self.b.store(value, address, align=64 if buffer.is_local else buffer.dtype.bytes)
+            return
+        if not self._has_masks(buffer, mask):
+            each = ((lane, self._behind(buffer, address, lane)) for lane in range(LANES))
+            self._put(each, value)
             return
         kind = value.type
         function = self.f.intrinsic(
@@ -309,16 +386,14 @@ class Memory:
         if self.at_lines and name:
             self.b.call(self.f.intrinsic(name, ir.VoidType(), []), [])
 
-    def _scatter(self, buffer: Buffer, offsets: Any, value: Operand) -> None:
-        offsets, mask = self.f.vector(self.indices.i64(offsets)), self.indices.mask
-        for lane in range(LANES):
-            at = self.b.extract_element(offsets, I32(lane))
+    def _put(self, lanes: Iterable[tuple[int, Operand]], value: Operand) -> None:
+        """Lane by lane."""
+        for lane, address in lanes:
             element = self.b.extract_element(value, I32(lane))
-            if mask is None:
-                self.b.store(element, self._pointer(buffer, at))
-                continue
-            with self.f.if_then(self.b.extract_element(mask, I32(lane))):
-                self.b.store(element, self._pointer(buffer, at))
+            runs = self._runs(self.indices.mask, lane)
+            if runs is not None:
+                address = self.b.select(runs, address, self._elsewhere("rest"))
+            self.b.store(element, address)
 
 
 def _reader(number: int, step: int, end: int, before: int) -> int | None:

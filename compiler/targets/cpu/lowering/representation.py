@@ -6,6 +6,7 @@ byte in memory.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from functools import cache
 from typing import TypeAlias
 
@@ -40,6 +41,29 @@ class Undefined(ir.Constant):  # type: ignore[misc]
 
     def _get_reference(self) -> str:
         return "undef"
+
+
+class Mask(ir.Constant):  # type: ignore[misc]
+    """A known bit in each lane, written as the bits of one number."""
+
+    def __init__(self, bits: Sequence[int]) -> None:
+        super().__init__(vector_of(I1), list(bits))
+
+    def _get_reference(self) -> str:
+        number = sum(bool(one.constant) << lane for lane, one in enumerate(self.constant))
+        return f"bitcast (i{LANES} {number} to {self.type})"
+
+
+def numbers_by_lane(numbers: Sequence[int]) -> ir.Constant:
+    """Known integers, one a lane."""
+    return ir.Constant(vector_of(I64), list(numbers))
+
+
+def known_lanes(value: Operand) -> tuple[int, ...] | None:
+    """The integers in the lanes of a vector, if they are known."""
+    if not (isinstance(value, ir.Constant) and is_vector(value)) or value.constant is None:
+        return None
+    return tuple(int(one.constant) for one in value.constant)
 
 
 @cache
@@ -122,7 +146,7 @@ def suffix(kind: ir.Type) -> str:
 
 
 __all__ = [
-    "I1", "I8", "I16", "I32", "I64", "PTR", "Lanes", "Operand", "Undefined", "constant",
-    "is_vector", "lane_type", "like",
-    "literal", "memory_type", "suffix", "value_type", "vector_of", "zero_of", "zero_of_type",
+    "I1", "I8", "I16", "I32", "I64", "PTR", "Lanes", "Mask", "Operand", "Undefined", "constant",
+    "is_vector", "known_lanes", "lane_type", "like",
+    "literal", "memory_type", "numbers_by_lane", "suffix", "value_type", "vector_of", "zero_of", "zero_of_type",
 ]  # fmt: skip

@@ -11,6 +11,7 @@ rows and lanes (Stone 1971).
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import cache
 
 from llvmlite import ir
 
@@ -104,7 +105,12 @@ def _moved(b: ir.IRBuilder, parts: Sequence[Operand], even: Sequence[int]) -> li
 
 def _shuffled(b: ir.IRBuilder, x: Operand, y: Operand, order: Sequence[int]) -> Operand:
     """Lanes of two vectors, those of the second counted on from the first's."""
-    return b.shuffle_vector(x, y, ir.Constant(ir.VectorType(I32, len(order)), list(order)))
+    return b.shuffle_vector(x, y, _order(tuple(order)))
+
+
+@cache
+def _order(lanes: tuple[int, ...]) -> ir.Constant:
+    return ir.Constant(ir.VectorType(I32, len(lanes)), list(lanes))
 
 
 __all__ = ["picked", "spread", "transposed"]
