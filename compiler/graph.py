@@ -132,6 +132,10 @@ class Graph:
         found = dim.symbols_of([extent for value in self.sources for extent in value.shape])
         return tuple(sorted(found, key=lambda s: s.name))
 
+    def inference_form(self) -> Graph:
+        """The graph as inference runs it: this one, unless a frontend keeps another form."""
+        return self
+
     def constant_of(self, value: Value) -> Constant | None:
         """The constant that a value is, if a ``constant`` node makes it."""
         node = self.producers.get(value)

@@ -81,9 +81,7 @@ def load_session(name: str, build: Build, binding: Binding) -> Session:
 
 def inference_form(graph: Graph) -> Graph:
     """The graph without dropout and with running statistics, if it was traced."""
-    from netloom.frontends.dsl.trace import TracedGraph
-
-    return graph.inference_form() if isinstance(graph, TracedGraph) else graph
+    return graph.inference_form()
 
 
 def compile_model(graph: Graph, build: Build) -> Compiled:

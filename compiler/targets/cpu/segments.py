@@ -20,6 +20,7 @@ import numpy.typing as npt
 from ...constant import Constant
 from ...program import ALIGNMENT
 
+WEIGHTS_SYMBOL = "nl_weights"  # the image of a shared object
 SHORTEST_FILL = 4096  # bytes: shorter runs stay bytes
 _BLOCK = 512  # bytes: every run of SHORTEST_FILL bytes holds at least 7 aligned blocks
 _CHUNK = 4096  # blocks that are compared at a time

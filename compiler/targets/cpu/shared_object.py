@@ -26,10 +26,10 @@ from ...cache import compiler_version, default_cache
 from ...dim import Extent
 from ...program import Entry, Port, Program
 from .architecture import Architecture
+from .entry_plan import EntryPlan
 from .features import required_features
 from .header import model_header
-from .host_api import build_host_object
-from .host_tables import EntryPlan
+from .host_object import build_host_object
 from .link import find_linker, link_shared_object
 from .segments import Buffer, Weights, lay_out
 from .variant import Variant
