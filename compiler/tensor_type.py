@@ -178,6 +178,8 @@ def is_broadcastable(extent: Extent, target: Extent) -> bool:
 
 def broadcast_shapes(shapes: list[tuple[Extent, ...]]) -> tuple[Extent, ...] | None:
     """The common shape under NumPy's rule, or None; symbolic extents must be equal or 1."""
+    if len(set(shapes)) == 1:  # nearly always: each axis is its own
+        return shapes[0]
     rank = max((len(shape) for shape in shapes), default=0)
     result: list[Extent] = []
     for axis in range(rank):
