@@ -12,10 +12,10 @@ import json
 import os
 import struct
 import tempfile
+from collections import deque
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
-from queue import SimpleQueue
-from threading import Thread
 from typing import Any
 from uuid import uuid4
 
@@ -37,6 +37,7 @@ from .weights_object import write_room, write_weights_object
 from .weights_segment import with_weights_behind
 
 _BLOCK = 1 << 20  # bytes that are read at a time
+_AHEAD = 16  # chunks that are written before their digest is computed
 
 
 def write_shared_object(variants: Sequence[Variant], path: str | os.PathLike[str]) -> None:
@@ -156,25 +157,21 @@ def _write_recorded(path: Path, contents: Iterable[Buffer]) -> None:
     Others must not be able to write what will run as code.
     """
     digest, size = hashlib.sha256(), struct.calcsize(abi.TRAILER_FORMAT)
-    waiting: SimpleQueue[Buffer | None] = SimpleQueue()
-
-    def run() -> None:
-        while (data := waiting.get()) is not None:
-            digest.update(data)
-
-    hashing = Thread(target=run, daemon=True)
-    hashing.start()
-    with open(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o775), "wb") as file:
-        try:
-            for data in contents:
-                waiting.put(data)
-                file.write(data)
-                size += len(data)
-            file.flush()
-            os.fsync(file.fileno())  # the disk works while the digest is computed
-        finally:
-            waiting.put(None)
-            hashing.join()
+    hashed: deque[Future[None]] = deque()
+    with (
+        ThreadPoolExecutor(1) as hashing,
+        open(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o775), "wb") as file,
+    ):
+        for data in contents:
+            hashed.append(hashing.submit(digest.update, data))
+            file.write(data)
+            size += len(data)
+            if len(hashed) > _AHEAD:  # what waits is in memory
+                hashed.popleft().result()
+        file.flush()
+        os.fsync(file.fileno())  # the disk works while the digest is computed
+        while hashed:
+            hashed.popleft().result()
         file.write(
             struct.pack(
                 abi.TRAILER_FORMAT, abi.TRAILER_MAGIC, abi.ABI_VERSION, 0, size, digest.digest()
