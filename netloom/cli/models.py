@@ -38,9 +38,11 @@ def load_graph(model: str, binding: Binding) -> Graph:
     if ".py:" in model:
         path, _, name = model.rpartition(":")
         return _from_file(path, name, binding)
-    from netloom.frontends.onnx.importer import from_onnx
+    from netloom.frontends.onnx.model_bytes import read_ahead
 
-    file = _light(model[6:]) if model.startswith("light:") else Path(model)
+    file = read_ahead(_light(model[6:]) if model.startswith("light:") else Path(model))
+    from netloom.frontends.onnx.importer import from_onnx  # takes as long as reading
+
     return from_onnx(file, dims=dict(binding.dims) or None, shapes=dict(binding.shapes) or None)
 
 
