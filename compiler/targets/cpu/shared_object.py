@@ -38,6 +38,7 @@ from .weights_segment import with_weights_behind
 
 _BLOCK = 1 << 20  # bytes that are read at a time
 _AHEAD = 16  # chunks that are written before their digest is computed
+_FLUSHED = 1 << 25  # bytes after which the disk begins to write them
 
 
 def write_shared_object(variants: Sequence[Variant], path: str | os.PathLike[str]) -> None:
@@ -53,14 +54,17 @@ def write_shared_object(variants: Sequence[Variant], path: str | os.PathLike[str
     weights = lay_out(program.constants)
     host = build_host_object(variants, weights, build_manifests(variants, weights), image=True)
     objects = [host, *(data for variant in variants for data in variant.objects)]
-    temporary = _temporary(target)
+    library, header = _temporary(target), _temporary(target)
     try:
         with tempfile.TemporaryDirectory(prefix="netloom-") as folder:
-            _write_recorded(temporary, _contents(objects, weights, architecture, Path(folder)))
-        replace_file(target.with_suffix(".h"), model_header(program).encode())
-        _put(temporary, target)
+            _write_recorded(library, _contents(objects, weights, architecture, Path(folder)))
+        _write(header, model_header(program).encode())
+        header.replace(target.with_suffix(".h"))
+        library.replace(target)
+        _sync_folder(target.parent)
     finally:
-        temporary.unlink(missing_ok=True)
+        library.unlink(missing_ok=True)
+        header.unlink(missing_ok=True)
 
 
 def check_writable(path: Path) -> None:
@@ -137,8 +141,9 @@ def replace_file(path: Path, data: bytes) -> None:
     """Puts the data at the path: whole or not at all."""
     temporary = _temporary(path)
     try:
-        temporary.write_bytes(data)
-        _put(temporary, path)
+        _write(temporary, data)
+        temporary.replace(path)
+        _sync_folder(path.parent)
     finally:
         temporary.unlink(missing_ok=True)
 
@@ -153,38 +158,49 @@ def _temporary(path: Path) -> Path:
 
 
 def _write_recorded(path: Path, contents: Iterable[Buffer]) -> None:
-    """Writes a new file and the trailer with its size and digest, which a thread computes meanwhile.
-    Others must not be able to write what will run as code.
+    """Writes a new file and the trailer with its size and digest, which a thread computes meanwhile
+    while another has the disk begin. Others must not be able to write what will run as code.
     """
-    digest, size = hashlib.sha256(), struct.calcsize(abi.TRAILER_FORMAT)
+    digest, size, waiting = hashlib.sha256(), struct.calcsize(abi.TRAILER_FORMAT), 0
     hashed: deque[Future[None]] = deque()
+    flushed: list[Future[None]] = []
     with (
-        ThreadPoolExecutor(1) as hashing,
         open(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o775), "wb") as file,
+        ThreadPoolExecutor(1) as hashing,
+        ThreadPoolExecutor(1) as flushing,
     ):
         for data in contents:
             hashed.append(hashing.submit(digest.update, data))
             file.write(data)
             size += len(data)
+            waiting += len(data)
             if len(hashed) > _AHEAD:  # what waits is in memory
                 hashed.popleft().result()
-        file.flush()
-        os.fsync(file.fileno())  # the disk works while the digest is computed
-        while hashed:
-            hashed.popleft().result()
+            if waiting > _FLUSHED and all(flush.done() for flush in flushed):
+                flushed.append(flushing.submit(os.fdatasync, file.fileno()))
+                waiting = 0
+        for done in (*hashed, *flushed):
+            done.result()
         file.write(
             struct.pack(
                 abi.TRAILER_FORMAT, abi.TRAILER_MAGIC, abi.ABI_VERSION, 0, size, digest.digest()
             )
         )
-
-
-def _put(temporary: Path, path: Path) -> None:
-    """Renames a file of the same folder, after its contents have reached the disk."""
-    with temporary.open("rb") as file:
+        file.flush()
         os.fsync(file.fileno())
-    temporary.replace(path)
-    folder = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY)
+
+
+def _write(path: Path, data: bytes) -> None:
+    """Writes a file to the disk."""
+    with path.open("wb") as file:
+        file.write(data)
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def _sync_folder(path: Path) -> None:
+    """What was renamed in the folder reaches the disk."""
+    folder = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
     try:
         os.fsync(folder)
     finally:
