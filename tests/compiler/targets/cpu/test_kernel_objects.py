@@ -125,7 +125,9 @@ def test_the_cache_gives_the_same_bytes(kernels: dict[str, Kernel], expected: tu
     assert len(cache.entries()) == 7
     assert compile_kernel_objects(kernels, digests_of(kernels), CPU, 1, cache) == expected
     assert len(cache.entries()) == len(kernels)
-    monkeypatch.setattr(kernel_compiler, "kernels_as_llvm", lambda *_: pytest.fail("compiled again"))
+    monkeypatch.setattr(
+        kernel_compiler, "kernels_as_llvm", lambda *_: pytest.fail("compiled again")
+    )
     monkeypatch.setattr(kernel_compiler, "verify_kernel", lambda *_: pytest.fail("verified again"))
     assert compile_kernel_objects(kernels, digests_of(kernels), CPU, 2, cache) == expected
 
