@@ -30,7 +30,9 @@ class Cpu:
     @property
     def is_here(self) -> bool:
         """Whether this machine has every feature."""
-        return self.architecture.is_native and present_features().issuperset(self.required)
+        return self.architecture.is_native and (
+            not self.required or present_features().issuperset(self.required)
+        )
 
 
 _V2 = ("ssse3", "sse4.1", "sse4.2", "popcnt")
