@@ -38,7 +38,6 @@ from .weights_segment import with_weights_behind
 
 _BLOCK = 1 << 20  # bytes that are read at a time
 _AHEAD = 16  # chunks that are written before their digest is computed
-_FLUSHED = 1 << 25  # bytes after which the disk begins to write them
 
 
 def write_shared_object(variants: Sequence[Variant], path: str | os.PathLike[str]) -> None:
@@ -158,29 +157,23 @@ def _temporary(path: Path) -> Path:
 
 
 def _write_recorded(path: Path, contents: Iterable[Buffer]) -> None:
-    """Writes a new file and the trailer with its size and digest, which a thread computes meanwhile
-    while another has the disk begin. Others must not be able to write what will run as code.
+    """Writes a new file and the trailer with its size and digest, which a thread computes meanwhile.
+    Others must not be able to write what will run as code.
     """
-    digest, size, waiting = hashlib.sha256(), struct.calcsize(abi.TRAILER_FORMAT), 0
+    digest, size = hashlib.sha256(), struct.calcsize(abi.TRAILER_FORMAT)
     hashed: deque[Future[None]] = deque()
-    flushed: list[Future[None]] = []
     with (
         open(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o775), "wb") as file,
         ThreadPoolExecutor(1) as hashing,
-        ThreadPoolExecutor(1) as flushing,
     ):
         for data in contents:
             hashed.append(hashing.submit(digest.update, data))
             file.write(data)
             size += len(data)
-            waiting += len(data)
             if len(hashed) > _AHEAD:  # what waits is in memory
                 hashed.popleft().result()
-            if waiting > _FLUSHED and all(flush.done() for flush in flushed):
-                flushed.append(flushing.submit(os.fdatasync, file.fileno()))
-                waiting = 0
-        for done in (*hashed, *flushed):
-            done.result()
+        while hashed:
+            hashed.popleft().result()
         file.write(
             struct.pack(
                 abi.TRAILER_FORMAT, abi.TRAILER_MAGIC, abi.ABI_VERSION, 0, size, digest.digest()

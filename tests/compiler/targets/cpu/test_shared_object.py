@@ -212,23 +212,6 @@ def test_a_failed_write_leaves_the_old_file(
     assert sorted(entry.name for entry in tmp_path.iterdir()) == ["model.h", "model.so"]
 
 
-def test_an_early_write_to_the_disk_that_fails_is_reported(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    def full(descriptor: int) -> None:
-        raise OSError(28, "No space left on device")
-
-    monkeypatch.setattr(os, "fdatasync", full)
-    path = tmp_path / "model.so"
-    write_shared_object([Variant(dense(), small.kernels())], path)  # too small for it
-    old = path.read_bytes()
-    monkeypatch.setattr(shared_object, "_FLUSHED", 0)
-    with pytest.raises(OSError, match="No space"):
-        write_shared_object([Variant(dense(), small.kernels())], path)
-    assert path.read_bytes() == old
-    assert sorted(entry.name for entry in tmp_path.iterdir()) == ["model.h", "model.so"]
-
-
 def test_a_program_in_use_may_be_replaced(tmp_path: Path) -> None:
     path = tmp_path / "model.so"
     write_shared_object([Variant(small.doubling(), small.kernels())], path)
