@@ -15,10 +15,10 @@ import stat
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cache
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from uuid import uuid4
 
+from netloom import __version__, abi
 from netloom.environment import cache_folder
 
 LIMIT = 256 << 20  # bytes that a cache may hold
@@ -148,17 +148,16 @@ def default_cache() -> Cache:
 
 @cache
 def compiler_version() -> str:
-    """The package's version and a digest of the compiler's own source files."""
-    try:
-        number = version("netloom")
-    except PackageNotFoundError:
-        number = "not installed"
+    """The package's version and a digest of the compiler's own source files and of the C
+    interface's table.
+    """
     folder = Path(__file__).parent
     digest = hashlib.sha256()
-    for path in sorted(folder.rglob("*.py")):
+    named = [(str(path.relative_to(folder)), path) for path in sorted(folder.rglob("*.py"))]
+    for name, path in [*named, ("../abi.py", Path(abi.__file__))]:
         source = path.read_bytes()
-        digest.update(f"{path.relative_to(folder)} {len(source)}\n".encode() + source)
-    return f"{number} {digest.hexdigest()}"
+        digest.update(f"{name} {len(source)}\n".encode() + source)
+    return f"{__version__} {digest.hexdigest()}"
 
 
 def _digest_of(key: tuple[str, ...]) -> str:

@@ -25,7 +25,6 @@ from . import dim
 from .cache import default_cache
 from .graph import Graph
 from .kernel_table import KernelTable
-from .loops.verify import verify_kernel
 from .passes.choose_layout import choose_layout
 from .passes.eliminate_common import eliminate_common
 from .passes.eliminate_dead import eliminate_dead
@@ -38,10 +37,7 @@ from .passes.split_sums import split_sums
 from .pipeline import GRAPH_PASSES, Pass, Pipeline, Report
 from .program import Program, StatePort, identifier
 from .strategies import Rates, rates_of
-from .targets.cpu.jit import load_in_process
 from .targets.cpu.kernel_objects import compile_kernel_objects
-from .targets.cpu.layer_timer import LayerTimer
-from .targets.cpu.llvm import kernels_as_assembly, kernels_as_llvm
 from .targets.cpu.machine import Cpu, cpus_named
 from .targets.cpu.shared_object import check_writable, write_shared_object
 from .targets.cpu.variant import Variant
@@ -174,6 +170,8 @@ class Compiled:
         """The program loaded into this process; hand it to
         ``runtime.session.Session.in_process``.
         """
+        from .targets.cpu.jit import load_in_process
+
         return load_in_process(self.variants)
 
     def save(self, path: str | os.PathLike[str]) -> None:
@@ -186,6 +184,8 @@ class Compiled:
     def as_text(self, level: str = "graph") -> str:
         """The program at a level: graph (as it was given), kernels (fused), loops, llvm or asm."""
         if level in ("loops", "llvm", "asm"):
+            from .loops.verify import verify_kernel
+
             if self.lower:
                 raise UsageError(
                     f"the text of {level} is for one CPU level, not for {self.levels}.",
@@ -205,8 +205,12 @@ class Compiled:
                     print_kernel(kernel, name) for name, kernel in self.program.kernels.items()
                 )
             case "llvm":
+                from .targets.cpu.llvm import kernels_as_llvm
+
                 return kernels_as_llvm(self.program.kernels, self.cpu)
             case "asm":
+                from .targets.cpu.llvm import kernels_as_assembly
+
                 return kernels_as_assembly(self.program.kernels, self.cpu)
         raise UsageError(f"there is no level {level!r}.", hint=f"Choose {', '.join(LEVELS)}.")
 
@@ -316,6 +320,8 @@ def _tuner(cpu: Cpu, options: Options) -> Tuner | None:
         return None
     if not 0 < options.tune < math.inf:
         raise UsageError(f"tuning needs a positive number of seconds, not {options.tune}.")
+    from .targets.cpu.layer_timer import LayerTimer
+
     cache = default_cache()
     return Tuner(
         LayerTimer(cpu, options.threads or len(os.sched_getaffinity(0)), cache), options.tune, cache

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import cache
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -105,10 +106,21 @@ class _Parts:
         return Compute(term)
 
     def _expression(self, attrs: Any, inputs: Sequence[TensorType]) -> Expr:
-        try:
-            return self.formula(attrs, *(scalar.Argument(i, t.dtype) for i, t in enumerate(inputs)))
-        except TypeError as error:
-            raise ValueError(str(error)) from error
+        dtypes = tuple(t.dtype for t in inputs)
+        # attributes that are equal may still differ (0.0 and -0.0), so those are not looked up
+        made = _plain_expression if type(attrs) is NoAttrs else _expression_over
+        return made(self.formula, attrs, dtypes)
+
+
+def _expression_over(formula: Callable[..., Expr], attrs: Any, dtypes: tuple[DType, ...]) -> Expr:
+    """A formula applied to arguments of these dtypes; ValueError where it does not take them."""
+    try:
+        return formula(attrs, *(scalar.Argument(i, dtype) for i, dtype in enumerate(dtypes)))
+    except TypeError as error:
+        raise ValueError(str(error)) from error
+
+
+_plain_expression = cache(_expression_over)
 
 
 def _flops(_attrs: Any, _inputs: Sequence[TensorType], outputs: Sequence[TensorType]) -> Extent:

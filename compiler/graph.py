@@ -132,6 +132,10 @@ class Graph:
         found = dim.symbols_of([extent for value in self.sources for extent in value.shape])
         return tuple(sorted(found, key=lambda s: s.name))
 
+    def inference_form(self) -> Graph:
+        """The graph as inference runs it: this one, unless a frontend keeps another form."""
+        return self
+
     def constant_of(self, value: Value) -> Constant | None:
         """The constant that a value is, if a ``constant`` node makes it."""
         node = self.producers.get(value)
@@ -171,10 +175,20 @@ class Graph:
 
 def nested_graphs(node: Node) -> list[Graph]:
     """The graphs held by a node's attributes."""
-    if not dataclasses.is_dataclass(node.attrs):
-        return []
-    fields = (getattr(node.attrs, field.name) for field in dataclasses.fields(node.attrs))
+    fields = (getattr(node.attrs, name) for name in field_names(type(node.attrs)))
     return [value for value in fields if isinstance(value, Graph)]
+
+
+_FIELD_NAMES: dict[type, tuple[str, ...]] = {}
+
+
+def field_names(kind: type) -> tuple[str, ...]:
+    """The fields of a dataclass, looked up once; none of another type."""
+    found = _FIELD_NAMES.get(kind)
+    if found is None:
+        fields = dataclasses.fields(kind) if dataclasses.is_dataclass(kind) else ()
+        found = _FIELD_NAMES[kind] = tuple(field.name for field in fields)
+    return found
 
 
 def map_extents(item: Any, values: Mapping[Symbol, Extent]) -> Any:

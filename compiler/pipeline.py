@@ -12,6 +12,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+from weakref import WeakKeyDictionary
 
 from netloom.errors import VerificationError
 
@@ -90,7 +91,7 @@ class Pipeline:
         """The graph after all passes, verified before the first and after each; ``dump``: a
         folder for the texts.
         """
-        verified: Verified = set()
+        verified: Verified = WeakKeyDictionary()
         verify(graph, verified)
         if dump is not None:
             dump.mkdir(parents=True, exist_ok=True)

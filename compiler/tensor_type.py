@@ -9,7 +9,7 @@ import enum
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cache, cached_property
 from typing import Any, Final
 
 import ml_dtypes
@@ -67,9 +67,13 @@ class DType(enum.Enum):
     @staticmethod
     def of(numpy_dtype: np.dtype[Any] | type | str) -> DType:
         """The DType of a NumPy dtype; ValueError if there is none."""
-        dtype = np.dtype(numpy_dtype)
-        name = "bfloat16" if dtype == np.dtype(ml_dtypes.bfloat16) else dtype.name
-        return DType(name)
+        return _of_numpy(np.dtype(numpy_dtype))
+
+
+@cache
+def _of_numpy(dtype: np.dtype[Any]) -> DType:
+    """Kept, because NumPy makes the name anew each time."""
+    return DType("bfloat16" if dtype == np.dtype(ml_dtypes.bfloat16) else dtype.name)
 
 
 FLOAT16, FLOAT32, FLOAT64, BFLOAT16 = DType.FLOAT16, DType.FLOAT32, DType.FLOAT64, DType.BFLOAT16
@@ -178,6 +182,8 @@ def is_broadcastable(extent: Extent, target: Extent) -> bool:
 
 def broadcast_shapes(shapes: list[tuple[Extent, ...]]) -> tuple[Extent, ...] | None:
     """The common shape under NumPy's rule, or None; symbolic extents must be equal or 1."""
+    if len(set(shapes)) == 1:  # nearly always: each axis is its own
+        return shapes[0]
     rank = max((len(shape) for shape in shapes), default=0)
     result: list[Extent] = []
     for axis in range(rank):

@@ -9,27 +9,28 @@ the graphs around them.
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Iterable, Iterator, Sequence
-from typing import Any, TypeAlias
+from typing import Any, NoReturn, TypeAlias
+from weakref import WeakKeyDictionary
 
 from netloom.errors import VerificationError
 
 from . import dim
 from .constant import Constant
 from .dim import Dim, Symbol
-from .graph import Graph, Node, Value, nested_graphs
+from .graph import Graph, Node, Value, field_names, nested_graphs
 from .tensor_type import TensorType
 
-# nodes that were verified, with the symbols that they may use: nodes never change
-Verified: TypeAlias = set[tuple[Node, frozenset[Symbol]]]
+# nodes that were verified, with the symbols that they may use: nodes never change. They are not kept
+# here, for constants would keep their contents in memory.
+Verified: TypeAlias = WeakKeyDictionary[Node, frozenset[Symbol]]
 
 
 def verify(graph: Graph, verified: Verified | None = None) -> None:
     """Raises VerificationError if the graph, or one nested in it, breaks a rule. What holds of a
     node by itself is looked at once for all graphs that are verified with the same ``verified``.
     """
-    seen: Verified = set() if verified is None else verified
+    seen: Verified = WeakKeyDictionary() if verified is None else verified
     stack: list[tuple[Graph, frozenset[Symbol]]] = [(graph, frozenset())]
     while stack:
         item, outer = stack.pop()
@@ -47,14 +48,18 @@ def _dims(items: Iterable[Any]) -> Iterator[Dim]:
     stack = list(items)
     while stack:
         match stack.pop():
+            case int():
+                pass
             case Dim() as extent:
                 yield extent
             case tuple() as parts:
                 stack += parts
             case TensorType(_, shape):
                 stack += shape
-            case item if dataclasses.is_dataclass(item) and not isinstance(item, type | Graph):
-                stack += [getattr(item, field.name) for field in dataclasses.fields(item)]
+            case Graph():
+                pass
+            case item:
+                stack += [getattr(item, name) for name in field_names(type(item))]
 
 
 def _verify_one(graph: Graph, outer: frozenset[Symbol], verified: Verified) -> frozenset[Symbol]:
@@ -65,24 +70,20 @@ def _verify_one(graph: Graph, outer: frozenset[Symbol], verified: Verified) -> f
     known: set[TensorType] = set()
     for position, node in enumerate(graph.nodes):
         where = node.label or f"node {position} ({node.op.name})"
-        for value in node.inputs:
-            _require(value in defined, where, f"{node.op.name} uses a value before it is defined")
+        if not defined.issuperset(node.inputs):
+            _fail(where, f"{node.op.name} uses a value before it is defined")
         for value in node.outputs:
-            _require(
-                value not in defined,
-                where,
-                f"{node.op.name} defines a value that is defined already",
-            )
+            if value in defined:
+                _fail(where, f"{node.op.name} defines a value that is defined already")
             defined.add(value)
-        if (node, symbols) in verified:
+        if verified.get(node) == symbols:
             continue
-        if node.op.name != "constant":  # which would keep its contents in memory
-            verified.add((node, symbols))
+        verified[node] = symbols
         _verify_node(node, where)
         fresh = [value.type for value in node.outputs if value.type not in known]
         known.update(fresh)
-        strange = symbols_in(node.attrs, *fresh) - symbols
-        _require(not strange, where, f"no source has the dims {sorted(s.name for s in strange)}")
+        if strange := symbols_in(node.attrs, *fresh) - symbols:
+            _fail(where, f"no source has the dims {sorted(s.name for s in strange)}")
     for name, value in zip(_result_names(graph), graph.results, strict=True):
         _require(value in defined, name, "the result is not defined")
     return symbols
@@ -141,10 +142,8 @@ def _verify_node(node: Node, where: str) -> None:
             f"{node.op.name} is {_list(found)}, but infers {_list(types)}", node=where
         )
     constant = getattr(node.attrs, "value", None)
-    if isinstance(constant, Constant):
-        _require(
-            constant.type == found[0], where, f"the constant is {constant.type}, not {found[0]}"
-        )
+    if isinstance(constant, Constant) and constant.type != found[0]:
+        _fail(where, f"the constant is {constant.type}, not {found[0]}")
     for value in node.outputs:
         _verify_layout(value, where)
 
@@ -152,12 +151,8 @@ def _verify_node(node: Node, where: str) -> None:
 def _verify_layout(value: Value, where: str) -> None:
     if value.layout is None:
         return
-    axes = {part.axis for part in value.layout.parts}
-    _require(
-        axes == set(range(value.type.rank)),
-        where,
-        f"layout {value.layout} does not fit {value.type}",
-    )
+    if {part.axis for part in value.layout.parts} != set(range(value.type.rank)):
+        _fail(where, f"layout {value.layout} does not fit {value.type}")
 
 
 def _result_names(graph: Graph) -> list[str]:
@@ -170,4 +165,8 @@ def _list(types: Sequence[TensorType]) -> str:
 
 def _require(condition: bool, where: str, message: str) -> None:
     if not condition:
-        raise VerificationError(message, node=where)
+        _fail(where, message)
+
+
+def _fail(where: str, message: str) -> NoReturn:
+    raise VerificationError(message, node=where)

@@ -9,7 +9,7 @@ from typing import Any
 from netloom.compiler.driver import Compiled, Options, compile_entries, compile_graph
 from netloom.compiler.graph import Graph
 from netloom.errors import UsageError
-from netloom.frontends.dsl.network import TracedGraph, with_states
+from netloom.frontends.dsl.network import with_states
 from netloom.frontends.dsl.optimizers import Optimizer
 from netloom.frontends.dsl.training_step import training_graph
 from netloom.runtime.session import Bound, Session
@@ -64,10 +64,8 @@ def compile(  # noqa: A001
     if target != "cpu":
         raise UsageError(f"there is no target {target!r}.", hint="Choose cpu.")
     _check_graph(graph)
-    inference = graph.inference_form() if isinstance(graph, TracedGraph) else graph
-    return CompiledNetwork(
-        compile_graph(inference, Options(_names(cpu), threads, accuracy, conv_strategy, tune=tune))
-    )
+    options = Options(_names(cpu), threads, accuracy, conv_strategy, tune=tune)
+    return CompiledNetwork(compile_graph(graph.inference_form(), options))
 
 
 def _check_graph(graph: object) -> None:
@@ -102,10 +100,8 @@ def compile_training(
             hint="Give one of nl.losses, or a function of two symbolic values.",
         )
     step = training_graph(graph, loss, optimizer)
-    run = graph.inference_form() if isinstance(graph, TracedGraph) else graph
-    compiled = compile_entries(
-        step, run, Options(_names(cpu), threads, accuracy, conv_strategy, tune=tune)
-    )
+    options = Options(_names(cpu), threads, accuracy, conv_strategy, tune=tune)
+    compiled = compile_entries(step, graph.inference_form(), options)
     session = Session.in_process(compiled.image, threads=threads)
 
     def to_inference(tensors: Mapping[str, Any]) -> CompiledNetwork:

@@ -8,6 +8,7 @@ keep it. Results of more than 64 MiB are left to the program, and so is what wou
 from __future__ import annotations
 
 from collections.abc import Sequence
+from math import prod
 
 import numpy as np
 
@@ -89,4 +90,4 @@ def _dense_results(node: Node, constants: Sequence[Constant]) -> Sequence[Consta
 
 
 def _bytes(type: TensorType) -> int:
-    return int(np.prod(type.static_shape, dtype=object)) * type.dtype.bytes
+    return prod(type.static_shape) * type.dtype.bytes

@@ -1,7 +1,29 @@
-"""ONNX: import of models and export of graphs."""
+"""ONNX: import of models and export of graphs. Names are looked up on first use: reading a model
+needs nothing that writes one.
+"""
 
-from .exporter import to_onnx
-from .importer import from_onnx
-from .support import OpSupport, SupportReport, check
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from .exporter import to_onnx
+    from .importer import from_onnx
+    from .support import OpSupport, SupportReport, check
+
+_PLACES = {
+    "OpSupport": "support", "SupportReport": "support", "check": "support",
+    "from_onnx": "importer", "to_onnx": "exporter",
+}  # fmt: skip
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _PLACES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    value = getattr(importlib.import_module(f"{__name__}.{_PLACES[name]}"), name)
+    globals()[name] = value
+    return value
+
 
 __all__ = ["OpSupport", "SupportReport", "check", "from_onnx", "to_onnx"]

@@ -7,7 +7,6 @@ instead.
 from __future__ import annotations
 
 import os
-import stat
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import lru_cache
@@ -22,12 +21,10 @@ from netloom.errors import ModelError, UnsupportedOpError, UsageError
 
 from .handler import LATEST_OPSET
 from .large_tensors import take_apart
+from .model_bytes import NOT_A_MODEL, Reading, read_bytes
 from .names import printable
 
-Source: TypeAlias = "str | os.PathLike[str] | bytes | onnx.ModelProto"
-
-# protobuf reads no more; larger models keep their weights in external data
-LARGEST_FILE: Final = (1 << 31) - 1
+Source: TypeAlias = "str | os.PathLike[str] | bytes | onnx.ModelProto | Reading"
 
 SIGNATURES: Final = (
     (
@@ -46,9 +43,6 @@ SIGNATURES: Final = (
     ),
     (b"<", "markup (a web page?)", "Download the file itself."),
     (b"{", "JSON text", "Give the binary .onnx file."),
-)
-NOT_A_MODEL: Final = (
-    "Give a binary .onnx file; onnx.checker.check_model shows whether a file is one."
 )
 
 
@@ -72,35 +66,13 @@ def read_model(source: Source) -> ModelFile:
             return _parse(bytes(source), "the model", None)
         case str() | os.PathLike():
             path = Path(source)
-            return _parse(_read(path), printable(str(path)), path.parent)
+            return _parse(read_bytes(path), printable(str(path)), path.parent)
+        case Reading(path, contents):
+            return _parse(contents.result(), printable(str(path)), path.parent)
         case _:
             raise UsageError(
                 f"a model is a path, bytes or a ModelProto, not {type(source).__name__}."
             )
-
-
-def _read(path: Path) -> bytes:
-    """The bytes of a regular file; the open never waits for a pipe."""
-    name = printable(str(path))
-    try:
-        descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
-    except (OSError, ValueError) as error:
-        reason = error.strerror if isinstance(error, OSError) else str(error)
-        raise UsageError(f"{name} cannot be read: {reason}.", hint="Check the path.") from error
-    try:
-        status = os.fstat(descriptor)
-        if not stat.S_ISREG(status.st_mode):
-            kind = "a directory" if stat.S_ISDIR(status.st_mode) else "not a regular file"
-            raise ModelError(f"{name} is {kind}, not a model.", hint=NOT_A_MODEL)
-        if status.st_size > LARGEST_FILE:
-            raise ModelError(
-                f"{name} holds {status.st_size} bytes; a model file holds at most {LARGEST_FILE}.",
-                hint="Save it with external data (onnx.save with save_as_external_data).",
-            )
-        with open(descriptor, "rb", closefd=False) as file:
-            return file.read()
-    finally:
-        os.close(descriptor)
 
 
 def _parse(data: bytes, name: str, folder: Path | None) -> ModelFile:

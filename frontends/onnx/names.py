@@ -14,9 +14,13 @@ LONGEST: Final = 80
 
 def printable(name: str) -> str:
     """The name on one line, control characters escaped, at most ``LONGEST`` characters."""
-    shown = "".join(
-        c if c.isprintable() else c.encode("unicode_escape", "backslashreplace").decode()
-        for c in name
+    shown = (
+        name
+        if name.isprintable()
+        else "".join(
+            c if c.isprintable() else c.encode("unicode_escape", "backslashreplace").decode()
+            for c in name
+        )
     )
     return shown if len(shown) <= LONGEST else f"{shown[: LONGEST - 3]}..."
 

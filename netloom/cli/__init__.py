@@ -7,6 +7,7 @@ when they run, so that ``netloom --help`` answers at once.
 
 from __future__ import annotations
 
+import atexit
 import errno
 import gc
 import traceback
@@ -99,6 +100,7 @@ _EPILOG = (
 def main() -> None:
     """Compile neural networks to native code."""
     gc.set_threshold(COLLECTED)
+    atexit.register(gc.freeze)  # a last search for garbage would free what the process's end frees
 
 
 for _verb in (bench, cache, check, compare, compile_, doctor, explain, export, inspect, machine,

@@ -43,9 +43,11 @@ def load_graph(model: str, binding: Binding) -> Graph:
     if ".py:" in model:
         path, _, name = model.rpartition(":")
         return _from_file(path, name, binding)
-    from netloom.frontends.onnx.importer import from_onnx
+    from netloom.frontends.onnx.model_bytes import read_ahead
 
-    file = _light(model[6:]) if model.startswith("light:") else Path(model)
+    file = read_ahead(_light(model[6:]) if model.startswith("light:") else Path(model))
+    from netloom.frontends.onnx.importer import from_onnx  # takes as long as reading
+
     return from_onnx(file, dims=dict(binding.dims) or None, shapes=dict(binding.shapes) or None)
 
 
@@ -86,9 +88,7 @@ def load_session(name: str, build: Build, binding: Binding) -> Session:
 
 def inference_form(graph: Graph) -> Graph:
     """The graph without dropout and with running statistics, if it was traced."""
-    from netloom.frontends.dsl.network import TracedGraph
-
-    return graph.inference_form() if isinstance(graph, TracedGraph) else graph
+    return graph.inference_form()
 
 
 def compile_model(graph: Graph, build: Build) -> Compiled:

@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import dataclasses
+import gc
+import weakref
 from collections.abc import Callable
 from typing import Any
+from weakref import WeakKeyDictionary
 
 import numpy as np
 import pytest
 
+import netloom.compiler.verify as module
 from netloom.compiler.constant import Constant
 from netloom.compiler.dim import symbol
 from netloom.compiler.graph import Builder, Graph, Node, Value
@@ -16,7 +20,7 @@ from netloom.compiler.layout import Layout, Part
 from netloom.compiler.op import OPS
 from netloom.compiler.tensor_type import FLOAT32, FLOAT64, TensorType
 from netloom.compiler.text import parse_graph
-from netloom.compiler.verify import verify
+from netloom.compiler.verify import Verified, verify
 from netloom.errors import VerificationError
 
 from .nested import NESTED, BodyAttrs, nested
@@ -172,3 +176,19 @@ def test_nested_graphs_use_the_dims_around_them() -> None:
     b = Builder("outer")
     b.input(TensorType(FLOAT32, (N,)), "x")
     verify(b.build(b.add(NESTED, [], BodyAttrs("body", body)).outputs))
+
+
+def test_a_node_is_looked_at_once_and_not_kept(monkeypatch: pytest.MonkeyPatch) -> None:
+    looked: list[Node] = []
+    monkeypatch.setattr(module, "_verify_node", lambda node, where: looked.append(node))
+    verified: Verified = WeakKeyDictionary()
+    graph = good()
+    verify(graph, verified)
+    verify(dataclasses.replace(graph, name="another"), verified)
+    assert looked == list(graph.nodes)
+    looked.clear()
+    watched = weakref.ref(graph.nodes[0])
+    assert len(verified) == len(graph.nodes)
+    del graph
+    gc.collect()
+    assert watched() is None and not verified

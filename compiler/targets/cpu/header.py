@@ -15,7 +15,7 @@ from netloom import abi
 from ...dim import Extent, Minimum, Quotient, Remainder, Symbol, symbols_of
 from ...program import Entry, Port, Program
 from ...tensor_type import DType
-from .host_tables import EntryPlan
+from .entry_plan import EntryPlan
 
 _KEYWORDS = frozenset({  # of C and C++, and names that the typed functions use themselves
     "alignas", "alignof", "and", "asm", "auto", "bool", "break", "case", "catch", "char", "class", "const",

@@ -17,38 +17,34 @@ from llvmlite import ir
 from netloom import abi
 from netloom.errors import VerificationError
 
-from ...cache import compiler_version, default_cache
 from ...program import Program
-from .features import emit_missing_feature, required_features
+from .features import required_features
 from .host import I32, PTR, Function
 from .host_checks import Checks
 from .host_context import Contexts
+from .host_features import emit_missing_feature
 from .host_model import Models
 from .host_module import HostModule
 from .host_pool import Pool
 from .host_run import Runner
 from .host_state import States
-from .host_types import LIBRARY, WEIGHTS_BASE, WEIGHTS_SYMBOL, llvm_type
-from .object_code import llvm_version, target_of
-from .segments import Weights
-from .variant import Variant, check_variants
+from .host_types import LIBRARY, WEIGHTS_BASE, llvm_type
+from .object_code import target_of
+from .segments import WEIGHTS_SYMBOL, Weights
+from .variant import Variant
 
 
-def build_host_object(
+def compile_host_object(
     variants: Sequence[Variant], weights: Weights, metadata: Sequence[str], image: bool
 ) -> bytes:
-    """The host code as an ELF object; ``variants``: the lowest level first; ``metadata``: of each.
-
-    ``image``: bytes of constants lie at offsets of the symbol ``nl_weights`` (a shared object);
-    otherwise the offsets are addresses (in process). Raises ToolchainError for unknown features,
-    ShapeError for free dims without an input.
+    """The host code as an ELF object; arguments and errors are those of ``build_host_object``
+    (host_object.py).
     """
-    check_variants(variants)
     for variant in variants:
         check_names(variant.program)
     host = HostModule(variants, weights, metadata, image)
     _write_api(host, _write_functions(host))
-    return _compile(host)
+    return _object_of(host, str(host.module))
 
 
 def _write_functions(host: HostModule) -> dict[str, Function]:
@@ -108,20 +104,6 @@ def check_names(program: Program) -> None:
     for name in {launch.kernel for entry in program.entries for launch in entry.launches}:
         if name in taken or re.fullmatch(r"[A-Za-z_][A-Za-z_0-9]*", name) is None:
             raise VerificationError(f"A kernel cannot be named {name[:100]!r}.")
-
-
-def _compile(host: HostModule) -> bytes:
-    """The module's object, kept for the next compile of the same program."""
-    text = str(host.module)
-    store, key = (
-        default_cache(),
-        ("host", compiler_version(), llvm_version(), str(host.image), text),
-    )
-    found = store.get(*key)
-    if found is None:
-        found = _object_of(host, text)
-        store.put(found, *key)
-    return found
 
 
 def _object_of(host: HostModule, text: str) -> bytes:

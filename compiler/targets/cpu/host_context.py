@@ -5,11 +5,12 @@ from __future__ import annotations
 from netloom import abi
 
 from ...program import ALIGNMENT, Entry
+from .entry_plan import EntryPlan
 from .host import I64, PTR, Function, Record
 from .host_module import HostModule
 from .host_pool import MAX_THREADS, WORKER_BYTES, Pool
 from .host_run import Runner
-from .host_tables import ENTRY, EntryPlan
+from .host_tables import ENTRY
 from .host_types import MODEL, OPTIONS, RUN, size_of
 
 

@@ -16,7 +16,8 @@ from netloom import abi
 from .host import I8, I64, PTR, VOID, Array, Function, Record, Word
 from .host_module import HostModule
 from .host_tables import ENTRY, LEVEL, PIECE, PLACEMENT, SYMBOL
-from .host_types import MODEL, WEIGHTS_BASE, WEIGHTS_SYMBOL
+from .host_types import MODEL, WEIGHTS_BASE
+from .segments import WEIGHTS_SYMBOL
 
 
 class Models:

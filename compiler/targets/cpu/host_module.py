@@ -13,11 +13,11 @@ from llvmlite import ir
 
 from netloom import abi
 
+from .entry_plan import EntryPlan
 from .host import I32, I64, PTR, VOID, Function, Operand, Record, Struct, Word
 from .host_tables import (
     ENTRY,
     LEVEL,
-    EntryPlan,
     Tables,
     write_dtypes,
     write_entry,

@@ -1,9 +1,6 @@
 """Program -> constant tables of its host code: ports, symbols, launches, constants, states, and one
-function per entry that computes every size of that entry from the free dims.
-
-Each entry has a pool of 64-bit words: [inputs | outputs | constants | states | places in the arena |
-values | error flag], addresses first. The words of all launches are gathered from the pool through
-one table of indices (``wiring``).
+function per entry that computes every size of that entry from the free dims (entry_plan.py says
+where each value lies).
 """
 
 from __future__ import annotations
@@ -12,7 +9,6 @@ import json
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import cached_property
 
 from llvmlite import ir
 
@@ -21,8 +17,9 @@ from netloom.errors import ShapeError, VerificationError
 
 from ... import dim
 from ...dim import Atom, Dim, Extent, Minimum, Quotient, Remainder, Symbol
-from ...program import ALIGNMENT, BufferRef, Entry, Port, Program, Space, StatePort
+from ...program import Entry, Port, Program, Space, StatePort
 from ...tensor_type import MAX_RANK, DType, TensorType
+from .entry_plan import EntryPlan
 from .host import I1, I32, I64, PTR, VOID, Function, Struct, Word
 from .segments import Bytes, Fill, Weights, aligned
 
@@ -126,96 +123,6 @@ class Tables:
 
 def _field(value: object, type: ir.Type) -> ir.Value:
     return value if isinstance(value, ir.GlobalValue) else ir.Constant(type, value)
-
-
-@dataclass(frozen=True)
-class EntryPlan:
-    """Where everything of an entry lies in its pool."""
-
-    program: Program
-    entry: Entry
-
-    @cached_property
-    def values(self) -> dict[Extent, int]:
-        """Every extent that the host needs, with its number."""
-        wanted: list[Extent] = []
-        for port in (*self.entry.inputs, *self.entry.outputs):
-            wanted += port.type.shape
-        wanted += [*self.arena_offsets, self.arena_bytes]
-        for launch in self.entry.launches:
-            wanted += [launch.items, *launch.extents]
-        return {extent: number for number, extent in enumerate(dict.fromkeys(wanted))}
-
-    @cached_property
-    def slot_starts(self) -> tuple[Extent, ...]:
-        """Where each slot of the arena starts, and at last the arena's size."""
-        starts: list[Extent] = [0]
-        for size in self.entry.slots:
-            starts.append(starts[-1] + dim.ceil_div(size, ALIGNMENT) * ALIGNMENT)
-        return tuple(starts)
-
-    @property
-    def arena_bytes(self) -> Extent:
-        """The arena's size."""
-        return self.slot_starts[-1]
-
-    @cached_property
-    def arena_places(self) -> dict[BufferRef, int]:
-        """Every place in the arena that a launch reads or writes, with its number."""
-        refs = (
-            ref
-            for launch in self.entry.launches
-            for ref in launch.buffers
-            if ref.space is Space.ARENA
-        )
-        return {ref: number for number, ref in enumerate(dict.fromkeys(refs))}
-
-    @cached_property
-    def arena_offsets(self) -> tuple[Extent, ...]:
-        """Where each of these places starts in the arena."""
-        return tuple(self.slot_starts[ref.index] + ref.offset for ref in self.arena_places)
-
-    @cached_property
-    def bases(self) -> dict[Space | str, int]:
-        """The first pool index of each section; "size" is the pool's length."""
-        lengths: list[tuple[Space | str, int]] = [
-            (Space.INPUT, len(self.entry.inputs)), (Space.OUTPUT, len(self.entry.outputs)),
-            (Space.CONSTANT, len(self.program.constants)), (Space.STATE, len(self.program.states)),
-            (Space.ARENA, len(self.arena_places)), ("values", len(self.values)), ("flag", 1), ("size", 0),
-        ]  # fmt: skip
-        bases, position = {}, 0
-        for section, length in lengths:
-            bases[section] = position
-            position += length
-        return bases
-
-    def value(self, extent: Extent) -> int:
-        """The pool index of an extent's value."""
-        return self.bases["values"] + self.values[extent]
-
-    def buffer(self, ref: BufferRef) -> int:
-        """The pool index of a buffer's address."""
-        return self.bases[ref.space] + (
-            self.arena_places[ref] if ref.space is Space.ARENA else ref.index
-        )
-
-    @cached_property
-    def wiring(self) -> tuple[tuple[int, ...], ...]:
-        """The pool indices of each launch's words."""
-        return tuple(
-            (
-                *map(self.buffer, launch.buffers),
-                *map(self.value, launch.extents),
-                self.bases["flag"],
-            )
-            for launch in self.entry.launches
-        )
-
-    @property
-    def needs_state(self) -> bool:
-        return self.entry.name == "train_step" or any(
-            ref.space is Space.STATE for launch in self.entry.launches for ref in launch.buffers
-        )
 
 
 def write_symbols(tables: Tables, program: Program) -> ir.GlobalVariable:

@@ -12,7 +12,6 @@ from .host import I8, I16, I32, I64, PTR, VOID, Function, Record, Struct, Word
 from .host_pool import LIBRARY as POOL_LIBRARY
 from .host_pool import POOL
 
-WEIGHTS_SYMBOL = "nl_weights"
 WEIGHTS_BASE = "nl_weights_base"
 UNBOUND = -(1 << 63)  # a symbol without a value
 TEXT_BYTES = 512  # of a described tensor

@@ -20,7 +20,7 @@ from netloom import abi
 from netloom.errors import CpuFeatureError
 
 from ...program import ALIGNMENT
-from .host_api import build_host_object
+from .host_object import build_host_object
 from .object_code import target_of
 from .segments import Bytes, Piece, Weights, lay_out
 from .shared_object import build_manifests

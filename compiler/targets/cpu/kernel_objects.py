@@ -10,22 +10,18 @@ verified before it is compiled; the objects in the cache are of kernels that wer
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Mapping
-from dataclasses import replace
+from collections.abc import Mapping
 
 from netloom.environment import most_workers
 from netloom.errors import VerificationError
 
 from ...cache import Cache, compiler_version, default_cache
 from ...loops.ir import Kernel
-from ...loops.verify import verify_kernel
-from .llvm import kernels_as_llvm
+from .llvm_version import llvm_version
 from .machine import Cpu
-from .object_code import llvm_version
-from .worker_pool import compile_texts
 
 KERNELS_PER_PROCESS = 12  # to compile, for which starting a process pays
-_SYMBOL = "kernel".ljust(128, "_")  # what every kernel is called while it is compiled
+SYMBOL = "kernel".ljust(128, "_")  # what every kernel is called while it is compiled
 
 
 def compile_kernel_objects(
@@ -47,22 +43,18 @@ def compile_kernel_objects(
     keys = {name: _key(digests[name], cpu) for name in sorted(kernels)}
     found = {name: store.get(*key) for name, key in keys.items()}
     missing = {name: kernels[name] for name, data in found.items() if data is None}
-    made = compile_texts(
-        _texts(missing, cpu),
-        cpu,
-        _processes(len(missing), workers),
-        lambda n, data: store.put(data, *keys[n]),
-    )
-    found |= dict(zip(missing, made, strict=True))
     if missing:
+        from .kernel_compiler import compile_missing
+
+        made = compile_missing(
+            missing,
+            cpu,
+            _processes(len(missing), workers),
+            lambda n, data: store.put(data, *keys[n]),
+        )
+        found |= dict(zip(missing, made, strict=True))
         store.trim()
     return tuple(_named(data, name) for name, data in found.items() if data is not None)
-
-
-def _texts(kernels: Mapping[str, Kernel], cpu: Cpu) -> Iterator[tuple[str, str]]:
-    for name, kernel in kernels.items():
-        verify_kernel(replace(kernel, name=name))
-        yield name, kernels_as_llvm({_SYMBOL: kernel}, cpu)
 
 
 def _key(digest: str, cpu: Cpu) -> tuple[str, ...]:
@@ -88,7 +80,7 @@ def _named(data: bytes, name: str) -> bytes:
     """The object with its kernel called ``name``: in the table of strings a shorter name takes
     the place, and zeros the rest.
     """
-    old, new = _SYMBOL.encode(), name.encode()
+    old, new = SYMBOL.encode(), name.encode()
     if len(new) > len(old) or data.count(old) != 1:
         raise VerificationError(
             f"an object cannot be called by a name of {len(new)} letters.", node=name

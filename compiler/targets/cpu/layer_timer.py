@@ -22,8 +22,8 @@ from netloom.errors import UsageError
 from ...cache import Cache
 from ...strategies.machines import machine_entry
 from ...tuning import Layer, Times
+from .llvm_version import llvm_version
 from .machine import Cpu
-from .object_code import llvm_version
 from .worker import READY, read_block, write_block
 
 _COMMAND = (sys.executable, "-P", "-m", f"{__package__}.timing_worker")

@@ -19,15 +19,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-import llvmlite.binding as llvm
-from llvmlite import ir
-
 from netloom import abi
 from netloom.environment import tool_environment
 from netloom.errors import LinkError
 
 from .architecture import X86_64, Architecture
-from .object_code import target_of
 
 _SECONDS = 600  # after which a linker is given up
 _MATH = (
@@ -102,8 +98,10 @@ def link_shared_object(
     """Links objects into ``output``, which exports nl_get_api alone; ``folder`` is private room
     for temporary files.
     """
+    from .stand_ins import write_stand_in
+
     command = find_linker(architecture)
-    libraries = [_write_stand_in(command, library, folder, architecture) for library in LIBRARIES]
+    libraries = [write_stand_in(command, library, folder, architecture) for library in LIBRARIES]
     exports = folder / "exports.map"
     exports.write_text(f"{{ global: {abi.ENTRY_POINT}; local: *; }};\n")
     arguments = [
@@ -205,42 +203,3 @@ def symbol_versions(library: Library, architecture: Architecture) -> dict[str, l
             f"GLIBC_{'.'.join(map(str, max(numbers, architecture.oldest_glibc)))}", []
         ).extend(names)
     return found
-
-
-def _write_stand_in(
-    linker: Linker, library: Library, folder: Path, architecture: Architecture
-) -> Path:
-    """A shared object with the library's name and symbols, and empty functions."""
-    versions = symbol_versions(library, architecture)
-    stem = library.name.partition(".")[0]
-    source, script, output = (folder / f"{stem}{suffix}" for suffix in (".o", ".map", ".so"))
-    source.write_bytes(
-        _empty_functions([name for names in versions.values() for name in names], architecture)
-    )
-    script.write_text(
-        "".join(
-            f"{version} {{ global: {'; '.join(names)}; }};\n" for version, names in versions.items()
-        )
-    )
-    run_linker(
-        linker,
-        [
-            "-shared",
-            f"-soname={library.name}",
-            f"--version-script={script}",
-            "-o",
-            str(output),
-            str(source),
-        ],
-    )
-    return output
-
-
-def _empty_functions(names: Sequence[str], architecture: Architecture) -> bytes:
-    module = ir.Module("stand_in")
-    module.triple = architecture.triple
-    for name in names:
-        function = ir.Function(module, ir.FunctionType(ir.VoidType(), []), name)
-        ir.IRBuilder(function.append_basic_block()).ret_void()
-    machine = target_of(architecture.triple).create_target_machine(reloc="pic", codemodel="small")
-    return bytes(machine.emit_object(llvm.parse_assembly(str(module))))

@@ -6,8 +6,9 @@ from dataclasses import dataclass
 
 from netloom.errors import UsageError
 
-from ...loops.build import Machine
+from ...loops.plan import Machine
 from .architecture import AARCH64, X86_64, Architecture
+from .features import present_features
 
 
 @dataclass(frozen=True)
@@ -30,13 +31,8 @@ class Cpu:
     @property
     def is_here(self) -> bool:
         """Whether this machine has every feature."""
-        import llvmlite.binding as llvm
-
-        present = (
-            llvm.get_host_cpu_features() if self.architecture.is_native and self.required else {}
-        )
-        return self.architecture.is_native and all(
-            present.get(feature, False) for feature in self.required
+        return self.architecture.is_native and (
+            not self.required or present_features().issuperset(self.required)
         )
 
 

@@ -9,7 +9,6 @@ from __future__ import annotations
 from functools import cache
 from typing import Any
 
-import llvmlite
 import llvmlite.binding as llvm
 
 
@@ -28,12 +27,6 @@ def assembly_of_text(text: str, cpu: str, features: str) -> str:
     machine = _target_machine(module.triple, cpu, features)
     _optimise(module, machine)
     return str(machine.emit_assembly(module))
-
-
-@cache
-def llvm_version() -> str:
-    """The versions of LLVM and of its binding."""
-    return f"llvmlite {llvmlite.__version__}, LLVM {'.'.join(map(str, llvm.llvm_version_info))}"
 
 
 def target_of(triple: str) -> Any:

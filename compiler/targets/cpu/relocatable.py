@@ -16,7 +16,7 @@ from dataclasses import dataclass, field, replace
 
 from netloom.errors import LinkError
 
-from .host_api import build_host_object
+from .host_object import build_host_object
 from .segments import lay_out
 from .shared_object import build_manifests
 from .variant import Variant

@@ -3,14 +3,17 @@
 A segment is bytes, or one element repeated. Long runs of one element become fills (without
 materialising splats), so a network of splats stays small on disk; when the program is opened, fills
 expand into anonymous memory. A constant that is one bytes segment is used where it lies. Equal
-constants are stored once. The same constants give the same bytes.
+constants are stored once. The same constants give the same bytes. What is packed (an array whose
+elements lie otherwise in memory) is put in order when it is written, a part after another, so that
+there is never a copy of all weights.
 """
 
 from __future__ import annotations
 
 import os
+from collections import deque
 from collections.abc import Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any, TypeAlias
 
@@ -20,9 +23,14 @@ import numpy.typing as npt
 from ...constant import Constant
 from ...program import ALIGNMENT
 
+WEIGHTS_SYMBOL = "nl_weights"  # the image of a shared object
 SHORTEST_FILL = 4096  # bytes: shorter runs stay bytes
 _BLOCK = 512  # bytes: every run of SHORTEST_FILL bytes holds at least 7 aligned blocks
 _CHUNK = 4096  # blocks that are compared at a time
+_PART = (
+    1 << 20
+)  # bytes of a packed array that are put in order at a time: the second cache holds it
+_AHEAD = 4  # parts that wait to be written
 _UNSIGNED = {1: np.uint8, 2: np.uint16, 4: np.uint32, 8: np.uint64}
 
 ByteArray: TypeAlias = npt.NDArray[np.uint8]
@@ -31,13 +39,32 @@ Buffer: TypeAlias = bytes | memoryview
 
 @dataclass(frozen=True, eq=False)
 class Bytes:
-    """Bytes as they lie in memory (a view, not a copy)."""
+    """The bytes of an array's elements in order (a view, not a copy)."""
 
-    data: ByteArray
+    array: npt.NDArray[Any]
 
     @property
     def size(self) -> int:
-        return self.data.nbytes
+        return self.array.nbytes
+
+    @property
+    def data(self) -> ByteArray:
+        """All bytes; a copy if the elements lie otherwise in memory."""
+        return _ordered(self.array)
+
+    def parts(self) -> Iterator[npt.NDArray[Any]]:
+        """The array; one that has to be put in order is cut along its first axes."""
+        array, inner, axes = self.array, self.size, 0  # inner: bytes behind so many axes
+        while inner > _PART and not array.flags.c_contiguous:
+            inner //= array.shape[axes]
+            axes += 1
+        if axes == 0:
+            yield array
+            return
+        step = max(1, _PART // inner)
+        for place in np.ndindex(array.shape[: axes - 1]):
+            for start in range(0, array.shape[axes - 1], step):
+                yield array[place][start : start + step]
 
 
 @dataclass(frozen=True)
@@ -65,24 +92,42 @@ def encode(constant: Constant) -> tuple[Segment, ...]:
     array = constant.array
     if constant.is_splat and array.nbytes >= SHORTEST_FILL:
         return (Fill(np.asarray(constant.splat_value).tobytes(), array.size),)
-    words = np.ascontiguousarray(array).reshape(-1).view(_UNSIGNED[array.dtype.itemsize])
+    unsigned = array.view(_UNSIGNED[array.dtype.itemsize])
+    if not array.flags.c_contiguous and not _may_have_long_runs(unsigned):
+        return (Bytes(array),)
+    words = np.ascontiguousarray(unsigned).reshape(-1)
     segments: list[Segment] = []
     end = 0
     for start, stop in _long_runs(words):
         if start > end:
-            segments.append(Bytes(words[end:start].view(np.uint8)))
+            segments.append(Bytes(words[end:start]))
         segments.append(Fill(words[start].tobytes(), stop - start))
         end = stop
     if end < words.size or not segments:
-        segments.append(Bytes(words[end:].view(np.uint8)))
+        segments.append(Bytes(words[end:]))
     return tuple(segments)
 
 
 def decode(segments: Sequence[Segment]) -> bytes:
     """The bytes that the segments stand for: the meaning of the encoding."""
     return b"".join(
-        s.data.tobytes() if isinstance(s, Bytes) else s.element * s.count for s in segments
+        s.array.tobytes() if isinstance(s, Bytes) else s.element * s.count for s in segments
     )
+
+
+def _may_have_long_runs(words: npt.NDArray[Any]) -> bool:
+    """False only if there is no long run, which holds whole blocks one behind another: looks at the
+    ends of blocks, as the elements in order have them, and copies nothing else.
+    """
+    length = _BLOCK // words.itemsize
+    starts = np.arange(words.size // length) * length
+    first, last = (
+        words[np.unravel_index(places, words.shape)] for places in (starts, starts + length - 1)
+    )
+    likely = first == last
+    for _ in range(SHORTEST_FILL // _BLOCK - 2):
+        likely = likely[1:] & likely[:-1]  # of so many blocks in a row
+    return bool(likely.any())
 
 
 def _long_runs(words: npt.NDArray[Any]) -> Iterator[tuple[int, int]]:
@@ -150,15 +195,31 @@ class Weights:
     size: int  # of the image, in bytes
 
     def chunks(self) -> Iterator[Buffer]:
-        """The image from front to back: every bytes segment at its offset, zeros between."""
+        """The image from front to back; a thread puts parts in order ahead of the reader."""
+        ahead: deque[Future[ByteArray]] = deque()
+        with ThreadPoolExecutor(1) as pool:
+            for part in self._parts():
+                ahead.append(pool.submit(_ordered, part))
+                if len(ahead) > _AHEAD:
+                    yield ahead.popleft().result().data
+            while ahead:
+                yield ahead.popleft().result().data
+
+    def _parts(self) -> Iterator[npt.NDArray[Any]]:
+        """Every bytes segment at its offset, zeros between."""
         position = 0
         for placement in self.placements:
             for piece in placement.pieces:
                 if isinstance(piece.segment, Bytes):
-                    yield bytes(piece.offset - position)
-                    yield piece.segment.data.data
+                    yield np.zeros(piece.offset - position, np.uint8)
+                    yield from piece.segment.parts()
                     position = piece.offset + piece.segment.size
-        yield bytes(self.size - position)
+        yield np.zeros(self.size - position, np.uint8)
+
+
+def _ordered(array: npt.NDArray[Any]) -> ByteArray:
+    """The bytes of an array's elements in order; a copy only if they lie otherwise."""
+    return np.ascontiguousarray(array).reshape(-1).view(np.uint8)
 
 
 def lay_out(constants: Sequence[Constant]) -> Weights:

@@ -12,10 +12,10 @@ import json
 import os
 import struct
 import tempfile
+from collections import deque
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
-from queue import SimpleQueue
-from threading import Thread
 from typing import Any
 from uuid import uuid4
 
@@ -26,10 +26,10 @@ from ...cache import compiler_version, default_cache
 from ...dim import Extent
 from ...program import Entry, Port, Program
 from .architecture import Architecture
+from .entry_plan import EntryPlan
 from .features import required_features
 from .header import model_header
-from .host_api import build_host_object
-from .host_tables import EntryPlan
+from .host_object import build_host_object
 from .link import find_linker, link_shared_object
 from .segments import Buffer, Weights, lay_out
 from .variant import Variant
@@ -37,6 +37,7 @@ from .weights_object import write_room, write_weights_object
 from .weights_segment import with_weights_behind
 
 _BLOCK = 1 << 20  # bytes that are read at a time
+_AHEAD = 16  # chunks that are written before their digest is computed
 
 
 def write_shared_object(variants: Sequence[Variant], path: str | os.PathLike[str]) -> None:
@@ -52,14 +53,17 @@ def write_shared_object(variants: Sequence[Variant], path: str | os.PathLike[str
     weights = lay_out(program.constants)
     host = build_host_object(variants, weights, build_manifests(variants, weights), image=True)
     objects = [host, *(data for variant in variants for data in variant.objects)]
-    temporary = _temporary(target)
+    library, header = _temporary(target), _temporary(target)
     try:
         with tempfile.TemporaryDirectory(prefix="netloom-") as folder:
-            _write_recorded(temporary, _contents(objects, weights, architecture, Path(folder)))
-        replace_file(target.with_suffix(".h"), model_header(program).encode())
-        _put(temporary, target)
+            _write_recorded(library, _contents(objects, weights, architecture, Path(folder)))
+        _write(header, model_header(program).encode())
+        header.replace(target.with_suffix(".h"))
+        library.replace(target)
+        _sync_folder(target.parent)
     finally:
-        temporary.unlink(missing_ok=True)
+        library.unlink(missing_ok=True)
+        header.unlink(missing_ok=True)
 
 
 def check_writable(path: Path) -> None:
@@ -136,8 +140,9 @@ def replace_file(path: Path, data: bytes) -> None:
     """Puts the data at the path: whole or not at all."""
     temporary = _temporary(path)
     try:
-        temporary.write_bytes(data)
-        _put(temporary, path)
+        _write(temporary, data)
+        temporary.replace(path)
+        _sync_folder(path.parent)
     finally:
         temporary.unlink(missing_ok=True)
 
@@ -156,38 +161,39 @@ def _write_recorded(path: Path, contents: Iterable[Buffer]) -> None:
     Others must not be able to write what will run as code.
     """
     digest, size = hashlib.sha256(), struct.calcsize(abi.TRAILER_FORMAT)
-    waiting: SimpleQueue[Buffer | None] = SimpleQueue()
-
-    def run() -> None:
-        while (data := waiting.get()) is not None:
-            digest.update(data)
-
-    hashing = Thread(target=run, daemon=True)
-    hashing.start()
-    with open(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o775), "wb") as file:
-        try:
-            for data in contents:
-                waiting.put(data)
-                file.write(data)
-                size += len(data)
-            file.flush()
-            os.fsync(file.fileno())  # the disk works while the digest is computed
-        finally:
-            waiting.put(None)
-            hashing.join()
+    hashed: deque[Future[None]] = deque()
+    with (
+        open(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o775), "wb") as file,
+        ThreadPoolExecutor(1) as hashing,
+    ):
+        for data in contents:
+            hashed.append(hashing.submit(digest.update, data))
+            file.write(data)
+            size += len(data)
+            if len(hashed) > _AHEAD:  # what waits is in memory
+                hashed.popleft().result()
+        while hashed:
+            hashed.popleft().result()
         file.write(
             struct.pack(
                 abi.TRAILER_FORMAT, abi.TRAILER_MAGIC, abi.ABI_VERSION, 0, size, digest.digest()
             )
         )
-
-
-def _put(temporary: Path, path: Path) -> None:
-    """Renames a file of the same folder, after its contents have reached the disk."""
-    with temporary.open("rb") as file:
+        file.flush()
         os.fsync(file.fileno())
-    temporary.replace(path)
-    folder = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY)
+
+
+def _write(path: Path, data: bytes) -> None:
+    """Writes a file to the disk."""
+    with path.open("wb") as file:
+        file.write(data)
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def _sync_folder(path: Path) -> None:
+    """What was renamed in the folder reaches the disk."""
+    folder = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
     try:
         os.fsync(folder)
     finally:

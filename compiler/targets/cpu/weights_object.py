@@ -15,8 +15,7 @@ from typing import BinaryIO
 from netloom import abi
 
 from .architecture import Architecture
-from .host_types import WEIGHTS_SYMBOL
-from .segments import Buffer, Weights
+from .segments import WEIGHTS_SYMBOL, Buffer, Weights
 
 ROOM, NOTE = ".nl_weights", ".note.netloom"  # sections
 PROGBITS, NOTE_KIND, NOBITS = 1, 7, 8  # kinds of sections

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -12,10 +14,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from onnx import TensorProto, helper, numpy_helper
 
-from netloom.errors import ModelError
+from netloom.errors import ModelError, UsageError
 from netloom.frontends.onnx import large_tensors
 from netloom.frontends.onnx.importer import from_onnx
 from netloom.frontends.onnx.large_tensors import TOKEN, take_apart
+from netloom.frontends.onnx.model_bytes import read_ahead
 
 ROWS = 300
 
@@ -114,3 +117,17 @@ def test_a_wrong_size_is_named() -> None:
         ModelError, match=f"it needs {(ROWS - 1) * 800} bytes, but has {ROWS * 800}"
     ):
         from_onnx(broken.SerializeToString())
+
+
+def test_a_file_that_is_read_ahead_is_the_same_model(tmp_path: Path) -> None:
+    path = tmp_path / "model.onnx"
+    onnx.save(model(), path)
+    assert str(from_onnx(read_ahead(path))) == str(from_onnx(path))
+    with pytest.raises(UsageError, match="cannot be read: No such file"):
+        from_onnx(read_ahead(tmp_path / "missing.onnx"))
+
+
+def test_reading_ahead_does_not_wait_for_onnx() -> None:
+    code = "import sys, netloom.frontends.onnx.model_bytes; print('onnx' in sys.modules)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "False"

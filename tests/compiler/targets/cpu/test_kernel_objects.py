@@ -25,7 +25,7 @@ from netloom.compiler.driver import plan_graph
 from netloom.compiler.graph import Builder, Graph
 from netloom.compiler.loops.ir import Kernel
 from netloom.compiler.loops.text import parse_kernel, print_kernel
-from netloom.compiler.targets.cpu import kernel_objects, worker_pool
+from netloom.compiler.targets.cpu import kernel_compiler, kernel_objects, worker_pool
 from netloom.compiler.targets.cpu.jit import load_in_process
 from netloom.compiler.targets.cpu.kernel_objects import compile_kernel_objects
 from netloom.compiler.targets.cpu.llvm import compile_kernels, kernels_as_llvm
@@ -125,8 +125,10 @@ def test_the_cache_gives_the_same_bytes(kernels: dict[str, Kernel], expected: tu
     assert len(cache.entries()) == 7
     assert compile_kernel_objects(kernels, digests_of(kernels), CPU, 1, cache) == expected
     assert len(cache.entries()) == len(kernels)
-    monkeypatch.setattr(kernel_objects, "kernels_as_llvm", lambda *_: pytest.fail("compiled again"))
-    monkeypatch.setattr(kernel_objects, "verify_kernel", lambda *_: pytest.fail("verified again"))
+    monkeypatch.setattr(
+        kernel_compiler, "kernels_as_llvm", lambda *_: pytest.fail("compiled again")
+    )
+    monkeypatch.setattr(kernel_compiler, "verify_kernel", lambda *_: pytest.fail("verified again"))
     assert compile_kernel_objects(kernels, digests_of(kernels), CPU, 2, cache) == expected
 
 
@@ -179,7 +181,7 @@ def test_objects_are_kept_as_they_are_made(workers: int, kernels: dict[str, Kern
             "no code" if kernels[sorted(kernels)[-1]] in one.values() else kernels_as_llvm(one, cpu)
         )
 
-    monkeypatch.setattr(kernel_objects, "kernels_as_llvm", emit)
+    monkeypatch.setattr(kernel_compiler, "kernels_as_llvm", emit)
     with pytest.raises(ToolchainError):
         compile_kernel_objects(kernels, digests_of(kernels), CPU, workers, Cache(tmp_path))
     assert len(Cache(tmp_path).entries()) == len(kernels) - 1

@@ -72,3 +72,54 @@ def test_scalars_and_empty_arrays(shape: tuple[int, ...]) -> None:
     (segment,) = encode(Constant(array))
     assert isinstance(segment, Bytes)
     assert segment.size == array.nbytes
+
+
+# -- packed constants ------------------------------------------------------------------------------
+
+
+def packed(array: npt.NDArray[Any], rows: int, columns: int) -> npt.NDArray[Any]:
+    """The columns of matrices [n, rows, columns] in panels of 16 beside each other, as a view."""
+    panels: npt.NDArray[Any] = array.reshape(-1, rows, columns // 16, 16)
+    return panels.transpose(0, 2, 1, 3)
+
+
+@settings(max_examples=40, deadline=None)
+@given(
+    st.lists(st.tuples(st.integers(0, 2), st.integers(1, 9000)), max_size=6),
+    st.sampled_from([np.uint8, np.int16, np.float32, np.float64]),
+    st.integers(0, 3),
+)
+def test_packed_constants_are_encoded_like_their_copies(
+    runs: list[tuple[int, int]], dtype: type, seed: int
+) -> None:
+    noise = np.random.default_rng(seed).integers(0, 100, 4 * 40 * 64).astype(dtype)
+    pieces = [np.full(count, value, dtype) for value, count in runs]
+    array = np.concatenate([*pieces, noise])[: 4 * 40 * 64]
+    view = packed(array, 40, 64) if seed % 2 else array.reshape(4, 64, 40).transpose(0, 2, 1)
+    segments, copied = (encode(Constant(a)) for a in (view, np.ascontiguousarray(view)))
+    assert decode(segments) == view.tobytes()
+    assert [(type(s), s.size) for s in segments] == [(type(s), s.size) for s in copied]
+
+
+def test_packed_weights_are_copied_only_while_they_are_written() -> None:
+    array = np.random.default_rng(0).standard_normal((9, 128, 512), dtype=np.float32)
+    view = packed(array, 128, 512)
+    weights = lay_out([Constant(view), Constant(array[0, :3, :5].T)])
+    (segment,) = (piece.segment for piece in weights.placements[0].pieces)
+    assert isinstance(segment, Bytes) and np.shares_memory(segment.array, array)
+    parts = list(segment.parts())
+    assert len(parts) == 3 and all(np.shares_memory(part, array) for part in parts)
+    assert max(part.nbytes for part in parts) <= 1 << 20
+    data = b"".join(weights.chunks())
+    assert len(data) == weights.size
+    for placement, expected in zip(weights.placements, (view, array[0, :3, :5].T), strict=True):
+        (piece,) = placement.pieces
+        assert data[piece.offset :].startswith(expected.tobytes())
+
+
+@pytest.mark.parametrize("shape", [(3, 700, 33), (1 << 19, 3), (3, 1 << 19), (2, 2, 3 << 17)])
+def test_parts_are_the_whole_in_order(shape: tuple[int, ...]) -> None:
+    array = np.arange(np.prod(shape), dtype=np.float32).reshape(shape).T
+    parts = list(Bytes(array).parts())
+    assert b"".join(part.tobytes() for part in parts) == array.tobytes()
+    assert max(part.nbytes for part in parts) <= 1 << 20
