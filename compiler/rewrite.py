@@ -25,8 +25,11 @@ import numpy as np
 from netloom.errors import VerificationError
 
 from .constant import Constant
+from .data_dims import data_dims, symbols_needed
+from .dim import Symbol
 from .graph import Builder, Graph, Node, Value
 from .op import Op
+from .ops.data_dims import data_dim_of
 
 MAX_SWEEPS = 100
 MAX_REPLACEMENTS_PER_NODE = 100
@@ -167,11 +170,13 @@ def rewrite(graph: Graph, replace: Replace) -> Graph:
 
 def without_dead_nodes(graph: Graph) -> Graph:
     """The graph without the nodes that no result needs; itself if there are none."""
-    needed = set(graph.results)
+    needed, dims = set(graph.results), bool(data_dims(graph))
+    needed_dims: set[Symbol] = set()
     kept = []
     for node in reversed(graph.nodes):
-        if not needed.isdisjoint(node.outputs):
+        if not needed.isdisjoint(node.outputs) or data_dim_of(node) in needed_dims:
             needed.update(node.inputs)
+            needed_dims.update(symbols_needed(node) if dims else ())
             kept.append(node)
     return (
         graph

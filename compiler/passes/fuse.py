@@ -7,8 +7,8 @@ hold).
 A value is inlined only where one kernel holds all its readers and they use the same element of it
 (``x * sigmoid(x)``), so nothing is computed twice; views, which compute nothing, are made anew in
 each kernel that reads them. A reshape without a formula stays alone: plan_memory.py gives it no
-code. Single numbers become literals. After this pass the graph holds ``kernel`` nodes and
-``constant`` nodes only.
+code. Single numbers become literals. After this pass the graph holds ``kernel`` nodes,
+``constant`` nodes and ``data_dim`` nodes only.
 """
 
 from __future__ import annotations
@@ -22,6 +22,7 @@ from ..graph import Builder, Graph, Node, Value, finish, rebuilder
 from ..loops.build import has_loops, is_anchor
 from ..loops.row_form import row_form
 from ..op import OPS
+from ..ops.data_dims import DATA_DIM
 from ..ops.views import divides_by_free_dims
 
 # they read memory at computed indices: no formula takes its place
@@ -53,6 +54,8 @@ def fuse(graph: Graph, has_rows: bool = True) -> Graph:
     for node in graph.nodes:
         if node.op.name == "constant":
             mapping[node.output] = b.copy(node, [])[0]
+        elif node.op is DATA_DIM:
+            mapping[node.output] = b.copy(node, [mapping[node.inputs[0]]])[0]
         elif node in emitted:
             mapping[node.output] = _kernel(b, graph, emitted[node], mapping)
     return finish(b, graph, mapping)
@@ -64,6 +67,7 @@ def _needed(graph: Graph, group_of: Mapping[Node, _Group]) -> dict[Node, _Group]
     """
     found: dict[Node, _Group] = {}
     read = set(graph.results)
+    read.update(node.inputs[0] for node in graph.nodes if node.op is DATA_DIM)
     for node in reversed(graph.nodes):
         if node in group_of and group_of[node].last is node and node.output in read:
             found[node] = group_of[node]
@@ -81,7 +85,7 @@ def _groups(graph: Graph, has_rows: bool) -> dict[Node, _Group]:
     results = frozenset(graph.results)
     group_of: dict[Node, _Group] = {}
     for node in graph.nodes:
-        if node.op.name == "constant":
+        if node.op.name == "constant" or node.op is DATA_DIM:
             continue
         if not has_loops(node) or len(node.outputs) != 1:
             raise UnsupportedOpError(f"{node.op.name} has no loops", node=node.label)
@@ -115,6 +119,7 @@ def _next_inlined(
             producer is None
             or producer in members
             or producer.op.name == "constant"
+            or producer.op is DATA_DIM
             or value in results
         ):
             continue
@@ -143,6 +148,8 @@ def _is_view(group: _Group) -> bool:
 
 def _takes_views(node: Node) -> bool:
     """Whether a kernel that computes the node can make a view of what it reads itself."""
+    if node.op is DATA_DIM:
+        return False
     return not is_anchor(node) and node.op.name not in INDEXED | SCATTERED
 
 
