@@ -26,8 +26,9 @@ from ..ops.data_dims import DATA_DIM
 from ..ops.views import divides_by_free_dims
 
 # they read memory at computed indices: no formula takes its place
-INDEXED = frozenset({"gather", "gather_elements"})
+INDEXED = frozenset({"gather", "gather_elements", "search_sorted"})
 SCATTERED = frozenset({"gather_gradient", "scatter", "scatter_source"})  # loops of their own
+REREAD = frozenset({"suppress"})  # they read again what they have stored: no epilogue changes it
 # other names of the elements of one value
 VIEWS = frozenset({"reshape", "transpose", "slice", "broadcast", "reorder"})
 MOST_NODES = 24  # in one kernel: longer formulas only cost compile time
@@ -169,7 +170,9 @@ def _joins_one_anchor(before: _Group, group: _Group, readers: Sequence[Node], va
     if before.is_rows or group.is_rows:
         return False
     if before.anchor is not None:  # an epilogue: the same element of everything
-        return group.anchor is None and _uses_same_element(group, readers, value)
+        if before.anchor.op.name in REREAD or group.anchor is not None:
+            return False
+        return _uses_same_element(group, readers, value)
     if any(node.op.name in INDEXED | SCATTERED for node in readers):
         return False
     if any(node.op.name in ("concat", "reorder") for node in readers) and not _is_cheap(before):
