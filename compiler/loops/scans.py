@@ -1,6 +1,7 @@
-"""Loops of running_sum and suppress: along a line each element needs those before it, so a work
-item is a line.
+"""Loops of running_sum, search_sorted and suppress.
 
+Of sums and suppressed boxes each element needs those before it, so a work item is a line. A search
+takes vectors of 16 values, each lane with a place of its own.
 ``suppress`` compares a box with vectors of 16 boxes before it; what it has kept so far is read
 again from its own output, which therefore has no epilogue (passes/fuse.py sees to it).
 """
@@ -13,8 +14,8 @@ from typing import Final
 from .. import dim, scalar
 from ..dim import Dim, Extent, Symbol
 from ..graph import Value
-from ..scalar import Expr
-from ..tensor_type import INT32, INT64
+from ..scalar import Checked, Expr
+from ..tensor_type import INT32, INT64, MAX_ELEMENTS
 from .elements import Axis, Elements
 from .ir import (
     LANE,
@@ -35,6 +36,7 @@ from .ir import (
 from .plan import Machine
 from .tiles import Schedule
 
+VECTORS = 64  # of values in one work item of a search
 Line = tuple[Extent, ...]  # the index of a line
 
 
@@ -51,6 +53,50 @@ def _running_sum(k: Elements, _machine: Machine, item: Symbol) -> tuple[Extent, 
         return Allocate(total, block(Store(total, (0,), scalar.literal(0, INT64)), body))
 
     return _over_lines(shape[:-1], item, line)
+
+
+def _search_sorted(k: Elements, _machine: Machine, item: Symbol) -> tuple[Extent, Statement]:
+    """(work items, the body of one): the place of a value grows by powers of two, the largest
+    first, while what stands before it is not larger.
+    """
+    lines, values = k.anchored.inputs
+    (*outer, count), extent = values.shape, lines.shape[-1]
+    most = dim.bounds(extent)[1]
+    steps = (MAX_ELEMENTS if most is None else most).bit_length()
+    last = scalar.Index(dim.maximum(extent - 1, 0))
+
+    def part(at: Line) -> Statement:
+        *line, chunk = at
+        found = Buffer(k.local_name("t"), INT64, (2, LANES), is_local=True)
+        place, step = (Load(found, (row, Dim.of(LANE))) for row in range(2))
+        vectors = dim.minimum(VECTORS, dim.ceil_div(count, LANES) - chunk * VECTORS)
+        vector = variable("v", vectors)
+        here = (chunk * VECTORS + Dim.of(vector)) * LANES + Dim.of(LANE)
+        value = scalar.guarded([count - 1 - here], k.element(values, (*line, here), None))
+        probed = place + step
+        before = Checked(scalar.call("min", probed - 1, last), extent)
+        element = scalar.guarded([extent - 1], k.element(lines, (*line, before), None))
+        is_before = scalar.call("and", probed <= scalar.Index(extent), element <= value)
+
+        def put(row: int, number: Expr) -> Statement:
+            return _lanes(Store(found, (row, Dim.of(LANE)), number))
+
+        body = block(
+            put(0, scalar.literal(0, INT64)),
+            put(1, scalar.literal(1 << steps >> 1, INT64)),
+            loop(
+                variable("s", steps),
+                steps,
+                block(
+                    put(0, scalar.select(is_before, probed, place)),
+                    put(1, scalar.call("shift_right", step, 1)),
+                ),
+            ),
+            _lanes(k.store((*line, here), place, (count - 1 - here,))),
+        )
+        return Allocate(found, loop(vector, vectors, body))
+
+    return _over_lines((*outer, dim.ceil_div(count, VECTORS * LANES)), item, part)
 
 
 def _suppress(k: Elements, _machine: Machine, item: Symbol) -> tuple[Extent, Statement]:
@@ -76,16 +122,12 @@ def _suppress(k: Elements, _machine: Machine, item: Symbol) -> tuple[Extent, Sta
         kept = Store(k.out, (*at, own), scalar.call("and", Load(k.out, (*at, own)), is_free))
         clear = _lanes(Store(hit, lane, scalar.literal(0, INT32)))
         body = Allocate(hit, block(clear, loop(number, blocks, _lanes(any_hit)), kept))
-        return guard(
-            (extent - 1,), block(loop(first, extent, taken), loop(place, extent, body))
-        )
+        return guard((extent - 1,), block(loop(first, extent, taken), loop(place, extent, body)))
 
     return _over_lines(lines, item, line)
 
 
-def _overlaps(
-    k: Elements, boxes: Value, threshold: Value, at: Line, i: Extent, j: Extent
-) -> Expr:
+def _overlaps(k: Elements, boxes: Value, threshold: Value, at: Line, i: Extent, j: Extent) -> Expr:
     """Whether two boxes overlap by more than the threshold."""
 
     def ends(place: Extent) -> list[Expr]:
@@ -128,4 +170,6 @@ def _over_lines(
     return dim.product([axis.extent for axis in outer]), body
 
 
-SCHEDULES: Final[Mapping[str, Schedule]] = {"running_sum": _running_sum, "suppress": _suppress}
+SCHEDULES: Final[Mapping[str, Schedule]] = {
+    "running_sum": _running_sum, "search_sorted": _search_sorted, "suppress": _suppress,
+}  # fmt: skip

@@ -3,7 +3,8 @@ are as many as data say.
 
 ``running_sum`` of truth values as numbers tells how many hold up to each place; ``search_sorted``
 of 0, 1, 2, .. in it gives the place of each that holds, in order: linear time and log n steps for
-each result, where a scatter would look at all pairs.
+each result, where a scatter would look at all pairs. Both have loops of their own
+(``loops/scans.py``).
 """
 
 from __future__ import annotations
@@ -12,11 +13,8 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from .. import scalar
-from ..dim import bounds, inside, maximum
-from ..op import Array, Compute, NoAttrs, NotDifferentiable, Op, Read, define
-from ..scalar import Checked, Expr
-from ..tensor_type import INT64, MAX_ELEMENTS, TensorType
+from ..op import Array, NoAttrs, NotDifferentiable, Op, define
+from ..tensor_type import INT64, TensorType
 
 _COUNT = NotDifferentiable("a count does not change smoothly")
 
@@ -59,32 +57,6 @@ def _search_reference(
     return [found]
 
 
-def _search_compute(
-    _attrs: NoAttrs, inputs: Sequence[TensorType], _o: Sequence[TensorType]
-) -> Compute:
-    """Powers of two, the largest first, are added to the place while what stands before it is not
-    larger than the value.
-    """
-    extent = inputs[0].shape[-1]
-    most = bounds(extent)[1]
-    steps = (MAX_ELEMENTS if most is None else most).bit_length()
-
-    def term(i: tuple[int, ...], _r: tuple[int, ...], read: Read) -> Expr:
-        value = read(1, i)
-        found: Expr = scalar.literal(0, INT64)
-        last = scalar.Index(maximum(extent - 1, 0))
-        for step in reversed(range(steps)):
-            probed = found + (1 << step)
-            place = scalar.call("min", probed - 1, last)
-            before = read(0, [*i[:-1], Checked(place, extent)])
-            is_inside = scalar.call("less_equal", probed, scalar.Index(extent))
-            is_before = scalar.call("less_equal", before, value)
-            found = scalar.select(scalar.call("and", is_inside, is_before), probed, found)
-        return scalar.guarded(inside([0], [extent]), found)
-
-    return Compute(term)  # type: ignore[arg-type]
-
-
 define(
     Op(
         "search_sorted",
@@ -92,7 +64,6 @@ define(
         _search_infer,
         _search_reference,
         _COUNT,
-        family="indexing",
-        compute=_search_compute,
+        family="scan",
     )
 )

@@ -26,7 +26,7 @@ from ..ops.data_dims import DATA_DIM
 from ..ops.views import divides_by_free_dims
 
 # they read memory at computed indices: no formula takes its place
-INDEXED = frozenset({"gather", "gather_elements", "search_sorted"})
+INDEXED = frozenset({"gather", "gather_elements"})
 SCATTERED = frozenset({"gather_gradient", "scatter", "scatter_source"})  # loops of their own
 REREAD = frozenset({"suppress"})  # they read again what they have stored: no epilogue changes it
 # other names of the elements of one value

@@ -203,6 +203,18 @@ class Context:
             else array.reshape(()).item()
         )
 
+    def data_dim(self, count: Value, bound: Extent, name: str) -> Extent:
+        """The extent that stands for an int64 scalar: what is known of it, or a new dim that data
+        decide, from 0 to ``bound``.
+        """
+        known = self.contents(count)
+        if known is not None:
+            return known.item()  # type: ignore[no-any-return]
+        extent = self.builder.new_data_dim(name, bound)
+        self.know(count, _objects(extent))
+        self.builder("data_dim", count, extent=extent, bound=bound)
+        return extent
+
     # -- extents as data ---------------------------------------------------------------------------
 
     def extent_value(self, extent: Extent) -> Value:

@@ -7,7 +7,7 @@ from typing import Final
 
 from .control_flow import CONTROL_FLOW
 from .convolution import CONVOLUTION
-from .data_dependent import CUT_BEFORE, DATA_DEPENDENT
+from .data_dependent import DATA_DEPENDENT
 from .einsum import EINSUM
 from .elementwise import ELEMENTWISE
 from .handler import HandlerTable
@@ -26,6 +26,7 @@ from .sampling import SAMPLING
 from .scatter import SCATTER
 from .sequences import SEQUENCES
 from .shape import SHAPE
+from .suppression import SUPPRESSION
 from .transforms import TRANSFORMS
 
 HANDLERS: Final = HandlerTable(
@@ -46,6 +47,7 @@ HANDLERS: Final = HandlerTable(
     SCATTER,
     SEQUENCES,
     SHAPE,
+    SUPPRESSION,
     TRANSFORMS,
 )
 
@@ -59,7 +61,6 @@ DOMAINS: Final[Mapping[str, HandlerTable]] = {
 INLINED: Final = frozenset(CONTROL_FLOW)
 
 REMEDIES: Final[Mapping[str, str]] = {
-    "NonMaxSuppression": CUT_BEFORE,
     **dict.fromkeys(
         (
             "Bernoulli",

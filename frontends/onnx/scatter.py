@@ -147,6 +147,14 @@ def tensor_scatter(context: Context, node: ModelNode) -> Value:
 MOST_SORTED: Final = 1 << 17  # elements of an axis: the work is its square
 
 
+def check_sortable(node: ModelNode, extent: Extent) -> None:
+    """Sorting compares all pairs: refuse what would never end."""
+    if isinstance(extent, int) and extent > MOST_SORTED:
+        raise node.unsupported(
+            f"it orders {extent} elements; the most is {MOST_SORTED}.", "Use smaller parts."
+        )
+
+
 @SCATTER.on("TopK")
 def top_k(context: Context, node: ModelNode) -> list[Value | None]:
     """The k largest (smallest) elements along an axis and where they stood; always sorted, the
@@ -161,10 +169,7 @@ def top_k(context: Context, node: ModelNode) -> list[Value | None]:
         size: Extent = node.integer("k", 0)
     else:
         (size,) = context.extents(node.input(1), node, "k") or (0,)
-    if isinstance(extent, int) and extent > MOST_SORTED:
-        raise node.unsupported(
-            f"it orders {extent} elements; the most is {MOST_SORTED}.", "Use smaller parts."
-        )
+    check_sortable(node, extent)
     if not dim.is_nonnegative(extent - size) or not dim.is_nonnegative(size):
         raise node.misshapen(
             f"k is {size} for an axis of {extent}.", "Give the free dims a range where it fits."
