@@ -122,7 +122,10 @@ def _suppress(k: Elements, _machine: Machine, item: Symbol) -> tuple[Extent, Sta
         kept = Store(k.out, (*at, own), scalar.call("and", Load(k.out, (*at, own)), is_free))
         clear = _lanes(Store(hit, lane, scalar.literal(0, INT32)))
         body = Allocate(hit, block(clear, loop(number, blocks, _lanes(any_hit)), kept))
-        return guard((extent - 1,), block(loop(first, extent, taken), loop(place, extent, body)))
+        begin = loop(first, extent, taken)
+        if extent == 0:
+            return begin
+        return guard((extent - 1,), block(begin, loop(place, extent, body)))
 
     return _over_lines(lines, item, line)
 
