@@ -55,6 +55,7 @@ class Context:
         self._contents: dict[Value, Contents] = {}
         self._sources: dict[Value, Value] = {}
         self._extents: dict[Extent, Value] = {}
+        self.data_bounds: dict[Extent, Extent] = {}  # of dims that data decide
 
     # -- adding nodes ------------------------------------------------------------------------------
 
@@ -213,6 +214,7 @@ class Context:
         extent = self.builder.new_data_dim(name, bound)
         self.know(count, _objects(extent))
         self.builder("data_dim", count, extent=extent, bound=bound)
+        self.data_bounds[extent] = bound
         return extent
 
     # -- extents as data ---------------------------------------------------------------------------

@@ -15,6 +15,7 @@ from netloom.compiler.graph import Value
 from netloom.compiler.tensor_type import TensorType, broadcast_shapes
 
 from .context import Context, check_size, numbers
+from .data_slices import slice_by_data
 from .handler import HandlerTable
 from .node import ModelNode
 from .restriction import TooSmall
@@ -246,11 +247,15 @@ def slice_by_attributes(context: Context, node: ModelNode) -> Value:
 
 @SHAPE.on("Slice", first=10)
 def slice_by_inputs(context: Context, node: ModelNode) -> Value:
+    axes, steps = node.optional(3), node.optional(4)
+    (count,) = node.input(1).shape or (1,)
+    rank = count if isinstance(count, int) else 0
+    where = tuple(range(rank)) if axes is None else context.integers(axes, node, "axes")
+    strides = (1,) * rank if steps is None else context.integers(steps, node, "steps")
+    if any(context.contents(node.input(position)) is None for position in (1, 2)):
+        return slice_by_data(context, node, where, strides)
     starts = context.extents(node.input(1), node, "starts")
     ends = context.extents(node.input(2), node, "ends")
-    axes, steps = node.optional(3), node.optional(4)
-    where = tuple(range(len(starts))) if axes is None else context.integers(axes, node, "axes")
-    strides = (1,) * len(starts) if steps is None else context.integers(steps, node, "steps")
     return _slice(context, node, starts, ends, where, strides)
 
 
