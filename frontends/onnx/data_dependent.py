@@ -9,6 +9,7 @@ from typing import Any, Final
 import numpy as np
 import numpy.typing as npt
 
+from netloom.compiler.dim import Extent
 from netloom.compiler.graph import Value
 from netloom.compiler.tensor_type import BOOL, INT64, DType
 
@@ -20,11 +21,13 @@ from .scatter import check_sortable
 DATA_DEPENDENT: Final = HandlerTable()
 
 
-def true_positions(context: Context, mask: Value, name: str) -> Value:
-    """[s]: where a mask [n] holds, in order; s is a data dim of a name like this."""
+def true_positions(context: Context, mask: Value, name: str, bound: Extent | None = None) -> Value:
+    """[s]: where a mask [n] holds, in order; s is a data dim of a name like this, n or ``bound`` at
+    most.
+    """
     ones = context.cast(mask, INT64)
     count = context("reduce_sum", ones, axes=(0,))
-    extent = context.data_dim(count, mask.shape[0], name)
+    extent = context.data_dim(count, mask.shape[0] if bound is None else bound, name)
     wanted = context("iota", shape=(extent,), axis=0)
     return context("search_sorted", context("running_sum", ones), wanted)
 

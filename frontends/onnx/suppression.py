@@ -12,11 +12,12 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Final
 
+from netloom.compiler import dim
 from netloom.compiler.dim import product
 from netloom.compiler.graph import Value
 from netloom.compiler.tensor_type import INT64
 
-from .context import Context
+from .context import Contents, Context
 from .data_dependent import true_positions
 from .handler import HandlerTable
 from .node import ModelNode
@@ -54,7 +55,7 @@ def non_max_suppression(context: Context, node: ModelNode) -> Value:
     kept = context("suppress", corners, found.is_real, context.cast(overlap, boxes.dtype))
     count = context("running_sum", context.cast(kept, INT64))
     chosen = context("and", kept, context("less_equal", count, most))
-    return _listed(context, chosen, found.box)
+    return _listed(context, chosen, found.box, context.contents(most))
 
 
 def _number(context: Context, node: ModelNode, position: int) -> Value | None:
@@ -117,11 +118,12 @@ def _corners(context: Context, node: ModelNode, boxes: Value, chosen: Value) -> 
     return context("concat", low, high, axis=2)
 
 
-def _listed(context: Context, chosen: Value, boxes: Value) -> Value:
-    """[selected, 3]: (batch, class, box) of each that is chosen."""
-    _, classes, extent = chosen.shape
+def _listed(context: Context, chosen: Value, boxes: Value, most: Contents | None) -> Value:
+    """[selected, 3]: (batch, class, box) of each that is chosen; ``most`` of a class, if known."""
+    batch, classes, extent = chosen.shape
     flat = context.reshape(chosen, (product(chosen.shape),))
-    place = true_positions(context, flat, "selected")
+    of_a_class = extent if most is None else dim.minimum(extent, dim.maximum(most.item(), 0))
+    place = true_positions(context, flat, "selected", batch * classes * of_a_class)
     line = context("div", place, context.extent_value(extent))
     box = context("gather", context.reshape(boxes, flat.shape), place, axis=0)
     columns = [

@@ -15,7 +15,7 @@ from netloom.compiler import dim
 from netloom.compiler.data_dims import bounds_of, data_dims
 from netloom.compiler.dim import Dim, Extent, Symbol, symbol
 from netloom.compiler.driver import compile_graph
-from netloom.compiler.graph import Builder, Graph, Value
+from netloom.compiler.graph import Builder, Graph, Value, map_extents
 from netloom.compiler.interpret import interpret
 from netloom.compiler.passes.bind_dims import bind_dims
 from netloom.compiler.passes.eliminate_dead import eliminate_dead
@@ -24,6 +24,7 @@ from netloom.compiler.text import is_identical, parse_graph, print_graph
 from netloom.compiler.verify import verify
 from netloom.errors import InputError, UnsupportedOpError, VerificationError
 from netloom.runtime.session import Session
+from tests.cases import CASES, FREE, Case, draw
 
 N = symbol("N", 0, 40)
 S = Symbol("kept_0", 0, 12)
@@ -267,3 +268,54 @@ def test_c_callers_receive_the_shape(tmp_path: Path) -> None:
     subprocess.run(command, cwd=tmp_path, check=True)
     made = subprocess.run(["./main"], cwd=tmp_path, check=True, capture_output=True, text=True)
     assert made.stdout == "0 3 1 2 3\n"
+
+
+# -- every op --------------------------------------------------------------------------------------
+
+# they have no meaning where the dim is smaller than the indices of their rows, or zero
+INDEXED = {
+    "gather", "gather_elements", "gather_gradient", "scatter", "scatter_source", "cross_entropy",
+    "inverse_positions", "max_pool_gradient", "argmax", "argmin",
+}  # fmt: skip
+
+
+def over_a_data_dim(
+    case: Case, b: Builder, dim_: Dim
+) -> tuple[Value, dict[str, np.ndarray]] | None:
+    """A row of the table of ops with the data dim in place of its free dim, and its inputs, cut to
+    that dim; None for a row without one.
+    """
+    renamed = {FREE: dim_}
+    types = [map_extents(given.type, renamed) for given in case.inputs]
+    if case.op in INDEXED or types == [given.type for given in case.inputs]:
+        return None
+    values, feeds = [], {}
+    for place, (type_, given) in enumerate(zip(types, case.inputs, strict=True)):
+        whole = type_.evaluate({"kept_0": 5})
+        x = b.input(TensorType(type_.dtype, whole), f"{len(b.inputs)}_x{place}")
+        domain = "label:3" if given.domain == "max_pool" else given.domain
+        drawn = draw(domain, np.random.default_rng(place), whole, type_.dtype, place)
+        feeds[x.label] = np.asarray(drawn).astype(type_.dtype.numpy)
+        cut = {"start": (0,) * len(whole), "size": type_.shape, "step": (1,) * len(whole)}
+        values.append(b("slice", x, **cut) if whole != type_.shape else x)
+    attrs = {name: map_extents(value, renamed) for name, value in case.attrs.items()}
+    return b(case.op, *values, **attrs), feeds
+
+
+def test_ops_over_a_data_dim(shapes: int) -> None:
+    """Rows of the table of ops, for every number of elements: every tenth, all with --shapes 300."""
+    b, kept = Builder("ops"), Dim.of(Symbol("kept_0", 0, 5))
+    b("data_dim", b.input(TensorType(INT64), "count"), extent=kept, bound=5)
+    made = [over_a_data_dim(case, b, kept) for case in CASES[:: max(1, 300 // shapes)]]
+    found = [item for item in made if item is not None]
+    graph = b.build([value for value, _ in found])
+    feeds = {name: array for _, given in found for name, array in given.items()}
+    session = Session.in_process(compile_graph(graph).image, 2)
+    for count in (5, 0, 1, 3):
+        given = {**feeds, "count": np.int64(count)}
+        for value, a, c in zip(
+            graph.outputs, interpret(graph, given), session.run(None, given), strict=True
+        ):
+            assert a.shape == c.shape, value
+            close = np.allclose(a.astype(float), c.astype(float), 1e-2, 1e-2, equal_nan=True)
+            assert close, (count, graph.producers[value])
