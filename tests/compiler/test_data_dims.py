@@ -234,7 +234,7 @@ def test_other_targets_refuse_by_name() -> None:
     pytest.importorskip("numba.cuda")
     from netloom.compiler.targets.cuda.driver import PIPELINE, CudaOptions, plan
 
-    with pytest.raises(UnsupportedOpError, match="count: data decide the shape"):
+    with pytest.raises(UnsupportedOpError, match="count: there is no code for data_dim"):
         plan({"run": several()}, PIPELINE, CudaOptions(), None)
 
 

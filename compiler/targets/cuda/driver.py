@@ -248,7 +248,7 @@ def _compiled(
 def _refuse_data_dims(graph: Graph) -> None:
     for node in data_dims(graph).values():
         raise UnsupportedOpError(
-            "data decide the shape of its result, which programs for CUDA cannot follow.",
+            "there is no code for data_dim: data decide the shape of its result.",
             node=node.label,
             hint="Compile for the CPU, or cut the model before it.",
         )
