@@ -14,16 +14,17 @@ import pytest
 from netloom.compiler import dim
 from netloom.compiler.data_dims import bounds_of, data_dims
 from netloom.compiler.dim import Dim, Extent, Symbol, symbol
-from netloom.compiler.driver import compile_graph
+from netloom.compiler.driver import Options, compile_graph
 from netloom.compiler.graph import Builder, Graph, Value, map_extents
 from netloom.compiler.interpret import interpret
 from netloom.compiler.passes.bind_dims import bind_dims
+from netloom.compiler.passes.differentiate import gradient_graph
 from netloom.compiler.passes.eliminate_dead import eliminate_dead
 from netloom.compiler.tensor_type import FLOAT32, INT64, TensorType
 from netloom.compiler.text import is_identical, parse_graph, print_graph
 from netloom.compiler.verify import verify
 from netloom.errors import InputError, UnsupportedOpError, VerificationError
-from netloom.runtime.session import Session
+from netloom.runtime.session import Session, load
 from tests.cases import CASES, FREE, Case, draw
 
 N = symbol("N", 0, 40)
@@ -213,6 +214,25 @@ def test_buffers_have_room_for_the_most() -> None:
         assert count == 0 or np.shares_memory(bound.outputs["y"], room)
     with pytest.raises(InputError, match="must be"):
         session.bind(x=inputs["x"], y=np.zeros(5, np.float32))()
+
+
+def test_gradients_flow_through_what_is_kept() -> None:
+    """The sum of squares of the positive elements: 2 x there, else 0."""
+    b, y, _ = positive_part()
+    loss = b("reduce_sum", b("mul", y, y), axes=(0,))
+    graph = gradient_graph(b.build([loss], ["loss"]), "loss", ["x"])
+    session = Session.in_process(compile_graph(graph).image)
+    for count in (5, 0):
+        x = values(count)["x"]
+        assert np.array_equal(agree(graph, session, {"x": x})[1], 2 * np.maximum(x, 0))
+
+
+def test_levels_share_a_file(tmp_path: Path) -> None:
+    graph = several()
+    compile_graph(graph, Options(cpu="x86-64-v2,x86-64-v4")).save(tmp_path / "two.so")
+    session = load(tmp_path / "two.so")
+    for count in (5, 0, 12):
+        agree(graph, session, values(count))
 
 
 def test_counts_outside_their_bounds() -> None:
