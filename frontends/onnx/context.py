@@ -55,6 +55,7 @@ class Context:
         self._contents: dict[Value, Contents] = {}
         self._sources: dict[Value, Value] = {}
         self._extents: dict[Extent, Value] = {}
+        self.positions: dict[Value, Value] = {}  # where what is not zero stands in a value
         self.data_bounds: dict[Extent, Extent] = {}  # of dims that data decide
 
     # -- adding nodes ------------------------------------------------------------------------------

@@ -21,15 +21,19 @@ from .scatter import check_sortable
 DATA_DEPENDENT: Final = HandlerTable()
 
 
-def true_positions(context: Context, mask: Value, name: str, bound: Extent | None = None) -> Value:
-    """[s]: where a mask [n] holds, in order; s is a data dim of a name like this, n or ``bound`` at
-    most.
+def true_positions(context: Context, x: Value, name: str, bound: Extent | None = None) -> Value:
+    """[s]: which elements of x, counted row by row, are not zero, in order; s is a data dim of a
+    name like this, at most all of them, or ``bound``. The same x gives the same dim.
     """
-    ones = context.cast(mask, INT64)
-    count = context("reduce_sum", ones, axes=(0,))
-    extent = context.data_dim(count, mask.shape[0] if bound is None else bound, name)
-    wanted = context("iota", shape=(extent,), axis=0)
-    return context("search_sorted", context("running_sum", ones), wanted)
+    if x not in context.positions:
+        mask = context.reshape(context.cast(x, BOOL), (x.type.elements,))
+        ones = context.cast(mask, INT64)
+        count = context("reduce_sum", ones, axes=(0,))
+        extent = context.data_dim(count, x.type.elements if bound is None else bound, name)
+        wanted = context("iota", shape=(extent,), axis=0)
+        sums = context("running_sum", ones)
+        context.positions[x] = context("search_sorted", sums, wanted)
+    return context.positions[x]
 
 
 @DATA_DEPENDENT.on("NonZero", first=9)
@@ -40,8 +44,7 @@ def non_zero(context: Context, node: ModelNode) -> Value:
     if known is not None:
         array = np.atleast_1d(known)
         return context.constant(np.array(np.nonzero(array), np.int64).reshape(array.ndim, -1))
-    mask = context.reshape(context.cast(x, BOOL), (x.type.elements,))
-    place = true_positions(context, mask, "nonzero")
+    place = true_positions(context, x, "nonzero")
     indices: list[Value] = []
     for extent in reversed(x.shape[1:]):
         width = context.extent_value(extent)
@@ -69,7 +72,7 @@ def compress(context: Context, node: ModelNode) -> Value:
     if known is not None:
         picked = context.constant(np.flatnonzero(known).astype(np.int64))
     else:
-        picked = true_positions(context, context.cast(condition, BOOL), "compress")
+        picked = true_positions(context, condition, "compress")
     return context("gather", x, picked, axis=axis)
 
 

@@ -121,11 +121,10 @@ def _corners(context: Context, node: ModelNode, boxes: Value, chosen: Value) -> 
 def _listed(context: Context, chosen: Value, boxes: Value, most: Contents | None) -> Value:
     """[selected, 3]: (batch, class, box) of each that is chosen; ``most`` of a class, if known."""
     batch, classes, extent = chosen.shape
-    flat = context.reshape(chosen, (product(chosen.shape),))
     of_a_class = extent if most is None else dim.minimum(extent, dim.maximum(most.item(), 0))
-    place = true_positions(context, flat, "selected", batch * classes * of_a_class)
+    place = true_positions(context, chosen, "selected", batch * classes * of_a_class)
     line = context("div", place, context.extent_value(extent))
-    box = context("gather", context.reshape(boxes, flat.shape), place, axis=0)
+    box = context("gather", context.reshape(boxes, (product(boxes.shape),)), place, axis=0)
     columns = [
         context("div", line, context.extent_value(classes)),
         context("rem", line, context.extent_value(classes)),

@@ -167,6 +167,28 @@ def test_slices_top_k_compress_and_unique() -> None:
     assert [found[0][0] for found in shapes] == [5, 4, 0, 0]
 
 
+TWICE = """<ir_version: 9, opset_import: ["" : 17]>
+twice (float[N, 3] x, float[N, 3] y, bool[N] mask) => (float[s, 3] product)
+{
+  first = NonZero (mask)
+  second = NonZero (mask)
+  columns = Transpose (first)
+  others = Transpose (second)
+  left = GatherND (x, columns)
+  right = GatherND (y, others)
+  third = Compress <axis = 0> (y, mask)
+  sum = Add (left, right)
+  product = Mul (sum, third)
+}"""
+
+
+def test_one_mask_has_one_dim() -> None:
+    """x[mask] + y[mask], as exporters write it: each indexing with a NonZero of its own."""
+    masks = (np.array([1, 0, 1, 1, 0], np.bool_), np.zeros(5, np.bool_))
+    shapes = agree(TWICE, *({"x": random(1, 5, 3), "y": random(2, 5, 3), "mask": m} for m in masks))
+    assert [found[0] for found in shapes] == [(3, 3), (0, 3)]
+
+
 def test_k_beyond_the_axis_is_an_error_of_the_run() -> None:
     graph = from_onnx(parser.parse_model(PARTS))
     session = Session.in_process(compile_graph(graph).image)
