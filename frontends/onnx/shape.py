@@ -247,16 +247,23 @@ def slice_by_attributes(context: Context, node: ModelNode) -> Value:
 
 @SHAPE.on("Slice", first=10)
 def slice_by_inputs(context: Context, node: ModelNode) -> Value:
+    starts, ends = node.input(1), node.input(2)
+    is_known = context.contents(starts) is not None and context.contents(ends) is not None
+    count = starts.shape[0] if starts.type.rank == 1 else None
+    if not is_known and isinstance(count, int):
+        return slice_by_data(context, node, *_axes_and_steps(context, node, count))
+    first = context.extents(starts, node, "starts")
+    last = context.extents(ends, node, "ends")
+    return _slice(context, node, first, last, *_axes_and_steps(context, node, len(first)))
+
+
+def _axes_and_steps(
+    context: Context, node: ModelNode, count: int
+) -> tuple[Sequence[int], Sequence[int]]:
+    """By default the first axes, each element."""
     axes, steps = node.optional(3), node.optional(4)
-    (count,) = node.input(1).shape or (1,)
-    rank = count if isinstance(count, int) else 0
-    where = tuple(range(rank)) if axes is None else context.integers(axes, node, "axes")
-    strides = (1,) * rank if steps is None else context.integers(steps, node, "steps")
-    if any(context.contents(node.input(position)) is None for position in (1, 2)):
-        return slice_by_data(context, node, where, strides)
-    starts = context.extents(node.input(1), node, "starts")
-    ends = context.extents(node.input(2), node, "ends")
-    return _slice(context, node, starts, ends, where, strides)
+    where = tuple(range(count)) if axes is None else context.integers(axes, node, "axes")
+    return where, (1,) * count if steps is None else context.integers(steps, node, "steps")
 
 
 def _slice(
