@@ -36,10 +36,9 @@ def _netloom(file: str, feeds: Arrays, threads: int) -> tuple[Call, Callable[[],
 
     session = load(file, threads=threads)
     inputs = {port.name: feeds[port.name] for port in session.inputs}
-    outputs = dict(
-        zip((port.name for port in session.outputs), session.run(None, inputs), strict=True)
-    )
-    return session.bind(**inputs, **outputs), lambda: outputs, __version__
+    call = session.bind(**inputs)
+    call()
+    return call, lambda: dict(call.outputs), __version__
 
 
 def _netloom_training(

@@ -10,6 +10,7 @@ is no limit. All new graphs are made through ``Builder``.
 from __future__ import annotations
 
 import dataclasses
+import itertools
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -25,6 +26,7 @@ from .constant import Constant
 from .dim import Dim, Extent, Symbol
 from .layout import Layout
 from .op import OPS, Op
+from .ops.data_dims import data_dim_of
 from .tensor_type import DType, TensorType
 
 if TYPE_CHECKING:
@@ -319,13 +321,28 @@ class Builder:
         """Add a node like ``node`` over other inputs."""
         return self.add(node.op, inputs, node.attrs, node.label, node.outputs).outputs
 
+    def new_data_dim(self, name: str, bound: Extent) -> Dim:
+        """A symbol of a name like this that nothing here has, for a ``data_dim`` node."""
+        types = [value.type for value in (*self.inputs, *(state.input for state in self.states))]
+        taken = {symbol.name for symbol in dim.symbols_of([e for t in types for e in t.shape])}
+        taken |= {born.name for node in self.nodes if (born := data_dim_of(node)) is not None}
+        numbered = (f"{name}_{number}" for number in itertools.count())
+        unique = next(name for name in numbered if name not in taken)
+        return Dim.of(Symbol(unique, 0, bound if isinstance(bound, int) else None))
+
     def inline(self, graph: Graph, arguments: Sequence[Value]) -> tuple[Value, ...]:
-        """Add all nodes of a stateless graph, its inputs replaced; returns its outputs here."""
+        """Add all nodes of a stateless graph, its inputs replaced; returns its outputs here. Its
+        data dims get names of their own.
+        """
         mapping = dict(zip(graph.inputs, arguments, strict=True))
+        renamed: dict[Symbol, Extent] = {}
         for node in graph.nodes:
-            mapping.update(
-                zip(node.outputs, self.copy(node, [mapping[v] for v in node.inputs]), strict=True)
-            )
+            if (born := data_dim_of(node)) is not None:
+                renamed[born] = self.new_data_dim(born.name, node.attrs.bound)
+            attrs = map_extents(node.attrs, renamed) if renamed else node.attrs
+            inputs = [mapping[v] for v in node.inputs]
+            copy = self.add(node.op, inputs, attrs, node.label, node.outputs)
+            mapping.update(zip(node.outputs, copy.outputs, strict=True))
         return tuple(mapping[v] for v in graph.outputs)
 
     def build(self, outputs: Iterable[Value], names: Iterable[str] | None = None) -> Graph:

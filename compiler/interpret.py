@@ -19,6 +19,7 @@ from . import dim
 from .dim import Dim, Symbol
 from .graph import Graph, Node, Value, nested_graphs
 from .op import Array
+from .ops.data_dims import data_dim_of
 from .passes.bind_dims import substitute_attrs, substitute_symbols
 from .tensor_type import DType, TensorType
 
@@ -78,6 +79,8 @@ def _evaluate(
     for node in graph.nodes:
         results = evaluate_node(node, [found[value] for value in node.inputs], symbols)
         found.update(zip(node.outputs, results, strict=True))
+        if (born := data_dim_of(node)) is not None:
+            symbols[born] = int(results[0])
         if not keep_all:
             uses.subtract(node.inputs)
             for value in {*node.inputs, *node.outputs}:

@@ -77,11 +77,24 @@ class StatePort:
 
 
 @dataclass(frozen=True)
+class BoundDim:
+    """A free dim that a run binds itself: to the int64 number at ``count`` once the first
+    ``launches`` launches are done. It is at most ``bound``, an extent over the program's symbols.
+    """
+
+    symbol: Symbol
+    bound: Extent
+    count: BufferRef
+    launches: int
+
+
+@dataclass(frozen=True)
 class Entry:
     """One function of the program: ``run`` (inference) or ``train_step``.
 
     Arena slot i holds ``slots[i]`` bytes; slots lie one after another, each rounded up to
-    ``ALIGNMENT``.
+    ``ALIGNMENT``. ``dims`` are in the order in which a run binds them; ``slots`` and what the
+    caller gives for outputs have room for their bounds.
     """
 
     name: str
@@ -89,12 +102,18 @@ class Entry:
     outputs: tuple[Port, ...]
     launches: tuple[Launch, ...]
     slots: tuple[Extent, ...]
+    dims: tuple[BoundDim, ...] = ()
+
+    @property
+    def bounds(self) -> dict[Symbol, Extent]:
+        """The most that each of its own dims can be."""
+        return {bound.symbol: bound.bound for bound in self.dims}
 
 
 @dataclass(frozen=True)
 class Program:
     """The whole program, before code is emitted for a target. ``symbols`` are the free dims of
-    all entries.
+    all entries that callers' shapes bind.
     """
 
     name: str

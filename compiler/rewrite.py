@@ -25,8 +25,11 @@ import numpy as np
 from netloom.errors import VerificationError
 
 from .constant import Constant
+from .data_dims import symbols_needed
+from .dim import Symbol
 from .graph import Builder, Graph, Node, Value
 from .op import Op
+from .ops.data_dims import DATA_DIM, data_dim_of
 
 MAX_SWEEPS = 100
 MAX_REPLACEMENTS_PER_NODE = 100
@@ -166,12 +169,19 @@ def rewrite(graph: Graph, replace: Replace) -> Graph:
 
 
 def without_dead_nodes(graph: Graph) -> Graph:
-    """The graph without the nodes that no result needs; itself if there are none."""
+    """The graph without the nodes that no result needs; itself if there are none. A data dim is
+    needed where a type or an attribute holds its symbol.
+    """
     needed = set(graph.results)
+    has_dims = any(node.op is DATA_DIM for node in graph.nodes)
+    needed_dims: set[Symbol] = set()
     kept = []
     for node in reversed(graph.nodes):
-        if not needed.isdisjoint(node.outputs):
+        is_dim = node.op is DATA_DIM and data_dim_of(node) in needed_dims
+        if is_dim or not needed.isdisjoint(node.outputs):
             needed.update(node.inputs)
+            if has_dims:
+                needed_dims |= symbols_needed(node)
             kept.append(node)
     return (
         graph

@@ -2,9 +2,9 @@
 names the node.
 
 Values are defined once and before use; types are what the ops infer; attributes are instances of
-the op's dataclass; names are unique; a state's three types agree; every symbol comes from a source;
-layouts cover their value's axes. Nested graphs are checked too; their nodes may use the symbols of
-the graphs around them.
+the op's dataclass; names are unique; a state's three types agree; every symbol comes from a source
+or from a ``data_dim`` node before its uses; layouts cover their value's axes. Nested graphs are
+checked too; their nodes may use the symbols of the graphs around them.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ from . import dim
 from .constant import Constant
 from .dim import Dim, Symbol
 from .graph import Graph, Node, Value, field_names, nested_graphs
+from .ops.data_dims import data_dim_of
 from .tensor_type import TensorType
 
 # nodes that were verified, with the symbols that they may use: nodes never change. They are not kept
@@ -76,6 +77,10 @@ def _verify_one(graph: Graph, outer: frozenset[Symbol], verified: Verified) -> f
             if value in defined:
                 _fail(where, f"{node.op.name} defines a value that is defined already")
             defined.add(value)
+        if (born := data_dim_of(node)) is not None:
+            taken = born.name in {symbol.name for symbol in symbols}
+            _require(not taken, where, f"the dim {born.name} is bound already")
+            symbols |= {born}
         if verified.get(node) == symbols:
             continue
         verified[node] = symbols

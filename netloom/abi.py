@@ -257,9 +257,17 @@ FUNCTIONS: Final = (
         "output_shapes",
         "int32_t",
         (_CONTEXT, Member("int32_t", "entry", "Position in the manifest's entries."), *_TENSORS),
-        "Writes rank, dtype and shape (room for 16 extents each) of the outputs of such inputs; data is not read.",
+        "Writes rank, dtype and shape (room for 16 extents each) of the outputs of such inputs; data is not read. "
+        "An extent that data decide is given as the most that it can be.",
     ),
-    Signature("run", "int32_t", (_CONTEXT, *_TENSORS), "Computes the outputs from the inputs."),
+    Signature(
+        "run",
+        "int32_t",
+        (_CONTEXT, *_TENSORS),
+        "Computes the outputs from the inputs. Where data decide an output's extents, its shape "
+        "says before the call what there is room for (see output_shapes), and after it what there "
+        "is: its elements lie one after another.",
+    ),
     Signature(
         "state_create",
         "int32_t",

@@ -126,6 +126,23 @@ class Tensors:
         self.count = len(arrays)
         self._kept = (tensors, shapes, arrays)
 
+    def reset_shapes(self) -> None:
+        """The arrays' own shapes again: a program writes actual extents over those that data
+        decide.
+        """
+        for shape, array in zip(self._kept[1], self._kept[2], strict=True):
+            shape[:] = list(array.shape)
+
+    def filled(self) -> list[Array]:
+        """The arrays as far as a program has filled them: elements lie one after another from the
+        first on.
+        """
+        _, shapes, arrays = self._kept
+        return [
+            array if array.shape == tuple(shape) else _first(array, tuple(shape))
+            for array, shape in zip(arrays, shapes, strict=True)
+        ]
+
 
 def blank_tensors(count: int) -> tuple[Any, list[Any]]:
     """DLTensors without data, and their shapes, for a program to fill in."""
@@ -134,3 +151,8 @@ def blank_tensors(count: int) -> tuple[Any, list[Any]]:
     for tensor, shape in zip(tensors, shapes, strict=True):
         tensor.shape = ctypes.addressof(shape)
     return tensors, shapes
+
+
+def _first(array: Array, shape: tuple[int, ...]) -> Array:
+    """The first elements of an array, in a shape."""
+    return array.reshape(-1)[: math.prod(shape)].reshape(shape)

@@ -55,6 +55,8 @@ class EntryInfo:
     outputs: tuple[PortInfo, ...]
     needs_state: bool
     launches: int
+    # dims that data decide: the caller gives room for the most that outputs can be
+    has_data_dims: bool = False
 
 
 @dataclass(frozen=True)
@@ -95,8 +97,9 @@ def parse_manifest(text: str) -> Manifest:
 def _entry(data: Mapping[str, Any], position: int) -> EntryInfo:
     inputs, outputs = (tuple(map(_port, data[side])) for side in ("inputs", "outputs"))
     return EntryInfo(
-        data["name"], position, inputs, outputs, bool(data["needs_state"]), int(data["launches"])
-    )
+        data["name"], position, inputs, outputs, bool(data["needs_state"]), int(data["launches"]),
+        bool(data.get("data_dims")),
+    )  # fmt: skip
 
 
 def _port(data: Mapping[str, Any]) -> PortInfo:

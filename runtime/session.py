@@ -188,7 +188,7 @@ class Session:
             )
             if code:
                 raise context.error(code)
-            return outputs
+            return wanted.filled() if entry.has_data_dims else outputs
         finally:
             self.give_context(context)
 
@@ -230,10 +230,11 @@ class Session:
 
 class Bound:
     """A call with everything prepared: ``outputs`` maps names to the arrays that each call
-    fills.
+    fills. Where data decide an output's shape, its buffer has room for the most that it can be,
+    and ``outputs`` holds the part that the last call has filled.
     """
 
-    __slots__ = ("_arguments", "_contexts", "_function", "_kept", "_session", "outputs")
+    __slots__ = ("_arguments", "_contexts", "_dims", "_function", "_kept", "_session", "outputs")
 
     def __init__(
         self,
@@ -261,6 +262,7 @@ class Bound:
         self.outputs = {
             port.name: array for port, array in zip(entry.outputs, outputs, strict=True)
         }
+        self._dims = wanted if entry.has_data_dims else None
         self._session, self._contexts, self._kept = (
             session,
             session._contexts,
@@ -296,11 +298,15 @@ class Bound:
             context = self._contexts.pop()
         except IndexError:
             context = self._session.take_context()
+        if self._dims is not None:
+            self._dims.reset_shapes()
         code = self._function(context.handle, *self._arguments)
         error = context.error(code) if code else None
         self._contexts.append(context)
         if error is not None:
             raise error
+        if self._dims is not None:
+            self.outputs = dict(zip(self.outputs, self._dims.filled(), strict=True))
 
 
 class State:

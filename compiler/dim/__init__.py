@@ -7,7 +7,7 @@ what is proved here (ranges, divisibility) serves them all. Two equal polynomial
 
 Each file builds on those before it: ``atoms`` (symbols, quotients, remainders, minima), ``terms``
 (the canonical form of a sum of products), ``ranges`` (what is proved), ``polynomial`` (``Dim`` and
-its operators), then ``arithmetic``, ``conditions``, ``substitution`` and ``parse``.
+its operators), then ``arithmetic``, ``conditions``, ``substitution``, ``parse`` and ``room``.
 """
 
 from .arithmetic import ceil_div, exact_quotient, maximum, minimum, product
@@ -16,6 +16,7 @@ from .conditions import inside, reduced_condition, unproved
 from .parse import parse_extent
 from .polynomial import Dim, Extent, symbol
 from .ranges import bounds, is_nonnegative
+from .room import largest
 from .substitution import evaluate, substitute, symbols_of
 
 __all__ = [
@@ -32,6 +33,7 @@ __all__ = [
     "exact_quotient",
     "inside",
     "is_nonnegative",
+    "largest",
     "maximum",
     "minimum",
     "parse_extent",

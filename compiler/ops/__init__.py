@@ -7,6 +7,7 @@ _BEFORE = frozenset(OPS.values())
 from . import (  # noqa: E402, F401
     attention,
     convolution,
+    data_dims,
     depth_to_space,
     elementwise,
     fft,
@@ -20,8 +21,10 @@ from . import (  # noqa: E402, F401
     random_numbers,
     reduction,
     scatter,
+    searching,
     slicing,
     sorting,
+    suppression,
     trigonometry,
     views,
     windows,

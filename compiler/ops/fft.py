@@ -71,7 +71,7 @@ def _parts(spectrum: Array, n: Pair) -> tuple[Array, Array, Array]:
 def _stacked(first: Array, second: Array, third: Array, real: Array) -> Array:
     """[3 C + R, ..]: the three of every complex frequency next to each other."""
     triples = np.stack([first, second, third], axis=1)
-    return np.concatenate([triples.reshape(-1, *real.shape[1:]), real])
+    return np.concatenate([triples.reshape(3 * len(first), *real.shape[1:]), real])
 
 
 def _input(attrs: TileAttrs, tiles: Array) -> Array:
@@ -90,7 +90,7 @@ def _output(attrs: TileAttrs, made: Array, kept: Pair) -> Array:
     n = attrs.inputs
     complex_, real = frequencies(n)
     wide = np.moveaxis(made.astype(np.float64), 0, -1)
-    triples = wide[..., : 3 * len(complex_)].reshape(*wide.shape[:-1], -1, 3)
+    triples = wide[..., : 3 * len(complex_)].reshape(*wide.shape[:-1], len(complex_), 3)
     spectrum = np.zeros((*wide.shape[:-1], *n), np.complex128)
     for place, (k, l) in enumerate(complex_):
         p, q, both = (triples[..., place, i] for i in range(3))

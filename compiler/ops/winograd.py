@@ -79,7 +79,7 @@ def _filter(attrs: TileAttrs, taps: Array) -> Array:
     powers, scales = _exact_filter(attrs)
     made = powers @ taps.reshape(-1, prod(attrs.taps)).T
     made *= scales
-    return made.reshape(-1, *taps.shape[:-2])
+    return made.reshape(len(powers), *taps.shape[:-2])
 
 
 def _product(factors: Iterable[Fraction]) -> Fraction:
@@ -123,7 +123,7 @@ def _made(pair: tuple[Array, Array], tiles: Array) -> Array:
     """Tiles [.., i, j] by matrices down and across, as entries [E, ..]."""
     down, across = (matrix.astype(tiles.dtype) for matrix in pair)
     made: Array = np.einsum("ei,...ij,fj->ef...", down, tiles, across)
-    return made.reshape(-1, *tiles.shape[:-2])
+    return made.reshape(len(down) * len(across), *tiles.shape[:-2])
 
 
 def _back(attrs: TileAttrs, pair: tuple[Array, Array], made: Array) -> Array:

@@ -7,8 +7,8 @@ hold).
 A value is inlined only where one kernel holds all its readers and they use the same element of it
 (``x * sigmoid(x)``), so nothing is computed twice; views, which compute nothing, are made anew in
 each kernel that reads them. A reshape without a formula stays alone: plan_memory.py gives it no
-code. Single numbers become literals. After this pass the graph holds ``kernel`` nodes and
-``constant`` nodes only.
+code. Single numbers become literals. After this pass the graph holds ``kernel`` nodes,
+``constant`` nodes and ``data_dim`` nodes only.
 """
 
 from __future__ import annotations
@@ -22,11 +22,13 @@ from ..graph import Builder, Graph, Node, Value, finish, rebuilder
 from ..loops.build import has_loops, is_anchor
 from ..loops.row_form import row_form
 from ..op import OPS
+from ..ops.data_dims import DATA_DIM
 from ..ops.views import divides_by_free_dims
 
 # they read memory at computed indices: no formula takes its place
 INDEXED = frozenset({"gather", "gather_elements"})
 SCATTERED = frozenset({"gather_gradient", "scatter", "scatter_source"})  # loops of their own
+REREAD = frozenset({"suppress"})  # they read again what they have stored: no epilogue changes it
 # other names of the elements of one value
 VIEWS = frozenset({"reshape", "transpose", "slice", "broadcast", "reorder"})
 MOST_NODES = 24  # in one kernel: longer formulas only cost compile time
@@ -53,6 +55,8 @@ def fuse(graph: Graph, has_rows: bool = True) -> Graph:
     for node in graph.nodes:
         if node.op.name == "constant":
             mapping[node.output] = b.copy(node, [])[0]
+        elif node.op is DATA_DIM:
+            mapping[node.output] = b.copy(node, [mapping[node.inputs[0]]])[0]
         elif node in emitted:
             mapping[node.output] = _kernel(b, graph, emitted[node], mapping)
     return finish(b, graph, mapping)
@@ -64,6 +68,7 @@ def _needed(graph: Graph, group_of: Mapping[Node, _Group]) -> dict[Node, _Group]
     """
     found: dict[Node, _Group] = {}
     read = set(graph.results)
+    read.update(node.inputs[0] for node in graph.nodes if node.op is DATA_DIM)
     for node in reversed(graph.nodes):
         if node in group_of and group_of[node].last is node and node.output in read:
             found[node] = group_of[node]
@@ -81,7 +86,7 @@ def _groups(graph: Graph, has_rows: bool) -> dict[Node, _Group]:
     results = frozenset(graph.results)
     group_of: dict[Node, _Group] = {}
     for node in graph.nodes:
-        if node.op.name == "constant":
+        if node.op.name == "constant" or node.op is DATA_DIM:
             continue
         if not has_loops(node) or len(node.outputs) != 1:
             raise UnsupportedOpError(f"{node.op.name} has no loops", node=node.label)
@@ -115,6 +120,7 @@ def _next_inlined(
             producer is None
             or producer in members
             or producer.op.name == "constant"
+            or producer.op is DATA_DIM
             or value in results
         ):
             continue
@@ -143,6 +149,8 @@ def _is_view(group: _Group) -> bool:
 
 def _takes_views(node: Node) -> bool:
     """Whether a kernel that computes the node can make a view of what it reads itself."""
+    if node.op is DATA_DIM:
+        return False
     return not is_anchor(node) and node.op.name not in INDEXED | SCATTERED
 
 
@@ -162,7 +170,9 @@ def _joins_one_anchor(before: _Group, group: _Group, readers: Sequence[Node], va
     if before.is_rows or group.is_rows:
         return False
     if before.anchor is not None:  # an epilogue: the same element of everything
-        return group.anchor is None and _uses_same_element(group, readers, value)
+        if before.anchor.op.name in REREAD or group.anchor is not None:
+            return False
+        return _uses_same_element(group, readers, value)
     if any(node.op.name in INDEXED | SCATTERED for node in readers):
         return False
     if any(node.op.name in ("concat", "reorder") for node in readers) and not _is_cheap(before):

@@ -12,9 +12,12 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 
+from netloom.errors import VerificationError
+
 from .. import dim
 from ..cache import Cache
 from ..constant import Constant
+from ..data_dims import bounds_of, room_for
 from ..dim import Dim, Extent, Symbol
 from ..graph import Builder, Graph, Node, Value
 from ..kernel_table import KernelTable, Outline
@@ -22,7 +25,8 @@ from ..layout import Layout
 from ..loops.build import Machine, anchor_of
 from ..loops.ir import LOOP_VARIABLE
 from ..op import OPS
-from ..program import ALIGNMENT, BufferRef, Entry, Launch, Port, Space
+from ..ops.data_dims import data_dim_of
+from ..program import ALIGNMENT, BoundDim, BufferRef, Entry, Launch, Port, Space
 from ..text import print_graph
 from .bind_dims import substitute_symbols
 
@@ -92,7 +96,9 @@ def plan_memory(graph: Graph, name: str, placement: Placement, states: Mapping[s
 class _Planner:
     def __init__(self, graph: Graph, placement: Placement, states: Mapping[str, int]) -> None:
         self.graph, self.placement = graph, placement
-        renamed = _own_names(graph.symbols)
+        self.bounds = bounds_of(graph)  # of data dims
+        self.dims: list[BoundDim] = []
+        renamed = _own_names((*graph.symbols, *self.bounds))
         self.own_names = {symbol: Dim.of(own) for symbol, own in renamed.items()}
         # of kernels' symbols
         self.meanings = {own: Dim.of(symbol) for symbol, own in renamed.items()}
@@ -121,7 +127,7 @@ class _Planner:
         self.parts |= self._renamed()
         for value in self.parts:
             whole, _ = self._whole(value)
-            self.last_use[whole] = max(self.last_use[whole], self.last_use[value])
+            self.last_use[whole] = max(self.last_use[whole], self.last_use.get(value, 0))
 
     def _targets(self, states: Mapping[str, int]) -> dict[Value, BufferRef]:
         """Values that kernels may write to their final place; for all other results a copy is
@@ -156,10 +162,13 @@ class _Planner:
         states = {state.input for state in self.graph.states}
         found: dict[Value, tuple[Value, int]] = {}
         for node in self.graph.nodes:
-            if not _is_renaming(node) or node.output in self.targets or node.output in self.parts:
+            is_dim = data_dim_of(node) is not None
+            if not is_dim and not _is_renaming(node):
+                continue
+            if node.output in self.targets or node.output in self.parts:
                 continue
             (source,) = node.inputs
-            if source not in states:
+            if is_dim or source not in states:
                 found[node.output] = (source, 0)
         return found
 
@@ -188,7 +197,9 @@ class _Planner:
                         Space.CONSTANT, self.placement.constant(_in_memory(node.output, node))
                     )
                 continue
-            if _is_renaming(node):
+            if data_dim_of(node) is not None:
+                self._bind(node)
+            elif _is_renaming(node):
                 self._rename(node)
             elif self._is_joined(node):
                 self._join(node)
@@ -205,7 +216,17 @@ class _Planner:
             Port(n, v.type)
             for n, v in zip(self.graph.output_names, self.graph.outputs, strict=True)
         )
-        return Entry(name, inputs, outputs, tuple(self.launches), tuple(self.slots))
+        return Entry(
+            name, inputs, outputs, tuple(self.launches), tuple(self.slots), tuple(self.dims)
+        )
+
+    def _bind(self, node: Node) -> None:
+        """A data dim has its value from here on; launches that need it come later."""
+        symbol, (count,) = data_dim_of(node), node.inputs
+        assert symbol is not None
+        self.place[node.output] = self.place[count]
+        bound = BoundDim(symbol, self.bounds[symbol], self.place[count], len(self.launches))
+        self.dims.append(bound)
 
     def _launch(
         self, node: int | None, body: Graph, inputs: tuple[Value, ...], out: BufferRef, label: str
@@ -215,9 +236,15 @@ class _Planner:
         )
         refs = (*(self.place[value] for value in inputs), out)
         extents = tuple(self.meanings.get(symbol, Dim.of(symbol)) for symbol in outline.symbols)
-        self.launches.append(
-            Launch(name, refs, extents, dim.substitute(outline.items, self.meanings), label, node)
-        )
+        items = dim.substitute(outline.items, self.meanings)
+        early = dim.symbols_of([*extents, items]) & self.bounds.keys() - {
+            d.symbol for d in self.dims
+        }
+        if early:
+            raise VerificationError(
+                f"a launch reads {sorted(map(str, early))} too early", node=label
+            )
+        self.launches.append(Launch(name, refs, extents, items, label, node))
 
     def _rename(self, node: Node) -> None:
         """The place of the input, or a copy where that cannot be."""
@@ -248,7 +275,8 @@ class _Planner:
             return self.targets[value]
         whole, offset = self._whole(value)
         if whole not in self.slot_of:
-            self.slot_of[whole] = self._slot(_bytes(whole), value)
+            room = room_for(_bytes(whole), self.bounds, value.label)
+            self.slot_of[whole] = self._slot(room, value)
         return BufferRef(Space.ARENA, self.slot_of[whole], offset)
 
     def _whole(self, value: Value) -> tuple[Value, int]:

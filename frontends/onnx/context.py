@@ -55,6 +55,8 @@ class Context:
         self._contents: dict[Value, Contents] = {}
         self._sources: dict[Value, Value] = {}
         self._extents: dict[Extent, Value] = {}
+        self.positions: dict[Value, Value] = {}  # where what is not zero stands in a value
+        self.data_bounds: dict[Extent, Extent] = {}  # of dims that data decide
 
     # -- adding nodes ------------------------------------------------------------------------------
 
@@ -202,6 +204,19 @@ class Context:
             if value.dtype.is_float
             else array.reshape(()).item()
         )
+
+    def data_dim(self, count: Value, bound: Extent, name: str) -> Extent:
+        """The extent that stands for an int64 scalar: what is known of it, or a new dim that data
+        decide, from 0 to ``bound``.
+        """
+        known = self.contents(count)
+        if known is not None:
+            return known.item()  # type: ignore[no-any-return]
+        extent = self.builder.new_data_dim(name, bound)
+        self.know(count, _objects(extent))
+        self.builder("data_dim", count, extent=extent, bound=bound)
+        self.data_bounds[extent] = bound
+        return extent
 
     # -- extents as data ---------------------------------------------------------------------------
 

@@ -21,11 +21,11 @@ KNOWN: Final[Mapping[str, str]] = {
     "Cast": NARROW, "CastLike": NARROW, "DequantizeLinear": NARROW,
     "AffineGrid": "size", "BlackmanWindow": "size", "CenterCropPad": "shape",
     "Col2Im": "image_shape, block_shape",
-    "Compress": "condition", "ConstantOfShape": "input", "CumProd": "axis", "CumSum": "axis",
+    "ConstantOfShape": "input", "CumProd": "axis", "CumSum": "axis",
     "DFT": "dft_length, axis",
     "Dropout": "training_mode", "Expand": "shape", "HammingWindow": "size", "HannWindow": "size",
     "If": "cond, unless both branches give the same types", "Loop": "M",
-    "MaxUnpool": "output_shape", "MelWeightMatrix": "all", "NonZero": "X", "OneHot": "depth",
+    "MaxUnpool": "output_shape", "MelWeightMatrix": "all", "OneHot": "depth",
     "OptionalGetElement": "input, if it is an input of the model",
     "OptionalHasElement": "input, if it is an input of the model",
     "Pad": "pads, constant_value, axes",
@@ -35,9 +35,9 @@ KNOWN: Final[Mapping[str, str]] = {
     "ReduceSum": "axes",
     "ReduceSumSquare": "axes", "Reshape": "shape", "Resize": "roi, scales, sizes",
     "STFT": "frame_step, frame_length",
-    "Slice": "starts, ends, axes, steps", "Split": "split", "SplitToSequence": "split",
+    "Slice": "axes, steps; starts and ends where a step is negative", "Split": "split", "SplitToSequence": "split",
     "Squeeze": "axes", "Tile": "repeats",
-    "TopK": "K", "Unique": "X", "Unsqueeze": "axes", "Upsample": "scales",
+    "Unique": "X, where slices along an axis are compared", "Unsqueeze": "axes", "Upsample": "scales",
 }  # fmt: skip
 
 HEAD: Final = f"""# Which ONNX ops are imported
@@ -46,7 +46,9 @@ Written by `python -m netloom.frontends.onnx.coverage`; a test compares it with 
 to {LATEST_OPSET}.
 
 "Known at import" names inputs that must be initializers, or follow from shapes and initializers.
-Free dims may be part of shapes, but not of axes and repeats. Sequences and optionals live at import
+Free dims may be part of shapes, but not of axes and repeats. Results that are as long as data say
+(NonMaxSuppression, NonZero, Compress, Unique, Slice and TopK with bounds that are data) have dims
+that each run decides; shapes that follow from them are known too. Sequences and optionals live at import
 only: their lengths must be known, and they cannot be inputs of the model. `netloom check
 model.onnx` says for one model what is missing.
 """

@@ -1,5 +1,5 @@
-"""NonZero, Compress and Unique, whose results are as long as data say: possible where those data
-are known at import.
+"""NonZero, Compress and Unique, whose results are as long as data say -> positions of what was
+counted, as many as a data dim tells; computed at import where the data are known.
 """
 
 from __future__ import annotations
@@ -9,52 +9,71 @@ from typing import Any, Final
 import numpy as np
 import numpy.typing as npt
 
+from netloom.compiler.dim import Extent
 from netloom.compiler.graph import Value
-from netloom.compiler.tensor_type import DType
+from netloom.compiler.tensor_type import BOOL, INT64, DType
 
 from .context import Context
 from .handler import HandlerTable
 from .node import ModelNode
+from .scatter import check_sortable
 
 DATA_DEPENDENT: Final = HandlerTable()
 
-CUT_BEFORE: Final = (
-    "Its result's shape depends on data: cut the model before it, and do this step outside."
-)
 
-
-def _known(context: Context, node: ModelNode, position: int) -> npt.NDArray[Any]:
-    array = context.array(node.input(position))
-    if array is None:
-        raise node.unsupported(
-            f"its input {position} is computed from data, and must be known at import.", CUT_BEFORE
-        )
-    return array
+def true_positions(context: Context, x: Value, name: str, bound: Extent | None = None) -> Value:
+    """[s]: which elements of x, counted row by row, are not zero, in order; s is a data dim of a
+    name like this, at most all of them, or ``bound``. The same x gives the same dim.
+    """
+    if x not in context.positions:
+        mask = context.reshape(context.cast(x, BOOL), (x.type.elements,))
+        ones = context.cast(mask, INT64)
+        count = context("reduce_sum", ones, axes=(0,))
+        extent = context.data_dim(count, x.type.elements if bound is None else bound, name)
+        wanted = context("iota", shape=(extent,), axis=0)
+        sums = context("running_sum", ones)
+        context.positions[x] = context("search_sorted", sums, wanted)
+    return context.positions[x]
 
 
 @DATA_DEPENDENT.on("NonZero", first=9)
 def non_zero(context: Context, node: ModelNode) -> Value:
     """[rank, count]: the indices of each element that is not zero."""
-    array = np.atleast_1d(_known(context, node, 0))
-    return context.constant(np.array(np.nonzero(array), np.int64).reshape(array.ndim, -1))
+    x = node.input(0)
+    known = context.array(x)
+    if known is not None:
+        array = np.atleast_1d(known)
+        return context.constant(np.array(np.nonzero(array), np.int64).reshape(array.ndim, -1))
+    place = true_positions(context, x, "nonzero")
+    indices: list[Value] = []
+    for extent in reversed(x.shape[1:]):
+        width = context.extent_value(extent)
+        indices.append(context("rem", place, width))
+        place = context("div", place, width)
+    rows = [context.reshape(part, (1, *part.shape)) for part in (place, *reversed(indices))]
+    return context("concat", *rows, axis=0) if len(rows) > 1 else rows[0]
 
 
 @DATA_DEPENDENT.on("Compress", first=9)
 def compress(context: Context, node: ModelNode) -> Value:
     """The entries of an axis (or of the flat input) where the condition holds."""
-    x = node.input(0)
-    condition = _known(context, node, 1)
+    x, condition = node.input(0), node.input(1)
     flat = "axis" not in node.attributes
     axis = 0 if flat else node.axis(node.integer("axis", 0), x.type.rank)
     x = context.reshape(x, (x.type.elements,)) if flat else x
-    picked = np.flatnonzero(condition)
     extent = x.shape[axis]
-    if condition.ndim != 1 or (isinstance(extent, int) and condition.size > extent):
+    sizes = (condition.shape[0] if condition.type.rank == 1 else -1, extent)
+    if sizes[0] == -1 or (all(isinstance(e, int) for e in sizes) and sizes[0] > extent):  # type: ignore[operator]
         raise node.misshapen(
             f"its condition has the shape {list(condition.shape)} for an axis of {extent}.",
             "Export it again.",
         )
-    return context("gather", x, context.constant(picked.astype(np.int64)), axis=axis)
+    known = context.array(condition)
+    if known is not None:
+        picked = context.constant(np.flatnonzero(known).astype(np.int64))
+    else:
+        picked = true_positions(context, condition, "compress")
+    return context("gather", x, picked, axis=axis)
 
 
 @DATA_DEPENDENT.on("Unique", first=11)
@@ -62,7 +81,52 @@ def unique(context: Context, node: ModelNode) -> list[Value | None]:
     """Different entries, sorted or in order of appearance; where each stood first; which one
     each is; how often each is.
     """
-    array = _known(context, node, 0)
+    x = node.input(0)
+    known = context.array(x)
+    if known is not None:
+        return _known_unique(context, node, known)
+    if "axis" in node.attributes and x.type.rank != 1:
+        raise node.unsupported(
+            "it compares slices along an axis, which must be known at import.",
+            "Compare numbers: leave the axis out, or cut the model before it.",
+        )
+    flat = context.reshape(x, (x.type.elements,))
+    check_sortable(node, flat.shape[0])
+    found = _unique(context, flat)
+    return [*found] if node.flag("sorted", True) else _by_appearance(context, found)
+
+
+def _unique(context: Context, x: Value) -> list[Value]:
+    """Of a vector: its different elements in order, where each stood first, which one each is, how
+    often each is.
+    """
+    numbers = context.cast(x, DType.UINT8) if x.dtype is BOOL else x
+    places = context("sort_positions", numbers, axis=0)
+    order = context("inverse_positions", places, axis=0, size=x.shape[0])
+    ordered = context("gather", x, order, axis=0)
+    place = context("iota", shape=x.shape, axis=0)
+    before = context("gather", ordered, context("max", context("sub", place, 1), 0), axis=0)
+    is_first = context("equal", place, 0)
+    is_new = context("or", context("not_equal", ordered, before), is_first)
+    starts = true_positions(context, is_new, "unique")
+    number = context("sub", context("running_sum", context.cast(is_new, INT64)), 1)
+    ends = context("search_sorted", number, context("iota", shape=starts.shape, axis=0))
+    return [
+        context("gather", ordered, starts, axis=0), context("gather", order, starts, axis=0),
+        context("gather", number, places, axis=0), context("sub", ends, starts),
+    ]  # fmt: skip
+
+
+def _by_appearance(context: Context, found: list[Value]) -> list[Value | None]:
+    """The same, each where its first element stood."""
+    values, first, which, counts = found
+    places = context("sort_positions", first, axis=0)
+    order = context("inverse_positions", places, axis=0, size=first.shape[0])
+    values, first, counts = (context("gather", v, order, axis=0) for v in (values, first, counts))
+    return [values, first, context("gather", places, which, axis=0), counts]
+
+
+def _known_unique(context: Context, node: ModelNode, array: npt.NDArray[Any]) -> list[Value | None]:
     axis = node.axis(node.integer("axis", 0), array.ndim) if "axis" in node.attributes else None
     found = np.unique(
         _sortable(array), return_index=True, return_inverse=True, return_counts=True, axis=axis

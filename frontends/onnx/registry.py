@@ -7,7 +7,7 @@ from typing import Final
 
 from .control_flow import CONTROL_FLOW
 from .convolution import CONVOLUTION
-from .data_dependent import CUT_BEFORE, DATA_DEPENDENT
+from .data_dependent import DATA_DEPENDENT
 from .einsum import EINSUM
 from .elementwise import ELEMENTWISE
 from .handler import HandlerTable
@@ -28,6 +28,7 @@ from .scatter import SCATTER
 from .sequences import SEQUENCES
 from .shape import SHAPE
 from .slicing import SLICING
+from .suppression import SUPPRESSION
 from .transforms import TRANSFORMS
 
 HANDLERS: Final = HandlerTable(
@@ -50,6 +51,7 @@ HANDLERS: Final = HandlerTable(
     SEQUENCES,
     SHAPE,
     SLICING,
+    SUPPRESSION,
     TRANSFORMS,
 )
 
@@ -63,7 +65,6 @@ DOMAINS: Final[Mapping[str, HandlerTable]] = {
 INLINED: Final = frozenset(CONTROL_FLOW)
 
 REMEDIES: Final[Mapping[str, str]] = {
-    "NonMaxSuppression": CUT_BEFORE,
     **dict.fromkeys(
         (
             "Bernoulli",

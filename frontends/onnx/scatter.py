@@ -10,7 +10,7 @@ from __future__ import annotations
 from typing import Final
 
 from netloom.compiler import dim
-from netloom.compiler.dim import Extent, product
+from netloom.compiler.dim import Dim, Extent, Minimum, product
 from netloom.compiler.graph import Value
 from netloom.compiler.tensor_type import INT64
 
@@ -147,6 +147,32 @@ def tensor_scatter(context: Context, node: ModelNode) -> Value:
 MOST_SORTED: Final = 1 << 17  # elements of an axis: the work is its square
 
 
+def _single(context: Context, node: ModelNode, position: int) -> Value:
+    """An int64 input of one element, as a scalar."""
+    value = node.input(position)
+    if value.dtype is not INT64 or value.type.elements != 1:
+        raise node.misshapen(f"its k is {value.type}; one number is needed.", "Export it again.")
+    return context.reshape(value, ())
+
+
+def _fits(context: Context, size: Extent, extent: Extent) -> bool:
+    """Whether 0 <= size <= extent is proved, or checked when the program runs."""
+    if size in context.data_bounds:
+        return context.data_bounds[size] == extent
+    match size:
+        case Dim(terms=(((Minimum(left, right),), 1),)) if extent in (left, right):
+            return dim.is_nonnegative(size)
+    return dim.is_nonnegative(extent - size) and dim.is_nonnegative(size)
+
+
+def check_sortable(node: ModelNode, extent: Extent) -> None:
+    """Sorting compares all pairs: refuse what would never end."""
+    if isinstance(extent, int) and extent > MOST_SORTED:
+        raise node.unsupported(
+            f"it orders {extent} elements; the most is {MOST_SORTED}.", "Use smaller parts."
+        )
+
+
 @SCATTER.on("TopK")
 def top_k(context: Context, node: ModelNode) -> list[Value | None]:
     """The k largest (smallest) elements along an axis and where they stood; always sorted, the
@@ -160,12 +186,9 @@ def top_k(context: Context, node: ModelNode) -> list[Value | None]:
     if node.opset < 10:
         size: Extent = node.integer("k", 0)
     else:
-        (size,) = context.extents(node.input(1), node, "k") or (0,)
-    if isinstance(extent, int) and extent > MOST_SORTED:
-        raise node.unsupported(
-            f"it orders {extent} elements; the most is {MOST_SORTED}.", "Use smaller parts."
-        )
-    if not dim.is_nonnegative(extent - size) or not dim.is_nonnegative(size):
+        size = context.data_dim(_single(context, node, 1), extent, "k")
+    check_sortable(node, extent)
+    if not _fits(context, size, extent):
         raise node.misshapen(
             f"k is {size} for an axis of {extent}.", "Give the free dims a range where it fits."
         )

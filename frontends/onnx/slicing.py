@@ -12,6 +12,7 @@ from netloom.compiler.dim import Extent
 from netloom.compiler.graph import Value
 
 from .context import Context, listed, numbers
+from .data_slices import slice_by_data
 from .handler import HandlerTable
 from .node import ModelNode
 
@@ -104,12 +105,23 @@ def slice_by_attributes(context: Context, node: ModelNode) -> Value:
 
 @SLICING.on("Slice", first=10)
 def slice_by_inputs(context: Context, node: ModelNode) -> Value:
-    starts = context.extents(node.input(1), node, "starts")
-    ends = context.extents(node.input(2), node, "ends")
+    starts, ends = node.input(1), node.input(2)
+    is_known = context.contents(starts) is not None and context.contents(ends) is not None
+    count = starts.shape[0] if starts.type.rank == 1 else None
+    if not is_known and isinstance(count, int):
+        return slice_by_data(context, node, *_axes_and_steps(context, node, count))
+    first = context.extents(starts, node, "starts")
+    last = context.extents(ends, node, "ends")
+    return _slice(context, node, first, last, *_axes_and_steps(context, node, len(first)))
+
+
+def _axes_and_steps(
+    context: Context, node: ModelNode, count: int
+) -> tuple[Sequence[int], Sequence[int]]:
+    """By default the first axes, each element."""
     axes, steps = node.optional(3), node.optional(4)
-    where = tuple(range(len(starts))) if axes is None else context.integers(axes, node, "axes")
-    strides = (1,) * len(starts) if steps is None else context.integers(steps, node, "steps")
-    return _slice(context, node, starts, ends, where, strides)
+    where = tuple(range(count)) if axes is None else context.integers(axes, node, "axes")
+    return where, (1,) * count if steps is None else context.integers(steps, node, "steps")
 
 
 def _slice(

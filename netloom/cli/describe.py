@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Mapping
 from math import prod
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -65,6 +66,7 @@ def _program_facts(session: Session) -> dict[str, Any]:
             "outputs": {port["name"]: _type(port) for port in entry["outputs"]},
             "launches": entry["launches"],
             "arena bytes": entry["arena_bytes"],
+            **_data_dims({row["name"]: row["most"] for row in entry.get("data_dims", ())}),
         }
         for entry in data["entries"]
     }
@@ -89,6 +91,12 @@ def _program_facts(session: Session) -> dict[str, Any]:
     }
 
 
+def _data_dims(most: Mapping[str, object]) -> dict[str, Any]:
+    """Dims that each run decides, if there are any."""
+    listed = ", ".join(f"{name} ≤ {bound}" for name, bound in most.items())
+    return {"decided by data": listed} if listed else {}
+
+
 def _features(levels: list[dict[str, Any]]) -> str | dict[str, str]:
     """What a machine must have; for several levels, by level."""
     texts = {level["name"]: " ".join(level["features"]) or "none" for level in levels}
@@ -101,6 +109,8 @@ def _type(port: dict[str, Any]) -> str:
 
 def _model_facts(graph: Graph) -> dict[str, Any]:
     """Sizes at the least value of free dims, but 1 at least."""
+    from netloom.compiler.data_dims import bounds_of
+
     nodes = [node for _, node in graph.walk()]
     counts = Counter(node.op.name for node in nodes if node.op.name != "constant")
     weights = [node.attrs.value for node in nodes if node.op.name == "constant"] + [
@@ -117,6 +127,7 @@ def _model_facts(graph: Graph) -> dict[str, Any]:
         },
         "free dims": {s.name: f"{s.lo}..{'' if s.hi is None else s.hi}" for s in graph.symbols}
         or "none",
+        **_data_dims({symbol.name: most for symbol, most in bounds_of(graph).items()}),
         "states": len(graph.states),
         "weights": sum(constant.array.size for constant in weights),
         "units": units,

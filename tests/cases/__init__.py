@@ -9,6 +9,7 @@ tests/oracle/, under the op's name; how it is checked, in tests/test_cases.py.
 from .attention import ATTENTION
 from .case import DIMS, FREE, Case, Input, N, row
 from .convolution import CONVOLUTION
+from .data_dims import DATA_DIMS
 from .domains import draw
 from .elementwise import ELEMENTWISE
 from .indexing import INDEXING
@@ -32,6 +33,7 @@ CASES = (
     *ATTENTION,
     *SHAPE,
     *INDEXING,
+    *DATA_DIMS,
     *RANDOM_NUMBERS,
     *TRANSFORMS,
 )

@@ -42,7 +42,7 @@ def draw(
     halves: multiples of 1/2; zeros: one in five is 0; nan: one NaN; special: infinities, NaN,
     zeros, denormals, in every pair (special:P as at position P); wide: any integer, the dtype's
     extremes among them; index:N in [-N, N); label:N in [0, N); permutation:A: 0, 1, .. in random
-    order along axis A.
+    order along axis A; ascending along the last axis; boxes [.., 4, n]: low ends, then high ones.
     """
     word, _, number = domain.partition(":")
     if word in RANGES and (word or dtype.is_float):
@@ -65,6 +65,11 @@ def draw(
             return rng.integers(-int(number), int(number), shape)
         case "label":
             return rng.integers(0, int(number), shape)
+        case "ascending":
+            return np.sort(rng.integers(-5, 10, shape), axis=-1)
+        case "boxes":  # some are the same, some have no area
+            low = rng.integers(0, 12, (*shape[:-2], 2, shape[-1])) / 4
+            return np.concatenate([low, low + rng.integers(0, 9, low.shape) / 4], axis=-2)
         case "permutation":
             return rng.random(shape).argsort(axis=int(number))
         case "":

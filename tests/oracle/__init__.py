@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 
 from .attention import ATTENTION
+from .data_dims import DATA_DIMS
 from .elementwise import ELEMENTWISE
 from .fft import FFT
 from .indexing import INDEXING
@@ -27,7 +28,7 @@ from .winograd import WINOGRAD
 
 ORACLES: dict[str, Callable[..., Any]] = {
     **ELEMENTWISE, **REDUCTIONS, **WINDOWS, **NORMALIZATION, **INDEXING, **RANDOM_NUMBERS, **WINOGRAD, **FFT,
-    **ATTENTION,
+    **ATTENTION, **DATA_DIMS,
     "kernel": lambda x, y, body: np.maximum(x + y, 0),
 }  # fmt: skip
 

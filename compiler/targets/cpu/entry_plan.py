@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from functools import cached_property
 
 from ... import dim
+from ...data_dims import room_for
 from ...dim import Extent
 from ...program import ALIGNMENT, BufferRef, Entry, Program, Space
 
@@ -27,11 +28,15 @@ class EntryPlan:
         """Every extent that the host needs, with its number."""
         wanted: list[Extent] = []
         for port in (*self.entry.inputs, *self.entry.outputs):
-            wanted += port.type.shape
-        wanted += [*self.arena_offsets, self.arena_bytes]
+            wanted += [*port.type.shape, *map(self.room, port.type.shape)]
+        wanted += [*self.arena_offsets, self.arena_bytes, *self.entry.bounds.values()]
         for launch in self.entry.launches:
             wanted += [launch.items, *launch.extents]
         return {extent: number for number, extent in enumerate(dict.fromkeys(wanted))}
+
+    def room(self, extent: Extent) -> Extent:
+        """The most that an output's extent can be."""
+        return room_for(extent, self.entry.bounds, self.entry.name)
 
     @cached_property
     def slot_starts(self) -> tuple[Extent, ...]:
@@ -51,8 +56,11 @@ class EntryPlan:
         """Every place in the arena that a launch reads or writes, with its number."""
         refs = (
             ref
-            for launch in self.entry.launches
-            for ref in launch.buffers
+            for refs in (
+                *(launch.buffers for launch in self.entry.launches),
+                [bound.count for bound in self.entry.dims],
+            )
+            for ref in refs
             if ref.space is Space.ARENA
         )
         return {ref: number for number, ref in enumerate(dict.fromkeys(refs))}

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
+from dataclasses import replace
 
 from netloom import abi
 
@@ -142,7 +143,9 @@ def identifiers(names: Sequence[str], default: str, taken: set[str]) -> list[str
 
 
 def _entry(program: Program, entry: Entry, name: str) -> list[str]:
-    shapes = [port.type.shape for port in (*entry.inputs, *entry.outputs)]
+    plan = EntryPlan(program, entry)
+    rooms = [_with_room(plan, port) for port in entry.outputs]
+    shapes = [port.type.shape for port in (*entry.inputs, *rooms)]
     symbols = sorted(
         symbols_of([extent for shape in shapes for extent in shape]), key=lambda symbol: symbol.name
     )
@@ -152,13 +155,16 @@ def _entry(program: Program, entry: Entry, name: str) -> list[str]:
     )
     inputs = identifiers([port.name for port in entry.inputs], "input", taken)
     outputs = identifiers([port.name for port in entry.outputs], "output", taken)
-    ports = [*zip(inputs, entry.inputs, strict=True), *zip(outputs, entry.outputs, strict=True)]
-    with_state = EntryPlan(program, entry).needs_state
+    ports = [*zip(inputs, entry.inputs, strict=True), *zip(outputs, rooms, strict=True)]
+    decided = [n for n, port in enumerate(entry.outputs) if port.type != rooms[n].type]
+    actual = identifiers([f"{outputs[n]}_shape" for n in decided], "shape", taken)
+    with_state = plan.needs_state
     call = "evaluate" if with_state and entry.name == "run" else identifier(entry.name, "entry")
     arguments = ["nl_context *context", *(["nl_state *state"] if with_state else [])]
     arguments += [f"int64_t {dim}" for dim in dims.values()]
     arguments += [f"const {_c_type(port)} *{word}" for word, port in ports[: len(inputs)]]
     arguments += [f"{_c_type(port)} *{word}" for word, port in ports[len(inputs) :]]
+    arguments += [f"int64_t *{word}" for word in actual]
     handles = "context, state" if with_state else "context"
     body = [
         *_tensors("inputs", ports[: len(inputs)], dims),
@@ -167,11 +173,24 @@ def _entry(program: Program, entry: Entry, name: str) -> list[str]:
     return [
         *(line for word, port in ports for line in _shape_constants(f"{name}_{call}_{word}".upper(), port)),
         "/* Returns NL_OK or an error code; last_error has the text. */",
+        *(f"/* {outputs[n]} needs room for the most that data make of it; {word} receives its "
+          "extents. */"
+          for n, word in zip(decided, actual, strict=True)),
         f"static inline int32_t {name}_{call}({', '.join(arguments)}) {{",
         *body,
-        f"    return nl_api_of(context)->{call}({handles}, {_given('inputs', inputs)}, {_given('outputs', outputs)});",
+        f"    int32_t code_ = nl_api_of(context)->{call}({handles}, {_given('inputs', inputs)}, "
+        f"{_given('outputs', outputs)});",
+        *(f"    for (int32_t i_ = 0; i_ < {rooms[n].type.rank}; i_++) "
+          f"{word}[i_] = outputs_shape{n}_[i_];"
+          for n, word in zip(decided, actual, strict=True)),
+        "    return code_;",
         "}", "",
     ]  # fmt: skip
+
+
+def _with_room(plan: EntryPlan, port: Port) -> Port:
+    """The port with the most that its extents can be."""
+    return replace(port, type=port.type.with_shape(tuple(map(plan.room, port.type.shape))))
 
 
 def _given(side: str, words: Sequence[str]) -> str:

@@ -179,15 +179,22 @@ class Models:
         if count:
             with code.if_(code["dims"].equals(0)):
                 code.return_(-1)
+        own = max((len(p.entry.dims) for plans in self.host.plans for p in plans), default=0)
+        symbols = code.allocate(ir.ArrayType(I64, max(1, count + own))).array(I64)
+        for number in range(own):  # the arena has room for the bounds of dims that runs bind
+            symbols[count + number] = 0
         with code.loop(count) as index:
             symbol = code.address_of(self.host.symbols).record(SYMBOL, index)
             with code.if_((dims[index] < symbol["lo"]) | (dims[index] > symbol["hi"])):
                 code.return_(-1)
+            symbols[index] = dims[index]
         room = max((len(plan.values) for plans in self.host.plans for plan in plans), default=1)
         values = code.allocate(ir.ArrayType(I64, max(1, room))).array(I64)
         with code.loop(len(self.host.program.entries)) as position:
             entry = code["model"].record(MODEL)["entries"].record(ENTRY, position)
-            with code.if_(code.call(entry["compute_values"], code["dims"], values.address(0))):
+            with code.if_(
+                code.call(entry["compute_values"], symbols.address(0), values.address(0))
+            ):
                 code.return_(-1)
             size = values[entry["arena_bytes"]]
             most[0] = code.select(size > most[0], size, most[0])

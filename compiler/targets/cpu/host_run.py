@@ -13,7 +13,7 @@ from .host import I1, I32, I64, PTR, Array, Function, Operand, Record, Word
 from .host_checks import Checks
 from .host_module import HostModule
 from .host_pool import Pool
-from .host_tables import ENTRY, EXTENT, PORT, STATE_PORT
+from .host_tables import BOUND_DIM, ENTRY, EXTENT, LAUNCH, PORT, STATE_PORT
 from .host_types import MODEL, RUN, STATE, TENSOR, UNBOUND
 
 _HUGE_PAGE = 1 << 21
@@ -45,7 +45,8 @@ class Runner:
             code, context, entry, "input", "The program takes %lld inputs%s; %d were given."
         )
         count = len(self.host.program.symbols)
-        symbols = code.allocate(ir.ArrayType(I64, max(1, count))).array(I64)
+        own = self.host.own_dims
+        symbols = code.allocate(ir.ArrayType(I64, max(1, count + own))).array(I64)
         former = run["symbols"].array(I64)
         for number in range(count):
             symbols[number] = UNBOUND
@@ -59,6 +60,8 @@ class Runner:
             for number in range(count):  # a symbol that this entry does not use counts as 0
                 former[number] = symbols[number]
                 symbols[number] = code.select(symbols[number].equals(UNBOUND), 0, symbols[number])
+            for number in range(own):  # nothing reads what they decide before a run binds them
+                symbols[count + number] = 0
             self._compute_values(code, context, entry, symbols.address(0), values)
             run["prepared"] = 1
         self._check_inputs(code, context, entry, self.checks.check_extents, kind, values)
@@ -214,14 +217,31 @@ class Runner:
             run["prepared"] = 2
         with code.if_(code["state"].differs(0)):
             self._take_state(code, entry, pool)
-        words, wiring = run["words"].array(I64), entry["wiring"].array(I32)
-        with code.loop(entry["word_count"]) as word:
-            words[word] = pool[wiring[word].to(I64)]
+        _gather_words(code, entry, run)
         context["error_flag"] = 0
         threads = context.inner("pool")
-        threads["launches"], threads["launch_count"] = entry["launches"], entry["launch_count"]
         threads["words"], threads["pool"] = run["words"], run["pool"]
+        done = code.variable(I64)
+        if self.host.own_dims:
+            with code.loop(entry["dim_count"]) as index:
+                bound = entry["dims"].record(BOUND_DIM, index)
+                self._launch(code, context, entry, done, bound["launches"])
+                self._bind(code, context, entry, run, index)
+        self._launch(code, context, entry, done, entry["launch_count"])
+        if self.host.own_dims:
+            self._write_actual_shapes(code, entry, values)
+        code.return_(0)
+        return code
+
+    def _launch(
+        self, code: Function, context: Record, entry: Record, done: Array, last: Word
+    ) -> None:
+        """Runs the launches from number ``done`` to ``last``."""
+        threads = context.inner("pool")
+        threads["launches"] = entry["launches"].record(LAUNCH, done[0]).word
+        threads["launch_count"] = last - done[0]
         code.call(self.threads.run, threads.word)
+        done[0] = last
         with code.if_(context["error_flag"].differs(0)):
             self.host.fail(
                 context,
@@ -229,8 +249,38 @@ class Runner:
                 "A run-time index was out of range (check %lld), so the outputs are of no use.",
                 context["error_flag"],
             )
-        code.return_(0)
-        return code
+
+    def _bind(
+        self, code: Function, context: Record, entry: Record, run: Record, index: Word
+    ) -> None:
+        """Binds a dim to the count that launches have computed, and computes anew what follows."""
+        bound, pool = entry["dims"].record(BOUND_DIM, index), run["pool"].array(I64)
+        values = pool.address(entry["value_base"])
+        count = code.variable(I64, pool[bound["count"]].to(PTR).array(I64)[0])
+        most = values.array(I64)[bound["bound"]]
+        with code.if_((count[0] < 0) | (count[0] > most)):
+            self.host.fail(
+                context,
+                "NL_ERROR_INDEX",
+                "The dim %s would be %lld; data may decide it from 0 to %lld.",
+                bound["name"],
+                count[0],
+                most,
+            )
+        symbols = run["symbols"].array(I64)
+        symbols[index + len(self.host.program.symbols)] = count[0]
+        self._compute_values(code, context, entry, symbols.address(0), values)
+        _gather_words(code, entry, run)
+
+    def _write_actual_shapes(self, code: Function, entry: Record, values: Array) -> None:
+        """Tells the caller the extents that data have decided."""
+        with code.loop(entry["output_count"]) as index:
+            port = entry["ports"].record(PORT, entry["input_count"] + index)
+            shape = code["outputs"].record(TENSOR, index)["shape"].array(I64)
+            with code.loop(port["rank"].to(I64)) as axis:
+                actual = values[port["extents"].record(EXTENT, axis)["actual"]]
+                with code.if_(actual.differs(shape[axis])):
+                    shape[axis] = actual
 
     def _take_tensors(self, code: Function, context: Record, entry: Record, run: Record) -> None:
         pool, sizes = run["pool"].array(I64), run["sizes"].array(I64)
@@ -354,3 +404,11 @@ class Runner:
                 record["step"] = record["step"] + 1
         context["busy"] = 0
         code.return_(result[0])
+
+
+def _gather_words(code: Function, entry: Record, run: Record) -> None:
+    """Fills the words of all launches from the pool."""
+    words, wiring = run["words"].array(I64), entry["wiring"].array(I32)
+    pool = run["pool"].array(I64)
+    with code.loop(entry["word_count"]) as word:
+        words[word] = pool[wiring[word].to(I64)]

@@ -29,7 +29,9 @@ UNBOUNDED = (1 << 63) - 1
 _NAME_SHOWN = 200  # characters of a port's name in error texts
 
 SYMBOL = Struct({"name": PTR, "lo": I64, "hi": I64})
-EXTENT = Struct({"symbol": I64, "factor": I64, "offset": I64, "value": I64})
+# value: which of the values the caller gives for it; actual: that of the result (less where data
+# decide it)
+EXTENT = Struct({"symbol": I64, "factor": I64, "offset": I64, "value": I64, "actual": I64})
 PORT = Struct(
     {
         "name": PTR,
@@ -42,6 +44,8 @@ PORT = Struct(
     }
 )
 LAUNCH = Struct({"kernel": KERNEL.as_pointer(), "items": I64, "words": I64})
+# a dim that the run binds after the first ``launches`` launches; bound: which of the values
+BOUND_DIM = Struct({"name": PTR, "count": I64, "bound": I64, "launches": I64})
 ENTRY = Struct({
     "ports": PTR, "launches": PTR, "wiring": PTR,
     "place_offsets": PTR,  # for each place in the arena, which of the values is its offset
@@ -53,6 +57,7 @@ ENTRY = Struct({
     "error_flag": I64,
     "arena_bytes": I64,  # which of the values is the arena's size
     "needs_state": I64, "input_names": PTR, "output_names": PTR,
+    "dims": PTR, "dim_count": I64,  # those that the run binds itself
 })  # fmt: skip
 LEVEL = Struct({"name": PTR, "metadata": PTR, "first": I64})  # first: row of its entries
 PLACEMENT = Struct({"in_place": I64, "offset": I64, "size": I64, "first": I64, "pieces": I64})
@@ -161,11 +166,15 @@ def write_entry(tables: Tables, program: Program, entry: Entry) -> list[object]:
         tables.records(LAUNCH, launches),
         tables.numbers(I32, [index for wires in plan.wiring for index in wires]),
         tables.numbers(I32, [plan.values[offset] for offset in plan.arena_offsets]),
-        emit_values(tables.module, program, list(plan.values)),
+        emit_values(tables.module, program, list(plan.values), tuple(entry.bounds)),
         len(entry.inputs), len(entry.outputs), len(entry.launches), words, len(plan.arena_offsets),
         base[Space.CONSTANT], base[Space.STATE], base[Space.ARENA], base["values"], base["flag"],
         plan.values[plan.arena_bytes], int(plan.needs_state),
         _names(tables, entry.inputs), _names(tables, entry.outputs),
+        tables.records(BOUND_DIM, [
+            (tables.text(bound.symbol.name), plan.buffer(bound.count), plan.values[bound.bound],
+             bound.launches) for bound in entry.dims
+        ]), len(entry.dims),
     ]  # fmt: skip
 
 
@@ -183,6 +192,7 @@ def check_symbols_bound(program: Program, entry: Entry) -> None:
         for binding in map(binding_of, port.type.shape)
         if binding
     }
+    bound |= entry.bounds.keys()
     used = dim.symbols_of(list(EntryPlan(program, entry).values))
     if missing := sorted(symbol.name for symbol in used - bound):
         raise ShapeError(f"No input's shape determines the free dims {', '.join(missing)} of {entry.name}.",
@@ -215,7 +225,7 @@ def _port_row(tables: Tables, plan: EntryPlan, port: Port, binds: bool) -> tuple
     for extent in port.type.shape:
         binding = binding_of(extent) if binds else None
         where = (order[binding.symbol], binding.factor, binding.offset) if binding else (-1, 1, 0)
-        extents.append((*where, plan.values[extent]))
+        extents.append((*where, plan.values[plan.room(extent)], plan.values[extent]))
     return (
         tables.text(shown(port.name)),
         tables.text(_type_text(port.type)),
@@ -290,12 +300,15 @@ def write_states(
 # -- sizes from symbols ----------------------------------------------------------------------------
 
 
-def emit_values(module: ir.Module, program: Program, extents: Sequence[Extent]) -> ir.Function:
+def emit_values(
+    module: ir.Module, program: Program, extents: Sequence[Extent], own: Sequence[Symbol] = ()
+) -> ir.Function:
     """A function ``i1 (symbols *, values *)`` that stores every extent's value; true: 64 bits
-    were too few.
+    were too few. ``symbols``: the program's, then those that an entry binds itself (``own``).
     """
+    symbols = (*program.symbols, *own)
     code = Function(module, f"values{len(module.globals)}", I1, {"symbols": PTR, "values": PTR})
-    emitter = _ExtentEmitter(code, {symbol: index for index, symbol in enumerate(program.symbols)})
+    emitter = _ExtentEmitter(code, {symbol: index for index, symbol in enumerate(symbols)})
     values = code["values"].array(I64)
     for number, extent in enumerate(extents):
         values[number] = emitter.extent(extent)

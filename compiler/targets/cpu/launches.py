@@ -57,6 +57,8 @@ class Launches:
     ) -> None:
         self._program, self._entry = program, entry
         self._dims = {s.name: (dims or {}).get(s.name, max(s.lo, 1)) for s in program.symbols}
+        for symbol, bound in entry.bounds.items():  # data that would decide them are not there
+            self._dims[symbol.name] = dim.evaluate(bound, self._dims)
         llvm.initialize_native_target()
         llvm.initialize_native_asmprinter()
         builder = llvm.JITLibraryBuilder().add_current_process()

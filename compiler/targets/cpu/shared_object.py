@@ -259,6 +259,9 @@ def _entry(program: Program, entry: Entry) -> dict[str, Any]:
         "launches": len(entry.launches),
         "needs_state": plan.needs_state,
         "arena_bytes": _extent(plan.arena_bytes),
+        "data_dims": [
+            {"name": bound.symbol.name, "most": _extent(bound.bound)} for bound in entry.dims
+        ],
     }
 
 

@@ -48,7 +48,7 @@ def check_variants(variants: Sequence[Variant]) -> None:
 
 def _shared(variant: Variant) -> object:
     program = variant.program
-    ports = [(entry.name, entry.inputs, entry.outputs) for entry in program.entries]
+    ports = [(entry.name, entry.inputs, entry.outputs, entry.bounds) for entry in program.entries]
     return (
         variant.architecture,
         program.name,

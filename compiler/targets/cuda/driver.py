@@ -14,8 +14,9 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from netloom.errors import UsageError
+from netloom.errors import UnsupportedOpError, UsageError
 
+from ...data_dims import data_dims
 from ...graph import Graph
 from ...kernel_table import Outline
 from ...loops.build import Machine
@@ -213,6 +214,7 @@ def plan(
     fused: dict[str, Graph] = {}
     entries = []
     for name, graph in graphs.items():
+        _refuse_data_dims(graph)
         fused[name], _ = pipeline.run(graph, options, dump / name if dump else None)
         entries.append(plan_memory(fused[name], name, placement, numbers))
     symbols = {s.name: s for graph in fused.values() for s in graph.symbols}
@@ -241,6 +243,15 @@ def _compiled(
         for name, source in placement.sources.items()
     }
     return CudaProgram(program, placement.sources, placement.forms, kernels, fused)
+
+
+def _refuse_data_dims(graph: Graph) -> None:
+    for node in data_dims(graph).values():
+        raise UnsupportedOpError(
+            "there is no code for data_dim: data decide the shape of its result.",
+            node=node.label,
+            hint="Compile for the CPU, or cut the model before it.",
+        )
 
 
 def _metadata(graphs: Mapping[str, Graph], options: CudaOptions) -> dict[str, Any]:

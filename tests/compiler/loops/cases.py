@@ -88,6 +88,18 @@ def one(
     return make
 
 
+def suppressed(*shape: Extent) -> Callable[[], Graph]:
+    """Boxes of small integers, of which most overlap."""
+
+    def make() -> Graph:
+        b = Builder("suppress")
+        boxes = b.input(TensorType(FLOAT32, (*shape[:-1], 4, shape[-1])), "boxes")
+        candidates = b.input(TensorType(BOOL, shape), "candidates")
+        return b.build([b("suppress", boxes, candidates, b.number(0.25, FLOAT32))], ["y"])
+
+    return make
+
+
 def weights(*shape: int) -> Array:
     """Small integers, three in ten of them not zero."""
     rng = np.random.default_rng(sum(shape))
@@ -436,6 +448,14 @@ CASES = (
          inputs={"x1": (20, 3, 3, 0, -1, 7, 7, 7, 11) * 4}),
     Case("scatter_source", one("scatter_source", (2, 7), integers=(0,), axis=1, extent=18),
          inputs={"x0": (3, 3, -1, 0, 17, 9, 3) * 2}),
+    Case("running_sum", one("running_sum", (3, 21), integers=(0,))),
+    Case("running_sum_symbolic", one("running_sum", (2, N), integers=(0,)), n=19),
+    Case("search_sorted", one("search_sorted", (2, 5), (2, 37), integers=(0, 1)),
+         inputs={"x0": (-2, 0, 0, 1, 3, -3, -3, 2, 2, 2)}),
+    Case("search_sorted_symbolic", one("search_sorted", (N,), (N,), integers=(0, 1)), n=3,
+         inputs={"x0": (-1, 0, 2)}),
+    Case("suppress", suppressed(2, 37)),
+    Case("suppress_symbolic", suppressed(3, N), n=19),
     Case("sort_rows", one("sort_positions", (3, 19), axis=1)),
     Case("sort_columns", one("sort_positions", (7, 18), axis=0, descending=True)),
     Case("sort_symbolic", one("sort_positions", (N, 3), axis=0), n=20),

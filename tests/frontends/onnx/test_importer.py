@@ -285,18 +285,18 @@ def test_check_reports_everything() -> None:
             [
                 N("Relu", ["x"], ["a"], name="first"),
                 N("Relu", ["a"], ["b"]),
-                N("NonMaxSuppression", ["b"], ["y"]),
+                N("Multinomial", ["b"], ["y"]),
             ],
             [3],
         )
     )
     assert [(row.name, row.opset, row.count, row.is_supported) for row in report.rows] == [
-        ("NonMaxSuppression", 17, 1, False), ("Relu", 17, 2, True)]  # fmt: skip
+        ("Multinomial", 17, 1, False), ("Relu", 17, 2, True)]  # fmt: skip
     assert not report.is_supported
     assert report.missing[0].remedy
     assert report.rows[1].nodes == ("first", "b")
     assert report.as_json()[1]["supported"]
-    assert "NonMaxSuppression (opset 17) x 1: not supported" in str(report)
+    assert "Multinomial (opset 17) x 1: not supported" in str(report)
 
 
 # -- networks --------------------------------------------------------------------------------------

@@ -75,7 +75,6 @@ REFUSED: Final = (
             "Dequantize it in the model"),
     Refused("quantizelinear_e* quantizelinear_float4e2m1", "quantization to float8 and less",
             "it quantizes to float"),
-    Refused("nonmaxsuppression_*", "data decide the result's shape", "depends on data"),
     Refused("tfidfvectorizer_* image_decoder_* regex_* string_* strnormalizer_*",
             "strings and files", "are no tensors"),
     Refused("training_dropout_default* training_dropout training_dropout_mask", "training",

@@ -1,0 +1,30 @@
+"""Rows of data_dim, and of the ops that count and choose what becomes one."""
+
+from __future__ import annotations
+
+from netloom.compiler.dim import symbol
+
+from .case import row
+
+DATA_DIMS = [
+    row("data_dim", "int64[] label:9", extent=symbol("K", 0, 8), bound=8),
+    row("running_sum", "int64[37]"),
+    row("running_sum", "int64[2, 3, 19]"),
+    row("running_sum", "int64[N, 5]"),
+    row("running_sum", "int64[3, N] wide"),
+    row("running_sum", "int64[2, 0]"),
+    row("running_sum", "int64[0, 4]"),
+    row("search_sorted", "int64[41] ascending", "int64[70]"),
+    row("search_sorted", "int64[2, 3, 19] ascending", "int64[2, 3, 17]"),
+    row("search_sorted", "int64[N] ascending", "int64[1100]"),
+    row("search_sorted", "int64[3, 8] ascending", "int64[3, N]"),
+    row("search_sorted", "int64[N, 1] ascending", "int64[N, 16]"),
+    row("search_sorted", "int64[2, 0]", "int64[2, 3]"),
+    row("search_sorted", "int64[4] ascending", "int64[0]"),
+    row("suppress", "float32[4, 50] boxes", "bool[50]", "float32[] inside"),
+    row("suppress", "float32[2, 3, 4, 33] boxes", "bool[2, 3, 33]", "float32[] inside"),
+    row("suppress", "float64[3, 4, N] boxes", "bool[3, N]", "float64[] inside"),
+    row("suppress", "float32[N, 4, 17] boxes", "bool[N, 17]", "float32[] inside"),
+    row("suppress", "float32[2, 4, 0]", "bool[2, 0]", "float32[]"),
+    row("suppress", "float32[4, 20] special", "bool[20]", "float32[] inside"),
+]  # fmt: skip

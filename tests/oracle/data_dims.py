@@ -1,0 +1,55 @@
+"""Counts, searches and suppression, element by element."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+
+from .reference import Array
+
+
+def _running_sum(x: Array) -> Array:
+    y = x.copy()
+    for p in np.ndindex(x.shape):
+        if p[-1]:
+            y[p] = y[(*p[:-1], p[-1] - 1)] + x[p]
+    return y
+
+
+def _search_sorted(line: Array, values: Array) -> Array:
+    y = np.zeros(values.shape, np.int64)
+    for p in np.ndindex(values.shape):
+        y[p] = sum(int(element) <= int(values[p]) for element in line[p[:-1]])
+    return y
+
+
+def _suppress(boxes: Array, candidates: Array, threshold: Array) -> Array:
+    """Greedy: the first box that is left is taken, and those that it overlaps go."""
+    y = np.zeros(candidates.shape, np.bool_)
+    for at in np.ndindex(candidates.shape[:-1]):
+        left = [i for i in range(candidates.shape[-1]) if candidates[(*at, i)]]
+        while left:
+            best, *left = left
+            y[(*at, best)] = True
+            left = [i for i in left if not _overlap(boxes[at], best, i) > threshold]
+    return y
+
+
+def _overlap(boxes: Array, a: int, b: int) -> float:
+    """Intersection over union; less than any threshold where they do not meet."""
+    (y0, x0, y1, x1), (v0, u0, v1, u1) = boxes[:, a], boxes[:, b]
+    height, width = np.minimum(y1, v1) - np.maximum(y0, v0), np.minimum(x1, u1) - np.maximum(x0, u0)
+    first, second = (y1 - y0) * (x1 - x0), (v1 - v0) * (u1 - u0)
+    if not (height > 0 and width > 0 and first > 0 and second > 0):
+        return float("-inf")
+    return float(height * width / (first + second - height * width))
+
+
+DATA_DIMS: dict[str, Callable[..., Any]] = {
+    "data_dim": lambda count, extent, bound: count,
+    "running_sum": _running_sum,
+    "search_sorted": _search_sorted,
+    "suppress": _suppress,
+}
