@@ -47,3 +47,11 @@ def convolution(x: Array, w: Array, stride: int, pad: int, place: Sequence[int])
     # [c, kh, kw], less what lies in the padding
     window = x[n, :, inside[0], inside[1]].astype(np.float64)
     return float(np.vdot(window, w[o][:, taps[0], taps[1]].astype(np.float64)))
+
+
+def attention(q: Array, k: Array, v: Array, scale: float, place: Sequence[int]) -> float:
+    """One element of softmax(scale q k') v, for q [n, h, t, d] and k, v [n, h, s, d]."""
+    n, h, t, d = place
+    scores = k[n, h].astype(np.float64) @ q[n, h, t].astype(np.float64) * scale
+    weights = np.exp(scores - scores.max())
+    return float(weights @ v[n, h, :, d].astype(np.float64) / weights.sum())

@@ -28,8 +28,8 @@ SAMPLES = 64  # results of a case that are compared with float64
 
 @dataclass(frozen=True)
 class Case:
-    """One program. ``kind``: matmul, conv or one of MEMORY_BOUND; ``strategy``: of the convolution;
-    ``pad``: its zeros on each side.
+    """One program. ``kind``: matmul, conv, attention (of queries x; w: the keys' shape and the
+    values') or one of MEMORY_BOUND; ``strategy``: of the convolution; ``pad``: its zeros on each side.
     """
 
     name: str
@@ -65,13 +65,17 @@ class Case:
     @property
     def flops(self) -> float:
         """Of the op as written, whatever the strategy."""
-        terms = {"matmul": self.x[-1], "conv": int(np.prod(self.w[1:]))}.get(self.kind, 0)
+        by_kind = {"matmul": self.x[-1], "conv": int(np.prod(self.w[1:]))}
+        if self.kind == "attention":
+            by_kind["attention"] = 2 * self.w[-2]
+        terms = by_kind.get(self.kind, 0)
         return 2.0 * terms * float(np.prod(self.output))
 
     @property
     def bytes(self) -> float:
         """That must move at least once."""
-        return 4.0 * float(sum(np.prod(shape) for shape in (self.x, self.w, self.output) if shape))
+        shapes = [self.x, self.w, self.output] + [self.w] * (self.kind == "attention")
+        return 4.0 * float(sum(np.prod(shape) for shape in shapes if shape))
 
 
 VGG = ((3, 64, 224), (64, 64, 224), (64, 128, 112), (128, 128, 112), (128, 256, 56), (256, 256, 56),
@@ -91,6 +95,16 @@ RESNET = (
 )
 
 
+def case_from(record: Mapping[str, Any]) -> Case:
+    """A case from its fields as JSON has them."""
+    return Case(**{**record, "x": tuple(record["x"]), "w": tuple(record["w"])})
+
+
+# batch, heads, queries, keys, depth: encoders of 12 heads, a large decoder's prompt, and one token
+ATTENTION = ((1, 12, 512, 512, 64), (16, 12, 512, 512, 64), (4, 32, 2048, 2048, 128),
+             (8, 32, 1, 4096, 128))  # fmt: skip
+
+
 def cases(size: str) -> list[Case]:
     """The cases of a size: ``toy`` for the emulator, ``full`` for a GPU, the shortest first."""
     if size == "toy":
@@ -99,6 +113,7 @@ def cases(size: str) -> list[Case]:
             *(Case(f"matmul 64 {p}", "matmul", (64, 64), (64, 64), precision=p) for p in PRECISIONS),
             *(Case(f"conv {s}", "conv", (1, 16, 6, 6), (16, 16, 3, 3), pad=1, strategy=s)
               for s in STRATEGIES),
+            *_attention((1, 2, 20, 40, 16)),
         ]  # fmt: skip
     found = _memory_bound(1 << 28, (1 << 14, 1 << 14))
     found += [
@@ -106,6 +121,7 @@ def cases(size: str) -> list[Case]:
         for n in (1024, 2048, 4096, 8192)
         for p in PRECISIONS
     ]
+    found += _attention(*ATTENTION)
     for n in (1, 16, 64):
         found += [case for layer in VGG for case in _vgg(n, *layer)]
         found += [case for layer in RESNET for case in _resnet(n, *layer)]
@@ -119,6 +135,14 @@ def _memory_bound(elements: int, matrix: tuple[int, int]) -> list[Case]:
         Case("transpose", "transpose", matrix),
         Case("softmax", "softmax", matrix),
     ]
+
+
+def _attention(*shapes: tuple[int, ...]) -> list[Case]:
+    return [
+        Case(f"attention {n}x{h} {t}-{s} {d}", "attention", (n, h, t, d), (n, h, s, d),
+             strategy="auto")
+        for n, h, t, s, d in shapes
+    ]  # fmt: skip
 
 
 def _vgg(n: int, c: int, o: int, extent: int) -> list[Case]:
@@ -157,6 +181,9 @@ def graph_of(case: Case) -> Graph:
             y = b(
                 "conv", x, w, stride=(case.stride,) * 2, dilation=(1, 1), lo=pads, hi=pads, groups=1
             )
+        case "attention":
+            v = b.input(TensorType(FLOAT32, case.w), "v")
+            y = b("attention", x, w, v, scale=case.x[-1] ** -0.5)
         case kind:
             y = b(kind, x, w)
     return b.build([y], ["y"])
@@ -174,6 +201,8 @@ def _inputs(kind: str, x: tuple[int, ...], w: tuple[int, ...]) -> dict[str, Arra
     if w:
         terms = int(np.prod(w[1:])) if kind == "conv" else x[-1] if kind == "matmul" else 2
         found["w"] = rng.standard_normal(w, np.float32) * np.float32((2 / terms) ** 0.5)
+    if kind == "attention":
+        found["v"] = rng.standard_normal(w, np.float32)
     return found
 
 
@@ -194,6 +223,8 @@ def _exactly(case: Case, inputs: Mapping[str, Array], place: Sequence[int]) -> f
             return float(x[at]) + float(inputs["w"][at])
         case "transpose":
             return float(x[at[::-1]])
+        case "attention":
+            return exact.attention(x, inputs["w"], inputs["v"], case.x[-1] ** -0.5, place)
         case "softmax":
             row = np.exp(x[at[0]].astype(np.float64))
             return float(row[at[1]] / row.sum())

@@ -1,7 +1,7 @@
 """Whole networks and training steps for benchmarks/gpu.py: built without a device, run without the
 compiler.
 
-``build_networks`` compiles each for the cuda target, runs it on the CPU for what it must give, and
+``build_network`` compiles one for the cuda target, runs it on the CPU for what it must give, and
 keeps of it what a small file can hold: inference programs have weights of a short period, from
 which all that is folded and transformed has one too, so that LZMA takes them to a hundredth;
 initial states of training are made where they are used, from their number alone. ``run_network``
@@ -14,7 +14,7 @@ import json
 import lzma
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias
@@ -22,7 +22,15 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 import numpy as np
 import numpy.typing as npt
 
-from netloom.benchmarks.gpu_torch import seconds_in_torch, torch_on_device
+from netloom.benchmarks import gpu_torch
+from netloom.benchmarks.gpu_torch import (
+    Clock,
+    Pace,
+    in_rounds,
+    placed,
+    seconds_in_torch,
+    torch_on_device,
+)
 from netloom.benchmarks.model_description import as_json, described, from_json
 from netloom.errors import ComparisonError
 from netloom.runtime.cuda.device import Device
@@ -60,7 +68,8 @@ class NetworkCase:
 @dataclass(frozen=True)
 class NetworkRow:
     """``error``: the largest distance from the CPU's results, as part of their range;
-    ``host_microseconds``: of the host, to hand a run to the device; ``peers``: microseconds."""
+    ``host_microseconds``: of the host, to hand a run to the device; ``peers``: microseconds;
+    ``note``: which peers failed."""
 
     case: str
     error: float
@@ -68,6 +77,7 @@ class NetworkRow:
     host_microseconds: float
     peers: dict[str, float]
     ratios: dict[str, float]
+    note: str = ""
 
 
 LIGHT = ("bvlc_alexnet", "densenet121", "inception_v1", "inception_v2", "resnet50", "shufflenet",
@@ -150,29 +160,23 @@ Built: TypeAlias = "tuple[NetworkCase, CudaProgram, dict[str, Array], dict[str, 
 # -- build: no device ------------------------------------------------------------------------------
 
 
-def build_networks(
-    folder: Path, cases: Sequence[NetworkCase], architectures: Sequence[str]
-) -> dict[str, CudaProgram]:
-    """Writes programs, what they must give, and networks.json; the programs by their cases'
-    names."""
-    programs, written = {}, []
-    for case in cases:
-        build = _build_step if case.is_training else _build_inference
-        case, programs[case.name], wanted, description = build(case, architectures)
-        data = programs[case.name].as_bytes()
-        (folder / case.file).write_bytes(lzma.compress(data, preset=1))
-        np.savez_compressed(folder / f"{case.file}.npz", **wanted)  # type: ignore[arg-type]
-        if description is not None:
-            (folder / f"{case.file}.json").write_text(json.dumps(description), encoding="utf-8")
-        written.append(asdict(case))
-    (folder / "networks.json").write_text(json.dumps(written, indent=1), encoding="utf-8")
-    return programs
+def build_network(
+    folder: Path, case: NetworkCase, architectures: Sequence[str]
+) -> tuple[CudaProgram, NetworkCase]:
+    """Writes a program, what it must give and, for peers, its description; the program, and the case
+    with all that is known of it."""
+    build = _build_step if case.is_training else _build_inference
+    case, program, wanted, description = build(case, architectures)
+    (folder / case.file).write_bytes(lzma.compress(program.as_bytes(), preset=1))
+    np.savez_compressed(folder / f"{case.file}.npz", **wanted)  # type: ignore[arg-type]
+    if description is not None:
+        (folder / f"{case.file}.json").write_text(json.dumps(description), encoding="utf-8")
+    return program, case
 
 
-def read_network_cases(folder: Path) -> list[NetworkCase]:
-    """What ``build_networks`` wrote."""
-    rows: list[dict[str, Any]] = json.loads((folder / "networks.json").read_text(encoding="utf-8"))
-    return [NetworkCase(**{**row, "made": tuple(row["made"])}) for row in rows]
+def network_case_from(record: Mapping[str, Any]) -> NetworkCase:
+    """A case from its fields as JSON has them."""
+    return NetworkCase(**{**record, "made": tuple(record["made"])})
 
 
 def _build_inference(case: NetworkCase, architectures: Sequence[str]) -> Built:
@@ -265,14 +269,28 @@ class _Subject:
         self.feeds = feeds_of([port.info for port in session.entry(self.entry).inputs], case)
         self.state = session.create_state() if case.is_training else None
 
-    def error(self, wanted: Mapping[str, Array]) -> float:
-        """The largest distance from the CPU's results, as part of their range."""
+    def results(self) -> dict[str, Array]:
+        """Its outputs; of training, the first losses, from the initial state on."""
         if self.state is not None:
-            return _distance(
-                _losses(self.case, self.session, self.state, self.feeds), wanted["losses"]
-            )
+            return {"losses": _losses(self.case, self.session, self.state, self.feeds)}
         outputs = self.session.run(None, self.feeds)
-        return max(_distance(y, wanted[str(place)]) for place, y in enumerate(outputs))
+        return {str(place): output for place, output in enumerate(outputs)}
+
+    def check(self, wanted: Mapping[str, Array]) -> float:
+        """The largest distance from the CPU's results, as part of their range; ComparisonError if
+        it is too large, or if a second run gives other bits."""
+        found = self.results()
+        error = max(_distance(y, wanted[name]) for name, y in found.items())
+        if not error <= TOLERANCE:
+            raise ComparisonError(
+                f"it differs from the CPU by {error:.1e} of the range, more than {TOLERANCE:.0e}."
+            )
+        if self.state is not None:
+            self.state = self.session.create_state()
+        again = self.results()
+        if not all(np.array_equal(y, again[name]) for name, y in found.items()):
+            raise ComparisonError("a second run gives other results.")
+        return error
 
     def seconds(self, replays: int) -> float:
         return self.session.seconds(self.feeds, replays, self.entry, self.state)
@@ -288,7 +306,7 @@ def _distance(found: Array, wanted: Array) -> float:
 
 
 def run_network(
-    case: NetworkCase, folder: Path, device: Device, rounds: int, replays: int, is_compiling: bool
+    case: NetworkCase, folder: Path, device: Device, pace: Pace, is_compiling: bool
 ) -> NetworkRow:
     """ComparisonError if the results are not the CPU's; else the times, all contenders in every
     round. ``is_compiling``: torch.compile takes part."""
@@ -297,64 +315,54 @@ def run_network(
     try:
         subject = _Subject(case, session)
         with np.load(folder / f"{case.file}.npz", allow_pickle=False) as wanted:
-            error = subject.error(dict(wanted))
-        if not error <= TOLERANCE:
-            raise ComparisonError(
-                f"{case.name}: it differs from the CPU by {error:.1e} of the range, more than "
-                f"{TOLERANCE:.0e}."
-            )
-        peers = _peers(case, folder, subject.feeds, replays, is_compiling)
-        own: list[float] = []
-        others: dict[str, list[float]] = {name: [] for name in peers}
-        for _ in range(rounds):
-            own.append(subject.seconds(replays))
-            for name, seconds in peers.items():
-                others[name].append(seconds())
-        host = subject.host_seconds(replays)
+            error = subject.check(dict(wanted))
+        peers = peers_of(case, folder, subject.feeds, is_compiling)
+        times = in_rounds(subject.seconds, peers, pace)
+        host = subject.host_seconds(pace.replays)
     finally:
         session.close()
-    mine = float(np.median(own))
-    medians = {name: float(np.median(times)) for name, times in others.items()}
     return NetworkRow(
-        case.name, error, mine * 1e6, host * 1e6,
-        {name: seconds * 1e6 for name, seconds in medians.items()},
-        {name: seconds / mine for name, seconds in medians.items()},
+        case.name, error, times.own * 1e6, host * 1e6,
+        {name: seconds * 1e6 for name, seconds in times.peers.items()},
+        {name: seconds / times.own for name, seconds in times.peers.items()}, times.note,
     )  # fmt: skip
 
 
-def _peers(
-    case: NetworkCase, folder: Path, feeds: Mapping[str, Array], replays: int, is_compiling: bool
-) -> dict[str, Callable[[], float]]:
-    """PyTorch's seconds of a call in strict float32, eager and, if asked for, compiled; nothing
-    without PyTorch and a device for it."""
+def peers_of(
+    case: NetworkCase, folder: Path, feeds: Mapping[str, Array], is_compiling: bool
+) -> dict[str, Callable[[], Clock]]:
+    """What gets PyTorch ready in strict float32, eager and, if asked for, compiled; nothing without
+    PyTorch and a device for it."""
     torch = torch_on_device()
     if torch is None:
         return {}
-    calls = {"torch": _torch_call(torch, case, folder, feeds, lambda module: module)}
+    forms: dict[str, Callable[[Any], Any]] = {"torch": lambda module: module}
     if is_compiling:
-        calls["torch.compile"] = _torch_call(torch, case, folder, feeds, torch.compile)
-    return {
-        name: partial(seconds_in_torch, torch, call, replays, allows_tf32=False)
-        for name, call in calls.items()
-    }
+        forms["torch.compile"] = torch.compile
+
+    def ready(form: Callable[[Any], Any]) -> Clock:
+        call = torch_call(torch, case, folder, feeds, form)
+        return partial(seconds_in_torch, torch, call, allows_tf32=False)
+
+    return {name: partial(ready, form) for name, form in forms.items()}
 
 
-def _torch_call(
+def torch_call(
     torch: Any, case: NetworkCase, folder: Path, feeds: Mapping[str, Array],
     compiled: Callable[[Any], Any],
 ) -> Callable[[], Any]:  # fmt: skip
     """One inference, or one training step with its optimizer, over tensors on the device."""
     from netloom.benchmarks.torch_networks import NETWORKS
 
-    tensors = {name: torch.from_numpy(array).cuda() for name, array in feeds.items()}
+    tensors = {name: placed(torch, array) for name, array in feeds.items()}
     kind, _, name = case.network.partition(":")
     if kind == "light":
         from netloom.benchmarks.torch_model import TorchModel
 
         text = (folder / f"{case.file}.json").read_text(encoding="utf-8")
-        model = compiled(TorchModel(from_json(json.loads(text)), "cuda"))
+        model = compiled(TorchModel(from_json(json.loads(text)), gpu_torch.DEVICE))
         return _without_gradients(torch, lambda: model(tensors))
-    module = NETWORKS[name]().cuda()
+    module = NETWORKS[name]().to(gpu_torch.DEVICE)
     (x,) = (tensors[name] for name in tensors if name not in ("labels", "rate"))
     if not case.is_training:
         module = compiled(module.eval())

@@ -22,7 +22,7 @@ from . import fft, winograd
 from .attention import attention_loops
 from .elements import Elements, compute_of
 from .emit import emit_tiles
-from .ir import Buffer, For, Kernel, Let, Statement, Store, extents_in, walk
+from .ir import Buffer, For, Kernel, Let, Statement, expressions_in, extents_in, walk
 from .linear import linear_loops
 from .moves import planned_move
 from .plan import Machine
@@ -99,7 +99,7 @@ def _free_symbols(body: Statement, item: Symbol) -> frozenset[Symbol]:
     statements = list(walk(body))
     parts: list[Statement | Expr] = [
         *statements,
-        *scalar.post_order([s.value for s in statements if isinstance(s, Store)]),
+        *scalar.post_order([value for s in statements for value in expressions_in(s)]),
     ]
     bound = {item.name, *(s.variable.name for s in statements if isinstance(s, For | Let))}
     found = dim.symbols_of([extent for part in parts for extent in extents_in(part)])

@@ -15,6 +15,7 @@ from typing import TypeAlias
 from .. import dim, scalar
 from ..dim import Dim, Extent, Symbol
 from ..scalar import Call, Expr, Guarded
+from .ahead import Ahead, gathered_rows, next_chunk, symbols_in
 from .elements import Axis, widened
 from .ir import (
     LANE,
@@ -65,19 +66,21 @@ _Body: TypeAlias = Callable[[_Place], Statement]
 
 def emit_tiles(plan: Plan, item: Symbol) -> Statement:
     """The body of a kernel: what work item ``item`` does."""
-    return _Emitter(plan).statement(item)
+    return _Emitter(plan, item).statement()
 
 
 class _Emitter:
-    def __init__(self, plan: Plan) -> None:
+    def __init__(self, plan: Plan, item: Symbol) -> None:
+        self.item = item
+        self.ahead: Ahead | None = None  # of the chunk whose statements are made
         self.plan, self.space, self.elements = plan, plan.space, plan.space.elements
         self.lanes: tuple[int, ...] = (LANES,) if plan.tile.has_lanes else ()
         self.at_lane: Index = (Dim.of(LANE),) if plan.tile.has_lanes else ()
 
-    def statement(self, item: Symbol) -> Statement:
+    def statement(self) -> Statement:
         """Decode the work item, run the inner axes, and in the middle the tile."""
         lets: list[tuple[Symbol, Extent]] = []
-        rest: Extent = Dim.of(item)
+        rest: Extent = Dim.of(self.item)
         for place in range(len(self.plan.outer) - 1, -1, -1):
             axis = self.plan.outer[place]
             tiles = self.plan.tiles(axis)
@@ -132,12 +135,22 @@ class _Emitter:
     def _tail(
         self, axis: Axis, base: Extent, rest: Extent, place: _Place, then: _Body
     ) -> Statement:
-        """The tile at the end of an axis: smaller if its size is known, else one row at a time."""
+        """The tile at the end of an axis: smaller if its size is known, else a few rows at a time,
+        then one.
+        """
         if isinstance(rest, int):
             unit: Extent = 0 if rest == 1 else Dim.of(_unit(axis, rest))
             return then(place.at(axis, base + unit, rest))
+        few = math.isqrt(place.counts[axis.symbol])
+        statements: list[Statement] = []
+        if few > 1:
+            some = variable(f"{axis.name}f", rest // few)
+            at = base + Dim.of(some) * few + Dim.of(_unit(axis, few))
+            statements.append(loop(some, rest // few, then(place.at(axis, at, few))))
+            base, rest = base + rest // few * few, rest % few
         single = variable(f"{axis.name}t", rest)
-        return loop(single, rest, then(place.at(axis, base + Dim.of(single))))
+        statements.append(loop(single, rest, then(place.at(axis, base + Dim.of(single)))))
+        return block(*statements)
 
     # -- items and tiles ---------------------------------------------------------------------------
 
@@ -168,20 +181,31 @@ class _Emitter:
             return self._clear(totals, at(here), here)
 
         def add(here: _Place) -> Statement:
-            return self._part(totals, at(here), here)
+            part = self._part(totals, at(here), here)
+            return block(part, guard(is_last, finish(here))) if stores_tiles else part
 
         def finish(here: _Place) -> Statement:
             return self._finished(totals, at(here), here)
 
-        first, middle, last = (
-            self._axes(inner, place, end, is_item=False) for end in (clear, add, finish)
-        )
-        return Allocate(totals, block(first, _looped(chunks, middle), last))
+        # a tile's results are stored behind its last terms: memory then has the time of a tile
+        is_last = tuple(axis.position - (axis.extent - 1) for axis in chunks)
+        stores_tiles = all((dim.bounds(axis.extent)[0] or 0) > 0 for axis in chunks)
+        self.ahead = next_chunk(self.plan, self.item)
+        middle = self._axes(inner, place, add, is_item=False)
+        if self.ahead is not None:
+            middle = self.ahead.around(middle)
+        self.ahead = None
+        first = self._axes(inner, place, clear, is_item=False)
+        statements = [first, _looped(chunks, middle)]
+        if not stores_tiles:
+            statements.append(self._axes(inner, place, finish, is_item=False))
+        return Allocate(totals, block(*statements))
 
     def _tile(self, place: _Place) -> Statement:
         """One register tile: clear, accumulate, finish."""
         if self.elements.compute is None:
-            return self._stored(place, None)
+            hints = gathered_rows(self.plan, self._value(place, None), place.positions)
+            return block(*hints, self._stored(place, None))
         chains = self.plan.chains
         total, at = self._accumulators("t", place)
         if chains.outer:
@@ -256,7 +280,17 @@ class _Emitter:
             body = guard(tuple(here), body)
             if depth:
                 body = loop(axes[depth - 1].symbol, axes[depth - 1].extent, body, kind)
+            if depth == len(axes) and self.ahead is not None and not tested:
+                body = block(*self._prefetches(self.ahead, term, axes[-1], place), body)
         return body
+
+    def _prefetches(self, ahead: Ahead, term: Expr, line: Axis, place: _Place) -> list[Statement]:
+        """Hints for what a tile reads in the next chunk, in copies along the tile's axes."""
+        hints = ahead.prefetches(term, line)
+        for symbol, size in self._units(place) if hints else ():
+            if symbol in symbols_in(hints):
+                hints = [loop(symbol, size, block(*hints), Kind.UNROLLED)]
+        return hints
 
     def _added(self, term: Expr, present: Expr) -> Expr:
         """A term combined with what is there; a product of floats by one rounding."""
@@ -289,9 +323,13 @@ class _Emitter:
             sum_ = Load(total, at)
         return self._stored(place, self.elements.finished(self.space.index, sum_))
 
+    def _value(self, place: _Place, sum_: Expr | None) -> Expr:
+        """What is stored at a place."""
+        final = self.elements.final(self.space.index, sum_)
+        return self.space.placed(final, self._put(place))
+
     def _stored(self, place: _Place, sum_: Expr | None) -> Statement:
-        put = self._put(place)
-        value = self.space.placed(self.elements.final(self.space.index, sum_), put)
+        put, value = self._put(place), self._value(place, sum_)
         conditions = tuple(map(put, self.space.store_guard))
         out, position = self.space.stored_at(put)
         streams = self.plan.bypasses_cache and self.plan.tile.has_lanes

@@ -34,6 +34,7 @@ from .ir import (
     LaneFold,
     Let,
     Load,
+    Prefetch,
     Statement,
     Store,
 )
@@ -223,6 +224,10 @@ class _Machine:
                 del self.memory[buffer]
             case Store():
                 self._store(statement)
+            case Prefetch(element):
+                self.statement = statement
+                for part in element.index:
+                    _ = self._value(part) if isinstance(part, Expr) else self._extent(part)
 
     def _bound(self, variable: Symbol, value: Any, body: Statement) -> None:
         if variable.name in self.values:

@@ -2,7 +2,7 @@
 
     statement  := Block(statement...) | For(variable, extent, kind, body) | If(conditions, body)
                 | Let(variable, extent, body) | Allocate(buffer, body)
-                | Store(buffer, index, value, bypasses_cache)
+                | Store(buffer, index, value, bypasses_cache) | Prefetch(element)
     value      := the scalar expressions of compiler/scalar.py, plus Load(buffer, index) and
     LaneFold(buffer, index, combine) index      := extents (compiler/dim) over loop variables and
     the kernel's symbols, or int64 expressions
@@ -111,13 +111,21 @@ class Kind(enum.Enum):
 
 @dataclass(frozen=True, eq=False)
 class Store:
-    """``bypasses_cache``: a hint that the element is not read again soon, for results larger than
-    the last cache: lines that are stored whole need not be read from memory before."""
+    """``bypasses_cache``: a hint that the element is not read again soon, for results that the
+    last cache does not keep: lines that are stored whole need not be read from memory before."""
 
     buffer: Buffer
     index: tuple[Extent, ...]
     value: Expr
     bypasses_cache: bool = False
+
+
+@dataclass(frozen=True, eq=False)
+class Prefetch:
+    """A hint that the element of an argument is read soon. It changes nothing, and does nothing
+    where the index lies outside the buffer; what its index loads lies inside."""
+
+    element: Load
 
 
 @dataclass(frozen=True, eq=False)
@@ -156,7 +164,7 @@ class Let:
     body: Statement
 
 
-Statement: TypeAlias = Store | Block | For | If | Allocate | Let
+Statement: TypeAlias = Store | Prefetch | Block | For | If | Allocate | Let
 
 
 @dataclass(frozen=True, eq=False)
@@ -184,12 +192,22 @@ def walk(statement: Statement) -> Iterator[Statement]:
                 stack.append(body)
 
 
+def expressions_in(statement: Statement) -> tuple[Expr, ...]:
+    """The expressions that stand in a statement itself (not in those inside it)."""
+    match statement:
+        case Store(value=value):
+            return (value,)
+        case Prefetch(element):
+            return element.index_expressions
+    return ()
+
+
 def extents_in(item: Statement | Expr) -> tuple[Extent, ...]:
     """The extents that stand in a statement or an expression itself (not in those inside it)."""
     match item:
         case Store(index=index) | LaneFold(index=index):
             return index
-        case Load(index=index):
+        case Load(index=index) | Prefetch(Load(index=index)):
             return tuple(part for part in index if not isinstance(part, Expr))
         case For(extent=extent) | Let(extent=extent) | Index(extent) | Checked(extent=extent):
             return (extent,)

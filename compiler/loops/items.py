@@ -22,6 +22,7 @@ from .strides import depends
 ITEM_WORK = 1 << 14  # multiply-adds or elements that one work item should hold at least
 TILES_WORK = 1 << 16  # the same where an item has several tiles of an axis, the last one not full
 TOTALS = 2048  # vectors of results that an item keeps while it goes through the terms of long sums
+NEAR_BYTES = 320 << 10  # that a chunk of terms reads again and again, at most
 LEAST_ITEMS = 8  # that such a kernel keeps
 ROW_TOTALS = 512  # vectors of a row that an item keeps while it reads row after row
 
@@ -43,7 +44,7 @@ def with_items(space: Space, tile: Tile, chains: Chains, row: Axis | None = None
         space, tile, outer, inner = _whole_rows(space, tile, order, row)
     is_summed = space.elements.compute is not None and tile.has_lanes and not tile.lanes_reduce
     if not inner and is_summed and chains.outer:
-        space, tile, outer, inner = _kept(space, tile, outer)
+        space, tile, outer, inner = _kept(space, tile, chains, outer)
     symbolic = [axis for axis in outer if isinstance(axis.extent, Dim)]
     swept = symbolic[1:]  # only the outermost axis of the items may have a symbolic extent
     kept = [axis for axis in outer if axis not in swept]
@@ -105,7 +106,7 @@ def _along_part(tile: Tile, axis: Axis, part: Axis) -> Tile:
 
 
 def _kept(
-    space: Space, tile: Tile, order: Sequence[Axis]
+    space: Space, tile: Tile, chains: Chains, order: Sequence[Axis]
 ) -> tuple[Space, Tile, list[Axis], list[Axis]]:
     """(space, tile, axes of items, axes inside an item) of a long sum: as many results inside as
     TOTALS can keep while items are left. Each chunk of the terms is then read once for many
@@ -114,21 +115,54 @@ def _kept(
     space, tile, outer, inner = _block(space, tile, order, room)
     if inner:
         return space, tile, outer, inner
+    space, tile, outer, inner = _near_columns(space, tile, chains, outer)
+    for axis in inner:
+        room //= _most_tiles(tile, axis)
     while outer and isinstance(extent := outer[-1].extent, int):
         axis = outer[-1]
         size = tile.counts.get(axis.symbol, 1)
         room *= size
         items = dim.product([tiles_along(tile, a) for a in outer[:-1]])
         chunk = min(room, extent // -(-LEAST_ITEMS // items) if isinstance(items, int) else extent)
-        if chunk < extent and (size > 1 or chunk < 2):
+        if chunk < extent and size > 1:  # of whole tiles: others would be made row by row
+            chunk = _chunk(tile, axis, chunk // size) if chunk >= size and extent % size == 0 else 0
+        if chunk < extent and chunk < 2:
             break
         outer.pop()
         if chunk < extent:
-            space, whole, part = chunked(space, axis, divisor(extent, chunk))
-            return space, tile, [*outer, whole], [part, *inner]
+            chunk = divisor(extent, chunk) if size == 1 else chunk
+            space, whole, part = chunked(space, axis, chunk)
+            return space, _along_part(tile, axis, part), [*outer, whole], [part, *inner]
         inner.insert(0, axis)
         room //= extent
     return space, tile, outer, inner
+
+
+def _near_columns(
+    space: Space, tile: Tile, chains: Chains, order: Sequence[Axis]
+) -> tuple[Space, Tile, list[Axis], list[Axis]]:
+    """(space, tile, axes of items, axes inside an item) where columns run innermost: so many that
+    what a chunk of terms reads for them stays in the second cache beside all else, if there are
+    rows enough to read it again."""
+    outer, columns = list(order), tile.columns
+    terms = dim.product([axis.extent for axis in chains.inner])
+    if columns is None or outer[-1] is not columns or not isinstance(terms, int):
+        return space, tile, outer, []
+    bytes_ = terms * LANES * space.elements.out.dtype.bytes * tile.counts[columns.symbol]
+    most = _most_tiles(tile, columns)
+    chunk = _chunk(tile, columns, max(NEAR_BYTES // bytes_, 1)) if bytes_ * most > NEAR_BYTES else 0
+    others = dim.product([tiles_along(tile, axis) for axis in outer[:-1]])
+    is_read_again = not isinstance(others, int) or others >= 2 * LEAST_ITEMS
+    if not chunk or not is_read_again or columns.extent == chunk:
+        return space, tile, outer, []
+    space, whole, part = chunked(space, columns, chunk)
+    place = 1 if isinstance(outer[0].extent, Dim) else 0
+    return (
+        space,
+        _along_part(tile, columns, part),
+        [*outer[:place], whole, *outer[place:-1]],
+        [part],
+    )
 
 
 def _block(

@@ -17,12 +17,14 @@ from ..dim import Dim, Extent
 from ..scalar import Checked, Expr, Guarded, Index
 from .elements import Axis
 from .ir import LANE, LANES, Load, extents_in, variable
-from .plan import Machine, is_large
+from .plan import Machine, displaces
 from .space import Space, Substitution
 from .strides import MOST_STEP, lane_slope, takes_apart
 
 SHORT, LONG = 64, 512  # elements of a work item along the shorter and the longer axis, at most
-WIDE = 1024  # the same along the source where the output goes past the caches
+# the same where the output goes past the caches: along the source, or, where that is one tile, along
+# the target
+WIDE = 1024
 LEAST_FILLED = 32  # elements of a tile: with fewer, empty rows and lanes cost more than they save
 LEAST_STORED = 4  # neighbours, for the same reason
 MOST_PARTS = 4  # that one tile turns
@@ -56,7 +58,7 @@ class Move:
     parts: Mapping[int, Part]
     source: Side
     target: Side
-    bypasses_cache: bool  # the output is larger than the last cache
+    bypasses_cache: bool  # the output and its operands displace each other in the last cache
 
     @property
     def sides(self) -> tuple[Side, Side]:
@@ -104,8 +106,11 @@ class _Planner:
             return None
         most = (LONG, SHORT) if _is_longer(source, target) else (SHORT, LONG)
         # tiles of other targets do not store whole lines
-        if is_large(self.out.buffer, self.machine) and target.extent % LANES == 0:
-            sides = self._side(source, WIDE), Side(target, LANES, False)
+        read = dict.fromkeys(load.buffer for load in far)
+        if displaces(self.out.buffer, read, self.machine) and target.extent % LANES == 0:
+            is_row = isinstance(source.extent, int) and source.extent <= LANES
+            along = self._side(target, WIDE) if is_row else Side(target, LANES, False)
+            sides = self._side(source, WIDE), along
             return Move(self.space, self.value, parts, *sides, bypasses_cache=True)
         sides = self._side(source, most[0]), self._side(target, most[1])
         return Move(self.space, self.value, parts, *sides, bypasses_cache=False)

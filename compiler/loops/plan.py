@@ -5,7 +5,7 @@ Choices are made in tiling.py and items.py; emit.py makes statements of them.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 
 from .. import dim
@@ -85,10 +85,24 @@ class Plan:
 def is_large(out: Buffer, machine: Machine) -> bool:
     """Whether a result is larger than the last cache, so that none of it is there when it is read,
     and its vectors fill cache lines."""
-    elements = dim.product(out.shape)
-    if not isinstance(elements, int) or out.dtype.bytes * LANES < LINE:
-        return False
-    return elements * out.dtype.bytes > machine.last_cache
+    return _fills_lines(out) and _bytes(out) > machine.last_cache
+
+
+def displaces(out: Buffer, operands: Iterable[Buffer], machine: Machine) -> bool:
+    """Whether a result that fills cache lines, and what is read for it, are larger than the half of
+    the last cache that one program can count on (as in strategies/machines.py)."""
+    moved = _bytes(out) + sum(map(_bytes, operands))
+    return _fills_lines(out) and moved > machine.last_cache // 2
+
+
+def _fills_lines(out: Buffer) -> bool:
+    return out.dtype.bytes * LANES >= LINE
+
+
+def _bytes(buffer: Buffer) -> int:
+    """Those of a buffer of static shape; of others none."""
+    elements = dim.product(buffer.shape)
+    return elements * buffer.dtype.bytes if isinstance(elements, int) else 0
 
 
 def tiles_along(tile: Tile, axis: Axis) -> Extent:

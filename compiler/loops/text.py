@@ -36,9 +36,11 @@ from .ir import (
     LaneFold,
     Let,
     Load,
+    Prefetch,
     Statement,
     Store,
     block,
+    expressions_in,
     extents_in,
     variable,
     walk,
@@ -99,6 +101,8 @@ def _lines(root: Statement, depth: int, scope: Mapping[str, Symbol]) -> Iterator
                 stack.append((body, below, scope, True))
             case Store():
                 yield from (f"{indent}{line}" for line in _store_lines(item))
+            case Prefetch(element):
+                yield f"{indent}prefetch {print_expression(element)}"
 
 
 def _narrower(body: Statement, scope: Mapping[str, Symbol]) -> list[Symbol]:
@@ -106,9 +110,8 @@ def _narrower(body: Statement, scope: Mapping[str, Symbol]) -> list[Symbol]:
     extents: dict[Extent, None] = {}
     for statement in walk(body):
         extents.update(dict.fromkeys(extents_in(statement)))
-        if isinstance(statement, Store):
-            for node in scalar.post_order([statement.value]):
-                extents.update(dict.fromkeys(extents_in(node)))
+        for node in scalar.post_order(expressions_in(statement)):
+            extents.update(dict.fromkeys(extents_in(node)))
     used = dim.symbols_of(list(extents))
     return sorted((s for s in used if s.name in scope and scope[s.name] != s), key=lambda s: s.name)
 
@@ -303,6 +306,11 @@ def _statement(text: str, inner: Sequence[_Line], outer: _Names) -> Statement:
             symbol = names.ranged(name, spread) if spread else variable(name, trips)
             names.symbols[name] = symbol
             return For(symbol, trips, Kind(kind), _block(inner, names))
+        case "prefetch":
+            element = _expression(text.removeprefix("prefetch "), outer)
+            if not isinstance(element, Load):
+                raise ValueError(f"{text!r} names no element of a buffer")
+            return Prefetch(element)
     hint, name, index, value = _matched(_STORE, text)
     return Store(
         outer.buffer_named(name), outer.extents(index), _expression(value, outer), bool(hint)

@@ -20,7 +20,8 @@ from .plan import CHAIN, Chains, Machine, Plan, Tile, divisor, is_large, operand
 from .space import Space, split_lanes
 from .strides import FAR, MOST_STEP, depends, lane_slope, stride
 
-ENOUGH_ROWS = 12  # positions of an axis that fill the rows of a tile
+ENOUGH_ROWS = 7  # positions of an axis that fill the rows of a tile
+FEWEST_ROWS = 4  # of one that is better than a free dim that may be 1
 MOST_VECTORS = 8  # along a short axis, that are copied out
 MOST_TERMS = 16  # of such a sum, that are copied out too
 MOST_ROWS = 28  # of a tile
@@ -220,15 +221,18 @@ def _largest(axes: Iterable[Axis]) -> Axis | None:
 
 
 def _nearest(axes: Sequence[Axis], loads: Sequence[Load]) -> Axis | None:
-    """The axis along which operands lie closest together, of those long enough for a tile; else
-    the longest.
+    """The axis along which operands lie closest together, of those long enough for a tile: of
+    known extents, else of free dims and shorter ones; else the longest.
+
+    Among free dims that is the width of an image, not the batch, which is often 1.
     """
-    long = [axis for axis in axes if isinstance(axis.extent, int) and axis.extent >= ENOUGH_ROWS]
-    return (
-        min(long, key=lambda axis: sum(stride(load, axis) for load in loads))
-        if long
-        else _largest(axes)
-    )
+    known = [a for a in axes if isinstance(a.extent, int) and a.extent >= ENOUGH_ROWS]
+    inner_first = [
+        a for a in reversed(axes) if isinstance(a.extent, Dim) or a.extent >= FEWEST_ROWS
+    ]
+    if long := known or inner_first:
+        return min(long, key=lambda axis: sum(stride(load, axis) for load in loads))
+    return _largest(axes)
 
 
 # -- sums ------------------------------------------------------------------------------------------

@@ -45,6 +45,7 @@ from .ir import (
     LaneFold,
     Let,
     Load,
+    Prefetch,
     Statement,
     Store,
     extents_in,
@@ -161,6 +162,9 @@ class _Checker:
                 ) - {buffer}
             case Store():
                 return self._store(statement, place, stored)
+            case Prefetch(element):
+                self._prefetch(element, place, stored)
+                return stored
 
     def _block(
         self, statements: Sequence[Statement], place: _Place, stored: frozenset[Buffer]
@@ -255,6 +259,17 @@ class _Checker:
         self._expression(store.value, place, stored)
         return stored | {buffer}
 
+    def _prefetch(self, element: Load, place: _Place, stored: frozenset[Buffer]) -> None:
+        """Its own index may lie outside the buffer; loads in it may not."""
+        buffer = element.buffer
+        self._require(not place.in_lanes, "a prefetch inside a vector loop")
+        self._require(buffer in place.buffers, f"{buffer.name} is not known here")
+        self._require(not buffer.is_local, f"{buffer.name} is local, and prefetched")
+        self._ranks(buffer, element.index)
+        for part in element.index_expressions:
+            self._require(part.dtype is INT64, f"an index is {part.dtype.value}")
+            self._expression(part, place, stored)
+
     # -- expressions -------------------------------------------------------------------------------
 
     def _expression(self, root: Expr, place: _Place, stored: frozenset[Buffer]) -> None:
@@ -334,10 +349,7 @@ class _Checker:
         if (scope, (buffer, index)) in self.seen:
             return
         self.seen.add((scope, (buffer, index)))
-        self._require(
-            len(index) == len(buffer.shape),
-            f"{len(index)} indices into {buffer.name}, of rank {len(buffer.shape)}",
-        )
+        self._ranks(buffer, index)
         for axis, (part, extent) in enumerate(zip(index, buffer.shape, strict=True)):
             where = f"axis {axis} of {buffer.name}"
             match part:
@@ -352,6 +364,12 @@ class _Checker:
                     self._extent(position, scope)
                     self._prove(position, scope, f"{where} is at least 0")
                     self._prove(extent - 1 - position, scope, f"{where} is inside {extent}")
+
+    def _ranks(self, buffer: Buffer, index: tuple[Extent | Expr, ...]) -> None:
+        self._require(
+            len(index) == len(buffer.shape),
+            f"{len(index)} indices into {buffer.name}, of rank {len(buffer.shape)}",
+        )
 
     def _extent(self, extent: Extent, scope: Scope) -> None:
         """Its symbols are bound, and inside the ranges that it claims for them."""

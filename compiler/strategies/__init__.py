@@ -7,12 +7,14 @@ from .direct import DIRECT
 from .fft import FFT_8, FFT_16, FFT_32
 from .im2col import IM2COL
 from .machines import rates_of
+from .phases import WINOGRAD_PHASES_4, WINOGRAD_PHASES_6, WINOGRAD_PHASES_8
 from .strategy import ACCURACIES, CONVOLUTIONS, Rates, Strategy
 from .toeplitz import TOEPLITZ
 from .winograd import WINOGRAD_F2, WINOGRAD_F4, WINOGRAD_F6
 
 STRATEGIES: tuple[Strategy, ...] = (
-    DIRECT, IM2COL, WINOGRAD_F2, WINOGRAD_F4, WINOGRAD_F6, FFT_8, FFT_16, FFT_32, TOEPLITZ,
+    DIRECT, IM2COL, WINOGRAD_F2, WINOGRAD_F4, WINOGRAD_F6, WINOGRAD_PHASES_4,
+    WINOGRAD_PHASES_6, WINOGRAD_PHASES_8, FFT_8, FFT_16, FFT_32, TOEPLITZ,
     ATTENTION_DIRECT, ATTENTION_ONLINE,
 )  # fmt: skip
 BY_NAME = {strategy.name: strategy for strategy in STRATEGIES}

@@ -61,9 +61,9 @@ def _cost(n: int, graph: Graph, node: Node, batch: int) -> Cost:
     there = steps(form.inputs, form.inputs) + entries(form) // 3
     back = steps(form.inputs, form.m) + 2 * entries(form) // 3
     a_tile = nominal(of.x)[1] * there + nominal(of.y)[1] * back
-    return tiles.cost(
-        form, entries(form), STEP * tiles.count(form, node, batch) * a_tile, graph, node, batch
-    )
+    transforms = STEP * tiles.count(form, node, batch) * a_tile
+    is_constant = tiles.has_constant_weights(graph, node)
+    return tiles.cost(form, entries(form), transforms, node, batch, is_constant)
 
 
 def _strategy(n: int) -> Strategy:
@@ -71,7 +71,9 @@ def _strategy(n: int) -> Strategy:
         f"fft_{n}", f"Fourier transforms of tiles of {n} x {n}",
         lambda graph, node: _rejects(n, graph, node),
         lambda graph, node, batch: _cost(n, graph, node, batch),
-        lambda b, graph, node, inputs: tiles.expand("fft", _form(n, node), b, graph, node, inputs),
+        lambda b, graph, node, inputs: tiles.expand(
+            "fft", _form(n, node), b, node, inputs, graph.constant_of(node.inputs[1])
+        ),
         lambda _node: (BUDGET, "default"),
     )  # fmt: skip
 

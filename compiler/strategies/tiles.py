@@ -53,17 +53,20 @@ def count(form: TileAttrs, node: Node, batch: int) -> int:
     return n * -(-oh // form.m[0]) * -(-ow // form.m[1])
 
 
+def has_constant_weights(graph: Graph, node: Node) -> bool:
+    """Whether a node multiplies with weights that are known when compiling."""
+    return node.op.name != "conv_weight_gradient" and graph.constant_of(node.inputs[1]) is not None
+
+
 def cost(
-    form: TileAttrs, entries: int, transforms: float, graph: Graph, node: Node, batch: int
+    form: TileAttrs, entries: int, transforms: float, node: Node, batch: int, is_constant: bool
 ) -> Cost:
-    """The cost with so many entries of a tile; ``transforms``: multiply-adds of them in all."""
+    """The cost with so many entries of a tile; ``transforms``: multiply-adds of them in all;
+    ``is_constant``: of the weights."""
     of, tiles = geometry(node), count(form, node, batch)
     c, o = nominal(of.x)[1], nominal(of.y)[1]
     multiplied = entries * c * o // node.attrs.groups
     workspace = 4.0 * entries * tiles * (c + o)
-    is_constant = (
-        node.op.name != "conv_weight_gradient" and graph.constant_of(node.inputs[1]) is not None
-    )
     moved = 2 * workspace + 4.0 * (prod(nominal(of.x, batch)) + prod(nominal(of.y, batch)))
     return Cost(
         float(tiles * multiplied + transforms),
@@ -73,13 +76,15 @@ def cost(
 
 
 def expand(
-    algorithm: str, form: TileAttrs, b: Builder, graph: Graph, node: Node, inputs: Sequence[Value]
-) -> Value:
-    """The node as the algorithm's ops and a product of matrices for every entry."""
+    algorithm: str, form: TileAttrs, b: Builder, node: Node, inputs: Sequence[Value],
+    constant: Constant | None,
+) -> Value:  # fmt: skip
+    """The node as the algorithm's ops and a product of matrices for every entry; ``constant``: its
+    weights, if they are known when compiling."""
     if node.op.name == "conv_weight_gradient":
         return _weight_gradient(algorithm, form, b, node, *inputs)
     shape = {"m": form.m, "taps": form.taps}
-    u = filters(algorithm, form, b, node, inputs[1], graph.constant_of(node.inputs[1]))
+    u = filters(algorithm, form, b, node, inputs[1], constant)
     v = b(f"{algorithm}_input", inputs[0], **shape, lo=before(form, node),
           counts=form.tiles(node.output.shape), groups=node.attrs.groups,
           label=node.label)  # fmt: skip
@@ -98,14 +103,15 @@ def before(form: TileAttrs, node: Node) -> tuple[int, int]:
 def filters(
     algorithm: str, form: TileAttrs, b: Builder, node: Node, w: Value, constant: Constant | None
 ) -> Value:
-    """U, of the weights turned around for the input's gradient; of constants when compiling."""
+    """U, of the weights turned around for the input's gradient; of a constant, which then takes the
+    place of ``w``, when compiling."""
     record = OPS[f"{algorithm}_filter"]
     attrs = record.attrs(
         form.m, form.taps, node.attrs.groups, node.op.name == "conv_input_gradient"
     )
     if constant is None:
         return b.add(record, [w], attrs).output
-    made = record.reference(attrs, [constant.array], record.infer(attrs, [w.type]))
+    made = record.reference(attrs, [constant.array], record.infer(attrs, [constant.type]))
     return b.constant(Constant(made[0]))
 
 

@@ -46,29 +46,32 @@ def _rejects(m: int, _graph: Graph, node: Node) -> str | None:
     return reason
 
 
-def _cost(m: int, graph: Graph, node: Node, batch: int) -> Cost:
-    form = _form(m, node)
+def cost(form: TileAttrs, node: Node, batch: int, is_constant: bool) -> Cost:
+    """The cost of a node of stride 1 in tiles of that form."""
     # The sums of the transforms count for nothing: they hide behind what they load and store
     # (measured: benchmarks/choices.py).
-    cost = tiles.cost(form, entries(form), 0.0, graph, node, batch)
+    found = tiles.cost(form, entries(form), 0.0, node, batch, is_constant)
     ends = nominal(node.inputs[0])[1], nominal(node.output)[1]
     reason = reason_against(entries(form), tiles.count(form, node, batch), *ends, node.attrs.groups)
-    return replace(cost, in_bands=node.op.name != "conv_weight_gradient" and reason is None)
+    return replace(found, in_bands=node.op.name != "conv_weight_gradient" and reason is None)
 
 
-def _level(m: int, node: Node) -> tuple[float, str]:
-    most = max(_form(m, node).inputs)
-    return next((budget, accuracy) for inputs, budget, accuracy in BUDGETS if most <= inputs)
+def level(inputs: int) -> tuple[float, str]:
+    """The error budget and the accuracy of tiles with so many inputs along an axis."""
+    return next((budget, accuracy) for most, budget, accuracy in BUDGETS if inputs <= most)
 
 
 def _strategy(m: int) -> Strategy:
     return Strategy(
         f"winograd_f{m}", f"Winograd's minimal filtering in tiles of {m} x {m}",
         lambda graph, node: _rejects(m, graph, node),
-        lambda graph, node, batch: _cost(m, graph, node, batch),
-        lambda b, graph, node,
-        inputs: tiles.expand("winograd", _form(m, node), b, graph, node, inputs),
-        lambda node: _level(m, node),
+        lambda graph, node, batch: cost(
+            _form(m, node), node, batch, tiles.has_constant_weights(graph, node)
+        ),
+        lambda b, graph, node, inputs: tiles.expand(
+            "winograd", _form(m, node), b, node, inputs, graph.constant_of(node.inputs[1])
+        ),
+        lambda node: level(max(_form(m, node).inputs)),
     )  # fmt: skip
 
 

@@ -19,6 +19,12 @@ import numpy.typing as npt
 from netloom.errors import DeviceError
 
 Array = npt.NDArray[Any]
+_OLDEST = "13.0"  # CUDA, whose drivers take what programs hold
+_NOT_TAKEN = (
+    "CUDA_ERROR_INVALID_IMAGE",
+    "CUDA_ERROR_NO_BINARY_FOR_GPU",
+    "CUDA_ERROR_UNSUPPORTED_PTX_VERSION",
+)
 
 
 @dataclass(frozen=True)
@@ -79,8 +85,10 @@ class Device(Protocol):
         """Waits until all work is done."""
         ...
 
-    def load(self, name: str, cubins: Mapping[str, bytes]) -> Any:
-        """The kernel of that name from the cubin that fits the device."""
+    def load(self, name: str, cubins: Mapping[str, bytes], shared: Mapping[str, int]) -> Any:
+        """The kernel of that name from the cubin that fits the device; ``shared``: by architecture,
+        the bytes of shared memory that its launches ask for, if any.
+        """
         ...
 
     def capture(self, calls: Sequence[Call], after: Sequence[Sequence[int]]) -> Any:
@@ -132,6 +140,14 @@ def free_quietly(device: Device, address: int) -> None:
     """
     with contextlib.suppress(DeviceError):
         device.free(address)
+
+
+@dataclass(frozen=True)
+class _Function:
+    """A loaded kernel, and the bytes of shared memory that each of its launches asks for."""
+
+    handle: Any
+    shared: int
 
 
 @dataclass(frozen=True)
@@ -245,10 +261,23 @@ class CudaDevice:
     def synchronize(self) -> None:
         self._check(self._driver.cuStreamSynchronize(self.stream))
 
-    def load(self, name: str, cubins: Mapping[str, bytes]) -> Any:
-        cubin = cubins[fitting(tuple(cubins), self.capability)]
-        self._modules.append(self._check(self._driver.cuModuleLoadData(cubin)))
-        return self._check(self._driver.cuModuleGetFunction(self._modules[-1], name.encode()))
+    def load(self, name: str, cubins: Mapping[str, bytes], shared: Mapping[str, int]) -> Any:
+        """DeviceError, with the driver's version, if it does not take the code."""
+        driver, architecture = self._driver, fitting(tuple(cubins), self.capability)
+        result = driver.cuModuleLoadData(cubins[architecture])
+        if result[0].name in _NOT_TAKEN:
+            raise DeviceError(
+                f"the driver, of CUDA {self._version()}, does not take a kernel's code "
+                f"({result[0].name}).",
+                hint=f"Kernels need a driver of CUDA {_OLDEST} or later.",
+            )
+        self._modules.append(self._check(result))
+        handle = self._check(driver.cuModuleGetFunction(self._modules[-1], name.encode()))
+        size = shared.get(architecture, 0)
+        if size:  # more than a block has unasked
+            kind = driver.CUfunction_attribute.CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES
+            self._check(driver.cuFuncSetAttribute(handle, kind, size))
+        return _Function(handle, size)
 
     def capture(self, calls: Sequence[Call], after: Sequence[Sequence[int]]) -> Any:
         """Nodes and edges are given to the driver as they are: it spreads what is not ordered
@@ -285,9 +314,9 @@ class CudaDevice:
         packed = (ctypes.c_void_p * len(values))(*map(ctypes.addressof, values))
         node = self._driver.CUDA_KERNEL_NODE_PARAMS()
         node.func, node.kernelParams, node.sharedMemBytes = (
-            call.function,
+            call.function.handle,
             ctypes.addressof(packed),
-            0,
+            call.function.shared,
         )
         node.gridDimX, node.gridDimY, node.gridDimZ = call.blocks, 1, 1
         node.blockDimX, node.blockDimY, node.blockDimZ = call.threads, 1, 1
@@ -319,10 +348,13 @@ class CudaDevice:
         kinds = self._driver.CUdevice_attribute
         count = self._attribute(kinds.CU_DEVICE_ATTRIBUTE_MULTIPROCESSOR_COUNT)
         clock = self._attribute(kinds.CU_DEVICE_ATTRIBUTE_CLOCK_RATE) * 1000
-        version = int(self._check(self._driver.cuDriverGetVersion()))
         return {"name": self.name, "capability": ".".join(map(str, self.capability)),
-                "multiprocessors": count, "clock_hz": clock,
-                "driver": f"{version // 1000}.{version % 1000 // 10}"}  # fmt: skip
+                "multiprocessors": count, "clock_hz": clock, "driver": self._version()}  # fmt: skip
+
+    def _version(self) -> str:
+        """The newest CUDA that the driver knows."""
+        version = int(self._check(self._driver.cuDriverGetVersion()))
+        return f"{version // 1000}.{version % 1000 // 10}"
 
     def _attribute(self, kind: Any) -> int:
         return int(self._check(self._driver.cuDeviceGetAttribute(kind, self._device)))

@@ -37,7 +37,8 @@ class Resident:
     def __init__(self, program: Program, device: Device) -> None:
         self.device, self.program, self.pool = device, program, Pool(device)
         self.functions = [
-            (device.load(kernel.name, kernel.cubins), kernel.threads) for kernel in program.kernels
+            (device.load(kernel.name, kernel.cubins, kernel.dynamic_shared), kernel.threads)
+            for kernel in program.kernels
         ]
         places, total = laid_out({"constant": [constant.nbytes for constant in program.constants]})
         self._base = base = device.allocate(total)
@@ -79,7 +80,7 @@ class Plan:
     ) -> None:
         self._device, self.entry = resident.device, entry
         self.shapes = tuple(port.at(dims) for port in entry.outputs)
-        sizes = _sizes(resident.program, entry, dims)
+        sizes = buffer_sizes(resident.program, entry, dims)
         own = {space: sizes[space] for space in ("input", "output", "arena")}
         places, total = laid_out(own)
         self._arena = arena = resident.device.allocate(total)
@@ -147,7 +148,7 @@ class Plan:
         return Access(tuple(pieces[:-1]), (pieces[-1],))
 
 
-def _sizes(program: Program, entry: Entry, dims: Mapping[str, int]) -> dict[str, list[int]]:
+def buffer_sizes(program: Program, entry: Entry, dims: Mapping[str, int]) -> dict[str, list[int]]:
     """Bytes of every buffer of each space; DeviceError if one is too large."""
     sizes = {
         "input": [_bytes(port.at(dims), port.info.dtype) for port in entry.inputs],
@@ -180,4 +181,4 @@ def laid_out(sizes: Mapping[str, Sequence[int]]) -> tuple[dict[str, list[int]], 
     return places, place
 
 
-__all__ = ["Plan", "Resident", "laid_out"]
+__all__ = ["Plan", "Resident", "buffer_sizes", "laid_out"]

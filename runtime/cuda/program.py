@@ -24,7 +24,7 @@ from netloom.errors import InputError, ProgramError
 from ..buffer import numpy_dtype
 from ..program import PortInfo
 
-MAGIC: Final = b"NLCUDA02"
+MAGIC: Final = b"NLCUDA03"
 HEADER: Final = struct.Struct("<8sQ")
 DIGEST_BYTES: Final = 32
 ALIGNMENT: Final = 256  # of blobs in the file and buffers on the device
@@ -75,7 +75,8 @@ class Entry:
 class KernelCode:
     """An entry's name in its cubins, threads of a block, and the cubin of each architecture.
     ``form``, ``registers`` (by architecture) and ``shared`` bytes of a block are for people;
-    ``checks_indices``: whether it may set the error flag."""
+    ``checks_indices``: whether it may set the error flag. ``dynamic_shared``: by architecture, the
+    bytes that a launch must ask for, if any."""
 
     name: str
     threads: int
@@ -84,6 +85,7 @@ class KernelCode:
     registers: Mapping[str, int]
     shared: int
     checks_indices: bool
+    dynamic_shared: Mapping[str, int]
 
 
 @dataclass(frozen=True)
@@ -241,7 +243,8 @@ def _program(manifest: Mapping[str, Any], body: memoryview) -> Program:
         KernelCode(k["name"], int(k["threads"]),
                    {arch: _blob(place, body) for arch, place in k["cubins"].items()}, k["form"],
                    {arch: int(count) for arch, count in k["registers"].items()}, int(k["shared"]),
-                   bool(k["checks_indices"]))
+                   bool(k["checks_indices"]),
+                   {arch: int(size) for arch, size in k["dynamic_shared"].items()})
         for k in manifest["kernels"]
     )  # fmt: skip
     constants = tuple(

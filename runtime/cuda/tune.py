@@ -3,8 +3,8 @@ netloom.runtime.cuda.tune FILE -o RESULTS``.
 
 Needs NumPy and cuda-bindings alone. A layer's candidates are timed in turn, round by round, by
 events around replays of their graphs; a time is the median of the rounds. Weights are random
-numbers made here. A candidate that fails has no time, and the others go on. ``netloom compile
---target cuda --tuned RESULTS`` takes the table.
+numbers made here. A candidate that fails has no time, and the others go on; a run goes on where the
+table stops. ``netloom compile --target cuda --tuned RESULTS`` takes the table.
 """
 
 from __future__ import annotations
@@ -12,7 +12,10 @@ from __future__ import annotations
 import argparse
 import contextlib
 import json
+import math
+import os
 import sys
+import time
 import zipfile
 import zlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -32,7 +35,9 @@ from .session import CudaSession
 
 FORMAT = 2
 ROUNDS = 5
-REPLAYS = 20  # in a block that is timed at once
+REPLAYS = 20  # in a block that is timed at once, at least
+_BLOCK, _MOST_CALLS = 2e-3, 1000  # seconds that it lasts, unless it would have more replays
+SECONDS = 500.0  # of a run, after which no layer is begun
 _MOST_BYTES = 1 << 30  # of an unpacked member: what a file from elsewhere may make us hold
 
 
@@ -125,14 +130,24 @@ def measure(
                 sessions[strategy] = opened.enter_context(_ready(data, device))
             except NetloomError as error:
                 say(f"{strategy}: {error}")
+        # the first block is not counted: the device's clocks rise in it
+        blocks = {
+            strategy: _calls(session.seconds(inputs, replays), replays)
+            for strategy, (session, inputs) in sessions.items()
+        }
         times: dict[str, list[float]] = {strategy: [] for strategy in sessions}
         for _ in range(rounds):
             for strategy, (session, inputs) in sessions.items():
-                times[strategy].append(session.seconds(inputs, replays))
+                times[strategy].append(session.seconds(inputs, blocks[strategy]))
     return {
         strategy: float(np.median(times[strategy])) if strategy in times else None
         for strategy in layer.programs
     }
+
+
+def _calls(seconds: float, replays: int) -> int:
+    """Of a block that lasts as long as can be told apart."""
+    return max(replays, min(math.ceil(_BLOCK / seconds), _MOST_CALLS))
 
 
 @contextlib.contextmanager
@@ -184,33 +199,63 @@ def run(
     rounds: int = ROUNDS,
     replays: int = REPLAYS,
     say: Callable[[str], None] = print,
+    seconds: float = SECONDS,
 ) -> dict[str, Any]:
-    """Times all candidates of a file and writes the table; DeviceError without a device."""
+    """Times the candidates of a file that the table does not hold yet, and writes it before and
+    after each layer; DeviceError without a device, or when it does not answer any more.
+    """
+    end = time.monotonic() + seconds
     candidates = read_candidates(path)
     device = open_device()
     facts = dict(device.facts())
     say("\n".join(f"{key}: {value}" for key, value in facts.items()))
-    rows = []
-    for layer in candidates.layers:
-        seconds = measure(layer, device, rounds, replays, say)
-        rows.append({"text": layer.text, "constants": list(layer.constants), "seconds": seconds})
-        known = sorted((time, name) for name, time in seconds.items() if time is not None)
+    head = {"format": FORMAT, "version": candidates.version, "precision": candidates.precision,
+            "device": facts}  # fmt: skip
+    rows = _known_rows(results, head)
+    table = {**head, "layers": rows}
+    _write(results, table)
+    done = {(row["text"], *row["constants"]) for row in rows}
+    wanted = [layer for layer in candidates.layers if (layer.text, *layer.constants) not in done]
+    for number, layer in enumerate(wanted):
+        if time.monotonic() > end:
+            say(f"no time for {len(wanted) - number} layers")
+            break
+        # without times until they are known: a layer that ends the process is not begun again
+        row = {"text": layer.text, "constants": list(layer.constants),
+               "seconds": dict.fromkeys(layer.programs)}  # fmt: skip
+        rows.append(row)
+        _write(results, table)
+        found = measure(layer, device, rounds, replays, say)
+        if None in found.values():
+            device.synchronize()
+        row["seconds"] = found
+        _write(results, table)
+        known = sorted((own, name) for name, own in found.items() if own is not None)
         say(
-            "  ".join(f"{name} {time * 1e6:.1f} us" for time, name in known)
+            "  ".join(f"{name} {own * 1e6:.1f} us" for own, name in known)
             or "no candidate could be run"
         )
-    table = {
-        "format": FORMAT,
-        "version": candidates.version,
-        "precision": candidates.precision,
-        "device": facts,
-        "layers": rows,
-    }
-    try:
-        results.write_text(json.dumps(table, indent=1), encoding="utf-8")
-    except OSError as error:
-        raise UsageError(f"{str(results)!r} cannot be written: {error.strerror}.") from error
     return table
+
+
+def _known_rows(path: Path, head: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """The layers of a table that was begun for the same candidates on such a device."""
+    try:
+        table = json.loads(path.read_bytes())
+        is_same = all(table[key] == head[key] for key in head)
+        return [dict(row) for row in table["layers"]] if is_same else []
+    except (OSError, ValueError, KeyError, TypeError, RecursionError):
+        return []
+
+
+def _write(path: Path, table: Mapping[str, Any]) -> None:
+    """Whole or not at all."""
+    temporary = path.with_name(f"{path.name}.new")
+    try:
+        temporary.write_text(json.dumps(table, indent=1), encoding="utf-8")
+        os.replace(temporary, path)
+    except OSError as error:
+        raise UsageError(f"{str(path)!r} cannot be written: {error.strerror}.") from error
 
 
 def main(
@@ -224,6 +269,9 @@ def main(
     parser.add_argument("-o", "--output", type=Path, required=True)
     parser.add_argument("--rounds", type=int, default=ROUNDS)
     parser.add_argument("--replays", type=int, default=REPLAYS)
+    parser.add_argument(
+        "--seconds", type=float, default=SECONDS, help="after which no layer begins"
+    )
     options = parser.parse_args(arguments)
     try:
         run(
@@ -232,11 +280,18 @@ def main(
             open_device,
             max(options.rounds, 1),
             max(options.replays, 1),
+            _say,
+            options.seconds,
         )
     except NetloomError as error:
         print(f"netloom: {error}", file=sys.stderr)
         return error.exit_code
     return 0
+
+
+def _say(text: str) -> None:
+    """At once, also into a pipe."""
+    print(text, flush=True)
 
 
 if __name__ == "__main__":

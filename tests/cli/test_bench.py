@@ -98,7 +98,9 @@ def test_lenet_against_another_engine_with_every_strategy(
         for remark in group["remarks"]
         if remark.endswith(" applies to 0 of 2 convolutions: left out")
     ]
-    assert left_out == ["winograd_f6", "toeplitz"]
+    assert left_out == [
+        "winograd_f6", "winograd_phases_4", "winograd_phases_6", "winograd_phases_8", "toeplitz",
+    ]  # fmt: skip
     assert (
         data["machine"]["peaks"]["flops"]["1"] > 0
         and min(data["machine"]["peaks"]["copies"]["1"].values()) > 0

@@ -141,10 +141,16 @@ def test_rejections_say_why(model: str) -> None:
     assert rows["pointwise"]["winograd_f4"].startswith("rejected: its kernel is [1, 1]")
     assert [
         name for name, verdict in rows["conv2_2"].items() if verdict.startswith("rejected")
-    ] == ["winograd_f6", "toeplitz"]
+    ] == [
+        "winograd_f6", "winograd_phases_4", "winograd_phases_6", "winograd_phases_8", "toeplitz",
+    ]  # fmt: skip
     assert rows["conv2_2"]["winograd_f6"].endswith("needs --accuracy fast")
     assert rows["conv2_2"]["toeplitz"].startswith("rejected: its matrix would have ")
     assert rows["strided"]["fft_16"].startswith("rejected: its stride is (2, 2)")
+    assert "winograd_phases_6" in rows["strided"] and rows["conv2_2"]["winograd_phases_6"] == (
+        "rejected: its stride is (1, 1), which has one phase: the image"
+    )
+    assert rows["strided"]["winograd_phases_8"].endswith("needs --accuracy fast")
     strict = {
         row["node"].split("/")[0]: reasons(row)
         for row in explained(model, "--accuracy", "strict")[0]

@@ -36,7 +36,8 @@ def test_the_package_outputs_from_the_command_line(name: str, tmp_path: Path) ->
     count = int(np.prod(shape))
     np.save(given, (np.arange(count).astype(np.float32) / count).reshape(shape))
     invoke("compile", str(path), "-o", program)
-    assert Path(program).stat().st_size < 2 << 20, "equal weights stay one number"
+    # few channels transformed, or with zero taps between them, are no runs of one number
+    assert Path(program).stat().st_size < 3 << 20, "equal weights stay one number"
     invoke(
         "run",
         program,

@@ -68,7 +68,8 @@ class EmulatedDevice:
     def synchronize(self) -> None:
         """All is done when a call returns."""
 
-    def load(self, name: str, cubins: Mapping[str, bytes]) -> Any:
+    def load(self, name: str, cubins: Mapping[str, bytes], shared: Mapping[str, int]) -> Any:
+        assert set(shared) <= set(cubins)
         assert all(data.startswith(b"\x7fELF") for data in cubins.values())
         return self.ptx[name]
 

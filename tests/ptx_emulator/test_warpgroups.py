@@ -18,15 +18,15 @@ SHAPES = {
     "tf32": ("k8.f32.tf32.tf32", "1, 1"),
     "bf16": ("k16.f32.bf16.bf16", "1, 1, 0, 0"),
 }
-LEFT = 64 * 64  # bytes of 64 rows of 64 bytes
+CODES = {64: 2, 128: 1}  # of swizzles, by bytes of a row
 SUMS = ", ".join(f"%f{i}" for i in range(4))
 STORE = "".join(f"st.global.f32 [%rd9+{4 * i}], %f{i};" for i in range(4))
 
-# thread t copies 64-byte row t to where swizzling puts it: 64 of the left matrix, then 8 of the
-# right one (others store zeros)
-BODY = """mul.wide.u32 %rd3, %r0, 64; add.s64 %rd4, %rd0, %rd3; mov.u32 %r4, scratch; 
-shl.b32 %r5, %r0, 6; add.u32 %r5, %r4, %r5;
-shr.u32 %r6, %r0, 1; and.b32 %r6, %r6, 3; shl.b32 %r6, %r6, 4;
+# thread t copies row t to where swizzling puts it: 64 of the left matrix, then 8 of the right one
+# (others are read by nobody); two products take the first 64 bytes
+BODY = """mul.wide.u32 %rd3, %r0, {bytes}; add.s64 %rd4, %rd0, %rd3; mov.u32 %r4, scratch; 
+mul.lo.u32 %r5, %r0, {bytes}; add.u32 %r5, %r4, %r5;
+mul.lo.u32 %r6, %r0, {bytes}; shr.u32 %r6, %r6, 7; and.b32 %r6, %r6, {groups}; shl.b32 %r6, %r6, 4;
 {rows}
 fence.proxy.async.shared::cta;
 bar.sync 0;
@@ -43,23 +43,35 @@ bar.sync 0;
 mul.wide.u32 %rd3, %r0, 16; add.s64 %rd9, %rd1, %rd3; {store}"""
 
 
-def body(kind: str = "tf32") -> str:
+def description(row: int) -> int:
+    """Of rows of so many bytes: the swizzle, and how far groups of 8 lie apart."""
+    return CODES[row] << 62 | 8 * row >> 4 << 32 | 1 << 16
+
+
+def body(kind: str = "tf32", row: int = 64) -> str:
     shape, signs = SHAPES[kind]
     rows = "".join(
         f"xor.b32 %r7, %r6, {16 * group}; add.u32 %r8, %r5, %r7; ld.global.v4.u32 "
         f"{{%r10, %r11, %r12, %r13}}, [%rd4+{16 * group}];"
-        "st.shared.v4.u32 [%r8], {%r10, %r11, %r12, %r13};" for group in range(4)
+        "st.shared.v4.u32 [%r8], {%r10, %r11, %r12, %r13};" for group in range(row // 16)
     )  # fmt: skip
-    high = 2 << 62 | 512 >> 4 << 32 | 1 << 16
     return BODY.format(
-        rows=rows, high=high, right=LEFT >> 4, shape=shape, signs=signs, sums=SUMS, store=STORE
+        rows=rows,
+        bytes=row,
+        groups=row // 16 - 1,
+        high=description(row),
+        right=64 * row >> 4,
+        shape=shape,
+        signs=signs,
+        sums=SUMS,
+        store=STORE,
     )
 
 
 def run(text: str, x: Array, threads: int = 128) -> Array:
     """The 64 x 8 products of 128 rows of 16 words: the first 64, and the 8 behind them."""
     y = np.zeros((128, 4), np.float32)
-    code = f"""{HEAD}.shared .align 1024 .b8 scratch[8192];
+    code = f"""{HEAD}.shared .align 1024 .b8 scratch[16384];
     .visible .entry k(.param .u64 k_0, .param .u64 k_1)
     {{\n{REGISTERS}\nld.param.u64 %rd0, [k_0]; ld.param.u64 %rd1, [k_1]; mov.u32 %r0, %tid.x;\n{text}\nret;\n}}"""
     emulate(code, 1, threads, [x, y], inputs=1)
@@ -78,6 +90,29 @@ def numbers() -> Array:
 def test_tf32() -> None:
     x = numbers()
     np.testing.assert_array_equal(run(body(), x), 1 + x[:64] @ x[64:72].T)
+
+
+def test_rows_of_128_bytes() -> None:
+    x = np.random.default_rng(0).integers(-8, 9, (128, 32)).astype(np.float32)
+    wanted = 1 + x[:64, :16] @ x[64:72, :16].T
+    np.testing.assert_array_equal(run(body(row=128), x), wanted)
+    wrong = body(row=128).replace(str(description(128)), str(description(64)))
+    assert (run(wrong, x) != wanted).any()
+
+
+def test_moves_name_sums_anew() -> None:
+    """A product that is under way goes on in the register that its sum moves to; the old one is
+    nothing, and what is written to the new one from elsewhere is no sum."""
+    x = numbers()
+    wait = "wgmma.wait_group.sync.aligned 0;"
+    moved = body().replace(wait, f"mov.f32 %f9, %f0; {wait} mov.f32 %f0, %f9;")
+    np.testing.assert_array_equal(run(moved, x), 1 + x[:64] @ x[64:72].T)
+    early = body().replace(wait, f"add.f32 %f9, %f0, 0f00000000; {wait} mov.f32 %f0, %f9;")
+    assert np.isnan(run(early, x)[:, ::2]).any()
+    other = body().replace(
+        wait, f"mov.f32 %f9, %f0; mov.f32 %f9, 0f40000000; {wait} mov.f32 %f0, %f9;"
+    )
+    assert (run(other, x)[::16, ::8] == 2).all()
 
 
 def test_bf16() -> None:
@@ -103,7 +138,7 @@ FAULTS = {
                                 "a product reads that nobody"),
     "a write without a barrier": ("aligned 0;\nbar.sync 0;", "aligned 0; st.shared.u32 [%r5], %r0;",
                                   "race"),
-    "a matrix outside": ("add.s64 %rd6, %rd5, 256;", "add.s64 %rd6, %rd5, 510;", "a matrix ends"),
+    "a matrix outside": ("add.s64 %rd6, %rd5, 256;", "add.s64 %rd6, %rd5, 1022;", "a matrix ends"),
     "different matrices": ("wgmma.fence", "mul.wide.u32 %rd8, %r0, 4; add.s64 %rd5, %rd5, %rd8; "
                                           "wgmma.fence", "different matrices"),
     "half a warpgroup": ("wgmma.fence", "setp.lt.u32 %p2, %r0, 64; @%p2 wgmma.fence",
@@ -131,7 +166,7 @@ def test_sums_are_nothing_before_they_are_waited_for() -> None:
     ("m64n8k8.f32.tf32.tf32", "m64n8k16.f32.f16.f16"), ("%p1, 1, 1;", "%p1, 1, -1;"),
     ("wgmma.fence.sync.aligned", "wgmma.other.sync.aligned"),
     ("fence.proxy.async.shared::cta", "fence.acq_rel.gpu"),
-    (str(2 << 62 | 512 >> 4 << 32 | 1 << 16), str(1 << 62 | 32 << 32)),
+    (str(description(64)), str(3 << 62 | 32 << 32)),
 ])  # fmt: skip
 def test_what_it_does_not_know(old: str, new: str) -> None:
     assert old in body()

@@ -11,6 +11,7 @@ from .handlers import Array, Handler, dtype_of
 from .memory import SHARED_WINDOW
 from .parse import Instruction
 from .shuffles import shuffle
+from .warpgroups import rename
 
 if TYPE_CHECKING:
     from .machine import Machine
@@ -60,6 +61,8 @@ def _move(m: Machine, i: Instruction, active: Array) -> None:
             m.write(one, np.ascontiguousarray(data[:, place]), active)
     else:
         m.write(target, m.read(source, kind, active), active)
+        if m.warpgroups.are_busy:
+            rename(m, target, str(source), active)
 
 
 def _to_generic(m: Machine, i: Instruction, active: Array) -> None:

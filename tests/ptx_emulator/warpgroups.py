@@ -2,7 +2,8 @@
 when they are waited for.
 
 Until then their sums are NaN to everyone else, and nothing may write what they read. What they read
-must have been fenced by its writer (fence.proxy.async) and lie behind a barrier.
+must have been fenced by its writer (fence.proxy.async) and lie behind a barrier. A move of such a
+sum names its register anew, as the assembler does with values that a product changes in place.
 """
 
 from __future__ import annotations
@@ -42,6 +43,11 @@ class Warpgroups:
 
     def __init__(self, lanes: int) -> None:
         self.groups = [_Group({}, []) for _ in range(-(-lanes // GROUP))]
+
+    @property
+    def are_busy(self) -> bool:
+        """Whether any sums are under way."""
+        return any(group.sums for group in self.groups)
 
 
 def warpgroup_product(m: Machine, i: Instruction, active: Array) -> None:
@@ -105,19 +111,20 @@ def _begin(m: Machine, i: Instruction, group: _Group, own: Array) -> None:
 def _matrix(
     m: Machine, i: Instruction, own: Array, number: int, rows: int, per_word: int, group: _Group
 ) -> Array:
-    """[rows, k] of an operand: 32 bytes of each row, in 64-byte swizzle (bits 4 and 5 of an
-    address are changed by 7 and 8).
+    """[rows, k] of an operand: 32 bytes of each row, in 64- or 128-byte swizzle (bits 4 and 5, or 4
+    to 6, of an address are changed by those three above).
     """
     descriptors = np.unique(m.read(i.operands[number], "b64", own))
     if descriptors.size > 1:
         raise MemoryFault("wgmma.mma_async: the threads of a warpgroup name different matrices")
     descriptor = int(descriptors[0])
-    if descriptor >> 62 != 2 or descriptor >> 49 & 7:
-        raise ValueError("the emulator knows matrices in 64-byte swizzle only")
+    swizzle = {1: 128, 2: 64}.get(descriptor >> 62)
+    if swizzle is None or descriptor >> 49 & 7:
+        raise ValueError("the emulator knows matrices in 64- and 128-byte swizzle only")
     start, groups = (descriptor & 0x3FFF) << 4, (descriptor >> 32 & 0x3FFF) << 4
     row = np.arange(rows)[:, None]
-    linear = start + row // 8 * groups + row % 8 * 64 + np.arange(0, 32, 4)  # [rows, words]
-    address = (linear ^ (linear >> 7 & 3) << 4).reshape(-1)
+    linear = start + row // 8 * groups + row % 8 * swizzle + np.arange(0, 32, 4)  # [rows, words]
+    address = (linear ^ (linear >> 7 & swizzle // 16 - 1) << 4).reshape(-1)
     if (address + 4 > m.shared_size).any():
         raise MemoryFault(
             f"shared memory: a matrix ends at byte {int(address.max()) + 4} of {m.shared_size}"
@@ -148,6 +155,15 @@ def _wait(m: Machine, group: _Group, own: Array, pending: int) -> None:
             m.write(register, value, own)
         group.sums.clear()
     group.may_begin = False
+
+
+def rename(m: Machine, target: str, source: str, active: Array) -> None:
+    """What a move does to sums under way: the target is the sum from now on."""
+    for own in np.unique(m.lanes[active] // GROUP):
+        sums = m.warpgroups.groups[int(own)].sums
+        sums.pop(target, None)
+        if source in sums:
+            sums[target] = sums[source]
 
 
 def fence(m: Machine, i: Instruction, active: Array) -> None:

@@ -14,7 +14,20 @@ from collections.abc import Mapping, Sequence
 from llvmlite import ir
 
 from ...dim import Extent
-from ...loops.ir import LANE, LANES, Allocate, Block, For, If, Kernel, Kind, Let, Statement, Store
+from ...loops.ir import (
+    LANE,
+    LANES,
+    Allocate,
+    Block,
+    For,
+    If,
+    Kernel,
+    Kind,
+    Let,
+    Prefetch,
+    Statement,
+    Store,
+)
 from ...scalar import Expr
 from .lowering.expressions import INDEX_ERROR, Expressions
 from .lowering.function import Function
@@ -87,6 +100,8 @@ class _KernelEmitter:
                 self._if(conditions, body)
             case Store():
                 self._store(statement)
+            case Prefetch(element):
+                self.expressions.prefetch(element)
             case For():
                 self._for(statement)
 

@@ -3,8 +3,8 @@ nvJitLink's interfaces.
 
 PTX is made for the oldest architecture, and each architecture's cubin is linked from it, unless the
 kernel has a source of the architecture's own. A cubin passes the gates or is
-refused: no float64 instruction unless the kernel's types hold one, no spills, no stack. Results are
-cached by content.
+refused: no float64 instruction unless the kernel's types hold one, no spills, no stack, no products
+that wait more than they say, no more shared memory than a block can have. Results are cached by content.
 """
 
 from __future__ import annotations
@@ -34,18 +34,25 @@ from .source import KernelSource
 
 ARCHITECTURES = ("sm_80", "sm_90a")  # general PTX is made for the first
 _CAPABILITIES = {"sm_80": (8, 0), "sm_90a": (9, 0, "a")}
+# bytes of a block's shared memory: without asking for more at launch, and at most (CUDA C++
+# Programming Guide 13.0, table of compute capabilities)
+STATIC_SHARED = 48 << 10
+_MOST_SHARED = {"sm_80": 163 << 10, "sm_90a": 227 << 10}
 _PACKAGES = ("numba", "numba-cuda", "llvmlite", "nvidia-nvjitlink")
 _HINT = "Install netloom[cuda]."
+_SHARED_ARRAY = re.compile(r"\.shared \.align (\d+) \.b8 (\w+)\[(\d+)\];")
 
 
 @dataclass(frozen=True)
 class Binary:
-    """A kernel for one architecture. ``shared``: bytes of a block's memory."""
+    """A kernel for one architecture. ``shared``: bytes of a block's memory; ``is_dynamic``: whether
+    they must be asked for at launch."""
 
     architecture: str
     cubin: bytes
     registers: int
     shared: int
+    is_dynamic: bool = False
 
 
 @dataclass(frozen=True)
@@ -103,18 +110,19 @@ def compile_kernel(
 
 def _compiled(source: KernelSource, architectures: Sequence[str], folder: Path) -> CompiledKernel:
     name = f"k_{hashlib.sha256(source.key.encode()).hexdigest()[:24]}"
+    binaries = tuple(_best_binary(source.of(a), name, a, folder) for a in architectures)
     general = replace(source, special=())
-    binaries = tuple(_best_binary(general, source.of(a), name, a, folder) for a in architectures)
     return CompiledKernel(name, ptx_of(general, name, ARCHITECTURES[0], folder), binaries)
 
 
 def _best_binary(
-    general: KernelSource, source: KernelSource, name: str, architecture: str, folder: Path
+    sources: Sequence[KernelSource], name: str, architecture: str, folder: Path
 ) -> Binary:
-    """The architecture's own source, unless it does not pass the gates; else the one that all
-    can run.
+    """Of the first of the architecture's own sources that passes the gates; else of the last, the
+    general one.
     """
-    if source.key != general.key:
+    *own, general = sources
+    for source in own:
         with suppress(VerificationError):
             return _binary(source, name, architecture, architecture, folder)
     return _binary(general, name, ARCHITECTURES[0], architecture, folder)
@@ -214,7 +222,8 @@ def _binary(
 
 
 def link(ptx: str, name: str, architecture: str) -> Binary:
-    """PTX -> cubin by nvJitLink, checked for spills and stack."""
+    """PTX -> cubin by nvJitLink, checked for spills, stack and shared memory."""
+    ptx, dynamic = with_dynamic_shared(ptx, architecture)
     try:
         linker = importlib.import_module("cuda.bindings.nvjitlink")
     except ImportError as error:
@@ -234,8 +243,29 @@ def link(ptx: str, name: str, architecture: str) -> Binary:
         log = _log(linker, handle, "info")
     finally:
         linker.destroy(handle)
-    registers, shared = _resources(log)
-    return Binary(architecture, bytes(cubin), registers, shared)
+    registers, static = _resources(log)
+    return Binary(architecture, bytes(cubin), registers, static + dynamic, dynamic > 0)
+
+
+def with_dynamic_shared(ptx: str, architecture: str) -> tuple[str, int]:
+    """PTX whose shared memory is without a size if it is more than STATIC_SHARED, and how many
+    bytes its launch must ask for then, else 0; VerificationError if no launch can.
+
+    Compiled PTX declares each array with its size, whatever it is: that is the one place where the
+    size stands, and what the emulator runs. The linker takes no more than STATIC_SHARED in this way.
+    """
+    arrays = _SHARED_ARRAY.findall(ptx)
+    total = sum(int(size) for *_, size in arrays)
+    if total <= STATIC_SHARED:
+        return ptx, 0
+    if len(arrays) > 1 or total > _MOST_SHARED[architecture]:
+        raise VerificationError(
+            f"a kernel needs {total} bytes of shared memory in {len(arrays)} arrays; a block of "
+            f"{architecture} has {_MOST_SHARED[architecture]} in one."
+        )
+    ((alignment, name, _),) = arrays
+    outside = f".extern .shared .align {alignment} .b8 {name}[];\n.visible .entry"
+    return _SHARED_ARRAY.sub("", ptx).replace(".visible .entry", outside, 1), total
 
 
 def _log(linker: Any, handle: Any, kind: str) -> str:
@@ -248,6 +278,12 @@ def _log(linker: Any, handle: Any, kind: str) -> str:
 
 def _resources(log: str) -> tuple[int, int]:
     """(registers, bytes of shared memory) of a clean kernel."""
+    # the assembler's notes on wgmma: products serialized, or waits and fences added to them
+    note = re.search(r"\(C75\d\d\)[^\n]*", log)
+    if note:
+        raise VerificationError(
+            f"a kernel's products by warpgroups wait more than they say: {note[0]}"
+        )
     used = re.search(r"Used (\d+) registers", log)
     memory = re.search(
         r"(\d+) bytes stack frame, (\d+) bytes spill stores, (\d+) bytes spill loads", log

@@ -15,7 +15,7 @@ from ...dim import Extent
 from ...loops.ir import Load
 from ...scalar import Guarded, Literal
 from ...tensor_type import FLOAT32
-from .forms import PAD, Engine, Operand, Product, count
+from .forms import PAD, THREADS, Engine, Operand, Product, count
 from .printer import Printer
 from .windows import Rows, is_dense, position, print_elements, print_rows
 
@@ -121,11 +121,11 @@ class Slices:
     def rows(self, p: Printer, form: Product, thread: str, first: str) -> Rows | None:
         """What a thread keeps of its rows of windows, from ``first`` on."""
         windows = self.operand.windows
-        return (
-            None
-            if windows is None
-            else print_rows(p, form, windows, self.operand.axes, self.size, first, thread)
-        )
+        if windows is None:
+            return None
+        turns = range(self.size * self.depth // THREADS)
+        places = [position(p, self.depth, thread, part)[1] for part in turns]
+        return print_rows(p, form, windows, self.operand.axes, self.size, first, places)
 
     def copy(
         self, p: Printer, form: Product, memory: str, thread: str, start: str, first: str, threads: int,
@@ -135,8 +135,9 @@ class Slices:
         ``first`` on.
         """
         if rows is not None and self.operand.windows is not None:
+            k = position(p, self.depth, thread, 0)[0]
             for number, element in enumerate(
-                print_elements(p, form, self.operand.windows, rows, start, thread)
+                print_elements(p, form, self.operand.windows, rows, start, k)
             ):
                 word = self.word(p, *position(p, self.depth, thread, number))
                 p.do("copy_1", memory, word, *element)

@@ -47,9 +47,9 @@ from .winograd import DEPTH, ENTRIES, TILES
 SUSTAINED = 0.9
 PLAIN_SUMS = 0.1  # of the multiply-add rate, sums without register tiles: an estimate
 ALONE = 0.6  # of a multiprocessor's rate, one block where two fit
-# multiply-adds of an instruction's time on float32 units, on tensor cores: from the predictions of
-# docs/gpu.md
-TENSOR_CORES = {Engine.TF32X3: 0.85, Engine.TF32: 1.7, Engine.BF16: 2.7}
+# multiply-adds of an instruction's time on float32 units, by warpgroups: 3xtf32 waits once a slice of
+# 12 instructions, the others are fed by the last cache (docs/gpu.md, predictions)
+TENSOR_CORES = {Engine.TF32X3: 1.5, Engine.TF32: 2.7, Engine.BF16: 3.0}
 OVERHEAD = 64  # instructions of a thread beside multiply-adds and fragments in a slice: counted
 WINDOWS = 48  # more of them where an operand is windows: counted
 SHARED_WINDOWS = 3.0  # reads of an element of windows that one read from beyond serves: an estimate

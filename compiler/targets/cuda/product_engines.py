@@ -1,8 +1,8 @@
 """What multiplies slices of a product's operands: how they lie in shared memory, which thread
 brings what, who has which sums.
 
-``Simt`` works in float32; ``Tensor`` on tensor cores, a warp at a time; ``Warpgroups`` on Hopper's,
-four warps at a time.
+``Simt`` works in float32; ``Tensor`` on tensor cores, a warp at a time. What works on Hopper's, four
+warps at a time, is in warpgroup_engine.py.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from .copied_slices import Slices
 from .forms import PAD, THREADS, Engine, Operand, Product
 from .printer import Printer
+from .windows import Rows
 
 FRAGMENT = 4  # neighbouring elements that a thread holds in a row of its tile
 WARPS_DOWN, WARPS_ACROSS = 2, 4  # of a tile on tensor cores
@@ -21,13 +22,14 @@ WARPS_DOWN, WARPS_ACROSS = 2, 4  # of a tile on tensor cores
 @dataclass(frozen=True)
 class Side:
     """An operand's slice: ``size`` rows or columns, where it lies in shared memory, and the
-    block's first one.
+    block's first one. ``rows``: what a thread keeps of its rows of windows.
     """
 
     operand: Operand
     size: int
     memory: str
     first: str
+    rows: Rows | None = None
 
 
 def turn(p: Printer, thread: str, part: int) -> str:
@@ -303,86 +305,4 @@ class Tensor:
         return p.call("plus", p.call("plus", own, str(part * 16)), p.call("remainder", local, "16"))
 
 
-class Warpgroups(Tensor):
-    """Two buffers of slices [place, k], 16 words a row, swizzled; each of two groups of four warps
-    makes 64 rows of the tile, of a tile of 64 rows half the columns."""
-
-    def __init__(self, p: Printer, form: Product) -> None:
-        super().__init__(p, form)
-        self.stride = form.tile.depth // self.per_word
-        self.parts = form.tile.rows // 64
-        self.columns = form.tile.columns * self.parts // 2
-        self.left_words = form.tile.rows * self.stride
-        self.words = self.left_words + form.tile.columns * self.stride
-        self.room = max(64 * self.stage_stride, 2 * self.words)
-
-    def place(self, thread: str) -> None:
-        p = self.p
-        self.lane = p.let(p.call("remainder", thread, "32"), "l")
-        self.warp = p.let(p.call("remainder", p.call("quotient", thread, "32"), "4"), "w")
-        self.group = p.let(p.call("quotient", thread, "128"), "w")
-        self.warp_column = (
-            "0" if self.parts == 2 else p.let(p.call("times", self.group, str(self.columns)), "x")
-        )
-
-    def multiplied(self, left: str, right: str) -> str:
-        """Begins it; the tile is there when ``finished``."""
-        p = self.p
-        row = p.call("times", self.group, str(64 * self.stride)) if self.parts == 2 else "0"
-        column = p.call("times", self.warp_column, str(self.stride))
-        name = f"wgmma_{self.engine.value}_{self.columns}_{self.stride // 8}"
-        return p.call(name, "tile", p.call("at", left, row), p.call("at", right, column))
-
-    def _where(self, k: str, place: str) -> str:
-        """The word of an element: groups of four words swizzled as 64-byte rows are."""
-        p = self.p
-        word = p.index("quotient", k, "2") if self.per_word == 2 else k
-        group = p.index(
-            "xor_int32",
-            p.index("quotient", word, "4"),
-            p.index("remainder", p.index("quotient", place, "2"), "4"),
-        )
-        start = p.index(
-            "plus", p.index("times", place, str(self.stride)), p.index("times", group, "4")
-        )
-        return p.index("plus", start, p.index("remainder", word, "4"))
-
-    def keep_all(self, side: Side, thread: str, values: Sequence[str]) -> None:
-        p, width = self.p, side.operand.width
-        if width == 1 or side.operand.terms_are_adjacent:
-            super().keep_all(side, thread, values)
-            return
-        # rows next to each other are swizzled each in its way
-        for part in range(0, len(values), self.per_word):
-            k, place = self.position(side, thread, part)
-            for lane in range(width):
-                where = self._where(k, p.index("plus", place, str(lane)) if lane else place)
-                elements = [f"{value}[{lane}]" for value in values[part : part + self.per_word]]
-                p.do(
-                    f"pair_1_{self.stride}" if self.per_word == 2 else f"keep_{self._kept}",
-                    side.memory,
-                    where,
-                    *elements,
-                )
-
-    def stage(self, part: int, stage: str) -> None:
-        p, columns = self.p, self.stage_stride
-        row = p.call("plus", p.call("times", self.warp, "16"), p.call("quotient", self.lane, "4"))
-        column = p.call(
-            "plus", self.warp_column, p.call("times", p.call("remainder", self.lane, "4"), "2")
-        )
-        conditions = (
-            [p.call("below", self.group, "1") if part == 0 else p.call("below", "0", self.group)]
-            if self.parts == 2
-            else []
-        )
-        target = p.call("at", stage, p.call("plus", p.call("times", row, str(columns)), column))
-        with p.where(conditions):
-            p.do(f"mma_stage_1_{self.columns // 8}_0_{columns}", "tile", target)
-
-    def row_of(self, part: int, local: str) -> str:
-        """The tile's row that a row of the stage holds."""
-        return self.p.call("plus", local, str(64 * part))
-
-
-__all__ = ["Side", "Simt", "Tensor", "Warpgroups", "turn"]
+__all__ = ["Side", "Simt", "Tensor", "turn"]

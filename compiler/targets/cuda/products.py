@@ -3,26 +3,37 @@
 A block makes one tile of the result. While its threads multiply one pair of slices, the next is on
 its way into registers. ``ffma`` multiplies in float32; the others use tensor cores: ``tf32`` and
 ``bf16`` round the operands, ``3xtf32`` splits each into two and keeps float32's accuracy. The order
-of every sum depends on shapes only; no accumulator adds up more than CHAIN terms, in ``3xtf32`` no
-more than 32, before its sum is added to another in float32.
+of every sum depends on shapes only; no accumulator takes more than CHAIN additions, in ``3xtf32`` no
+more than 32 terms, before its sum is added to another in float32.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 from ... import dim
 from ...tensor_type import FLOAT32
 from .copied_slices import Slices
-from .forms import CHAIN, THREADS, Engine, Product, count
+from .forms import CHAIN, THREADS, Engine, Product, blocks, count
 from .printer import Printer
-from .product_engines import Side, Simt, Tensor, Warpgroups
+from .product_engines import Side, Simt, Tensor
+from .warpgroup_engine import Warpgroups
+from .warpgroups import chain_of
 
 PROMOTED = 32  # terms that 3xtf32 leaves to the tensor cores' own additions
 
 
 def print_product(p: Printer, form: Product) -> None:
-    """The whole kernel."""
+    """The whole kernel; blocks of the grid that have no tile do nothing."""
+    tiles, all_blocks = blocks(form), p.kernel.items
+    with p.where(
+        [] if tiles == all_blocks else [p.call("below", p.call("block"), p.extent(tiles))]
+    ):
+        _print_tile(p, form)
+
+
+def _print_tile(p: Printer, form: Product) -> None:
     engine = _engine(p, form)
     row_start, column_start = _tile_starts(p, form)
     thread = p.let(p.call("thread"), "t")
@@ -57,6 +68,8 @@ def _sides(
 
 def _chain(form: Product) -> int:
     """Terms after which the engine's sums are added to others."""
+    if form.is_by_warpgroups:
+        return chain_of(form)
     return PROMOTED if form.engine is Engine.TF32X3 else CHAIN
 
 
@@ -149,44 +162,66 @@ def _multiply_copies(
 def _multiply_behind(
     p: Printer, form: Product, engine: Warpgroups, thread: str, memory: str, starts: tuple[str, str]
 ) -> None:
-    """``tile``: this thread's sums, by products that run while the next slice is fetched and kept;
-    one barrier a slice.
+    """``tile``: this thread's sums, by products that run while the next slice is kept and the one
+    after it fetched; one barrier a slice.
 
-    What a step keeps lies in the buffer that the step before it has multiplied to the end.
+    What a step keeps lies in the buffer that is multiplied to the end: of two buffers by the step
+    before, of three by the step before that one.
     """
     depth = form.tile.depth
+    sides = [
+        replace(side, rows=engine.rows(form, side, thread))
+        for side in _sides(p, form, engine, memory, starts)
+    ]
     first = _first_term(p, form)
-    sides = _sides(p, form, engine, memory, starts)
-    for side, values in zip(
-        sides, [_fetch(p, form, engine, side, thread, first) for side in sides], strict=True
-    ):
+    for side, values in zip(sides, _fetched(p, form, engine, sides, thread, first), strict=True):
         engine.keep_all(side, thread, values)
+    second = p.let(p.call("plus", first, str(depth)), "k")
+    waiting = _fetched(p, form, engine, sides, thread, second)
     p.do("fence_for_products")
     p.do("barrier")
     _begin_sums(p, form)
     with p.loop(dim.ceil_div(form.chain, depth)) as step:
         done = p.let(p.call("plus", step, "1"), "n")
-        start = p.let(p.call("plus", first, p.call("times", done, str(depth))), "k")
-        fetched = [_fetch(p, form, engine, side, thread, start) for side in sides]
-        source, target = (
-            p.let(
-                p.call(
-                    "at",
-                    memory,
-                    p.call("times", p.call("remainder", number, "2"), str(engine.words)),
-                ),
-                "s",
-            )
-            for number in (step, done)
-        )
+        source, target = (_buffer(p, engine, memory, number) for number in (step, done))
         p.line(f"tile = {engine.multiplied(source, p.call('at', source, str(engine.left_words)))}")
-        for side, values in zip(_sides(p, form, engine, target, starts), fetched, strict=True):
-            engine.keep_all(side, thread, values)
+        right = p.let(p.call("at", target, str(engine.left_words)), "s")
+        for side, kept_at, values in zip(sides, (target, right), waiting, strict=True):
+            engine.keep_all(replace(side, memory=kept_at), thread, values)
+        start = p.let(p.call("plus", second, p.call("times", done, str(depth))), "k")
+        later = _fetched(p, form, engine, sides, thread, start)
+        for old, new in zip(sum(waiting, []), sum(later, []), strict=True):
+            p.line(f"{old} = {new}")
         p.do("fence_for_products")
+        _end_products(p, form, engine, done)
+        p.do("barrier")
+    if engine.buffers > 2:
         p.line(f"tile = {p.call(f'finished_{_held(form)}', 'tile')}")
-        _end_chain(p, form, done)
         p.do("barrier")
     _end_sums(p, form)
+
+
+def _buffer(p: Printer, engine: Warpgroups, memory: str, number: str) -> str:
+    """Where the slice of that number lies."""
+    place = p.call("remainder", number, str(engine.buffers))
+    return p.let(p.call("at", memory, p.call("times", place, str(engine.words))), "s")
+
+
+def _fetched(
+    p: Printer, form: Product, engine: Warpgroups, sides: Sequence[Side], thread: str, start: str
+) -> list[list[str]]:
+    return [_fetch(p, form, engine, side, thread, start) for side in sides]
+
+
+def _end_products(p: Printer, form: Product, engine: Warpgroups, done: str) -> None:
+    """Waits until a buffer may be kept to again: with two for all products, with three for all but
+    the last; and for the last one too where its sums move to ``total``."""
+    if engine.buffers == 2:
+        p.line(f"tile = {p.call(f'finished_{_held(form)}', 'tile')}")
+        _end_chain(p, form, done)
+        return
+    p.line(f"tile = {p.call(f'ahead_{_held(form)}', 'tile')}")
+    _end_chain(p, form, done, is_ahead=True)
 
 
 def _held(form: Product) -> int:
@@ -199,12 +234,15 @@ def _begin_sums(p: Printer, form: Product) -> None:
         p.line(f"total = {p.call(f'tile_zero_{_held(form)}')}")
 
 
-def _end_chain(p: Printer, form: Product, done: str) -> None:
-    """After as many slices as a chain has, its sums move to ``total``."""
+def _end_chain(p: Printer, form: Product, done: str, is_ahead: bool = False) -> None:
+    """After as many slices as a chain has, its sums move to ``total``; if products are ahead, when
+    they are done."""
     if _is_long(form):
-        with p.where(
-            [p.call("below", p.call("remainder", done, str(_chain(form) // form.tile.depth)), "1")]
-        ):
+        slices = _chain(form) // form.tile.depth
+        last = p.call("below", p.call("remainder", done, str(slices)), "1")
+        with p.where([last] if slices > 1 else []):
+            if is_ahead:
+                p.line(f"tile = {p.call(f'finished_{_held(form)}', 'tile')}")
             p.line(f"total = {p.call(f'tile_add_{_held(form)}', 'total', 'tile')}")
             p.line(f"tile = {p.call(f'tile_zero_{_held(form)}')}")
 
@@ -234,6 +272,8 @@ def _fetch(
     p: Printer, form: Product, engine: Simt | Tensor, side: Side, thread: str, start: str
 ) -> list[str]:
     """This thread's part of a slice, zero outside the operand: numbers, or vectors of four."""
+    if side.rows is not None and isinstance(engine, Warpgroups):
+        return engine.fetched(form, side, side.rows, thread, start)
     values = []
     for part in range(side.size * form.tile.depth // (THREADS * side.operand.width)):
         k, place = engine.position(side, thread, part)

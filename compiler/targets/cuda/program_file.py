@@ -26,7 +26,7 @@ from .compile import CompiledKernel
 from .forms import THREADS, DeviceKernel, Form, Product, Rows, Transform
 from .source import KernelSource
 
-MAGIC = b"NLCUDA02"
+MAGIC = b"NLCUDA03"
 ALIGNMENT = 256
 
 
@@ -124,6 +124,7 @@ def _kernel(kernel: KernelFile, blobs: _Blobs) -> dict[str, Any]:
         "form": form_text(kernel.form.form),
         "threads": THREADS,
         "shared": shared,
+        "dynamic_shared": {b.architecture: b.shared for b in code.binaries if b.is_dynamic},
         "registers": registers,
         "checks_indices": kernel.source.checks_indices,
         "cubins": cubins,

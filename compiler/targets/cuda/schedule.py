@@ -46,7 +46,7 @@ from .forms import (
 from .row_passes import pass_form
 from .tilings import NO_TILINGS, Tilings, needs_registers, tiled
 from .transforms import transform_form
-from .windows import is_dense, windows_of
+from .windows import by_windows, is_dense
 
 MOST_ELEMENTS = (1 << 31) - 1  # of one buffer: indices are int32
 WIDTH = 4  # elements of the widest access
@@ -209,7 +209,7 @@ def _product(
         return None
     sides = [_operand(value, part, terms) for value, part in zip(factors, own, strict=True)]
     if engine is Engine.FFMA and all(source_of(side) for side in sides):
-        sides = [_by_windows(side, terms) for side in sides]
+        sides = [by_windows(side, terms) for side in sides]
     last = _last(axes)
     if last in sides[0].axes:  # the columns run along the output's memory
         sides.reverse()
@@ -228,12 +228,6 @@ def _operand(value: Expr, axes: tuple[Axis, ...], terms: tuple[Axis, ...]) -> Op
         value, terms if is_along_terms else axes
     )
     return Operand(value, axes, is_along_terms, WIDTH if is_aligned else 1)
-
-
-def _by_windows(side: Operand, terms: Sequence[Axis]) -> Operand:
-    """The operand as windows, if it is that; rows then run fastest."""
-    windows = windows_of(side.value, side.axes, terms) if side.width == 1 else None
-    return side if windows is None else replace(side, windows=windows, terms_are_adjacent=False)
 
 
 def _is_aligned_along(load: Load, axes: Sequence[Axis]) -> bool:

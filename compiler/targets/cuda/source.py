@@ -52,7 +52,7 @@ class KernelSource:
     numbers: tuple[tuple[str, DType, bytes], ...]
     threads: int
     blocks: int  # that must fit a multiprocessor at once: what registers are rationed for
-    # sources of the same kernel that only one architecture can run
+    # sources of the same kernel that only one architecture can run, of each the best first
     special: tuple[tuple[str, KernelSource], ...] = ()
 
     @property
@@ -75,15 +75,17 @@ class KernelSource:
         )
         return f"{head}\n{numbers}\n{self.text}{others}"
 
-    def of(self, architecture: str) -> KernelSource:
-        """The source that an architecture runs."""
-        return dict(self.special).get(architecture, self)
+    def of(self, architecture: str) -> tuple[KernelSource, ...]:
+        """The sources that an architecture can run, the best first, the general one last."""
+        own = tuple(source for name, source in self.special if name == architecture)
+        return (*own, replace(self, special=()))
 
 
 def print_source(kernel: DeviceKernel) -> KernelSource:
     """The source of a kernel, with those for single architectures."""
-    hopper = for_warpgroups(kernel.form)
-    special = (("sm_90a", _source(replace(kernel, form=hopper))),) if hopper else ()
+    special = tuple(
+        ("sm_90a", _source(replace(kernel, form=form))) for form in for_warpgroups(kernel.form)
+    )
     return replace(_source(kernel), special=special)
 
 

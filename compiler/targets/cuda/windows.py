@@ -10,7 +10,7 @@ Neighbouring threads take neighbouring rows.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import product
 
 from ... import dim
@@ -19,11 +19,17 @@ from ...loops.elements import Axis
 from ...loops.ir import Load, slope_along
 from ...scalar import Expr, Guarded, Literal
 from ...tensor_type import FLOAT32
-from .forms import THREADS, Product, Windows, count
+from .forms import THREADS, Operand, Product, Windows, count
 from .printer import Printer
 
 MOST_TAPS = 32  # bits of a mask
 NEAR = 4  # elements between neighbouring rows, at most
+
+
+def by_windows(side: Operand, terms: Sequence[Axis]) -> Operand:
+    """The operand as windows, if it is that and is read one by one; rows then run fastest."""
+    windows = windows_of(side.value, side.axes, terms) if side.width == 1 else None
+    return side if windows is None else replace(side, windows=windows, terms_are_adjacent=False)
 
 
 def windows_of(value: Expr, axes: Sequence[Axis], terms: Sequence[Axis]) -> Windows | None:
@@ -106,13 +112,15 @@ def print_rows(
     axes: Sequence[Axis],
     size: int,
     first: str,
-    thread: str,
+    places: Sequence[str],
 ) -> Rows:
-    """The rows of this thread in a side of ``size`` that begins with ``first``."""
+    """The rows of this thread, which lie at ``places`` in a side of ``size`` that begins with
+    ``first``.
+    """
     starts, masks = [], []
     extent = count(axes)
-    for part in range(size * form.tile.depth // THREADS):
-        at = p.let(p.call("plus", first, position(p, form.tile.depth, thread, part)[1]), "m")
+    for place in places:
+        at = p.let(p.call("plus", first, place), "m")
         p.decode(at, axes)
         starts.append(p.let(p.extent(windows.start), "a"))
         is_row = (
@@ -148,12 +156,12 @@ def _static(extent: Extent) -> int:
 
 
 def print_elements(
-    p: Printer, form: Product, windows: Windows, rows: Rows, start: str, thread: str
+    p: Printer, form: Product, windows: Windows, rows: Rows, start: str, k: str
 ) -> list[tuple[str, str, str]]:
-    """(buffer, offset, whether it is inside) of this thread's elements of the slice that begins
-    with term ``start``.
+    """(buffer, offset, whether it is inside) of the k-th term of this thread's rows, in the slice
+    that begins with term ``start``.
     """
-    term = p.let(p.call("plus", start, position(p, form.tile.depth, thread, 0)[0]), "k")
+    term = p.let(p.call("plus", start, k), "k")
     p.decode(term, form.terms)
     step = p.let(p.extent(windows.step), "d")
     number: Extent = 0
@@ -167,4 +175,12 @@ def print_elements(
             for at, mask in zip(rows.starts, rows.masks, strict=True)]  # fmt: skip
 
 
-__all__ = ["Rows", "is_dense", "position", "print_elements", "print_rows", "windows_of"]
+__all__ = [
+    "Rows",
+    "by_windows",
+    "is_dense",
+    "position",
+    "print_elements",
+    "print_rows",
+    "windows_of",
+]

@@ -16,7 +16,7 @@ from netloom.compiler.dim import Extent, symbol
 from netloom.compiler.driver import PIPELINE, TRAINING_PIPELINE, Options
 from netloom.compiler.graph import Builder, Graph, Node, Value
 from netloom.compiler.interpret import interpret
-from netloom.compiler.loops import bands, items, plan, tiling
+from netloom.compiler.loops import ahead, bands, items, plan, tiling
 from netloom.compiler.loops.build import Machine, build_kernel
 from netloom.compiler.loops.ir import Kernel
 from netloom.compiler.op import OPS, Array
@@ -479,13 +479,15 @@ def kernels_of(
 
 
 def kernel_of(node: Node, item_work: int = items.ITEM_WORK, machine: Machine = MACHINE) -> Kernel:
-    """The loops of a kernel node; chains of additions are no longer than a work item."""
+    """The loops of a kernel node; chains of additions are no longer than a work item,
+    and every operand counts as one that no cache holds."""
     chain = min(plan.CHAIN, item_work)
     with (
         patch.object(items, "ITEM_WORK", item_work),
         patch.object(plan, "CHAIN", chain),
         patch.object(tiling, "CHAIN", chain),
         patch.object(bands, "CHAIN", chain),
+        patch.object(ahead, "NEAR", 0),
     ):
         return build_kernel("kernel", node.attrs.body, machine)
 

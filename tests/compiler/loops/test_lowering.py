@@ -21,7 +21,18 @@ import pytest
 
 from netloom.compiler import dim, scalar
 from netloom.compiler.loops.interpret import Run, run_kernel
-from netloom.compiler.loops.ir import LANES, Allocate, Block, For, If, Kernel, Let, Statement, Store
+from netloom.compiler.loops.ir import (
+    LANES,
+    Allocate,
+    Block,
+    For,
+    If,
+    Kernel,
+    Let,
+    Prefetch,
+    Statement,
+    Store,
+)
 from netloom.compiler.loops.text import parse_kernel
 from netloom.compiler.op import Array
 from netloom.compiler.scalar import Call, Expr
@@ -118,6 +129,8 @@ def with_values(root: Statement, change: Callable[[Expr], Expr]) -> Statement:
     match root:
         case Store():
             return replace(root, value=change(root.value))
+        case Prefetch():
+            return root
         case Block(statements):
             return Block(tuple(with_values(statement, change) for statement in statements))
         case For() | If() | Let() | Allocate():

@@ -18,8 +18,11 @@ from netloom.compiler.graph import Builder, Graph, Value
 from netloom.compiler.interpret import interpret
 from netloom.compiler.layout import Layout, channel_blocked
 from netloom.compiler.loops.build import build_kernel
+from netloom.compiler.loops.elements import Elements
 from netloom.compiler.loops.interpret import run_kernel
 from netloom.compiler.loops.ir import LANES, Kernel
+from netloom.compiler.loops.moves import planned_move
+from netloom.compiler.loops.space import iteration_space
 from netloom.compiler.loops.text import print_kernel
 from netloom.compiler.loops.verify import verify_kernel
 from netloom.compiler.op import OPS, Array
@@ -339,6 +342,26 @@ def test_only_whole_lines_go_past_the_caches() -> None:
     text = kernels_as_assembly({"k": streaming(cpu)[0]}, cpu)
     assert text.count("vmovnt") == LANES and text.count("sfence") == 1
     assert "stream" not in print_kernel(build_kernel("kernel", LARGE[0], cpu.machine))
+
+
+def test_results_and_operands_share_the_last_cache() -> None:
+    """Together they may fill half of it."""
+    graph = transposed((64, 48), (1, 0))
+    moved = 2 * 64 * 48 * 4
+    for cache_bytes, streams in ((2 * moved, False), (2 * moved - 2, True)):
+        machine = replace(CPUS["x86-64-v4"].machine, last_cache=cache_bytes)
+        text = print_kernel(build_kernel("kernel", graph, machine))
+        assert ("stream y[" in text) == streams
+
+
+@pytest.mark.parametrize(("width", "streamed"), [(LANES, 1024), (4 * LANES, LANES)])
+def test_what_goes_past_the_caches_is_written_in_long_runs(width: int, streamed: int) -> None:
+    """Rows of one tile give 16 runs at a time; wider ones are read whole, and written in lines."""
+    graph = transposed((4096, width), (1, 0))
+    machine = replace(CPUS["x86-64-v4"].machine, last_cache=0)
+    move = planned_move(iteration_space(Elements(graph, None)), machine)
+    assert move is not None and move.bypasses_cache
+    assert (move.target.axis.extent, move.target.chunk) == (4096, streamed)
 
 
 def gathered(shape: tuple[int, ...], indices: tuple[int, ...], axis: int, dtype: DType) -> Graph:

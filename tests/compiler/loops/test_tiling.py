@@ -9,13 +9,13 @@ from typing import Any
 import numpy as np
 import pytest
 
-from netloom.compiler.dim import Dim, evaluate, product, symbols_of
+from netloom.compiler.dim import Dim, Symbol, bounds, evaluate, product, symbols_of
 from netloom.compiler.driver import PIPELINE, Options
 from netloom.compiler.graph import Builder, Graph
 from netloom.compiler.loops.build import Machine, anchor_of, build_kernel
 from netloom.compiler.loops.elements import Elements
-from netloom.compiler.loops.ir import LANE, LANES
-from netloom.compiler.loops.items import ITEM_WORK
+from netloom.compiler.loops.ir import LANE, LANES, For, Store, walk
+from netloom.compiler.loops.items import ITEM_WORK, NEAR_BYTES
 from netloom.compiler.loops.plan import CHAIN, Plan, is_large
 from netloom.compiler.loops.row_form import row_form
 from netloom.compiler.loops.space import iteration_space
@@ -87,10 +87,34 @@ def test_only_the_outermost_axis_of_items_is_symbolic() -> None:
     ]
 
 
+@pytest.mark.parametrize(
+    ("shape", "row"),
+    [((7, 7), "p3"), (("H", 9), "p3"), (("H", "W"), "p3"), ((5, 5), "p3"), ((40, "W"), "p2")],
+)
+def test_rows_lie_along_the_width_of_an_image_and_not_along_a_free_batch(
+    shape: tuple[str | int, ...], row: str
+) -> None:
+    """One sample must fill a tile: a batch whose size is free may be 1. A known extent long enough
+    for whole tiles is better than a free one."""
+    extents = [Dim.of(Symbol(e, 1)) if isinstance(e, str) else e for e in ("N", 32, *shape)]
+    b = Builder("image")
+    x = b.input(TensorType(FLOAT32, tuple(extents)), "x")
+    w = b.constant(np.ones((64, 32, 3, 3), np.float32))
+    graph = b.build(
+        [b("conv", x, w, stride=(1, 1), dilation=(1, 1), lo=(1, 1), hi=(1, 1), groups=1)]
+    )
+    (plan,) = (
+        plan_of(node.attrs.body, Machine())
+        for node in PIPELINE.run(graph, Options(override="direct"))[0].nodes
+        if node.op is OPS["kernel"] and any(n.op is OPS["conv"] for n in node.attrs.body.nodes)
+    )
+    assert plan.tile.rows and plan.tile.rows.name == row
+
+
 def test_a_product_has_lanes_along_its_columns() -> None:
     plan = plan_of_one("matmul", (96, 700), (700, 128))
     assert plan.tile.has_lanes and not plan.tile.lanes_reduce
-    assert plan.tile.rows and plan.tile.rows.name == "p0"
+    assert plan.tile.rows and plan.tile.rows.name == "p0k"  # a part of p0
     assert plan.tile.columns and plan.tile.columns.name == "p1v"
     inside = product([plan.tiles(axis) for axis in plan.inner])
     work = inside * prod(plan.tile.counts.values()) * 700 * LANES
@@ -178,7 +202,8 @@ def test_control_few_columns_as_lanes_would_waste_most_of_each_vector() -> None:
     graph = one("matmul", (WIDE, LONG), (LONG, 4))()
     plan = plan_of(graph, Machine())
     assert plan.tile.has_lanes and not plan.tile.lanes_reduce
-    assert [axis.extent for axis in plan.space.pure] == [WIDE, 1]
+    extents = [axis.extent for axis in plan.space.pure]
+    assert product(extents) == WIDE and extents[-1] == 1
 
 
 def batch_sum(rows: int, width: int, op: str = "reduce_sum") -> Graph:
@@ -224,3 +249,48 @@ def test_large_results_go_past_the_last_cache() -> None:
         kernel = build_kernel("kernel", graph, machine)
         assert ("stream y[" in print_kernel(kernel)) == streams
         assert is_large(kernel.buffers[-1], machine) == streams
+
+
+# -- long sums -------------------------------------------------------------------------------------
+
+
+def convolution_plan(channels: int, extent: int, batch: int) -> Plan:
+    """The plan of a direct 3 x 3 convolution with as many filters as channels."""
+    b = Builder("layer")
+    x = b.input(TensorType(FLOAT32, (batch, channels, extent, extent)), "x")
+    w = b.constant(np.zeros((channels, channels, 3, 3), np.float32))
+    window: Any = dict(stride=(1, 1), dilation=(1, 1), lo=(1, 1), hi=(1, 1))
+    fused_graph, _ = PIPELINE.run(b.build([b("conv", x, w, **window)]), Options(override="direct"))
+    (body,) = (
+        node.attrs.body
+        for node in fused_graph.nodes
+        if node.op is OPS["kernel"] and any(n.op.name == "conv" for n in node.attrs.body.nodes)
+    )
+    return plan_of(body, Machine())
+
+
+@pytest.mark.parametrize(("batch", "is_read_again"), [(1, False), (4, True), (16, True)])
+def test_filters_of_a_chunk_stay_near_where_many_rows_read_them(
+    batch: int, is_read_again: bool
+) -> None:
+    plan = convolution_plan(512, 7, batch)
+    columns, terms = plan.tile.columns, product([axis.extent for axis in plan.chains.inner])
+    assert columns and isinstance(terms, int)
+    assert (columns in plan.inner and columns.name == "p1k") == is_read_again  # a part of p1
+    most = bounds(columns.extent)[1]
+    assert most is not None and (most * LANES * terms * 4 <= NEAR_BYTES) == is_read_again
+
+
+def test_rows_of_neighbours_are_preferred_to_those_of_far_images() -> None:
+    plan = convolution_plan(512, 7, 16)
+    assert plan.tile.rows and plan.tile.rows.name == "p3"
+
+
+def test_results_are_stored_behind_their_last_terms() -> None:
+    """Not in a loop of their own behind all terms."""
+    kernel = build_kernel("kernel", one("matmul", (64, 2048), (2048, 64))(), Machine())
+    chunks = [s for s in walk(kernel.body) if isinstance(s, For) and s.variable.name == "r0o"]
+    stores = [s for s in walk(kernel.body) if isinstance(s, Store) and not s.buffer.is_local]
+    assert chunks and stores
+    assert {id(s) for s in stores} <= {id(s) for chunk in chunks for s in walk(chunk)}
+    assert not verify_kernel(kernel)

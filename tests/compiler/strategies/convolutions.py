@@ -172,6 +172,23 @@ def drawn(rng: np.random.Generator) -> Iterator[Convolution]:
             yield case
 
 
+def strided(rng: np.random.Generator) -> Iterator[Convolution]:
+    """Random convolutions of two spatial axes without end, with strides up to 4, most of them equal,
+    windows of up to 11 taps and groups of whole vectors."""
+    while True:
+        groups = int(rng.choice([1, 1, 1, 2]))
+        c, o = (groups * int(rng.choice([16, 32])) if groups > 1 else e for e in _channels(rng))
+        stride = tuple(int(s) for s in rng.choice([1, 2, 2, 3, 4], 2))
+        taps = tuple(int(k) for k in rng.choice([1, 2, 3, 4, 5, 7, 11], 2))
+        if rng.random() < 2 / 3:
+            stride, taps = (max(stride),) * 2, (max(taps),) * 2
+        case = _fitting(
+            rng, channels=c, filters=o, groups=groups, kernel=taps, stride=stride, dilation=(1, 1)
+        )
+        if case.products <= MOST_PRODUCTS:
+            yield case
+
+
 def _integers(rng: np.random.Generator, low: int, high: int, count: int) -> Shape:
     return tuple(int(i) for i in rng.integers(low, high + 1, count))
 

@@ -26,6 +26,7 @@ from netloom.compiler.loops.ir import (
     LaneFold,
     Let,
     Load,
+    Prefetch,
     Statement,
     Store,
     walk,
@@ -62,7 +63,7 @@ class _Search:
         if id(statement) in self.whole:
             return
         match statement:
-            case Store():
+            case Store() | Prefetch():
                 self._done(statement)
             case Block(statements):
                 self._enter(statement, statements, values)
@@ -233,6 +234,7 @@ def _axes(statements: list[Statement], names: set[str]) -> set[str]:
         (r"r\d+b", "channel blocks summed"), (r"p\d+\w*g", "filters by group"),
         (r"p\d+p\d+\w*", "axes joined"),
         (r"p\w+c", "axis in chunks"), (r"p\w+t", "tail one at a time"),
+        (r"p\w+f", "tail a few at a time"),
     ):  # fmt: skip
         found |= {what} if any(re.fullmatch(pattern, name) for name in names) else set()
     found |= (

@@ -6,8 +6,8 @@ Winograd's quarters of F(2, 3) too, so results of strict strategies must be equa
 and tail bugs show at tolerance 0. Normal numbers against float64 keep the strategy's budget for the
 node, a relative L2 error. Fourier transforms are not exact on integers: their results are compared
 when they are rounded to integers. ``--shapes N``: how many accepted shapes each strategy gets in
-each role; further sizes of one strategy (winograd_f2 and f6 beside f4, fft_8, 16, 32) and the one
-for reference get a part of them.
+each role; further sizes of one strategy (winograd_f2 and f6 beside f4, the same tiles over phases,
+fft_8, 16, 32) and the one for reference get a part of them.
 """
 
 from __future__ import annotations
@@ -31,12 +31,13 @@ from netloom.compiler.targets.cpu.machine import host_cpus
 from netloom.compiler.tensor_type import FLOAT32, TensorType
 from netloom.runtime.session import Session
 
-from .convolutions import CORNERS, ROLES, Array, Convolution, add_node, drawn, exact
+from .convolutions import CORNERS, ROLES, Array, Convolution, add_node, drawn, exact, strided
 from .coverage import variants
 
 PROGRAM = 10  # shapes that are compiled as one program: independent nodes, none sees another
 PART = {  # one in so many of the shapes asked for
-    "winograd_f2": 2, "winograd_f6": 3, "fft_8": 10, "fft_16": 15, "fft_32": 30, "toeplitz": 15,
+    "winograd_f2": 2, "winograd_f6": 3, "winograd_phases_4": 10, "winograd_phases_6": 10,
+    "winograd_phases_8": 30, "fft_8": 10, "fft_16": 15, "fft_32": 30, "toeplitz": 15,
 }  # fmt: skip
 COVERING = 100  # so many shapes reach all code: more of them need not be planned once more
 MOST_DRAWS = 300  # one after another that the strategy may refuse
@@ -70,6 +71,7 @@ VARIANTS = {
     "tail in work items",
     "tail in loops",
     "tail one at a time",
+    "tail a few at a time",
     "padding lanes stored",
     # axes
     "channel blocks summed",
@@ -179,6 +181,11 @@ def is_rounded(strategy: str) -> bool:
     return strategy.startswith("fft")
 
 
+def has_phases(strategy: str) -> bool:
+    """Whether a strategy is for strides alone."""
+    return strategy.startswith("winograd_phases")
+
+
 def part_of(shapes: int, strategy: str) -> int:
     """How many of the shapes that were asked for a strategy gets."""
     return -(-shapes // PART.get(strategy, 1))
@@ -276,7 +283,8 @@ def levels() -> list[str]:
 def accepted(strategy: str, role: str, reasons: set[str]) -> Iterator[Convolution]:
     """Random shapes that the strategy computes; ``reasons`` collects those against the others."""
     misses = 0
-    for case in drawn(np.random.default_rng(crc32(f"{strategy} {role}".encode()))):
+    draws = strided if has_phases(strategy) else drawn
+    for case in draws(np.random.default_rng(crc32(f"{strategy} {role}".encode()))):
         reason = rejection(strategy, role, case)
         if reason is None:
             misses = 0
@@ -361,7 +369,9 @@ def test_every_shape_is_right(strategy: str, role: str, shapes: int) -> None:
     assert not [str(outcome) for outcome in outcomes if not outcome.error <= outcome.budget]
 
 
-@pytest.mark.parametrize("strategy", ["winograd_f2", "winograd_f4", "winograd_f6"])
+@pytest.mark.parametrize(
+    "strategy", ["winograd_f2", "winograd_f4", "winograd_f6", "winograd_phases_6"]
+)
 @pytest.mark.parametrize("role", ["forward", "input_gradient"])
 def test_every_shape_is_right_in_bands(
     strategy: str, role: str, shapes: int, monkeypatch: pytest.MonkeyPatch
@@ -408,15 +418,16 @@ def _one_element_off(operands: tuple[Array, Array]) -> tuple[Array, Array]:
 @each_pair
 def test_a_wrong_operand_and_wrong_padding_are_found(strategy: str, role: str) -> None:
     """The comparison sees one weight that is off by one, and zeros on the wrong side."""
-    assert rejection(strategy, role, CONTROL) is None
-    found = of_number(run(strategy, role, [CONTROL], "host"), 0)
-    right = data(role, CONTROL)
+    control = replace(CONTROL, stride=(2, 2)) if has_phases(strategy) else CONTROL
+    assert rejection(strategy, role, control) is None
+    found = of_number(run(strategy, role, [control], "host"), 0)
+    right = data(role, control)
     changed = {method: _one_element_off(operands) for method, operands in right.items()}
-    same = compared(strategy, role, CONTROL, "host", found, right)
+    same = compared(strategy, role, control, "host", found, right)
     assert same.error <= same.budget and (same.differing == 0 or not same.is_exact)
     for outcome in (
-        compared(strategy, role, CONTROL, "host", found, changed),
-        compared(strategy, role, replace(CONTROL, lo=CONTROL.hi, hi=CONTROL.lo), "host", found,
+        compared(strategy, role, control, "host", found, changed),
+        compared(strategy, role, replace(control, lo=control.hi, hi=control.lo), "host", found,
                  right),
     ):  # fmt: skip
         assert outcome.differing and outcome.error > 100 * outcome.budget

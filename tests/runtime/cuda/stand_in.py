@@ -31,6 +31,7 @@ class Node:
     grid: tuple[int, ...]
     arguments: tuple[int, ...]
     after: tuple[Node, ...]
+    shared: int
 
 
 @dataclass
@@ -50,6 +51,9 @@ class StandIn:
     )
     CUdevice_attribute = SimpleNamespace(
         **{f"CU_DEVICE_ATTRIBUTE_{name}": value for name, value in ATTRIBUTES.items()}
+    )
+    CUfunction_attribute = SimpleNamespace(
+        CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES="most dynamic shared"
     )
     CUevent_flags = SimpleNamespace(CU_EVENT_DISABLE_TIMING=2)
     CUstream = int
@@ -133,6 +137,10 @@ class StandIn:
     def cuModuleGetFunction(self, module: bytes, name: bytes) -> Any:
         return OK, name.decode()
 
+    def cuFuncSetAttribute(self, function: str, kind: str, value: int) -> Any:
+        self.log.append(("attribute", function, kind, value))
+        return (OK,)
+
     def cuGraphCreate(self, flags: int) -> Any:
         return OK, Graph()
 
@@ -147,9 +155,9 @@ class StandIn:
             node.gridDimZ,
             node.blockDimY,
             node.blockDimZ,
-            node.sharedMemBytes,
-        ) == (1, 1, 1, 1, 0)
-        return Node(node.func, (node.gridDimX, node.blockDimX), arguments, tuple(after))
+        ) == (1, 1, 1, 1)
+        grid = (node.gridDimX, node.blockDimX)
+        return Node(node.func, grid, arguments, tuple(after), node.sharedMemBytes)
 
     def cuGraphAddKernelNode(
         self, graph: Graph, after: Sequence[Node], count: int, node: Any

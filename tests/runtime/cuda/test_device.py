@@ -48,7 +48,7 @@ def test_a_graph_has_the_edges_and_arguments_asked_for(driver: StandIn) -> None:
     device = CudaDevice()
     places = [device.allocate(16) for _ in range(4)]
     device.upload(places[0], np.arange(4, dtype=np.float32))
-    function = device.load("scale", {"sm_80": b"", "sm_90a": b"code"})
+    function = device.load("scale", {"sm_80": b"", "sm_90a": b"code"}, {})
     calls = [Call(function, 3, 256, (places[i], places[i + 1]), (4,), 7) for i in range(3)]
     graph = device.capture(calls, [(), (0,), (1, 0)])
     assert [tuple(graph.nodes.index(n) for n in node.after) for node in graph.nodes] == [
@@ -71,6 +71,19 @@ def test_a_graph_has_the_edges_and_arguments_asked_for(driver: StandIn) -> None:
     assert driver.log[-2:] == [("destroy executable",), ("destroy graph",)]
 
 
+def test_shared_memory_beyond_a_blocks_own_is_asked_for(driver: StandIn) -> None:
+    """Once for the kernel, and by each launch; what another architecture needs is not."""
+    device = CudaDevice()
+    cubins = {"sm_80": b"", "sm_90a": b"code"}
+    large = device.load("scale", cubins, {"sm_90a": 98304})
+    assert driver.log == [("attribute", "scale", "most dynamic shared", 98304)]
+    small = device.load("scale", cubins, {"sm_80": 65536})
+    assert len(driver.log) == 1
+    place = device.allocate(16)
+    calls = [Call(function, 1, 256, (place, place), (4,), 7) for function in (large, small)]
+    assert [node.shared for node in device.capture(calls, [(), (0,)]).nodes] == [98304, 0]
+
+
 def test_a_stream_is_waited_for_by_an_event(driver: StandIn) -> None:
     device = CudaDevice()
     device.wait_for(12345)
@@ -85,7 +98,8 @@ def test_a_stream_is_waited_for_by_an_event(driver: StandIn) -> None:
 def test_times_are_those_of_events_around_replays(driver: StandIn) -> None:
     device = CudaDevice()
     place = device.allocate(16)
-    graph = device.capture([Call("scale", 1, 256, (place, place), (4,), 7)] * 3, [(), (0,), (1,)])
+    function = device.load("scale", {"sm_90a": b""}, {})
+    graph = device.capture([Call(function, 1, 256, (place, place), (4,), 7)] * 3, [(), (0,), (1,)])
     assert device.seconds(graph, 10) == pytest.approx(6e-3)
     facts = device.facts()
     assert (

@@ -53,6 +53,7 @@ class FakeDevice:
         self.clock, self.fails = clock, fails
         self.live: dict[int, int] = {}
         self.uploaded: list[Any] = []
+        self.blocks: list[int] = []
         self._next = 1 << 20
 
     def allocate(self, size: int) -> int:
@@ -75,7 +76,7 @@ class FakeDevice:
 
     def synchronize(self) -> None: ...
 
-    def load(self, name: str, cubins: Mapping[str, bytes]) -> Any:
+    def load(self, name: str, cubins: Mapping[str, bytes], shared: Mapping[str, int]) -> Any:
         if name == self.fails:
             raise DeviceError("the CUDA driver reports CUDA_ERROR_INVALID_IMAGE.")
         return name
@@ -90,6 +91,7 @@ class FakeDevice:
     def release(self, graph: Any) -> None: ...
 
     def seconds(self, graph: Any, times: int) -> float:
+        self.blocks.append(times)
         return self.clock[graph]
 
     def facts(self) -> Mapping[str, Any]:
@@ -235,6 +237,17 @@ def test_weights_are_made_where_they_are_timed(file: Path) -> None:
 
 
 @needs_compiler
+def test_blocks_of_short_kernels_have_more_replays(file: Path) -> None:
+    (layer, *_) = tune.read_candidates(file).layers
+    device = FakeDevice(clock_of(tune.read_candidates(file), {"direct": 2e-5, "winograd_f4": 1e-9}))
+    tune.measure(layer, device, rounds=1, replays=20)
+    places = {name: place for place, name in enumerate(layer.programs)}
+    first, counted = device.blocks[: len(places)], device.blocks[len(places) :]
+    assert set(first) == {20} and counted[places["direct"]] == 100
+    assert counted[places["winograd_f4"]] == 1000 and counted[places["winograd_f2"]] == 20
+
+
+@needs_compiler
 def test_a_candidate_that_fails_has_no_time_and_is_not_chosen(file: Path, tmp_path: Path) -> None:
     candidates = tune.read_candidates(file)
     broken = parse_program(candidates.layers[0].programs["winograd_f4"]).kernels[0].name
@@ -247,6 +260,53 @@ def test_a_candidate_that_fails_has_no_time_and_is_not_chosen(file: Path, tmp_pa
     assert any("winograd_f4: the CUDA driver reports" in line for line in said)
     tuner = read_times(tmp_path / "t.json", "f32", ARCHITECTURES)
     assert strategies_chosen(CudaOptions(accuracy="fast", tuner=tuner))[0] == "winograd_f2"
+
+
+@needs_compiler
+def test_a_run_goes_on_where_the_table_stops(
+    file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A layer whose process died has no times, is not begun again, and leaves the choice to the
+    prediction; what there was no time for comes later."""
+    candidates, path = tune.read_candidates(file), tmp_path / "t.json"
+    device = FakeDevice(clock_of(candidates, {"winograd_f4": 1e-5}))
+
+    def died(*arguments: Any) -> Any:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patched, pytest.raises(KeyboardInterrupt):
+        patched.setattr(tune, "measure", died)
+        tune.run(file, path, lambda: device)
+    said: list[str] = []
+    tune.run(file, path, lambda: device, say=said.append, seconds=-1)
+    assert said[-1] == "no time for 1 layers"
+    table = tune.run(file, path, lambda: device)
+    assert [set(row["seconds"].values()) for row in table["layers"]] == [{None}, {1e-5, 1.0}]
+    assert json.loads(path.read_text()) == table
+    tuner = read_times(path, "f32", ARCHITECTURES)
+    assert strategies_chosen(CudaOptions(accuracy="fast", tuner=tuner))[2] == "winograd_f4"
+    device.name = "Another"  # of which the table does not tell
+    monkeypatch.setattr(device, "facts", lambda: {"name": "Another", "capability": "9.0"})
+    assert None not in tune.run(file, path, lambda: device)["layers"][0]["seconds"].values()
+
+
+@needs_compiler
+def test_a_device_that_does_not_answer_ends_the_run(
+    file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its table has no times that such a device gave."""
+    candidates = tune.read_candidates(file)
+    broken = parse_program(candidates.layers[0].programs["winograd_f4"]).kernels[0].name
+    device = FakeDevice(clock_of(candidates, {}), fails=broken)
+
+    def lost() -> None:
+        raise DeviceError("the CUDA driver reports CUDA_ERROR_ILLEGAL_ADDRESS.")
+
+    monkeypatch.setattr(device, "synchronize", lost)
+    monkeypatch.setattr(device, "upload", lambda address, array: None)
+    assert tune.main([str(file), "-o", str(tmp_path / "t.json")], lambda: device) == 4
+    (row,) = json.loads((tmp_path / "t.json").read_text())["layers"]
+    assert set(row["seconds"].values()) == {None}
 
 
 @needs_compiler

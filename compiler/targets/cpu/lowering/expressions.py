@@ -131,6 +131,11 @@ class Expressions:
             and slope_along(first, LANE) == 1
             and not any(isinstance(part, ir.Value) and is_vector(part) for part in made)
         )
+        return self.memory.load_at(load.buffer, self._offset(load, made, is_row), is_row)
+
+    def _offset(self, load: Load, made: Sequence[Any], is_row: bool) -> Any:
+        """The element number of a load whose computed index parts are made; ``is_row``: that of
+        the first lane."""
         offset: Any = 0
         for size, part in zip(load.buffer.shape, made, strict=True):
             offset = self.indices.times(offset, self.indices.extent(size))
@@ -138,7 +143,15 @@ class Expressions:
                 at = dim.substitute(part, {LANE: 0}) if is_row else part
                 part = self.indices.extent(at)
             offset = self.indices.plus(offset, part)
-        return self.memory.load_at(load.buffer, offset, is_row)
+        return offset
+
+    def prefetch(self, element: Load) -> None:
+        """A hint that an element, the same in all lanes, is read soon."""
+        if not element.index_expressions:
+            self.memory.prefetch(element.buffer, element.buffer.offset(element.extents))
+            return
+        made = [self.value(part) if isinstance(part, Expr) else part for part in element.index]
+        self.memory.prefetch_at(element.buffer, self._offset(element, made, is_row=False))
 
     def _guarded(self, node: Guarded) -> Operand:
         flag, mask = self.indices.conditions(node.conditions)

@@ -38,6 +38,8 @@ from .representation import (
 from .shuffles import picked, spread, transposed
 
 LINE = 64  # bytes of a cache line
+# llvm.prefetch's locality for the second cache, which has more lines under way than the first
+SECOND_CACHE = 2
 
 
 @dataclass(frozen=True)
@@ -230,6 +232,21 @@ class Memory:
         if self.indices.mask is None:
             return make()
         return self.f.lazily(self.b.extract_element(self.indices.mask, I32(lane)), make, kind)
+
+    # -- hints -------------------------------------------------------------------------------------
+
+    def prefetch(self, buffer: Buffer, extent: Extent) -> None:
+        """A hint for the element at an offset that loop variables decide."""
+        self._prefetch(self._address(buffer, extent))
+
+    def prefetch_at(self, buffer: Buffer, offset: Any) -> None:
+        """The same at an offset that was computed at run time."""
+        self._prefetch(self._pointer(buffer, offset))
+
+    def _prefetch(self, address: Operand) -> None:
+        """Into the second cache, to be read; an address outside all memory is no error."""
+        function = self.f.intrinsic("llvm.prefetch.p0", ir.VoidType(), [PTR, I32, I32, I32])
+        self.b.call(function, [address, I32(0), I32(SECOND_CACHE), I32(1)])
 
     # -- stores ------------------------------------------------------------------------------------
 

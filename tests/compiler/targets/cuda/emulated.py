@@ -48,12 +48,12 @@ def ptx_of(
 
 
 def ptx(source: KernelSource, architecture: str) -> str:
-    """What an architecture runs."""
-    own = source.of(architecture)
+    """The best that an architecture may run."""
+    best, *others = source.of(architecture)
     return (
-        compile_kernel(source, ()).ptx
-        if own is source
-        else cuda_compile.ptx_of(own, "kernel", architecture)
+        cuda_compile.ptx_of(best, "kernel", architecture)
+        if others
+        else compile_kernel(source, ()).ptx
     )
 
 

@@ -1,0 +1,232 @@
+"""winograd_phases_4, _6, _8: strided convolutions by Winograd's minimal filtering, with tiles of at
+most so many inputs along an axis.
+
+A convolution of stride s is one of stride 1 over the phases of its image, which become channels
+(the idea of Yepez and Ko, "Stride 2 1-D, 2-D, and 3-D Winograd for Convolutional Neural Networks",
+IEEE TVLSI 28, 2020). With strides s and t, a = lo div (s, t), b = lo mod (s, t) and k x l taps:
+
+    x'[n, (g, p, q, c), i, j] = x[n, (g, c), i s + p - b0, j t + q - b1]
+    w'[o, (p, q, c), i, j] = w[o, c, i s + p, j t + q], zero behind the last tap
+    y[n, o, i, j] = sum over c', u, v of x'[n, c', i + u - a0, j + v - a1] w'[o, c', u, v]
+
+so w' has s t times the channels and ceil(k / s) x ceil(l / t) taps. 7 x 7 taps at stride 2 are 4
+phases of 4 x 4 taps, and need 4 * 36 products for 9 outputs instead of 9 * 49; 5 x 5 taps 4 * 36
+for 16 instead of 16 * 25; 11 x 11 taps at stride 4 16 * 36 for 16 instead of 16 * 121. Both
+gradients are those of the convolution of stride 1, of which the phases are put back in place.
+
+Along each axis a tile has as many outputs as make the fewest products in all. Errors are those of
+Winograd's tiles with as many inputs: zero taps and phases change the length of sums alone.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from math import prod
+
+import numpy as np
+
+from ..constant import Constant
+from ..graph import Builder, Graph, Node, Value
+from ..op import Array
+from ..ops.tiles import Pair, TileAttrs
+from . import tiles, winograd
+from .strategy import Cost, Strategy, geometry, nominal
+
+# times the phases' bytes: what picking channels one by one costs, where no vector has them together
+# (measured: the first layers of six networks)
+GATHERED = 6
+
+
+@dataclass(frozen=True)
+class _Phases:
+    """A strided convolution's node, and the node of stride 1 over its phases, which is in no
+    graph."""
+
+    node: Node
+    inner: Node
+    skipped: Pair  # zeros before the image that the first phases begin with
+
+    @property
+    def stride(self) -> Pair:
+        stride: Pair = self.node.attrs.stride
+        return stride
+
+
+def _phases(node: Node) -> _Phases:
+    attrs, of = node.attrs, geometry(node)
+    strides, lo = attrs.stride, attrs.lo
+    taps = tuple(-(-k // s) for k, s in zip(of.w.type.static_shape[2:], strides, strict=True))
+    begin = tuple(before // s for before, s in zip(lo, strides, strict=True))
+    skipped = lo[0] % strides[0], lo[1] % strides[1]
+    spatial = tuple(
+        -(-(e + b) // s) for e, b, s in zip(nominal(of.x)[2:], skipped, strides, strict=True)
+    )
+    behind = tuple(
+        out + k - 1 - e - a
+        for out, k, e, a in zip(nominal(of.y)[2:], taps, spatial, begin, strict=True)
+    )
+    count = prod(strides)
+    x = Value(of.x.type.with_shape((of.x.shape[0], of.x.shape[1] * count, *spatial)))
+    w = Value(of.w.type.with_shape((of.w.shape[0], of.w.shape[1] * count, *taps)))
+    found = replace(attrs, stride=(1, 1), lo=begin, hi=behind)
+    match node.op.name:
+        case "conv":
+            values, output = (x, w), of.y
+        case "conv_input_gradient":
+            found, values, output = replace(found, spatial=spatial), (of.y, w), x
+        case _:
+            found, values, output = replace(found, kernel=taps), (x, of.y), w
+    return _Phases(node, Node(node.op, values, found, (output,), node.label), skipped)
+
+
+def _rejects(most: int, _graph: Graph, node: Node) -> str | None:
+    attrs, of = node.attrs, geometry(node)
+    if len(attrs.stride) != 2:
+        return f"it has {len(attrs.stride)} spatial axes; tiles are for two"
+    if attrs.stride == (1, 1):
+        return "its stride is (1, 1), which has one phase: the image"
+    if attrs.dilation != (1, 1):
+        return f"its dilation is {attrs.dilation}; it must be 1"
+    if not all(isinstance(extent, int) for extent in (*of.x.shape[2:], *of.y.shape[2:])):
+        return "its height or width is a free dim"
+    inner = _phases(node).inner
+    taps = geometry(inner).w.type.static_shape[2:]
+    if max(taps) > most:
+        return f"its phases have {list(taps)} taps; a tile has {most} inputs along an axis"
+    reason = tiles.rejects(inner)
+    return None if reason is None else f"over its phases, {reason}"
+
+
+def _form(most: int, inner: Node) -> TileAttrs:
+    """The tiles that make the fewest products of all outputs."""
+    of = geometry(inner)
+    made = of.x if inner.op.name == "conv_input_gradient" else of.y
+    extents, taps = nominal(made)[2:], of.w.type.static_shape[2:]
+    down, across = (_outputs(most, e, k) for e, k in zip(extents, taps, strict=True))
+    return TileAttrs((down, across), (taps[0], taps[1]))
+
+
+def _outputs(most: int, extent: int, taps: int) -> int:
+    """Outputs of a tile along an axis."""
+
+    def products(m: int) -> int:
+        return -(-extent // m) * (m + taps - 1)
+
+    return min(range(1, most - taps + 2), key=products) if taps > 1 else 1
+
+
+def _cost(most: int, graph: Graph, node: Node, batch: int) -> Cost:
+    """That of the convolution of stride 1, and of the passes that make the phases or put them
+    back."""
+    inner, is_constant = _phases(node).inner, tiles.has_constant_weights(graph, node)
+    found = winograd.cost(_form(most, inner), inner, batch, is_constant)
+    moved = 0.0
+    for part in map(geometry, (node, inner)):
+        moved += prod(nominal(part.x, batch)) + (0 if is_constant else prod(nominal(part.w)))
+    if nominal(geometry(node).x)[1] // node.attrs.groups % tiles.BLOCK:
+        moved += GATHERED * prod(nominal(geometry(inner).x, batch))
+    return replace(found, bytes=found.bytes + 4.0 * moved)
+
+
+def _expand(most: int, b: Builder, graph: Graph, node: Node, inputs: Sequence[Value]) -> Value:
+    phases = _phases(node)
+    form, (first, second) = _form(most, phases.inner), inputs
+
+    def expanded(*operands: Value, constant: Constant | None = None) -> Value:
+        return tiles.expand("winograd", form, b, phases.inner, operands, constant)
+
+    if node.op.name == "conv_weight_gradient":
+        return _joined_weights(b, phases, expanded(_split_image(b, phases, first), second))
+    constant = graph.constant_of(node.inputs[1])
+    if constant is None:
+        second = _split_weights(b, phases, second)
+    else:
+        constant = Constant(_split_constant(phases, constant.array))
+    if node.op.name == "conv_input_gradient":
+        return _joined_image(b, phases, expanded(first, second, constant=constant))
+    return expanded(_split_image(b, phases, first), second, constant=constant)
+
+
+# -- the image: [n, (g, c), (h, p), (w, q)] and [n, (g, p, q, c), h, w] ----------------------------
+
+
+def _split_image(b: Builder, phases: _Phases, x: Value) -> Value:
+    n, channels, *extents = x.shape
+    groups, (s, t) = phases.node.attrs.groups, phases.stride
+    h, w = geometry(phases.inner).x.type.shape[2:]
+    behind = (h * s - phases.skipped[0] - extents[0], w * t - phases.skipped[1] - extents[1])
+    if any((*phases.skipped, *behind)):
+        x = b("pad", x, lo=(0, 0, *phases.skipped), hi=(0, 0, *behind), value=0.0)
+    split = b("reshape", x, shape=(n, groups, channels // groups, h, s, w, t))
+    turned = b("transpose", split, permutation=(0, 1, 4, 6, 2, 3, 5))
+    return b("reshape", turned, shape=(n, channels * s * t, h, w), label=phases.node.label)
+
+
+def _joined_image(b: Builder, phases: _Phases, made: Value) -> Value:
+    output = phases.node.output
+    n, channels = output.shape[:2]
+    groups, (s, t) = phases.node.attrs.groups, phases.stride
+    h, w = made.shape[2:]
+    split = b("reshape", made, shape=(n, groups, s, t, channels // groups, h, w))
+    turned = b("transpose", split, permutation=(0, 1, 4, 5, 2, 6, 3))
+    whole = b("reshape", turned, shape=(n, channels, h * s, w * t))
+    if whole.shape == output.shape:
+        return whole
+    start = (0, 0, *phases.skipped)
+    return b("slice", whole, start=start, size=output.shape, step=(1,) * 4, label=output.label)
+
+
+# -- the weights: [o, c, (k, p), (l, q)] and [o, (p, q, c), k, l] ----------------------------------
+
+
+def _more_taps(phases: _Phases) -> Pair:
+    """Zero taps behind the last ones, with which every phase has as many."""
+    taps = geometry(phases.inner).w.type.static_shape[2:]
+    kernel = geometry(phases.node).w.type.static_shape[2:]
+    s, t = phases.stride
+    return taps[0] * s - kernel[0], taps[1] * t - kernel[1]
+
+
+def _split_constant(phases: _Phases, w: Array) -> Array:
+    o, c, *_ = w.shape
+    (s, t), taps = phases.stride, geometry(phases.inner).w.type.static_shape[2:]
+    padded = np.pad(w, [(0, 0), (0, 0), *((0, more) for more in _more_taps(phases))])
+    split = padded.reshape(o, c, taps[0], s, taps[1], t).transpose(0, 3, 5, 1, 2, 4)
+    return split.reshape(o, s * t * c, *taps)
+
+
+def _split_weights(b: Builder, phases: _Phases, w: Value) -> Value:
+    o, c, *_ = w.shape
+    (s, t), taps = phases.stride, geometry(phases.inner).w.type.static_shape[2:]
+    if any(more := _more_taps(phases)):
+        w = b("pad", w, lo=(0, 0, 0, 0), hi=(0, 0, *more), value=0.0)
+    split = b("reshape", w, shape=(o, c, taps[0], s, taps[1], t))
+    turned = b("transpose", split, permutation=(0, 3, 5, 1, 2, 4))
+    return b("reshape", turned, shape=(o, c * s * t, *taps), label=phases.node.label)
+
+
+def _joined_weights(b: Builder, phases: _Phases, made: Value) -> Value:
+    output = phases.node.output
+    o, c = output.shape[:2]
+    (s, t), taps = phases.stride, made.shape[2:]
+    split = b("reshape", made, shape=(o, s, t, c, *taps))
+    turned = b("transpose", split, permutation=(0, 3, 4, 1, 5, 2))
+    whole = b("reshape", turned, shape=(o, c, taps[0] * s, taps[1] * t))
+    if whole.shape == output.shape:
+        return whole
+    return b("slice", whole, start=(0,) * 4, size=output.shape, step=(1,) * 4, label=output.label)
+
+
+def _strategy(most: int) -> Strategy:
+    return Strategy(
+        f"winograd_phases_{most}",
+        f"Winograd's minimal filtering over the phases of a stride, tiles of at most {most} inputs",
+        lambda graph, node: _rejects(most, graph, node),
+        lambda graph, node, batch: _cost(most, graph, node, batch),
+        lambda b, graph, node, inputs: _expand(most, b, graph, node, inputs),
+        lambda _node: winograd.level(most),
+    )
+
+
+WINOGRAD_PHASES_4, WINOGRAD_PHASES_6, WINOGRAD_PHASES_8 = map(_strategy, (4, 6, 8))

@@ -1,0 +1,78 @@
+"""The cases of benchmarks/gpu.py: weights that compress, exact results, and the full size."""
+
+from __future__ import annotations
+
+import json
+import lzma
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import pytest
+
+from netloom.benchmarks.gpu_cases import VGG, Case, case_from, cases, error_of, inputs_of
+from netloom.benchmarks.gpu_networks import Periodic
+
+
+def test_periodic_weights_compress_and_have_the_variance_of_random_ones() -> None:
+    values = Periodic().standard_normal((512, 256, 3, 3))
+    assert abs(float(values.std()) - 1) < 0.1 and abs(float(values.mean())) < 0.1
+    assert len(lzma.compress(values.tobytes(), preset=1)) < values.nbytes / 100
+    assert len({values[o, :61].tobytes() for o in range(61)}) == 61
+
+
+def matmul(x: Any, w: Any) -> Any:
+    return x @ w
+
+
+def conv(x: Any, w: Any) -> Any:
+    padded = np.pad(x, ((0, 0), (0, 0), (1, 1), (1, 1)))
+    windows = np.lib.stride_tricks.sliding_window_view(padded, (3, 3), (2, 3))
+    return np.einsum("ncyxij,ocij->noyx", windows, w)
+
+
+def softmax(x: Any) -> Any:
+    return np.exp(x) / np.exp(x).sum(-1, keepdims=True)
+
+
+def attention(q: Any, k: Any, v: Any) -> Any:
+    return softmax(q @ np.swapaxes(k, 2, 3) * q.shape[-1] ** -0.5) @ v
+
+
+MEANINGS: dict[str, Callable[..., Any]] = {
+    "matmul": matmul, "conv": conv, "attention": attention, "softmax": softmax,
+    "add": np.add, "transpose": np.transpose,
+    "relu": lambda x: np.maximum(x, 0),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("case", cases("toy"), ids=lambda case: case.name)
+def test_the_check_finds_wrong_results(case: Case) -> None:
+    """Against NumPy, and off by a hundredth."""
+    inputs = inputs_of(case)
+    y = MEANINGS[case.kind](*(array.astype(np.float64) for array in inputs.values()))
+    assert y.shape == case.output
+    assert case.bytes == 4 * (y.size + sum(array.size for array in inputs.values()))
+    assert error_of(case, inputs, y) <= 1e-12
+    assert error_of(case, inputs, y * 1.01) > 5e-3
+
+
+def test_the_full_size() -> None:
+    names = [case.name for case in cases("full")]
+    assert len(set(names)) == len(names)
+    products = {case.x[0] for case in cases("full") if case.kind == "matmul"}
+    assert products == {1024, 2048, 4096, 8192}
+    vgg = sum(
+        case.flops for case in cases("full") if "vgg" in case.name and "n1 direct" in case.name
+    )
+    assert vgg == pytest.approx(2 * 9 * sum(c * o * e * e for c, o, e in VGG))
+
+
+def test_attention_counts_both_of_its_products() -> None:
+    (case,) = [case for case in cases("full") if case.name == "attention 4x32 2048-2048 128"]
+    assert case.flops == 2 * (2 * 4 * 32 * 2048 * 2048 * 128)
+
+
+def test_cases_come_back_from_json() -> None:
+    for case in cases("full"):
+        assert case_from(json.loads(json.dumps(vars(case)))) == case
