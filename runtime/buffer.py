@@ -116,11 +116,12 @@ class Tensors:
         for tensor, array, dtype in zip(tensors, arrays, dtypes, strict=True):
             shape = (ctypes.c_int64 * array.ndim)(*array.shape)
             shapes.append(shape)
-            tensor.data = array.ctypes.data
+            tensor.data = array.__array_interface__["data"][0]  # half the time of array.ctypes
             tensor.device.device_type = 1
             tensor.ndim = array.ndim
-            tensor.dtype.code, tensor.dtype.bits = abi.DLPACK_CODES[dtype]
-            tensor.dtype.lanes = 1
+            kind = tensor.dtype
+            kind.code, kind.bits = abi.DLPACK_CODES[dtype]
+            kind.lanes = 1
             tensor.shape = ctypes.addressof(shape)
         self.pointer = ctypes.addressof(tensors)
         self.count = len(arrays)
