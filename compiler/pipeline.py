@@ -24,6 +24,7 @@ from .passes.fold_batchnorm import fold_batchnorm
 from .passes.fold_constants import fold_constants
 from .passes.freeze_states import freeze_states
 from .passes.simplify import simplify
+from .passes.trim_kernels import trim_kernels
 from .text import is_identical, print_graph
 from .verify import Verified, verify
 
@@ -128,7 +129,9 @@ GRAPH_PASSES: tuple[Pass, ...] = (
     Pass("simplify", simplify, after=("decompose", "fold_constants"), why="identities have constants in them"),
     Pass("fold_batchnorm", fold_batchnorm, after=("decompose", "fold_constants", "simplify"),
          why="a batch_norm must be one mul and one add by constants"),
-    Pass("fold_new_constants", fold_constants, after=("simplify", "fold_batchnorm"),
+    Pass("trim_kernels", trim_kernels, after=("freeze_states", "fold_constants"),
+         why="weights that are constants are known to be finite"),
+    Pass("fold_new_constants", fold_constants, after=("simplify", "fold_batchnorm", "trim_kernels"),
          why="rules leave constants behind"),
     Pass("eliminate_common", eliminate_common, after=("simplify", "fold_new_constants"),
          why="nodes are equal more often in their simplest form"),

@@ -9,6 +9,7 @@ from __future__ import annotations
 import ctypes
 import importlib.util
 import math
+import struct
 from collections.abc import Sequence
 from functools import cache
 from typing import Any, TypeAlias
@@ -105,6 +106,11 @@ def check_bindable(name: str, value: Any, port: PortInfo, writable: bool) -> Arr
     return value
 
 
+# a DLTensor as DLPack has it: data, device, ndim, dtype, shape, strides, offset; packed whole, for
+# ctypes makes an object for each field of a field
+_FIELDS = struct.Struct("@PiiiBBHPPQ")
+
+
 class Tensors:
     """A C array of DLTensors over NumPy arrays, which it keeps alive."""
 
@@ -112,16 +118,15 @@ class Tensors:
 
     def __init__(self, arrays: Sequence[Array], dtypes: Sequence[str]) -> None:
         tensors = (DLTensor * len(arrays))()
-        shapes = []
-        for tensor, array, dtype in zip(tensors, arrays, dtypes, strict=True):
-            shape = (ctypes.c_int64 * array.ndim)(*array.shape)
-            shapes.append(shape)
-            tensor.data = array.ctypes.data
-            tensor.device.device_type = 1
-            tensor.ndim = array.ndim
-            tensor.dtype.code, tensor.dtype.bits = abi.DLPACK_CODES[dtype]
-            tensor.dtype.lanes = 1
-            tensor.shape = ctypes.addressof(shape)
+        extents = [extent for array in arrays for extent in array.shape]
+        shapes = (ctypes.c_int64 * len(extents))(*extents)
+        place, shape = 0, ctypes.addressof(shapes)
+        for array, dtype in zip(arrays, dtypes, strict=True):
+            data = array.__array_interface__["data"][0]  # half the time of array.ctypes
+            code, bits = abi.DLPACK_CODES[dtype]
+            _FIELDS.pack_into(tensors, place, data, 1, 0, array.ndim, code, bits, 1, shape, 0, 0)
+            place += _FIELDS.size
+            shape += 8 * array.ndim
         self.pointer = ctypes.addressof(tensors)
         self.count = len(arrays)
         self._kept = (tensors, shapes, arrays)

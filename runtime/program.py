@@ -14,6 +14,7 @@ import stat
 import struct
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any, Final
 
@@ -31,11 +32,11 @@ class PortInfo:
     dtype: str
     shape: tuple[int | str, ...]
 
-    @property
+    @cached_property
     def is_static(self) -> bool:
         return all(isinstance(extent, int) for extent in self.shape)
 
-    @property
+    @cached_property
     def static_shape(self) -> tuple[int, ...]:
         return tuple(int(extent) for extent in self.shape)
 

@@ -54,11 +54,15 @@ def band_loops(
     return _Bands(transforms, k, machine).loops(item)
 
 
-def reason_against(kept: int, tiles: int, channels: int, filters: int, groups: int) -> str | None:
-    """Why three kernels are faster than bands, for so many entries of a tile, tiles in all,
+def reason_against(
+    kept: int, images: int, tiles: int, channels: int, filters: int, groups: int
+) -> str | None:
+    """Why three kernels are faster than bands, for so many entries of a tile, images, tiles in all,
     channels and filters; None if they are not (measured: benchmarks/layers.py)."""
     if groups != 1:
         return f"it has {groups} groups"
+    if tiles < FEWEST_ROWS * images:
+        return "bands end with their image, which has too few tiles to read all weights for"
     if _fitting(kept, channels) < LEAST_TILES:
         return f"{LEAST_TILES} tiles of {channels} channels leave the second cache"
     if 4 * kept * channels * filters > MOST_WEIGHTS:

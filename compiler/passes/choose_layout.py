@@ -20,6 +20,7 @@ from ..op import OPS
 PACKED_ROWS, PACKED_BYTES = 128, 2 << 20  # of a product whose right operand is packed at run time
 # of a right operand whose columns are made contiguous, their length, rows of the left one
 FEW_COLUMNS, LONG, SKINNY_ROWS = 8, 64, 64
+PADDED = 1.25  # columns in panels, padding and all, for each one that is there
 ALGORITHMS = ("winograd", "fft")  # tile by tile: the names that the ops of ops/tiles.py begin with
 # these read vectors of the last axis, wherever they lie
 PANEL_READERS = tuple(
@@ -239,10 +240,12 @@ def _product(b: Builder, graph: Graph, node: Node, inputs: list[Value]) -> Seque
         left = _plain(b, left)
     if not _in_panels(right):
         is_constant = graph.constant_of(node.inputs[1]) is not None
-        is_packed = not node.attrs.transpose_b and (
-            is_constant or is_transformed or _is_worth_packing(node)
-        )
-        if _is_skinny(node, is_constant) and not is_transformed:
+        is_packed = is_constant or is_transformed or _is_worth_packing(node)
+        if node.attrs.transpose_b:
+            right = _plain(b, right)
+            if is_constant and _has_full_columns(graph, node):
+                right = _reordered(b, right, _columns_in_panels(right))
+        elif _is_skinny(node, is_constant) and not is_transformed:
             right = _reordered(b, _plain(b, right), _by_columns(right))
         else:
             right = _panels(b, right) if is_packed else _plain(b, right)
@@ -280,6 +283,28 @@ def _is_skinny(node: Node, is_constant: bool) -> bool:
         and k >= LONG
         and (is_constant or (isinstance(rows, int) and rows >= SKINNY_ROWS))
     )
+
+
+def _has_full_columns(graph: Graph, node: Node) -> bool:
+    """Whether a constant that a product reads transposed gives it columns for lanes, which few
+    padding lanes are among. Lanes along the sum would have to be added up for each result, and what
+    follows the product (an activation) would have one lane. A constant that others read as it is
+    stays as it is, for it would be stored twice."""
+    right = node.inputs[1]
+    columns = right.shape[-2]
+    if not isinstance(columns, int) or PADDED * columns < -(-columns // BLOCK) * BLOCK:
+        return False
+    return all(
+        user.op.name == "matmul" and user.inputs[0] is not right and user.attrs.transpose_b
+        for user in graph.users.get(right, ())
+    )
+
+
+def _columns_in_panels(value: Value) -> Layout:
+    """A right operand [n, k] that is read transposed, in panels of 16 columns, each k x 16."""
+    rank = value.type.rank
+    batch = [Part(axis) for axis in range(rank - 2)]
+    return Layout((*batch, Part(rank - 2, BLOCK), Part(rank - 1), Part(rank - 2, 1, BLOCK)))
 
 
 def _by_columns(value: Value) -> Layout:

@@ -21,8 +21,9 @@ def join_stages(
         if not m.is_only_use(m.image.output, m.product.output):
             return "its entries have other readers"
         kept, groups, channels, filters = nominal(m.u)
-        tiles = nominal(m.x, typical_batch or 1)[0] * prod(m.image.attrs.counts)
-        return reason_against(kept, tiles, channels, filters, groups) or True
+        images = nominal(m.x, typical_batch or 1)[0]
+        tiles = images * prod(m.image.attrs.counts)
+        return reason_against(kept, images, tiles, channels, filters, groups) or True
 
     rule = Rule(
         "winograd_output(winograd_input(x) u) => winograd_fused(x, u)",

@@ -9,7 +9,7 @@ Tiles have m outputs along every axis on which the kernel has more than one tap.
 64 for 36 instead of 324; 5 x 5, 7 x 7, 1 x n and n x 1 taps have the same forms, as far as a tile
 has at most 8 inputs along an axis. The more inputs, the larger the coefficients and the error: up
 to 4 belong to every accuracy, up to 6 to the default one, 7 and 8 to fast. A NaN or infinity in
-the input spreads over its tile.
+the input spreads over its tile. Dilated convolutions go by their phases (dilated.py).
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from ..loops.bands import reason_against
 from ..ops.tiles import TileAttrs
 from ..ops.winograd import LARGEST, FusedAttrs, entries
 from ..tensor_type import FLOAT32
-from . import tiles
+from . import dilated, tiles
 from .strategy import Cost, Strategy, geometry, nominal
 
 FUSED = TileAttrs((2, 2), (3, 3))
@@ -39,6 +39,8 @@ def _form(m: int, node: Node) -> TileAttrs:
 
 
 def _rejects(m: int, _graph: Graph, node: Node) -> str | None:
+    if dilated.has_phases(node):
+        node = dilated.dense(node)
     reason = tiles.rejects(node)
     if reason is None and max(_form(m, node).inputs) > LARGEST:
         kernel = list(geometry(node).w.shape[2:])
@@ -52,7 +54,8 @@ def cost(form: TileAttrs, node: Node, batch: int, is_constant: bool) -> Cost:
     # (measured: benchmarks/choices.py).
     found = tiles.cost(form, entries(form), 0.0, node, batch, is_constant)
     ends = nominal(node.inputs[0])[1], nominal(node.output)[1]
-    reason = reason_against(entries(form), tiles.count(form, node, batch), *ends, node.attrs.groups)
+    images, count = nominal(node.output, batch)[0], tiles.count(form, node, batch)
+    reason = reason_against(entries(form), images, count, *ends, node.attrs.groups)
     return replace(found, in_bands=node.op.name != "conv_weight_gradient" and reason is None)
 
 
@@ -61,16 +64,30 @@ def level(inputs: int) -> tuple[float, str]:
     return next((budget, accuracy) for most, budget, accuracy in BUDGETS if inputs <= most)
 
 
+def _cost(m: int, graph: Graph, node: Node, batch: int) -> Cost:
+    is_constant = tiles.has_constant_weights(graph, node)
+    if not dilated.has_phases(node):
+        return cost(_form(m, node), node, batch, is_constant)
+    found = cost(_form(m, node), dilated.dense(node), batch, is_constant)
+    return replace(found, bytes=found.bytes + dilated.moved(node, batch))
+
+
+def _expand(m: int, b: Builder, graph: Graph, node: Node, inputs: Sequence[Value]) -> Value:
+    def expanded(node: Node, x: Value) -> Value:
+        return tiles.expand("winograd", _form(m, node), b, node, (x, inputs[1]), constant)
+
+    constant = graph.constant_of(node.inputs[1])
+    if dilated.has_phases(node):
+        return dilated.expand(b, node, inputs[0], expanded)
+    return expanded(node, inputs[0])
+
+
 def _strategy(m: int) -> Strategy:
     return Strategy(
         f"winograd_f{m}", f"Winograd's minimal filtering in tiles of {m} x {m}",
         lambda graph, node: _rejects(m, graph, node),
-        lambda graph, node, batch: cost(
-            _form(m, node), node, batch, tiles.has_constant_weights(graph, node)
-        ),
-        lambda b, graph, node, inputs: tiles.expand(
-            "winograd", _form(m, node), b, node, inputs, graph.constant_of(node.inputs[1])
-        ),
+        lambda graph, node, batch: _cost(m, graph, node, batch),
+        lambda b, graph, node, inputs: _expand(m, b, graph, node, inputs),
         lambda node: level(max(_form(m, node).inputs)),
     )  # fmt: skip
 

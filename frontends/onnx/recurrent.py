@@ -311,15 +311,17 @@ def _gru_step(
     context: Context, node: ModelNode, d: Direction, own: Value, state: Sequence[Value], clip: float
 ) -> list[Value]:
     """h' = (1 - z) * g(..) + z * h; the reset gate acts on h, or on its product
-    (linear_before_reset).
+    (linear_before_reset), which is then one with the gates' products.
     """
     (h,), (f, g) = state, d.activations
+    is_linear = node.opset >= 3 and node.flag("linear_before_reset", False)
     update, reset, candidate = _gates(context, own, d.hidden)
-    first = _gates(context, _recurrent_product(context, d, h, 0, 2), d.hidden)
+    products = _recurrent_product(context, d, h, 0, 3 if is_linear else 2)
+    first = _gates(context, products, d.hidden)
     z = f(context, _clipped(context, context("add", update, first[0]), clip))
     r = f(context, _clipped(context, context("add", reset, first[1]), clip))
-    if node.opset >= 3 and node.flag("linear_before_reset", False):
-        own_part = context("mul", r, _recurrent_product(context, d, h, 2, 1))
+    if is_linear:
+        own_part = context("mul", r, first[2])
     else:
         own_part = _recurrent_product(context, d, context("mul", r, h), 2, 1)
     new = g(context, _clipped(context, context("add", candidate, own_part), clip))

@@ -1,0 +1,112 @@
+"""Dilated convolutions as ordinary ones: the phases of a dilation become images of the batch.
+
+A convolution of stride 1 and dilation d meets, for every output, elements that lie d apart, so each
+of the d phases of the image is convolved for itself ("space to batch"). With dilations d and e, a =
+lo div (d, e), b = lo mod (d, e):
+
+    x'[(n, p, q), c, i, j] = x[n, c, i d + p - b0, j e + q - b1]
+    y[n, o, i d + p, j e + q] = sum over c, u, v of x'[(n, p, q), c, i + u - a0, j + v - a1]
+                                                    w[o, c, u, v]
+
+Nothing is rounded on the way: what computes the ordinary convolution keeps its error.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from math import prod
+from typing import TypeAlias
+
+from ..graph import Builder, Node, Value
+from .strategy import geometry, nominal
+
+Pair: TypeAlias = tuple[int, int]
+
+# times the bytes of both images: what their phases cost, whose elements lie apart (measured)
+GATHERED = 5
+
+
+def has_phases(node: Node) -> bool:
+    """Whether a node is a convolution of two axes, with a dilation alone."""
+    attrs = node.attrs
+    return (
+        node.op.name == "conv"
+        and len(attrs.dilation) == 2
+        and attrs.stride == (1, 1)
+        and _dilation(node) != (1, 1)
+        and all(isinstance(e, int) for e in (*node.inputs[0].shape[2:], *node.output.shape[2:]))
+    )
+
+
+def dense(node: Node) -> Node:
+    """The node of dilation 1 over the phases of one that ``has_phases``; it is in no graph."""
+    attrs, of, steps = node.attrs, geometry(node), _dilation(node)
+    taps = of.w.type.static_shape[2:]
+    begin = tuple(before // d for before, d in zip(attrs.lo, steps, strict=True))
+    image = tuple(
+        -(-(e + b) // d) for e, b, d in zip(nominal(of.x)[2:], _skipped(node), steps, strict=True)
+    )
+    made = tuple(-(-e // d) for e, d in zip(nominal(of.y)[2:], steps, strict=True))
+    behind = tuple(
+        out + k - 1 - e - a for out, k, e, a in zip(made, taps, image, begin, strict=True)
+    )
+    batch = of.x.shape[0] * prod(steps)
+    x = Value(of.x.type.with_shape((batch, of.x.shape[1], *image)))
+    y = Value(of.y.type.with_shape((batch, of.y.shape[1], *made)))
+    found = replace(attrs, dilation=(1, 1), lo=begin, hi=behind)
+    return Node(node.op, (x, of.w), found, (y,), node.label)
+
+
+def moved(node: Node, batch: int) -> float:
+    """Bytes that the passes which take the phases apart and put them together amount to."""
+    images = (*dense(node).inputs[:1], *dense(node).outputs)
+    return 4.0 * GATHERED * sum(prod(nominal(image, batch)) for image in images)
+
+
+def expand(b: Builder, node: Node, x: Value, convolved: Callable[[Node, Value], Value]) -> Value:
+    """The node by what computes its dense form from the phases of x."""
+    inner = dense(node)
+    return _joined(b, node, convolved(inner, _split(b, node, inner, x)))
+
+
+def _dilation(node: Node) -> Pair:
+    """Along each axis; 1 where the kernel has one tap."""
+    down, across = (
+        d if k != 1 else 1
+        for d, k in zip(node.attrs.dilation, node.inputs[1].shape[2:], strict=True)
+    )
+    return down, across
+
+
+def _skipped(node: Node) -> Pair:
+    """Zeros before the image that its first phases begin with."""
+    down, across = (before % d for before, d in zip(node.attrs.lo, _dilation(node), strict=True))
+    return down, across
+
+
+def _split(b: Builder, node: Node, inner: Node, x: Value) -> Value:
+    """[n, c, (h, p), (w, q)] as [(n, p, q), c, h, w]."""
+    n, c, *extents = x.shape
+    (d, e), before = _dilation(node), _skipped(node)
+    made = inner.inputs[0].shape
+    h, w = made[2:]
+    behind = h * d - before[0] - extents[0], w * e - before[1] - extents[1]
+    if any((*before, *behind)):
+        x = b("pad", x, lo=(0, 0, *before), hi=(0, 0, *behind), value=0.0)
+    split = b("reshape", x, shape=(n, c, h, d, w, e))
+    turned = b("transpose", split, permutation=(0, 3, 5, 1, 2, 4))
+    return b("reshape", turned, shape=made, label=node.label)
+
+
+def _joined(b: Builder, node: Node, made: Value) -> Value:
+    """[(n, p, q), o, h, w] as [n, o, (h, p), (w, q)], without what lies behind the result."""
+    output, (d, e) = node.output, _dilation(node)
+    n, o = output.shape[:2]
+    h, w = made.shape[2:]
+    split = b("reshape", made, shape=(n, d, e, o, h, w))
+    turned = b("transpose", split, permutation=(0, 3, 4, 1, 5, 2))
+    whole = b("reshape", turned, shape=(n, o, h * d, w * e), label=node.label)
+    if whole.shape == output.shape:
+        return whole
+    return b("slice", whole, start=(0,) * 4, size=output.shape, step=(1,) * 4, label=output.label)

@@ -1,0 +1,84 @@
+"""Constant right operands that a product reads transposed lie in panels of columns, where that
+neither wastes lanes nor stores a constant twice.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from netloom.compiler.driver import compile_graph
+from netloom.compiler.graph import Builder, Graph
+from netloom.compiler.loops.text import print_kernel
+from netloom.compiler.passes.choose_layout import choose_layout
+from netloom.compiler.tensor_type import FLOAT32, INT64, TensorType
+from netloom.runtime.session import Session
+
+RNG = np.random.default_rng(7)
+
+
+def linear(left: tuple[int, ...], right: tuple[int, ...], activation: str = "") -> Graph:
+    b = Builder("linear")
+    x = b.input(TensorType(FLOAT32, left), "x")
+    weights = RNG.standard_normal(right) / np.sqrt(right[-1])  # tanh of the sums is not flat
+    w = b.constant(weights.astype(np.float32))
+    y = b("matmul", x, w, transpose_b=True)
+    return b.build([b(activation, y) if activation else y])
+
+
+def layout_of(graph: Graph) -> str:
+    """Of the right operand of the first product."""
+    node = next(node for node in choose_layout(graph).nodes if node.op.name == "matmul")
+    return str(node.inputs[1].layout)
+
+
+@pytest.mark.parametrize("rows", [1, 3, 40])
+@pytest.mark.parametrize(("terms", "columns"), [(5, 16), (21, 30), (64, 100), (1030, 45)])
+@pytest.mark.parametrize("activation", ["", "tanh"])
+def test_panels(rows: int, terms: int, columns: int, activation: str) -> None:
+    graph = linear((rows, terms), (columns, terms), activation)
+    assert layout_of(graph) == "0/16 1 0%16"
+    assert_right(graph, (rows, terms))
+
+
+def test_batches_of_right_operands() -> None:
+    graph = linear((2, 3, 17), (2, 31, 17))
+    assert layout_of(graph) == "0 1/16 2 1%16"
+    assert_right(graph, (2, 3, 17))
+
+
+@pytest.mark.parametrize("columns", [1, 4, 12, 17, 20, 24])
+def test_few_columns_leave_lanes_to_the_sum(columns: int) -> None:
+    graph = linear((3, 64), (columns, 64))
+    assert layout_of(graph) == "None"
+    assert_right(graph, (3, 64))
+
+
+def test_a_constant_with_other_readers_is_not_stored_twice() -> None:
+    """An embedding whose table is the last layer's weights too."""
+    b = Builder("tied")
+    tokens = b.input(TensorType(INT64, (4,)), "tokens")
+    table = b.constant(RNG.standard_normal((48, 20)).astype(np.float32))
+    rows = b("gather", table, tokens, axis=0)
+    graph = b.build([b("matmul", rows, table, transpose_b=True)])
+    assert layout_of(graph) == "None"
+    b = Builder("squared")
+    table = b.constant(RNG.standard_normal((48, 20)).astype(np.float32))
+    assert layout_of(b.build([b("matmul", table, table, transpose_b=True)])) == "None"
+
+
+def test_an_activation_behind_a_product_has_lanes() -> None:
+    compiled = compile_graph(linear((8, 64), (96, 64), "sigmoid"))
+    (kernel,) = compiled.kernels.values()
+    text = print_kernel(kernel)
+    assert "exp" in text and "fold_add" not in text
+
+
+def assert_right(graph: Graph, shape: tuple[int, ...]) -> None:
+    weights = next(n.attrs.value.array for n in graph.nodes if n.op.name == "constant")
+    x = RNG.standard_normal(shape).astype(np.float32)
+    exact = x.astype(np.float64) @ np.swapaxes(weights.astype(np.float64), -1, -2)
+    if any(node.op.name == "tanh" for node in graph.nodes):
+        exact = np.tanh(exact)
+    (found,) = Session.in_process(compile_graph(graph).image).run(None, {"x": x})
+    assert np.linalg.norm(found - exact) <= 1e-6 * np.linalg.norm(exact)
