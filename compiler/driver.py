@@ -1,9 +1,9 @@
 """The compiler as one call: graph -> passes -> kernels -> program, in process or as a shared
 object.
 
-``PIPELINE`` is the whole order of passes. ``compile`` makes an inference program;
-``training_program`` one that holds a training step and the network's own ``run`` over the same
-states.
+``PIPELINE`` is the whole order of passes. ``compile_graph`` makes an inference program;
+``compile_entries`` one of several entries, such as a training step and the network's own ``run``
+over the same states.
 """
 
 from __future__ import annotations

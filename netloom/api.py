@@ -12,7 +12,7 @@ from netloom.errors import UsageError
 from netloom.frontends.dsl.network import with_states
 from netloom.frontends.dsl.optimizers import Optimizer
 from netloom.frontends.dsl.training_step import training_graph
-from netloom.runtime.session import Bound, Session
+from netloom.runtime.session import Bound, Session, check_threads
 from netloom.runtime.training import Trainer
 
 
@@ -64,6 +64,7 @@ def compile(  # noqa: A001
     if target != "cpu":
         raise UsageError(f"there is no target {target!r}.", hint="Choose cpu.")
     _check_graph(graph)
+    check_threads(threads)
     options = Options(_names(cpu), threads, accuracy, conv_strategy, tune=tune)
     return CompiledNetwork(compile_graph(graph.inference_form(), options))
 
@@ -99,6 +100,7 @@ def compile_training(
             f"the loss is {loss!r}, which is no function.",
             hint="Give one of nl.losses, or a function of two symbolic values.",
         )
+    check_threads(threads)
     step = training_graph(graph, loss, optimizer)
     options = Options(_names(cpu), threads, accuracy, conv_strategy, tune=tune)
     compiled = compile_entries(step, graph.inference_form(), options)

@@ -46,14 +46,19 @@ def load(path: str | os.PathLike[str], threads: int | None = None) -> Session:
     return Session(Model.load(place), threads, place)
 
 
+def check_threads(threads: int | None) -> None:
+    """UsageError unless it is a possible number of threads, or None."""
+    if threads is not None and not (isinstance(threads, int) and 1 <= threads <= MOST_THREADS):
+        raise UsageError(
+            f"The number of threads must be at least 1, and at most {MOST_THREADS}, but is {threads!r}."
+        )
+
+
 class Session:
     """A program ready to run."""
 
     def __init__(self, model: Model, threads: int | None = None, path: Path | None = None) -> None:
-        if threads is not None and not (isinstance(threads, int) and 1 <= threads <= MOST_THREADS):
-            raise UsageError(
-                f"The number of threads must be at least 1, and at most {MOST_THREADS}, but is {threads!r}."
-            )
+        check_threads(threads)
         self._model, self._path, self._given_threads = model, path, threads
         self.threads = threads or default_threads(model.manifest)
         self._contexts: list[Context] = []

@@ -3,9 +3,10 @@
     statement  := Block(statement...) | For(variable, extent, kind, body) | If(conditions, body)
                 | Let(variable, extent, body) | Allocate(buffer, body)
                 | Store(buffer, index, value, bypasses_cache) | Prefetch(element)
-    value      := the scalar expressions of compiler/scalar.py, plus Load(buffer, index) and
-    LaneFold(buffer, index, combine) index      := extents (compiler/dim) over loop variables and
-    the kernel's symbols, or int64 expressions
+    value      := the scalar expressions of compiler/scalar/, plus Load(buffer, index)
+                | LaneFold(buffer, index, combine)
+    index      := extents (compiler/dim) over loop variables and the kernel's symbols,
+                | int64 expressions
 
 A ``For`` runs its body for 0 <= variable < extent: in order (serial), as the kernel's work items
 (parallel, outermost only), copied out (unrolled, constant extent), or as lanes of one vector

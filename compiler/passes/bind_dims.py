@@ -29,7 +29,7 @@ def bind_dims(graph: Graph, bindings: Mapping[str, Binding]) -> Graph:
     for name in bindings:
         if name not in known:
             names = ", ".join(sorted(known)) or "none"
-            raise UsageError(f"there is no free dim {name}", hint=f"The free dims are: {names}.")
+            raise UsageError(f"there is no free dim {name}.", hint=f"The free dims are: {names}.")
     return substitute_symbols(
         graph, {known[name]: _narrowed(known[name], to) for name, to in bindings.items()}
     )

@@ -37,7 +37,6 @@ from .options import (
 )
 from .output import Output
 
-MOST_THREADS = 1024
 PEERS = ("onnxruntime", "openvino", "torch")
 
 
@@ -158,15 +157,14 @@ def _strategies(text: str | None) -> tuple[str, ...]:
 
 def _check_plan(plan: Plan, names: Sequence[str]) -> None:
     from netloom.compiler.strategies import ACCURACIES
+    from netloom.runtime.session import check_threads
 
     if plan.accuracy not in ACCURACIES:
         raise UsageError(
             f"there is no accuracy {plan.accuracy[:80]!r}.", hint=f"Choose {', '.join(ACCURACIES)}."
         )
-    if max(plan.threads) > MOST_THREADS:
-        raise UsageError(
-            f"{max(plan.threads)} threads are too many.", hint=f"Choose {MOST_THREADS} at most."
-        )
+    for threads in plan.threads:
+        check_threads(threads)
     if plan.training is not None and (plan.against or plan.strategies):
         raise UsageError("a training step is timed by itself: no peer trains from the same model.",
                          hint="Leave --against and --strategies out.")  # fmt: skip

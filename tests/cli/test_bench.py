@@ -211,7 +211,7 @@ def test_what_is_not_installed_is_said_before_the_work(
     (("net.so", "--json", "none/a.json"), "its folder does not exist"),
     (("net.py:graph", "--strategies", "all", "--accuracy", "sloppy"),
      "no accuracy 'sloppy'. Choose strict"),
-    (("net.so", "--threads", "1,4000"), "4000 threads are too many"),
+    (("net.so", "--threads", "1,4000"), "at most 1024, but is 4000"),
     (("net.so", "--batch", "4", "--dim", "M=3"), "no free dim 'M'"),
     (("light:nothing",), "no light model 'nothing'. Choose bvlc_alexnet"),
 ])  # fmt: skip

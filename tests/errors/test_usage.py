@@ -86,6 +86,7 @@ CALLS: dict[str, tuple[Callable[[Things], Any], type[NetloomError], str]] = {
     "compile a number": (no_graph(3), UsageError, "a int cannot be compiled"),
     "compile a network": (no_graph(layer), UsageError, "network.graph(x="),
     "threads 0": (lambda t: nl.load(t.program, threads=0), UsageError, "at least 1"),
+    "compile: threads 0": (lambda _: nl.compile(GRAPH, threads=0), UsageError, "at least 1"),
     "threads 2^33": (lambda t: nl.load(t.program, threads=1 << 33), UsageError, "at most 1024"),
     "threads 1.5": (lambda t: nl.load(t.program, threads=1.5), UsageError, "but is 1.5"),  # type: ignore[arg-type]
     "threads text": (lambda t: nl.load(t.program, threads="2"), UsageError, "but is '2'"),  # type: ignore[arg-type]

@@ -29,7 +29,7 @@ def test_a_narrower_range() -> None:
 @pytest.mark.parametrize(
     ("bindings", "message"),
     [
-        ({"K": 1}, "no free dim K The free dims are: M, N."),
+        ({"K": 1}, "no free dim K. The free dims are: M, N."),
         ({"N": 65}, r"dim N = 65\.\.65 is outside its range 1\.\.64"),
         ({"N": 0}, "outside its range"),
         ({"N": (1, None)}, "outside its range"),
