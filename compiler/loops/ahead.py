@@ -151,11 +151,13 @@ def _steps_ahead(
 
 def _row_hint(load: Load, symbol: Symbol, steps: int) -> Statement:
     """A hint for the element at a load's first lane, some rows later; the number of the last row
-    stands for those behind it."""
+    that is copied stands for those behind it."""
 
     def moved(part: Extent, extent: Extent) -> Extent:
         later = dim.substitute(part, {symbol: Dim.of(symbol) + steps})
-        return part if later == part else dim.minimum(later, extent - 1)
+        if later == part:
+            return part
+        return dim.minimum(dim.maximum(later, 0), extent - 1)  # backwards, the first row is last
 
     def made(node: Expr, new: Sequence[Expr]) -> Expr | None:
         match node:

@@ -204,6 +204,17 @@ def test_prefetches_mean_nothing_but_load_row_numbers_inside(
     agree([build_kernel("kernel", gather(40, 33, 30), Machine())], host_cpu(), {})
 
 
+def test_rows_that_are_copied_backwards_are_prefetched(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The first row's number is the last that is asked for: none lies before it."""
+    monkeypatch.setattr(ahead, "NEAR", 0)
+    b = Builder("backwards")
+    x, i = b.input(TensorType(FLOAT32, (40, 32)), "x"), b.input(TensorType(INT64, (300,)), "i")
+    turned = b("slice", b("gather", x, i, axis=0), start=(299, 0), size=(300, 32), step=(-1, 1))
+    kernel = build_kernel("kernel", b.build([turned]), Machine())
+    assert hints(kernel) and not verify_kernel(kernel)
+    agree([kernel], host_cpu(), {})
+
+
 # -- rules -----------------------------------------------------------------------------------------
 
 HEAD = "kernel k(x: float32[40], i: int64[16], y: float32[16])\nparallel w < 1:\n"
