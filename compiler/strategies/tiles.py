@@ -23,6 +23,8 @@ def rejects(node: Node) -> str | None:
     """The reason why a convolution or a gradient of one cannot be cut into tiles, or None."""
     attrs, of = node.attrs, geometry(node)
     kernel = of.w.shape[2:]
+    if 0 in of.w.shape:
+        return "its weights are none"
     if not of.w.dtype.is_float:
         return f"its transforms have fractions, which {of.w.dtype.value} has not"
     if of.w.dtype.bytes < 4:

@@ -139,6 +139,7 @@ def test_tiles_make_the_fewest_products(
     (layer(16, 16, 9, 2, 2, 0), "over its phases, its kernel is [1, 1]"),
     (replace(layer(16, 16, 9, 3, 2, 1), dilation=(2, 2)), "its dilation is (2, 2); it must be 1"),
     (replace(layer(16, 16, 9, 3, 2, 1), groups=2), "over its phases, it has 2 groups"),
+    (layer(0, 16, 9, 3, 2, 1), "over its phases, its weights are none"),
     (layer(4, 4, 40, 13, 2, 0), "its phases have [7, 7] taps; a tile has 6 inputs along an axis"),
     (replace(layer(16, 16, 9, 3, 2, 1), free=3), "its height or width is a free dim"),
     (Convolution(1, 4, 4, (9,), (3,), (2,), (1,), (0,), (0,)),
