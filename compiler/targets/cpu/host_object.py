@@ -25,13 +25,15 @@ def build_host_object(
     ShapeError for free dims without an input.
     """
     check_variants(variants)
+    is_kept = image or not weights.placements  # addresses are of no use to another process
     store, key = default_cache(), _key(variants, weights, metadata, image)
-    found = store.get(*key)
+    found = store.get(*key) if is_kept else None
     if found is None:
         from .host_api import compile_host_object
 
         found = compile_host_object(variants, weights, metadata, image)
-        store.put(found, *key)
+        if is_kept:
+            store.put(found, *key)
     return found
 
 

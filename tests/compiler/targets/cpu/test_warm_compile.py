@@ -15,6 +15,7 @@ import onnx
 import pytest
 
 import netloom as nl
+from netloom.compiler.cache import default_cache
 from netloom.compiler.constant import Constant
 from netloom.compiler.program import Program
 from netloom.compiler.targets.cpu import features, host_api, llvm_version
@@ -92,7 +93,8 @@ def test_host_code_is_looked_up_by_all_that_it_is_written_from(
     weights = lay_out(program.constants)
     calls: list[Callable[[], bytes]] = [
         lambda: build_host_object(variants(), weights, ["{}"], True),
-        lambda: build_host_object(variants(), weights, ["{}"], False),
+        lambda: build_host_object(variants(), lay_out([]), ["{}"], True),
+        lambda: build_host_object(variants(), lay_out([]), ["{}"], False),
         lambda: build_host_object(variants(), weights, ["[]"], True),
         lambda: build_host_object(variants(), moved(weights), ["{}"], True),
         lambda: build_host_object(variants(features=["fma"]), weights, ["{}"], True),
@@ -107,6 +109,22 @@ def test_host_code_is_looked_up_by_all_that_it_is_written_from(
     assert len(set(first)) == len(made) == len(calls)
     assert [call() for call in calls] == first
     assert len(made) == len(calls)  # nothing was made again
+
+
+def test_host_code_with_addresses_is_not_kept(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """They are those of one process; each compile would leave an object that nothing finds."""
+    monkeypatch.setenv("NETLOOM_CACHE", str(tmp_path))
+    monkeypatch.setattr(host_api, "compile_host_object", lambda *_: b"object")
+    weights = lay_out(variants()[0].program.constants)
+    assert weights.placements
+    for image, kept in ((False, 0), (True, 1)):
+        build_host_object(variants(), weights, ["{}"], image)
+        found = [
+            entry for entry in default_cache().entries() if b"object" in entry.path.read_bytes()
+        ]
+        assert len(found) == kept
 
 
 # -- what LLVM and the machine are -----------------------------------------------------------------
