@@ -257,7 +257,7 @@ class Runner:
         bound, pool = entry["dims"].record(BOUND_DIM, index), run["pool"].array(I64)
         values = pool.address(entry["value_base"])
         count = code.variable(I64, pool[bound["count"]].to(PTR).array(I64)[0])
-        most = values.array(I64)[bound["bound"]]
+        most = values.array(I64)[bound["limit"]]
         with code.if_((count[0] < 0) | (count[0] > most)):
             self.host.fail(
                 context,

@@ -196,6 +196,26 @@ def test_k_beyond_the_axis_is_an_error_of_the_run() -> None:
         session.run(None, parts(3, 0, 1, 7, 1))
 
 
+LARGEST = """<ir_version: 9, opset_import: ["" : 17]>
+largest (float[N] x, int64[1] k) => (float[m] y) <float zero = {0}>
+{
+  is_positive = Less (zero, x)
+  positive = Compress <axis = 0> (x, is_positive)
+  y, places = TopK <axis = 0> (positive, k)
+}"""
+
+
+def test_a_dim_is_at_most_what_an_earlier_dim_is() -> None:
+    """Not only what that could have been."""
+    session = Session.in_process(compile_graph(from_onnx(parser.parse_model(LARGEST))).image)
+    x = np.array([1, -1, 2, -2, 3, -4], np.float32)
+    for k in (3, 0):
+        (found,) = session.run(None, {"x": x, "k": np.array([k])})
+        assert found.tolist() == [3, 2, 1][:k]
+    with pytest.raises(InputError, match="would be 4; data may decide it from 0 to 3"):
+        session.run(None, {"x": x, "k": np.array([4])})
+
+
 NMS = """<ir_version: 9, opset_import: ["" : 17]>
 nms (float[B, N, 4] boxes, float[B, 3, N] scores, int64[1] most, float[1] iou{input})
     => (int64[n, 3] selected)
