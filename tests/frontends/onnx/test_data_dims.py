@@ -216,6 +216,28 @@ def test_a_dim_is_at_most_what_an_earlier_dim_is() -> None:
         session.run(None, {"x": x, "k": np.array([4])})
 
 
+FILTERED = """<ir_version: 9, opset_import: ["" : 17]>
+filtered (float[N] x, float[1, 1, 3] w) => (float[1, 1, m] y)
+<float zero = {0}, int64[3] image = {1, 1, -1}>
+{
+  is_positive = Less (zero, x)
+  positive = Compress <axis = 0> (x, is_positive)
+  row = Reshape (positive, image)
+  y = Conv (row, w)
+}"""
+
+
+def test_outputs_that_would_have_less_than_nothing_are_errors() -> None:
+    """A kernel of 3 over 2 elements gives nothing; over 1 element there is no result."""
+    session = Session.in_process(compile_graph(from_onnx(parser.parse_model(FILTERED))).image)
+    w = np.ones((1, 1, 3), np.float32)
+    for count in (5, 2):
+        x = np.array([1] * count + [-1] * 4, np.float32)
+        assert session.run(None, {"x": x, "w": w})[0].shape == (1, 1, count - 2)
+    with pytest.raises(InputError, match=r'Axis 2 of the output "y" would have -1 elements'):
+        session.run(None, {"x": np.array([1, -1, -1], np.float32), "w": w})
+
+
 NMS = """<ir_version: 9, opset_import: ["" : 17]>
 nms (float[B, N, 4] boxes, float[B, 3, N] scores, int64[1] most, float[1] iou{input})
     => (int64[n, 3] selected)
