@@ -62,7 +62,7 @@ def _search_sorted(k: Elements, _machine: Machine, item: Symbol) -> tuple[Extent
     lines, values = k.anchored.inputs
     (*outer, count), extent = values.shape, lines.shape[-1]
     most = dim.bounds(extent)[1]
-    steps = (MAX_ELEMENTS if most is None else most).bit_length()
+    steps = min(MAX_ELEMENTS if most is None else most, MAX_ELEMENTS).bit_length()
     last = scalar.Index(dim.maximum(extent - 1, 0))
 
     def part(at: Line) -> Statement:

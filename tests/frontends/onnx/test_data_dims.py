@@ -239,7 +239,7 @@ def test_outputs_that_would_have_less_than_nothing_are_errors() -> None:
 
 
 NMS = """<ir_version: 9, opset_import: ["" : 17]>
-nms (float[B, N, 4] boxes, float[B, 3, N] scores, int64[1] most, float[1] iou{input})
+nms (float[B, N, 4] boxes, float[B, C, N] scores, int64[1] most, float[1] iou{input})
     => (int64[n, 3] selected)
 {{ selected = NonMaxSuppression <center_point_box = {center}> (boxes, scores, most, iou{name}) }}"""
 
