@@ -196,6 +196,26 @@ def test_k_beyond_the_axis_is_an_error_of_the_run() -> None:
         session.run(None, parts(3, 0, 1, 7, 1))
 
 
+AWKWARD = """<ir_version: 9, opset_import: ["" : 17]>
+awkward (float[N] x, float z, int64[1] start)
+    => (float[a] sorted, int64[a] first, int64[N] which, int64[a] often,
+        float[b] shown, float[c] one, int64[0, d] none)
+<int64[1] end = {100}, int64[1] axis = {0}, int64[1] step = {9223372036854775807}>
+{
+  sorted, first, which, often = Unique (x)
+  shown, shown_first, shown_which, shown_often = Unique <sorted = 0> (x)
+  one = Slice (x, start, end, axis, step)
+  none = NonZero (z)
+}"""
+
+
+@pytest.mark.parametrize("start", [2, -5, 100])
+def test_equal_nans_steps_beyond_every_axis_and_scalars(start: int) -> None:
+    feeds = {"z": np.float32(start - 2), "start": np.array([start])}
+    values = ([1, np.nan, 0, -0.0, np.nan, 1], [np.nan], [2, -np.inf, np.inf])
+    agree(AWKWARD, *({**feeds, "x": np.array(x, np.float32)} for x in values))
+
+
 LARGEST = """<ir_version: 9, opset_import: ["" : 17]>
 largest (float[N] x, int64[1] k) => (float[m] y) <float zero = {0}>
 {
