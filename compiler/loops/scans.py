@@ -166,8 +166,9 @@ def _over_lines(
     rest: Extent = Dim.of(item)
     for axis in reversed(outer[1:]):
         assert isinstance(axis.extent, int)
-        body = Let(axis.symbol, rest % axis.extent, body)
-        rest = rest // axis.extent
+        length = max(axis.extent, 1)  # where there are none, there are no items either
+        body = Let(axis.symbol, rest % length, body)
+        rest = rest // length
     if outer:
         body = Let(outer[0].symbol, rest, body)
     return dim.product([axis.extent for axis in outer]), body

@@ -283,6 +283,16 @@ def test_suppression_with_free_dims(center: int, name: str) -> None:
     assert (shapes[3][0] == (0, 3)) == bool(name)
 
 
+@pytest.mark.parametrize(("classes", "count"), [(0, 3), (2, 0)])
+def test_suppression_of_nothing(classes: int, count: int) -> None:
+    text = NMS.format(center=0, name=", least", input=", float[1] least")
+    text = text.replace("B, N", f"1, {count}").replace("B, C, N", f"1, {classes}, {count}")
+    feeds = {"boxes": random(0, 1, count, 4), "scores": random(1, 1, classes, count),
+             "most": np.array([3]), "iou": np.zeros(1, np.float32),
+             "least": np.zeros(1, np.float32)}  # fmt: skip
+    assert agree(text, feeds) == [[(0, 3)]]
+
+
 UNBOUNDED = """<ir_version: 9, opset_import: ["" : 17]>
 unbounded (int64 last) => (int64[n] y) <int64 zero = {0}, int64 one = {1}>
 { y = Range (zero, last, one) }"""
