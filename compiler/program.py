@@ -79,10 +79,12 @@ class StatePort:
 @dataclass(frozen=True)
 class BoundDim:
     """A free dim that a run binds itself: to the int64 number at ``count`` once the first
-    ``launches`` launches are done. It is at most ``bound``, an extent over the program's symbols.
+    ``launches`` launches are done. It is at most ``limit``, an extent over the program's symbols
+    and dims that were bound before, and so at most ``bound``, over the program's symbols alone.
     """
 
     symbol: Symbol
+    limit: Extent
     bound: Extent
     count: BufferRef
     launches: int

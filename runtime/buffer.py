@@ -12,6 +12,7 @@ import math
 import struct
 from collections.abc import Sequence
 from functools import cache
+from itertools import islice
 from typing import Any, TypeAlias
 
 import numpy as np
@@ -135,18 +136,16 @@ class Tensors:
         """The arrays' own shapes again: a program writes actual extents over those that data
         decide.
         """
-        for shape, array in zip(self._kept[1], self._kept[2], strict=True):
-            shape[:] = list(array.shape)
+        _, shapes, arrays = self._kept
+        shapes[:] = [extent for array in arrays for extent in array.shape]
 
     def filled(self) -> list[Array]:
         """The arrays as far as a program has filled them: elements lie one after another from the
         first on.
         """
         _, shapes, arrays = self._kept
-        return [
-            array if array.shape == tuple(shape) else _first(array, tuple(shape))
-            for array, shape in zip(arrays, shapes, strict=True)
-        ]
+        extents = iter(shapes)
+        return [_first(array, tuple(islice(extents, array.ndim))) for array in arrays]
 
 
 def blank_tensors(count: int) -> tuple[Any, list[Any]]:
@@ -160,4 +159,6 @@ def blank_tensors(count: int) -> tuple[Any, list[Any]]:
 
 def _first(array: Array, shape: tuple[int, ...]) -> Array:
     """The first elements of an array, in a shape."""
+    if array.shape == shape:
+        return array
     return array.reshape(-1)[: math.prod(shape)].reshape(shape)

@@ -203,11 +203,12 @@ class Session:
         if all(port.is_static for port in entry.outputs):
             return [port.static_shape for port in entry.outputs]
         key = (entry.name, *(array.shape for array in arrays))
-        if key not in self._shapes:
+        shapes = self._shapes.get(key)
+        if shapes is None:
             if len(self._shapes) >= _SHAPES_KEPT:
-                self._shapes.clear()
-            self._shapes[key] = self._ask_shapes(context, entry, given)
-        return self._shapes[key]
+                self._shapes.clear()  # while other threads may look in it
+            shapes = self._shapes[key] = self._ask_shapes(context, entry, given)
+        return shapes
 
     def _ask_shapes(
         self, context: Context, entry: EntryInfo, given: Tensors

@@ -2,8 +2,9 @@
 
 Of sums and suppressed boxes each element needs those before it, so a work item is a line. A search
 takes vectors of 16 values, each lane with a place of its own.
-``suppress`` compares a box with vectors of 16 boxes before it; what it has kept so far is read
-again from its own output, which therefore has no epilogue (passes/fuse.py sees to it).
+``suppress`` compares a box with vectors of 16 boxes before it, or of a list of those that it has
+kept. What it has decided is read again from its own output, which therefore has no epilogue
+(passes/fuse.py sees to it).
 """
 
 from __future__ import annotations
@@ -62,7 +63,7 @@ def _search_sorted(k: Elements, _machine: Machine, item: Symbol) -> tuple[Extent
     lines, values = k.anchored.inputs
     (*outer, count), extent = values.shape, lines.shape[-1]
     most = dim.bounds(extent)[1]
-    steps = (MAX_ELEMENTS if most is None else most).bit_length()
+    steps = min(MAX_ELEMENTS if most is None else most, MAX_ELEMENTS).bit_length()
     last = scalar.Index(dim.maximum(extent - 1, 0))
 
     def part(at: Line) -> Statement:
@@ -99,49 +100,129 @@ def _search_sorted(k: Elements, _machine: Machine, item: Symbol) -> tuple[Extent
     return _over_lines((*outer, dim.ceil_div(count, VECTORS * LANES)), item, part)
 
 
-def _suppress(k: Elements, _machine: Machine, item: Symbol) -> tuple[Extent, Statement]:
+def _suppress(k: Elements, machine: Machine, item: Symbol) -> tuple[Extent, Statement]:
     """(work items, the body of one)"""
-    boxes, candidates, threshold = k.anchored.inputs
-    *lines, extent = candidates.shape
+    most = k.anchor.attrs.most if k.anchor else None
+    extent = k.anchored.output.shape[-1]
+    line = _all_before(k, extent) if most is None else _listed(k, extent, most)
+
+    def whole(at: Line) -> Statement:
+        return _copied(k, at) if extent == 0 else guard((extent - 1,), line(at))
+
+    return _over_lines(k.anchored.output.shape[:-1], item, whole)
+
+
+def _all_before(k: Elements, extent: Extent) -> Callable[[Line], Statement]:
+    """Compares a box with all before it, of which the output says whether they were kept."""
+    boxes = k.anchored.inputs[0]
 
     def line(at: Line) -> Statement:
-        place, first = variable("i", extent), variable("j", extent)
-        here = Dim.of(first)
-        taken = Store(k.out, (*at, here), k.element(candidates, (*at, here), None))
+        place = variable("i", extent)
         own = Dim.of(place)
         blocks = dim.ceil_div(own, LANES)
         number = variable("b", blocks)
         other = Dim.of(number) * LANES + Dim.of(LANE)
-        hit = Buffer(k.local_name("t"), INT32, (LANES,), is_local=True)
-        lane = (Dim.of(LANE),)
-        overlap = _overlaps(k, boxes, threshold, at, other, own)
+        overlap = _overlaps(k, _ends(k, boxes, at, other), _ends(k, boxes, at, own))
         is_hit = scalar.call("and", Load(k.out, (*at, other)), overlap)
         seen = scalar.guarded([own - 1 - other], scalar.cast(is_hit, INT32))
-        any_hit = Store(hit, lane, scalar.call("max", Load(hit, lane), seen))
-        is_free = scalar.call("equal", LaneFold(hit, (), "max"), 0)
-        kept = Store(k.out, (*at, own), scalar.call("and", Load(k.out, (*at, own)), is_free))
-        clear = _lanes(Store(hit, lane, scalar.literal(0, INT32)))
-        body = Allocate(hit, block(clear, loop(number, blocks, _lanes(any_hit)), kept))
-        begin = loop(first, extent, taken)
-        if extent == 0:
-            return begin
-        return guard((extent - 1,), block(begin, loop(place, extent, body)))
 
-    return _over_lines(lines, item, line)
+        def decided(is_free: Expr) -> Statement:
+            kept = scalar.call("and", Load(k.out, (*at, own)), is_free)
+            return Store(k.out, (*at, own), kept)
+
+        body = _with_any(k, seen, lambda search: loop(number, blocks, search), decided)
+        return block(_copied(k, at), loop(place, extent, body))
+
+    return line
 
 
-def _overlaps(k: Elements, boxes: Value, threshold: Value, at: Line, i: Extent, j: Extent) -> Expr:
+def _copied(k: Elements, at: Line) -> Statement:
+    """A line of the output as its candidates."""
+    candidates = k.anchored.inputs[1]
+    place = variable("j", candidates.shape[-1])
+    here = (*at, Dim.of(place))
+    return loop(place, candidates.shape[-1], Store(k.out, here, k.element(candidates, here, None)))
+
+
+def _listed(k: Elements, extent: Extent, most: int) -> Callable[[Line], Statement]:
+    """Compares a box with a list of those that were kept, ``most`` at most; where the list has no
+    box yet, it has one without area, which overlaps none.
+    """
+    boxes, candidates, _ = k.anchored.inputs
+    shape = (4, dim.ceil_div(most, LANES), LANES)
+
+    def line(at: Line) -> Statement:
+        listed = Buffer(k.local_name("k"), boxes.dtype, shape, is_local=True)
+        count = Buffer(k.local_name("n"), INT64, (1,), is_local=True)
+        known = Load(count, (0,))
+        place, clear = variable("i", extent), variable("j", shape[1])
+        own = Dim.of(place)
+        ends = _ends(k, boxes, at, own)
+        blocks = dim.ceil_div(dim.minimum(own, most), LANES)
+        room = dim.minimum(own, most - 1) // LANES + 1
+        number, last = variable("b", blocks), variable("c", room)
+
+        def entries(block: Symbol) -> list[Load]:
+            return [Load(listed, (end, Dim.of(block), Dim.of(LANE))) for end in range(4)]
+
+        seen = scalar.cast(_overlaps(k, entries(number), ends), INT32)
+        is_kept = Load(k.out, (*at, own))
+        here = scalar.Index(Dim.of(last) * LANES + Dim.of(LANE))
+        is_here = scalar.call("equal", here, known)
+        is_new = scalar.call("and", is_kept, is_here)
+        added = [
+            _lanes(Store(listed, entry.index, scalar.select(is_new, end, entry)))
+            for entry, end in zip(entries(last), ends, strict=True)
+        ]
+
+        def decided(is_free: Expr) -> Statement:
+            candidate = k.element(candidates, (*at, own), None)
+            may_be = scalar.call("and", candidate, known < most)
+            return block(
+                Store(k.out, (*at, own), scalar.call("and", may_be, is_free)),
+                loop(last, room, block(*added)),
+                Store(count, (0,), known + scalar.cast(is_kept, INT64)),
+            )
+
+        body = _with_any(k, seen, lambda search: loop(number, blocks, search), decided)
+        zero = scalar.literal(0, boxes.dtype)
+        cleared = [_lanes(Store(listed, entry.index, zero)) for entry in entries(clear)]
+        begin = block(
+            Store(count, (0,), scalar.literal(0, INT64)), loop(clear, shape[1], block(*cleared))
+        )
+        return Allocate(listed, Allocate(count, block(begin, loop(place, extent, body))))
+
+    return line
+
+
+def _with_any(
+    k: Elements,
+    seen: Expr,
+    over: Callable[[Statement], Statement],
+    then: Callable[[Expr], Statement],
+) -> Statement:
+    """What follows from whether the int32 ``seen`` is 0 in all lanes of all iterations."""
+    hit = Buffer(k.local_name("t"), INT32, (LANES,), is_local=True)
+    lane = (Dim.of(LANE),)
+    clear = _lanes(Store(hit, lane, scalar.literal(0, INT32)))
+    search = _lanes(Store(hit, lane, scalar.call("max", Load(hit, lane), seen)))
+    is_free = scalar.call("equal", LaneFold(hit, (), "max"), 0)
+    return Allocate(hit, block(clear, over(search), then(is_free)))
+
+
+def _ends(k: Elements, boxes: Value, at: Line, place: Extent) -> list[Expr]:
+    """y0, x0, y1, x1 of a box."""
+    return [k.element(boxes, (*at, end, place), None) for end in range(4)]
+
+
+def _overlaps(k: Elements, one: Sequence[Expr], other: Sequence[Expr]) -> Expr:
     """Whether two boxes overlap by more than the threshold."""
-
-    def ends(place: Extent) -> list[Expr]:
-        return [k.element(boxes, (*at, end, place), None) for end in range(4)]
-
-    (y0, x0, y1, x1), (v0, u0, v1, u1) = ends(i), ends(j)
+    (y0, x0, y1, x1), (v0, u0, v1, u1) = one, other
     height = scalar.call("min", y1, v1) - scalar.call("max", y0, v0)
     width = scalar.call("min", x1, u1) - scalar.call("max", x0, u0)
     shared = height * width
     area, own = (y1 - y0) * (x1 - x0), (v1 - v0) * (u1 - u0)
-    result = shared / (area + own - shared) > k.element(threshold, (), None)
+    result = shared / (area + own - shared) > k.element(k.anchored.inputs[2], (), None)
     for side in (height, width, area, own):
         result = scalar.call("and", result, side > 0)
     return result
@@ -166,8 +247,9 @@ def _over_lines(
     rest: Extent = Dim.of(item)
     for axis in reversed(outer[1:]):
         assert isinstance(axis.extent, int)
-        body = Let(axis.symbol, rest % axis.extent, body)
-        rest = rest // axis.extent
+        length = max(axis.extent, 1)  # where there are none, there are no items either
+        body = Let(axis.symbol, rest % length, body)
+        rest = rest // length
     if outer:
         body = Let(outer[0].symbol, rest, body)
     return dim.product([axis.extent for axis in outer]), body

@@ -29,6 +29,7 @@ from ..ops.views import divides_by_free_dims
 INDEXED = frozenset({"gather", "gather_elements"})
 SCATTERED = frozenset({"gather_gradient", "scatter", "scatter_source"})  # loops of their own
 REREAD = frozenset({"suppress"})  # they read again what they have stored: no epilogue changes it
+PAIRED = frozenset({"sort_positions"})  # they read an element for each other one: it is made once
 # other names of the elements of one value
 VIEWS = frozenset({"reshape", "transpose", "slice", "broadcast", "reorder"})
 MOST_NODES = 24  # in one kernel: longer formulas only cost compile time
@@ -181,6 +182,8 @@ def _joins_one_anchor(before: _Group, group: _Group, readers: Sequence[Node], va
         is_term = group.anchor is group.last and group.anchor.op.family == "reduction"
         return (is_term or group.anchor is None) and _uses_same_element(group, readers, value)
     reader = readers[0]
+    if reader.op.name in PAIRED:
+        return _is_view(before)
     if group.anchor is reader:
         takes_rows = reader.op.compute is not None or reader.op.family == "attention"
         return reader.op.family == "reduction" or (

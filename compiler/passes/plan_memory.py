@@ -225,8 +225,9 @@ class _Planner:
         symbol, (count,) = data_dim_of(node), node.inputs
         assert symbol is not None
         self.place[node.output] = self.place[count]
-        bound = BoundDim(symbol, self.bounds[symbol], self.place[count], len(self.launches))
-        self.dims.append(bound)
+        limit, bound = node.attrs.bound, self.bounds[symbol]
+        done = len(self.launches)
+        self.dims.append(BoundDim(symbol, limit, bound, self.place[count], done))
 
     def _launch(
         self, node: int | None, body: Graph, inputs: tuple[Value, ...], out: BufferRef, label: str

@@ -42,15 +42,18 @@ def non_zero(context: Context, node: ModelNode) -> Value:
     x = node.input(0)
     known = context.array(x)
     if known is not None:
-        array = np.atleast_1d(known)
-        return context.constant(np.array(np.nonzero(array), np.int64).reshape(array.ndim, -1))
+        count = int(np.count_nonzero(known))
+        indices = np.nonzero(np.atleast_1d(known))[: known.ndim]  # a scalar has no indices
+        return context.constant(np.array(indices, np.int64).reshape(known.ndim, count))
     place = true_positions(context, x, "nonzero")
-    indices: list[Value] = []
+    if not x.type.rank:
+        return context.splat(0, INT64, (0, *place.shape))
+    columns: list[Value] = []
     for extent in reversed(x.shape[1:]):
         width = context.extent_value(extent)
-        indices.append(context("rem", place, width))
+        columns.append(context("rem", place, width))
         place = context("div", place, width)
-    rows = [context.reshape(part, (1, *part.shape)) for part in (place, *reversed(indices))]
+    rows = [context.reshape(part, (1, *part.shape)) for part in (place, *reversed(columns))]
     return context("concat", *rows, axis=0) if len(rows) > 1 else rows[0]
 
 
@@ -107,7 +110,7 @@ def _unique(context: Context, x: Value) -> list[Value]:
     place = context("iota", shape=x.shape, axis=0)
     before = context("gather", ordered, context("max", context("sub", place, 1), 0), axis=0)
     is_first = context("equal", place, 0)
-    is_new = context("or", context("not_equal", ordered, before), is_first)
+    is_new = context("or", _differs(context, ordered, before), is_first)
     starts = true_positions(context, is_new, "unique")
     number = context("sub", context("running_sum", context.cast(is_new, INT64)), 1)
     ends = context("search_sorted", number, context("iota", shape=starts.shape, axis=0))
@@ -115,6 +118,15 @@ def _unique(context: Context, x: Value) -> list[Value]:
         context("gather", ordered, starts, axis=0), context("gather", order, starts, axis=0),
         context("gather", number, places, axis=0), context("sub", ends, starts),
     ]  # fmt: skip
+
+
+def _differs(context: Context, x: Value, y: Value) -> Value:
+    """Whether elements differ; a NaN is like another, as NumPy counts them."""
+    differs = context("not_equal", x, y)
+    if not x.dtype.is_float:
+        return differs
+    are_nan = context("and", context("is_nan", x), context("is_nan", y))
+    return context("and", differs, context("not", are_nan))
 
 
 def _by_appearance(context: Context, found: list[Value]) -> list[Value | None]:

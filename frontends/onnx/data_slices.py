@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from netloom.compiler import dim
 from netloom.compiler.dim import Extent
 from netloom.compiler.graph import Value
-from netloom.compiler.tensor_type import INT64
+from netloom.compiler.tensor_type import INT64, MAX_ELEMENTS
 
 from .context import Context
 from .node import ModelNode
@@ -37,7 +37,7 @@ def _slice_axis(
     context: Context, x: Value, axis: int, step: int, starts: Value, ends: Value, place: int
 ) -> Value:
     """One axis, from starts[place] to ends[place]."""
-    extent = x.shape[axis]
+    extent, step = x.shape[axis], min(step, MAX_ELEMENTS)  # which no axis is longer than
     first, last = (_placed(context, side, place, extent) for side in (starts, ends))
     distance = context("sub", context("add", last, step - 1), first)
     count = context("max", context("div", distance, step), 0)

@@ -12,7 +12,15 @@ import click
 
 from netloom.errors import ComparisonError, ToolchainError, UsageError
 
-from .models import compile_model, inference_form, is_program, listed, load_graph, load_session
+from .models import (
+    compile_model,
+    dims_of_inputs,
+    inference_form,
+    is_program,
+    listed,
+    load_graph,
+    load_session,
+)
 from .options import Binding, Build, binding_options, in_process_options, printing
 from .output import Output, columns
 
@@ -78,7 +86,7 @@ def compare(
     else:
         graph = _exposed(graph) if per_node else graph
         session = Session.in_process(compile_model(graph, build).image, threads=build.threads)
-    inputs = gather_inputs(session, {}, binding.numbers, seed)
+    inputs = gather_inputs(session, {}, dims_of_inputs(model, binding), seed)
     found = dict(
         zip((port.name for port in session.outputs), session.run(None, inputs), strict=True)
     )

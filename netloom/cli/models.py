@@ -8,7 +8,7 @@ wrote.
 from __future__ import annotations
 
 import importlib.util
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -84,6 +84,11 @@ def load_session(name: str, build: Build, binding: Binding) -> Session:
     from netloom.runtime.session import load
 
     return load(name, threads=build.threads)
+
+
+def dims_of_inputs(name: str, binding: Binding) -> Mapping[str, int]:
+    """The free dims that a program's inputs bind; those of a MODEL were bound in its graph."""
+    return binding.numbers if name.endswith((".so", ".nlc")) else {}
 
 
 def inference_form(graph: Graph) -> Graph:

@@ -11,7 +11,7 @@ from netloom.errors import InputError, UsageError
 
 from .cuda import is_cuda_program, load_cuda
 from .files import check_target, replace_file
-from .models import listed, load_session
+from .models import dims_of_inputs, listed, load_session
 from .options import (
     Binding,
     Build,
@@ -95,9 +95,8 @@ def run(
         load_cuda(program) if is_cuda_program(program) else load_session(program, build, binding)
     )
     _check_outputs(session, targets)
-    arrays = gather_inputs(
-        session, _each_once("--in", inputs), binding.numbers, seed, Pixels(mean, std)
-    )
+    given, dims = _each_once("--in", inputs), dims_of_inputs(program, binding)
+    arrays = gather_inputs(session, given, dims, seed, Pixels(mean, std))
     results = dict(
         zip((port.name for port in session.outputs), session.run(None, arrays), strict=True)
     )

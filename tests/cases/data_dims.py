@@ -27,4 +27,10 @@ DATA_DIMS = [
     row("suppress", "float32[N, 4, 17] boxes", "bool[N, 17]", "float32[] inside"),
     row("suppress", "float32[2, 4, 0]", "bool[2, 0]", "float32[]"),
     row("suppress", "float32[4, 20] special", "bool[20]", "float32[] inside"),
+    row("suppress", "float32[4, 50] boxes", "bool[50]", "float32[] inside", most=3),
+    row("suppress", "float32[2, 4, 90] boxes", "bool[2, 90]", "float32[] inside", most=17),
+    row("suppress", "float64[3, 4, N] boxes", "bool[3, N]", "float64[] inside", most=1),
+    row("suppress", "float32[N, 4, 17] boxes", "bool[N, 17]", "float32[] inside", most=16),
+    row("suppress", "float32[2, 4, 0]", "bool[2, 0]", "float32[]", most=5),
+    row("suppress", "float32[4, 20] special", "bool[20]", "float32[] inside", most=300),
 ]  # fmt: skip

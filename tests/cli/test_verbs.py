@@ -227,6 +227,12 @@ def test_random_inputs_depend_on_the_seed_and_dims(folder: Path) -> None:
     assert first == again != other and first[0]["shape"] == [4, 3]
 
 
+def test_dims_of_a_model_are_bound_before_it_runs(folder: Path) -> None:
+    (row,) = data_of("run", folder / "net.onnx", "--dim", "N=4")
+    assert row["shape"] == [4, 3]
+    assert data_of("compare", folder / "net.onnx", "--dim", "N=4")["agrees"]
+
+
 # -- inspect, check, compare -----------------------------------------------------------------------
 
 

@@ -25,12 +25,12 @@ def _search_sorted(line: Array, values: Array) -> Array:
     return y
 
 
-def _suppress(boxes: Array, candidates: Array, threshold: Array) -> Array:
+def _suppress(boxes: Array, candidates: Array, threshold: Array, most: int | None = None) -> Array:
     """Greedy: the first box that is left is taken, and those that it overlaps go."""
     y = np.zeros(candidates.shape, np.bool_)
     for at in np.ndindex(candidates.shape[:-1]):
         left = [i for i in range(candidates.shape[-1]) if candidates[(*at, i)]]
-        while left:
+        while left and y[at].sum() != most:
             best, *left = left
             y[(*at, best)] = True
             left = [i for i in left if not _overlap(boxes[at], best, i) > threshold]

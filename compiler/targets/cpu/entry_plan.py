@@ -29,7 +29,8 @@ class EntryPlan:
         wanted: list[Extent] = []
         for port in (*self.entry.inputs, *self.entry.outputs):
             wanted += [*port.type.shape, *map(self.room, port.type.shape)]
-        wanted += [*self.arena_offsets, self.arena_bytes, *self.entry.bounds.values()]
+        wanted += [*self.arena_offsets, self.arena_bytes]
+        wanted += [bound.limit for bound in self.entry.dims]
         for launch in self.entry.launches:
             wanted += [launch.items, *launch.extents]
         return {extent: number for number, extent in enumerate(dict.fromkeys(wanted))}

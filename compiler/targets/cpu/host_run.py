@@ -89,7 +89,7 @@ class Runner:
             self.host.fail(
                 context, "NL_ERROR_MEMORY", "These shapes need more memory than 64 bits can count."
             )
-        self._check_outputs_possible(code, context, entry, values)
+        self._check_outputs_possible(code, context, entry, values, "value")
 
     def _expect(
         self, code: Function, context: Record, entry: Record, what: str, message: str
@@ -102,12 +102,12 @@ class Runner:
             self.host.fail(context, "NL_ERROR_ARGUMENT", f"The array of {what}s is null.")
 
     def _check_outputs_possible(
-        self, code: Function, context: Record, entry: Record, values: Word
+        self, code: Function, context: Record, entry: Record, values: Word, kind: str
     ) -> None:
         with code.loop(entry["output_count"]) as index:
             port = entry["ports"].record(PORT, entry["input_count"] + index)
             with code.loop(port["rank"].to(I64)) as axis:
-                value = values.array(I64)[port["extents"].record(EXTENT, axis)["value"]]
+                value = values.array(I64)[port["extents"].record(EXTENT, axis)[kind]]
                 with code.if_(value < 0):
                     self.host.fail(
                         context,
@@ -227,6 +227,7 @@ class Runner:
                 bound = entry["dims"].record(BOUND_DIM, index)
                 self._launch(code, context, entry, done, bound["launches"])
                 self._bind(code, context, entry, run, index)
+            self._check_outputs_possible(code, context, entry, values.address(0), "actual")
         self._launch(code, context, entry, done, entry["launch_count"])
         if self.host.own_dims:
             self._write_actual_shapes(code, entry, values)
@@ -257,7 +258,7 @@ class Runner:
         bound, pool = entry["dims"].record(BOUND_DIM, index), run["pool"].array(I64)
         values = pool.address(entry["value_base"])
         count = code.variable(I64, pool[bound["count"]].to(PTR).array(I64)[0])
-        most = values.array(I64)[bound["bound"]]
+        most = values.array(I64)[bound["limit"]]
         with code.if_((count[0] < 0) | (count[0] > most)):
             self.host.fail(
                 context,

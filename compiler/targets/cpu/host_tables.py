@@ -44,8 +44,8 @@ PORT = Struct(
     }
 )
 LAUNCH = Struct({"kernel": KERNEL.as_pointer(), "items": I64, "words": I64})
-# a dim that the run binds after the first ``launches`` launches; bound: which of the values
-BOUND_DIM = Struct({"name": PTR, "count": I64, "bound": I64, "launches": I64})
+# a dim that the run binds after the first ``launches`` launches; limit: which of the values
+BOUND_DIM = Struct({"name": PTR, "count": I64, "limit": I64, "launches": I64})
 ENTRY = Struct({
     "ports": PTR, "launches": PTR, "wiring": PTR,
     "place_offsets": PTR,  # for each place in the arena, which of the values is its offset
@@ -172,7 +172,7 @@ def write_entry(tables: Tables, program: Program, entry: Entry) -> list[object]:
         plan.values[plan.arena_bytes], int(plan.needs_state),
         _names(tables, entry.inputs), _names(tables, entry.outputs),
         tables.records(BOUND_DIM, [
-            (tables.text(bound.symbol.name), plan.buffer(bound.count), plan.values[bound.bound],
+            (tables.text(bound.symbol.name), plan.buffer(bound.count), plan.values[bound.limit],
              bound.launches) for bound in entry.dims
         ]), len(entry.dims),
     ]  # fmt: skip

@@ -44,6 +44,15 @@ def test_a_broadcast_reader_keeps_the_value_apart() -> None:
     ]
 
 
+def test_what_is_compared_with_all_others_is_made_once() -> None:
+    b = Builder("order")
+    x = b.input(TensorType(FLOAT32, (5, 33)), "x")
+    turned = b("transpose", x, permutation=(1, 0))
+    graph = b.build([b("sort_positions", b("exp", x), axis=1),
+                     b("cast", b("sort_positions", turned, axis=1), dtype=FLOAT32)])  # fmt: skip
+    assert _kernels(graph) == [["exp"], ["sort_positions"], ["transpose", "sort_positions", "cast"]]
+
+
 def test_views_are_made_anew() -> None:
     """Both halves of a channel shuffle read the input's own memory; nobody stores the shuffled
     value.

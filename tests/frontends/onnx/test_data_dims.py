@@ -196,8 +196,70 @@ def test_k_beyond_the_axis_is_an_error_of_the_run() -> None:
         session.run(None, parts(3, 0, 1, 7, 1))
 
 
+AWKWARD = """<ir_version: 9, opset_import: ["" : 17]>
+awkward (float[N] x, float z, int64[1] start)
+    => (float[a] sorted, int64[a] first, int64[N] which, int64[a] often,
+        float[b] shown, float[c] one, int64[0, d] none)
+<int64[1] end = {100}, int64[1] axis = {0}, int64[1] step = {9223372036854775807}>
+{
+  sorted, first, which, often = Unique (x)
+  shown, shown_first, shown_which, shown_often = Unique <sorted = 0> (x)
+  one = Slice (x, start, end, axis, step)
+  none = NonZero (z)
+}"""
+
+
+@pytest.mark.parametrize("start", [2, -5, 100])
+def test_equal_nans_steps_beyond_every_axis_and_scalars(start: int) -> None:
+    feeds = {"z": np.float32(start - 2), "start": np.array([start])}
+    values = ([1, np.nan, 0, -0.0, np.nan, 1], [np.nan], [2, -np.inf, np.inf])
+    agree(AWKWARD, *({**feeds, "x": np.array(x, np.float32)} for x in values))
+
+
+LARGEST = """<ir_version: 9, opset_import: ["" : 17]>
+largest (float[N] x, int64[1] k) => (float[m] y) <float zero = {0}>
+{
+  is_positive = Less (zero, x)
+  positive = Compress <axis = 0> (x, is_positive)
+  y, places = TopK <axis = 0> (positive, k)
+}"""
+
+
+def test_a_dim_is_at_most_what_an_earlier_dim_is() -> None:
+    """Not only what that could have been."""
+    session = Session.in_process(compile_graph(from_onnx(parser.parse_model(LARGEST))).image)
+    x = np.array([1, -1, 2, -2, 3, -4], np.float32)
+    for k in (3, 0):
+        (found,) = session.run(None, {"x": x, "k": np.array([k])})
+        assert found.tolist() == [3, 2, 1][:k]
+    with pytest.raises(InputError, match="would be 4; data may decide it from 0 to 3"):
+        session.run(None, {"x": x, "k": np.array([4])})
+
+
+FILTERED = """<ir_version: 9, opset_import: ["" : 17]>
+filtered (float[N] x, float[1, 1, 3] w) => (float[1, 1, m] y)
+<float zero = {0}, int64[3] image = {1, 1, -1}>
+{
+  is_positive = Less (zero, x)
+  positive = Compress <axis = 0> (x, is_positive)
+  row = Reshape (positive, image)
+  y = Conv (row, w)
+}"""
+
+
+def test_outputs_that_would_have_less_than_nothing_are_errors() -> None:
+    """A kernel of 3 over 2 elements gives nothing; over 1 element there is no result."""
+    session = Session.in_process(compile_graph(from_onnx(parser.parse_model(FILTERED))).image)
+    w = np.ones((1, 1, 3), np.float32)
+    for count in (5, 2):
+        x = np.array([1] * count + [-1] * 4, np.float32)
+        assert session.run(None, {"x": x, "w": w})[0].shape == (1, 1, count - 2)
+    with pytest.raises(InputError, match=r'Axis 2 of the output "y" would have -1 elements'):
+        session.run(None, {"x": np.array([1, -1, -1], np.float32), "w": w})
+
+
 NMS = """<ir_version: 9, opset_import: ["" : 17]>
-nms (float[B, N, 4] boxes, float[B, 3, N] scores, int64[1] most, float[1] iou{input})
+nms (float[B, N, 4] boxes, float[B, C, N] scores, int64[1] most, float[1] iou{input})
     => (int64[n, 3] selected)
 {{ selected = NonMaxSuppression <center_point_box = {center}> (boxes, scores, most, iou{name}) }}"""
 
@@ -219,6 +281,16 @@ def test_suppression_with_free_dims(center: int, name: str) -> None:
         feeds.append({**given, "least": np.array([least], np.float32)} if name else given)
     shapes = agree(text, *feeds)
     assert (shapes[3][0] == (0, 3)) == bool(name)
+
+
+@pytest.mark.parametrize(("classes", "count"), [(0, 3), (2, 0)])
+def test_suppression_of_nothing(classes: int, count: int) -> None:
+    text = NMS.format(center=0, name=", least", input=", float[1] least")
+    text = text.replace("B, N", f"1, {count}").replace("B, C, N", f"1, {classes}, {count}")
+    feeds = {"boxes": random(0, 1, count, 4), "scores": random(1, 1, classes, count),
+             "most": np.array([3]), "iou": np.zeros(1, np.float32),
+             "least": np.zeros(1, np.float32)}  # fmt: skip
+    assert agree(text, feeds) == [[(0, 3)]]
 
 
 UNBOUNDED = """<ir_version: 9, opset_import: ["" : 17]>
