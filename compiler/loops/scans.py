@@ -162,17 +162,18 @@ def _listed(k: Elements, extent: Extent, most: int) -> Callable[[Line], Statemen
         room = dim.minimum(own, most - 1) // LANES + 1
         number, last = variable("b", blocks), variable("c", room)
 
-        def entries(block: Symbol) -> list[Load]:
-            return [Load(listed, (end, Dim.of(block), Dim.of(LANE))) for end in range(4)]
+        def places(number: Symbol) -> list[Line]:
+            return [(end, Dim.of(number), Dim.of(LANE)) for end in range(4)]
 
-        seen = scalar.cast(_overlaps(k, entries(number), ends), INT32)
+        others = [Load(listed, other) for other in places(number)]
+        seen = scalar.cast(_overlaps(k, others, ends), INT32)
         is_kept = Load(k.out, (*at, own))
         here = scalar.Index(Dim.of(last) * LANES + Dim.of(LANE))
         is_here = scalar.call("equal", here, known)
         is_new = scalar.call("and", is_kept, is_here)
         added = [
-            _lanes(Store(listed, entry.index, scalar.select(is_new, end, entry)))
-            for entry, end in zip(entries(last), ends, strict=True)
+            _lanes(Store(listed, entry, scalar.select(is_new, end, Load(listed, entry))))
+            for entry, end in zip(places(last), ends, strict=True)
         ]
 
         def decided(is_free: Expr) -> Statement:
@@ -186,7 +187,7 @@ def _listed(k: Elements, extent: Extent, most: int) -> Callable[[Line], Statemen
 
         body = _with_any(k, seen, lambda search: loop(number, blocks, search), decided)
         zero = scalar.literal(0, boxes.dtype)
-        cleared = [_lanes(Store(listed, entry.index, zero)) for entry in entries(clear)]
+        cleared = [_lanes(Store(listed, entry, zero)) for entry in places(clear)]
         begin = block(
             Store(count, (0,), scalar.literal(0, INT64)), loop(clear, shape[1], block(*cleared))
         )
