@@ -100,7 +100,7 @@ def _search_sorted(k: Elements, _machine: Machine, item: Symbol) -> tuple[Extent
     return _over_lines((*outer, dim.ceil_div(count, VECTORS * LANES)), item, part)
 
 
-def _suppress(k: Elements, machine: Machine, item: Symbol) -> tuple[Extent, Statement]:
+def _suppress(k: Elements, _machine: Machine, item: Symbol) -> tuple[Extent, Statement]:
     """(work items, the body of one)"""
     most = k.anchor.attrs.most if k.anchor else None
     extent = k.anchored.output.shape[-1]
@@ -152,8 +152,8 @@ def _listed(k: Elements, extent: Extent, most: int) -> Callable[[Line], Statemen
     shape = (4, dim.ceil_div(most, LANES), LANES)
 
     def line(at: Line) -> Statement:
-        listed = Buffer(k.local_name("k"), boxes.dtype, shape, is_local=True)
-        count = Buffer(k.local_name("n"), INT64, (1,), is_local=True)
+        listed = Buffer(k.local_name("t"), boxes.dtype, shape, is_local=True)
+        count = Buffer(k.local_name("t"), INT64, (1,), is_local=True)
         known = Load(count, (0,))
         place, clear = variable("i", extent), variable("j", shape[1])
         own = Dim.of(place)
@@ -162,8 +162,8 @@ def _listed(k: Elements, extent: Extent, most: int) -> Callable[[Line], Statemen
         room = dim.minimum(own, most - 1) // LANES + 1
         number, last = variable("b", blocks), variable("c", room)
 
-        def places(number: Symbol) -> list[Line]:
-            return [(end, Dim.of(number), Dim.of(LANE)) for end in range(4)]
+        def places(vector: Symbol) -> list[Line]:
+            return [(end, Dim.of(vector), Dim.of(LANE)) for end in range(4)]
 
         others = [Load(listed, other) for other in places(number)]
         seen = scalar.cast(_overlaps(k, others, ends), INT32)
