@@ -100,7 +100,7 @@ def _search_sorted(k: Elements, _machine: Machine, item: Symbol) -> tuple[Extent
     return _over_lines((*outer, dim.ceil_div(count, VECTORS * LANES)), item, part)
 
 
-def _suppress(k: Elements, machine: Machine, item: Symbol) -> tuple[Extent, Statement]:
+def _suppress(k: Elements, _machine: Machine, item: Symbol) -> tuple[Extent, Statement]:
     """(work items, the body of one)"""
     most = k.anchor.attrs.most if k.anchor else None
     extent = k.anchored.output.shape[-1]
@@ -152,8 +152,8 @@ def _listed(k: Elements, extent: Extent, most: int) -> Callable[[Line], Statemen
     shape = (4, dim.ceil_div(most, LANES), LANES)
 
     def line(at: Line) -> Statement:
-        listed = Buffer(k.local_name("k"), boxes.dtype, shape, is_local=True)
-        count = Buffer(k.local_name("n"), INT64, (1,), is_local=True)
+        listed = Buffer(k.local_name("t"), boxes.dtype, shape, is_local=True)
+        count = Buffer(k.local_name("t"), INT64, (1,), is_local=True)
         known = Load(count, (0,))
         place, clear = variable("i", extent), variable("j", shape[1])
         own = Dim.of(place)
@@ -162,17 +162,18 @@ def _listed(k: Elements, extent: Extent, most: int) -> Callable[[Line], Statemen
         room = dim.minimum(own, most - 1) // LANES + 1
         number, last = variable("b", blocks), variable("c", room)
 
-        def entries(block: Symbol) -> list[Load]:
-            return [Load(listed, (end, Dim.of(block), Dim.of(LANE))) for end in range(4)]
+        def places(vector: Symbol) -> list[Line]:
+            return [(end, Dim.of(vector), Dim.of(LANE)) for end in range(4)]
 
-        seen = scalar.cast(_overlaps(k, entries(number), ends), INT32)
+        others = [Load(listed, other) for other in places(number)]
+        seen = scalar.cast(_overlaps(k, others, ends), INT32)
         is_kept = Load(k.out, (*at, own))
         here = scalar.Index(Dim.of(last) * LANES + Dim.of(LANE))
         is_here = scalar.call("equal", here, known)
         is_new = scalar.call("and", is_kept, is_here)
         added = [
-            _lanes(Store(listed, entry.index, scalar.select(is_new, end, entry)))
-            for entry, end in zip(entries(last), ends, strict=True)
+            _lanes(Store(listed, entry, scalar.select(is_new, end, Load(listed, entry))))
+            for entry, end in zip(places(last), ends, strict=True)
         ]
 
         def decided(is_free: Expr) -> Statement:
@@ -186,7 +187,7 @@ def _listed(k: Elements, extent: Extent, most: int) -> Callable[[Line], Statemen
 
         body = _with_any(k, seen, lambda search: loop(number, blocks, search), decided)
         zero = scalar.literal(0, boxes.dtype)
-        cleared = [_lanes(Store(listed, entry.index, zero)) for entry in entries(clear)]
+        cleared = [_lanes(Store(listed, entry, zero)) for entry in places(clear)]
         begin = block(
             Store(count, (0,), scalar.literal(0, INT64)), loop(clear, shape[1], block(*cleared))
         )

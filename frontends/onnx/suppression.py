@@ -13,11 +13,12 @@ from dataclasses import dataclass
 from typing import Final
 
 from netloom.compiler import dim
-from netloom.compiler.dim import product
+from netloom.compiler.dim import Extent, product
 from netloom.compiler.graph import Value
+from netloom.compiler.ops.suppression import LONGEST_LIST
 from netloom.compiler.tensor_type import INT64
 
-from .context import Contents, Context
+from .context import Context
 from .data_dependent import true_positions
 from .handler import HandlerTable
 from .node import ModelNode
@@ -46,16 +47,27 @@ def non_max_suppression(context: Context, node: ModelNode) -> Value:
             f"its boxes are {boxes.type} and its scores {scores.type}.", "Export it again."
         )
     most = _number(context, node, 2)
-    if most is None:  # by the standard: none
+    limit = None if most is None else _limit(context, most)
+    if most is None or limit == 0:  # by the standard: none unless a number is given
         return context.splat(0, INT64, (0, 3))
     found = _candidates(context, node, scores)
     corners = _corners(context, node, boxes, found.box)
     threshold = _number(context, node, 3)
     overlap = context.number(0.0, boxes.dtype) if threshold is None else threshold
-    kept = context("suppress", corners, found.is_real, context.cast(overlap, boxes.dtype))
-    count = context("running_sum", context.cast(kept, INT64))
-    chosen = context("and", kept, context("less_equal", count, most))
-    return _listed(context, chosen, found.box, context.contents(most))
+    overlap = context.cast(overlap, boxes.dtype)
+    if isinstance(limit, int) and limit <= LONGEST_LIST:
+        chosen = context("suppress", corners, found.is_real, overlap, most=limit)
+    else:
+        kept = context("suppress", corners, found.is_real, overlap)
+        count = context("running_sum", context.cast(kept, INT64))
+        chosen = context("and", kept, context("less_equal", count, most))
+    return _listed(context, chosen, found.box, limit)
+
+
+def _limit(context: Context, most: Value) -> Extent | None:
+    """How many boxes a class may have, if that is known at import."""
+    known = context.contents(most)
+    return None if known is None else dim.maximum(known.item(), 0)
 
 
 def _number(context: Context, node: ModelNode, position: int) -> Value | None:
@@ -118,10 +130,10 @@ def _corners(context: Context, node: ModelNode, boxes: Value, chosen: Value) -> 
     return context("concat", low, high, axis=2)
 
 
-def _listed(context: Context, chosen: Value, boxes: Value, most: Contents | None) -> Value:
+def _listed(context: Context, chosen: Value, boxes: Value, most: Extent | None) -> Value:
     """[selected, 3]: (batch, class, box) of each that is chosen; ``most`` of a class, if known."""
     batch, classes, extent = chosen.shape
-    of_a_class = extent if most is None else dim.minimum(extent, dim.maximum(most.item(), 0))
+    of_a_class = extent if most is None else dim.minimum(extent, most)
     place = true_positions(context, chosen, "selected", batch * classes * of_a_class)
     line = context("div", place, context.extent_value(extent))
     box = context("gather", context.reshape(boxes, (product(boxes.shape),)), place, axis=0)

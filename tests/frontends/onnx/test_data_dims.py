@@ -283,6 +283,20 @@ def test_suppression_with_free_dims(center: int, name: str) -> None:
     assert (shapes[3][0] == (0, 3)) == bool(name)
 
 
+@pytest.mark.parametrize("most", [0, 3, 2000])
+def test_suppression_of_a_known_number(most: int) -> None:
+    """A short list of kept boxes is searched instead of all boxes before."""
+    text = NMS.format(center=0, name="", input="").replace(", int64[1] most", "")
+    text = text.replace("    => (int64[n, 3] selected)", f"""    => (int64[n, 3] selected)
+<int64[1] most = {{{most}}}>""")  # fmt: skip
+    rng = np.random.default_rng(most)
+    boxes = (rng.integers(0, 9, (2, 40, 4)) / 4).astype(np.float32)
+    scores = (rng.integers(0, 9, (2, 3, 40)) / 8).astype(np.float32)
+    feeds = {"boxes": boxes, "scores": scores, "iou": np.array([0.3], np.float32)}
+    ((shape,),) = agree(text, feeds)
+    assert shape[0] <= 6 * most
+
+
 @pytest.mark.parametrize(("classes", "count"), [(0, 3), (2, 0)])
 def test_suppression_of_nothing(classes: int, count: int) -> None:
     text = NMS.format(center=0, name=", least", input=", float[1] least")
