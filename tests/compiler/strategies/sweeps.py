@@ -21,6 +21,7 @@ from netloom.compiler.dim import Dim
 from netloom.compiler.driver import Compiled, Options, plan_graph
 from netloom.compiler.graph import Builder, Graph
 from netloom.compiler.passes.select_strategies import Decision, select_strategies
+from netloom.compiler.passes.trim_kernels import trim_kernels
 from netloom.compiler.strategies import BY_NAME
 from netloom.compiler.targets.cpu.machine import host_cpus
 from netloom.compiler.tensor_type import FLOAT32, TensorType
@@ -203,7 +204,7 @@ def rejection(strategy: str, role: str, case: Convolution) -> str | None:
     """Why the pipeline does not choose a strategy that was asked for; None if it does."""
     b = Builder("one")
     weights = Constant.splat(0.0, TensorType(FLOAT32, case.w)) if has_weights(role, case) else None
-    graph = b.build([add_node(b, role, case, "x", weights=weights)])
+    graph = trim_kernels(b.build([add_node(b, role, case, "x", weights=weights)]))
     decisions: list[Decision] = []
     select_strategies(graph, "fast", strategy, decisions)
     (decision,) = decisions

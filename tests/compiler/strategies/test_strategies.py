@@ -170,7 +170,12 @@ def test_every_shape_is_right_in_bands(
     strategy: str, role: str, shapes: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The three stages as one kernel, in short bands too, are as right as three kernels."""
-    for name, value in (("LEAST_TILES", 0), ("LEAST_ENTRIES", 0), ("BAND", 64 << 10)):
+    for name, value in (
+        ("LEAST_TILES", 0),
+        ("LEAST_OF_IMAGE", 0),
+        ("LEAST_ENTRIES", 0),
+        ("BAND", 64 << 10),
+    ):
         monkeypatch.setattr(bands, name, value)
     for program in sweep(strategy, role, -(-shapes // 10)).programs:
         has_bands = any("winograd_fused" in name for name in program.planned().program.kernels)

@@ -90,7 +90,7 @@ def check(graph: Graph, dims: Mapping[str, int] | None = None) -> None:
 @pytest.mark.parametrize("graph", [
     convolution((1, 8, 8, 8), 32), convolution((2, 19, 7, 9), 33), convolution((1, 5, 5, 6), 70, (0, 0), (0, 0)),
     convolution((3, 4, 3, 4), 36, (2, 1), (0, 2)), convolution((1, 3, 3, 3), 2, (0, 0), (0, 0)),
-    convolution((2, 6, 1, 10), 31, (1, 3), (1, 0)),
+    convolution((2, 6, 2, 10), 31, (1, 3), (1, 0)),
 ], ids=lambda g: " ".join(str(v.type) for v in g.inputs))  # fmt: skip
 def test_convolutions(graph: Graph) -> None:
     check(graph)
