@@ -22,7 +22,7 @@ from . import fft, scans, winograd
 from .attention import attention_loops
 from .elements import Elements, compute_of
 from .emit import emit_tiles
-from .ir import Buffer, For, Kernel, Let, Statement, expressions_in, extents_in, walk
+from .ir import Buffer, For, Kernel, Let, Statement, block, expressions_in, extents_in, walk
 from .linear import linear_loops
 from .moves import planned_move
 from .plan import Machine
@@ -82,6 +82,8 @@ def _loops(
     elements: Elements, machine: Machine, item: Symbol
 ) -> tuple[Extent, Statement, Mapping[Buffer, Buffer]]:
     """(work items, body, the buffers that the loops walk by their offsets)"""
+    if 0 in elements.out.shape:  # nothing to do, and no axes to plan for
+        return 0, block(), {}
     if elements.anchor is not None and elements.anchor.op.name in SCHEDULES:
         items, body = SCHEDULES[elements.anchor.op.name](elements, machine, item)
         return items, body, {}

@@ -123,8 +123,7 @@ def _kept(
         size = tile.counts.get(axis.symbol, 1)
         room *= size
         items = dim.product([tiles_along(tile, a) for a in outer[:-1]])
-        parts = -(-LEAST_ITEMS // max(items, 1)) if isinstance(items, int) else 1
-        chunk = min(room, extent // parts)
+        chunk = min(room, extent // -(-LEAST_ITEMS // items) if isinstance(items, int) else extent)
         if chunk < extent and size > 1:  # of whole tiles: others would be made row by row
             chunk = _chunk(tile, axis, chunk // size) if chunk >= size and extent % size == 0 else 0
         if chunk < extent and chunk < 2:

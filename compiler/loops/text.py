@@ -245,7 +245,8 @@ def parse_kernel(text: str) -> Kernel:
     _, symbol, spread, items = _matched(_LOOP, item)
     work_item = names.ranged(symbol, spread or "0..")
     lines = [_Line(len(line) - len(line.lstrip()), line.strip()) for line in rest if line]
-    return Kernel(name, buffers, symbols, names.extent(items), work_item, _block(lines, names))
+    body = _block(lines, names) if lines else block()  # of an output without elements
+    return Kernel(name, buffers, symbols, names.extent(items), work_item, body)
 
 
 @dataclass(frozen=True)

@@ -117,10 +117,9 @@ class _Checker:
         self._claim(scope, kernel.variable)
         place = _Place(scope, frozenset(kernel.buffers))
         self._run(kernel.body, place, frozenset(kernel.buffers[:-1]))
-        outputs = [
-            s for s in walk(kernel.body) if isinstance(s, Store) and s.buffer is kernel.buffers[-1]
-        ]
-        self._require(bool(outputs), "the output is never stored")
+        output = kernel.buffers[-1]
+        stores = [s for s in walk(kernel.body) if isinstance(s, Store) and s.buffer is output]
+        self._require(bool(stores) or 0 in output.shape, "the output is never stored")
 
     # -- statements --------------------------------------------------------------------------------
 

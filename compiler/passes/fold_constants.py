@@ -1,5 +1,4 @@
-"""What depends on constants alone is computed now, by the ops' references; and so is what has no
-elements, whatever it depends on.
+"""What depends on constants alone is computed now, by the ops' references.
 
 A splat stays a splat: elementwise ops are computed on its one value, ops that only move elements
 keep it. Results of more than 64 MiB are left to the program, and so is what would grow by more than
@@ -26,7 +25,7 @@ MAX_GROWTH = 1 << 20
 
 
 def fold_constants(graph: Graph) -> Graph:
-    """The graph with every node over constants, or of no elements, replaced by its results."""
+    """The graph with every node over constants replaced by its results."""
     return rewrite(graph, _folded)
 
 
@@ -35,9 +34,6 @@ def _folded(rewriter: Rewriter, node: Node) -> Sequence[Value] | None:
         return None
     if symbols_in(node.attrs, *(value.type for value in node.outputs)):
         return None
-    if all(0 in value.shape for value in node.outputs):
-        empty = [np.empty(v.type.static_shape, v.type.dtype.numpy) for v in node.outputs]
-        return [rewriter.constant(Constant(array), label=node.label) for array in empty]
     constants = [rewriter.constant_of(value) for value in node.inputs]
     known = [constant for constant in constants if constant is not None]
     if len(known) < len(constants):

@@ -18,14 +18,21 @@ from ...program import Entry, Port, Program
 from ...tensor_type import DType
 from .entry_plan import EntryPlan
 
-_KEYWORDS = frozenset({  # of C and C++, and names that the typed functions use themselves
-    "alignas", "alignof", "and", "asm", "auto", "bool", "break", "case", "catch", "char", "class", "const",
-    "continue", "default", "delete", "do", "double", "else", "enum", "explicit", "export", "extern", "false",
-    "float", "for", "friend", "goto", "if", "inline", "int", "long", "mutable", "namespace", "new", "not",
-    "operator", "or", "private", "protected", "public", "register", "restrict", "return", "short", "signed",
-    "sizeof", "static", "struct", "switch", "template", "this", "throw", "true", "try", "typedef", "typename",
-    "union", "unsigned", "using", "virtual", "void", "volatile", "while", "xor", "api", "context", "code",
-    "inputs", "outputs", "shape", "state",
+_KEYWORDS = frozenset({  # of C and C++, and macros of their compilers
+    "alignas", "alignof", "and", "and_eq", "asm", "auto", "bitand", "bitor", "bool", "break",
+    "case", "catch", "char", "char16_t", "char32_t", "char8_t", "class", "co_await", "co_return",
+    "co_yield", "compl", "concept", "const", "const_cast", "consteval", "constexpr", "constinit",
+    "continue", "decltype", "default", "delete", "do", "double", "dynamic_cast", "else", "enum",
+    "explicit", "export", "extern", "false", "float", "for", "friend", "goto", "if", "inline",
+    "int", "linux", "long", "mutable", "namespace", "new", "noexcept", "not", "not_eq", "nullptr",
+    "operator", "or", "or_eq", "private", "protected", "public", "register", "reinterpret_cast",
+    "requires", "restrict", "return", "short", "signed", "sizeof", "static", "static_assert",
+    "static_cast", "struct", "switch", "template", "this", "thread_local", "throw", "true", "try",
+    "typedef", "typeid", "typename", "typeof", "union", "unix", "unsigned", "using", "virtual",
+    "void", "volatile", "wchar_t", "while", "xor", "xor_eq",
+    # names that the typed functions use themselves, in lower case
+    "api", "code", "context", "dltensor", "inputs", "int16_t", "int32_t", "int64_t", "int8_t",
+    "null", "outputs", "shape", "state", "uint16_t", "uint32_t", "uint64_t", "uint8_t",
 })  # fmt: skip
 _C_TYPES = {
     DType.FLOAT32: "float",

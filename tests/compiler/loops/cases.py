@@ -276,6 +276,7 @@ CASES = (
     Case("matmul_chains", one("matmul", (20, 70), (70, 40))),
     Case("matmul_integers", one("matmul", (3, 5), (5, 4), dtype=INT32)),
     Case("matmul_empty", one("matmul", (4, 0), (0, 3))),
+    Case("matmul_of_none", one("matmul", (N, 0, 700), (700, 33)), n=3),
     Case("matmul_symbolic", one("matmul", (N, 7), (7, 33)), n=11),
     Case("matmul_symbolic_full", one("matmul", (N, 7), (7, 33)), n=18),
     Case("matmul_symbolic_sum", one("matmul", (3, N), (N, 5)), n=530),

@@ -9,6 +9,7 @@ is the same tree in the same order.
 from __future__ import annotations
 
 import ctypes
+import mmap
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -21,6 +22,8 @@ import numpy as np
 import pytest
 
 from netloom.compiler import dim, scalar
+from netloom.compiler.graph import Builder
+from netloom.compiler.loops.build import Machine, build_kernel
 from netloom.compiler.loops.interpret import Run, run_kernel
 from netloom.compiler.loops.ir import (
     LANES,
@@ -40,7 +43,7 @@ from netloom.compiler.scalar import Call, Expr
 from netloom.compiler.targets.cpu.llvm import INDEX_ERROR, compile_kernels, kernels_as_llvm
 from netloom.compiler.targets.cpu.machine import Cpu, host_cpu, host_cpus
 from netloom.compiler.targets.cpu.vector_math import expand_all
-from netloom.compiler.tensor_type import DType
+from netloom.compiler.tensor_type import FLOAT32, INT64, DType, TensorType
 
 from .cases import CASES, Case, drawn, kernels_of
 
@@ -368,3 +371,16 @@ parallel w < ITEMS:
         found, _ = compiled([kernel], cpu, is_linked=False).run(kernel, [x], {})
         assert np.array_equal(found, right, equal_nan=to != "bool")
         assert to == "bool" or np.array_equal(np.signbit(found), np.signbit(right))
+
+
+@pytest.mark.parametrize("width", [1, 16, 19])
+def test_gathers_from_no_rows_read_nothing(width: int) -> None:
+    """Every number is out of range, and memory that may not be read lies where rows would."""
+    b = Builder("gather")
+    rows = dim.symbol("N", 0)
+    x, i = b.input(TensorType(FLOAT32, (rows, width)), "x"), b.input(TensorType(INT64, (5,)), "i")
+    kernel = build_kernel("kernel", b.build([b("gather", x, i, axis=0)]), Machine())
+    closed = np.frombuffer(mmap.mmap(-1, mmap.PAGESIZE, prot=0), np.float32)
+    arrays = [closed[:0].reshape(0, width), np.arange(5)]
+    found, is_wrong = compiled([kernel], host_cpu()).run(kernel, arrays, {"N": 0})
+    assert is_wrong and not found.any()

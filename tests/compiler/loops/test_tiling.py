@@ -286,12 +286,6 @@ def test_rows_of_neighbours_are_preferred_to_those_of_far_images() -> None:
     assert plan.tile.rows and plan.tile.rows.name == "p3"
 
 
-@pytest.mark.parametrize("shapes", [((0, 4096), (4096, 32)), ((64, 4096), (4096, 0))])
-def test_long_sums_of_no_results_have_a_plan(shapes: tuple[tuple[int, int], ...]) -> None:
-    plan = plan_of_one("matmul", *shapes)
-    assert product([plan.tiles(axis) for axis in (*plan.outer, *plan.inner)]) == 0
-
-
 def test_results_are_stored_behind_their_last_terms() -> None:
     """Not in a loop of their own behind all terms."""
     kernel = build_kernel("kernel", one("matmul", (64, 2048), (2048, 64))(), Machine())

@@ -86,15 +86,3 @@ def test_inputs_and_states_are_left() -> None:
     w = b.state("w", Constant(np.ones(3)))
     graph = b.build([b("neg", w)])
     assert fold_constants(graph) is graph
-
-
-def test_what_has_no_elements_is_known_whatever_it_depends_on() -> None:
-    b = Builder("g")
-    x = b.input(TensorType(FLOAT32, (0, 600)), "x")
-    graph = fold_constants(
-        b.build([b("matmul", x, splat(b, 1.0, 600, 32)), b("reduce_sum", x, axes=(0,))])
-    )
-    found = constant_of(graph)
-    assert found is not None
-    assert found.type == TensorType(FLOAT32, (0, 32))
-    assert constant_of(graph, 1) is None  # 600 zeros

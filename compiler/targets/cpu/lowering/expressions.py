@@ -7,6 +7,7 @@ Floats smaller than float32 compute in float32 and round once.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from contextlib import nullcontext
 from functools import partial
 from math import copysign
 from typing import Any
@@ -132,7 +133,17 @@ class Expressions:
             and slope_along(first, LANE) == 1
             and not any(isinstance(part, ir.Value) and is_vector(part) for part in made)
         )
-        return self.memory.load_at(load.buffer, self._offset(load, made, is_row), is_row)
+        offset = self._offset(load, made, is_row)
+        flag = self._has_places(load)
+        with nullcontext() if flag is None else self.indices.reading_if(flag):
+            return self.memory.load_at(load.buffer, offset, is_row)
+
+    def _has_places(self, load: Load) -> Operand | None:
+        """Whether an axis with a computed index has elements (``_checked`` gives 0 where it has
+        none); None: it is known that it has."""
+        checked = [n for n in scalar.post_order(load.index_expressions) if isinstance(n, Checked)]
+        empty = [n.extent for n in checked if (dim.bounds(n.extent)[0] or 0) <= 0]
+        return self.indices.conditions([extent - 1 for extent in empty])[0]
 
     def _offset(self, load: Load, made: Sequence[Any], is_row: bool) -> Any:
         """The element number of a load whose computed index parts are made; ``is_row``: that of

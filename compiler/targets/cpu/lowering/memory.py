@@ -194,9 +194,8 @@ class Memory:
             return self._value(buffer, self._vector(buffer, address, self.indices.mask))
         if not isinstance(offset, int) and is_vector(offset):
             return self._value(buffer, self._gathered(buffer, offset))
-        return self._value(
-            buffer, self.b.load(self._pointer(buffer, offset), typ=memory_type(buffer.dtype))
-        )
+        address = self._readable(self._pointer(buffer, offset))
+        return self._value(buffer, self.b.load(address, typ=memory_type(buffer.dtype)))
 
     def vector(self, fold: LaneFold) -> Operand:
         """The vector whose lanes are combined."""

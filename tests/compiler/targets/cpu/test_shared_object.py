@@ -325,9 +325,9 @@ def test_headers_compile(tmp_path: Path, language: str) -> None:
         pytest.skip("c++ is not installed")
     extent = (Dim.of(small.N) + 3) // 2 * 5 - 1
     port = Port("*/ x", small.float32(Dim.of(small.N)))
-    entry = Entry(
-        "run", (port, Port("for", small.float32())), (Port("out", small.float32(extent)),), (), ()
-    )
+    words = ("for", "linux", "nullptr", "NULL", "int64_t", "int32_t", "DLTensor", "and_eq")
+    ports = (port, *(Port(word, small.float32()) for word in words))
+    entry = Entry("run", ports, (Port("out", small.float32(extent)),), (), ())
     (tmp_path / "a.h").write_text(
         model_header(small.program([entry], symbols=[small.N], name="while"))
     )
