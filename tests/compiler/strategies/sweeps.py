@@ -107,7 +107,8 @@ class SweepProgram:
 
     def planned(self) -> Compiled:
         """The program before machine code."""
-        options = Options(override=self.strategy, cpu=self.cpu, accuracy="fast")
+        # other tests have the other cores: starting processes for a few kernels would not pay
+        options = Options(override=self.strategy, cpu=self.cpu, accuracy="fast", workers=1)
         compiled = plan_graph(graph_of(self.role, self.rounds[0]), options)
         assert {d.strategy for d in compiled.decisions} <= {self.strategy}
         return compiled
