@@ -52,6 +52,7 @@ def sums(machine: Machine) -> Iterator[tuple[str, Plan]]:
                 anchor = anchor_of(node.attrs.body)
                 if (
                     anchor is not None
+                    and 0 not in anchor.output.shape  # which have no loops to plan
                     and anchor.op.compute is not None
                     and row_form(node.attrs.body) is None
                 ):
