@@ -27,7 +27,17 @@ from netloom.compiler.targets.cpu.machine import host_cpus
 from netloom.compiler.tensor_type import FLOAT32, TensorType
 from netloom.runtime.session import Session
 
-from .convolutions import CORNERS, Array, Convolution, add_node, drawn, exact, resized, strided
+from .convolutions import (
+    CORNERS,
+    ROLES,
+    Array,
+    Convolution,
+    add_node,
+    drawn,
+    exact,
+    resized,
+    strided,
+)
 from .coverage import variants
 
 PROGRAM = 10  # shapes that are compiled as one program: independent nodes, none sees another
@@ -201,13 +211,17 @@ def levels() -> tuple[str, ...]:
 # -- one shape -------------------------------------------------------------------------------------
 
 
-def rejection(strategy: str, role: str, case: Convolution) -> str | None:
-    """Why the pipeline does not choose a strategy that was asked for; None if it does."""
+def trimmed(role: str, case: Convolution) -> Graph:
+    """The shape as one node, as strategies meet it: without positions that meet padding alone."""
     b = Builder("one")
     weights = Constant.splat(0.0, TensorType(FLOAT32, case.w)) if has_weights(role, case) else None
-    graph = trim_kernels(b.build([add_node(b, role, case, "x", weights=weights)]))
+    return trim_kernels(b.build([add_node(b, role, case, "x", weights=weights)]))
+
+
+def rejection(strategy: str, role: str, case: Convolution) -> str | None:
+    """Why the pipeline does not choose a strategy that was asked for; None if it does."""
     decisions: list[Decision] = []
-    select_strategies(graph, "fast", strategy, decisions)
+    select_strategies(trimmed(role, case), "fast", strategy, decisions)
     (decision,) = decisions
     return None if decision.strategy == strategy else decision.rejected[strategy]
 
@@ -216,9 +230,7 @@ def promised(strategy: str, role: str, case: Convolution) -> tuple[float, bool]:
     """The budget of a strategy for a shape, and whether it is exact on small integers (rounded
     ones, if it has to).
     """
-    b = Builder("one")
-    result = add_node(b, role, case, "x")
-    (node,) = (node for node in b.nodes if result in node.outputs)
+    (node,) = (node for node in trimmed(role, case).nodes if node.op.name == ROLES[role])
     budget, accuracy = BY_NAME[strategy].level(node)
     return budget, accuracy == "strict" or is_rounded(strategy)
 
