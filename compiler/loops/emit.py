@@ -247,10 +247,15 @@ class _Emitter:
             unit for axis in (tile.rows, tile.columns) if axis for unit in place.unit(axis)
         )
 
-    def _each(self, body: Statement, place: _Place, lanes: bool = True) -> Statement:
-        """A statement for every accumulator of the tile."""
+    def _each(
+        self, body: Statement, place: _Place, lanes: bool = True, terms: Sequence[Axis] = ()
+    ) -> Statement:
+        """A statement for every accumulator of the tile; of few terms that are copied out, all
+        those of one sum before the next: what one reads stays in registers for itself only."""
         if lanes and self.lanes:
             body = loop(LANE, LANES, body, Kind.VECTOR)
+        for axis in reversed(terms):
+            body = loop(axis.symbol, axis.extent, body, Kind.UNROLLED)
         for symbol, size in reversed(self._units(place)):
             body = loop(symbol, size, body, Kind.UNROLLED)
         return body
@@ -266,10 +271,11 @@ class _Emitter:
         """One chain of terms added to the accumulators."""
         term = widened(self._put(place).expression(self.space.term), buffer.dtype)
         value = self._added(term, Load(buffer, at))
+        axes = self.plan.chains.inner
+        if self.plan.tile.copies_terms:
+            return self._each(Store(buffer, at, value), place, terms=axes)
         tested = _outer_conditions(value, [symbol for symbol, _ in self._units(place)])
         body = self._each(Store(buffer, at, _without(value, tested)), place)
-        axes = self.plan.chains.inner
-        kind = Kind.UNROLLED if self.plan.tile.copies_terms else Kind.SERIAL
         for depth in range(len(axes), -1, -1):
             inner = {axis.symbol for axis in axes[depth:]}
             here = [
@@ -279,7 +285,7 @@ class _Emitter:
             ]
             body = guard(tuple(here), body)
             if depth:
-                body = loop(axes[depth - 1].symbol, axes[depth - 1].extent, body, kind)
+                body = loop(axes[depth - 1].symbol, axes[depth - 1].extent, body)
             if depth == len(axes) and self.ahead is not None and not tested:
                 body = block(*self._prefetches(self.ahead, term, axes[-1], place), body)
         return body
