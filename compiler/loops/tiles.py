@@ -268,7 +268,8 @@ def _over_tiles(
     k: Elements, tiles: tuple[Extent, Extent], batch: Extent, channels: Extent,
     body: Callable[[_Place], Statement], item: Symbol,
 ) -> tuple[Extent, Statement]:  # fmt: skip
-    """Items: image, row of tiles, group of channel blocks; inside: tiles along the row, blocks."""
+    """Items: row of tiles, image, group of channel blocks, from the outermost; inside: tiles along
+    the row, blocks. Where the rows and the batch are free dims, the images are inside too."""
     blocks = dim.ceil_div(channels, LANES)
     group = next(g for g in range(BLOCKS, 0, -1) if blocks % g == 0)
     groups = blocks // group
@@ -279,15 +280,19 @@ def _over_tiles(
     number = (at[0] * rows + at[1]) * columns + at[2]
     statement = body(_Place(at[0], (at[1], at[2]), number, at[3] * group + at[4], channels))
     statement = loop(tx, columns, loop(cb, group, statement))
-    rest = Dim.of(item)
-    assert isinstance(rows, int) and isinstance(groups, int)
-    for symbol, position in (
-        (cg, rest % groups),
-        (ty, (rest // groups) % rows),
-        (n, rest // (groups * rows)),
-    ):
-        statement = Let(symbol, position, statement)
-    return batch * rows * groups, statement
+    axes = [(n, batch), (ty, rows), (cg, groups)]
+    if isinstance(rows, Dim):
+        axes[:2] = axes[1::-1]
+        if isinstance(batch, Dim):
+            statement = loop(n, batch, statement)
+            del axes[1]
+    rest: Extent = Dim.of(item)
+    for symbol, extent in reversed(axes[1:]):
+        assert isinstance(extent, int)
+        statement = Let(symbol, rest % extent, statement)
+        rest = rest // extent
+    statement = Let(axes[0][0], rest, statement)
+    return dim.product([extent for _, extent in axes]), statement
 
 
 def combined(coefficients: Sequence[float], values: Sequence[Expr]) -> Expr:

@@ -21,8 +21,11 @@ def join_stages(
         if not m.is_only_use(m.image.output, m.product.output):
             return "its entries have other readers"
         kept, groups, channels, filters = nominal(m.u)
+        counts = m.image.attrs.counts
+        if not all(isinstance(count, int) for count in counts):
+            return "bands are parts of an image, whose height or width is a free dim"
         images = nominal(m.x, typical_batch or 1)[0]
-        tiles = images * prod(m.image.attrs.counts)
+        tiles = images * prod(counts)
         return reason_against(kept, images, tiles, channels, filters, groups) or True
 
     rule = Rule(

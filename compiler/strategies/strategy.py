@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from math import prod
 from typing import TYPE_CHECKING, TypeAlias
 
-from ..dim import Symbol, bounds, evaluate
+from ..dim import Extent, Symbol, bounds, evaluate, symbols_of
 from ..graph import Graph, Node, Value
 
 if TYPE_CHECKING:
@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 
 ACCURACIES = ("strict", "default", "fast")  # each level may choose what the ones before it may
 CONVOLUTIONS = ("conv", "conv_input_gradient", "conv_weight_gradient")
+IMAGE = 224  # what a free height or width is taken for: that of most images that networks classify
 CHOSEN = (*CONVOLUTIONS, "attention")  # the ops that strategies are chosen for
 
 
@@ -136,13 +137,26 @@ def direct_products(node: Node, free: int = 1) -> float:
 
 
 def nominal(value: Value, free: int = 1) -> tuple[int, ...]:
+    """The shape of an image, or of weights, in numbers: IMAGE for free dims behind the channels,
+    ``free`` for others, where their range allows it."""
+    return (*numbers(value.shape[:2], free), *numbers(value.shape[2:], max(free, IMAGE)))
+
+
+def numbers(shape: Sequence[Extent], free: int) -> tuple[int, ...]:
     """A shape in numbers, with ``free`` for free dims where their range allows it."""
     return tuple(
         extent
         if isinstance(extent, int)
         else evaluate(extent, {s.name: nominal_number(s, free) for s in extent.symbols()})
-        for extent in value.shape
+        for extent in shape
     )
+
+
+def image_dims(node: Node) -> dict[Symbol, int]:
+    """The free dims of a convolution's image behind its channels, and what they are taken for."""
+    of = geometry(node)
+    symbols = symbols_of((*of.x.shape[2:], *of.y.shape[2:]))
+    return {symbol: nominal_number(symbol, IMAGE) for symbol in symbols}
 
 
 def nominal_number(symbol: Symbol, free: int = 1) -> int:

@@ -37,8 +37,6 @@ def rejects(node: Node) -> str | None:
         extent % (attrs.groups * BLOCK) for extent in (nominal(of.x)[1], nominal(of.y)[1])
     ):
         return f"it has {attrs.groups} groups that are not multiples of {BLOCK} channels"
-    if not all(isinstance(extent, int) for extent in (*of.x.shape[2:], *of.y.shape[2:])):
-        return "its height or width is a free dim"
     if node.op.name == "conv_input_gradient" and any(
         padding >= taps
         for side in (attrs.lo, attrs.hi)

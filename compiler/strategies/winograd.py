@@ -24,7 +24,7 @@ from ..ops.tiles import TileAttrs
 from ..ops.winograd import LARGEST, FusedAttrs, entries
 from ..tensor_type import FLOAT32
 from . import dilated, tiles
-from .strategy import Cost, Strategy, geometry, nominal
+from .strategy import Cost, Strategy, geometry, image_dims, nominal
 
 FUSED = TileAttrs((2, 2), (3, 3))
 # products that a fused kernel's time amounts to, for each that it makes: it transforms in between
@@ -56,7 +56,8 @@ def cost(form: TileAttrs, node: Node, batch: int, is_constant: bool) -> Cost:
     ends = nominal(node.inputs[0])[1], nominal(node.output)[1]
     images, count = nominal(node.output, batch)[0], tiles.count(form, node, batch)
     reason = reason_against(entries(form), images, count, *ends, node.attrs.groups)
-    return replace(found, in_bands=node.op.name != "conv_weight_gradient" and reason is None)
+    has_bands = node.op.name != "conv_weight_gradient" and not image_dims(node)
+    return replace(found, in_bands=has_bands and reason is None)
 
 
 def level(inputs: int) -> tuple[float, str]:
@@ -110,8 +111,8 @@ def _fused_rejects(graph: Graph, node: Node) -> str | None:
         return f"it has {node.attrs.groups} groups; the fused kernel is for one"
     if node.output.dtype is not FLOAT32:
         return f"it computes in {node.output.dtype.value}; the fused kernel is for float32"
-    if not all(isinstance(extent, int) for extent in (of.x.shape[1], of.y.shape[1])):
-        return "its channels are a free dim"
+    if not all(isinstance(extent, int) for extent in (*of.x.shape[1:], *of.y.shape[1:])):
+        return "its channels, its height or its width are a free dim"
     return None
 
 

@@ -18,10 +18,11 @@ from math import prod
 from ... import dim
 from ...dim import Extent
 from ...graph import Builder, Graph, Node, Value
+from ...passes.bind_dims import substitute_symbols
 from ...passes.eliminate_dead import eliminate_dead
 from ...passes.fuse import fuse
 from ...strategies import BY_NAME, Strategy
-from ...strategies.strategy import nominal, nominal_number
+from ...strategies.strategy import CONVOLUTIONS, image_dims, nominal, nominal_number
 from ...strategies.winograd import WINOGRAD_F2_FUSED
 from ...text import parse_graph, print_graph
 from .addends import whole_product
@@ -102,7 +103,8 @@ def planned_layer(
     tiling: Tiling | None = None,
 ) -> Planned:  # fmt: skip
     """A node by a strategy, its products by a tiling if one is given; a node without strategies is
-    what it is. Free dims count for ``batch`` where seconds are concerned."""
+    what it is. Free dims count for ``batch`` where seconds are concerned, those of an image for
+    what its strategies take them for."""
     b = Builder("layer")
     names = [f"operand{place}" for place in range(len(node.inputs))]
     inputs = [b.input(v.type, name) for name, v in zip(names, node.inputs, strict=True)]
@@ -112,8 +114,10 @@ def planned_layer(
         for name, value in zip(names, node.inputs, strict=True)
         if graph.constant_of(value) is not None
     )
-    text = print_graph(b.build(added.outputs, ["y"]))
-    return _planned(text, constants, strategy, engine, batch, tiling)
+    layer = b.build(added.outputs, ["y"])
+    if node.op.name in CONVOLUTIONS:
+        layer = substitute_symbols(layer, image_dims(node))
+    return _planned(print_graph(layer), constants, strategy, engine, batch, tiling)
 
 
 @lru_cache(maxsize=4096)

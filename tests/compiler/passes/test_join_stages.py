@@ -61,6 +61,18 @@ def test_a_free_batch_counts_as_the_typical_one() -> None:
     assert "winograd_fused" in names(join_stages(graph, typical_batch=32))
 
 
+def test_images_of_any_size_have_no_bands() -> None:
+    b = Builder("free")
+    height = Dim.of(Symbol("H", 4))
+    x = b.input(TensorType(FLOAT32, (1, 64, height, 112)), "x")
+    w = b.input(TensorType(FLOAT32, (64, 64, 3, 3)), "w")
+    y = b("conv", x, w, stride=(1, 1), dilation=(1, 1), lo=(1, 1), hi=(1, 1), groups=1)
+    graph = select_strategies(b.build([y], ["y"]), override="winograd_f4")
+    seen: list[str] = []
+    assert join_stages(graph, explain=lambda _rule, _node, text: seen.append(text)) is graph
+    assert seen == ["bands are parts of an image, whose height or width is a free dim"]
+
+
 def test_entries_with_other_readers_stay() -> None:
     b = Builder("two")
     x = b.input(TensorType(FLOAT32, (4, 64, 112, 112)), "x")

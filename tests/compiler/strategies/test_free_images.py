@@ -1,0 +1,91 @@
+"""Convolutions whose height and width are free dims: which strategies they take, and that one
+program computes images of every size, the batch free or not. (The sweeps draw one free axis each.)
+"""
+
+from __future__ import annotations
+
+from itertools import product
+
+import numpy as np
+import pytest
+
+from netloom.compiler.dim import Dim, Extent, Symbol
+from netloom.compiler.driver import Options, compile_graph
+from netloom.compiler.graph import Builder, Graph
+from netloom.compiler.passes.select_strategies import Decision, select_strategies
+from netloom.compiler.strategies.strategy import IMAGE, nominal
+from netloom.compiler.tensor_type import FLOAT32, TensorType
+from netloom.runtime.session import Session
+
+from .convolutions import Array, Convolution, exact
+
+HEIGHT, WIDTH = Dim.of(Symbol("H", 1)), Dim.of(Symbol("W", 1))
+BATCHES: tuple[Extent, ...] = (1, 2, Dim.of(Symbol("N", 1)))
+
+
+def two_layers(
+    batch: Extent, channels: int, weights: tuple[Array, Array], spatial: tuple[Extent, Extent]
+) -> Graph:
+    """3 x 3 taps, padded, twice; what the first gives is fused with no view of the second."""
+    b = Builder("layers")
+    y = b.input(TensorType(FLOAT32, (batch, channels, *spatial)), "x")
+    for number, w in enumerate(weights):
+        y = b("conv", y, b.constant(w), stride=(1, 1), dilation=(1, 1), lo=(1, 1), hi=(1, 1),
+              groups=1, label=f"c{number}")  # fmt: skip
+    return b.build([y], ["y"])
+
+
+def _chosen(graph: Graph, override: str = "auto") -> list[str]:
+    decisions: list[Decision] = []
+    select_strategies(graph, decisions=decisions, override=override)
+    return [decision.strategy for decision in decisions]
+
+
+def _weights(channels: int, filters: int) -> tuple[Array, Array]:
+    rng = np.random.default_rng(5)
+    first, second = (filters, channels, 3, 3), (filters, filters, 3, 3)
+    return (
+        (rng.standard_normal(first) / 9).astype(np.float32),
+        (rng.standard_normal(second) / 9).astype(np.float32),
+    )
+
+
+def _meaning(x: Array, weights: tuple[Array, Array]) -> Array:
+    ones = (1, 1)
+    y = x
+    for w in weights:
+        case = Convolution(
+            y.shape[0], y.shape[1], len(w), y.shape[2:], (3, 3), ones, ones, ones, ones
+        )
+        y = exact("forward", case, (y, w))
+    return y
+
+
+@pytest.mark.parametrize("batch", BATCHES, ids=str)
+@pytest.mark.parametrize("strategy", ["winograd_f4", "winograd_f2", "fft_8"])
+def test_one_program_computes_every_size(batch: Extent, strategy: str) -> None:
+    weights = _weights(17, 33)
+    graph = two_layers(batch, 17, weights, (HEIGHT, WIDTH))
+    assert _chosen(graph, strategy) == [strategy] * 2
+    session = Session.in_process(compile_graph(graph, Options(override=strategy)).image)
+    rng = np.random.default_rng(7)
+    batches = (batch,) if isinstance(batch, int) else (1, 3)
+    for n, (h, w) in product(batches, ((1, 1), (4, 9), (5, 3), (13, 8))):
+        x = rng.standard_normal((n, 17, h, w)).astype(np.float32)
+        wanted = _meaning(x, weights)
+        error = np.linalg.norm(session(x) - wanted) / np.linalg.norm(wanted)
+        assert error <= 2e-5, (n, h, w, error)
+
+
+def test_free_images_count_as_large_ones() -> None:
+    free = two_layers(1, 64, _weights(64, 64), (HEIGHT, WIDTH))
+    large = two_layers(1, 64, _weights(64, 64), (IMAGE, IMAGE))
+    assert _chosen(free) == _chosen(large) == ["winograd_f4"] * 2
+    assert nominal(free.nodes[-1].output) == (1, 64, IMAGE, IMAGE)
+
+
+def test_an_image_that_can_only_be_small_counts_as_that() -> None:
+    short = Dim.of(Symbol("H", 1, 2))
+    graph = two_layers(1, 64, _weights(64, 64), (short, short))
+    assert nominal(graph.nodes[-1].output) == (1, 64, 2, 2)
+    assert "winograd_f4" not in _chosen(graph)
