@@ -57,8 +57,9 @@ class Checkpoint:
 
 def write_checkpoint(path: str | os.PathLike[str], checkpoint: Checkpoint) -> None:
     """Write a safetensors file atomically; metadata must be JSON. OSError if the disk refuses,
-    the old file intact.
+    the old file intact; UsageError if no file can be there.
     """
+    check_writable(path)
     target = Path(path)
     _sweep(target)
     temporary = target.parent / f".{target.name}.{os.getpid()}.{uuid.uuid4().hex}.tmp"
@@ -77,7 +78,8 @@ def write_checkpoint(path: str | os.PathLike[str], checkpoint: Checkpoint) -> No
 def check_writable(path: str | os.PathLike[str]) -> None:
     """UsageError if a checkpoint cannot be written there; called before the work starts."""
     target = Path(path)
-    if target.is_dir() or not target.parent.is_dir() or not os.access(target.parent, os.W_OK):
+    is_taken = target.exists() and not target.is_file()  # by a folder or a device
+    if is_taken or not target.parent.is_dir() or not os.access(target.parent, os.W_OK):
         raise UsageError(
             f"no checkpoint can be written to {str(target)!r}.",
             hint="Name a file in a writable folder.",

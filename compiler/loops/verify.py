@@ -151,9 +151,9 @@ class _Checker:
                         f"{variable.name} is at most {variable.hi}",
                     )
                 return self._run(body, _Place(scope, place.buffers, place.in_lanes), stored)
-            case If():
-                self._branch(statement, place, stored)
-                return stored
+            case If(conditions):
+                made = self._branch(statement, place, stored)
+                return made if self._runs_first_lane(conditions, place) else stored
             case Allocate(buffer, body):
                 self._allocate(buffer, place)
                 return self._run(
@@ -174,7 +174,9 @@ class _Checker:
             match statement:
                 case If((condition,), _):
                     made = self._branch(statement, place, stored)
-                    if before is not None and before[0] + condition == -1:
+                    if self._runs_first_lane((condition,), place):
+                        stored |= made
+                    elif before is not None and before[0] + condition == -1:
                         stored |= before[1] & made
                     before = (condition, made)
                 case _:
@@ -188,6 +190,12 @@ class _Checker:
             self._extent(extent, place.scope)
         inside = _Place(place.scope.under(branch.conditions), place.buffers, place.in_lanes)
         return self._run(branch.body, inside, stored)
+
+    def _runs_first_lane(self, conditions: Sequence[Extent], place: _Place) -> bool:
+        """Whether some lane runs always, as in a vector of fewer elements than lanes."""
+        return place.in_lanes and all(
+            place.scope.proves(dim.substitute(condition, {LANE: 0})) for condition in conditions
+        )
 
     def _loop(self, loop: For, place: _Place, stored: frozenset[Buffer]) -> frozenset[Buffer]:
         match loop.kind:

@@ -63,6 +63,10 @@ def _write(model: onnx.ModelProto, path: Path) -> None:
         raise UsageError(
             f"the model has {model.ByteSize()} bytes; an ONNX file holds at most {LARGEST_MODEL}."
         )
+    if path.exists() and not path.is_file():
+        raise UsageError(
+            f"{path} cannot be written: it is no regular file.", hint="Choose another path."
+        )
     try:
         descriptor, name = tempfile.mkstemp(dir=path.parent, prefix=".netloom-", suffix=".onnx")
     except OSError as error:

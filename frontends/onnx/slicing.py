@@ -142,9 +142,13 @@ def _slice(
 
 
 def _clamped(start: Extent, end: Extent, extent: Extent, step: int) -> tuple[Extent, Extent]:
-    """(start, size) by Python's rules for slices: negative ends count back, and all are clamped."""
+    """(start, size): negative places count back, and all are clamped; a start always to a place that
+    is there, as the standard says, so that a start before the first element is the first one where
+    Python goes backwards from before it and finds nothing.
+    """
     low, high = (0, extent) if step > 0 else (-1, extent - 1)
-    first, last = (_placed(position, extent, low, high) for position in (start, end))
+    first = _placed(start, extent, dim.minimum(0, high), high)
+    last = _placed(end, extent, low, high)
     distance = last - first if step > 0 else first - last
     size = dim.maximum(dim.ceil_div(distance, abs(step)), 0)
     return (first if size != 0 else 0), size

@@ -189,6 +189,8 @@ def _targets(forms: tuple[str, ...], path: Path | None, cpu: str) -> dict[str, P
     """A file for each form, checked before the work; the header comes with the shared object."""
     if path is None:
         return {}
+    if not path.name:  # "." and "/", which take no suffix
+        check_target(path)
     targets = {
         form: path if len(forms) == 1 else path.with_suffix(EMITTERS[form].suffix) for form in forms
     }

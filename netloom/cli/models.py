@@ -213,7 +213,7 @@ def _called(path: str, name: str, function: Any) -> Any:
         return function()
     except NetloomError:
         raise
-    except Exception as error:
+    except (Exception, SystemExit) as error:  # a file that ends the process when it is read
         raise UsageError(f"{name} in {path} failed: {type(error).__name__}: {displayable(str(error))}",
                          hint="Run again with -v for the traceback.") from error  # fmt: skip
 

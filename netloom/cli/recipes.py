@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import inspect
+import math
 from collections.abc import Iterable
 from typing import Any
 
@@ -12,6 +13,7 @@ from netloom.frontends.dsl.losses import LOSSES, Loss
 from netloom.frontends.dsl.optimizers import OPTIMIZERS, Optimizer
 
 _ALIASES = {"lr": "rate"}
+_CHOICES = {"1": True, "true": True, "yes": True, "0": False, "false": False, "no": False}
 
 
 def parse_recipe(text: str) -> tuple[Loss, Optimizer]:
@@ -58,22 +60,26 @@ def _settings(name: str, pieces: Iterable[str], known: dict[str, Any]) -> Iterab
                 f"the optimizer {name} has no setting {key[:80]!r}.",
                 hint=f"It has {', '.join(known)}.",
             )
-        try:
-            yield (
-                key,
-                (
-                    value.lower() in ("1", "true", "yes")
-                    if isinstance(known[key], bool)
-                    else float(value)
-                ),
-            )
-        except ValueError as error:
+        is_choice = isinstance(known[key], bool)
+        setting = _CHOICES.get(value.lower()) if is_choice else _number(value)
+        if setting is None:
+            kind = "true or false" if is_choice else "a number"
             raise UsageError(
-                f"{key} of the optimizer {name} must be a number, but is {value[:80]!r}."
-            ) from error
+                f"{key} of the optimizer {name} must be {kind}, but is {value[:80]!r}."
+            )
+        yield key, setting
+
+
+def _number(text: str) -> float | None:
+    try:
+        return number if math.isfinite(number := float(text)) else None
+    except ValueError:
+        return None
 
 
 def with_rate(optimizer: Optimizer, rate: float) -> Optimizer:
     """The optimizer with another learning rate."""
+    if not math.isfinite(rate):
+        raise UsageError(f"the learning rate must be a number, but is {rate}.")
     changed: Any = optimizer
     return dataclasses.replace(changed, rate=rate)  # type: ignore[no-any-return]

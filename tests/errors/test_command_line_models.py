@@ -75,6 +75,8 @@ def test_models_that_are_not_there(place: Path, out: Path) -> None:
 def test_users_own_files(place: Path, tmp_path: Path, out: Path) -> None:
     broken = tmp_path / "broken.py"
     broken.write_text("def f(:\n", encoding="utf-8")
+    ends = tmp_path / "ends.py"
+    ends.write_text("raise SystemExit(0)\n", encoding="utf-8")
     for name, says in (
         (f"{place}/net.py:none", "has no function 'none'"),
         (f"{place}/net.py:raises", "raises in "),
@@ -83,6 +85,7 @@ def test_users_own_files(place: Path, tmp_path: Path, out: Path) -> None:
         (f"{place}/net.py:value", "is neither a network nor a function"),
         (f"{place}/net.py:small", "Give --shape x:"),
         (f"{broken}:f", "SyntaxError"),
+        (f"{ends}:f", "SystemExit"),
     ):
         refused(2, says, "compile", name, "-o", out / "m.so", left=out)
 

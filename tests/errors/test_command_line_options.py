@@ -39,6 +39,8 @@ WRONG = (
     Wrong(("--train", "optimizer=luck"), "no optimizer 'luck'"),
     Wrong(("--train", "optimizer=adam:speed=1"), "no setting 'speed'"),
     Wrong(("--train", "optimizer=adam:lr=fast"), "must be a number"),
+    Wrong(("--train", "optimizer=adam:lr=nan"), "must be a number"),
+    Wrong(("--train", "optimizer=sgd:momentum=0.9,nesterov=on"), "must be true or false"),
     Wrong(("--train", "colour=red"), "neither loss="),
 )
 
@@ -71,7 +73,7 @@ def test_options_of_a_wrong_form(arguments: tuple[str, ...], place: Path, out: P
 
 @pytest.mark.parametrize("verb", ["compile", "export", "run", "train"])
 @pytest.mark.parametrize(
-    "kind", ["no folder", "a folder", "below a file", "a long name", "a pipe", "a NUL"]
+    "kind", ["no folder", "a folder", "a dot", "below a file", "a long name", "a pipe", "a NUL"]
 )
 def test_outputs_that_cannot_be_written(
     verb: str, kind: str, place: Path, out: Path, tmp_path: Path
@@ -80,6 +82,7 @@ def test_outputs_that_cannot_be_written(
     target = {
         "no folder": f"{out}/none/m.so",
         "a folder": str(out),
+        "a dot": ".",
         "below a file": f"{place}/a.npy/m.so",
         "a long name": f"{out}/{'m' * 300}.so",
         "a pipe": f"{tmp_path}/pipe.so",

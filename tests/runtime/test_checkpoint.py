@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file, save_file
 
-from netloom.errors import ProgramError
+from netloom.errors import ProgramError, UsageError
 from netloom.runtime import checkpoint
 from netloom.runtime.checkpoint import Checkpoint, read_checkpoint, write_checkpoint
 
@@ -114,6 +114,14 @@ def test_a_failed_write_keeps_the_old_file(tmp_path: Path, monkeypatch: pytest.M
     with pytest.raises(OSError, match="No space"):
         write_checkpoint(file, Checkpoint({"a": np.ones(3)}, {}))
     assert file.read_bytes() == before and os.listdir(tmp_path) == ["c"]
+
+
+def test_what_is_no_file_is_not_replaced(tmp_path: Path) -> None:
+    os.mkfifo(pipe := tmp_path / "pipe")
+    for path in (pipe, tmp_path, tmp_path / "missing" / "c"):
+        with pytest.raises(UsageError, match="no checkpoint can be written"):
+            write_checkpoint(path, Checkpoint({"a": np.zeros(3)}, {}))
+    assert list(tmp_path.iterdir()) == [pipe]
 
 
 def test_killed_at_any_moment_leaves_old_or_new(tmp_path: Path) -> None:

@@ -76,8 +76,10 @@ def check_writable(path: Path) -> None:
             f"{str(path)!r} cannot be written: its folder does not exist.",
             hint="Make the folder first.",
         )
-    if path.is_dir():
-        raise UsageError(f"{str(path)!r} cannot be written: it is a folder.")
+    for place in (path, path.with_suffix(".h")) if path.name else (path,):
+        if place.exists() and not place.is_file():  # a device would be replaced, not written to
+            kind = "a folder" if place.is_dir() else "no regular file"
+            raise UsageError(f"{str(place)!r} cannot be written: it is {kind}.")
     if path.suffix == ".h":
         raise UsageError(
             f"{str(path)!r} cannot be written: the suffix .h is the header's.", hint="Name it .so."

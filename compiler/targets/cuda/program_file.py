@@ -43,9 +43,9 @@ class KernelFile:
 
 def write_file(path: Path, data: bytes) -> None:
     """Writes the file whole or not at all; UsageError if the place cannot be written."""
-    if not path.parent.is_dir() or path.is_dir():
+    if not path.parent.is_dir() or (path.exists() and not path.is_file()):
         raise UsageError(
-            f"{str(path)!r} cannot be written: its folder does not exist, or it is a folder itself."
+            f"{str(path)!r} cannot be written: its folder does not exist, or it is no regular file."
         )
     temporary = path.with_name(f".netloom-{uuid4().hex}.tmp")
     try:

@@ -152,6 +152,22 @@ def test_groups_of_channels() -> None:
         check(op, run(compile_graph(graph), arrays), arrays, 4 * 99, **attrs)
 
 
+def test_rows_of_short_parts() -> None:
+    """What is kept in the output lies in vectors of fewer elements than lanes."""
+    rng = np.random.default_rng(9)
+    x, v, scale, bias = (
+        rng.standard_normal(s).astype(np.float32) for s in ((3, 17, 8), (8,), (17, 8), (17, 8))
+    )
+    b = Builder("parts")
+    values = [
+        b.input(TensorType(FLOAT32, a.shape), f"x{i}") for i, a in enumerate((x, v, scale, bias))
+    ]
+    made = b("exp", b("mul", values[0], values[1]))
+    graph = b.build([b("layer_norm", made, *values[2:], axis=1, epsilon=1e-5)], ["y"])
+    found = run(compile_graph(graph), [x, v, scale, bias])
+    check("layer_norm", found, [np.exp(x * v), scale, bias], 17 * 8, axis=1, epsilon=1e-5)
+
+
 @pytest.mark.parametrize("op", NORMS)
 @pytest.mark.parametrize(
     "shape", [(40, 10), (40, 50), (40, 1000), (symbol("N", 1), symbol("M", 1))], ids=str

@@ -5,6 +5,7 @@ there.
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Any
 
@@ -222,8 +223,9 @@ def test_export_is_repeatable() -> None:
 
 
 def test_path_that_cannot_be_written(tmp_path: Path) -> None:
-    for path in (tmp_path / "missing" / "net.onnx", tmp_path):
+    os.mkfifo(pipe := tmp_path / "pipe")
+    for path in (tmp_path / "missing" / "net.onnx", tmp_path, pipe):
         with pytest.raises(UsageError, match="cannot be written") as caught:
             to_onnx(network(), path)
         assert caught.value.exit_code == 2
-    assert not list(tmp_path.iterdir())
+    assert list(tmp_path.iterdir()) == [pipe]

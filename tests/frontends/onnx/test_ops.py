@@ -233,6 +233,7 @@ CASES = [
     case("Slice", r(5, 6), i(4, 0), i(1, 6), i(0, 1), i(-1, 2), fixed=[1, 2, 3, 4]), case("Slice", r(5, 6), i(3), i(2), i(1), fixed=[1, 2, 3], free=True),
     case("Slice", r(5, 6), i(1), i(2**63 - 1), fixed=[1, 2], free=True), case("Slice", r(5, 6), i(-2), i(2**63 - 1), i(0), fixed=[1, 2, 3], free=True),
     case("Slice", r(5, 6), i(-1), i(-(2**63)), i(0), i(-1), fixed=[1, 2, 3, 4], free=True), case("Slice", r(5, 6), i(-100), i(-1), fixed=[1, 2]),
+    case("Slice", r(5, 6), i(-9), i(-9), i(0), i(-1), fixed=[1, 2, 3, 4], expected=lambda x, *_: x[:1]),
     case("Slice", r(5, 6), opset=9, starts=[1, -2], ends=[9, 6], axes=[1, 0], expected=lambda x: x[-2:6, 1:9]),
     case("Pad", r(3, 4), i(1, 0, 2, 3), fixed=[1], free=True), case("Pad", r(3, 4), i(1, 0, 2, 3), np.float32(5), fixed=[1, 2]),
     case("Pad", r(3, 4), i(1, 2, 2, 3), fixed=[1], mode="reflect"), case("Pad", r(3, 4), i(1, 2, 2, 3), fixed=[1], mode="edge"),

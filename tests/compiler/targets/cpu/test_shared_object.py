@@ -195,6 +195,14 @@ def test_places_that_cannot_be_written(tmp_path: Path, place: str, text: str) ->
     assert error.value.exit_code == 2
 
 
+@pytest.mark.parametrize("taken", ["model.so", "model.h"])
+def test_what_is_no_file_is_not_replaced(tmp_path: Path, taken: str) -> None:
+    os.mkfifo(tmp_path / taken)
+    with pytest.raises(UsageError, match="it is no regular file"):
+        write_shared_object([Variant(small.doubling(), [b"never read"])], tmp_path / "model.so")
+    assert [place.name for place in tmp_path.iterdir()] == [taken]
+
+
 def test_a_failed_write_leaves_the_old_file(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
