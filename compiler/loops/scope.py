@@ -115,6 +115,8 @@ class Scope:
         is_linear = isinstance(extent, int) or all(
             isinstance(atom, Symbol) for atoms, _ in extent.terms for atom in atoms
         )
+        if not all(ranges):
+            return True  # a loop without steps
         if (
             len(ranges) < len(symbols)
             or prod(map(len, ranges)) > MOST_POINTS

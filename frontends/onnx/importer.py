@@ -342,7 +342,8 @@ class _Importer:
             )
         names = body.names.new_child(dict(zip(given, inputs, strict=True)))
         inner = self._frame_of(body.graph, names, outer.opsets, deliver)
-        return dataclasses.replace(inner, attributes=outer.attributes)
+        # exporters annotate bodies with the shapes of branches that are never taken
+        return dataclasses.replace(inner, attributes=outer.attributes, annotations={})
 
     def _call(
         self, caller: Frame, node: onnx.NodeProto, function: onnx.FunctionProto, inputs: Sequence[Item | None],

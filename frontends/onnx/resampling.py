@@ -2,8 +2,9 @@
 
 The output element at position i of an axis lies at a coordinate of the input, and mixes the
 elements near it: one (nearest), two (linear) or four (cubic, Keys 1981). Beyond the edge the last
-element is repeated. Coordinates are computed in float64 by nodes, which vanish at import unless the
-axis is a free dim.
+element is repeated. Coordinates are computed by nodes, which vanish at import unless the axis is a
+free dim: in float64, but in float32 for the nearest element, because scales are float32 numbers (8 /
+1.6 is 5 there, and less in float64).
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ import numpy.typing as npt
 from netloom.compiler import dim
 from netloom.compiler.dim import Extent
 from netloom.compiler.graph import Value
-from netloom.compiler.tensor_type import FLOAT64, INT64
+from netloom.compiler.tensor_type import FLOAT32, FLOAT64, INT64, DType
 
 from .context import Context
 from .node import ModelNode
@@ -40,6 +41,11 @@ class Sampling:
     cubic: float = -0.75
     exclude_outside: bool = False
     antialias: bool = False
+
+    @property
+    def dtype(self) -> DType:
+        """That of coordinates."""
+        return FLOAT32 if self.mode == "nearest" else FLOAT64
 
 
 @dataclass(frozen=True)
@@ -116,14 +122,16 @@ def _repeated(context: Context, x: Value, axis: int, repeats: int) -> Value:
 
 
 def _coordinates(context: Context, sampling: Sampling, axis: Axis) -> Value:
-    """Where each output element lies in the input, float64 [count]."""
+    """Where each output element lies in the input, [count]."""
     count, extent = (
-        context.cast(context.extent_value(e), FLOAT64) for e in (axis.count, axis.extent)
+        context.cast(context.extent_value(e), sampling.dtype) for e in (axis.count, axis.extent)
     )
     scale = (
-        context("div", count, extent) if axis.scale is None else context.number(axis.scale, FLOAT64)
+        context("div", count, extent)
+        if axis.scale is None
+        else context.number(axis.scale, sampling.dtype)
     )
-    i = _steps(context, axis.count)
+    i = _steps(context, axis.count, sampling.dtype)
     half = context("sub", context("div", context("add", i, 0.5), scale), 0.5)
     match sampling.coordinates:
         case "asymmetric":
@@ -139,7 +147,7 @@ def _coordinates(context: Context, sampling: Sampling, axis: Axis) -> Value:
             offset = context(
                 "mul",
                 context("mul", extent, 0.5),
-                context("sub", context.number(1.0, FLOAT64), adjustment),
+                context("sub", context.number(1.0, sampling.dtype), adjustment),
             )
             return context("add", half, offset)
         case "tf_crop_and_resize":
@@ -148,21 +156,21 @@ def _coordinates(context: Context, sampling: Sampling, axis: Axis) -> Value:
             return half
 
 
-def _steps(context: Context, count: Extent) -> Value:
-    """0, 1, .. as float64 [count]."""
+def _steps(context: Context, count: Extent, dtype: DType) -> Value:
+    """0, 1, .. [count]."""
     if isinstance(count, int):
-        return context.constant(np.arange(count, dtype=np.float64))
-    return context("iota", shape=(count,), axis=0, dtype=FLOAT64)
+        return context.constant(np.arange(count, dtype=dtype.numpy))
+    return context("iota", shape=(count,), axis=0, dtype=dtype)
 
 
 def _between(context: Context, i: Value, axis: Axis, region: tuple[float, float]) -> Value:
     """From the first to the last element of a region, both included; the middle if there is one
     step only.
     """
-    last = context.cast(context.extent_value(axis.extent - 1), FLOAT64)
+    last = context.cast(context.extent_value(axis.extent - 1), i.dtype)
     if axis.count == 1:
         return context("add", i, context("mul", last, (region[0] + region[1]) / 2))
-    steps = context.cast(context.extent_value(dim.maximum(axis.count - 1, 1)), FLOAT64)
+    steps = context.cast(context.extent_value(dim.maximum(axis.count - 1, 1)), i.dtype)
     part = context("mul", context("div", context("mul", i, last), steps), region[1] - region[0])
     return context("add", part, context("mul", last, region[0]))
 
@@ -302,10 +310,10 @@ def extrapolated(
     number = context.number(node.number("extrapolation_value", 0.0), x.dtype)
     for axis in axes:
         at = _coordinates(context, sampling, axis)
-        last = context.cast(context.extent_value(axis.extent - 1), FLOAT64)
+        last = context.cast(context.extent_value(axis.extent - 1), sampling.dtype)
         is_inside = context(
             "and",
-            context("less_equal", context.number(0.0, FLOAT64), at),
+            context("less_equal", context.number(0.0, sampling.dtype), at),
             context("less_equal", at, last),
         )
         x = context("select", context.per_channel(is_inside, x.type.rank, axis.number), x, number)

@@ -64,10 +64,12 @@ def _numbers(context: Context, node: ModelNode, value: Value) -> list[float]:
 def _scaled(
     context: Context, node: ModelNode, scales: Sequence[float], sampling: Sampling
 ) -> Value:
+    """Before opset 11: the nearest element is that before, of an axis that shrinks that after."""
     x = node.input(0)
     _check_length(node, "scales", scales, x.type.rank)
     for number, scale in enumerate(scales):
-        x = resample(context, node, x, _by_scale(node, x, number, scale), sampling)
+        own = replace(sampling, rounding="floor" if scale >= 1 else "ceil")
+        x = resample(context, node, x, _by_scale(node, x, number, scale), own)
     return x
 
 

@@ -276,6 +276,14 @@ def test_known_conditions_choose_branches() -> None:
     assert ops(from_onnx(model(nodes, ["N", 3], {"three": np.array(3)}))) == ["relu"]
 
 
+def test_annotations_of_branches_are_not_assertions() -> None:
+    """PyTorch says of both branches what holds in the one that it never takes."""
+    wrong = helper.make_tensor_value_info("z", F, ["any"])
+    branch = helper.make_graph([N("Neg", ["x"], ["z"])], "g", [], [wrong])
+    nodes = [N("If", ["c"], ["y"], then_branch=branch, else_branch=branch)]
+    assert ops(from_onnx(model(nodes, [2, 3], {"c": np.array(True)}))) == ["neg"]
+
+
 # -- check -----------------------------------------------------------------------------------------
 
 

@@ -97,3 +97,28 @@ def test_whole_repetitions_gather_nothing() -> None:
 def test_a_scale_that_is_no_fraction_is_refused() -> None:
     with pytest.raises(UnsupportedOpError, match="no simple fraction"):
         from_onnx(model_of((1.2345678, 1.0)))
+
+
+@pytest.mark.parametrize("scale", [0.3, 0.7, 0.9, 1.6, 2.3])
+@pytest.mark.parametrize("rounding", ["round_prefer_floor", "round_prefer_ceil", "floor", "ceil"])
+@pytest.mark.parametrize("coordinates", ["half_pixel", "asymmetric"])
+def test_the_nearest_element_is_that_of_float32(
+    scale: float, rounding: str, coordinates: str
+) -> None:
+    """Scales are float32 numbers: computed in float64, 8 / 1.6 would be less than 5."""
+    attributes = {"nearest_mode": rounding, "coordinate_transformation_mode": coordinates}
+    model = model_of((scale, scale), **attributes)
+    feeds = feeds_of(model, (10, 10))
+    graph = from_onnx(model, dims={"h": 10, "w": 10})
+    np.testing.assert_array_equal(interpret(graph, feeds)[0], expected_of(model, feeds))
+
+
+@pytest.mark.parametrize("scale", [0.6, 1.6, 2.0])
+def test_opset_10_takes_the_element_after_where_an_axis_shrinks(scale: float) -> None:
+    nodes = [helper.make_node("Resize", ["x", "scales"], ["y"], mode="nearest")]
+    fixed = [numpy_helper.from_array(np.array([1, 1, scale, scale], np.float32), "scales")]
+    port = helper.make_tensor_value_info("x", TensorProto.FLOAT, [1, 2, 10, 10])
+    graph = helper.make_graph(nodes, "g", [port], [onnx.ValueInfoProto(name="y")], fixed)
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 10)], ir_version=5)
+    feeds = feeds_of(model, (10, 10))
+    np.testing.assert_array_equal(interpret(from_onnx(model), feeds)[0], expected_of(model, feeds))
