@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import product as grid
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
 
@@ -22,6 +22,8 @@ from ..tensor_type import TensorType
 
 if TYPE_CHECKING:
     from ..graph import Builder, Node, Value
+
+Pair: TypeAlias = tuple[int, int]  # before and behind
 
 
 @dataclass(frozen=True)
@@ -238,20 +240,102 @@ def _compute_input(
     channels = w.shape[1]
     per_group = dim.exact_quotient(w.shape[0], attrs.groups)
     assert isinstance(channels, int) and per_group is not None, "channels are known when compiling"
+    axes = _axes_of_input(attrs, dy, w)
 
     def term(i: tuple[Extent, ...], r: tuple[Extent, ...], read: Read) -> Expr:
         n, c, *p = i
-        o, *k = r
+        o, *u = r
         group, own = (0, c) if attrs.groups == 1 else (c // channels, c % channels)
-        place = [p[a] + attrs.lo[a] - k[a] * attrs.dilation[a] for a in range(len(p))]
-        at = [q // s for q, s in zip(place, attrs.stride, strict=True)]
-        conditions = tuple(-(q % s) for q, s in zip(place, attrs.stride, strict=True)) + dim.inside(
-            at, dy.shape[2:]
-        )
+        met = [axis.met(q, number) for axis, q, number in zip(axes, p, u, strict=True)]
+        at = [place for place, _, _ in met]
+        conditions = tuple(c for _, _, found in met for c in found)
         filter_ = group * per_group + o
-        return guarded(conditions, read(0, (n, filter_, *at))) * read(1, (filter_, own, *k))
+        value = guarded(
+            conditions + dim.inside(at, dy.shape[2:]), read(0, (n, filter_, *at))
+        )
+        return value * read(1, (filter_, own, *(k for _, k, _ in met)))
 
-    return Compute(term, (per_group, *w.shape[2:]))
+    return Compute(term, (per_group, *(axis.terms for axis in axes)))
+
+
+@dataclass(frozen=True)
+class _InputAxis:
+    """Which elements of dy and which taps make dx along one axis: the pairs p, k with p s + k d =
+    q + lo. A tap k = u s + (q + lo) mod s meets a position for every u, if d mod s is 1: one of s
+    phases of the taps for each phase of q, and nothing is left out between them. An only position
+    meets one tap. Of other steps all taps are tested.
+    """
+
+    stride: int
+    dilation: int
+    lo: int
+    taps: int
+    length: Extent  # of dy
+
+    @property
+    def has_phases(self) -> bool:
+        return (self.dilation - 1) % self.stride == 0
+
+    @property
+    def is_single(self) -> bool:
+        return self.length == 1 and self.dilation == 1
+
+    @property
+    def terms(self) -> int:
+        """How many pairs are met at each position of dx."""
+        if self.is_single:
+            return 1
+        return -(-self.taps // self.stride) if self.has_phases else self.taps
+
+    def met(self, q: Extent, number: Extent) -> tuple[Extent, Extent, tuple[Extent, ...]]:
+        """(p, k, the conditions (extent >= 0) under which they are met) of a pair by its number."""
+        place, s, d = q + self.lo, self.stride, self.dilation
+        if self.is_single:
+            return 0, place, dim.inside((place,), (self.taps,))
+        if not self.has_phases:
+            rest = place - number * d
+            return rest // s, number, (-(rest % s),)
+        phase = place % s
+        tap = number * s + phase
+        behind = (self.taps - 1 - tap,) if self.taps % s else ()
+        return place // s - phase * ((d - 1) // s) - number * d, tap, behind
+
+    def padding(self, extent: Extent, hi: int) -> Pair:
+        """Zeros before and behind dy with which every pair finds an element, for a dx of an
+        extent."""
+        if self.is_single:
+            return 0, 0
+        s, d = self.stride, self.dilation
+        reach = (self.taps - 1) * d
+        before, behind = -(-(reach - self.lo) // s), -(-(reach - hi) // s)
+        if self.has_phases:
+            before = (d - 1) // s * (s - 1) + (self.terms - 1) * d - self.lo // s
+            whole = dim.ceil_div(extent, s) * s  # the last group of s positions may lack some
+            last = (whole - 1 + self.lo) // s - (self.length - 1)
+            behind = last if isinstance(last, int) else behind
+        return max(before, 0), max(behind, 0)
+
+
+def _axes_of_input(attrs: ConvAttrs, dy: TensorType, w: TensorType) -> list[_InputAxis]:
+    return [
+        _InputAxis(*parts)
+        for parts in zip(
+            attrs.stride, attrs.dilation, attrs.lo, w.static_shape[2:], dy.shape[2:], strict=True
+        )
+    ]
+
+
+def padding_of_output_gradient(
+    attrs: ConvInputGradientAttrs, dy: TensorType, w: TensorType
+) -> tuple[tuple[int, ...], tuple[int, ...]]:
+    """Zeros before and behind dy, axis by axis, with which the loops of the input's gradient test
+    no borders."""
+    axes = _axes_of_input(attrs, dy, w)
+    pads = [
+        axis.padding(extent, hi)
+        for axis, extent, hi in zip(axes, attrs.spatial, attrs.hi, strict=True)
+    ]
+    return tuple(before for before, _ in pads), tuple(behind for _, behind in pads)
 
 
 def _compute_weight(
