@@ -250,9 +250,7 @@ def _compute_input(
         at = [place for place, _, _ in met]
         conditions = tuple(c for _, _, found in met for c in found)
         filter_ = group * per_group + o
-        value = guarded(
-            conditions + dim.inside(at, dy.shape[2:]), read(0, (n, filter_, *at))
-        )
+        value = guarded(conditions + dim.inside(at, dy.shape[2:]), read(0, (n, filter_, *at)))
         return value * read(1, (filter_, own, *(k for _, k, _ in met)))
 
     return Compute(term, (per_group, *(axis.terms for axis in axes)))

@@ -17,6 +17,7 @@ from ..layout import BLOCK, Layout, Part, channel_blocked
 from ..loops.strides import MOST_STEP
 from ..op import OPS
 from ..ops.convolution import padding_of_output_gradient
+from .blocked_views import blocked_view
 
 PACKED_ROWS, PACKED_BYTES = 128, 2 << 20  # of a product whose right operand is packed at run time
 # of a right operand whose columns are made contiguous, their length, rows of the left one
@@ -80,6 +81,8 @@ def _placed(b: Builder, graph: Graph, node: Node, inputs: list[Value]) -> Sequen
         and not (node.attrs.lo[1] or node.attrs.hi[1])
     ):
         return _with_layout(b, node, inputs, inputs[0].layout)
+    if inputs and (view := blocked_view(graph, node, inputs[0])) is not None:
+        return _with_layout(b, node, inputs, view)
     if node.op.name == "concat" and _joins_blocks(node, inputs):
         return _with_layout(b, node, inputs, inputs[0].layout)
     if (
