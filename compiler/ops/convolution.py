@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import product as grid
-from typing import TYPE_CHECKING, Any, TypeAlias
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -19,11 +19,10 @@ from ..dim import Extent
 from ..op import Array, Compute, Op, Read, define
 from ..scalar import Expr, guarded
 from ..tensor_type import TensorType
+from .input_axis import InputAxis
 
 if TYPE_CHECKING:
     from ..graph import Builder, Node, Value
-
-Pair: TypeAlias = tuple[int, int]  # before and behind
 
 
 @dataclass(frozen=True)
@@ -247,76 +246,19 @@ def _compute_input(
         o, *u = r
         group, own = (0, c) if attrs.groups == 1 else (c // channels, c % channels)
         met = [axis.met(q, number) for axis, q, number in zip(axes, p, u, strict=True)]
-        at = [place for place, _, _ in met]
-        conditions = tuple(c for _, _, found in met for c in found)
+        at, k = [place for place, _, _ in met], [tap for _, tap, _ in met]
+        are_taps = dim.inside(k, w.shape[2:])
+        conditions = (*(c for _, _, c in met), *are_taps, *dim.inside(at, dy.shape[2:]))
         filter_ = group * per_group + o
-        value = guarded(conditions + dim.inside(at, dy.shape[2:]), read(0, (n, filter_, *at)))
-        return value * read(1, (filter_, own, *(k for _, k, _ in met)))
+        value = guarded(conditions, read(0, (n, filter_, *at)))
+        return value * guarded(are_taps, read(1, (filter_, own, *k)))
 
     return Compute(term, (per_group, *(axis.terms for axis in axes)))
 
 
-@dataclass(frozen=True)
-class _InputAxis:
-    """Which elements of dy and which taps make dx along one axis: the pairs p, k with p s + k d =
-    q + lo. A tap k = u s + (q + lo) mod s meets a position for every u, if d mod s is 1: one of s
-    phases of the taps for each phase of q, and nothing is left out between them. An only position
-    meets one tap. Of other steps all taps are tested.
-    """
-
-    stride: int
-    dilation: int
-    lo: int
-    taps: int
-    length: Extent  # of dy
-
-    @property
-    def has_phases(self) -> bool:
-        return (self.dilation - 1) % self.stride == 0
-
-    @property
-    def is_single(self) -> bool:
-        return self.length == 1 and self.dilation == 1
-
-    @property
-    def terms(self) -> int:
-        """How many pairs are met at each position of dx."""
-        if self.is_single:
-            return 1
-        return -(-self.taps // self.stride) if self.has_phases else self.taps
-
-    def met(self, q: Extent, number: Extent) -> tuple[Extent, Extent, tuple[Extent, ...]]:
-        """(p, k, the conditions (extent >= 0) under which they are met) of a pair by its number."""
-        place, s, d = q + self.lo, self.stride, self.dilation
-        if self.is_single:
-            return 0, place, dim.inside((place,), (self.taps,))
-        if not self.has_phases:
-            rest = place - number * d
-            return rest // s, number, (-(rest % s),)
-        phase = place % s
-        tap = number * s + phase
-        behind = (self.taps - 1 - tap,) if self.taps % s else ()
-        return place // s - phase * ((d - 1) // s) - number * d, tap, behind
-
-    def padding(self, extent: Extent, hi: int) -> Pair:
-        """Zeros before and behind dy with which every pair finds an element, for a dx of an
-        extent."""
-        if self.is_single:
-            return 0, 0
-        s, d = self.stride, self.dilation
-        reach = (self.taps - 1) * d
-        before, behind = -(-(reach - self.lo) // s), -(-(reach - hi) // s)
-        if self.has_phases:
-            before = (d - 1) // s * (s - 1) + (self.terms - 1) * d - self.lo // s
-            whole = dim.ceil_div(extent, s) * s  # the last group of s positions may lack some
-            last = (whole - 1 + self.lo) // s - (self.length - 1)
-            behind = last if isinstance(last, int) else behind
-        return max(before, 0), max(behind, 0)
-
-
-def _axes_of_input(attrs: ConvAttrs, dy: TensorType, w: TensorType) -> list[_InputAxis]:
+def _axes_of_input(attrs: ConvAttrs, dy: TensorType, w: TensorType) -> list[InputAxis]:
     return [
-        _InputAxis(*parts)
+        InputAxis(*parts)
         for parts in zip(
             attrs.stride, attrs.dilation, attrs.lo, w.static_shape[2:], dy.shape[2:], strict=True
         )
