@@ -89,10 +89,11 @@ class Space:
 
     def _guard_lanes(self, term: Expr) -> Expr:
         """Lanes behind the end of the axis read nothing; what they hold is never stored."""
+        in_lanes = tuple(c for c in self.store_guard if LANE in dim.symbols_of([c]))
 
         def leaf(node: Expr) -> Expr | None:
-            if isinstance(node, Load) and depends(node, LANE):
-                return Guarded(self.store_guard, node, scalar.literal(0, node.dtype))
+            if in_lanes and isinstance(node, Load) and depends(node, LANE):
+                return Guarded(in_lanes, node, scalar.literal(0, node.dtype))
             return None
 
         return scalar.rebuild(term, leaf)
@@ -159,7 +160,10 @@ class Space:
         at these positions.
         """
         position = tuple(dim.substitute(p, values) for p in self.position)
-        return replace(self, pure=_exchanged(self.pure, old, new), position=position)
+        held = tuple(dim.substitute(c, values) for c in self.store_guard)
+        return replace(
+            self, pure=_exchanged(self.pure, old, new), position=position, store_guard=held
+        )
 
     def stepped(self, axis: Axis, new: Sequence[Axis], position: Extent) -> Space:
         """From here on, an axis is found at a position of finer loops."""
@@ -212,16 +216,18 @@ def _split_blocks(space: Space, place: int, axis: Axis) -> Space:
 
 def split_groups(space: Space) -> Space:
     """o = g (o // g) + o % g wherever an operand reads by group: within a group, its index is
-    then constant.
+    then constant. Of sums, the last group need not be whole: what it lacks is not stored.
     """
     for axis in space.pure:
-        size = group_size([*space.reads, *space.guards], axis)
+        size = group_size([*space.reads, *space.guards], axis, space.elements.compute is None)
         if size is None:
             continue
-        outer, inner = Axis.of(f"{axis.name}g", axis.extent // size), Axis.of(f"{axis.name}m", size)
-        space = space.replaced(
-            [axis], [outer, inner], {axis.symbol: outer.position * size + inner.position}
-        )
+        count = dim.ceil_div(axis.extent, size)
+        outer, inner = Axis.of(f"{axis.name}g", count), Axis.of(f"{axis.name}m", size)
+        at = outer.position * size + inner.position
+        space = space.replaced([axis], [outer, inner], {axis.symbol: at})
+        if axis.extent % size != 0:
+            space = replace(space, store_guard=(*space.store_guard, axis.extent - 1 - at))
     return space
 
 
@@ -251,7 +257,7 @@ def _is_torn(space: Space, merged: Axis, values: Mapping[Symbol, Extent]) -> boo
     if any(load.index_expressions for load in space.reads):
         return True
     offsets = [load.buffer.offset(load.extents) for load in space.reads]
-    offsets += [space.elements.out.offset(space.position), *space.guards]
+    offsets += [space.elements.out.offset(space.position), *space.guards, *space.store_guard]
     return any(takes_apart(dim.substitute(e, values), merged.symbol) for e in offsets)
 
 

@@ -67,14 +67,17 @@ def takes_apart(extent: Extent, symbol: Symbol) -> bool:
     )
 
 
-def group_size(items: Sequence[Load | Extent], axis: Axis) -> int | None:
-    """The size of the groups in which operands read along an axis, if it is one."""
-    if not isinstance(axis.extent, int):
+def group_size(items: Sequence[Load | Extent], axis: Axis, are_whole: bool = True) -> int | None:
+    """The size of the groups in which operands read along an axis, if it is one; ``are_whole``:
+    of an extent that is known, which they divide. Blocks of channels are always so."""
+    extent = axis.extent
+    if are_whole and isinstance(extent, Dim):
         return None
     for item in items:
         for atom in _divisions(item.extents if isinstance(item, Load) else (item,)):
-            is_part = 1 < atom.divisor < axis.extent and axis.extent % atom.divisor == 0
-            if is_part and _is_shifted(atom.numerator, axis.symbol):
+            is_part = isinstance(extent, Dim) or 1 < atom.divisor < extent
+            fits = extent % atom.divisor == 0 or not (are_whole or atom.divisor == LANES)
+            if is_part and fits and _is_shifted(atom.numerator, axis.symbol):
                 return atom.divisor
     return None
 

@@ -216,7 +216,13 @@ def _filled(axis: Axis | None, size: int) -> float:
 
 
 def _largest(axes: Iterable[Axis]) -> Axis | None:
-    found = sorted(axes, key=lambda a: -(a.extent if isinstance(a.extent, int) else 64))
+    """The longest axis of those long enough for a tile, else a free dim: a batch is often 1."""
+
+    def order(axis: Axis) -> tuple[bool, int]:
+        known = axis.extent if isinstance(axis.extent, int) else 0
+        return known < ENOUGH_ROWS, -(known or ENOUGH_ROWS)
+
+    found = sorted(axes, key=order)
     return found[0] if found and found[0].extent != 1 else None
 
 

@@ -19,6 +19,7 @@ from ..dim import Extent
 from ..op import Array, Compute, Op, Read, define
 from ..scalar import Expr, guarded
 from ..tensor_type import TensorType
+from .input_axis import InputAxis
 
 if TYPE_CHECKING:
     from ..graph import Builder, Node, Value
@@ -238,20 +239,43 @@ def _compute_input(
     channels = w.shape[1]
     per_group = dim.exact_quotient(w.shape[0], attrs.groups)
     assert isinstance(channels, int) and per_group is not None, "channels are known when compiling"
+    axes = _axes_of_input(attrs, dy, w)
 
     def term(i: tuple[Extent, ...], r: tuple[Extent, ...], read: Read) -> Expr:
         n, c, *p = i
-        o, *k = r
+        o, *u = r
         group, own = (0, c) if attrs.groups == 1 else (c // channels, c % channels)
-        place = [p[a] + attrs.lo[a] - k[a] * attrs.dilation[a] for a in range(len(p))]
-        at = [q // s for q, s in zip(place, attrs.stride, strict=True)]
-        conditions = tuple(-(q % s) for q, s in zip(place, attrs.stride, strict=True)) + dim.inside(
-            at, dy.shape[2:]
-        )
+        met = [axis.met(q, number) for axis, q, number in zip(axes, p, u, strict=True)]
+        at, k = [place for place, _, _ in met], [tap for _, tap, _ in met]
+        are_taps = dim.inside(k, w.shape[2:])
+        conditions = (*(c for _, _, c in met), *are_taps, *dim.inside(at, dy.shape[2:]))
         filter_ = group * per_group + o
-        return guarded(conditions, read(0, (n, filter_, *at))) * read(1, (filter_, own, *k))
+        value = guarded(conditions, read(0, (n, filter_, *at)))
+        return value * guarded(are_taps, read(1, (filter_, own, *k)))
 
-    return Compute(term, (per_group, *w.shape[2:]))
+    return Compute(term, (per_group, *(axis.terms for axis in axes)))
+
+
+def _axes_of_input(attrs: ConvAttrs, dy: TensorType, w: TensorType) -> list[InputAxis]:
+    return [
+        InputAxis(*parts)
+        for parts in zip(
+            attrs.stride, attrs.dilation, attrs.lo, w.static_shape[2:], dy.shape[2:], strict=True
+        )
+    ]
+
+
+def padding_of_output_gradient(
+    attrs: ConvInputGradientAttrs, dy: TensorType, w: TensorType
+) -> tuple[tuple[int, ...], tuple[int, ...]]:
+    """Zeros before and behind dy, axis by axis, with which the loops of the input's gradient test
+    no borders."""
+    axes = _axes_of_input(attrs, dy, w)
+    pads = [
+        axis.padding(extent, hi)
+        for axis, extent, hi in zip(axes, attrs.spatial, attrs.hi, strict=True)
+    ]
+    return tuple(before for before, _ in pads), tuple(behind for _, behind in pads)
 
 
 def _compute_weight(

@@ -16,6 +16,8 @@ from ..graph import Builder, Graph, Node, Value, finish, rebuilder
 from ..layout import BLOCK, Layout, Part, channel_blocked
 from ..loops.strides import MOST_STEP
 from ..op import OPS
+from ..ops.convolution import padding_of_output_gradient
+from .blocked_views import blocked_view
 
 PACKED_ROWS, PACKED_BYTES = 128, 2 << 20  # of a product whose right operand is packed at run time
 # of a right operand whose columns are made contiguous, their length, rows of the left one
@@ -79,6 +81,8 @@ def _placed(b: Builder, graph: Graph, node: Node, inputs: list[Value]) -> Sequen
         and not (node.attrs.lo[1] or node.attrs.hi[1])
     ):
         return _with_layout(b, node, inputs, inputs[0].layout)
+    if inputs and (view := blocked_view(graph, node, inputs[0])) is not None:
+        return _with_layout(b, node, inputs, view)
     if node.op.name == "concat" and _joins_blocks(node, inputs):
         return _with_layout(b, node, inputs, inputs[0].layout)
     if (
@@ -195,11 +199,7 @@ def _input_gradient(b: Builder, node: Node, inputs: list[Value]) -> Sequence[Val
         if is_blocked
         else _plain(b, w)
     )
-    reach = [(k - 1) * d for k, d in zip(w.type.static_shape[2:], attrs.dilation, strict=True)]
-    before, behind = (
-        tuple(max(-(-(r - p) // s), 0) for r, p, s in zip(reach, side, attrs.stride, strict=True))
-        for side in (attrs.lo, attrs.hi)
-    )
+    before, behind = padding_of_output_gradient(attrs, dy.type, w.type)
     lo = tuple(p + n * s for p, n, s in zip(attrs.lo, before, attrs.stride, strict=True))
     hi = tuple(p + n * s for p, n, s in zip(attrs.hi, behind, attrs.stride, strict=True))
     padded = _with_zeros(b, node, dy, before, behind)

@@ -112,6 +112,22 @@ def test_rows_lie_along_the_width_of_an_image_and_not_along_a_free_batch(
     assert plan.tile.rows and plan.tile.rows.name == row
 
 
+def test_columns_lie_along_the_height_of_an_image_and_not_along_a_free_batch() -> None:
+    """Three filters, with lanes along the width: one sample fills a tile."""
+    b = Builder("image")
+    x = b.input(TensorType(FLOAT32, (Dim.of(Symbol("N", 1)), 16, 16, 16)), "x")
+    w = b.constant(np.ones((16, 3, 4, 4), np.float32))
+    attrs = {"stride": (2, 2), "dilation": (1, 1), "lo": (1, 1), "hi": (1, 1), "groups": 1}
+    graph = b.build([b("conv_input_gradient", x, w, spatial=(32, 32), **attrs)])
+    (plan,) = (
+        plan_of(node.attrs.body, Machine())
+        for node in PIPELINE.run(graph, Options(override="direct"))[0].nodes
+        if node.op is OPS["kernel"]
+        and any(n.op.name == "conv_input_gradient" for n in node.attrs.body.nodes)
+    )
+    assert plan.tile.columns and plan.tile.columns.name == "p2g"
+
+
 def test_a_product_has_lanes_along_its_columns() -> None:
     plan = plan_of_one("matmul", (96, 700), (700, 128))
     assert plan.tile.has_lanes and not plan.tile.lanes_reduce
