@@ -4,16 +4,15 @@ A segment is bytes, or one element repeated. Long runs of one element become fil
 materialising splats), so a network of splats stays small on disk; when the program is opened, fills
 expand into anonymous memory. A constant that is one bytes segment is used where it lies. Equal
 constants are stored once. The same constants give the same bytes. What is packed (an array whose
-elements lie otherwise in memory) is put in order when it is written, a part after another, so that
-there is never a copy of all weights.
+elements lie otherwise in memory) is put in order when it is written (recorded_file.py), a part
+after another, so that there is never a copy of all weights.
 """
 
 from __future__ import annotations
 
 import os
-from collections import deque
 from collections.abc import Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any, TypeAlias
 
@@ -27,10 +26,7 @@ WEIGHTS_SYMBOL = "nl_weights"  # the image of a shared object
 SHORTEST_FILL = 4096  # bytes: shorter runs stay bytes
 _BLOCK = 512  # bytes: every run of SHORTEST_FILL bytes holds at least 7 aligned blocks
 _CHUNK = 4096  # blocks that are compared at a time
-_PART = (
-    1 << 20
-)  # bytes of a packed array that are put in order at a time: the second cache holds it
-_AHEAD = 4  # parts that wait to be written
+_PART = 1 << 20  # bytes of an array that are written at a time: the second cache holds them
 _UNSIGNED = {1: np.uint8, 2: np.uint16, 4: np.uint32, 8: np.uint64}
 
 ByteArray: TypeAlias = npt.NDArray[np.uint8]
@@ -50,12 +46,14 @@ class Bytes:
     @property
     def data(self) -> ByteArray:
         """All bytes; a copy if the elements lie otherwise in memory."""
-        return _ordered(self.array)
+        return in_order(self.array)
 
     def parts(self) -> Iterator[npt.NDArray[Any]]:
-        """The array; one that has to be put in order is cut along its first axes."""
+        """The array, cut along its first axes; of one that lies in order, the bytes."""
         array, inner, axes = self.array, self.size, 0  # inner: bytes behind so many axes
-        while inner > _PART and not array.flags.c_contiguous:
+        if array.flags.c_contiguous:
+            array = in_order(array)
+        while inner > _PART:
             inner //= array.shape[axes]
             axes += 1
         if axes == 0:
@@ -195,29 +193,30 @@ class Weights:
     size: int  # of the image, in bytes
 
     def chunks(self) -> Iterator[Buffer]:
-        """The image from front to back; a thread puts parts in order ahead of the reader."""
-        ahead: deque[Future[ByteArray]] = deque()
-        with ThreadPoolExecutor(1) as pool:
-            for part in self._parts():
-                ahead.append(pool.submit(_ordered, part))
-                if len(ahead) > _AHEAD:
-                    yield ahead.popleft().result().data
-            while ahead:
-                yield ahead.popleft().result().data
+        """The image from front to back."""
+        for part in self.parts():
+            yield in_order(part).data
 
-    def _parts(self) -> Iterator[npt.NDArray[Any]]:
-        """Every bytes segment at its offset, zeros between."""
+    def parts(self) -> Iterator[npt.NDArray[Any]]:
+        """The image from front to back, as arrays whose elements may lie otherwise in memory:
+        every bytes segment at its offset, zeros between.
+        """
         position = 0
         for placement in self.placements:
             for piece in placement.pieces:
                 if isinstance(piece.segment, Bytes):
-                    yield np.zeros(piece.offset - position, np.uint8)
+                    yield from _zeros(piece.offset - position)
                     yield from piece.segment.parts()
                     position = piece.offset + piece.segment.size
-        yield np.zeros(self.size - position, np.uint8)
+        yield from _zeros(self.size - position)
 
 
-def _ordered(array: npt.NDArray[Any]) -> ByteArray:
+def _zeros(count: int) -> Iterator[ByteArray]:
+    if count:
+        yield np.zeros(count, np.uint8)
+
+
+def in_order(array: npt.NDArray[Any]) -> ByteArray:
     """The bytes of an array's elements in order; a copy only if they lie otherwise."""
     return np.ascontiguousarray(array).reshape(-1).view(np.uint8)
 
