@@ -16,20 +16,19 @@ from collections import deque
 from collections.abc import Iterable
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
-from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
 from netloom import abi
 
+from ...constant import Data
 from .segments import ByteArray, in_order
 
 _AHEAD = 8  # arrays that are written before their digest is computed
 _SENT = 64 << 20  # bytes after which those before are sent to the disk
 
 
-def write_recorded(path: Path, contents: Iterable[npt.NDArray[Any]], size: int) -> None:
+def write_recorded(path: Path, contents: Iterable[Data], size: int) -> None:
     """Writes a new file of ``size`` bytes and the trailer. Others must not be able to write what
     will run as code. OSError if the disk is full, before anything is written where it can say so.
     """
@@ -46,7 +45,7 @@ def write_recorded(path: Path, contents: Iterable[npt.NDArray[Any]], size: int) 
         os.close(descriptor)
 
 
-def _write_all(descriptor: int, contents: Iterable[npt.NDArray[Any]]) -> bytes:
+def _write_all(descriptor: int, contents: Iterable[Data]) -> bytes:
     """Writes the arrays one behind the other; their SHA-256."""
     digest, place, sent = hashlib.sha256(), 0, 0
     ahead: deque[Future[ByteArray]] = deque()
@@ -68,7 +67,7 @@ def _write_all(descriptor: int, contents: Iterable[npt.NDArray[Any]]) -> bytes:
     return digest.digest()
 
 
-def _write(descriptor: int, array: npt.NDArray[Any], place: int) -> ByteArray:
+def _write(descriptor: int, array: Data, place: int) -> ByteArray:
     """Writes the elements in order at a place of the file; the bytes written."""
     data = in_order(array)
     done = 0

@@ -19,8 +19,9 @@ from typing import Any, TypeAlias
 import numpy as np
 import numpy.typing as npt
 
-from ...constant import Constant
+from ...constant import Constant, Data
 from ...program import ALIGNMENT
+from ...scaled import Scaled
 
 WEIGHTS_SYMBOL = "nl_weights"  # the image of a shared object
 SHORTEST_FILL = 4096  # bytes: shorter runs stay bytes
@@ -37,7 +38,7 @@ Buffer: TypeAlias = bytes | memoryview
 class Bytes:
     """The bytes of an array's elements in order (a view, not a copy)."""
 
-    array: npt.NDArray[Any]
+    array: Data
 
     @property
     def size(self) -> int:
@@ -48,10 +49,10 @@ class Bytes:
         """All bytes; a copy if the elements lie otherwise in memory."""
         return in_order(self.array)
 
-    def parts(self) -> Iterator[npt.NDArray[Any]]:
+    def parts(self) -> Iterator[Data]:
         """The array, cut along its first axes; of one that lies in order, the bytes."""
         array, inner, axes = self.array, self.size, 0  # inner: bytes behind so many axes
-        if array.flags.c_contiguous:
+        if not isinstance(array, Scaled) and array.flags.c_contiguous:
             array = in_order(array)
         while inner > _PART:
             inner //= array.shape[axes]
@@ -87,13 +88,13 @@ Segment: TypeAlias = Bytes | Fill
 
 def encode(constant: Constant) -> tuple[Segment, ...]:
     """The segments of a constant, in memory order."""
-    array = constant.array
-    if constant.is_splat and array.nbytes >= SHORTEST_FILL:
-        return (Fill(np.asarray(constant.splat_value).tobytes(), array.size),)
-    unsigned = array.view(_UNSIGNED[array.dtype.itemsize])
-    if not array.flags.c_contiguous and not _may_have_long_runs(unsigned):
-        return (Bytes(array),)
-    words = np.ascontiguousarray(unsigned).reshape(-1)
+    data = constant.data
+    if constant.is_splat and data.nbytes >= SHORTEST_FILL:
+        return (Fill(np.asarray(constant.splat_value).tobytes(), data.size),)
+    is_ordered = not isinstance(data, Scaled) and data.flags.c_contiguous
+    if not is_ordered and not _may_have_long_runs(data):
+        return (Bytes(data),)
+    words = _words(constant.array)
     segments: list[Segment] = []
     end = 0
     for start, stop in _long_runs(words):
@@ -109,18 +110,24 @@ def encode(constant: Constant) -> tuple[Segment, ...]:
 def decode(segments: Sequence[Segment]) -> bytes:
     """The bytes that the segments stand for: the meaning of the encoding."""
     return b"".join(
-        s.array.tobytes() if isinstance(s, Bytes) else s.element * s.count for s in segments
+        s.data.tobytes() if isinstance(s, Bytes) else s.element * s.count for s in segments
     )
 
 
-def _may_have_long_runs(words: npt.NDArray[Any]) -> bool:
+def _words(data: Data) -> npt.NDArray[Any]:
+    """The elements in order, as numbers that are equal where the bytes are."""
+    return in_order(data).view(_UNSIGNED[data.dtype.itemsize])
+
+
+def _may_have_long_runs(data: Data) -> bool:
     """False only if there is no long run, which holds whole blocks one behind another: looks at the
     ends of blocks, as the elements in order have them, and copies nothing else.
     """
-    length = _BLOCK // words.itemsize
-    starts = np.arange(words.size // length) * length
+    length = _BLOCK // data.dtype.itemsize
+    starts = np.arange(data.size // length) * length
     first, last = (
-        words[np.unravel_index(places, words.shape)] for places in (starts, starts + length - 1)
+        _words(data[np.unravel_index(places, data.shape)])
+        for places in (starts, starts + length - 1)
     )
     likely = first == last
     for _ in range(SHORTEST_FILL // _BLOCK - 2):
@@ -197,7 +204,7 @@ class Weights:
         for part in self.parts():
             yield in_order(part).data
 
-    def parts(self) -> Iterator[npt.NDArray[Any]]:
+    def parts(self) -> Iterator[Data]:
         """The image from front to back, as arrays whose elements may lie otherwise in memory:
         every bytes segment at its offset, zeros between.
         """
@@ -216,9 +223,10 @@ def _zeros(count: int) -> Iterator[ByteArray]:
         yield np.zeros(count, np.uint8)
 
 
-def in_order(array: npt.NDArray[Any]) -> ByteArray:
-    """The bytes of an array's elements in order; a copy only if they lie otherwise."""
-    return np.ascontiguousarray(array).reshape(-1).view(np.uint8)
+def in_order(data: Data) -> ByteArray:
+    """The bytes of the elements in order; a copy only if they lie otherwise."""
+    array = data.computed() if isinstance(data, Scaled) else np.ascontiguousarray(data)
+    return array.reshape(-1).view(np.uint8)
 
 
 def lay_out(constants: Sequence[Constant]) -> Weights:

@@ -18,12 +18,12 @@ from typing import Any
 from uuid import uuid4
 
 import numpy as np
-import numpy.typing as npt
 
 from netloom import abi
 from netloom.errors import UsageError
 
 from ...cache import compiler_version, default_cache
+from ...constant import Data
 from ...dim import Extent
 from ...program import Entry, Port, Program
 from .architecture import Architecture
@@ -90,7 +90,7 @@ def check_writable(path: Path) -> None:
 
 def _contents(
     objects: Sequence[bytes], weights: Weights, architecture: Architecture, folder: Path
-) -> tuple[int, Iterator[npt.NDArray[Any]]]:
+) -> tuple[int, Iterator[Data]]:
     """The size of the linked file, and its contents from front to back; ``folder`` is private room
     for temporary files.
     """
