@@ -1,33 +1,34 @@
 """Constants: read-only arrays, compared by their contents. A splat (one value repeated) stays one
-value in memory.
+value in memory, and a ``Scaled`` array is computed by whoever reads its elements.
 """
 
 from __future__ import annotations
 
 import hashlib
-from typing import Any
+from collections.abc import Callable
+from typing import Any, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
 
+from .scaled import Scaled
 from .tensor_type import DType, TensorType
 
 SAMPLES = 64  # elements that tell most constants apart
 
+Data: TypeAlias = "npt.NDArray[Any] | Scaled"
+
 
 class Constant:
-    """A read-only array. Equality and hash go by content (dtype, shape, bytes)."""
+    """A read-only array. Equality and hash go by content (dtype, shape, bytes). ``data``: its
+    elements as they are held.
+    """
 
-    __slots__ = ("_digest", "_hash", "array", "type")
+    __slots__ = ("_digest", "_hash", "data", "type")
 
-    def __init__(self, array: npt.ArrayLike, dtype: DType | None = None) -> None:
-        data: npt.NDArray[Any] = np.asarray(array, dtype.numpy if dtype else None)
-        if data.dtype.byteorder == ">":
-            data = data.astype(data.dtype.newbyteorder("="))
-        view = data.view()
-        view.flags.writeable = False
-        self.array = view
-        self.type = TensorType(DType.of(data.dtype), data.shape)
+    def __init__(self, array: npt.ArrayLike | Scaled, dtype: DType | None = None) -> None:
+        self.data: Data = array if isinstance(array, Scaled) else _read_only(array, dtype)
+        self.type = TensorType(DType.of(self.data.dtype), self.data.shape)
         self._digest = ""
         self._hash = 0
 
@@ -38,11 +39,25 @@ class Constant:
         return Constant(np.broadcast_to(scalar.reshape(()), type.static_shape))
 
     @property
+    def array(self) -> npt.NDArray[Any]:
+        """The elements; they are kept once they are computed."""
+        if isinstance(self.data, Scaled):
+            self.data = _read_only(self.data.computed())
+        return self.data
+
+    def moved(self, move: Callable[[npt.NDArray[Any]], npt.NDArray[Any]]) -> Constant:
+        """With the elements where a function that only moves them puts them."""
+        data = self.data
+        return Constant(data.moved(move) if isinstance(data, Scaled) else move(data))
+
+    @property
     def is_splat(self) -> bool:
         """Whether one value fills the array by construction (strides of zero); contents are not
         searched.
         """
-        array = self.array
+        array = self.data
+        if isinstance(array, Scaled):
+            return False
         return array.size > 0 and all(
             stride == 0 or extent == 1
             for stride, extent in zip(array.strides, array.shape, strict=True)
@@ -78,10 +93,21 @@ class Constant:
 
     def __hash__(self) -> int:
         if not self._hash:
-            array = self.array
-            places = np.linspace(0, array.size - 1, min(array.size, SAMPLES)).astype(np.int64)
-            self._hash = hash((self.type, array.flat[places].tobytes())) or 1
+            size = self.data.size
+            places = np.linspace(0, size - 1, min(size, SAMPLES)).astype(np.int64)
+            samples = self.moved(lambda array: array.flat[places]).array
+            self._hash = hash((self.type, samples.tobytes())) or 1
         return self._hash
 
     def __repr__(self) -> str:
         return f"Constant({self.type}, {self.digest[:8]})"
+
+
+def _read_only(array: npt.ArrayLike, dtype: DType | None = None) -> npt.NDArray[Any]:
+    """A view of the elements, in the machine's order of bytes."""
+    data: npt.NDArray[Any] = np.asarray(array, dtype.numpy if dtype else None)
+    if data.dtype.byteorder == ">":
+        data = data.astype(data.dtype.newbyteorder("="))
+    view = data.view()
+    view.flags.writeable = False
+    return view

@@ -1,7 +1,8 @@
 """What depends on constants alone is computed now, by the ops' references.
 
 A splat stays a splat: elementwise ops are computed on its one value, ops that only move elements
-keep it. Results of more than 64 MiB are left to the program, and so is what would grow by more than
+keep it. Large weights times a factor of a channel are left to whoever reads them (scaled.py).
+Results of more than 64 MiB are left to the program, and so is what would grow by more than
 1 MiB (a constant broadcast).
 """
 
@@ -17,11 +18,13 @@ from ..graph import Graph, Node, Value
 from ..interpret import evaluate_node
 from ..op import Array
 from ..rewrite import Rewriter, rewrite
-from ..tensor_type import TensorType
+from ..scaled import Scaled
+from ..tensor_type import FLOAT32, FLOAT64, TensorType
 from ..verify import symbols_in
 
 MAX_BYTES = 64 << 20
 MAX_GROWTH = 1 << 20
+LARGE = 1 << 16  # bytes of a product that is worth leaving to its readers
 
 
 def fold_constants(graph: Graph) -> Graph:
@@ -32,11 +35,11 @@ def fold_constants(graph: Graph) -> Graph:
 def _folded(rewriter: Rewriter, node: Node) -> Sequence[Value] | None:
     if node.op.name == "constant" or any(value.layout is not None for value in node.outputs):
         return None
-    if symbols_in(node.attrs, *(value.type for value in node.outputs)):
-        return None
     constants = [rewriter.constant_of(value) for value in node.inputs]
     known = [constant for constant in constants if constant is not None]
     if len(known) < len(constants):
+        return None
+    if symbols_in(node.attrs, *(value.type for value in node.outputs)):
         return None
     results = _splat_results(node, known) or _dense_results(node, known)
     if results is None:
@@ -83,10 +86,22 @@ def _dense_results(node: Node, constants: Sequence[Constant]) -> Sequence[Consta
     after = sum(_bytes(value.type) for value in node.outputs)
     if max(before, after) > MAX_BYTES or after > before + MAX_GROWTH:
         return None
+    if _is_scaling(node, constants):
+        weights, factor = (constant.array for constant in constants)
+        return [Constant(Scaled(weights, np.broadcast_to(factor, weights.shape)))]
     return [
         Constant(array)
         for array in evaluate_node(node, [constant.array for constant in constants], {})
     ]
+
+
+def _is_scaling(node: Node, constants: Sequence[Constant]) -> bool:
+    """Whether it multiplies a large array of floats by one that is repeated."""
+    if node.op.name != "mul" or node.output.dtype not in (FLOAT32, FLOAT64):
+        return False
+    weights, factor = (constant.type for constant in constants)
+    is_repeated = weights == node.output.type and _bytes(factor) < _bytes(weights)
+    return is_repeated and _bytes(weights) >= LARGE and not constants[0].is_splat
 
 
 def _bytes(type: TensorType) -> int:

@@ -442,4 +442,6 @@ def _in_memory(value: Value, node: Node) -> Constant:
     if constant.is_splat and not value.layout.has_padding(value.shape):
         shape = value.layout.physical_shape(value.shape)
         return Constant.splat(constant.splat_value, value.type.with_shape(shape))
-    return Constant(value.layout.pack(constant.array))
+    if value.layout.has_padding(value.shape):
+        return Constant(value.layout.pack(constant.array))
+    return constant.moved(value.layout.pack)

@@ -111,7 +111,8 @@ def filters(
     )
     if constant is None:
         return b.add(record, [w], attrs).output
-    made = record.reference(attrs, [constant.array], record.infer(attrs, [constant.type]))
+    weights = Constant(constant.data).array  # of which nobody keeps the product
+    made = record.reference(attrs, [weights], record.infer(attrs, [constant.type]))
     return b.constant(Constant(made[0]))
 
 

@@ -22,7 +22,7 @@ _BYTES: Final = 2  # the wire type of messages and bytes (protobuf encoding)
 class Apart:
     """A model's bytes, and what was taken out of them, by token."""
 
-    model: bytes
+    model: bytes | memoryview
     data: dict[bytes, memoryview] = field(default_factory=dict)
 
 
@@ -35,7 +35,7 @@ class _Field:
     end: int
 
 
-def take_apart(model: bytes) -> Apart:
+def take_apart(model: bytes | memoryview) -> Apart:
     """The model without its large tensors; as it is if there are none, or if it is no model."""
     if len(model) < LARGE:
         return Apart(model)
@@ -50,7 +50,7 @@ def take_apart(model: bytes) -> Apart:
     return _without(model, graphs[0], large) if large else Apart(model)
 
 
-def _without(model: bytes, graph: _Field, large: list[tuple[_Field, _Field]]) -> Apart:
+def _without(model: bytes | memoryview, graph: _Field, large: list[tuple[_Field, _Field]]) -> Apart:
     whole, apart = memoryview(model), {}
     parts: list[bytes | memoryview] = []
     done = graph.start
@@ -89,7 +89,7 @@ def _is_large(item: _Field) -> bool:
     return _is(item, _INITIALIZER) and item.end - item.start >= LARGE
 
 
-def _raw_data(model: bytes, tensor: _Field) -> _Field | None:
+def _raw_data(model: bytes | memoryview, tensor: _Field) -> _Field | None:
     """The raw data of a tensor, if it has them once and they are large."""
     found = [f for f in _fields(model, tensor.start, tensor.end) if f.number == _RAW_DATA]
     if len(found) != 1 or found[0].kind != _BYTES or found[0].end - found[0].start < LARGE:
@@ -97,7 +97,7 @@ def _raw_data(model: bytes, tensor: _Field) -> _Field | None:
     return found[0]
 
 
-def _fields(data: bytes, start: int, end: int) -> Iterator[_Field]:
+def _fields(data: bytes | memoryview, start: int, end: int) -> Iterator[_Field]:
     """The fields of a message; ValueError where it is malformed or holds groups."""
     position = start
     while position < end:
@@ -122,7 +122,7 @@ def _fields(data: bytes, start: int, end: int) -> Iterator[_Field]:
         position = stop
 
 
-def _read_varint(data: bytes, position: int, end: int) -> tuple[int, int]:
+def _read_varint(data: bytes | memoryview, position: int, end: int) -> tuple[int, int]:
     value = 0
     for shift in range(0, 64, 7):
         if position >= end:

@@ -4,6 +4,8 @@ understands them takes as long as reading them. So this file imports nothing of 
 
 from __future__ import annotations
 
+import contextlib
+import mmap
 import os
 import stat
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -27,7 +29,7 @@ class Reading:
     """A file that is being read."""
 
     path: Path
-    contents: Future[bytes]
+    contents: Future[memoryview]
 
 
 def read_ahead(path: Path) -> Reading:
@@ -38,9 +40,9 @@ def read_ahead(path: Path) -> Reading:
     return reading
 
 
-def read_bytes(path: Path) -> bytes:
-    """The bytes of a regular file; the open never waits for a pipe. UsageError if it cannot be read,
-    ModelError if it cannot be a model.
+def read_bytes(path: Path) -> memoryview:
+    """The bytes of a regular file, read-only; the open never waits for a pipe. UsageError if it
+    cannot be read, ModelError if it cannot be a model.
     """
     name = printable(str(path))
     try:
@@ -58,7 +60,21 @@ def read_bytes(path: Path) -> bytes:
                 f"{name} holds {status.st_size} bytes; a model file holds at most {LARGEST_FILE}.",
                 hint="Save it with external data (onnx.save with save_as_external_data).",
             )
-        with open(descriptor, "rb", closefd=False) as file:
-            return file.read()
+        return _contents(descriptor, status.st_size)
     finally:
         os.close(descriptor)
+
+
+def _contents(descriptor: int, size: int) -> memoryview:
+    """A copy of a file's bytes, up to its size: a mapped file that shrinks would end the process.
+    It lies in large pages, because entering small ones takes as long as reading.
+    """
+    if size == 0:
+        return memoryview(b"")
+    room = mmap.mmap(-1, size, mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+    with contextlib.suppress(OSError):  # a kernel may have none
+        room.madvise(mmap.MADV_HUGEPAGE)
+    data, done = memoryview(room), 0
+    while part := os.preadv(descriptor, [data[done:]], done):
+        done += part
+    return data[:done].toreadonly()

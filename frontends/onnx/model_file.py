@@ -63,7 +63,7 @@ def read_model(source: Source) -> ModelFile:
         case onnx.ModelProto():
             return ModelFile(_accept(source, "the model"), None, {})
         case bytes() | bytearray() | memoryview():
-            return _parse(bytes(source), "the model", None)
+            return _parse(memoryview(bytes(source)), "the model", None)
         case str() | os.PathLike():
             path = Path(source)
             return _parse(read_bytes(path), printable(str(path)), path.parent)
@@ -75,11 +75,11 @@ def read_model(source: Source) -> ModelFile:
             )
 
 
-def _parse(data: bytes, name: str, folder: Path | None) -> ModelFile:
+def _parse(data: memoryview, name: str, folder: Path | None) -> ModelFile:
     if not data:
         raise ModelError(f"{name} is empty (0 bytes), not a model.", hint=NOT_A_MODEL)
     for signature, kind, remedy in SIGNATURES:
-        if data.startswith(signature):
+        if data[: len(signature)] == signature:
             raise ModelError(f"{name} is {kind}, not an ONNX model.", hint=remedy)
     apart = take_apart(data)
     model = onnx.ModelProto()

@@ -19,7 +19,7 @@ from netloom.errors import UsageError
 from .cuda import compile_for_device, write_device_candidates
 from .explain import tuned
 from .files import check_target, replace_file
-from .models import check_override, compiler_options, inference_form, load_graph
+from .models import begin_reading, check_override, compiler_options, inference_form, load_graph
 from .options import Binding, Build, FileType, binding_options, build_options, printing
 from .output import Output, displayable
 
@@ -126,6 +126,7 @@ def compile_(
         compile_for_device(output, model, path, emit, dump, training, binding, build)
         return
     forms = _forms(emit, path)
+    begun = begin_reading(model)  # beside the imports that the next lines need
     targets = _targets(forms, path, build.cpu)
     if build.precision != "f32":
         raise UsageError(
@@ -137,7 +138,7 @@ def compile_(
             f"{displayable(str(dump))!r} is not a folder.", hint="Choose another place for --dump."
         )
     start = time.perf_counter()
-    compiled = _plan(load_graph(model, binding), build, dump, training)
+    compiled = _plan(load_graph(model, binding, begun), build, dump, training)
     check_override(compiled.decisions, build.conv_strategy)
     if path is None:
         contents = EMITTERS[forms[0]].contents

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from netloom.compiler.driver import Compiled, Options
     from netloom.compiler.graph import Graph
     from netloom.compiler.passes.select_strategies import Decision
+    from netloom.frontends.onnx.model_bytes import Reading
     from netloom.runtime.session import Session
 
 _NAMED = 8  # names that a message lists
@@ -31,8 +32,19 @@ def is_program(name: str) -> bool:
     return name.endswith(".so")
 
 
-def load_graph(model: str, binding: Binding) -> Graph:
-    """The graph of a MODEL with its dims bound; UsageError if there is no such model or dim."""
+def begin_reading(model: str) -> Reading | None:
+    """A MODEL's file, which a thread reads while the caller goes on; None if it is no ONNX file."""
+    if model.startswith("zoo:") or model.endswith(".py") or ".py:" in model:
+        return None
+    from netloom.frontends.onnx.model_bytes import read_ahead
+
+    return read_ahead(_light(model[6:]) if model.startswith("light:") else Path(model))
+
+
+def load_graph(model: str, binding: Binding, begun: Reading | None = None) -> Graph:
+    """The graph of a MODEL with its dims bound; UsageError if there is no such model or dim.
+    ``begun``: what ``begin_reading`` gave for it before.
+    """
     if model.startswith("zoo:"):
         return _bound(_from_zoo(model[4:]), binding)
     if model.endswith(".py"):
@@ -43,9 +55,8 @@ def load_graph(model: str, binding: Binding) -> Graph:
     if ".py:" in model:
         path, _, name = model.rpartition(":")
         return _from_file(path, name, binding)
-    from netloom.frontends.onnx.model_bytes import read_ahead
-
-    file = read_ahead(_light(model[6:]) if model.startswith("light:") else Path(model))
+    file = begun or begin_reading(model)
+    assert file is not None
     from netloom.frontends.onnx.importer import from_onnx  # takes as long as reading
 
     return from_onnx(file, dims=dict(binding.dims) or None, shapes=dict(binding.shapes) or None)

@@ -4,33 +4,30 @@ A segment is bytes, or one element repeated. Long runs of one element become fil
 materialising splats), so a network of splats stays small on disk; when the program is opened, fills
 expand into anonymous memory. A constant that is one bytes segment is used where it lies. Equal
 constants are stored once. The same constants give the same bytes. What is packed (an array whose
-elements lie otherwise in memory) is put in order when it is written, a part after another, so that
-there is never a copy of all weights.
+elements lie otherwise in memory) is put in order when it is written (recorded_file.py), a part
+after another, so that there is never a copy of all weights.
 """
 
 from __future__ import annotations
 
 import os
-from collections import deque
 from collections.abc import Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
 
-from ...constant import Constant
+from ...constant import Constant, Data
 from ...program import ALIGNMENT
+from ...scaled import Scaled
 
 WEIGHTS_SYMBOL = "nl_weights"  # the image of a shared object
 SHORTEST_FILL = 4096  # bytes: shorter runs stay bytes
 _BLOCK = 512  # bytes: every run of SHORTEST_FILL bytes holds at least 7 aligned blocks
 _CHUNK = 4096  # blocks that are compared at a time
-_PART = (
-    1 << 20
-)  # bytes of a packed array that are put in order at a time: the second cache holds it
-_AHEAD = 4  # parts that wait to be written
+_PART = 1 << 20  # bytes of an array that are written at a time: the second cache holds them
 _UNSIGNED = {1: np.uint8, 2: np.uint16, 4: np.uint32, 8: np.uint64}
 
 ByteArray: TypeAlias = npt.NDArray[np.uint8]
@@ -41,7 +38,7 @@ Buffer: TypeAlias = bytes | memoryview
 class Bytes:
     """The bytes of an array's elements in order (a view, not a copy)."""
 
-    array: npt.NDArray[Any]
+    array: Data
 
     @property
     def size(self) -> int:
@@ -50,12 +47,14 @@ class Bytes:
     @property
     def data(self) -> ByteArray:
         """All bytes; a copy if the elements lie otherwise in memory."""
-        return _ordered(self.array)
+        return in_order(self.array)
 
-    def parts(self) -> Iterator[npt.NDArray[Any]]:
-        """The array; one that has to be put in order is cut along its first axes."""
+    def parts(self) -> Iterator[Data]:
+        """The array, cut along its first axes; of one that lies in order, the bytes."""
         array, inner, axes = self.array, self.size, 0  # inner: bytes behind so many axes
-        while inner > _PART and not array.flags.c_contiguous:
+        if not isinstance(array, Scaled) and array.flags.c_contiguous:
+            array = in_order(array)
+        while inner > _PART:
             inner //= array.shape[axes]
             axes += 1
         if axes == 0:
@@ -89,13 +88,13 @@ Segment: TypeAlias = Bytes | Fill
 
 def encode(constant: Constant) -> tuple[Segment, ...]:
     """The segments of a constant, in memory order."""
-    array = constant.array
-    if constant.is_splat and array.nbytes >= SHORTEST_FILL:
-        return (Fill(np.asarray(constant.splat_value).tobytes(), array.size),)
-    unsigned = array.view(_UNSIGNED[array.dtype.itemsize])
-    if not array.flags.c_contiguous and not _may_have_long_runs(unsigned):
-        return (Bytes(array),)
-    words = np.ascontiguousarray(unsigned).reshape(-1)
+    data = constant.data
+    if constant.is_splat and data.nbytes >= SHORTEST_FILL:
+        return (Fill(np.asarray(constant.splat_value).tobytes(), data.size),)
+    is_ordered = not isinstance(data, Scaled) and data.flags.c_contiguous
+    if not is_ordered and not _may_have_long_runs(data):
+        return (Bytes(data),)
+    words = _words(constant.array)
     segments: list[Segment] = []
     end = 0
     for start, stop in _long_runs(words):
@@ -111,18 +110,24 @@ def encode(constant: Constant) -> tuple[Segment, ...]:
 def decode(segments: Sequence[Segment]) -> bytes:
     """The bytes that the segments stand for: the meaning of the encoding."""
     return b"".join(
-        s.array.tobytes() if isinstance(s, Bytes) else s.element * s.count for s in segments
+        s.data.tobytes() if isinstance(s, Bytes) else s.element * s.count for s in segments
     )
 
 
-def _may_have_long_runs(words: npt.NDArray[Any]) -> bool:
+def _words(data: Data) -> npt.NDArray[Any]:
+    """The elements in order, as numbers that are equal where the bytes are."""
+    return in_order(data).view(_UNSIGNED[data.dtype.itemsize])
+
+
+def _may_have_long_runs(data: Data) -> bool:
     """False only if there is no long run, which holds whole blocks one behind another: looks at the
     ends of blocks, as the elements in order have them, and copies nothing else.
     """
-    length = _BLOCK // words.itemsize
-    starts = np.arange(words.size // length) * length
+    length = _BLOCK // data.dtype.itemsize
+    starts = np.arange(data.size // length) * length
     first, last = (
-        words[np.unravel_index(places, words.shape)] for places in (starts, starts + length - 1)
+        _words(data[np.unravel_index(places, data.shape)])
+        for places in (starts, starts + length - 1)
     )
     likely = first == last
     for _ in range(SHORTEST_FILL // _BLOCK - 2):
@@ -195,31 +200,33 @@ class Weights:
     size: int  # of the image, in bytes
 
     def chunks(self) -> Iterator[Buffer]:
-        """The image from front to back; a thread puts parts in order ahead of the reader."""
-        ahead: deque[Future[ByteArray]] = deque()
-        with ThreadPoolExecutor(1) as pool:
-            for part in self._parts():
-                ahead.append(pool.submit(_ordered, part))
-                if len(ahead) > _AHEAD:
-                    yield ahead.popleft().result().data
-            while ahead:
-                yield ahead.popleft().result().data
+        """The image from front to back."""
+        for part in self.parts():
+            yield in_order(part).data
 
-    def _parts(self) -> Iterator[npt.NDArray[Any]]:
-        """Every bytes segment at its offset, zeros between."""
+    def parts(self) -> Iterator[Data]:
+        """The image from front to back, as arrays whose elements may lie otherwise in memory:
+        every bytes segment at its offset, zeros between.
+        """
         position = 0
         for placement in self.placements:
             for piece in placement.pieces:
                 if isinstance(piece.segment, Bytes):
-                    yield np.zeros(piece.offset - position, np.uint8)
+                    yield from _zeros(piece.offset - position)
                     yield from piece.segment.parts()
                     position = piece.offset + piece.segment.size
-        yield np.zeros(self.size - position, np.uint8)
+        yield from _zeros(self.size - position)
 
 
-def _ordered(array: npt.NDArray[Any]) -> ByteArray:
-    """The bytes of an array's elements in order; a copy only if they lie otherwise."""
-    return np.ascontiguousarray(array).reshape(-1).view(np.uint8)
+def _zeros(count: int) -> Iterator[ByteArray]:
+    if count:
+        yield np.zeros(count, np.uint8)
+
+
+def in_order(data: Data) -> ByteArray:
+    """The bytes of the elements in order; a copy only if they lie otherwise."""
+    array = data.computed() if isinstance(data, Scaled) else np.ascontiguousarray(data)
+    return array.reshape(-1).view(np.uint8)
 
 
 def lay_out(constants: Sequence[Constant]) -> Weights:

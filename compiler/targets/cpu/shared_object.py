@@ -10,19 +10,20 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-import struct
 import tempfile
-from collections import deque
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections.abc import Iterator, Mapping, Sequence
+from itertools import chain
 from pathlib import Path
 from typing import Any
 from uuid import uuid4
+
+import numpy as np
 
 from netloom import abi
 from netloom.errors import UsageError
 
 from ...cache import compiler_version, default_cache
+from ...constant import Data
 from ...dim import Extent
 from ...program import Entry, Port, Program
 from .architecture import Architecture
@@ -31,13 +32,13 @@ from .features import required_features
 from .header import model_header
 from .host_object import build_host_object
 from .link import find_linker, link_shared_object
-from .segments import Buffer, Weights, lay_out
+from .recorded_file import write_recorded
+from .segments import ByteArray, Weights, lay_out
 from .variant import Variant
 from .weights_object import write_room, write_weights_object
 from .weights_segment import with_weights_behind
 
 _BLOCK = 1 << 20  # bytes that are read at a time
-_AHEAD = 16  # chunks that are written before their digest is computed
 
 
 def write_shared_object(variants: Sequence[Variant], path: str | os.PathLike[str]) -> None:
@@ -56,7 +57,8 @@ def write_shared_object(variants: Sequence[Variant], path: str | os.PathLike[str
     library, header = _temporary(target), _temporary(target)
     try:
         with tempfile.TemporaryDirectory(prefix="netloom-") as folder:
-            _write_recorded(library, _contents(objects, weights, architecture, Path(folder)))
+            size, contents = _contents(objects, weights, architecture, Path(folder))
+            write_recorded(library, contents, size)
         _write(header, model_header(program).encode())
         header.replace(target.with_suffix(".h"))
         library.replace(target)
@@ -90,22 +92,29 @@ def check_writable(path: Path) -> None:
 
 def _contents(
     objects: Sequence[bytes], weights: Weights, architecture: Architecture, folder: Path
-) -> Iterator[Buffer]:
-    """The linked file from front to back; ``folder`` is private room for temporary files."""
+) -> tuple[int, Iterator[Data]]:
+    """The size of the linked file, and its contents from front to back; ``folder`` is private room
+    for temporary files.
+    """
     code = _linked(objects, weights.size, architecture, folder)
     front = with_weights_behind(code, architecture.page) if weights.size else code
     if front is not None:
-        yield front
-        yield from weights.chunks()
-        return
+        start = np.frombuffer(front, np.uint8)
+        return start.size + weights.size, chain([start], weights.parts())
     files = _write_objects(folder, objects)
     files.append(folder / "weights.o")
     with files[-1].open("wb") as file:
         write_weights_object(file, weights, architecture)
-    link_shared_object(files, folder / "whole.so", folder, architecture)
-    with (folder / "whole.so").open("rb") as linked:
-        while block := linked.read(_BLOCK):
-            yield block
+    whole = folder / "whole.so"
+    link_shared_object(files, whole, folder, architecture)
+    return whole.stat().st_size, _blocks(whole)
+
+
+def _blocks(path: Path) -> Iterator[ByteArray]:
+    """The bytes of a file."""
+    with path.open("rb") as file:
+        while block := file.read(_BLOCK):
+            yield np.frombuffer(block, np.uint8)
 
 
 def _linked(objects: Sequence[bytes], room: int, architecture: Architecture, folder: Path) -> bytes:
@@ -156,33 +165,6 @@ def _temporary(path: Path) -> Path:
         if number.isdecimal() and not Path("/proc", number).exists():
             stale.unlink(missing_ok=True)
     return path.with_name(f".netloom-{os.getpid()}-{uuid4().hex}.tmp")
-
-
-def _write_recorded(path: Path, contents: Iterable[Buffer]) -> None:
-    """Writes a new file and the trailer with its size and digest, which a thread computes meanwhile.
-    Others must not be able to write what will run as code.
-    """
-    digest, size = hashlib.sha256(), struct.calcsize(abi.TRAILER_FORMAT)
-    hashed: deque[Future[None]] = deque()
-    with (
-        open(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o775), "wb") as file,
-        ThreadPoolExecutor(1) as hashing,
-    ):
-        for data in contents:
-            hashed.append(hashing.submit(digest.update, data))
-            file.write(data)
-            size += len(data)
-            if len(hashed) > _AHEAD:  # what waits is in memory
-                hashed.popleft().result()
-        while hashed:
-            hashed.popleft().result()
-        file.write(
-            struct.pack(
-                abi.TRAILER_FORMAT, abi.TRAILER_MAGIC, abi.ABI_VERSION, 0, size, digest.digest()
-            )
-        )
-        file.flush()
-        os.fsync(file.fileno())
 
 
 def _write(path: Path, data: bytes) -> None:
