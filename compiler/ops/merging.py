@@ -24,6 +24,7 @@ from ..tensor_type import BOOL, FLOAT32, INT32, INT64, TensorType
 
 _PLACE = NotDifferentiable("a position does not change smoothly")
 _LEAST = -(1 << 63)
+FIRST_RUN = 16  # keys that are sorted without merging
 
 
 class Half(enum.Enum):
@@ -131,11 +132,8 @@ def _sort_reference(
     _attrs: NoAttrs, inputs: Sequence[Array], _o: Sequence[TensorType]
 ) -> Sequence[Array]:
     (x,) = inputs
-    before = x.copy()
-    if x.shape[-1] > 1:
-        run = 1 << (x.shape[-1] - 1).bit_length() - 1
-        for part in (before[..., :run], before[..., run:]):
-            part.sort(axis=-1)
+    run = max(1 << max(x.shape[-1] - 1, 0).bit_length() >> 1, FIRST_RUN)
+    before = np.concatenate([np.sort(x[..., :run]), np.sort(x[..., run:])[..., ::-1]], axis=-1)
     return [np.stack([np.sort(x, axis=-1), before], axis=-2)]
 
 
@@ -151,8 +149,8 @@ def _comparisons(
 define(
     Op(
         "merge_sort",
-        "y[.., 0, :] = each line in ascending order; y[.., 1, :] = what was merged last, two "
-        "ascending runs, the first of them the largest power of two below n",
+        "y[.., 0, :] = each line in ascending order; y[.., 1, :] = what was merged last, a run that "
+        "ascends, of 16 keys or the largest power of two below n, and one that descends",
         _sort_infer,
         _sort_reference,
         _PLACE,
