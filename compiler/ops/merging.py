@@ -28,8 +28,9 @@ FIRST_RUN = 16  # keys that are sorted without merging
 
 
 class Half(enum.Enum):
-    """Which half of a number of 64 bits decides; smaller numbers have an upper half alone."""
+    """What of a number decides: one of 64 bits goes in halves."""
 
+    WHOLE = "whole"
     LOWER = "lower"
     UPPER = "upper"
 
@@ -37,15 +38,15 @@ class Half(enum.Enum):
 @dataclass(frozen=True)
 class KeyAttrs:
     descending: bool = False
-    half: str = Half.UPPER.value
+    half: str = Half.WHOLE.value
 
 
 def _keys_infer(attrs: KeyAttrs, inputs: Sequence[TensorType]) -> Sequence[TensorType]:
     (x,) = inputs
     if x.dtype is BOOL or not x.rank:
         raise ValueError(f"keys are of lines of numbers, not of {x}")
-    if Half(attrs.half) is Half.LOWER and x.dtype.bytes < 8:
-        raise ValueError(f"{x.dtype.value} has no lower half")
+    if (Half(attrs.half) is Half.WHOLE) != (x.dtype.bytes < 8):
+        raise ValueError(f"keys of {x.dtype.value} are not of its {attrs.half} bits")
     return [TensorType(INT64, x.shape)]
 
 
@@ -66,25 +67,25 @@ def _keys_reference(
     else:
         whole = x.astype(np.int64)
     whole = ~whole if attrs.descending else whole
-    if is_long and Half(attrs.half) is Half.LOWER:
-        whole = (whole & 0xFFFFFFFF) - (1 << 31)
-    elif is_long:
-        whole = whole >> 32
+    match Half(attrs.half):
+        case Half.LOWER:
+            whole = (whole & 0xFFFFFFFF) - (1 << 31)
+        case Half.UPPER:
+            whole = whole >> 32
     return [(whole << 32) + np.arange(x.shape[-1])]
 
 
 def _keys_compute(
     attrs: KeyAttrs, inputs: Sequence[TensorType], _o: Sequence[TensorType]
 ) -> Compute:
-    is_long = inputs[0].dtype.bytes == 8
-
     def term(i: tuple[Extent, ...], _r: tuple[Extent, ...], read: Read) -> Expr:
         whole = _ordered(read(0, i))
         whole = scalar.call("not", whole) if attrs.descending else whole
-        if is_long and Half(attrs.half) is Half.LOWER:
-            whole = scalar.call("and", whole, 0xFFFFFFFF) - (1 << 31)
-        elif is_long:
-            whole = scalar.call("shift_right", whole, 32)
+        match Half(attrs.half):
+            case Half.LOWER:
+                whole = scalar.call("and", whole, 0xFFFFFFFF) - (1 << 31)
+            case Half.UPPER:
+                whole = scalar.call("shift_right", whole, 32)
         return scalar.call("shift_left", whole, 32) + Index(i[-1])
 
     return Compute(term)

@@ -15,6 +15,8 @@ from ..dim import Extent
 from ..graph import Graph, Node, Value
 from ..ops.merging import Half
 from ..rewrite import Rewriter, rewrite
+from ..tensor_type import INT32
+from .eliminate_dead import eliminate_dead
 
 LEAST = 64  # elements of a line: in shorter ones all pairs are compared sooner
 _PLACES = (1 << 32) - 1  # the bits of a key that hold its place
@@ -22,26 +24,41 @@ _PLACES = (1 << 32) - 1  # the bits of a key that hold its place
 
 def sort_by_merging(graph: Graph) -> Graph:
     """The graph without comparisons of all pairs of long lines."""
-    return rewrite(graph, _sorted)
+    ordered = rewrite(graph, _ordered)
+    return rewrite(eliminate_dead(ordered) if ordered is not graph else graph, _positions)
 
 
-def _sorted(b: Rewriter, node: Node) -> Sequence[Value] | None:
-    if node.op.name not in ("sort_positions", "inverse_positions"):
+def _ordered(b: Rewriter, node: Node) -> Sequence[Value] | None:
+    """The order of what was sorted, or of places: they are a permutation."""
+    if node.op.name != "inverse_positions" or not _is_long(node):
         return None
     (x,), axis = node.inputs, node.attrs.axis
-    most = dim.bounds(x.shape[axis])[1]
-    if most is not None and most < LEAST:
-        return None
-    line = _turned(b, x, axis)
-    if node.op.name == "sort_positions":
-        places = _order(b, _order(b, line, node.attrs.descending), False)
-        return [_turned(b, places, axis)]
     before = b.producers.get(x)
     if before is not None and before.op.name == "sort_positions" and before.attrs.axis == axis:
-        order = _order(b, _turned(b, before.inputs[0], axis), before.attrs.descending)
+        line = _turned(b, before.inputs[0], axis)
+        order = _order(b, line, before.attrs.descending)
     else:
-        order = _order(b, line, False)
+        order = _inverse(b, _turned(b, x, axis))
     return [_turned(b, _first(b, order, order.type.rank - 1, node.attrs.size), axis)]
+
+
+def _positions(b: Rewriter, node: Node) -> Sequence[Value] | None:
+    """The positions that something else reads."""
+    if node.op.name != "sort_positions" or not _is_long(node):
+        return None
+    line = _turned(b, node.inputs[0], node.attrs.axis)
+    order = _order(b, line, node.attrs.descending)
+    return [_turned(b, _inverse(b, order), node.attrs.axis)]
+
+
+def _is_long(node: Node) -> bool:
+    most = dim.bounds(node.inputs[0].shape[node.attrs.axis])[1]
+    return most is None or most >= LEAST
+
+
+def _inverse(b: Rewriter, places: Value) -> Value:
+    """Of a permutation of fewer than 2^31 places."""
+    return _order(b, b("cast", places, dtype=INT32), False)
 
 
 def _order(b: Rewriter, x: Value, descending: bool) -> Value:
@@ -51,7 +68,7 @@ def _order(b: Rewriter, x: Value, descending: bool) -> Value:
     axis = x.type.rank - 1
     lower = _placed(b, b("order_keys", x, descending=descending, half=Half.LOWER.value))
     ordered = b("gather_elements", x, lower, axis=axis)
-    upper = _placed(b, b("order_keys", ordered, descending=descending))
+    upper = _placed(b, b("order_keys", ordered, descending=descending, half=Half.UPPER.value))
     return b("gather_elements", lower, upper, axis=axis)
 
 
