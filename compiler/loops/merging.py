@@ -172,7 +172,9 @@ class _Round:
     def whole_runs(self) -> Statement:
         """The round with a segment for each pair of runs."""
         assert isinstance(self.number, int)
-        return self._segments(scalar.literal(self.number, INT64), FIRST_RUN << self.number + 1, None)
+        return self._segments(
+            scalar.literal(self.number, INT64), FIRST_RUN << self.number + 1, None
+        )
 
     def parts_of_runs(self, late: Symbol) -> Statement:
         """The round with segments that each are part of a pair."""

@@ -138,9 +138,7 @@ def _sort_reference(
     return [np.stack([np.sort(x, axis=-1), before], axis=-2)]
 
 
-def _comparisons(
-    _attrs: Any, inputs: Sequence[TensorType], _o: Sequence[TensorType]
-) -> Extent:
+def _comparisons(_attrs: Any, inputs: Sequence[TensorType], _o: Sequence[TensorType]) -> Extent:
     """Each element once a round, of which there are as many as bits in the last place."""
     extent = inputs[0].shape[-1]
     rounds = (extent - 1).bit_length() if isinstance(extent, int) else 31

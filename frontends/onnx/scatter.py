@@ -144,6 +144,7 @@ def tensor_scatter(context: Context, node: ModelNode) -> Value:
 
 # -- order -----------------------------------------------------------------------------------------
 
+
 def _single(context: Context, node: ModelNode, position: int) -> Value:
     """An int64 input of one element, as a scalar."""
     value = node.input(position)
