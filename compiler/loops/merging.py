@@ -22,7 +22,7 @@ from typing import Final
 
 from .. import dim, scalar
 from ..dim import Dim, Extent, Symbol
-from ..ops.merging import FIRST_RUN
+from ..ops.merging import FIRST_RUN, NO_KEY
 from ..scalar import Checked, Expr, Index
 from ..tensor_type import INT64, MAX_ELEMENTS
 from .elements import Elements
@@ -46,7 +46,6 @@ from .tiles import Schedule
 
 SEGMENT = 256  # keys: both runs of a pair are as long in the round that makes segments of it
 CHAINS = 4  # segments that are made in turn
-NO_KEY: Final = (1 << 63) - 1  # behind the end of a run: no key is larger
 EARLY = SEGMENT.bit_length() - FIRST_RUN.bit_length()  # rounds whose runs no segment is cut from
 
 

@@ -25,6 +25,7 @@ from ..tensor_type import BOOL, FLOAT32, INT32, INT64, TensorType
 _PLACE = NotDifferentiable("a position does not change smoothly")
 _LEAST = -(1 << 63)
 FIRST_RUN = 16  # keys that are sorted without merging
+NO_KEY = (1 << 63) - 1  # behind all others: no number has it
 
 
 class Half(enum.Enum):
