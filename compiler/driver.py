@@ -33,6 +33,7 @@ from .passes.fuse import fuse
 from .passes.join_stages import join_stages
 from .passes.plan_memory import Placement, plan_memory
 from .passes.select_strategies import Decision, select_strategies
+from .passes.sort_by_merging import sort_by_merging
 from .passes.split_sums import split_sums
 from .pipeline import GRAPH_PASSES, Pass, Pipeline, Report
 from .program import Program, StatePort, identifier
@@ -54,6 +55,8 @@ _FIND = (
          why="products have taken their transposes in, and only readers that are left count"),
 )  # fmt: skip
 _SELECT = (
+    Pass("sort_by_merging", sort_by_merging, after=("eliminate_common",),
+         why="orders that are equal are found once"),
     Pass("select_strategies", select_strategies, after=("eliminate_dead", "fold_batchnorm"),
          why="weights must have their final values",
          options=("accuracy", "override", "decisions", "typical_batch", "rates", "tuner")),

@@ -18,7 +18,7 @@ from .. import dim, scalar
 from ..dim import Extent, Symbol
 from ..graph import Graph, Node
 from ..scalar import Expr
-from . import fft, scans, winograd
+from . import fft, merging, scans, winograd
 from .attention import attention_loops
 from .elements import Elements, compute_of
 from .emit import emit_tiles
@@ -34,7 +34,8 @@ from .tiling import plan_tiles
 from .turned import turned_loops
 
 SCHEDULES: Mapping[str, Schedule] = {  # of every op that has loops of its own
-    **winograd.SCHEDULES, **fft.SCHEDULES, **scans.SCHEDULES, "attention_online": attention_loops,
+    **winograd.SCHEDULES, **fft.SCHEDULES, **scans.SCHEDULES, **merging.SCHEDULES,
+    "attention_online": attention_loops,
 }  # fmt: skip
 
 # a kernel of a device's own; elsewhere they are decomposed

@@ -53,7 +53,7 @@ def _running_sum(k: Elements, _machine: Machine, item: Symbol) -> tuple[Extent, 
         body = loop(place, shape[-1], block(added, k.store(index, sum_)))
         return Allocate(total, block(Store(total, (0,), scalar.literal(0, INT64)), body))
 
-    return _over_lines(shape[:-1], item, line)
+    return over_lines(shape[:-1], item, line)
 
 
 def _search_sorted(k: Elements, _machine: Machine, item: Symbol) -> tuple[Extent, Statement]:
@@ -97,7 +97,7 @@ def _search_sorted(k: Elements, _machine: Machine, item: Symbol) -> tuple[Extent
         )
         return Allocate(found, loop(vector, vectors, body))
 
-    return _over_lines((*outer, dim.ceil_div(count, VECTORS * LANES)), item, part)
+    return over_lines((*outer, dim.ceil_div(count, VECTORS * LANES)), item, part)
 
 
 def _suppress(k: Elements, _machine: Machine, item: Symbol) -> tuple[Extent, Statement]:
@@ -109,7 +109,7 @@ def _suppress(k: Elements, _machine: Machine, item: Symbol) -> tuple[Extent, Sta
     def whole(at: Line) -> Statement:
         return _copied(k, at) if extent == 0 else guard((extent - 1,), line(at))
 
-    return _over_lines(k.anchored.output.shape[:-1], item, whole)
+    return over_lines(k.anchored.output.shape[:-1], item, whole)
 
 
 def _all_before(k: Elements, extent: Extent) -> Callable[[Line], Statement]:
@@ -233,7 +233,7 @@ def _lanes(body: Statement) -> Statement:
     return loop(LANE, LANES, body, Kind.VECTOR)
 
 
-def _over_lines(
+def over_lines(
     shape: Sequence[Extent], item: Symbol, line: Callable[[Line], Statement]
 ) -> tuple[Extent, Statement]:
     """(work items, the body of one): one line each, but that symbolic axes after the first are

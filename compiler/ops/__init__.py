@@ -15,6 +15,7 @@ from . import (  # noqa: E402, F401
     kernels,
     loss,
     matmul,
+    merging,
     normalization,
     padding,
     pooling,

@@ -32,6 +32,7 @@ from netloom.compiler.tensor_type import (
 )
 from netloom.errors import MemoryBudgetError, ShapeError
 
+from .bounds import bound_of, bound_of_array
 from .node import ModelNode
 from .tensors import NARROW, Narrow, TensorReader
 
@@ -57,6 +58,7 @@ class Context:
         self._extents: dict[Extent, Value] = {}
         self.positions: dict[Value, Value] = {}  # where what is not zero stands in a value
         self.data_bounds: dict[Extent, Extent] = {}  # of dims that data decide
+        self._bounds: dict[Value, Extent] = {}  # of integers that data decide
 
     # -- adding nodes ------------------------------------------------------------------------------
 
@@ -97,6 +99,10 @@ class Context:
             return folded
         result = self.builder(op, *values, **attrs)
         check_size(result.type)
+        if result.dtype.is_integer:
+            bound = bound_of(op, attrs, values, [self.bound(value) for value in values])
+            if bound is not None:
+                self._bounds[result] = bound
         return result
 
     def _fold(self, op: str, inputs: Sequence[Value], attrs: dict[str, Any]) -> Value | None:
@@ -171,10 +177,14 @@ class Context:
         them.
         """
         contents = self.contents(value)
+        if contents is None:
+            bound = self.bound(value)
+            contents = None if bound is None else self.decided(value, bound, "size")
         if contents is None or contents.ndim > 1:
             raise node.unsupported(
-                f"{what} is computed from data, and must be known at import.",
-                "Fix the free dims (dims=, shapes=; --dim, --shape), or simplify the model before.",
+                f"{what} is computed from data, and must be known at import, or have a bound.",
+                "Fix the free dims (dims=, shapes=; --dim, --shape), give that tensor's name a "
+                "range (--dim NAME=0..LARGEST), or simplify the model before.",
             )
         return tuple(contents.reshape(-1).tolist())
 
@@ -217,6 +227,36 @@ class Context:
         self.builder("data_dim", count, extent=extent, bound=bound)
         self.data_bounds[extent] = bound
         return extent
+
+    def bound(self, value: Value) -> Extent | None:
+        """The largest that the integers of a value can be, none of them negative; None if that
+        is not known.
+        """
+        array = self.array(value)
+        if array is not None:
+            return bound_of_array(array)
+        contents = self._contents.get(value)
+        if contents is not None and contents.size == 1 and dim.is_nonnegative(contents.item()):
+            return contents.item()  # type: ignore[no-any-return]
+        return self._bounds.get(value)
+
+    def decided(self, value: Value, bound: Extent, name: str) -> Contents | None:
+        """Dims that data decide, up to ``bound``, as the contents of a short vector of integers
+        or a scalar; None for other values.
+        """
+        if value.type.rank > 1 or not value.type.is_static or not value.dtype.is_integer:
+            return None
+        count = math.prod(value.type.static_shape)
+        if count > MAX_RANK:
+            return None
+        extents: list[Extent] = []
+        flat = self.reshape(value, (count,))
+        for place in range(count):
+            part = self.reshape(self.slice_axis(flat, 0, place, 1), ())
+            extents.append(self.data_dim(self.cast(part, INT64), bound, name))
+        contents = _objects(extents).reshape(value.type.static_shape)
+        self._contents[value] = contents
+        return contents
 
     # -- extents as data ---------------------------------------------------------------------------
 

@@ -152,7 +152,8 @@ class Loop:
     """One copy of the body for each step.
 
     Where data decide when it ends, every step is made and those behind the end keep the state; that
-    needs a known largest number of steps and no outputs that grow with the steps.
+    needs a known largest number of steps. Outputs that grow with the steps are cut to those that
+    were made.
     """
 
     def __init__(self, context: Context, node: ModelNode) -> None:
@@ -165,19 +166,34 @@ class Loop:
                 "Export it again.",
             )
         _check_ports(node, "body", 2 + len(self.state), 1 + len(self.state) + grown)
+        self.trips: Value | None = None  # how many steps there are, if data decide it
         self.most = self._trip_count()
         condition = node.optional(1)
         given = context.number(True, BOOL) if condition is None else condition
-        self.goes_on = context.reshape(given, ())
+        self.goes_on = self._limited(context.reshape(given, ()), 0)
+        self.made: list[Value] = []  # for each step, whether it is one, if data decide it
         self.grown: list[list[Value]] = [[] for _ in range(grown)]
         self.steps = 0
 
     def _trip_count(self) -> int | None:
+        """The largest number of steps."""
         trips = self.node.optional(0)
         if trips is None:
             return None
-        (count,) = self.context.integers(trips, self.node, "the number of steps")
-        return max(count, 0)
+        (count,) = self.context.extents(trips, self.node, "the number of steps")
+        most = self.context.data_bounds.get(count, count)
+        if not isinstance(most, int):
+            (most,) = self.context.integers(trips, self.node, "the number of steps")
+        if not isinstance(count, int):
+            self.trips = self.context.extent_value(count)
+        return max(most, 0)
+
+    def _limited(self, condition: Value, steps: int) -> Value:
+        """Whether it goes on after so many steps."""
+        if self.trips is None:
+            return condition
+        is_step = self.context("less", self.context.number(steps, INT64), self.trips)
+        return self.context("and", condition, is_step)
 
     @property
     def _is_over(self) -> bool | None:
@@ -193,11 +209,11 @@ class Loop:
     def _step(self) -> Step:
         is_over = self._is_over
         if is_over:
-            return Done([*self.state, *(self._stacked(parts) for parts in self.grown)])
-        if is_over is None and (self.most is None or self.grown):
+            return Done([*self.state, *self._results()])
+        if is_over is None and self.most is None:
             raise self.node.unsupported(
-                "data decide how many steps it has, and its results' shapes with it.",
-                "Give it a fixed number of steps when exporting.",
+                "data decide how many steps it has, and no number of steps limits them.",
+                "Give it a largest number of steps when exporting.",
             )
         _check_steps(
             self.context, self.node, self.most if is_over is None and self.most else self.steps + 1
@@ -222,8 +238,21 @@ class Loop:
                 for position, (new, old) in enumerate(zip(state, self.state, strict=True))
             ]
             condition = self.context("and", self.goes_on, condition)
-        self.state, self.goes_on, self.steps = state, condition, self.steps + 1
+            self.made.append(self.goes_on)
+        self.steps += 1
+        self.state, self.goes_on = state, self._limited(condition, self.steps)
         return self._step()
+
+    def _results(self) -> list[Value]:
+        """The outputs that grow, with an entry for each step that was one."""
+        found = [self._stacked(parts) for parts in self.grown]
+        if not self.made or not found:
+            return found
+        before = self.steps - len(self.made)  # steps that are known to be some
+        flags = _stacked(self.context, self.node, self.made, 0)
+        count = self.context("reduce_sum", self.context.cast(flags, INT64), axes=(0,))
+        taken = self.context.data_dim(count, len(self.made), "steps")
+        return [self.context.slice_axis(value, 0, 0, before + taken) for value in found]
 
     def _stacked(self, parts: Sequence[Value]) -> Value:
         if not parts:

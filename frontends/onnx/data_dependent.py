@@ -16,7 +16,6 @@ from netloom.compiler.tensor_type import BOOL, INT64, DType
 from .context import Context
 from .handler import HandlerTable
 from .node import ModelNode
-from .scatter import check_sortable
 
 DATA_DEPENDENT: Final = HandlerTable()
 
@@ -94,7 +93,6 @@ def unique(context: Context, node: ModelNode) -> list[Value | None]:
             "Compare numbers: leave the axis out, or cut the model before it.",
         )
     flat = context.reshape(x, (x.type.elements,))
-    check_sortable(node, flat.shape[0])
     found = _unique(context, flat)
     return [*found] if node.flag("sorted", True) else _by_appearance(context, found)
 

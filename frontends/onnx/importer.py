@@ -18,7 +18,7 @@ from onnx import AttributeProto
 
 from netloom.compiler.graph import Builder, Graph, Value
 from netloom.compiler.rewrite import without_dead_nodes
-from netloom.errors import ModelError, NetloomError, UnsupportedOpError
+from netloom.errors import ModelError, NetloomError, UnsupportedOpError, UsageError
 
 from .annotations import check_annotation
 from .context import Context
@@ -44,8 +44,9 @@ def from_onnx(source: Source, *, dims: Dims | None = None, shapes: Shapes | None
     """Read an ONNX model as a graph for inference.
 
     ``dims`` gives free dims by name a number or a range of numbers, with a step those that it
-    divides; ``shapes`` replaces the shapes of inputs, where a name is a free dim. Free dims that
-    neither fixes stay free (1 to 10^9, or as far as the nodes fit). Raises ModelError if the model
+    divides, and integers that data decide, by the name of their tensor, a range from 0 on;
+    ``shapes`` replaces the shapes of inputs, where a name is a free dim. Free dims that neither
+    fixes stay free (1 to 10^9, or as far as the nodes fit). Raises ModelError if the model
     is malformed, UnsupportedOpError naming every op that is not known, UsageError for names that
     the model lacks.
     """
@@ -89,7 +90,10 @@ class _Importer:
         names: ChainMap[str, Item | None] = ChainMap()
         self._add_initializers(graph, names)
         self._add_inputs(graph, names)
-        self.inputs.refuse_leftovers(self.context.builder.inputs)
+        tensors = {name for node in graph.node for name in node.output} | {*names}
+        self.inputs.refuse_leftovers(self.context.builder.inputs, tensors)
+        for name in names:
+            self._bound(name, present_item(names, name))
         frame = self._frame_of(graph, names, opsets_of(self.model.opset_import), _to_nobody)
         self._check_annotations(frame, names)
         self._process(frame)
@@ -187,7 +191,19 @@ class _Importer:
     def _define(self, frame: Frame, name: str, value: Item) -> None:
         if name:
             frame.names[name] = value
+            self._bound(name, value)
             self._check_annotation(frame, name, value)
+
+    def _bound(self, name: str, value: Item) -> None:
+        """Makes extents of integers that data decide, where the caller says how large they are."""
+        most = self.inputs.most_of(name)
+        if most is None or not isinstance(value, Value) or self.context.contents(value) is not None:
+            return
+        if self.context.decided(value, most, identifier(name)) is None:
+            raise UsageError(
+                f"{printable(name)!r} is {value.type}, which has no range.",
+                hint="Ranges are of free dims, and of integers that become extents.",
+            )
 
     def _step(self, frame: Frame, node: onnx.NodeProto) -> Frame | None:
         """Add one node; a frame comes back if it stands for a whole graph."""

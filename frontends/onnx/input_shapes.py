@@ -1,12 +1,13 @@
 """Types of a model's inputs under the caller's wishes: fixed dims, ranges of free dims, shapes in
 place of the model's own.
 
-Each name of a free dim is one symbol. Names that the model lacks are the caller's mistakes.
+Each name of a free dim is one symbol. A range may also be that of an integer tensor of the model,
+which then may be an extent. Names that the model lacks are the caller's mistakes.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Container, Mapping, Sequence
 from typing import Final
 
 import onnx
@@ -117,7 +118,19 @@ class InputShapes:
                 return name, step
         return "", 1
 
-    def refuse_leftovers(self, inputs: Sequence[Value]) -> None:
+    def most_of(self, name: str) -> int | None:
+        """The largest number that the caller expects in the tensor of that name, if any."""
+        if name not in self.dims or name in self.symbols:
+            return None
+        chosen = self.dims[name]
+        if not isinstance(chosen, range) or not 0 < len(chosen) or min(chosen[0], chosen.step) < 0:
+            raise UsageError(
+                f"the tensor {printable(name)} cannot lie in {chosen}.",
+                hint="Give a range from 0 on, such as range(0, 65).",
+            )
+        return chosen[-1]
+
+    def refuse_leftovers(self, inputs: Sequence[Value], tensors: Container[str]) -> None:
         """Names that the model lacks are mistakes of the caller."""
         names = [value.label for value in inputs]
         for name in self.shapes:
@@ -127,7 +140,7 @@ class InputShapes:
                     hint=f"It has {', '.join(map(repr, map(printable, names))) or 'none'}.",
                 )
         for name in self.dims:
-            if name not in self.symbols:
+            if name not in self.symbols and name not in tensors:
                 free = ", ".join(printable(known) for known in self.symbols) or "none"
                 raise UsageError(f"the model has no free dim {name!r}.", hint=f"It has {free}.")
 

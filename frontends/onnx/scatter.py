@@ -144,8 +144,6 @@ def tensor_scatter(context: Context, node: ModelNode) -> Value:
 
 # -- order -----------------------------------------------------------------------------------------
 
-MOST_SORTED: Final = 1 << 17  # elements of an axis: the work is its square
-
 
 def _single(context: Context, node: ModelNode, position: int) -> Value:
     """An int64 input of one element, as a scalar."""
@@ -165,14 +163,6 @@ def _fits(context: Context, size: Extent, extent: Extent) -> bool:
     return dim.is_nonnegative(extent - size) and dim.is_nonnegative(size)
 
 
-def check_sortable(node: ModelNode, extent: Extent) -> None:
-    """Sorting compares all pairs: refuse what would never end."""
-    if isinstance(extent, int) and extent > MOST_SORTED:
-        raise node.unsupported(
-            f"it orders {extent} elements; the most is {MOST_SORTED}.", "Use smaller parts."
-        )
-
-
 @SCATTER.on("TopK")
 def top_k(context: Context, node: ModelNode) -> list[Value | None]:
     """The k largest (smallest) elements along an axis and where they stood; always sorted, the
@@ -187,7 +177,6 @@ def top_k(context: Context, node: ModelNode) -> list[Value | None]:
         size: Extent = node.integer("k", 0)
     else:
         size = context.data_dim(_single(context, node, 1), extent, "k")
-    check_sortable(node, extent)
     if not _fits(context, size, extent):
         raise node.misshapen(
             f"k is {size} for an axis of {extent}.", "Give the free dims a range where it fits."

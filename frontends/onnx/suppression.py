@@ -22,7 +22,6 @@ from .context import Context
 from .data_dependent import true_positions
 from .handler import HandlerTable
 from .node import ModelNode
-from .scatter import check_sortable
 
 SUPPRESSION: Final = HandlerTable()
 
@@ -86,7 +85,6 @@ def _candidates(context: Context, node: ModelNode, scores: Value) -> _Candidates
     least = _number(context, node, 4)
     *lines, boxes = scores.shape
     if least is None:
-        check_sortable(node, boxes)
         order = _by_score(context, scores)
         everything = context("less", order, context.extent_value(boxes))
         return _Candidates(order, everything)

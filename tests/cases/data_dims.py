@@ -21,6 +21,22 @@ DATA_DIMS = [
     row("search_sorted", "int64[N, 1] ascending", "int64[N, 16]"),
     row("search_sorted", "int64[2, 0]", "int64[2, 3]"),
     row("search_sorted", "int64[4] ascending", "int64[0]"),
+    *(row("order_keys", text, descending=descending)
+      for text in ("float32[2, 37] special", "float32[70] nan", "bfloat16[19] special",
+                   "float16[3, 18]", "int8[40] wide", "uint32[33] wide", "float32[N]")
+      for descending in (False, True)),
+    *(row("order_keys", text, descending=descending, half=half)
+      for text, descending in (("float64[2, 40] special", False), ("uint64[21] wide", True),
+                               ("int64[3, N] wide", False), ("float64[70] nan", True))
+      for half in ("lower", "upper")),
+    row("merge_sort", "int64[1] wide"),
+    row("merge_sort", "int64[16] wide"),
+    row("merge_sort", "int64[2, 3, 33] wide"),
+    row("merge_sort", "int64[2, 700] wide"),
+    row("merge_sort", "int64[3, N] wide"),
+    row("merge_sort", "int64[N, 40]"),
+    row("merge_sort", "int64[2, 0]"),
+    row("merge_sort", "int64[0, 4]"),
     row("suppress", "float32[4, 50] boxes", "bool[50]", "float32[] inside"),
     row("suppress", "float32[2, 3, 4, 33] boxes", "bool[2, 3, 33]", "float32[] inside"),
     row("suppress", "float64[3, 4, N] boxes", "bool[3, N]", "float64[] inside"),

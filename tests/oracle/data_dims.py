@@ -25,6 +25,42 @@ def _search_sorted(line: Array, values: Array) -> Array:
     return y
 
 
+def _order_keys(x: Array, descending: bool, half: str) -> Array:
+    """Numbers by their value, as integers that lie as far apart as floats that are neighbours."""
+    bits = 32 if half == "whole" else 64
+
+    def number(value: Any) -> int:
+        if x.dtype.kind in "iu":
+            return int(value) - (0 if x.dtype.kind == "i" else 1 << bits - 1)
+        if np.isnan(value):
+            return (1 << bits - 1) - 1
+        wide = np.float32(abs(value)) if bits == 32 else np.float64(abs(value))
+        magnitude = int(wide.view(np.int32 if bits == 32 else np.int64))
+        return magnitude if value >= 0 else -magnitude - 1
+
+    y = np.zeros(x.shape, np.int64)
+    for p in np.ndindex(x.shape):
+        key = -1 - number(x[p]) if descending else number(x[p])
+        if half == "lower":
+            key = key % (1 << 32) - (1 << 31)
+        elif half == "upper":
+            key = key // (1 << 32)
+        y[p] = key * (1 << 32) + p[-1]
+    return y
+
+
+def _merge_sort(x: Array) -> Array:
+    y = np.zeros((*x.shape[:-1], 2, x.shape[-1]), np.int64)
+    run = 16
+    while 2 * run < x.shape[-1]:
+        run *= 2
+    for at in np.ndindex(x.shape[:-1]):
+        line = [int(number) for number in x[at]]
+        y[at][0] = sorted(line)
+        y[at][1] = sorted(line[:run]) + sorted(line[run:], reverse=True)
+    return y
+
+
 def _suppress(boxes: Array, candidates: Array, threshold: Array, most: int | None = None) -> Array:
     """Greedy: the first box that is left is taken, and those that it overlaps go."""
     y = np.zeros(candidates.shape, np.bool_)
@@ -51,5 +87,7 @@ DATA_DIMS: dict[str, Callable[..., Any]] = {
     "data_dim": lambda count, extent, bound: count,
     "running_sum": _running_sum,
     "search_sorted": _search_sorted,
+    "order_keys": _order_keys,
+    "merge_sort": _merge_sort,
     "suppress": _suppress,
 }
