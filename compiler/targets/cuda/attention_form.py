@@ -56,14 +56,14 @@ def attention_form(elements: Elements, node: Node, engine: Engine) -> FusedAtten
 def block_tile(node: Node, engine: Engine) -> AttentionTile | WarpTile:
     """The tile of attention as one kernel or in parts; on tensor cores there is none for
     the deepest heads, which selection rejects."""
-    q, _, v, *_ = node.inputs
+    q, _, v, *mask = node.inputs
     *heads, queries, _ = node.output.shape
     number = nominal(product(heads[node.op.name == "attention_parts" :]))
     depth, width = q.shape[-1], v.shape[-1]
     assert isinstance(depth, int) and isinstance(width, int)
     if engine is Engine.FFMA:
         return attention_tile(queries, number, width)
-    tile = warp_tile(queries, number, depth, width, numbers_of_a_word(engine))
+    tile = warp_tile(queries, number, depth, width, numbers_of_a_word(engine), bool(mask))
     assert tile is not None, "selection has asked whether there is one"
     return tile
 

@@ -100,14 +100,14 @@ class WarpTile:
 
 
 def warp_tile(
-    queries: Extent, heads: int, depth: int, width: int, per_word: int
+    queries: Extent, heads: int, depth: int, width: int, per_word: int, is_masked: bool = False
 ) -> WarpTile | None:
-    """Most queries where blocks are many, few where queries are; None where no tile fits shared
+    """Most queries where blocks are many and no mask takes registers, few where queries are; None where no tile fits shared
     memory, or values are too wide."""
     deep = -(-depth // (8 * per_word)) * 8 * per_word
     wide = -(-width // GROUP) * GROUP
     most, least = SHAPES[0][0], SHAPES[-1][0]
-    if not isinstance(queries, int) or heads * -(-queries // most) < MANY_BLOCKS:
+    if is_masked or not isinstance(queries, int) or heads * -(-queries // most) < MANY_BLOCKS:
         most //= 2
     while isinstance(queries, int) and least < most and queries <= most // 2:
         most //= 2
