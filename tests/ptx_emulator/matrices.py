@@ -29,15 +29,20 @@ def _warps(m: Machine, i: Instruction, active: Array) -> Array:
 
 def _load_matrices(m: Machine, i: Instruction, active: Array) -> None:
     """ldmatrix x4: lane 8 j + r names row r (16 bytes) of matrix j; lane l gets word l % 4 of
-    row l / 4 of each.
+    row l / 4 of each. With .trans, of halves of words: the two of column l / 4 of rows 2 (l % 4) and
+    2 (l % 4) + 1.
     """
-    if i.modifiers != ("sync", "aligned", "m8n8", "x4", "shared", "b16"):
+    is_turned = i.modifiers == ("sync", "aligned", "m8n8", "x4", "trans", "shared", "b16")
+    if not is_turned and i.modifiers != ("sync", "aligned", "m8n8", "x4", "shared", "b16"):
         raise ValueError(f"the emulator does not know {i.text!r}")
     warps = _warps(m, i, active)
     ((space, offsets, _),) = m.access(i, i.operands[1], 16, active)
     data = space.load(offsets, 16, m.lanes[active], m.epochs[active])
     # [warp, matrix, row, word]
     words = np.ascontiguousarray(data).view(np.uint32).reshape(len(warps), 4, 8, 4)
+    if is_turned:
+        halves = words.view(np.uint16).reshape(len(warps), 4, 8, 8).transpose(0, 1, 3, 2)
+        words = np.ascontiguousarray(halves).view(np.uint32).reshape(len(warps), 4, 8, 4)
     for place, target in enumerate(i.operands[0]):
         m.write(target, words[:, place].reshape(-1), active)
 

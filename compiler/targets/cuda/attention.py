@@ -21,15 +21,12 @@ from dataclasses import dataclass, field
 from typing import TypeAlias
 
 from ... import dim
-from ...dim import Extent
-from ...loops.elements import Axis
-from ...loops.ir import Load, slope_along
 from ...tensor_type import FLOAT32
-from .attention_tiles import ACROSS, COLUMNS, KEYS, row_offset
+from .attention_blocks import Side, first_query, key_of, static, tiles_of_keys
+from .attention_tiles import ACROSS, COLUMNS, KEYS, AttentionTile, row_offset
 from .forms import THREADS, FusedAttention
 from .printer import Printer
 
-ACCESS = 4  # elements of the widest copy
 Turn: TypeAlias = Callable[[str], str]
 
 
@@ -39,29 +36,6 @@ def print_attention(p: Printer, form: FusedAttention) -> None:
     kernel.place()
     kernel.attend()
     kernel.store()
-
-
-@dataclass(frozen=True)
-class _Side:
-    """An operand's slices: ``size`` places of ``length`` elements each, by its axes ``outer`` and
-    ``inner``; ``width`` elements a copy.
-    """
-
-    load: Load
-    outer: Axis
-    inner: Axis
-    size: int
-    length: int
-    tile: int  # places of a block, or of a tile of keys
-
-    @property
-    def width(self) -> int:
-        offset = self.load.buffer.offset(self.load.extents)
-        if isinstance(offset, int) or slope_along(offset, self.inner.symbol) != 1:
-            return 1
-        others = [factor for atoms, factor in offset.terms if atoms != (self.inner.symbol,)]
-        extents = (self.inner.extent, *others)
-        return ACCESS if all(isinstance(e, int) and e % ACCESS == 0 for e in extents) else 1
 
 
 @dataclass
@@ -74,13 +48,14 @@ class _Kernel:
 
     def __post_init__(self) -> None:
         f, tile = self.form, self.form.tile
+        assert isinstance(tile, AttentionTile)
         self.tile = tile
-        self.depth_slices = _static(dim.ceil_div(f.depth.extent, tile.depth))
+        self.depth_slices = static(dim.ceil_div(f.depth.extent, tile.depth))
         self.value_slices = KEYS // tile.values
         self.slices = self.depth_slices + self.value_slices  # of a tile of keys
-        self.queries = _Side(f.q, f.row, f.depth, tile.rows, tile.depth, tile.rows)
-        self.keys = _Side(f.k, f.key, f.depth, KEYS, tile.depth, KEYS)
-        self.values = _Side(f.v, f.key, f.column, tile.values, tile.width, KEYS)
+        self.queries = Side(f.q, f.row, f.depth, tile.rows, tile.depth, tile.rows)
+        self.keys = Side(f.k, f.key, f.depth, KEYS, tile.depth, KEYS)
+        self.values = Side(f.v, f.key, f.column, tile.values, tile.width, KEYS)
 
     # -- before the loop ---------------------------------------------------------------------------
 
@@ -88,13 +63,7 @@ class _Kernel:
         """Which queries the block has, and which of a tile's numbers this thread."""
         p, n, tile = self.p, self.names, self.tile
         n["thread"] = p.let(p.call("thread"), "t")
-        block = p.let(p.call("block"), "b")
-        across = p.extent(dim.ceil_div(self.form.row.extent, tile.rows))
-        number = p.call("remainder", block, across)
-        if self.form.attrs.is_causal:
-            number = p.call("minus", p.call("minus", across, "1"), number)
-        n["first"] = p.let(p.call("times", number, str(tile.rows)), "m")
-        p.decode(p.let(p.call("quotient", block, across), "b"), self.form.heads)
+        n["first"] = first_query(p, self.form)
         n["memory"] = p.let(p.call(f"shared_float32_{tile.room}"), "s")
         n["ring"] = p.let(p.call("at", n["memory"], str(tile.weight_words)), "s")
         y = p.let(p.call("quotient", n["thread"], str(ACROSS)), "y")
@@ -102,23 +71,8 @@ class _Kernel:
         n["own"] = p.let(p.call("times", y, str(tile.fragment)), "r")
         n["row"] = p.let(p.call("plus", n["first"], n["own"]), "r")
         self._place_products()
-        self._place_tiles()
+        n["tiles"], n["first_key"] = tiles_of_keys(p, self.form, n["first"])
         n["slices"] = p.let(p.call("times", n["tiles"], str(self.slices)), "n")
-
-    def _place_tiles(self) -> None:
-        """The block's first tile of keys, and how many it meets."""
-        p, n, f = self.p, self.names, self.form
-        all_ = dim.ceil_div(f.key.extent, KEYS)
-        tiles, n["first_key"] = p.extent(all_), "0"
-        if f.attrs.is_causal:
-            seen = p.call("plus", n["first"], str(self.tile.rows + KEYS - 1))
-            tiles = p.call("lesser", tiles, p.call("quotient", seen, str(KEYS)))
-        if f.part is not None:
-            share = p.extent(dim.ceil_div(all_, _static(f.part.extent)))
-            first = p.let(p.call("times", p.extent(f.part.position), share), "n")
-            n["first_key"] = p.let(p.call("times", first, str(KEYS)), "k")
-            tiles = p.call("lesser", share, p.call("minus", tiles, first))
-        n["tiles"] = p.let(tiles, "n")
 
     def _place_products(self) -> None:
         """Where this thread's first rows of slices and weights lie."""
@@ -152,7 +106,7 @@ class _Kernel:
         p, n, tile = self.p, self.names, self.tile
         with p.where([p.call("below", number, n["slices"])]):
             target = self._slot(number)
-            keys = self._first_key(p.call("quotient", number, str(self.slices)))
+            keys = key_of(p, n["first_key"], p.call("quotient", number, str(self.slices)), KEYS)
             part = p.let(p.call("remainder", number, str(self.slices)), "k")
             with p.nested(f"if {p.call('below', part, str(self.depth_slices))}:"):
                 term = p.let(p.call("times", part, str(tile.depth)), "k")
@@ -164,11 +118,6 @@ class _Kernel:
                 self._copy(self.values, target, 0, p.let(first, "k"), "0", None)
         p.do("commit")
 
-    def _first_key(self, tile: str) -> str:
-        """Of the block's tile of that number."""
-        first, keys = self.names["first_key"], self.p.call("times", tile, str(KEYS))
-        return self.p.let(keys if first == "0" else self.p.call("plus", first, keys), "k")
-
     def _slot(self, number: str) -> str:
         p = self.p
         place = p.call("remainder", number, str(self.tile.stages))
@@ -176,7 +125,7 @@ class _Kernel:
         return p.let(p.call("at", self.names["ring"], words), "s")
 
     def _copy(
-        self, side: _Side, target: str, start: int, outer: str, inner: str, turn: Turn | None
+        self, side: Side, target: str, start: int, outer: str, inner: str, turn: Turn | None
     ) -> None:
         """This thread's elements of a slice from (outer, inner) on; zeros behind the operand."""
         p, width = self.p, side.width
@@ -192,11 +141,10 @@ class _Kernel:
                 word = p.index("xor_int32", own, p.let(turn(place), "z")) if turn else own
                 word = p.index("plus", p.index("times", place, str(side.length)), word)
                 at = (p.index("plus", outer, place), p.index("plus", inner, own))
-                bounds = ((side.outer, side.tile), (side.inner, side.length))
                 inside = [
                     p.index("below", i, p.extent(axis.extent))
-                    for i, (axis, whole) in zip(at, bounds, strict=True)
-                    if not isinstance(axis.extent, int) or axis.extent % whole
+                    for i, axis in zip(at, (side.outer, side.inner), strict=True)
+                    if not side.is_whole(axis)
                 ] or [p.index("below", "0", "1")]
                 p.names[side.outer.symbol.name], p.names[side.inner.symbol.name] = at
                 source, offset = p.buffers[side.load.buffer], p.offset(side.load, {})
@@ -256,7 +204,7 @@ class _Kernel:
     def _weigh(self, step: str) -> None:
         """Scores become weights, and ``totals`` and ``largest`` know them."""
         p, n, rows = self.p, self.names, self.tile.thread_rows
-        first = self._first_key(step)
+        first = key_of(p, n["first_key"], step, KEYS)
         key = p.let(p.call("plus", first, n["x"]), "k")
         if self.form.attrs.scale != 1:
             scale = p.number(self.form.attrs.scale, FLOAT32)
@@ -336,7 +284,7 @@ class _Kernel:
                 p.names[f.row.symbol.name] = row
                 with p.where([p.call("below", row, p.extent(f.row.extent))]):
                     for place, name in enumerate(("largest", "totals")):
-                        p.names[f.column.symbol.name] = str(_static(f.column.extent) + place)
+                        p.names[f.column.symbol.name] = str(static(f.column.extent) + place)
                         to = p.extent(p.kernel.buffers[-1].offset(f.position))
                         p.store(to, f"{name}[{number}]")
 
@@ -357,11 +305,6 @@ class _Kernel:
             value = p.let(p.call("load_float32", self.names["memory"], flat))
             offset = p.extent(p.kernel.buffers[-1].offset(f.position))
             p.store(offset, p.expression(f.value, value))
-
-
-def _static(extent: Extent) -> int:
-    assert isinstance(extent, int)
-    return extent
 
 
 __all__ = ["print_attention"]

@@ -6,18 +6,19 @@ Views of queries, keys and values are part of the reads; the mask is a formula o
 from __future__ import annotations
 
 from ... import scalar
-from ...dim import Extent
+from ...dim import Extent, product
 from ...graph import Node, Value
 from ...loops.elements import Axis, Elements
 from ...loops.ir import Load
 from ...scalar import Argument, Expr, Guarded
 from ...tensor_type import BOOL, FLOAT32
-from .attention_tiles import attention_tile
+from .attention_tiles import AttentionTile, attention_tile
+from .attention_warps import WarpTile, warp_tile
 from .elements import SUM
-from .forms import FusedAttention, count, nominal
+from .forms import Engine, FusedAttention, nominal
 
 
-def attention_form(elements: Elements, node: Node) -> FusedAttention:
+def attention_form(elements: Elements, node: Node, engine: Engine) -> FusedAttention:
     """The form of a kernel around ``attention_fused`` or ``attention_parts``."""
     q, k, v, *masks = node.inputs
     *batch, queries, _ = node.output.shape
@@ -48,9 +49,28 @@ def attention_form(elements: Elements, node: Node) -> FusedAttention:
         heads, row, column, key, depth,
         load(q, row.position, depth.position), load(k, key.position, depth.position),
         load(v, key.position, column.position), masked, node.attrs, position, value,
-        attention_tile(queries, nominal(count(heads[is_part:])), width),
-        heads[0] if is_part else None,
+        block_tile(node, engine), heads[0] if is_part else None, engine,
     )  # fmt: skip
+
+
+def block_tile(node: Node, engine: Engine) -> AttentionTile | WarpTile:
+    """The tile of attention as one kernel or in parts; on tensor cores there is none for
+    the deepest heads, which selection rejects."""
+    q, _, v, *mask = node.inputs
+    *heads, queries, _ = node.output.shape
+    number = nominal(product(heads[node.op.name == "attention_parts" :]))
+    depth, width = q.shape[-1], v.shape[-1]
+    assert isinstance(depth, int) and isinstance(width, int)
+    if engine is Engine.FFMA:
+        return attention_tile(queries, number, width)
+    tile = warp_tile(queries, number, depth, width, numbers_of_a_word(engine), bool(mask))
+    assert tile is not None, "selection has asked whether there is one"
+    return tile
+
+
+def numbers_of_a_word(engine: Engine) -> int:
+    """Of shared memory, as an engine reads operands there."""
+    return 2 if engine is Engine.BF16 else 1
 
 
 def _masked(node: Node, mask: Value, value: Expr, row: Axis, key: Axis) -> Expr:
@@ -70,4 +90,4 @@ def _masked(node: Node, mask: Value, value: Expr, row: Axis, key: Axis) -> Expr:
     return score + given
 
 
-__all__ = ["attention_form"]
+__all__ = ["attention_form", "block_tile", "numbers_of_a_word"]

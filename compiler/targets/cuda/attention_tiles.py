@@ -31,6 +31,11 @@ class AttentionTile:
     stages: int
 
     @property
+    def keys(self) -> int:
+        """Of a tile."""
+        return KEYS
+
+    @property
     def thread_rows(self) -> int:
         return self.rows // ACROSS
 

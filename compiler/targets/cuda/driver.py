@@ -57,6 +57,7 @@ _SPLIT_ATTENTION = Pass(
     split_attention,
     after=("select_strategies",),
     why="it cuts what was chosen to be one kernel",
+    options=("engine",),
 )
 _FUSE = (
     Pass("fuse", fuse, after=("eliminate_dead",), why="only what is left becomes kernels"),

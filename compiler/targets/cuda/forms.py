@@ -24,6 +24,7 @@ from ...ops.attention import AttentionAttrs
 from ...scalar import Expr
 from ...tensor_type import DType
 from .attention_tiles import AttentionTile
+from .attention_warps import WarpTile
 
 THREADS = 256  # of every block
 CHAIN = 512  # the longest chain of additions into one accumulator
@@ -253,6 +254,7 @@ class FusedAttention:
 
     ``part``: the first of ``heads``, if each of its positions meets a part of the keys only; the
     outputs are then not divided, and two more columns are the largest scores and the sums.
+    ``tile``: of warps where the engine works on tensor cores.
     """
 
     heads: tuple[Axis, ...]
@@ -267,8 +269,9 @@ class FusedAttention:
     attrs: AttentionAttrs
     position: tuple[Extent, ...]
     value: Expr
-    tile: AttentionTile
+    tile: AttentionTile | WarpTile
     part: Axis | None = None
+    engine: Engine = Engine.FFMA
 
 
 Form: TypeAlias = (

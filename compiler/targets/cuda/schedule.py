@@ -82,7 +82,7 @@ def plan_kernel(
 
 def _form(elements: Elements, axes: tuple[Axis, ...], engine: Engine) -> Form:
     if elements.anchor is not None and elements.compute is None:
-        return transform_form(elements)
+        return transform_form(elements, engine)
     position = tuple(axis.position for axis in axes)
     compute = elements.compute
     if compute is None:

@@ -15,6 +15,7 @@ from ...tensor_type import DType
 from ..cpu.vector_math import expand_all
 from .attention import print_attention
 from .attention_tiles import HELD
+from .attention_warps import WarpTile
 from .forms import (
     CHAIN,
     THREADS,
@@ -33,8 +34,11 @@ from .forms import (
 from .printer import Printer, Values
 from .products import print_product
 from .row_passes import print_row_passes
+from .warp_attention import print_warp_attention, with_fewer_keys
 from .warpgroups import for_warpgroups
 from .winograd import NARROW, print_fused
+
+OLDEST, SPECIAL = "sm_80", "sm_90a"  # architectures that kernels have sources of their own for
 
 
 @dataclass(frozen=True)
@@ -82,11 +86,17 @@ class KernelSource:
 
 
 def print_source(kernel: DeviceKernel) -> KernelSource:
-    """The source of a kernel, with those for single architectures."""
-    special = tuple(
-        ("sm_90a", _source(replace(kernel, form=form))) for form in for_warpgroups(kernel.form)
+    """The source of a kernel, with those for single architectures; the general one is of the form
+    that needs the fewest registers."""
+    form = kernel.form
+    light = with_fewer_keys(form) if isinstance(form, FusedAttention) else None
+    special = [(SPECIAL, own) for own in for_warpgroups(form)]
+    if light is not None:
+        special = [(architecture, form) for architecture in (OLDEST, SPECIAL)]
+    sources = tuple(
+        (architecture, _source(replace(kernel, form=own))) for architecture, own in special
     )
-    return replace(_source(kernel), special=special)
+    return replace(_source(replace(kernel, form=light or form)), special=sources)
 
 
 def _source(kernel: DeviceKernel) -> KernelSource:
@@ -104,6 +114,8 @@ def _source(kernel: DeviceKernel) -> KernelSource:
             _transform(p, form)
         case FusedWinograd() as form:
             print_fused(p, form)
+        case FusedAttention(tile=WarpTile()) as form:
+            print_warp_attention(p, form)
         case FusedAttention() as form:
             print_attention(p, form)
     text = f"def kernel({', '.join(p.arguments)}):\n" + "\n".join(p.lines) + "\n"

@@ -24,9 +24,9 @@ from ...op import OPS, Array, Compute, NotDifferentiable, Op, Read
 from ...ops.attention import AttentionAttrs
 from ...scalar import Expr
 from ...tensor_type import TensorType
-from .attention_tiles import KEYS, attention_tile
+from .attention_form import block_tile
 from .devices import BLOCKS
-from .forms import CHAIN, nominal
+from .forms import CHAIN, Engine, nominal
 
 FEWEST_TILES = 2  # of keys in a part: shorter ones cost more to merge than they save
 MOST_PARTS = 16  # one thread merges them
@@ -39,12 +39,12 @@ class PartsAttrs(AttentionAttrs):
     parts: int = 1
 
 
-def split_attention(graph: Graph) -> Graph:
+def split_attention(graph: Graph, engine: Engine = Engine.FFMA) -> Graph:
     """The graph with each attention of few blocks in parts."""
     b, mapping = rebuilder(graph)
     for node in graph.nodes:
         inputs = [mapping[v] for v in node.inputs]
-        parts = parts_of(node) if node.op.name == "attention_fused" else 1
+        parts = parts_of(node, engine) if node.op.name == "attention_fused" else 1
         if parts == 1:
             mapping.update(zip(node.outputs, b.copy(node, inputs), strict=True))
             continue
@@ -54,14 +54,12 @@ def split_attention(graph: Graph) -> Graph:
     return finish(b, graph, mapping)
 
 
-def parts_of(node: Node) -> int:
+def parts_of(node: Node, engine: Engine = Engine.FFMA) -> int:
     """Into how many parts the keys are cut: as many as the device has room for."""
-    *heads, queries, width = node.output.shape
-    assert isinstance(width, int)
-    number = nominal(product(heads))
-    rows = attention_tile(queries, number, width).rows
-    tiles = -(-_most(node.inputs[1].shape[-2]) // KEYS)
-    blocks = number * -(-_most(queries) // rows)
+    *heads, queries, _ = node.output.shape
+    tile = block_tile(node, engine)
+    tiles = -(-_most(node.inputs[1].shape[-2]) // tile.keys)
+    blocks = nominal(product(heads)) * -(-_most(queries) // tile.rows)
     room = min(BLOCKS // max(blocks, 1), tiles // FEWEST_TILES)
     return max(1, min(max(room, -(-tiles // CHAIN)), MOST_PARTS))
 

@@ -3,15 +3,16 @@ that it would become on a device (estimates.py), for convolutions and both their
 
 A convolution as one product (``direct``) reads its windows through the caches, so a matrix of
 windows never pays. Where products round their operands, no transform may amplify that: then
-convolutions are direct. Attention is one kernel on float32 units; where products are made on tensor
-cores, it is direct. With a table of a device's times (measured.py), what was measured goes before
-what is predicted, for strategies and for the tilings of products.
+convolutions are direct. Attention is one kernel, whose products the engine makes. With a table of a
+device's times (measured.py), what was measured goes before what is predicted, for strategies and for
+the tilings of products.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from functools import partial
 
 from ...graph import Graph, Node
@@ -22,13 +23,14 @@ from ...strategies.strategy import CHOSEN, Price
 from ...strategies.winograd import WINOGRAD_F2_FUSED
 from ...tensor_type import FLOAT32
 from ...tuning import Tuner, layer_of
+from .attention_form import numbers_of_a_word
+from .attention_warps import warp_tile
 from .devices import FIGURES
-from .estimates import planned_layer
+from .estimates import TENSOR_CORES, planned_layer
 from .forms import Engine
 from .measured import MeasuredTimes
 from .tilings import Size, Tiling
 
-OWN = (WINOGRAD_F2_FUSED, ATTENTION_FUSED)
 WIDE = 4.0  # times the least prediction: what is above that at a device's best is not planned
 TILED = 0.75  # of the multiply-add rate, the tiles of attention: an estimate
 PLAIN = "product"  # how a matmul is computed, in tables of times
@@ -49,7 +51,9 @@ def select_for_device(
     is_rounded = engine in (Engine.TF32, Engine.BF16)
     reason = f"its transforms would amplify the rounding of {engine.value}"
     vetoes = {
-        s.name: reason for s in (*STRATEGIES, *OWN) if s.name.startswith("winograd") and is_rounded
+        s.name: reason
+        for s in (*STRATEGIES, *own_strategies(engine))
+        if s.name.startswith("winograd") and is_rounded
     }
     vetoes |= {
         s.name: "the cuda target has no code for its transforms"
@@ -57,10 +61,9 @@ def select_for_device(
         if s.name.startswith("fft")
     }
     vetoes["attention_online"] = "the cuda target has no code for its loops"
-    if engine is not Engine.FFMA:
-        vetoes["attention_fused"] = f"it multiplies on float32 units, not as {engine.value} says"
     rates = Rates(
-        FIGURES.products * FIGURES.multiprocessors, FIGURES.near, vetoes, CHOSEN, OWN,
+        FIGURES.products * FIGURES.multiprocessors, FIGURES.near, vetoes, CHOSEN,
+        own_strategies(engine),
         pricing=partial(_prices, engine),
     )  # fmt: skip
     own: list[Decision] = []
@@ -71,13 +74,30 @@ def select_for_device(
     return result
 
 
+def own_strategies(engine: Engine) -> tuple[Strategy, ...]:
+    """Strategies that this target alone has, with what an engine cannot compute."""
+    return WINOGRAD_F2_FUSED, replace(ATTENTION_FUSED, rejects=partial(_attention_rejects, engine))
+
+
+def _attention_rejects(engine: Engine, graph: Graph, node: Node) -> str | None:
+    reason = ATTENTION_FUSED.rejects(graph, node)
+    if reason is not None or engine is Engine.FFMA:
+        return reason
+    depth, width = node.inputs[0].shape[-1], node.inputs[2].shape[-1]
+    assert isinstance(depth, int) and isinstance(width, int)
+    if warp_tile(1, 1, depth, width, numbers_of_a_word(engine)) is not None:
+        return None
+    return f"its heads are {depth} deep and {width} wide; in {engine.value} they do not fit a block"
+
+
 def _prices(
     engine: Engine, graph: Graph, node: Node, batch: int, strategies: Sequence[Strategy]
 ) -> Mapping[str, Price]:
     """What each strategy's kernels are predicted to take. Those that would be far behind even at
     the device's full rates keep that bound: it takes longer to plan them."""
     if node.op.name not in CONVOLUTIONS:
-        tiled = Rates(TILED * FIGURES.products * FIGURES.multiprocessors, FIGURES.far)
+        rate = TILED * TENSOR_CORES.get(engine, 1.0) * FIGURES.products
+        tiled = Rates(rate * FIGURES.multiprocessors, FIGURES.far)
         return {s.name: Price(s.cost(graph, node, batch).seconds(tiled)) for s in strategies}
     peak = Rates(FIGURES.products * FIGURES.multiprocessors, FIGURES.near)
     bounds = {s.name: s.cost(graph, node, batch).seconds(peak) for s in strategies}

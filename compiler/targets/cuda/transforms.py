@@ -17,17 +17,22 @@ from ...ops.tiles import TileAttrs
 from ...scalar import Argument, Expr, guarded
 from .attention_form import attention_form
 from .elements import SUM
-from .forms import FusedAttention, FusedWinograd, Put, Transform
+from .forms import Engine, FusedAttention, FusedWinograd, Put, Transform
 from .winograd import fused_form
 
 
-def transform_form(elements: Elements) -> Transform | FusedWinograd | FusedAttention:
-    """The form of a kernel whose anchor is one of Winograd's transforms, all of them, or attention.
+def transform_form(
+    elements: Elements, engine: Engine
+) -> Transform | FusedWinograd | FusedAttention:
+    """The form of a kernel whose anchor is one of Winograd's transforms, all of them, or attention,
+    which the engine multiplies.
 
     UnsupportedOpError for those of other algorithms.
     """
     node = elements.anchor
     assert node is not None
+    if node.op.name in ATTENTIONS:
+        return attention_form(elements, node, engine)
     if node.op.name not in TRANSFORMS:
         raise UnsupportedOpError(
             f"the cuda target has no code for {node.op.name}.",
@@ -154,17 +159,14 @@ def _of_filter_gradient(elements: Elements, node: Node) -> Transform:
     return Transform(axes, _name("back", attrs), reads, puts)
 
 
-TRANSFORMS: Final[
-    Mapping[str, Callable[[Elements, Node], Transform | FusedWinograd | FusedAttention]]
-] = {
+ATTENTIONS: Final = ("attention_fused", "attention_parts")
+TRANSFORMS: Final[Mapping[str, Callable[[Elements, Node], Transform | FusedWinograd]]] = {
     "winograd_input": _of_input,
     "winograd_output": _of_output,
     "winograd_output_gradient": _of_output_gradient,
     "winograd_filter": _of_filter,
     "winograd_filter_gradient": _of_filter_gradient,
     "winograd_fused": fused_form,
-    "attention_fused": attention_form,
-    "attention_parts": attention_form,
 }
 
 

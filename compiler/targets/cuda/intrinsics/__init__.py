@@ -16,6 +16,7 @@ from typing import Any
 from ....tensor_type import DType
 from . import (
     attention,
+    attention_fragments,
     conversions,
     copies,
     memory,
@@ -30,7 +31,7 @@ from .indices import PLAIN
 from .scalars import scalar
 
 _FAMILIES: dict[str, Callable[[str], Any]] = {
-    **attention.FAMILIES, **conversions.FAMILIES, **copies.FAMILIES, **memory.FAMILIES,
+    **attention.FAMILIES, **attention_fragments.FAMILIES, **conversions.FAMILIES, **copies.FAMILIES, **memory.FAMILIES,
     **tiles.FAMILIES, **tensor_cores.FAMILIES, **transforms.FAMILIES,
     **warpgroups.FAMILIES, **winograd.FAMILIES,
 }  # fmt: skip

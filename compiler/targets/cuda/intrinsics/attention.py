@@ -129,8 +129,8 @@ def _raised(rows: int) -> Any:
         for row in range(rows):
             most = scores[row * COLUMNS]
             for c in range(1, COLUMNS):
-                most = _larger(b, most, scores[row * COLUMNS + c])
-            found[row] = _larger(b, found[row], _shared_by_row(b, most, _larger))
+                most = larger(b, most, scores[row * COLUMNS + c])
+            found[row] = larger(b, found[row], _shared_by_row(b, most, larger))
         return packed(b, found)
 
     return define(tile_type(rows), [tile_type(rows), tile_type(rows * COLUMNS)], emit)
@@ -156,7 +156,7 @@ def _factors(rows: int) -> Any:
 
     def emit(b: Any, largest: Operand, bases: Operand) -> Operand:
         pairs = zip(unpacked(b, largest, rows), unpacked(b, bases, rows), strict=True)
-        return packed(b, [_exp(b, x, y) for x, y in pairs])
+        return packed(b, [exponential(b, x, y) for x, y in pairs])
 
     return define(tile_type(rows), [tile_type(rows)] * 2, emit)
 
@@ -166,7 +166,7 @@ def _weights(rows: int) -> Any:
 
     def emit(b: Any, tile: Operand, bases: Operand) -> Operand:
         base, scores = unpacked(b, bases, rows), unpacked(b, tile, rows * COLUMNS)
-        return packed(b, [_exp(b, x, base[at // COLUMNS]) for at, x in enumerate(scores)])
+        return packed(b, [exponential(b, x, base[at // COLUMNS]) for at, x in enumerate(scores)])
 
     kind = tile_type(rows * COLUMNS)
     return define(kind, [kind, tile_type(rows)], emit)
@@ -286,11 +286,11 @@ def _divided(rows: int, columns: int, has_zeros: int) -> Any:
 # -- instructions ----------------------------------------------------------------------------------
 
 
-def _larger(b: Any, x: Operand, y: Operand) -> Operand:
+def larger(b: Any, x: Operand, y: Operand) -> Operand:
     return called(b, "llvm.nvvm.fmax.f", F32, x, y)
 
 
-def _exp(b: Any, x: Operand, base: Operand) -> Operand:
+def exponential(b: Any, x: Operand, base: Operand) -> Operand:
     """e^(x - base). The difference comes first: its product with log2(e) would overflow for the
     lowest numbers, which masks use. ex2.approx has a relative error of 2^-22 (PTX ISA 8.0, section
     9.7.3.21); denormal results are zero."""

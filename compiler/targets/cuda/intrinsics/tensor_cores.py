@@ -45,12 +45,12 @@ def _mma_tile(engine: str, stride: int, steps: int, down: int, across: int) -> A
         sums = unpacked(b, tile, down * across * 4)
         left, right = (shared_address(b, place) for place in (left, right))
         for step in range(steps):
-            a = [_ldmatrix(b, left, 4 * (i * 16 * stride + step * 8)) for i in range(down)]
+            a = [ldmatrix(b, left, 4 * (i * 16 * stride + step * 8)) for i in range(down)]
             pairs = [
-                _ldmatrix(b, right, 4 * (j * 16 * stride + step * 8)) for j in range(across // 2)
+                ldmatrix(b, right, 4 * (j * 16 * stride + step * 8)) for j in range(across // 2)
             ]
             w = [pair[half : half + 2] for pair in pairs for half in (0, 2)]
-            _multiply(b, engine, sums, a, w)
+            multiply(b, engine, sums, a, w)
         return packed(b, sums)
 
     return define(
@@ -81,7 +81,8 @@ def mmac(rest: str) -> Any:
             ]
             if engine == "tf32":
                 groups = [
-                    [[_rounded(b, word) for word in group] for group in side] for side in groups
+                    [[rounded_to_tf32(b, word) for word in group] for group in side]
+                    for side in groups
                 ]
             rows = [
                 [*above, *below]
@@ -89,7 +90,7 @@ def mmac(rest: str) -> Any:
             ]
             # of a group's two words of k, the first of all groups first
             a = [[part[place] for place in (0, 2, 1, 3)] for part in rows]
-            _multiply(b, engine, sums, a, groups[1])
+            multiply(b, engine, sums, a, groups[1])
         return packed(b, sums)
 
     kind = tile_type(down * across * 4)
@@ -104,7 +105,7 @@ def _groups(
     # ldmatrix brings two groups; a swizzled row's next 8 words differ from the first in one bit
     if kind == "r":
         place = b.add(address, b.shl(b.xor(first, I32(8 * step)), I32(2)))
-        found = [_ldmatrix(b, place, 4 * 16 * 16 * pair) for pair in range(number // 2)]
+        found = [ldmatrix(b, place, 4 * 16 * 16 * pair) for pair in range(number // 2)]
         order = ((0, 2), (1, 3)) if is_left else ((0, 1), (2, 3))
         return [[words[place] for place in pair] for words in found for pair in order]
     size = int(kind.removeprefix("c"))
@@ -124,12 +125,12 @@ def _groups(
     ]
 
 
-def _rounded(b: Any, word: Operand) -> Operand:
+def rounded_to_tf32(b: Any, word: Operand) -> Operand:
     """To TF32, halves away from zero; a NaN stays one."""
     return assembly(b, I32, "cvt.rna.tf32.f32 $0, $1;", "=r,f", b.bitcast(word, ir.FloatType()))
 
 
-def _multiply(b: Any, engine: str, sums: list[Operand], a: Fragments, w: Fragments) -> None:
+def multiply(b: Any, engine: str, sums: list[Operand], a: Fragments, w: Fragments) -> None:
     """Adds a * w to the sums of down x across fragments."""
     shape = _MMA[engine.removeprefix("3x")]
     for x, y in _passes(b, engine, a, w):
@@ -165,10 +166,12 @@ def _split(b: Any, side: Fragments) -> tuple[Fragments, Fragments]:
     return high, low
 
 
-def _ldmatrix(b: Any, address: Operand, offset: int) -> list[Operand]:
-    """Four matrices of 8 x 4 words: each lane gets one word of each."""
+def ldmatrix(b: Any, address: Operand, offset: int, is_turned: bool = False) -> list[Operand]:
+    """Four matrices of 8 x 4 words: each lane gets one word of each; of turned ones, whose elements
+    are halves of words, two that lie one below the other."""
     kind = ir.FunctionType(ir.LiteralStructType([I32] * 4), [I32])
-    code = "ldmatrix.sync.aligned.m8n8.x4.shared.b16 {$0, $1, $2, $3}, [$4];"
+    turned = ".trans" if is_turned else ""
+    code = f"ldmatrix.sync.aligned.m8n8.x4{turned}.shared.b16 {{$0, $1, $2, $3}}, [$4];"
     found = b.asm(kind, code, "=r,=r,=r,=r,r,~{memory}", [b.add(address, I32(offset))], True)
     return [b.extract_value(found, place) for place in range(4)]
 
@@ -224,7 +227,7 @@ def keep4(name: str) -> Any:
             store_vector(
                 b,
                 b.bitcast(place, ir.PointerType(I32)),
-                [_pair(b, four[0], four[1]), _pair(b, four[2], four[3])],
+                [bfloat16_pair(b, four[0], four[1]), bfloat16_pair(b, four[2], four[3])],
             )
         else:
             store_vector(b, place, [_kept(b, name, value) for value in four])
@@ -243,12 +246,12 @@ def pair(rest: str) -> Any:
         place = b.bitcast(element_at(b, pointer, index), ir.PointerType(I32))
         lows, highs = ([x] if width == 1 else unpacked(b, x, width) for x in (low, high))
         for lane, (first, second) in enumerate(zip(lows, highs, strict=True)):
-            b.store(_pair(b, first, second), b.gep(place, [I64(lane * stride)]))
+            b.store(bfloat16_pair(b, first, second), b.gep(place, [I64(lane * stride)]))
 
     return define(types.void, [pointer_type(FLOAT32), types.int32, kind, kind], emit)
 
 
-def _pair(b: Any, low: Operand, high: Operand) -> Operand:
+def bfloat16_pair(b: Any, low: Operand, high: Operand) -> Operand:
     """Two bfloat16, rounded to nearest, in one word; a NaN stays one."""
     return assembly(b, I32, "cvt.rn.bf16x2.f32 $0, $1, $2;", "=r,f,f", high, low)
 
