@@ -39,8 +39,8 @@ from .tiling import row_and_column_counts
 
 BAND = 224 << 10  # bytes of entries that a work item keeps: of the stack, and in the second cache
 LEAST_TILES = 4  # of a band
-LEAST_OF_IMAGE = 6  # tiles of an image, with which a band ends
-FEWEST_ROWS = 6  # that a register tile may have even where fewer fit
+# of a register tile: it may have as many even where a band holds fewer, and images have as many tiles
+FEWEST_ROWS = 6
 MOST_WEIGHTS = 10 << 20  # bytes of transformed weights: every band finds them in the last cache
 LEAST_ENTRIES = 3 << 20  # bytes of all tiles' entries, of the input and of the products
 ENOUGH_ITEMS = 12  # with which all threads have work
@@ -62,7 +62,7 @@ def reason_against(
     channels and filters; None if they are not (measured: benchmarks/layers.py)."""
     if groups != 1:
         return f"it has {groups} groups"
-    if tiles < LEAST_OF_IMAGE * images:
+    if tiles < FEWEST_ROWS * images:
         return "bands end with their image, which has too few tiles to read all weights for"
     if _fitting(kept, channels) < LEAST_TILES:
         return f"{LEAST_TILES} tiles of {channels} channels leave the second cache"
