@@ -1,5 +1,5 @@
 """Loops of winograd_fused: a band of tiles goes through all three stages in one work item, and the
-entries of its tiles stay in the second cache.
+entries of its tiles stay in the L2 cache.
 
 First the tiles of the band are transformed, all channels. Then, for every few vectors of filters,
 tiles are multiplied with the weights, one entry after the other, and transformed back, with what
@@ -37,11 +37,11 @@ from .plan import CHAIN, Machine
 from .tiles import Bordered, PutNumber, ReadNumber, Transforms, least
 from .tiling import row_and_column_counts
 
-BAND = 224 << 10  # bytes of entries that a work item keeps: of the stack, and in the second cache
+BAND = 224 << 10  # bytes of entries that a work item keeps: of the stack, and in the L2 cache
 LEAST_TILES = 4  # of a band
 # of a register tile: it may have as many even where a band holds fewer, and images have as many tiles
 FEWEST_ROWS = 6
-MOST_WEIGHTS = 10 << 20  # bytes of transformed weights: every band finds them in the last cache
+MOST_WEIGHTS = 10 << 20  # bytes of weights: every band finds them in the last-level cache
 LEAST_ENTRIES = 3 << 20  # bytes of all tiles' entries, of the input and of the products
 ENOUGH_ITEMS = 12  # with which all threads have work
 
@@ -65,7 +65,7 @@ def reason_against(
     if tiles < FEWEST_ROWS * images:
         return "bands end with their image, which has too few tiles to read all weights for"
     if _fitting(kept, channels) < LEAST_TILES:
-        return f"{LEAST_TILES} tiles of {channels} channels leave the second cache"
+        return f"{LEAST_TILES} tiles of {channels} channels leave the L2 cache"
     if 4 * kept * channels * filters > MOST_WEIGHTS:
         return "each band would read its weights from memory"
     if 4 * kept * tiles * (channels + filters) < LEAST_ENTRIES:

@@ -178,12 +178,12 @@ def _filters(transform: Forward, k: Elements, item: Symbol) -> tuple[Extent, Sta
     node = k.anchored
     w, attrs = node.inputs[0], node.attrs
     _, groups, rows, columns = node.output.shape
-    per_group = rows if attrs.is_turned else columns
+    per_group = rows if attrs.is_flipped else columns
     last = [taps - 1 for taps in attrs.taps]
 
     def pair(group: Extent, row: Extent, column: Extent, inside: Conditions) -> Statement:
         def read(i: Extent, j: Extent) -> Expr:
-            if attrs.is_turned:
+            if attrs.is_flipped:
                 index = (group * per_group + row, column, last[0] - i, last[1] - j)
             else:
                 index = (group * per_group + column, row, i, j)

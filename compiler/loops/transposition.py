@@ -58,7 +58,7 @@ class Transposition:
     parts: Mapping[int, Part]
     source: Side
     target: Side
-    bypasses_cache: bool  # the output and its operands displace each other in the last cache
+    bypasses_cache: bool  # the output and its operands displace each other in the last-level cache
 
     @property
     def sides(self) -> tuple[Side, Side]:

@@ -1,5 +1,5 @@
-"""Kernels that move elements, against NumPy on every CPU level: tiles, operands with small
-steps.
+"""Kernels that transpose and move elements, against NumPy on every CPU level: tiles, operands with
+small steps.
 """
 
 from __future__ import annotations
@@ -303,8 +303,8 @@ HALF_LINES = (transposed((50, 37), (1, 0)), transposed((64, 48), (1, 0), FLOAT16
 
 
 def streaming(cpu: Cpu) -> list[Kernel]:
-    """Kernels for a machine whose last cache holds nothing."""
-    machine = replace(cpu.machine, last_cache=0)
+    """Kernels for a machine whose last-level cache holds nothing."""
+    machine = replace(cpu.machine, last_level_cache=0)
     return [build_kernel("kernel", graph, machine) for graph in LARGE]
 
 
@@ -330,8 +330,9 @@ def test_stores_past_the_caches(cpu: Cpu) -> None:
 
 
 def test_only_whole_lines_go_past_the_caches() -> None:
-    """Rows of 64 do, rows of 50 do not; a fence follows. What the last cache holds stays there."""
-    machine = replace(CPUS["x86-64-v4"].machine, last_cache=0)
+    """Rows of 64 do, rows of 50 do not; a fence follows. What the last-level cache
+    holds stays there."""
+    machine = replace(CPUS["x86-64-v4"].machine, last_level_cache=0)
     for graph in HALF_LINES:
         assert "stream" not in print_kernel(build_kernel("kernel", graph, machine))
     cpu = CPUS["x86-64-v4"]
@@ -344,12 +345,12 @@ def test_only_whole_lines_go_past_the_caches() -> None:
     assert "stream" not in print_kernel(build_kernel("kernel", LARGE[0], cpu.machine))
 
 
-def test_results_and_operands_share_the_last_cache() -> None:
+def test_results_and_operands_share_the_last_level_cache() -> None:
     """Together they may fill half of it."""
     graph = transposed((64, 48), (1, 0))
     moved = 2 * 64 * 48 * 4
     for cache_bytes, streams in ((2 * moved, False), (2 * moved - 2, True)):
-        machine = replace(CPUS["x86-64-v4"].machine, last_cache=cache_bytes)
+        machine = replace(CPUS["x86-64-v4"].machine, last_level_cache=cache_bytes)
         text = print_kernel(build_kernel("kernel", graph, machine))
         assert ("stream y[" in text) == streams
 
@@ -358,7 +359,7 @@ def test_results_and_operands_share_the_last_cache() -> None:
 def test_what_goes_past_the_caches_is_written_in_long_runs(width: int, streamed: int) -> None:
     """Rows of one tile give 16 runs at a time; wider ones are read whole, and written in lines."""
     graph = transposed((4096, width), (1, 0))
-    machine = replace(CPUS["x86-64-v4"].machine, last_cache=0)
+    machine = replace(CPUS["x86-64-v4"].machine, last_level_cache=0)
     found = planned_transposition(iteration_space(Elements(graph, None)), machine)
     assert found is not None and found.bypasses_cache
     assert (found.target.axis.extent, found.target.chunk) == (4096, streamed)
