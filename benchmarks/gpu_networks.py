@@ -140,7 +140,7 @@ def made(number: int, shape: tuple[int, ...]) -> Array:
     return values * np.float32((2 / terms) ** 0.5)
 
 
-def feeds_of(ports: Sequence[Any], case: NetworkCase) -> dict[str, Array]:
+def feeds_of(ports: Sequence[Any]) -> dict[str, Array]:
     """Inputs by name, from ports with names, dtypes and shapes."""
     rng = np.random.default_rng(1)
     found: dict[str, Array] = {}
@@ -187,7 +187,7 @@ def _build_inference(case: NetworkCase, architectures: Sequence[str]) -> Built:
     graph, description = _network(case)
     compiled = compile_for_cuda(graph, architectures=architectures)
     session = Session.in_process(compile_graph(graph).image)
-    outputs = session.run(None, feeds_of(session.inputs, case))
+    outputs = session.run(None, feeds_of(session.inputs))
     if not all(np.ptp(output) > 0 for output in outputs):
         raise ComparisonError(f"{case.name}: with these weights its results say nothing.")
     wanted = {str(place): output for place, output in enumerate(outputs)}
@@ -244,7 +244,7 @@ def _build_step(case: NetworkCase, architectures: Sequence[str]) -> Built:
     )
     session = Session.in_process(compile_entries(step, run).image)
     state = session.create_state()
-    feeds = feeds_of(session.entry("train_step").inputs, case)
+    feeds = feeds_of(session.entry("train_step").inputs)
     losses = _losses(case, session, state, feeds)
     program = replace(compiled.program, constants=emptied)
     return case, replace(compiled, program=program), {"losses": losses}, None
@@ -266,7 +266,7 @@ class _Subject:
     def __init__(self, case: NetworkCase, session: CudaSession) -> None:
         self.case, self.session = case, session
         self.entry = "train_step" if case.is_training else "run"
-        self.feeds = feeds_of([port.info for port in session.entry(self.entry).inputs], case)
+        self.feeds = feeds_of([port.info for port in session.entry(self.entry).inputs])
         self.state = session.create_state() if case.is_training else None
 
     def results(self) -> dict[str, Array]:

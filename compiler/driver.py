@@ -31,7 +31,8 @@ from .passes.eliminate_dead import eliminate_dead
 from .passes.find_attention import find_attention
 from .passes.fuse import fuse
 from .passes.join_stages import join_stages
-from .passes.plan_memory import Placement, plan_memory
+from .passes.placement import Placement
+from .passes.plan_memory import plan_memory
 from .passes.select_strategies import Decision, select_strategies
 from .passes.sort_by_merging import sort_by_merging
 from .passes.split_sums import split_sums

@@ -175,11 +175,6 @@ def split_top_level(text: str, separator: str = ",") -> list[str]:
     return [*parts, last] if parts or last else []
 
 
-def is_broadcastable(extent: Extent, target: Extent) -> bool:
-    """Whether an axis of ``extent`` may be repeated to ``target``."""
-    return extent == target or extent == 1
-
-
 def broadcast_shapes(shapes: list[tuple[Extent, ...]]) -> tuple[Extent, ...] | None:
     """The common shape under NumPy's rule, or None; symbolic extents must be equal or 1."""
     if len(set(shapes)) == 1:  # nearly always: each axis is its own
@@ -197,5 +192,5 @@ def broadcast_shapes(shapes: list[tuple[Extent, ...]]) -> tuple[Extent, ...] | N
 
 
 __all__ = [name for name in dir() if name.isupper()] + [
-    "DType", "Dim", "Extent", "TensorType", "broadcast_shapes", "is_broadcastable", "parse_type", "split_top_level",
+    "DType", "Dim", "Extent", "TensorType", "broadcast_shapes", "parse_type", "split_top_level",
 ]  # fmt: skip

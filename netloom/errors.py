@@ -6,6 +6,8 @@ the user can do about it. The command line prints ``str(error)`` and exits with 
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 
 class NetloomError(Exception):
     """The root of all errors; ``exit_code`` is what the command line returns for it."""
@@ -82,3 +84,11 @@ class ComparisonError(NetloomError):
     """Two results that should agree do not."""
 
     exit_code = 1
+
+
+def quoted(names: Iterable[str], most: int | None = None) -> str:
+    """Names for a message, the first ``most`` of them; "none" if there are none."""
+    every = list(names)
+    shown = ", ".join(f'"{name}"' for name in every[:most]) or "none"
+    more = len(every) - len(every[:most])
+    return f"{shown} and {more} more" if more else shown

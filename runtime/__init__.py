@@ -3,6 +3,6 @@ interface.
 
 ``program`` reads the manifest, ``cpu`` binds the C interface, ``buffer`` turns a caller's values
 into arrays, ``session`` runs entries. ``training`` (with ``training_data`` and
-``training_progress``) runs training steps, ``checkpoint`` keeps their state. ``cuda/`` is the same
-for devices.
+``training_progress``) runs training steps on a ``state``, ``checkpoint`` keeps it. ``cuda/`` is the
+same for devices.
 """

@@ -13,14 +13,14 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol, TypeAlias
 
-import numpy as np
 import numpy.typing as npt
 
-from netloom.errors import InputError, ProgramError, UsageError
+from netloom.errors import InputError, ProgramError, UsageError, quoted
 
-from .buffer import Tensors, as_input, blank_tensors, check_bindable, empty, numpy_dtype
-from .cpu import Api, Context, DLTensor, Model, StateHandle, default_threads
+from .buffer import Tensors, as_input, blank_tensors, check_bindable, empty
+from .cpu import Api, Context, Model, StateHandle, default_threads
 from .program import EntryInfo, PortInfo
+from .state import State
 
 Array: TypeAlias = npt.NDArray[Any]
 MOST_THREADS = 1024
@@ -125,7 +125,7 @@ class Session:
         places = {port.name: place for place, port in enumerate(self._entry.outputs)}
         if unknown := [name for name in names or () if name not in places]:
             raise InputError(
-                f"There is no output {_listed(unknown)}; the program has {_listed(places)}."
+                f"There is no output {quoted(unknown)}; the program has {quoted(places)}."
             )
         outputs = self._invoke("run", self._entry, None, inputs)
         return outputs if names is None else [outputs[places[name]] for name in names]
@@ -142,7 +142,8 @@ class Session:
     def create_state(self) -> State:
         """A training state with the initial parameters."""
         return State(
-            self, StateHandle(self._model, self._model.api.open("state_create", self._model.handle))
+            self.metadata,
+            StateHandle(self._model, self._model.api.open("state_create", self._model.handle)),
         )
 
     def train_step(self, state: State, *inputs: Any, **named: Any) -> tuple[Array, ...]:
@@ -167,7 +168,7 @@ class Session:
         entry = self._model.manifest.entries.get(name)
         if entry is None:
             raise UsageError(
-                f"The program has no {name}; it has {_listed(self._model.manifest.entries)}.",
+                f"The program has no {name}; it has {quoted(self._model.manifest.entries)}.",
                 hint="Compile the model for training." if name == "train_step" else "",
             )
         return entry
@@ -253,12 +254,12 @@ class Bound:
         sides = ("input", entry.inputs), ("output", entry.outputs)
         if shared := {p.name for p in entry.inputs} & {p.name for p in entry.outputs}:
             raise UsageError(
-                f"Inputs and outputs share the name {_listed(shared)}, so they cannot be bound by name."
+                f"Inputs and outputs share the name {quoted(shared)}, so they cannot be bound by name."
             )
         if unknown := set(buffers) - {port.name for _, ports in sides for port in ports}:
-            raise InputError(f"There is no input or output {_listed(unknown)}.")
+            raise InputError(f"There is no input or output {quoted(unknown)}.")
         if missing := [port.name for port in entry.inputs if port.name not in buffers]:
-            raise InputError(f"The input {_listed(missing)} is missing.")
+            raise InputError(f"The input {quoted(missing)} is missing.")
         inputs = [
             check_bindable(port.name, buffers[port.name], port, False) for port in entry.inputs
         ]
@@ -315,88 +316,21 @@ class Bound:
             self.outputs = dict(zip(self.outputs, self._dims.filled(), strict=True))
 
 
-class State:
-    """A training state: tensors by name as NumPy views that read and write the state itself."""
-
-    def __init__(self, session: Session, owner: StateHandle) -> None:
-        self._session, self._owner, self._api = session, owner, owner.model.api
-        self.handle = owner.handle
-        count = self._api["parameter_count"](owner.model.handle)
-        states = session.metadata["states"]
-        self._places = {states[place]["name"]: place for place in range(count)}
-
-    @property
-    def names(self) -> tuple[str, ...]:
-        return tuple(self._places)
-
-    def __iter__(self) -> Any:
-        return iter(self._places)
-
-    def __len__(self) -> int:
-        return len(self._places)
-
-    def __getitem__(self, name: str) -> Array:
-        """A view of the tensor, which keeps the state alive."""
-        if name not in self._places:
-            raise UsageError(
-                f"The state has no tensor {_listed([name])}; it has {_listed(self._places)}."
-            )
-        view = DLTensor()
-        code = self._api["parameter"](self.handle, self._places[name], ctypes.addressof(view))
-        if code:
-            raise UsageError(f"The state's tensor {_listed([name])} cannot be viewed.")
-        info = self._session.metadata["states"][self._places[name]]
-        dtype = numpy_dtype(info["dtype"])
-        size = int(np.prod(info["shape"], dtype=np.int64)) * dtype.itemsize
-        memory: Any = (ctypes.c_uint8 * size).from_address(view.data)
-        memory.owner = self._owner
-        array: Array = np.frombuffer(memory, np.uint8)
-        return array.view(dtype).reshape(info["shape"])
-
-    def __setitem__(self, name: str, value: npt.ArrayLike) -> None:
-        """Copies values in; the shape must be the tensor's own."""
-        view, array = self[name], np.asarray(value)
-        if array.shape != view.shape:
-            raise InputError(
-                f'The tensor "{name}" has the shape {list(view.shape)}, but {list(array.shape)} was given.'
-            )
-        view[...] = array
-
-    @property
-    def step(self) -> int:
-        """How many training steps the state has behind it."""
-        return int(self._api["step"](self.handle))
-
-    @step.setter
-    def step(self, step: int) -> None:
-        self._api["set_step"](self.handle, step)
-
-    def copy(self) -> State:
-        """An independent copy."""
-        return State(
-            self._session, StateHandle(self._owner.model, self._api.open("state_copy", self.handle))
-        )
-
-
 def _by_name(entry: EntryInfo, inputs: Sequence[Any], named: Mapping[str, Any]) -> dict[str, Any]:
     names = [port.name for port in entry.inputs]
     if len(inputs) > len(names):
         raise InputError(
-            f"The program takes {len(names)} inputs ({_listed(names)}); {len(inputs)} were given."
+            f"The program takes {len(names)} inputs ({quoted(names)}); {len(inputs)} were given."
         )
     if twice := [name for name in names[: len(inputs)] if name in named]:
-        raise InputError(f"The input {_listed(twice)} was given twice.")
+        raise InputError(f"The input {quoted(twice)} was given twice.")
     return {**dict(zip(names, inputs, strict=False)), **named}
 
 
 def _in_order(entry: EntryInfo, inputs: Mapping[str, Any]) -> list[Any]:
     names = [port.name for port in entry.inputs]
     if unknown := [name for name in inputs if name not in names]:
-        raise InputError(f"There is no input {_listed(unknown)}; the program has {_listed(names)}.")
+        raise InputError(f"There is no input {quoted(unknown)}; the program has {quoted(names)}.")
     if missing := [name for name in names if name not in inputs]:
-        raise InputError(f"The input {_listed(missing)} is missing.")
+        raise InputError(f"The input {quoted(missing)} is missing.")
     return [inputs[name] for name in names]
-
-
-def _listed(names: Any) -> str:
-    return ", ".join(f'"{name}"' for name in names) or "none"

@@ -17,7 +17,7 @@ from typing import Any, Protocol, TypeAlias
 
 import numpy as np
 
-from netloom.errors import InputError, ProgramError, UsageError
+from netloom.errors import InputError, ProgramError, UsageError, quoted
 
 from .buffer import numpy_dtype
 from .checkpoint import Checkpoint, check_writable, read_checkpoint, write_checkpoint
@@ -260,10 +260,10 @@ class Trainer:
         found = read_checkpoint(path)
         names = set(self.state.names)
         if missing := sorted(names - set(found.tensors)):
-            raise ProgramError(f"the checkpoint {str(path)!r} lacks {_listed(missing)}.")
+            raise ProgramError(f"the checkpoint {str(path)!r} lacks {quoted(missing, 5)}.")
         if unknown := sorted(set(found.tensors) - names):
             raise ProgramError(
-                f"the checkpoint {str(path)!r} holds {_listed(unknown)}, which this network has "
+                f"the checkpoint {str(path)!r} holds {quoted(unknown, 5)}, which this network has "
                 "not."
             )
         progress = progress_of(found.metadata, path)
@@ -278,7 +278,7 @@ class Trainer:
         found = read_checkpoint(path)
         if unknown := sorted(set(found.tensors) - set(self.state.names)):
             raise ProgramError(
-                f"{str(path)!r} holds {_listed(unknown)}, which this network has not."
+                f"{str(path)!r} holds {quoted(unknown, 5)}, which this network has not."
             )
         self._assign(found.tensors, path)
 
@@ -325,8 +325,3 @@ def _as_port(value: Any, port: PortInfo) -> Array:
             "given."
         )
     return array.astype(dtype, copy=False)
-
-
-def _listed(names: Sequence[str]) -> str:
-    shown = ", ".join(f'"{name}"' for name in names[:5])
-    return shown if len(names) <= 5 else f"{shown} and {len(names) - 5} more"

@@ -1,7 +1,7 @@
 """Loops of attention_online: blocks of 64 keys against tiles of a few rows of queries, scores in
 registers, no score in memory.
 
-A work item has several tiles of one head, so that a block of keys and values is read from the first
+A work item has several tiles of one head, so that a block of keys and values is read from the L1
 cache for all of them. A tile's scores are rows x vectors of keys, summed over the head's depth;
 then come each row's largest score, the weights exp(score - largest), their sum by lanes, and the
 product of the weights with the rows of values. What a row keeps between blocks: its largest score,

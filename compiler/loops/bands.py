@@ -1,5 +1,5 @@
 """Loops of winograd_fused: a band of tiles goes through all three stages in one work item, and the
-entries of its tiles stay in the second cache.
+entries of its tiles stay in the L2 cache.
 
 First the tiles of the band are transformed, all channels. Then, for every few vectors of filters,
 tiles are multiplied with the weights, one entry after the other, and transformed back, with what
@@ -37,11 +37,11 @@ from .plan import CHAIN, Machine
 from .tiles import Bordered, PutNumber, ReadNumber, Transforms, least
 from .tiling import row_and_column_counts
 
-BAND = 224 << 10  # bytes of entries that a work item keeps: of the stack, and in the second cache
+BAND = 224 << 10  # bytes of entries that a work item keeps: of the stack, and in the L2 cache
 LEAST_TILES = 4  # of a band
-LEAST_OF_IMAGE = 6  # tiles of an image, with which a band ends
-FEWEST_ROWS = 6  # that a register tile may have even where fewer fit
-MOST_WEIGHTS = 10 << 20  # bytes of transformed weights: every band finds them in the last cache
+# of a register tile: it may have as many even where a band holds fewer, and images have as many tiles
+FEWEST_ROWS = 6
+MOST_WEIGHTS = 10 << 20  # bytes of weights: every band finds them in the last-level cache
 LEAST_ENTRIES = 3 << 20  # bytes of all tiles' entries, of the input and of the products
 ENOUGH_ITEMS = 12  # with which all threads have work
 
@@ -62,10 +62,10 @@ def reason_against(
     channels and filters; None if they are not (measured: benchmarks/layers.py)."""
     if groups != 1:
         return f"it has {groups} groups"
-    if tiles < LEAST_OF_IMAGE * images:
+    if tiles < FEWEST_ROWS * images:
         return "bands end with their image, which has too few tiles to read all weights for"
     if _fitting(kept, channels) < LEAST_TILES:
-        return f"{LEAST_TILES} tiles of {channels} channels leave the second cache"
+        return f"{LEAST_TILES} tiles of {channels} channels leave the L2 cache"
     if 4 * kept * channels * filters > MOST_WEIGHTS:
         return "each band would read its weights from memory"
     if 4 * kept * tiles * (channels + filters) < LEAST_ENTRIES:

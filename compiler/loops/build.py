@@ -24,14 +24,14 @@ from .elements import Elements, compute_of
 from .emit import emit_tiles
 from .ir import Buffer, For, Kernel, Let, Statement, block, expressions_in, extents_in, walk
 from .linear import linear_loops
-from .moves import planned_move
 from .plan import Machine
 from .row_form import row_form
-from .rows import row_loops
+from .row_loops import row_loops
 from .space import iteration_space
 from .tiles import Schedule
 from .tiling import plan_tiles
-from .turned import turned_loops
+from .transposed_tiles import transposed_loops
+from .transposition import planned_transposition
 
 SCHEDULES: Mapping[str, Schedule] = {  # of every op that has loops of its own
     **winograd.SCHEDULES, **fft.SCHEDULES, **scans.SCHEDULES, **merging.SCHEDULES,
@@ -91,8 +91,8 @@ def _loops(
     if elements.anchor is None and (linear := linear_loops(elements, item)) is not None:
         return linear
     space = iteration_space(elements)
-    if elements.anchor is None and (move := planned_move(space, machine)) is not None:
-        return *turned_loops(move, item), space.flat
+    if elements.anchor is None and (found := planned_transposition(space, machine)) is not None:
+        return *transposed_loops(found, item), space.flat
     plan = plan_tiles(space, machine)
     return plan.items, emit_tiles(plan, item), plan.space.flat
 

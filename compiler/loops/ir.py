@@ -113,7 +113,7 @@ class Kind(enum.Enum):
 @dataclass(frozen=True, eq=False)
 class Store:
     """``bypasses_cache``: a hint that the element is not read again soon, for results that the
-    last cache does not keep: lines that are stored whole need not be read from memory before."""
+    last-level cache does not keep: lines that are stored whole need not be read before."""
 
     buffer: Buffer
     index: tuple[Extent, ...]

@@ -142,7 +142,7 @@ def _near_columns(
     space: Space, tile: Tile, chains: Chains, order: Sequence[Axis]
 ) -> tuple[Space, Tile, list[Axis], list[Axis]]:
     """(space, tile, axes of items, axes inside an item) where columns run innermost: so many that
-    what a chunk of terms reads for them stays in the second cache beside all else, if there are
+    what a chunk of terms reads for them stays in the L2 cache beside all else, if there are
     rows enough to read it again."""
     outer, columns = list(order), tile.columns
     terms = dim.product([axis.extent for axis in chains.inner])

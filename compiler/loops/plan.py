@@ -24,10 +24,10 @@ SYMBOLIC_STEPS = 16  # of an axis whose extent is a free dim, in a work item
 @dataclass(frozen=True)
 class Machine:
     """What tiling needs to know of a CPU: how many 16-lane float32 vectors its registers hold, and
-    the bytes of its last cache (as in strategies/machines.py)."""
+    the bytes of its last-level cache (as in strategies/machines.py)."""
 
     vectors: int = 32
-    last_cache: int = 32 << 20
+    last_level_cache: int = 32 << 20
 
 
 @dataclass(frozen=True)
@@ -83,16 +83,16 @@ class Plan:
 
 
 def is_large(out: Buffer, machine: Machine) -> bool:
-    """Whether a result is larger than the last cache, so that none of it is there when it is read,
+    """Whether a result is larger than the last-level cache, so none of it is there when it is read,
     and its vectors fill cache lines."""
-    return _fills_lines(out) and _bytes(out) > machine.last_cache
+    return _fills_lines(out) and _bytes(out) > machine.last_level_cache
 
 
 def displaces(out: Buffer, operands: Iterable[Buffer], machine: Machine) -> bool:
     """Whether a result that fills cache lines, and what is read for it, are larger than the half of
-    the last cache that one program can count on (as in strategies/machines.py)."""
+    the last-level cache that one program can count on (as in strategies/machines.py)."""
     moved = _bytes(out) + sum(map(_bytes, operands))
-    return _fills_lines(out) and moved > machine.last_cache // 2
+    return _fills_lines(out) and moved > machine.last_level_cache // 2
 
 
 def _fills_lines(out: Buffer) -> bool:

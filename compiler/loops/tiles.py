@@ -139,7 +139,7 @@ def _read_tiles(
         room = least(top, left, h - extent[0] - top, w - extent[1] - left)
         return transform(k, attrs, Bordered(read(True), read(False), room), put)
 
-    return _over_tiles(k, tiles, x.shape[0], x.shape[1], tile, item)
+    return _over_tiles(tiles, x.shape[0], x.shape[1], tile, item)
 
 
 def _output_tiles(transform: Backward, k: Elements, item: Symbol) -> tuple[Extent, Statement]:
@@ -170,7 +170,7 @@ def _output_tiles(transform: Backward, k: Elements, item: Symbol) -> tuple[Exten
         room = least(h - attrs.m[0] - top, w - attrs.m[1] - left)
         return transform(k, attrs, read, Bordered(put(True), put(False), room))
 
-    return _over_tiles(k, attrs.tiles(attrs.shape), n, filters, tile, item)
+    return _over_tiles(attrs.tiles(attrs.shape), n, filters, tile, item)
 
 
 def _filters(transform: Forward, k: Elements, item: Symbol) -> tuple[Extent, Statement]:
@@ -178,12 +178,12 @@ def _filters(transform: Forward, k: Elements, item: Symbol) -> tuple[Extent, Sta
     node = k.anchored
     w, attrs = node.inputs[0], node.attrs
     _, groups, rows, columns = node.output.shape
-    per_group = rows if attrs.is_turned else columns
+    per_group = rows if attrs.is_flipped else columns
     last = [taps - 1 for taps in attrs.taps]
 
     def pair(group: Extent, row: Extent, column: Extent, inside: Conditions) -> Statement:
         def read(i: Extent, j: Extent) -> Expr:
-            if attrs.is_turned:
+            if attrs.is_flipped:
                 index = (group * per_group + row, column, last[0] - i, last[1] - j)
             else:
                 index = (group * per_group + column, row, i, j)
@@ -265,7 +265,7 @@ class _Place:
 
 
 def _over_tiles(
-    k: Elements, tiles: tuple[Extent, Extent], batch: Extent, channels: Extent,
+    tiles: tuple[Extent, Extent], batch: Extent, channels: Extent,
     body: Callable[[_Place], Statement], item: Symbol,
 ) -> tuple[Extent, Statement]:  # fmt: skip
     """Items: row of tiles, image, group of channel blocks, from the outermost; inside: tiles along

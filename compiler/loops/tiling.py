@@ -171,7 +171,7 @@ def _is_copied_out(axis: Axis, lanes: Axis | None, room: int) -> bool:
 
 
 def _most_rows(scalars: Sequence[Load], row: Axis | None, column: Axis | None) -> int:
-    """Rows of a tile that has no columns: as many as lie in one set of the first cache, where they
+    """Rows of a tile that has no columns: as many as lie in one set of the L1 cache, where they
     are far apart in memory. More save nothing, for each product needs a load of its own, and
     rows a power of two apart would push each other out."""
     if row is None or column is not None:

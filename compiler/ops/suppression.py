@@ -20,7 +20,7 @@ from ..dim import Extent, minimum, product
 from ..op import Array, NotDifferentiable, Op, define
 from ..tensor_type import BOOL, TensorType
 
-LONGEST_LIST: Final = 1024  # of kept boxes: it lies in the first-level cache
+LONGEST_LIST: Final = 1024  # of kept boxes: it lies in the L1 cache
 
 
 @dataclass(frozen=True)

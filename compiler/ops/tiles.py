@@ -74,12 +74,12 @@ class TileGradientAttrs(TileAttrs):
 
 @dataclass(frozen=True)
 class TileFilterAttrs(TileAttrs):
-    """``is_turned``: weights turned by 180 degrees, filters and channels exchanged, as the
+    """``is_flipped``: weights flipped along both axes, filters and channels exchanged, as the
     input's gradient wants them.
     """
 
     groups: int = 1
-    is_turned: bool = False
+    is_flipped: bool = False
 
 
 Transform: TypeAlias = Callable[[TileAttrs, Array], Array]
@@ -259,7 +259,7 @@ class _Ops:
         if w.shape[2:] != attrs.taps:
             raise ValueError(f"weights {w} have no {attrs.taps} taps")
         filters = _per_group(w.shape[0], attrs.groups)
-        rows, columns = (filters, w.shape[1]) if attrs.is_turned else (w.shape[1], filters)
+        rows, columns = (filters, w.shape[1]) if attrs.is_flipped else (w.shape[1], filters)
         return [w.with_shape((entries, attrs.groups, rows, columns))]
 
     def filter_reference(
@@ -267,7 +267,7 @@ class _Ops:
     ) -> Sequence[Array]:
         (w,) = inputs
         grouped = w.reshape(attrs.groups, -1, *w.shape[1:])
-        taps = grouped[..., ::-1, ::-1] if attrs.is_turned else grouped.transpose(0, 2, 1, 3, 4)
+        taps = grouped[..., ::-1, ::-1] if attrs.is_flipped else grouped.transpose(0, 2, 1, 3, 4)
         made = np.empty(outputs[0].static_shape, outputs[0].dtype.numpy)  # [E, g, rows, columns]
         rows = max(1, AT_ONCE // max(1, made.shape[3]))
 

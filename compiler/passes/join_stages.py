@@ -1,5 +1,5 @@
 """Winograd's three stages become one op where the entries of an image would pass through memory
-between them: its loops keep a band of tiles in the second cache (loops/bands.py).
+between them: its loops keep a band of tiles in the L2 cache (loops/bands.py).
 """
 
 from __future__ import annotations

@@ -8,84 +8,23 @@ writing it and nobody reads the old value later; else a copy at the end does it.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass, field, replace
-from functools import cached_property
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 
 from netloom.errors import VerificationError
 
 from .. import dim
-from ..cache import Cache
-from ..constant import Constant
 from ..data_dims import bounds_of, room_for
 from ..dim import Dim, Extent, Symbol
 from ..graph import Builder, Graph, Node, Value
-from ..kernel_table import KernelTable, Outline
 from ..layout import Layout
-from ..loops.build import Machine, anchor_of
 from ..loops.ir import LOOP_VARIABLE
 from ..op import OPS
 from ..ops.data_dims import data_dim_of
-from ..program import ALIGNMENT, BoundDim, BufferRef, Entry, Launch, Port, Space
-from ..text import print_graph
+from ..program import BoundDim, BufferRef, Entry, Launch, Port, Space
+from .aliases import bytes_of, is_renaming, parts_of_concats, pieces_of
 from .bind_dims import substitute_symbols
-
-
-@dataclass
-class Placement:
-    """What the entries of one program share: kernels by meaning, constants by content.
-    ``suffix``: of kernels' names.
-    """
-
-    machine: Machine
-    joins_in_place: bool = True  # whether a launch may write a part of an arena slot
-    # a slot is used again only by kernels that need what came before anyway
-    keeps_branches_apart: bool = False
-    suffix: str = ""
-    store: Cache = field(default_factory=lambda: Cache(None))  # of outlines of kernels
-    constants: list[Constant] = field(default_factory=list)
-    _names: dict[str, str] = field(default_factory=dict)  # of kernels, by their loops' digest
-    _built: dict[str, tuple[str, Outline]] = field(default_factory=dict)
-    _numbers: dict[Constant, int] = field(default_factory=dict)
-
-    @cached_property
-    def kernels(self) -> KernelTable:
-        """All kernels, by name."""
-        return KernelTable(self.machine, self.store)
-
-    def kernel(self, body: Graph) -> tuple[str, Outline]:
-        """The kernel that does what the body says; equal kernels are one."""
-        meaning = print_graph(body, labels=False)
-        if meaning not in self._built:
-            self._built[meaning] = self._new_kernel(body, meaning)
-        return self._built[meaning]
-
-    def _new_kernel(self, body: Graph, meaning: str) -> tuple[str, Outline]:
-        outline = self.kernels.outline(body, meaning)
-        if outline.digest not in self._names:
-            anchor = anchor_of(body)
-            kind = (
-                anchor.op.name
-                if anchor
-                else next((n.op.name for n in body.nodes if n.op.name != "constant"), "copy")
-            )
-            name = f"f_{len(self._names)}_{kind}{self.suffix}"
-            self._names[outline.digest] = name
-            self.kernels.add(name, body, outline)
-        return self._names[outline.digest], outline
-
-    def for_level(self, machine: Machine, suffix: str) -> Placement:
-        """One for another CPU level of the same program: kernels of its own, the same constants
-        under the same numbers."""
-        return Placement(machine, self.joins_in_place, self.keeps_branches_apart, suffix,
-                         self.store, constants=self.constants, _numbers=self._numbers)  # fmt: skip
-
-    def constant(self, value: Constant) -> int:
-        """The number of a constant, as it lies in memory."""
-        if value not in self._numbers:
-            self._numbers[value] = len(self.constants)
-            self.constants.append(value)
-        return self._numbers[value]
+from .placement import Placement, in_memory
 
 
 def plan_memory(graph: Graph, name: str, placement: Placement, states: Mapping[str, int]) -> Entry:
@@ -123,7 +62,7 @@ class _Planner:
                 self.last_use[value] = max(self.last_use[value], position)
         self.targets = self._targets(states)
         kept = {*graph.results, *self.targets}
-        self.parts = _parts(graph, kept) if placement.joins_in_place else {}
+        self.parts = parts_of_concats(graph, kept) if placement.joins_in_place else {}
         self.parts |= self._renamed()
         for value in self.parts:
             whole, _ = self._whole(value)
@@ -163,7 +102,7 @@ class _Planner:
         found: dict[Value, tuple[Value, int]] = {}
         for node in self.graph.nodes:
             is_dim = data_dim_of(node) is not None
-            if not is_dim and not _is_renaming(node):
+            if not is_dim and not is_renaming(node):
                 continue
             if node.output in self.targets or node.output in self.parts:
                 continue
@@ -194,12 +133,12 @@ class _Planner:
             if node.op.name == "constant":
                 if node.output in self.last_use:
                     self.place[node.output] = BufferRef(
-                        Space.CONSTANT, self.placement.constant(_in_memory(node.output, node))
+                        Space.CONSTANT, self.placement.constant(in_memory(node.output, node))
                     )
                 continue
             if data_dim_of(node) is not None:
                 self._bind(node)
-            elif _is_renaming(node):
+            elif is_renaming(node):
                 self._rename(node)
             elif self._is_joined(node):
                 self._join(node)
@@ -263,7 +202,7 @@ class _Planner:
     def _join(self, node: Node) -> None:
         """Copy those inputs of a concat that do not."""
         out = self.place[node.output] = self._target(node.output)
-        for value, offset in _pieces(node):
+        for value, offset in pieces_of(node):
             if self.parts.get(value) != (node.output, offset):
                 part = BufferRef(out.space, out.index, out.offset + offset)
                 self._launch(None, _copy(value, value.layout), (value,), part, node.label)
@@ -276,7 +215,7 @@ class _Planner:
             return self.targets[value]
         whole, offset = self._whole(value)
         if whole not in self.slot_of:
-            room = room_for(_bytes(whole), self.bounds, value.label)
+            room = room_for(bytes_of(whole), self.bounds, value.label)
             self.slot_of[whole] = self._slot(room, value)
         return BufferRef(Space.ARENA, self.slot_of[whole], offset)
 
@@ -333,70 +272,6 @@ def _ancestors(graph: Graph) -> dict[Value, int]:
     return found
 
 
-def _parts(graph: Graph, kept: Collection[Value]) -> dict[Value, tuple[Value, int]]:
-    """Values that are written right into a concat that reads them: (that concat, their first byte).
-    Of several concats it is the last one, which in networks that join ever more values holds the
-    others."""
-    found: dict[Value, tuple[Value, int]] = {}
-    for node in reversed(graph.nodes):
-        if node.op.name != "kernel" or node.output in kept:
-            continue
-        for value, offset in _pieces(node):
-            producer = graph.producers.get(value)
-            is_free = value not in found and value not in kept
-            if is_free and producer is not None and producer.op.name == "kernel":
-                found[value] = (node.output, offset)
-    return found
-
-
-def _is_renaming(node: Node) -> bool:
-    """Whether a node is a kernel that gives the elements of a value, all in their order, another
-    shape.
-    """
-    if (
-        node.op.name != "kernel"
-        or len(node.inputs) != 1
-        or node.inputs[0].layout
-        or node.output.layout
-    ):
-        return False
-    return [inner.op.name for inner in node.attrs.body.nodes] == ["reshape"]
-
-
-def _pieces(node: Node) -> list[tuple[Value, int]]:
-    """The inputs of a kernel that only puts them behind each other in memory, with their first
-    bytes; else nothing.
-    """
-    body: Graph = node.attrs.body
-    if len(body.nodes) != 1 or body.nodes[0].op.name != "concat":
-        return []
-    (concat,), out = body.nodes, node.output
-    argument = dict(zip(body.inputs, node.inputs, strict=True))
-    values = [argument[v] for v in concat.inputs]
-    place = next(i for i, axis in enumerate(_axes_in_memory(out)) if axis == concat.attrs.axis)
-    is_outermost = all(extent == 1 for extent in _shape_in_memory(out)[:place])
-    if not is_outermost or any(
-        v.layout != out.layout or (v.layout and v.layout.has_padding(v.shape)) for v in values
-    ):
-        return []
-    pieces, offset = [], 0
-    for value in values:
-        pieces.append((value, offset))
-        size = _bytes(value)
-        if not isinstance(size, int) or (size % ALIGNMENT and value is not values[-1]):
-            return []
-        offset += size
-    return pieces
-
-
-def _axes_in_memory(value: Value) -> Sequence[int]:
-    return [part.axis for part in value.layout.parts] if value.layout else range(value.type.rank)
-
-
-def _shape_in_memory(value: Value) -> tuple[Extent, ...]:
-    return value.layout.physical_shape(value.shape) if value.layout else value.shape
-
-
 def _own_names(symbols: Sequence[Symbol]) -> dict[Symbol, Symbol]:
     """What kernels call those free dims whose names are left to their loops."""
     taken = {symbol.name for symbol in symbols}
@@ -409,10 +284,6 @@ def _own_names(symbols: Sequence[Symbol]) -> dict[Symbol, Symbol]:
             taken.add(name)
             found[symbol] = replace(symbol, name=name)
     return found
-
-
-def _bytes(value: Value) -> Extent:
-    return dim.product(_shape_in_memory(value)) * value.dtype.bytes
 
 
 def _nominal(size: Extent) -> int:
@@ -432,16 +303,3 @@ def _copy(value: Value, layout: Layout | None) -> Graph:
 def _flat_copy(value: Value) -> Graph:
     """A copy of all elements in their order."""
     return _copy(Value(value.type.with_shape((value.type.elements,)), value.label), None)
-
-
-def _in_memory(value: Value, node: Node) -> Constant:
-    """A constant as it lies in memory, in its value's layout."""
-    constant: Constant = node.attrs.value
-    if value.layout is None:
-        return constant
-    if constant.is_splat and not value.layout.has_padding(value.shape):
-        shape = value.layout.physical_shape(value.shape)
-        return Constant.splat(constant.splat_value, value.type.with_shape(shape))
-    if value.layout.has_padding(value.shape):
-        return Constant(value.layout.pack(constant.array))
-    return constant.moved(value.layout.pack)

@@ -198,6 +198,3 @@ def guarded(conditions: Iterable[Extent], value: Expr, otherwise: Number = 0) ->
     left = unproved(conditions)
     other = otherwise if isinstance(otherwise, Expr) else literal(otherwise, value.dtype)
     return Guarded(left, value, other) if left else value
-
-
-INDEX = INT64  # the dtype of index expressions as scalars

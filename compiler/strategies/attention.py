@@ -6,7 +6,7 @@ Direct, the l x s scores of every head are written to memory, made into weights 
 Online (Milakov and Gimelshein 2018; FlashAttention, Dao et al. 2022, algorithm 1) a few rows of
 queries meet one block of keys after another: a row keeps its largest score m so far, the sum of
 exp(score - m) and the output that these weights give; where a block raises m to m', both are
-multiplied by exp(m - m'). Scores stay in registers and the first cache, and keys behind all of its
+multiplied by exp(m - m'). Scores stay in registers and the L1 cache, and keys behind all of its
 rows are never read.
 
 The error that the blocks add: sum and output are multiplied by the same rounded factor, which the

@@ -16,12 +16,11 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import replace
 from math import prod
-from typing import TypeAlias
 
 from ..graph import Builder, Node, Value
+from ..ops.tiles import Pair
+from . import polyphase
 from .strategy import geometry, nominal
-
-Pair: TypeAlias = tuple[int, int]
 
 # times the bytes of both images: what their phases cost, whose elements lie apart (measured)
 GATHERED = 5
@@ -66,8 +65,11 @@ def moved(node: Node, batch: int) -> float:
 
 def expand(b: Builder, node: Node, x: Value, convolved: Callable[[Node, Value], Value]) -> Value:
     """The node by what computes its dense form from the phases of x."""
-    inner = dense(node)
-    return _joined(b, node, convolved(inner, _split(b, node, inner, x)))
+    inner, steps, output = dense(node), _dilation(node), node.output
+    shape, skipped = inner.inputs[0].shape, _skipped(node)
+    phases = polyphase.split(b, x, x.shape[:2], steps, skipped, shape, node.label)
+    made = convolved(inner, phases)
+    return polyphase.joined(b, made, output.shape[:2], steps, (0, 0), output)
 
 
 def _dilation(node: Node) -> Pair:
@@ -83,30 +85,3 @@ def _skipped(node: Node) -> Pair:
     """Zeros before the image that its first phases begin with."""
     down, across = (before % d for before, d in zip(node.attrs.lo, _dilation(node), strict=True))
     return down, across
-
-
-def _split(b: Builder, node: Node, inner: Node, x: Value) -> Value:
-    """[n, c, (h, p), (w, q)] as [(n, p, q), c, h, w]."""
-    n, c, *extents = x.shape
-    (d, e), before = _dilation(node), _skipped(node)
-    made = inner.inputs[0].shape
-    h, w = made[2:]
-    behind = h * d - before[0] - extents[0], w * e - before[1] - extents[1]
-    if any((*before, *behind)):
-        x = b("pad", x, lo=(0, 0, *before), hi=(0, 0, *behind), value=0.0)
-    split = b("reshape", x, shape=(n, c, h, d, w, e))
-    turned = b("transpose", split, permutation=(0, 3, 5, 1, 2, 4))
-    return b("reshape", turned, shape=made, label=node.label)
-
-
-def _joined(b: Builder, node: Node, made: Value) -> Value:
-    """[(n, p, q), o, h, w] as [n, o, (h, p), (w, q)], without what lies behind the result."""
-    output, (d, e) = node.output, _dilation(node)
-    n, o = output.shape[:2]
-    h, w = made.shape[2:]
-    split = b("reshape", made, shape=(n, d, e, o, h, w))
-    turned = b("transpose", split, permutation=(0, 3, 4, 1, 5, 2))
-    whole = b("reshape", turned, shape=(n, o, h * d, w * e), label=node.label)
-    if whole.shape == output.shape:
-        return whole
-    return b("slice", whole, start=(0,) * 4, size=output.shape, step=(1,) * 4, label=output.label)

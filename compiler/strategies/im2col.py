@@ -2,7 +2,7 @@
 Simard 2006).
 
 The gradient of the weights is the output's gradient times the same matrix; the gradient of the
-input is, at stride 1, a convolution of the output's gradient with the weights turned around.
+input is, at stride 1, a convolution of the output's gradient with the weights flipped.
 """
 
 from __future__ import annotations
@@ -94,8 +94,8 @@ def _input_gradient(b: Builder, node: Node, dy: Value, w: Value) -> Value:
     padding = _turned_padding(node)
     columns = _columns(b, node, dy, padding[:rank], padding[rank:], (1,) * rank)
     ends = tuple(k - 1 for k in w.type.static_shape[2:])
-    turned = b("slice", w, start=(0, 0, *ends), size=w.shape, step=(1, 1, *([-1] * rank)))
-    swapped = b("transpose", turned, permutation=(1, 0, *range(2, rank + 2)))
+    flipped = b("slice", w, start=(0, 0, *ends), size=w.shape, step=(1, 1, *([-1] * rank)))
+    swapped = b("transpose", flipped, permutation=(1, 0, *range(2, rank + 2)))
     product = b("matmul", b("reshape", swapped, shape=(w.shape[1], columns.shape[1])), columns)
     return b("reshape", product, shape=node.output.shape, label=node.label)
 

@@ -19,7 +19,7 @@ from .strategy import Rates
 TILED = 0.96  # of the multiply-add peak: register tiles
 AHEAD = 1.33  # of the bandwidth of reading: operands, of which a part comes while tiles multiply
 SPILLED = 0.375  # of a copy's bandwidth: a workspace in memory, written and read
-KEPT = 0.5  # of the last cache: the largest workspace that stays in it
+KEPT = 0.5  # of the last-level cache: the largest workspace that stays in it
 
 
 @dataclass(frozen=True)
@@ -29,7 +29,7 @@ class MachineEntry:
 
     ``lanes``: float32 of a vector; ``registers``: vectors that are held; ``clock``: GHz;
     ``products``: multiply-adds a cycle in chains that never leave the registers; ``read``,
-    ``copy``: GB/s (a copy's bytes count twice), ``cached``: of a copy within the last cache;
+    ``copy``: GB/s (a copy's bytes count twice), ``cached``: of a copy within the last-level cache;
     ``barrier``: seconds from the end of one launch to the start of the next on two threads.
     """
 

@@ -27,10 +27,11 @@ from math import prod
 import numpy as np
 
 from ..constant import Constant
+from ..dim import Extent
 from ..graph import Builder, Graph, Node, Value
 from ..op import Array
 from ..ops.tiles import Pair, TileAttrs
-from . import tiles, winograd
+from . import polyphase, tiles, winograd
 from .strategy import Cost, Strategy, geometry, nominal
 
 # times the phases' bytes: what picking channels one by one costs, where no vector has them together
@@ -151,71 +152,45 @@ def _expand(most: int, b: Builder, graph: Graph, node: Node, inputs: Sequence[Va
 # -- the image: [n, (g, c), (h, p), (w, q)] and [n, (g, p, q, c), h, w] ----------------------------
 
 
+def _channels(phases: _Phases, x: Value) -> tuple[Extent, ...]:
+    """The batch, the groups and the channels of a group of the image x."""
+    groups = phases.node.attrs.groups
+    return x.shape[0], groups, x.shape[1] // groups
+
+
 def _split_image(b: Builder, phases: _Phases, x: Value) -> Value:
-    n, channels, *extents = x.shape
-    groups, (s, t) = phases.node.attrs.groups, phases.stride
-    h, w = geometry(phases.inner).x.type.shape[2:]
-    behind = (h * s - phases.skipped[0] - extents[0], w * t - phases.skipped[1] - extents[1])
-    if any((*phases.skipped, *behind)):
-        x = b("pad", x, lo=(0, 0, *phases.skipped), hi=(0, 0, *behind), value=0.0)
-    split = b("reshape", x, shape=(n, groups, channels // groups, h, s, w, t))
-    turned = b("transpose", split, permutation=(0, 1, 4, 6, 2, 3, 5))
-    return b("reshape", turned, shape=(n, channels * s * t, h, w), label=phases.node.label)
+    shape, channels = geometry(phases.inner).x.shape, _channels(phases, x)
+    stride, skipped, label = phases.stride, phases.skipped, phases.node.label
+    return polyphase.split(b, x, channels, stride, skipped, shape, label)
 
 
 def _joined_image(b: Builder, phases: _Phases, made: Value) -> Value:
     output = phases.node.output
-    n, channels = output.shape[:2]
-    groups, (s, t) = phases.node.attrs.groups, phases.stride
-    h, w = made.shape[2:]
-    split = b("reshape", made, shape=(n, groups, s, t, channels // groups, h, w))
-    turned = b("transpose", split, permutation=(0, 1, 4, 5, 2, 6, 3))
-    whole = b("reshape", turned, shape=(n, channels, h * s, w * t))
-    if whole.shape == output.shape:
-        return whole
-    start = (0, 0, *phases.skipped)
-    return b("slice", whole, start=start, size=output.shape, step=(1,) * 4, label=output.label)
+    channels = _channels(phases, output)
+    return polyphase.joined(b, made, channels, phases.stride, phases.skipped, output)
 
 
 # -- the weights: [o, c, (k, p), (l, q)] and [o, (p, q, c), k, l] ----------------------------------
 
 
-def _more_taps(phases: _Phases) -> Pair:
-    """Zero taps behind the last ones, with which every phase has as many."""
-    taps = geometry(phases.inner).w.type.static_shape[2:]
-    kernel = geometry(phases.node).w.type.static_shape[2:]
-    s, t = phases.stride
-    return taps[0] * s - kernel[0], taps[1] * t - kernel[1]
-
-
 def _split_constant(phases: _Phases, w: Array) -> Array:
-    o, c, *_ = w.shape
+    o, c, *kernel = w.shape
     (s, t), taps = phases.stride, geometry(phases.inner).w.type.static_shape[2:]
-    padded = np.pad(w, [(0, 0), (0, 0), *((0, more) for more in _more_taps(phases))])
+    more = taps[0] * s - kernel[0], taps[1] * t - kernel[1]
+    padded = np.pad(w, [(0, 0), (0, 0), *((0, zeros) for zeros in more)])
     split = padded.reshape(o, c, taps[0], s, taps[1], t).transpose(0, 3, 5, 1, 2, 4)
     return split.reshape(o, s * t * c, *taps)
 
 
 def _split_weights(b: Builder, phases: _Phases, w: Value) -> Value:
-    o, c, *_ = w.shape
-    (s, t), taps = phases.stride, geometry(phases.inner).w.type.static_shape[2:]
-    if any(more := _more_taps(phases)):
-        w = b("pad", w, lo=(0, 0, 0, 0), hi=(0, 0, *more), value=0.0)
-    split = b("reshape", w, shape=(o, c, taps[0], s, taps[1], t))
-    turned = b("transpose", split, permutation=(0, 3, 5, 1, 2, 4))
-    return b("reshape", turned, shape=(o, c * s * t, *taps), label=phases.node.label)
+    """Zero taps behind the last ones give every phase as many."""
+    shape, label = geometry(phases.inner).w.shape, phases.node.label
+    return polyphase.split(b, w, w.shape[:2], phases.stride, (0, 0), shape, label)
 
 
 def _joined_weights(b: Builder, phases: _Phases, made: Value) -> Value:
     output = phases.node.output
-    o, c = output.shape[:2]
-    (s, t), taps = phases.stride, made.shape[2:]
-    split = b("reshape", made, shape=(o, s, t, c, *taps))
-    turned = b("transpose", split, permutation=(0, 3, 4, 1, 5, 2))
-    whole = b("reshape", turned, shape=(o, c, taps[0] * s, taps[1] * t))
-    if whole.shape == output.shape:
-        return whole
-    return b("slice", whole, start=(0,) * 4, size=output.shape, step=(1,) * 4, label=output.label)
+    return polyphase.joined(b, made, output.shape[:2], phases.stride, (0, 0), output)
 
 
 def _strategy(most: int) -> Strategy:

@@ -2,7 +2,7 @@
 move, how they expand.
 
 Constant weights are transformed when compiling. The gradient of the input is a convolution with the
-weights turned around; that of the weights sums products of the same tiles over all positions.
+weights flipped; that of the weights sums products of the same tiles over all positions.
 """
 
 from __future__ import annotations
@@ -103,7 +103,7 @@ def before(form: TileAttrs, node: Node) -> tuple[int, int]:
 def filters(
     algorithm: str, form: TileAttrs, b: Builder, node: Node, w: Value, constant: Constant | None
 ) -> Value:
-    """U, of the weights turned around for the input's gradient; of a constant, which then takes the
+    """U, of the weights flipped for the input's gradient; of a constant, which then takes the
     place of ``w``, when compiling."""
     record = OPS[f"{algorithm}_filter"]
     attrs = record.attrs(

@@ -41,7 +41,7 @@ def deformable_conv(context: Context, node: ModelNode) -> Value:
         (e + window.lo[k] + window.hi[k] - window.reach[k]) // window.stride[k] + 1
         for k, e in enumerate(x.shape[2:])
     )
-    channels, filters = _checked_channels(node, groups, parts)
+    channels, filters = _checked_channels(node, parts)
     n, kernel = x.shape[0], math.prod(window.kernel)
     _check_offsets(node, groups, (n, parts * kernel * 2, *out), (n, parts * kernel, *out))
     places = (n, parts, kernel, *out)
@@ -55,7 +55,7 @@ def deformable_conv(context: Context, node: ModelNode) -> Value:
     return add_bias(context, node, context.reshape(result, (n, filters, *out)), filters, position=3)
 
 
-def _checked_channels(node: ModelNode, groups: int, parts: int) -> tuple[int, int]:
+def _checked_channels(node: ModelNode, parts: int) -> tuple[int, int]:
     """(channels, filters), both numbers; the offset groups divide the channels."""
     channels, filters = node.input(0).shape[1], node.input(1).shape[0]
     if (

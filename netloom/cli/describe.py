@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from netloom.errors import UsageError
+from netloom.errors import ProgramError, UsageError
 
 from .cuda import cuda_program_facts, is_cuda_program
 from .models import inference_form, is_program, load_graph
@@ -19,7 +19,6 @@ from .output import Output, columns
 
 if TYPE_CHECKING:
     from netloom.compiler.graph import Graph, Node
-    from netloom.runtime.session import Session
 
 
 @click.command()
@@ -50,7 +49,7 @@ def inspect(output: Output, program: str, verify: bool, binding: Binding) -> Non
         if verify:
             verify_file(Path(program))
         session = load(program, threads=1)
-        facts = _program_facts(session)
+        facts = program_facts(session.metadata)
         if verify:
             facts["contents"] = "verified"
         if output.as_json:
@@ -58,8 +57,17 @@ def inspect(output: Output, program: str, verify: bool, binding: Binding) -> Non
     output.result(facts, _text(facts))
 
 
-def _program_facts(session: Session) -> dict[str, Any]:
-    data = session.metadata
+def program_facts(data: Mapping[str, Any]) -> dict[str, Any]:
+    """What a program's manifest says; ProgramError if it does not say all of that."""
+    try:
+        return _manifest_facts(data)
+    except KeyError as missing:
+        raise ProgramError(
+            f"The program's manifest has no {missing}.", hint="Compile the model again."
+        ) from missing
+
+
+def _manifest_facts(data: Mapping[str, Any]) -> dict[str, Any]:
     entries = {
         entry["name"]: {
             "inputs": {port["name"]: _type(port) for port in entry["inputs"]},

@@ -44,7 +44,7 @@ def test_an_entry(root: Path) -> None:
         32,
     )
     assert (entry.clock, entry.products, entry.read, entry.copy) == (3.0, 16.0, 24.1, 20.0)
-    assert entry.cached == 25.2  # of a copy of a quarter of the last cache
+    assert entry.cached == 25.2  # of a copy of a quarter of the last-level cache
     assert (entry.l1, entry.l2, entry.l3, entry.barrier) == (48 << 10, 2 << 20, 96 << 20, 1.2e-6)
 
 

@@ -45,12 +45,12 @@ TRANSFORMS = [
     row("winograd_output_gradient", "float32[2, 17, 4, 5]", terms=4, **_form(2), groups=1),
     row("winograd_output_gradient", "float64[2, 32, 1, 2]", terms=4, **_form(2, 7), groups=2),
     row("winograd_output_gradient", "float32[N, 33, 5, 4]", terms=16, **_form(4), groups=1),
-    *(row("winograd_filter", text, terms=9, **_form(m), groups=1, is_turned=is_turned)
+    *(row("winograd_filter", text, terms=9, **_form(m), groups=1, is_flipped=is_flipped)
       for text,
-      m in (("float32[5, 3, 3, 3]", 4), ("float32[18, 17, 3, 3]", 2)) for is_turned in (False, True)),
+      m in (("float32[5, 3, 3, 3]", 4), ("float32[18, 17, 3, 3]", 2)) for is_flipped in (False, True)),
     *(row("winograd_filter", "float64[32, 16, 1, 5]", terms=5, m=(1, 2), taps=(1, 5), groups=2,
-          is_turned=is_turned)
-      for is_turned in (False, True)),
+          is_flipped=is_flipped)
+      for is_flipped in (False, True)),
     row("winograd_filter_gradient", "float32[36, 1, 3, 5]", terms=36, **_form(4)),
     row("winograd_filter_gradient", "float32[16, 1, 17, 35]", terms=16, **_form(2)),
     row("winograd_filter_gradient", "float64[64, 2, 16, 32]", terms=64, **_form(6)),
@@ -81,13 +81,13 @@ TRANSFORMS = [
     row("fft_output_gradient", "float32[1, 3, 7, 9]", terms=64, **_form(4, 5), groups=1),
     row("fft_output_gradient", "float64[2, 32, 1, 9]", terms=64, **_form(2, 7), groups=2),
     row("fft_output_gradient", "float32[N, 33, 5, 4]", terms=64, **_form(6), groups=1),
-    *(row("fft_filter", text, terms=49, **_form(m, taps), groups=1, is_turned=is_turned)
+    *(row("fft_filter", text, terms=49, **_form(m, taps), groups=1, is_flipped=is_flipped)
       for text, m,
       taps in (("float32[5, 3, 3, 3]", 6, 3),
-               ("float32[18, 17, 7, 7]", 10, 7)) for is_turned in (False, True)),
+               ("float32[18, 17, 7, 7]", 10, 7)) for is_flipped in (False, True)),
     *(row("fft_filter", "float64[32, 16, 1, 5]", terms=5, m=(1, 4), taps=(1, 5), groups=2,
-          is_turned=is_turned)
-      for is_turned in (False, True)),
+          is_flipped=is_flipped)
+      for is_flipped in (False, True)),
     row("fft_filter_gradient", "float32[94, 1, 3, 5]", terms=94, **_form(4, 5)),
     row("fft_filter_gradient", "float32[94, 1, 17, 35]", terms=94, **_form(6)),
     row("fft_filter_gradient", "float64[382, 2, 3, 16]", terms=382, **_form(6, 11)),

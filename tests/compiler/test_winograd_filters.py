@@ -35,16 +35,16 @@ def test_filters_are_rounded_once_or_twice(m: int) -> None:
 
 
 @pytest.mark.parametrize(("m", "taps"), [((4, 4), (3, 3)), ((2, 1), (5, 1)), ((1, 6), (1, 3))])
-@pytest.mark.parametrize("is_turned", [False, True])
-def test_every_form(m: tuple[int, int], taps: tuple[int, int], is_turned: bool) -> None:
+@pytest.mark.parametrize("is_flipped", [False, True])
+def test_every_form(m: tuple[int, int], taps: tuple[int, int], is_flipped: bool) -> None:
     """Groups, and more filters than are transformed together."""
     groups, filters, channels = 2, 20, AT_ONCE // 20 + 30
     shape = (groups * filters, channels, *taps)
     w = np.random.default_rng(0).standard_normal(shape).astype(np.float32)
-    attrs = TileFilterAttrs(m, taps, groups, is_turned)
+    attrs = TileFilterAttrs(m, taps, groups, is_flipped)
     down, across = winograd.both_matrices(attrs, 1)
     split = w.reshape(groups, filters, channels, *taps).astype(np.float64)
-    split = split[..., ::-1, ::-1] if is_turned else split.swapaxes(1, 2)
+    split = split[..., ::-1, ::-1] if is_flipped else split.swapaxes(1, 2)
     expected = np.einsum("ei,grcij,fj->efgrc", down, split, across)
     expected = expected.reshape(-1, *expected.shape[2:])
     np.testing.assert_allclose(made(w, attrs), expected, rtol=1e-6, atol=1e-6)

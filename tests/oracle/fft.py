@@ -99,9 +99,9 @@ def _output_gradient(dy: Array, m: Shape, taps: Shape, groups: int) -> Array:
     return grouped(_conjugate(tiles, m, taps)[:, None], groups)
 
 
-def _filter(w: Array, m: Shape, taps: Shape, groups: int, is_turned: bool) -> Array:
+def _filter(w: Array, m: Shape, taps: Shape, groups: int, is_flipped: bool) -> Array:
     parts = [
-        np.flip(part, (2, 3)) if is_turned else part.swapaxes(0, 1) for part in np.split(w, groups)
+        np.flip(part, (2, 3)) if is_flipped else part.swapaxes(0, 1) for part in np.split(w, groups)
     ]
     return np.stack([_conjugate(part, m, taps) for part in parts], axis=1)
 

@@ -86,21 +86,21 @@ def _output_gradient(dy: Array, m: Shape, taps: Shape, groups: int) -> Array:
     return grouped(tiles, groups)
 
 
-def _filter(w: Array, m: Shape, taps: Shape, groups: int, is_turned: bool) -> Array:
+def _filter(w: Array, m: Shape, taps: Shape, groups: int, is_flipped: bool) -> Array:
     """Each filter as a polynomial at every point, by Lagrange's scale; at infinity its highest
     coefficient.
     """
     parts = []
     for part in np.split(w, groups):
-        turned = np.flip(part, (2, 3)).swapaxes(0, 1) if is_turned else part
+        flipped = np.flip(part, (2, 3)).swapaxes(0, 1) if is_flipped else part
         u = sum(
             np.multiply.outer(
                 np.outer(_lagrange(m[0], taps[0], i), _lagrange(m[1], taps[1], j)),
-                turned[:, :, i, j].T,
+                flipped[:, :, i, j].T,
             )
             for i, j in product(*map(range, taps))
         )
-        parts.append(np.asarray(u).reshape(-1, *turned.shape[1::-1]))
+        parts.append(np.asarray(u).reshape(-1, *flipped.shape[1::-1]))
     return np.stack(parts, axis=1)
 
 
@@ -120,7 +120,7 @@ def _filter_gradient(du: Array, m: Shape, taps: Shape) -> Array:
     for k in np.ndindex(*taps):
         unit = np.zeros((1, 1, *taps))
         unit[(0, 0, *k)] = 1
-        row = _filter(unit, m, taps, 1, is_turned=False)[:, 0, 0, 0]
+        row = _filter(unit, m, taps, 1, is_flipped=False)[:, 0, 0, 0]
         dw[(..., *k)] = np.einsum("e,egco->goc", row, du).reshape(groups * filters, channels)
     return dw
 

@@ -263,9 +263,9 @@ def _dense(draw: Draw, b: Builder, _values: list[Value], x: Value) -> Value:
     k = _fixed(x, -1) if x.type.rank >= 2 else 0
     if not k:
         return b("neg", x)
-    units, is_turned = draw(st.sampled_from([1, 3, 8, 17, 32])), draw(st.booleans())
-    weights = _weights(*((units, k) if is_turned else (k, units)), terms=k)
-    y = b("matmul", x, b.constant(weights), transpose_b=is_turned)
+    units, is_transposed = draw(st.sampled_from([1, 3, 8, 17, 32])), draw(st.booleans())
+    weights = _weights(*((units, k) if is_transposed else (k, units)), terms=k)
+    y = b("matmul", x, b.constant(weights), transpose_b=is_transposed)
     return b("add", y, b.constant(_weights(units, terms=1))) if draw(st.booleans()) else y
 
 
@@ -273,10 +273,10 @@ def _product(draw: Draw, b: Builder, _values: list[Value], x: Value) -> Value:
     """With itself, as scores are."""
     if x.type.rank < 2 or _number(x.shape[-2]) > 300:
         return b("neg", x)
-    is_turned = draw(st.booleans())
-    k = _number(x.shape[-2] if is_turned else x.shape[-1])
+    is_transposed = draw(st.booleans())
+    k = _number(x.shape[-2] if is_transposed else x.shape[-1])
     left = b("mul", b("tanh", x), 1 / k)
-    return b("matmul", left, b("sin", x), transpose_a=is_turned, transpose_b=not is_turned)
+    return b("matmul", left, b("sin", x), transpose_a=is_transposed, transpose_b=not is_transposed)
 
 
 def _attend(draw: Draw, b: Builder, _values: list[Value], x: Value) -> Value:

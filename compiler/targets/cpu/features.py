@@ -58,7 +58,8 @@ _PROCESSORS = Path("/proc/cpuinfo")
 
 @cache
 def present_features() -> frozenset[str]:
-    """The features of this x86-64 machine that code may use: what the system says, else LLVM."""
+    """The features of this x86-64 machine that code may use, by LLVM's names: on Linux those of
+    FEATURES that /proc/cpuinfo lists, elsewhere all that LLVM finds."""
     flags = _flags()
     if flags is not None:
         return frozenset(name for name in FEATURES if _LINUX_NAMES.get(name, name) in flags)

@@ -120,7 +120,7 @@ class Contexts:
         pool = context.inner("pool")
         with code.if_(pool["parallel_for"].to(I64).equals(0)):
             code.call(self.threads.stop, pool.word)
-        self.runner.forget_arena(code, context)
+        self.runner.arena.forget(code, context)
         for memory in (pool["workers"], context["block"], context.word):
             code.call(self.host.library["free"], memory)
         code.return_()
@@ -133,7 +133,7 @@ class Contexts:
             self.host.fail(
                 context, "NL_ERROR_ARGUMENT", f"The arena must be aligned to {ALIGNMENT} bytes."
             )
-        self.runner.forget_arena(code, context)
+        self.runner.arena.forget(code, context)
         context["arena"] = code["arena"]
         context["arena_bytes"] = code.select(code["arena"].equals(0), 0, code["bytes"])
         context["busy"] = 0

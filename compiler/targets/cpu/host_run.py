@@ -1,5 +1,5 @@
-"""Running an entry, in the host layer: sizes from shapes, the arena, the words of all launches,
-and the launches.
+"""Running an entry, in the host layer: sizes from shapes, the words of all launches, and the
+launches.
 """
 
 from __future__ import annotations
@@ -8,15 +8,13 @@ from llvmlite import ir
 
 from netloom import abi
 
-from ...program import ALIGNMENT
 from .host import I1, I32, I64, PTR, Array, Function, Operand, Record, Word
+from .host_arena import Arena
 from .host_checks import Checks
 from .host_module import HostModule
 from .host_pool import Pool
 from .host_tables import BOUND_DIM, ENTRY, EXTENT, LAUNCH, PORT, STATE_PORT
 from .host_types import MODEL, RUN, STATE, TENSOR, UNBOUND
-
-_HUGE_PAGE = 1 << 21
 
 
 class Runner:
@@ -25,7 +23,7 @@ class Runner:
     def __init__(self, host: HostModule, checks: Checks, threads: Pool) -> None:
         self.host, self.checks, self.threads = host, checks, threads
         self.prepare = self._prepare()
-        self.reserve = self._reserve()
+        self.arena = Arena(host)
         self.execute = self._execute()
 
     def _prepare(self) -> Function:
@@ -118,66 +116,6 @@ class Runner:
                         value,
                     )
 
-    def _reserve(self) -> Function:
-        """Makes the arena hold ``bytes``."""
-        code = self.host.function("reserve", context=PTR, bytes=I64)
-        context, size = self.host.enter(code), code["bytes"]
-        with code.if_(size <= context["arena_bytes"]):
-            code.return_(0)
-        with code.if_(context["owned"].equals(0) & context["arena"].differs(0)):
-            self.host.fail(
-                context,
-                "NL_ERROR_MEMORY",
-                "The arena has %lld bytes, but these shapes need %lld bytes.",
-                context["arena_bytes"],
-                size,
-            )
-        self.forget_arena(code, context)
-        memory = code.variable(PTR)
-        with code.if_(context["alloc"].to(I64).differs(0)):
-            memory[0] = code.call(context["alloc"], context["user"], size)
-        with code.if_(context["alloc"].to(I64).equals(0)):
-            large = size >= 2 * _HUGE_PAGE
-            failed = code.call(
-                self.host.library["posix_memalign"],
-                memory.address(0),
-                code.select(large, _HUGE_PAGE, ALIGNMENT),
-                size,
-            )
-            memory[0] = code.select(failed.equals(0), memory[0], 0, PTR)
-            with code.if_(large & failed.equals(0)):
-                code.call(self.host.library["madvise"], memory[0], size, 14)  # MADV_HUGEPAGE
-        context["owned"] = 1
-        context["arena"] = memory[0]
-        with code.if_(memory[0].equals(0)):
-            self.host.fail(
-                context,
-                "NL_ERROR_MEMORY",
-                "%lld bytes of memory for intermediate results could not be allocated.",
-                size,
-            )
-        with code.if_((memory[0].to(I64) & (ALIGNMENT - 1)).differs(0)):
-            self.host.fail(
-                context,
-                "NL_ERROR_MEMORY",
-                f"The caller's alloc returned memory that is not aligned to {ALIGNMENT} bytes.",
-            )
-        context["arena_bytes"] = size
-        code.return_(0)
-        return code
-
-    def forget_arena(self, code: Function, context: Record) -> None:
-        """Frees an arena of the context's own; every entry computes its addresses anew."""
-        with code.if_(context["owned"].differs(0) & context["arena"].differs(0)):
-            with code.if_(context["free"].to(I64).differs(0)):
-                code.call(context["free"], context["user"], context["arena"])
-            with code.if_(context["free"].to(I64).equals(0)):
-                code.call(self.host.library["free"], context["arena"])
-        context["arena"], context["arena_bytes"], context["owned"] = 0, 0, 0
-        for position in range(len(self.host.program.entries)):
-            run = context.address("runs").record(RUN, position)
-            run["prepared"] = code.select(run["prepared"] > 1, 1, run["prepared"])
-
     def _execute(self) -> Function:
         """Checks everything, fills the pool and the words, and runs the launches."""
         code = self.host.function(
@@ -209,7 +147,7 @@ class Runner:
         self._take_tensors(code, context, entry, run)
         self.host.passes(code, self.checks.check_overlap, context.word, entry.word, run.word)
         values = pool.address(entry["value_base"]).array(I64)
-        self.host.passes(code, self.reserve, context.word, values[entry["arena_bytes"]])
+        self.host.passes(code, self.arena.reserve, context.word, values[entry["arena_bytes"]])
         with code.if_(run["prepared"].equals(1)):
             with code.loop(entry["place_count"]) as place:
                 offset = values[entry["place_offsets"].array(I32)[place].to(I64)]

@@ -17,7 +17,7 @@ BLOCKS = 2 * max(MULTIPROCESSORS.values())
 @dataclass(frozen=True)
 class Figures:
     """A device as estimates see it. ``products``: float32 multiply-adds a second of a
-    multiprocessor; ``far``, ``near``: bytes a second of its memory and of its last cache;
+    multiprocessor; ``far``, ``near``: bytes a second of its memory and of its L2 cache;
     ``cache``: bytes that stay there from one kernel to the next; ``launch``: seconds from the
     last store of a kernel to the first work of the next one in a graph."""
 

@@ -23,7 +23,8 @@ from ...loops.build import Machine
 from ...passes.eliminate_dead import eliminate_dead
 from ...passes.find_attention import find_attention
 from ...passes.fuse import fuse
-from ...passes.plan_memory import Placement, plan_memory
+from ...passes.placement import Placement
+from ...passes.plan_memory import plan_memory
 from ...passes.select_strategies import Decision
 from ...pipeline import GRAPH_PASSES, Pass, Pipeline
 from ...program import Program, StatePort, identifier

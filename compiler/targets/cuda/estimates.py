@@ -49,7 +49,7 @@ SUSTAINED = 0.9
 PLAIN_SUMS = 0.1  # of the multiply-add rate, sums without register tiles: an estimate
 ALONE = 0.6  # of a multiprocessor's rate, one block where two fit
 # multiply-adds of an instruction's time on float32 units, by warpgroups: 3xtf32 waits once a slice of
-# 12 instructions, the others are fed by the last cache (docs/gpu.md, predictions)
+# 12 instructions, the others are fed by the L2 cache (docs/gpu.md, predictions)
 TENSOR_CORES = {Engine.TF32X3: 1.5, Engine.TF32: 2.7, Engine.BF16: 3.0}
 OVERHEAD = 64  # instructions of a thread beside multiply-adds and fragments in a slice: counted
 WINDOWS = 48  # more of them where an operand is windows: counted
@@ -218,7 +218,7 @@ def _rounds(blocks: int, at_once: int) -> float:
 
 
 def _work(form: Form, batch: int) -> tuple[float, float] | None:
-    """Multiply-adds of a block, and the bytes that it reads through the last cache; None if a
+    """Multiply-adds of a block, and the bytes that it reads through the L2 cache; None if a
     kernel does little but move."""
     match form:
         case Product(tile=tile):

@@ -118,7 +118,7 @@ def _of_output_gradient(elements: Elements, node: Node) -> Transform:
 
 
 def _of_filter(elements: Elements, node: Node) -> Transform:
-    """U[e f, g] = (G w G')[e, f] of every filter and channel, turned around for the input's
+    """U[e f, g] = (G w G')[e, f] of every filter and channel, flipped for the input's
     gradient.
     """
     attrs, w = node.attrs, node.inputs[0]
@@ -128,7 +128,7 @@ def _of_filter(elements: Elements, node: Node) -> Transform:
     (r, s), (height, width) = attrs.taps, attrs.inputs
 
     def read(i: int, j: int) -> Expr:
-        if attrs.is_turned:
+        if attrs.is_flipped:
             return elements.element(w, (group * rows + row, column, r - 1 - i, s - 1 - j), None)
         return elements.element(w, (group * columns + column, row, i, j), None)
 

@@ -8,7 +8,7 @@ import numpy as np
 import numpy.typing as npt
 
 from netloom.compiler.graph import Value
-from netloom.compiler.tensor_type import FLOAT32, INT64, DType
+from netloom.compiler.tensor_type import FLOAT32, INT64
 
 from ..context import Context
 from ..handler import HandlerTable
@@ -131,8 +131,8 @@ def one_hot_encoder(context: Context, node: ModelNode) -> Value:
 def label_encoder(context: Context, node: ModelNode) -> Value:
     """The value of the key that x equals, else the default; keys and values are numbers."""
     x = node.input(0)
-    keys, _ = _listed(context, node, "keys", x.dtype)
-    values, default = _listed(context, node, "values", INT64)
+    keys, _ = _listed(context, node, "keys")
+    values, default = _listed(context, node, "values")
     if keys.shape != values.shape or keys.ndim != 1 or not keys.size:
         raise node.misshapen(
             f"it has {keys.size} keys and {values.size} values.", "Convert it again."
@@ -149,7 +149,7 @@ def label_encoder(context: Context, node: ModelNode) -> Value:
 
 
 def _listed(
-    context: Context, node: ModelNode, name: str, dtype: DType
+    context: Context, node: ModelNode, name: str
 ) -> tuple[npt.NDArray[Any], npt.NDArray[Any]]:
     """Keys or values, and the default of the same dtype."""
     if node.texts(f"{name}_strings"):

@@ -257,12 +257,12 @@ def test_short_sums_do_not() -> None:
         assert not plan_of(graph, Machine()).chains.outer
 
 
-def test_large_results_go_past_the_last_cache() -> None:
+def test_large_results_go_past_the_last_level_cache() -> None:
     b = Builder("rows")
     x, y = (b.input(TensorType(FLOAT32, s), n) for n, s in (("x", (64, 48)), ("y", (1, 48))))
     graph = b.build([b("add", x, y)])
     for size, streams in ((64 * 48 * 4, False), (64 * 48 * 4 - 1, True)):
-        machine = Machine(last_cache=size)
+        machine = Machine(last_level_cache=size)
         kernel = build_kernel("kernel", graph, machine)
         assert ("stream y[" in print_kernel(kernel)) == streams
         assert is_large(kernel.buffers[-1], machine) == streams

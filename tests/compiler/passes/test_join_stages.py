@@ -42,7 +42,7 @@ def names(graph: Graph) -> list[str]:
         ((1, 64, 64, 28), "its entries stay in the cache anyway"),
         ((8, 64, 64, 28), "applied"),
         ((1, 256, 256, 56), "applied"),
-        ((8, 512, 512, 28), "4 tiles of 512 channels leave the second cache"),
+        ((8, 512, 512, 28), "4 tiles of 512 channels leave the L2 cache"),
         ((4, 256, 512, 28), "each band would read its weights from memory"),
         ((8, 64, 64, 56, 2), "it has 2 groups"),
     ],

@@ -24,7 +24,7 @@ def test_every_level_has_an_entry(cpu: str) -> None:
     )
     # vectors of 16 lanes that tiles may hold
     assert 4 * entry.lanes * entry.registers <= 64 * CPUS[cpu].machine.vectors
-    assert entry.l3 == CPUS[cpu].machine.last_cache
+    assert entry.l3 == CPUS[cpu].machine.last_level_cache
     assert entry.products <= 2 * entry.lanes and entry.copy < 2 * entry.read
 
 

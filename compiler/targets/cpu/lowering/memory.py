@@ -40,7 +40,7 @@ from .representation import (
 from .shuffles import picked, spread, transposed
 
 LINE = 64  # bytes of a cache line
-# llvm.prefetch's locality for the second cache, which has more lines under way than the first
+# llvm.prefetch's locality for the L2 cache, which has more lines under way than the L1 cache
 SECOND_CACHE = 2
 
 
@@ -65,7 +65,7 @@ class Memory:
         self.made = MadeInBlock()
         self.made_of_locals = MadeInBlock()
         # columns of square buffers, and where they are known
-        self.turned: dict[Buffer, tuple[ir.Block, list[Operand]]] = {}
+        self.transposed: dict[Buffer, tuple[ir.Block, list[Operand]]] = {}
         self.at_lines: dict[Buffer, Operand] = {}  # whether streamed buffers start at one
         self.elsewhere: dict[str, Operand] = {}  # "zeros" to read, "rest" to write
 
@@ -284,10 +284,10 @@ class Memory:
 
     def _column(self, buffer: Buffer, column: int) -> Operand:
         """A column of a square local buffer; all of them are made of its rows together."""
-        known = self.turned.get(buffer)
+        known = self.transposed.get(buffer)
         if known is None or known[0] is not self.b.block:
             rows = [self._neighbours(buffer, row * LANES) for row in range(LANES)]
-            known = self.turned[buffer] = self.b.block, transposed(self.b, rows)
+            known = self.transposed[buffer] = self.b.block, transposed(self.b, rows)
         return known[1][column]
 
     def _gathered(self, buffer: Buffer, at: _Offset | Operand) -> Operand:
@@ -316,7 +316,7 @@ class Memory:
         self._prefetch(self._pointer(buffer, offset))
 
     def _prefetch(self, address: Operand) -> None:
-        """Into the second cache, to be read; an address outside all memory is no error."""
+        """Into the L2 cache, to be read; an address outside all memory is no error."""
         function = self.f.intrinsic("llvm.prefetch.p0", ir.VoidType(), [PTR, I32, I32, I32])
         self.b.call(function, [address, I32(0), I32(SECOND_CACHE), I32(1)])
 
@@ -337,7 +337,7 @@ class Memory:
             self._put(self._lanes(buffer, offset), self.f.vector(value))
         if buffer.is_local:
             self.made_of_locals.clear()
-            self.turned.pop(buffer, None)
+            self.transposed.pop(buffer, None)
         else:
             self.made.clear()  # an output may lie where an input does
 

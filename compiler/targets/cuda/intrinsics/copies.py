@@ -29,7 +29,7 @@ def _effect(b: Any, code: str, constraints: str, *operands: Operand) -> None:
 
 def copy(rest: str) -> Any:
     """``copy_WORDS(s, i, p, j, condition)``: 1 or 4 float32 from p[j] on to s[i] on; zeros, without
-    a read, where the condition does not hold. Four are aligned, and pass by the first cache."""
+    a read, where the condition does not hold. Four are aligned, and pass by the L1 cache."""
     words = int(rest)
     code = f"cp.async.{'cg' if words == 4 else 'ca'}.shared.global [$0], [$1], {4 * words}, $2;"
     pointer = pointer_type(FLOAT32)

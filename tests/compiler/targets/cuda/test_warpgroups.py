@@ -253,19 +253,24 @@ def test_float32_has_one_form() -> None:
     assert not source_of(GRAPHS["one tile"], "f32").special
 
 
+def refuse(monkeypatch: pytest.MonkeyPatch, instruction: str) -> None:
+    """No PTX with this instruction passes the gates."""
+    check = cuda_compile.check_ptx
+
+    def checked(ptx: str, source: KernelSource) -> None:
+        if instruction in ptx:
+            raise VerificationError("a gate")
+        check(ptx, source)
+
+    monkeypatch.setattr(cuda_compile, "check_ptx", checked)
+
+
 def test_a_form_that_passes_no_gate_gives_way(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Any
 ) -> None:
     """A kernel is never refused for what only one architecture's source does."""
     source = source_of(GRAPHS["one tile"], "tf32")
-    check = cuda_compile.check_ptx
-
-    def refuse(ptx: str, checked: KernelSource) -> None:
-        if "wgmma" in ptx:
-            raise VerificationError("a gate")
-        check(ptx, checked)
-
-    monkeypatch.setattr(cuda_compile, "check_ptx", refuse)
+    refuse(monkeypatch, "wgmma")
     compiled = compile_kernel(source, cache_folder=tmp_path)
     general = compile_kernel(replace(source, special=()), cache_folder=tmp_path)
     assert [b.registers for b in compiled.binaries] == [b.registers for b in general.binaries]
@@ -276,14 +281,7 @@ def test_a_smaller_tile_comes_before_the_general_form(
 ) -> None:
     monkeypatch.setattr(warpgroups, "MULTIPROCESSORS", {HOPPER: 1})
     source = source_of(matmul((100, 72), (72, 300)), "tf32", Tiling(128, 128, parts=1))
-    check = cuda_compile.check_ptx
-
-    def refuse(ptx: str, checked: KernelSource) -> None:
-        if "m64n256k8" in ptx:
-            raise VerificationError("a gate")
-        check(ptx, checked)
-
-    monkeypatch.setattr(cuda_compile, "check_ptx", refuse)
+    refuse(monkeypatch, "m64n256k8")
     (binary,) = compile_kernel(source, (HOPPER,), tmp_path).binaries
     assert binary.is_dynamic and binary.shared == 3 * 128 * (128 + 128)
 

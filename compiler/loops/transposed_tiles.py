@@ -1,4 +1,4 @@
-"""A move (moves.py) -> statements: tiles of 16 x 16 elements that are computed along one axis and
+"""A transposition -> statements: tiles of 16 x 16 elements that are computed along one axis and
 stored along another.
 
 The rows of a tile are vectors along the source; ``t[u, l] = s[l, u]`` reads a local buffer along
@@ -30,29 +30,29 @@ from .ir import (
     loop,
     variable,
 )
-from .moves import Move, Part, Side
 from .space import Substitution
+from .transposition import Part, Side, Transposition
 
 ITEM_ELEMENTS = 1 << 14  # that a work item should hold at least
 ROW = Symbol("u", 0, LANES - 1)  # of a tile
 Conditions = tuple[Extent, ...]
 
 
-def turned_loops(move: Move, item: Symbol) -> tuple[Extent, Statement]:
+def transposed_loops(chosen: Transposition, item: Symbol) -> tuple[Extent, Statement]:
     """(work items, what each does)"""
-    return _Emitter(move).loops(item)
+    return _Emitter(chosen).loops(item)
 
 
 class _Emitter:
-    def __init__(self, move: Move) -> None:
-        self.move = move
-        self.space, self.source, self.target = move.space, move.source, move.target
+    def __init__(self, chosen: Transposition) -> None:
+        self.chosen = chosen
+        self.space, self.source, self.target = chosen.space, chosen.source, chosen.target
         self.positions: dict[Symbol, Extent] = {}  # of the axes that no tile has
 
     def loops(self, item: Symbol) -> tuple[Extent, Statement]:
         """Loops over tiles inside work items over chunks of the two axes and over the others."""
         outer, inner = self._placed()
-        outermost, innermost = self.move.sides
+        outermost, innermost = self.chosen.sides
         body = self._tiles(outermost, self._tiles(innermost, self._tile()))
         for symbol, extent in reversed(inner):
             body = loop(symbol, extent, body)
@@ -70,11 +70,11 @@ class _Emitter:
     def _placed(self) -> tuple[list[tuple[Symbol, Extent]], list[tuple[Symbol, Extent]]]:
         """(loops that work items decode, loops inside an item), outermost first; an item has
         enough elements if there are so many."""
-        sides = [(_chunk_of(side), side.chunks) for side in self.move.sides if side.chunks != 1]
+        sides = [(_chunk_of(side), side.chunks) for side in self.chosen.sides if side.chunks != 1]
         outer: list[tuple[Symbol, Extent]] = []
         inner: list[tuple[Symbol, Extent]] = []
         work = _most(self.source) * _most(self.target)
-        for axis in reversed(self.move.others):
+        for axis in reversed(self.chosen.others):
             self.positions[axis.symbol] = Dim.of(axis.symbol)
             extent = axis.extent
             if not isinstance(extent, int) or work >= ITEM_ELEMENTS:
@@ -127,13 +127,13 @@ class _Emitter:
         statements = []
         for in_source, source in _cases(self.source):
             for in_target, target in _cases(self.target):
-                statements.append(guard((*in_source, *in_target), self._turned(source, target)))
+                statements.append(guard((*in_source, *in_target), self._transposed(source, target)))
         return block(*statements)
 
-    def _turned(self, cut_source: bool, cut_target: bool) -> Statement:
-        """The parts of the value turned, and what is made of them stored."""
+    def _transposed(self, cut_source: bool, cut_target: bool) -> Statement:
+        """The parts of the value transposed, and what is made of them stored."""
         names = self.space.elements.local_name
-        parts = list(self.move.parts.items())
+        parts = list(self.chosen.parts.items())
         pairs = [
             [Buffer(names(letter), part.dtype, (LANES, LANES), is_local=True) for letter in "st"]
             for _, (part, _) in parts
@@ -162,11 +162,11 @@ class _Emitter:
         """The value in vectors along the target."""
         put = self._put(Dim.of(ROW), Dim.of(LANE))
         out, index = self.space.stored_at(put)
-        value = scalar.rebuild(self.move.value, lambda node: here.get(id(node)))
+        value = scalar.rebuild(self.chosen.value, lambda node: here.get(id(node)))
         conditions = self._conditions(Dim.of(ROW), Dim.of(LANE), cut_source, cut_target)
         count = self.source.axis.extent
         rows = min(count, LANES) if isinstance(count, int) else LANES
-        streams = self.move.bypasses_cache and not conditions
+        streams = self.chosen.bypasses_cache and not conditions
         store = Store(out, index, put.expression(value), streams)
         return _each_row(rows, guard(conditions, store))
 
@@ -221,17 +221,14 @@ def _is_numbered(side: Side) -> bool:
     return isinstance(side.axis.extent, int) and not side.overlaps
 
 
-def _is_of_tiles(side: Side) -> bool:
-    """Whether all tiles along a side are whole, one behind the other."""
-    return isinstance(side.axis.extent, int) and side.axis.extent % LANES == 0
-
-
 def _is_one_tile(side: Side) -> bool:
     return isinstance(side.axis.extent, int) and side.axis.extent <= LANES
 
 
 def _has_whole_tiles(side: Side) -> bool:
-    return side.overlaps or _is_of_tiles(side)
+    """Whether no tile along a side has positions behind its end."""
+    extent = side.axis.extent
+    return side.overlaps or (isinstance(extent, int) and extent % LANES == 0)
 
 
 def _chunk_of(side: Side) -> Symbol:
@@ -251,12 +248,12 @@ def _halves(axis: Axis, part: int) -> tuple[Axis, Axis]:
 
 def _columns(rows: Buffer, columns: Buffer) -> Statement:
     """t[u, l] = s[l, u]"""
-    turned = Load(rows, (Dim.of(LANE), Dim.of(ROW)))
-    return _each_row(LANES, Store(columns, (Dim.of(ROW), Dim.of(LANE)), turned))
+    column = Load(rows, (Dim.of(LANE), Dim.of(ROW)))
+    return _each_row(LANES, Store(columns, (Dim.of(ROW), Dim.of(LANE)), column))
 
 
 def _each_row(count: int, body: Statement) -> Statement:
     return loop(ROW, count, loop(LANE, LANES, body, Kind.VECTOR), Kind.UNROLLED)
 
 
-__all__ = ["turned_loops"]
+__all__ = ["transposed_loops"]

@@ -1,9 +1,9 @@
-"""What all loops over rows have in common: a row's passes, what they read at a place, and how they
-go along a row.
+"""A row kernel's passes -> statements for vectors of a row's elements: what loops over rows share,
+whichever way lanes lie.
 
 A row kernel's expressions are over base axes (row_form.py). A ``Spot`` says where a vector of
-elements lies; ``Rows.placed`` puts an expression there. Buffers that hold a value for each element
-of the rows are walked as (row, place), those with one for each row by its number."""
+elements lies; ``RowLoops.placed`` puts an expression there. Buffers that hold a value for each
+element of the rows are walked as (row, place), those with one for each row by its number."""
 
 from __future__ import annotations
 
@@ -53,9 +53,9 @@ class Spot:
     conditions: tuple[Extent, ...] = ()
 
 
-class Rows:
-    """What both ways have in common. ``scalars``: what a row's numbers are kept in; ``kept``:
-    elements of rows."""
+class RowLoops:
+    """What the two ways of vectorizing share. ``scalars``: what a row's numbers are kept in;
+    ``kept``: elements of rows."""
 
     at_scalar: tuple[Extent, ...] = (0,)
     scalar_shape: tuple[int, ...] = (1,)
@@ -119,7 +119,7 @@ class Rows:
 
         return store
 
-    # -- what the ways differ in -------------------------------------------------------------------
+    # -- what the two ways differ in -------------------------------------------------------------------
 
     def spot(self, row: Extent, conditions: tuple[Extent, ...]) -> Spot:
         """A row without a place in it."""
@@ -324,7 +324,7 @@ def _views(form: RowForm, passes: Passes) -> Mapping[Buffer, Buffer]:
 
 
 __all__ = [
-    "Rows",
+    "RowLoops",
     "Spot",
     "Vector",
     "each_unit",

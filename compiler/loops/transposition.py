@@ -1,10 +1,10 @@
-"""Which pointwise kernels turn their operands: what is contiguous along another axis than the
-output (transposes, layouts).
+"""A pointwise kernel -> how it transposes its operands, if they are contiguous along another axis
+than the output (transposes, changes of layout).
 
-Such a kernel is made in square tiles (turned.py): 16 positions of the axis along which operands
-are contiguous, the *source*, by 16 of the one along which the output is, the *target*. Only
-choices are made here: the two axes, which parts of the formula are computed along the source and
-turned, and how much of both axes a work item has. They depend on shapes only.
+Such a kernel is made in square tiles (transposed_tiles.py): 16 positions of the axis along which
+operands are contiguous, the *source*, by 16 of the one along which the output is, the *target*.
+Only choices are made here: the two axes, which parts of the formula are computed along the source
+and transposed, and how much of both axes a work item has. They depend on shapes only.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ SHORT, LONG = 64, 512  # elements of a work item along the shorter and the longe
 WIDE = 1024
 LEAST_FILLED = 32  # elements of a tile: with fewer, empty rows and lanes cost more than they save
 LEAST_STORED = 4  # neighbours, for the same reason
-MOST_PARTS = 4  # that one tile turns
+MOST_PARTS = 4  # that are transposed in one tile
 
 # A part of the stored value, and the conditions under which it may be computed.
 Part = tuple[Expr, tuple[Extent, ...]]
@@ -49,16 +49,16 @@ class Side:
 
 
 @dataclass(frozen=True, eq=False)
-class Move:
+class Transposition:
     """A kernel over a source and a target axis: the value that it stores, and the parts of that
-    which are turned, by id."""
+    which are transposed, by id."""
 
     space: Space
     value: Expr
     parts: Mapping[int, Part]
     source: Side
     target: Side
-    bypasses_cache: bool  # the output and its operands displace each other in the last cache
+    bypasses_cache: bool  # the output and its operands displace each other in the last-level cache
 
     @property
     def sides(self) -> tuple[Side, Side]:
@@ -79,10 +79,10 @@ class Move:
         return tuple(sorted(rest, key=lambda axis: isinstance(axis.extent, int)))
 
 
-def planned_move(space: Space, machine: Machine) -> Move | None:
+def planned_transposition(space: Space, machine: Machine) -> Transposition | None:
     """How a kernel without an anchor is made in tiles; None if its operands are contiguous along
     the output's own axis."""
-    return _Planner(space, machine).move()
+    return _Planner(space, machine).planned()
 
 
 class _Planner:
@@ -93,7 +93,7 @@ class _Planner:
         self.loads = [node for node in self.nodes if isinstance(node, Load)]
         self.out = Load(*space.stored_at(Substitution({})))
 
-    def move(self) -> Move | None:
+    def planned(self) -> Transposition | None:
         target = next((axis for axis in self.space.pure if _slope(self.out, axis) == 1), None)
         if target is None or _filled(target) < LEAST_STORED:
             return None
@@ -111,9 +111,9 @@ class _Planner:
             is_row = isinstance(source.extent, int) and source.extent <= LANES
             along = self._side(target, WIDE) if is_row else Side(target, LANES, False)
             sides = self._side(source, WIDE), along
-            return Move(self.space, self.value, parts, *sides, bypasses_cache=True)
+            return Transposition(self.space, self.value, parts, *sides, bypasses_cache=True)
         sides = self._side(source, most[0]), self._side(target, most[1])
-        return Move(self.space, self.value, parts, *sides, bypasses_cache=False)
+        return Transposition(self.space, self.value, parts, *sides, bypasses_cache=False)
 
     def _source(self, far: Sequence[Load], target: Axis) -> Axis | None:
         """The axis along which all operands are contiguous that are not so along the target."""
@@ -227,4 +227,4 @@ def _chunk(extent: int, most: int, least: int) -> int:
     return extent
 
 
-__all__ = ["Move", "Part", "Side", "planned_move"]
+__all__ = ["Transposition", "Part", "Side", "planned_transposition"]

@@ -1,4 +1,5 @@
-"""Rows with lanes along them: one pass after another while the row is in the cache.
+"""A row kernel's passes -> loops whose lanes lie along a row ("inner-loop vectorization"): one pass
+after another while the row is in the cache or in registers.
 
 A pass keeps several vectors of sums, so that additions do not wait for each other, and adds long
 rows up in chunks: no chain of float additions is longer than ``plan.CHAIN`` terms. An element
@@ -31,8 +32,17 @@ from .ir import (
     variable,
 )
 from .row_form import RowForm, decoded
-from .row_lanes import Rows, Spot, Vector, each_unit, merged_from, segments, vector_loop, vectors_of
 from .row_passes import Pass, Passes
+from .row_vectors import (
+    RowLoops,
+    Spot,
+    Vector,
+    each_unit,
+    merged_from,
+    segments,
+    vector_loop,
+    vectors_of,
+)
 from .unrolling import copies_of
 
 SUMS = 4  # vectors of sums at a time
@@ -42,8 +52,8 @@ FIRST_SUMS = 2
 SYMBOLIC_ROWS = 8  # of a work item whose rows have any length
 
 
-class Along(Rows):
-    """Lanes along a row. ``is_short``: it stays in registers."""
+class RowAlongLanes(RowLoops):
+    """Loops over rows, one after another. ``is_short``: a row stays in registers."""
 
     def __init__(self, form: RowForm, passes: Passes, is_short: bool = False) -> None:
         super().__init__(form, passes)
@@ -256,4 +266,4 @@ class Along(Rows):
         return body
 
 
-__all__ = ["Along"]
+__all__ = ["RowAlongLanes"]

@@ -1,5 +1,5 @@
-"""Kernels that move elements, against NumPy on every CPU level: tiles, operands with small
-steps.
+"""Kernels that transpose and move elements, against NumPy on every CPU level: tiles, operands with
+small steps.
 """
 
 from __future__ import annotations
@@ -21,9 +21,9 @@ from netloom.compiler.loops.build import build_kernel
 from netloom.compiler.loops.elements import Elements
 from netloom.compiler.loops.interpret import run_kernel
 from netloom.compiler.loops.ir import LANES, Kernel
-from netloom.compiler.loops.moves import planned_move
 from netloom.compiler.loops.space import iteration_space
 from netloom.compiler.loops.text import print_kernel
+from netloom.compiler.loops.transposition import planned_transposition
 from netloom.compiler.loops.verify import verify_kernel
 from netloom.compiler.op import OPS, Array
 from netloom.compiler.scalar import cast_array
@@ -73,18 +73,18 @@ def reordered(
 
 
 def fused() -> Graph:
-    """x turned, its absolute value in float32, plus y as it lies, plus z for each row."""
+    """x transposed, its absolute value in float32, plus y as it lies, plus z for each row."""
     b = Builder("fused")
     x, y, z = (
         b.input(TensorType(t, s), n)
         for n, t, s in (("x", FLOAT16, (37, 21)), ("y", FLOAT32, (21, 37)), ("z", FLOAT32, (21, 1)))
     )
-    turned = b("cast", b("abs", b("transpose", x, permutation=(1, 0))), dtype=FLOAT32)
-    return b.build([b("add", b("add", turned, y), z)])
+    transposed = b("cast", b("abs", b("transpose", x, permutation=(1, 0))), dtype=FLOAT32)
+    return b.build([b("add", b("add", transposed, y), z)])
 
 
 def joined() -> Graph:
-    """Two turned operands behind each other: each is read only where it is."""
+    """Two transposed operands behind each other: each is read only where it is."""
     b = Builder("joined")
     x, y = (
         b.input(TensorType(FLOAT32, shape), label)
@@ -94,7 +94,7 @@ def joined() -> Graph:
     return b.build([b("concat", *parts, axis=0)])
 
 
-def random_moves(count: int) -> list[Graph]:
+def random_transpositions(count: int) -> list[Graph]:
     """Ranks of 2 to 5, any order of axes, extents of 1 to 40."""
     rng = np.random.default_rng(3)
     graphs = []
@@ -109,7 +109,7 @@ def random_moves(count: int) -> list[Graph]:
 
 BLOCKS = channel_blocked(4)
 GRAPHS = (
-    *random_moves(12),
+    *random_transpositions(12),
     *(transposed((33, 40), (1, 0), dtype) for dtype in DTYPES),
     *(
         transposed(shape, (1, 0))
@@ -152,7 +152,7 @@ def problem(number: int) -> tuple[Sequence[Array], Array]:
 
 
 @pytest.mark.parametrize("cpu", LEVELS, ids=lambda cpu: cpu.name)
-def test_moves_are_those_of_numpy(cpu: Cpu) -> None:
+def test_transpositions_are_those_of_numpy(cpu: Cpu) -> None:
     code = compiled(kernels(cpu), cpu)
     for number, kernel in enumerate(kernels(cpu)):
         arrays, expected = problem(number)
@@ -162,7 +162,7 @@ def test_moves_are_those_of_numpy(cpu: Cpu) -> None:
 
 
 @pytest.mark.parametrize("number", range(len(GRAPHS)))
-def test_moves_in_the_interpreter(number: int) -> None:
+def test_transpositions_in_the_interpreter(number: int) -> None:
     """Nothing is read outside, nothing twice written by two items, and all rules are proved."""
     kernel = kernels(CPUS["x86-64-v4"])[number]
     arrays, expected = problem(number)
@@ -172,7 +172,7 @@ def test_moves_in_the_interpreter(number: int) -> None:
 
 
 def test_large_sides_go_in_tiles() -> None:
-    """Each element is loaded and stored in a whole vector; 64 shuffles turn a tile."""
+    """Each element is loaded and stored in a whole vector; 64 shuffles transpose a tile."""
     for graph in (
         transposed((64, 48), (1, 0)),
         reordered((1, 32, 4, 8), None, BLOCKS),
@@ -212,7 +212,7 @@ def test_a_kernel_over_its_operand_stores_each_element_once() -> None:
 
 
 @pytest.mark.parametrize("name", CPUS)
-def test_every_level_turns_tiles_by_shuffles(name: str) -> None:
+def test_every_level_transposes_tiles_by_shuffles(name: str) -> None:
     """No element of a whole tile goes through a scalar register."""
     kernel = build_kernel("kernel", transposed((64, 48), (1, 0)), CPUS[name].machine)
     lines = kernels_as_assembly({"kernel": kernel}, CPUS[name]).splitlines()
@@ -303,8 +303,8 @@ HALF_LINES = (transposed((50, 37), (1, 0)), transposed((64, 48), (1, 0), FLOAT16
 
 
 def streaming(cpu: Cpu) -> list[Kernel]:
-    """Kernels for a machine whose last cache holds nothing."""
-    machine = replace(cpu.machine, last_cache=0)
+    """Kernels for a machine whose last-level cache holds nothing."""
+    machine = replace(cpu.machine, last_level_cache=0)
     return [build_kernel("kernel", graph, machine) for graph in LARGE]
 
 
@@ -330,8 +330,9 @@ def test_stores_past_the_caches(cpu: Cpu) -> None:
 
 
 def test_only_whole_lines_go_past_the_caches() -> None:
-    """Rows of 64 do, rows of 50 do not; a fence follows. What the last cache holds stays there."""
-    machine = replace(CPUS["x86-64-v4"].machine, last_cache=0)
+    """Rows of 64 do, rows of 50 do not; a fence follows. What the last-level cache
+    holds stays there."""
+    machine = replace(CPUS["x86-64-v4"].machine, last_level_cache=0)
     for graph in HALF_LINES:
         assert "stream" not in print_kernel(build_kernel("kernel", graph, machine))
     cpu = CPUS["x86-64-v4"]
@@ -344,12 +345,12 @@ def test_only_whole_lines_go_past_the_caches() -> None:
     assert "stream" not in print_kernel(build_kernel("kernel", LARGE[0], cpu.machine))
 
 
-def test_results_and_operands_share_the_last_cache() -> None:
+def test_results_and_operands_share_the_last_level_cache() -> None:
     """Together they may fill half of it."""
     graph = transposed((64, 48), (1, 0))
     moved = 2 * 64 * 48 * 4
     for cache_bytes, streams in ((2 * moved, False), (2 * moved - 2, True)):
-        machine = replace(CPUS["x86-64-v4"].machine, last_cache=cache_bytes)
+        machine = replace(CPUS["x86-64-v4"].machine, last_level_cache=cache_bytes)
         text = print_kernel(build_kernel("kernel", graph, machine))
         assert ("stream y[" in text) == streams
 
@@ -358,10 +359,10 @@ def test_results_and_operands_share_the_last_cache() -> None:
 def test_what_goes_past_the_caches_is_written_in_long_runs(width: int, streamed: int) -> None:
     """Rows of one tile give 16 runs at a time; wider ones are read whole, and written in lines."""
     graph = transposed((4096, width), (1, 0))
-    machine = replace(CPUS["x86-64-v4"].machine, last_cache=0)
-    move = planned_move(iteration_space(Elements(graph, None)), machine)
-    assert move is not None and move.bypasses_cache
-    assert (move.target.axis.extent, move.target.chunk) == (4096, streamed)
+    machine = replace(CPUS["x86-64-v4"].machine, last_level_cache=0)
+    found = planned_transposition(iteration_space(Elements(graph, None)), machine)
+    assert found is not None and found.bypasses_cache
+    assert (found.target.axis.extent, found.target.chunk) == (4096, streamed)
 
 
 def gathered(shape: tuple[int, ...], indices: tuple[int, ...], axis: int, dtype: DType) -> Graph:

@@ -1,9 +1,8 @@
-"""Row kernels -> loops: a work item makes some rows, several passes over a row while it is in the
-cache or in registers.
+"""A row kernel's passes -> loops in which each lane has a row of its own ("outer-loop
+vectorization"), for rows shorter than a vector.
 
-Each reduction is one pass over the row and the result is another. ``row_passes.py`` says what each
-computes and what it keeps for later ones. Rows shorter than a vector have a lane each (here); the
-others lie along the lanes (row_along.py). The order of every sum depends on shapes only."""
+All that a row takes stays in registers. Lanes behind the last row read nothing and store
+nothing."""
 
 from __future__ import annotations
 
@@ -16,34 +15,13 @@ from ..scalar import Expr
 from . import items
 from .elements import accumulated_in, neutral_of
 from .ir import LANE, LANES, Allocate, Buffer, Load, Statement, Store, block, loop, variable
-from .row_along import Along
-from .row_form import RowForm, decoded
-from .row_lanes import Rows, Spot, Vector, merged_from, vector_loop
-from .row_passes import Keep, Pass, row_passes
-
-ACROSS = LANES - 1  # the longest rows that have one lane each
-SHORT = 4  # vectors of a row that stays in registers
+from .row_form import decoded
+from .row_passes import Pass
+from .row_vectors import RowLoops, Spot, Vector, vector_loop
 
 
-def row_loops(form: RowForm, item: Symbol) -> tuple[Extent, Statement, Mapping[Buffer, Buffer]]:
-    """(work items, body, the buffers as they are walked) of a row kernel."""
-    length = form.length
-    if (
-        isinstance(length, int)
-        and length <= ACROSS
-        and not (isinstance(form.count, int) and form.count < LANES)
-    ):
-        return _Across(form, row_passes(form, Keep.ALL)).loops(item)
-    if isinstance(length, int) and length <= SHORT * LANES:
-        passes = row_passes(form, Keep.COMPUTED)
-        if all(merged_from(form, root) == 0 for root in passes.roots):
-            return Along(form, passes, is_short=True).loops(item)
-    keep = Keep.ONE if isinstance(length, int) and form.is_row else Keep.NOTHING
-    return Along(form, row_passes(form, keep)).loops(item)
-
-
-class _Across(Rows):
-    """Each lane has a row of its own: all it takes stays in registers."""
+class RowPerLane(RowLoops):
+    """Loops over groups of rows, one for each lane."""
 
     at_scalar = (Dim.of(LANE),)
     scalar_shape = (LANES,)
@@ -111,4 +89,4 @@ class _Across(Rows):
         return loop(place, self.form.length, block(*make(spot)))
 
 
-__all__ = ["row_loops"]
+__all__ = ["RowPerLane"]

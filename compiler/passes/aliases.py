@@ -1,0 +1,80 @@
+"""Values that need no memory of their own: parts of a concat that lie one behind the other in it,
+and values of another shape with the same elements in the same order.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Sequence
+
+from .. import dim
+from ..dim import Extent
+from ..graph import Graph, Node, Value
+from ..program import ALIGNMENT
+
+
+def parts_of_concats(graph: Graph, kept: Collection[Value]) -> dict[Value, tuple[Value, int]]:
+    """Values that are written right into a concat that reads them: (that concat, their first byte).
+    Of several concats it is the last one, which in networks that join ever more values holds the
+    others."""
+    found: dict[Value, tuple[Value, int]] = {}
+    for node in reversed(graph.nodes):
+        if node.op.name != "kernel" or node.output in kept:
+            continue
+        for value, offset in pieces_of(node):
+            producer = graph.producers.get(value)
+            is_free = value not in found and value not in kept
+            if is_free and producer is not None and producer.op.name == "kernel":
+                found[value] = (node.output, offset)
+    return found
+
+
+def is_renaming(node: Node) -> bool:
+    """Whether a node is a kernel that gives the elements of a value, all in their order, another
+    shape.
+    """
+    if (
+        node.op.name != "kernel"
+        or len(node.inputs) != 1
+        or node.inputs[0].layout
+        or node.output.layout
+    ):
+        return False
+    return [inner.op.name for inner in node.attrs.body.nodes] == ["reshape"]
+
+
+def pieces_of(node: Node) -> list[tuple[Value, int]]:
+    """The inputs of a kernel that only puts them behind each other in memory, with their first
+    bytes; else nothing.
+    """
+    body: Graph = node.attrs.body
+    if len(body.nodes) != 1 or body.nodes[0].op.name != "concat":
+        return []
+    (concat,), out = body.nodes, node.output
+    argument = dict(zip(body.inputs, node.inputs, strict=True))
+    values = [argument[v] for v in concat.inputs]
+    place = next(i for i, axis in enumerate(_axes_in_memory(out)) if axis == concat.attrs.axis)
+    is_outermost = all(extent == 1 for extent in _shape_in_memory(out)[:place])
+    if not is_outermost or any(
+        v.layout != out.layout or (v.layout and v.layout.has_padding(v.shape)) for v in values
+    ):
+        return []
+    pieces, offset = [], 0
+    for value in values:
+        pieces.append((value, offset))
+        size = bytes_of(value)
+        if not isinstance(size, int) or (size % ALIGNMENT and value is not values[-1]):
+            return []
+        offset += size
+    return pieces
+
+
+def _axes_in_memory(value: Value) -> Sequence[int]:
+    return [part.axis for part in value.layout.parts] if value.layout else range(value.type.rank)
+
+
+def _shape_in_memory(value: Value) -> tuple[Extent, ...]:
+    return value.layout.physical_shape(value.shape) if value.layout else value.shape
+
+
+def bytes_of(value: Value) -> Extent:
+    return dim.product(_shape_in_memory(value)) * value.dtype.bytes
