@@ -17,6 +17,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from math import prod
 
+from .. import dim
 from ..graph import Builder, Node, Value
 from ..ops.tiles import Pair
 from . import polyphase
@@ -34,7 +35,6 @@ def has_phases(node: Node) -> bool:
         and len(attrs.dilation) == 2
         and attrs.stride == (1, 1)
         and _dilation(node) != (1, 1)
-        and all(isinstance(e, int) for e in (*node.inputs[0].shape[2:], *node.output.shape[2:]))
     )
 
 
@@ -44,9 +44,10 @@ def dense(node: Node) -> Node:
     taps = of.w.type.static_shape[2:]
     begin = tuple(before // d for before, d in zip(attrs.lo, steps, strict=True))
     image = tuple(
-        -(-(e + b) // d) for e, b, d in zip(nominal(of.x)[2:], _skipped(node), steps, strict=True)
+        dim.ceil_div(e + b, d)
+        for e, b, d in zip(of.x.shape[2:], _skipped(node), steps, strict=True)
     )
-    made = tuple(-(-e // d) for e, d in zip(nominal(of.y)[2:], steps, strict=True))
+    made = tuple(dim.ceil_div(e, d) for e, d in zip(of.y.shape[2:], steps, strict=True))
     behind = tuple(
         out + k - 1 - e - a for out, k, e, a in zip(made, taps, image, begin, strict=True)
     )

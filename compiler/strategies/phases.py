@@ -26,13 +26,14 @@ from math import prod
 
 import numpy as np
 
+from .. import dim
 from ..constant import Constant
 from ..dim import Extent
 from ..graph import Builder, Graph, Node, Value
 from ..op import Array
 from ..ops.tiles import Pair, TileAttrs
 from . import polyphase, tiles, winograd
-from .strategy import Cost, Strategy, geometry, nominal
+from .strategy import Cost, Strategy, geometry, image_dims, nominal
 
 # times the phases' bytes: what picking channels one by one costs, where no vector has them together
 # (measured: the first layers of six networks)
@@ -61,11 +62,11 @@ def _phases(node: Node) -> _Phases:
     begin = tuple(before // s for before, s in zip(lo, strides, strict=True))
     skipped = lo[0] % strides[0], lo[1] % strides[1]
     spatial = tuple(
-        -(-(e + b) // s) for e, b, s in zip(nominal(of.x)[2:], skipped, strides, strict=True)
+        dim.ceil_div(e + b, s) for e, b, s in zip(of.x.shape[2:], skipped, strides, strict=True)
     )
     behind = tuple(
         out + k - 1 - e - a
-        for out, k, e, a in zip(nominal(of.y)[2:], taps, spatial, begin, strict=True)
+        for out, k, e, a in zip(of.y.shape[2:], taps, spatial, begin, strict=True)
     )
     count = prod(strides)
     x = Value(of.x.type.with_shape((of.x.shape[0], of.x.shape[1] * count, *spatial)))
@@ -82,21 +83,29 @@ def _phases(node: Node) -> _Phases:
 
 
 def _rejects(most: int, _graph: Graph, node: Node) -> str | None:
-    attrs, of = node.attrs, geometry(node)
+    attrs = node.attrs
     if len(attrs.stride) != 2:
         return f"it has {len(attrs.stride)} spatial axes; tiles are for two"
     if attrs.stride == (1, 1):
         return "its stride is (1, 1), which has one phase: the image"
     if attrs.dilation != (1, 1):
         return f"its dilation is {attrs.dilation}; it must be 1"
-    if not all(isinstance(extent, int) for extent in (*of.x.shape[2:], *of.y.shape[2:])):
-        return "its height or width is a free dim"
+    if image_dims(node):
+        if node.op.name != "conv":
+            return "its height or width is a free dim"
+        if _are_gathered(node):
+            return f"its height or width is a free dim, and its channels are no multiple of {tiles.BLOCK}"
     inner = _phases(node).inner
     taps = geometry(inner).w.type.static_shape[2:]
     if max(taps) > most:
         return f"its phases have {list(taps)} taps; a tile has {most} inputs along an axis"
     reason = tiles.rejects(inner)
     return None if reason is None else f"over its phases, {reason}"
+
+
+def _are_gathered(node: Node) -> bool:
+    """Whether the channels of a phase are picked one by one: no vector has them together."""
+    return nominal(geometry(node).x)[1] // node.attrs.groups % tiles.BLOCK != 0
 
 
 def _form(most: int, inner: Node) -> TileAttrs:
@@ -125,7 +134,7 @@ def _cost(most: int, graph: Graph, node: Node, batch: int) -> Cost:
     moved = 0.0
     for part in map(geometry, (node, inner)):
         moved += prod(nominal(part.x, batch)) + (0 if is_constant else prod(nominal(part.w)))
-    if nominal(geometry(node).x)[1] // node.attrs.groups % tiles.BLOCK:
+    if _are_gathered(node):
         moved += GATHERED * prod(nominal(geometry(inner).x, batch))
     return replace(found, bytes=found.bytes + 4.0 * moved)
 

@@ -30,14 +30,22 @@ def split(
     last of them. ``skipped``: zeros before x that the first phases begin with; behind x there are
     as many as fill the phases."""
     (s, t), (h, w) = steps, shape[-2:]
-    before = (*(0 for _ in x.shape[:-2]), *skipped)
-    behind = (
-        *(0 for _ in x.shape[:-2]),
-        h * s - skipped[0] - x.shape[-2],
-        w * t - skipped[1] - x.shape[-1],
+    outer, whole = tuple(x.shape[:-2]), (h * s, w * t)
+    before = (*(0 for _ in outer), *skipped)
+    missing = (
+        filled - zeros - extent
+        for filled, zeros, extent in zip(whole, skipped, x.shape[-2:], strict=True)
     )
+    # of a free dim, as many as may be missing, and then without those that are not
+    most = (
+        extent if isinstance(extent, int) else step - 1
+        for extent, step in zip(missing, steps, strict=True)
+    )
+    behind = (*(0 for _ in outer), *most)
     if any((*before, *behind)):
         x = b("pad", x, lo=before, hi=behind, value=0.0)
+    if x.shape[-2:] != whole:
+        x = b("slice", x, start=(0,) * x.type.rank, size=(*outer, *whole), step=(1,) * x.type.rank)
     apart = b("reshape", x, shape=(*leading, h, s, w, t))
     c = len(leading) - 1
     order = (*range(c), c + 2, c + 4, c, c + 1, c + 3)

@@ -4,6 +4,7 @@ program computes images of every size, the batch free or not. (The sweeps draw o
 
 from __future__ import annotations
 
+from dataclasses import replace
 from itertools import product
 
 import numpy as np
@@ -89,3 +90,33 @@ def test_an_image_that_can_only_be_small_counts_as_that() -> None:
     graph = two_layers(1, 64, _weights(64, 64), (short, short))
     assert nominal(graph.nodes[-1].output) == (1, 64, 2, 2)
     assert "winograd_f4" not in _chosen(graph)
+
+
+PHASES = {
+    "7 x 7 at stride 2": ("winograd_phases_6", (7, 7), (2, 2), (1, 1), (3, 3), (3, 3)),
+    "5 x 5 at stride 2, not padded": ("winograd_phases_4", (5, 5), (2, 2), (1, 1), (0, 0), (0, 0)),
+    "strides 3 and 2": ("winograd_phases_4", (5, 3), (3, 2), (1, 1), (1, 1), (2, 0)),
+    "dilation 2": ("winograd_f4", (3, 3), (1, 1), (2, 2), (2, 2), (2, 2)),
+    "dilations 3 and 2": ("winograd_f2", (3, 3), (1, 1), (3, 2), (1, 2), (4, 1)),
+}
+
+
+@pytest.mark.parametrize("name", PHASES)
+def test_phases_of_every_size(name: str) -> None:
+    """Phases of images that strides and dilations divide, and of others."""
+    strategy, kernel, stride, dilation, lo, hi = PHASES[name]
+    case = Convolution(2, 16, 17, (11, 11), kernel, stride, dilation, lo, hi)
+    rng = np.random.default_rng(11)
+    w = rng.standard_normal(case.w).astype(np.float32)
+    b = Builder("phases")
+    height, width = (Dim.of(Symbol(side, 11)) for side in ("H", "W"))
+    x = b.input(TensorType(FLOAT32, (2, 16, height, width)), "x")
+    attrs = {"stride": stride, "dilation": dilation, "lo": lo, "hi": hi, "groups": 1}
+    graph = b.build([b("conv", x, b.constant(w), **attrs)], ["y"])
+    assert _chosen(graph, strategy) == [strategy]
+    session = Session.in_process(compile_graph(graph, Options(override=strategy)).image)
+    for size in ((11, 11), (12, 13), (16, 17), (19, 14)):
+        image = rng.standard_normal((2, 16, *size)).astype(np.float32)
+        wanted = exact("forward", replace(case, spatial=size), (image, w))
+        error = np.linalg.norm(session(image) - wanted) / np.linalg.norm(wanted)
+        assert error <= 2e-5, (size, error)

@@ -141,7 +141,8 @@ def test_tiles_make_the_fewest_products(
     (replace(layer(16, 16, 9, 3, 2, 1), groups=2), "over its phases, it has 2 groups"),
     (layer(0, 16, 9, 3, 2, 1), "over its phases, its weights are none"),
     (layer(4, 4, 40, 13, 2, 0), "its phases have [7, 7] taps; a tile has 6 inputs along an axis"),
-    (replace(layer(16, 16, 9, 3, 2, 1), free=3), "its height or width is a free dim"),
+    (replace(layer(5, 16, 9, 3, 2, 1), free=3),
+     "its height or width is a free dim, and its channels are no multiple of 16"),
     (Convolution(1, 4, 4, (9,), (3,), (2,), (1,), (0,), (0,)),
      "it has 1 spatial axes; tiles are for two"),
 ], ids=str)  # fmt: skip
