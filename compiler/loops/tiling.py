@@ -8,6 +8,7 @@ and all their gradients share this one file. The order of every sum depends on s
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
 
@@ -135,8 +136,10 @@ def _tile(
     else:
         assert isinstance(column.extent, int)
         columns = column.extent
-        terms = dim.product([axis.extent for axis in space.reduce])
-        plain = replace(plain, copies_terms=isinstance(terms, int) and terms <= MOST_TERMS)
+        # an axis without elements makes the product 0, whatever the free ones are
+        terms = [axis.extent for axis in space.reduce if isinstance(axis.extent, int)]
+        is_known = len(terms) == len(space.reduce)
+        plain = replace(plain, copies_terms=is_known and math.prod(terms) <= MOST_TERMS)
         most = min(MOST_SUMS // columns, (room - 1) // columns - 1)
         rows, _ = row_and_column_counts(row, None, most + 2)
     used_row, used_column = row if rows > 1 else None, column if columns > 1 else None

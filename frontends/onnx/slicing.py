@@ -161,4 +161,6 @@ def _placed(position: Extent, extent: Extent, low: Extent, high: Extent) -> Exte
         return low
     is_negative = position < 0 if isinstance(position, int) else dim.is_nonnegative(-position - 1)
     counted = position + extent if is_negative else position
+    if counted == high:  # such as the last element, of an axis that may have none
+        return high
     return dim.maximum(dim.minimum(counted, high), low)

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from netloom.compiler.dim import Dim, Symbol, bounds, evaluate, product, symbols_of
+from netloom.compiler.dim import Dim, Symbol, bounds, evaluate, product, symbol, symbols_of
 from netloom.compiler.driver import PIPELINE, Options
 from netloom.compiler.graph import Builder, Graph
 from netloom.compiler.loops.build import Machine, anchor_of, build_kernel
@@ -301,6 +301,12 @@ def test_filters_of_a_chunk_stay_near_where_many_rows_read_them(
 def test_rows_of_neighbours_are_preferred_to_those_of_far_images() -> None:
     plan = convolution_plan(512, 7, 16)
     assert plan.tile.rows and plan.tile.rows.name == "p3"
+
+
+def test_sums_along_a_free_axis_and_one_without_elements() -> None:
+    """The terms are 0, and yet no loop over them can be copied out."""
+    make = one("reduce_sum", (symbol("N", 0, 99), 8, 0, 8), axes=(0, 2), keep=False)
+    verify_kernel(build_kernel("kernel", make(), Machine()))
 
 
 def test_results_are_stored_behind_their_last_terms() -> None:

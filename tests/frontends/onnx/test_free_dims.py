@@ -244,3 +244,15 @@ def test_rows_that_are_turned_back() -> None:
               y = Transpose<perm = [0, 2, 1]>(z)"""
     model = model_of("float[B, 6, T] x", body, scale=np.ones(6, np.float32))
     assert_right(model, (2, 6, 5), (1, 6, 1))
+
+
+def test_an_axis_that_may_be_empty_is_read_backwards() -> None:
+    model = model_of(
+        "float[N] x",
+        "r = Slice(x, last, before, axis, last)  y = Add(r, x)",
+        last=np.array([-1]), before=np.array([-(2**63)]), axis=np.array([0]),
+    )  # fmt: skip
+    graph = from_onnx(model, dims={"N": range(9)})
+    for length in (0, 1, 5):
+        x = np.arange(length, dtype=np.float32)
+        assert np.array_equal(interpret(graph, {"x": x})[0], x[::-1] + x)
