@@ -90,6 +90,14 @@ def test_a_number_in_a_shape_decides_a_dim() -> None:
     assert_right(model, (2, 5, 6))
 
 
+def test_a_squeezed_dim_is_one() -> None:
+    model = model_of("float[B, T, 6] x", "y = Squeeze(x, axis)", axis=np.array([0]))
+    assert [str(value.type) for value in from_onnx(model).inputs] == ["float32[1, T, 6]"]
+    assert_right(model, (1, 5, 6))
+    with pytest.raises(ShapeError, match="axis 0 of float32"):
+        from_onnx(model, dims={"B": 2})
+
+
 def test_a_number_that_cannot_be_is_refused() -> None:
     with pytest.raises(ShapeError, match="cannot take the shape"):
         from_onnx(model_of("float[B, T, 6] x", "y = Reshape(x, shape)", shape=np.array([0, 5, 4])))
