@@ -101,14 +101,12 @@ def squeeze(context: Context, node: ModelNode) -> Value:
         else tuple(a for a, e in enumerate(x.shape) if e == 1)
     )
     for axis in axes:
-        if x.shape[axis] != 1:
-            raise NotThatNumber(
-                f"axis {axis} of {x.type} is not 1 and cannot be squeezed.",
-                node=node.title,
-                hint="Export it again.",
-                extent=x.shape[axis],
-                number=1,
-            )
+        extent = x.shape[axis]
+        if extent != 1:
+            message = f"axis {axis} of {x.type} is not 1 and cannot be squeezed."
+            if isinstance(extent, int):
+                raise node.misshapen(message, "Export it again.")
+            raise NotThatNumber(message, hint=FIX_DIMS, extent=extent, number=1)
     return context.reshape(
         x, tuple(extent for axis, extent in enumerate(x.shape) if axis not in axes)
     )
