@@ -17,7 +17,7 @@ from onnx import numpy_helper
 from netloom.compiler import dim
 from netloom.compiler.driver import Options, compile_graph, plan_graph
 from netloom.compiler.interpret import interpret
-from netloom.errors import ShapeError, UsageError
+from netloom.errors import ShapeError, UnsupportedOpError, UsageError
 from netloom.frontends.onnx import from_onnx
 from netloom.runtime.session import Session
 
@@ -252,3 +252,18 @@ def test_rows_that_are_turned_back() -> None:
               y = Transpose<perm = [0, 2, 1]>(z)"""
     model = model_of("float[B, 6, T] x", body, scale=np.ones(6, np.float32))
     assert_right(model, (2, 6, 5), (1, 6, 1))
+
+
+@pytest.mark.parametrize("mode", ["constant", "edge", "reflect"])
+def test_pads_up_to_a_multiple(mode: str) -> None:
+    """As windows of attention and TensorFlow's strided convolutions need them."""
+    body = f"""size = Shape<start = 1, end = 2>(x)  rest = Mod(size, four)  more = Sub(four, rest)
+               high = Mod(more, four)  pads = Concat<axis = 0>(zero, low, zero, zero, high, zero)
+               p = Pad<mode = "{mode}">(x, pads)  y = Neg(p)"""
+    four, low, zero = (np.array([number]) for number in (4, 1, 0))
+    pads = {"four": four, "low": low, "zero": zero}
+    assert_right(model_of("float[B, H, 6] x", body, **pads), (2, 8, 6), (1, 5, 6), (1, 11, 6))
+    with pytest.raises(UnsupportedOpError, match="may be positive or negative"):
+        from_onnx(
+            model_of("float[B, H, 6] x", body.replace("Mod(more, four)", "Sub(rest, low)"), **pads)
+        )
