@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Final
 
 from netloom.compiler.dim import product
 from netloom.compiler.graph import Value
 from netloom.compiler.tensor_type import FLOAT32, INT64
 
-from .context import Context
+from .context import Context, listed
 from .handler import HandlerTable
 from .node import ModelNode
 
@@ -27,12 +28,9 @@ def _check_channels(node: ModelNode, x: Value, parameters: list[Value]) -> None:
 @NORMALIZATION.on("BatchNormalization")
 def batch_normalization(context: Context, node: ModelNode) -> list[Value | None]:
     x, scale, bias, mean, variance = (node.input(position) for position in range(5))
-    if node.opset < 9 and not node.flag("spatial", True):
-        raise node.unsupported(
-            "spatial = 0 (statistics per element) is not supported.",
-            "Export with opset 9 or later.",
-        )
     epsilon = node.number("epsilon", 1e-5)
+    if node.opset < 9 and not node.flag("spatial", True):
+        return [_normalized_by_element(context, node, x, (scale, bias, mean, variance), epsilon)]
     _check_channels(node, x, [scale, bias, mean, variance])
     if node.opset >= 14 and node.flag("training_mode", False):
         return _training_batch_normalization(
@@ -44,6 +42,22 @@ def batch_normalization(context: Context, node: ModelNode) -> list[Value | None]
         )
     parameters = [context.cast(value, x.dtype) for value in (scale, bias, mean, variance)]
     return [context("batch_norm", x, *parameters, epsilon=epsilon)]
+
+
+def _normalized_by_element(
+    context: Context, node: ModelNode, x: Value, parameters: Sequence[Value], epsilon: float
+) -> Value:
+    """With statistics of each element of an example (spatial = 0)."""
+    for parameter in parameters:
+        if parameter.shape != x.shape[1:]:
+            raise node.misshapen(
+                f"a parameter is {parameter.type}; {listed(x.shape[1:])} is needed.",
+                "Export it again.",
+            )
+    scale, bias, mean, variance = parameters
+    deviation = context("sqrt", context("add", variance, epsilon))
+    factor = context("div", scale, deviation)
+    return context("add", context("mul", context("sub", x, mean), factor), bias)
 
 
 def _training_batch_normalization(

@@ -13,7 +13,7 @@ import numpy as np
 from netloom.compiler import dim
 from netloom.compiler.dim import Extent
 from netloom.compiler.graph import Value
-from netloom.compiler.tensor_type import TensorType, broadcast_shapes
+from netloom.compiler.tensor_type import INT64, TensorType, broadcast_shapes
 
 from .context import Context, check_size, listed, numbers
 from .handler import HandlerTable
@@ -36,14 +36,14 @@ def pad_by_attributes(context: Context, node: ModelNode) -> Value:
 @PADDING.on("Pad", first=11)
 def pad_by_inputs(context: Context, node: ModelNode) -> Value:
     x, axes = node.input(0), node.optional(3)
-    pads = context.integers(node.input(1), node, "pads")
+    pads = context.extents(node.input(1), node, "pads")
     number = context.scalar(node.optional(2), node, "constant_value")
     where = range(x.type.rank) if axes is None else context.integers(axes, node, "axes")
     return _pad(context, node, pads, where, 0 if number is None else number)
 
 
 def _pad(
-    context: Context, node: ModelNode, pads: Sequence[int], axes: Sequence[int], number: float
+    context: Context, node: ModelNode, pads: Sequence[Extent], axes: Sequence[int], number: float
 ) -> Value:
     x = node.input(0)
     mode = node.text("mode", "constant", ("constant", "reflect", "edge", "wrap"))
@@ -53,12 +53,13 @@ def _pad(
             "Export it again.",
         )
     node.axes(axes, x.type.rank)
-    lo, hi = [0] * x.type.rank, [0] * x.type.rank
+    lo: list[Extent] = [0] * x.type.rank
+    hi: list[Extent] = [0] * x.type.rank
     for position, axis in enumerate(axes):
         where = node.axis(axis, x.type.rank)
         lo[where], hi[where] = pads[position], pads[position + len(axes)]
     x = _cropped(context, node, x, lo, hi)
-    lo, hi = [max(p, 0) for p in lo], [max(p, 0) for p in hi]
+    lo, hi = [_added(p) for p in lo], [_added(p) for p in hi]
     if not any(lo) and not any(hi):
         return x
     _check_reach(x, mode, lo, hi)
@@ -67,49 +68,92 @@ def _pad(
     check_size(
         TensorType(x.dtype, tuple(a + e + b for a, e, b in zip(lo, x.shape, hi, strict=True)))
     )
-    return context("pad", x, lo=tuple(lo), hi=tuple(hi), value=number, mode=mode)
+    below, above = numbers(lo), numbers(hi)
+    if below is not None and above is not None:
+        return context("pad", x, lo=below, hi=above, value=number, mode=mode)
+    for axis, (low, high) in enumerate(zip(lo, hi, strict=True)):
+        if low != 0 or high != 0:
+            x = _padded_axis(context, x, axis, (low, high), number, mode)
+    return x
+
+
+def _padded_axis(
+    context: Context, x: Value, axis: int, pads: tuple[Extent, Extent], number: float, mode: str
+) -> Value:
+    """By as many elements as free dims say: joined with them, or gathered."""
+    extent = x.shape[axis]
+    if mode == "constant":
+        filled = [
+            context.splat(number, x.dtype, (*x.shape[:axis], pad, *x.shape[axis + 1 :]))
+            for pad in pads
+        ]
+        parts = [v for v in (filled[0], x, filled[1]) if v.shape[axis] != 0]
+        return context("concat", *parts, axis=axis)
+    places = context("iota", shape=(pads[0] + extent + pads[1],), axis=0, dtype=INT64)
+    at = context("sub", places, context.extent_value(pads[0]))
+    last = context.extent_value(extent - 1)
+    if mode == "edge":
+        at = context("max", context("min", at, last), 0)
+    else:
+        at = context("sub", last, context("abs", context("sub", last, context("abs", at))))
+    return context("gather", x, at, axis=axis)
+
+
+def _added(pad: Extent) -> Extent:
+    """How many elements a pad adds; one whose sign is open was refused before."""
+    return pad if dim.is_nonnegative(pad) else 0
+
+
+def _removed(node: ModelNode, pad: Extent) -> Extent:
+    """How many elements a pad cuts off."""
+    if dim.is_nonnegative(pad):
+        return 0
+    if not dim.is_nonnegative(0 - pad):
+        raise node.unsupported(f"its pad {pad} may be positive or negative.", FIX_DIMS)
+    return 0 - pad
 
 
 def _cropped(
-    context: Context, node: ModelNode, x: Value, lo: Sequence[int], hi: Sequence[int]
+    context: Context, node: ModelNode, x: Value, lo: Sequence[Extent], hi: Sequence[Extent]
 ) -> Value:
     """Negative pads cut off."""
     cuts: dict[int, tuple[Extent, Extent, int]] = {}
     for axis, extent in enumerate(x.shape):
-        low, high = max(-lo[axis], 0), max(-hi[axis], 0)
+        low, high = _removed(node, lo[axis]), _removed(node, hi[axis])
         size = extent - low - high
         if isinstance(size, int) and size < 0:
             raise node.misshapen(
                 f"its pads cut {low + high} elements off axis {axis} of {x.type}.",
                 "Export it again.",
             )
-        if low or high:
+        if low != 0 or high != 0:
             cuts[axis] = (low, size, 1)
     return sliced(context, x, cuts) if cuts else x
 
 
-def _check_reach(x: Value, mode: str, lo: Sequence[int], hi: Sequence[int]) -> None:
+def _check_reach(x: Value, mode: str, lo: Sequence[Extent], hi: Sequence[Extent]) -> None:
     """A mirror image is at most the input less one long; nothing can be repeated of an empty
     axis.
     """
+    if mode == "constant":
+        return
     for axis, extent in enumerate(x.shape):
-        widest = max(lo[axis], hi[axis])
-        if mode == "constant" or not widest:
-            continue
-        fewest = {"reflect": widest + 1, "wrap": widest, "edge": 1}[mode]
-        if not dim.is_nonnegative(extent - fewest):
-            message = f"mode {mode} cannot pad axis {axis} of {x.type} by {widest}."
-            hint = "Use smaller pads."
-            raise TooSmall(message, hint=hint, extent=extent, fewest=fewest)
+        for pad in (lo[axis], hi[axis]):
+            rest = extent if mode == "edge" else extent - pad
+            fewest = 0 if mode == "wrap" else 1
+            if pad != 0 and not dim.is_nonnegative(rest - fewest):
+                message = f"mode {mode} cannot pad axis {axis} of {x.type} by {pad}."
+                hint = "Use smaller pads."
+                raise TooSmall(message, hint=hint, extent=rest, fewest=fewest)
 
 
-def _wrapped(context: Context, x: Value, lo: Sequence[int], hi: Sequence[int]) -> Value:
+def _wrapped(context: Context, x: Value, lo: Sequence[Extent], hi: Sequence[Extent]) -> Value:
     for axis in range(x.type.rank):
         parts = []
-        if lo[axis]:
+        if lo[axis] != 0:
             parts.append(context.slice_axis(x, axis, x.shape[axis] - lo[axis], lo[axis]))
         parts.append(x)
-        if hi[axis]:
+        if hi[axis] != 0:
             parts.append(context.slice_axis(x, axis, 0, hi[axis]))
         x = context("concat", *parts, axis=axis) if len(parts) > 1 else x
     return x

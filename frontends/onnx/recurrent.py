@@ -47,6 +47,8 @@ ACTIVATIONS: Final[dict[str, tuple[str, tuple[tuple[str, float], ...]]]] = {
     "thresholdedrelu": ("thresholded_relu", (("alpha", 1.0),)),
     "hardsigmoid": ("hard_sigmoid", (("alpha", 0.2), ("beta", 0.5))),
 }
+# those of two ops: with the numbers a and b, affine is a x + b, scaledtanh a tanh(b x)
+SCALED: Final = ("affine", "scaledtanh")
 
 
 @dataclass(frozen=True)
@@ -146,15 +148,24 @@ def _activations(node: ModelNode, direction: int) -> tuple[Activation, ...]:
 def _activation(
     node: ModelNode, name: str, alphas: Iterator[float], betas: Iterator[float]
 ) -> Activation:
+    if name.lower() in SCALED:
+        return _scaled(name.lower(), next(alphas, 1.0), next(betas, 0.0))
     found = ACTIVATIONS.get(name.lower())
     if found is None:
         raise node.unsupported(
-            f"its activation {name!r} is not supported.", f"Known are {', '.join(ACTIVATIONS)}."
+            f"its activation {name!r} is not supported.",
+            f"Known are {', '.join((*ACTIVATIONS, *SCALED))}.",
         )
     op, parameters = found
     sources = (alphas, betas)
     attrs = {field: next(sources[k], default) for k, (field, default) in enumerate(parameters)}
     return lambda context, x: context(op, x, **attrs)
+
+
+def _scaled(name: str, a: float, b: float) -> Activation:
+    if name == "affine":
+        return lambda context, x: context("add", context("mul", x, a), b)
+    return lambda context, x: context("mul", context("tanh", context("mul", x, b)), a)
 
 
 def _direction(
@@ -332,12 +343,10 @@ def _gru_step(
 def _lstm_step(
     context: Context, node: ModelNode, d: Direction, own: Value, state: Sequence[Value], clip: float
 ) -> list[Value]:
-    """Gates in the order i o f c; peepholes look at the old cell, o's at the new one."""
+    """Gates in the order i o f c; peepholes look at the old cell, o's at the new one. With
+    input_forget, f is 1 - i.
+    """
     (h, c), (f, g, last) = state, d.activations
-    if node.flag("input_forget", False):
-        raise node.unsupported(
-            "input_forget (coupled gates) is not supported.", "Export without it."
-        )
     parts = _gates(context, context("add", own, _recurrent_product(context, d, h, 0, 4)), d.hidden)
     peep = d.peepholes
 
@@ -347,7 +356,9 @@ def _lstm_step(
             total = context("add", total, context("mul", peep[peephole], cell))
         return f(context, _clipped(context, total, clip))
 
-    i, forget = gate(0, c, 0), gate(2, c, 2)
+    i = gate(0, c, 0)
+    is_coupled = node.flag("input_forget", False)
+    forget = context("sub", context.number(1.0, c.dtype), i) if is_coupled else gate(2, c, 2)
     fresh = g(context, _clipped(context, parts[3], clip))
     cell = context("add", context("mul", forget, c), context("mul", i, fresh))
     o = gate(1, cell, 1)

@@ -49,6 +49,16 @@ class TooSmall(ShapeError):
         self.extent, self.fewest = extent, fewest
 
 
+class NotThatNumber(ShapeError):
+    """A node does not fit where an extent is not ``number``."""
+
+    def __init__(
+        self, message: str, *, node: str = "", hint: str = "", extent: Extent = 0, number: int = 0
+    ) -> None:
+        super().__init__(message, node=node, hint=hint)
+        self.extent, self.number = extent, number
+
+
 def restriction_of(
     context: Context, node: ModelNode, error: NetloomError
 ) -> tuple[Symbol, int | range | MultipleOf] | None:
@@ -57,6 +67,9 @@ def restriction_of(
     """
     if isinstance(error, TooSmall):
         return _where_at_least(error.extent, error.fewest)
+    if isinstance(error, NotThatNumber):
+        symbol = _symbol(error.extent)
+        return None if symbol is None else (symbol, error.number)
     values = [value for value in node.inputs if isinstance(value, Value)]
     if node.op_type == "Reshape" and len(values) == 2:
         return _only_number(context, values[0], values[1])

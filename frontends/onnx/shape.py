@@ -12,6 +12,7 @@ from netloom.compiler.graph import Value
 from .context import Context, listed
 from .handler import HandlerTable
 from .node import ModelNode
+from .restriction import NotThatNumber
 from .window import FIX_DIMS
 
 SHAPE: Final = HandlerTable()
@@ -100,10 +101,12 @@ def squeeze(context: Context, node: ModelNode) -> Value:
         else tuple(a for a, e in enumerate(x.shape) if e == 1)
     )
     for axis in axes:
-        if x.shape[axis] != 1:
-            raise node.misshapen(
-                f"axis {axis} of {x.type} is not 1 and cannot be squeezed.", "Export it again."
-            )
+        extent = x.shape[axis]
+        if extent != 1:
+            message = f"axis {axis} of {x.type} is not 1 and cannot be squeezed."
+            if isinstance(extent, int):
+                raise node.misshapen(message, "Export it again.")
+            raise NotThatNumber(message, hint=FIX_DIMS, extent=extent, number=1)
     return context.reshape(
         x, tuple(extent for axis, extent in enumerate(x.shape) if axis not in axes)
     )

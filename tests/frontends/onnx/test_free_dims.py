@@ -17,7 +17,7 @@ from onnx import numpy_helper
 from netloom.compiler import dim
 from netloom.compiler.driver import Options, compile_graph, plan_graph
 from netloom.compiler.interpret import interpret
-from netloom.errors import ShapeError, UsageError
+from netloom.errors import ShapeError, UnsupportedOpError, UsageError
 from netloom.frontends.onnx import from_onnx
 from netloom.runtime.session import Session
 
@@ -88,6 +88,14 @@ def test_a_number_in_a_shape_decides_a_dim() -> None:
     )
     assert [str(value.type) for value in from_onnx(model).inputs] == ["float32[B, 5, 6]"]
     assert_right(model, (2, 5, 6))
+
+
+def test_a_squeezed_dim_is_one() -> None:
+    model = model_of("float[B, T, 6] x", "y = Squeeze(x, axis)", axis=np.array([0]))
+    assert [str(value.type) for value in from_onnx(model).inputs] == ["float32[1, T, 6]"]
+    assert_right(model, (1, 5, 6))
+    with pytest.raises(ShapeError, match="axis 0 of float32"):
+        from_onnx(model, dims={"B": 2})
 
 
 def test_a_number_that_cannot_be_is_refused() -> None:
@@ -256,3 +264,18 @@ def test_an_axis_that_may_be_empty_is_read_backwards() -> None:
     for length in (0, 1, 5):
         x = np.arange(length, dtype=np.float32)
         assert np.array_equal(interpret(graph, {"x": x})[0], x[::-1] + x)
+
+
+@pytest.mark.parametrize("mode", ["constant", "edge", "reflect"])
+def test_pads_up_to_a_multiple(mode: str) -> None:
+    """As windows of attention and TensorFlow's strided convolutions need them."""
+    body = f"""size = Shape<start = 1, end = 2>(x)  rest = Mod(size, four)  more = Sub(four, rest)
+               high = Mod(more, four)  pads = Concat<axis = 0>(zero, low, zero, zero, high, zero)
+               p = Pad<mode = "{mode}">(x, pads)  y = Neg(p)"""
+    four, low, zero = (np.array([number]) for number in (4, 1, 0))
+    pads = {"four": four, "low": low, "zero": zero}
+    assert_right(model_of("float[B, H, 6] x", body, **pads), (2, 8, 6), (1, 5, 6), (1, 11, 6))
+    with pytest.raises(UnsupportedOpError, match="may be positive or negative"):
+        from_onnx(
+            model_of("float[B, H, 6] x", body.replace("Mod(more, four)", "Sub(rest, low)"), **pads)
+        )

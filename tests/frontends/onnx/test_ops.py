@@ -192,6 +192,7 @@ CASES = [
     case("Gemm", r(3, 4), r(4, 5), r(3, 1), tolerance=1e-5, opset=9), case("Gemm", r(3, 4), r(5, 4), r(5), transB=1, opset=9, free=False, tolerance=1e-5),
     # -- normalizations
     case("BatchNormalization", X, r(4), r(4), r(4), positive(4), free=True, opset=9, tolerance=1e-5, peer=True),
+    case("BatchNormalization", r(3, 4, 2), r(4, 2), r(4, 2), r(4, 2), positive(4, 2), opset=8, spatial=0, peer=True, tolerance=1e-5),
     case("BatchNormalization", r(5, 4), r(4), r(4), r(4), positive(4), epsilon=0.01, tolerance=1e-5),
     case("BatchNormalization", r(5, 4, 3), r(4), r(4), r(4), positive(4), training_mode=1, outputs=3, tolerance=1e-5),
     case("InstanceNormalization", X, r(4), r(4), epsilon=0.01, tolerance=1e-5), case("InstanceNormalization", r(2, 3, 8), r(3), r(3), tolerance=1e-5),
@@ -260,11 +261,14 @@ CASES = [
     case("LSTM", r(5, 2, 3), r(1, 16, 3), r(1, 16, 4), r(1, 32), np.array([5, 2], np.int32), r(1, 2, 4), r(1, 2, 4), r(1, 12), hidden_size=4, outputs=3, peer=True, clip=0.7, tolerance=1e-5),
     case("LSTM", r(5, 2, 3), r(1, 16, 3), r(1, 16, 4), r(1, 32), np.array([5, 2], np.int32), hidden_size=4, direction="reverse", outputs=3, peer=True, tolerance=1e-5),
     case("LSTM", r(1, 2, 3), r(1, 16, 3), r(1, 16, 4), hidden_size=4, outputs=1, activations=["HardSigmoid", "Relu", "Softsign"], activation_alpha=[0.3], peer=True, tolerance=1e-5),
+    case("LSTM", r(5, 2, 3), r(1, 16, 3), r(1, 16, 4), r(1, 32), hidden_size=4, outputs=3, input_forget=1, peer=True, tolerance=1e-5),
     case("LSTM", r(2, 5, 3), r(1, 16, 3), r(1, 16, 4), r(1, 32), hidden_size=4, layout=1, outputs=3, tolerance=1e-5),
     *(case("GRU", r(5, 2, 3), r(d, 12, 3), r(d, 12, 4), r(d, 24), None, r(d, 2, 4), hidden_size=4, direction=w, linear_before_reset=b, outputs=2, peer=True, tolerance=1e-5)
       for d, w in ((1, "forward"), (2, "bidirectional")) for b in (0, 1)),
     case("GRU", r(5, 2, 3), r(1, 12, 3), r(1, 12, 4), hidden_size=4, outputs=2, peer=True, tolerance=1e-5),
     *(case("RNN", r(5, 2, 3), r(d, 4, 3), r(d, 4, 4), r(d, 8), hidden_size=4, direction=w, outputs=2, peer=True, tolerance=1e-5) for d, w in ((1, "reverse"), (2, "bidirectional"))),
+    *(case("RNN", r(5, 2, 3), r(1, 4, 3), r(1, 4, 4), hidden_size=4, activations=[a], activation_alpha=[1.7], activation_beta=[0.6], outputs=2, peer=True, tolerance=1e-5)
+      for a in ("Affine", "ScaledTanh")),
     case("RNN", r(5, 2, 3), r(1, 4, 3), r(1, 4, 4), hidden_size=4, activations=["Relu"], outputs=2, peer=True, tolerance=1e-5),
     # -- quantization
     case("QuantizeLinear", r(4, 5) * 200, np.float32(0.7), np.uint8(120), fixed=[1, 2]), case("QuantizeLinear", r(4, 5) * 20, np.float32(0.5)),
