@@ -147,6 +147,7 @@ def test_awkward_shapes_are_right() -> None:
     (layer(64, 128, 128, 2, 2, 0), "direct"),  # a U-Net's: one tap for each phase
     (layer(64, 100, 4, 4, 1, 0), "direct"),
     (layer(32, 64, 8, 4, 2, 1), "direct"),  # few tiles
+    (layer(21, 21, 64, 4, 2, 1), "winograd_phases_6"),  # of each 32 products 21 count, twice over
 ], ids=str)  # fmt: skip
 @pytest.mark.parametrize("free", [None, 0])
 def test_large_kernels_take_phases_in_tiles(
