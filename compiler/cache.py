@@ -151,11 +151,12 @@ def compiler_version() -> str:
     """The package's version and a digest of the compiler's own source files and of the C
     interface's table.
     """
-    folder = Path(__file__).parent
-    digest = hashlib.sha256()
-    named = [(str(path.relative_to(folder)), path) for path in sorted(folder.rglob("*.py"))]
-    for name, path in [*named, ("../abi.py", Path(abi.__file__))]:
-        source = path.read_bytes()
+    folder, digest = os.path.dirname(__file__), hashlib.sha256()
+    paths = [os.path.join(place, name) for place, _, names in os.walk(folder) for name in names]
+    named = [(path[len(folder) :], path) for path in sorted(paths) if path.endswith(".py")]
+    for name, path in [*named, ("abi", abi.__file__)]:
+        with open(path, "rb", buffering=0) as file:  # hundreds of small ones
+            source = file.read()
         digest.update(f"{name} {len(source)}\n".encode() + source)
     return f"{__version__} {digest.hexdigest()}"
 

@@ -121,18 +121,26 @@ def _words(data: Data) -> npt.NDArray[Any]:
 
 def _may_have_long_runs(data: Data) -> bool:
     """False only if there is no long run, which holds whole blocks one behind another: looks at the
-    ends of blocks, as the elements in order have them, and copies nothing else.
+    ends of blocks, as the elements in order have them, and copies nothing else. A run holds a block
+    of half its length too; most weights have none with equal ends.
     """
-    length = _BLOCK // data.dtype.itemsize
+    if not _have_equal_ends(data, SHORTEST_FILL // 2).any():
+        return False
+    likely = _have_equal_ends(data, _BLOCK)
+    for _ in range(SHORTEST_FILL // _BLOCK - 2):
+        likely = likely[1:] & likely[:-1]  # of so many blocks in a row
+    return bool(likely.any())
+
+
+def _have_equal_ends(data: Data, size: int) -> npt.NDArray[np.bool_]:
+    """Of each whole block of so many bytes, whether its first and last elements are equal."""
+    length = size // data.dtype.itemsize
     starts = np.arange(data.size // length) * length
     first, last = (
         _words(data[np.unravel_index(places, data.shape)])
         for places in (starts, starts + length - 1)
     )
-    likely = first == last
-    for _ in range(SHORTEST_FILL // _BLOCK - 2):
-        likely = likely[1:] & likely[:-1]  # of so many blocks in a row
-    return bool(likely.any())
+    return np.asarray(first == last)
 
 
 def _long_runs(words: npt.NDArray[Any]) -> Iterator[tuple[int, int]]:

@@ -18,7 +18,7 @@ from netloom.errors import ModelError, UsageError
 from netloom.frontends.onnx import large_tensors
 from netloom.frontends.onnx.importer import from_onnx
 from netloom.frontends.onnx.large_tensors import TOKEN, take_apart
-from netloom.frontends.onnx.model_bytes import read_ahead
+from netloom.frontends.onnx.model_bytes import read_ahead, read_bytes
 
 ROWS = 300
 
@@ -125,6 +125,14 @@ def test_a_file_that_is_read_ahead_is_the_same_model(tmp_path: Path) -> None:
     assert str(from_onnx(read_ahead(path))) == str(from_onnx(path))
     with pytest.raises(UsageError, match="cannot be read: No such file"):
         from_onnx(read_ahead(tmp_path / "missing.onnx"))
+
+
+def test_what_is_read_is_the_file_and_cannot_be_changed(tmp_path: Path) -> None:
+    for size in (0, 1, 4097, 5 << 20):
+        expected = np.random.default_rng(size).bytes(size)
+        (tmp_path / "file").write_bytes(expected)
+        found = read_bytes(tmp_path / "file")
+        assert found == expected and found.readonly
 
 
 def test_reading_ahead_does_not_wait_for_onnx() -> None:
