@@ -32,6 +32,7 @@ from .ir import (
     Allocate,
     Buffer,
     Kind,
+    Let,
     Load,
     Statement,
     Store,
@@ -54,23 +55,30 @@ def _merge_sort(k: Elements, _machine: Machine, item: Symbol) -> tuple[Extent, S
     *outer, _, extent = k.anchored.output.shape
 
     def line(at: Line) -> Statement:
-        rounds = rounds_of(extent)
-        late = variable("v", dim.maximum(rounds - EARLY, 0))
-        early = (
-            guard((rounds - 1 - number,), _Round(k, at, extent, rounds, number).whole_runs())
-            for number in range(EARLY)
-            if not dim.is_nonnegative(number - rounds)
-        )
-        last = _Round(k, at, extent, rounds, EARLY + Dim.of(late)).parts_of_runs(late)
-        # blocks are stored under conditions only
-        begun = Store(k.out, (*at, 0, 0), scalar.literal(NO_KEY, INT64))
-        sorting = block(
-            begun, _first_runs(k, at, extent), *early,
-            loop(late, dim.maximum(rounds - EARLY, 0), last),
-        )  # fmt: skip
-        return guard((extent - 1,), sorting)
+        found = rounds_of(extent)
+        if isinstance(found, int):
+            return guard((extent - 1,), _sorting(k, at, extent, found))
+        rounds = Symbol("r", 0, MAX_ELEMENTS.bit_length())  # its formula is long: it is named once
+        body = guard((extent - 1,), _sorting(k, at, extent, Dim.of(rounds)))
+        return Let(rounds, found, body)
 
     return over_lines(outer, item, line)
+
+
+def _sorting(k: Elements, at: Line, extent: Extent, rounds: Extent) -> Statement:
+    """A line in so many rounds."""
+    late = variable("v", dim.maximum(rounds - EARLY, 0))
+    early = (
+        guard((rounds - 1 - number,), _Round(k, at, extent, rounds, number).whole_runs())
+        for number in range(EARLY)
+        if not dim.is_nonnegative(number - rounds)
+    )
+    last = _Round(k, at, extent, rounds, EARLY + Dim.of(late)).parts_of_runs(late)
+    # blocks are stored under conditions only
+    begun = Store(k.out, (*at, 0, 0), scalar.literal(NO_KEY, INT64))
+    return block(
+        begun, _first_runs(k, at, extent), *early, loop(late, dim.maximum(rounds - EARLY, 0), last)
+    )  # fmt: skip
 
 
 def rounds_of(extent: Extent) -> Extent:

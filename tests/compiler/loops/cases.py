@@ -457,7 +457,7 @@ CASES = (
          inputs={"x0": (-1, 0, 2)}),
     Case("suppress", suppressed(2, 37)),
     Case("suppress_symbolic", suppressed(3, N), n=19),
-    Case("merge_sort", one("merge_sort", (2, 700), dtype=INT64)),
+    Case("merge_sort", one("merge_sort", (300,), dtype=INT64)),
     Case("merge_sort_symbolic", one("merge_sort", (2, N), dtype=INT64), n=40),
     Case("sort_rows", one("sort_positions", (3, 19), axis=1)),
     Case("sort_columns", one("sort_positions", (7, 18), axis=0, descending=True)),
