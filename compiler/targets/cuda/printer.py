@@ -180,6 +180,18 @@ class Printer:
 
     # -- expressions -------------------------------------------------------------------------------
 
+    def combine(self, target: str, function: str, term: Expr) -> None:
+        """One more term for what ``target`` holds; a product of floats by one rounding."""
+        name = term.dtype.value
+        match term:
+            case Call("mul", (left, right), dtype) if function == "add" and dtype.is_float:
+                values = Values(self, "", {})
+                factors = [values.of(expand_all(side)) for side in (left, right)]
+                self.line(f"{target} = {self.call(f'fma_{name}', *factors, target)}")
+            case _:
+                value = self.expression(term)
+                self.line(f"{target} = {self.call(f'{function}_{name}', target, value)}")
+
     def expression(self, root: Expr, sum_: str = "") -> str:
         """The value of an expression; math functions become primitives first."""
         return Values(self, sum_, {}).of(expand_all(root))

@@ -14,11 +14,10 @@ from ...loops.elements import accumulated_in, neutral_of, widened
 from ...loops.ir import Buffer, Load
 from ...loops.row_form import RowForm
 from ...loops.row_passes import Keep, row_passes
-from ...scalar import Argument, Call, Expr
+from ...scalar import Argument, Expr
 from ...tensor_type import DType
-from ..cpu.vector_math import expand_all
 from .forms import CHAIN, FEW_TERMS, THREADS, RowPasses, Sum, count, nominal
-from .printer import Printer, Values
+from .printer import Printer
 
 
 def pass_form(form: RowForm) -> RowPasses:
@@ -162,16 +161,8 @@ def _sum(
 
 
 def _add(p: Printer, form: RowPasses, sum_: Sum, target: str, flat: str) -> None:
-    """One more term; a product of floats by one rounding."""
     p.decode(p.let(flat, "k"), form.terms)
-    name = sum_.term.dtype.value
-    match sum_.term:
-        case Call("mul", (left, right), dtype) if sum_.combine == "add" and dtype.is_float:
-            values = Values(p, "", {})
-            factors = [values.of(expand_all(side)) for side in (left, right)]
-            p.line(f"{target} = {p.call(f'fma_{name}', *factors, target)}")
-        case term:
-            p.line(f"{target} = {p.call(f'{sum_.combine}_{name}', target, p.expression(term))}")
+    p.combine(target, sum_.combine, sum_.term)
 
 
 def _share(p: Printer, form: RowPasses, sum_: Sum, total: str, where: tuple[str, str, str]) -> None:

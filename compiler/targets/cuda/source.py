@@ -10,7 +10,6 @@ from contextlib import ExitStack
 from dataclasses import dataclass, replace
 
 from ...loops.elements import Axis
-from ...scalar import Call
 from ...tensor_type import DType
 from ..cpu.vector_math import expand_all
 from .attention import print_attention
@@ -217,23 +216,12 @@ def _nested_sum(p: Printer, form: Rows, axes: list[Axis]) -> None:
     with ExitStack() as loops:
         for axis in axes:
             p.names[axis.symbol.name] = loops.enter_context(p.loop(axis.extent))
-        _combine_term(p, form, "total")
+        p.combine("total", form.combine, form.term)
 
 
 def _add_term(p: Printer, form: Rows, target: str, flat: str) -> None:
     p.decode(p.let(flat, "k"), form.terms)
-    _combine_term(p, form, target)
-
-
-def _combine_term(p: Printer, form: Rows, target: str) -> None:
-    name = form.term.dtype.value
-    match form.term:
-        case Call("mul", (left, right), dtype) if form.combine == "add" and dtype.is_float:
-            values = Values(p, "", {})
-            factors = [values.of(expand_all(side)) for side in (left, right)]
-            p.line(f"{target} = {p.call(f'fma_{name}', *factors, target)}")
-        case term:
-            p.line(f"{target} = {p.call(f'{form.combine}_{name}', target, p.expression(term))}")
+    p.combine(target, form.combine, form.term)
 
 
 def _tree(p: Printer, form: Rows, thread: str, lane: str) -> None:

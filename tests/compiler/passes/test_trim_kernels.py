@@ -17,18 +17,18 @@ from netloom.compiler.pipeline import GRAPH_PASSES, Pipeline
 from netloom.compiler.tensor_type import FLOAT32, TensorType
 from netloom.compiler.verify import verify
 
-# image, kernel, stride, dilation, lo, hi -> the kernel that is left
-CASES = [
-    pytest.param((33, 33), (3, 3), 1, 36, (36, 36), (36, 36), (1, 1), id="far_dilated"),
-    pytest.param((4, 6), (3, 3), 1, 5, (5, 5), (5, 5), (1, 3), id="one_axis"),
-    pytest.param((5, 5), (3, 3), 1, 4, (4, 4), (4, 4), (3, 3), id="meets_the_border"),
-    pytest.param((4, 4), (3, 3), 1, 4, (4, 4), (4, 4), (1, 1), id="misses_by_one"),
-    pytest.param((1, 1), (3, 3), 1, 1, (1, 1), (1, 1), (1, 1), id="one_element"),
-    pytest.param((2, 2), (5, 5), 1, 1, (2, 2), (2, 2), (3, 3), id="two_elements"),
-    pytest.param((3, 3), (7, 7), 2, 1, (3, 3), (3, 3), (5, 5), id="strided"),
-    pytest.param((4, 4), (3, 3), 1, 6, (4, 6), (8, 6), (2, 1), id="padding_of_half_a_step_stays"),
-    pytest.param((2, 3), (3, 1), 1, 9, (18, 0), (0, 0), (1, 1), id="from_the_start_only"),
-]
+# (image, kernel, stride, dilation, lo, hi), the kernel that is left
+CASES = {
+    "far_dilated": (((33, 33), (3, 3), 1, 36, (36, 36), (36, 36)), (1, 1)),
+    "one_axis": (((4, 6), (3, 3), 1, 5, (5, 5), (5, 5)), (1, 3)),
+    "meets_the_border": (((5, 5), (3, 3), 1, 4, (4, 4), (4, 4)), (3, 3)),
+    "misses_by_one": (((4, 4), (3, 3), 1, 4, (4, 4), (4, 4)), (1, 1)),
+    "one_element": (((1, 1), (3, 3), 1, 1, (1, 1), (1, 1)), (1, 1)),
+    "two_elements": (((2, 2), (5, 5), 1, 1, (2, 2), (2, 2)), (3, 3)),
+    "strided": (((3, 3), (7, 7), 2, 1, (3, 3), (3, 3)), (5, 5)),
+    "padding_of_half_a_step_stays": (((4, 4), (3, 3), 1, 6, (4, 6), (8, 6)), (2, 1)),
+    "from_the_start_only": (((2, 3), (3, 1), 1, 9, (18, 0), (0, 0)), (1, 1)),
+}  # fmt: skip
 
 
 def convolution(
@@ -56,21 +56,14 @@ def kernel_of(graph: Graph) -> tuple[Extent, ...]:
     return node.inputs[1].shape[2:]
 
 
-@pytest.mark.parametrize(("image", "kernel", "stride", "dilation", "lo", "hi", "left"), CASES)
-def test_what_is_left(
-    image: tuple[int, ...],
-    kernel: tuple[int, ...],
-    stride: int,
-    dilation: int,
-    lo: tuple[int, ...],
-    hi: tuple[int, ...],
-    left: tuple[int, ...],
-) -> None:
-    graph = convolution(image, kernel, stride, dilation, lo, hi)
+@pytest.mark.parametrize("case", CASES)
+def test_what_is_left(case: str) -> None:
+    shapes, left = CASES[case]
+    graph = convolution(*shapes)
     new = trim_kernels(graph)
     verify(new)
     assert kernel_of(new) == left
-    x = np.random.default_rng(1).standard_normal((2, 2, *image)).astype(np.float32)
+    x = np.random.default_rng(1).standard_normal((2, 2, *shapes[0])).astype(np.float32)
     (wanted,), (found,) = interpret(graph, {"x": x}), interpret(new, {"x": x})
     np.testing.assert_allclose(found, wanted, rtol=1e-6, atol=1e-6)
 

@@ -8,17 +8,16 @@ there too. What a block has loaded already is used again until something is stor
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from collections.abc import Iterable
 from typing import Any
 
 from llvmlite import ir
 
-from .... import dim
 from ....dim import Extent
-from ....loops.ir import LANE, LANES, Buffer, LaneFold, Load, Store, slope_along
+from ....loops.ir import LANES, Buffer, LaneFold, Load, Store
 from ....loops.strides import MOST_STEP
 from ....tensor_type import BOOL
+from .addresses import LINE, Addresses, Offset
 from .function import Function, MadeInBlock
 from .indices import Indices
 from .representation import (
@@ -29,7 +28,6 @@ from .representation import (
     PTR,
     Operand,
     is_vector,
-    known_lanes,
     like,
     memory_type,
     suffix,
@@ -39,138 +37,20 @@ from .representation import (
 )  # fmt: skip
 from .shuffles import picked, spread, transposed
 
-LINE = 64  # bytes of a cache line
 # llvm.prefetch's locality for the L2 cache, which has more lines under way than the L1 cache
-SECOND_CACHE = 2
+L2_LOCALITY = 2
 
 
-@dataclass(frozen=True)
-class _Offset:
-    """Where a load or store is in its buffer; ``slope``: the lane's coefficient, None if it has
-    none.
-    """
-
-    whole: Extent
-    without_lane: Extent
-    slope: int | None
-
-
-class Memory:
-    """The buffers of a kernel, by address."""
+class Memory(Addresses):
+    """Loads from the buffers of a kernel, and stores to them."""
 
     def __init__(self, f: Function, indices: Indices) -> None:
-        self.f, self.b, self.indices = f, f.b, indices
-        self.pointers: dict[Buffer, Operand] = {}
-        self.offsets: dict[tuple[Buffer, tuple[Extent, ...]], _Offset] = {}
+        super().__init__(f, indices)
         self.made = MadeInBlock()
         self.made_of_locals = MadeInBlock()
         # columns of square buffers, and where they are known
         self.transposed: dict[Buffer, tuple[ir.Block, list[Operand]]] = {}
         self.at_lines: dict[Buffer, Operand] = {}  # whether streamed buffers start at one
-        self.elsewhere: dict[str, Operand] = {}  # "zeros" to read, "rest" to write
-
-    def allocate(self, buffer: Buffer) -> None:
-        """Room for a local buffer on the stack."""
-        elements = dim.product(buffer.shape)
-        assert isinstance(elements, int), "a local buffer has a constant size"
-        with self.b.goto_entry_block():
-            array = self.b.alloca(ir.ArrayType(memory_type(buffer.dtype), elements))
-            array.align = 64
-            array.type = PTR  # opaque, like all other pointers here
-            self.pointers[buffer] = array
-
-    # -- addresses ---------------------------------------------------------------------------------
-
-    def _offset(self, buffer: Buffer, index: tuple[Extent, ...]) -> _Offset:
-        if (buffer, index) not in self.offsets:
-            whole = buffer.offset(index)
-            self.offsets[buffer, index] = _Offset(
-                whole, dim.substitute(whole, {LANE: 0}), slope_along(whole, LANE)
-            )
-        return self.offsets[buffer, index]
-
-    def _address(self, buffer: Buffer, offset: Extent) -> Operand:
-        return self.indices.number(
-            ("address", buffer, offset), offset, lambda: self._made_address(buffer, offset)
-        )
-
-    def _made_address(self, buffer: Buffer, offset: Extent) -> Operand:
-        """Many addresses differ by numbers: the others begin with the one that has none."""
-        total, number = self.indices.parts(offset)
-        if total is None:
-            return self._pointer(buffer, number)
-        whole = self.f.numbers.once(
-            ("address", buffer, total), lambda: self._pointer(buffer, total)
-        )
-        return self._behind(buffer, whole, number)
-
-    def _pointer(self, buffer: Buffer, value: Any) -> Operand:
-        return self._behind(buffer, self.pointers[buffer], value)
-
-    def _behind(self, buffer: Buffer, address: Operand, elements: Any) -> Operand:
-        """The address so many elements behind another one."""
-        if isinstance(elements, int) and elements == 0:
-            return address
-        kind = memory_type(buffer.dtype)
-        return self.b.gep(address, [self.indices.i64(elements)], source_etype=kind)
-
-    def _readable(self, address: Operand, flag: Operand | None = None) -> Operand:
-        """An address where a load may read, and under the flag; else one of zeros."""
-        condition = self.f.both(self.indices.flag, flag)
-        if condition is None:
-            return address
-        return self.f.numbers.once(
-            ("readable", address, condition),
-            lambda: self.b.select(condition, address, self._elsewhere("zeros")),
-        )
-
-    def _elsewhere(self, name: str) -> Operand:
-        """A vector on the stack: of zeros, or for what nothing reads."""
-        if name not in self.elsewhere:
-            kind = vector_of(I64)
-            with self.b.goto_entry_block():
-                room = self.b.alloca(kind)
-                room.align = LINE
-                room.type = PTR
-                self.b.store(zero_of_type(kind), room, align=LINE)
-            self.elsewhere[name] = room
-        return self.elsewhere[name]
-
-    def _lanes(self, buffer: Buffer, at: _Offset | Operand) -> Iterator[tuple[int, Operand]]:
-        """The lanes that may run, and where the element of each is."""
-        mask = self.indices.mask
-        known = None if mask is None else known_lanes(mask)
-        for lane in range(LANES):
-            if known is None or known[lane]:
-                yield lane, self._lane_address(buffer, at, lane)
-
-    def _lane_address(self, buffer: Buffer, at: _Offset | Operand, lane: int) -> Operand:
-        if isinstance(at, _Offset) and at.slope is not None:
-            return self._address(buffer, at.without_lane + lane * at.slope)
-        offsets = at
-        if isinstance(at, _Offset):
-            offsets = self.f.vector(self.indices.i64(self.indices.extent(at.whole)))
-        known = known_lanes(offsets)
-        if known is not None:
-            return self._pointer(buffer, known[lane])
-        one = self.f.numbers.once(
-            ("lane", offsets, lane), lambda: self.b.extract_element(offsets, I32(lane))
-        )
-        return self.f.numbers.once(("address", buffer, one), lambda: self._pointer(buffer, one))
-
-    def _runs(self, mask: Operand | None, lane: int) -> Operand | None:
-        """Whether a lane of a mask runs; None: it is known that it does."""
-        if mask is None or known_lanes(mask) is not None:
-            return None
-        if mask is self.indices.mask:
-            return self.indices.runs(lane)
-        return self.f.numbers.once(
-            ("runs", mask, lane), lambda: self.b.extract_element(mask, I32(lane))
-        )
-
-    def _has_masks(self, buffer: Buffer, mask: Operand) -> bool:
-        """Whether some lanes of neighbours are one access: else LLVM would make branches."""
-        return known_lanes(mask) is not None or buffer.dtype.bytes in self.f.cpu.masked_bytes
 
     # -- loads -------------------------------------------------------------------------------------
 
@@ -211,7 +91,7 @@ class Memory:
             else element
         )
 
-    def _element(self, buffer: Buffer, offset: _Offset) -> Operand:
+    def _element(self, buffer: Buffer, offset: Offset) -> Operand:
         slope = offset.slope if self.indices.in_lanes else 0
         if slope == 0:
             return self._uniform(buffer, offset.without_lane)
@@ -290,7 +170,7 @@ class Memory:
             known = self.transposed[buffer] = self.b.block, transposed(self.b, rows)
         return known[1][column]
 
-    def _gathered(self, buffer: Buffer, at: _Offset | Operand) -> Operand:
+    def _gathered(self, buffer: Buffer, at: Offset | Operand) -> Operand:
         """Lane by lane."""
         return self._joined(buffer, self._lanes(buffer, at), self.indices.mask)
 
@@ -318,7 +198,7 @@ class Memory:
     def _prefetch(self, address: Operand) -> None:
         """Into the L2 cache, to be read; an address outside all memory is no error."""
         function = self.f.intrinsic("llvm.prefetch.p0", ir.VoidType(), [PTR, I32, I32, I32])
-        self.b.call(function, [address, I32(0), I32(SECOND_CACHE), I32(1)])
+        self.b.call(function, [address, I32(0), I32(L2_LOCALITY), I32(1)])
 
     # -- stores ------------------------------------------------------------------------------------
 

@@ -24,6 +24,7 @@ from tests.compiler.targets.cuda import emulated
 from tests.compiler.targets.cuda.test_forms import (
     CONVOLUTIONS,
     MATMULS,
+    check_first_product,
     convolutions,
     integers,
     matmul,
@@ -66,18 +67,7 @@ def test_a_tile_half_as_wide() -> None:
     ((name, source),) = placement.sources.items()
     form = placement.forms[name].form
     assert isinstance(form, Product) and (form.tile.rows, form.tile.columns) == (128, 64)
-    inputs = integers(graph)
-    y = np.full((128, 128, 129), np.nan, np.float32)
-    emulate(
-        compile_kernel(source, ()).ptx,
-        3,
-        source.threads,
-        [inputs["x"], inputs["w"], y, np.zeros(1, np.int32)],
-        inputs=2,
-        flag=3,
-    )
-    np.testing.assert_array_equal(y[0], inputs["x"][0] @ inputs["w"][0])
-    assert np.isnan(y[1:]).all()
+    check_first_product(graph, source, 3)
 
 
 def numbers(shape: tuple[int, ...], seed: int) -> Array:

@@ -20,6 +20,7 @@ from netloom.compiler.interpret import interpret
 from netloom.compiler.targets.cuda.compile import compile_kernel, is_available
 from netloom.compiler.targets.cuda.driver import PIPELINE, plan
 from netloom.compiler.targets.cuda.forms import Form, Pointwise, Product, RowPasses, Rows, Transform
+from netloom.compiler.targets.cuda.source import KernelSource
 from netloom.compiler.tensor_type import FLOAT32, FLOAT64, INT64, TensorType
 from tests.compiler.targets.cuda import emulated
 from tests.ptx_emulator.machine import emulate
@@ -88,6 +89,22 @@ def test_matmuls(graph: Graph) -> None:
     check_exactly(graph)
 
 
+def check_first_product(graph: Graph, source: KernelSource, blocks: int) -> None:
+    """So many blocks make the first of the batch's products, exactly, and nothing of the others."""
+    inputs = integers(graph)
+    y = np.full((128, 128, 129), np.nan, np.float32)
+    emulate(
+        compile_kernel(source, ()).ptx,
+        blocks,
+        source.threads,
+        [inputs["x"], inputs["w"], y, np.zeros(1, np.int32)],
+        inputs=2,
+        flag=3,
+    )
+    np.testing.assert_array_equal(y[0], inputs["x"][0] @ inputs["w"][0])
+    assert np.isnan(y[1:]).all()
+
+
 def test_a_large_tile() -> None:
     """128 blocks of 128 x 128 fill a device: of a batch this large only the last few are
     computed here.
@@ -96,19 +113,8 @@ def test_a_large_tile() -> None:
     (form,) = forms_of(graph)
     assert isinstance(form, Product) and form.tile.rows == 128
     _, placement, _ = plan({"run": graph}, PIPELINE)
-    ((name, source),) = placement.sources.items()
-    inputs = integers(graph)
-    y = np.full((128, 128, 129), np.nan, np.float32)
-    emulate(
-        compile_kernel(source, ()).ptx,
-        2,
-        source.threads,
-        [inputs["x"], inputs["w"], y, np.zeros(1, np.int32)],
-        inputs=2,
-        flag=3,
-    )
-    np.testing.assert_array_equal(y[0], inputs["x"][0] @ inputs["w"][0])
-    assert np.isnan(y[1:]).all()
+    (source,) = placement.sources.values()
+    check_first_product(graph, source, 2)
 
 
 CONVOLUTIONS = [  # x, w, and attributes: each gives the convolution and both its gradients
