@@ -80,7 +80,7 @@ ROWS: Mapping[str, tuple[int, Sequence[Any]]] = {
     "has_zeros": (1, (True, False)),
     "synchronized": (1, ("bf16", "tf32")),
     "border": (1, (("causal", 1), ("bounded", -1), ("causal", -1), ("bounded", 1))),
-    "layer": (2, [(layer, p) for layer in LAYERS for p in ("3xtf32", "bf16", "tf32")]),
+    "layer": (1, [(layer, p) for layer in LAYERS for p in ("3xtf32", "bf16", "tf32")]),
 }
 
 
