@@ -113,7 +113,7 @@ def cases(size: str) -> list[Case]:
             *(Case(f"matmul 64 {p}", "matmul", (64, 64), (64, 64), precision=p) for p in PRECISIONS),
             *(Case(f"conv {s}", "conv", (1, 16, 6, 6), (16, 16, 3, 3), pad=1, strategy=s)
               for s in STRATEGIES),
-            *_attention((1, 2, 20, 40, 16)),
+            *_attention((1, 2, 20, 40, 16), precisions=("f32", "bf16")),
         ]  # fmt: skip
     found = _memory_bound(1 << 28, (1 << 14, 1 << 14))
     found += [
@@ -137,11 +137,13 @@ def _memory_bound(elements: int, matrix: tuple[int, int]) -> list[Case]:
     ]
 
 
-def _attention(*shapes: tuple[int, ...]) -> list[Case]:
+def _attention(*shapes: tuple[int, ...], precisions: Sequence[str] = PRECISIONS) -> list[Case]:
+    """Those in float32 go without the precision in their names."""
     return [
-        Case(f"attention {n}x{h} {t}-{s} {d}", "attention", (n, h, t, d), (n, h, s, d),
-             strategy="auto")
+        Case(f"attention {n}x{h} {t}-{s} {d}" + (f" {p}" if p != "f32" else ""), "attention",
+             (n, h, t, d), (n, h, s, d), precision=p, strategy="auto")
         for n, h, t, s, d in shapes
+        for p in precisions
     ]  # fmt: skip
 
 

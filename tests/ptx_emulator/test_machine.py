@@ -382,6 +382,15 @@ def test_ldmatrix_hands_out_words() -> None:
     np.testing.assert_array_equal(y.reshape(8, 4, 4), x.reshape(4, 8, 4).transpose(1, 2, 0))
 
 
+def test_ldmatrix_turns_matrices_of_halves() -> None:
+    """[matrix, row, half] -> lane 4 column + pair, register matrix: two halves of a column."""
+    x, y = np.arange(256, dtype=np.uint16), np.zeros(256, np.uint16)
+    emulate(kernel(LDMATRIX.replace(".x4", ".x4.trans"), 2, 512), 1, 32, [x, y], inputs=1)
+    wanted = x.reshape(4, 8, 8).transpose(2, 1, 0)  # [column, row, matrix]
+    found = y.reshape(8, 4, 4, 2).transpose(0, 1, 3, 2).reshape(8, 8, 4)
+    np.testing.assert_array_equal(found, wanted)
+
+
 @pytest.mark.parametrize(("shape", "kind", "k"), [("m16n8k8", "tf32", 8), ("m16n8k16", "bf16", 16)])
 def test_mma_multiplies_matrices(shape: str, kind: str, k: int) -> None:
     """Fragments as the PTX ISA draws them: g = lane / 4, q = lane % 4; each element put where

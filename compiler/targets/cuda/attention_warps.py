@@ -102,8 +102,8 @@ class WarpTile:
 def warp_tile(
     queries: Extent, heads: int, depth: int, width: int, per_word: int, is_masked: bool = False
 ) -> WarpTile | None:
-    """Most queries where blocks are many and no mask takes registers, few where queries are; None where no tile fits shared
-    memory, or values are too wide."""
+    """Most queries where blocks are many and no mask takes registers, few where queries are; None
+    where no tile fits shared memory, or values are too wide."""
     deep = -(-depth // (8 * per_word)) * 8 * per_word
     wide = -(-width // GROUP) * GROUP
     most, least = SHAPES[0][0], SHAPES[-1][0]

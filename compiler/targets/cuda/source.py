@@ -89,7 +89,7 @@ def print_source(kernel: DeviceKernel) -> KernelSource:
     that needs the fewest registers."""
     form = kernel.form
     light = with_fewer_keys(form) if isinstance(form, FusedAttention) else None
-    special = [(SPECIAL, own) for own in for_warpgroups(form)]
+    special: list[tuple[str, Form]] = [(SPECIAL, own) for own in for_warpgroups(form)]
     if light is not None:
         special = [(architecture, form) for architecture in (OLDEST, SPECIAL)]
     sources = tuple(
