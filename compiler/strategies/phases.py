@@ -105,7 +105,8 @@ def _rejects(most: int, _graph: Graph, node: Node) -> str | None:
 
 def _are_gathered(node: Node) -> bool:
     """Whether the channels of a phase are picked one by one: no vector has them together."""
-    return nominal(geometry(node).x)[1] // node.attrs.groups % tiles.BLOCK != 0
+    groups: int = node.attrs.groups
+    return nominal(geometry(node).x)[1] // groups % tiles.BLOCK != 0
 
 
 def _form(most: int, inner: Node) -> TileAttrs:
