@@ -89,11 +89,11 @@ def _loops(
         return items, body, {}
     if elements.anchor is None and (linear := linear_loops(elements, item)) is not None:
         return linear
-    space = iteration_space(elements)
+    space = iteration_space(elements, machine.has_dots)
     if elements.anchor is None and (move := planned_move(space, machine)) is not None:
         return *turned_loops(move, item), space.flat
     plan = plan_tiles(space, machine)
-    return plan.items, emit_tiles(plan, item), plan.space.flat
+    return plan.items, emit_tiles(plan, item), plan.space.arguments
 
 
 def _free_symbols(body: Statement, item: Symbol) -> frozenset[Symbol]:
