@@ -44,9 +44,19 @@ _V4 = (*_V3, "avx512f", "avx512bw", "avx512cd", "avx512dq", "avx512vl")
 CPUS: dict[str, Cpu] = {  # of each architecture, the lowest first
     cpu.name: cpu
     for cpu in (
-        Cpu("x86-64", "x86-64", "", (), False, Machine(vectors=4, has_dots=True), has_rounding=False),
+        Cpu(
+            "x86-64", "x86-64", "", (), False, Machine(vectors=4, has_dots=True), has_rounding=False
+        ),
         Cpu("x86-64-v2", "x86-64-v2", "", _V2, False, Machine(vectors=4, has_dots=True)),
-        Cpu("x86-64-v3", "x86-64-v3", "", _V3, True, Machine(vectors=8, has_dots=True), masked_bytes=(4, 8)),
+        Cpu(
+            "x86-64-v3",
+            "x86-64-v3",
+            "",
+            _V3,
+            True,
+            Machine(vectors=8, has_dots=True),
+            masked_bytes=(4, 8),
+        ),
         # LLVM tunes this level for 256-bit vectors; netloom's tiles are made for whole 512-bit
         # registers.
         Cpu(

@@ -41,13 +41,21 @@ def _by_bytes(f: Function, dtype: DType, x: Operand, y: Operand, z: Operand) -> 
 def _by_halves(f: Function, x: Operand, y: Operand, z: Operand) -> Operand:
     """The even and the odd bytes as halves of int32: LLVM makes one instruction of the products of
     two halves and their sum (pmaddwd)."""
-    x, y = (f.b.bitcast(operand, HALVES) for operand in (x, y))
-    eight, low = (_in_halves(number) for number in (8, 0xFF))
-    even = (f.b.and_(x, low), f.b.ashr(f.b.shl(y, eight), eight))
-    odd = (f.b.lshr(x, eight), f.b.ashr(y, eight))
-    for left, right in (even, odd):
-        z = f.b.add(z, _sum_of_pairs(f, left, right))
+    left = f.numbers.once(("halves without a sign", x), lambda: _unsigned_halves(f, x))
+    right = f.numbers.once(("halves with a sign", y), lambda: _signed_halves(f, y))
+    for pair in zip(left, right, strict=True):
+        z = f.b.add(z, _sum_of_pairs(f, *pair))
     return z
+
+
+def _unsigned_halves(f: Function, x: Operand) -> tuple[Operand, Operand]:
+    halves = f.b.bitcast(x, HALVES)
+    return f.b.and_(halves, _in_halves(0xFF)), f.b.lshr(halves, _in_halves(8))
+
+
+def _signed_halves(f: Function, y: Operand) -> tuple[Operand, Operand]:
+    halves, eight = f.b.bitcast(y, HALVES), _in_halves(8)
+    return f.b.ashr(f.b.shl(halves, eight), eight), f.b.ashr(halves, eight)
 
 
 def _in_halves(number: int) -> ir.Constant:
