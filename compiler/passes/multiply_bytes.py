@@ -55,7 +55,7 @@ def _convolution(b: Rewriter, node: Node) -> list[Value] | None:
     if x is None or attrs.groups != 1 or channels % LANES or 2 * filters <= LANES:
         return None
     w = _bytes_of(b, weights)
-    if w is None:
+    if w is None or (x.zero is not None and x.zero.type.elements != 1):
         return None
     x = _unsigned(b, x)
     if any((*attrs.lo, *attrs.hi)):

@@ -97,6 +97,7 @@ LEFT = {
     "groups": Case("conv", (1, 32, 5, 5), (32, 16, 3, 3), attrs={**PLAIN, "groups": 2}),
     "borders_of_data": Case("conv", (1, 16, 5, 5), (16, 16, 3, 3), zero=(), attrs=PADDED),
     "borders_beyond_bytes": Case("conv", (1, 16, 5, 5), (16, 16, 3, 3), zero=-1, attrs=PADDED),
+    "zeros_of_channels": Case("conv", (1, 16, 5, 5), (16, 16, 3, 3), zero=(16, 1, 1), attrs=PLAIN),
     "few_columns": Case("matmul", (4, 16), (16, 8)),
     "part_of_a_quad": Case("matmul", (4, 18), (18, 32)),
     "wide_weights": Case("matmul", (4, 16), (16, 32), weight_dtype=UINT8, most=128),
