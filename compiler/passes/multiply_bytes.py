@@ -28,7 +28,7 @@ SIGNED = 128  # what makes a byte with a sign one without
 
 
 @dataclass(frozen=True)
-class _Centred:
+class Centred:
     """x - zero in int32, of bytes x; ``zero``: int32 that broadcasts, None for 0."""
 
     x: Value
@@ -49,12 +49,12 @@ def _multiplied(b: Rewriter, node: Node) -> list[Value] | None:
 
 
 def _convolution(b: Rewriter, node: Node) -> list[Value] | None:
-    x, weights = _centred(b, node.inputs[0]), node.inputs[1]
+    x, weights = centred(b, node.inputs[0]), node.inputs[1]
     attrs, (filters, channels) = node.attrs, weights.shape[:2]
     assert isinstance(filters, int) and isinstance(channels, int)
     if x is None or attrs.groups != 1 or channels % LANES or 2 * filters <= LANES:
         return None
-    w = _bytes_of(b, weights)
+    w = bytes_of(b, weights)
     if w is None or (x.zero is not None and x.zero.type.elements != 1):
         return None
     x = _unsigned(b, x)
@@ -63,20 +63,20 @@ def _convolution(b: Rewriter, node: Node) -> list[Value] | None:
         if zero is None or not 0 <= zero <= 2 * SIGNED - 1:
             return None
         padded = b("pad", x.x, lo=(0, 0, *attrs.lo), hi=(0, 0, *attrs.hi), value=float(zero))
-        x, attrs = _Centred(padded, x.zero), _without_padding(attrs)
+        x, attrs = Centred(padded, x.zero), _without_padding(attrs)
     total = b("conv", x.x, b.constant(Constant(w)), **_fields(attrs))
     sums = w.reshape(filters, -1).sum(1, dtype=np.int32)
     return [_corrected(b, total, x.zero, sums.reshape(filters, *(1,) * (total.type.rank - 2)))]
 
 
 def _product(b: Rewriter, node: Node) -> list[Value] | None:
-    x, weights = _centred(b, node.inputs[0]), node.inputs[1]
+    x, weights = centred(b, node.inputs[0]), node.inputs[1]
     if x is None or weights.type.rank != 2 or node.attrs.transpose_a or node.attrs.transpose_b:
         return None
     depth, columns = weights.type.static_shape
     if depth % QUAD or not depth or columns < LANES or x.x.shape != node.inputs[0].shape:
         return None
-    w = _bytes_of(b, weights)
+    w = bytes_of(b, weights)
     if w is None:
         return None
     x = _unsigned(b, x)
@@ -99,7 +99,7 @@ def _corrected(b: Rewriter, total: Value, zero: Value | None, sums: npt.NDArray[
     return b("sub", total, b("mul", zero, b.constant(Constant(sums))))
 
 
-def _centred(b: Rewriter, value: Value) -> _Centred | None:
+def centred(b: Rewriter, value: Value) -> Centred | None:
     """What bytes an int32 value is made of: of cast(x), or cast(x) - zero."""
     node, zero = b.producers.get(value), None
     if node is not None and node.op.name == "sub":
@@ -111,16 +111,16 @@ def _centred(b: Rewriter, value: Value) -> _Centred | None:
         return None
     if node.inputs[0].dtype not in (UINT8, INT8):
         return None
-    return _Centred(node.inputs[0], zero)
+    return Centred(node.inputs[0], zero)
 
 
-def _unsigned(b: Rewriter, x: _Centred) -> _Centred:
+def _unsigned(b: Rewriter, x: Centred) -> Centred:
     if x.x.dtype is UINT8:
         return x
     shifted = b("cast", b("add", b("cast", x.x, dtype=INT32), SIGNED), dtype=UINT8)
     zero = b.number(SIGNED, INT32) if x.zero is None else b("add", x.zero, SIGNED)
     number = _number(b, x.zero) if x.zero is not None else None
-    return _Centred(shifted, zero if number is None else b.number(number + SIGNED, INT32))
+    return Centred(shifted, zero if number is None else b.number(number + SIGNED, INT32))
 
 
 def _number(b: Rewriter, zero: Value | None) -> int | None:
@@ -133,7 +133,7 @@ def _number(b: Rewriter, zero: Value | None) -> int | None:
     return int(constant.splat_value if constant.is_splat else constant.array.reshape(-1)[0])
 
 
-def _bytes_of(b: Rewriter, value: Value) -> npt.NDArray[np.int8] | None:
+def bytes_of(b: Rewriter, value: Value) -> npt.NDArray[np.int8] | None:
     """Constant weights as bytes with a sign; None where they are not constant, or do not fit."""
     if math.prod(value.type.static_shape) > MOST_WEIGHTS:
         return None
@@ -167,3 +167,6 @@ def _without_padding(attrs: Any) -> Any:
 
 def _fields(attrs: Any) -> dict[str, Any]:
     return {name: getattr(attrs, name) for name in ("stride", "dilation", "lo", "hi", "groups")}
+
+
+__all__ = ["LANES", "QUAD", "Centred", "bytes_of", "centred", "multiply_bytes"]
