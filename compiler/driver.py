@@ -31,6 +31,7 @@ from .passes.eliminate_dead import eliminate_dead
 from .passes.find_attention import find_attention
 from .passes.fuse import fuse
 from .passes.join_stages import join_stages
+from .passes.multiply_bytes import multiply_bytes
 from .passes.placement import Placement
 from .passes.plan_memory import plan_memory
 from .passes.select_strategies import Decision, select_strategies
@@ -52,6 +53,8 @@ TRAINING_BATCH = 32  # what costs take a free batch for in a training step
 MEMORY_BUDGET = 64 << 30
 
 _FIND = (
+    Pass("multiply_bytes", multiply_bytes, after=("simplify", "fold_new_constants"),
+         why="weights and zero points must have their final values"),
     Pass("find_attention", find_attention, after=("simplify", "eliminate_dead"),
          why="products have taken their transposes in, and only readers that are left count"),
 )  # fmt: skip

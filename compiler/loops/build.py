@@ -90,11 +90,11 @@ def _loops(
         return items, body, {}
     if elements.anchor is None and (linear := linear_loops(elements, item)) is not None:
         return linear
-    space = iteration_space(elements)
+    space = iteration_space(elements, machine.has_dots)
     if elements.anchor is None and (found := planned_transposition(space, machine)) is not None:
         return *transposed_loops(found, item), space.flat
     plan = plan_tiles(space, machine)
-    return plan.items, emit_tiles(plan, item), plan.space.flat
+    return plan.items, emit_tiles(plan, item), plan.space.arguments
 
 
 def _free_symbols(body: Statement, item: Symbol) -> frozenset[Symbol]:

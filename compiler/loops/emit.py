@@ -302,6 +302,8 @@ class _Emitter:
         """A term combined with what is there; a product of floats by one rounding."""
         is_sum = self.elements.computed.combine == "add"
         match term:
+            case Call("dot_bytes", (left, right, _)):  # of the kernel's own making: from zero
+                return scalar.call("dot_bytes", left, right, present)
             case Call("mul", (left, right), dtype) if is_sum and dtype.is_float:
                 return scalar.call("fma", left, right, present)
             case Guarded(conditions, Call("mul", (left, right), dtype), _) if (

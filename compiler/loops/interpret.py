@@ -22,6 +22,7 @@ from .. import dim, scalar
 from ..dim import Atom, Dim, Extent, Minimum, Quotient, Remainder, Symbol
 from ..op import Array
 from ..scalar import SCALAR_FUNCTIONS, Bitcast, Call, Cast, Checked, Expr, Guarded, Index, Literal
+from ..tensor_type import INT32
 from .ir import (
     LANES,
     Allocate,
@@ -154,6 +155,8 @@ class _Machine:
 
     def _input(self, buffer: Buffer, array: Array) -> _Memory:
         shape = self._shape(buffer)
+        if array.dtype.itemsize == 1 and buffer.dtype is INT32:  # bytes that are read in words
+            array = np.ascontiguousarray(array).reshape(-1).view(np.int32)
         if array.dtype != buffer.dtype.numpy or array.size != int(np.prod(shape)):
             found = f"{array.dtype}{list(array.shape)}"
             raise InputError(

@@ -24,10 +24,12 @@ SYMBOLIC_STEPS = 16  # of an axis whose extent is a free dim, in a work item
 @dataclass(frozen=True)
 class Machine:
     """What tiling needs to know of a CPU: how many 16-lane float32 vectors its registers hold, and
-    the bytes of its last-level cache (as in strategies/machines.py)."""
+    the bytes of its last-level cache (as in strategies/machines.py). ``has_dots``: there is code
+    for ``dot_bytes``."""
 
     vectors: int = 32
     last_level_cache: int = 32 << 20
+    has_dots: bool = False
 
 
 @dataclass(frozen=True)

@@ -15,6 +15,7 @@ from functools import cached_property
 from .. import dim, scalar
 from ..dim import Extent, Symbol
 from ..scalar import Checked, Expr, Guarded, Index
+from .dots import QUAD, dot_of_words, word_buffers
 from .elements import Axis, Elements
 from .ir import LANE, LANES, Buffer, Load, extents_in
 from .strides import depends, group_size, is_padded, is_taken_apart, takes_apart
@@ -69,6 +70,8 @@ class Space:
     steps: tuple[Substitution, ...] = ()
     # buffers that are walked by their offsets
     flat: Mapping[Buffer, Buffer] = field(default_factory=dict)
+    # buffers of bytes whose products add up in fours, as int32 numbers of four bytes
+    words: Mapping[Buffer, Buffer] = field(default_factory=dict)
 
     # -- what is computed there --------------------------------------------------------------------
 
@@ -82,7 +85,8 @@ class Space:
         """The anchor's term (or the stored value of a pointwise kernel), over the present loops."""
         if self.elements.compute is None:
             return self.placed(self.elements.final(self.index, None))
-        term = self.placed(self.elements.term(self.index, self.reduce_at))
+        term = self.elements.term(self.index, self.reduce_at)
+        term = self.placed(dot_of_words(term, self.words) if self.words else term)
         if self.store_guard:
             term = self._guard_lanes(term)
         return scalar.guarded(self.reduce_guard, term, self.elements.neutral(term.dtype))
@@ -151,6 +155,14 @@ class Space:
             position = tuple(map(step, position))
         return out, position
 
+    @property
+    def arguments(self) -> Mapping[Buffer, Buffer]:
+        """The kernel's buffers that the loops see as others."""
+        return {
+            **self.flat,
+            **{buffer: self.flat.get(word, word) for buffer, word in self.words.items()},
+        }
+
     # -- rewrites ----------------------------------------------------------------------------------
 
     def replaced(
@@ -178,15 +190,17 @@ class Space:
         )
 
 
-def iteration_space(elements: Elements) -> Space:
-    """The space of a kernel, its axes split and merged until operands are read by plain strides."""
+def iteration_space(elements: Elements, has_dots: bool = False) -> Space:
+    """The space of a kernel, its axes split and merged until operands are read by plain strides.
+    ``has_dots``: the target has code for ``dot_bytes``."""
     pure = tuple(Axis.of(f"p{i}", e) for i, e in enumerate(elements.out.shape))
     extents = elements.compute.reduce if elements.compute else ()
     reduce = tuple(Axis.of(f"r{i}", e) for i, e in enumerate(extents))
     space = Space(
         elements, pure, tuple(a.position for a in pure), reduce, tuple(a.position for a in reduce)
     )
-    return merge_axes(split_groups(split_blocked_reductions(space)))
+    space = split_quads(split_blocked_reductions(space), has_dots)
+    return merge_axes(split_groups(space))
 
 
 def split_blocked_reductions(space: Space) -> Space:
@@ -214,6 +228,21 @@ def _split_blocks(space: Space, place: int, axis: Axis) -> Space:
     return replace(space, reduce_guard=(*space.reduce_guard, axis.extent - 1 - at))
 
 
+def split_quads(space: Space, has_dots: bool) -> Space:
+    """k = 4 (k // 4) + k % 4 wherever an operand's layout takes the axis apart so; the four
+    products are then one ``dot_bytes``, where they are of bytes that lie next to each other."""
+    for axis in space.reduce:
+        if not any(is_taken_apart(load, axis.symbol, QUAD) for load in space.loads):
+            continue
+        outer = Axis.of(f"{axis.name}q", dim.ceil_div(axis.extent, QUAD))
+        inner = Axis.of(f"{axis.name}d", QUAD)
+        at = Substitution({axis.symbol: outer.position * QUAD + inner.position})
+        reduce = (*_exchanged(space.reduce, [axis], [outer]), inner)
+        space = replace(space, reduce=reduce, reduce_at=tuple(map(at, space.reduce_at)))
+        return (has_dots and in_words(space, inner)) or space
+    return space
+
+
 def split_groups(space: Space) -> Space:
     """o = g (o // g) + o % g wherever an operand reads by group: within a group, its index is
     then constant. Of sums, the last group need not be whole: what it lacks is not stored.
@@ -229,6 +258,20 @@ def split_groups(space: Space) -> Space:
         if axis.extent % size != 0:
             space = replace(space, store_guard=(*space.store_guard, axis.extent - 1 - at))
     return space
+
+
+def in_words(space: Space, inner: Axis) -> Space | None:
+    """The space without the innermost axis of quads: buffers of bytes are read as int32 numbers;
+    None if the term is no product of bytes that lie so."""
+    if space.reduce_guard or space.elements.computed.combine != "add":
+        return None
+    words = word_buffers(space.elements.term(space.index, space.reduce_at), inner)
+    read = [load.buffer for load in space.reads]
+    if words is None or any(read.count(buffer) > 1 for buffer in words):
+        return None
+    first = Substitution({inner.symbol: 0})
+    reduce_at = tuple(map(first, space.reduce_at))
+    return replace(space, reduce=space.reduce[:-1], reduce_at=reduce_at, words=words)
 
 
 def merge_axes(space: Space) -> Space:

@@ -50,11 +50,11 @@ def _expression_depends(root: Expr, symbol: Symbol) -> bool:
     )
 
 
-def is_taken_apart(load: Load, symbol: Symbol) -> bool:
-    """Whether an operand's layout splits this axis into blocks of LANES."""
+def is_taken_apart(load: Load, symbol: Symbol, block: int = LANES) -> bool:
+    """Whether an operand's layout splits this axis into blocks."""
     whole = Dim.of(symbol)
     return any(
-        atom.divisor == LANES and atom.numerator == whole for atom in _divisions(load.extents)
+        atom.divisor == block and atom.numerator == whole for atom in _divisions(load.extents)
     )
 
 

@@ -17,9 +17,10 @@ import numpy as np
 from .. import dim
 from ..dim import Extent
 from ..op import Array, Compute, Op, Read, define
-from ..scalar import Expr, guarded
+from ..scalar import Expr, cast, guarded
 from ..tensor_type import TensorType
 from .input_axis import InputAxis
+from .products import product_dtype
 
 if TYPE_CHECKING:
     from ..graph import Builder, Node, Value
@@ -89,13 +90,14 @@ def _channels(attrs: ConvAttrs, x: Extent, o: Extent, per_group: Extent | None) 
 
 def _infer(attrs: ConvAttrs, inputs: Sequence[TensorType]) -> Sequence[TensorType]:
     x, w = inputs
-    if x.rank != w.rank or x.dtype is not w.dtype:
-        raise ValueError("input and weights must agree in rank and dtype")
+    dtype = product_dtype(x.dtype, w.dtype)
+    if x.rank != w.rank or dtype is None:
+        raise ValueError("input and weights must agree in rank and dtype, or be uint8 and int8")
     _check(attrs, x.rank - 2)
     _channels(attrs, x.shape[1], w.shape[0], w.shape[1])
     return [
         TensorType(
-            x.dtype, (x.shape[0], w.shape[0], *output_extents(attrs, x.shape[2:], w.shape[2:]))
+            dtype, (x.shape[0], w.shape[0], *output_extents(attrs, x.shape[2:], w.shape[2:]))
         )
     ]
 
@@ -154,7 +156,10 @@ def _grouped(array: Array, axis: int, groups: int) -> Array:
 def _reference(
     attrs: ConvAttrs, inputs: Sequence[Array], outputs: Sequence[TensorType]
 ) -> Sequence[Array]:
-    x, w = _padded(attrs, _wide(inputs[0])), _wide(inputs[1])
+    dtype = outputs[0].dtype.numpy
+    is_mixed = inputs[0].dtype != inputs[1].dtype
+    x, w = (array.astype(dtype) if is_mixed else _wide(array) for array in inputs)
+    x = _padded(attrs, x)
     n, o, *out = outputs[0].static_shape
     g = attrs.groups
     xs, ws = _grouped(x, 1, g), _grouped(w, 0, g)  # [n, g, c, ...], [g, o/g, c, k...]
@@ -166,7 +171,7 @@ def _reference(
                 ws[_at(group, slice(None), slice(None), *k)], part[:, group], ([1], [1])
             )
     result = np.moveaxis(y.reshape(o, n, *out), 0, 1)
-    return [np.ascontiguousarray(result).astype(inputs[0].dtype)]
+    return [np.ascontiguousarray(result).astype(dtype)]
 
 
 def _reference_input(
@@ -227,7 +232,8 @@ def _compute(
             p[a] * attrs.stride[a] + k[a] * attrs.dilation[a] - attrs.lo[a] for a in range(len(p))
         ]
         value = guarded(dim.inside(at, x.shape[2:]), read(0, (n, channel, *at)))
-        return value * read(1, (o, c, *k))
+        dtype = outputs[0].dtype
+        return cast(value, dtype) * cast(read(1, (o, c, *k)), dtype)
 
     return Compute(term, w.shape[1:])
 

@@ -39,7 +39,8 @@ def _primitive(function: ScalarFunction) -> None:
 
 
 for _function in SCALAR_FUNCTIONS.values():
-    _primitive(_function)
+    if _function.is_op:
+        _primitive(_function)
 
 
 @dataclass(frozen=True)

@@ -11,8 +11,9 @@ import numpy as np
 from ..dim import Extent, product
 from ..formula import sum_to
 from ..op import Array, Compute, Op, Read, define
-from ..scalar import Expr
+from ..scalar import Expr, cast
 from ..tensor_type import BOOL, TensorType, broadcast_shapes
+from .products import product_dtype
 
 if TYPE_CHECKING:
     from ..graph import Builder, Node, Value
@@ -39,8 +40,9 @@ def _infer(attrs: MatmulAttrs, inputs: Sequence[TensorType]) -> Sequence[TensorT
     a, b = inputs
     if a.rank < 2 or b.rank < 2:
         raise ValueError("both operands need two axes or more; reshape vectors to matrices")
-    if a.dtype is not b.dtype or a.dtype is BOOL:
-        raise ValueError("both operands must share one number type")
+    dtype = product_dtype(a.dtype, b.dtype)
+    if dtype is None or dtype is BOOL:
+        raise ValueError("both operands must share one number type, or be uint8 and int8")
     m, k, l, n = _extents(attrs, a, b)
     batch = broadcast_shapes([a.shape[:-2], b.shape[:-2]])
     if k != l or batch is None:
@@ -49,7 +51,7 @@ def _infer(attrs: MatmulAttrs, inputs: Sequence[TensorType]) -> Sequence[TensorT
             if k != l
             else "the batch axes do not broadcast together"
         )
-    return [TensorType(a.dtype, (*batch, m, n))]
+    return [TensorType(dtype, (*batch, m, n))]
 
 
 def _reference(
@@ -58,6 +60,8 @@ def _reference(
     a, b = inputs
     a = np.swapaxes(a, -1, -2) if attrs.transpose_a else a
     b = np.swapaxes(b, -1, -2) if attrs.transpose_b else b
+    if a.dtype != b.dtype:
+        a, b = (operand.astype(outputs[0].dtype.numpy) for operand in (a, b))
     if a.dtype.itemsize < 4 and outputs[0].dtype.is_float:
         return [np.matmul(a.astype(np.float32), b.astype(np.float32)).astype(a.dtype)]
     return [np.matmul(a, b)]
@@ -77,7 +81,7 @@ def _compute(
         m, n, k = i[-2], i[-1], r[0]
         left = read(0, [*batch(a, i), *((k, m) if attrs.transpose_a else (m, k))])
         right = read(1, [*batch(b, i), *((n, k) if attrs.transpose_b else (k, n))])
-        return left * right
+        return cast(left, outputs[0].dtype) * cast(right, outputs[0].dtype)
 
     return Compute(term, (_extents(attrs, a, b)[1],))
 

@@ -23,6 +23,7 @@ PACKED_ROWS, PACKED_BYTES = 128, 2 << 20  # of a product whose right operand is 
 # of a right operand whose columns are made contiguous, their length, rows of the left one
 FEW_COLUMNS, LONG, SKINNY_ROWS = 8, 64, 64
 PADDED = 1.25  # columns in panels, padding and all, for each one that is there
+QUAD = 4  # bytes whose products CPUs add up at once
 ALGORITHMS = ("winograd", "fft")  # tile by tile: the names that the ops of ops/tiles.py begin with
 # these read vectors of the last axis, wherever they lie
 PANEL_READERS = tuple(
@@ -177,7 +178,8 @@ def _convolution(b: Builder, node: Node, inputs: list[Value]) -> Sequence[Value]
     blocked = channel_blocked(rank)
     takes_blocks = blocks or is_depthwise
     x = _reordered(b, x, blocked) if takes_blocks else _plain(b, x)
-    w = _reordered(b, _plain(b, w), _packed(rank, blocks))
+    packed = _packed_bytes(rank) if blocks and _multiplies_bytes(node) else _packed(rank, blocks)
+    w = _reordered(b, _plain(b, w), packed)
     return _with_attrs(b, node, [_padded(b, node, x), w], _without_padding(node), blocked)
 
 
@@ -241,7 +243,9 @@ def _product(b: Builder, graph: Graph, node: Node, inputs: list[Value]) -> Seque
     if not _in_panels(right):
         is_constant = graph.constant_of(node.inputs[1]) is not None
         is_packed = is_constant or is_transformed or _is_worth_packing(node)
-        if node.attrs.transpose_b:
+        if is_constant and _multiplies_bytes(node) and not node.attrs.transpose_b:
+            right = _reordered(b, _plain(b, right), _panels_of_bytes(right))
+        elif node.attrs.transpose_b:
             right = _plain(b, right)
             if is_constant and _has_full_columns(graph, node):
                 right = _reordered(b, right, _columns_in_panels(right))
@@ -324,6 +328,14 @@ def _panels(b: Builder, value: Value) -> Value:
     return _plain(b, value) if layout is None else _reordered(b, value, layout)
 
 
+def _panels_of_bytes(value: Value) -> Layout:
+    """[k, n] in panels of 16 columns, each k/4 x 16 x 4."""
+    rows, columns = value.type.rank - 2, value.type.rank - 1
+    batch = [Part(axis) for axis in range(rows)]
+    lanes = (Part(columns, 1, BLOCK), Part(rows, 1, QUAD))
+    return Layout((*batch, Part(columns, BLOCK), Part(rows, QUAD), *lanes))
+
+
 def _panel_layout(value: Value) -> Layout | None:
     rank = value.type.rank
     if not isinstance(value.shape[-1], int) or value.shape[-1] < BLOCK:
@@ -371,6 +383,21 @@ def _packed(rank: int, blocks: bool, lanes: int = 0) -> Layout:
             )
         )
     return Layout((Part(lanes, BLOCK), Part(other), *spatial, Part(lanes, 1, BLOCK)))
+
+
+def _packed_bytes(rank: int) -> Layout:
+    """o/16 c/16 k… (c%16)/4 o%16 c%4: four bytes of channels, for each of 16 filters."""
+    spatial = [Part(axis) for axis in range(2, rank)]
+    lanes = (Part(1, QUAD, BLOCK // QUAD), Part(0, 1, BLOCK), Part(1, 1, QUAD))
+    return Layout((Part(0, BLOCK), Part(1, BLOCK), *spatial, *lanes))
+
+
+def _multiplies_bytes(node: Node) -> bool:
+    """Whether products add up in fours along the summed axis, which lies in whole quads."""
+    left, right = node.inputs
+    depth = right.shape[-2] if node.op.name == "matmul" else right.shape[1]
+    whole = QUAD if node.op.name == "matmul" else BLOCK
+    return left.dtype is not right.dtype and depth % whole == 0
 
 
 def _padded(b: Builder, node: Node, x: Value) -> Value:

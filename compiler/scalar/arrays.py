@@ -99,3 +99,12 @@ def fma(x: Any, y: Any, z: Any) -> Any:
     if dtype.itemsize >= 8:
         return x * y + z
     return (np.asarray(x, np.float64) * y + z).astype(dtype)
+
+
+def dot_bytes(x: Any, y: Any, z: Any) -> Any:
+    """The bytes of x, unsigned, times those of y, signed, added to z; the sum wraps."""
+    x, y, z = np.broadcast_arrays(x, y, z)
+    kind = z.dtype
+    left = np.ascontiguousarray(x)[..., None].view(np.uint8).astype(kind)
+    right = np.ascontiguousarray(y)[..., None].view(np.int8).astype(kind)
+    return z + (left * right).sum(-1, dtype=kind)

@@ -160,6 +160,7 @@ class ScalarFunction:
     commutative: bool = False
     identity: float | None = None
     doc: str = ""
+    is_op: bool = True  # there is an elementwise op of this name
 
 
 SCALAR_FUNCTIONS: dict[str, ScalarFunction] = {}

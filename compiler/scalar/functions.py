@@ -98,6 +98,9 @@ for _entry in (
                    doc="x << y; 0 when y is not in [0, bits)"),
     ScalarFunction("shift_right", 2, arrays.shift_right, "i",
                    doc="x >> y (arithmetic if signed); 0 when y is not in [0, bits)"),
+    ScalarFunction("dot_bytes", 3, arrays.dot_bytes, "i",
+                   doc="z + the sum of products of x's bytes, unsigned, and y's, signed",
+                   is_op=False),
     ScalarFunction("select", 3, np.where, "fib", lambda dtypes: dtypes[1],
                    lambda r, c, x, y: (None, c, call("not", c)), doc="x where c holds, else y"),
 ):  # fmt: skip

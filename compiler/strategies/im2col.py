@@ -22,6 +22,8 @@ def _rejects(_graph: Graph, node: Node) -> str | None:
     attrs = node.attrs
     if attrs.groups != 1:
         return f"it has {attrs.groups} groups; im2col is one matrix product"
+    if node.inputs[0].dtype is not node.inputs[1].dtype:
+        return "weights with a sign would stand left of bytes without one"
     if not all(isinstance(extent, int) for extent in _made(node).shape[3:]):
         return "a spatial axis behind the first is a free dim; the matrix's columns cannot be taken apart by it"
     if node.op.name == "conv_input_gradient":

@@ -43,6 +43,8 @@ def _sizes(node: Node) -> tuple[int, int, int]:
 
 def _rejects(_graph: Graph, node: Node) -> str | None:
     of = geometry(node)
+    if node.inputs[0].dtype is not node.inputs[1].dtype:
+        return "its operands have two dtypes, and the matrix one"
     if not all(isinstance(extent, int) for extent in (*of.x.shape[2:], *of.y.shape[2:])):
         return "a spatial axis is a free dim"
     matrix, taps, groups = _sizes(node)

@@ -33,6 +33,7 @@ from netloom.compiler.tensor_type import (
 from netloom.errors import MemoryBudgetError, ShapeError
 
 from .bounds import bound_of, bound_of_array
+from .dequantized import Dequantized
 from .node import ModelNode
 from .tensors import NARROW, Narrow, TensorReader
 
@@ -52,6 +53,8 @@ class Context:
         self.constants: dict[Value, Constant] = {}
         # values whose dtype in the model is narrower than their own
         self.narrow: dict[Value, Narrow] = {}
+        # values that are integers times a scale
+        self.dequantized: dict[Value, Dequantized] = {}
         self.unrolled = 0  # steps of loops so far
         self._contents: dict[Value, Contents] = {}
         self._sources: dict[Value, Value] = {}

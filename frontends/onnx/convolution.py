@@ -7,6 +7,7 @@ from typing import Final
 from netloom.compiler.dim import Extent
 from netloom.compiler.graph import Value
 
+from .byte_products import scaled, weights_of_filters
 from .context import Context
 from .handler import HandlerTable
 from .node import ModelNode
@@ -61,7 +62,13 @@ def add_bias(
 @CONVOLUTION.on("Conv")
 def conv(context: Context, node: ModelNode) -> Value:
     """w is [o, c / group, kernel...]."""
-    value = convolved(context, node, node.input(0), node.input(1))
+    x, w = node.input(0), node.input(1)
+    integers = weights_of_filters(context, x, w, node.integer("group", 1))
+    if integers is None:
+        value = convolved(context, node, x, w)
+    else:
+        total = convolved(context, node, context.dequantized[x].centred, integers)
+        value = scaled(context, total, x, w, channel=1)
     return add_bias(context, node, value, value.shape[1])
 
 

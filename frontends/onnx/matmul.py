@@ -8,6 +8,7 @@ from netloom.compiler.dim import exact_quotient
 from netloom.compiler.dim import product as product_of
 from netloom.compiler.graph import Value
 
+from .byte_products import scaled, weights_of_columns
 from .context import Context
 from .handler import HandlerTable
 from .node import ModelNode
@@ -28,7 +29,19 @@ def product(context: Context, node: ModelNode, a: Value, b: Value) -> Value:
 
 @MATMUL.on("MatMul")
 def matmul(context: Context, node: ModelNode) -> Value:
-    return product(context, node, node.input(0), node.input(1))
+    a, b = node.input(0), node.input(1)
+    value = _product_of_integers(context, a, b, transposed=False)
+    return product(context, node, a, b) if value is None else value
+
+
+def _product_of_integers(context: Context, a: Value, b: Value, transposed: bool) -> Value | None:
+    """The product of dequantized matrices, made of their integers; None where floats are
+    multiplied."""
+    integers = weights_of_columns(context, a, b, transposed)
+    if integers is None:
+        return None
+    total = context("matmul", context.dequantized[a].centred, integers)
+    return scaled(context, total, a, b, channel=total.type.rank - 1)
 
 
 @MATMUL.on("Gemm")
@@ -42,8 +55,10 @@ def gemm(context: Context, node: ModelNode) -> Value:
     transpose_a, transpose_b = node.flag("transA", False), node.flag("transB", False)
     if not transpose_a and (c is None or c.type.rank < 2):
         a = _unflattened(context, a)
-    value = context("matmul", a, b, transpose_a=transpose_a, transpose_b=transpose_b)
-    value = _biased(context, node, value, c)
+    made = None if transpose_a else _product_of_integers(context, a, b, transpose_b)
+    if made is None:
+        made = context("matmul", a, b, transpose_a=transpose_a, transpose_b=transpose_b)
+    value = _biased(context, node, made, c)
     return context.reshape(value, (product_of(value.shape[:-1]), value.shape[-1]))
 
 

@@ -15,6 +15,7 @@ from netloom.compiler.tensor_type import FLOAT32, INT32, UINT8, DType
 
 from .context import Context
 from .convolution import convolved
+from .dequantized import Dequantized
 from .handler import HandlerTable
 from .matmul import product
 from .node import ModelNode
@@ -66,7 +67,13 @@ def dequantize(context: Context, node: ModelNode) -> Value:
     wide = context.cast(x, working)
     if zero is not None:
         wide = context("sub", wide, context.cast(_aligned(context, node, x, zero), working))
-    return context("mul", context.cast(wide, scale.dtype), _aligned(context, node, x, scale))
+    result = context("mul", context.cast(wide, scale.dtype), _aligned(context, node, x, scale))
+    is_blocked = scale.type.rank > 1
+    if working is INT32 and scale.dtype is FLOAT32 and not is_blocked:
+        has_several = any(p is not None and p.type.elements != 1 for p in (scale, zero))
+        axis = node.axis(node.integer("axis", 1), x.type.rank) if has_several else 0
+        context.dequantized[result] = Dequantized(x, wide, zero, scale, axis)
+    return result
 
 
 @QUANTIZATION.on("QuantizeLinear", first=10)

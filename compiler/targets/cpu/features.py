@@ -52,7 +52,10 @@ FEATURES = {
 }  # fmt: skip
 
 
-_LINUX_NAMES = {"sse4.1": "sse4_1", "sse4.2": "sse4_2", "bmi": "bmi1", "lzcnt": "abm"}
+_LINUX_NAMES = {
+    "sse4.1": "sse4_1", "sse4.2": "sse4_2", "bmi": "bmi1", "lzcnt": "abm",
+    "avx512vnni": "avx512_vnni",
+}  # fmt: skip
 _PROCESSORS = Path("/proc/cpuinfo")
 
 

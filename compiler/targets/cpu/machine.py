@@ -26,6 +26,7 @@ class Cpu:
     architecture: Architecture = X86_64
     has_rounding: bool = True  # floor, ceil, trunc and round are instructions
     has_scaling: bool = False  # so is x * 2^n
+    has_dots: bool = False  # and the sum of four products of bytes
     masked_bytes: tuple[int, ...] = ()  # sizes of elements of which vectors are loaded in part
 
     @property
@@ -43,9 +44,19 @@ _V4 = (*_V3, "avx512f", "avx512bw", "avx512cd", "avx512dq", "avx512vl")
 CPUS: dict[str, Cpu] = {  # of each architecture, the lowest first
     cpu.name: cpu
     for cpu in (
-        Cpu("x86-64", "x86-64", "", (), False, Machine(vectors=4), has_rounding=False),
-        Cpu("x86-64-v2", "x86-64-v2", "", _V2, False, Machine(vectors=4)),
-        Cpu("x86-64-v3", "x86-64-v3", "", _V3, True, Machine(vectors=8), masked_bytes=(4, 8)),
+        Cpu(
+            "x86-64", "x86-64", "", (), False, Machine(vectors=4, has_dots=True), has_rounding=False
+        ),
+        Cpu("x86-64-v2", "x86-64-v2", "", _V2, False, Machine(vectors=4, has_dots=True)),
+        Cpu(
+            "x86-64-v3",
+            "x86-64-v3",
+            "",
+            _V3,
+            True,
+            Machine(vectors=8, has_dots=True),
+            masked_bytes=(4, 8),
+        ),
         # LLVM tunes this level for 256-bit vectors; netloom's tiles are made for whole 512-bit
         # registers.
         Cpu(
@@ -54,12 +65,23 @@ CPUS: dict[str, Cpu] = {  # of each architecture, the lowest first
             "-prefer-256-bit",
             _V4,
             True,
-            Machine(vectors=32),
+            Machine(vectors=32, has_dots=True),
             has_scaling=True,
             masked_bytes=(1, 2, 4, 8),
         ),
+        Cpu(
+            "x86-64-v4-vnni",
+            "x86-64-v4",
+            "-prefer-256-bit,+avx512vnni",
+            (*_V4, "avx512vnni"),
+            True,
+            Machine(vectors=32, has_dots=True),
+            has_scaling=True,
+            has_dots=True,
+            masked_bytes=(1, 2, 4, 8),
+        ),
         # 32 NEON registers of 4 lanes
-        Cpu("aarch64", "generic", "", (), True, Machine(vectors=8), AARCH64),
+        Cpu("aarch64", "generic", "", (), True, Machine(vectors=8, has_dots=True), AARCH64),
     )
 }
 

@@ -23,6 +23,7 @@ from ...loops.build import Machine
 from ...passes.eliminate_dead import eliminate_dead
 from ...passes.find_attention import find_attention
 from ...passes.fuse import fuse
+from ...passes.multiply_floats import multiply_floats
 from ...passes.placement import Placement
 from ...passes.plan_memory import plan_memory
 from ...passes.select_strategies import Decision
@@ -42,6 +43,8 @@ from .tilings import NO_TILINGS, Size, Tiling, Tilings
 
 TRAINING_BATCH = 32  # what predictions take a free batch for in a training step
 _FIND = (
+    Pass("multiply_floats", multiply_floats, after=("simplify", "fold_new_constants"),
+         why="weights and zero points must have their final values"),
     Pass("find_attention", find_attention, after=("simplify", "eliminate_dead"),
          why="products have taken their transposes in, and only readers that are left count"),
 )  # fmt: skip

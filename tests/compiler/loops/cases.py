@@ -195,6 +195,20 @@ def normalized() -> Graph:
     return b.build([b("relu", b("mul", x, scale))], ["y"])
 
 
+def quantized(
+    op: str, x: tuple[Extent, ...], w: tuple[int, ...], zero: int, dtype: DType, **attrs: Any
+) -> Callable[[], Graph]:
+    """(x - zero) by constant weights of 8 bits, in int32."""
+
+    def make() -> Graph:
+        b = Builder("quantized")
+        value = b("cast", b.input(TensorType(dtype, x), "x"), dtype=INT32)
+        by = np.random.default_rng(sum(w)).integers(-128, 128, w).astype(np.int32)
+        return b.build([b(op, b("sub", value, zero), b.constant(by), **attrs)], ["y"])
+
+    return make
+
+
 def two_layers() -> Graph:
     """Two convolutions, one strided, a pool and a product: layouts meet, and a batch is free."""
     b = Builder("layers")
@@ -275,6 +289,9 @@ CASES = (
     Case("matmul_batched", one("matmul", (2, 1, 4, 5), (3, 5, 6), dtype=FLOAT64)),
     Case("matmul_chains", one("matmul", (20, 70), (70, 40))),
     Case("matmul_integers", one("matmul", (3, 5), (5, 4), dtype=INT32)),
+    Case("matmul_bytes", quantized("matmul", (31, 24), (24, 33), 7, DType.UINT8)),
+    Case("matmul_bytes_signed", quantized("matmul", (N, 20), (20, 16), -3, DType.INT8), n=3),
+    Case("conv_bytes", quantized("conv", (2, 16, 5, 6), (20, 16, 3, 3), 9, DType.UINT8, **PLAIN)),
     Case("matmul_empty", one("matmul", (4, 0), (0, 3))),
     Case("matmul_of_none", one("matmul", (N, 0, 700), (700, 33)), n=3),
     Case("matmul_symbolic", one("matmul", (N, 7), (7, 33)), n=11),

@@ -61,7 +61,7 @@ LEVELS = host_cpus()[:-1]  # below that of this machine
 NARROW = (
     "matmul_odd", "matmul_transposed_b", "matmul_float16", "softmax", "average_pool",
     "conv_grouped", "conv_dilated", "sort_rows",
-    "max_pool",
+    "max_pool", "matmul_bytes", "conv_bytes",
 )  # fmt: skip
 
 

@@ -6,11 +6,24 @@ gives 0; integers wrap.
 
 from __future__ import annotations
 
+from typing import Any
+
+import numpy as np
 from llvmlite import ir
 
 from ....tensor_type import BFLOAT16, BOOL, FLOAT16, FLOAT32, DType
 from .function import Function
-from .representation import I16, I32, Operand, constant, like, suffix, value_type, zero_of
+from .representation import (
+    I16,
+    I32,
+    Operand,
+    constant,
+    is_vector,
+    like,
+    suffix,
+    value_type,
+    zero_of,
+)
 
 
 def cast(f: Function, value: Operand, source: DType, target: DType) -> Operand:
@@ -45,10 +58,39 @@ def _between_floats(f: Function, value: Operand, source: DType, target: DType) -
 
 
 def _float_to_integer(f: Function, value: Operand, target: DType) -> Operand:
+    if target.bytes <= 4 and is_vector(value):
+        return _saturated(f, value, target)
     kind = like(value, value_type(target))
     name = "llvm.fptosi.sat" if target.is_signed else "llvm.fptoui.sat"
     function = f.intrinsic(f"{name}.{suffix(kind)}.{suffix(value.type)}", kind, [value.type])
     return f.b.call(function, [value])
+
+
+def _saturated(f: Function, value: Operand, target: DType) -> Operand:
+    """A vector as integers of 32 bits or less, which LLVM would convert lane by lane: brought into
+    their range first. Each bound is one instruction of x86's, which gives the bound for a NaN."""
+    if value.type.element == ir.HalfType():  # it does not hold every bound
+        value = f.b.fpext(value, like(value, ir.FloatType()))
+    element, info = value.type.element, np.iinfo(target.numpy)
+    most = _largest_within(np.float32 if element == ir.FloatType() else np.float64, int(info.max))
+    low, high = constant(value, element, float(info.min)), constant(value, element, most)
+    near = f.b.select(f.b.fcmp_ordered(">", value, low), value, low)
+    near = f.b.select(f.b.fcmp_ordered("<", near, high), near, high)
+    if target.is_signed:
+        near = f.b.select(f.b.fcmp_ordered("ord", value, value), near, zero_of(value))
+    wide = like(value, I32)
+    is_wide = target.bytes == 4 and not target.is_signed
+    result = f.b.fptoui(near, wide) if is_wide else f.b.fptosi(near, wide)
+    if most < info.max:
+        last = constant(value, I32, int(info.max))
+        return f.b.select(f.b.fcmp_ordered(">", value, high), last, result)
+    return result if target.bytes == 4 else f.b.trunc(result, like(value, value_type(target)))
+
+
+def _largest_within(kind: type[np.floating[Any]], bound: int) -> float:
+    """The largest float up to a bound."""
+    nearest = kind(bound)
+    return float(nearest if int(nearest) <= bound else np.nextafter(nearest, kind(0)))
 
 
 def _between_integers(f: Function, value: Operand, source: DType, target: DType) -> Operand:

@@ -14,6 +14,7 @@ from llvmlite import ir
 
 from ....loops.ir import LANES
 from ....tensor_type import DType
+from .dots import dot_bytes
 from .function import Function
 from .representation import I32, Operand, constant, is_vector, lane_type, value_type, zero_of
 
@@ -165,6 +166,7 @@ _INTEGER: dict[str, Emit] = {
     "not": lambda f, t, x: f.b.not_(x),
     "shift_left": _shift(False),
     "shift_right": _shift(True),
+    "dot_bytes": dot_bytes,
     "select": _select,
     **{name: _compare(sign)[1] for name, sign in _COMPARISONS.items()},
 }

@@ -1,0 +1,172 @@
+"""Products of quantized integers -> products of bytes, which CPUs add up in fours.
+
+sum (x - z) w = sum x w - z sum w: with weights that are constants of 8 bits, the zero point of x
+leaves the sum, and what is left multiplies bytes without a sign by bytes with one. An x with a sign
+takes 128 more, and so does its zero point. Every sum is of int32 and wraps as before, so results are
+equal bit for bit. Borders of a convolution hold the zero point instead of zeros, so it must be known
+there. Only sums of whole quads, and enough results for lanes, are taken; all others stay as they
+are.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from ..constant import Constant
+from ..graph import Graph, Node, Value
+from ..rewrite import Rewriter, rewrite
+from ..tensor_type import INT8, INT32, UINT8
+
+LANES, QUAD = 16, 4
+MOST_WEIGHTS = 64 << 20  # whose sums are computed while compiling
+SIGNED = 128  # what makes a byte with a sign one without
+
+
+@dataclass(frozen=True)
+class Centred:
+    """x - zero in int32, of bytes x; ``zero``: int32 that broadcasts, None for 0."""
+
+    x: Value
+    zero: Value | None
+
+
+def multiply_bytes(graph: Graph) -> Graph:
+    """The graph with int32 products by constants of 8 bits as products of bytes."""
+    return rewrite(graph, _multiplied)
+
+
+def _multiplied(b: Rewriter, node: Node) -> list[Value] | None:
+    if node.op.name not in ("conv", "matmul") or node.inputs[0].dtype is not INT32:
+        return None
+    if not node.inputs[1].type.is_static:
+        return None
+    return _convolution(b, node) if node.op.name == "conv" else _product(b, node)
+
+
+def _convolution(b: Rewriter, node: Node) -> list[Value] | None:
+    x, weights = centred(b, node.inputs[0]), node.inputs[1]
+    attrs, (filters, channels) = node.attrs, weights.shape[:2]
+    assert isinstance(filters, int) and isinstance(channels, int)
+    if x is None or attrs.groups != 1 or channels % LANES or 2 * filters <= LANES:
+        return None
+    w = bytes_of(b, weights)
+    if w is None or (x.zero is not None and x.zero.type.elements != 1):
+        return None
+    x = _unsigned(b, x)
+    if any((*attrs.lo, *attrs.hi)):
+        zero = _number(b, x.zero)
+        if zero is None or not 0 <= zero <= 2 * SIGNED - 1:
+            return None
+        padded = b("pad", x.x, lo=(0, 0, *attrs.lo), hi=(0, 0, *attrs.hi), value=float(zero))
+        x, attrs = Centred(padded, x.zero), _without_padding(attrs)
+    total = b("conv", x.x, b.constant(Constant(w)), **_fields(attrs))
+    sums = w.reshape(filters, -1).sum(1, dtype=np.int32)
+    return [_corrected(b, total, x.zero, sums.reshape(filters, *(1,) * (total.type.rank - 2)))]
+
+
+def _product(b: Rewriter, node: Node) -> list[Value] | None:
+    x, weights = centred(b, node.inputs[0]), node.inputs[1]
+    if x is None or weights.type.rank != 2 or node.attrs.transpose_a or node.attrs.transpose_b:
+        return None
+    depth, columns = weights.type.static_shape
+    if depth % QUAD or not depth or columns < LANES or x.x.shape != node.inputs[0].shape:
+        return None
+    w = bytes_of(b, weights)
+    if w is None:
+        return None
+    x = _unsigned(b, x)
+    if (
+        x.zero is not None and x.zero.type.rank and x.zero.shape[-1] != 1
+    ):  # one for each row at most
+        return None
+    total = b("matmul", x.x, b.constant(Constant(w)))
+    return [_corrected(b, total, x.zero, w.sum(0, dtype=np.int32))]
+
+
+def _corrected(b: Rewriter, total: Value, zero: Value | None, sums: npt.NDArray[np.int32]) -> Value:
+    """total - zero * sums; in one constant where the zero point is a number."""
+    number = _number(b, zero)
+    if zero is None or number == 0:
+        return total
+    if number is not None:
+        with np.errstate(over="ignore"):
+            return b("sub", total, b.constant(Constant(sums * np.int32(number))))
+    return b("sub", total, b("mul", zero, b.constant(Constant(sums))))
+
+
+def centred(b: Rewriter, value: Value) -> Centred | None:
+    """What bytes an int32 value is made of: of cast(x), or cast(x) - zero."""
+    node, zero = b.producers.get(value), None
+    if node is not None and node.op.name == "sub":
+        zero = node.inputs[1]
+        if node.inputs[0].shape != value.shape:
+            return None
+        node = b.producers.get(node.inputs[0])
+    if node is None or node.op.name != "cast" or node.output.dtype is not INT32:
+        return None
+    if node.inputs[0].dtype not in (UINT8, INT8):
+        return None
+    return Centred(node.inputs[0], zero)
+
+
+def _unsigned(b: Rewriter, x: Centred) -> Centred:
+    if x.x.dtype is UINT8:
+        return x
+    shifted = b("cast", b("add", b("cast", x.x, dtype=INT32), SIGNED), dtype=UINT8)
+    zero = b.number(SIGNED, INT32) if x.zero is None else b("add", x.zero, SIGNED)
+    number = _number(b, x.zero) if x.zero is not None else None
+    return Centred(shifted, zero if number is None else b.number(number + SIGNED, INT32))
+
+
+def _number(b: Rewriter, zero: Value | None) -> int | None:
+    """A zero point that is one known number."""
+    if zero is None:
+        return 0
+    constant = b.constant_of(zero)
+    if constant is None or not (constant.is_splat or constant.array.size == 1):
+        return None
+    return int(constant.splat_value if constant.is_splat else constant.array.reshape(-1)[0])
+
+
+def bytes_of(b: Rewriter, value: Value) -> npt.NDArray[np.int8] | None:
+    """Constant weights as bytes with a sign; None where they are not constant, or do not fit."""
+    if math.prod(value.type.static_shape) > MOST_WEIGHTS:
+        return None
+    found = _array(b, value)
+    if found is None or not found.size or found.min() < -SIGNED or found.max() >= SIGNED:
+        return None
+    return found.astype(np.int8)
+
+
+def _array(b: Rewriter, value: Value) -> npt.NDArray[Any] | None:
+    """A constant, or cast(constant) and cast(constant) - constant, which grow too much to fold."""
+    node = b.producers.get(value)
+    if node is None or node.op.name != "sub":
+        return _cast_constant(b, value)
+    left, right = (_cast_constant(b, operand) for operand in node.inputs)
+    return None if left is None or right is None else left - right
+
+
+def _cast_constant(b: Rewriter, value: Value) -> npt.NDArray[Any] | None:
+    node = b.producers.get(value)
+    if node is not None and node.op.name == "cast" and node.output.dtype is INT32:
+        value = node.inputs[0]
+    constant = b.constant_of(value)
+    return None if constant is None else constant.array.astype(np.int32)
+
+
+def _without_padding(attrs: Any) -> Any:
+    none = (0,) * len(attrs.lo)
+    return replace(attrs, lo=none, hi=none)
+
+
+def _fields(attrs: Any) -> dict[str, Any]:
+    return {name: getattr(attrs, name) for name in ("stride", "dilation", "lo", "hi", "groups")}
+
+
+__all__ = ["LANES", "QUAD", "Centred", "bytes_of", "centred", "multiply_bytes"]

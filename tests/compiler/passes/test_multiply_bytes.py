@@ -1,0 +1,153 @@
+"""Products of quantized integers: those by constants of 8 bits become products of bytes, with the
+same integers, on every CPU level of this machine.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import pytest
+
+from netloom.compiler.dim import Extent, symbol
+from netloom.compiler.driver import Options, compile_graph
+from netloom.compiler.graph import Builder, Graph, Value
+from netloom.compiler.interpret import interpret
+from netloom.compiler.op import Array
+from netloom.compiler.passes.fold_constants import fold_constants
+from netloom.compiler.passes.multiply_bytes import multiply_bytes
+from netloom.compiler.targets.cpu.machine import host_cpus
+from netloom.compiler.tensor_type import INT8, INT32, UINT8, DType, TensorType
+from netloom.compiler.verify import verify
+from netloom.runtime.session import Session
+
+N = symbol("N", 1)
+PLAIN = {"stride": (1, 1), "dilation": (1, 1), "lo": (0, 0), "hi": (0, 0)}
+PADDED = {**PLAIN, "lo": (1, 2), "hi": (2, 0)}
+
+
+@dataclass(frozen=True)
+class Case:
+    """(x - zero) times weights. ``zero``: a number, or the shape of an input; ``weight_zero``: what
+    is taken from weights of that dtype; ``n``: the free dim."""
+
+    op: str
+    x: tuple[Extent, ...]
+    w: tuple[int, ...]
+    dtype: DType = UINT8
+    zero: int | tuple[int, ...] = 0
+    weight_dtype: DType = INT8
+    weight_zero: int = 0
+    attrs: dict[str, Any] = field(default_factory=dict)
+    n: int = 3
+    most: int = 127  # of the weights without their zero
+
+    def graph(self) -> Graph:
+        b = Builder("bytes")
+        x = b("cast", b.input(TensorType(self.dtype, self.x), "x"), dtype=INT32)
+        if isinstance(self.zero, tuple):
+            x = b("sub", x, b.input(TensorType(INT32, self.zero), "zero"))
+        elif self.zero:
+            x = b("sub", x, self.zero)
+        info = np.iinfo(self.weight_dtype.numpy)
+        low, high = (
+            max(info.min, self.weight_zero - 128),
+            min(info.max, self.weight_zero + self.most),
+        )
+        numbers = np.random.default_rng(sum(self.w)).integers(low, high + 1, self.w)
+        numbers.reshape(-1)[:2] = low, high
+        w: Value = b.constant(numbers.astype(self.weight_dtype.numpy))
+        w = b("cast", w, dtype=INT32) if self.weight_dtype is not INT32 else w
+        w = b("sub", w, self.weight_zero) if self.weight_zero else w
+        return b.build([b(self.op, x, w, **self.attrs)], ["y"])
+
+    def arrays(self) -> dict[str, Array]:
+        """Bytes of the whole range, its ends among them."""
+        rng, info = np.random.default_rng(1), np.iinfo(self.dtype.numpy)
+        shape = tuple(e if isinstance(e, int) else self.n for e in self.x)
+        x = rng.integers(info.min, info.max + 1, shape).astype(self.dtype.numpy)
+        x.reshape(-1)[:3] = info.min, info.max, info.max
+        zero = self.zero if isinstance(self.zero, tuple) else None
+        more = {} if zero is None else {"zero": rng.integers(-200, 300, zero).astype(np.int32)}
+        return {"x": x, **more}
+
+
+TAKEN = {
+    "product": Case("matmul", (5, 24), (24, 40), zero=113),
+    "product_without_zero": Case("matmul", (29, 4), (4, 16)),
+    "product_of_signed": Case("matmul", (3, 36), (36, 17), dtype=INT8, zero=-128),
+    "product_of_signed_without_zero": Case("matmul", (3, 36), (36, 17), dtype=INT8),
+    "product_by_unsigned": Case("matmul", (3, 8), (8, 33), weight_dtype=UINT8, weight_zero=128),
+    "product_of_rows": Case("matmul", (2, N, 32), (32, 32), zero=4),
+    "product_with_a_zero_of_data": Case("matmul", (6, 20), (20, 50), zero=()),
+    "product_with_zeros_of_rows": Case("matmul", (6, 20), (20, 50), dtype=INT8, zero=(6, 1)),
+    "long_product": Case("matmul", (2, 4096), (4096, 16), zero=255),
+    "conv": Case("conv", (1, 16, 9, 9), (32, 16, 3, 3), zero=7, attrs=PADDED),
+    "conv_of_signed": Case("conv", (2, 32, 6, 7), (20, 32, 3, 2), INT8, -5, attrs=PADDED),
+    "conv_of_points": Case("conv", (N, 48, 5, 5), (16, 48, 1, 1), zero=(), attrs=PLAIN),
+    "conv_strided": Case("conv", (1, 16, 11, 12), (16, 16, 3, 3), zero=200,
+                         attrs={**PADDED, "stride": (2, 3), "dilation": (2, 1)}),
+    "conv_of_rows": Case("conv", (2, 16, 30), (17, 16, 5), zero=1,
+                         attrs={"stride": (1,), "dilation": (1,), "lo": (2,), "hi": (2,)}),
+}  # fmt: skip
+LEFT = {
+    "few_channels": Case("conv", (1, 3, 9, 9), (32, 3, 3, 3), attrs=PLAIN),
+    "few_filters": Case("conv", (1, 16, 9, 9), (4, 16, 3, 3), attrs=PLAIN),
+    "groups": Case("conv", (1, 32, 5, 5), (32, 16, 3, 3), attrs={**PLAIN, "groups": 2}),
+    "borders_of_data": Case("conv", (1, 16, 5, 5), (16, 16, 3, 3), zero=(), attrs=PADDED),
+    "borders_beyond_bytes": Case("conv", (1, 16, 5, 5), (16, 16, 3, 3), zero=-1, attrs=PADDED),
+    "zeros_of_channels": Case("conv", (1, 16, 5, 5), (16, 16, 3, 3), zero=(16, 1, 1), attrs=PLAIN),
+    "few_columns": Case("matmul", (4, 16), (16, 8)),
+    "part_of_a_quad": Case("matmul", (4, 18), (18, 32)),
+    "wide_weights": Case("matmul", (4, 16), (16, 32), weight_dtype=UINT8, most=128),
+    "zeros_of_columns": Case("matmul", (4, 16), (16, 32), zero=(16,)),
+}
+
+
+def ops_of(graph: Graph) -> list[str]:
+    return [node.op.name for node in graph.nodes]
+
+
+@pytest.mark.parametrize("name", TAKEN)
+def test_the_integers_are_the_same(name: str) -> None:
+    case = TAKEN[name]
+    graph, arrays = case.graph(), case.arrays()
+    (expected,) = interpret(graph, arrays)
+    multiplied = multiply_bytes(fold_constants(graph))
+    verify(multiplied)
+    node = next(node for node in multiplied.nodes if node.op.name == case.op)
+    assert [value.dtype for value in node.inputs] == [UINT8, INT8]
+    np.testing.assert_array_equal(interpret(multiplied, arrays)[0], expected)
+    for cpu in host_cpus() if name in ("product", "conv") else host_cpus()[-1:]:
+        image = compile_graph(graph, Options(cpu=cpu.name)).image
+        found = Session.in_process(image, threads=1).run(None, arrays)[0]
+        np.testing.assert_array_equal(found, expected, err_msg=cpu.name)
+
+
+@pytest.mark.parametrize("case", LEFT.values(), ids=LEFT)
+def test_others_stay(case: Case) -> None:
+    graph = fold_constants(case.graph())
+    assert ops_of(multiply_bytes(graph)) == ops_of(graph)
+
+
+def test_sums_wrap() -> None:
+    """32,768 products of 255 and 127 leave int32, as they do without the pass."""
+    case = Case("matmul", (1, 1 << 17), (1 << 17, 16))
+    graph = case.graph()
+    arrays = {"x": np.full((1, 1 << 17), 255, np.uint8)}
+    (constant,) = (node for node in graph.nodes if node.op.name == "constant")
+    assert int(np.abs(constant.attrs.value.array.astype(np.int64).sum(0)).max()) * 255 < 1 << 31
+    expected = interpret(graph, arrays)[0]
+    found = Session.in_process(compile_graph(graph).image, threads=1).run(None, arrays)[0]
+    np.testing.assert_array_equal(found, expected)
+
+
+@pytest.mark.parametrize("name", ["product", "conv"])
+def test_one_instruction_adds_four_products(name: str) -> None:
+    graph = TAKEN[name].graph()
+    with_dots = compile_graph(graph, Options(cpu="x86-64-v4-vnni")).as_text("asm")
+    assert "vpdpbusd" in with_dots and "vpmulld" not in with_dots
+    for level in ("x86-64", "x86-64-v3", "x86-64-v4"):
+        without = compile_graph(graph, Options(cpu=level)).as_text("asm")
+        assert "pmaddwd" in without and "vpdpbusd" not in without, level
