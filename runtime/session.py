@@ -329,6 +329,11 @@ def _by_name(entry: EntryInfo, inputs: Sequence[Any], named: Mapping[str, Any]) 
 
 def _in_order(entry: EntryInfo, inputs: Mapping[str, Any]) -> list[Any]:
     names = [port.name for port in entry.inputs]
+    if not isinstance(inputs, Mapping):
+        raise InputError(
+            f"The inputs must be a mapping of names to arrays, not a {type(inputs).__name__}.",
+            hint=f"The program has {_listed(names)}.",
+        )
     if unknown := [name for name in inputs if name not in names]:
         raise InputError(f"There is no input {quoted(unknown)}; the program has {quoted(names)}.")
     if missing := [name for name in names if name not in inputs]:

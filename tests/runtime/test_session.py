@@ -173,6 +173,12 @@ def test_bad_inputs(
     np.testing.assert_array_equal(session(X), 8 * X)
 
 
+@pytest.mark.parametrize("inputs", [[X], X, None])
+def test_inputs_without_names(session: Session, inputs: Any) -> None:
+    with pytest.raises(InputError, match="must be a mapping of names to arrays, not a "):
+        session.run(None, inputs)
+
+
 def test_values_that_do_not_convert(session: Session) -> None:
     for value in ("text", [["a"]], [[1j] * 4], [[1, 2], [3]], object()):
         with pytest.raises(
