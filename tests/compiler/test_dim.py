@@ -139,3 +139,11 @@ def test_divisors_are_positive_constants() -> None:
     for divisor in (0, -3):
         with pytest.raises(ValueError, match="divide by positive constants only"):
             Dim.of(N) // divisor
+
+
+def test_what_halving_and_doubling_leaves_is_no_less_than_zero() -> None:
+    h = dim.symbol("h", 2, 10**9)
+    rest = h - h // 2 * 2
+    assert dim.is_nonnegative(rest)
+    assert not dim.is_nonnegative(rest - 1)
+    assert not dim.is_nonnegative(h // 2 * 2 - h)

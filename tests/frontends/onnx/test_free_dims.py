@@ -279,3 +279,16 @@ def test_pads_up_to_a_multiple(mode: str) -> None:
         from_onnx(
             model_of("float[B, H, 6] x", body.replace("Mod(more, four)", "Sub(rest, low)"), **pads)
         )
+
+
+def test_pads_to_the_size_before_a_pool() -> None:
+    body = """p = MaxPool<kernel_shape = [2, 2], strides = [2, 2]>(x)  u = Resize(p, , scales)
+              sx = Shape<start = 2>(x)  su = Shape<start = 2>(u)  d = Sub(sx, su)  l = Div(d, two)
+              r = Sub(d, l)  pads = Concat<axis = 0>(none, l, none, r)  v = Pad(u, pads)
+              y = Add(x, v)"""
+    fixed = {
+        "scales": np.array([1, 1, 2, 2], np.float32),
+        "two": np.array([2, 2]),
+        "none": np.zeros(2, np.int64),
+    }
+    assert_right(model_of("float[B, 2, H, W] x", body, **fixed), (1, 2, 6, 9), (2, 2, 5, 4))
