@@ -48,7 +48,8 @@ to {LATEST_OPSET}.
 "Known at import" names inputs that must be initializers, or follow from shapes and initializers.
 Free dims may be part of shapes, but not of axes and repeats. Results that are as long as data say
 (NonMaxSuppression, NonZero, Compress, Unique, Slice and TopK with bounds that are data) have dims
-that each run decides; shapes that follow from them are known too. Sequences and optionals live at import
+that each run decides; shapes that follow from them are known too, and other integers that data
+decide may be part of shapes and numbers of steps if something bounds them. Sequences and optionals live at import
 only: their lengths must be known, and they cannot be inputs of the model. `netloom check
 model.onnx` says for one model what is missing.
 """
