@@ -61,7 +61,7 @@ def _pad(
     lo, hi = [max(p, 0) for p in lo], [max(p, 0) for p in hi]
     if not any(lo) and not any(hi):
         return x
-    _check_reach(x, mode, lo, hi)
+    _check_reach(node, x, mode, lo, hi)
     if mode == "wrap":
         return _wrapped(context, x, lo, hi)
     check_size(
@@ -88,7 +88,9 @@ def _cropped(
     return sliced(context, x, cuts) if cuts else x
 
 
-def _check_reach(x: Value, mode: str, lo: Sequence[int], hi: Sequence[int]) -> None:
+def _check_reach(
+    node: ModelNode, x: Value, mode: str, lo: Sequence[int], hi: Sequence[int]
+) -> None:
     """A mirror image is at most the input less one long; nothing can be repeated of an empty
     axis.
     """

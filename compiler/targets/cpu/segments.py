@@ -27,7 +27,9 @@ WEIGHTS_SYMBOL = "nl_weights"  # the image of a shared object
 SHORTEST_FILL = 4096  # bytes: shorter runs stay bytes
 _BLOCK = 512  # bytes: every run of SHORTEST_FILL bytes holds at least 7 aligned blocks
 _CHUNK = 4096  # blocks that are compared at a time
-_PART = 1 << 20  # bytes of a packed array that are put in order at a time: the L2 cache holds it
+_PART = (
+    1 << 20
+)  # bytes of a packed array that are put in order at a time: the second cache holds it
 _AHEAD = 4  # parts that wait to be written
 _UNSIGNED = {1: np.uint8, 2: np.uint16, 4: np.uint32, 8: np.uint64}
 
