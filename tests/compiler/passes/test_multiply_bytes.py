@@ -132,13 +132,15 @@ def test_others_stay(case: Case) -> None:
 
 
 def test_sums_wrap() -> None:
-    """32,768 products of 255 and 127 leave int32, as they do without the pass."""
-    case = Case("matmul", (1, 1 << 17), (1 << 17, 16))
-    graph = case.graph()
-    arrays = {"x": np.full((1, 1 << 17), 255, np.uint8)}
-    (constant,) = (node for node in graph.nodes if node.op.name == "constant")
-    assert int(np.abs(constant.attrs.value.array.astype(np.int64).sum(0)).max()) * 255 < 1 << 31
-    expected = interpret(graph, arrays)[0]
+    """131,072 products of 255 - 3 and 127 leave int32, as they do without the pass."""
+    depth = 1 << 17
+    b = Builder("wrapped")
+    x = b("sub", b("cast", b.input(TensorType(UINT8, (1, depth)), "x"), dtype=INT32), 3)
+    graph = b.build([b("matmul", x, b.constant(np.full((depth, 16), 127, np.int32)))])
+    arrays = {"x": np.full((1, depth), 255, np.uint8)}
+    expected = np.full((1, 16), (252 * 127 * depth + (1 << 31)) % (1 << 32) - (1 << 31), np.int32)
+    assert 252 * 127 * depth >= 1 << 31
+    np.testing.assert_array_equal(interpret(graph, arrays)[0], expected)
     found = Session.in_process(compile_graph(graph).image, threads=1).run(None, arrays)[0]
     np.testing.assert_array_equal(found, expected)
 
