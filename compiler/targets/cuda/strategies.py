@@ -31,6 +31,7 @@ from .forms import Engine
 from .measured import MeasuredTimes
 from .tilings import Size, Tiling
 
+OWN = (WINOGRAD_F2_FUSED, ATTENTION_FUSED)
 WIDE = 4.0  # times the least prediction: what is above that at a device's best is not planned
 TILED = 0.75  # of the multiply-add rate, the tiles of attention: an estimate
 PLAIN = "product"  # how a matmul is computed, in tables of times
@@ -51,9 +52,7 @@ def select_for_device(
     is_rounded = engine in (Engine.TF32, Engine.BF16)
     reason = f"its transforms would amplify the rounding of {engine.value}"
     vetoes = {
-        s.name: reason
-        for s in (*STRATEGIES, *own_strategies(engine))
-        if s.name.startswith("winograd") and is_rounded
+        s.name: reason for s in (*STRATEGIES, *OWN) if s.name.startswith("winograd") and is_rounded
     }
     vetoes |= {
         s.name: "the cuda target has no code for its transforms"
@@ -63,8 +62,7 @@ def select_for_device(
     vetoes["attention_online"] = "the cuda target has no code for its loops"
     rates = Rates(
         FIGURES.products * FIGURES.multiprocessors, FIGURES.near, vetoes, CHOSEN,
-        own_strategies(engine),
-        pricing=partial(_prices, engine),
+        own_strategies(engine), pricing=partial(_prices, engine),
     )  # fmt: skip
     own: list[Decision] = []
     result = select_strategies(graph, accuracy, override, own, typical_batch, rates, tuner)
@@ -75,8 +73,9 @@ def select_for_device(
 
 
 def own_strategies(engine: Engine) -> tuple[Strategy, ...]:
-    """Strategies that this target alone has, with what an engine cannot compute."""
-    return WINOGRAD_F2_FUSED, replace(ATTENTION_FUSED, rejects=partial(_attention_rejects, engine))
+    """OWN, with what an engine cannot compute."""
+    attention = replace(ATTENTION_FUSED, rejects=partial(_attention_rejects, engine))
+    return tuple(attention if own is ATTENTION_FUSED else own for own in OWN)
 
 
 def _attention_rejects(engine: Engine, graph: Graph, node: Node) -> str | None:

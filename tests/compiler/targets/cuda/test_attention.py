@@ -451,7 +451,7 @@ def test_selection_says_why() -> None:
     (((64, 513), (64, 513), (64, 8)), {}, "513 deep"),
     (((64, 8), (64, 8), (64, 257)), {}, "257 wide; the most is 256"),
     (((64, 8), (64, 8), (64, 8)), {"dtype": FLOAT16}, "computes in float16"),
-    (((64, 400), (64, 400), (64, 8)), {"precision": "tf32"}, "400 deep and 8 wide; in tf32"),
+    (((64, 512), (64, 512), (64, 8)), {"precision": "tf32"}, "512 deep and 8 wide; in tf32"),
 ], ids=lambda x: str(x))  # fmt: skip
 def test_what_it_is_not_for_says_why(
     shapes: Sequence[Shape], options: Mapping[str, Any], reason: str

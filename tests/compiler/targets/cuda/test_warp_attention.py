@@ -20,7 +20,7 @@ from netloom.compiler import dim
 from netloom.compiler.graph import Builder, Graph
 from netloom.compiler.targets.cuda import attention_warps
 from netloom.compiler.targets.cuda.attention_warps import WarpTile, warp_tile
-from netloom.compiler.targets.cuda.compile import compile_kernel, is_available
+from netloom.compiler.targets.cuda.compile import compile_kernel
 from netloom.compiler.targets.cuda.driver import CudaOptions
 from netloom.compiler.targets.cuda.forms import FusedAttention
 from netloom.compiler.targets.cuda.source import KernelSource
@@ -35,6 +35,7 @@ from tests.compiler.targets.cuda.test_attention import (
     decided,
     exact,
     masked,
+    needs_compiler,
     planned,
     values_of,
     with_zeros,
@@ -43,9 +44,6 @@ from tests.compiler.targets.cuda.test_forms import barriers, without_barrier
 from tests.ptx_emulator.machine import emulate
 from tests.ptx_emulator.memory import BankTraffic, MemoryFault
 
-pytestmark = pytest.mark.skipif(
-    not is_available(), reason="numba-cuda is not installed (netloom[cuda])"
-)
 Array = npt.NDArray[Any]
 # relative errors of whole outputs: what 10 and 7 bits of operands and weights allow, and float32's
 BOUNDS = {"tf32": 1e-3, "bf16": 8e-3, "3xtf32": 1e-6}
@@ -121,6 +119,7 @@ def distance(found: Array, wanted: Array) -> float:
     return float(np.linalg.norm((found - wanted)[known]) / np.linalg.norm(wanted[known]))
 
 
+@needs_compiler
 def test_awkward_shapes(shape: str, precision: str) -> None:
     shapes, attrs, lengths, _ = SHAPES[shape]
     graph = attention(*shapes, **attrs)
@@ -132,6 +131,7 @@ def test_awkward_shapes(shape: str, precision: str) -> None:
         assert distance(found, exact(graph, inputs)) <= BOUNDS[precision]
 
 
+@needs_compiler
 def test_bool_masks() -> None:
     graph = attention((2, L, 8), (2, S, 8), (2, S, 12), (2, 1, S), mask=BOOL)
     dims = {"L": 66, "S": 130}
@@ -139,6 +139,7 @@ def test_bool_masks() -> None:
     assert distance(run(graph, inputs, dims, "3xtf32"), exact(graph, inputs)) <= 1e-6
 
 
+@needs_compiler
 def test_a_warp_for_every_16_queries(monkeypatch: pytest.MonkeyPatch, wide: str) -> None:
     """The best source, and the general one, whose tiles have half as many keys."""
     monkeypatch.setattr(attention_warps, "MANY_BLOCKS", 1)
@@ -152,6 +153,7 @@ def test_a_warp_for_every_16_queries(monkeypatch: pytest.MonkeyPatch, wide: str)
         assert distance(y, wanted) <= BOUNDS[wide]
 
 
+@needs_compiler
 def test_keys_in_parts() -> None:
     """A part of the keys each, some without any, rows without keys among them."""
     graph = attention((17, 8), (S, 8), (S, 12), (17, S))
@@ -163,6 +165,7 @@ def test_keys_in_parts() -> None:
         assert np.isnan(found[3]).all() and distance(found, exact(graph, inputs)) <= 1e-6
 
 
+@needs_compiler
 def test_special_values(has_zeros: bool) -> None:
     """Rows without keys, rows whose first keys are hidden, a NaN, and the lowest number as a mask:
     what the oracle says."""
@@ -180,6 +183,7 @@ def test_special_values(has_zeros: bool) -> None:
     assert np.allclose(found[known], wanted[known], rtol=1e-5, atol=1e-6)
 
 
+@needs_compiler
 def test_what_is_fused_with_it() -> None:
     """Heads are read where they lie, turned ones too; a residual is added where outputs are
     stored."""
@@ -220,6 +224,7 @@ def launched(ptx: str, graph: Graph, precision: str) -> tuple[Array, BankTraffic
     return y, emulate(ptx, blocks, threads, arrays, inputs=len(inputs), flag=len(inputs) + 1)
 
 
+@needs_compiler
 def test_each_barrier_is_needed(synchronized: str) -> None:
     """Those behind the first keys, behind values and later keys, and behind outputs; two warps
     share queries, which takes one more for their sums and one for their outputs."""
@@ -230,6 +235,7 @@ def test_each_barrier_is_needed(synchronized: str) -> None:
             launched(without_barrier(ptx, number), SMALL, synchronized)
 
 
+@needs_compiler
 def test_a_border_one_key_off_is_seen(border: tuple[str, int]) -> None:
     name, by = border
     graph = SMALL if name == "causal" else attention((66, 20), (70, 20), (70, 8), scale=0.2)
@@ -248,6 +254,7 @@ def test_a_border_one_key_off_is_seen(border: tuple[str, int]) -> None:
 
 
 @pytest.mark.parametrize("rounding", ["tf32", "bf16"])
+@needs_compiler
 def test_banks_do_not_conflict(rounding: str) -> None:
     graph = attention((64, 64), (64, 64), (64, 64))
     ptx = compiled(source_of(graph, rounding).of("sm_80")[0])
@@ -255,6 +262,7 @@ def test_banks_do_not_conflict(rounding: str) -> None:
     assert traffic.cycles == traffic.least
 
 
+@needs_compiler
 def test_layers_of_networks_pass_the_gates(
     layer: tuple[tuple[Shape, dict[str, Any], tuple[int, int]], str],
 ) -> None:
