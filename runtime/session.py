@@ -332,7 +332,7 @@ def _in_order(entry: EntryInfo, inputs: Mapping[str, Any]) -> list[Any]:
     if not isinstance(inputs, Mapping):
         raise InputError(
             f"The inputs must be a mapping of names to arrays, not a {type(inputs).__name__}.",
-            hint=f"The program has {_listed(names)}.",
+            hint=f"The program has {quoted(names)}.",
         )
     if unknown := [name for name in inputs if name not in names]:
         raise InputError(f"There is no input {quoted(unknown)}; the program has {quoted(names)}.")
