@@ -7,23 +7,26 @@ are.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
 from ..graph import Builder, Graph, Node, Value, finish, rebuilder
-from ..layout import BLOCK, Layout, Part, channel_blocked
+from ..layout import BLOCK, Layout, channel_blocked
 from ..loops.strides import MOST_STEP
 from ..op import OPS
 from ..ops.convolution import padding_of_output_gradient
 from .blocked_views import blocked_view
+from .packed_layouts import (
+    by_columns,
+    columns_in_panels,
+    packed_bytes,
+    packed_filters,
+    panels,
+    panels_of_bytes,
+)
+from .right_operands import has_full_columns, is_skinny, is_worth_packing, multiplies_bytes
 
-PACKED_ROWS, PACKED_BYTES = 128, 2 << 20  # of a product whose right operand is packed at run time
-# of a right operand whose columns are made contiguous, their length, rows of the left one
-FEW_COLUMNS, LONG, SKINNY_ROWS = 8, 64, 64
-PADDED = 1.25  # columns in panels, padding and all, for each one that is there
-QUAD = 4  # bytes whose products CPUs add up at once
 ALGORITHMS = ("winograd", "fft")  # tile by tile: the names that the ops of ops/tiles.py begin with
 # these read vectors of the last axis, wherever they lie
 PANEL_READERS = tuple(
@@ -100,16 +103,16 @@ def _stage_of_tiles(b: Builder, node: Node, stage: str, inputs: list[Value]) -> 
     match stage:
         case "input" | "output_gradient":
             return _with_layout(
-                b, node, [_reordered(b, inputs[0], channel_blocked(4))], _panel_layout(node.output)
+                b, node, [_reordered(b, inputs[0], channel_blocked(4))], panels(node.output)
             )
         case "output":
             return _with_layout(b, node, inputs, channel_blocked(4))
         case "fused":
             x = _reordered(b, inputs[0], channel_blocked(4))
-            u = inputs[1] if _in_panels(inputs[1]) else _panels(b, _plain(b, inputs[1]))
+            u = inputs[1] if _in_panels(inputs[1]) else _in_panels_of(b, _plain(b, inputs[1]))
             return _with_layout(b, node, [x, u], channel_blocked(4))
         case "filter":
-            return _with_layout(b, node, [_plain(b, inputs[0])], _panel_layout(node.output))
+            return _with_layout(b, node, [_plain(b, inputs[0])], panels(node.output))
     return b.copy(node, inputs)
 
 
@@ -178,7 +181,9 @@ def _convolution(b: Builder, node: Node, inputs: list[Value]) -> Sequence[Value]
     blocked = channel_blocked(rank)
     takes_blocks = blocks or is_depthwise
     x = _reordered(b, x, blocked) if takes_blocks else _plain(b, x)
-    packed = _packed_bytes(rank) if blocks and _multiplies_bytes(node) else _packed(rank, blocks)
+    packed = (
+        packed_bytes(rank) if blocks and multiplies_bytes(node) else packed_filters(rank, blocks)
+    )
     w = _reordered(b, _plain(b, w), packed)
     return _with_attrs(b, node, [_padded(b, node, x), w], _without_padding(node), blocked)
 
@@ -197,7 +202,7 @@ def _input_gradient(b: Builder, node: Node, inputs: list[Value]) -> Sequence[Val
     has_blocks = is_blocked and _fills_blocks(filters)
     dy = _reordered(b, dy, channel_blocked(rank)) if has_blocks else _plain(b, dy)
     w = (
-        _reordered(b, _plain(b, w), _packed(rank, has_blocks, lanes=1))
+        _reordered(b, _plain(b, w), packed_filters(rank, has_blocks, lanes=1))
         if is_blocked
         else _plain(b, w)
     )
@@ -228,7 +233,7 @@ def _weight_gradient(b: Builder, node: Node, inputs: list[Value]) -> Sequence[Va
     has_blocks = is_blocked and _fills_blocks(channels)
     x = _reordered(b, x, channel_blocked(rank)) if has_blocks else _plain(b, x)
     dy = _reordered(b, dy, channel_blocked(rank)) if is_blocked else _plain(b, dy)
-    layout = _packed(rank, has_blocks) if is_blocked else None
+    layout = packed_filters(rank, has_blocks) if is_blocked else None
     outputs = _with_attrs(b, node, [_padded(b, node, x), dy], _without_padding(node), layout)
     return [_plain(b, outputs[0])]
 
@@ -242,106 +247,30 @@ def _product(b: Builder, graph: Graph, node: Node, inputs: list[Value]) -> Seque
         left = _plain(b, left)
     if not _in_panels(right):
         is_constant = graph.constant_of(node.inputs[1]) is not None
-        is_packed = is_constant or is_transformed or _is_worth_packing(node)
-        if is_constant and _multiplies_bytes(node) and not node.attrs.transpose_b:
-            right = _reordered(b, _plain(b, right), _panels_of_bytes(right))
+        is_packed = is_constant or is_transformed or is_worth_packing(node)
+        if is_constant and multiplies_bytes(node) and not node.attrs.transpose_b:
+            right = _reordered(b, _plain(b, right), panels_of_bytes(right))
         elif node.attrs.transpose_b:
             right = _plain(b, right)
-            if is_constant and _has_full_columns(graph, node):
-                right = _reordered(b, right, _columns_in_panels(right))
-        elif _is_skinny(node, is_constant) and not is_transformed:
-            right = _reordered(b, _plain(b, right), _by_columns(right))
+            if is_constant and has_full_columns(graph, node):
+                right = _reordered(b, right, columns_in_panels(right))
+        elif is_skinny(node, is_constant) and not is_transformed:
+            right = _reordered(b, _plain(b, right), by_columns(right))
         else:
-            right = _panels(b, right) if is_packed else _plain(b, right)
-    return _with_layout(
-        b, node, [left, right], _panel_layout(node.output) if is_transformed else None
-    )
-
-
-def _is_worth_packing(node: Node) -> bool:
-    """Whether a product reads its right operand so often that packing it first pays: row-major, the
-    rows of a large matrix lie a power of two apart or nearly so, and push each other out of the
-    cache (Goto and van de Geijn 2008, section 4)."""
-    left, right = node.inputs
-    if not (left.type.is_static and right.type.is_static):
-        return False
-    batch, (k, n) = right.type.static_shape[:-2], right.type.static_shape[-2:]
-    rows = math.prod(left.type.static_shape) // (math.prod(batch) * k or 1)
-    return rows >= PACKED_ROWS and k * n * right.dtype.bytes >= PACKED_BYTES
-
-
-def _is_skinny(node: Node, is_constant: bool) -> bool:
-    """Whether the right operand has so few columns that vectors run along the sum instead, for
-    which each column must be contiguous: where it is constant, or short beside the left operand."""
-    left, right = node.inputs
-    k, n = right.shape[-2:]
-    if (
-        node.attrs.transpose_a
-        or node.attrs.transpose_b
-        or not (isinstance(k, int) and isinstance(n, int))
-    ):
-        return False
-    rows = left.shape[-2]
-    return (
-        1 < n <= FEW_COLUMNS
-        and k >= LONG
-        and (is_constant or (isinstance(rows, int) and rows >= SKINNY_ROWS))
-    )
-
-
-def _has_full_columns(graph: Graph, node: Node) -> bool:
-    """Whether a constant that a product reads transposed gives it columns for lanes, which few
-    padding lanes are among. Lanes along the sum would have to be added up for each result, and what
-    follows the product (an activation) would have one lane. A constant that others read as it is
-    stays as it is, for it would be stored twice."""
-    right = node.inputs[1]
-    columns = right.shape[-2]
-    if not isinstance(columns, int) or PADDED * columns < -(-columns // BLOCK) * BLOCK:
-        return False
-    return all(
-        user.op.name == "matmul" and user.inputs[0] is not right and user.attrs.transpose_b
-        for user in graph.users.get(right, ())
-    )
-
-
-def _columns_in_panels(value: Value) -> Layout:
-    """A right operand [n, k] that is read transposed, in panels of 16 columns, each k x 16."""
-    rank = value.type.rank
-    batch = [Part(axis) for axis in range(rank - 2)]
-    return Layout((*batch, Part(rank - 2, BLOCK), Part(rank - 1), Part(rank - 2, 1, BLOCK)))
-
-
-def _by_columns(value: Value) -> Layout:
-    rank = value.type.rank
-    return Layout((*(Part(axis) for axis in range(rank - 2)), Part(rank - 1), Part(rank - 2)))
+            right = _in_panels_of(b, right) if is_packed else _plain(b, right)
+    return _with_layout(b, node, [left, right], panels(node.output) if is_transformed else None)
 
 
 def _in_panels(value: Value) -> bool:
-    return value.layout is not None and value.layout == _panel_layout(value)
+    return value.layout is not None and value.layout == panels(value)
 
 
-def _panels(b: Builder, value: Value) -> Value:
+def _in_panels_of(b: Builder, value: Value) -> Value:
     """A constant right operand in panels of 16 columns, each k x 16: a tile reads it front to
     back.
     """
-    layout = _panel_layout(value)
+    layout = panels(value)
     return _plain(b, value) if layout is None else _reordered(b, value, layout)
-
-
-def _panels_of_bytes(value: Value) -> Layout:
-    """[k, n] in panels of 16 columns, each k/4 x 16 x 4."""
-    rows, columns = value.type.rank - 2, value.type.rank - 1
-    batch = [Part(axis) for axis in range(rows)]
-    lanes = (Part(columns, 1, BLOCK), Part(rows, 1, QUAD))
-    return Layout((*batch, Part(columns, BLOCK), Part(rows, QUAD), *lanes))
-
-
-def _panel_layout(value: Value) -> Layout | None:
-    rank = value.type.rank
-    if not isinstance(value.shape[-1], int) or value.shape[-1] < BLOCK:
-        return None
-    batch = [Part(axis) for axis in range(rank - 2)]
-    return Layout((*batch, Part(rank - 1, BLOCK), Part(rank - 2), Part(rank - 1, 1, BLOCK)))
 
 
 def _pools_blocks(node: Node, x: Value) -> bool:
@@ -364,40 +293,6 @@ def _fills_blocks(extent: int) -> bool:
     layout.
     """
     return 2 * extent > -(-extent // BLOCK) * BLOCK
-
-
-def _packed(rank: int, blocks: bool, lanes: int = 0) -> Layout:
-    """o/16 c/16 k… c%16 o%16, or without blocks of channels o/16 c k… o%16; with ``lanes`` 1, o
-    and c exchanged.
-    """
-    spatial = [Part(axis) for axis in range(2, rank)]
-    other = 1 - lanes
-    if blocks:
-        return Layout(
-            (
-                Part(lanes, BLOCK),
-                Part(other, BLOCK),
-                *spatial,
-                Part(other, 1, BLOCK),
-                Part(lanes, 1, BLOCK),
-            )
-        )
-    return Layout((Part(lanes, BLOCK), Part(other), *spatial, Part(lanes, 1, BLOCK)))
-
-
-def _packed_bytes(rank: int) -> Layout:
-    """o/16 c/16 k… (c%16)/4 o%16 c%4: four bytes of channels, for each of 16 filters."""
-    spatial = [Part(axis) for axis in range(2, rank)]
-    lanes = (Part(1, QUAD, BLOCK // QUAD), Part(0, 1, BLOCK), Part(1, 1, QUAD))
-    return Layout((Part(0, BLOCK), Part(1, BLOCK), *spatial, *lanes))
-
-
-def _multiplies_bytes(node: Node) -> bool:
-    """Whether products add up in fours along the summed axis, which lies in whole quads."""
-    left, right = node.inputs
-    depth = right.shape[-2] if node.op.name == "matmul" else right.shape[1]
-    whole = QUAD if node.op.name == "matmul" else BLOCK
-    return left.dtype is not right.dtype and depth % whole == 0
 
 
 def _padded(b: Builder, node: Node, x: Value) -> Value:

@@ -37,7 +37,7 @@ def bound_of(
         1 if value.dtype is BOOL else bound for value, bound in zip(inputs, bounds, strict=True)
     ]
     rule = _RULES.get(op)
-    needed = known[:1] if op in _OF_THE_first else known
+    needed = known[:1] if op in _OF_FIRST else known
     if rule is None or any(bound is None for bound in needed):
         return None
     given = [0 if bound is None else bound for bound in known]
@@ -59,12 +59,12 @@ def _first(_attrs: Any, _inputs: Sequence[Value], bounds: Sequence[Extent]) -> E
     return bounds[0]
 
 
-_OF_THE_first: Final = frozenset(
+_OF_FIRST: Final = frozenset(
     {"cast", "reshape", "transpose", "slice", "broadcast", "gather", "gather_elements",
      "reduce_max", "reduce_min", "reduce_sum", "running_sum"}
 )  # fmt: skip
 _RULES: Final[Mapping[str, Rule]] = {
-    **dict.fromkeys(_OF_THE_first, _first),
+    **dict.fromkeys(_OF_FIRST, _first),
     "reduce_sum": _sum,
     "running_sum": lambda _a, inputs, bounds: bounds[0] * inputs[0].shape[-1],
     "add": lambda _a, _i, bounds: bounds[0] + bounds[1],

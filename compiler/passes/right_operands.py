@@ -1,0 +1,70 @@
+"""In which order a product reads its right operand best: when it is packed into panels, laid out by
+columns, or read in quads of bytes.
+"""
+
+from __future__ import annotations
+
+import math
+
+from ..graph import Graph, Node
+from ..layout import BLOCK
+from .packed_layouts import QUAD
+
+PACKED_ROWS, PACKED_BYTES = 128, 2 << 20  # of a product whose right operand is packed at run time
+# of a right operand whose columns are made contiguous, their length, rows of the left one
+FEW_COLUMNS, LONG, SKINNY_ROWS = 8, 64, 64
+PADDED = 1.25  # columns in panels, padding and all, for each one that is there
+
+
+def is_worth_packing(node: Node) -> bool:
+    """Whether a product reads its right operand so often that packing it first pays: row-major, the
+    rows of a large matrix lie a power of two apart or nearly so, and push each other out of the
+    cache (Goto and van de Geijn 2008, section 4)."""
+    left, right = node.inputs
+    if not (left.type.is_static and right.type.is_static):
+        return False
+    batch, (k, n) = right.type.static_shape[:-2], right.type.static_shape[-2:]
+    rows = math.prod(left.type.static_shape) // (math.prod(batch) * k or 1)
+    return rows >= PACKED_ROWS and k * n * right.dtype.bytes >= PACKED_BYTES
+
+
+def is_skinny(node: Node, is_constant: bool) -> bool:
+    """Whether the right operand has so few columns that vectors run along the sum instead, for
+    which each column must be contiguous: where it is constant, or short beside the left operand."""
+    left, right = node.inputs
+    k, n = right.shape[-2:]
+    if (
+        node.attrs.transpose_a
+        or node.attrs.transpose_b
+        or not (isinstance(k, int) and isinstance(n, int))
+    ):
+        return False
+    rows = left.shape[-2]
+    return (
+        1 < n <= FEW_COLUMNS
+        and k >= LONG
+        and (is_constant or (isinstance(rows, int) and rows >= SKINNY_ROWS))
+    )
+
+
+def has_full_columns(graph: Graph, node: Node) -> bool:
+    """Whether a constant that a product reads transposed gives it columns for lanes, which few
+    padding lanes are among. Lanes along the sum would have to be added up for each result, and what
+    follows the product (an activation) would have one lane. A constant that others read as it is
+    stays as it is, for it would be stored twice."""
+    right = node.inputs[1]
+    columns = right.shape[-2]
+    if not isinstance(columns, int) or PADDED * columns < -(-columns // BLOCK) * BLOCK:
+        return False
+    return all(
+        user.op.name == "matmul" and user.inputs[0] is not right and user.attrs.transpose_b
+        for user in graph.users.get(right, ())
+    )
+
+
+def multiplies_bytes(node: Node) -> bool:
+    """Whether products add up in fours along the summed axis, which lies in whole quads."""
+    left, right = node.inputs
+    depth = right.shape[-2] if node.op.name == "matmul" else right.shape[1]
+    whole = QUAD if node.op.name == "matmul" else BLOCK
+    return left.dtype is not right.dtype and depth % whole == 0
