@@ -35,6 +35,7 @@ from netloom.errors import MemoryBudgetError, ShapeError
 from .bounds import bound_of, bound_of_array
 from .dequantized import Dequantized
 from .node import ModelNode
+from .sparse import dense
 from .tensors import NARROW, Narrow, TensorReader
 
 Contents = npt.NDArray[Any]  # of dtype object: ints and Dims
@@ -78,6 +79,10 @@ class Context:
         if tensor.data_type in NARROW:
             self.narrow[result] = NARROW[tensor.data_type]
         return result
+
+    def sparse_tensor(self, tensor: onnx.SparseTensorProto, what: str) -> Value:
+        """A sparse tensor of the model as a constant with all its elements."""
+        return self.constant(dense(self.reader, tensor, what))
 
     def splat(self, number: float | int | bool, dtype: DType, shape: Sequence[Extent]) -> Value:
         """One number repeated over a shape, which may be symbolic."""

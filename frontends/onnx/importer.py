@@ -10,7 +10,8 @@ from __future__ import annotations
 
 import dataclasses
 from collections import ChainMap
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from functools import partial
 from itertools import zip_longest
 
 import onnx
@@ -117,18 +118,23 @@ class _Importer:
     # -- names of a graph --------------------------------------------------------------------------
 
     def _add_initializers(self, graph: onnx.GraphProto, names: ChainMap[str, Item | None]) -> None:
-        if len(graph.sparse_initializer):
-            raise ModelError(
-                "the model has sparse initializers.", hint="Save them as dense tensors."
-            )
-        for tensor in graph.initializer:
-            if not tensor.name:
+        for name, constant in self._initializers(graph):
+            if not name:
                 raise ModelError("an initializer has no name.", hint="Export the model again.")
-            if tensor.name in names:
-                raise ModelError(f"the initializer {printable(tensor.name)!r} is defined twice or shadows a name.",
+            if name in names:
+                raise ModelError(f"the initializer {printable(name)!r} is defined twice or shadows a name.",
                                  hint="Rename one.")  # fmt: skip
-            self.context.builder.label = printable(tensor.name)
-            names[tensor.name] = self.context.tensor(tensor)
+            self.context.builder.label = printable(name)
+            names[name] = constant()
+
+    def _initializers(self, graph: onnx.GraphProto) -> Iterator[tuple[str, Callable[[], Value]]]:
+        """(name, what makes its value)"""
+        for tensor in graph.initializer:
+            yield tensor.name, partial(self.context.tensor, tensor)
+        for sparse in graph.sparse_initializer:
+            name = sparse.values.name
+            what = f"the sparse initializer {printable(name)!r}"
+            yield name, partial(self.context.sparse_tensor, sparse, what)
 
     def _add_inputs(self, graph: onnx.GraphProto, names: ChainMap[str, Item | None]) -> None:
         """Inputs that are initializers too are weights (IR versions below 4 list them so)."""

@@ -34,6 +34,9 @@ def constant(context: Context, node: ModelNode) -> Value:
             tensor = node.tensor("value")
             assert tensor is not None
             return context.tensor(tensor, f"the value of {node.title}")
+        case "sparse_value":
+            sparse = node.attributes[name].sparse_tensor
+            return context.sparse_tensor(sparse, f"the value of {node.title}")
         case "value_float":
             return context.constant(node.number(name, 0.0), FLOAT32)
         case "value_int":
@@ -43,7 +46,7 @@ def constant(context: Context, node: ModelNode) -> Value:
         case "value_ints":
             return context.constant(np.array(node.integers(name) or (), np.int64))
     raise node.unsupported(
-        f"it holds a {name}; strings and sparse tensors are not supported.", "Use a dense tensor."
+        f"it holds a {name}; strings are no tensors of numbers.", "Use a tensor of numbers."
     )
 
 
