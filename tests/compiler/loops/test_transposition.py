@@ -44,7 +44,7 @@ from .cases import in_memory
 from .test_lowering import compiled
 
 DTYPES = (FLOAT32, FLOAT64, FLOAT16, INT8, BOOL)
-LEVELS = tuple(host_cpus())
+LEVELS = tuple({cpu.llvm_name: cpu for cpu in host_cpus()}.values())
 N = symbol("N", 1)
 SYMBOLS = {"N": 21}
 SQUARE = "[l, u]"  # how the text of a kernel reads a tile along its other axis

@@ -38,6 +38,8 @@ SLOW = {
     "winograd_output_f4",
     "winograd_output_f2",
     "winograd_filter_gradient",
+    "winograd_bands_of_long_sums",
+    "sort_symbolic",  # as merge_sort_symbolic, between other kernels
 }
 EMULATED = [case for case in CASES if case.name not in ALIKE | SLOW]
 

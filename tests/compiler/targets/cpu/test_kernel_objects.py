@@ -137,7 +137,9 @@ def test_levels_do_not_share_objects(kernels: dict[str, Kernel], tmp_path: Path)
         compile_kernel_objects(some(kernels, 2), digests_of(kernels), cpu, 1, Cache(tmp_path))
         for cpu in CPUS.values()
     ]
-    assert len(set(found)) == len(CPUS) and len(Cache(tmp_path).entries()) == 2 * len(CPUS)
+    assert len(Cache(tmp_path).entries()) == 2 * len(CPUS)
+    alike = ("x86-64-v4", "x86-64-v4-vnni")  # but for sums of products of bytes
+    assert len(set(found)) == len(CPUS) - len(alike) + 1
 
 
 def test_programs_have_the_same_bytes(tmp_path: Path) -> None:

@@ -132,51 +132,43 @@ ELEMENTWISE = [
 
 @pytest.mark.parametrize("name", ELEMENTWISE)
 def test_elementwise(name: str) -> None:
-    """Every elementwise op, on float32 and on int32 (or bool) where it takes them, special
-    values among the floats.
+    """Every elementwise op, on each dtype of a kind that it takes, special values among the
+    floats; all in one program.
     """
-    op = OPS[name]
-    ran = 0
+    b, feeds, results = Builder("elementwise"), {}, {}
     for dtype in (FLOAT32, FLOAT64, INT32, UINT8, BOOL):
-        arity = (
-            next(n for n in (1, 2, 3) if _accepts(op, dtype, n) is not None)
-            if _any(op, dtype)
-            else 0
-        )
+        arity = next((n for n in (1, 2, 3) if _accepts(OPS[name], dtype, n) is not None), 0)
         if not arity:
             continue
         types = [TensorType(dtype, (67,))] * arity
         if name == "select":
             types[0] = TensorType(BOOL, (67,))
-        graph, arrays = one_node(name, types, {}), arrays_for(types)
-        for array in arrays.values():
+        inputs = [b.input(kind, f"{dtype.value}{place}") for place, kind in enumerate(types)]
+        results[dtype] = b(name, *inputs)
+        for value, array in zip(inputs, arrays_for(types).values(), strict=True):
             if dtype.is_float and array.dtype != bool:
                 array[:6] = [0.0, -0.0, np.inf, -np.inf, np.nan, 1e-40]
-        found = Session.in_process(compile_graph(graph).image, threads=1).run(None, arrays)[0]
-        expected = interpret(graph, arrays)[0]
-        if found.dtype.kind == "f":
-            with np.errstate(all="ignore"):
-                bound = (
-                    4 * np.spacing(np.abs(expected))
-                    if dtype is FLOAT32
-                    else 1e-13 * np.abs(expected) + 1e-13
-                )
-                # formulas such as 1 + erf(x) cancel: an absolute bound
-                if name not in SCALAR_FUNCTIONS:
-                    bound = np.maximum(bound, 1e-6 if dtype is FLOAT32 else 1e-13)
-                near = np.abs(found - expected) <= bound
-            same = (found == expected) | (np.isnan(found) & np.isnan(expected)) | near
-            assert np.all(same), (
-                name,
-                dtype,
-                [a[~same][:3] for a in arrays.values()],
-                found[~same][:3],
-                expected[~same][:3],
-            )
-        else:
-            np.testing.assert_array_equal(found, expected, err_msg=f"{name} {dtype}")
-        ran += 1
-    assert ran
+            feeds[value.label] = array
+    assert results
+    graph = b.build(list(results.values()), [dtype.value for dtype in results])
+    found = Session.in_process(compile_graph(graph).image, threads=1).run(None, feeds)
+    for dtype, one, expected in zip(results, found, interpret(graph, feeds), strict=True):
+        _assert_same(name, dtype, one, expected)
+
+
+def _assert_same(name: str, dtype: DType, found: np.ndarray, expected: np.ndarray) -> None:
+    """But for roundings of formulas: 1 + erf(x) cancels, so some have an absolute bound."""
+    if found.dtype.kind != "f":
+        np.testing.assert_array_equal(found, expected, err_msg=f"{name} {dtype}")
+        return
+    with np.errstate(all="ignore"):
+        wide = 4 * np.spacing(np.abs(expected))
+        bound = wide if dtype is FLOAT32 else 1e-13 * np.abs(expected) + 1e-13
+        if name not in SCALAR_FUNCTIONS:
+            bound = np.maximum(bound, 1e-6 if dtype is FLOAT32 else 1e-13)
+        near = np.abs(found - expected) <= bound
+    same = (found == expected) | (np.isnan(found) & np.isnan(expected)) | near
+    assert np.all(same), (name, dtype, found[~same][:3], expected[~same][:3])
 
 
 def _accepts(op: Any, dtype: DType, arity: int) -> Any:
@@ -187,10 +179,6 @@ def _accepts(op: Any, dtype: DType, arity: int) -> Any:
         return op.infer(op.attrs(), types)
     except (ValueError, TypeError):
         return None
-
-
-def _any(op: Any, dtype: DType) -> bool:
-    return any(_accepts(op, dtype, n) is not None for n in (1, 2, 3))
 
 
 @pytest.mark.parametrize("level", list(CPUS))
