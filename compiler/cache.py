@@ -31,11 +31,16 @@ _TEMPORARY = ".netloom-"
 
 @dataclass(frozen=True)
 class Entry:
-    """A file of the cache; ``used``: when it was last read or written, in seconds since 1970."""
+    """A file of the cache; ``used``: when it was last read or written, in seconds since 1970. There
+    may be very many, and each compile counts them: a path is made where one is wanted."""
 
-    path: Path
+    place: str
     size: int
     used: float
+
+    @property
+    def path(self) -> Path:
+        return Path(self.place)
 
 
 @dataclass(frozen=True)
@@ -95,17 +100,17 @@ class Cache:
 
     def entries(self) -> list[Entry]:
         """All entries, the one that was used longest ago first."""
-        return sorted(self._files(), key=lambda entry: (entry.used, entry.path))
+        return sorted(self._files(), key=_oldest_first)
 
     def trim(self, limit: int = LIMIT, room: int = ROOM) -> None:
         """Remove the oldest entries if there are more than ``limit`` bytes, until ``room`` bytes
         are free again.
         """
-        entries = self.entries()
+        entries = list(self._files())
         total = sum(entry.size for entry in entries)
         if total <= limit:
             return
-        for entry in entries:
+        for entry in sorted(entries, key=_oldest_first):
             if total <= limit - room:
                 return
             total -= entry.size
@@ -138,7 +143,11 @@ class Cache:
                     continue
                 with contextlib.suppress(OSError):
                     status = item.stat(follow_symlinks=False)
-                    yield Entry(Path(item.path), status.st_size, status.st_mtime)
+                    yield Entry(item.path, status.st_size, status.st_mtime)
+
+
+def _oldest_first(entry: Entry) -> tuple[float, str]:
+    return entry.used, entry.place
 
 
 def default_cache() -> Cache:
