@@ -16,6 +16,7 @@ import numpy.typing as npt
 from . import dim
 from .dim import Extent
 
+QUAD = 4  # bytes whose products CPUs add up at once
 BLOCK = 16  # lanes of the channel-blocked layout: one 64-byte line of 4-byte elements
 
 

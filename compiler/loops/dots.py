@@ -10,12 +10,11 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from .. import dim, scalar
+from ..layout import QUAD
 from ..scalar import Call, Cast, Expr
 from ..tensor_type import INT8, INT32, UINT8
 from .elements import Axis
 from .ir import Buffer, Load, slope_along
-
-QUAD = 4  # bytes of an int32 number
 
 
 def word_buffers(term: Expr, inner: Axis) -> Mapping[Buffer, Buffer] | None:
@@ -62,4 +61,4 @@ def _word(load: Load, buffer: Buffer) -> Load:
     return Load(buffer, (position,))
 
 
-__all__ = ["QUAD", "dot_of_words", "word_buffers"]
+__all__ = ["dot_of_words", "word_buffers"]

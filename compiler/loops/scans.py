@@ -25,7 +25,6 @@ from .ir import (
     Buffer,
     Kind,
     LaneFold,
-    Let,
     Load,
     Statement,
     Store,
@@ -34,6 +33,7 @@ from .ir import (
     loop,
     variable,
 )
+from .numbering import over_items
 from .plan import Machine
 from .tiles import Schedule
 
@@ -236,24 +236,9 @@ def _lanes(body: Statement) -> Statement:
 def over_lines(
     shape: Sequence[Extent], item: Symbol, line: Callable[[Line], Statement]
 ) -> tuple[Extent, Statement]:
-    """(work items, the body of one): one line each, but that symbolic axes after the first are
-    loops inside, for only the outermost part of an item's number may be symbolic.
-    """
+    """(work items, the body of one): one line each."""
     axes = [Axis.of(f"p{place}", extent) for place, extent in enumerate(shape)]
-    symbolic = [axis for axis in axes if isinstance(axis.extent, Dim)]
-    outer = [*symbolic[:1], *(axis for axis in axes if isinstance(axis.extent, int))]
-    body = line(tuple(axis.position for axis in axes))
-    for axis in symbolic[1:]:
-        body = loop(axis.symbol, axis.extent, body)
-    rest: Extent = Dim.of(item)
-    for axis in reversed(outer[1:]):
-        assert isinstance(axis.extent, int)
-        length = max(axis.extent, 1)  # where there are none, there are no items either
-        body = Let(axis.symbol, rest % length, body)
-        rest = rest // length
-    if outer:
-        body = Let(outer[0].symbol, rest, body)
-    return dim.product([axis.extent for axis in outer]), body
+    return over_items(axes, item, line(tuple(axis.position for axis in axes)))
 
 
 SCHEDULES: Final[Mapping[str, Schedule]] = {

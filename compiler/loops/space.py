@@ -14,8 +14,9 @@ from functools import cached_property
 
 from .. import dim, scalar
 from ..dim import Extent, Symbol
+from ..layout import QUAD
 from ..scalar import Checked, Expr, Guarded, Index
-from .dots import QUAD, dot_of_words, word_buffers
+from .dots import dot_of_words, word_buffers
 from .elements import Axis, Elements
 from .ir import LANE, LANES, Buffer, Load, extents_in
 from .strides import depends, group_size, is_padded, is_taken_apart, takes_apart

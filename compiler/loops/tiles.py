@@ -17,8 +17,9 @@ from .. import dim, scalar
 from ..dim import Dim, Extent, Symbol
 from ..ops.tiles import Pair, TileAttrs
 from ..scalar import Expr, guarded
-from .elements import Elements
+from .elements import Axis, Elements
 from .ir import LANE, LANES, Let, Statement, block, guard, loop, variable
+from .numbering import over_items
 from .plan import Machine
 
 BLOCKS = 4  # channel blocks that one work item does, if the channels have as many
@@ -268,31 +269,18 @@ def _over_tiles(
     tiles: tuple[Extent, Extent], batch: Extent, channels: Extent,
     body: Callable[[_Place], Statement], item: Symbol,
 ) -> tuple[Extent, Statement]:  # fmt: skip
-    """Items: row of tiles, image, group of channel blocks, from the outermost; inside: tiles along
-    the row, blocks. Where the rows and the batch are free dims, the images are inside too."""
+    """Items: image, row of tiles, group of channel blocks; inside: tiles along the row, blocks. A free
+    number of rows comes before that of the images, which may be one."""
     blocks = dim.ceil_div(channels, LANES)
     group = next(g for g in range(BLOCKS, 0, -1) if blocks % g == 0)
-    groups = blocks // group
     rows, columns = tiles
-    n, ty, cg = (variable(name, e) for name, e in (("n", batch), ("ty", rows), ("cg", groups)))
-    tx, cb = variable("tx", columns), variable("cb", group)
-    at = tuple(Dim.of(s) for s in (n, ty, tx, cg, cb))
-    number = (at[0] * rows + at[1]) * columns + at[2]
-    statement = body(_Place(at[0], (at[1], at[2]), number, at[3] * group + at[4], channels))
-    statement = loop(tx, columns, loop(cb, group, statement))
-    axes = [(n, batch), (ty, rows), (cg, groups)]
-    if isinstance(rows, Dim):
-        axes[:2] = axes[1::-1]
-        if isinstance(batch, Dim):
-            statement = loop(n, batch, statement)
-            del axes[1]
-    rest: Extent = Dim.of(item)
-    for symbol, extent in reversed(axes[1:]):
-        assert isinstance(extent, int)
-        statement = Let(symbol, rest % extent, statement)
-        rest = rest // extent
-    statement = Let(axes[0][0], rest, statement)
-    return dim.product([extent for _, extent in axes]), statement
+    n, ty, cg = Axis.of("n", batch), Axis.of("ty", rows), Axis.of("cg", blocks // group)
+    tx, cb = Axis.of("tx", columns), Axis.of("cb", group)
+    number = (n.position * rows + ty.position) * columns + tx.position
+    block_ = cg.position * group + cb.position
+    place = _Place(n.position, (ty.position, tx.position), number, block_, channels)
+    inside = loop(tx.symbol, columns, loop(cb.symbol, group, body(place)))
+    return over_items((ty, n, cg) if isinstance(rows, Dim) else (n, ty, cg), item, inside)
 
 
 def combined(coefficients: Sequence[float], values: Sequence[Expr]) -> Expr:

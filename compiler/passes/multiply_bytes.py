@@ -19,10 +19,10 @@ import numpy.typing as npt
 
 from ..constant import Constant
 from ..graph import Graph, Node, Value
+from ..layout import BLOCK, QUAD
 from ..rewrite import Rewriter, rewrite
 from ..tensor_type import INT8, INT32, UINT8
 
-LANES, QUAD = 16, 4
 MOST_WEIGHTS = 64 << 20  # whose sums are computed while compiling
 SIGNED = 128  # what makes a byte with a sign one without
 
@@ -40,6 +40,16 @@ def multiply_bytes(graph: Graph) -> Graph:
     return rewrite(graph, _multiplied)
 
 
+def are_filters(filters: int, channels: int, groups: int) -> bool:
+    """Whether a convolution's sums are of whole quads in blocks, and its filters fill lanes."""
+    return groups == 1 and channels % BLOCK == 0 and 2 * filters > BLOCK
+
+
+def are_columns(depth: int, columns: int) -> bool:
+    """Whether a product's sums are of whole quads, and its columns fill lanes."""
+    return depth > 0 and depth % QUAD == 0 and columns >= BLOCK
+
+
 def _multiplied(b: Rewriter, node: Node) -> list[Value] | None:
     if node.op.name not in ("conv", "matmul") or node.inputs[0].dtype is not INT32:
         return None
@@ -52,7 +62,7 @@ def _convolution(b: Rewriter, node: Node) -> list[Value] | None:
     x, weights = centred(b, node.inputs[0]), node.inputs[1]
     attrs, (filters, channels) = node.attrs, weights.shape[:2]
     assert isinstance(filters, int) and isinstance(channels, int)
-    if x is None or attrs.groups != 1 or channels % LANES or 2 * filters <= LANES:
+    if x is None or not are_filters(filters, channels, attrs.groups):
         return None
     w = bytes_of(b, weights)
     if w is None or (x.zero is not None and x.zero.type.elements != 1):
@@ -74,7 +84,7 @@ def _product(b: Rewriter, node: Node) -> list[Value] | None:
     if x is None or weights.type.rank != 2 or node.attrs.transpose_a or node.attrs.transpose_b:
         return None
     depth, columns = weights.type.static_shape
-    if depth % QUAD or not depth or columns < LANES or x.x.shape != node.inputs[0].shape:
+    if not are_columns(depth, columns) or x.x.shape != node.inputs[0].shape:
         return None
     w = bytes_of(b, weights)
     if w is None:
@@ -169,4 +179,4 @@ def _fields(attrs: Any) -> dict[str, Any]:
     return {name: getattr(attrs, name) for name in ("stride", "dilation", "lo", "hi", "groups")}
 
 
-__all__ = ["LANES", "QUAD", "Centred", "bytes_of", "centred", "multiply_bytes"]
+__all__ = ["Centred", "are_columns", "are_filters", "bytes_of", "centred", "multiply_bytes"]

@@ -5,9 +5,7 @@ filters, matrices in panels of 16 columns.
 from __future__ import annotations
 
 from ..graph import Value
-from ..layout import BLOCK, Layout, Part
-
-QUAD = 4  # bytes whose products CPUs add up at once
+from ..layout import BLOCK, QUAD, Layout, Part
 
 
 def packed_filters(rank: int, blocks: bool, lanes: int = 0) -> Layout:
@@ -37,6 +35,7 @@ def packed_bytes(rank: int) -> Layout:
 
 
 def panels(value: Value) -> Layout | None:
+    """[.., k, n] in panels of 16 columns, each k x 16; None where not even one is full."""
     rank = value.type.rank
     if not isinstance(value.shape[-1], int) or value.shape[-1] < BLOCK:
         return None
@@ -60,5 +59,6 @@ def columns_in_panels(value: Value) -> Layout:
 
 
 def by_columns(value: Value) -> Layout:
+    """[.., k, n] with each column contiguous."""
     rank = value.type.rank
     return Layout((*(Part(axis) for axis in range(rank - 2)), Part(rank - 1), Part(rank - 2)))

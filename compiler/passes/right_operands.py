@@ -7,8 +7,7 @@ from __future__ import annotations
 import math
 
 from ..graph import Graph, Node
-from ..layout import BLOCK
-from .packed_layouts import QUAD
+from ..layout import BLOCK, QUAD
 
 PACKED_ROWS, PACKED_BYTES = 128, 2 << 20  # of a product whose right operand is packed at run time
 # of a right operand whose columns are made contiguous, their length, rows of the left one

@@ -42,23 +42,23 @@ def _ordered(b: Rewriter, node: Node) -> Sequence[Value] | None:
     (x,), axis = node.inputs, node.attrs.axis
     size, before = node.attrs.size, b.producers.get(x)
     if before is not None and before.op.name == "sort_positions" and before.attrs.axis == axis:
-        line = _turned(b, before.inputs[0], axis)
+        line = _exchanged(b, before.inputs[0], axis)
         if _is_part(line, size):
             keys = b("order_keys", line, descending=before.attrs.descending)
-            return [_turned(b, _picked(b, keys, size), axis)]
+            return [_exchanged(b, _picked(b, keys, size), axis)]
         order = _order(b, line, before.attrs.descending)
     else:
-        order = _inverse(b, _turned(b, x, axis))
-    return [_turned(b, _first(b, order, order.type.rank - 1, size), axis)]
+        order = _inverse(b, _exchanged(b, x, axis))
+    return [_exchanged(b, _first(b, order, order.type.rank - 1, size), axis)]
 
 
 def _positions(b: Rewriter, node: Node) -> Sequence[Value] | None:
     """The positions that something else reads."""
     if node.op.name != "sort_positions" or not _is_long(node):
         return None
-    line = _turned(b, node.inputs[0], node.attrs.axis)
+    line = _exchanged(b, node.inputs[0], node.attrs.axis)
     order = _order(b, line, node.attrs.descending)
-    return [_turned(b, _inverse(b, order), node.attrs.axis)]
+    return [_exchanged(b, _inverse(b, order), node.attrs.axis)]
 
 
 def _is_long(node: Node) -> bool:
@@ -133,7 +133,7 @@ def _first(b: Rewriter, x: Value, axis: int, size: Extent) -> Value:
     return b("slice", x, start=(0,) * x.type.rank, size=sizes, step=(1,) * x.type.rank)
 
 
-def _turned(b: Rewriter, x: Value, axis: int) -> Value:
+def _exchanged(b: Rewriter, x: Value, axis: int) -> Value:
     """With that axis and the last one exchanged."""
     order = list(range(x.type.rank))
     order[axis], order[-1] = order[-1], order[axis]

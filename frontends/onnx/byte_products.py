@@ -14,7 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 from netloom.compiler.graph import Value
-from netloom.compiler.passes.multiply_bytes import LANES, QUAD
+from netloom.compiler.passes.multiply_bytes import are_columns, are_filters
 from netloom.compiler.tensor_type import FLOAT32, INT8, INT32, UINT8
 
 from .context import Context
@@ -31,7 +31,7 @@ def weights_of_filters(context: Context, x: Value, w: Value, groups: int) -> Val
     filters, channels = w.shape[:2]
     if not (isinstance(filters, int) and isinstance(channels, int)):
         return None
-    if groups != 1 or channels % LANES or 2 * filters <= LANES:
+    if not are_filters(filters, channels, groups):
         return None
     found = _weights(context, x, w, axis=0)
     depth = 0 if found is None else math.prod(found.shape[1:])
@@ -44,7 +44,7 @@ def weights_of_columns(context: Context, a: Value, b: Value, transposed: bool) -
     if b.type.rank != 2 or a.type.rank < 2 or not b.type.is_static:
         return None
     depth, columns = reversed(b.type.static_shape) if transposed else b.type.static_shape
-    if depth % QUAD or not 0 < depth < DEEPEST or columns < LANES:
+    if not are_columns(depth, columns) or depth >= DEEPEST:
         return None
     found = _weights(context, a, b, axis=0 if transposed else 1)
     return None if found is None else _integers(context, found.T if transposed else found)
