@@ -14,7 +14,7 @@ from dataclasses import replace
 from .. import dim
 from ..dim import Dim
 from .elements import Axis
-from .ir import LANES, Load
+from .ir import LANE, LANES, Load
 from .plan import SYMBOLIC_STEPS, Chains, Plan, Tile, divisor, operands, tiles_along
 from .space import Space, chunked
 from .strides import depends
@@ -23,7 +23,9 @@ ITEM_WORK = 1 << 14  # multiply-adds or elements that one work item should hold 
 TILES_WORK = 1 << 16  # the same where an item has several tiles of an axis, the last one not full
 TOTALS = 2048  # vectors of results that an item keeps while it goes through the terms of long sums
 NEAR_BYTES = 320 << 10  # that a chunk of terms reads again and again, at most
+NEAR_OPERAND = 512 << 10  # bytes of an operand that stays in the L2 cache while tiles sweep it
 LEAST_ITEMS = 8  # that such a kernel keeps
+ENOUGH_AGAIN = 16  # tiles of rows that read a part of the columns which is kept near
 ROW_TOTALS = 512  # vectors of a row that an item keeps while it reads row after row
 
 
@@ -37,7 +39,8 @@ def with_items(space: Space, tile: Tile, chains: Chains, row: Axis | None = None
         and not tile.lanes_reduce
         and not operands(space)[1]
     )
-    order = sorted(space.pure, key=lambda axis: _item_order(space, tile, axis, streams))
+    by_columns = _is_swept_by_columns(space, tile, chains)
+    order = sorted(space.pure, key=lambda axis: _item_order(space, tile, axis, streams, by_columns))
     if row is None:
         space, tile, outer, inner = _enough_work(space, tile, order, streams)
     else:
@@ -152,7 +155,7 @@ def _near_columns(
     most = _most_tiles(tile, columns)
     chunk = _chunk(tile, columns, max(NEAR_BYTES // bytes_, 1)) if bytes_ * most > NEAR_BYTES else 0
     others = dim.product([tiles_along(tile, axis) for axis in outer[:-1]])
-    is_read_again = not isinstance(others, int) or others >= 2 * LEAST_ITEMS
+    is_read_again = not isinstance(others, int) or others >= ENOUGH_AGAIN
     if not chunk or not is_read_again or columns.extent == chunk:
         return space, tile, outer, []
     space, whole, part = chunked(space, columns, chunk)
@@ -217,9 +220,11 @@ def _most_tiles(tile: Tile, axis: Axis) -> int:
     return most
 
 
-def _item_order(space: Space, tile: Tile, axis: Axis, streams: bool) -> tuple[int, int]:
-    """Outermost what both operands walk; innermost what only the smaller operand walks: it stays in
-    the cache. What is read once is read in the order of memory."""
+def _item_order(
+    space: Space, tile: Tile, axis: Axis, streams: bool, by_columns: bool
+) -> tuple[int, int]:
+    """Outermost what both operands walk; innermost what only the operand walks that stays in the
+    cache. What is read once is read in the order of memory."""
     place = space.pure.index(axis)
     if isinstance(axis.extent, Dim):
         return -1, 0
@@ -228,23 +233,45 @@ def _item_order(space: Space, tile: Tile, axis: Axis, streams: bool) -> tuple[in
     if axis == tile.rows:
         return 3, place
     if axis == tile.columns:
-        return 4 if _is_swept_by_columns(space) else 1, place
+        return 4 if by_columns else 1, place
     return 0 if place == 0 else 2, place
 
 
-def _is_swept_by_columns(space: Space) -> bool:
-    """Whether the operand that columns walk is smaller than the one that rows walk."""
+def _is_swept_by_columns(space: Space, tile: Tile, chains: Chains) -> bool:
+    """Whether columns run innermost: the order is better that reads less from beyond the L2 cache.
+    An operand that does not stay there is read again for each tile that the other one walks. If
+    both stay, or if a part of the columns is kept near (``_near_columns``), what takes fewer loads
+    for a term is swept innermost."""
     vectors, scalars = operands(space)
-    return _walked(space, vectors, scalars) < _walked(space, scalars, vectors)
+    of_columns, of_rows = _walked(space, vectors, scalars), _walked(space, scalars, vectors)
+    again = _read_again(space, tile, vectors, scalars), _read_again(space, tile, scalars, vectors)
+    keeps_part = bool(chains.outer) and _walked(space, scalars, vectors, tile) >= ENOUGH_AGAIN
+    return again < again[::-1] if any(again) and not keeps_part else of_columns < of_rows
 
 
-def _walked(space: Space, loads: Sequence[Load], others: Sequence[Load]) -> int:
-    """Elements of one operand that the loops walk where the other does not change."""
+def _read_again(space: Space, tile: Tile, loads: Sequence[Load], others: Sequence[Load]) -> int:
+    """Bytes of one operand that come from beyond the L2 cache again while the axes that it alone
+    walks run innermost."""
+    size = max((load.dtype.bytes for load in loads), default=0)
+    size *= LANES if any(depends(load, LANE) for load in loads) else 1
+    for axis in space.reduce:
+        if any(depends(load, axis.symbol) for load in loads) and isinstance(axis.extent, int):
+            size *= axis.extent
+    size *= _walked(space, loads, others)
+    return size * (_walked(space, others, loads, tile) - 1) if size > NEAR_OPERAND else 0
+
+
+def _walked(
+    space: Space, loads: Sequence[Load], others: Sequence[Load], tile: Tile | None = None
+) -> int:
+    """Elements of one operand, or tiles of them, that the loops walk where the other does not
+    change."""
     total = 1
     for axis in space.pure:
         own, other = (
             any(depends(load, axis.symbol) for load in group) for group in (loads, others)
         )
-        if own and not other and isinstance(axis.extent, int):
-            total *= axis.extent
+        extent = axis.extent if tile is None else tiles_along(tile, axis)
+        if own and not other and isinstance(extent, int):
+            total *= extent
     return total

@@ -271,12 +271,15 @@ def test_large_results_go_past_the_last_level_cache() -> None:
 # -- long sums -------------------------------------------------------------------------------------
 
 
-def convolution_plan(channels: int, extent: int, batch: int) -> Plan:
-    """The plan of a direct 3 x 3 convolution with as many filters as channels."""
+def convolution_plan(
+    channels: int, extent: int, batch: int, filters: int | None = None, kernel: int = 3
+) -> Plan:
+    """The plan of a direct convolution, with as many filters as channels unless given."""
     b = Builder("layer")
     x = b.input(TensorType(FLOAT32, (batch, channels, extent, extent)), "x")
-    w = b.constant(np.zeros((channels, channels, 3, 3), np.float32))
-    window: Any = dict(stride=(1, 1), dilation=(1, 1), lo=(1, 1), hi=(1, 1))
+    w = b.constant(np.zeros((filters or channels, channels, kernel, kernel), np.float32))
+    pads = (kernel // 2, kernel // 2)
+    window: Any = dict(stride=(1, 1), dilation=(1, 1), lo=pads, hi=pads)
     fused_graph, _ = PIPELINE.run(b.build([b("conv", x, w, **window)]), Options(override="direct"))
     (body,) = (
         node.attrs.body
@@ -296,6 +299,26 @@ def test_filters_of_a_chunk_stay_near_where_many_rows_read_them(
     assert (columns in plan.inner and columns.name == "p1k") == is_read_again  # a part of p1
     most = bounds(columns.extent)[1]
     assert most is not None and (most * LANES * terms * 4 <= NEAR_BYTES) == is_read_again
+
+
+@pytest.mark.parametrize(
+    ("channels", "filters", "extent", "innermost"),
+    [
+        (128, 512, 28, "columns"),  # 0.25 MB of weights stay near
+        (256, 1024, 14, "rows"),  # 1 MB of weights does not, 0.2 MB of an image does
+        (2048, 512, 7, "rows"),  # 4 MB and 0.4 MB
+        (1024, 512, 14, "columns"),  # neither stays; of a long sum a part of the columns does
+    ],
+)
+def test_what_stays_in_the_cache_is_swept_innermost(
+    channels: int, filters: int, extent: int, innermost: str
+) -> None:
+    plan = convolution_plan(channels, extent, 1, filters, kernel=1)
+    assert plan.tile.rows and plan.tile.columns
+    order = [axis.name[:2] for axis in (*plan.outer, *plan.inner)]  # a part of p1 is p1k
+    of_rows = max(i for i, name in enumerate(order) if name == plan.tile.rows.name[:2])
+    of_columns = max(i for i, name in enumerate(order) if name == plan.tile.columns.name[:2])
+    assert ("columns" if of_columns > of_rows else "rows") == innermost
 
 
 def test_rows_of_neighbours_are_preferred_to_those_of_far_images() -> None:
