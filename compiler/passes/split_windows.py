@@ -15,6 +15,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import fields
+from typing import Any
 
 from ..graph import Graph, Node, Value
 from ..ops.pooling import PoolAttrs
@@ -72,11 +73,11 @@ def _work(attrs: PoolAttrs, axes: Sequence[int], first: int) -> int:
     return between * (attrs.kernel[first] + STORED) + _reads(attrs, others)
 
 
-def _along(attrs: PoolAttrs, axes: Sequence[int]) -> dict[str, object]:
+def _along(attrs: PoolAttrs, axes: Sequence[int]) -> dict[str, Any]:
     """The attributes of the pool along these axes: along others a window is one element."""
     none = {"kernel": 1, "stride": 1, "dilation": 1, "lo": 0, "hi": 0, "extra": 0}
 
-    def part(name: str) -> object:
+    def part(name: str) -> Any:
         value = getattr(attrs, name)
         if name not in none or not value:
             return value

@@ -468,6 +468,8 @@ CASES = (
          inputs={"x0": (3, 3, -1, 0, 17, 9, 3) * 2}),
     Case("running_sum", one("running_sum", (3, 21), integers=(0,))),
     Case("running_sum_symbolic", one("running_sum", (2, N), integers=(0,)), n=19),
+    Case("true_positions", one("true_positions", (3, 21), dtype=BOOL, size=4)),
+    Case("true_positions_symbolic", one("true_positions", (2, N), dtype=BOOL, size=17), n=19),
     Case("search_sorted", one("search_sorted", (2, 5), (2, 37), integers=(0, 1)),
          inputs={"x0": (-2, 0, 0, 1, 3, -3, -3, 2, 2, 2)}),
     Case("search_sorted_symbolic", one("search_sorted", (N,), (N,), integers=(0, 1)), n=3,
