@@ -19,6 +19,7 @@ from typing import Final
 from .. import dim, scalar
 from ..dim import Dim, Extent, Symbol
 from ..graph import Value
+from ..ops.searching import summed_in
 from ..scalar import Checked, Expr, Index
 from ..tensor_type import INT32, INT64, MAX_ELEMENTS
 from .elements import Axis, Elements
@@ -52,12 +53,14 @@ def _running_sum(k: Elements, _machine: Machine, item: Symbol) -> tuple[Extent, 
     (x,), shape = k.anchored.inputs, k.anchored.output.shape
 
     def line(at: Line) -> Statement:
-        total = Buffer(k.local_name("t"), INT64, (1,), is_local=True)
+        wide = summed_in(x.dtype)
+        total = Buffer(k.local_name("t"), wide, (1,), is_local=True)
         place, sum_ = variable("i", shape[-1]), Load(total, (0,))
         index = (*at, Dim.of(place))
-        added = Store(total, (0,), sum_ + k.element(x, index, None))
-        body = loop(place, shape[-1], block(added, k.store(index, sum_)))
-        return Allocate(total, block(Store(total, (0,), scalar.literal(0, INT64)), body))
+        added = Store(total, (0,), sum_ + scalar.cast(k.element(x, index, None), wide))
+        stored = k.store(index, scalar.cast(sum_, x.dtype))
+        body = loop(place, shape[-1], block(added, stored))
+        return Allocate(total, block(Store(total, (0,), scalar.literal(0, wide)), body))
 
     return over_lines(shape[:-1], item, line)
 

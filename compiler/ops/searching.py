@@ -11,30 +11,56 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from ..dim import Extent
 from ..op import Array, NoAttrs, NotDifferentiable, Op, define
-from ..tensor_type import BOOL, INT64, TensorType
+from ..tensor_type import BOOL, FLOAT64, INT64, DType, TensorType
+
+if TYPE_CHECKING:
+    from ..graph import Builder, Node, Value
 
 _COUNT = NotDifferentiable("a count does not change smoothly")
 
 
 def _sum_infer(_attrs: NoAttrs, inputs: Sequence[TensorType]) -> Sequence[TensorType]:
     (x,) = inputs
-    if x.dtype is not INT64 or not x.rank:
-        raise ValueError(f"running sums are of int64 lines, not of {x}")
+    if x.dtype is BOOL or not x.rank:
+        raise ValueError(f"running sums are of lines of numbers, not of {x}")
     return [x]
+
+
+def summed_in(dtype: DType) -> DType:
+    """What a running sum is held in: floats are rounded once, from float64."""
+    return FLOAT64 if dtype.is_float else dtype
+
+
+def _sum_reference(
+    _attrs: NoAttrs, inputs: Sequence[Array], _o: Sequence[TensorType]
+) -> Sequence[Array]:
+    (x,) = inputs
+    wide = summed_in(DType.of(x.dtype)).numpy
+    with np.errstate(all="ignore"):
+        return [np.cumsum(x.astype(wide), axis=-1, dtype=wide).astype(x.dtype)]
+
+
+def _sum_vjp(b: Builder, node: Node, cotangents: Sequence[Value]) -> Sequence[Value | None]:
+    """dx[i] = the sum of dy[i] to the last: all of them, less those before."""
+    (dy,) = cotangents
+    last = dy.type.rank - 1
+    total = b("reduce_sum", dy, axes=(last,), keep=True)
+    return [b("add", b("sub", total, b("running_sum", dy)), dy)]
 
 
 define(
     Op(
         "running_sum",
-        "y[.., i] = the sum of x[.., 0] to x[.., i]; integers only, whose sums have no order",
+        "y[.., i] = the sum of x[.., 0] to x[.., i], of floats in float64",
         _sum_infer,
-        lambda _a, i, _o: [np.cumsum(i[0], axis=-1, dtype=np.int64)],
-        _COUNT,
+        _sum_reference,
+        _sum_vjp,
         family="scan",
     )
 )

@@ -467,6 +467,7 @@ CASES = (
     Case("scatter_source", one("scatter_source", (2, 7), integers=(0,), axis=1, extent=18),
          inputs={"x0": (3, 3, -1, 0, 17, 9, 3) * 2}),
     Case("running_sum", one("running_sum", (3, 21), integers=(0,))),
+    Case("running_sum_floats", one("running_sum", (2, 19))),
     Case("running_sum_symbolic", one("running_sum", (2, N), integers=(0,)), n=19),
     Case("true_positions", one("true_positions", (3, 21), dtype=BOOL, size=4)),
     Case("true_positions_symbolic", one("true_positions", (2, N), dtype=BOOL, size=17), n=19),
