@@ -37,6 +37,7 @@ from .passes.plan_memory import plan_memory
 from .passes.select_strategies import Decision, select_strategies
 from .passes.sort_by_merging import sort_by_merging
 from .passes.split_sums import split_sums
+from .passes.split_windows import split_windows
 from .pipeline import GRAPH_PASSES, Pass, Pipeline, Report
 from .program import Program, StatePort, identifier
 from .strategies import Rates, rates_of
@@ -61,6 +62,8 @@ _FIND = (
 _SELECT = (
     Pass("sort_by_merging", sort_by_merging, after=("eliminate_common",),
          why="orders that are equal are found once"),
+    Pass("split_windows", split_windows, after=("decompose",),
+         why="it is pools of these two kinds that are left"),
     Pass("select_strategies", select_strategies, after=("eliminate_dead", "fold_batchnorm"),
          why="weights must have their final values",
          options=("accuracy", "override", "decisions", "typical_batch", "rates", "tuner")),

@@ -38,6 +38,7 @@ from .ir import (
     Prefetch,
     Statement,
     Store,
+    When,
 )
 from .text import print_statement
 
@@ -221,6 +222,10 @@ class _Machine:
                 if self._enters(conditions):
                     self._statement(body)
                 self.mask = saved
+            case When(holds, body):
+                self.statement = statement
+                if self._value(holds):
+                    self._statement(body)
             case Allocate(buffer, body):
                 self.memory[buffer] = self._empty(buffer)
                 self._statement(body)

@@ -1,7 +1,7 @@
 """The loop IR, on one page.
 
     statement  := Block(statement...) | For(variable, extent, kind, body) | If(conditions, body)
-                | Let(variable, extent, body) | Allocate(buffer, body)
+                | When(holds, body) | Let(variable, extent, body) | Allocate(buffer, body)
                 | Store(buffer, index, value, bypasses_cache) | Prefetch(element)
     value      := the scalar expressions of compiler/scalar/, plus Load(buffer, index)
                 | LaneFold(buffer, index, combine)
@@ -11,8 +11,9 @@
 A ``For`` runs its body for 0 <= variable < extent: in order (serial), as the kernel's work items
 (parallel, outermost only), copied out (unrolled, constant extent), or as lanes of one vector
 (vector, constant extent). Iterations of a vector loop do not depend on each other. Conditions hold
-where they are >= 0. Stored and loaded indices always lie inside the buffer; ``Guarded`` and ``If``
-are how a kernel keeps that promise at borders. No variable is bound again inside its own scope:
+where they are >= 0; a ``When`` tests a truth value that is computed, outside vector loops. Stored
+and loaded indices always lie inside the buffer; ``Guarded`` and ``If`` are how a kernel keeps that
+promise at borders. No variable is bound again inside its own scope:
 names of loops match ``LOOP_VARIABLE``, those of kernels' symbols do not (passes/plan_memory.py
 sees to it). A symbol's range where it is used is a claim about its value there, and may be narrower
 than where it is bound. ``loops/verify.py`` checks all this, ``loops/interpret.py`` is the meaning.
@@ -113,12 +114,23 @@ class Kind(enum.Enum):
 @dataclass(frozen=True, eq=False)
 class Store:
     """``bypasses_cache``: a hint that the element is not read again soon, for results that the
-    last-level cache does not keep: lines that are stored whole need not be read before."""
+    last-level cache does not keep: lines that are stored whole need not be read before. Outside
+    vector loops, parts of the index may be computed at run time."""
 
     buffer: Buffer
-    index: tuple[Extent, ...]
+    index: tuple[Extent | Expr, ...]
     value: Expr
     bypasses_cache: bool = False
+
+    @cached_property
+    def index_expressions(self) -> tuple[Expr, ...]:
+        """The parts of the index that are computed at run time."""
+        return tuple(part for part in self.index if isinstance(part, Expr))
+
+    @property
+    def extents(self) -> tuple[Extent, ...]:
+        """The parts of the index that loop variables decide."""
+        return tuple(part for part in self.index if not isinstance(part, Expr))
 
 
 @dataclass(frozen=True, eq=False)
@@ -151,6 +163,14 @@ class If:
 
 
 @dataclass(frozen=True, eq=False)
+class When:
+    """The body where a truth value holds that is computed at run time."""
+
+    holds: Expr
+    body: Statement
+
+
+@dataclass(frozen=True, eq=False)
 class Allocate:
     buffer: Buffer
     body: Statement
@@ -165,7 +185,7 @@ class Let:
     body: Statement
 
 
-Statement: TypeAlias = Store | Prefetch | Block | For | If | Allocate | Let
+Statement: TypeAlias = Store | Prefetch | Block | For | If | When | Allocate | Let
 
 
 @dataclass(frozen=True, eq=False)
@@ -189,7 +209,10 @@ def walk(statement: Statement) -> Iterator[Statement]:
         match item:
             case Block(statements):
                 stack += reversed(statements)
-            case For(body=body) | If(body=body) | Allocate(body=body) | Let(body=body):
+            case (
+                For(body=body) | If(body=body) | When(body=body) | Allocate(body=body)
+                | Let(body=body)
+            ):  # fmt: skip
                 stack.append(body)
 
 
@@ -197,7 +220,9 @@ def expressions_in(statement: Statement) -> tuple[Expr, ...]:
     """The expressions that stand in a statement itself (not in those inside it)."""
     match statement:
         case Store(value=value):
-            return (value,)
+            return (value, *statement.index_expressions)
+        case When(holds):
+            return (holds,)
         case Prefetch(element):
             return element.index_expressions
     return ()
@@ -206,9 +231,9 @@ def expressions_in(statement: Statement) -> tuple[Expr, ...]:
 def extents_in(item: Statement | Expr) -> tuple[Extent, ...]:
     """The extents that stand in a statement or an expression itself (not in those inside it)."""
     match item:
-        case Store(index=index) | LaneFold(index=index):
+        case LaneFold(index=index):
             return index
-        case Load(index=index) | Prefetch(Load(index=index)):
+        case Load(index=index) | Store(index=index) | Prefetch(Load(index=index)):
             return tuple(part for part in index if not isinstance(part, Expr))
         case For(extent=extent) | Let(extent=extent) | Index(extent) | Checked(extent=extent):
             return (extent,)

@@ -73,7 +73,7 @@ def _stores(root: Statement) -> Iterator[tuple[Store, bool]]:
 
 def _accesses(store: Store, is_masked: bool, buffers: AbstractSet[Buffer]) -> Iterator[_Access]:
     """What a store does to some buffers."""
-    yield _Access(store, store.buffer, store.buffer.offset(store.index), True, is_masked)
+    yield _Access(store, store.buffer, store.buffer.offset(store.extents), True, is_masked)
     stack: list[tuple[Expr, bool]] = [(store.value, is_masked)]
     seen: set[tuple[int, bool]] = set()
     while stack:

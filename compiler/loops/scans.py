@@ -1,7 +1,10 @@
-"""Loops of running_sum, search_sorted and suppress.
+"""Loops of running_sum, true_positions, search_sorted and suppress.
 
-Of sums and suppressed boxes each element needs those before it, so a work item is a line. A search
-takes vectors of 16 values, each lane with a place of its own.
+Of sums, positions and suppressed boxes each element needs those before it, so a work item is a line.
+A search takes vectors of 16 values, each lane with a place of its own.
+``true_positions`` looks for blocks that have an element at all. In these it stores every place behind
+those that it has found, and goes on only if the element holds: there is no branch to foresee. What
+was stored last is no place that was wanted, so the output has room for one more.
 ``suppress`` compares a box with vectors of 16 boxes before it, or of a list of those that it has
 kept. What it has decided is read again from its own output, which therefore has no epilogue
 (passes/fuse.py sees to it).
@@ -10,12 +13,14 @@ kept. What it has decided is read again from its own output, which therefore has
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from typing import Final
 
 from .. import dim, scalar
 from ..dim import Dim, Extent, Symbol
 from ..graph import Value
-from ..scalar import Checked, Expr
+from ..ops.searching import summed_in
+from ..scalar import Checked, Expr, Index
 from ..tensor_type import INT32, INT64, MAX_ELEMENTS
 from .elements import Axis, Elements
 from .ir import (
@@ -28,6 +33,7 @@ from .ir import (
     Load,
     Statement,
     Store,
+    When,
     block,
     guard,
     loop,
@@ -37,6 +43,7 @@ from .numbering import over_items
 from .plan import Machine
 from .tiles import Schedule
 
+BLOCK = 32  # elements that are looked at before each of them is
 VECTORS = 64  # of values in one work item of a search
 Line = tuple[Extent, ...]  # the index of a line
 
@@ -46,14 +53,56 @@ def _running_sum(k: Elements, _machine: Machine, item: Symbol) -> tuple[Extent, 
     (x,), shape = k.anchored.inputs, k.anchored.output.shape
 
     def line(at: Line) -> Statement:
-        total = Buffer(k.local_name("t"), INT64, (1,), is_local=True)
+        wide = summed_in(x.dtype)
+        total = Buffer(k.local_name("t"), wide, (1,), is_local=True)
         place, sum_ = variable("i", shape[-1]), Load(total, (0,))
         index = (*at, Dim.of(place))
-        added = Store(total, (0,), sum_ + k.element(x, index, None))
-        body = loop(place, shape[-1], block(added, k.store(index, sum_)))
-        return Allocate(total, block(Store(total, (0,), scalar.literal(0, INT64)), body))
+        added = Store(total, (0,), sum_ + scalar.cast(k.element(x, index, None), wide))
+        stored = k.store(index, scalar.cast(sum_, x.dtype))
+        body = loop(place, shape[-1], block(added, stored))
+        return Allocate(total, block(Store(total, (0,), scalar.literal(0, wide)), body))
 
     return over_lines(shape[:-1], item, line)
+
+
+def _true_positions(k: Elements, _machine: Machine, item: Symbol) -> tuple[Extent, Statement]:
+    """(work items, the body of one)"""
+    (x,), (*outer, room) = k.anchored.inputs, k.anchored.output.shape
+    extent = x.shape[-1]
+
+    def line(at: Line) -> Statement:
+        found = Buffer(k.local_name("t"), INT64, (1,), is_local=True)
+        count = Load(found, (0,))
+        end = Checked(scalar.call("min", count, Index(room - 1)), room)
+        blocks, vector = dim.ceil_div(extent, BLOCK), variable("v", dim.ceil_div(room, LANES))
+        number = variable("b", blocks)
+        first = Dim.of(number) * BLOCK
+
+        def some(place: Extent) -> Expr:
+            here = first + place
+            return scalar.guarded([extent - 1 - here], k.element(x, (*at, here), None), False)
+
+        place, part = variable("i", BLOCK), variable("u", BLOCK // LANES)
+        seen = scalar.cast(some(Dim.of(part) * LANES + Dim.of(LANE)), INT32)
+        search = partial(loop, part, BLOCK // LANES, kind=Kind.UNROLLED)
+        holds = scalar.cast(some(Dim.of(place)), INT64)
+        listed = block(
+            Store(k.out, (*at, end), Index(first + Dim.of(place))),
+            Store(found, (0,), count + holds),
+        )
+        each = loop(place, BLOCK, listed)
+        parts = _with_any(k, seen, search, lambda is_none: When(scalar.call("not", is_none), each))
+        here = Dim.of(vector) * LANES + Dim.of(LANE)
+        none = guard((room - 1 - here,), Store(k.out, (*at, here), Index(extent)))
+        body = block(
+            Store(found, (0,), scalar.literal(0, INT64)),
+            loop(vector, dim.ceil_div(room, LANES), _lanes(none)),
+            loop(number, blocks, parts),
+            Store(k.out, (*at, end), Index(extent)),
+        )
+        return Allocate(found, body)
+
+    return over_lines(outer, item, line)
 
 
 def _search_sorted(k: Elements, _machine: Machine, item: Symbol) -> tuple[Extent, Statement]:
@@ -159,8 +208,7 @@ def _listed(k: Elements, extent: Extent, most: int) -> Callable[[Line], Statemen
         own = Dim.of(place)
         ends = _ends(k, boxes, at, own)
         blocks = dim.ceil_div(dim.minimum(own, most), LANES)
-        room = dim.minimum(own, most - 1) // LANES + 1
-        number, last = variable("b", blocks), variable("c", room)
+        number = variable("b", blocks)
 
         def places(vector: Symbol) -> list[Line]:
             return [(end, Dim.of(vector), Dim.of(LANE)) for end in range(4)]
@@ -168,12 +216,12 @@ def _listed(k: Elements, extent: Extent, most: int) -> Callable[[Line], Statemen
         others = [Load(listed, other) for other in places(number)]
         seen = scalar.cast(_overlaps(k, others, ends), INT32)
         is_kept = Load(k.out, (*at, own))
-        here = scalar.Index(Dim.of(last) * LANES + Dim.of(LANE))
-        is_here = scalar.call("equal", here, known)
-        is_new = scalar.call("and", is_kept, is_here)
+        # behind those that are listed; it stays there if it is kept
+        last = scalar.call("min", known, most - 1)
+        into = (scalar.call("div", last, LANES), scalar.call("rem", last, LANES))
         added = [
-            _lanes(Store(listed, entry, scalar.select(is_new, end, Load(listed, entry))))
-            for entry, end in zip(places(last), ends, strict=True)
+            Store(listed, (end, *into), scalar.select(is_kept, value, Load(listed, (end, *into))))
+            for end, value in enumerate(ends)
         ]
 
         def decided(is_free: Expr) -> Statement:
@@ -181,7 +229,7 @@ def _listed(k: Elements, extent: Extent, most: int) -> Callable[[Line], Statemen
             may_be = scalar.call("and", candidate, known < most)
             return block(
                 Store(k.out, (*at, own), scalar.call("and", may_be, is_free)),
-                loop(last, room, block(*added)),
+                *added,
                 Store(count, (0,), known + scalar.cast(is_kept, INT64)),
             )
 
@@ -242,5 +290,6 @@ def over_lines(
 
 
 SCHEDULES: Final[Mapping[str, Schedule]] = {
-    "running_sum": _running_sum, "search_sorted": _search_sorted, "suppress": _suppress,
+    "running_sum": _running_sum, "true_positions": _true_positions,
+    "search_sorted": _search_sorted, "suppress": _suppress,
 }  # fmt: skip

@@ -39,6 +39,7 @@ from .ir import (
     Prefetch,
     Statement,
     Store,
+    When,
     block,
     expressions_in,
     extents_in,
@@ -93,6 +94,9 @@ def _lines(root: Statement, depth: int, scope: Mapping[str, Symbol]) -> Iterator
                 claims = f" with {', '.join(map(_ranged, narrower))}" if narrower else ""
                 yield f"{indent}if {' and '.join(f'{c} >= 0' for c in conditions)}{claims}:"
                 stack.append((body, level + 1, {**scope, **{s.name: s for s in narrower}}, True))
+            case When(holds, body):
+                yield f"{indent}when {print_expression(holds)}:"
+                stack.append((body, level + 1, scope, True))
             case Let(symbol, extent, body):
                 yield f"{indent}let {_ranged(symbol)} = {extent}{end}"
                 stack.append((body, below, {**scope, symbol.name: symbol}, True))
@@ -129,7 +133,7 @@ def _binder(symbol: Symbol, default: Symbol) -> str:
 
 
 def _store_lines(store: Store) -> Iterator[str]:
-    order = scalar.post_order([store.value])
+    order = scalar.post_order([store.value, *store.index_expressions])
     uses = Counter(id(child) for node in order for child in scalar.children(node))
     texts: dict[int, str] = {}
     shared = 0
@@ -140,7 +144,8 @@ def _store_lines(store: Store) -> Iterator[str]:
             text, shared = f"#{shared}", shared + 1
         texts[id(node)] = text
     hint = "stream " if store.bypasses_cache else ""
-    place = f"{store.buffer.name}[{', '.join(map(str, store.index))}]"
+    parts = [texts[id(part)] if isinstance(part, Expr) else str(part) for part in store.index]
+    place = f"{store.buffer.name}[{', '.join(parts)}]"
     yield f"{hint}{place} = {texts[id(store.value)]}"
 
 
@@ -294,6 +299,9 @@ def _statement(text: str, inner: Sequence[_Line], outer: _Names) -> Statement:
             for claim in split_top_level(claims):
                 names.ranged(*_matched(_RANGED, claim))
             return If(parsed, _block(inner, names))
+        case "when":
+            holds = _expression(text.removeprefix("when ").removesuffix(":"), outer)
+            return When(holds, _block(inner, names))
         case "let":
             name, spread, extent, _ = _matched(_LET, text)
             symbol = names.ranged(name, spread)
@@ -314,7 +322,7 @@ def _statement(text: str, inner: Sequence[_Line], outer: _Names) -> Statement:
             return Prefetch(element)
     hint, name, index, value = _matched(_STORE, text)
     return Store(
-        outer.buffer_named(name), outer.extents(index), _expression(value, outer), bool(hint)
+        outer.buffer_named(name), _index(index, outer), _expression(value, outer), bool(hint)
     )
 
 
@@ -344,14 +352,16 @@ def _expression(text: str, names: _Names, depth: int = 0) -> Expr:
     if text.startswith("("):
         return _guarded(text[1:-1], names, depth + 1)
     if load := _LOAD.fullmatch(text):
-        parts = split_top_level(load.group(2))
-        index = tuple(
-            _expression(p, names, depth + 1) if _IS_EXPRESSION.search(p) else names.extent(p)
-            for p in parts
-        )
-        return Load(names.buffer_named(load.group(1)), index)
+        return Load(names.buffer_named(load.group(1)), _index(load.group(2), names, depth + 1))
     function, arguments = _matched(_CALL, text)
     return _call(function, split_top_level(arguments), names, depth + 1)
+
+
+def _index(text: str, names: _Names, depth: int = 0) -> tuple[Extent | Expr, ...]:
+    return tuple(
+        _expression(part, names, depth) if _IS_EXPRESSION.search(part) else names.extent(part)
+        for part in split_top_level(text)
+    )
 
 
 def _literal(text: str, dtype: DType) -> Literal:

@@ -48,6 +48,8 @@ from .ir import (
     Prefetch,
     Statement,
     Store,
+    When,
+    expressions_in,
     extents_in,
     walk,
 )  # fmt: skip
@@ -154,6 +156,12 @@ class _Checker:
             case If(conditions):
                 made = self._branch(statement, place, stored)
                 return made if self._runs_first_lane(conditions, place) else stored
+            case When(holds, body):
+                self._require(not place.in_lanes, "a when inside a vector loop")
+                self._require(holds.dtype is BOOL, f"when a {holds.dtype.value} holds")
+                self._expression(holds, place, stored)
+                self._run(body, place, stored)
+                return stored
             case Allocate(buffer, body):
                 self._allocate(buffer, place)
                 return self._run(
@@ -262,8 +270,13 @@ class _Checker:
         self._require(
             not (store.bypasses_cache and buffer.is_local), f"{buffer.name} is local, and streamed"
         )
+        self._require(
+            not (store.index_expressions and place.in_lanes),
+            f"lanes store at computed places of {buffer.name}",
+        )
         self._index(buffer, store.index, place.scope)
-        self._expression(store.value, place, stored)
+        for expression in expressions_in(store):
+            self._expression(expression, place, stored)
         return stored | {buffer}
 
     def _prefetch(self, element: Load, place: _Place, stored: frozenset[Buffer]) -> None:

@@ -3,7 +3,7 @@
 ``data_dim(count)`` says that from here on a symbol stands for the number that an int64 scalar holds
 when the program runs, from 0 to a bound that shapes give. Nodes whose types hold the symbol come
 after it. Ops whose results are as long as their data say are composed of ops of bounded shape, a
-count, and ops over the symbol (``search_sorted`` gives the positions of what was counted).
+count, and ops over the symbol (``true_positions`` gives those of what was counted).
 """
 
 from __future__ import annotations

@@ -1,38 +1,106 @@
 """Counting along lines, and finding what was counted: how positions of elements are computed that
 are as many as data say.
 
-``running_sum`` of truth values as numbers tells how many hold up to each place; ``search_sorted``
-of 0, 1, 2, .. in it gives the place of each that holds, in order: linear time and log n steps for
-each result, where a scatter would look at all pairs. Both have loops of their own
+``true_positions`` lists the places of the truth values that hold, in order, in linear time, where a
+scatter would look at all pairs. ``running_sum`` of counts tells how many there are up to each place,
+and ``search_sorted`` in it the place where a number is reached. All have loops of their own
 (``loops/scans.py``).
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
 
+from ..dim import Extent
 from ..op import Array, NoAttrs, NotDifferentiable, Op, define
-from ..tensor_type import INT64, TensorType
+from ..tensor_type import BOOL, FLOAT64, INT64, DType, TensorType
+
+if TYPE_CHECKING:
+    from ..graph import Builder, Node, Value
 
 _COUNT = NotDifferentiable("a count does not change smoothly")
 
 
 def _sum_infer(_attrs: NoAttrs, inputs: Sequence[TensorType]) -> Sequence[TensorType]:
     (x,) = inputs
-    if x.dtype is not INT64 or not x.rank:
-        raise ValueError(f"running sums are of int64 lines, not of {x}")
+    if x.dtype is BOOL or not x.rank:
+        raise ValueError(f"running sums are of lines of numbers, not of {x}")
     return [x]
+
+
+def summed_in(dtype: DType) -> DType:
+    """What a running sum is held in: floats are rounded once, from float64."""
+    return FLOAT64 if dtype.is_float else dtype
+
+
+def _sum_reference(
+    _attrs: NoAttrs, inputs: Sequence[Array], _o: Sequence[TensorType]
+) -> Sequence[Array]:
+    (x,) = inputs
+    wide = summed_in(DType.of(x.dtype)).numpy
+    with np.errstate(all="ignore"):
+        return [np.cumsum(x.astype(wide), axis=-1, dtype=wide).astype(x.dtype)]
+
+
+def _sum_vjp(b: Builder, node: Node, cotangents: Sequence[Value]) -> Sequence[Value | None]:
+    """dx[i] = the sum of dy[i] to the last: all of them, less those before."""
+    (dy,) = cotangents
+    last = dy.type.rank - 1
+    total = b("reduce_sum", dy, axes=(last,), keep=True)
+    return [b("add", b("sub", total, b("running_sum", dy)), dy)]
 
 
 define(
     Op(
         "running_sum",
-        "y[.., i] = the sum of x[.., 0] to x[.., i]; integers only, whose sums have no order",
+        "y[.., i] = the sum of x[.., 0] to x[.., i], of floats in float64",
         _sum_infer,
-        lambda _a, i, _o: [np.cumsum(i[0], axis=-1, dtype=np.int64)],
+        _sum_reference,
+        _sum_vjp,
+        family="scan",
+    )
+)
+
+
+@dataclass(frozen=True)
+class PositionsAttrs:
+    """``size``: how many places of a line are wanted."""
+
+    size: Extent
+
+
+def _positions_infer(attrs: PositionsAttrs, inputs: Sequence[TensorType]) -> Sequence[TensorType]:
+    (x,) = inputs
+    if x.dtype is not BOOL or not x.rank:
+        raise ValueError(f"positions are those of lines of truth values, not of {x}")
+    return [TensorType(INT64, (*x.shape[:-1], attrs.size + 1))]
+
+
+def _positions_reference(
+    _attrs: PositionsAttrs, inputs: Sequence[Array], o: Sequence[TensorType]
+) -> Sequence[Array]:
+    (x,) = inputs
+    found = np.full(o[0].static_shape, x.shape[-1], np.int64)
+    size = found.shape[-1] - 1
+    for at in np.ndindex(x.shape[:-1]):
+        places = np.flatnonzero(x[at])[:size]
+        found[at][: len(places)] = places
+    return [found]
+
+
+define(
+    Op(
+        "true_positions",
+        "the places of the first elements of a line that hold, in order; then, at least once, the "
+        "line's length",
+        _positions_infer,
+        _positions_reference,
         _COUNT,
+        PositionsAttrs,
         family="scan",
     )
 )

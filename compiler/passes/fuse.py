@@ -28,9 +28,8 @@ from ..ops.views import divides_by_free_dims
 # they read memory at computed indices: no formula takes its place
 INDEXED = frozenset({"gather", "gather_elements"})
 SCATTERED = frozenset({"gather_gradient", "scatter", "scatter_source"})  # loops of their own
-REREAD = frozenset(
-    {"suppress", "merge_sort"}
-)  # they read again what they have stored: no epilogue changes it
+# they read again what they have stored, or store it again: no epilogue changes it
+REREAD = frozenset({"suppress", "merge_sort", "true_positions"})
 PAIRED = frozenset({"sort_positions"})  # they read an element for each other one: it is made once
 # other names of the elements of one value
 VIEWS = frozenset({"reshape", "transpose", "slice", "broadcast", "reorder"})

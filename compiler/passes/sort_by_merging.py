@@ -84,14 +84,14 @@ def _picked(b: Rewriter, keys: Value, size: int) -> Value:
     least = b("reduce_min", parts, axes=(axis,))
     last = b("slice", _sorted(b, least), start=(*(0,) * axis, size - 1), size=(*lines, 1),
              step=(1,) * (axis + 1))  # fmt: skip
-    ones = b("cast", b("less_equal", keys, last), dtype=INT64)
-    counts = b("reduce_sum", ones, axes=(axis,), keep=True)
+    is_early = b("less_equal", keys, last)
+    counts = b("reduce_sum", b("cast", is_early, dtype=INT64), axes=(axis,), keep=True)
     longest = b("max", b("reduce_max", counts, axes=tuple(range(axis + 1))), 0)
     stays = b.new_data_dim("picked", extent)
     b("data_dim", longest, extent=stays, bound=extent)
     place = b("iota", shape=(*lines, stays), axis=axis)
     is_real = b("less", place, counts)
-    found = b("search_sorted", b("running_sum", ones), place)
+    found = _first(b, b("true_positions", is_early, size=stays), axis, stays)
     picked = b("gather_elements", keys, b("select", is_real, found, 0), axis=axis)
     ordered = _sorted(b, b("select", is_real, picked, NO_KEY))
     first = b("gather", ordered, b("iota", shape=(size,), axis=0), axis=axis)

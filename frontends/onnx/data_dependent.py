@@ -26,12 +26,10 @@ def true_positions(context: Context, x: Value, name: str, bound: Extent | None =
     """
     if x not in context.positions:
         mask = context.reshape(context.cast(x, BOOL), (x.type.elements,))
-        ones = context.cast(mask, INT64)
-        count = context("reduce_sum", ones, axes=(0,))
+        count = context("reduce_sum", context.cast(mask, INT64), axes=(0,))
         extent = context.data_dim(count, x.type.elements if bound is None else bound, name)
-        wanted = context("iota", shape=(extent,), axis=0)
-        sums = context("running_sum", ones)
-        context.positions[x] = context("search_sorted", sums, wanted)
+        found = context("true_positions", mask, size=extent)
+        context.positions[x] = context.slice_axis(found, 0, 0, extent)
     return context.positions[x]
 
 

@@ -233,6 +233,14 @@ def conv_transpose(emit: Emitter, node: Node, inputs: Sequence[str]) -> str:
                 group=a.groups, output_padding=added)  # fmt: skip
 
 
+@rule("running_sum")
+def running_sum(emit: Emitter, node: Node, inputs: Sequence[str]) -> str:
+    if emit.opset < 11:
+        raise _unsupported(node, "has running sums from opset 11 on")
+    last = node.output.type.rank - 1
+    return emit("CumSum", *inputs, emit.tensor(np.asarray(last, np.int64)))
+
+
 @rule("max_pool")
 def max_pool(emit: Emitter, node: Node, inputs: Sequence[str]) -> str:
     a = node.attrs

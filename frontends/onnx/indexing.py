@@ -236,19 +236,29 @@ def _coordinates(context: Context, shape: tuple[Extent, ...]) -> tuple[Value, Va
 
 @INDEXING.on("CumSum", first=11)
 def cumulative_sum(context: Context, node: ModelNode) -> Value:
-    """A product with a triangle of ones along the axis."""
+    """Running sums along the axis: of what lies before where they are exclusive, and from the last
+    element on where they are in reverse."""
     x = node.input(0)
-    axis = node.axis(int(context.scalar(node.input(1), node, "axis")), x.type.rank)
+    rank = x.type.rank
+    axis = node.axis(int(context.scalar(node.input(1), node, "axis")), rank)
     extent = x.shape[axis]
-    rows, columns = _coordinates(context, (extent, extent))
-    below, above = (rows, columns) if not node.flag("reverse", False) else (columns, rows)
-    op = "less" if node.flag("exclusive", False) else "less_equal"
-    triangle_of_ones = context.cast(context(op, below, above), x.dtype)  # [from, to]
-    order = [a for a in range(x.type.rank) if a != axis] + [axis]
-    moved = context.transpose(x, order)
-    flat = context.reshape(moved, (product(moved.shape[:-1]), extent))
-    summed = context.reshape(context("matmul", flat, triangle_of_ones), moved.shape)
-    return context.transpose(summed, [order.index(a) for a in range(x.type.rank)])
+    backwards = None
+    if node.flag("reverse", False):
+        place = context("iota", shape=(extent,), axis=0, dtype=INT64)
+        backwards = context("sub", context.extent_value(extent - 1), place)
+    order = [a for a in range(rank) if a != axis] + [axis]
+    line = context.transpose(x, order)
+    if backwards is not None:
+        line = context("gather", line, backwards, axis=rank - 1)
+    summed = context("running_sum", line)
+    if node.flag("exclusive", False):
+        before = context("less", 0, context("iota", shape=line.shape, axis=rank - 1, dtype=INT64))
+        shifted = context("max", context("sub", context("iota", shape=(extent,), axis=0), 1), 0)
+        moved = context("gather", summed, shifted, axis=rank - 1)
+        summed = context("select", before, moved, context.number(0, x.dtype))
+    if backwards is not None:
+        summed = context("gather", summed, backwards, axis=rank - 1)
+    return context.transpose(summed, [order.index(a) for a in range(rank)])
 
 
 @INDEXING.on("ReverseSequence", first=10)

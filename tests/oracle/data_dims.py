@@ -18,6 +18,15 @@ def _running_sum(x: Array) -> Array:
     return y
 
 
+def _true_positions(x: Array, size: int) -> Array:
+    y = np.full((*x.shape[:-1], size + 1), x.shape[-1], np.int64)
+    for at in np.ndindex(x.shape[:-1]):
+        places = [place for place, holds in enumerate(x[at]) if holds]
+        for number, place in enumerate(places[:size]):
+            y[(*at, number)] = place
+    return y
+
+
 def _search_sorted(line: Array, values: Array) -> Array:
     y = np.zeros(values.shape, np.int64)
     for p in np.ndindex(values.shape):
@@ -87,6 +96,7 @@ DATA_DIMS: dict[str, Callable[..., Any]] = {
     "data_dim": lambda count, extent, bound: count,
     "running_sum": _running_sum,
     "search_sorted": _search_sorted,
+    "true_positions": _true_positions,
     "order_keys": _order_keys,
     "merge_sort": _merge_sort,
     "suppress": _suppress,

@@ -27,6 +27,7 @@ from ...loops.ir import (
     Prefetch,
     Statement,
     Store,
+    When,
 )
 from ...scalar import Expr
 from .lowering.expressions import INDEX_ERROR, Expressions
@@ -96,6 +97,9 @@ class _KernelEmitter:
             case Let(variable, extent, body):
                 with self.indices.bound(variable, self.indices.extent(extent)):
                     self._statement(body)
+            case When(holds, body):
+                with self.f.if_then(self.expressions.value(holds)):
+                    self._statement(body)
             case If(conditions, body):
                 self._if(conditions, body)
             case Store():
@@ -145,7 +149,11 @@ class _KernelEmitter:
     def _store(self, store: Store) -> None:
         if store not in self.expanded:
             self.expanded[store] = expand_all(store.value)
-        self.memory.store(store, self.expressions.value(self.expanded[store]))
+        value = self.expressions.value(self.expanded[store])
+        if store.index_expressions:
+            self.memory.store_at(store.buffer, self.expressions.offset(store), value)
+        else:
+            self.memory.store(store, value)
 
 
 __all__ = ["INDEX_ERROR", "compile_kernels", "kernels_as_assembly", "kernels_as_llvm"]

@@ -24,6 +24,7 @@ from ...passes.eliminate_dead import eliminate_dead
 from ...passes.find_attention import find_attention
 from ...passes.fuse import fuse
 from ...passes.multiply_floats import multiply_floats
+from ...passes.multiply_sums import multiply_sums
 from ...passes.placement import Placement
 from ...passes.plan_memory import plan_memory
 from ...passes.select_strategies import Decision
@@ -49,6 +50,8 @@ _FIND = (
          why="products have taken their transposes in, and only readers that are left count"),
 )  # fmt: skip
 _SELECT = (
+    Pass("multiply_sums", multiply_sums, after=("decompose",),
+         why="products are chosen strategies and kernels behind it"),
     Pass("select_strategies", select_for_device, after=("eliminate_dead", "fold_batchnorm"),
          why="weights must have their final values",
          options=("accuracy", "override", "decisions", "typical_batch", "engine", "tuner",

@@ -36,6 +36,7 @@ from netloom.compiler.loops.ir import (
     Prefetch,
     Statement,
     Store,
+    When,
 )
 from netloom.compiler.loops.text import parse_kernel
 from netloom.compiler.op import Array
@@ -130,10 +131,13 @@ def compiled(kernels: Sequence[Kernel], cpu: Cpu, is_linked: bool = True) -> Cod
 
 
 def with_values(root: Statement, change: Callable[[Expr], Expr]) -> Statement:
-    """A statement with every stored value changed."""
+    """A statement with every expression in it changed."""
     match root:
         case Store():
-            return replace(root, value=change(root.value))
+            index = (change(p) if isinstance(p, Expr) else p for p in root.index)
+            return replace(root, index=tuple(index), value=change(root.value))
+        case When(holds, body):
+            return When(change(holds), with_values(body, change))
         case Prefetch():
             return root
         case Block(statements):

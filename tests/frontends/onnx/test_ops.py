@@ -288,6 +288,7 @@ CASES = [
     case("Range", np.int64(3), np.int64(20), np.int64(4), fixed=[0, 1, 2]), case("Range", np.int64(9), np.int64(-4), np.int64(-3), fixed=[0, 1, 2]),
     case("Range", np.float32(0.5), np.float32(3), np.float32(0.25), fixed=[0, 1, 2]),
     case("EyeLike", r(3, 4), k=1), case("EyeLike", r(4, 3), k=-1, dtype=onnx.TensorProto.INT64), case("Trilu", r(2, 3, 4)), case("Trilu", r(2, 3, 4), np.int64(-1), fixed=[1], upper=0), case("Trilu", r(4, 3), np.int64(1), fixed=[1]),
+    case("CumSum", np.array([1, np.inf, 2, -3], np.float32), np.int64(0), fixed=[1], exclusive=1),
     *(case("CumSum", r(2, 5, 3), np.int64(1), fixed=[1], reverse=rev, exclusive=exc) for rev in (0, 1) for exc in (0, 1)),
     *(case("Constant", **{k: v}) for k, v in CONSTANTS),
 ]  # fmt: skip

@@ -16,7 +16,7 @@ from llvmlite import ir
 
 from .... import dim, scalar
 from ....dim import Extent
-from ....loops.ir import LANE, LANES, LaneFold, Load, slope_along
+from ....loops.ir import LANE, LANES, LaneFold, Load, Store, slope_along
 from ....scalar import Bitcast, Call, Cast, Checked, Expr, Guarded, Index, Literal
 from ....tensor_type import BOOL, FLOAT32, FLOAT64, DType
 from ..vector_math import scaling
@@ -145,11 +145,11 @@ class Expressions:
         empty = [n.extent for n in checked if (dim.bounds(n.extent)[0] or 0) <= 0]
         return self.indices.conditions([extent - 1 for extent in empty])[0]
 
-    def _offset(self, load: Load, made: Sequence[Any], is_row: bool) -> Any:
-        """The element number of a load whose computed index parts are made; ``is_row``: that of
-        the first lane."""
+    def _offset(self, element: Load | Store, made: Sequence[Any], is_row: bool) -> Any:
+        """The element number at an index whose computed parts are made; ``is_row``: that of the
+        first lane."""
         offset: Any = 0
-        for size, part in zip(load.buffer.shape, made, strict=True):
+        for size, part in zip(element.buffer.shape, made, strict=True):
             offset = self.indices.times(offset, self.indices.extent(size))
             if not isinstance(part, ir.Value):
                 at = dim.substitute(part, {LANE: 0}) if is_row else part
@@ -162,8 +162,12 @@ class Expressions:
         if not element.index_expressions:
             self.memory.prefetch(element.buffer, element.buffer.offset(element.extents))
             return
+        self.memory.prefetch_at(element.buffer, self.offset(element))
+
+    def offset(self, element: Load | Store) -> Any:
+        """The element number of what a load reads or a store writes."""
         made = [self.value(part) if isinstance(part, Expr) else part for part in element.index]
-        self.memory.prefetch_at(element.buffer, self._offset(element, made, is_row=False))
+        return self._offset(element, made, is_row=False)
 
     def _guarded(self, node: Guarded) -> Operand:
         flag, mask = self.indices.conditions(node.conditions)

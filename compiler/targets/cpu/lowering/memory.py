@@ -203,11 +203,10 @@ class Memory(Addresses):
     # -- stores ------------------------------------------------------------------------------------
 
     def store(self, store: Store, value: Operand) -> None:
-        """Stores a value where a statement says."""
+        """Stores a value where a statement says, at an index that loop variables decide."""
         buffer = store.buffer
-        if buffer.dtype is BOOL:
-            value = self.b.zext(value, like(value, I8))
-        offset = self._offset(buffer, store.index)
+        value = self._in_memory(buffer, value)
+        offset = self._offset(buffer, store.extents)
         if not self.indices.in_lanes:
             self.b.store(value, self._address(buffer, offset.whole))
         elif offset.slope == 1:
@@ -215,6 +214,19 @@ class Memory(Addresses):
             self._store_neighbours(buffer, offset.without_lane, self.f.vector(value), hint)
         else:
             self._put(self._lanes(buffer, offset), self.f.vector(value))
+        self._forget(buffer)
+
+    def store_at(self, buffer: Buffer, offset: Any, value: Operand) -> None:
+        """Stores a number at an offset that was computed at run time."""
+        self.b.store(self._in_memory(buffer, value), self._pointer(buffer, offset))
+        self._forget(buffer)
+
+    def _in_memory(self, buffer: Buffer, value: Operand) -> Operand:
+        """The element that means a value."""
+        return self.b.zext(value, like(value, I8)) if buffer.dtype is BOOL else value
+
+    def _forget(self, buffer: Buffer) -> None:
+        """What was loaded before a store to a buffer is not used again."""
         if buffer.is_local:
             self.made_of_locals.clear()
             self.transposed.pop(buffer, None)
