@@ -37,6 +37,7 @@ from .passes.plan_memory import plan_memory
 from .passes.select_strategies import Decision, select_strategies
 from .passes.sort_by_merging import sort_by_merging
 from .passes.split_sums import split_sums
+from .passes.widen_products import widen_products
 from .pipeline import GRAPH_PASSES, Pass, Pipeline, Report
 from .program import Program, StatePort, identifier
 from .strategies import Rates, rates_of
@@ -55,6 +56,8 @@ MEMORY_BUDGET = 64 << 30
 _FIND = (
     Pass("multiply_bytes", multiply_bytes, after=("simplify", "fold_new_constants"),
          why="weights and zero points must have their final values"),
+    Pass("widen_products", widen_products, after=("simplify", "fold_new_constants"),
+         why="weights must have their final values"),
     Pass("find_attention", find_attention, after=("simplify", "eliminate_dead"),
          why="products have taken their transposes in, and only readers that are left count"),
 )  # fmt: skip
