@@ -275,7 +275,7 @@ def _is_cheap(group: _Group) -> bool:
 def _is_depthwise(node: Node) -> bool:
     """Whether a convolution meets an element of its input with one filter only, so that bytes
     which it reads cost less than the numbers that they become."""
-    return node.op.name == "conv" and is_depthwise(*node.inputs[1].shape[:2], node.attrs.groups)
+    return node.op.name == "conv" and is_depthwise(node.inputs[1].type, node.attrs.groups)
 
 
 def _keeps_rows(node: Node) -> bool:

@@ -22,7 +22,7 @@ from ..constant import Constant
 from ..graph import Graph, Node, Value
 from ..layout import BLOCK, QUAD, fills_blocks
 from ..rewrite import Rewriter, rewrite
-from ..tensor_type import FLOAT32, INT8, INT32, UINT8
+from ..tensor_type import FLOAT32, INT8, INT32, UINT8, TensorType
 
 MOST_WEIGHTS = 64 << 20  # whose sums are computed while compiling
 SIGNED = 128  # what makes a byte with a sign one without
@@ -48,9 +48,10 @@ def are_filters(filters: int, channels: int, groups: int) -> bool:
     return groups == 1 and fills_blocks(channels) and 2 * filters > BLOCK
 
 
-def is_depthwise(filters: int, channels: int, groups: int) -> bool:
+def is_depthwise(weights: TensorType, groups: int) -> bool:
     """Whether each filter of a convolution meets one channel, and each channel one filter."""
-    return channels == 1 < groups == filters
+    filters, channels = weights.shape[:2]
+    return channels == 1 and filters == groups > 1
 
 
 def are_columns(depth: int, columns: int) -> bool:

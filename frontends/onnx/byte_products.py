@@ -32,7 +32,7 @@ def weights_of_filters(context: Context, x: Value, w: Value, groups: int) -> Val
     filters, channels = w.shape[:2]
     if not (isinstance(filters, int) and isinstance(channels, int)):
         return None
-    if not (are_filters(filters, channels, groups) or is_depthwise(filters, channels, groups)):
+    if not (are_filters(filters, channels, groups) or is_depthwise(w.type, groups)):
         return None
     found = _weights(context, x, w, axis=0)
     depth = 0 if found is None else math.prod(found.shape[1:])
