@@ -74,7 +74,7 @@ def _placed(b: Builder, graph: Graph, node: Node, inputs: list[Value]) -> Sequen
         return _stage_of_tiles(b, node, stage, inputs)
     if node.op.name == "matmul":
         return _product(b, graph, node, inputs)
-    if node.op.is_elementwise and len(node.outputs) == 1:
+    if node.op.name == "look_up" or (node.op.is_elementwise and len(node.outputs) == 1):
         return _elementwise(b, node, inputs)
     if node.op.name in ("max_pool", "average_pool") and _pools_blocks(node, inputs[0]):
         blocked = channel_blocked(inputs[0].type.rank)
