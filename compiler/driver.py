@@ -38,6 +38,8 @@ from .passes.select_strategies import Decision, select_strategies
 from .passes.sort_by_merging import sort_by_merging
 from .passes.split_sums import split_sums
 from .passes.split_windows import split_windows
+from .passes.tabulate import tabulate
+from .passes.widen_products import widen_products
 from .pipeline import GRAPH_PASSES, Pass, Pipeline, Report
 from .program import Program, StatePort, identifier
 from .strategies import Rates, rates_of
@@ -56,6 +58,10 @@ MEMORY_BUDGET = 64 << 30
 _FIND = (
     Pass("multiply_bytes", multiply_bytes, after=("simplify", "fold_new_constants"),
          why="weights and zero points must have their final values"),
+    Pass("widen_products", widen_products, after=("simplify", "fold_new_constants"),
+         why="weights must have their final values"),
+    Pass("tabulate", tabulate, after=("eliminate_common",),
+         why="functions that are equal are then of the same byte"),
     Pass("find_attention", find_attention, after=("simplify", "eliminate_dead"),
          why="products have taken their transposes in, and only readers that are left count"),
 )  # fmt: skip

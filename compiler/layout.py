@@ -117,3 +117,10 @@ def channel_blocked(rank: int, axis: int = 1, block: int = BLOCK) -> Layout:
     """
     outer = [Part(i, block) if i == axis else Part(i) for i in range(rank)]
     return Layout((*outer, Part(axis, 1, block)))
+
+
+def fills_blocks(extent: int, block: int = BLOCK) -> bool:
+    """Whether computing the padding lanes of the last block costs less than leaving the blocked
+    layout.
+    """
+    return 2 * extent > -(-extent // block) * block

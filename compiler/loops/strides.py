@@ -11,6 +11,7 @@ from collections.abc import Mapping, Sequence
 
 from .. import dim, scalar
 from ..dim import Dim, Extent, Quotient, Remainder, Symbol
+from ..layout import QUAD
 from ..scalar import Expr
 from .elements import Axis
 from .ir import LANE, LANES, Load, extents_in, slope_along
@@ -102,12 +103,11 @@ def _is_shifted(extent: Extent, symbol: Symbol) -> bool:
 
 def is_padded(load: Load, inner: Axis) -> bool:
     """Whether the operand holds zeros behind the end of a blocked axis: its last axis is the
-    block itself.
+    block itself, or what is left of its quads.
     """
     places = zip(load.index, load.buffer.shape, strict=True)
-    return load.index[-1] == inner.position or any(
-        p == inner.position and e == LANES for p, e in places
-    )
+    ends = (inner.position, inner.position % QUAD)
+    return load.index[-1] in ends or any(p == inner.position and e == LANES for p, e in places)
 
 
 __all__ = [

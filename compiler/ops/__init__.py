@@ -13,6 +13,7 @@ from . import (  # noqa: E402, F401
     fft,
     indexing,
     kernels,
+    look_up,
     loss,
     matmul,
     merging,

@@ -12,7 +12,7 @@ from dataclasses import replace
 from typing import Any
 
 from ..graph import Builder, Graph, Node, Value, finish, rebuilder
-from ..layout import BLOCK, Layout, channel_blocked
+from ..layout import BLOCK, Layout, channel_blocked, fills_blocks
 from ..loops.strides import MOST_STEP
 from ..op import OPS
 from ..ops.convolution import padding_of_output_gradient
@@ -74,7 +74,7 @@ def _placed(b: Builder, graph: Graph, node: Node, inputs: list[Value]) -> Sequen
         return _stage_of_tiles(b, node, stage, inputs)
     if node.op.name == "matmul":
         return _product(b, graph, node, inputs)
-    if node.op.is_elementwise and len(node.outputs) == 1:
+    if node.op.name == "look_up" or (node.op.is_elementwise and len(node.outputs) == 1):
         return _elementwise(b, node, inputs)
     if node.op.name in ("max_pool", "average_pool") and _pools_blocks(node, inputs[0]):
         blocked = channel_blocked(inputs[0].type.rank)
@@ -166,12 +166,10 @@ def _convolution(b: Builder, node: Node, inputs: list[Value]) -> Sequence[Value]
     assert isinstance(channels, int) and isinstance(filters, int)
     is_depthwise = channels == 1 and filters == attrs.groups
     if attrs.groups == 1:
-        blocks, is_blocked = _fills_blocks(channels), _fills_blocks(filters)
+        blocks, is_blocked = fills_blocks(channels), fills_blocks(filters)
     else:
         blocks = channels % BLOCK == 0 and (filters // attrs.groups) % BLOCK == 0
-        is_blocked = blocks or (
-            is_depthwise and _fills_blocks(filters) and not _walks_rows(node, x)
-        )
+        is_blocked = blocks or (is_depthwise and fills_blocks(filters) and not _walks_rows(node, x))
     if not is_blocked and attrs.groups == 1:
         return _with_attrs(
             b, node, [_padded(b, node, _plain(b, x)), _plain(b, w)], _without_padding(node), None
@@ -198,8 +196,8 @@ def _input_gradient(b: Builder, node: Node, inputs: list[Value]) -> Sequence[Val
     assert isinstance(filters, int) and isinstance(channels, int)
     if attrs.groups != 1:
         return b.copy(node, [_plain(b, value) for value in inputs])
-    is_blocked = _fills_blocks(channels)
-    has_blocks = is_blocked and _fills_blocks(filters)
+    is_blocked = fills_blocks(channels)
+    has_blocks = is_blocked and fills_blocks(filters)
     dy = _reordered(b, dy, channel_blocked(rank)) if has_blocks else _plain(b, dy)
     w = (
         _reordered(b, _plain(b, w), packed_filters(rank, has_blocks, lanes=1))
@@ -229,8 +227,8 @@ def _weight_gradient(b: Builder, node: Node, inputs: list[Value]) -> Sequence[Va
     assert isinstance(channels, int) and isinstance(filters, int)
     if attrs.groups != 1:
         return b.copy(node, [_plain(b, value) for value in inputs])
-    is_blocked = _fills_blocks(filters)
-    has_blocks = is_blocked and _fills_blocks(channels)
+    is_blocked = fills_blocks(filters)
+    has_blocks = is_blocked and fills_blocks(channels)
     x = _reordered(b, x, channel_blocked(rank)) if has_blocks else _plain(b, x)
     dy = _reordered(b, dy, channel_blocked(rank)) if is_blocked else _plain(b, dy)
     layout = packed_filters(rank, has_blocks) if is_blocked else None
@@ -279,20 +277,13 @@ def _pools_blocks(node: Node, x: Value) -> bool:
     """
     channels = x.shape[1]
     return x.layout is not None or (
-        node.attrs.stride[-1] > MOST_STEP and isinstance(channels, int) and _fills_blocks(channels)
+        node.attrs.stride[-1] > MOST_STEP and isinstance(channels, int) and fills_blocks(channels)
     )
 
 
 def _walks_rows(node: Node, x: Value) -> bool:
     """Whether a row-major input may stay so: its rows are read element after element."""
     return x.layout is None and node.attrs.stride[-1] == 1
-
-
-def _fills_blocks(extent: int) -> bool:
-    """Whether computing the padding lanes of the last block costs less than leaving the blocked
-    layout.
-    """
-    return 2 * extent > -(-extent // BLOCK) * BLOCK
 
 
 def _padded(b: Builder, node: Node, x: Value) -> Value:

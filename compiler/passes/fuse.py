@@ -6,7 +6,9 @@ hold).
 
 A value is inlined only where one kernel holds all its readers and they use the same element of it
 (``x * sigmoid(x)``), so nothing is computed twice; views, which compute nothing, are made anew in
-each kernel that reads them. A reshape without a formula stays alone: plan_memory.py gives it no
+each kernel that reads them. So are wide numbers that a few additions and products make of narrow
+ones, as dequantization does: where kernels meet, the narrow ones are what lies in memory. A reshape
+without a formula stays alone: plan_memory.py gives it no
 code. Single numbers become literals. After this pass the graph holds ``kernel`` nodes,
 ``constant`` nodes and ``data_dim`` nodes only.
 """
@@ -24,6 +26,7 @@ from ..loops.row_form import row_form
 from ..op import OPS
 from ..ops.data_dims import DATA_DIM
 from ..ops.views import divides_by_free_dims
+from .multiply_bytes import is_depthwise
 
 # they read memory at computed indices: no formula takes its place
 INDEXED = frozenset({"gather", "gather_elements"})
@@ -33,6 +36,8 @@ REREAD = frozenset({"suppress", "merge_sort", "true_positions"})
 PAIRED = frozenset({"sort_positions"})  # they read an element for each other one: it is made once
 # other names of the elements of one value
 VIEWS = frozenset({"reshape", "transpose", "slice", "broadcast", "reorder"})
+WIDENING = frozenset({"cast", "add", "sub", "mul"})
+MOST_WIDENING = 4  # nodes that are made anew: cast, sub, cast, mul
 MOST_NODES = 24  # in one kernel: longer formulas only cost compile time
 
 
@@ -94,17 +99,23 @@ def _groups(graph: Graph, has_rows: bool) -> dict[Node, _Group]:
             raise UnsupportedOpError(f"{node.op.name} has no loops", node=node.label)
         group = group_of[node] = _Group([node], node if is_anchor(node) else None)
         while value := _next_inlined(graph, group, group_of, results, has_rows):
-            other = group_of[graph.producers[value]]
-            group.is_rows = not _joins_one_anchor(
-                other, group, _readers(graph, group, value), value
-            )
-            group.nodes = list(dict.fromkeys((*other.nodes, *group.nodes)))
-            group.anchor = group.anchor or other.anchor
-            if all(group_of.get(reader) is group for reader in graph.users[value]):
-                group_of.update(
-                    (member, group) for member in other.nodes if group_of[member] is other
-                )
+            _join(graph, group, group_of, value)
+    for group in _needed(graph, group_of).values():  # wide numbers that are stored after all
+        while _is_widening(graph, group) and (
+            value := _next_inlined(graph, group, group_of, results, has_rows, is_stored=True)
+        ):
+            _join(graph, group, group_of, value)
     return group_of
+
+
+def _join(graph: Graph, group: _Group, group_of: dict[Node, _Group], value: Value) -> None:
+    """The group makes a value that it reads itself."""
+    other = group_of[graph.producers[value]]
+    group.is_rows = not _joins_one_anchor(other, group, _readers(graph, group, value), value)
+    group.nodes = list(dict.fromkeys((*other.nodes, *group.nodes)))
+    group.anchor = group.anchor or other.anchor
+    if all(group_of.get(reader) is group for reader in graph.users[value]):
+        group_of.update((member, group) for member in other.nodes if group_of[member] is other)
 
 
 def _next_inlined(
@@ -113,8 +124,11 @@ def _next_inlined(
     group_of: Mapping[Node, _Group],
     results: frozenset[Value],
     has_rows: bool,
+    is_stored: bool = False,
 ) -> Value | None:
-    """A value that the group reads and may compute itself."""
+    """A value that the group reads and may compute itself; ``is_stored``: wide numbers that the
+    group makes of narrow ones are for sure."""
+    keeps_source = not is_stored and _is_widening(graph, group)
     members = set(group.nodes)
     for value in dict.fromkeys(value for node in reversed(group.nodes) for value in node.inputs):
         producer = graph.producers.get(value)
@@ -128,7 +142,9 @@ def _next_inlined(
             continue
         readers, before = graph.users[value], group_of[producer]
         is_last = all(group_of.get(reader) is group for reader in readers)
-        if not is_last and not (_is_view(before) and all(map(_takes_views, readers))):
+        if not is_last and not _is_made_anew(graph, before, value):
+            continue
+        if keeps_source and not (_is_view(before) or _is_widening(graph, before)):
             continue
         together = (*before.nodes, *group.nodes)
         if len(together) > MOST_NODES or any(map(_has_no_formula, together)):
@@ -143,6 +159,37 @@ def _next_inlined(
 def _readers(graph: Graph, group: _Group, value: Value) -> Sequence[Node]:
     members = set(group.nodes)
     return [reader for reader in graph.users[value] if reader in members]
+
+
+def _is_made_anew(graph: Graph, group: _Group, value: Value) -> bool:
+    """Whether each reader of a value makes it for itself."""
+    readers = graph.users[value]
+    if _is_view(group) and all(map(_takes_views, readers)):
+        return True
+    return _is_widening(graph, group) and all(_takes_widened(node, value) for node in readers)
+
+
+def _is_widening(graph: Graph, group: _Group) -> bool:
+    """Whether a group makes wide numbers of narrow ones with few instructions."""
+    first, last = group.nodes[0], group.last
+    if len(group.nodes) > MOST_WIDENING or first.op.name != "cast":
+        return False
+    if first.inputs[0].dtype.bytes >= last.output.dtype.bytes:
+        return False
+    inner = {node.output for node in group.nodes}
+    return all(node.op.name in WIDENING for node in group.nodes) and all(
+        value in inner or graph.constant_of(value) is not None
+        for node in group.nodes[1:]
+        for value in node.inputs
+    )
+
+
+def _takes_widened(node: Node, value: Value) -> bool:
+    """Whether a kernel that computes the node can make such a number for each element that it
+    reads."""
+    if node.op.is_elementwise:
+        return node.output.shape == value.shape and node.output.layout == value.layout
+    return node.op.family == "reduction"
 
 
 def _is_view(group: _Group) -> bool:
@@ -187,6 +234,8 @@ def _joins_one_anchor(before: _Group, group: _Group, readers: Sequence[Node], va
         return _is_view(before)
     if group.anchor is reader:
         takes_rows = reader.op.compute is not None or reader.op.family == "attention"
+        if _is_depthwise(reader) and all(node.op.name == "cast" for node in before.nodes):
+            return True
         return reader.op.family == "reduction" or (
             takes_rows and all(map(_keeps_rows, before.nodes))
         )
@@ -220,6 +269,12 @@ def _is_cheap(group: _Group) -> bool:
         node.op.family == "shape" or node.op.name in ("cast", "iota", "extent")
         for node in group.nodes
     )
+
+
+def _is_depthwise(node: Node) -> bool:
+    """Whether a convolution meets an element of its input with one filter only, so that bytes
+    which it reads cost less than the numbers that they become."""
+    return node.op.name == "conv" and is_depthwise(node.inputs[1].type, node.attrs.groups)
 
 
 def _keeps_rows(node: Node) -> bool:

@@ -4,8 +4,9 @@ sum (x - z) w = sum x w - z sum w: with weights that are constants of 8 bits, th
 leaves the sum, and what is left multiplies bytes without a sign by bytes with one. An x with a sign
 takes 128 more, and so does its zero point. Every sum is of int32 and wraps as before, so results are
 equal bit for bit. Borders of a convolution hold the zero point instead of zeros, so it must be known
-there. Only sums of whole quads, and enough results for lanes, are taken; all others stay as they
-are.
+there. Sums of too few channels for quads, such as those of depthwise convolutions, are sums of
+float32 products instead, where weights are so small that these are exact: no CPU multiplies int32
+as fast. All others stay as they are.
 """
 
 from __future__ import annotations
@@ -19,12 +20,13 @@ import numpy.typing as npt
 
 from ..constant import Constant
 from ..graph import Graph, Node, Value
-from ..layout import BLOCK, QUAD
+from ..layout import BLOCK, QUAD, fills_blocks
 from ..rewrite import Rewriter, rewrite
-from ..tensor_type import INT8, INT32, UINT8
+from ..tensor_type import FLOAT32, INT8, INT32, UINT8, TensorType
 
 MOST_WEIGHTS = 64 << 20  # whose sums are computed while compiling
 SIGNED = 128  # what makes a byte with a sign one without
+EXACT = 1 << 24  # float32 numbers hold all integers up to it
 
 
 @dataclass(frozen=True)
@@ -41,8 +43,15 @@ def multiply_bytes(graph: Graph) -> Graph:
 
 
 def are_filters(filters: int, channels: int, groups: int) -> bool:
-    """Whether a convolution's sums are of whole quads in blocks, and its filters fill lanes."""
-    return groups == 1 and channels % BLOCK == 0 and 2 * filters > BLOCK
+    """Whether a convolution adds up in quads, in blocks of channels that are at least half full, and
+    its filters fill lanes."""
+    return groups == 1 and fills_blocks(channels) and 2 * filters > BLOCK
+
+
+def is_depthwise(weights: TensorType, groups: int) -> bool:
+    """Whether each filter of a convolution meets one channel, and each channel one filter."""
+    filters, channels = weights.shape[:2]
+    return channels == 1 and filters == groups > 1
 
 
 def are_columns(depth: int, columns: int) -> bool:
@@ -62,10 +71,12 @@ def _convolution(b: Rewriter, node: Node) -> list[Value] | None:
     x, weights = centred(b, node.inputs[0]), node.inputs[1]
     attrs, (filters, channels) = node.attrs, weights.shape[:2]
     assert isinstance(filters, int) and isinstance(channels, int)
-    if x is None or not are_filters(filters, channels, attrs.groups):
+    w = None if x is None else bytes_of(b, weights)
+    if x is None or w is None or (x.zero is not None and x.zero.type.elements != 1):
         return None
-    w = bytes_of(b, weights)
-    if w is None or (x.zero is not None and x.zero.type.elements != 1):
+    sums = w.reshape(filters, -1).astype(np.int32)
+    adds_quads = are_filters(filters, channels, attrs.groups)
+    if not (adds_quads or are_exact(sums)):
         return None
     x = _unsigned(b, x)
     if any((*attrs.lo, *attrs.hi)):
@@ -74,27 +85,41 @@ def _convolution(b: Rewriter, node: Node) -> list[Value] | None:
             return None
         padded = b("pad", x.x, lo=(0, 0, *attrs.lo), hi=(0, 0, *attrs.hi), value=float(zero))
         x, attrs = Centred(padded, x.zero), _without_padding(attrs)
-    total = b("conv", x.x, b.constant(Constant(w)), **_fields(attrs))
-    sums = w.reshape(filters, -1).sum(1, dtype=np.int32)
-    return [_corrected(b, total, x.zero, sums.reshape(filters, *(1,) * (total.type.rank - 2)))]
+    total = _sum(b, "conv", x.x, w, adds_quads, **_fields(attrs))
+    shape = (filters, *(1,) * (total.type.rank - 2))
+    return [_corrected(b, total, x.zero, sums.sum(1, dtype=np.int32).reshape(shape))]
+
+
+def _sum(b: Rewriter, op: str, x: Value, w: npt.NDArray[np.int8], adds_quads: bool,
+         **attrs: Any) -> Value:  # fmt: skip
+    """A sum of products of bytes in int32, in quads or of float32 numbers."""
+    if adds_quads:
+        return b(op, x, b.constant(Constant(w)), **attrs)
+    weights = b.constant(Constant(w.astype(np.float32)))
+    return b("cast", b(op, b("cast", x, dtype=FLOAT32), weights, **attrs), dtype=INT32)
+
+
+def are_exact(weights: npt.NDArray[np.int32]) -> bool:
+    """Whether float32 holds all sums, of any order, of bytes times the weights of a row."""
+    return bool(np.abs(weights).sum(1, dtype=np.int64).max() * (2 * SIGNED - 1) <= EXACT)
 
 
 def _product(b: Rewriter, node: Node) -> list[Value] | None:
     x, weights = centred(b, node.inputs[0]), node.inputs[1]
     if x is None or weights.type.rank != 2 or node.attrs.transpose_a or node.attrs.transpose_b:
         return None
-    depth, columns = weights.type.static_shape
-    if not are_columns(depth, columns) or x.x.shape != node.inputs[0].shape:
-        return None
-    w = bytes_of(b, weights)
+    w = bytes_of(b, weights) if x.x.shape == node.inputs[0].shape else None
     if w is None:
+        return None
+    adds_quads = are_columns(*weights.type.static_shape)
+    if not (adds_quads or are_exact(w.T.astype(np.int32))):
         return None
     x = _unsigned(b, x)
     if (
         x.zero is not None and x.zero.type.rank and x.zero.shape[-1] != 1
     ):  # one for each row at most
         return None
-    total = b("matmul", x.x, b.constant(Constant(w)))
+    total = _sum(b, "matmul", x.x, w, adds_quads)
     return [_corrected(b, total, x.zero, w.sum(0, dtype=np.int32))]
 
 
@@ -179,4 +204,7 @@ def _fields(attrs: Any) -> dict[str, Any]:
     return {name: getattr(attrs, name) for name in ("stride", "dilation", "lo", "hi", "groups")}
 
 
-__all__ = ["Centred", "are_columns", "are_filters", "bytes_of", "centred", "multiply_bytes"]
+__all__ = [
+    "Centred", "are_columns", "are_exact", "are_filters", "bytes_of", "centred", "is_depthwise",
+    "multiply_bytes",
+]  # fmt: skip

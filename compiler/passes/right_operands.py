@@ -62,8 +62,8 @@ def has_full_columns(graph: Graph, node: Node) -> bool:
 
 
 def multiplies_bytes(node: Node) -> bool:
-    """Whether products add up in fours along the summed axis, which lies in whole quads."""
+    """Whether products add up in fours along the summed axis, of whole quads or in blocks, whose
+    padding lanes are zeros."""
     left, right = node.inputs
-    depth = right.shape[-2] if node.op.name == "matmul" else right.shape[1]
-    whole = QUAD if node.op.name == "matmul" else BLOCK
-    return left.dtype is not right.dtype and depth % whole == 0
+    is_whole = node.op.name != "matmul" or right.shape[-2] % QUAD == 0
+    return left.dtype is not right.dtype and is_whole

@@ -16,8 +16,10 @@ from netloom.errors import UsageError
 
 from ..graph import Graph, Node, finish, rebuilder
 from ..strategies import ACCURACIES, BY_NAME, STRATEGIES, Rates, Strategy, rates_of
+from ..tensor_type import UINT8
 from ..tuning import Tuner
 
+EXACT = "direct"  # the strategy that adds up whole numbers without rounding
 REFERENCE = "x86-64-v4"  # the level whose rates are taken where none is named
 
 
@@ -107,6 +109,8 @@ def _estimated(graph: Graph, node: Node, accuracy: str, batch: int, rates: Rates
     admitted: list[Strategy] = []
     for strategy in (item for item in (*STRATEGIES, *rates.own) if node.op.name in item.ops):
         reason = strategy.rejects(graph, node) or rates.vetoes.get(strategy.name)
+        if _adds_bytes(graph, node) and strategy.name != EXACT:
+            reason = "its sums are of whole numbers, and must be exact"
         if reason is None:
             budget, level = strategy.level(node)
             if ACCURACIES.index(level) > ACCURACIES.index(accuracy):
@@ -122,6 +126,12 @@ def _estimated(graph: Graph, node: Node, accuracy: str, batch: int, rates: Rates
     return Decision(
         node.label, node.op.name, shape, _least(seconds), seconds, rejected, notes=notes
     )
+
+
+def _adds_bytes(graph: Graph, node: Node) -> bool:
+    """Whether a node adds up products of bytes, as float32 numbers (passes/multiply_bytes.py)."""
+    made = graph.producers.get(node.inputs[0])
+    return made is not None and made.op.name == "cast" and made.inputs[0].dtype is UINT8
 
 
 def _least(seconds: Mapping[str, float]) -> str:

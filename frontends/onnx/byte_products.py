@@ -2,7 +2,8 @@
 
 sum (x - zx) sx (w - zw) sw = sx sw sum (x - zx) (w - zw), where the sum of integers is exact. It is
 taken where passes/multiply_bytes.py makes products of bytes of it: by constant weights of 8 bits, of
-so many channels or columns that floats would take longer.
+so many channels or columns that floats would take longer, or of filters that meet one channel each,
+which read bytes sooner than floats.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ import numpy as np
 import numpy.typing as npt
 
 from netloom.compiler.graph import Value
-from netloom.compiler.passes.multiply_bytes import are_columns, are_filters
+from netloom.compiler.passes.multiply_bytes import are_columns, are_filters, is_depthwise
 from netloom.compiler.tensor_type import FLOAT32, INT8, INT32, UINT8
 
 from .context import Context
@@ -31,7 +32,7 @@ def weights_of_filters(context: Context, x: Value, w: Value, groups: int) -> Val
     filters, channels = w.shape[:2]
     if not (isinstance(filters, int) and isinstance(channels, int)):
         return None
-    if not are_filters(filters, channels, groups):
+    if not (are_filters(filters, channels, groups) or is_depthwise(w.type, groups)):
         return None
     found = _weights(context, x, w, axis=0)
     depth = 0 if found is None else math.prod(found.shape[1:])

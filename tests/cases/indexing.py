@@ -34,6 +34,7 @@ INDEXING = [
     row("gather", "float32[N, 3]", "int64[4] index:5", axis=0),
     row("gather", "float32[7, 3]", "int64[N] index:7", axis=0),
     row("gather", "float32[2, 1]", "int64[3, 1] index:1", axis=1),
+    row("look_up", "float32[256]", "uint8[3, 40]"), row("look_up", "int32[256]", "int8[N, 5]"),
     row("gather_gradient", "float32[2, 4, 3]", "int64[2, 4] index:5", terms=8, axis=0, extent=5),
     row("gather_gradient", "float32[3, 4, 2]", "int32[4] index:5", terms=4, axis=1, extent=5),
     row("gather_gradient", "float32[]", "uint8[] label:7", axis=0, extent=7),

@@ -126,6 +126,7 @@ INDEXING: dict[str, Callable[..., Any]] = {
     "extent": lambda extent: np.int64(extent),
     "iota": _iota,
     "gather": _gather,
+    "look_up": lambda table, x: np.take(table, x.astype(np.int64) - np.iinfo(x.dtype).min),
     "gather_gradient": _gather_gradient,
     "one_hot": _one_hot,
     "gather_elements": _gather_elements,

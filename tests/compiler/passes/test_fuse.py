@@ -10,7 +10,7 @@ from netloom.compiler.driver import compile_graph
 from netloom.compiler.graph import Builder, Graph, Value
 from netloom.compiler.interpret import interpret
 from netloom.compiler.passes.fuse import fuse
-from netloom.compiler.tensor_type import FLOAT32, TensorType
+from netloom.compiler.tensor_type import FLOAT32, INT32, UINT8, TensorType
 from netloom.runtime.session import Session
 
 
@@ -64,6 +64,35 @@ def test_views_are_made_anew() -> None:
     graph = b.build([b("relu", _half(b, shuffled, 0)), b("neg", _half(b, shuffled, 6))])
     views = ["reshape", "transpose", "reshape", "slice"]
     assert _kernels(graph) == [[*views, "relu"], [*views, "neg"]]
+
+
+def _dequantized(b: Builder, x: Value) -> Value:
+    return b("mul", b("cast", b("sub", b("cast", x, dtype=INT32), 3), dtype=FLOAT32), 0.5)
+
+
+def test_bytes_are_what_lies_between_kernels() -> None:
+    """The wide numbers that are made of them are made by each reader, not by who made the bytes."""
+    b = Builder("bytes")
+    x = b.input(TensorType(FLOAT32, (5, 33)), "x")
+    sums = b("cast", b("reduce_sum", x, axes=(1,), keep=True), dtype=UINT8)
+    y, z = _dequantized(b, sums), b.input(TensorType(FLOAT32, (5, 1)), "z")
+    graph = b.build([b("exp", y), b("reduce_max", b("mul", y, z), axes=(0,), keep=True)])
+    chain = ["cast", "sub", "cast", "mul"]
+    assert _kernels(graph) == [
+        ["reduce_sum", "cast"],
+        [*chain, "exp"],
+        [*chain, "mul", "reduce_max"],
+    ]
+
+
+def test_wide_numbers_that_are_stored_are_made_with_the_bytes() -> None:
+    """A product reads each of them often."""
+    b = Builder("stored")
+    x = b.input(TensorType(FLOAT32, (5, 33)), "x")
+    w = b.input(TensorType(FLOAT32, (33, 16)), "w")
+    narrow = b("cast", b("exp", x), dtype=UINT8)
+    graph = b.build([b("matmul", _dequantized(b, narrow), w)])
+    assert _kernels(graph) == [["exp", "cast", "cast", "sub", "cast", "mul"], ["matmul"]]
 
 
 def test_a_concat_is_made_once() -> None:

@@ -18,7 +18,7 @@ from netloom.compiler.op import Array
 from netloom.compiler.passes.fold_constants import fold_constants
 from netloom.compiler.passes.multiply_bytes import multiply_bytes
 from netloom.compiler.targets.cpu.machine import host_cpus
-from netloom.compiler.tensor_type import INT8, INT32, UINT8, DType, TensorType
+from netloom.compiler.tensor_type import FLOAT32, INT8, INT32, UINT8, DType, TensorType
 from netloom.compiler.verify import verify
 from netloom.runtime.session import Session
 
@@ -88,18 +88,26 @@ TAKEN = {
     "conv_of_points": Case("conv", (N, 48, 5, 5), (16, 48, 1, 1), zero=(), attrs=PLAIN),
     "conv_strided": Case("conv", (1, 16, 11, 12), (16, 16, 3, 3), zero=200,
                          attrs={**PADDED, "stride": (2, 3), "dilation": (2, 1)}),
+    "conv_of_half_blocks": Case("conv", (2, 24, 5, 6), (40, 24, 3, 3), zero=9, attrs=PADDED),
     "conv_of_rows": Case("conv", (2, 16, 30), (17, 16, 5), zero=1,
                          attrs={"stride": (1,), "dilation": (1,), "lo": (2,), "hi": (2,)}),
 }  # fmt: skip
-LEFT = {
-    "few_channels": Case("conv", (1, 3, 9, 9), (32, 3, 3, 3), attrs=PLAIN),
+FLOATS = {
+    "few_channels": Case("conv", (1, 3, 9, 9), (32, 3, 3, 3), zero=121, attrs=PADDED),
     "few_filters": Case("conv", (1, 16, 9, 9), (4, 16, 3, 3), attrs=PLAIN),
-    "groups": Case("conv", (1, 32, 5, 5), (32, 16, 3, 3), attrs={**PLAIN, "groups": 2}),
+    "groups": Case("conv", (1, 32, 5, 5), (32, 16, 3, 3), zero=3, attrs={**PADDED, "groups": 2}),
+    "depthwise": Case("conv", (2, 40, 7, 8), (40, 1, 3, 3), zero=200,
+                      attrs={**PADDED, "groups": 40}),
+    "depthwise_of_signed": Case("conv", (N, 16, 9, 8), (16, 1, 5, 5), INT8, -7,
+                                attrs={**PADDED, "groups": 16, "stride": (2, 2)}),
+    "few_columns": Case("matmul", (4, 16), (16, 8), zero=4),
+    "part_of_a_quad": Case("matmul", (4, 18), (18, 32), zero=255),
+}  # fmt: skip
+LEFT = {
     "borders_of_data": Case("conv", (1, 16, 5, 5), (16, 16, 3, 3), zero=(), attrs=PADDED),
     "borders_beyond_bytes": Case("conv", (1, 16, 5, 5), (16, 16, 3, 3), zero=-1, attrs=PADDED),
     "zeros_of_channels": Case("conv", (1, 16, 5, 5), (16, 16, 3, 3), zero=(16, 1, 1), attrs=PLAIN),
-    "few_columns": Case("matmul", (4, 16), (16, 8)),
-    "part_of_a_quad": Case("matmul", (4, 18), (18, 32)),
+    "long_sums": Case("matmul", (4, 1026), (1026, 32)),
     "wide_weights": Case("matmul", (4, 16), (16, 32), weight_dtype=UINT8, most=128),
     "zeros_of_columns": Case("matmul", (4, 16), (16, 32), zero=(16,)),
 }
@@ -109,15 +117,17 @@ def ops_of(graph: Graph) -> list[str]:
     return [node.op.name for node in graph.nodes]
 
 
-@pytest.mark.parametrize("name", TAKEN)
+@pytest.mark.parametrize("name", [*TAKEN, *FLOATS])
 def test_the_integers_are_the_same(name: str) -> None:
-    case = TAKEN[name]
+    case = {**TAKEN, **FLOATS}[name]
     graph, arrays = case.graph(), case.arrays()
     (expected,) = interpret(graph, arrays)
     multiplied = multiply_bytes(fold_constants(graph))
     verify(multiplied)
     node = next(node for node in multiplied.nodes if node.op.name == case.op)
-    assert [value.dtype for value in node.inputs] == [UINT8, INT8]
+    assert [value.dtype for value in node.inputs] == (
+        [FLOAT32] * 2 if name in FLOATS else [UINT8, INT8]
+    )
     np.testing.assert_array_equal(interpret(multiplied, arrays)[0], expected)
     for cpu in host_cpus() if name in ("product", "conv") else host_cpus()[-1:]:
         image = compile_graph(graph, Options(cpu=cpu.name)).image
@@ -129,6 +139,14 @@ def test_the_integers_are_the_same(name: str) -> None:
 def test_others_stay(case: Case) -> None:
     graph = fold_constants(case.graph())
     assert ops_of(multiply_bytes(graph)) == ops_of(graph)
+
+
+def test_bytes_of_depthwise_convolutions_are_what_is_read() -> None:
+    """The numbers that they become are made in the loops of the convolution."""
+    graph = compile_graph(FLOATS["depthwise"].graph()).graphs["run"]
+    kernels = [node for node in graph.nodes if node.op.name == "kernel"]
+    (kernel,) = (k for k in kernels if "conv" in ops_of(k.attrs.body))
+    assert kernel.inputs[0].dtype is UINT8
 
 
 def test_sums_wrap() -> None:
