@@ -37,6 +37,7 @@ from .passes.plan_memory import plan_memory
 from .passes.select_strategies import Decision, select_strategies
 from .passes.sort_by_merging import sort_by_merging
 from .passes.split_sums import split_sums
+from .passes.sum_by_sorting import sum_by_sorting
 from .pipeline import GRAPH_PASSES, Pass, Pipeline, Report
 from .program import Program, StatePort, identifier
 from .strategies import Rates, rates_of
@@ -61,6 +62,8 @@ _FIND = (
 _SELECT = (
     Pass("sort_by_merging", sort_by_merging, after=("eliminate_common",),
          why="orders that are equal are found once"),
+    Pass("sum_by_sorting", sum_by_sorting, after=("eliminate_common",),
+         why="gradients that are equal are summed once"),
     Pass("select_strategies", select_strategies, after=("eliminate_dead", "fold_batchnorm"),
          why="weights must have their final values",
          options=("accuracy", "override", "decisions", "typical_batch", "rates", "tuner")),

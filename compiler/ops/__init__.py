@@ -21,6 +21,7 @@ from . import (  # noqa: E402, F401
     pooling,
     random_numbers,
     reduction,
+    runs,
     scatter,
     searching,
     slicing,
