@@ -38,7 +38,8 @@ def _run_sum(k: Elements, _machine: Machine, item: Symbol) -> tuple[Extent, Stat
     """(work items, the body of one)"""
     x, numbers = k.anchored.inputs
     rows, columns = x.shape
-    vectors = min(VECTORS, dim.ceil_div(columns, LANES)) if isinstance(columns, int) else VECTORS
+    most = -(-columns // LANES) if isinstance(columns, int) else VECTORS
+    vectors = min(VECTORS, most)
     part = Axis.of("p0", dim.ceil_div(columns, LANES * vectors))
     dtype = accumulated_in(x.dtype)
     within, before = (Buffer(k.local_name("t"), dtype, (vectors, LANES), True) for _ in range(2))

@@ -46,10 +46,10 @@ def _summed(b: Rewriter, node: Node) -> Sequence[Value] | None:
 def _is_large(node: Node) -> bool:
     """Whether it pays; and the last row of nothing is none."""
     extents = (node.attrs.extent, dim.product(node.inputs[1].shape))
-    most = [dim.bounds(extent)[1] for extent in extents]
-    if most[0] is None or most[0] > MOST_ROWS or any(dim.bounds(e)[0] < 1 for e in extents):
+    (least, most), (fewest, count) = map(dim.bounds, extents)
+    if most is None or most > MOST_ROWS or min(least or 0, fewest or 0) < 1:
         return False
-    return all(limit is None or limit >= LEAST_ROWS for limit in most)
+    return most >= LEAST_ROWS and (count is None or count >= LEAST_ROWS)
 
 
 def _places(b: Rewriter, indices: Value, count: Extent, extent: Extent) -> Value:
