@@ -38,6 +38,7 @@ from .passes.select_strategies import Decision, select_strategies
 from .passes.sort_by_merging import sort_by_merging
 from .passes.split_sums import split_sums
 from .passes.split_windows import split_windows
+from .passes.sum_by_sorting import sum_by_sorting
 from .passes.tabulate import tabulate
 from .passes.widen_products import widen_products
 from .pipeline import GRAPH_PASSES, Pass, Pipeline, Report
@@ -70,6 +71,8 @@ _SELECT = (
          why="orders that are equal are found once"),
     Pass("split_windows", split_windows, after=("decompose",),
          why="it is pools of these two kinds that are left"),
+    Pass("sum_by_sorting", sum_by_sorting, after=("eliminate_common",),
+         why="gradients that are equal are summed once"),
     Pass("select_strategies", select_strategies, after=("eliminate_dead", "fold_batchnorm"),
          why="weights must have their final values",
          options=("accuracy", "override", "decisions", "typical_batch", "rates", "tuner")),

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any
 
 from netloom.compiler.driver import Compiled, Options, compile_entries, compile_graph
@@ -86,6 +86,8 @@ def compile_training(
     *,
     loss: Any,
     optimizer: Optimizer,
+    trainable: Collection[str] | Callable[[str], bool] | None = None,
+    clip_norm: float | None = None,
     cpu: str | Sequence[str] = "host",
     threads: int | None = None,
     accuracy: str = "default",
@@ -93,7 +95,9 @@ def compile_training(
     tune: float | None = None,
 ) -> Trainer:
     """Compile forward, backward and the optimizer's update as one step; returns the trainer that
-    runs it. Options are those of ``compile``."""
+    runs it. ``trainable`` names the parameters to train, or is true of their names (None: all), so
+    that the others stay as they are; gradients are scaled down where their norm, over all of them,
+    is above ``clip_norm``. Other options are those of ``compile``."""
     _check_graph(graph)
     if not callable(loss):
         raise UsageError(
@@ -101,13 +105,16 @@ def compile_training(
             hint="Give one of nl.losses, or a function of two symbolic values.",
         )
     check_threads(threads)
-    step = training_graph(graph, loss, optimizer)
+    step = training_graph(graph, loss, optimizer, trainable=trainable, clip_norm=clip_norm)
     options = Options(_names(cpu), threads, accuracy, conv_strategy, tune=tune)
     compiled = compile_entries(step, graph.inference_form(), options)
     session = Session.in_process(compiled.image, threads=threads)
 
     def to_inference(tensors: Mapping[str, Any]) -> CompiledNetwork:
-        return compile(with_states(graph, tensors), cpu=cpu, threads=threads)
+        return compile(
+            with_states(graph, tensors), cpu=cpu, threads=threads, accuracy=accuracy,
+            conv_strategy=conv_strategy,
+        )  # fmt: skip
 
     return Trainer(session, rate=optimizer.rate, to_inference=to_inference)
 

@@ -26,7 +26,7 @@ from .training_data import Array, Batch, BatchSource, Data, slices
 from .training_progress import Progress, deferred_interrupt, progress_bar, progress_of
 
 Rate: TypeAlias = "float | Callable[[int], float]"
-Metric: TypeAlias = Callable[[Array, Array], float]
+Metric: TypeAlias = Callable[[Any, Array], float]
 
 
 class Ports(Protocol):
@@ -112,8 +112,10 @@ class Trainer:
 
     # -- evaluation --------------------------------------------------------------------------------
 
-    def predict(self, *arrays: Array, batch: int = 256) -> Array:
-        """The output of the network, with its present parameters, for all samples."""
+    def predict(self, *arrays: Array, batch: int = 256) -> Any:
+        """The output of the network, with its present parameters, for all samples: an array, or a
+        tuple of them.
+        """
         ports = self.session.entry("run").inputs
         if not arrays or not len(arrays[0]) or batch < 1:
             raise InputError("there are no samples to predict.", hint="Give arrays that hold some.")
@@ -122,19 +124,23 @@ class Trainer:
             given = [
                 _as_port(array[chosen], port) for array, port in zip(arrays, ports, strict=True)
             ]
-            parts.append(np.asarray(self.session.evaluate(self.state, *given)))
+            parts.append(self.session.evaluate(self.state, *given))
+        if isinstance(parts[0], tuple | list):
+            return tuple(np.concatenate(output) for output in zip(*parts, strict=True))
         return np.concatenate(parts)
 
     def evaluate(self, *arrays: Array, batch: int = 256, metric: Metric | None = None) -> float:
-        """A measure of the outputs against the last array: ``metric``, or the accuracy if that
-        array holds integers, or the mean squared error."""
+        """A measure of the outputs against the last array: ``metric``, or, of the first output, the
+        accuracy if that array holds integers, or the mean squared error."""
         target = np.asarray(arrays[-1])
         if lengths := {len(array) for array in arrays} - {len(target)}:
             raise InputError(
                 f"arrays of lengths {sorted({*lengths, len(target)})} do not belong together."
             )
         measure = metric or (accuracy if target.dtype.kind in "iu" else mean_squared_error)
-        return measure(self.predict(*arrays[:-1], batch=batch), target)
+        found = self.predict(*arrays[:-1], batch=batch)
+        is_first = metric is None and isinstance(found, tuple)
+        return measure(found[0] if is_first else found, target)
 
     # -- whole epochs ------------------------------------------------------------------------------
 

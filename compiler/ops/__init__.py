@@ -22,6 +22,7 @@ from . import (  # noqa: E402, F401
     pooling,
     random_numbers,
     reduction,
+    runs,
     scatter,
     searching,
     slicing,

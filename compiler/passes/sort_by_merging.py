@@ -46,7 +46,7 @@ def _ordered(b: Rewriter, node: Node) -> Sequence[Value] | None:
         if _is_part(line, size):
             keys = b("order_keys", line, descending=before.attrs.descending)
             return [_exchanged(b, _picked(b, keys, size), axis)]
-        order = _order(b, line, before.attrs.descending)
+        order = order_of(b, line, before.attrs.descending)
     else:
         order = _inverse(b, _exchanged(b, x, axis))
     return [_exchanged(b, _first(b, order, order.type.rank - 1, size), axis)]
@@ -57,7 +57,7 @@ def _positions(b: Rewriter, node: Node) -> Sequence[Value] | None:
     if node.op.name != "sort_positions" or not _is_long(node):
         return None
     line = _exchanged(b, node.inputs[0], node.attrs.axis)
-    order = _order(b, line, node.attrs.descending)
+    order = order_of(b, line, node.attrs.descending)
     return [_exchanged(b, _inverse(b, order), node.attrs.axis)]
 
 
@@ -100,10 +100,10 @@ def _picked(b: Rewriter, keys: Value, size: int) -> Value:
 
 def _inverse(b: Rewriter, places: Value) -> Value:
     """Of a permutation of fewer than 2^31 places."""
-    return _order(b, b("cast", places, dtype=INT32), False)
+    return order_of(b, b("cast", places, dtype=INT32), False)
 
 
-def _order(b: Rewriter, x: Value, descending: bool) -> Value:
+def order_of(b: Rewriter, x: Value, descending: bool) -> Value:
     """Which element of each line comes first, second, .."""
     if x.dtype.bytes < 8:
         return _placed(b, b("order_keys", x, descending=descending))

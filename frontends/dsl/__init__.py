@@ -24,6 +24,8 @@ from .functions import (
     minimum,
     one_hot,
     pad,
+    random_normal,
+    random_uniform,
     reduce_max,
     reduce_mean,
     reduce_min,
@@ -42,6 +44,7 @@ from .functions import (
     transpose,
     where,
 )  # fmt: skip
+from .imported import apply, trainable
 from .layers import (
     average_pool2d,
     batch_norm,
@@ -61,16 +64,16 @@ from .trace import Symbolic, is_training, parameter, tensor
 from .training_step import training_graph
 
 __all__ = [
-    "Network", "Symbolic", "TracedGraph", "argmax", "attention", "average_pool2d", "batch_norm",
+    "Network", "Symbolic", "TracedGraph", "apply", "argmax", "attention", "average_pool2d", "batch_norm",
     "cast", "clip", "concat",
     "conv1d", "conv2d", "conv3d", "conv_transpose2d", "dense", "dropout", "elu", "embedding",
     "equal", "exp", "flatten", "gelu",
     "global_average_pool", "initializers", "is_training", "layer_norm", "leaky_relu", "log",
     "log_softmax", "losses",
     "lrn", "max_pool2d", "maximum", "minimum", "network", "one_hot", "optimizers", "pad",
-    "parameter", "reduce_max",
+    "parameter", "random_normal", "random_uniform", "reduce_max",
     "reduce_mean", "reduce_min", "reduce_sum", "relu", "reshape", "sigmoid", "sign", "silu",
     "softmax", "softplus",
-    "softsign", "sqrt", "square", "tanh", "tensor", "training_graph", "transpose", "where",
+    "softsign", "sqrt", "square", "tanh", "tensor", "trainable", "training_graph", "transpose", "where",
     "with_states", "zoo",
 ]  # fmt: skip

@@ -12,7 +12,7 @@ from netloom.compiler.dim import Extent
 from netloom.compiler.tensor_type import DType
 from netloom.errors import ShapeError
 
-from .trace import Operand, Symbolic
+from .trace import Operand, Symbolic, active_trace
 
 
 def _unary(op: str, doc: str) -> Callable[[Symbolic], Symbolic]:
@@ -114,6 +114,25 @@ def attention(
     return q.trace(
         "attention", q, k, v, *([] if mask is None else [mask]), scale=scale, is_causal=causal
     )
+
+
+def random_normal(shape: Sequence[Extent], dtype: str | DType = "float32") -> Symbolic:
+    """Normal noise of mean 0 and variance 1, other numbers in each step of a training.
+
+    A program that only infers draws the same ones in every run: there, ask ``is_training``.
+    """
+    return _random("random_normal", shape, dtype)
+
+
+def random_uniform(shape: Sequence[Extent], dtype: str | DType = "float32") -> Symbolic:
+    """Noise that is uniform in [0, 1); otherwise as ``random_normal``."""
+    return _random("random_uniform", shape, dtype)
+
+
+def _random(op: str, shape: Sequence[Extent], dtype: str | DType) -> Symbolic:
+    trace = active_trace()
+    chosen = dtype if isinstance(dtype, DType) else DType(dtype)
+    return trace(op, trace.random_key(), shape=tuple(shape), dtype=chosen)
 
 
 def cast(x: Symbolic, dtype: str | DType) -> Symbolic:

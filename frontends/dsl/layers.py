@@ -256,6 +256,18 @@ def batch_norm(
     variance = x.trace.parameter(f"{label}.running_variance", type, ones, fans, trainable=False)
     if not x.trace.training:
         return x.trace("batch_norm", x, scale, bias, mean, variance, epsilon=epsilon, label=label)
+    return batch_normalized(
+        x, scale, bias, mean, variance, epsilon=epsilon, momentum=momentum, label=label
+    )
+
+
+def batch_normalized(
+    x: Symbolic, scale: Symbolic, bias: Symbolic, mean: Symbolic, variance: Symbolic, *,
+    epsilon: float, momentum: float, label: str,
+) -> Symbolic:  # fmt: skip
+    """The training form of batch norm: by the batch's statistics, towards which the states
+    ``mean`` and ``variance`` move.
+    """
     axes = (0, *range(2, x.rank))
     batch_mean = x.trace("reduce_mean", x, axes=axes, keep=False, label=label)
     centred = x - _per_channel(batch_mean, x.rank)

@@ -7,13 +7,25 @@ of two symbolic values serves as a loss too; its target then has the type of the
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from netloom.compiler.tensor_type import INT64, TensorType
-from netloom.errors import ShapeError
+import numpy as np
 
-from .functions import cast, equal, maximum, reduce_mean, reduce_sum, softplus
+from netloom.compiler.tensor_type import INT64, DType, TensorType
+from netloom.errors import ShapeError, UsageError
+
+from .functions import (
+    cast,
+    equal,
+    log_softmax,
+    maximum,
+    reduce_mean,
+    reduce_sum,
+    reshape,
+    softplus,
+    where,
+)
 from .trace import Symbolic
 
 Function = Callable[[Symbolic, Symbolic], Symbolic]
@@ -106,6 +118,57 @@ def huber(delta: float = 1.0) -> Loss:
         return reduce_mean(near * (distance - 0.5 * near))
 
     return Loss("huber", function, _same)
+
+
+def weighted_cross_entropy(
+    weights: Sequence[float] | None = None, smoothing: float = 0.0, ignored: int | None = None
+) -> Loss:
+    """Cross entropy with a weight for each class, smoothed labels, and a label that is left out.
+
+    The mean is over the samples' weights, without those of the label ``ignored``; the target of a
+    class is ``1 - smoothing`` and ``smoothing / classes`` for each (Szegedy et al. 2016, section 7).
+    """
+    if not 0 <= smoothing <= 1:
+        raise UsageError(f"a smoothing of {smoothing} is not in [0, 1].")
+
+    def function(logits: Symbolic, labels: Symbolic) -> Symbolic:
+        classes = logits.shape[1]
+        if not isinstance(classes, int) or (weights is not None and len(weights) != classes):
+            given = "no" if weights is None else len(weights)
+            raise ShapeError(f"{given} weights do not fit the classes of {logits.type}")
+        logs = log_softmax(logits, axis=1)
+        across = (1, classes, *(1,) * (logits.rank - 2))
+        weight = np.asarray(weights or [1.0] * classes, logits.dtype.numpy).reshape(across)
+        each = reshape(labels, (labels.shape[0], 1, *labels.shape[1:]))
+        hit = cast(equal(each, np.arange(classes).reshape(across)), logits.dtype)
+        # [n, 1, ...]: the samples that count, and by how much
+        counts = _one_unless(each, ignored, logits.dtype)
+        own = reduce_sum(hit * weight, 1, keep=True) * counts
+        right = reduce_sum(hit * weight * logs, 1, keep=True)
+        is_class = reduce_sum(hit, 1, keep=True)
+        all_ = reduce_sum(weight * logs, 1, keep=True) * is_class
+        total = reduce_sum((1 - smoothing) * right * counts + smoothing / classes * all_ * counts)
+        mass = reduce_sum(counts if weights is None else own)
+        return -total / where(mass > 0.0, mass, 1.0)
+
+    return Loss("weighted_cross_entropy", function, _labels, _most_likely)
+
+
+def _one_unless(labels: Symbolic, ignored: int | None, dtype: DType) -> Symbolic:
+    """1 where a label counts, else 0."""
+    return 1.0 - cast(equal(labels, -1 << 62 if ignored is None else ignored), dtype)
+
+
+def weighted_binary_cross_entropy(positive: float | Sequence[float]) -> Loss:
+    """Binary cross entropy of logits whose targets of 1 weigh ``positive`` times as much; one
+    number, or one for each element along the last axis.
+    """
+
+    def function(logits: Symbolic, target: Symbolic) -> Symbolic:
+        factor = 1 + (np.asarray(positive, logits.dtype.numpy) - 1) * target
+        return reduce_mean((1 - target) * logits + factor * softplus(-logits))
+
+    return Loss("weighted_binary_cross_entropy", function, _same, _right_sign)
 
 
 LOSSES = {

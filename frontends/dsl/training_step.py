@@ -8,6 +8,8 @@ them, so one set of states serves step and inference.
 
 from __future__ import annotations
 
+import functools
+import operator
 from collections.abc import Callable, Collection
 
 from netloom.compiler.graph import Builder, Graph, State, Value, rebuilder
@@ -15,7 +17,7 @@ from netloom.compiler.passes.differentiate import differentiate
 from netloom.compiler.tensor_type import FLOAT32, TensorType
 from netloom.errors import UsageError
 
-from .functions import cast
+from .functions import cast, minimum, reduce_sum, sqrt, square
 from .losses import Loss
 from .network import TracedGraph
 from .optimizers import Optimizer
@@ -26,25 +28,29 @@ LOSS, CORRECT = "loss", "correct"
 
 def training_graph(
     graph: Graph,
-    loss: Loss | Callable[[Symbolic, Symbolic], Symbolic],
+    loss: Loss | Callable[..., Symbolic],
     optimizer: Optimizer,
     *,
-    trainable: Collection[str] | None = None,
+    trainable: Collection[str] | Callable[[str], bool] | None = None,
+    clip_norm: float | None = None,
     labels: str = "labels",
     rate: str = "rate",
 ) -> Graph:
-    """The training step of a network with one output.
+    """The training step of a network.
 
-    A graph traced in its inference form is traced anew in its training form. ``trainable`` names
-    the states that the optimizer changes; unless given, all parameters. ``labels`` and ``rate``
-    name the added inputs. UsageError if there is nothing to train, or not one output, or for what
-    is no optimizer.
+    A graph traced in its inference form is traced anew in its training form. ``loss`` gets all its
+    outputs and the target, which has the first output's type unless the loss says otherwise.
+    ``trainable`` names the states that the optimizer changes, or is true of their names; unless
+    given, all parameters. Gradients whose Euclidean norm, over all of them, is above ``clip_norm``
+    are scaled down to it (Pascanu et al. 2013, algorithm 1). ``labels`` and ``rate`` name the added
+    inputs. UsageError if there is nothing to train, or for what is no optimizer.
     """
     _check_optimizer(optimizer)
     form = graph.training_form() if isinstance(graph, TracedGraph) else graph
-    if len(form.outputs) != 1:
+    if isinstance(loss, Loss) and len(form.outputs) != 1:
         raise UsageError(
-            f"a training step needs a network with one output, not {len(form.outputs)}."
+            f"the loss {loss.name} is of one output, and the network has {len(form.outputs)}.",
+            hint="Give a function of all outputs and the target.",
         )
     chosen = _trainable(form, trainable)
     b = _copy(form)
@@ -52,6 +58,8 @@ def training_graph(
     with tracing(trace):
         measured = _loss(trace, form, loss, labels)
         gradients = differentiate(b, measured[LOSS].value, [state.input for state in chosen])
+        if clip_norm is not None:
+            gradients = _clipped(trace, gradients, clip_norm)
         step_rate = Symbolic(b.input(TensorType(FLOAT32, ()), rate), trace)
         _update(trace, optimizer, chosen, gradients, step_rate)
     return b.build([value.value for value in measured.values()], measured.keys())
@@ -65,27 +73,48 @@ def _check_optimizer(optimizer: object) -> None:
         )
 
 
-def _trainable(form: Graph, names: Collection[str] | None) -> list[State]:
+def _clipped(trace: Trace, gradients: list[Value], most: float) -> list[Value]:
+    """Gradients times min(1, most / their norm)."""
+    if not most > 0:
+        raise UsageError(
+            f"gradients cannot be clipped to the norm {most}.", hint="Give one above 0."
+        )
+    found = [Symbolic(gradient, trace) for gradient in gradients]
+    squares = [reduce_sum(square(cast(gradient, FLOAT32))) for gradient in found]
+    norm = sqrt(functools.reduce(operator.add, squares))
+    # of a norm that is 0 or small the quotient may be inf, and the factor is 1
+    factor = minimum(most / norm, 1.0)
+    return [(gradient * cast(factor, gradient.dtype)).value for gradient in found]
+
+
+def _trainable(form: Graph, names: Collection[str] | Callable[[str], bool] | None) -> list[State]:
     """The states to train: those named, else the traced network's parameters, else every
     unchanged float state.
     """
     known = {state.name: state for state in form.states}
-    if names is None and isinstance(form, TracedGraph):
-        names = form.trainable
-    if names is None:
-        names = [
-            name
-            for name, state in known.items()
-            if state.is_unchanged and state.input.dtype.is_float
-        ]
+    if names is None or callable(names):
+        parameters = _parameters(form)
+        names = parameters if names is None else [name for name in parameters if names(name)]
     if not names:
-        raise UsageError("the network has no parameters to train.")
+        raise UsageError(
+            "the network has no parameters to train.",
+            hint="Of a graph that holds its weights as constants (from_onnx), train "
+            "nl.trainable(graph).",
+        )
     for name in names:
         if name not in known:
             raise UsageError(
                 f"there is no parameter {name!r} to train.", hint=f"There are: {', '.join(known)}."
             )
     return [known[name] for name in names]
+
+
+def _parameters(form: Graph) -> list[str]:
+    if isinstance(form, TracedGraph):
+        return list(form.trainable)
+    return [
+        state.name for state in form.states if state.is_unchanged and state.input.dtype.is_float
+    ]
 
 
 def _copy(form: Graph) -> Builder:
@@ -96,13 +125,13 @@ def _copy(form: Graph) -> Builder:
 
 
 def _loss(
-    trace: Trace, form: Graph, loss: Loss | Callable[[Symbolic, Symbolic], Symbolic], labels: str
+    trace: Trace, form: Graph, loss: Loss | Callable[..., Symbolic], labels: str
 ) -> dict[str, Symbolic]:
     """The step's outputs by name: the loss, and the count of right answers if the loss knows it."""
-    output = Symbolic(form.outputs[0], trace)
+    output, *more = (Symbolic(value, trace) for value in form.outputs)
     type = loss.target(output.type) if isinstance(loss, Loss) else output.type
     target = Symbolic(trace.b.input(type, labels), trace)
-    result = loss(output, target)
+    result = loss(output, target) if isinstance(loss, Loss) else loss(output, *more, target)
     if result.rank != 0 or not result.dtype.is_float:
         raise UsageError(
             f"the loss is {result.type}, not a float scalar.", hint="Reduce it with reduce_mean."

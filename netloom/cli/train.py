@@ -83,6 +83,7 @@ def train(
     130.
     """
     from netloom.api import compile_training
+    from netloom.frontends.dsl.imported import trainable
 
     from .recipes import parse_loss, parse_optimizer, with_rate
 
@@ -100,9 +101,9 @@ def train(
             "--require needs validation data, and there are none.",
             hint="Add test_x and test_y to the .npz file, or leave --require out.",
         )
-    trainer = compile_training(
-        load_graph(model, binding), loss=measure, optimizer=chosen, threads=threads
-    )
+    graph = load_graph(model, binding)
+    graph = graph if graph.states else trainable(graph)  # ONNX holds weights as constants
+    trainer = compile_training(graph, loss=measure, optimizer=chosen, threads=threads)
     try:
         history = trainer.fit(
             training, epochs=epochs, batch=batch, seed=seed, validation=validation,

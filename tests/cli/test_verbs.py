@@ -14,6 +14,7 @@ import onnx
 import pytest
 from PIL import Image
 
+import netloom as nl
 from netloom.cli import main
 from netloom.cli.compile import EMITTERS
 from netloom.compiler.op import OPS
@@ -322,6 +323,14 @@ def samples(folder: Path) -> Path:
         x[place, :, :, 3 * label : 3 * label + 2] += 1
     np.savez(folder / "data.npz", x=x[:200], y=y[:200], test_x=x[200:], test_y=y[200:])
     return folder / "data.npz"
+
+
+def test_train_an_onnx_model(samples: Path, tmp_path: Path) -> None:
+    model = nl.network(lambda x: nl.dense(nl.flatten(x), 3)).named("linear")
+    nl.to_onnx(model.graph(x=nl.tensor("N", 1, 8, 8)), tmp_path / "linear.onnx")
+    found = data_of("train", tmp_path / "linear.onnx", "--data", samples, "--epochs", "1",
+                    "--optimizer", "sgd:lr=0.1", "--require", "0.9")  # fmt: skip
+    assert len(found) == 1 and found[0]["validation"] > 0.9
 
 
 def test_train_resume_and_compile(folder: Path, samples: Path, tmp_path: Path) -> None:

@@ -70,6 +70,16 @@ def _merge_sort(x: Array) -> Array:
     return y
 
 
+def _run_sum(x: Array, numbers: Array) -> Array:
+    y = np.zeros(x.shape, np.float64)
+    for i in range(len(numbers)):
+        first = i
+        while first > 0 and numbers[first - 1] == numbers[i]:
+            first -= 1
+        y[i] = x[first : i + 1].astype(np.float64).sum(axis=0)
+    return y.astype(x.dtype)
+
+
 def _suppress(boxes: Array, candidates: Array, threshold: Array, most: int | None = None) -> Array:
     """Greedy: the first box that is left is taken, and those that it overlaps go."""
     y = np.zeros(candidates.shape, np.bool_)
@@ -99,5 +109,6 @@ DATA_DIMS: dict[str, Callable[..., Any]] = {
     "true_positions": _true_positions,
     "order_keys": _order_keys,
     "merge_sort": _merge_sort,
+    "run_sum": _run_sum,
     "suppress": _suppress,
 }

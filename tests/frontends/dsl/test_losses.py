@@ -73,3 +73,43 @@ def test_large_logits_stay_finite() -> None:
 def test_a_target_of_the_wrong_type_is_told() -> None:
     with pytest.raises(ShapeError, match="takes a target int64\\[6\\], not float64\\[6, 4\\]"):
         value(losses.cross_entropy, X, REAL)
+
+
+@pytest.mark.parametrize("smoothing", [0.0, 0.1])
+@pytest.mark.parametrize("weights", [None, [0.5, 1.0, 2.0, 0.25]])
+@pytest.mark.parametrize("ignored", [None, -100, 1])
+def test_weighted_cross_entropy(
+    smoothing: float, weights: list[float] | None, ignored: int | None
+) -> None:
+    """From its definition, sample by sample."""
+    rng = np.random.default_rng(0)
+    logits = rng.standard_normal((5, 4, 3)).astype(np.float32)
+    labels = rng.integers(0, 4, (5, 3))
+    labels[0, 0] = labels[2, 1] = ignored if ignored is not None else 2
+    wide = logits.astype(np.float64)
+    logs = wide - np.log(np.exp(wide).sum(axis=1, keepdims=True))
+    weight = np.asarray(weights or [1.0] * 4)
+    total = mass = 0.0
+    for n, p in np.ndindex(labels.shape):
+        label = labels[n, p]
+        if label != ignored:
+            target = smoothing / 4 * np.ones(4) + (1 - smoothing) * (np.arange(4) == label)
+            total -= float((target * weight * logs[n, :, p]).sum())
+            mass += weight[label]
+    loss = losses.weighted_cross_entropy(weights, smoothing, ignored)
+    graph = network(lambda x, y: loss(x, y)).graph(
+        x=tensor("N", 4, 3), y=tensor("N", 3, dtype="int64")
+    )
+    (found,) = interpret(graph, {"x": logits, "y": labels})
+    assert float(found) == pytest.approx(total / mass, rel=1e-5)
+
+
+def test_weighted_binary_cross_entropy() -> None:
+    rng = np.random.default_rng(0)
+    x, t = rng.standard_normal((6, 2)).astype(np.float32), rng.random((6, 2)).astype(np.float32)
+    p = 1 / (1 + np.exp(-x.astype(np.float64)))
+    wanted = -(np.array([3.0, 0.5]) * t * np.log(p) + (1 - t) * np.log(1 - p)).mean()
+    loss = losses.weighted_binary_cross_entropy([3.0, 0.5])
+    graph = network(lambda x, t: loss(x, t)).graph(x=tensor("N", 2), t=tensor("N", 2))
+    (found,) = interpret(graph, {"x": x, "t": t})
+    assert float(found) == pytest.approx(float(wanted), rel=1e-5)

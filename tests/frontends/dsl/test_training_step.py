@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from netloom.api import compile_training
 from netloom.compiler.interpret import interpret, interpret_step
 from netloom.errors import UsageError
 from netloom.frontends import dsl as nl
@@ -239,3 +240,57 @@ def test_schedules() -> None:
     warm = optimizers.Warmup(4, cosine)
     assert [warm(i) for i in (0, 1, 3, 4)] == pytest.approx([0.25, 0.5, 1.0, 1.0])
     assert warm(54) == pytest.approx(0.55)
+
+
+@pytest.mark.parametrize("most", [0.1, 1e6])
+def test_gradients_are_clipped_by_their_common_norm(most: float) -> None:
+    graph = nl.zoo.mlp(features=4, hidden=(3,), classes=2)
+    inputs = {"x": 3 * np.ones((2, 4), np.float32), "labels": np.array([0, 0]), "rate": ONE}
+    before = states_of(graph)
+    moves = []
+    for clip_norm in (None, most):
+        step = nl.training_graph(graph, losses.cross_entropy, optimizers.SGD(), clip_norm=clip_norm)
+        after = interpret_step(step, inputs, before)[1]
+        moves.append({name: before[name].astype(np.float64) - after[name] for name in before})
+    norm = np.sqrt(sum(np.square(move).sum() for move in moves[0].values()))
+    for name, move in moves[1].items():
+        wanted = moves[0][name] * min(1.0, most / norm)
+        np.testing.assert_allclose(move, wanted, rtol=1e-3, atol=1e-6)
+    with pytest.raises(UsageError, match="clipped"):
+        nl.training_graph(graph, losses.cross_entropy, optimizers.SGD(), clip_norm=0.0)
+
+
+def test_a_loss_gets_all_outputs_and_noise_is_new_in_each_step() -> None:
+    """A variational autoencoder (Kingma and Welling 2014, appendix B)."""
+
+    @nl.network
+    def autoencoder(x: nl.Symbolic) -> dict[str, nl.Symbolic]:
+        mean, spread = nl.dense(x, 2), nl.dense(x, 2)
+        noise = nl.random_normal(mean.shape)
+        code = mean + nl.exp(0.5 * spread) * noise if nl.is_training() else mean
+        return {"y": nl.dense(code, 4), "mean": mean, "spread": spread}
+
+    def bound(
+        y: nl.Symbolic, mean: nl.Symbolic, spread: nl.Symbolic, target: nl.Symbolic
+    ) -> nl.Symbolic:
+        divergence = -0.5 * nl.reduce_mean(1 + spread - nl.square(mean) - nl.exp(spread))
+        return nl.reduce_mean(nl.square(y - target)) + divergence
+
+    graph = autoencoder.graph(x=nl.tensor("N", 4))
+    step = nl.training_graph(graph, bound, optimizers.SGD())
+    assert str(step.inputs[1].type) == "float32[N, 4]"
+    rng = np.random.default_rng(0)
+    x = rng.standard_normal((3, 4)).astype(np.float32)
+    states, found = states_of(step), []
+    for _ in range(2):
+        feeds = {"x": x, "labels": x, "rate": np.float32(0)}
+        (loss,), states = interpret_step(step, feeds, states)
+        found.append(float(loss))
+    assert found[0] != found[1]
+    trainer = compile_training(graph, loss=bound, optimizer=optimizers.SGD(), threads=1)
+    first = {state.name: state.initial.array for state in step.states}
+    (loss,), _ = interpret_step(step, {"x": x, "labels": x, "rate": ONE}, first)
+    assert trainer.step(x, x)["loss"] == pytest.approx(float(loss), rel=1e-5)
+    outputs = trainer.predict(x, batch=2)
+    assert [output.shape for output in outputs] == [(3, 4), (3, 2), (3, 2)]
+    assert trainer.evaluate(x, x) == pytest.approx(float(np.square(outputs[0] - x).mean()))
