@@ -215,6 +215,7 @@ def _online_reference(
 
 _CHOSEN = NotDifferentiable("strategies are chosen for a network that has its gradients already")
 
+
 def _vjp(b: Builder, node: Node, cotangents: Sequence[Value]) -> Sequence[Value | None]:
     """By each input, ``attention_gradient``; summed where heads share the input."""
     inputs = (*node.inputs[:3], node.output, *cotangents, *node.inputs[3:])

@@ -113,9 +113,7 @@ def row_sums(b: Builder, y: Value, dy: Value, keep: bool) -> Value:
     return b("reduce_sum", b("mul", dy, y), axes=(y.type.rank - 1,), keep=keep)
 
 
-def _flops(
-    attrs: GradientAttrs, inputs: Sequence[TensorType], _o: Sequence[TensorType]
-) -> Extent:
+def _flops(attrs: GradientAttrs, inputs: Sequence[TensorType], _o: Sequence[TensorType]) -> Extent:
     q, _, v, y, *_ = inputs
     depth, width = q.shape[-1], v.shape[-1]
     scores = product(y.shape[:-1]) * v.shape[-2]

@@ -100,7 +100,9 @@ class _Kernel:
             with p.nested(f"if {p.call('below', part, str(self.depth_slices))}:"):
                 term = p.let(p.call("times", part, str(tile.depth)), "k")
                 self.ring.copy(self.queries, target, 0, n["first"], term, self.ring.left_turn)
-                self.ring.copy(self.keys, target, tile.rows * tile.depth, keys, term, self.ring.right_turn)
+                self.ring.copy(
+                    self.keys, target, tile.rows * tile.depth, keys, term, self.ring.right_turn
+                )
             with p.nested("else:"):
                 passed = p.call("minus", part, str(self.depth_slices))
                 first = p.call("plus", keys, p.call("times", passed, str(tile.values)))

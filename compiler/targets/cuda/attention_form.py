@@ -97,7 +97,9 @@ def masked(
     given = Guarded(conditions, value, zero) if conditions else value
     score = Argument(SUM, FLOAT32)
     if mask.dtype is BOOL:
-        return scalar.select(given, score, scalar.literal(node.attrs.fill if fill is None else fill, FLOAT32))
+        return scalar.select(
+            given, score, scalar.literal(node.attrs.fill if fill is None else fill, FLOAT32)
+        )
     return score + given
 
 

@@ -65,7 +65,10 @@ class _Kernel:
         self.other = f.row if f.is_across else f.key
         self.across = int(f.is_across)
         q, k = Side(f.q, f.row, f.depth, KEYS, 16, KEYS), Side(f.k, f.key, f.depth, KEYS, 16, KEYS)
-        v, dy = Side(f.v, f.key, f.width, KEYS, 16, KEYS), Side(f.dy, f.row, f.width, KEYS, 16, KEYS)
+        v, dy = (
+            Side(f.v, f.key, f.width, KEYS, 16, KEYS),
+            Side(f.dy, f.row, f.width, KEYS, 16, KEYS),
+        )
         if f.is_across:
             self._add_scores_of(k, q)
             self._add_operand_of(f.dy, f.row, f.width)

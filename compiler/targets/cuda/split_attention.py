@@ -245,4 +245,12 @@ NUMBER = Op("attention_number", "of each query, one number from an attention's p
             _number_infer, _number_reference, _SPLIT, NumbersAttrs, "attention",
             _number_compute)  # fmt: skip
 
-__all__ = ["MERGED", "NUMBERS", "PARTS", "NumbersAttrs", "PartsAttrs", "parts_of", "split_attention"]
+__all__ = [
+    "MERGED",
+    "NUMBERS",
+    "PARTS",
+    "NumbersAttrs",
+    "PartsAttrs",
+    "parts_of",
+    "split_attention",
+]
