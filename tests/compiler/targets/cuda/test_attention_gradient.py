@@ -57,7 +57,7 @@ ROWS: Mapping[str, tuple[int, Sequence[Any]]] = {
         (((2, L, 20), (2, S, 20), (2, S, 24)), FLOAT32, {"is_causal": True, "scale": 0.3}, "q",
          LENGTHS),
         (((2, L, 8), (1, S, 8), (S, 12), (2, L, S)), BOOL, {"fill": -1.5, "is_causal": True}, "kv",
-         ((3, 63), (65, 70), (66, 1))),
+         ((3, 63), (65, 70))),
         (((2, 2, L, 8), (2, 1, S, 8), (2, S, 12), (2, 1, L, S)), BOOL, {"fill": -1.5}, "q",
          ((66, 65), (3, 130))),
         (((2, L, 20), (2, S, 20), (2, S, 24)), FLOAT32, {"scale": 0.3}, "kv", LENGTHS),
