@@ -40,7 +40,7 @@ SCHEDULES: Mapping[str, Schedule] = {  # of every op that has loops of its own
 }  # fmt: skip
 
 # a kernel of a device's own; elsewhere they are decomposed
-DEVICE_KERNELS = frozenset({"attention_fused", "attention_parts"})
+DEVICE_KERNELS = frozenset({"attention_fused", "attention_parts", "attention_gradient_fused"})
 
 
 def build_kernel(name: str, graph: Graph, machine: Machine) -> Kernel:

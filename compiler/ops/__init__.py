@@ -6,6 +6,7 @@ _BEFORE = frozenset(OPS.values())
 
 from . import (  # noqa: E402, F401
     attention,
+    attention_gradient,
     convolution,
     data_dims,
     depth_to_space,

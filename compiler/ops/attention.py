@@ -21,7 +21,8 @@ import numpy as np
 
 from .. import scalar
 from ..dim import Extent, ceil_div, product
-from ..op import Array, ByDecomposition, Compute, NotDifferentiable, Op, Read, define
+from ..formula import sum_to
+from ..op import Array, Compute, NotDifferentiable, Op, Read, define
 from ..scalar import Expr
 from ..tensor_type import BOOL, TensorType, broadcast_shapes
 from .normalization import softmax_parts
@@ -43,10 +44,10 @@ class AttentionAttrs:
     has_zeros: bool = False
 
 
-def _checked(
+def attention_type(
     q: TensorType, keys: TensorType, v: TensorType, mask: Sequence[TensorType]
-) -> list[TensorType]:
-    """The output's type; ``keys`` as [.., s, d]."""
+) -> TensorType:
+    """Of the output; ``keys`` as [.., s, d]. ValueError if the operands do not fit together."""
     if min(t.rank for t in (q, keys, v)) < 2:
         raise ValueError("queries, keys and values need two axes or more")
     if not q.dtype.is_float or {keys.dtype, v.dtype} != {q.dtype}:
@@ -62,36 +63,44 @@ def _checked(
             raise ValueError(f"the mask {given} must be bool or {q.dtype.value}")
         if broadcast_shapes([given.shape, scores]) != scores:
             raise ValueError(f"the mask {given} does not broadcast to the scores {list(scores)}")
-    return [TensorType(q.dtype, (*batch, q.shape[-2], v.shape[-1]))]
+    return TensorType(q.dtype, (*batch, q.shape[-2], v.shape[-1]))
 
 
 def _infer(_attrs: AttentionAttrs, inputs: Sequence[TensorType]) -> Sequence[TensorType]:
     q, k, v, *mask = inputs
-    return _checked(q, k, v, mask)
+    return [attention_type(q, k, v, mask)]
 
 
-def _attended(attrs: AttentionAttrs, q: Array, k: Array, v: Array, mask: Sequence[Array]) -> Array:
-    """The definition, in float64."""
-    wide = [a.astype(np.float64) for a in (q, k, v)]
+def exact_scores(attrs: AttentionAttrs, q: Array, k: Array, mask: Sequence[Array]) -> Array:
+    """[.., l, s], in float64, behind the mask: the definition."""
+    keys = np.swapaxes(k.astype(np.float64), -1, -2)
+    scores = np.matmul(q.astype(np.float64), keys) * attrs.scale
+    for given in mask:
+        is_bool = given.dtype == np.bool_
+        scores = (
+            np.where(given, scores, attrs.fill) if is_bool else scores + given.astype(np.float64)
+        )
+    if attrs.is_causal:
+        scores = np.where(np.tri(*scores.shape[-2:], dtype=np.bool_), scores, -inf)
+    return np.asarray(scores)
+
+
+def exact_weights(attrs: AttentionAttrs, q: Array, k: Array, mask: Sequence[Array]) -> Array:
+    """[.., l, s], in float64: the definition."""
     with np.errstate(all="ignore"):
-        scores = np.matmul(wide[0], np.swapaxes(wide[1], -1, -2)) * attrs.scale
-        for given in mask:
-            is_bool = given.dtype == np.bool_
-            scores = (
-                np.where(given, scores, attrs.fill)
-                if is_bool
-                else scores + given.astype(np.float64)
-            )
-        if attrs.is_causal:
-            scores = np.where(np.tri(*scores.shape[-2:], dtype=np.bool_), scores, -inf)
+        scores = exact_scores(attrs, q, k, mask)
         if not scores.size:  # there is no largest of no scores
-            return np.asarray(np.matmul(scores, wide[2]).astype(q.dtype))
+            return scores
         largest = scores.max(axis=-1, keepdims=True)
         weights = np.exp(scores - largest)
         weights /= weights.sum(axis=-1, keepdims=True)
-        if attrs.has_zeros:
-            weights = np.where(largest == -inf, 0, weights)
-        return np.asarray(np.matmul(weights, wide[2]).astype(q.dtype))
+        return np.where(largest == -inf, 0, weights) if attrs.has_zeros else np.asarray(weights)
+
+
+def _attended(attrs: AttentionAttrs, q: Array, k: Array, v: Array, mask: Sequence[Array]) -> Array:
+    with np.errstate(all="ignore"):
+        weights = exact_weights(attrs, q, k, mask)
+        return np.asarray(np.matmul(weights, v.astype(np.float64)).astype(q.dtype))
 
 
 def _reference(
@@ -108,6 +117,13 @@ def _decompose(b: Builder, node: Node) -> Sequence[Value]:
 def attention_as_products(b: Builder, attrs: AttentionAttrs, inputs: Sequence[Value]) -> Value:
     """Attention as two products and a softmax, each an op of its own."""
     q, k, v, *mask = inputs
+    return b("matmul", weights_of(b, attrs, q, k, mask), v)
+
+
+def weights_of(
+    b: Builder, attrs: AttentionAttrs, q: Value, k: Value, mask: Sequence[Value]
+) -> Value:
+    """[.., l, s]: softmax(scale * q k' + mask)."""
     scores = b("matmul", q, k, transpose_b=True)
     if attrs.scale != 1:
         scores = b("mul", scores, attrs.scale)
@@ -126,7 +142,7 @@ def attention_as_products(b: Builder, attrs: AttentionAttrs, inputs: Sequence[Va
             "equal", b("reduce_max", scores, axes=(axis,), keep=True), b.number(-inf, scores.dtype)
         )
         weights = b("select", is_empty, b.number(0.0, scores.dtype), weights)
-    return b("matmul", weights, v)
+    return weights
 
 
 def causal_mask(b: Builder, queries: Extent, keys: Extent) -> Value:
@@ -184,9 +200,8 @@ def _online_infer(_attrs: AttentionAttrs, inputs: Sequence[TensorType]) -> Seque
         or panels.shape[-3] != ceil_div(v.shape[-2], PANEL)
     ):
         raise ValueError(f"{panels} are no panels of the keys of {v}")
-    return _checked(
-        q, panels.with_shape((*panels.shape[:-3], v.shape[-2], panels.shape[-2])), v, mask
-    )
+    keys = panels.with_shape((*panels.shape[:-3], v.shape[-2], panels.shape[-2]))
+    return [attention_type(q, keys, v, mask)]
 
 
 def _online_reference(
@@ -200,9 +215,20 @@ def _online_reference(
 
 _CHOSEN = NotDifferentiable("strategies are chosen for a network that has its gradients already")
 
-define(Op("attention", "y = softmax(scale * q k' + mask) v", _infer, _reference, ByDecomposition(),
-          AttentionAttrs,
-          "attention", decompose=_decompose, flops=_flops))  # fmt: skip
+
+def _vjp(b: Builder, node: Node, cotangents: Sequence[Value]) -> Sequence[Value | None]:
+    """By each input, ``attention_gradient``; summed where heads share the input."""
+    inputs = (*node.inputs[:3], node.output, *cotangents, *node.inputs[3:])
+    return [
+        None if value.dtype is BOOL else sum_to(
+            b, b("attention_gradient", *inputs, wrt=wrt, **vars(node.attrs)), value.type
+        )
+        for wrt, value in zip(("q", "k", "v", "mask"), node.inputs, strict=False)
+    ]  # fmt: skip
+
+
+define(Op("attention", "y = softmax(scale * q k' + mask) v", _infer, _reference, _vjp,
+          AttentionAttrs, "attention", decompose=_decompose, flops=_flops))  # fmt: skip
 define(Op("attention_fused", "attention in one kernel of a device", _infer, _reference, _CHOSEN,
           AttentionAttrs,
           "attention", decompose=_decompose, flops=_flops))  # fmt: skip
@@ -213,4 +239,13 @@ define(Op("attention_online", "attention whose keys lie in panels, without its s
           _online_infer,
           _online_reference, _CHOSEN, AttentionAttrs, "attention", flops=_flops))  # fmt: skip
 
-__all__ = ["PANEL", "AttentionAttrs", "attention_as_products", "causal_mask"]
+__all__ = [
+    "PANEL",
+    "AttentionAttrs",
+    "attention_as_products",
+    "attention_type",
+    "causal_mask",
+    "exact_scores",
+    "exact_weights",
+    "weights_of",
+]

@@ -4,18 +4,20 @@ its own.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
+from functools import partial
 
 from ..graph import Graph, Node, Value
 from ..rewrite import Rewriter, rewrite
 
 
-def decompose(graph: Graph) -> Graph:
-    """The graph without ops that have a ``decompose`` but no ``compute``."""
-    return rewrite(graph, _parts)
+def decompose(graph: Graph, kept: Collection[str] = ()) -> Graph:
+    """The graph without ops that have a ``decompose`` but no ``compute``, but for those that are
+    ``kept`` for strategies."""
+    return rewrite(graph, partial(_parts, kept))
 
 
-def _parts(rewriter: Rewriter, node: Node) -> Sequence[Value] | None:
-    if node.op.compute is not None or node.op.decompose is None:
+def _parts(kept: Collection[str], rewriter: Rewriter, node: Node) -> Sequence[Value] | None:
+    if node.op.compute is not None or node.op.decompose is None or node.op.name in kept:
         return None
     return node.op.decompose(rewriter, node)

@@ -1,8 +1,9 @@
-"""Attention, whole and over blocks of keys."""
+"""Attention, whole and over blocks of keys, and its gradient."""
 
 from .case import N, row
 
 _HEADS = ("float32[2, 3, 7, 5]", "float32[2, 3, 9, 5]", "float32[2, 3, 9, 4]")
+_GRADIENT = (*_HEADS, "float32[2, 3, 7, 4]", "float32[2, 3, 7, 4]")
 _PANELS = ("float32[2, 3, 7, 5]", "float32[2, 3, 5, 5, 16]", "float32[2, 3, 70, 20]")
 ATTENTION = [
     row("attention", *_HEADS, terms=14, scale=0.5),
@@ -21,6 +22,14 @@ ATTENTION = [
     row("attention_fused", *_HEADS, "bool[7, 1]", terms=14, has_zeros=True),
     row("attention_fused", "float32[N, 5]", "float32[N, 5]", "float32[N, 4]", terms=10,
         is_causal=True),
+    row("attention_gradient", *_GRADIENT, terms=37, wrt="q", scale=0.5, is_causal=True),
+    row("attention_gradient", *_GRADIENT, "float32[7, 9]", terms=35, wrt="k", scale=0.5),
+    row("attention_gradient", *_GRADIENT, "bool[3, 7, 1]", terms=32, wrt="v", fill=-7.0),
+    row("attention_gradient", *_GRADIENT, "bool[9]", terms=37, wrt="q", fill=-2.0),
+    row("attention_gradient", *_GRADIENT, "float32[3, 7, 1]", terms=27, wrt="mask"),
+    row("attention_gradient", *_GRADIENT, "bool[7, 1]", terms=37, wrt="k", has_zeros=True),
+    row("attention_gradient", "float32[N, 5]", "float32[6, 5]", "float32[2, 6, 3]",
+        "float32[2, N, 3]", "float32[2, N, 3]", terms=37, wrt="k"),
     row("key_panels", "float32[2, 3, 37, 5]"), row("key_panels", "float64[16, 3]"),
     row("key_panels", "float32[N, 18, 2]"),
     row("key_panels", "float32[N, 7]"),

@@ -29,7 +29,7 @@ def _spread(
     between them.
     """
     size = int(np.prod(shape))
-    steps = rng.permutation(size) + (0.4, 0.7, 0.2, 0.6, 0.3)[position]
+    steps = rng.permutation(size) + (0.4, 0.7, 0.2, 0.6, 0.3, 0.5)[position]
     return (lo + (hi - lo) * steps / max(size, 1)).reshape(shape)
 
 

@@ -16,18 +16,15 @@ all of a block's queries are not read, and blocks with the most keys come first.
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import TypeAlias
 
 from ... import dim
 from ...tensor_type import FLOAT32
 from .attention_blocks import Side, first_query, key_of, static, tiles_of_keys
+from .attention_slices import Slices
 from .attention_tiles import ACROSS, COLUMNS, KEYS, AttentionTile, row_offset
 from .forms import THREADS, FusedAttention
 from .printer import Printer
-
-Turn: TypeAlias = Callable[[str], str]
 
 
 def print_attention(p: Printer, form: FusedAttention) -> None:
@@ -45,6 +42,7 @@ class _Kernel:
     p: Printer
     form: FusedAttention
     names: dict[str, str] = field(default_factory=dict)
+    ring: Slices = field(init=False)
 
     def __post_init__(self) -> None:
         f, tile = self.form, self.form.tile
@@ -65,7 +63,10 @@ class _Kernel:
         n["thread"] = p.let(p.call("thread"), "t")
         n["first"] = first_query(p, self.form)
         n["memory"] = p.let(p.call(f"shared_float32_{tile.room}"), "s")
-        n["ring"] = p.let(p.call("at", n["memory"], str(tile.weight_words)), "s")
+        ring = p.let(p.call("at", n["memory"], str(tile.weight_words)), "s")
+        self.ring = Slices(
+            p, n["thread"], ring, tile.stages, tile.slice_words, tile.depth, tile.fragment
+        )
         y = p.let(p.call("quotient", n["thread"], str(ACROSS)), "y")
         n["y"], n["x"] = y, p.let(p.call("remainder", n["thread"], str(ACROSS)), "x")
         n["own"] = p.let(p.call("times", y, str(tile.fragment)), "r")
@@ -78,26 +79,14 @@ class _Kernel:
         """Where this thread's first rows of slices and weights lie."""
         p, n, tile = self.p, self.names, self.tile
         n["left"] = p.let(p.call("times", n["own"], str(tile.depth)), "p")
-        n["left_turn"] = p.let(self._query_turn(n["own"]), "z")
+        n["left_turn"] = p.let(self.ring.left_turn(n["own"]), "z")
         keys = p.call("plus", p.call("times", n["x"], str(tile.depth)), str(tile.rows * tile.depth))
         n["right"] = p.let(keys, "p")
-        n["right_turn"] = p.let(self._key_turn(n["x"]), "z")
+        n["right_turn"] = p.let(self.ring.right_turn(n["x"]), "z")
         weights = p.let(p.call("times", n["own"], str(tile.weight_stride)), "w")
         n["weights"] = p.let(p.call("at", n["memory"], weights), "w")
         n["kept"] = p.let(p.call("at", n["weights"], n["x"]), "w")
         n["column"] = p.let(p.call("times", n["x"], "4"), "x")
-
-    def _query_turn(self, row: str) -> str:
-        """By what a row's groups of four words are swizzled: a warp reads two rows, which lie a
-        fragment apart."""
-        half = self.p.call("quotient", row, str(self.tile.fragment))
-        return self.p.call("times", self.p.call("remainder", half, "2"), "4")
-
-    def _key_turn(self, row: str) -> str:
-        """The same of keys: 8 neighbouring rows are read at once."""
-        groups = self.tile.depth // 4
-        turn = self.p.call("quotient", row, str(8 // groups))
-        return self.p.call("times", self.p.call("remainder", turn, str(groups)), "4")
 
     # -- slices ------------------------------------------------------------------------------------
 
@@ -105,59 +94,20 @@ class _Kernel:
         """Begins this thread's copies of a slice, if there is one of that number."""
         p, n, tile = self.p, self.names, self.tile
         with p.where([p.call("below", number, n["slices"])]):
-            target = self._slot(number)
+            target = self.ring.slot(number)
             keys = key_of(p, n["first_key"], p.call("quotient", number, str(self.slices)), KEYS)
             part = p.let(p.call("remainder", number, str(self.slices)), "k")
             with p.nested(f"if {p.call('below', part, str(self.depth_slices))}:"):
                 term = p.let(p.call("times", part, str(tile.depth)), "k")
-                self._copy(self.queries, target, 0, n["first"], term, self._query_turn)
-                self._copy(self.keys, target, tile.rows * tile.depth, keys, term, self._key_turn)
+                self.ring.copy(self.queries, target, 0, n["first"], term, self.ring.left_turn)
+                self.ring.copy(
+                    self.keys, target, tile.rows * tile.depth, keys, term, self.ring.right_turn
+                )
             with p.nested("else:"):
                 passed = p.call("minus", part, str(self.depth_slices))
                 first = p.call("plus", keys, p.call("times", passed, str(tile.values)))
-                self._copy(self.values, target, 0, p.let(first, "k"), "0", None)
+                self.ring.copy(self.values, target, 0, p.let(first, "k"), "0", None)
         p.do("commit")
-
-    def _slot(self, number: str) -> str:
-        p = self.p
-        place = p.call("remainder", number, str(self.tile.stages))
-        words = p.call("times", place, str(self.tile.slice_words))
-        return p.let(p.call("at", self.names["ring"], words), "s")
-
-    def _copy(
-        self, side: Side, target: str, start: int, outer: str, inner: str, turn: Turn | None
-    ) -> None:
-        """This thread's elements of a slice from (outer, inner) on; zeros behind the operand."""
-        p, width = self.p, side.width
-        across, number = side.length // width, side.size * side.length // width
-        for part in range(-(-number // THREADS)):
-            flat = self.names["thread"]
-            flat = p.index("plus", flat, str(part * THREADS)) if part else flat
-            is_whole = number % THREADS == 0
-            with p.where([] if is_whole else [p.index("below", flat, str(number))]):
-                place = p.index("quotient", flat, str(across))
-                own = p.index("remainder", flat, str(across))
-                own = p.index("times", own, str(width)) if width > 1 else own
-                word = p.index("xor_int32", own, p.let(turn(place), "z")) if turn else own
-                word = p.index("plus", p.index("times", place, str(side.length)), word)
-                at = (p.index("plus", outer, place), p.index("plus", inner, own))
-                inside = [
-                    p.index("below", i, p.extent(axis.extent))
-                    for i, axis in zip(at, (side.outer, side.inner), strict=True)
-                    if not side.is_whole(axis)
-                ] or [p.index("below", "0", "1")]
-                p.names[side.outer.symbol.name], p.names[side.inner.symbol.name] = at
-                source, offset = p.buffers[side.load.buffer], p.offset(side.load, {})
-                word = p.index("plus", word, str(start)) if start else word
-                p.do(f"copy_{width}", target, word, source, offset, p.all(inside))
-
-    def _next(self, number: str) -> str:
-        """A slice's memory, when it is there; a later one is on its way."""
-        p, ahead = self.p, self.tile.stages - 1
-        p.do(f"arrive_{ahead - 1}")
-        p.do("barrier")
-        self._fetch(p.let(p.call("plus", number, str(ahead)), "n"))
-        return self._slot(number)
 
     # -- the loop ----------------------------------------------------------------------------------
 
@@ -168,8 +118,7 @@ class _Kernel:
         p.line(f"made = {p.call(f'tile_zero_{held}')}")
         p.line(f"totals = {p.call(f'tile_zero_{rows}')}")
         p.line(f"largest = {p.call(f'attention_lowest_{rows}')}")
-        with p.loop(str(tile.stages - 1)) as number:
-            self._fetch(number)
+        self.ring.begin(self._fetch)
         with p.loop(n["tiles"]) as step:
             base = p.let(p.call("times", step, str(self.slices)), "n")
             p.line(f"tile = {p.call(f'tile_zero_{rows * COLUMNS}')}")
@@ -187,7 +136,7 @@ class _Kernel:
 
     def _add_scores(self, number: str) -> None:
         p, n, tile = self.p, self.names, self.tile
-        slot = self._next(number)
+        slot = self.ring.next(number, self._fetch)
         left, right = (p.call("at", slot, n[side]) for side in ("left", "right"))
         name = f"attention_scores_{tile.thread_rows}_{tile.depth}"
         turns = (n["left_turn"], n["right_turn"])
@@ -195,7 +144,7 @@ class _Kernel:
 
     def _add_values(self, number: str, part: str) -> None:
         p, n, tile = self.p, self.names, self.tile
-        slot = self._next(number)
+        slot = self.ring.next(number, self._fetch)
         weights = p.call("at", n["weights"], p.call("times", part, str(tile.values)))
         shape = f"{tile.thread_rows}_{tile.weight_stride}_{tile.values}_{tile.width}"
         values = p.call("at", slot, n["column"])

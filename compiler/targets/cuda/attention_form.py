@@ -10,8 +10,9 @@ from ...dim import Extent, product
 from ...graph import Node, Value
 from ...loops.elements import Axis, Elements
 from ...loops.ir import Load
+from ...ops.attention import attention_type
 from ...scalar import Argument, Expr, Guarded
-from ...tensor_type import BOOL, FLOAT32
+from ...tensor_type import BOOL, FLOAT32, TensorType
 from .attention_tiles import AttentionTile, attention_tile
 from .attention_warps import WarpTile, warp_tile
 from .elements import SUM
@@ -42,13 +43,14 @@ def attention_form(elements: Elements, node: Node, engine: Engine) -> FusedAtten
 
     position = (*(axis.position for axis in heads), row.position, column.position)
     value = elements.element(elements.output, position, Argument(SUM, FLOAT32))
-    masked = None
+    mask = None
     if masks:
-        masked = _masked(node, masks[0], read(masks[0], *(row.position, key.position)), row, key)
+        element = read(masks[0], *(row.position, key.position))
+        mask = masked(node, masks[0], element, row, key)
     return FusedAttention(
         heads, row, column, key, depth,
         load(q, row.position, depth.position), load(k, key.position, depth.position),
-        load(v, key.position, column.position), masked, node.attrs, position, value,
+        load(v, key.position, column.position), mask, node.attrs, position, value,
         block_tile(node, engine), heads[0] if is_part else None, engine,
     )  # fmt: skip
 
@@ -57,8 +59,8 @@ def block_tile(node: Node, engine: Engine) -> AttentionTile | WarpTile:
     """The tile of attention as one kernel or in parts; on tensor cores there is none for
     the deepest heads, which selection rejects."""
     q, _, v, *mask = node.inputs
-    *heads, queries, _ = node.output.shape
-    number = nominal(product(heads[node.op.name == "attention_parts" :]))
+    *heads, queries, _ = whole_type(node).shape
+    number = nominal(product(heads))
     depth, width = q.shape[-1], v.shape[-1]
     assert isinstance(depth, int) and isinstance(width, int)
     if engine is Engine.FFMA:
@@ -68,13 +70,22 @@ def block_tile(node: Node, engine: Engine) -> AttentionTile | WarpTile:
     return tile
 
 
+def whole_type(node: Node) -> TensorType:
+    """Of the outputs of an attention, whatever a node makes of it."""
+    q, k, v, *mask = (value.type for value in node.inputs)
+    return attention_type(q, k, v, mask)
+
+
 def numbers_of_a_word(engine: Engine) -> int:
     """Of shared memory, as an engine reads operands there."""
     return 2 if engine is Engine.BF16 else 1
 
 
-def _masked(node: Node, mask: Value, value: Expr, row: Axis, key: Axis) -> Expr:
-    """The score, ``Argument(SUM)``, behind the mask; rows and keys that are none read nothing."""
+def masked(
+    node: Node, mask: Value, value: Expr, row: Axis, key: Axis, fill: float | None = None
+) -> Expr:
+    """The score, ``Argument(SUM)``, behind the mask; rows and keys that are none read nothing.
+    ``fill``: what is put where a bool is false, if not the node's own."""
     axes = (row, key)[2 - min(mask.type.rank, 2) :]
     # not by scalar.guarded, which takes for proved what holds in an axis
     conditions = tuple(
@@ -86,8 +97,10 @@ def _masked(node: Node, mask: Value, value: Expr, row: Axis, key: Axis) -> Expr:
     given = Guarded(conditions, value, zero) if conditions else value
     score = Argument(SUM, FLOAT32)
     if mask.dtype is BOOL:
-        return scalar.select(given, score, scalar.literal(node.attrs.fill, FLOAT32))
+        return scalar.select(
+            given, score, scalar.literal(node.attrs.fill if fill is None else fill, FLOAT32)
+        )
     return score + given
 
 
-__all__ = ["attention_form", "block_tile", "numbers_of_a_word"]
+__all__ = ["attention_form", "block_tile", "masked", "numbers_of_a_word", "whole_type"]

@@ -1,4 +1,4 @@
-"""How the fused attention's 16 x 16 threads share a tile of queries and 64 keys, and where slices
+"""How the fused attention's, and its gradient's, 16 x 16 threads share a tile of queries and 64 keys, and where slices
 lie in shared memory: chosen from shapes alone.
 """
 
@@ -13,6 +13,7 @@ KEYS = ACROSS * COLUMNS  # of a tile
 WIDTH = 64  # widths of values are rounded up to its multiples: four columns a thread
 FEW_ROWS = 16  # queries that have a tile of their own
 MANY_BLOCKS = 128  # fill a device
+WIDEST_GRADIENT = 128  # of heads and values, whose gradients leave registers for the scores
 HELD = 64 * 64  # numbers of an output tile, up to which two blocks share a multiprocessor
 
 
@@ -76,6 +77,48 @@ class AttentionTile:
         return found
 
 
+@dataclass(frozen=True)
+class GradientTile:
+    """``widths``: columns of each gradient that a block makes, rounded up; slices in shared memory
+    hold ``depth`` terms of two operands of scores, or rows of one operand of a gradient."""
+
+    widths: tuple[int, ...]
+    rows: int = KEYS
+    depth: int = 16
+    stages: int = 3
+
+    @property
+    def thread_rows(self) -> int:
+        return self.rows // ACROSS
+
+    @property
+    def fragment(self) -> int:
+        """Neighbouring rows of a thread."""
+        return self.thread_rows
+
+    @property
+    def slice_words(self) -> int:
+        return 2 * self.rows * self.depth
+
+    @property
+    def weight_stride(self) -> int:
+        """Words of a row of weights: rows of neighbouring threads lie 16 banks apart."""
+        return KEYS + ACROSS // self.fragment
+
+    @property
+    def weight_words(self) -> int:
+        return self.rows * self.weight_stride
+
+    @property
+    def room(self) -> int:
+        """Words of shared memory."""
+        return self.weight_words + self.stages * self.slice_words
+
+    def values(self, width: int) -> int:
+        """Rows of a slice of an operand of a gradient."""
+        return self.slice_words // width
+
+
 def row_offset(row: int, rows: int) -> int:
     """How far behind a thread's first row its row lies."""
     fragment = min(rows, 4)
@@ -110,8 +153,10 @@ __all__ = [
     "COLUMNS",
     "HELD",
     "KEYS",
+    "WIDEST_GRADIENT",
     "WIDTH",
     "AttentionTile",
+    "GradientTile",
     "attention_tile",
     "row_offset",
 ]

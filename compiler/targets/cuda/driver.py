@@ -2,7 +2,8 @@
 object.
 
 ``PIPELINE`` differs from the CPU's in two places: values stay row-major, and strategies are chosen
-by what their kernels are predicted to take on a device.
+by what their kernels are predicted to take on a device. In a training step attention and its gradient
+stay ops until then.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ import hashlib
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +22,8 @@ from ...data_dims import data_dims
 from ...graph import Graph
 from ...kernel_table import Outline
 from ...loops.build import Machine
+from ...passes.decompose import decompose
+from ...passes.eliminate_common import eliminate_common
 from ...passes.eliminate_dead import eliminate_dead
 from ...passes.find_attention import find_attention
 from ...passes.fuse import fuse
@@ -59,6 +63,12 @@ _SELECT = (
     Pass("eliminate_untransformed", eliminate_dead, after=("select_strategies",),
          why="transformed weights replace others"),
 )  # fmt: skip
+_KEEP = Pass("decompose", partial(decompose, kept=("attention", "attention_gradient")),
+             why="strategies compute attention and its gradient as what they are")  # fmt: skip
+_JOIN = (
+    Pass("eliminate_twice_made", eliminate_common, after=("select_strategies",),
+         why="gradients by keys and by values are one kernel's, and products share weights"),
+)  # fmt: skip
 _SPLIT_ATTENTION = Pass(
     "split_attention",
     split_attention,
@@ -79,8 +89,14 @@ _FUSE = (
 PIPELINE = Pipeline((*GRAPH_PASSES, *_FIND, *_SELECT, _SPLIT_ATTENTION, *_FUSE))
 TRAINING_PIPELINE = Pipeline(
     (
-        *(item for item in GRAPH_PASSES if item.name not in ("freeze_states", "fold_batchnorm")),
+        *(
+            _KEEP if item.name == "decompose" else item
+            for item in GRAPH_PASSES
+            if item.name not in ("freeze_states", "fold_batchnorm")
+        ),
         *_SELECT,
+        *_JOIN,
+        _SPLIT_ATTENTION,
         *_FUSE,
     )
 )

@@ -6,7 +6,8 @@ and then make its elements. ``Product``: a block makes a tile of a matrix produc
 any formulas of (row, k) and (k, column), so matmuls, convolutions and both their gradients are one
 family. ``Transform``: a thread makes a tile of Winograd's. ``FusedWinograd``: a block makes some
 channels of some tiles of a convolution, all three stages. ``FusedAttention``: a block meets some
-queries with one tile of keys and values after another.
+queries with one tile of keys and values after another, or, in ``FusedGradient``, for the gradient
+of the queries; or keys and values with one tile of queries after another for theirs.
 """
 
 from __future__ import annotations
@@ -23,7 +24,7 @@ from ...loops.ir import Buffer, Load
 from ...ops.attention import AttentionAttrs
 from ...scalar import Expr
 from ...tensor_type import DType
-from .attention_tiles import AttentionTile
+from .attention_tiles import AttentionTile, GradientTile
 from .attention_warps import WarpTile
 
 THREADS = 256  # of every block
@@ -274,8 +275,56 @@ class FusedAttention:
     engine: Engine = Engine.FFMA
 
 
+@dataclass(frozen=True, eq=False)
+class FusedGradient:
+    """``value`` at every position of ``heads``, the block's rows and ``column``: attention's gradient
+    by its queries, or, where ``is_across``, by its keys and values, side by side.
+
+    Loads as in FusedAttention, and ``dy`` at (heads, row, width). ``numbers`` of a query: what its
+    exponents count from, one over its sum of weights, and its sum of dy y. ``slope``: what a mask
+    of bools makes of a score's slope.
+    """
+
+    heads: tuple[Axis, ...]
+    row: Axis
+    key: Axis
+    depth: Axis
+    width: Axis
+    column: Axis
+    q: Load
+    k: Load
+    v: Load
+    dy: Load
+    numbers: tuple[Expr, Expr, Expr]
+    mask: Expr | None
+    slope: Expr | None
+    attrs: AttentionAttrs
+    position: tuple[Extent, ...]
+    value: Expr
+    is_across: bool
+    tile: GradientTile
+
+    @property
+    def own(self) -> Axis:
+        """Of the gradient's rows."""
+        return self.key if self.is_across else self.row
+
+    @property
+    def expressions(self) -> tuple[Expr, ...]:
+        """All that is read or computed."""
+        masks = [e for e in (self.mask, self.slope) if e is not None]
+        return (self.value, self.q, self.k, self.v, self.dy, *self.numbers, *masks)
+
+
 Form: TypeAlias = (
-    Pointwise | Rows | RowPasses | Product | Transform | FusedWinograd | FusedAttention
+    Pointwise
+    | Rows
+    | RowPasses
+    | Product
+    | Transform
+    | FusedWinograd
+    | FusedAttention
+    | FusedGradient
 )
 
 
@@ -306,6 +355,8 @@ def blocks(form: Form) -> Extent:
             return dim.ceil_div(count(form.tiles), form.block_tiles) * filters
         case FusedAttention():
             return count(form.heads) * dim.ceil_div(form.row.extent, form.tile.rows)
+        case FusedGradient():
+            return count(form.heads) * dim.ceil_div(form.own.extent, form.tile.rows)
 
 
 def count(axes: Iterable[Axis]) -> Extent:

@@ -31,6 +31,7 @@ from .forms import (
     Engine,
     Form,
     FusedAttention,
+    FusedGradient,
     FusedWinograd,
     Operand,
     Pointwise,
@@ -123,6 +124,9 @@ def _free_symbols(buffers: Sequence[Buffer], form: Form) -> tuple[Symbol, ...]:
         case FusedAttention():
             expressions = [form.value, form.q, form.k, form.v, *([form.mask] if form.mask else [])]
             own = (*form.heads, form.row, form.column, form.key, form.depth)
+        case FusedGradient():
+            expressions = list(form.expressions)
+            own = (*form.heads, form.row, form.key, form.depth, form.width, form.column)
     extents = [e for buffer in buffers for e in buffer.shape] + [axis.extent for axis in own]
     found = dim.symbols_of(extents).union(*map(_symbols, expressions)) - {
         axis.symbol for axis in own

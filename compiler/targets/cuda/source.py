@@ -13,6 +13,7 @@ from ...loops.elements import Axis
 from ...tensor_type import DType
 from ..cpu.vector_math import expand_all
 from .attention import print_attention
+from .attention_gradient import print_gradient
 from .attention_tiles import HELD
 from .attention_warps import WarpTile
 from .forms import (
@@ -22,6 +23,7 @@ from .forms import (
     Engine,
     Form,
     FusedAttention,
+    FusedGradient,
     FusedWinograd,
     Pointwise,
     Product,
@@ -117,6 +119,8 @@ def _source(kernel: DeviceKernel) -> KernelSource:
             print_warp_attention(p, form)
         case FusedAttention() as form:
             print_attention(p, form)
+        case FusedGradient() as form:
+            print_gradient(p, form)
     text = f"def kernel({', '.join(p.arguments)}):\n" + "\n".join(p.lines) + "\n"
     numbers = tuple((name, dtype, bits) for (dtype, bits), name in p.numbers.items())
     dtypes = tuple(buffer.dtype for buffer in kernel.buffers)
@@ -139,6 +143,8 @@ def resident_blocks(form: Form) -> int:
         return 2 if form.block_filters == NARROW else 1
     if isinstance(form, FusedAttention):
         return 2 if form.tile.rows * form.tile.width <= HELD else 1
+    if isinstance(form, FusedGradient):
+        return 2 if form.tile.rows * sum(form.tile.widths) <= HELD else 1
     if not isinstance(form, Product):
         return 2
     terms = form.chain

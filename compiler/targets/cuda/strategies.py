@@ -3,7 +3,8 @@ that it would become on a device (estimates.py), for convolutions and both their
 
 A convolution as one product (``direct``) reads its windows through the caches, so a matrix of
 windows never pays. Where products round their operands, no transform may amplify that: then
-convolutions are direct. Attention is one kernel, whose products the engine makes. With a table of a
+convolutions are direct. Attention is one kernel, whose products the engine makes, and its gradient
+two. With a table of a
 device's times (measured.py), what was measured goes before what is predicted, for strategies and for
 the tilings of products.
 """
@@ -28,10 +29,18 @@ from .attention_warps import warp_tile
 from .devices import FIGURES
 from .estimates import TENSOR_CORES, planned_layer
 from .forms import Engine
+from .gradient_strategies import (
+    ATTENTION_GRADIENT_DIRECT,
+    ATTENTION_GRADIENT_FUSED,
+)
+from .gradient_strategies import OPS as GRADIENT_OPS
 from .measured import MeasuredTimes
 from .tilings import Size, Tiling
 
-OWN = (WINOGRAD_F2_FUSED, ATTENTION_FUSED)
+OWN = (
+    WINOGRAD_F2_FUSED, ATTENTION_FUSED, ATTENTION_GRADIENT_DIRECT, ATTENTION_GRADIENT_FUSED,
+)  # fmt: skip
+DECIDED = (*CHOSEN, *GRADIENT_OPS)  # the ops that strategies are chosen for
 WIDE = 4.0  # times the least prediction: what is above that at a device's best is not planned
 TILED = 0.75  # of the multiply-add rate, the tiles of attention: an estimate
 PLAIN = "product"  # how a matmul is computed, in tables of times
@@ -61,7 +70,7 @@ def select_for_device(
     }
     vetoes["attention_online"] = "the cuda target has no code for its loops"
     rates = Rates(
-        FIGURES.products * FIGURES.multiprocessors, FIGURES.near, vetoes, CHOSEN,
+        FIGURES.products * FIGURES.multiprocessors, FIGURES.near, vetoes, DECIDED,
         own_strategies(engine), pricing=partial(_prices, engine),
     )  # fmt: skip
     own: list[Decision] = []
@@ -95,9 +104,9 @@ def _prices(
     """What each strategy's kernels are predicted to take. Those that would be far behind even at
     the device's full rates keep that bound: it takes longer to plan them."""
     if node.op.name not in CONVOLUTIONS:
-        rate = TILED * TENSOR_CORES.get(engine, 1.0) * FIGURES.products
-        tiled = Rates(rate * FIGURES.multiprocessors, FIGURES.far)
-        return {s.name: Price(s.cost(graph, node, batch).seconds(tiled)) for s in strategies}
+        return {
+            s.name: Price(s.cost(graph, node, batch).seconds(_tiled(engine, s))) for s in strategies
+        }
     peak = Rates(FIGURES.products * FIGURES.multiprocessors, FIGURES.near)
     bounds = {s.name: s.cost(graph, node, batch).seconds(peak) for s in strategies}
     found: dict[str, Price] = {}
@@ -110,6 +119,13 @@ def _prices(
         found[name] = Price(planned.seconds, str(planned))
         least = min(least, planned.seconds)
     return {name: found[name] for name in bounds}
+
+
+def _tiled(engine: Engine, strategy: Strategy) -> Rates:
+    """The rates of attention's tiles; its gradient's kernels multiply on float32 units."""
+    is_plain = strategy is ATTENTION_GRADIENT_FUSED
+    share = 1.0 if is_plain else TENSOR_CORES.get(engine, 1.0)
+    return Rates(TILED * share * FIGURES.products * FIGURES.multiprocessors, FIGURES.far)
 
 
 def products_of(graph: Graph) -> list[Node]:
@@ -125,7 +141,7 @@ def _tilings(
 ) -> dict[Size, Tiling]:  # fmt: skip
     """By the sizes of the products that the chosen strategies make, the tilings that were fastest;
     where layers that share a size disagree, the first one's."""
-    nodes = [node for node in graph.nodes if node.op.name in CHOSEN]
+    nodes = [node for node in graph.nodes if node.op.name in DECIDED]
     chosen = [
         (node, decision.strategy)
         for node, decision in zip(nodes, decisions, strict=True)

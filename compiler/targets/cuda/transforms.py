@@ -16,21 +16,24 @@ from ...loops.elements import Axis, Elements
 from ...ops.tiles import TileAttrs
 from ...scalar import Argument, Expr, guarded
 from .attention_form import attention_form
+from .attention_gradient_form import gradient_form
 from .elements import SUM
-from .forms import Engine, FusedAttention, FusedWinograd, Put, Transform
+from .forms import Engine, FusedAttention, FusedGradient, FusedWinograd, Put, Transform
 from .winograd import fused_form
 
 
 def transform_form(
     elements: Elements, engine: Engine
-) -> Transform | FusedWinograd | FusedAttention:
+) -> Transform | FusedWinograd | FusedAttention | FusedGradient:
     """The form of a kernel whose anchor is one of Winograd's transforms, all of them, or attention,
-    which the engine multiplies.
+    which the engine multiplies, or its gradient.
 
     UnsupportedOpError for those of other algorithms.
     """
     node = elements.anchor
     assert node is not None
+    if node.op.name == "attention_gradient_fused":
+        return gradient_form(elements, node)
     if node.op.name in ATTENTIONS:
         return attention_form(elements, node, engine)
     if node.op.name not in TRANSFORMS:

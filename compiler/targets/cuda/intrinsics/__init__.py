@@ -17,6 +17,7 @@ from ....tensor_type import DType
 from . import (
     attention,
     attention_fragments,
+    attention_gradient,
     conversions,
     copies,
     memory,
@@ -31,7 +32,8 @@ from .indices import PLAIN
 from .scalars import scalar
 
 _FAMILIES: dict[str, Callable[[str], Any]] = {
-    **attention.FAMILIES, **attention_fragments.FAMILIES, **conversions.FAMILIES, **copies.FAMILIES, **memory.FAMILIES,
+    **attention.FAMILIES, **attention_fragments.FAMILIES,
+    **attention_gradient.FAMILIES, **conversions.FAMILIES, **copies.FAMILIES, **memory.FAMILIES,
     **tiles.FAMILIES, **tensor_cores.FAMILIES, **transforms.FAMILIES,
     **warpgroups.FAMILIES, **winograd.FAMILIES,
 }  # fmt: skip

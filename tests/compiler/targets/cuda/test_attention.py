@@ -26,7 +26,6 @@ from netloom.compiler.targets.cuda import attention_tiles
 from netloom.compiler.targets.cuda.compile import compile_kernel, is_available
 from netloom.compiler.targets.cuda.driver import (
     PIPELINE,
-    TRAINING_PIPELINE,
     CudaOptions,
     DevicePlacement,
     plan,
@@ -415,13 +414,6 @@ def test_networks(graph: Graph) -> None:
     assert {decision.strategy for decision in options.decisions} == {NAME}
     wanted = interpret(graph, inputs)[0]
     assert np.linalg.norm(found - wanted) <= 5e-6 * np.linalg.norm(wanted)
-
-
-def test_a_training_step_has_attention_as_products() -> None:
-    graph = decoder.graph(x=nl.tensor(2, 9, 16))
-    step = nl.training_graph(graph, nl.losses.mean_squared_error, nl.optimizers.SGD(0.1))
-    _, placement, _ = plan({"run": graph, "train_step": step}, TRAINING_PIPELINE)
-    assert not any(isinstance(k.form, FusedAttention) for k in placement.forms.values())
 
 
 # -- choice ----------------------------------------------------------------------------------------
