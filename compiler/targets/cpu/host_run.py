@@ -42,8 +42,8 @@ class Runner:
         self._expect(
             code, context, entry, "input", "The program takes %lld inputs%s; %d were given."
         )
-        count = len(self.host.program.symbols)
-        own = self.host.own_dims
+        count = self.host.shape.symbols
+        own = self.host.shape.own_dims
         symbols = code.allocate(ir.ArrayType(I64, max(1, count + own))).array(I64)
         former = run["symbols"].array(I64)
         for number in range(count):
@@ -160,14 +160,14 @@ class Runner:
         threads = context.inner("pool")
         threads["words"], threads["pool"] = run["words"], run["pool"]
         done = code.variable(I64)
-        if self.host.own_dims:
+        if self.host.shape.own_dims:
             with code.loop(entry["dim_count"]) as index:
                 bound = entry["dims"].record(BOUND_DIM, index)
                 self._launch(code, context, entry, done, bound["launches"])
                 self._bind(code, context, entry, run, index)
             self._check_outputs_possible(code, context, entry, values.address(0), "actual")
         self._launch(code, context, entry, done, entry["launch_count"])
-        if self.host.own_dims:
+        if self.host.shape.own_dims:
             self._write_actual_shapes(code, entry, values)
         code.return_(0)
         return code
@@ -207,7 +207,7 @@ class Runner:
                 most,
             )
         symbols = run["symbols"].array(I64)
-        symbols[index + len(self.host.program.symbols)] = count[0]
+        symbols[index + self.host.shape.symbols] = count[0]
         self._compute_values(code, context, entry, symbols.address(0), values)
         _gather_words(code, entry, run)
 
@@ -261,9 +261,9 @@ class Runner:
             )
 
     def _take_state(self, code: Function, entry: Record, pool: Array) -> None:
-        memory = code["state"].record(STATE)["memory"]
-        with code.loop(len(self.host.program.states)) as index:
-            state_port = code.address_of(self.host.states).record(STATE_PORT, index)
+        memory, data = code["state"].record(STATE)["memory"], self.host.data(code)
+        with code.loop(data["state_count"]) as index:
+            state_port = data["states"].record(STATE_PORT, index)
             pool[entry["state_base"] + index] = memory.to(I64) + state_port["offset"]
 
     def _not_built(self, code: Function, text: str) -> None:
@@ -272,7 +272,7 @@ class Runner:
         self.host.fail(self.host.enter(code), "NL_ERROR_UNSUPPORTED", text)
 
     def _run_with_state(self, code: Function, name: str) -> None:
-        if name not in self.host.entries or not self.host.program.is_training:
+        if name not in self.host.shape.entries or not self.host.shape.is_training:
             return self._not_built(
                 code, f"This program has no {name}: it was built for inference only."
             )
@@ -281,17 +281,16 @@ class Runner:
             code.return_(abi.CODE["NL_ERROR_ARGUMENT"])
         with code.if_(state.record(STATE)["model"].differs(context["model"])):
             self.host.fail(context, "NL_ERROR_ARGUMENT", "The state belongs to another model.")
-        return self._run_entry(code, self.host.entries[name], state)
+        return self._run_entry(code, name, state)
 
     def api_run(self, code: Function) -> None:
-        if "run" not in self.host.entries:
+        if "run" not in self.host.shape.entries:
             return self._not_built(code, "This program has no run: it was built for training only.")
-        position = self.host.entries["run"]
-        if self.host.plans[position][0].needs_state:
+        if self.host.shape.run_needs_state:
             return self._not_built(
                 code, "This program was built for training: call evaluate with a state."
             )
-        return self._run_entry(code, position, 0)
+        return self._run_entry(code, "run", 0)
 
     def api_train_step(self, code: Function) -> None:
         self._run_with_state(code, "train_step")
@@ -303,7 +302,7 @@ class Runner:
         context, position = self.host.enter(code), code["entry"].to(I64)
         self.host.hold(code, context)
         result = code.variable(I32, abi.CODE["NL_ERROR_ARGUMENT"])
-        with code.if_((position >= 0) & (position < len(self.host.program.entries))):
+        with code.if_((position >= 0) & (position < len(self.host.shape.entries))):
             entry = context["model"].record(MODEL)["entries"].record(ENTRY, position)
             run = context.address("runs").record(RUN, position)
             arguments = (context.word, entry.word, run.word, code["inputs"], code["input_count"])
@@ -330,14 +329,14 @@ class Runner:
         with port.code.loop(port["rank"].to(I64)) as axis:
             tensor["shape"].array(I64)[axis] = values[port["extents"].record(EXTENT, axis)["value"]]
 
-    def _run_entry(self, code: Function, position: int, state: Operand) -> None:
+    def _run_entry(self, code: Function, name: str, state: Operand) -> None:
         """Runs an entry on behalf of an API function, with the context held."""
-        context = self.host.enter(code)
-        arguments = [code[name] for name in ("inputs", "input_count", "outputs", "output_count")]
+        context, position = self.host.enter(code), self.host.shape.entries.index(name)
+        arguments = [code[part] for part in ("inputs", "input_count", "outputs", "output_count")]
         result = code.variable(I32)
         self.host.hold(code, context)
         result[0] = code.call(self.execute, context.word, position, state, *arguments)
-        if isinstance(state, Word) and self.host.program.entries[position].name == "train_step":
+        if isinstance(state, Word) and name == "train_step":
             with code.if_(result[0].equals(0)):
                 record = state.record(STATE)
                 record["step"] = record["step"] + 1

@@ -60,6 +60,8 @@ ENTRY = Struct({
     "dims": PTR, "dim_count": I64,  # those that the run binds itself
 })  # fmt: skip
 LEVEL = Struct({"name": PTR, "metadata": PTR, "first": I64})  # first: row of its entries
+# of an entry: how many 64-bit words the parts of its block in a context take
+RUN_LENGTHS = Struct({"pool": I64, "words": I64, "symbols": I64, "sizes": I64})
 PLACEMENT = Struct({"in_place": I64, "offset": I64, "size": I64, "first": I64, "pieces": I64})
 PIECE = Struct({"is_fill": I64, "offset": I64, "size": I64, "pattern": I64})
 STATE_PORT = Struct(
@@ -74,6 +76,16 @@ STATE_PORT = Struct(
     }
 )
 NAMED_DTYPE = Struct({"dtype": I32, "name": PTR})
+# everything that differs between programs of one shape (host_shape.py)
+HOST_DATA = Struct({
+    "symbols": PTR, "levels": PTR, "entries": PTR, "runs": PTR,
+    "most_values": I64,  # of an entry
+    "weights": PTR,  # where a shared object's image of them lies; in process NULL
+    "placements": PTR, "placement_count": I64, "pieces": PTR,
+    "expanded_bytes": I64,  # of memory that the constants take which are not in place
+    "constants": PTR, "constant_count": I64,  # which placement each has
+    "states": PTR, "state_count": I64, "state_bytes": I64,
+})  # fmt: skip
 
 
 def dtype_word(dtype: DType) -> int:
@@ -94,10 +106,9 @@ class Tables:
         self.module = module
         self._texts: dict[bytes, ir.GlobalVariable] = {}
 
-    def constant(self, value: ir.Constant) -> ir.GlobalVariable:
-        variable = ir.GlobalVariable(
-            self.module, value.type, f"host.table{len(self.module.globals)}"
-        )
+    def constant(self, value: ir.Constant, name: str | None = None) -> ir.GlobalVariable:
+        name = name or f"host.table{len(self.module.globals)}"
+        variable = ir.GlobalVariable(self.module, value.type, name)
         variable.linkage, variable.global_constant, variable.initializer = "internal", True, value
         return variable
 
@@ -117,13 +128,17 @@ class Tables:
         """An array of structs; a row holds a field's number, or the global that a pointer field
         points to.
         """
-        values = [
-            ir.Constant(
-                struct.type, [_field(v, t) for v, t in zip(row, struct.type.elements, strict=True)]
-            )
-            for row in rows
-        ]
+        values = [_row(struct, row) for row in rows]
         return self.constant(ir.Constant(ir.ArrayType(struct.type, len(rows)), values))
+
+    def record(self, struct: Struct, row: Sequence[object], name: str) -> ir.GlobalVariable:
+        """One struct under a name."""
+        return self.constant(_row(struct, row), name)
+
+
+def _row(struct: Struct, row: Sequence[object]) -> ir.Constant:
+    fields = [_field(v, t) for v, t in zip(row, struct.type.elements, strict=True)]
+    return ir.Constant(struct.type, fields)
 
 
 def _field(value: object, type: ir.Type) -> ir.Value:
