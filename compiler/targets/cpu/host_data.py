@@ -53,6 +53,8 @@ def write_data(
     has_image = image and weights.size > 0
     row = {
         "symbols": write_symbols(tables, program),
+        "symbol_count": len(program.symbols),
+        "own_dims": max((len(plan.entry.dims) for row in plans for plan in row), default=0),
         "levels": tables.records(LEVEL, levels),
         "entries": tables.records(ENTRY, entries),
         "runs": tables.records(RUN_LENGTHS, [_run_lengths(row) for row in plans]),

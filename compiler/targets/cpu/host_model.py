@@ -9,11 +9,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from llvmlite import ir
-
 from netloom import abi
 
-from .host import I8, I64, PTR, VOID, Array, Function, Record, Word
+from .host import I8, I32, I64, PTR, VOID, Array, Function, Record, Word
 from .host_module import HostModule
 from .host_tables import ENTRY, LEVEL, PIECE, PLACEMENT, SYMBOL
 from .host_types import MODEL
@@ -160,16 +158,15 @@ class Models:
         code.return_(code["model"].record(MODEL)["metadata"])
 
     def api_arena_bytes(self, code: Function) -> None:
-        count, data = self.host.shape.symbols, self.host.data(code)
+        data = self.host.data(code)
+        count, own = data["symbol_count"], data["own_dims"]
         dims, most = code["dims"].array(I64), code.variable(I64)
-        with code.if_(code["model"].equals(0) | code["dim_count"].differs(count)):
+        with code.if_(code["model"].equals(0) | code["dim_count"].differs(count.to(I32))):
             code.return_(-1)
-        if count:
-            with code.if_(code["dims"].equals(0)):
-                code.return_(-1)
-        own = self.host.shape.own_dims
-        symbols = code.allocate(ir.ArrayType(I64, max(1, count + own))).array(I64)
-        for number in range(own):  # the arena has room for the bounds of dims that runs bind
+        with code.if_((count > 0) & code["dims"].equals(0)):
+            code.return_(-1)
+        symbols = code.allocate_here(I64, count + own + 1).array(I64)
+        with code.loop(own) as number:  # the arena has room for the bounds of dims that runs bind
             symbols[count + number] = 0
         with code.loop(count) as index:
             symbol = data["symbols"].record(SYMBOL, index)

@@ -4,8 +4,6 @@ launches.
 
 from __future__ import annotations
 
-from llvmlite import ir
-
 from netloom import abi
 
 from .host import I1, I32, I64, PTR, Array, Function, Operand, Record, Word
@@ -42,23 +40,23 @@ class Runner:
         self._expect(
             code, context, entry, "input", "The program takes %lld inputs%s; %d were given."
         )
-        count = self.host.shape.symbols
-        own = self.host.shape.own_dims
-        symbols = code.allocate(ir.ArrayType(I64, max(1, count + own))).array(I64)
+        data = self.host.data(code)
+        count, own = data["symbol_count"], data["own_dims"]
+        symbols = code.allocate_here(I64, count + own + 1).array(I64)
         former = run["symbols"].array(I64)
-        for number in range(count):
+        with code.loop(count) as number:
             symbols[number] = UNBOUND
         self._check_inputs(code, context, entry, self.checks.check_type, kind, symbols.address(0))
         values = run["pool"].array(I64).address(entry["value_base"])
         changed = code.variable(I1, run["prepared"].equals(0))
-        for number in range(count):
+        with code.loop(count) as number:
             changed[0] = changed[0] | symbols[number].differs(former[number])
         with code.if_(changed[0]):
             run["prepared"] = 0
-            for number in range(count):  # a symbol that this entry does not use counts as 0
+            with code.loop(count) as number:  # a symbol that this entry does not use counts as 0
                 former[number] = symbols[number]
                 symbols[number] = code.select(symbols[number].equals(UNBOUND), 0, symbols[number])
-            for number in range(own):  # nothing reads what they decide before a run binds them
+            with code.loop(own) as number:  # nothing reads what they decide before a run binds them
                 symbols[count + number] = 0
             self._compute_values(code, context, entry, symbols.address(0), values)
             run["prepared"] = 1
@@ -160,14 +158,15 @@ class Runner:
         threads = context.inner("pool")
         threads["words"], threads["pool"] = run["words"], run["pool"]
         done = code.variable(I64)
-        if self.host.shape.own_dims:
+        has_own_dims = self.host.data(code)["own_dims"] > 0
+        with code.if_(has_own_dims):
             with code.loop(entry["dim_count"]) as index:
                 bound = entry["dims"].record(BOUND_DIM, index)
                 self._launch(code, context, entry, done, bound["launches"])
                 self._bind(code, context, entry, run, index)
             self._check_outputs_possible(code, context, entry, values.address(0), "actual")
         self._launch(code, context, entry, done, entry["launch_count"])
-        if self.host.shape.own_dims:
+        with code.if_(has_own_dims):
             self._write_actual_shapes(code, entry, values)
         code.return_(0)
         return code
@@ -207,7 +206,7 @@ class Runner:
                 most,
             )
         symbols = run["symbols"].array(I64)
-        symbols[index + self.host.shape.symbols] = count[0]
+        symbols[index + self.host.data(code)["symbol_count"]] = count[0]
         self._compute_values(code, context, entry, symbols.address(0), values)
         _gather_words(code, entry, run)
 

@@ -15,16 +15,11 @@ from .variant import Variant
 
 @dataclass(frozen=True)
 class HostShape:
-    """``levels``: each CPU level's name and the features that it is checked for, the lowest first;
-    ``symbols``: how many free dims there are; ``own_dims``: the most dims that a run of an entry
-    binds itself.
-    """
+    """``levels``: each CPU level's name and the features that it is checked for, the lowest first."""
 
     architecture: Architecture
     levels: tuple[tuple[str, tuple[str, ...]], ...]
     entries: tuple[str, ...]
-    symbols: int
-    own_dims: int
     is_training: bool
     run_needs_state: bool
 
@@ -36,8 +31,6 @@ def shape_of(variants: Sequence[Variant]) -> HostShape:
         variants[0].architecture,
         tuple((v.level, required_features(v.features)) for v in variants),
         tuple(entry.name for entry in program.entries),
-        len(program.symbols),
-        max((len(entry.dims) for v in variants for entry in v.program.entries), default=0),
         program.is_training,
         any(e.name == "run" and EntryPlan(program, e).needs_state for e in program.entries),
     )

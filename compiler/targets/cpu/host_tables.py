@@ -78,7 +78,9 @@ STATE_PORT = Struct(
 NAMED_DTYPE = Struct({"dtype": I32, "name": PTR})
 # everything that differs between programs of one shape (host_shape.py)
 HOST_DATA = Struct({
-    "symbols": PTR, "levels": PTR, "entries": PTR, "runs": PTR,
+    "symbols": PTR, "symbol_count": I64,
+    "own_dims": I64,  # the most that a run of an entry binds itself
+    "levels": PTR, "entries": PTR, "runs": PTR,
     "most_values": I64,  # of an entry
     "weights": PTR,  # where a shared object's image of them lies; in process NULL
     "placements": PTR, "placement_count": I64, "pieces": PTR,

@@ -138,12 +138,12 @@ def test_functions_are_looked_up_by_the_shape_of_a_program(
         variants(small.dense(np.ones((8, 3), np.float32), Constant(np.ones(3, np.float32)))),
         variants(dataclasses.replace(program, name="other", constants=())),
         variants(changed_launches(program, extents=())),
+        variants(small.doubling()),  # without a free dim
     ]
     others = [
         variants(features=["fma"]),
         variants(level="other"),
         variants(architecture=AARCH64),
-        variants(small.doubling()),  # without a free dim
         variants(small.training()),
         [*variants(), *variants(changed_launches(program, kernel="other"), level="other")],
     ]
@@ -156,7 +156,7 @@ def test_functions_are_looked_up_by_the_shape_of_a_program(
 def test_programs_of_one_shape_share_their_functions(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Numbers of constants, launches and sizes are read from each program's own tables."""
+    """Numbers of free dims, constants, launches and sizes are read from each program's own tables."""
     monkeypatch.setenv("NETLOOM_CACHE", str(tmp_path))
     weights = np.arange(6000, dtype=np.float32).reshape(2, 3000) % 7
     x = np.arange(8, dtype=np.float32).reshape(2, 4)
@@ -164,6 +164,7 @@ def test_programs_of_one_shape_share_their_functions(
     cases = [
         (small.doubling(Dim.of(small.N)), x, 2 * x),
         (small.chain(5), x, 32 * x),
+        (small.doubling(2), x, 2 * x),
         (small.dense(weights, filled), x[:, :2], x[:, :2] @ weights + 3),
     ]
     misses = host_api.compile_functions.cache_info().misses
