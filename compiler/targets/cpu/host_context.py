@@ -110,7 +110,7 @@ class Contexts:
         entry: Entry = plans[0].entry
         words = max(sum(map(len, plan.wiring)) for plan in plans)
         size = max(plan.bases["size"] for plan in plans)
-        symbols = len(self.host.program.symbols) + max(len(plan.entry.dims) for plan in plans)
+        symbols = len(self.host.program.symbols) + max(len(plan.entry.bounds) for plan in plans)
         return size, words, symbols, len(entry.inputs) + len(entry.outputs)
 
     def api_context_destroy(self, code: Function) -> None:

@@ -179,7 +179,7 @@ class Models:
         if count:
             with code.if_(code["dims"].equals(0)):
                 code.return_(-1)
-        own = max((len(p.entry.dims) for plans in self.host.plans for p in plans), default=0)
+        own = self.host.own_dims
         symbols = code.allocate(ir.ArrayType(I64, max(1, count + own))).array(I64)
         for number in range(own):  # the arena has room for the bounds of dims that runs bind
             symbols[count + number] = 0

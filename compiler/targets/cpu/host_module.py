@@ -83,7 +83,7 @@ class HostModule:
             for position in range(count)
         ]
         # the most dims that a run of an entry binds itself
-        self.own_dims = max((len(p.entry.dims) for plans in self.plans for p in plans), default=0)
+        self.own_dims = max((len(p.entry.bounds) for plans in self.plans for p in plans), default=0)
         self.context_type = context_type(count)
         self.api_type = ir.LiteralStructType([I32, I32, *[PTR] * len(abi.FUNCTIONS)])
         self.api = ir.GlobalVariable(self.module, self.api_type, "host.api")
