@@ -12,6 +12,7 @@ from . import (  # noqa: E402, F401
     elementwise,
     fft,
     indexing,
+    iteration,
     kernels,
     loss,
     matmul,

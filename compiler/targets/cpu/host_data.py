@@ -54,7 +54,7 @@ def write_data(
     row = {
         "symbols": write_symbols(tables, program),
         "symbol_count": len(program.symbols),
-        "own_dims": max((len(plan.entry.dims) for row in plans for plan in row), default=0),
+        "own_dims": max((len(plan.entry.bounds) for row in plans for plan in row), default=0),
         "levels": tables.records(LEVEL, levels),
         "entries": tables.records(ENTRY, entries),
         "runs": tables.records(RUN_LENGTHS, [_run_lengths(row) for row in plans]),
@@ -80,5 +80,5 @@ def _run_lengths(plans: Sequence[EntryPlan]) -> tuple[int, int, int, int]:
     program, entry = plans[0].program, plans[0].entry
     size = max(plan.bases["size"] for plan in plans)
     words = max(sum(map(len, plan.wiring)) for plan in plans)
-    symbols = len(program.symbols) + max(len(plan.entry.dims) for plan in plans)
+    symbols = len(program.symbols) + max(len(plan.entry.bounds) for plan in plans)
     return size, words, symbols, len(entry.inputs) + len(entry.outputs)

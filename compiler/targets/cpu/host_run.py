@@ -6,12 +6,21 @@ from __future__ import annotations
 
 from netloom import abi
 
-from .host import I1, I32, I64, PTR, Array, Function, Operand, Record, Word
+from .host import I1, I8, I32, I64, PTR, Array, Function, Operand, Record, Word
 from .host_arena import Arena
 from .host_checks import Checks
 from .host_module import HostModule
 from .host_pool import Pool
-from .host_tables import BOUND_DIM, ENTRY, EXTENT, LAUNCH, PORT, STATE_PORT
+from .host_tables import (
+    BOUND_DIM,
+    DATA,
+    ENTRY,
+    EXTENT,
+    FIRST_TURN,
+    LAUNCH,
+    PORT,
+    STATE_PORT,
+)
 from .host_types import MODEL, RUN, STATE, TENSOR, UNBOUND
 
 
@@ -147,9 +156,7 @@ class Runner:
         values = pool.address(entry["value_base"]).array(I64)
         self.host.passes(code, self.arena.reserve, context.word, values[entry["arena_bytes"]])
         with code.if_(run["prepared"].equals(1)):
-            with code.loop(entry["place_count"]) as place:
-                offset = values[entry["place_offsets"].array(I32)[place].to(I64)]
-                pool[entry["place_base"] + place] = context["arena"].to(I64) + offset
+            self._place(code, context, entry, pool)
             run["prepared"] = 2
         with code.if_(code["state"].differs(0)):
             self._take_state(code, entry, pool)
@@ -160,10 +167,15 @@ class Runner:
         done = code.variable(I64)
         has_own_dims = self.host.data(code)["own_dims"] > 0
         with code.if_(has_own_dims):
-            with code.loop(entry["dim_count"]) as index:
-                bound = entry["dims"].record(BOUND_DIM, index)
+            following = code.variable(I64)
+            with code.while_(lambda: following[0] < entry["dim_count"]):
+                bound = entry["dims"].record(BOUND_DIM, following[0])
                 self._launch(code, context, entry, done, bound["launches"])
-                self._bind(code, context, entry, run, index)
+                following[0] = following[0] + 1
+                with code.if_(bound["kind"].equals(DATA)):
+                    self._bind(code, context, entry, run, bound)
+                with code.if_(bound["kind"].differs(DATA)):
+                    self._turn(code, context, entry, run, bound, done, following)
             self._check_outputs_possible(code, context, entry, values.address(0), "actual")
         self._launch(code, context, entry, done, entry["launch_count"])
         with code.if_(has_own_dims):
@@ -189,10 +201,10 @@ class Runner:
             )
 
     def _bind(
-        self, code: Function, context: Record, entry: Record, run: Record, index: Word
+        self, code: Function, context: Record, entry: Record, run: Record, bound: Record
     ) -> None:
-        """Binds a dim to the count that launches have computed, and computes anew what follows."""
-        bound, pool = entry["dims"].record(BOUND_DIM, index), run["pool"].array(I64)
+        """Binds a dim to the count that launches have computed."""
+        pool = run["pool"].array(I64)
         values = pool.address(entry["value_base"])
         count = code.variable(I64, pool[bound["count"]].to(PTR).array(I64)[0])
         most = values.array(I64)[bound["limit"]]
@@ -205,10 +217,47 @@ class Runner:
                 count[0],
                 most,
             )
-        symbols = run["symbols"].array(I64)
-        symbols[index + self.host.data(code)["symbol_count"]] = count[0]
+        self._follow(code, context, entry, run, bound, count[0])
+
+    def _turn(
+        self, code: Function, context: Record, entry: Record, run: Record, bound: Record,
+        done: Array, following: Array,
+    ) -> None:  # fmt: skip
+        """Binds the number of a turn and goes on inside if the turn follows; else behind all."""
+        pool = run["pool"].array(I64)
+        former = self._own_symbol(code, run, bound)[0]
+        turn = code.select(bound["kind"].equals(FIRST_TURN), 0, former + 1)
+        follows = code.variable(I1, turn < pool[entry["value_base"] + bound["limit"]])
+        with code.if_(bound["count"] >= 0):
+            byte = pool[bound["count"]].to(PTR).array(I8)[0]
+            follows[0] = follows[0] & byte.differs(0)
+        done[0] = code.select(follows[0], bound["first"], bound["last"])
+        following[0] = code.select(follows[0], bound["inside"], bound["behind"])
+        with code.if_(follows[0]):
+            self._follow(code, context, entry, run, bound, turn)
+
+    def _follow(
+        self, code: Function, context: Record, entry: Record, run: Record, bound: Record, number: Word
+    ) -> None:  # fmt: skip
+        """Binds a symbol, and computes anew what follows from it: sizes, places, words."""
+        pool, symbols = run["pool"].array(I64), run["symbols"].array(I64)
+        values = pool.address(entry["value_base"])
+        self._own_symbol(code, run, bound)[0] = number
         self._compute_values(code, context, entry, symbols.address(0), values)
+        self._place(code, context, entry, pool)
         _gather_words(code, entry, run)
+
+    def _own_symbol(self, code: Function, run: Record, bound: Record) -> Array:
+        """Where a symbol's value lies: behind those of the program's."""
+        number = self.host.data(code)["symbol_count"] + bound["symbol"]
+        return run["symbols"].array(I64).address(number).array(I64)
+
+    def _place(self, code: Function, context: Record, entry: Record, pool: Array) -> None:
+        """The addresses of all places in the arena."""
+        values = pool.address(entry["value_base"]).array(I64)
+        with code.loop(entry["place_count"]) as place:
+            offset = values[entry["place_offsets"].array(I32)[place].to(I64)]
+            pool[entry["place_base"] + place] = context["arena"].to(I64) + offset
 
     def _write_actual_shapes(self, code: Function, entry: Record, values: Array) -> None:
         """Tells the caller the extents that data have decided."""

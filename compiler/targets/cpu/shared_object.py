@@ -25,7 +25,7 @@ from netloom.errors import UsageError
 from ...cache import compiler_version, default_cache
 from ...constant import Data
 from ...dim import Extent
-from ...program import Entry, Port, Program
+from ...program import BoundDim, Entry, Port, Program
 from .architecture import Architecture
 from .entry_plan import EntryPlan
 from .features import required_features
@@ -244,7 +244,9 @@ def _entry(program: Program, entry: Entry) -> dict[str, Any]:
         "needs_state": plan.needs_state,
         "arena_bytes": _extent(plan.arena_bytes),
         "data_dims": [
-            {"name": bound.symbol.name, "most": _extent(bound.bound)} for bound in entry.dims
+            {"name": bound.symbol.name, "most": _extent(bound.bound)}
+            for bound in entry.dims
+            if isinstance(bound, BoundDim)
         ],
     }
 

@@ -139,6 +139,7 @@ def test_functions_are_looked_up_by_the_shape_of_a_program(
         variants(dataclasses.replace(program, name="other", constants=())),
         variants(changed_launches(program, extents=())),
         variants(small.doubling()),  # without a free dim
+        variants(small.turning()),
     ]
     others = [
         variants(features=["fma"]),
@@ -156,7 +157,9 @@ def test_functions_are_looked_up_by_the_shape_of_a_program(
 def test_programs_of_one_shape_share_their_functions(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Numbers of free dims, constants, launches and sizes are read from each program's own tables."""
+    """Numbers of free dims, constants, launches, turns and sizes are read from each program's own
+    tables.
+    """
     monkeypatch.setenv("NETLOOM_CACHE", str(tmp_path))
     weights = np.arange(6000, dtype=np.float32).reshape(2, 3000) % 7
     x = np.arange(8, dtype=np.float32).reshape(2, 4)
@@ -164,6 +167,7 @@ def test_programs_of_one_shape_share_their_functions(
     cases = [
         (small.doubling(Dim.of(small.N)), x, 2 * x),
         (small.chain(5), x, 32 * x),
+        (small.turning(), x, 8 * x),
         (small.doubling(2), x, 2 * x),
         (small.dense(weights, filled), x[:, :2], x[:, :2] @ weights + 3),
     ]
