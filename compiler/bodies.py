@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 from .graph import Builder, Graph, Node, Value, born_dims, finish, rebuilder
 from .inline import inline
@@ -29,6 +29,14 @@ def in_bodies(graph: Graph, function: Callable[[Graph], Graph]) -> Graph:
             made = b.copy(node, inputs)
         mapping.update(zip(node.outputs, made, strict=True))
     return _with_own_names(function(finish(b, graph, mapping)))
+
+
+def kernel_at(graph: Graph, place: Sequence[int]) -> Node | None:
+    """The kernel that a launch runs, by ``Launch.node``; None: a copy."""
+    found = None
+    for number in place:
+        found = (found.attrs.body if found is not None else graph).nodes[number]
+    return found
 
 
 def _with_body(

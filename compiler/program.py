@@ -56,7 +56,9 @@ class Launch:
     extents: tuple[Extent, ...]
     items: Extent
     label: str = ""  # what the user calls it: data for profiles, never code
-    node: int | None = None  # the kernel node's place in the entry's graph; None: a copy
+    # the kernel node's place in the entry's graph; in a body, behind that of the node that has the
+    # body; (): a copy
+    node: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True)

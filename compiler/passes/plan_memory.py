@@ -55,13 +55,16 @@ class Goal:
 
 
 class _Planner:
-    """Plans a graph, or the body of turns in the graph of ``outer``, whose arena it shares."""
+    """Plans a graph, or the body of turns in the graph of ``outer``, whose arena it shares;
+    ``within``: the place of the node that has this body, as in ``Launch.node``.
+    """
 
     def __init__(
         self, graph: Graph, placement: Placement, goals: Sequence[Goal],
         place: Mapping[Value, BufferRef], outer: _Planner | None = None,
+        within: tuple[int, ...] = (),
     ) -> None:  # fmt: skip
-        self.graph, self.placement, self.outer = graph, placement, outer
+        self.graph, self.placement, self.within = graph, placement, within
         self.place = dict(place)
         self.slot_of: dict[Value, int] = {}
         if outer is None:
@@ -168,17 +171,15 @@ class _Planner:
             if data_dim_of(node) is not None:
                 self._bind(node)
             elif node.op is ITERATE:
-                self._iterate(node)
+                self._iterate(position, node)
             elif is_renaming(node):
                 self._rename(node)
             elif self._is_joined(node):
                 self._join(node)
             else:
                 self.place[node.output] = self._target(node.output)
-                number = position if self.outer is None else None
-                self._launch(
-                    number, node.attrs.body, node.inputs, self.place[node.output], node.label
-                )
+                at, out = (*self.within, position), self.place[node.output]
+                self._launch(at, node.attrs.body, node.inputs, out, node.label)
             self._release(position, node)
         self._copy_results()
 
@@ -190,20 +191,20 @@ class _Planner:
             source = self.place[value]
             if source in written and source != ref:
                 apart = self._new_slot(value)
-                self._launch(None, _copy(value, value.layout), (value,), apart, value.label)
+                self._launch((), _copy(value, value.layout), (value,), apart, value.label)
                 late.append((value, apart, ref))
         for value, ref in self.copies:
             if self.place[value] not in written:
-                self._launch(None, _copy(value, None), (value,), ref, value.label)
+                self._launch((), _copy(value, None), (value,), ref, value.label)
         for value, apart, ref in late:
             self.place[value] = apart
-            self._launch(None, _copy(value, None), (value,), ref, value.label)
+            self._launch((), _copy(value, None), (value,), ref, value.label)
 
     def _new_slot(self, value: Value) -> BufferRef:
         self.slots.append(room_for(bytes_of(value), self.bounds, value.label))
         return BufferRef(Space.ARENA, len(self.slots) - 1)
 
-    def _iterate(self, node: Node) -> None:
+    def _iterate(self, position: int, node: Node) -> None:
         """What is handed on has a place that every turn reads and writes; entries are written
         where they are stacked.
         """
@@ -213,7 +214,7 @@ class _Planner:
             self.place[value] = self._target(value)
         refs = [self.place[value] for value in node.outputs]
         for value, ref in zip(node.inputs[: attrs.handed_on], refs, strict=False):
-            self._launch(None, _copy(value, value.layout), (value,), ref, value.label)
+            self._launch((), _copy(value, value.layout), (value,), ref, value.label)
         place = dict(zip(body.inputs, refs[: attrs.handed_on], strict=False))
         for inside, value in list(zip(body.inputs, node.inputs, strict=True))[attrs.handed_on :]:
             place[inside] = self.place[value]
@@ -226,7 +227,7 @@ class _Planner:
         entered, first = len(self.dims), len(self.launches)
         before = Turn(turn, attrs.count, self.bounds[turn], goes_on, True, first, first)
         self.dims.append(before)
-        inner = _Planner(body, self.placement, goals, place, self)
+        inner = _Planner(body, self.placement, goals, place, self, (*self.within, position))
         inner.run()
         inner.give_back()
         before = replace(before, last=len(self.launches))
@@ -249,8 +250,8 @@ class _Planner:
         self.dims.append(BoundDim(symbol, limit, bound, self.place[count], done))
 
     def _launch(
-        self, node: int | None, body: Graph, inputs: tuple[Value, ...], out: BufferRef, label: str
-    ) -> None:
+        self, node: tuple[int, ...], body: Graph, inputs: tuple[Value, ...], out: BufferRef, label: str
+    ) -> None:  # fmt: skip
         name, outline = self.placement.kernel(
             substitute_symbols(body, self.own_names) if self.own_names else body
         )
@@ -273,7 +274,7 @@ class _Planner:
             self.place[node.output] = self.place[source]
             return
         self.place[node.output] = self._target(node.output)
-        self._launch(None, _flat_copy(node.output), (source,), self.place[node.output], node.label)
+        self._launch((), _flat_copy(node.output), (source,), self.place[node.output], node.label)
 
     def _is_joined(self, node: Node) -> bool:
         """Whether a concat's inputs, or some of them, already lie in its output."""
@@ -285,7 +286,7 @@ class _Planner:
         for value, offset in pieces_of(node):
             if self.parts.get(value) != (node.output, offset):
                 part = BufferRef(out.space, out.index, out.offset + offset)
-                self._launch(None, _copy(value, value.layout), (value,), part, node.label)
+                self._launch((), _copy(value, value.layout), (value,), part, node.label)
 
     def _target(self, value: Value) -> BufferRef:
         """Where a value goes: a slot is found for it, or for the whole that it is a part of,
