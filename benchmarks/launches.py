@@ -7,6 +7,7 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 
+from netloom.compiler.bodies import kernel_at
 from netloom.compiler.driver import Compiled
 from netloom.compiler.graph import Node, Value
 
@@ -42,17 +43,16 @@ class LaunchCost:
 def launch_costs(
     compiled: Compiled, runs: int = 5, dims: Mapping[str, int] | None = None
 ) -> list[LaunchCost]:
-    """What the entry ``run`` spends, launch by launch. Copies have no node."""
+    """What the entry ``run`` spends, launch by launch; those of a loop's body once. Copies have
+    no node.
+    """
     times = profile(compiled, runs=runs, dims=dims)
     strategies = {
         decision.node: decision.strategy for decision in compiled.decisions if decision.node
     }
-    constants = {node.output for node in compiled.graphs["run"].nodes if node.op.name == "constant"}
+    constants = {n.output for _, n in compiled.graphs["run"].walk() if n.op.name == "constant"}
     (entry,) = (entry for entry in compiled.program.entries if entry.name == "run")
-    nodes = [
-        compiled.graphs["run"].nodes[launch.node] if launch.node is not None else None
-        for launch in entry.launches
-    ]
+    nodes = [kernel_at(compiled.graphs["run"], launch.node) for launch in entry.launches]
     return [
         _cost(node, item, strategies.get(item.label, ""), constants, dims or {})
         for node, item in zip(nodes, times, strict=True)

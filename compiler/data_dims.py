@@ -6,29 +6,44 @@ its bound, so that places and sizes are known before the call.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 
 from netloom.errors import UnsupportedOpError
 
 from . import dim
 from .dim import Extent, Symbol
 from .graph import Graph, Node, nested_graphs
-from .ops.data_dims import data_dim_of
+from .ops.data_dims import DATA_DIM, data_dim_of
+from .ops.iteration import ITERATE, turn_of
 from .verify import symbols_in
 
 
 def data_dims(graph: Graph) -> dict[Symbol, Node]:
-    """The nodes that bind data dims, by symbol, in order."""
-    found = ((data_dim_of(node), node) for node in graph.nodes)
-    return {symbol: node for symbol, node in found if symbol is not None}
+    """The nodes that bind data dims, by symbol, in the order of a run; those of turns are among
+    them.
+    """
+    return {symbol: node for symbol, node in _bound(graph) if node.op is DATA_DIM}
 
 
 def bounds_of(graph: Graph) -> dict[Symbol, Extent]:
-    """The largest value of each data dim, over the free dims alone."""
+    """The largest value of each data dim and of each number of a turn, over the free dims alone."""
     found: dict[Symbol, Extent] = {}
-    for symbol, node in data_dims(graph).items():
-        found[symbol] = dim.largest(node.attrs.bound, found)
+    for symbol, node in _bound(graph):
+        is_turn = node.op is not DATA_DIM
+        most = dim.maximum(node.attrs.count - 1, 0) if is_turn else node.attrs.bound
+        found[symbol] = dim.largest(most, found)
     return found
+
+
+def _bound(graph: Graph) -> Iterator[tuple[Symbol, Node]]:
+    """The symbols that a run binds, with the nodes that do it, in the order of the run."""
+    stack = list(reversed(graph.nodes))
+    while stack:
+        node = stack.pop()
+        if (symbol := data_dim_of(node) or turn_of(node)) is not None:
+            yield symbol, node
+        if node.op is ITERATE:
+            stack += reversed(node.attrs.body.nodes)
 
 
 def symbols_needed(node: Node) -> frozenset[Symbol]:

@@ -27,6 +27,7 @@ from .dim import Dim, Extent, Symbol
 from .layout import Layout
 from .op import OPS, Op
 from .ops.data_dims import data_dim_of
+from .ops.iteration import turn_of
 from .tensor_type import DType, TensorType
 
 if TYPE_CHECKING:
@@ -181,6 +182,16 @@ def nested_graphs(node: Node) -> list[Graph]:
     return [value for value in fields if isinstance(value, Graph)]
 
 
+def born_dims(nodes: Iterable[Node]) -> Iterator[Symbol]:
+    """The symbols that nodes bind, and nodes of graphs that they hold: data dims, and turns."""
+    stack = list(nodes)
+    while stack:
+        node = stack.pop()
+        if (born := data_dim_of(node) or turn_of(node)) is not None:
+            yield born
+        stack += [inner for graph in nested_graphs(node) for inner in graph.nodes]
+
+
 _FIELD_NAMES: dict[type, tuple[str, ...]] = {}
 
 
@@ -218,13 +229,16 @@ class Builder:
     among the inputs become constants of the other inputs' dtype. ``b.many`` returns all outputs.
     """
 
-    def __init__(self, name: str = "graph") -> None:
-        self.name = name
+    def __init__(self, name: str = "graph", outer: Builder | None = None) -> None:
+        """``outer``: the builder of the graph that this one will be nested in."""
+        self.name, self.outer = name, outer
         self.inputs: list[Value] = []
         self.nodes: list[Node] = []
         self.states: list[State] = []
         self._numbers: dict[tuple[Any, DType], Value] = {}
         self.label = ""  # given to nodes that get no label of their own
+        # names that data dims here and in graphs around this one have been given
+        self._numbered_dims: set[str] = set() if outer is None else outer._numbered_dims
 
     def input(self, type: TensorType, label: str) -> Value:
         """A new input."""
@@ -323,27 +337,18 @@ class Builder:
 
     def new_data_dim(self, name: str, bound: Extent) -> Dim:
         """A symbol of a name like this that nothing here has, for a ``data_dim`` node."""
-        types = [value.type for value in (*self.inputs, *(state.input for state in self.states))]
-        taken = {symbol.name for symbol in dim.symbols_of([e for t in types for e in t.shape])}
-        taken |= {born.name for node in self.nodes if (born := data_dim_of(node)) is not None}
         numbered = (f"{name}_{number}" for number in itertools.count())
-        unique = next(name for name in numbered if name not in taken)
+        unique = next(name for name in numbered if name not in self._dim_names)
+        self._numbered_dims.add(unique)
         return Dim.of(Symbol(unique, 0, bound if isinstance(bound, int) else None))
 
-    def inline(self, graph: Graph, arguments: Sequence[Value]) -> tuple[Value, ...]:
-        """Add all nodes of a stateless graph, its inputs replaced; returns its outputs here. Its
-        data dims get names of their own.
-        """
-        mapping = dict(zip(graph.inputs, arguments, strict=True))
-        renamed: dict[Symbol, Extent] = {}
-        for node in graph.nodes:
-            if (born := data_dim_of(node)) is not None:
-                renamed[born] = self.new_data_dim(born.name, node.attrs.bound)
-            attrs = map_extents(node.attrs, renamed) if renamed else node.attrs
-            inputs = [mapping[v] for v in node.inputs]
-            copy = self.add(node.op, inputs, attrs, node.label, node.outputs)
-            mapping.update(zip(node.outputs, copy.outputs, strict=True))
-        return tuple(mapping[v] for v in graph.outputs)
+    @property
+    def _dim_names(self) -> set[str]:
+        """The names of all dims here, in nested graphs, and in graphs around this one."""
+        types = [value.type for value in (*self.inputs, *(state.input for state in self.states))]
+        found = {symbol.name for symbol in dim.symbols_of([e for t in types for e in t.shape])}
+        found |= {born.name for born in born_dims(self.nodes)} | self._numbered_dims
+        return found if self.outer is None else found | self.outer._dim_names
 
     def build(self, outputs: Iterable[Value], names: Iterable[str] | None = None) -> Graph:
         """The finished graph."""

@@ -30,6 +30,8 @@ def interpret(
     inputs: Mapping[str, Any],
     states: Mapping[str, Any] | None = None,
     values: Literal[False] = False,
+    *,
+    symbols: Mapping[Symbol, int] | None = None,
 ) -> list[Array]: ...
 
 
@@ -40,6 +42,7 @@ def interpret(
     states: Mapping[str, Any] | None = None,
     *,
     values: Literal[True],
+    symbols: Mapping[Symbol, int] | None = None,
 ) -> dict[Value, Array]: ...
 
 
@@ -48,14 +51,16 @@ def interpret(
     inputs: Mapping[str, Any],
     states: Mapping[str, Any] | None = None,
     values: bool = False,
+    *,
+    symbols: Mapping[Symbol, int] | None = None,
 ) -> list[Array] | dict[Value, Array]:
     """The graph's outputs for arrays given by input name; ``values=True`` gives every value
-    instead.
+    instead. ``symbols``: those of graphs around this one.
 
     States that ``states`` lacks read as their initial constants. InputError for arrays that do not
     fit.
     """
-    found = _evaluate(graph, inputs, states or {}, keep_all=values)
+    found = _evaluate(graph, inputs, states or {}, values, symbols or {})
     return found if values else [found[value] for value in graph.outputs]
 
 
@@ -63,17 +68,18 @@ def interpret_step(
     graph: Graph, inputs: Mapping[str, Any], states: Mapping[str, Any] | None = None
 ) -> tuple[list[Array], dict[str, Array]]:
     """The outputs, and every state by name as the next run will see it."""
-    found = _evaluate(graph, inputs, states or {}, keep_all=False)
+    found = _evaluate(graph, inputs, states or {}, False, {})
     return [found[value] for value in graph.outputs], {
         state.name: found[state.output] for state in graph.states
     }
 
 
 def _evaluate(
-    graph: Graph, inputs: Mapping[str, Any], states: Mapping[str, Any], keep_all: bool
-) -> dict[Value, Array]:
+    graph: Graph, inputs: Mapping[str, Any], states: Mapping[str, Any], keep_all: bool,
+    outer: Mapping[Symbol, int],
+) -> dict[Value, Array]:  # fmt: skip
     found = _sources(graph, inputs, states)
-    symbols = bind_symbols(graph, found)
+    symbols = {**outer, **bind_symbols(graph, found)}
     kept = {*graph.outputs, *(state.output for state in graph.states)}
     uses = Counter(value for node in graph.nodes for value in node.inputs)
     for node in graph.nodes:

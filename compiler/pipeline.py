@@ -10,12 +10,14 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 from weakref import WeakKeyDictionary
 
 from netloom.errors import VerificationError
 
+from .bodies import in_bodies
 from .graph import Graph
 from .passes.decompose import decompose
 from .passes.eliminate_common import eliminate_common
@@ -100,7 +102,8 @@ class Pipeline:
         steps = []
         for number, item in enumerate(self.passes, 1):
             start = time.perf_counter()
-            new = item.function(graph, **{name: getattr(options, name) for name in item.options})
+            chosen = {name: getattr(options, name) for name in item.options}
+            new = in_bodies(graph, partial(item.function, **chosen))
             steps.append(
                 Step(item.name, time.perf_counter() - start, len(graph.nodes), len(new.nodes))
             )

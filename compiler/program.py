@@ -37,12 +37,12 @@ class Space(enum.Enum):
 @dataclass(frozen=True)
 class BufferRef:
     """One buffer argument of a launch; ``offset`` is its start in an arena slot, in bytes (a
-    multiple of ALIGNMENT).
+    multiple of ALIGNMENT, but for an entry that a turn stacks).
     """
 
     space: Space
     index: int
-    offset: int = 0
+    offset: Extent = 0
 
 
 @dataclass(frozen=True)
@@ -56,7 +56,9 @@ class Launch:
     extents: tuple[Extent, ...]
     items: Extent
     label: str = ""  # what the user calls it: data for profiles, never code
-    node: int | None = None  # the kernel node's place in the entry's graph; None: a copy
+    # the kernel node's place in the entry's graph; in a body, behind that of the node that has the
+    # body; (): a copy
+    node: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -91,12 +93,34 @@ class BoundDim:
 
 
 @dataclass(frozen=True)
+class Turn:
+    """Where a run decides whether a turn follows: before the launches ``first`` to ``last``, which
+    are one turn, and behind them. The first time the symbol becomes 0, then one more. A turn
+    follows if the symbol is less than ``limit`` and, where ``goes_on`` is given, the byte there is
+    not 0.
+    """
+
+    symbol: Symbol
+    limit: Extent
+    bound: Extent  # of the symbol
+    goes_on: BufferRef | None
+    is_first: bool
+    first: int
+    last: int
+
+    @property
+    def launches(self) -> int:
+        """How many launches, in the order of the list, come before it."""
+        return self.first if self.is_first else self.last
+
+
+@dataclass(frozen=True)
 class Entry:
     """One function of the program: ``run`` (inference) or ``train_step``.
 
     Arena slot i holds ``slots[i]`` bytes; slots lie one after another, each rounded up to
-    ``ALIGNMENT``. ``dims`` are in the order in which a run binds them; ``slots`` and what the
-    caller gives for outputs have room for their bounds.
+    ``ALIGNMENT``. ``dims`` are in the order of the launches that they stand between; ``slots`` and
+    what the caller gives for outputs have room for their bounds.
     """
 
     name: str
@@ -104,7 +128,7 @@ class Entry:
     outputs: tuple[Port, ...]
     launches: tuple[Launch, ...]
     slots: tuple[Extent, ...]
-    dims: tuple[BoundDim, ...] = ()
+    dims: tuple[BoundDim | Turn, ...] = ()
 
     @property
     def bounds(self) -> dict[Symbol, Extent]:

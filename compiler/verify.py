@@ -20,6 +20,7 @@ from .constant import Constant
 from .dim import Dim, Symbol
 from .graph import Graph, Node, Value, field_names, nested_graphs
 from .ops.data_dims import data_dim_of
+from .ops.iteration import turn_of
 from .tensor_type import TensorType
 
 # nodes that were verified, with the symbols that they may use: nodes never change. They are not kept
@@ -37,7 +38,9 @@ def verify(graph: Graph, verified: Verified | None = None) -> None:
         item, outer = stack.pop()
         symbols = _verify_one(item, outer, seen)
         for node in item.nodes:
-            stack += [(inner, symbols) for inner in nested_graphs(node)]
+            turn = turn_of(node)
+            known = symbols if turn is None else symbols | {turn}
+            stack += [(inner, known) for inner in nested_graphs(node)]
 
 
 def symbols_in(*items: Any) -> frozenset[Symbol]:
@@ -77,9 +80,11 @@ def _verify_one(graph: Graph, outer: frozenset[Symbol], verified: Verified) -> f
             if value in defined:
                 _fail(where, f"{node.op.name} defines a value that is defined already")
             defined.add(value)
-        if (born := data_dim_of(node)) is not None:
-            taken = born.name in {symbol.name for symbol in symbols}
-            _require(not taken, where, f"the dim {born.name} is bound already")
+        born = data_dim_of(node)
+        if (bound := born or turn_of(node)) is not None:
+            taken = bound.name in {symbol.name for symbol in symbols}
+            _require(not taken, where, f"the dim {bound.name} is bound already")
+        if born is not None:
             symbols |= {born}
         if verified.get(node) == symbols:
             continue
@@ -87,7 +92,7 @@ def _verify_one(graph: Graph, outer: frozenset[Symbol], verified: Verified) -> f
         _verify_node(node, where)
         fresh = [value.type for value in node.outputs if value.type not in known]
         known.update(fresh)
-        if strange := symbols_in(node.attrs, *fresh) - symbols:
+        if strange := symbols_in(node.attrs, *fresh) - symbols - {turn_of(node)}:
             _fail(where, f"no source has the dims {sorted(s.name for s in strange)}")
     for name, value in zip(_result_names(graph), graph.results, strict=True):
         _require(value in defined, name, "the result is not defined")

@@ -13,6 +13,7 @@ from . import (  # noqa: E402, F401
     elementwise,
     fft,
     indexing,
+    iteration,
     kernels,
     look_up,
     loss,

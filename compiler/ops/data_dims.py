@@ -51,7 +51,12 @@ def _reference(
 
 def symbol_in(attrs: DataDimAttrs) -> Symbol | None:
     """The symbol of a data dim; None where a number stands in its place."""
-    match attrs.extent:
+    return as_symbol(attrs.extent)
+
+
+def as_symbol(extent: Extent) -> Symbol | None:
+    """The symbol that an extent is; None for all others."""
+    match extent:
         case Dim(terms=(((Symbol() as symbol,), 1),)):
             return symbol
     return None

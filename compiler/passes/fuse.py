@@ -8,9 +8,8 @@ A value is inlined only where one kernel holds all its readers and they use the 
 (``x * sigmoid(x)``), so nothing is computed twice; views, which compute nothing, are made anew in
 each kernel that reads them. So are wide numbers that a few additions and products make of narrow
 ones, as dequantization does: where kernels meet, the narrow ones are what lies in memory. A reshape
-without a formula stays alone: plan_memory.py gives it no
-code. Single numbers become literals. After this pass the graph holds ``kernel`` nodes,
-``constant`` nodes and ``data_dim`` nodes only.
+without a formula stays alone: plan_memory.py gives it no code. Single numbers become literals.
+After this pass the graph holds ``kernel``, ``constant``, ``data_dim`` and ``iterate`` nodes only.
 """
 
 from __future__ import annotations
@@ -25,6 +24,7 @@ from ..loops.build import has_loops, is_anchor
 from ..loops.row_form import row_form
 from ..op import OPS
 from ..ops.data_dims import DATA_DIM
+from ..ops.iteration import ITERATE
 from ..ops.views import divides_by_free_dims
 from .multiply_bytes import is_depthwise
 
@@ -36,6 +36,7 @@ REREAD = frozenset({"suppress", "merge_sort", "true_positions"})
 PAIRED = frozenset({"sort_positions"})  # they read an element for each other one: it is made once
 # other names of the elements of one value
 VIEWS = frozenset({"reshape", "transpose", "slice", "broadcast", "reorder"})
+ALONE = frozenset({DATA_DIM, ITERATE})  # no kernels: the run binds their symbols
 WIDENING = frozenset({"cast", "add", "sub", "mul"})
 MOST_WIDENING = 4  # nodes that are made anew: cast, sub, cast, mul
 MOST_NODES = 24  # in one kernel: longer formulas only cost compile time
@@ -62,8 +63,9 @@ def fuse(graph: Graph, has_rows: bool = True) -> Graph:
     for node in graph.nodes:
         if node.op.name == "constant":
             mapping[node.output] = b.copy(node, [])[0]
-        elif node.op is DATA_DIM:
-            mapping[node.output] = b.copy(node, [mapping[node.inputs[0]]])[0]
+        elif node.op in ALONE:
+            made = b.copy(node, [mapping[value] for value in node.inputs])
+            mapping.update(zip(node.outputs, made, strict=True))
         elif node in emitted:
             mapping[node.output] = _kernel(b, graph, emitted[node], mapping)
     return finish(b, graph, mapping)
@@ -75,7 +77,7 @@ def _needed(graph: Graph, group_of: Mapping[Node, _Group]) -> dict[Node, _Group]
     """
     found: dict[Node, _Group] = {}
     read = set(graph.results)
-    read.update(node.inputs[0] for node in graph.nodes if node.op is DATA_DIM)
+    read.update(value for node in graph.nodes if node.op in ALONE for value in node.inputs)
     for node in reversed(graph.nodes):
         if node in group_of and group_of[node].last is node and node.output in read:
             found[node] = group_of[node]
@@ -93,7 +95,7 @@ def _groups(graph: Graph, has_rows: bool) -> dict[Node, _Group]:
     results = frozenset(graph.results)
     group_of: dict[Node, _Group] = {}
     for node in graph.nodes:
-        if node.op.name == "constant" or node.op is DATA_DIM:
+        if node.op.name == "constant" or node.op in ALONE:
             continue
         if not has_loops(node) or len(node.outputs) != 1:
             raise UnsupportedOpError(f"{node.op.name} has no loops", node=node.label)
@@ -136,7 +138,7 @@ def _next_inlined(
             producer is None
             or producer in members
             or producer.op.name == "constant"
-            or producer.op is DATA_DIM
+            or producer.op in ALONE
             or value in results
         ):
             continue
@@ -198,7 +200,7 @@ def _is_view(group: _Group) -> bool:
 
 def _takes_views(node: Node) -> bool:
     """Whether a kernel that computes the node can make a view of what it reads itself."""
-    if node.op is DATA_DIM:
+    if node.op in ALONE:
         return False
     return not is_anchor(node) and node.op.name not in INDEXED | SCATTERED
 

@@ -9,7 +9,7 @@ writing it and nobody reads the old value later; else a copy at the end does it.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 from netloom.errors import VerificationError
 
@@ -21,7 +21,8 @@ from ..layout import Layout
 from ..loops.ir import LOOP_VARIABLE
 from ..op import OPS
 from ..ops.data_dims import data_dim_of
-from ..program import BoundDim, BufferRef, Entry, Launch, Port, Space
+from ..ops.iteration import ITERATE, turn_of
+from ..program import BoundDim, BufferRef, Entry, Launch, Port, Space, Turn
 from .aliases import bytes_of, is_renaming, parts_of_concats, pieces_of
 from .bind_dims import substitute_symbols
 from .placement import Placement, in_memory
@@ -29,38 +30,57 @@ from .placement import Placement, in_memory
 
 def plan_memory(graph: Graph, name: str, placement: Placement, states: Mapping[str, int]) -> Entry:
     """One entry of the program. ``states`` numbers the program's states by name."""
-    return _Planner(graph, placement, states).entry(name)
+    place = {value: BufferRef(Space.INPUT, p) for p, value in enumerate(graph.inputs)}
+    goals = [Goal(v, BufferRef(Space.OUTPUT, p)) for p, v in enumerate(graph.outputs)]
+    for state in graph.states:
+        place[state.input] = BufferRef(Space.STATE, states[state.name])
+        if not state.is_unchanged:
+            goals.append(Goal(state.output, place[state.input], state.input))
+    planner = _Planner(graph, placement, goals, place)
+    planner.run()
+    inputs = tuple(Port(v.label, v.type) for v in graph.inputs)
+    outputs = tuple(Port(n, v.type) for n, v in zip(graph.output_names, graph.outputs, strict=True))
+    return Entry(
+        name, inputs, outputs, tuple(planner.launches), tuple(planner.slots), tuple(planner.dims)
+    )
+
+
+@dataclass(frozen=True)
+class Goal:
+    """A result and the place that it goes to; ``old``: what that place holds before."""
+
+    value: Value
+    ref: BufferRef
+    old: Value | None = None
 
 
 class _Planner:
-    def __init__(self, graph: Graph, placement: Placement, states: Mapping[str, int]) -> None:
-        self.graph, self.placement = graph, placement
-        self.bounds = bounds_of(graph)  # of data dims
-        self.dims: list[BoundDim] = []
-        renamed = _own_names((*graph.symbols, *self.bounds))
-        self.own_names = {symbol: Dim.of(own) for symbol, own in renamed.items()}
-        # of kernels' symbols
-        self.meanings = {own: Dim.of(symbol) for symbol, own in renamed.items()}
-        self.positions = {node: position for position, node in enumerate(graph.nodes)}
-        self.place: dict[Value, BufferRef] = {}
-        self.slots: list[Extent] = []
+    """Plans a graph, or the body of turns in the graph of ``outer``, whose arena it shares;
+    ``within``: the place of the node that has this body, as in ``Launch.node``.
+    """
+
+    def __init__(
+        self, graph: Graph, placement: Placement, goals: Sequence[Goal],
+        place: Mapping[Value, BufferRef], outer: _Planner | None = None,
+        within: tuple[int, ...] = (),
+    ) -> None:  # fmt: skip
+        self.graph, self.placement, self.within = graph, placement, within
+        self.place = dict(place)
         self.slot_of: dict[Value, int] = {}
-        self.free: list[int] = []
-        # of a free slot: who wrote and read what it held, as bits of nodes' positions
-        self.users_of: dict[int, int] = {}
+        if outer is None:
+            self._begin()
+        else:
+            self._share(outer)
         self.behind = _ancestors(graph) if placement.keeps_branches_apart else {}
-        self.launches: list[Launch] = []
-        self.copies: list[tuple[Value, BufferRef]] = []
-        for position, value in enumerate(graph.inputs):
-            self.place[value] = BufferRef(Space.INPUT, position)
-        for state in graph.states:
-            self.place[state.input] = BufferRef(Space.STATE, states[state.name])
+        self.positions = {node: position for position, node in enumerate(graph.nodes)}
         self.last_use = {value: len(graph.nodes) for value in graph.results}
         for position, node in enumerate(graph.nodes):
             for value in node.inputs:
                 self.last_use.setdefault(value, 0)
                 self.last_use[value] = max(self.last_use[value], position)
-        self.targets = self._targets(states)
+        self.olds = {goal.old for goal in goals if goal.old is not None}
+        self.copies: list[tuple[Value, BufferRef]] = []
+        self.targets = self._targets(goals)
         kept = {*graph.results, *self.targets}
         self.parts = parts_of_concats(graph, kept) if placement.joins_in_place else {}
         self.parts |= self._renamed()
@@ -68,37 +88,45 @@ class _Planner:
             whole, _ = self._whole(value)
             self.last_use[whole] = max(self.last_use[whole], self.last_use.get(value, 0))
 
-    def _targets(self, states: Mapping[str, int]) -> dict[Value, BufferRef]:
+    def _begin(self) -> None:
+        """What the whole entry has."""
+        self.bounds = bounds_of(self.graph)  # of dims that runs bind
+        self.dims: list[BoundDim | Turn] = []
+        renamed = _own_names((*self.graph.symbols, *self.bounds))
+        self.own_names = {symbol: Dim.of(own) for symbol, own in renamed.items()}
+        # of kernels' symbols
+        self.meanings = {own: Dim.of(symbol) for symbol, own in renamed.items()}
+        self.slots: list[Extent] = []
+        self.free: list[int] = []
+        # of a free slot: who wrote and read what it held, as bits of nodes' positions
+        self.users_of: dict[int, int] = {}
+        self.launches: list[Launch] = []
+
+    def _share(self, outer: _Planner) -> None:
+        self.bounds, self.dims = outer.bounds, outer.dims
+        self.own_names, self.meanings = outer.own_names, outer.meanings
+        self.slots, self.free, self.users_of = outer.slots, outer.free, outer.users_of
+        self.launches = outer.launches
+
+    def _targets(self, goals: Sequence[Goal]) -> dict[Value, BufferRef]:
         """Values that kernels may write to their final place; for all other results a copy is
         noted.
         """
         found: dict[Value, BufferRef] = {}
         made = {v for node in self.graph.nodes if node.op.name == "kernel" for v in node.outputs}
-        for position, value in enumerate(self.graph.outputs):
-            ref = BufferRef(Space.OUTPUT, position)
-            if value in made and value not in found:
-                found[value] = ref
+        for goal in goals:
+            value, old = goal.value, goal.old
+            is_free = value in made and value not in found
+            if is_free and (old is None or self._in_place(old, value)):
+                found[value] = goal.ref
             else:
-                self.copies.append((value, ref))
-        for state in self.graph.states:
-            if state.is_unchanged:
-                continue
-            ref = BufferRef(Space.STATE, states[state.name])
-            if (
-                state.output in made
-                and state.output not in found
-                and self._in_place(state.input, state.output)
-            ):
-                found[state.output] = ref
-            else:
-                self.copies.append((state.output, ref))
+                self.copies.append((value, goal.ref))
         return found
 
     def _renamed(self) -> dict[Value, tuple[Value, int]]:
-        """The outputs of reshapes that are left to memory, each the first byte of its input. A
-        state's memory may change.
+        """The outputs of reshapes that are left to memory, each the first byte of its input. The
+        memory of what is written anew may change.
         """
-        states = {state.input for state in self.graph.states}
         found: dict[Value, tuple[Value, int]] = {}
         for node in self.graph.nodes:
             is_dim = data_dim_of(node) is not None
@@ -107,7 +135,7 @@ class _Planner:
             if node.output in self.targets or node.output in self.parts:
                 continue
             (source,) = node.inputs
-            if is_dim or source not in states:
+            if is_dim or source not in self.olds:
                 found[node.output] = (source, 0)
         return found
 
@@ -117,7 +145,10 @@ class _Planner:
         """
         node = self.graph.producers[new]
         position = self.graph.nodes.index(node)
-        if any(self.graph.nodes.index(user) > position for user in self.graph.users.get(old, ())):
+        users = self.graph.users.get(old, ())
+        if any(self.graph.nodes.index(user) > position for user in users):
+            return False
+        if any(data_dim_of(user) is not None for user in users):  # its value lies there too
             return False
         if old in self.graph.results:
             return False
@@ -128,7 +159,8 @@ class _Planner:
             inner.op.is_elementwise or inner.op.name == "constant" for inner in body.nodes
         ) and all(value.shape in (new.shape, ()) for value in body.inputs)
 
-    def entry(self, name: str) -> Entry:
+    def run(self) -> None:
+        """Plans all nodes, and the copies of results that lie elsewhere."""
         for position, node in enumerate(self.graph.nodes):
             if node.op.name == "constant":
                 if node.output in self.last_use:
@@ -138,26 +170,75 @@ class _Planner:
                 continue
             if data_dim_of(node) is not None:
                 self._bind(node)
+            elif node.op is ITERATE:
+                self._iterate(position, node)
             elif is_renaming(node):
                 self._rename(node)
             elif self._is_joined(node):
                 self._join(node)
             else:
                 self.place[node.output] = self._target(node.output)
-                self._launch(
-                    position, node.attrs.body, node.inputs, self.place[node.output], node.label
-                )
+                at, out = (*self.within, position), self.place[node.output]
+                self._launch(at, node.attrs.body, node.inputs, out, node.label)
             self._release(position, node)
+        self._copy_results()
+
+    def _copy_results(self) -> None:
+        """Results that are new in the places of others wait apart until these have been copied."""
+        late: list[tuple[Value, BufferRef, BufferRef]] = []
+        written = {ref for _, ref in self.copies}
         for value, ref in self.copies:
-            self._launch(None, _copy(value, None), (value,), ref, value.label)
-        inputs = tuple(Port(v.label, v.type) for v in self.graph.inputs)
-        outputs = tuple(
-            Port(n, v.type)
-            for n, v in zip(self.graph.output_names, self.graph.outputs, strict=True)
-        )
-        return Entry(
-            name, inputs, outputs, tuple(self.launches), tuple(self.slots), tuple(self.dims)
-        )
+            source = self.place[value]
+            if source in written and source != ref:
+                apart = self._new_slot(value)
+                self._launch((), _copy(value, value.layout), (value,), apart, value.label)
+                late.append((value, apart, ref))
+        for value, ref in self.copies:
+            if self.place[value] not in written:
+                self._launch((), _copy(value, None), (value,), ref, value.label)
+        for value, apart, ref in late:
+            self.place[value] = apart
+            self._launch((), _copy(value, None), (value,), ref, value.label)
+
+    def _new_slot(self, value: Value) -> BufferRef:
+        self.slots.append(room_for(bytes_of(value), self.bounds, value.label))
+        return BufferRef(Space.ARENA, len(self.slots) - 1)
+
+    def _iterate(self, position: int, node: Node) -> None:
+        """What is handed on has a place that every turn reads and writes; entries are written
+        where they are stacked.
+        """
+        attrs, body, turn = node.attrs, node.attrs.body, turn_of(node)
+        assert turn is not None
+        for value in node.outputs:
+            self.place[value] = self._target(value)
+        refs = [self.place[value] for value in node.outputs]
+        for value, ref in zip(node.inputs[: attrs.handed_on], refs, strict=False):
+            self._launch((), _copy(value, value.layout), (value,), ref, value.label)
+        place = dict(zip(body.inputs, refs[: attrs.handed_on], strict=False))
+        for inside, value in list(zip(body.inputs, node.inputs, strict=True))[attrs.handed_on :]:
+            place[inside] = self.place[value]
+        goals = [Goal(v, place[old], old) for v, old in zip(body.outputs, body.inputs, strict=False)
+                 ][: attrs.handed_on]  # fmt: skip
+        for value, ref in list(zip(body.outputs, refs, strict=True))[attrs.handed_on :]:
+            at = BufferRef(ref.space, ref.index, ref.offset + bytes_of(value) * Dim.of(turn))
+            goals.append(Goal(value, at))
+        goes_on = refs[0] if attrs.has_end else None
+        entered, first = len(self.dims), len(self.launches)
+        before = Turn(turn, attrs.count, self.bounds[turn], goes_on, True, first, first)
+        self.dims.append(before)
+        inner = _Planner(body, self.placement, goals, place, self, (*self.within, position))
+        inner.run()
+        inner.give_back()
+        before = replace(before, last=len(self.launches))
+        self.dims[entered] = before
+        self.dims.append(replace(before, is_first=False))
+
+    def give_back(self) -> None:
+        """All slots that are still taken: a turn keeps nothing but its results."""
+        for slot in sorted({*self.slot_of.values()} - {*self.free}):
+            self.free.append(slot)
+            self.users_of[slot] = 0
 
     def _bind(self, node: Node) -> None:
         """A data dim has its value from here on; launches that need it come later."""
@@ -169,8 +250,8 @@ class _Planner:
         self.dims.append(BoundDim(symbol, limit, bound, self.place[count], done))
 
     def _launch(
-        self, node: int | None, body: Graph, inputs: tuple[Value, ...], out: BufferRef, label: str
-    ) -> None:
+        self, node: tuple[int, ...], body: Graph, inputs: tuple[Value, ...], out: BufferRef, label: str
+    ) -> None:  # fmt: skip
         name, outline = self.placement.kernel(
             substitute_symbols(body, self.own_names) if self.own_names else body
         )
@@ -193,7 +274,7 @@ class _Planner:
             self.place[node.output] = self.place[source]
             return
         self.place[node.output] = self._target(node.output)
-        self._launch(None, _flat_copy(node.output), (source,), self.place[node.output], node.label)
+        self._launch((), _flat_copy(node.output), (source,), self.place[node.output], node.label)
 
     def _is_joined(self, node: Node) -> bool:
         """Whether a concat's inputs, or some of them, already lie in its output."""
@@ -205,7 +286,7 @@ class _Planner:
         for value, offset in pieces_of(node):
             if self.parts.get(value) != (node.output, offset):
                 part = BufferRef(out.space, out.index, out.offset + offset)
-                self._launch(None, _copy(value, value.layout), (value,), part, node.label)
+                self._launch((), _copy(value, value.layout), (value,), part, node.label)
 
     def _target(self, value: Value) -> BufferRef:
         """Where a value goes: a slot is found for it, or for the whole that it is a part of,

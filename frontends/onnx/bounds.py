@@ -74,3 +74,16 @@ _RULES: Final[Mapping[str, Rule]] = {
     "select": lambda _a, _i, bounds: dim.maximum(*bounds[1:]),
     "concat": lambda _a, _i, bounds: _largest(bounds),
 }
+
+
+def truncated_quotient(x: Extent, y: Extent) -> Extent:
+    """x / y where it is exact or both are known not to be negative; ValueError otherwise."""
+    if isinstance(x, int) and isinstance(y, int) and y:
+        quotient = abs(x) // abs(y)
+        return quotient if (x < 0) == (y < 0) else -quotient
+    exact = dim.exact_quotient(x, y)
+    if exact is not None:
+        return exact
+    if isinstance(y, int) and y > 0 and dim.is_nonnegative(x):
+        return x // y
+    raise ValueError(f"{x} / {y} is no extent")

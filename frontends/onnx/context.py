@@ -8,7 +8,8 @@ Concat, Reshape) is evaluated here, and the dead nodes that it leaves are swept 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any, Final
 
 import numpy as np
@@ -63,6 +64,20 @@ class Context:
         self.positions: dict[Value, Value] = {}  # where what is not zero stands in a value
         self.data_bounds: dict[Extent, Extent] = {}  # of dims that data decide
         self._bounds: dict[Value, Extent] = {}  # of integers that data decide
+
+    @contextmanager
+    def nested(self) -> Iterator[Builder]:
+        """A graph within this one is being built; what is learnt meanwhile is forgotten behind
+        it.
+        """
+        before = {**self.__dict__}
+        for name, item in before.items():
+            self.__dict__[name] = {**item} if isinstance(item, dict) else item
+        self.builder = Builder(self.builder.name, self.builder)
+        try:
+            yield self.builder
+        finally:
+            self.__dict__.update({**before, "unrolled": self.unrolled})
 
     # -- adding nodes ------------------------------------------------------------------------------
 
@@ -361,19 +376,6 @@ def numbers(extents: Sequence[Extent]) -> tuple[int, ...] | None:
 def listed(shape: Sequence[Extent]) -> str:
     """A shape as messages show it: ``[n, 3, 224]``."""
     return f"[{', '.join(map(str, shape))}]"
-
-
-def truncated_quotient(x: Extent, y: Extent) -> Extent:
-    """x / y where it is exact or both are known not to be negative; ValueError otherwise."""
-    if isinstance(x, int) and isinstance(y, int) and y:
-        quotient = abs(x) // abs(y)
-        return quotient if (x < 0) == (y < 0) else -quotient
-    exact = dim.exact_quotient(x, y)
-    if exact is not None:
-        return exact
-    if isinstance(y, int) and y > 0 and dim.is_nonnegative(x):
-        return x // y
-    raise ValueError(f"{x} / {y} is no extent")
 
 
 def _objects(array: Any) -> Contents:

@@ -24,7 +24,7 @@ KNOWN: Final[Mapping[str, str]] = {
     "ConstantOfShape": "input", "CumProd": "axis", "CumSum": "axis",
     "DFT": "dft_length, axis",
     "Dropout": "training_mode", "Expand": "shape", "HammingWindow": "size", "HannWindow": "size",
-    "If": "cond, unless both branches give the same types", "Loop": "M",
+    "If": "cond, unless both branches give the same types", "Loop": "M, if results are stacked and nothing bounds it",
     "MaxUnpool": "output_shape", "MelWeightMatrix": "all", "OneHot": "depth",
     "OptionalGetElement": "input, if it is an input of the model",
     "OptionalHasElement": "input, if it is an input of the model",
@@ -100,7 +100,7 @@ def _how(op_type: str, opset: int) -> str:
     if schema is None or schema.is_deprecated:
         return ""
     if op_type in INLINED:
-        return "unrolled" if op_type != "If" else "branches"
+        return "branches" if op_type == "If" else "turns, few of them unrolled"
     if DOMAINS[""].find(op_type, opset):
         return "own rule"
     return "the standard's function" if has_body(op_type, opset) else ""

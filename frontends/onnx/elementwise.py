@@ -14,7 +14,8 @@ from netloom.compiler.dim import is_nonnegative, maximum, minimum
 from netloom.compiler.graph import Value
 from netloom.compiler.tensor_type import BOOL, FLOAT64, DType
 
-from .context import Context, truncated_quotient
+from .bounds import truncated_quotient
+from .context import Context
 from .handler import HandlerTable
 from .node import Item, ModelNode
 from .tensors import dtype_of

@@ -23,22 +23,24 @@ from netloom.errors import ModelError, NetloomError, UnsupportedOpError, UsageEr
 
 from .annotations import check_annotation
 from .context import Context
-from .control_flow import CONTROL_FLOW, Done, Step
+from .control_flow import Done, Step
 from .frame import Body, Frame, KnownNames, present_item, resolved_attributes
 from .functions import Key, check_expansion, key_of, local_functions
 from .handler import Handler
-from .input_shapes import LARGEST_DIM, Dims, InputShapes, Shapes
+from .input_shapes import Dims, InputShapes, Shapes
+from .loops import CONTROL_FLOW
 from .model_file import Source, opsets_of, read_model
 from .names import identifier, printable
 from .narrow import mark_moved, narrow_input
-from .node import Item, ModelNode, ValueSequence
+from .node import Item, ModelNode, named_tensors
 from .order import AnyGraph, label, ordered, title
 from .registry import ADDED_TO_STANDARD, DOMAINS, HANDLERS, INLINED
-from .restriction import MultipleOf, Restriction, TooSmall, restriction_of
+from .restriction import Restriction, advice, restrict, restriction_of
 from .schema import check_node, find_schema
 from .standard_function import body_of, has_body
 from .support import refuse_unsupported, report_support
 from .tensors import TensorReader
+from .turns import iterated
 
 
 def from_onnx(source: Source, *, dims: Dims | None = None, shapes: Shapes | None = None) -> Graph:
@@ -101,7 +103,7 @@ class _Importer:
         results = [
             pair
             for output in graph.output
-            for pair in _results(output.name, present_item(names, output.name))
+            for pair in named_tensors(output.name, present_item(names, output.name))
         ]
         for name, value in results:
             if value in self.context.narrow:
@@ -263,28 +265,12 @@ class _Importer:
         found = restriction_of(self.context, call, error)
         if found is None:
             return ""
-        symbol, chosen = found
-        name, step = self.inputs.dim_of(symbol)
+        name, step = self.inputs.dim_of(found[0])
         if not name:
             return ""
         if name in self.fixed:
-            shown = f"It fits where {printable(name)} is"
-            match chosen:
-                case MultipleOf(factor):
-                    return f"{shown} a multiple of {factor * step}."
-                case range() if isinstance(error, TooSmall):
-                    return f"{shown} {chosen[0] * step} at least."
-            return ""
-        most = LARGEST_DIM // step
-        match chosen:
-            case int() if symbol.hi == most and 1 <= chosen:
-                raise Restriction(name, chosen * step)
-            case range() if isinstance(error, TooSmall) and chosen.start > symbol.lo:
-                raise Restriction(name, range(chosen[0] * step, chosen[-1] * step + 1, step))
-            case range() if symbol.hi == most and chosen.start >= 1 and chosen[-1] < most:
-                raise Restriction(name, range(chosen[0] * step, chosen[-1] * step + 1, step))
-            case MultipleOf(factor) if isinstance(symbol.hi, int) and factor <= symbol.hi:
-                raise Restriction(name, range(factor * step, symbol.hi * step + 1, factor * step))
+            return advice(name, step, found[1], error)
+        restrict(name, step, *found, error)
         return ""
 
     def _outside(self, call: ModelNode, domain: str) -> Handler | None:
@@ -329,6 +315,12 @@ class _Importer:
                 self._define(frame, name, value)
 
         driver = CONTROL_FLOW[call.op_type](self.context, call)
+        if (turns := driver.turns()) is not None:
+            try:
+                define(iterated(self.context, call, turns, partial(self._applied, frame, call)))
+                return None
+            except NetloomError as error:
+                driver.why = error
         bodies: dict[str, Body] = {}
 
         def follow(step: Step) -> Frame | None:
@@ -343,6 +335,15 @@ class _Importer:
             )
 
         return follow(driver.first())
+
+    def _applied(self, frame: Frame, call: ModelNode, inputs: Sequence[Item]) -> list[Item]:
+        """The results of a node's body, imported at once. Loops that hold each other so are few:
+        see ``turns.py``.
+        """
+        results: list[Item] = []
+        body = self._body(frame, call.graph("body"))
+        self._process(self._body_frame(body, frame, inputs, results.extend))
+        return results
 
     def _body(self, frame: Frame, graph: onnx.GraphProto) -> Body:
         """A graph attribute: its initializers are added once, however often it is unrolled."""
@@ -396,10 +397,3 @@ class _Importer:
         )
         defaults = {attribute.name: attribute for attribute in function.attribute_proto}
         return dataclasses.replace(frame, attributes={**defaults, **attributes})
-
-
-def _results(name: str, item: Item) -> list[tuple[str, Value]]:
-    """An output of the graph; of a sequence, each of its tensors is one: name.0, name.1, .."""
-    if isinstance(item, ValueSequence):
-        return [(f"{name}.{position}", part) for position, part in enumerate(item.parts)]
-    return [(name, item)]

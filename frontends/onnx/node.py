@@ -178,3 +178,17 @@ class ModelNode:
         if found is None:
             raise self.fault(f"attribute {name} is missing.", "Export the model again.")
         return found.g
+
+
+def as_tensor(node: ModelNode, item: Item, what: str) -> Value:
+    """The item, which must be a tensor."""
+    if isinstance(item, ValueSequence):
+        raise node.fault(f"{what} is a sequence; a tensor is needed.", "Export the model again.")
+    return item
+
+
+def named_tensors(name: str, item: Item) -> list[tuple[str, Value]]:
+    """An output of the graph; of a sequence, each of its tensors is one: name.0, name.1, .."""
+    if isinstance(item, ValueSequence):
+        return [(f"{name}.{position}", part) for position, part in enumerate(item.parts)]
+    return [(name, item)]

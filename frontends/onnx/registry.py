@@ -5,13 +5,13 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Final
 
-from .control_flow import CONTROL_FLOW
 from .convolution import CONVOLUTION
 from .data_dependent import DATA_DEPENDENT
 from .einsum import EINSUM
 from .elementwise import ELEMENTWISE
 from .handler import HandlerTable
 from .indexing import INDEXING
+from .loops import CONTROL_FLOW
 from .machine_learning import MACHINE_LEARNING
 from .matmul import MATMUL
 from .microsoft import ADDED_TO_STANDARD, MICROSOFT

@@ -18,6 +18,8 @@ from netloom.compiler.graph import Value
 from netloom.errors import NetloomError, ShapeError
 
 from .context import Context
+from .input_shapes import LARGEST_DIM
+from .names import printable
 from .node import ModelNode
 
 LARGEST_LEAST = 1024  # that a free dim may have to be at least
@@ -82,6 +84,33 @@ def restriction_of(
         if (found := _where_equal(left, right)) is not None:
             return found
     return None
+
+
+def advice(name: str, step: int, chosen: int | range | MultipleOf, error: NetloomError) -> str:
+    """What the caller, who chose the dim's numbers, is told; ``step``: of the symbol."""
+    shown = f"It fits where {printable(name)} is"
+    match chosen:
+        case MultipleOf(factor):
+            return f"{shown} a multiple of {factor * step}."
+        case range() if isinstance(error, TooSmall):
+            return f"{shown} {chosen[0] * step} at least."
+    return ""
+
+
+def restrict(
+    name: str, step: int, symbol: Symbol, chosen: int | range | MultipleOf, error: NetloomError
+) -> None:
+    """Raises Restriction if the model is to be imported again with these numbers of the dim."""
+    most = LARGEST_DIM // step
+    match chosen:
+        case int() if symbol.hi == most and 1 <= chosen:
+            raise Restriction(name, chosen * step)
+        case range() if isinstance(error, TooSmall) and chosen.start > symbol.lo:
+            raise Restriction(name, range(chosen[0] * step, chosen[-1] * step + 1, step))
+        case range() if symbol.hi == most and chosen.start >= 1 and chosen[-1] < most:
+            raise Restriction(name, range(chosen[0] * step, chosen[-1] * step + 1, step))
+        case MultipleOf(factor) if isinstance(symbol.hi, int) and factor <= symbol.hi:
+            raise Restriction(name, range(factor * step, symbol.hi * step + 1, factor * step))
 
 
 def _aligned(

@@ -117,7 +117,7 @@ def _type(port: dict[str, Any]) -> str:
 
 def _model_facts(graph: Graph) -> dict[str, Any]:
     """Sizes at the least value of free dims, but 1 at least."""
-    from netloom.compiler.data_dims import bounds_of
+    from netloom.compiler.data_dims import bounds_of, data_dims
 
     nodes = [node for _, node in graph.walk()]
     counts = Counter(node.op.name for node in nodes if node.op.name != "constant")
@@ -135,7 +135,7 @@ def _model_facts(graph: Graph) -> dict[str, Any]:
         },
         "free dims": {s.name: f"{s.lo}..{'' if s.hi is None else s.hi}" for s in graph.symbols}
         or "none",
-        **_data_dims({symbol.name: most for symbol, most in bounds_of(graph).items()}),
+        **_data_dims({symbol.name: bounds_of(graph)[symbol] for symbol in data_dims(graph)}),
         "states": len(graph.states),
         "weights": sum(constant.array.size for constant in weights),
         "units": units,

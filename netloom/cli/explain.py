@@ -61,6 +61,7 @@ def _explain_for_device(output: Output, graph: Graph, build: Build) -> None:
     """The same for the cuda target: decisions at a device's rates, and the form of each kernel.
     Needs no CUDA tools.
     """
+    from netloom.compiler.bodies import kernel_at
     from netloom.compiler.targets.cuda.driver import PIPELINE, plan
     from netloom.compiler.targets.cuda.estimates import grid_text
     from netloom.compiler.targets.cuda.program_file import form_text
@@ -79,7 +80,7 @@ def _explain_for_device(output: Output, graph: Graph, build: Build) -> None:
     kernels = [
         {"kernel": form_text(placement.forms[launch.kernel].form), "node": launch.label,
          "grid": grid_text(placement.forms[launch.kernel]),
-         "ops": " > ".join(fused_ops(fused["run"].nodes[launch.node])) if launch.node is not None else "copy"}
+         "ops": " > ".join(fused_ops(node)) if (node := kernel_at(fused["run"], launch.node)) else "copy"}
         for launch in entry.launches
     ]  # fmt: skip
     slots = [str(slot) for slot in entry.slots]

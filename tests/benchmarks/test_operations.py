@@ -4,12 +4,28 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+from onnx import parser
 
 import netloom as nl
 from netloom.benchmarks import exact, operations
 from netloom.compiler.dim import Symbol, symbol
 from netloom.compiler.graph import Builder
 from netloom.compiler.tensor_type import FLOAT32, TensorType
+
+NESTED = """<ir_version: 9, opset_import: ["" : 17]>
+nested (float[n, k, 3] x, float[3, 3] h) => (float[3, 3] last)
+<float[3, 3] w = {1, 0.5, -1, 2, 0.25, -0.5, 1, 0.125, -2}>
+{
+  last = Scan <num_scan_inputs = 1, body = step (float[3, 3] before, float[k, 3] rows)
+      => (float[3, 3] after) {
+    outer = MatMul(before, before)
+    after = Scan <num_scan_inputs = 1, body = substep (float[3, 3] kept, float[3] row)
+        => (float[3, 3] next) {
+      inner = MatMul(kept, w)
+      next = Add(inner, row)
+    }> (outer, rows)
+  }> (h, x)
+}"""
 
 
 def test_free_dims_have_their_least_value_but_one_at_least() -> None:
@@ -47,6 +63,24 @@ def test_launches_tell_what_they_compute() -> None:
         "matmul",
         2 * 2 * 84 * 10,
     ) and dense.weight_bytes >= 4 * 84 * 10
+
+
+def test_launches_of_turns() -> None:
+    """Those of a body, and of a body in a body, have the nodes that they run; each counts once."""
+    from netloom.benchmarks.launches import launch_costs
+    from netloom.compiler.driver import Options, compile_graph
+
+    graph = nl.from_onnx(parser.parse_model(NESTED))
+    costs = launch_costs(compile_graph(graph, Options(threads=1)), runs=1, dims={"n": 6})
+    products = [
+        (cost.node, cost.ops, cost.operations, cost.weight_bytes)
+        for cost in costs
+        if cost.family == "matmul"
+    ]
+    assert products == [
+        ("outer", ("matmul",), 2 * 3 * 3 * 3, 0),
+        ("inner", ("matmul", "add"), 2 * 3 * 3 * 3 + 3 * 3, 4 * 3 * 3),
+    ]
 
 
 @pytest.mark.parametrize(("stride", "pad"), [(1, 0), (2, 1), (1, 2)])

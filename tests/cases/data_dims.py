@@ -3,11 +3,35 @@
 from __future__ import annotations
 
 from netloom.compiler.dim import symbol
+from netloom.compiler.graph import Builder, Graph
+from netloom.compiler.tensor_type import FLOAT32, TensorType
 
-from .case import row
+from .case import N, row
+
+_TURNS = [symbol(f"turn_{number}") for number in range(2)]
+
+
+def _handed_on() -> Graph:
+    """x w + turn"""
+    b = Builder("turn")
+    x, w = (b.input(TensorType(FLOAT32, (3,)), name) for name in "xw")
+    number = b("cast", b("extent", extent=_TURNS[0]), dtype=FLOAT32)
+    return b.build([b("add", b("mul", x, w), number)])
+
+
+def _stacked() -> Graph:
+    """An entry of x times the turn."""
+    b = Builder("turn")
+    place = b("extent", extent=_TURNS[1])
+    entry = b("gather", b.input(TensorType(FLOAT32, (N, 3)), "x"), place, axis=0)
+    return b.build([b("mul", entry, b("cast", place, dtype=FLOAT32))])
+
 
 DATA_DIMS = [
     row("data_dim", "int64[] label:9", extent=symbol("K", 0, 8), bound=8),
+    row("iterate", "float32[3] inside", "float32[3] inside", terms=10, body=_handed_on(),
+        turn=_TURNS[0], count=5, handed_on=1),
+    row("iterate", "float32[N, 3]", body=_stacked(), turn=_TURNS[1], count=N, handed_on=0),
     row("running_sum", "int64[37]"),
     row("running_sum", "int64[2, 3, 19]"),
     row("running_sum", "int64[N, 5]"),

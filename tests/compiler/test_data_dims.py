@@ -16,6 +16,7 @@ from netloom.compiler.data_dims import bounds_of, data_dims
 from netloom.compiler.dim import Dim, Extent, Symbol, symbol
 from netloom.compiler.driver import Options, compile_graph
 from netloom.compiler.graph import Builder, Graph, Value, map_extents
+from netloom.compiler.inline import inline
 from netloom.compiler.interpret import interpret
 from netloom.compiler.passes.bind_dims import bind_dims
 from netloom.compiler.passes.differentiate import gradient_graph
@@ -119,7 +120,7 @@ def test_dead_nodes_take_their_dims_along_and_live_ones_keep_them() -> None:
 def test_inlined_graphs_have_dims_of_their_own() -> None:
     inner, b = several(), Builder("twice")
     xs = [b.input(TensorType(FLOAT32, (12,)), f"x{i}") for i in range(2)]
-    graph = b.build([b.inline(inner, [x])[0] for x in xs])
+    graph = b.build([inline(b, inner, [x])[0] for x in xs])
     verify(graph)
     assert len(data_dims(graph)) == 2
     found = interpret(graph, {"x0": values(3)["x"], "x1": values(5)["x"]})

@@ -102,8 +102,18 @@ def _overlap(boxes: Array, a: int, b: int) -> float:
     return float(height * width / (first + second - height * width))
 
 
+def _iterate(x: Array, *w: Array, count: Any, handed_on: int, **_: Any) -> Array:
+    """The two bodies of tests/cases: x w + turn again and again, or each entry times its turn."""
+    if not handed_on:
+        return np.stack([entry * np.float32(turn) for turn, entry in enumerate(x)])
+    for turn in range(count):
+        x = (x * w[0] + turn).astype(x.dtype)
+    return x
+
+
 DATA_DIMS: dict[str, Callable[..., Any]] = {
     "data_dim": lambda count, extent, bound: count,
+    "iterate": _iterate,
     "running_sum": _running_sum,
     "search_sorted": _search_sorted,
     "true_positions": _true_positions,

@@ -5,8 +5,9 @@ of exp, tanh and the like, ``object_code`` compiles the text. ``kernel_objects``
 kernels of a program, with the cache and the processes of ``worker_pool``.
 
 Host code (checks, contexts, threads, running an entry): ``host`` is the layer in which it is
-written; ``host_api`` ties the other ``host_*`` files together, one for each part. ``host_tables``
-holds the constants that they read, and where values lie while an entry runs.
+written; ``host_api`` ties the other ``host_*`` files together, one for each part. Programs of one
+``host_shape`` share the functions; ``host_data`` and ``host_tables`` write the constants that these
+read, and where values lie while an entry runs.
 
 Files: ``segments``, ``weights_object`` and ``weights_segment`` place the weights, ``link`` and
 ``relocatable`` join objects, ``header`` writes the C header, ``shared_object`` does all of it;

@@ -13,7 +13,7 @@ from functools import cached_property
 from ... import dim
 from ...data_dims import room_for
 from ...dim import Extent
-from ...program import ALIGNMENT, BufferRef, Entry, Program, Space
+from ...program import ALIGNMENT, BufferRef, Entry, Program, Space, Turn
 
 
 @dataclass(frozen=True)
@@ -54,17 +54,15 @@ class EntryPlan:
 
     @cached_property
     def arena_places(self) -> dict[BufferRef, int]:
-        """Every place in the arena that a launch reads or writes, with its number."""
-        refs = (
-            ref
-            for refs in (
-                *(launch.buffers for launch in self.entry.launches),
-                [bound.count for bound in self.entry.dims],
-            )
-            for ref in refs
-            if ref.space is Space.ARENA
-        )
-        return {ref: number for number, ref in enumerate(dict.fromkeys(refs))}
+        """Every place in the arena that a launch or the run itself reads or writes, with its
+        number.
+        """
+        refs = [ref for launch in self.entry.launches for ref in launch.buffers]
+        for bound in self.entry.dims:
+            read = bound.goes_on if isinstance(bound, Turn) else bound.count
+            refs += [read] if read is not None else []
+        in_arena = (ref for ref in refs if ref.space is Space.ARENA)
+        return {ref: number for number, ref in enumerate(dict.fromkeys(in_arena))}
 
     @cached_property
     def arena_offsets(self) -> tuple[Extent, ...]:

@@ -205,6 +205,10 @@ class Function:
         with self.builder.goto_entry_block():
             return self.address_of(self.builder.alloca(type))
 
+    def allocate_here(self, type: ir.Type, count: Word) -> Word:
+        """Room on the stack for so many elements, until the function returns."""
+        return self.address_of(self.builder.alloca(type, count.value))
+
     def variable(self, type: ir.Type, initial: Operand = 0) -> Array:
         """A variable: ``v[0]``."""
         cell = self.allocate(type).array(type)

@@ -1,5 +1,5 @@
-"""Program -> its host object: every function of netloom/abi.py's table, written in the structured
-layer of host.py.
+"""Program -> its host code as two objects: every function of netloom/abi.py's table, written in the
+structured layer of host.py, and the tables that these read.
 
 The code runs on any machine of its architecture (features are checked when a program is opened),
 uses libc and pthread only, keeps no thread-local or static state, and exports ``nl_get_api`` alone.
@@ -9,7 +9,9 @@ Text of the model occurs as data only.
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Sequence, Set
+from functools import cache
+from itertools import chain
 
 import llvmlite.binding as llvm
 from llvmlite import ir
@@ -18,43 +20,54 @@ from netloom import abi
 from netloom.errors import VerificationError
 
 from ...program import Program
-from .features import required_features
+from .architecture import Architecture
 from .host import I32, PTR, Function
 from .host_checks import Checks
 from .host_context import Contexts
+from .host_data import write_data
 from .host_features import emit_missing_feature
 from .host_model import Models
 from .host_module import HostModule
 from .host_pool import Pool
 from .host_run import Runner
+from .host_shape import HostShape
 from .host_state import States
-from .host_types import LIBRARY, WEIGHTS_BASE, llvm_type
+from .host_types import DATA_BASE, DATA_SYMBOL, LIBRARY, llvm_type
 from .object_code import target_of
 from .segments import WEIGHTS_SYMBOL, Weights
 from .variant import Variant
 
 
-def compile_host_object(
+@cache
+def compile_functions(shape: HostShape) -> bytes:
+    """The host code's functions as an ELF object."""
+    host = HostModule(shape)
+    _write_api(host, _write_functions(host))
+    return _object_of(host.module, {DATA_SYMBOL, DATA_BASE}, shape.architecture)
+
+
+def compile_data(
     variants: Sequence[Variant], weights: Weights, metadata: Sequence[str], image: bool
 ) -> bytes:
-    """The host code as an ELF object; arguments and errors are those of ``build_host_object``
-    (host_object.py).
+    """The program's tables as an ELF object; arguments and errors are those of
+    ``build_host_objects`` (host_object.py).
     """
     for variant in variants:
         check_names(variant.program)
-    host = HostModule(variants, weights, metadata, image)
-    _write_api(host, _write_functions(host))
-    return _object_of(host, str(host.module))
+    module = write_data(variants, weights, metadata, image)
+    programs = [variant.program for variant in variants]
+    shared = {launch.kernel for p in programs for entry in p.entries for launch in entry.launches}
+    shared |= {DATA_SYMBOL} | ({WEIGHTS_SYMBOL} & module.globals.keys())
+    return _object_of(module, shared, variants[0].architecture)
 
 
 def _write_functions(host: HostModule) -> dict[str, Function]:
     """All functions of the table, in its order."""
     missing_features = []
-    for level, variant in enumerate(host.variants):
-        features = required_features(variant.features)
+    for level, (_, features) in enumerate(host.shape.levels):
         texts = {name: host.text(name) for name in features}
         missing_features.append(emit_missing_feature(host.module, level, features, texts))
-    threads = Pool(host.module, host.library, host.architecture)
+    threads = Pool(host.module, host.library, host.shape.architecture)
     runner = Runner(host, Checks(host), threads)
     writers: dict[str, object] = {}
     for part in (
@@ -100,30 +113,25 @@ def check_names(program: Program) -> None:
     """
     if unknown := {entry.name for entry in program.entries} - {"run", "train_step"}:
         raise VerificationError(f"The C interface has no entry {', '.join(sorted(unknown))}.")
-    taken = {*LIBRARY, abi.ENTRY_POINT, WEIGHTS_SYMBOL, WEIGHTS_BASE}
+    taken = {*LIBRARY, abi.ENTRY_POINT, WEIGHTS_SYMBOL, DATA_SYMBOL, DATA_BASE}
     for name in {launch.kernel for entry in program.entries for launch in entry.launches}:
         if name in taken or re.fullmatch(r"[A-Za-z_][A-Za-z_0-9]*", name) is None:
             raise VerificationError(f"A kernel cannot be named {name[:100]!r}.")
 
 
-def _object_of(host: HostModule, text: str) -> bytes:
+def _object_of(module: ir.Module, shared: Set[str], architecture: Architecture) -> bytes:
+    """The module compiled; ``shared``: the symbols that other objects of the program define or
+    read.
+    """
     llvm.initialize_native_asmparser()
-    module = llvm.parse_assembly(text)
-    programs = [variant.program for variant in host.variants]
-    for kernel in {
-        launch.kernel
-        for program in programs
-        for entry in program.entries
-        for launch in entry.launches
-    }:
-        module.get_function(kernel).visibility = "hidden"
-    if host.image:
-        module.get_global_variable(WEIGHTS_SYMBOL).visibility = "hidden"
-        module.get_global_variable(WEIGHTS_BASE).visibility = "hidden"
-    module.verify()
-    machine = target_of(host.architecture.triple).create_target_machine(
-        cpu=host.architecture.baseline, opt=2, reloc="pic", codemodel="small"
+    parsed = llvm.parse_assembly(str(module))
+    for value in chain(parsed.functions, parsed.global_variables):
+        if value.name in shared:
+            value.visibility = "hidden"
+    parsed.verify()
+    machine = target_of(architecture.triple).create_target_machine(
+        cpu=architecture.baseline, opt=2, reloc="pic", codemodel="small"
     )
     builder = llvm.create_pass_builder(machine, llvm.create_pipeline_tuning_options(speed_level=1))
-    builder.getModulePassManager().run(module, builder)
-    return bytes(machine.emit_object(module))
+    builder.getModulePassManager().run(parsed, builder)
+    return bytes(machine.emit_object(parsed))

@@ -76,6 +76,6 @@ class Arena:
             with code.if_(context["free"].to(I64).equals(0)):
                 code.call(self.host.library["free"], context["arena"])
         context["arena"], context["arena_bytes"], context["owned"] = 0, 0, 0
-        for position in range(len(self.host.program.entries)):
+        for position in range(len(self.host.shape.entries)):
             run = context.address("runs").record(RUN, position)
             run["prepared"] = code.select(run["prepared"] > 1, 1, run["prepared"])

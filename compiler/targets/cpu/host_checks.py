@@ -152,7 +152,7 @@ class Checks:
         given: Word,
         symbols: Array,
     ) -> None:
-        symbol = code.address_of(self.host.symbols).record(SYMBOL, extent["symbol"])
+        symbol = self.host.data(code)["symbols"].record(SYMBOL, extent["symbol"])
         distance = given - extent["offset"]
         value = distance // extent["factor"]
         with code.if_((distance % extent["factor"]).differs(0)):

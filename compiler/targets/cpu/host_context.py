@@ -4,13 +4,12 @@ from __future__ import annotations
 
 from netloom import abi
 
-from ...program import ALIGNMENT, Entry
-from .entry_plan import EntryPlan
+from ...program import ALIGNMENT
 from .host import I64, PTR, Function, Record
 from .host_module import HostModule
 from .host_pool import MAX_THREADS, WORKER_BYTES, Pool
 from .host_run import Runner
-from .host_tables import ENTRY
+from .host_tables import ENTRY, RUN_LENGTHS
 from .host_types import MODEL, OPTIONS, RUN, size_of
 
 
@@ -84,34 +83,29 @@ class Contexts:
         """Cuts one block into each entry's pool, words, symbols and sizes, and writes the
         addresses that stay.
         """
-        lengths = [self._run_lengths(plans) for plans in self.host.plans]
-        block = code.call(self.host.library["calloc"], max(1, sum(map(sum, lengths))), 8)
+        data, entries = self.host.data(code), range(len(self.host.shape.entries))
+        lengths = [data["runs"].record(RUN_LENGTHS, number) for number in entries]
+        total = code.word(1)
+        for row in lengths:
+            for name in RUN_LENGTHS.fields:
+                total = total + row[name]
+        block = code.call(self.host.library["calloc"], total, 8)
         with code.if_(block.equals(0)):
             code.call(self.host.library["free"], context.word)
             self.host.refuse(code, "NL_ERROR_MEMORY", "Out of memory.")
         context["block"] = block
-        model, position = code["model"].record(MODEL), 0
-        for number in range(len(self.host.plans)):
+        model, place = code["model"].record(MODEL), block
+        for number in entries:
             run = context.address("runs").record(RUN, number)
-            for name, length in zip(
-                ("pool", "words", "symbols", "sizes"), lengths[number], strict=True
-            ):
-                run[name] = block.offset(8 * position)
-                position += length
+            for name in RUN_LENGTHS.fields:
+                run[name] = place
+                place = place.offset(lengths[number][name] * 8)
             pool = run["pool"].array(I64)
             entry = model["entries"].record(ENTRY, number)
-            with code.loop(len(self.host.program.constants)) as index:
-                placed = code.address_of(self.host.constant_numbers).array(I64)[index]
+            with code.loop(data["constant_count"]) as index:
+                placed = data["constants"].array(I64)[index]
                 pool[entry["constant_base"] + index] = model["constants"].array(I64)[placed]
             pool[entry["error_flag"]] = context.address("error_flag").to(I64)
-
-    def _run_lengths(self, plans: list[EntryPlan]) -> tuple[int, int, int, int]:
-        """Enough for any level."""
-        entry: Entry = plans[0].entry
-        words = max(sum(map(len, plan.wiring)) for plan in plans)
-        size = max(plan.bases["size"] for plan in plans)
-        symbols = len(self.host.program.symbols) + max(len(plan.entry.dims) for plan in plans)
-        return size, words, symbols, len(entry.inputs) + len(entry.outputs)
 
     def api_context_destroy(self, code: Function) -> None:
         with code.if_(code["context"].equals(0)):

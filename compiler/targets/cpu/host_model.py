@@ -9,15 +9,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from llvmlite import ir
-
 from netloom import abi
 
-from .host import I8, I64, PTR, VOID, Array, Function, Record, Word
+from .host import I8, I32, I64, PTR, VOID, Array, Function, Record, Word
 from .host_module import HostModule
 from .host_tables import ENTRY, LEVEL, PIECE, PLACEMENT, SYMBOL
-from .host_types import MODEL, WEIGHTS_BASE
-from .segments import WEIGHTS_SYMBOL
+from .host_types import MODEL
 
 
 class Models:
@@ -47,21 +44,12 @@ class Models:
         code.return_()
         return code
 
-    def _weights_base(self, code: Function) -> Word:
-        if not self.host.image:
-            return code.null()
-        if WEIGHTS_BASE not in self.host.module.globals:
-            symbol = ir.GlobalVariable(self.host.module, I8, WEIGHTS_SYMBOL)
-            # a full address: the image may be far away
-            base = ir.GlobalVariable(self.host.module, PTR, WEIGHTS_BASE)
-            base.initializer = symbol
-        return code.address_of(self.host.module.globals[WEIGHTS_BASE]).array(PTR)[0]
-
     def _release(self) -> Function:
         code = Function(self.host.module, "release", VOID, {"model": PTR})
         model = code["model"].record(MODEL)
         with code.if_(model["memory"].differs(0)):
-            code.call(self.host.library["munmap"], model["memory"], self.host.expanded_bytes)
+            expanded_bytes = self.host.data(code)["expanded_bytes"]
+            code.call(self.host.library["munmap"], model["memory"], expanded_bytes)
         code.call(self.host.library["free"], model["constants"])
         code.call(self.host.library["free"], model.word)
         code.return_()
@@ -75,41 +63,38 @@ class Models:
         model = self.host.allocate(code, MODEL)
         model["api"] = code.address_of(self.host.api)
         model["metadata"] = level["metadata"]
-        model["entries"] = code.address_of(self.host.entry_table).record(ENTRY, level["first"]).word
-        count = len(self.host.weights.placements)
-        model["constants"] = self.host.allocated(code, max(1, count), 8)
-        if self.host.expanded_bytes:
-            memory = code.call(
-                self.host.library["mmap"], 0, self.host.expanded_bytes, 3, 0x22, -1, 0
-            )
+        data = self.host.data(code)
+        model["entries"] = data["entries"].record(ENTRY, level["first"]).word
+        count, expanded_bytes = data["placement_count"], data["expanded_bytes"]
+        model["constants"] = self.host.allocated(code, count + 1, 8)
+        with code.if_(expanded_bytes > 0):
+            memory = code.call(self.host.library["mmap"], 0, expanded_bytes, 3, 0x22, -1, 0)
             with code.if_(memory.to(I64).equals(-1)):
                 code.call(self.release, model.word)
                 self.host.refuse(
                     code,
                     "NL_ERROR_MEMORY",
                     "%lld bytes of memory for constants could not be allocated.",
-                    self.host.expanded_bytes,
+                    expanded_bytes,
                 )
             model["memory"] = memory
         with code.loop(count) as index:
-            placement = code.address_of(self.host.placements).record(PLACEMENT, index)
+            placement = data["placements"].record(PLACEMENT, index)
             with code.if_(placement["in_place"].differs(0)):
-                model["constants"].array(PTR)[index] = self._weights_base(code).offset(
-                    placement["offset"]
-                )
+                model["constants"].array(PTR)[index] = data["weights"].offset(placement["offset"])
             with code.if_(placement["in_place"].equals(0)):
                 self._expand(code, placement, model["memory"].offset(placement["offset"]))
                 model["constants"].array(PTR)[index] = model["memory"].offset(placement["offset"])
-        if self.host.expanded_bytes:
-            code.call(self.host.library["mprotect"], model["memory"], self.host.expanded_bytes, 1)
+        with code.if_(expanded_bytes > 0):
+            code.call(self.host.library["mprotect"], model["memory"], expanded_bytes, 1)
         code["model"].array(PTR)[0] = model.word
         code.return_(0)
 
     def _chosen_level(self, code: Function) -> Record:
         """The highest level that the machine has, or the one that was asked for; else an error."""
-        wanted = self._wanted_level(code) if len(self.host.variants) > 1 else None
+        wanted = self._wanted_level(code) if len(self.host.shape.levels) > 1 else None
         chosen, missing = code.variable(I64, -1), code.variable(PTR)
-        for number in reversed(range(len(self.host.variants))):
+        for number in reversed(range(len(self.host.shape.levels))):
             is_free = chosen[0] < 0
             if wanted is not None:
                 is_free = is_free & ((wanted[0] < 0) | wanted[0].equals(number))
@@ -123,7 +108,7 @@ class Models:
                 "This program needs the CPU feature %s, which this machine lacks. Compile it for this machine.",
                 missing[0],
             )
-        return code.address_of(self.host.levels).record(LEVEL, chosen[0])
+        return self.host.data(code)["levels"].record(LEVEL, chosen[0])
 
     def _wanted_level(self, code: Function) -> Array:
         """The number of the level that NETLOOM_CPU names, or -1 if it is absent or empty."""
@@ -132,16 +117,17 @@ class Models:
             self.host.library["getenv"], code.address_of(self.host.text("NETLOOM_CPU"))
         )
         with code.if_(name.differs(0)), code.if_(name.array(I8)[0].differs(0)):
-            for number, variant in enumerate(self.host.variants):
+            names = [level for level, _ in self.host.shape.levels]
+            for number, level in enumerate(names):
                 differs = code.call(
                     self.host.library["strcmp"],
                     name,
-                    code.address_of(self.host.text(variant.level)),
+                    code.address_of(self.host.text(level)),
                 )
                 with code.if_(differs.equals(0)):
                     wanted[0] = number
             with code.if_(wanted[0] < 0):
-                levels = ", ".join(variant.level for variant in self.host.variants)
+                levels = ", ".join(names)
                 text = "NETLOOM_CPU asks for %.80s, but this program is compiled for %s."
                 self.host.refuse(
                     code, "NL_ERROR_ARGUMENT", text, name, code.address_of(self.host.text(levels))
@@ -149,15 +135,15 @@ class Models:
         return wanted
 
     def _expand(self, code: Function, placement: Record, memory: Word) -> None:
-        position = code.variable(I64)
+        position, data = code.variable(I64), self.host.data(code)
         position[0] = 0
         with code.loop(placement["pieces"]) as index:
-            piece = code.address_of(self.host.pieces).record(PIECE, placement["first"] + index)
+            piece = data["pieces"].record(PIECE, placement["first"] + index)
             target = memory.offset(position[0])
             with code.if_(piece["is_fill"].differs(0)):
                 code.call(self.fill, target, piece["pattern"], piece["size"])
             with code.if_(piece["is_fill"].equals(0)):
-                source = self._weights_base(code).offset(piece["offset"])
+                source = data["weights"].offset(piece["offset"])
                 code.call(self.host.library["memcpy"], target, source, piece["size"])
             position[0] = position[0] + piece["size"]
 
@@ -172,25 +158,23 @@ class Models:
         code.return_(code["model"].record(MODEL)["metadata"])
 
     def api_arena_bytes(self, code: Function) -> None:
-        count = len(self.host.program.symbols)
+        data = self.host.data(code)
+        count, own = data["symbol_count"], data["own_dims"]
         dims, most = code["dims"].array(I64), code.variable(I64)
-        with code.if_(code["model"].equals(0) | code["dim_count"].differs(count)):
+        with code.if_(code["model"].equals(0) | code["dim_count"].differs(count.to(I32))):
             code.return_(-1)
-        if count:
-            with code.if_(code["dims"].equals(0)):
-                code.return_(-1)
-        own = max((len(p.entry.dims) for plans in self.host.plans for p in plans), default=0)
-        symbols = code.allocate(ir.ArrayType(I64, max(1, count + own))).array(I64)
-        for number in range(own):  # the arena has room for the bounds of dims that runs bind
+        with code.if_((count > 0) & code["dims"].equals(0)):
+            code.return_(-1)
+        symbols = code.allocate_here(I64, count + own + 1).array(I64)
+        with code.loop(own) as number:  # the arena has room for the bounds of dims that runs bind
             symbols[count + number] = 0
         with code.loop(count) as index:
-            symbol = code.address_of(self.host.symbols).record(SYMBOL, index)
+            symbol = data["symbols"].record(SYMBOL, index)
             with code.if_((dims[index] < symbol["lo"]) | (dims[index] > symbol["hi"])):
                 code.return_(-1)
             symbols[index] = dims[index]
-        room = max((len(plan.values) for plans in self.host.plans for plan in plans), default=1)
-        values = code.allocate(ir.ArrayType(I64, max(1, room))).array(I64)
-        with code.loop(len(self.host.program.entries)) as position:
+        values = code.allocate_here(I64, data["most_values"] + 1).array(I64)
+        with code.loop(len(self.host.shape.entries)) as position:
             entry = code["model"].record(MODEL)["entries"].record(ENTRY, position)
             with code.if_(
                 code.call(entry["compute_values"], symbols.address(0), values.address(0))

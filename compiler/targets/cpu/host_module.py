@@ -1,33 +1,19 @@
-"""A program's host module: its tables of constants, error texts, and what every function of the
-host code uses.
+"""The module of the host code's functions: error texts, and what every function uses.
 
-It serves all CPU levels of a program. What depends on the level is in tables of which a model uses
-one.
+It serves all CPU levels of a program, and all programs of its shape. What differs between these is
+in the program's tables (host_data.py).
 """
 
 from __future__ import annotations
-
-from collections.abc import Sequence
 
 from llvmlite import ir
 
 from netloom import abi
 
-from .entry_plan import EntryPlan
-from .host import I32, I64, PTR, VOID, Function, Operand, Record, Struct, Word
-from .host_tables import (
-    ENTRY,
-    LEVEL,
-    Tables,
-    write_dtypes,
-    write_entry,
-    write_states,
-    write_symbols,
-    write_weights,
-)  # fmt: skip
-from .host_types import LIBRARY, context_type, size_of
-from .segments import Weights
-from .variant import Variant
+from .host import I8, I32, I64, PTR, VOID, Function, Operand, Record, Struct, Word
+from .host_shape import HostShape
+from .host_tables import HOST_DATA, Tables, write_dtypes
+from .host_types import DATA_BASE, DATA_SYMBOL, LIBRARY, context_type, size_of
 
 
 class HostModule:
@@ -35,59 +21,30 @@ class HostModule:
     calls.
     """
 
-    def __init__(
-        self, variants: Sequence[Variant], weights: Weights, metadata: Sequence[str], image: bool
-    ) -> None:
-        self.variants, self.architecture = tuple(variants), variants[0].architecture
-        self.program = variants[0].program  # for what the variants share
-        self.weights, self.image = weights, image and weights.size > 0
+    def __init__(self, shape: HostShape) -> None:
+        self.shape = shape
         self.module = ir.Module("host")
-        self.module.triple = self.architecture.triple
+        self.module.triple = shape.architecture.triple
         self.tables = Tables(self.module)
         self.library = {
             name: ir.Function(self.module, type, name) for name, type in LIBRARY.items()
         }
-        self.entries = {entry.name: position for position, entry in enumerate(self.program.entries)}
-        self._write_tables(metadata)
+        # a variable with a full address: the tables may be far away
+        self.base = ir.GlobalVariable(self.module, PTR, DATA_BASE)
+        self.base.initializer = ir.GlobalVariable(self.module, I8, DATA_SYMBOL)
+        self.dtypes = write_dtypes(self.tables)
+        self.context_type = context_type(len(shape.entries))
+        self.api_type = ir.LiteralStructType([I32, I32, *[PTR] * len(abi.FUNCTIONS)])
+        self.api = ir.GlobalVariable(self.module, self.api_type, "host.api")
+        self.api.linkage, self.api.global_constant = "internal", True
         self.report = self._report()
 
     def text(self, text: str) -> ir.GlobalVariable:
         return self.tables.text(text)
 
-    def _write_tables(self, metadata: Sequence[str]) -> None:
-        tables, program = self.tables, self.program
-        self.symbols = write_symbols(tables, program)
-        self.dtypes = write_dtypes(tables)
-        rows = [
-            write_entry(tables, variant.program, entry)
-            for variant in self.variants
-            for entry in variant.program.entries
-        ]
-        self.entry_table = tables.records(ENTRY, rows)
-        count = len(program.entries)
-        self.levels = tables.records(
-            LEVEL,
-            [
-                (self.text(v.level), self.text(metadata[n]), n * count)
-                for n, v in enumerate(self.variants)
-            ],
-        )
-        self.placements, self.pieces, self.expanded_bytes = write_weights(tables, self.weights)
-        self.states, self.state_bytes = write_states(tables, program.states, self.weights)
-        self.constant_numbers = tables.numbers(I64, self.weights.indices)
-        self.plans = [  # of each entry, by level
-            [
-                EntryPlan(variant.program, variant.program.entries[position])
-                for variant in self.variants
-            ]
-            for position in range(count)
-        ]
-        # the most dims that a run of an entry binds itself
-        self.own_dims = max((len(p.entry.dims) for plans in self.plans for p in plans), default=0)
-        self.context_type = context_type(count)
-        self.api_type = ir.LiteralStructType([I32, I32, *[PTR] * len(abi.FUNCTIONS)])
-        self.api = ir.GlobalVariable(self.module, self.api_type, "host.api")
-        self.api.linkage, self.api.global_constant = "internal", True
+    def data(self, code: Function) -> Record:
+        """The program's tables."""
+        return code.address_of(self.base).array(PTR)[0].record(HOST_DATA)
 
     def function(self, name: str, **arguments: ir.Type) -> Function:
         """A private function that returns an error code."""

@@ -1,46 +1,68 @@
-"""A program's host code as an object: out of the cache, or written (host_api.py) and compiled.
+"""A program's host code as two objects, functions and tables: out of the cache, or written
+(host_api.py) and compiled.
 
-Its key in the cache is all that the host code is written from, as text: the program without its
-kernels and the contents of its constants, where these lie, and the metadata. So a program that was
-compiled before needs neither LLVM nor the text of its host code.
+The functions' key in the cache is the program's shape (host_shape.py). That of the tables is all
+that they are written from, as text: the program without its kernels and the contents of its
+constants, where these lie, and the metadata. So a program that was compiled before needs neither
+LLVM nor the text of its host code, and most new ones need their tables only.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from ...cache import compiler_version, default_cache
+from .host_shape import shape_of
 from .llvm_version import llvm_version
 from .segments import Bytes, Segment, Weights
 from .variant import Variant, check_variants
 
 
-def build_host_object(
+def build_host_objects(
     variants: Sequence[Variant], weights: Weights, metadata: Sequence[str], image: bool
-) -> bytes:
-    """The host code as an ELF object; ``variants``: the lowest level first; ``metadata``: of each.
+) -> tuple[bytes, bytes]:
+    """Functions and tables as ELF objects; ``variants``: the lowest level first; ``metadata``: of
+    each.
 
     ``image``: bytes of constants lie at offsets of the symbol ``nl_weights`` (a shared object);
     otherwise the offsets are addresses (in process). Raises ToolchainError for unknown features,
     ShapeError for free dims without an input.
     """
     check_variants(variants)
-    is_kept = image or not weights.placements  # addresses are of no use to another process
-    store, key = default_cache(), _key(variants, weights, metadata, image)
-    found = store.get(*key) if is_kept else None
-    if found is None:
-        from .host_api import compile_host_object
+    shape = shape_of(variants)
 
-        found = compile_host_object(variants, weights, metadata, image)
-        if is_kept:
-            store.put(found, *key)
+    def functions() -> bytes:
+        from .host_api import compile_functions
+
+        return compile_functions(shape)
+
+    def tables() -> bytes:
+        from .host_api import compile_data
+
+        return compile_data(variants, weights, metadata, image)
+
+    versions = (compiler_version(), llvm_version())
+    is_kept = image or not weights.placements  # addresses are of no use to another process
+    key = ("host tables", *versions, *_key(variants, weights, metadata, image))
+    return (
+        _kept(("host functions", *versions, repr(shape)), functions),
+        _kept(key, tables) if is_kept else tables(),
+    )
+
+
+def _kept(key: tuple[str, ...], compile: Callable[[], bytes]) -> bytes:
+    store = default_cache()
+    found = store.get(*key)
+    if found is None:
+        found = compile()
+        store.put(found, *key)
     return found
 
 
 def _key(
     variants: Sequence[Variant], weights: Weights, metadata: Sequence[str], image: bool
 ) -> tuple[str, ...]:
-    """All that decides the object's bytes."""
+    """All that decides the tables."""
     programs = [
         (v.level, v.features, v.architecture, v.program.name, v.program.symbols, v.program.entries,
          v.program.states, len(v.program.constants))
@@ -50,8 +72,8 @@ def _key(
         [(_described(piece.segment), piece.offset) for piece in placement.pieces]
         for placement in weights.placements
     ]
-    return ("host", compiler_version(), llvm_version(), str(image), repr(programs),
-            repr((places, weights.indices, weights.size)), *metadata)  # fmt: skip
+    described = repr((places, weights.indices, weights.size))
+    return (str(image), repr(programs), described, *metadata)
 
 
 def _described(segment: Segment) -> int | tuple[bytes, int]:

@@ -4,16 +4,23 @@ launches.
 
 from __future__ import annotations
 
-from llvmlite import ir
-
 from netloom import abi
 
-from .host import I1, I32, I64, PTR, Array, Function, Operand, Record, Word
+from .host import I1, I8, I32, I64, PTR, Array, Function, Operand, Record, Word
 from .host_arena import Arena
 from .host_checks import Checks
 from .host_module import HostModule
 from .host_pool import Pool
-from .host_tables import BOUND_DIM, ENTRY, EXTENT, LAUNCH, PORT, STATE_PORT
+from .host_tables import (
+    BOUND_DIM,
+    DATA,
+    ENTRY,
+    EXTENT,
+    FIRST_TURN,
+    LAUNCH,
+    PORT,
+    STATE_PORT,
+)
 from .host_types import MODEL, RUN, STATE, TENSOR, UNBOUND
 
 
@@ -42,23 +49,23 @@ class Runner:
         self._expect(
             code, context, entry, "input", "The program takes %lld inputs%s; %d were given."
         )
-        count = len(self.host.program.symbols)
-        own = self.host.own_dims
-        symbols = code.allocate(ir.ArrayType(I64, max(1, count + own))).array(I64)
+        data = self.host.data(code)
+        count, own = data["symbol_count"], data["own_dims"]
+        symbols = code.allocate_here(I64, count + own + 1).array(I64)
         former = run["symbols"].array(I64)
-        for number in range(count):
+        with code.loop(count) as number:
             symbols[number] = UNBOUND
         self._check_inputs(code, context, entry, self.checks.check_type, kind, symbols.address(0))
         values = run["pool"].array(I64).address(entry["value_base"])
         changed = code.variable(I1, run["prepared"].equals(0))
-        for number in range(count):
+        with code.loop(count) as number:
             changed[0] = changed[0] | symbols[number].differs(former[number])
         with code.if_(changed[0]):
             run["prepared"] = 0
-            for number in range(count):  # a symbol that this entry does not use counts as 0
+            with code.loop(count) as number:  # a symbol that this entry does not use counts as 0
                 former[number] = symbols[number]
                 symbols[number] = code.select(symbols[number].equals(UNBOUND), 0, symbols[number])
-            for number in range(own):  # nothing reads what they decide before a run binds them
+            with code.loop(own) as number:  # nothing reads what they decide before a run binds them
                 symbols[count + number] = 0
             self._compute_values(code, context, entry, symbols.address(0), values)
             run["prepared"] = 1
@@ -149,9 +156,7 @@ class Runner:
         values = pool.address(entry["value_base"]).array(I64)
         self.host.passes(code, self.arena.reserve, context.word, values[entry["arena_bytes"]])
         with code.if_(run["prepared"].equals(1)):
-            with code.loop(entry["place_count"]) as place:
-                offset = values[entry["place_offsets"].array(I32)[place].to(I64)]
-                pool[entry["place_base"] + place] = context["arena"].to(I64) + offset
+            self._place(code, context, entry, pool)
             run["prepared"] = 2
         with code.if_(code["state"].differs(0)):
             self._take_state(code, entry, pool)
@@ -160,14 +165,20 @@ class Runner:
         threads = context.inner("pool")
         threads["words"], threads["pool"] = run["words"], run["pool"]
         done = code.variable(I64)
-        if self.host.own_dims:
-            with code.loop(entry["dim_count"]) as index:
-                bound = entry["dims"].record(BOUND_DIM, index)
+        has_own_dims = self.host.data(code)["own_dims"] > 0
+        with code.if_(has_own_dims):
+            following = code.variable(I64)
+            with code.while_(lambda: following[0] < entry["dim_count"]):
+                bound = entry["dims"].record(BOUND_DIM, following[0])
                 self._launch(code, context, entry, done, bound["launches"])
-                self._bind(code, context, entry, run, index)
+                following[0] = following[0] + 1
+                with code.if_(bound["kind"].equals(DATA)):
+                    self._bind(code, context, entry, run, bound)
+                with code.if_(bound["kind"].differs(DATA)):
+                    self._turn(code, context, entry, run, bound, done, following)
             self._check_outputs_possible(code, context, entry, values.address(0), "actual")
         self._launch(code, context, entry, done, entry["launch_count"])
-        if self.host.own_dims:
+        with code.if_(has_own_dims):
             self._write_actual_shapes(code, entry, values)
         code.return_(0)
         return code
@@ -190,10 +201,10 @@ class Runner:
             )
 
     def _bind(
-        self, code: Function, context: Record, entry: Record, run: Record, index: Word
+        self, code: Function, context: Record, entry: Record, run: Record, bound: Record
     ) -> None:
-        """Binds a dim to the count that launches have computed, and computes anew what follows."""
-        bound, pool = entry["dims"].record(BOUND_DIM, index), run["pool"].array(I64)
+        """Binds a dim to the count that launches have computed."""
+        pool = run["pool"].array(I64)
         values = pool.address(entry["value_base"])
         count = code.variable(I64, pool[bound["count"]].to(PTR).array(I64)[0])
         most = values.array(I64)[bound["limit"]]
@@ -206,10 +217,47 @@ class Runner:
                 count[0],
                 most,
             )
-        symbols = run["symbols"].array(I64)
-        symbols[index + len(self.host.program.symbols)] = count[0]
+        self._follow(code, context, entry, run, bound, count[0])
+
+    def _turn(
+        self, code: Function, context: Record, entry: Record, run: Record, bound: Record,
+        done: Array, following: Array,
+    ) -> None:  # fmt: skip
+        """Binds the number of a turn and goes on inside if the turn follows; else behind all."""
+        pool = run["pool"].array(I64)
+        former = self._own_symbol(code, run, bound)[0]
+        turn = code.select(bound["kind"].equals(FIRST_TURN), 0, former + 1)
+        follows = code.variable(I1, turn < pool[entry["value_base"] + bound["limit"]])
+        with code.if_(bound["count"] >= 0):
+            byte = pool[bound["count"]].to(PTR).array(I8)[0]
+            follows[0] = follows[0] & byte.differs(0)
+        done[0] = code.select(follows[0], bound["first"], bound["last"])
+        following[0] = code.select(follows[0], bound["inside"], bound["behind"])
+        with code.if_(follows[0]):
+            self._follow(code, context, entry, run, bound, turn)
+
+    def _follow(
+        self, code: Function, context: Record, entry: Record, run: Record, bound: Record, number: Word
+    ) -> None:  # fmt: skip
+        """Binds a symbol, and computes anew what follows from it: sizes, places, words."""
+        pool, symbols = run["pool"].array(I64), run["symbols"].array(I64)
+        values = pool.address(entry["value_base"])
+        self._own_symbol(code, run, bound)[0] = number
         self._compute_values(code, context, entry, symbols.address(0), values)
+        self._place(code, context, entry, pool)
         _gather_words(code, entry, run)
+
+    def _own_symbol(self, code: Function, run: Record, bound: Record) -> Array:
+        """Where a symbol's value lies: behind those of the program's."""
+        number = self.host.data(code)["symbol_count"] + bound["symbol"]
+        return run["symbols"].array(I64).address(number).array(I64)
+
+    def _place(self, code: Function, context: Record, entry: Record, pool: Array) -> None:
+        """The addresses of all places in the arena."""
+        values = pool.address(entry["value_base"]).array(I64)
+        with code.loop(entry["place_count"]) as place:
+            offset = values[entry["place_offsets"].array(I32)[place].to(I64)]
+            pool[entry["place_base"] + place] = context["arena"].to(I64) + offset
 
     def _write_actual_shapes(self, code: Function, entry: Record, values: Array) -> None:
         """Tells the caller the extents that data have decided."""
@@ -261,9 +309,9 @@ class Runner:
             )
 
     def _take_state(self, code: Function, entry: Record, pool: Array) -> None:
-        memory = code["state"].record(STATE)["memory"]
-        with code.loop(len(self.host.program.states)) as index:
-            state_port = code.address_of(self.host.states).record(STATE_PORT, index)
+        memory, data = code["state"].record(STATE)["memory"], self.host.data(code)
+        with code.loop(data["state_count"]) as index:
+            state_port = data["states"].record(STATE_PORT, index)
             pool[entry["state_base"] + index] = memory.to(I64) + state_port["offset"]
 
     def _not_built(self, code: Function, text: str) -> None:
@@ -272,7 +320,7 @@ class Runner:
         self.host.fail(self.host.enter(code), "NL_ERROR_UNSUPPORTED", text)
 
     def _run_with_state(self, code: Function, name: str) -> None:
-        if name not in self.host.entries or not self.host.program.is_training:
+        if name not in self.host.shape.entries or not self.host.shape.is_training:
             return self._not_built(
                 code, f"This program has no {name}: it was built for inference only."
             )
@@ -281,17 +329,16 @@ class Runner:
             code.return_(abi.CODE["NL_ERROR_ARGUMENT"])
         with code.if_(state.record(STATE)["model"].differs(context["model"])):
             self.host.fail(context, "NL_ERROR_ARGUMENT", "The state belongs to another model.")
-        return self._run_entry(code, self.host.entries[name], state)
+        return self._run_entry(code, name, state)
 
     def api_run(self, code: Function) -> None:
-        if "run" not in self.host.entries:
+        if "run" not in self.host.shape.entries:
             return self._not_built(code, "This program has no run: it was built for training only.")
-        position = self.host.entries["run"]
-        if self.host.plans[position][0].needs_state:
+        if self.host.shape.run_needs_state:
             return self._not_built(
                 code, "This program was built for training: call evaluate with a state."
             )
-        return self._run_entry(code, position, 0)
+        return self._run_entry(code, "run", 0)
 
     def api_train_step(self, code: Function) -> None:
         self._run_with_state(code, "train_step")
@@ -303,7 +350,7 @@ class Runner:
         context, position = self.host.enter(code), code["entry"].to(I64)
         self.host.hold(code, context)
         result = code.variable(I32, abi.CODE["NL_ERROR_ARGUMENT"])
-        with code.if_((position >= 0) & (position < len(self.host.program.entries))):
+        with code.if_((position >= 0) & (position < len(self.host.shape.entries))):
             entry = context["model"].record(MODEL)["entries"].record(ENTRY, position)
             run = context.address("runs").record(RUN, position)
             arguments = (context.word, entry.word, run.word, code["inputs"], code["input_count"])
@@ -330,14 +377,14 @@ class Runner:
         with port.code.loop(port["rank"].to(I64)) as axis:
             tensor["shape"].array(I64)[axis] = values[port["extents"].record(EXTENT, axis)["value"]]
 
-    def _run_entry(self, code: Function, position: int, state: Operand) -> None:
+    def _run_entry(self, code: Function, name: str, state: Operand) -> None:
         """Runs an entry on behalf of an API function, with the context held."""
-        context = self.host.enter(code)
-        arguments = [code[name] for name in ("inputs", "input_count", "outputs", "output_count")]
+        context, position = self.host.enter(code), self.host.shape.entries.index(name)
+        arguments = [code[part] for part in ("inputs", "input_count", "outputs", "output_count")]
         result = code.variable(I32)
         self.host.hold(code, context)
         result[0] = code.call(self.execute, context.word, position, state, *arguments)
-        if isinstance(state, Word) and self.host.program.entries[position].name == "train_step":
+        if isinstance(state, Word) and name == "train_step":
             with code.if_(result[0].equals(0)):
                 record = state.record(STATE)
                 record["step"] = record["step"] + 1

@@ -22,7 +22,7 @@ class States:
     def _new_state(self) -> Function:
         """Room for a state; NULL if there is no memory."""
         code = Function(self.host.module, "new_state", PTR, {"model": PTR})
-        memory = code.variable(PTR)
+        memory, size = code.variable(PTR), self.host.data(code)["state_bytes"]
         state = code.call(self.host.library["calloc"], 1, size_of(code, STATE)).record(STATE)
         with code.if_(state.word.equals(0)):
             code.return_(0)
@@ -30,7 +30,7 @@ class States:
             self.host.library["posix_memalign"],
             memory.address(0),
             ALIGNMENT,
-            max(ALIGNMENT, self.host.state_bytes),
+            code.select(size < ALIGNMENT, ALIGNMENT, size),
         )
         with code.if_(failed.differs(0)):
             code.call(self.host.library["free"], state.word)
@@ -51,7 +51,7 @@ class States:
                 code,
                 "NL_ERROR_MEMORY",
                 "%lld bytes of memory for a state could not be allocated.",
-                self.host.state_bytes,
+                self.host.data(code)["state_bytes"],
             )
         code[result].array(PTR)[0] = state.word
         return state
@@ -59,7 +59,7 @@ class States:
     def api_state_create(self, code: Function) -> None:
         with code.if_(code["model"].equals(0) | code["state"].equals(0)):
             code.return_(abi.CODE["NL_ERROR_ARGUMENT"])
-        if not self.host.program.is_training:
+        if not self.host.shape.is_training:
             self.host.refuse(
                 code,
                 "NL_ERROR_UNSUPPORTED",
@@ -68,8 +68,8 @@ class States:
             return
         state = self._create_state(code, "state", code["model"])
         constants = code["model"].record(MODEL)["constants"].array(PTR)
-        with code.loop(len(self.host.program.states)) as index:
-            port = code.address_of(self.host.states).record(STATE_PORT, index)
+        with code.loop(self.host.data(code)["state_count"]) as index:
+            port = self.host.data(code)["states"].record(STATE_PORT, index)
             code.call(
                 self.host.library["memcpy"],
                 state["memory"].offset(port["offset"]),
@@ -84,8 +84,8 @@ class States:
         source = code["state"].record(STATE)
         copy = self._create_state(code, "copy", source["model"])
         copy["step"] = source["step"]
-        with code.loop(len(self.host.program.states)) as index:
-            port = code.address_of(self.host.states).record(STATE_PORT, index)
+        with code.loop(self.host.data(code)["state_count"]) as index:
+            port = self.host.data(code)["states"].record(STATE_PORT, index)
             offset = port["offset"]
             code.call(
                 self.host.library["memcpy"],
@@ -102,23 +102,23 @@ class States:
         code.return_()
 
     def api_parameter_count(self, code: Function) -> None:
-        code.return_(len(self.host.program.states))
+        code.return_(self.host.data(code)["state_count"].to(I32))
 
     def api_parameter_name(self, code: Function) -> None:
         index = code["index"].to(I64)
-        with code.if_((index < 0) | (index >= len(self.host.program.states))):
+        with code.if_((index < 0) | (index >= self.host.data(code)["state_count"])):
             code.return_(0)
-        code.return_(code.address_of(self.host.states).record(STATE_PORT, index)["name"])
+        code.return_(self.host.data(code)["states"].record(STATE_PORT, index)["name"])
 
     def _view(self) -> Function:
         """Fills in a DLTensor over tensor number index."""
         code = self.host.function("view", state=PTR, index=I32, view=PTR)
         index = code["index"].to(I64)
-        wrong = (index < 0) | (index >= len(self.host.program.states))
+        wrong = (index < 0) | (index >= self.host.data(code)["state_count"])
         with code.if_(wrong | code["state"].equals(0) | code["view"].equals(0)):
             code.return_(abi.CODE["NL_ERROR_ARGUMENT"])
         port, view = (
-            code.address_of(self.host.states).record(STATE_PORT, index),
+            self.host.data(code)["states"].record(STATE_PORT, index),
             code["view"].record(TENSOR),
         )
         view["data"] = code["state"].record(STATE)["memory"].offset(port["offset"])
@@ -140,8 +140,8 @@ class States:
     def api_parameter_by_name(self, code: Function) -> None:
         with code.if_(code["name"].equals(0)):
             code.return_(abi.CODE["NL_ERROR_ARGUMENT"])
-        with code.loop(len(self.host.program.states)) as index:
-            port = code.address_of(self.host.states).record(STATE_PORT, index)
+        with code.loop(self.host.data(code)["state_count"]) as index:
+            port = self.host.data(code)["states"].record(STATE_PORT, index)
             with code.if_(
                 code.call(self.host.library["strcmp"], port["name"], code["name"]).equals(0)
             ):

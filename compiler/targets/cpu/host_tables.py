@@ -16,15 +16,15 @@ from netloom.abi import DLPACK_CODES
 from netloom.errors import ShapeError, VerificationError
 
 from ... import dim
-from ...dim import Atom, Dim, Extent, Minimum, Quotient, Remainder, Symbol
-from ...program import Entry, Port, Program, Space, StatePort
+from ...dim import Dim, Extent, Symbol
+from ...program import BoundDim, Entry, Port, Program, Space, StatePort, Turn
 from ...tensor_type import MAX_RANK, DType, TensorType
 from .entry_plan import EntryPlan
-from .host import I1, I32, I64, PTR, VOID, Function, Struct, Word
+from .host import I32, I64, PTR, VOID, Struct
+from .host_extents import VALUES, emit_values
 from .segments import Bytes, Fill, Weights, aligned
 
 KERNEL = ir.FunctionType(VOID, [PTR, I64, I64])
-VALUES = ir.FunctionType(I1, [PTR, PTR])
 UNBOUNDED = (1 << 63) - 1
 _NAME_SHOWN = 200  # characters of a port's name in error texts
 
@@ -44,8 +44,18 @@ PORT = Struct(
     }
 )
 LAUNCH = Struct({"kernel": KERNEL.as_pointer(), "items": I64, "words": I64})
-# a dim that the run binds after the first ``launches`` launches; limit: which of the values
-BOUND_DIM = Struct({"name": PTR, "count": I64, "limit": I64, "launches": I64})
+# a dim that the run binds after the first ``launches`` launches; limit: which of the values. kind:
+# one of KINDS. Of a turn, count is where the byte lies that says whether it follows (-1: nowhere),
+# and ``inside`` and ``behind`` are what is bound next if it follows or not, after launches
+# ``first`` or ``last``.
+BOUND_DIM = Struct(
+    {
+        name: PTR if name == "name" else I64
+        for name in ("name", "symbol", "kind", "count", "limit", "launches", "first", "last",
+                     "inside", "behind")
+    }
+)  # fmt: skip
+DATA, FIRST_TURN, NEXT_TURN = KINDS = range(3)
 ENTRY = Struct({
     "ports": PTR, "launches": PTR, "wiring": PTR,
     "place_offsets": PTR,  # for each place in the arena, which of the values is its offset
@@ -60,6 +70,8 @@ ENTRY = Struct({
     "dims": PTR, "dim_count": I64,  # those that the run binds itself
 })  # fmt: skip
 LEVEL = Struct({"name": PTR, "metadata": PTR, "first": I64})  # first: row of its entries
+# of an entry: how many 64-bit words the parts of its block in a context take
+RUN_LENGTHS = Struct({"pool": I64, "words": I64, "symbols": I64, "sizes": I64})
 PLACEMENT = Struct({"in_place": I64, "offset": I64, "size": I64, "first": I64, "pieces": I64})
 PIECE = Struct({"is_fill": I64, "offset": I64, "size": I64, "pattern": I64})
 STATE_PORT = Struct(
@@ -74,6 +86,18 @@ STATE_PORT = Struct(
     }
 )
 NAMED_DTYPE = Struct({"dtype": I32, "name": PTR})
+# everything that differs between programs of one shape (host_shape.py)
+HOST_DATA = Struct({
+    "symbols": PTR, "symbol_count": I64,
+    "own_dims": I64,  # the most that a run of an entry binds itself
+    "levels": PTR, "entries": PTR, "runs": PTR,
+    "most_values": I64,  # of an entry
+    "weights": PTR,  # where a shared object's image of them lies; in process NULL
+    "placements": PTR, "placement_count": I64, "pieces": PTR,
+    "expanded_bytes": I64,  # of memory that the constants take which are not in place
+    "constants": PTR, "constant_count": I64,  # which placement each has
+    "states": PTR, "state_count": I64, "state_bytes": I64,
+})  # fmt: skip
 
 
 def dtype_word(dtype: DType) -> int:
@@ -94,10 +118,9 @@ class Tables:
         self.module = module
         self._texts: dict[bytes, ir.GlobalVariable] = {}
 
-    def constant(self, value: ir.Constant) -> ir.GlobalVariable:
-        variable = ir.GlobalVariable(
-            self.module, value.type, f"host.table{len(self.module.globals)}"
-        )
+    def constant(self, value: ir.Constant, name: str | None = None) -> ir.GlobalVariable:
+        name = name or f"host.table{len(self.module.globals)}"
+        variable = ir.GlobalVariable(self.module, value.type, name)
         variable.linkage, variable.global_constant, variable.initializer = "internal", True, value
         return variable
 
@@ -117,13 +140,17 @@ class Tables:
         """An array of structs; a row holds a field's number, or the global that a pointer field
         points to.
         """
-        values = [
-            ir.Constant(
-                struct.type, [_field(v, t) for v, t in zip(row, struct.type.elements, strict=True)]
-            )
-            for row in rows
-        ]
+        values = [_row(struct, row) for row in rows]
         return self.constant(ir.Constant(ir.ArrayType(struct.type, len(rows)), values))
+
+    def record(self, struct: Struct, row: Sequence[object], name: str) -> ir.GlobalVariable:
+        """One struct under a name."""
+        return self.constant(_row(struct, row), name)
+
+
+def _row(struct: Struct, row: Sequence[object]) -> ir.Constant:
+    fields = [_field(v, t) for v, t in zip(row, struct.type.elements, strict=True)]
+    return ir.Constant(struct.type, fields)
 
 
 def _field(value: object, type: ir.Type) -> ir.Value:
@@ -171,11 +198,30 @@ def write_entry(tables: Tables, program: Program, entry: Entry) -> list[object]:
         base[Space.CONSTANT], base[Space.STATE], base[Space.ARENA], base["values"], base["flag"],
         plan.values[plan.arena_bytes], int(plan.needs_state),
         _names(tables, entry.inputs), _names(tables, entry.outputs),
-        tables.records(BOUND_DIM, [
-            (tables.text(bound.symbol.name), plan.buffer(bound.count), plan.values[bound.limit],
-             bound.launches) for bound in entry.dims
-        ]), len(entry.dims),
+        tables.records(BOUND_DIM, _bound_rows(tables, plan)), len(entry.dims),
     ]  # fmt: skip
+
+
+def _bound_rows(tables: Tables, plan: EntryPlan) -> list[tuple[object, ...]]:
+    """The rows of BOUND_DIM."""
+    dims, own = plan.entry.dims, list(plan.entry.bounds)
+    places = {(turn.symbol, turn.is_first): place
+              for place, turn in enumerate(dims) if isinstance(turn, Turn)}  # fmt: skip
+    rows: list[tuple[object, ...]] = []
+    for bound in dims:
+        name, symbol = tables.text(bound.symbol.name), own.index(bound.symbol)
+        limit = plan.values[bound.limit]
+        match bound:
+            case BoundDim():
+                count = plan.buffer(bound.count)
+                rows.append((name, symbol, DATA, count, limit, bound.launches, 0, 0, 0, 0))
+            case Turn():
+                kind = FIRST_TURN if bound.is_first else NEXT_TURN
+                count = -1 if bound.goes_on is None else plan.buffer(bound.goes_on)
+                inside, behind = (places[bound.symbol, first] + 1 for first in (True, False))
+                rows.append((name, symbol, kind, count, limit, bound.launches, bound.first,
+                             bound.last, inside, behind))  # fmt: skip
+    return rows
 
 
 def _names(tables: Tables, ports: tuple[Port, ...]) -> ir.GlobalVariable:
@@ -295,79 +341,3 @@ def write_states(
                      size, offset, weights.indices[state.initial]))  # fmt: skip
         offset += aligned(size)
     return tables.records(STATE_PORT, rows), offset
-
-
-# -- sizes from symbols ----------------------------------------------------------------------------
-
-
-def emit_values(
-    module: ir.Module, program: Program, extents: Sequence[Extent], own: Sequence[Symbol] = ()
-) -> ir.Function:
-    """A function ``i1 (symbols *, values *)`` that stores every extent's value; true: 64 bits
-    were too few. ``symbols``: the program's, then those that an entry binds itself (``own``).
-    """
-    symbols = (*program.symbols, *own)
-    code = Function(module, f"values{len(module.globals)}", I1, {"symbols": PTR, "values": PTR})
-    emitter = _ExtentEmitter(code, {symbol: index for index, symbol in enumerate(symbols)})
-    values = code["values"].array(I64)
-    for number, extent in enumerate(extents):
-        values[number] = emitter.extent(extent)
-    code.return_(emitter.overflow)
-    return code.function
-
-
-class _ExtentEmitter:
-    """Straight-line code for extents; equal parts are computed once. Nesting of extents is
-    shallow by construction.
-    """
-
-    def __init__(self, code: Function, symbols: dict[Symbol, int]) -> None:
-        self.code = code
-        self.overflow = code.word(0, I1)
-        self._symbols = symbols
-        self._known: dict[Extent | Atom, Word] = {}
-
-    def extent(self, extent: Extent) -> Word:
-        if isinstance(extent, int):
-            return self.code.word(extent)
-        if extent not in self._known:
-            total = self.code.word(0)
-            for atoms, factor in extent.terms:
-                term = self.code.word(factor)
-                for atom in atoms:
-                    term = self._checked("smul_with_overflow", term, self._atom(atom))
-                total = self._checked("sadd_with_overflow", total, term)
-            self._known[extent] = total
-        return self._known[extent]
-
-    def _checked(self, instruction: str, left: Word, right: Word) -> Word:
-        builder = self.code.builder
-        pair = getattr(builder, instruction)(left.value, right.value)
-        self.overflow = self.overflow | Word(self.code, builder.extract_value(pair, 1))
-        return Word(self.code, builder.extract_value(pair, 0))
-
-    def _atom(self, atom: Atom) -> Word:
-        if atom not in self._known:
-            self._known[atom] = self._emit_atom(atom)
-        return self._known[atom]
-
-    def _emit_atom(self, atom: Atom) -> Word:
-        match atom:
-            case Symbol():
-                return self.code["symbols"].array(I64)[self._symbols[atom]]
-            case Quotient(numerator, divisor):
-                return self._floor_divide(self.extent(numerator), divisor)[0]
-            case Remainder(numerator, divisor):
-                return self._floor_divide(self.extent(numerator), divisor)[1]
-            case Minimum(left, right):
-                a, b = self.extent(left), self.extent(right)
-                return self.code.select(a < b, a, b)
-
-    def _floor_divide(self, numerator: Word, divisor: int) -> tuple[Word, Word]:
-        """Quotient and remainder that round towards minus infinity."""
-        quotient, remainder = numerator // divisor, numerator % divisor
-        below = remainder < 0
-        return (
-            self.code.select(below, quotient - 1, quotient),
-            self.code.select(below, remainder + divisor, remainder),
-        )

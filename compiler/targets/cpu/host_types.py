@@ -12,7 +12,8 @@ from .host import I8, I16, I32, I64, PTR, VOID, Function, Record, Struct, Word
 from .host_pool import LIBRARY as POOL_LIBRARY
 from .host_pool import POOL
 
-WEIGHTS_BASE = "nl_weights_base"
+DATA_SYMBOL = "nl_host_data"  # a program's tables
+DATA_BASE = "nl_host_data_base"  # a variable with their address
 UNBOUND = -(1 << 63)  # a symbol without a value
 TEXT_BYTES = 512  # of a described tensor
 

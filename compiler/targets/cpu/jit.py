@@ -1,4 +1,4 @@
-"""Programs in this process: the same host object and kernels as in a shared object, loaded without
+"""Programs in this process: the same host objects and kernels as in a shared object, loaded without
 a linker.
 
 Callers enter through the same API table; constants stay where NumPy has them (aligned copies where
@@ -20,7 +20,7 @@ from netloom import abi
 from netloom.errors import CpuFeatureError
 
 from ...program import ALIGNMENT
-from .host_object import build_host_object
+from .host_object import build_host_objects
 from .object_code import target_of
 from .segments import Bytes, Piece, Weights, lay_out
 from .shared_object import build_manifests
@@ -48,9 +48,9 @@ def load_in_process(variants: Sequence[Variant]) -> LoadedProgram:
             hint="Compile it for this machine to run it here.",
         )
     weights, arrays = _at_addresses(lay_out(variants[0].program.constants))
-    host = build_host_object(variants, weights, build_manifests(variants, weights), image=False)
-    builder = llvm.JITLibraryBuilder().add_current_process().add_object_img(host)
-    for data in (data for variant in variants for data in variant.objects):
+    host = build_host_objects(variants, weights, build_manifests(variants, weights), image=False)
+    builder = llvm.JITLibraryBuilder().add_current_process()
+    for data in (*host, *(data for variant in variants for data in variant.objects)):
         builder.add_object_img(data)
     builder.export_symbol(abi.ENTRY_POINT)
     library = builder.link(_compiler(), f"program{next(_numbers)}")

@@ -21,7 +21,7 @@ import numpy as np
 import numpy.typing as npt
 
 from ... import dim
-from ...program import BufferRef, Entry, Launch, Program, Space
+from ...program import BufferRef, Entry, Launch, Program, Space, Turn
 
 EMPTY = 20  # launches without items, of which the quickest tells what calling takes
 
@@ -57,8 +57,9 @@ class Launches:
     ) -> None:
         self._program, self._entry = program, entry
         self._dims = {s.name: (dims or {}).get(s.name, max(s.lo, 1)) for s in program.symbols}
-        for symbol, bound in entry.bounds.items():  # data that would decide them are not there
-            self._dims[symbol.name] = dim.evaluate(bound, self._dims)
+        for bound in entry.dims:  # data that would decide them are not there; turns: the first
+            most = 0 if isinstance(bound, Turn) else dim.evaluate(bound.bound, self._dims)
+            self._dims[bound.symbol.name] = most
         llvm.initialize_native_target()
         llvm.initialize_native_asmprinter()
         builder = llvm.JITLibraryBuilder().add_current_process()

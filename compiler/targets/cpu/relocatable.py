@@ -16,7 +16,7 @@ from dataclasses import dataclass, field, replace
 
 from netloom.errors import LinkError
 
-from .host_object import build_host_object
+from .host_object import build_host_objects
 from .segments import lay_out
 from .shared_object import build_manifests
 from .variant import Variant
@@ -35,8 +35,8 @@ _DROPPED = {".note.GNU-stack", ".comment"}
 def relocatable_object(variants: Sequence[Variant]) -> bytes:
     """The object's bytes; LinkError for two definitions of one symbol."""
     weights = lay_out(variants[0].program.constants)
-    host = build_host_object(variants, weights, build_manifests(variants, weights), image=True)
-    objects = [host, *(data for variant in variants for data in variant.objects)]
+    host = build_host_objects(variants, weights, build_manifests(variants, weights), image=True)
+    objects = [*host, *(data for variant in variants for data in variant.objects)]
     if weights.size:
         image = io.BytesIO()
         write_weights_object(image, weights, variants[0].architecture)

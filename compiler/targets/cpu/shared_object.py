@@ -25,12 +25,12 @@ from netloom.errors import UsageError
 from ...cache import compiler_version, default_cache
 from ...constant import Data
 from ...dim import Extent
-from ...program import Entry, Port, Program
+from ...program import BoundDim, Entry, Port, Program
 from .architecture import Architecture
 from .entry_plan import EntryPlan
 from .features import required_features
 from .header import model_header
-from .host_object import build_host_object
+from .host_object import build_host_objects
 from .link import find_linker, link_shared_object
 from .recorded_file import write_recorded
 from .segments import ByteArray, Weights, lay_out
@@ -52,8 +52,8 @@ def write_shared_object(variants: Sequence[Variant], path: str | os.PathLike[str
     check_writable(target)
     program, architecture = variants[0].program, variants[0].architecture
     weights = lay_out(program.constants)
-    host = build_host_object(variants, weights, build_manifests(variants, weights), image=True)
-    objects = [host, *(data for variant in variants for data in variant.objects)]
+    host = build_host_objects(variants, weights, build_manifests(variants, weights), image=True)
+    objects = [*host, *(data for variant in variants for data in variant.objects)]
     library, header = _temporary(target), _temporary(target)
     try:
         with tempfile.TemporaryDirectory(prefix="netloom-") as folder:
@@ -244,7 +244,9 @@ def _entry(program: Program, entry: Entry) -> dict[str, Any]:
         "needs_state": plan.needs_state,
         "arena_bytes": _extent(plan.arena_bytes),
         "data_dims": [
-            {"name": bound.symbol.name, "most": _extent(bound.bound)} for bound in entry.dims
+            {"name": bound.symbol.name, "most": _extent(bound.bound)}
+            for bound in entry.dims
+            if isinstance(bound, BoundDim)
         ],
     }
 

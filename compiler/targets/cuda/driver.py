@@ -22,6 +22,7 @@ from ...data_dims import data_dims
 from ...graph import Graph
 from ...kernel_table import Outline
 from ...loops.build import Machine
+from ...ops.iteration import ITERATE
 from ...passes.decompose import decompose
 from ...passes.eliminate_common import eliminate_common
 from ...passes.eliminate_dead import eliminate_dead
@@ -238,7 +239,7 @@ def plan(
     fused: dict[str, Graph] = {}
     entries = []
     for name, graph in graphs.items():
-        _refuse_data_dims(graph)
+        _refuse_what_runs_bind(graph)
         fused[name], _ = pipeline.run(graph, options, dump / name if dump else None)
         entries.append(plan_memory(fused[name], name, placement, numbers))
     symbols = {s.name: s for graph in fused.values() for s in graph.symbols}
@@ -269,13 +270,20 @@ def _compiled(
     return CudaProgram(program, placement.sources, placement.forms, kernels, fused)
 
 
-def _refuse_data_dims(graph: Graph) -> None:
+def _refuse_what_runs_bind(graph: Graph) -> None:
     for node in data_dims(graph).values():
         raise UnsupportedOpError(
             "there is no code for data_dim: data decide the shape of its result.",
             node=node.label,
             hint="Compile for the CPU, or cut the model before it.",
         )
+    for _, node in graph.walk():
+        if node.op is ITERATE:
+            raise UnsupportedOpError(
+                "there is no code for iterate: devices run no loop whose turns a run counts.",
+                node=node.label,
+                hint="Compile for the CPU, or fix its number of steps to 32 at most.",
+            )
 
 
 def _metadata(graphs: Mapping[str, Graph], options: CudaOptions) -> dict[str, Any]:

@@ -27,6 +27,7 @@ from onnx.backend.test.case.node import collect_testcases
 
 from netloom.compiler.driver import compile_graph
 from netloom.compiler.graph import Builder, Graph
+from netloom.compiler.inline import inline
 from netloom.compiler.interpret import interpret
 from netloom.compiler.tensor_type import MAX_RANK
 from netloom.errors import NetloomError
@@ -259,7 +260,7 @@ def joined(group: Sequence[tuple[str, Outcome]]) -> tuple[Graph, dict[str, Array
             a.label: outcome.feeds[v.label]
             for a, v in zip(arguments, outcome.graph.inputs, strict=True)
         }
-        results += b.inline(outcome.graph, arguments)
+        results += inline(b, outcome.graph, arguments)
     return b.build(results), feeds
 
 

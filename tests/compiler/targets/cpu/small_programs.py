@@ -14,7 +14,16 @@ from llvmlite import ir
 
 from netloom.compiler.constant import Constant
 from netloom.compiler.dim import Dim, Extent, Symbol
-from netloom.compiler.program import BufferRef, Entry, Launch, Port, Program, Space, StatePort
+from netloom.compiler.program import (
+    BufferRef,
+    Entry,
+    Launch,
+    Port,
+    Program,
+    Space,
+    StatePort,
+    Turn,
+)
 from netloom.compiler.tensor_type import FLOAT32, INT32, TensorType
 
 F32, I32, I64, PTR = ir.FloatType(), ir.IntType(32), ir.IntType(64), ir.PointerType()
@@ -192,6 +201,17 @@ def chain(length: int = 3, extent: Extent | None = None) -> Program:
         "run", (Port("x", type),), (Port("y", type),), launches, (type.bytes,) * (length - 1)
     )
     return program([entry], symbols=[N] if isinstance(extent, Dim) else [])
+
+
+def turning() -> Program:
+    """y = 2^(N + 1) x for float32[N, 4]: y is doubled again in each of N turns."""
+    rows, turn = Dim.of(N), Symbol("turn", 0, 63)
+    (entry,) = doubling(rows).entries
+    (first,) = entry.launches
+    again = Launch("double", (ref(Space.OUTPUT), ref(Space.OUTPUT)), (), rows * 4)
+    turns = tuple(Turn(turn, rows, rows - 1, None, is_first, 1, 2) for is_first in (True, False))
+    entry = Entry("run", entry.inputs, entry.outputs, (first, again), (), turns)
+    return program([entry], symbols=[N])
 
 
 def dense(weights: np.ndarray, bias: Any) -> Program:

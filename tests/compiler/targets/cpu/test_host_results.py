@@ -101,7 +101,7 @@ def _values(
     import llvmlite.binding as llvm
     from llvmlite import ir
 
-    from netloom.compiler.targets.cpu.host_tables import VALUES, emit_values
+    from netloom.compiler.targets.cpu.host_extents import VALUES, emit_values
 
     module = ir.Module()
     values = emit_values(module, small.program([], symbols=symbols), extents)

@@ -17,14 +17,19 @@ import pytest
 import netloom as nl
 from netloom.compiler.cache import default_cache
 from netloom.compiler.constant import Constant
+from netloom.compiler.dim import Dim
 from netloom.compiler.program import Program
 from netloom.compiler.targets.cpu import features, host_api, llvm_version
 from netloom.compiler.targets.cpu.architecture import AARCH64, X86_64
 from netloom.compiler.targets.cpu.features import FEATURES, present_features
-from netloom.compiler.targets.cpu.host_object import build_host_object
+from netloom.compiler.targets.cpu.host_object import build_host_objects
+from netloom.compiler.targets.cpu.host_shape import HostShape, shape_of
+from netloom.compiler.targets.cpu.jit import load_in_process
 from netloom.compiler.targets.cpu.machine import CPUS
 from netloom.compiler.targets.cpu.segments import Weights, lay_out
 from netloom.compiler.targets.cpu.variant import Variant
+from netloom.compiler.tensor_type import FLOAT32, TensorType
+from netloom.runtime.session import Session
 from tests.compiler.targets.cpu import small_programs as small
 
 ROOT = Path(__file__).parents[4]
@@ -68,9 +73,9 @@ def variants(program: Program | None = None, **changes: Any) -> list[Variant]:
     return [dataclasses.replace(Variant(program, small.kernels(), ["avx2"], "level"), **changes)]
 
 
-def renamed_launch(program: Program) -> Program:
+def changed_launches(program: Program, **changes: Any) -> Program:
     (entry,) = program.entries
-    launches = tuple(dataclasses.replace(launch, extents=()) for launch in entry.launches)
+    launches = tuple(dataclasses.replace(launch, **changes) for launch in entry.launches)
     return dataclasses.replace(program, entries=(dataclasses.replace(entry, launches=launches),))
 
 
@@ -78,7 +83,7 @@ def moved(weights: Weights) -> Weights:
     return dataclasses.replace(weights, size=weights.size + 64)
 
 
-def test_host_code_is_looked_up_by_all_that_it_is_written_from(
+def test_tables_are_looked_up_by_all_that_they_are_written_from(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("NETLOOM_CACHE", str(tmp_path))
@@ -88,41 +93,105 @@ def test_host_code_is_looked_up_by_all_that_it_is_written_from(
         made.append(arguments)
         return f"object {len(made)}".encode()
 
-    monkeypatch.setattr(host_api, "compile_host_object", write)
+    monkeypatch.setattr(host_api, "compile_data", write)
+    monkeypatch.setattr(host_api, "compile_functions", lambda _: b"functions")
     program = variants()[0].program
     weights = lay_out(program.constants)
-    calls: list[Callable[[], bytes]] = [
-        lambda: build_host_object(variants(), weights, ["{}"], True),
-        lambda: build_host_object(variants(), lay_out([]), ["{}"], True),
-        lambda: build_host_object(variants(), lay_out([]), ["{}"], False),
-        lambda: build_host_object(variants(), weights, ["[]"], True),
-        lambda: build_host_object(variants(), moved(weights), ["{}"], True),
-        lambda: build_host_object(variants(features=["fma"]), weights, ["{}"], True),
-        lambda: build_host_object(variants(level="other"), weights, ["{}"], True),
-        lambda: build_host_object(variants(architecture=AARCH64), weights, ["{}"], True),
-        lambda: build_host_object(variants(renamed_launch(program)), weights, ["{}"], True),
-        lambda: build_host_object(
+    calls: list[Callable[[], tuple[bytes, bytes]]] = [
+        lambda: build_host_objects(variants(), weights, ["{}"], True),
+        lambda: build_host_objects(variants(), lay_out([]), ["{}"], True),
+        lambda: build_host_objects(variants(), lay_out([]), ["{}"], False),
+        lambda: build_host_objects(variants(), weights, ["[]"], True),
+        lambda: build_host_objects(variants(), moved(weights), ["{}"], True),
+        lambda: build_host_objects(variants(features=["fma"]), weights, ["{}"], True),
+        lambda: build_host_objects(variants(level="other"), weights, ["{}"], True),
+        lambda: build_host_objects(variants(architecture=AARCH64), weights, ["{}"], True),
+        lambda: build_host_objects(
+            variants(changed_launches(program, extents=())), weights, ["{}"], True
+        ),
+        lambda: build_host_objects(
             variants(dataclasses.replace(program, name="other")), weights, ["{}"], True
         ),
     ]
-    first = [call() for call in calls]
+    first = [call()[1] for call in calls]
     assert len(set(first)) == len(made) == len(calls)
-    assert [call() for call in calls] == first
+    assert [call()[1] for call in calls] == first
     assert len(made) == len(calls)  # nothing was made again
 
 
-def test_host_code_with_addresses_is_not_kept(
+def test_functions_are_looked_up_by_the_shape_of_a_program(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Programs that differ in sizes, names and weights share them; all else makes others."""
+    monkeypatch.setenv("NETLOOM_CACHE", str(tmp_path))
+    made: list[HostShape] = []
+
+    def write(shape: HostShape) -> bytes:
+        made.append(shape)
+        return repr(shape).encode()
+
+    monkeypatch.setattr(host_api, "compile_data", lambda *_: b"tables")
+    monkeypatch.setattr(host_api, "compile_functions", write)
+    program = variants()[0].program
+    alike = [
+        variants(),
+        variants(small.dense(np.ones((8, 3), np.float32), Constant(np.ones(3, np.float32)))),
+        variants(dataclasses.replace(program, name="other", constants=())),
+        variants(changed_launches(program, extents=())),
+        variants(small.doubling()),  # without a free dim
+        variants(small.turning()),
+    ]
+    others = [
+        variants(features=["fma"]),
+        variants(level="other"),
+        variants(architecture=AARCH64),
+        variants(small.training()),
+        [*variants(), *variants(changed_launches(program, kernel="other"), level="other")],
+    ]
+    for given in (*alike, *others, *alike):
+        found, _ = build_host_objects(given, lay_out([]), ["{}"] * len(given), True)
+        assert found == repr(shape_of(given)).encode()
+    assert len(made) == 1 + len(others)
+
+
+def test_programs_of_one_shape_share_their_functions(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Numbers of free dims, constants, launches, turns and sizes are read from each program's own
+    tables.
+    """
+    monkeypatch.setenv("NETLOOM_CACHE", str(tmp_path))
+    weights = np.arange(6000, dtype=np.float32).reshape(2, 3000) % 7
+    x = np.arange(8, dtype=np.float32).reshape(2, 4)
+    filled = Constant.splat(3.0, TensorType(FLOAT32, (3000,)))  # expanded when it is opened
+    cases = [
+        (small.doubling(Dim.of(small.N)), x, 2 * x),
+        (small.chain(5), x, 32 * x),
+        (small.turning(), x, 8 * x),
+        (small.doubling(2), x, 2 * x),
+        (small.dense(weights, filled), x[:, :2], x[:, :2] @ weights + 3),
+    ]
+    misses = host_api.compile_functions.cache_info().misses
+    for program, given, wanted in cases:
+        image = load_in_process([Variant(program, small.kernels(), level="shared")])
+        assert np.array_equal(Session.in_process(image, threads=2)(given), wanted)
+    assert host_api.compile_functions.cache_info().misses == misses + 1
+
+
+def test_tables_with_addresses_are_not_kept(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """They are those of one process; each compile would leave an object that nothing finds."""
     monkeypatch.setenv("NETLOOM_CACHE", str(tmp_path))
-    monkeypatch.setattr(host_api, "compile_host_object", lambda *_: b"object")
+    monkeypatch.setattr(host_api, "compile_data", lambda *_: b"object")
     weights = lay_out(variants()[0].program.constants)
     assert weights.placements
     for image, kept in ((False, 0), (True, 1)):
-        build_host_object(variants(), weights, ["{}"], image)
+        build_host_objects(variants(), weights, ["{}"], image)
         found = [
-            entry for entry in default_cache().entries() if b"object" in entry.path.read_bytes()
+            entry
+            for entry in default_cache().entries()
+            if entry.path.read_bytes()[-6:] == b"object"
         ]
         assert len(found) == kept
 
