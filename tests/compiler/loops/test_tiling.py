@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from netloom.compiler.dim import Dim, Symbol, bounds, evaluate, product, symbol, symbols_of
+from netloom.compiler.dim import Dim, Extent, Symbol, bounds, evaluate, product, symbol, symbols_of
 from netloom.compiler.driver import PIPELINE, Options
 from netloom.compiler.graph import Builder, Graph
 from netloom.compiler.loops.build import Machine, anchor_of, build_kernel
@@ -271,19 +271,25 @@ def test_large_results_go_past_the_last_level_cache() -> None:
 # -- long sums -------------------------------------------------------------------------------------
 
 
-def convolution_plan(channels: int, extent: int, batch: int) -> Plan:
-    """The plan of a direct 3 x 3 convolution with as many filters as channels."""
+def convolution_body(channels: int, extent: int, batch: Extent, taps: int) -> Graph:
+    """The kernel of a direct convolution with as many filters as channels."""
     b = Builder("layer")
     x = b.input(TensorType(FLOAT32, (batch, channels, extent, extent)), "x")
-    w = b.constant(np.zeros((channels, channels, 3, 3), np.float32))
-    window: Any = dict(stride=(1, 1), dilation=(1, 1), lo=(1, 1), hi=(1, 1))
+    w = b.constant(np.zeros((channels, channels, taps, taps), np.float32))
+    border = (taps // 2,) * 2
+    window: Any = dict(stride=(1, 1), dilation=(1, 1), lo=border, hi=border)
     fused_graph, _ = PIPELINE.run(b.build([b("conv", x, w, **window)]), Options(override="direct"))
     (body,) = (
         node.attrs.body
         for node in fused_graph.nodes
         if node.op is OPS["kernel"] and any(n.op.name == "conv" for n in node.attrs.body.nodes)
     )
-    return plan_of(body, Machine())
+    return body
+
+
+def convolution_plan(channels: int, extent: int, batch: int) -> Plan:
+    """The plan of a direct 3 x 3 convolution."""
+    return plan_of(convolution_body(channels, extent, batch, 3), Machine())
 
 
 @pytest.mark.parametrize(("batch", "is_read_again"), [(1, False), (4, True), (16, True)])
@@ -296,6 +302,14 @@ def test_filters_of_a_chunk_stay_near_where_many_rows_read_them(
     assert (columns in plan.inner and columns.name == "p1k") == is_read_again  # a part of p1
     most = bounds(columns.extent)[1]
     assert most is not None and (most * LANES * terms * 4 <= NEAR_BYTES) == is_read_again
+
+
+def test_chunks_of_columns_are_cut_again() -> None:
+    """46 blocks of filters in four chunks, and these in two: the last chunk is still a short one."""
+    body = convolution_body(736, 9, symbol("N"), 1)
+    names = {axis.name for axis in plan_of(body, Machine()).inner}
+    assert {"p1ck", "p1k"} <= names
+    assert not verify_kernel(build_kernel("kernel", body, Machine()))
 
 
 def test_rows_of_neighbours_are_preferred_to_those_of_far_images() -> None:
