@@ -27,14 +27,14 @@ from .control_flow import CONTROL_FLOW, Done, Step
 from .frame import Body, Frame, KnownNames, present_item, resolved_attributes
 from .functions import Key, check_expansion, key_of, local_functions
 from .handler import Handler
-from .input_shapes import LARGEST_DIM, Dims, InputShapes, Shapes
+from .input_shapes import Dims, InputShapes, Shapes
 from .model_file import Source, opsets_of, read_model
 from .names import identifier, printable
 from .narrow import mark_moved, narrow_input
 from .node import Item, ModelNode, ValueSequence
 from .order import AnyGraph, label, ordered, title
 from .registry import ADDED_TO_STANDARD, DOMAINS, HANDLERS, INLINED
-from .restriction import MultipleOf, Restriction, TooSmall, restriction_of
+from .restriction import Restriction, restrict
 from .schema import check_node, find_schema
 from .standard_function import body_of, has_body
 from .support import refuse_unsupported, report_support
@@ -44,19 +44,19 @@ from .tensors import TensorReader
 def from_onnx(source: Source, *, dims: Dims | None = None, shapes: Shapes | None = None) -> Graph:
     """Read an ONNX model as a graph for inference.
 
-    ``dims`` gives free dims by name a number or a range of numbers, with a step those that it
-    divides, and integers that data decide, by the name of their tensor, a range from 0 on;
-    ``shapes`` replaces the shapes of inputs, where a name is a free dim. Free dims that neither
-    fixes stay free (1 to 10^9, or as far as the nodes fit). Raises ModelError if the model
-    is malformed, UnsupportedOpError naming every op that is not known, UsageError for names that
-    the model lacks.
+    ``dims`` gives free dims by name a number, a range of numbers, with a step those that it
+    divides, or the name of the free dim that they equal; and integers that data decide, by the name
+    of their tensor, a range from 0 on. ``shapes`` replaces the shapes of inputs, where a name is a
+    free dim. Free dims that neither fixes stay free (1 to 10^9, or as far as the nodes fit). Raises
+    ModelError if the model is malformed, UnsupportedOpError naming every op that is not known,
+    UsageError for names that the model lacks.
     """
     file = read_model(source)
     model = file.model
     functions = local_functions(model)
     check_expansion(model, functions)
     refuse_unsupported(report_support(model, functions))
-    limits: dict[str, int | range] = {}
+    limits: dict[str, int | range | str] = {}
     while True:
         importer = _Importer(
             model,
@@ -246,7 +246,7 @@ class _Importer:
             outputs = (frame.names.get(name) for name in call.outputs)
             mark_moved(self.context, call, narrow, outputs)
         except NetloomError as error:
-            hint = self._restrict(call, error) or error.hint
+            hint = restrict(self.context, self.inputs, self.fixed, call, error) or error.hint
             if not error.node or error.node == call.label:
                 raise type(error)(error.message, node=call.title, hint=hint) from error
             raise
@@ -255,37 +255,6 @@ class _Importer:
                 f"it cannot be imported: {error}.", node=call.title, hint="Export it again."
             ) from error
         return None
-
-    def _restrict(self, call: ModelNode, error: NetloomError) -> str:
-        """Where numbers of a free dim would make the node fit, import again with these, or
-        advise them if the caller chose.
-        """
-        found = restriction_of(self.context, call, error)
-        if found is None:
-            return ""
-        symbol, chosen = found
-        name, step = self.inputs.dim_of(symbol)
-        if not name:
-            return ""
-        if name in self.fixed:
-            shown = f"It fits where {printable(name)} is"
-            match chosen:
-                case MultipleOf(factor):
-                    return f"{shown} a multiple of {factor * step}."
-                case range() if isinstance(error, TooSmall):
-                    return f"{shown} {chosen[0] * step} at least."
-            return ""
-        most = LARGEST_DIM // step
-        match chosen:
-            case int() if symbol.hi == most and 1 <= chosen:
-                raise Restriction(name, chosen * step)
-            case range() if isinstance(error, TooSmall) and chosen.start > symbol.lo:
-                raise Restriction(name, range(chosen[0] * step, chosen[-1] * step + 1, step))
-            case range() if symbol.hi == most and chosen.start >= 1 and chosen[-1] < most:
-                raise Restriction(name, range(chosen[0] * step, chosen[-1] * step + 1, step))
-            case MultipleOf(factor) if isinstance(symbol.hi, int) and factor <= symbol.hi:
-                raise Restriction(name, range(factor * step, symbol.hi * step + 1, factor * step))
-        return ""
 
     def _outside(self, call: ModelNode, domain: str) -> Handler | None:
         """The handler of an op that the standard does not have; None for the standard's own."""

@@ -3,14 +3,16 @@ declare.
 
 A mask of 64 x 64, cut to the sequence's length, fits lengths up to 64 only; a shape with a number
 written into it, one; an image that is halved and doubled again meets itself only where its size is
-even.
+even; inputs that are added have one batch, though their exporter named it twice.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 from itertools import combinations, zip_longest
+from itertools import product as product_of
+from typing import TypeAlias
 
 from netloom.compiler import dim
 from netloom.compiler.dim import Dim, Extent, Minimum, Symbol, product, substitute, symbols_of
@@ -18,10 +20,14 @@ from netloom.compiler.graph import Value
 from netloom.errors import NetloomError, ShapeError
 
 from .context import Context
+from .input_shapes import LARGEST_DIM, InputShapes
+from .names import printable
 from .node import ModelNode
 
 LARGEST_LEAST = 1024  # that a free dim may have to be at least
 FACTORS = (2, 3, 4, 5, 6, 7, 8, 16, 32, 64)  # of which a free dim may have to be a multiple
+# axes of two operands that one sum runs over; those of boxes and scores that number boxes
+SUMMED = {"MatMul": (-1, -2), "NonMaxSuppression": (-2, -1)}
 
 
 @dataclass(frozen=True)
@@ -31,10 +37,21 @@ class MultipleOf:
     factor: int
 
 
-class Restriction(Exception):
-    """The model can be imported only where the free dim ``name`` is as ``chosen`` says."""
+@dataclass(frozen=True)
+class SameAs:
+    """What another free dim is."""
 
-    def __init__(self, name: str, chosen: int | range) -> None:
+    other: Symbol
+
+
+Chosen: TypeAlias = int | range | MultipleOf | SameAs
+
+
+class Restriction(Exception):
+    """The model can be imported only where the free dim ``name`` is as ``chosen`` says: a number,
+    one of a range, or what another free dim is."""
+
+    def __init__(self, name: str, chosen: int | range | str) -> None:
         super().__init__(f"{name} in {chosen}")
         self.name, self.chosen = name, chosen
 
@@ -59,9 +76,62 @@ class NotThatNumber(ShapeError):
         self.extent, self.number = extent, number
 
 
+def restrict(
+    context: Context,
+    inputs: InputShapes,
+    fixed: Collection[str],
+    node: ModelNode,
+    error: NetloomError,
+) -> str:
+    """Raises Restriction where numbers of a free dim would make the node fit. If the caller chose
+    that dim (it is ``fixed``), the advice that remains; "" if there is none.
+    """
+    found = restriction_of(context, node, error)
+    if found is None:
+        return ""
+    symbol, chosen = found
+    name, step = inputs.dim_of(symbol)
+    if not name:
+        return ""
+    if isinstance(chosen, SameAs):
+        return _unite(inputs, fixed, (name, step), inputs.dim_of(chosen.other))
+    if name in fixed:
+        shown = f"It fits where {printable(name)} is"
+        match chosen:
+            case MultipleOf(factor):
+                return f"{shown} a multiple of {factor * step}."
+            case range() if isinstance(error, TooSmall):
+                return f"{shown} {chosen[0] * step} at least."
+        return ""
+    most = LARGEST_DIM // step
+    match chosen:
+        case int() if symbol.hi == most and 1 <= chosen:
+            raise Restriction(name, chosen * step)
+        case range() if isinstance(error, TooSmall) and chosen.start > symbol.lo:
+            raise Restriction(name, range(chosen[0] * step, chosen[-1] * step + 1, step))
+        case range() if symbol.hi == most and chosen.start >= 1 and chosen[-1] < most:
+            raise Restriction(name, range(chosen[0] * step, chosen[-1] * step + 1, step))
+        case MultipleOf(factor) if isinstance(symbol.hi, int) and factor <= symbol.hi:
+            raise Restriction(name, range(factor * step, symbol.hi * step + 1, factor * step))
+    return ""
+
+
+def _unite(
+    inputs: InputShapes, fixed: Collection[str], one: tuple[str, int], two: tuple[str, int]
+) -> str:
+    """Two free dims, each with how many times its symbol it is, as one."""
+    if not two[0] or one[1] != two[1]:
+        return ""
+    first, second = sorted((one[0], two[0]), key=list(inputs.symbols).index)
+    for free, kept in ((second, first), (first, second)):
+        if free not in fixed:
+            raise Restriction(free, kept)
+    return f"It fits where {printable(second)} is {printable(first)}."
+
+
 def restriction_of(
     context: Context, node: ModelNode, error: NetloomError
-) -> tuple[Symbol, int | range | MultipleOf] | None:
+) -> tuple[Symbol, Chosen] | None:
     """The symbol and its numbers for which the node's inputs fit; None if that is not the
     trouble.
     """
@@ -84,6 +154,18 @@ def restriction_of(
     return None
 
 
+def _where_equal(left: Extent, right: Extent) -> tuple[Symbol, Chosen] | None:
+    """What makes two extents equal that are not so for every number."""
+    if left == right:
+        return None
+    if isinstance(left, Dim) and isinstance(right, Dim):
+        return _where_multiple(left, right) or _where_same(left, right)
+    for extent, number in ((left, right), (right, left)):
+        if isinstance(number, int) and number > 1 and (symbol := _symbol(extent)) is not None:
+            return symbol, number
+    return None
+
+
 def _aligned(
     context: Context, node: ModelNode, values: list[Value]
 ) -> Iterator[tuple[Extent, Extent]]:
@@ -93,6 +175,12 @@ def _aligned(
         if wanted is not None and wanted.ndim == 1:
             pairs = zip_longest(reversed(values[0].shape), reversed(wanted.tolist()), fillvalue=1)
             yield from pairs
+        return
+    if node.op_type in SUMMED and len(values) > 1 and min(v.type.rank for v in values[:2]) > 1:
+        left, right = (value.shape for value in values[:2])
+        place = SUMMED[node.op_type]
+        yield left[place[0]], right[place[1]]
+        yield from zip(reversed(left[:-2]), reversed(right[:-2]), strict=False)
         return
     for a, b in combinations(values, 2):
         if node.op_type == "Concat":
@@ -106,10 +194,20 @@ def _aligned(
             yield from zip_longest(reversed(a.shape), reversed(b.shape), fillvalue=1)
 
 
-def _where_equal(left: Extent, right: Extent) -> tuple[Symbol, MultipleOf] | None:
-    """The symbol of whose multiples two extents are equal that are not so for every number."""
-    if left == right or not (isinstance(left, Dim) and isinstance(right, Dim)):
-        return None
+def _where_same(left: Dim, right: Dim) -> tuple[Symbol, SameAs] | None:
+    """The symbol of one extent that must be what a symbol of the other is."""
+    ours, theirs = (
+        sorted(symbols_of([a]) - symbols_of([b]), key=str)
+        for a, b in ((left, right), (right, left))
+    )
+    for symbol, other in product_of(ours, theirs):
+        if substitute(left, {symbol: Dim.of(other)}) == right:
+            return symbol, SameAs(other)
+    return None
+
+
+def _where_multiple(left: Dim, right: Dim) -> tuple[Symbol, MultipleOf] | None:
+    """The symbol of whose multiples two extents are equal."""
     for symbol in sorted(symbols_of([left]) & symbols_of([right]), key=str):
         for factor in FACTORS:
             multiple = {symbol: Dim.of(symbol) * factor}
