@@ -28,6 +28,11 @@ LARGEST_LEAST = 1024  # that a free dim may have to be at least
 FACTORS = (2, 3, 4, 5, 6, 7, 8, 16, 32, 64)  # of which a free dim may have to be a multiple
 # axes of two operands that one sum runs over; those of boxes and scores that number boxes
 SUMMED = {"MatMul": (-1, -2), "NonMaxSuppression": (-2, -1)}
+# ops whose operands' extents are equal where ``_aligned`` says, or broadcast against each other
+ALIGNED = frozenset((
+    "Add", "Sub", "Mul", "Div", "Pow", "Mod", "And", "Or", "Xor", "Equal", "Less", "LessOrEqual", "Greater",
+    "GreaterOrEqual", "Where", "Max", "Min", "Mean", "Sum", "PRelu", "Concat", "Expand", *SUMMED,
+))  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -149,17 +154,21 @@ def restriction_of(
                 most := _cut_at(cut, symbol)
             ) is not None:
                 return symbol, range(symbol.lo if isinstance(symbol.lo, int) else 1, most + 1)
-        if (found := _where_equal(left, right)) is not None:
+        if (found := _where_equal(left, right, node.op_type in ALIGNED)) is not None:
             return found
     return None
 
 
-def _where_equal(left: Extent, right: Extent) -> tuple[Symbol, Chosen] | None:
-    """What makes two extents equal that are not so for every number."""
+def _where_equal(left: Extent, right: Extent, must_be: bool) -> tuple[Symbol, Chosen] | None:
+    """What makes two extents equal that are not so for every number; ``must_be``: the op is known
+    to need that."""
     if left == right:
         return None
     if isinstance(left, Dim) and isinstance(right, Dim):
-        return _where_multiple(left, right) or _where_same(left, right)
+        same = _where_same(left, right) if must_be else None
+        return _where_multiple(left, right) or same
+    if not must_be:
+        return None
     for extent, number in ((left, right), (right, left)):
         if isinstance(number, int) and number > 1 and (symbol := _symbol(extent)) is not None:
             return symbol, number

@@ -17,7 +17,7 @@ from onnx import numpy_helper
 from netloom.compiler import dim
 from netloom.compiler.driver import Options, compile_graph, plan_graph
 from netloom.compiler.interpret import interpret
-from netloom.errors import ShapeError, UnsupportedOpError, UsageError
+from netloom.errors import NetloomError, ShapeError, UnsupportedOpError, UsageError
 from netloom.frontends.onnx import from_onnx
 from netloom.runtime.session import Session
 
@@ -357,3 +357,13 @@ def test_dims_that_the_caller_keeps_apart_are_named() -> None:
     assert caught.value.hint == "It fits where B is A."
     with pytest.raises(UsageError, match="defined by it"):
         from_onnx(model_of(**SUM), dims={"A": "B", "B": "A"})
+
+
+def test_axes_of_a_kernel_say_nothing_of_the_image() -> None:
+    """What does not fit is the padding; H is not the kernel's height."""
+    body = 'y = AveragePool<kernel_shape = [3, 3], strides = [2, 2], auto_pad = "SAME_UPPER">(x)'
+    with pytest.raises(UnsupportedOpError, match="depends on the free dim H"):
+        from_onnx(model_of("float[N, 3, H, 8] x", body))
+    conv = "y = Conv<kernel_shape = [3, 3], group = 2>(x, w)"
+    with pytest.raises(NetloomError):
+        from_onnx(model_of("float[N, 3, H, W] x", conv, w=np.ones((4, 1, 3, 3), np.float32)))
