@@ -367,3 +367,24 @@ def test_axes_of_a_kernel_say_nothing_of_the_image() -> None:
     conv = "y = Conv<kernel_shape = [3, 3], group = 2>(x, w)"
     with pytest.raises(NetloomError):
         from_onnx(model_of("float[N, 3, H, W] x", conv, w=np.ones((4, 1, 3, 3), np.float32)))
+
+
+# -- SAME, as TensorFlow pads: by the remainder of the image's size ----------------------------------
+
+SAME_WINDOWS = {
+    "lower": 'y = Conv<auto_pad = "SAME_LOWER", strides = [2, 3]>(x, w)',
+    "pool": 'y = MaxPool<auto_pad = "SAME_UPPER", strides = [3, 2], kernel_shape = [3, 2]>(x)',
+    "residual": """a = Conv<auto_pad = "SAME_UPPER", strides = [2, 2]>(x, w)
+        b = Conv<auto_pad = "SAME_UPPER", strides = [2, 2]>(x, v)  y = Add(a, b)""",
+}
+
+
+@pytest.mark.parametrize("body", SAME_WINDOWS)
+def test_same_padding_follows_the_size_of_the_image(body: str) -> None:
+    weights = {
+        "w": RNG.standard_normal((3, 3, 3, 3)).astype(np.float32),
+        "v": RNG.standard_normal((3, 3, 1, 1)).astype(np.float32),
+    }
+    used = {name: w for name, w in weights.items() if f", {name})" in SAME_WINDOWS[body]}
+    model = model_of("float[1, 3, H, W] x", SAME_WINDOWS[body], **used)
+    assert_right(model, (1, 3, 6, 7), (1, 3, 7, 9), (1, 3, 5, 8))
