@@ -274,6 +274,8 @@ class _Importer:
                     return f"{shown} a multiple of {factor * step}."
                 case range() if isinstance(error, TooSmall):
                     return f"{shown} {chosen[0] * step} at least."
+                case int() if chosen > 0:
+                    return f"{shown} {chosen * step}."
             return ""
         most = LARGEST_DIM // step
         match chosen:

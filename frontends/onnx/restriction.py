@@ -8,9 +8,9 @@ even.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from itertools import combinations, zip_longest
+from functools import partial
 
 from netloom.compiler import dim
 from netloom.compiler.dim import Dim, Extent, Minimum, Symbol, product, substitute, symbols_of
@@ -18,6 +18,7 @@ from netloom.compiler.graph import Value
 from netloom.errors import NetloomError, ShapeError
 
 from .context import Context
+from .equal_extents import equal_extents
 from .node import ModelNode
 
 LARGEST_LEAST = 1024  # that a free dim may have to be at least
@@ -70,51 +71,58 @@ def restriction_of(
     if isinstance(error, NotThatNumber):
         symbol = _symbol(error.extent)
         return None if symbol is None else (symbol, error.number)
-    values = [value for value in node.inputs if isinstance(value, Value)]
-    if node.op_type == "Reshape" and len(values) == 2:
-        return _only_number(context, values[0], values[1])
-    for left, right in _aligned(context, node, values):
+    if node.op_type == "Reshape":
+        return _where_reshaped(context, node)
+    for left, right in equal_extents(context, node):
         for cut, whole in ((left, right), (right, left)):
             if (symbol := _symbol(whole)) is not None and (
                 most := _cut_at(cut, symbol)
             ) is not None:
                 return symbol, range(symbol.lo if isinstance(symbol.lo, int) else 1, most + 1)
+            if (number := _where_number(cut, whole)) is not None:
+                return number
         if (found := _where_equal(left, right)) is not None:
             return found
     return None
 
 
-def _aligned(
-    context: Context, node: ModelNode, values: list[Value]
-) -> Iterator[tuple[Extent, Extent]]:
-    """Extents of two values that must be equal, or broadcast against each other."""
-    if node.op_type == "Expand":
-        wanted = context.contents(values[-1])
-        if wanted is not None and wanted.ndim == 1:
-            pairs = zip_longest(reversed(values[0].shape), reversed(wanted.tolist()), fillvalue=1)
-            yield from pairs
-        return
-    for a, b in combinations(values, 2):
-        if node.op_type == "Concat":
-            joined = node.integer("axis", 1) % max(a.type.rank, 1)
-            yield from (
-                pair
-                for axis, pair in enumerate(zip(a.shape, b.shape, strict=False))
-                if axis != joined
-            )
-        else:
-            yield from zip_longest(reversed(a.shape), reversed(b.shape), fillvalue=1)
+def _where_number(extent: Extent, number: Extent) -> tuple[Symbol, int] | None:
+    """The symbol, and its number, for which a multiple of it is that number."""
+    if not isinstance(number, int) or not isinstance(extent, Dim) or len(extent.terms) != 1:
+        return None
+    ((atoms, factor),) = extent.terms
+    match atoms:
+        case (Symbol() as symbol,) if number % factor == 0:
+            return symbol, number // factor
+    return None
 
 
 def _where_equal(left: Extent, right: Extent) -> tuple[Symbol, MultipleOf] | None:
     """The symbol of whose multiples two extents are equal that are not so for every number."""
     if left == right or not (isinstance(left, Dim) and isinstance(right, Dim)):
         return None
-    for symbol in sorted(symbols_of([left]) & symbols_of([right]), key=str):
+    shared = sorted(symbols_of([left]) & symbols_of([right]), key=str)
+    return _multiple_where(
+        shared, lambda multiples: substitute(left, multiples) == substitute(right, multiples)
+    )
+
+
+def _multiple_where(
+    symbols: Sequence[Symbol], fits: Callable[[dict[Symbol, Extent]], bool]
+) -> tuple[Symbol, MultipleOf] | None:
+    """The first symbol that must be a multiple, and of which factor: alone, or else together with
+    all the others (windows of 7 x 7 need both sizes; the next import finds the next).
+    """
+    groups = [[symbol] for symbol in symbols] + [list(symbols)] * (len(symbols) > 1)
+    for group in groups:
         for factor in FACTORS:
-            multiple = {symbol: Dim.of(symbol) * factor}
-            if substitute(left, multiple) == substitute(right, multiple):
-                return symbol, MultipleOf(factor)
+            multiples: dict[Symbol, Extent] = {s: Dim.of(s) * factor for s in group}
+            if not fits(multiples):
+                continue
+            for symbol in group:
+                others = {s: multiple for s, multiple in multiples.items() if s != symbol}
+                if not fits(others):
+                    return symbol, MultipleOf(factor)
     return None
 
 
@@ -156,17 +164,42 @@ def _cut_at(extent: Extent, symbol: Symbol) -> int | None:
     return limit if isinstance(limit, int) and limit > 1 and other == Dim.of(symbol) else None
 
 
-def _only_number(context: Context, x: Value, shape: Value) -> tuple[Symbol, int | range] | None:
-    """The number n of one symbol with which x has as many elements as the new shape."""
-    contents = context.contents(shape)
-    if contents is None or contents.ndim != 1:
+def _where_reshaped(
+    context: Context, node: ModelNode
+) -> tuple[Symbol, int | range | MultipleOf] | None:
+    """Where the input of a Reshape has as many elements as its new shape."""
+    x, shape = node.inputs[:2] if len(node.inputs) == 2 else (None, None)
+    contents = context.contents(shape) if isinstance(shape, Value) else None
+    if not isinstance(x, Value) or contents is None or contents.ndim != 1:
         return None
-    wanted = [
+    wanted: list[Extent] = [
         x.shape[axis] if extent == 0 and axis < x.type.rank else extent
         for axis, extent in enumerate(contents.tolist())
     ]
-    have, want = x.type.elements, product(wanted)
-    if not isinstance(have, Dim) or len(have.terms) != 1 or -1 in wanted:
+    have = x.type.elements
+    if -1 in wanted:
+        return _where_divided(have, product([extent for extent in wanted if extent != -1]))
+    want = product(wanted)
+    return _only_number(have, want) or _where_equal(have, want)
+
+
+def _where_divided(have: Extent, parts: Extent) -> tuple[Symbol, MultipleOf] | None:
+    """The only symbol of whose multiples one number of elements divides another."""
+    found = [
+        restriction
+        for symbol in sorted(symbols_of([have]), key=str)
+        if (restriction := _multiple_where([symbol], partial(_divides, have, parts))) is not None
+    ]
+    return found[0] if len(found) == 1 else None
+
+
+def _divides(have: Extent, parts: Extent, multiples: dict[Symbol, Extent]) -> bool:
+    return dim.exact_quotient(substitute(have, multiples), substitute(parts, multiples)) is not None
+
+
+def _only_number(have: Extent, want: Extent) -> tuple[Symbol, int] | None:
+    """The number of one symbol with which two numbers of elements are equal."""
+    if not isinstance(have, Dim) or len(have.terms) != 1:
         return None
     ((atoms, factor),) = have.terms
     ((others, size),) = (

@@ -1,0 +1,97 @@
+"""Models whose every dim is free: weights, shapes and windows say what these must be."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import onnx
+import onnxruntime  # type: ignore[import-untyped]
+import pytest
+
+from netloom.compiler.interpret import interpret
+from netloom.errors import ShapeError
+from netloom.frontends.onnx import from_onnx
+
+from .test_free_dims import RNG, Array, model_of
+
+
+def assert_means_the_same(model: onnx.ModelProto, *shape: int) -> None:
+    """Interpreted, equal to ONNX Runtime for an input x of that shape."""
+    x = RNG.standard_normal(shape).astype(np.float32)
+    session = onnxruntime.InferenceSession(
+        model.SerializeToString(), providers=["CPUExecutionProvider"]
+    )
+    expected = session.run(None, {"x": x})[0]
+    np.testing.assert_allclose(interpret(from_onnx(model), {"x": x})[0], expected, 2e-5, 2e-5)
+
+
+def weights(*shape: int) -> Array:
+    return RNG.random(shape).astype(np.float32)
+
+
+# signature, body, initializers, the input's type
+WRITTEN: dict[str, tuple[str, str, dict[str, Any], str]] = {
+    "Conv": ("N, C, H, W", "y = Conv(x, w)", {"w": weights(4, 3, 3, 3)}, "N, 3, H, W"),
+    "groups": ("N, C, L", "y = Conv<group = 3>(x, w)", {"w": weights(6, 2, 3)}, "N, 6, L"),
+    "ConvTranspose": ("N, C, L", "y = ConvTranspose(x, w)", {"w": weights(3, 4, 3)}, "N, 3, L"),
+    "MatMul": ("N, T, F", "y = MatMul(x, w)", {"w": weights(5, 2)}, "N, T, 5"),
+    "Gemm": ("N, F", "y = Gemm<transB = 1>(x, w)", {"w": weights(2, 5)}, "N, 5"),
+    "Add": ("N, F", "y = Add(x, w)", {"w": weights(5)}, "N, 5"),
+    "PRelu": ("N, C, H, W", "y = PRelu(x, w)", {"w": weights(3, 1, 1)}, "N, 3, H, W"),
+    "BatchNormalization": (
+        "N, C, L", "y = BatchNormalization(x, w, w, w, w)", {"w": weights(3)}, "N, 3, L",
+    ),
+    "InstanceNormalization": (
+        "N, C, L", "y = InstanceNormalization(x, w, w)", {"w": weights(3)}, "N, 3, L",
+    ),
+    "LayerNormalization": (
+        "N, T, F", "y = LayerNormalization(x, w, w)", {"w": weights(5)}, "N, T, 5",
+    ),
+    "GRU": (
+        "2, N, F", "z, y = GRU<hidden_size = 2>(x, w, r)",
+        {"w": weights(1, 6, 3), "r": weights(1, 6, 2)}, "2, N, 3",
+    ),
+    "Split": (
+        "N, C", "a, b = Split<axis = 1>(x, parts)  y = Add(a, b)", {"parts": np.array([2, 2])},
+        "N, 4",
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", WRITTEN)
+def test_weights_decide_dims(name: str) -> None:
+    extents, body, initializers, expected = WRITTEN[name]
+    model = model_of(f"float[{extents}] x", body, **initializers)
+    assert [str(value.type) for value in from_onnx(model).inputs] == [f"float32[{expected}]"]
+    numbers = {"N": 2, "C": 1, "T": 3, "H": 4, "W": 5, "L": 6}
+    assert_means_the_same(model, *(numbers.get(e) or int(e) for e in expected.split(", ")))
+
+
+def test_a_number_that_the_caller_leaves_out_is_advised() -> None:
+    model = model_of("float[N, F] x", "y = MatMul(x, w)", w=weights(5, 2))
+    with pytest.raises(ShapeError) as caught:
+        from_onnx(model, dims={"F": range(6, 9)})
+    assert caught.value.hint == "It fits where F is 5."
+
+
+WINDOWS = """s = Shape(x)  n = Gather(s, zero)  h = Gather(s, one)  v = Gather(s, two)
+             rows = Div(h, seven)  columns = Div(v, seven)
+             t = Concat<axis = 0>(n, rows, seven, columns, seven, last)  r = Reshape(x, t)
+             y = ReduceMean<axes = [2, 4]>(r)"""
+
+
+def test_windows_decide_multiples_of_both_sizes() -> None:
+    numbers = {"zero": 0, "one": 1, "two": 2, "seven": 7, "last": 3}
+    model = model_of(
+        "float[N, H, W, 3] x", WINDOWS, **{name: np.array([n]) for name, n in numbers.items()}
+    )
+    assert [str(value.type) for value in from_onnx(model).inputs] == ["float32[N, 7*H, 7*W, 3]"]
+    assert_means_the_same(model, 1, 7, 14, 3)
+    assert_means_the_same(model, 2, 21, 7, 3)
+
+
+def test_rows_that_are_joined_decide_multiples() -> None:
+    model = model_of("float[N, T, 8] x", "r = Reshape(x, s)  y = Relu(r)", s=np.array([0, -1, 32]))
+    assert [str(value.type) for value in from_onnx(model).inputs] == ["float32[N, 4*T, 8]"]
+    assert_means_the_same(model, 2, 12, 8)
