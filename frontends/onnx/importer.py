@@ -34,7 +34,7 @@ from .narrow import mark_moved, narrow_input
 from .node import Item, ModelNode, ValueSequence
 from .order import AnyGraph, label, ordered, title
 from .registry import ADDED_TO_STANDARD, DOMAINS, HANDLERS, INLINED
-from .restriction import MultipleOf, Restriction, TooSmall, restriction_of
+from .restriction import AtLeast, MultipleOf, Restriction, restriction_of
 from .schema import check_node, find_schema
 from .standard_function import body_of, has_body
 from .support import refuse_unsupported, report_support
@@ -272,8 +272,8 @@ class _Importer:
             match chosen:
                 case MultipleOf(factor):
                     return f"{shown} a multiple of {factor * step}."
-                case range() if isinstance(error, TooSmall):
-                    return f"{shown} {chosen[0] * step} at least."
+                case AtLeast(least):
+                    return f"{shown} {least * step} at least."
                 case int() if chosen > 0:
                     return f"{shown} {chosen * step}."
             return ""
@@ -281,8 +281,8 @@ class _Importer:
         match chosen:
             case int() if symbol.hi == most and 1 <= chosen:
                 raise Restriction(name, chosen * step)
-            case range() if isinstance(error, TooSmall) and chosen.start > symbol.lo:
-                raise Restriction(name, range(chosen[0] * step, chosen[-1] * step + 1, step))
+            case AtLeast(least) if isinstance(symbol.hi, int):
+                raise Restriction(name, range(least * step, symbol.hi * step + 1, step))
             case range() if symbol.hi == most and chosen.start >= 1 and chosen[-1] < most:
                 raise Restriction(name, range(chosen[0] * step, chosen[-1] * step + 1, step))
             case MultipleOf(factor) if isinstance(symbol.hi, int) and factor <= symbol.hi:

@@ -11,6 +11,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
+from typing import TypeAlias
 
 from netloom.compiler import dim
 from netloom.compiler.dim import Dim, Extent, Minimum, Symbol, product, substitute, symbols_of
@@ -30,6 +31,16 @@ class MultipleOf:
     """All numbers that ``factor`` divides."""
 
     factor: int
+
+
+@dataclass(frozen=True)
+class AtLeast:
+    """All numbers from ``least`` on."""
+
+    least: int
+
+
+Numbers: TypeAlias = int | range | MultipleOf | AtLeast  # that a free dim may be
 
 
 class Restriction(Exception):
@@ -62,7 +73,7 @@ class NotThatNumber(ShapeError):
 
 def restriction_of(
     context: Context, node: ModelNode, error: NetloomError
-) -> tuple[Symbol, int | range | MultipleOf] | None:
+) -> tuple[Symbol, Numbers] | None:
     """The symbol and its numbers for which the node's inputs fit; None if that is not the
     trouble.
     """
@@ -81,6 +92,8 @@ def restriction_of(
                 return symbol, range(symbol.lo if isinstance(symbol.lo, int) else 1, most + 1)
             if (number := _where_number(cut, whole)) is not None:
                 return number
+            if cut != whole and cut == dim.maximum(whole, 0):
+                return _where_at_least(whole, 0)
         if (found := _where_equal(left, right)) is not None:
             return found
     return None
@@ -126,7 +139,7 @@ def _multiple_where(
     return None
 
 
-def _where_at_least(extent: Extent, fewest: int) -> tuple[Symbol, range] | None:
+def _where_at_least(extent: Extent, fewest: int) -> tuple[Symbol, AtLeast] | None:
     """The only symbol of an extent, and its numbers from which on the extent is large enough."""
     symbols = symbols_of([extent])
     if len(symbols) != 1:
@@ -137,7 +150,7 @@ def _where_at_least(extent: Extent, fewest: int) -> tuple[Symbol, range] | None:
     for least in range(symbol.lo + 1, min(symbol.hi, LARGEST_LEAST) + 1):
         narrowed = dim.symbol(symbol.name, least, symbol.hi)
         if dim.is_nonnegative(substitute(extent, {symbol: narrowed}) - fewest):
-            return symbol, range(least, symbol.hi + 1)
+            return symbol, AtLeast(least)
     return None
 
 
@@ -164,9 +177,7 @@ def _cut_at(extent: Extent, symbol: Symbol) -> int | None:
     return limit if isinstance(limit, int) and limit > 1 and other == Dim.of(symbol) else None
 
 
-def _where_reshaped(
-    context: Context, node: ModelNode
-) -> tuple[Symbol, int | range | MultipleOf] | None:
+def _where_reshaped(context: Context, node: ModelNode) -> tuple[Symbol, Numbers] | None:
     """Where the input of a Reshape has as many elements as its new shape."""
     x, shape = node.inputs[:2] if len(node.inputs) == 2 else (None, None)
     contents = context.contents(shape) if isinstance(shape, Value) else None

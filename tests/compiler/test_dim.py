@@ -121,6 +121,10 @@ def test_exact_quotients() -> None:
     assert dim.exact_quotient(6 * n * m + 3 * m, 3 * m) == 2 * n + 1
     assert dim.exact_quotient(0, n) == 0 and dim.exact_quotient(n, n) == 1
     assert dim.exact_quotient(12, -4) == -3
+    patches = (n // 14) * (m // 14) + 1  # and a class token
+    assert dim.exact_quotient(48 * n * patches, 12 * patches) == 4 * n
+    assert dim.exact_quotient((n + m) * (n - m + 1), n + m) == n - m + 1
+    assert dim.exact_quotient(n * n + n * m, n + 2 * m) is None
     for numerator, divisor in ((n + 1, n), (n, 0), (3 * n, 2), (n, n + 1), (n, n * n)):
         assert dim.exact_quotient(numerator, divisor) is None
 

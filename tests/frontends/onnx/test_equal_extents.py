@@ -95,3 +95,31 @@ def test_rows_that_are_joined_decide_multiples() -> None:
     model = model_of("float[N, T, 8] x", "r = Reshape(x, s)  y = Relu(r)", s=np.array([0, -1, 32]))
     assert [str(value.type) for value in from_onnx(model).inputs] == ["float32[N, 4*T, 8]"]
     assert_means_the_same(model, 2, 12, 8)
+
+
+def test_heads_of_patches_behind_a_class_token() -> None:
+    """As DINOv2 has them: H W + 1 rows are cut into heads, whose size is left open."""
+    body = """p = Conv<strides = [7, 7]>(x, w)  f = Reshape(p, rows)  t = Transpose<perm = [0, 2, 1]>(f)
+              c = Concat<axis = 1>(token, t)  s = Shape<end = 2>(c)
+              n = Concat<axis = 0>(s, heads, rest)  h = Reshape(c, n)  y = Transpose<perm = [0, 2, 1, 3]>(h)"""
+    numbers = {"rows": np.array([0, 0, -1]), "heads": np.array([2]), "rest": np.array([-1])}
+    model = model_of(
+        "float[1, C, H, W] x", body, w=weights(6, 3, 7, 7), token=weights(1, 1, 6), **numbers
+    )
+    assert_means_the_same(model, 1, 3, 14, 23)
+    assert_means_the_same(model, 1, 3, 21, 7)
+
+
+def test_an_even_kernel_whose_last_position_is_cut_off_needs_an_element() -> None:
+    """As wav2vec 2.0 has it: the position of n // 2 - 1 frames, and max(n // 2 - 1, 0) of them."""
+    body = """f = Conv<strides = [2]>(x, v)  p = Conv<pads = [2, 2]>(f, w)  q = Slice(p, first, last, axis)
+              y = Add(f, q)"""
+    numbers = {"first": np.array([0]), "last": np.array([-1]), "axis": np.array([2])}
+    model = model_of(
+        "float[N, 1, T] x", body, v=weights(2, 1, 4), w=weights(2, 2, 4), **numbers
+    )  # fmt: skip
+    (length,) = (symbol for symbol in from_onnx(model).symbols if symbol.name == "T")
+    assert length.lo == 2
+    assert_means_the_same(model, 2, 1, 9)
+    with pytest.raises(ShapeError, match="It fits where T is 2 at least"):
+        from_onnx(model, dims={"T": range(1, 9)})
