@@ -40,6 +40,8 @@ SHARED_AXES: Final[dict[str, tuple[tuple[int, int], tuple[int, int]]]] = {
 def equal_extents(context: Context, node: ModelNode) -> Pairs:
     """The pairs, for ops whose inputs have axes in common."""
     values = [value for value in node.inputs if isinstance(value, Value)]
+    if len(values) < 2 and node.op_type != "Split":  # with its parts in an attribute
+        return
     match node.op_type:
         case "Expand":
             yield from _expanded(context, values)

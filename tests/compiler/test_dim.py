@@ -151,3 +151,9 @@ def test_what_halving_and_doubling_leaves_is_no_less_than_zero() -> None:
     assert dim.is_nonnegative(rest)
     assert not dim.is_nonnegative(rest - 1)
     assert not dim.is_nonnegative(h // 2 * 2 - h)
+
+
+def test_what_rounding_up_adds_is_not_negative() -> None:
+    n = Dim.of(N)
+    assert dim.is_nonnegative(8 * ((n + 7) // 8) - n)
+    assert not dim.is_nonnegative(8 * ((n + 6) // 8) - n)
