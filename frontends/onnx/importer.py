@@ -247,7 +247,7 @@ class _Importer:
             mark_moved(self.context, call, narrow, outputs)
         except NetloomError as error:
             hint = restrict(self.context, self.inputs, self.fixed, call, error) or error.hint
-            if not error.node or error.node == call.label:
+            if error.node in ("", call.label, call.title):
                 raise type(error)(error.message, node=call.title, hint=hint) from error
             raise
         except (ValueError, OverflowError) as error:
