@@ -36,6 +36,7 @@ class InputShapes:
         self.dims, self.shapes = dims, shapes
         self.symbols: dict[str, Extent] = {}
         self._taken: set[str] = set()
+        self._met: dict[str, None] = {}  # free dims that the inputs name, in order
 
     @property
     def are_changed(self) -> bool:
@@ -85,6 +86,10 @@ class InputShapes:
         return self._named(entry.dim_param or fallback)
 
     def _named(self, name: str) -> Extent:
+        self._met[name] = None
+        return self._chosen(name)
+
+    def _chosen(self, name: str) -> Extent:
         if name not in self.symbols:
             chosen = self.dims.get(name)
             match chosen:
@@ -93,7 +98,7 @@ class InputShapes:
                         raise UsageError(f"the dim {printable(name)} cannot be {chosen}.")
                     self.symbols[name] = chosen
                 case str():
-                    self.symbols[name] = self._named(self._root(name))
+                    self.symbols[name] = self._chosen(self._root(name))
                 case None | range():
                     safe = identifier(name, self._taken)
                     self._taken.add(safe)
@@ -152,10 +157,17 @@ class InputShapes:
                     f"the model has no input {name!r}.",
                     hint=f"It has {', '.join(map(repr, map(printable, names))) or 'none'}.",
                 )
-        for name in self.dims:
+        for name, chosen in self.dims.items():
             if name not in self.symbols and name not in tensors:
-                free = ", ".join(printable(known) for known in self.symbols) or "none"
-                raise UsageError(f"the model has no free dim {name!r}.", hint=f"It has {free}.")
+                raise UsageError(f"the model has no free dim {name!r}.", hint=self._free_dims())
+            if isinstance(chosen, str) and chosen not in self._met:
+                message = (
+                    f"the dim {printable(name)} cannot be {chosen!r}, which the model has not."
+                )
+                raise UsageError(message, hint=self._free_dims())
+
+    def _free_dims(self) -> str:
+        return f"It has {', '.join(map(printable, self._met)) or 'none'}."
 
 
 def _checked_range(name: str, chosen: range) -> range:

@@ -357,6 +357,11 @@ def test_dims_that_the_caller_keeps_apart_are_named() -> None:
     assert caught.value.hint == "It fits where B is A."
     with pytest.raises(UsageError, match="defined by it"):
         from_onnx(model_of(**SUM), dims={"A": "B", "B": "A"})
+    for dims in ({"A": "Q"}, {"A": "Q", "Q": 4}):
+        with pytest.raises(
+            UsageError, match="A cannot be 'Q', which the model has not. It has A, B"
+        ):
+            from_onnx(model_of(**SUM), dims=dims)
 
 
 def test_axes_of_a_kernel_say_nothing_of_the_image() -> None:
