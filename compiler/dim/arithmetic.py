@@ -7,7 +7,7 @@ from __future__ import annotations
 from .atoms import Minimum
 from .polynomial import Dim, Extent, extent_of, terms_of
 from .ranges import is_nonnegative
-from .terms import Sum
+from .terms import Sum, Term, multiplied
 
 
 def product(extents: tuple[Extent, ...] | list[Extent]) -> Extent:
@@ -39,22 +39,40 @@ def ceil_div(extent: Extent, divisor: int) -> Extent:
 
 
 def exact_quotient(numerator: Extent, divisor: Extent) -> Extent | None:
-    """numerator / divisor where that is a polynomial, else None (used for the -1 of reshape)."""
+    """numerator / divisor where that is a polynomial, else None (used for the -1 of reshape): long
+    division, the largest monomial first.
+    """
     if divisor == 0:
         return None
     if numerator == divisor:
         return 1
-    ((atoms, factor), *others) = terms_of(divisor)
-    if others:
-        return None
+    terms = terms_of(divisor)
+    leading = min(terms, key=_rank)
+    rest: Sum = dict(terms_of(numerator))
     result: Sum = {}
-    for monomial, value in terms_of(numerator):
-        rest = list(monomial)
-        for atom in atoms:
-            if atom not in rest:
-                return None
-            rest.remove(atom)
-        if value % factor:
+    while rest:
+        term = _quotient_of_terms(min(rest.items(), key=_rank), leading)
+        if term is None:
             return None
-        result[tuple(rest)] = value // factor
+        result[term[0]] = term[1]
+        for monomial, value in multiplied(terms, (term,)).items():
+            rest[monomial] = rest.get(monomial, 0) - value
+        rest = {monomial: value for monomial, value in rest.items() if value}
     return extent_of(result)
+
+
+def _rank(term: Term) -> tuple[int, tuple[str, ...]]:
+    """The place among monomials: of higher degree, then more of the first atoms, is first. A product
+    with one monomial keeps this order.
+    """
+    return -len(term[0]), tuple(map(str, term[0]))
+
+
+def _quotient_of_terms(numerator: Term, divisor: Term) -> Term | None:
+    """One term by another where no atom is left below."""
+    rest = list(numerator[0])
+    for atom in divisor[0]:
+        if atom not in rest:
+            return None
+        rest.remove(atom)
+    return None if numerator[1] % divisor[1] else (tuple(rest), numerator[1] // divisor[1])

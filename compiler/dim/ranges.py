@@ -41,27 +41,28 @@ def lowest(extent: Extent) -> int | None:
     if isinstance(extent, int):
         return extent
     low = _sum_of_least(extent)
-    if low is None or low < 0:
-        by_remainders = _without_quotients(extent)
+    for signs in ((-1,), (-1, 1)):
+        by_remainders = _without_quotients(extent, signs) if low is None or low < 0 else None
         if by_remainders is not None:
             other = (
                 by_remainders if isinstance(by_remainders, int) else _sum_of_least(by_remainders)
             )
-            return other if low is None else low if other is None else max(low, other)
+            low = other if low is None else low if other is None else max(low, other)
     return low
 
 
-def _without_quotients(extent: Dim) -> Extent | None:
-    """The same extent, with x % d - x for a subtracted d (x // d); None if it has no such term."""
+def _without_quotients(extent: Dim, signs: tuple[int, ...]) -> Extent | None:
+    """The same extent, with x - x % d for a d (x // d) whose factor has one of the signs; None if
+    it has no such term.
+    """
     changed: Extent = extent
     for atoms, factor in extent.terms:
         match atoms:
-            case (Quotient(numerator, divisor) as quotient,) if (
-                factor < 0 and factor % divisor == 0
-            ):
-                whole = -(factor // divisor)
-                changed = changed - type(extent).of(quotient) * factor
-                changed = changed + numerator % divisor * whole - numerator * whole
+            case (Quotient(numerator, divisor) as quotient,) if factor % divisor == 0:
+                if (1 if factor > 0 else -1) in signs:
+                    whole = factor // divisor
+                    changed = changed - type(extent).of(quotient) * factor
+                    changed = changed - numerator % divisor * whole + numerator * whole
     return None if changed is extent else changed
 
 

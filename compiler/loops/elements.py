@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from itertools import count
 from typing import TypeAlias
 
-from .. import scalar
+from .. import dim, scalar
 from ..dim import Dim, Extent, Symbol
 from ..graph import Graph, Node, Value
 from ..op import Compute
@@ -44,6 +44,11 @@ class Axis:
     @property
     def position(self) -> Dim:
         return Dim.of(self.symbol)
+
+    def inside(self, outer: Axis, position: Extent) -> Axis:
+        """The axis where another, on which its extent may depend, is found at a position of finer
+        loops."""
+        return Axis(self.symbol, dim.substitute(self.extent, {outer.symbol: position}))
 
 
 def compute_of(node: Node) -> Compute:

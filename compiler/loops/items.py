@@ -135,7 +135,12 @@ def _kept(
         if chunk < extent:
             chunk = divisor(extent, chunk) if size == 1 else chunk
             space, whole, part = chunked(space, axis, chunk)
-            return space, _along_part(tile, axis, part), [*outer, whole], [part, *inner]
+            tile = _along_part(tile, axis, part)
+            at = whole.position * chunk + part.position
+            for place, found in enumerate(inner):  # the axis may number the chunks of one of these
+                inner[place] = found.inside(axis, at)
+                tile = _along_part(tile, found, inner[place])
+            return space, tile, [*outer, whole], [part, *inner]
         inner.insert(0, axis)
         room //= extent
     return space, tile, outer, inner

@@ -18,6 +18,8 @@ from netloom.compiler.graph import Value
 from netloom.compiler.op import OPS
 from netloom.compiler.tensor_type import BOOL
 
+from .ratios import Ratio
+
 # (attributes, inputs, their bounds) -> the bound of the result
 Rule: TypeAlias = "Callable[[Any, Sequence[Value], Sequence[Extent]], Extent | None]"
 
@@ -76,8 +78,10 @@ _RULES: Final[Mapping[str, Rule]] = {
 }
 
 
-def truncated_quotient(x: Extent, y: Extent) -> Extent:
+def truncated_quotient(x: Any, y: Any) -> Any:
     """x / y where it is exact or both are known not to be negative; ValueError otherwise."""
+    if isinstance(x, Ratio) and isinstance(y, Ratio):
+        return x / y
     if isinstance(x, int) and isinstance(y, int) and y:
         quotient = abs(x) // abs(y)
         return quotient if (x < 0) == (y < 0) else -quotient

@@ -10,6 +10,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from functools import partial
 from typing import Any, Final
 
 import numpy as np
@@ -24,6 +25,8 @@ from netloom.compiler.graph import Builder, Value
 from netloom.compiler.op import OPS
 from netloom.compiler.tensor_type import (
     BOOL,
+    FLOAT32,
+    FLOAT64,
     INT32,
     INT64,
     MAX_ELEMENTS,
@@ -36,6 +39,7 @@ from netloom.errors import MemoryBudgetError, ShapeError
 from .bounds import bound_of, bound_of_array
 from .dequantized import Dequantized
 from .node import ModelNode
+from .ratios import Ratio, converted, known_floats, objects
 from .sparse import dense
 from .tensors import NARROW, Narrow, TensorReader
 
@@ -43,6 +47,8 @@ Contents = npt.NDArray[Any]  # of dtype object: ints and Dims
 
 # elements of a result computed at import; larger ones are left to the passes
 MOST_FOLDED: Final = 1 << 14
+KNOWN: Final = (INT64, INT32, FLOAT32, FLOAT64)  # dtypes of symbolic contents
+MOST_FLOATS: Final = 8  # elements of a float constant that may be part of sizes
 MOST_KNOWN: Final = 1 << 10  # elements of a tensor whose symbolic contents are followed
 
 
@@ -159,12 +165,16 @@ class Context:
         return None if constant is None else constant.array
 
     def contents(self, value: Value | None) -> Contents | None:
-        """The contents of a small integer or bool tensor as extents, where they are known."""
+        """The contents of a small integer or bool tensor as extents, where they are known; those
+        of a float tensor as ratios of extents.
+        """
         if value is None:
             return None
         array = self.array(value)
-        if array is not None and array.size <= MOST_KNOWN and not value.dtype.is_float:
-            return _objects(array.astype(np.int64) if value.dtype is BOOL else array)
+        if array is not None and value.dtype.is_float:
+            return known_floats(array) if array.size <= MOST_FLOATS else None
+        if array is not None and array.size <= MOST_KNOWN:
+            return objects(array.astype(np.int64) if value.dtype is BOOL else array)
         return self._contents.get(value)
 
     def know(self, value: Value, contents: Contents) -> Value:
@@ -176,7 +186,9 @@ class Context:
             return self.constant(
                 np.array(contents.tolist(), np.int64).reshape(contents.shape), value.dtype
             )
-        if contents.size <= MOST_KNOWN and value.dtype in (INT64, INT32):
+        kind = Ratio if value.dtype.is_float else (int, Dim)
+        is_known = value.dtype in KNOWN and all(isinstance(item, kind) for item in contents.flat)
+        if contents.size <= MOST_KNOWN and is_known:
             self._contents[value] = contents
         return value
 
@@ -193,7 +205,7 @@ class Context:
             result = function(*known)
         except (TypeError, ValueError):  # not a polynomial: it stays a run-time value
             return value
-        return self.know(value, _objects(result))
+        return self.know(value, objects(result))
 
     def extents(self, value: Value, node: ModelNode, what: str) -> tuple[Extent, ...]:
         """The contents of a rank-1 (or scalar) integer tensor; UnsupportedOpError if data decide
@@ -246,7 +258,7 @@ class Context:
         if known is not None:
             return known.item()  # type: ignore[no-any-return]
         extent = self.builder.new_data_dim(name, bound)
-        self.know(count, _objects(extent))
+        self.know(count, objects(extent))
         self.builder("data_dim", count, extent=extent, bound=bound)
         self.data_bounds[extent] = bound
         return extent
@@ -258,7 +270,7 @@ class Context:
         array = self.array(value)
         if array is not None:
             return bound_of_array(array)
-        contents = self._contents.get(value)
+        contents = None if value.dtype.is_float else self._contents.get(value)
         if contents is not None and contents.size == 1 and dim.is_nonnegative(contents.item()):
             return contents.item()  # type: ignore[no-any-return]
         return self._bounds.get(value)
@@ -277,7 +289,7 @@ class Context:
         for place in range(count):
             part = self.reshape(self.slice_axis(flat, 0, place, 1), ())
             extents.append(self.data_dim(self.cast(part, INT64), bound, name))
-        contents = _objects(extents).reshape(value.type.static_shape)
+        contents = objects(extents).reshape(value.type.static_shape)
         self._contents[value] = contents
         return contents
 
@@ -288,7 +300,7 @@ class Context:
         if isinstance(extent, int):
             return self.number(extent, INT64)
         if extent not in self._extents:
-            self._extents[extent] = self.know(self("extent", extent=extent), _objects(extent))
+            self._extents[extent] = self.know(self("extent", extent=extent), objects(extent))
         return self._extents[extent]
 
     def extents_value(self, extents: Sequence[Extent]) -> Value:
@@ -297,7 +309,7 @@ class Context:
             return self.constant(np.array(extents, np.int64).reshape(-1))
         parts = [self.reshape(self.extent_value(extent), (1,)) for extent in extents]
         value = self("concat", *parts, axis=0) if len(parts) > 1 else parts[0]
-        return self.know(value, _objects(list(extents)))
+        return self.know(value, objects(list(extents)))
 
     # -- common steps ------------------------------------------------------------------------------
 
@@ -326,9 +338,10 @@ class Context:
         if value.dtype is dtype:
             return value
         result = self("cast", value, dtype=dtype)
-        if value.dtype.is_integer and dtype.is_integer:
-            return self.learn(result, lambda x: x, value)
-        return result
+        if BOOL in (value.dtype, dtype):
+            return result
+        turned = np.frompyfunc(partial(converted, to_float=dtype.is_float), 1, 1)
+        return self.learn(result, turned, value)
 
     def slice(
         self,
@@ -376,16 +389,6 @@ def numbers(extents: Sequence[Extent]) -> tuple[int, ...] | None:
 def listed(shape: Sequence[Extent]) -> str:
     """A shape as messages show it: ``[n, 3, 224]``."""
     return f"[{', '.join(map(str, shape))}]"
-
-
-def _objects(array: Any) -> Contents:
-    """An array of Python ints and Dims."""
-    source = np.asarray(array, dtype=object) if not isinstance(array, np.ndarray) else array
-    result = np.empty(source.shape, dtype=object)
-    for index in np.ndindex(source.shape):
-        item = source[index]
-        result[index] = item if isinstance(item, Dim) else int(item)
-    return result
 
 
 def _shortest(array: npt.NDArray[Any]) -> Constant:

@@ -11,6 +11,7 @@ from .byte_products import scaled, weights_of_filters
 from .context import Context
 from .handler import HandlerTable
 from .node import ModelNode
+from .same_padding import with_same_padding, without_padding
 from .window import AUTO_PADS, FIX_DIMS, LARGEST, Window, read_window, spatial_rank
 
 CONVOLUTION: Final = HandlerTable()
@@ -75,7 +76,9 @@ def conv(context: Context, node: ModelNode) -> Value:
 def convolved(context: Context, node: ModelNode, x: Value, w: Value) -> Value:
     """The convolution of a node's attributes, without a bias."""
     spatial_rank(node, x.type.rank)
-    window = read_window(node, kernel_of(node, w, x.type.rank), x.shape[2:])
+    kernel = kernel_of(node, w, x.type.rank)
+    x, node = with_same_padding(context, node, x, kernel, 0)
+    window = read_window(node, kernel, x.shape[2:])
     channels, filters = x.shape[1], w.shape[0]
     groups = groups_of(node, channels, filters)
     if w.shape[1] * groups != channels:
@@ -131,7 +134,7 @@ def _transposed_window(
     wanted = node.integers("output_shape")
     automatic = node.text("auto_pad", "NOTSET", AUTO_PADS)
     # The padding trims the result, so the window is checked without an input to slide over.
-    unpadded = read_window(_without_padding(node), kernel, (LARGEST * LARGEST,) * rank)
+    unpadded = read_window(without_padding(node), kernel, (LARGEST * LARGEST,) * rank)
     limits = [max(s, d) for s, d in zip(unpadded.stride, unpadded.dilation, strict=True)]
     if len(added) != rank or any(
         not 0 <= a < limit for a, limit in zip(added, limits, strict=True)
@@ -160,13 +163,6 @@ def _transposed_window(
             f"its result would have the spatial shape {list(spatial)}.", "Export it again."
         )
     return Window(kernel, unpadded.stride, unpadded.dilation, lo, hi, (0,) * rank), spatial
-
-
-def _without_padding(node: ModelNode) -> ModelNode:
-    kept = {name: a for name, a in node.attributes.items() if name not in ("pads", "auto_pad")}
-    return ModelNode(
-        node.op_type, node.domain, node.opset, node.label, node.inputs, node.outputs, kept
-    )
 
 
 def _trimmed(

@@ -18,6 +18,7 @@ from .bounds import truncated_quotient
 from .context import Context
 from .handler import HandlerTable
 from .node import Item, ModelNode
+from .ratios import Ratio
 from .tensors import dtype_of
 
 ELEMENTWISE: Final = HandlerTable()
@@ -33,6 +34,12 @@ UNARY: Final = {
     "Acosh": "acosh", "Asinh": "asinh", "Atanh": "atanh",
 }  # fmt: skip
 
+FOLDED_UNARY: Final[dict[str, Callable[[Any], Any]]] = {
+    "Neg": lambda x: -x,
+    "Floor": np.frompyfunc(Ratio.floor, 1, 1),
+    "Ceil": np.frompyfunc(Ratio.ceil, 1, 1),
+}
+
 
 @ELEMENTWISE.on(*UNARY)
 def unary(context: Context, node: ModelNode) -> Value:
@@ -40,7 +47,8 @@ def unary(context: Context, node: ModelNode) -> Value:
     if node.op_type == "Abs" and not x.dtype.is_signed:
         return x
     value = context(UNARY[node.op_type], x)
-    return context.learn(value, lambda a: -a, x) if node.op_type == "Neg" else value
+    folded = FOLDED_UNARY.get(node.op_type)
+    return value if folded is None else context.learn(value, folded, x)
 
 
 BINARY: Final = {
@@ -103,7 +111,9 @@ def variadic(context: Context, node: ModelNode) -> Value:
 
     def combine(x: Value, y: Value) -> Value:
         value = context(op, x, y)
-        return value if folded is None else context.learn(value, folded, x, y)
+        if folded is None or x.dtype.is_float:
+            return value
+        return context.learn(value, folded, x, y)
 
     total = reduce(combine, node.present)
     return context("div", total, len(node.inputs)) if node.op_type == "Mean" else total

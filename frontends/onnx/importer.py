@@ -35,7 +35,7 @@ from .narrow import mark_moved, narrow_input
 from .node import Item, ModelNode, named_tensors
 from .order import AnyGraph, label, ordered, title
 from .registry import ADDED_TO_STANDARD, DOMAINS, HANDLERS, INLINED
-from .restriction import Restriction, advice, restrict, restriction_of
+from .restriction import Restriction, restrict
 from .schema import check_node, find_schema
 from .standard_function import body_of, has_body
 from .support import refuse_unsupported, report_support
@@ -46,19 +46,19 @@ from .turns import iterated
 def from_onnx(source: Source, *, dims: Dims | None = None, shapes: Shapes | None = None) -> Graph:
     """Read an ONNX model as a graph for inference.
 
-    ``dims`` gives free dims by name a number or a range of numbers, with a step those that it
-    divides, and integers that data decide, by the name of their tensor, a range from 0 on;
-    ``shapes`` replaces the shapes of inputs, where a name is a free dim. Free dims that neither
-    fixes stay free (1 to 10^9, or as far as the nodes fit). Raises ModelError if the model
-    is malformed, UnsupportedOpError naming every op that is not known, UsageError for names that
-    the model lacks.
+    ``dims`` gives free dims by name a number, a range of numbers, with a step those that it
+    divides, or the name of the free dim that they equal; and integers that data decide, by the name
+    of their tensor, a range from 0 on. ``shapes`` replaces the shapes of inputs, where a name is a
+    free dim. Free dims that neither fixes stay free (1 to 10^9, or as far as the nodes fit). Raises
+    ModelError if the model is malformed, UnsupportedOpError naming every op that is not known,
+    UsageError for names that the model lacks.
     """
     file = read_model(source)
     model = file.model
     functions = local_functions(model)
     check_expansion(model, functions)
     refuse_unsupported(report_support(model, functions))
-    limits: dict[str, int | range] = {}
+    limits: dict[str, int | range | str] = {}
     while True:
         importer = _Importer(
             model,
@@ -248,8 +248,8 @@ class _Importer:
             outputs = (frame.names.get(name) for name in call.outputs)
             mark_moved(self.context, call, narrow, outputs)
         except NetloomError as error:
-            hint = self._restrict(call, error) or error.hint
-            if not error.node or error.node == call.label:
+            hint = restrict(self.context, self.inputs, self.fixed, call, error) or error.hint
+            if error.node in ("", call.label, call.title):
                 raise type(error)(error.message, node=call.title, hint=hint) from error
             raise
         except (ValueError, OverflowError) as error:
@@ -257,21 +257,6 @@ class _Importer:
                 f"it cannot be imported: {error}.", node=call.title, hint="Export it again."
             ) from error
         return None
-
-    def _restrict(self, call: ModelNode, error: NetloomError) -> str:
-        """Where numbers of a free dim would make the node fit, import again with these, or
-        advise them if the caller chose.
-        """
-        found = restriction_of(self.context, call, error)
-        if found is None:
-            return ""
-        name, step = self.inputs.dim_of(found[0])
-        if not name:
-            return ""
-        if name in self.fixed:
-            return advice(name, step, found[1], error)
-        restrict(name, step, *found, error)
-        return ""
 
     def _outside(self, call: ModelNode, domain: str) -> Handler | None:
         """The handler of an op that the standard does not have; None for the standard's own."""

@@ -1,5 +1,5 @@
-"""Types of a model's inputs under the caller's wishes: fixed dims, ranges of free dims, shapes in
-place of the model's own.
+"""Types of a model's inputs under the caller's wishes: fixed dims, ranges of free dims, free dims
+that are one, shapes in place of the model's own.
 
 Each name of a free dim is one symbol. A range may also be that of an integer tensor of the model,
 which then may be an extent. Names that the model lacks are the caller's mistakes.
@@ -25,7 +25,7 @@ from .tensors import check_shape, dtype_of
 # of a free dim; slices "to the end" say this (TensorFlow) or more
 LARGEST_DIM: Final = 1_000_000_000
 
-Dims = Mapping[str, "int | range"]
+Dims = Mapping[str, "int | range | str"]
 Shapes = Mapping[str, Sequence["int | str"]]
 
 
@@ -36,6 +36,7 @@ class InputShapes:
         self.dims, self.shapes = dims, shapes
         self.symbols: dict[str, Extent] = {}
         self._taken: set[str] = set()
+        self._met: dict[str, None] = {}  # free dims that the inputs name, in order
 
     @property
     def are_changed(self) -> bool:
@@ -85,6 +86,10 @@ class InputShapes:
         return self._named(entry.dim_param or fallback)
 
     def _named(self, name: str) -> Extent:
+        self._met[name] = None
+        return self._chosen(name)
+
+    def _chosen(self, name: str) -> Extent:
         if name not in self.symbols:
             chosen = self.dims.get(name)
             match chosen:
@@ -92,6 +97,8 @@ class InputShapes:
                     if chosen < 0:
                         raise UsageError(f"the dim {printable(name)} cannot be {chosen}.")
                     self.symbols[name] = chosen
+                case str():
+                    self.symbols[name] = self._chosen(self._root(name))
                 case None | range():
                     safe = identifier(name, self._taken)
                     self._taken.add(safe)
@@ -107,6 +114,17 @@ class InputShapes:
                 case _:
                     raise UsageError(f"the dim {printable(name)} cannot be {chosen!r}.")
         return self.symbols[name]
+
+    def _root(self, name: str) -> str:
+        """The free dim that one equals in the end, which the caller may say of one after another."""
+        seen = [name]
+        while isinstance(other := self.dims.get(seen[-1]), str):
+            if other in seen:
+                raise UsageError(
+                    f"the dim {printable(name)} cannot be {printable(other)}, which is defined by it."
+                )
+            seen.append(other)
+        return seen[-1]
 
     def dim_of(self, symbol: Symbol) -> tuple[str, int]:
         """The free dim that a symbol stands for, and how many times the symbol it is; no name if
@@ -139,10 +157,17 @@ class InputShapes:
                     f"the model has no input {name!r}.",
                     hint=f"It has {', '.join(map(repr, map(printable, names))) or 'none'}.",
                 )
-        for name in self.dims:
+        for name, chosen in self.dims.items():
             if name not in self.symbols and name not in tensors:
-                free = ", ".join(printable(known) for known in self.symbols) or "none"
-                raise UsageError(f"the model has no free dim {name!r}.", hint=f"It has {free}.")
+                raise UsageError(f"the model has no free dim {name!r}.", hint=self._free_dims())
+            if isinstance(chosen, str) and chosen not in self._met:
+                message = (
+                    f"the dim {printable(name)} cannot be {chosen!r}, which the model has not."
+                )
+                raise UsageError(message, hint=self._free_dims())
+
+    def _free_dims(self) -> str:
+        return f"It has {', '.join(map(printable, self._met)) or 'none'}."
 
 
 def _checked_range(name: str, chosen: range) -> range:

@@ -73,11 +73,11 @@ def _pad(
         return context("pad", x, lo=below, hi=above, value=number, mode=mode)
     for axis, (low, high) in enumerate(zip(lo, hi, strict=True)):
         if low != 0 or high != 0:
-            x = _padded_axis(context, x, axis, (low, high), number, mode)
+            x = padded_axis(context, x, axis, (low, high), number, mode)
     return x
 
 
-def _padded_axis(
+def padded_axis(
     context: Context, x: Value, axis: int, pads: tuple[Extent, Extent], number: float, mode: str
 ) -> Value:
     """By as many elements as free dims say: joined with them, or gathered."""

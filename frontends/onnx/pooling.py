@@ -5,6 +5,8 @@ from __future__ import annotations
 import math
 from typing import Final
 
+import numpy as np
+
 from netloom.compiler.dim import Extent
 from netloom.compiler.graph import Value
 from netloom.compiler.tensor_type import INT64
@@ -12,6 +14,7 @@ from netloom.compiler.tensor_type import INT64
 from .context import Context
 from .handler import HandlerTable
 from .node import ModelNode
+from .same_padding import with_same_padding
 from .window import FIX_DIMS, Window, read_window, spatial_rank
 
 POOLING: Final = HandlerTable()
@@ -45,6 +48,9 @@ def _refuse_empty_windows(node: ModelNode, window: Window, spatial: tuple[Extent
 @POOLING.on("MaxPool")
 def max_pool(context: Context, node: ModelNode) -> list[Value | None]:
     x = node.input(0)
+    if (kernel := node.integers("kernel_shape")) is not None and not node.is_used(1):
+        least = float("-inf") if x.dtype.is_float else int(np.iinfo(x.dtype.numpy).min)
+        x, node = with_same_padding(context, node, x, kernel, least)
     window = _window(node, x)
     _refuse_empty_windows(node, window, x.shape[2:])
     attrs = {

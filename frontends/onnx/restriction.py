@@ -3,22 +3,26 @@ declare.
 
 A mask of 64 x 64, cut to the sequence's length, fits lengths up to 64 only; a shape with a number
 written into it, one; an image that is halved and doubled again meets itself only where its size is
-even.
+even; inputs that are added have one batch, though their exporter named it twice. ``equal_extents``
+says which extents must be equal; ``restriction_of`` for which numbers of one free dim they are, or
+which other one it then is; ``restrict`` has the model imported again with these.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
-from itertools import combinations, zip_longest
+from functools import partial
+from itertools import product as pairs_of
+from typing import TypeAlias
 
 from netloom.compiler import dim
 from netloom.compiler.dim import Dim, Extent, Minimum, Symbol, product, substitute, symbols_of
-from netloom.compiler.graph import Value
 from netloom.errors import NetloomError, ShapeError
 
 from .context import Context
-from .input_shapes import LARGEST_DIM
+from .equal_extents import equal_extents, new_shape
+from .input_shapes import LARGEST_DIM, InputShapes
 from .names import printable
 from .node import ModelNode
 
@@ -33,10 +37,30 @@ class MultipleOf:
     factor: int
 
 
-class Restriction(Exception):
-    """The model can be imported only where the free dim ``name`` is as ``chosen`` says."""
+@dataclass(frozen=True)
+class AtLeast:
+    """All numbers from ``least`` on."""
 
-    def __init__(self, name: str, chosen: int | range) -> None:
+    least: int
+
+
+@dataclass(frozen=True)
+class SameAs:
+    """``times`` what another free dim is."""
+
+    other: Symbol
+    times: int = 1
+
+
+Chosen: TypeAlias = int | range | MultipleOf | AtLeast | SameAs  # what a free dim may be
+
+
+class Restriction(Exception):
+    """The model can be imported only where the free dim ``name`` is as ``chosen`` says: a number,
+    one of a range, or what another free dim is.
+    """
+
+    def __init__(self, name: str, chosen: int | range | str) -> None:
         super().__init__(f"{name} in {chosen}")
         self.name, self.chosen = name, chosen
 
@@ -61,9 +85,61 @@ class NotThatNumber(ShapeError):
         self.extent, self.number = extent, number
 
 
+def restrict(
+    context: Context,
+    inputs: InputShapes,
+    fixed: Collection[str],
+    node: ModelNode,
+    error: NetloomError,
+) -> str:
+    """Raises Restriction where numbers of a free dim would make the node fit. If the caller chose
+    that dim (it is ``fixed``), the advice that remains; "" if there is none.
+    """
+    found = restriction_of(context, node, error)
+    if found is None:
+        return ""
+    symbol, chosen = found
+    name, step = inputs.dim_of(symbol)
+    if not name:
+        return ""
+    if isinstance(chosen, SameAs):
+        other, parts = inputs.dim_of(chosen.other)
+        return _unite(inputs, fixed, name, other) if other and step * chosen.times == parts else ""
+    if name in fixed:
+        shown = f"It fits where {printable(name)} is"
+        match chosen:
+            case MultipleOf(factor):
+                return f"{shown} a multiple of {factor * step}."
+            case AtLeast(least):
+                return f"{shown} {least * step} at least."
+            case int() if chosen > 0:
+                return f"{shown} {chosen * step}."
+        return ""
+    most = LARGEST_DIM // step
+    match chosen:
+        case int() if symbol.hi == most and 1 <= chosen:
+            raise Restriction(name, chosen * step)
+        case AtLeast(least) if isinstance(symbol.hi, int):
+            raise Restriction(name, range(least * step, symbol.hi * step + 1, step))
+        case range() if symbol.hi == most and chosen.start >= 1 and chosen[-1] < most:
+            raise Restriction(name, range(chosen[0] * step, chosen[-1] * step + 1, step))
+        case MultipleOf(factor) if isinstance(symbol.hi, int) and factor <= symbol.hi:
+            raise Restriction(name, range(factor * step, symbol.hi * step + 1, factor * step))
+    return ""
+
+
+def _unite(inputs: InputShapes, fixed: Collection[str], one: str, other: str) -> str:
+    """Two free dims as one: the first that the inputs name, unless the caller chose the second."""
+    first, second = sorted((one, other), key=list(inputs.symbols).index)
+    for free, kept in ((second, first), (first, second)):
+        if free not in fixed:
+            raise Restriction(free, kept)
+    return f"It fits where {printable(second)} is {printable(first)}."
+
+
 def restriction_of(
     context: Context, node: ModelNode, error: NetloomError
-) -> tuple[Symbol, int | range | MultipleOf] | None:
+) -> tuple[Symbol, Chosen] | None:
     """The symbol and its numbers for which the node's inputs fit; None if that is not the
     trouble.
     """
@@ -72,82 +148,84 @@ def restriction_of(
     if isinstance(error, NotThatNumber):
         symbol = _symbol(error.extent)
         return None if symbol is None else (symbol, error.number)
-    values = [value for value in node.inputs if isinstance(value, Value)]
-    if node.op_type == "Reshape" and len(values) == 2:
-        return _only_number(context, values[0], values[1])
-    for left, right in _aligned(context, node, values):
+    if node.op_type == "Reshape" and (parts := _where_divided(context, node)) is not None:
+        return parts
+    for left, right in equal_extents(context, node):
         for cut, whole in ((left, right), (right, left)):
             if (symbol := _symbol(whole)) is not None and (
                 most := _cut_at(cut, symbol)
             ) is not None:
                 return symbol, range(symbol.lo if isinstance(symbol.lo, int) else 1, most + 1)
+            if (number := _where_number(cut, whole)) is not None:
+                return number
+            if cut != whole and cut == dim.maximum(whole, 0):
+                return _where_at_least(whole, 0)
         if (found := _where_equal(left, right)) is not None:
             return found
     return None
 
 
-def advice(name: str, step: int, chosen: int | range | MultipleOf, error: NetloomError) -> str:
-    """What the caller, who chose the dim's numbers, is told; ``step``: of the symbol."""
-    shown = f"It fits where {printable(name)} is"
-    match chosen:
-        case MultipleOf(factor):
-            return f"{shown} a multiple of {factor * step}."
-        case range() if isinstance(error, TooSmall):
-            return f"{shown} {chosen[0] * step} at least."
-    return ""
-
-
-def restrict(
-    name: str, step: int, symbol: Symbol, chosen: int | range | MultipleOf, error: NetloomError
-) -> None:
-    """Raises Restriction if the model is to be imported again with these numbers of the dim."""
-    most = LARGEST_DIM // step
-    match chosen:
-        case int() if symbol.hi == most and 1 <= chosen:
-            raise Restriction(name, chosen * step)
-        case range() if isinstance(error, TooSmall) and chosen.start > symbol.lo:
-            raise Restriction(name, range(chosen[0] * step, chosen[-1] * step + 1, step))
-        case range() if symbol.hi == most and chosen.start >= 1 and chosen[-1] < most:
-            raise Restriction(name, range(chosen[0] * step, chosen[-1] * step + 1, step))
-        case MultipleOf(factor) if isinstance(symbol.hi, int) and factor <= symbol.hi:
-            raise Restriction(name, range(factor * step, symbol.hi * step + 1, factor * step))
-
-
-def _aligned(
-    context: Context, node: ModelNode, values: list[Value]
-) -> Iterator[tuple[Extent, Extent]]:
-    """Extents of two values that must be equal, or broadcast against each other."""
-    if node.op_type == "Expand":
-        wanted = context.contents(values[-1])
-        if wanted is not None and wanted.ndim == 1:
-            pairs = zip_longest(reversed(values[0].shape), reversed(wanted.tolist()), fillvalue=1)
-            yield from pairs
-        return
-    for a, b in combinations(values, 2):
-        if node.op_type == "Concat":
-            joined = node.integer("axis", 1) % max(a.type.rank, 1)
-            yield from (
-                pair
-                for axis, pair in enumerate(zip(a.shape, b.shape, strict=False))
-                if axis != joined
-            )
-        else:
-            yield from zip_longest(reversed(a.shape), reversed(b.shape), fillvalue=1)
-
-
-def _where_equal(left: Extent, right: Extent) -> tuple[Symbol, MultipleOf] | None:
-    """The symbol of whose multiples two extents are equal that are not so for every number."""
-    if left == right or not (isinstance(left, Dim) and isinstance(right, Dim)):
+def _where_number(have: Extent, want: Extent) -> tuple[Symbol, int] | None:
+    """The symbol, and its number, with which two products are equal that differ in it alone."""
+    if not isinstance(have, Dim) or len(have.terms) != 1:
         return None
-    for symbol in sorted(symbols_of([left]) & symbols_of([right]), key=str):
-        for factor in FACTORS:
-            multiple = {symbol: Dim.of(symbol) * factor}
-            if substitute(left, multiple) == substitute(right, multiple):
-                return symbol, MultipleOf(factor)
+    ((atoms, factor),) = have.terms
+    ((others, size),) = (
+        want.terms if isinstance(want, Dim) and len(want.terms) == 1 else (((), want),)
+    )
+    rest = list(atoms)
+    for atom in others:
+        if atom not in rest:
+            return None
+        rest.remove(atom)
+    match rest:
+        case [Symbol() as symbol] if isinstance(size, int) and size % factor == 0:
+            return symbol, size // factor
     return None
 
 
-def _where_at_least(extent: Extent, fewest: int) -> tuple[Symbol, range] | None:
+def _where_equal(left: Extent, right: Extent) -> tuple[Symbol, MultipleOf | SameAs] | None:
+    """What makes two extents equal that are not so for every number."""
+    if left == right or not (isinstance(left, Dim) and isinstance(right, Dim)):
+        return None
+    shared = sorted(symbols_of([left]) & symbols_of([right]), key=str)
+    return _multiple_where(
+        shared, lambda multiples: substitute(left, multiples) == substitute(right, multiples)
+    ) or _where_same(left, right)
+
+
+def _where_same(left: Dim, right: Dim) -> tuple[Symbol, SameAs] | None:
+    """The symbol of one extent that must be what a symbol of the other is, or so many times that:
+    dims that are multiples have symbols of their parts.
+    """
+    for times, (a, b) in pairs_of((1, *FACTORS), ((left, right), (right, left))):
+        ours, theirs = symbols_of([a]) - symbols_of([b]), symbols_of([b]) - symbols_of([a])
+        for symbol, other in pairs_of(sorted(ours, key=str), sorted(theirs, key=str)):
+            if substitute(a, {symbol: Dim.of(other) * times}) == b:
+                return symbol, SameAs(other, times)
+    return None
+
+
+def _multiple_where(
+    symbols: Sequence[Symbol], fits: Callable[[dict[Symbol, Extent]], bool]
+) -> tuple[Symbol, MultipleOf] | None:
+    """The first symbol that must be a multiple, and of which factor: alone, or else together with
+    all the others (windows of 7 x 7 need both sizes; the next import finds the next).
+    """
+    groups = [[symbol] for symbol in symbols] + [list(symbols)] * (len(symbols) > 1)
+    for group in groups:
+        for factor in FACTORS:
+            multiples: dict[Symbol, Extent] = {s: Dim.of(s) * factor for s in group}
+            if not fits(multiples):
+                continue
+            for symbol in group:
+                others = {s: multiple for s, multiple in multiples.items() if s != symbol}
+                if not fits(others):
+                    return symbol, MultipleOf(factor)
+    return None
+
+
+def _where_at_least(extent: Extent, fewest: int) -> tuple[Symbol, AtLeast] | None:
     """The only symbol of an extent, and its numbers from which on the extent is large enough."""
     symbols = symbols_of([extent])
     if len(symbols) != 1:
@@ -158,7 +236,7 @@ def _where_at_least(extent: Extent, fewest: int) -> tuple[Symbol, range] | None:
     for least in range(symbol.lo + 1, min(symbol.hi, LARGEST_LEAST) + 1):
         narrowed = dim.symbol(symbol.name, least, symbol.hi)
         if dim.is_nonnegative(substitute(extent, {symbol: narrowed}) - fewest):
-            return symbol, range(least, symbol.hi + 1)
+            return symbol, AtLeast(least)
     return None
 
 
@@ -185,33 +263,20 @@ def _cut_at(extent: Extent, symbol: Symbol) -> int | None:
     return limit if isinstance(limit, int) and limit > 1 and other == Dim.of(symbol) else None
 
 
-def _only_number(context: Context, x: Value, shape: Value) -> tuple[Symbol, int | range] | None:
-    """The number n of one symbol with which x has as many elements as the new shape."""
-    contents = context.contents(shape)
-    if contents is None or contents.ndim != 1:
+def _where_divided(context: Context, node: ModelNode) -> tuple[Symbol, MultipleOf] | None:
+    """The only symbol of whose multiples the -1 of a Reshape is a number."""
+    wanted = new_shape(context, node)
+    if wanted is None or -1 not in wanted:
         return None
-    wanted = [
-        x.shape[axis] if extent == 0 and axis < x.type.rank else extent
-        for axis, extent in enumerate(contents.tolist())
+    have = node.input(0).type.elements
+    divides = partial(_divides, have, product([extent for extent in wanted if extent != -1]))
+    found = [
+        restriction
+        for symbol in sorted(symbols_of([have]), key=str)
+        if (restriction := _multiple_where([symbol], divides)) is not None
     ]
-    have, want = x.type.elements, product(wanted)
-    if not isinstance(have, Dim) or len(have.terms) != 1 or -1 in wanted:
-        return None
-    ((atoms, factor),) = have.terms
-    ((others, size),) = (
-        want.terms if isinstance(want, Dim) and len(want.terms) == 1 else (((), want),)
-    )
-    rest = list(atoms)
-    for atom in others:
-        if atom not in rest:
-            return None
-        rest.remove(atom)
-    if (
-        len(rest) != 1
-        or not isinstance(rest[0], Symbol)
-        or not isinstance(size, int)
-        or size % factor
-        or size < factor
-    ):
-        return None
-    return rest[0], size // factor
+    return found[0] if len(found) == 1 else None
+
+
+def _divides(have: Extent, parts: Extent, multiples: dict[Symbol, Extent]) -> bool:
+    return dim.exact_quotient(substitute(have, multiples), substitute(parts, multiples)) is not None

@@ -111,7 +111,7 @@ def _automatic_padding(
     for extent, stride, reach in zip(spatial, window.stride, window.reach, strict=True):
         total: Extent = 0
         if automatic != "VALID":
-            total = dim.maximum((dim.ceil_div(extent, stride) - 1) * stride + reach - extent, 0)
+            total = total_of_same(extent, stride, reach)
         if not isinstance(total, int):
             raise node.unsupported(
                 f"the padding {automatic} depends on the free dim {extent}.", FIX_DIMS
@@ -120,6 +120,11 @@ def _automatic_padding(
         lo.append(large if automatic == "SAME_LOWER" else small)
         hi.append(small if automatic == "SAME_LOWER" else large)
     return tuple(lo), tuple(hi)
+
+
+def total_of_same(extent: Extent, stride: int, reach: int) -> Extent:
+    """The padding of an axis that makes ceil(extent / stride) windows."""
+    return dim.maximum(-extent % stride + (reach - stride), 0)
 
 
 def _with_ceil_mode(node: ModelNode, window: Window, spatial: Sequence[Extent]) -> Window:

@@ -121,6 +121,10 @@ def test_exact_quotients() -> None:
     assert dim.exact_quotient(6 * n * m + 3 * m, 3 * m) == 2 * n + 1
     assert dim.exact_quotient(0, n) == 0 and dim.exact_quotient(n, n) == 1
     assert dim.exact_quotient(12, -4) == -3
+    patches = (n // 14) * (m // 14) + 1  # and a class token
+    assert dim.exact_quotient(48 * n * patches, 12 * patches) == 4 * n
+    assert dim.exact_quotient((n + m) * (n - m + 1), n + m) == n - m + 1
+    assert dim.exact_quotient(n * n + n * m, n + 2 * m) is None
     for numerator, divisor in ((n + 1, n), (n, 0), (3 * n, 2), (n, n + 1), (n, n * n)):
         assert dim.exact_quotient(numerator, divisor) is None
 
@@ -147,3 +151,9 @@ def test_what_halving_and_doubling_leaves_is_no_less_than_zero() -> None:
     assert dim.is_nonnegative(rest)
     assert not dim.is_nonnegative(rest - 1)
     assert not dim.is_nonnegative(h // 2 * 2 - h)
+
+
+def test_what_rounding_up_adds_is_not_negative() -> None:
+    n = Dim.of(N)
+    assert dim.is_nonnegative(8 * ((n + 7) // 8) - n)
+    assert not dim.is_nonnegative(8 * ((n + 6) // 8) - n)

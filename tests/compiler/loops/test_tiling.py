@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from netloom.compiler.dim import Dim, Symbol, bounds, evaluate, product, symbol, symbols_of
+from netloom.compiler.dim import Dim, Extent, Symbol, bounds, evaluate, product, symbol, symbols_of
 from netloom.compiler.driver import PIPELINE, Options
 from netloom.compiler.graph import Builder, Graph
 from netloom.compiler.loops.build import Machine, anchor_of, build_kernel
@@ -271,22 +271,27 @@ def test_large_results_go_past_the_last_level_cache() -> None:
 # -- long sums -------------------------------------------------------------------------------------
 
 
-def convolution_plan(
-    channels: int, extent: int, batch: int, filters: int | None = None, kernel: int = 3
-) -> Plan:
-    """The plan of a direct convolution, with as many filters as channels unless given."""
+def convolution_body(
+    channels: int, extent: int, batch: Extent, filters: int | None = None, taps: int = 3
+) -> Graph:
+    """The kernel of a direct convolution, with as many filters as channels unless given."""
     b = Builder("layer")
     x = b.input(TensorType(FLOAT32, (batch, channels, extent, extent)), "x")
-    w = b.constant(np.zeros((filters or channels, channels, kernel, kernel), np.float32))
-    pads = (kernel // 2, kernel // 2)
-    window: Any = dict(stride=(1, 1), dilation=(1, 1), lo=pads, hi=pads)
+    w = b.constant(np.zeros((filters or channels, channels, taps, taps), np.float32))
+    border = (taps // 2,) * 2
+    window: Any = dict(stride=(1, 1), dilation=(1, 1), lo=border, hi=border)
     fused_graph, _ = PIPELINE.run(b.build([b("conv", x, w, **window)]), Options(override="direct"))
     (body,) = (
         node.attrs.body
         for node in fused_graph.nodes
         if node.op is OPS["kernel"] and any(n.op.name == "conv" for n in node.attrs.body.nodes)
     )
-    return plan_of(body, Machine())
+    return body
+
+
+def convolution_plan(channels: int, extent: int, batch: int) -> Plan:
+    """The plan of a direct 3 x 3 convolution."""
+    return plan_of(convolution_body(channels, extent, batch), Machine())
 
 
 @pytest.mark.parametrize(("batch", "is_read_again"), [(1, False), (4, True), (16, True)])
@@ -313,12 +318,20 @@ def test_filters_of_a_chunk_stay_near_where_many_rows_read_them(
 def test_what_stays_in_the_cache_is_swept_innermost(
     channels: int, filters: int, extent: int, innermost: str
 ) -> None:
-    plan = convolution_plan(channels, extent, 1, filters, kernel=1)
+    plan = plan_of(convolution_body(channels, extent, 1, filters, taps=1), Machine())
     assert plan.tile.rows and plan.tile.columns
     order = [axis.name[:2] for axis in (*plan.outer, *plan.inner)]  # a part of p1 is p1k
     of_rows = max(i for i, name in enumerate(order) if name == plan.tile.rows.name[:2])
     of_columns = max(i for i, name in enumerate(order) if name == plan.tile.columns.name[:2])
     assert ("columns" if of_columns > of_rows else "rows") == innermost
+
+
+def test_chunks_of_columns_are_cut_again() -> None:
+    """46 blocks of filters in four chunks, and these in two: the last chunk is still a short one."""
+    body = convolution_body(736, 9, symbol("N"), taps=1)
+    names = {axis.name for axis in plan_of(body, Machine()).inner}
+    assert {"p1ck", "p1k"} <= names
+    assert not verify_kernel(build_kernel("kernel", body, Machine()))
 
 
 def test_rows_of_neighbours_are_preferred_to_those_of_far_images() -> None:

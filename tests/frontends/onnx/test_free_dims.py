@@ -17,7 +17,7 @@ from onnx import numpy_helper
 from netloom.compiler import dim
 from netloom.compiler.driver import Options, compile_graph, plan_graph
 from netloom.compiler.interpret import interpret
-from netloom.errors import ShapeError, UnsupportedOpError, UsageError
+from netloom.errors import NetloomError, ShapeError, UnsupportedOpError, UsageError
 from netloom.frontends.onnx import from_onnx
 from netloom.runtime.session import Session
 
@@ -292,3 +292,104 @@ def test_pads_to_the_size_before_a_pool() -> None:
         "none": np.zeros(2, np.int64),
     }
     assert_right(model_of("float[B, 2, H, W] x", body, **fixed), (1, 2, 6, 9), (2, 2, 5, 4))
+
+
+# -- free dims that are one: exporters name each input's batch anew -----------------------------------
+
+
+JOINED = {
+    "float[A, T, 4] x, float[B, S, 4] z": "y = Mul(x, z)",
+    "float[A, 3] x, float[B, 5] z": "y = Concat<axis = 1>(x, z)",
+    "float[A, 3, T] x, float[B, S, 2] z": "y = MatMul(x, z)",
+    "float[A, 2, T] x, float[B, 2, S] z": """xp = MaxPool<kernel_shape = [2], strides = [2]>(x)
+        zp = AveragePool<kernel_shape = [2], strides = [2]>(z)  y = Add(xp, zp)""",
+    "float[A, 3] x, float[B, 3] z, float[C, 3] v": "p = Add(z, v)  y = Sub(p, x)",
+}
+
+
+@pytest.mark.parametrize("signature", JOINED)
+def test_free_dims_that_must_be_equal_become_one(signature: str) -> None:
+    model = model_of(signature, JOINED[signature])
+    graph = from_onnx(model)
+    assert {symbol.name for symbol in graph.symbols} <= {"A", "T"}
+    compiled = Session.in_process(compile_graph(graph, Options()).image, threads=1)
+    session = onnxruntime.InferenceSession(
+        model.SerializeToString(), providers=["CPUExecutionProvider"]
+    )
+    extents = {"A": 3, "B": 3, "C": 3, "T": 6, "S": 6}
+    inputs = {
+        i.name: RNG.standard_normal([extents.get(e, e) for e in i.shape]).astype(np.float32)
+        for i in session.get_inputs()
+    }
+    (expected,) = session.run(None, inputs)
+    for found in (interpret(graph, inputs)[0], compiled.run(None, inputs)[0]):
+        np.testing.assert_allclose(found, expected, rtol=2e-5, atol=2e-5)
+
+
+def test_boxes_and_scores_have_one_number() -> None:
+    model = model_of(
+        "float[1, P, 4] boxes, float[1, 2, Q] scores",
+        "kept = NonMaxSuppression(boxes, scores, ten)  y = Cast<to = 1>(kept)",
+        ten=np.array([10]),
+    )
+    assert [str(v.type) for v in from_onnx(model).inputs] == [
+        "float32[1, P, 4]",
+        "float32[1, 2, P]",
+    ]
+
+
+SUM: dict[str, Any] = {"signature": "float[A, 3] x, float[B, 3] z", "body": "y = Add(x, z)"}
+
+
+@pytest.mark.parametrize(
+    ("dims", "found"),
+    [({}, "A"), ({"B": range(1, 9)}, "B"), ({"A": 4}, "4"), ({"B": 4}, "4"), ({"B": "A"}, "A")],
+)
+def test_the_dim_that_the_caller_chose_is_kept(dims: dict[str, Any], found: str) -> None:
+    assert [str(v.type) for v in from_onnx(model_of(**SUM), dims=dims).inputs] == [
+        f"float32[{found}, 3]"
+    ] * 2
+
+
+def test_dims_that_the_caller_keeps_apart_are_named() -> None:
+    with pytest.raises(ShapeError) as caught:
+        from_onnx(model_of(**SUM), dims={"A": range(1, 9), "B": range(1, 5)})
+    assert caught.value.hint == "It fits where B is A."
+    with pytest.raises(UsageError, match="defined by it"):
+        from_onnx(model_of(**SUM), dims={"A": "B", "B": "A"})
+    for dims in ({"A": "Q"}, {"A": "Q", "Q": 4}):
+        with pytest.raises(
+            UsageError, match="A cannot be 'Q', which the model has not. It has A, B"
+        ):
+            from_onnx(model_of(**SUM), dims=dims)
+
+
+def test_axes_of_a_kernel_say_nothing_of_the_image() -> None:
+    """What does not fit is the padding; H is not the kernel's height."""
+    body = 'y = AveragePool<kernel_shape = [3, 3], strides = [2, 2], auto_pad = "SAME_UPPER">(x)'
+    with pytest.raises(UnsupportedOpError, match="depends on the free dim H"):
+        from_onnx(model_of("float[N, 3, H, 8] x", body))
+    conv = "y = Conv<kernel_shape = [3, 3], group = 2>(x, w)"
+    with pytest.raises(NetloomError):
+        from_onnx(model_of("float[N, 3, H, W] x", conv, w=np.ones((4, 1, 3, 3), np.float32)))
+
+
+# -- SAME, as TensorFlow pads: by the remainder of the image's size ----------------------------------
+
+SAME_WINDOWS = {
+    "lower": 'y = Conv<auto_pad = "SAME_LOWER", strides = [2, 3]>(x, w)',
+    "pool": 'y = MaxPool<auto_pad = "SAME_UPPER", strides = [3, 2], kernel_shape = [3, 2]>(x)',
+    "residual": """a = Conv<auto_pad = "SAME_UPPER", strides = [2, 2]>(x, w)
+        b = Conv<auto_pad = "SAME_UPPER", strides = [2, 2]>(x, v)  y = Add(a, b)""",
+}
+
+
+@pytest.mark.parametrize("body", SAME_WINDOWS)
+def test_same_padding_follows_the_size_of_the_image(body: str) -> None:
+    weights = {
+        "w": RNG.standard_normal((3, 3, 3, 3)).astype(np.float32),
+        "v": RNG.standard_normal((3, 3, 1, 1)).astype(np.float32),
+    }
+    used = {name: w for name, w in weights.items() if f", {name})" in SAME_WINDOWS[body]}
+    model = model_of("float[1, 3, H, W] x", SAME_WINDOWS[body], **used)
+    assert_right(model, (1, 3, 6, 7), (1, 3, 7, 9), (1, 3, 5, 8))
