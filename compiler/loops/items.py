@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 from .. import dim
-from ..dim import Dim
+from ..dim import Dim, Extent
 from .elements import Axis
 from .ir import LANE, LANES, Load
 from .plan import SYMBOLIC_STEPS, Chains, Plan, Tile, divisor, operands, tiles_along
@@ -159,8 +159,7 @@ def _near_columns(
     bytes_ = terms * LANES * space.elements.out.dtype.bytes * tile.counts[columns.symbol]
     most = _most_tiles(tile, columns)
     chunk = _chunk(tile, columns, max(NEAR_BYTES // bytes_, 1)) if bytes_ * most > NEAR_BYTES else 0
-    others = dim.product([tiles_along(tile, axis) for axis in outer[:-1]])
-    is_read_again = not isinstance(others, int) or others >= ENOUGH_AGAIN
+    is_read_again = _are_enough([tiles_along(tile, axis) for axis in outer[:-1]])
     if not chunk or not is_read_again or columns.extent == chunk:
         return space, tile, outer, []
     space, whole, part = chunked(space, columns, chunk)
@@ -171,6 +170,12 @@ def _near_columns(
         [*outer[:place], whole, *outer[place:-1]],
         [part],
     )
+
+
+def _are_enough(tiles: Sequence[Extent]) -> bool:
+    """Whether so many tiles read the columns that a part of these is worth keeping near."""
+    total = dim.product(tiles)
+    return not isinstance(total, int) or total >= ENOUGH_AGAIN
 
 
 def _block(
@@ -250,7 +255,9 @@ def _is_swept_by_columns(space: Space, tile: Tile, chains: Chains) -> bool:
     vectors, scalars = operands(space)
     of_columns, of_rows = _walked(space, vectors, scalars), _walked(space, scalars, vectors)
     again = _read_again(space, tile, vectors, scalars), _read_again(space, tile, scalars, vectors)
-    keeps_part = bool(chains.outer) and _walked(space, scalars, vectors, tile) >= ENOUGH_AGAIN
+    keeps_part = bool(chains.outer) and _are_enough(
+        [tiles_along(tile, axis) for axis in space.pure if axis is not tile.columns]
+    )
     return again < again[::-1] if any(again) and not keeps_part else of_columns < of_rows
 
 
