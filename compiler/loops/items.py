@@ -172,7 +172,7 @@ def _near_columns(
     )
 
 
-def _are_enough(tiles: Sequence[Extent]) -> bool:
+def _are_enough(tiles: list[Extent]) -> bool:
     """Whether so many tiles read the columns that a part of these is worth keeping near."""
     total = dim.product(tiles)
     return not isinstance(total, int) or total >= ENOUGH_AGAIN
