@@ -19,10 +19,11 @@ import numpy.typing as npt
 from netloom.errors import InputError, VerificationError
 
 from .. import dim, scalar
-from ..dim import Atom, Dim, Extent, Minimum, Quotient, Remainder, Symbol
+from ..dim import Extent, Symbol
 from ..op import Array
 from ..scalar import SCALAR_FUNCTIONS, Bitcast, Call, Cast, Checked, Expr, Guarded, Index, Literal
 from ..tensor_type import INT32
+from .bindings import Bindings
 from .ir import (
     LANES,
     Allocate,
@@ -43,7 +44,6 @@ from .ir import (
 from .text import print_statement
 
 Mask = npt.NDArray[np.bool_]
-ONE = ""  # the name that stands for 1 in sums of variables
 UNWRITTEN = -1  # the owner of an element that no work item has written
 
 
@@ -127,7 +127,7 @@ class _Machine:
     def __init__(self, kernel: Kernel, symbols: Mapping[str, int], arrays: Sequence[Array]) -> None:
         self.kernel = kernel
         # symbols and loop variables; the lane is an array
-        self.values: dict[str, Any] = {ONE: 1, **symbols}
+        self.bindings = Bindings(symbols)
         self.memory = {
             b: self._input(b, a)
             for b, a in zip(kernel.buffers[:-1], self._counted(arrays), strict=True)
@@ -136,7 +136,6 @@ class _Machine:
         self.memory[self.out] = self._empty(self.out)
         self.counts = _Counts()
         self.orders: dict[int, list[Expr]] = {}
-        self.linear: dict[Extent, tuple[tuple[str, int], ...] | None] = {}
         self.item = 0
         self.in_lanes = False
         self.mask: Mask | None = None  # the lanes that run; None: all
@@ -152,7 +151,7 @@ class _Machine:
         return arrays
 
     def _shape(self, buffer: Buffer) -> tuple[int, ...]:
-        return tuple(dim.evaluate(e, self.values) for e in buffer.shape)
+        return tuple(dim.evaluate(e, self.bindings) for e in buffer.shape)
 
     def _input(self, buffer: Buffer, array: Array) -> _Memory:
         shape = self._shape(buffer)
@@ -238,11 +237,18 @@ class _Machine:
                     _ = self._value(part) if isinstance(part, Expr) else self._extent(part)
 
     def _bound(self, variable: Symbol, value: Any, body: Statement) -> None:
-        if variable.name in self.values:
+        if variable.name in self.bindings:
             raise self._error(f"{variable.name} is bound already")
-        self.values[variable.name] = value
+        self.bindings[variable.name] = value
         self._statement(body)
-        del self.values[variable.name]
+        del self.bindings[variable.name]
+
+    def _extent(self, extent: Extent) -> Any:
+        """A number, or one a lane."""
+        try:
+            return self.bindings.extent(extent)
+        except KeyError as error:
+            raise self._error(f"nothing binds {error.args[0]}") from None
 
     def _enters(self, conditions: Sequence[Extent]) -> bool:
         """Narrows the mask to the lanes where conditions hold; False if no lane is left."""
@@ -386,58 +392,3 @@ class _Machine:
         inside = (wrapped >= 0) & (wrapped < size)
         self.is_index_wrong |= not np.all(self._running(inside))
         return np.where(inside, wrapped, 0)
-
-    # -- extents -----------------------------------------------------------------------------------
-
-    def _extent(self, extent: Extent) -> Any:
-        """A number, or one a lane."""
-        if isinstance(extent, int):
-            return extent
-        if extent not in self.linear:
-            self.linear[extent] = _linear(extent)
-        linear = self.linear[extent]
-        if linear is None:
-            return self._polynomial(extent)
-        total: Any = 0
-        for name, factor in linear:
-            total = total + factor * self._bound_value(name)
-        return total
-
-    def _bound_value(self, name: str) -> Any:
-        if name not in self.values:
-            raise self._error(f"nothing binds {name}")
-        return self.values[name]
-
-    def _polynomial(self, extent: Dim) -> Any:
-        total: Any = 0
-        for atoms, factor in extent.terms:
-            term: Any = factor
-            for atom in atoms:
-                term = term * self._atom(atom)
-            total = total + term
-        return total
-
-    def _atom(self, atom: Atom) -> Any:
-        match atom:
-            case Symbol(name):
-                return self._bound_value(name)
-            case Quotient(numerator, divisor):
-                return self._extent(numerator) // divisor
-            case Remainder(numerator, divisor):
-                return self._extent(numerator) % divisor
-            case Minimum(left, right):
-                return np.minimum(self._extent(left), self._extent(right))
-
-
-def _linear(extent: Dim) -> tuple[tuple[str, int], ...] | None:
-    """A sum of variables as names and factors; None if it is more than that."""
-    found = []
-    for atoms, factor in extent.terms:
-        match atoms:
-            case ():
-                found.append((ONE, factor))
-            case (Symbol(name),):
-                found.append((name, factor))
-            case _:
-                return None
-    return tuple(found)

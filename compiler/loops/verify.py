@@ -11,7 +11,7 @@ where it is neither proved nor refuted it is returned as an open obligation.
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Iterable, Sequence
+from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
 
 from netloom.errors import VerificationError
@@ -19,19 +19,14 @@ from netloom.errors import VerificationError
 from .. import dim
 from ..dim import Dim, Extent, Symbol
 from ..scalar import (
-    SCALAR_FUNCTIONS,
-    Argument,
-    Bitcast,
-    Call,
-    Cast,
     Checked,
     Expr,
     Guarded,
     Index,
-    Literal,
     children,
 )
-from ..tensor_type import BOOL, INT64, DType
+from ..tensor_type import BOOL, INT64
+from .dtypes import dtype_fault
 from .ir import (
     LANE,
     LANES,
@@ -318,50 +313,14 @@ class _Checker:
                     self._index(buffer, (*index, 0), scope)
                 case Index(extent) | Checked(extent=extent):
                     self._extent(extent, scope)
-            self._dtypes(node)
+            fault = dtype_fault(node)
+            self._require(fault is None, fault or "")
             if not isinstance(node, Guarded):
                 stack += [(child, scope) for child in children(node)]
 
     def _loaded(self, buffer: Buffer, place: _Place, stored: frozenset[Buffer]) -> None:
         self._require(buffer in place.buffers, f"{buffer.name} is not known here")
         self._require(buffer in stored, f"{buffer.name} is loaded before it is stored")
-
-    def _dtypes(self, node: Expr) -> None:
-        match node:
-            case Argument():
-                self._require(False, "a formula's argument is left")
-            case Call(function, arguments, dtype):
-                self._require(function in SCALAR_FUNCTIONS, f"there is no function {function}")
-                dtypes = [a.dtype for a in arguments]
-                self._require(
-                    _fits(function, dtypes, dtype),
-                    f"{function} of {_names(dtypes)} is not {dtype.value}",
-                )
-            case Guarded(_, value, otherwise):
-                self._require(
-                    value.dtype is otherwise.dtype,
-                    f"a guard of {_names([value.dtype, otherwise.dtype])}",
-                )
-            case Bitcast(argument, dtype):
-                self._require(
-                    argument.dtype.bytes == dtype.bytes,
-                    f"bits of {argument.dtype.value} as {dtype.value}",
-                )
-            case Checked(index, _):
-                self._require(index.dtype is INT64, f"an index is {index.dtype.value}")
-            case LaneFold(combine=combine, buffer=buffer):
-                self._require(
-                    _fits(combine, [buffer.dtype] * 2, buffer.dtype),
-                    f"lanes cannot be combined by {combine}",
-                )
-                is_small = buffer.dtype.is_float and buffer.dtype.bytes < 4
-                self._require(
-                    not is_small, f"lanes of {buffer.dtype.value} are combined in float32"
-                )
-            case Literal() | Cast() | Index() | Load():
-                pass
-            case _:
-                self._require(False, f"{type(node).__name__} has no meaning in loops")
 
     # -- extents -----------------------------------------------------------------------------------
 
@@ -435,21 +394,3 @@ class _Checker:
             raise VerificationError(
                 f"{message}, in: {print_statement(self.statement)}", node=self.kernel.name
             )
-
-
-def _fits(function: str, dtypes: Sequence[DType], result: DType) -> bool:
-    """Whether a scalar function takes these dtypes and gives that one."""
-    entry = SCALAR_FUNCTIONS.get(function)
-    if entry is None or len(dtypes) != entry.arity:
-        return False
-    operands = dtypes[1:] if function == "select" else dtypes
-    if function == "select" and dtypes[0] is not BOOL:
-        return False
-    letter = "f" if operands[0].is_float else "b" if operands[0] is BOOL else "i"
-    return (
-        len(set(operands)) == 1 and letter in entry.kinds and entry.result(list(dtypes)) is result
-    )
-
-
-def _names(dtypes: Iterable[DType]) -> str:
-    return ", ".join(dtype.value for dtype in dtypes)

@@ -28,7 +28,8 @@ from netloom.compiler.loops.ir import (
     Store,
     walk,
 )
-from netloom.compiler.loops.text import parse_kernel, print_kernel
+from netloom.compiler.loops.parse import parse_kernel
+from netloom.compiler.loops.text import print_kernel
 from netloom.compiler.loops.verify import verify_kernel
 from netloom.compiler.op import OPS
 from netloom.compiler.scalar import post_order

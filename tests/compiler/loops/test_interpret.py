@@ -14,7 +14,8 @@ from netloom.compiler import dim
 from netloom.compiler.loops.build import anchor_of
 from netloom.compiler.loops.interpret import Run, run_kernel
 from netloom.compiler.loops.ir import For, Kind, LaneFold, Load, Statement, Store, walk
-from netloom.compiler.loops.text import parse_kernel, print_kernel
+from netloom.compiler.loops.parse import parse_kernel
+from netloom.compiler.loops.text import print_kernel
 from netloom.compiler.op import Array
 from netloom.compiler.scalar import Call, Cast, Checked, Guarded, Index, Literal, post_order
 from netloom.compiler.tensor_type import DType

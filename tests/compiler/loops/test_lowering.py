@@ -38,7 +38,7 @@ from netloom.compiler.loops.ir import (
     Store,
     When,
 )
-from netloom.compiler.loops.text import parse_kernel
+from netloom.compiler.loops.parse import parse_kernel
 from netloom.compiler.op import Array
 from netloom.compiler.scalar import Call, Expr
 from netloom.compiler.targets.cpu.llvm import INDEX_ERROR, compile_kernels, kernels_as_llvm

@@ -24,7 +24,8 @@ from netloom.compiler.loops.ir import (
     loop,
     variable,
 )
-from netloom.compiler.loops.text import parse_kernel, print_expression, print_kernel
+from netloom.compiler.loops.parse import parse_kernel
+from netloom.compiler.loops.text import print_expression, print_kernel
 from netloom.compiler.scalar import Bitcast, Cast, Checked, Expr, Index, Literal, literal
 from netloom.compiler.tensor_type import BFLOAT16, BOOL, FLOAT32, FLOAT64, INT32, INT64
 

@@ -31,7 +31,8 @@ from netloom.compiler.loops.ir import (
     loop,
     variable,
 )
-from netloom.compiler.loops.text import parse_kernel, print_kernel
+from netloom.compiler.loops.parse import parse_kernel
+from netloom.compiler.loops.text import print_kernel
 from netloom.compiler.loops.verify import verify_kernel
 from netloom.compiler.scalar import (
     Argument,

@@ -24,7 +24,8 @@ from netloom.compiler.dim import Symbol
 from netloom.compiler.driver import plan_graph
 from netloom.compiler.graph import Builder, Graph
 from netloom.compiler.loops.ir import Kernel
-from netloom.compiler.loops.text import parse_kernel, print_kernel
+from netloom.compiler.loops.parse import parse_kernel
+from netloom.compiler.loops.text import print_kernel
 from netloom.compiler.targets.cpu import kernel_compiler, kernel_objects, worker_pool
 from netloom.compiler.targets.cpu.jit import load_in_process
 from netloom.compiler.targets.cpu.kernel_objects import compile_kernel_objects
