@@ -41,6 +41,7 @@ from .passes.split_windows import split_windows
 from .passes.sum_by_sorting import sum_by_sorting
 from .passes.tabulate import tabulate
 from .passes.widen_products import widen_products
+from .passes.widen_scatters import widen_scatters
 from .pipeline import GRAPH_PASSES, Pass, Pipeline, Report
 from .program import Program, StatePort, identifier
 from .strategies import Rates, rates_of
@@ -59,12 +60,12 @@ MEMORY_BUDGET = 64 << 30
 _FIND = (
     Pass("multiply_bytes", multiply_bytes, after=("simplify", "fold_new_constants"),
          why="weights and zero points must have their final values"),
-    Pass("widen_products", widen_products, after=("simplify", "fold_new_constants"),
-         why="weights must have their final values"),
     Pass("tabulate", tabulate, after=("eliminate_common",),
          why="functions that are equal are then of the same byte"),
     Pass("find_attention", find_attention, after=("simplify", "eliminate_dead"),
          why="products have taken their transposes in, and only readers that are left count"),
+    Pass("widen_products", widen_products, after=("fold_new_constants", "find_attention"),
+         why="weights must have their final values, and attention is found among products as they were"),
 )  # fmt: skip
 _SELECT = (
     Pass("sort_by_merging", sort_by_merging, after=("eliminate_common",),
@@ -73,6 +74,8 @@ _SELECT = (
          why="it is pools of these two kinds that are left"),
     Pass("sum_by_sorting", sum_by_sorting, after=("eliminate_common",),
          why="gradients that are equal are summed once"),
+    Pass("widen_scatters", widen_scatters, after=("decompose",),
+         why="it is updates of these kinds that are left"),
     Pass("select_strategies", select_strategies, after=("eliminate_dead", "fold_batchnorm"),
          why="weights must have their final values",
          options=("accuracy", "override", "decisions", "typical_batch", "rates", "tuner")),

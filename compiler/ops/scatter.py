@@ -1,8 +1,9 @@
 """Access by an index for each element: gather_elements, and its reverse, scatter.
 
-A scatter is computed where it lands: each element of the result looks at all updates of its line,
-in their order. So no two threads write one element, and equal indices have one meaning. An index
-out of range is an error.
+Updates are taken in their order, so equal indices have one meaning. CPUs go through them once for each
+line (loops/scatter.py). By the formulas here, for devices, a scatter is computed where it lands: each
+element of the result looks at all updates of its line, and no two threads write one element. An
+index out of range is an error.
 """
 
 from __future__ import annotations

@@ -32,7 +32,7 @@ from .multiply_bytes import is_depthwise
 INDEXED = frozenset({"gather", "gather_elements"})
 SCATTERED = frozenset({"gather_gradient", "scatter", "scatter_source"})  # loops of their own
 # they read again what they have stored, or store it again: no epilogue changes it
-REREAD = frozenset({"suppress", "merge_sort", "true_positions"})
+REREAD = frozenset({"suppress", "merge_sort", "true_positions", "scatter", "scatter_source"})
 PAIRED = frozenset({"sort_positions"})  # they read an element for each other one: it is made once
 # other names of the elements of one value
 VIEWS = frozenset({"reshape", "transpose", "slice", "broadcast", "reorder"})

@@ -1,4 +1,4 @@
-"""Convolutions and products of short floats -> of float32, rounded at the end as before.
+"""Convolutions, products and attention of short floats -> of float32, rounded at the end.
 
 CPUs add them up in float32 anyway. Widened once, operands are not widened again for every product
 that they are part of, and every strategy for float32 applies. A product of a few rows stays: it
@@ -21,22 +21,29 @@ MOST_WEIGHTS = 16 << 20  # that are stored in float32
 
 
 def widen_products(graph: Graph) -> Graph:
-    """The graph with convolutions and products of floats of 16 bits as those of float32."""
+    """The graph with those of floats of 16 bits as those of float32."""
     return rewrite(graph, _widened)
 
 
 def _widened(b: Rewriter, node: Node) -> list[Value] | None:
-    if node.op.name not in ("conv", "matmul"):
+    x = node.inputs[0] if node.inputs else None
+    if x is None or not (x.dtype.is_float and x.dtype.bytes == 2):
         return None
-    x, w = node.inputs
-    if not (x.dtype is w.dtype and x.dtype.is_float and x.dtype.bytes == 2):
+    if not (node.op.name == "attention" or _is_wide_product(node)):
         return None
-    if not w.type.is_static or math.prod(w.type.static_shape) > MOST_WEIGHTS:
-        return None
-    if node.op.name == "matmul" and not _has_rows(node):
-        return None
-    made = b.add(node.op, [_wide(b, x), _wide(b, w)], node.attrs, node.label).output
+    wide = [_wide(b, value) if value.dtype is x.dtype else value for value in node.inputs]
+    made = b.add(node.op, wide, node.attrs, node.label).output
     return [b("cast", made, dtype=x.dtype)]
+
+
+def _is_wide_product(node: Node) -> bool:
+    """Whether it is a product, or a convolution, that gains by it."""
+    if node.op.name not in ("conv", "matmul") or node.inputs[0].dtype is not node.inputs[1].dtype:
+        return False
+    w = node.inputs[1]
+    if not w.type.is_static or math.prod(w.type.static_shape) > MOST_WEIGHTS:
+        return False
+    return node.op.name == "conv" or _has_rows(node)
 
 
 def _has_rows(node: Node) -> bool:

@@ -182,6 +182,9 @@ def top_k(context: Context, node: ModelNode) -> list[Value | None]:
             f"k is {size} for an axis of {extent}.", "Give the free dims a range where it fits."
         )
     descending = node.opset < 11 or node.flag("largest", True)
+    if size == 1 and (descending or not x.dtype.is_float):  # NaN is the largest, for both ops
+        best = context("argmax" if descending else "argmin", x, axis=axis, keep=True, last=False)
+        return [context("gather_elements", x, best, axis=axis), best]
     places = context("sort_positions", x, axis=axis, descending=descending)
     indices = context("inverse_positions", places, axis=axis, size=size)
     return [context("gather_elements", x, indices, axis=axis), indices]

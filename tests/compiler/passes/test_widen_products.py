@@ -61,3 +61,22 @@ def test_float32_is_added_up(case: Case, dtype: DType) -> None:
 def test_a_product_of_one_row_reads_short_weights() -> None:
     graph = Case("matmul", (1, 64), (64, 32), {}).graph(FLOAT16)
     assert widen_products(graph) is graph
+
+
+@pytest.mark.parametrize("dtype", [FLOAT16, BFLOAT16], ids=["float16", "bfloat16"])
+def test_attention_is_rounded_once(dtype: DType) -> None:
+    """As near to float64 as one rounding of the result; scores are not rounded in between."""
+    b, rng = Builder("short"), np.random.default_rng(1)
+    q, k, v = (b.input(TensorType(dtype, (2, 40, 16)), name) for name in "qkv")
+    graph = b.build([b("attention", q, k, v, scale=0.25)], ["y"])
+    assert {n.output.dtype for n in widen_products(graph).nodes if n.op.name == "attention"} == {
+        FLOAT32
+    }
+    given = {name: (3 * rng.standard_normal((2, 40, 16))).astype(dtype.numpy) for name in "qkv"}
+    found = Session.in_process(compile_graph(graph).image, threads=1).run(None, given)[0]
+    queries, keys, values = (given[name].astype(np.float64) for name in "qkv")
+    scores = 0.25 * queries @ keys.transpose(0, 2, 1)
+    weights = np.exp(scores - scores.max(-1, keepdims=True))
+    exact = weights @ values / weights.sum(-1, keepdims=True)
+    unit = 2.0 ** (-8 if dtype is BFLOAT16 else -11)
+    np.testing.assert_allclose(found.astype(np.float64), exact, rtol=1.01 * unit, atol=1e-6)
