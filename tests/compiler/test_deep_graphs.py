@@ -21,7 +21,7 @@ from netloom.compiler.verify import verify
 
 from .nested import NESTED, nested
 
-LENGTH = 20_000
+LENGTH = 10_000
 
 
 def chain() -> Graph:

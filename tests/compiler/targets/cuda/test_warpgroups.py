@@ -49,6 +49,17 @@ FENCE = "fence.proxy.async.shared::cta;"
 BEGIN = "wgmma.fence.sync.aligned;"
 WAIT, WAIT_BUT_LAST = (f"wgmma.wait_group.sync.aligned {number};" for number in (0, 1))
 PRECISIONS = ("tf32", "bf16", "3xtf32")
+# what a run takes of tests that cost much; --all-kernels takes all
+COSTLY = {
+    "test_a_large_tile": "bf16", "test_banks_of_windows": "tf32", "test_programs_hold_both": "3xtf32",
+}  # fmt: skip
+
+
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    name = metafunc.function.__name__
+    if name in COSTLY:
+        is_all = metafunc.config.getoption("--all-kernels")
+        metafunc.parametrize("precision", PRECISIONS if is_all else [COSTLY[name]])
 
 
 def source_of(graph: Graph, precision: str, tiling: Tiling | None = None) -> KernelSource:
@@ -125,7 +136,6 @@ def test_three_products_keep_float32() -> None:
     assert relative(found, exact) <= 2 * relative(x @ w, exact)
 
 
-@pytest.mark.parametrize("precision", PRECISIONS)
 def test_a_large_tile(precision: str) -> None:
     """128 x 128: of a grid that fills a device, the first two blocks make the first product."""
     graph = matmul((128, 128, 36), (128, 36, 129))
@@ -207,7 +217,6 @@ def test_banks(order: dict[str, bool], precision: str) -> None:
     assert found.cycles == found.least
 
 
-@pytest.mark.parametrize("precision", PRECISIONS)
 def test_banks_of_windows(precision: str) -> None:
     graph = convolutions((1, 4, 8, 8), (64, 4, 3, 3), {"lo": (1, 1), "hi": (1, 1)})[0]
     source = source_of(graph, precision, Tiling(64, 64, parts=1))
@@ -226,7 +235,6 @@ def test_banks_of_a_wide_tile(monkeypatch: pytest.MonkeyPatch) -> None:
     assert found.cycles == found.least
 
 
-@pytest.mark.parametrize("precision", PRECISIONS)
 def test_programs_hold_both(precision: str) -> None:
     """And the forms with the largest tiles pass the gates."""
     source = source_of(matmul((4096, 512), (512, 4096)), precision)
