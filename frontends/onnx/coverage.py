@@ -10,6 +10,7 @@ from typing import Final
 import onnx.defs
 
 from .handler import LATEST_OPSET
+from .loops import CONTROL_FLOW
 from .registry import DOMAINS, INLINED, REMEDIES
 from .schema import find_schema
 from .standard_function import has_body
@@ -100,6 +101,8 @@ def _how(op_type: str, opset: int) -> str:
     if schema is None or schema.is_deprecated:
         return ""
     if op_type in INLINED:
+        if opset < getattr(CONTROL_FLOW[op_type], "first_opset", 1):
+            return ""
         return "branches" if op_type == "If" else "turns, few of them unrolled"
     if DOMAINS[""].find(op_type, opset):
         return "own rule"

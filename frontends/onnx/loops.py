@@ -224,9 +224,11 @@ def _stacked(context: Context, node: ModelNode, parts: Sequence[Value], axis: in
 class Scan:
     """One copy of the body for each entry along the scanned axes."""
 
+    first_opset: Final = 9
+
     def __init__(self, context: Context, node: ModelNode) -> None:
         self.context, self.node = context, node
-        if node.opset < 9:
+        if node.opset < self.first_opset:
             raise node.unsupported(
                 "Scan with a batch axis (opset 8) is not supported.",
                 "Export with opset 9 or later.",
