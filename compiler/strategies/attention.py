@@ -47,7 +47,8 @@ def _extents(node: Node, free: int) -> tuple[int, int, int, int, int]:
     return prod(batch), q[-2], k[-2], q[-1], width
 
 
-def _moved(node: Node, free: int) -> float:
+def bytes_moved(node: Node, free: int) -> float:
+    """Bytes of a node's operands and its result, at nominal dims."""
     values = (*node.inputs, node.output)
     return float(sum(prod(nominal(v, max(free, LENGTH))) * v.dtype.bytes for v in values))
 
@@ -56,7 +57,7 @@ def _direct_cost(_graph: Graph, node: Node, free: int) -> Cost:
     heads, queries, keys, depth, width = _extents(node, free)
     scores = heads * queries * keys
     workspace = float(scores * node.output.dtype.bytes)
-    moved = _moved(node, free) + 2 * PASSES * workspace
+    moved = bytes_moved(node, free) + 2 * PASSES * workspace
     return Cost(float(scores * (depth + width + SOFTMAX)), moved, workspace)
 
 
@@ -88,7 +89,7 @@ def _online_cost(_graph: Graph, node: Node, free: int) -> Cost:
     panels = prod(nominal(node.inputs[1], max(free, LENGTH)))
     workspace = float(panels * node.output.dtype.bytes)
     products = heads * rows * keys * seen * (depth + width + EXPONENTIAL) + panels * TRANSPOSED
-    return Cost(float(products), _moved(node, free) + 2 * workspace, workspace)
+    return Cost(float(products), bytes_moved(node, free) + 2 * workspace, workspace)
 
 
 def _online(b: Builder, _graph: Graph, node: Node, inputs: Sequence[Value]) -> Value:
@@ -141,7 +142,7 @@ def _fused_cost(_graph: Graph, node: Node, free: int) -> Cost:
     seen = 0.5 + 0.5 / max(rows / FUSED_TILE, 1) if node.attrs.is_causal else 1.0
     padded = -(-width // FUSED_TILE) * FUSED_TILE
     products = heads * rows * keys * seen * (depth + padded + FUSED_EXPONENTIAL)
-    return Cost(float(products), _moved(node, free), 0.0)
+    return Cost(float(products), bytes_moved(node, free), 0.0)
 
 
 def _fused(b: Builder, _graph: Graph, node: Node, inputs: Sequence[Value]) -> Value:

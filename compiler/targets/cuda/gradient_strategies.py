@@ -27,7 +27,7 @@ from ...ops.attention_gradient import (
     gradient_as_products,
     row_sums,
 )
-from ...strategies.attention import LENGTH
+from ...strategies.attention import LENGTH, bytes_moved
 from ...strategies.strategy import Cost, Strategy, nominal
 from ...tensor_type import FLOAT32, TensorType
 from .attention_tiles import KEYS, WIDEST_GRADIENT
@@ -47,17 +47,12 @@ def _extents(node: Node, free: int) -> tuple[int, int, int, int, int]:
     return prod(batch), q[-2], k[-2], q[-1], width
 
 
-def _moved(node: Node, free: int) -> float:
-    values = (*node.inputs, node.output)
-    return float(sum(prod(nominal(v, max(free, LENGTH))) * v.dtype.bytes for v in values))
-
-
 def _direct_cost(_graph: Graph, node: Node, free: int) -> Cost:
     heads, queries, keys, depth, width = _extents(node, free)
     scores = heads * queries * keys
     passed = float(SCORE_PASSES * scores * node.output.dtype.bytes)
     products = scores * (3 * depth + 2 * width) / NODES
-    return Cost(products, _moved(node, free) + passed / NODES, 0.0)
+    return Cost(products, bytes_moved(node, free) + passed / NODES, 0.0)
 
 
 def _direct(b: Builder, _graph: Graph, node: Node, inputs: Sequence[Value]) -> Value:
@@ -100,7 +95,7 @@ def _fused_cost(_graph: Graph, node: Node, free: int) -> Cost:
     queries, keys, deep, wide = (-(-e // KEYS) * KEYS for e in (*lengths, depth, width))
     seen = 0.5 + 0.5 * KEYS / max(min(queries, keys), KEYS) if node.attrs.is_causal else 1.0
     terms = 2 * depth + 2 * width + 2 * deep + wide + 2 * WEIGH
-    return Cost(heads * queries * keys * seen * terms / NODES, _moved(node, free), 0.0)
+    return Cost(heads * queries * keys * seen * terms / NODES, bytes_moved(node, free), 0.0)
 
 
 def _fused(b: Builder, _graph: Graph, node: Node, inputs: Sequence[Value]) -> Value:
