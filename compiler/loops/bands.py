@@ -33,16 +33,21 @@ from .ir import (
     loop,
     variable,
 )
+from .panels import ENOUGH_TILES, Sweep, is_panel
 from .plan import CHAIN, Machine
 from .tiles import Bordered, PutNumber, ReadNumber, Transforms, least
 from .tiling import row_and_column_counts
 
-BAND = 224 << 10  # bytes of entries that a work item keeps: of the stack, and in the L2 cache
+# bytes of entries that a work item keeps: of the stack, and in the L2 cache; and at most, where fewer
+# would read the weights too often
+BAND, MOST_BAND = 224 << 10, 840 << 10
 LEAST_TILES = 4  # of a band
 # of a register tile: it may have as many even where a band holds fewer, and images have as many tiles
 FEWEST_ROWS = 6
 MOST_WEIGHTS = 10 << 20  # bytes of weights: every band finds them in the last-level cache
+AGAIN = 6  # bytes of weights that all bands read, for each byte of entries that they save
 LEAST_ENTRIES = 3 << 20  # bytes of all tiles' entries, of the input and of the products
+COLUMNS = 4  # vectors of filters of a register tile, mostly
 ENOUGH_ITEMS = 12  # with which all threads have work
 
 _AT_LANE = Dim.of(LANE)
@@ -68,8 +73,14 @@ def reason_against(
         return f"{LEAST_TILES} tiles of {channels} channels leave the L2 cache"
     if 4 * kept * channels * filters > MOST_WEIGHTS:
         return "each band would read its weights from memory"
-    if 4 * kept * tiles * (channels + filters) < LEAST_ENTRIES:
+    saved = 2 * 4 * kept * tiles * (channels + filters)
+    if saved < 2 * LEAST_ENTRIES:
         return "its entries stay in the cache anyway"
+    of_image = tiles // images
+    band = _tiles_of_band(kept, channels, of_image, images, FEWEST_ROWS, COLUMNS)
+    read = images * -(-of_image // band) * 4 * kept * channels * filters
+    if read > AGAIN * saved:
+        return "its bands would read the weights too often"
     return None
 
 
@@ -77,8 +88,26 @@ def _fitting(kept: int, channels: int, size: int = 4, columns: int = 2) -> int:
     """How many tiles of so many entries of ``size`` bytes fit a band with so many vectors of
     filters.
     """
-    vectors = -(-channels // LANES) + columns
-    return BAND // (kept * vectors * LANES * size)
+    return BAND // _bytes_of_tile(kept, channels, size, columns)
+
+
+def _bytes_of_tile(kept: int, channels: int, size: int, columns: int) -> int:
+    """Those of the entries of a tile, and of its products with so many vectors of filters."""
+    return kept * (-(-channels // LANES) + columns) * LANES * size
+
+
+def _tiles_of_band(
+    kept: int, channels: int, tiles: int, images: Extent, rows: int, columns: int, size: int = 4
+) -> int:
+    """Register tiles of ``rows`` in a band, of the tiles of an image: as many as fit, or as many as
+    hide where the next weights come from; but enough bands, of nearly equal length. Times rows."""
+    bytes_ = _bytes_of_tile(kept, channels, size, columns) * rows
+    fit = max(BAND // bytes_, min(MOST_BAND // bytes_, ENOUGH_TILES), 1)
+    in_all = -(-tiles // rows)
+    bands = -(-in_all // fit)
+    if isinstance(images, int) and images:
+        bands = max(bands, min(-(-ENOUGH_ITEMS // images), in_all))
+    return -(-in_all // bands) * rows
 
 
 class _Bands:
@@ -97,18 +126,17 @@ class _Bands:
         rows, columns = Axis.of("r", self.tiles), Axis.of("c", -(-filters // LANES))
         most = max(_fitting(self.entries, channels, self.dtype.bytes), FEWEST_ROWS)
         self.rows, self.columns = row_and_column_counts(rows, columns, room, most)
-        fit = _fitting(self.entries, channels, self.dtype.bytes, self.columns)
-        self.band = self._rows_of_a_band(fit // self.rows) * self.rows
+        self.band = _tiles_of_band(
+            self.entries,
+            channels,
+            self.tiles,
+            self.batch,
+            self.rows,
+            self.columns,
+            self.dtype.bytes,
+        )
         self.v = self._buffer("v", self.band, -(-channels // LANES))
         self.m = self._buffer("m", self.band, self.columns)
-
-    def _rows_of_a_band(self, fit: int) -> int:
-        """Register tiles of a band: as many as fit, but enough bands, of nearly equal length."""
-        tiles = -(-self.tiles // self.rows)
-        bands = -(-tiles // max(fit, 1))
-        if isinstance(self.batch, int) and self.batch:
-            bands = max(bands, min(-(-ENOUGH_ITEMS // self.batch), tiles))
-        return -(-tiles // bands)
 
     def _buffer(self, letter: str, tiles: int, vectors: int) -> Buffer:
         """Entries of a band."""
@@ -184,11 +212,12 @@ class _Bands:
 
     def _products(self, vector: Extent, count: int) -> Statement:
         """M[e, t, o] = sum over c of V[e, t, c] U[e, c, o]."""
-        e, tiles = variable("e", self.entries), variable("q", self.band // self.rows)
+        e, tiles = variable("e", self.entries), Axis.of("q", self.band // self.rows)
+        following = (Dim.of(e) + 1) % self.entries
         row, column = variable("r", self.rows), variable("s", count)
         sums = Buffer(self.k.local_name("a"), self.dtype, (self.rows, count, LANES), is_local=True)
         at = (Dim.of(row), Dim.of(column), _AT_LANE)
-        place = Dim.of(tiles) * self.rows + Dim.of(row)
+        place = tiles.position * self.rows + Dim.of(row)
         to = (Dim.of(e), place, Dim.of(column) * LANES + _AT_LANE)
 
         def each(body: Statement) -> Statement:
@@ -197,10 +226,14 @@ class _Bands:
             return loop(row, self.rows, body, Kind.UNROLLED)
 
         def chain(start: int, length: int) -> Statement:
-            channel = variable("c", length)
-            c = start + Dim.of(channel)
+            channel = Axis.of("c", length)
+            c = start + channel.position
             filters = (vector + Dim.of(column)) * LANES + _AT_LANE
-            weight = self.k.element(self.u, (Dim.of(e), 0, c, filters), None)
+            weight, next_weight = (
+                self.k.element(self.u, (entry, 0, c, filters), None)
+                for entry in (Dim.of(e), following)
+            )
+            hints = _hints(next_weight, channel, (column, count), tiles)
             if self.u.layout is None and self.filters % LANES:
                 weight = guarded((self.filters - 1 - filters,), weight)
             entry = Load(self.v, (Dim.of(e), place, c))
@@ -208,7 +241,9 @@ class _Bands:
             total = Load(sums, at) if start == 0 else Load(self.m, to) + Load(sums, at)
             clear = Store(sums, at, scalar.literal(0, self.dtype))
             return block(
-                each(clear), loop(channel, length, each(added)), each(Store(self.m, to, total))
+                each(clear),
+                loop(channel.symbol, length, block(*hints, each(added))),
+                each(Store(self.m, to, total)),
             )
 
         parts = [
@@ -216,7 +251,7 @@ class _Bands:
             for start in range(0, self.channels, CHAIN)
         ]
         body = Allocate(sums, block(*parts))
-        return loop(e, self.entries, loop(tiles, self.band // self.rows, body))
+        return loop(e, self.entries, loop(tiles.symbol, tiles.extent, body))
 
     def _back(self, n: Extent, first: Extent, vector: Extent, count: int) -> Statement:
         """What is stored of the band's tiles."""
@@ -243,6 +278,16 @@ class _Bands:
             self.k, self.attrs, read, Bordered(put(True), put(False), room)
         )
         return loop(column, count, loop(tile, inside, body))
+
+
+def _hints(weight: Expr, channel: Axis, columns: tuple[Symbol, int], tile: Axis) -> list[Statement]:
+    """What a register tile asks for of the next entry's weights, at each channel."""
+    tiles = tile.extent
+    if not isinstance(weight, Load) or not isinstance(tiles, int) or tiles < ENOUGH_TILES:
+        return []
+    if not is_panel(weight, (channel,)):
+        return []
+    return Sweep(weight, (channel,), columns, tiles, tile.position).hints()
 
 
 __all__ = ["band_loops", "reason_against"]

@@ -34,8 +34,10 @@ from .ir import (
     variable,
 )
 from .items import TOTALS
+from .panels import Sweep, sweep_of
 from .plan import Plan
 from .space import Substitution
+from .tile_conditions import outer_conditions, without
 
 Units: TypeAlias = tuple[tuple[Symbol, int], ...]  # unrolled loops and their extents
 Index: TypeAlias = tuple[Extent, ...]
@@ -73,6 +75,7 @@ class _Emitter:
     def __init__(self, plan: Plan, item: Symbol) -> None:
         self.item = item
         self.ahead: Ahead | None = None  # of the chunk whose statements are made
+        self.keeps_sums = False  # in the item whose statements are made
         self.plan, self.space, self.elements = plan, plan.space, plan.space.elements
         self.lanes: tuple[int, ...] = (LANES,) if plan.tile.has_lanes else ()
         self.at_lane: Index = (Dim.of(LANE),) if plan.tile.has_lanes else ()
@@ -190,11 +193,11 @@ class _Emitter:
         # a tile's results are stored behind its last terms: memory then has the time of a tile
         is_last = tuple(axis.position - (axis.extent - 1) for axis in chunks)
         stores_tiles = all((dim.bounds(axis.extent)[0] or 0) > 0 for axis in chunks)
-        self.ahead = next_chunk(self.plan, self.item)
+        self.ahead, self.keeps_sums = next_chunk(self.plan, self.item), True
         middle = self._axes(inner, place, add, is_item=False)
         if self.ahead is not None:
             middle = self.ahead.around(middle)
-        self.ahead = None
+        self.ahead, self.keeps_sums = None, False
         first = self._axes(inner, place, clear, is_item=False)
         statements = [first, _looped(chunks, middle)]
         if not stores_tiles:
@@ -274,8 +277,10 @@ class _Emitter:
         axes = self.plan.chains.inner
         if self.plan.tile.copies_terms:
             return self._each(Store(buffer, at, value), place, terms=axes)
-        tested = _outer_conditions(value, [symbol for symbol, _ in self._units(place)])
-        body = self._each(Store(buffer, at, _without(value, tested)), place)
+        sweep = self._sweep(place)
+        hints_inside = -1 if sweep is None else sweep.depth - len(sweep.terms) + len(axes)
+        tested = outer_conditions(value, [symbol for symbol, _ in self._units(place)])
+        body = self._each(Store(buffer, at, without(value, tested)), place)
         for depth in range(len(axes), -1, -1):
             inner = {axis.symbol for axis in axes[depth:]}
             here = [
@@ -284,11 +289,19 @@ class _Emitter:
                 if not inner & c.symbols() and (depth == 0 or axes[depth - 1].symbol in c.symbols())
             ]
             body = guard(tuple(here), body)
+            if sweep is not None and depth == hints_inside:
+                body = block(*sweep.hints(), body)
             if depth:
                 body = loop(axes[depth - 1].symbol, axes[depth - 1].extent, body)
             if depth == len(axes) and self.ahead is not None and not tested:
                 body = block(*self._prefetches(self.ahead, term, axes[-1], place), body)
-        return body
+        return body if sweep is None else sweep.around(body)
+
+    def _sweep(self, place: _Place) -> Sweep | None:
+        """What the tile at a place asks for of the next panel."""
+        units = {axis.symbol: place.unit(axis) for axis in (*self.plan.outer, *self.plan.inner)}
+        counts = {symbol: unit[0] for symbol, unit in units.items() if unit}
+        return sweep_of(self.plan, self.item, place.positions, counts, self.keeps_sums)
 
     def _prefetches(self, ahead: Ahead, term: Expr, line: Axis, place: _Place) -> list[Statement]:
         """Hints for what a tile reads in the next chunk, in copies along the tile's axes."""
@@ -368,32 +381,6 @@ def _kept(extents: Sequence[Extent]) -> tuple[int, ...] | None:
     highest = [dim.bounds(extent)[1] for extent in extents]
     known = tuple(high for high in highest if high is not None)
     return known if len(known) == len(highest) and math.prod(known) <= TOTALS else None
-
-
-def _outer_conditions(value: Expr, units: Sequence[Symbol]) -> list[Dim]:
-    """The conditions of a term's guards that are the same for a whole tile: without one of them
-    the term adds nothing.
-    """
-    inside = {LANE, *units}
-    match value:
-        case Call("fma", (Guarded(conditions), _, _), _):
-            return [c for c in conditions if isinstance(c, Dim) and not inside & c.symbols()]
-    return []
-
-
-def _without(value: Expr, tested: Sequence[Dim]) -> Expr:
-    """A term whose guards leave out conditions that are tested around it."""
-
-    def opened(part: Expr) -> Expr:
-        if not isinstance(part, Guarded):
-            return part
-        left = tuple(c for c in part.conditions if c not in tested)
-        return Guarded(left, part.value, part.otherwise) if left else part.value
-
-    match value:
-        case Call("fma", (left, right, present)) if tested:
-            return scalar.call("fma", opened(left), opened(right), present)
-    return value
 
 
 __all__ = ["emit_tiles"]

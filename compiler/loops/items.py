@@ -15,6 +15,7 @@ from .. import dim
 from ..dim import Dim, Extent
 from .elements import Axis
 from .ir import LANE, LANES, Load
+from .panels import is_panel
 from .plan import SYMBOLIC_STEPS, Chains, Plan, Tile, divisor, operands, tiles_along
 from .space import Space, chunked
 from .strides import depends
@@ -250,15 +251,19 @@ def _item_order(
 def _is_swept_by_columns(space: Space, tile: Tile, chains: Chains) -> bool:
     """Whether columns run innermost: the order is better that reads less from beyond the L2 cache.
     An operand that does not stay there is read again for each tile that the other one walks. If
-    both stay, or if a part of the columns is kept near (``_near_columns``), what takes fewer loads
-    for a term is swept innermost."""
+    both stay, or if a part of the columns is kept near (``_near_columns``), rows run innermost where
+    columns can be prefetched meanwhile (panels.py), else what takes fewer loads for a term."""
     vectors, scalars = operands(space)
     of_columns, of_rows = _walked(space, vectors, scalars), _walked(space, scalars, vectors)
     again = _read_again(space, tile, vectors, scalars), _read_again(space, tile, scalars, vectors)
     keeps_part = bool(chains.outer) and _are_enough(
         [tiles_along(tile, axis) for axis in space.pure if axis is not tile.columns]
     )
-    return again < again[::-1] if any(again) and not keeps_part else of_columns < of_rows
+    if any(again) and not keeps_part:
+        return again < again[::-1]
+    terms = chains.inner if chains.outer else (*chains.outer, *chains.inner)
+    is_hinted = any(is_panel(chains.taken_apart(load), terms) for load in vectors)
+    return of_columns < of_rows and not (is_hinted and not keeps_part)
 
 
 def _read_again(space: Space, tile: Tile, loads: Sequence[Load], others: Sequence[Load]) -> int:

@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 
 from .. import dim
 from ..dim import Extent, Symbol
+from ..scalar import Expr
 from ..tensor_type import DType
 from .elements import Axis, accumulated_in
 from .ir import LANE, LANES, Buffer, Load
@@ -53,6 +54,11 @@ class Chains:
     outer: tuple[Axis, ...] = ()
     inner: tuple[Axis, ...] = ()
     split: Mapping[Symbol, Extent] = field(default_factory=dict)
+
+    def taken_apart(self, load: Load) -> Load:
+        """A load in the loops of the sum."""
+        index = (p if isinstance(p, Expr) else dim.substitute(p, self.split) for p in load.index)
+        return Load(load.buffer, tuple(index))
 
 
 @dataclass(frozen=True)

@@ -88,6 +88,12 @@ MACHINES: dict[str, MachineEntry] = {
             l1=32 << 10, l2=1 << 20, l3=32 << 20, barrier=2.5e-7,
         ),
         MachineEntry(
+            cpu="sapphirerapids",
+            source="measured: Intel Xeon (Sapphire Rapids), a virtual machine of two processors",
+            lanes=16, registers=32, clock=2.45, products=29.5, read=11.0, copy=11.0, cached=18.6,
+            l1=48 << 10, l2=2 << 20, l3=105 << 20, barrier=2.0e-7,
+        ),
+        MachineEntry(
             cpu="aarch64", source="estimated, not measured: Neoverse N1 at 2.5 GHz, two "
                                   "multiply-adds of 4 lanes a cycle",
             lanes=4, registers=32, clock=2.5, products=8.0, read=15.0, copy=20.0, cached=40.0,

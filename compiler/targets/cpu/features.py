@@ -54,7 +54,10 @@ FEATURES = {
 
 _LINUX_NAMES = {
     "sse4.1": "sse4_1", "sse4.2": "sse4_2", "bmi": "bmi1", "lzcnt": "abm",
-    "avx512vnni": "avx512_vnni",
+    "avx512vnni": "avx512_vnni", "avx512vbmi2": "avx512_vbmi2", "avx512bitalg": "avx512_bitalg",
+    "avx512vpopcntdq": "avx512_vpopcntdq", "avx512bf16": "avx512_bf16",
+    "avx512fp16": "avx512_fp16", "avxvnni": "avx_vnni", "amx-bf16": "amx_bf16",
+    "amx-tile": "amx_tile", "amx-int8": "amx_int8", "sse3": "pni", "pclmul": "pclmulqdq",
 }  # fmt: skip
 _PROCESSORS = Path("/proc/cpuinfo")
 

@@ -80,6 +80,18 @@ CPUS: dict[str, Cpu] = {  # of each architecture, the lowest first
             has_dots=True,
             masked_bytes=(1, 2, 4, 8),
         ),
+        # the same code, chosen for a machine whose caches beyond the second are slow
+        Cpu(
+            "sapphirerapids",
+            "x86-64-v4",
+            "-prefer-256-bit,+avx512vnni",
+            (*_V4, "avx512vnni", "avx512fp16", "amx-tile"),
+            True,
+            Machine(vectors=32, has_dots=True),
+            has_scaling=True,
+            has_dots=True,
+            masked_bytes=(1, 2, 4, 8),
+        ),
         # 32 NEON registers of 4 lanes
         Cpu("aarch64", "generic", "", (), True, Machine(vectors=8, has_dots=True), AARCH64),
     )
