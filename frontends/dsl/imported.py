@@ -23,13 +23,16 @@ from .trace import Symbolic
 
 MOMENTUM = 0.1  # of the running statistics, unless a layer says otherwise
 STATISTICS = (3, 4)  # inputs of batch_norm that are no parameters: running mean and variance
+# ops that draw random numbers: which of their inputs is the key
+_KEYS = {"dropout": 1, "random_bits": 0, "random_normal": 0, "random_uniform": 0}
 
 
 def trainable(graph: Graph) -> TracedGraph:
     """A graph that holds its weights as constants, such as an ONNX model, as one to be trained.
 
     Its named floating-point constants of rank 1 and above become parameters of the same names; the
-    running statistics of batch norms become states that the training form moves.
+    running statistics of batch norms become states that the training form moves. Random numbers are
+    drawn anew in each step of a training.
     """
     function = functools.partial(_all_of, graph)
     types: dict[str, Any] = {value.label: value.type for value in graph.inputs}
@@ -121,6 +124,8 @@ class _Copy:
             )
         else:
             inputs = [self.known[value].value for value in node.inputs]
+            if node.op.name in _KEYS and self.trace.training:  # other numbers in each step
+                inputs[_KEYS[node.op.name]] = self.trace.random_key().value
             outputs = self.trace.b.copy(node, inputs)
             for old, new in zip(node.outputs, outputs, strict=True):
                 self.known[old] = Symbolic(new, self.trace)

@@ -8,8 +8,10 @@ Concat, Reshape) is evaluated here, and the dead nodes that it leaves are swept 
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from copy import copy
 from functools import partial
 from typing import Any, Final
 
@@ -29,17 +31,16 @@ from netloom.compiler.tensor_type import (
     FLOAT64,
     INT32,
     INT64,
-    MAX_ELEMENTS,
     MAX_RANK,
     DType,
     TensorType,
 )
-from netloom.errors import MemoryBudgetError, ShapeError
 
 from .bounds import bound_of, bound_of_array
 from .dequantized import Dequantized
 from .node import ModelNode
 from .ratios import Ratio, converted, known_floats, objects
+from .sizes import check_size
 from .sparse import dense
 from .tensors import NARROW, Narrow, TensorReader
 
@@ -64,9 +65,13 @@ class Context:
         # values that are integers times a scale
         self.dequantized: dict[Value, Dequantized] = {}
         self.unrolled = 0  # steps of loops so far
+        self.turns: tuple[Dim, ...] = ()  # of the loops around what is being imported
+        # (seed, node with a seed) -> how often numbers were drawn
+        self.draws: Counter[tuple[int, str]] = Counter()
         self._contents: dict[Value, Contents] = {}
         self._sources: dict[Value, Value] = {}
         self._extents: dict[Extent, Value] = {}
+        self.splats: dict[Value, float | int | bool] = {}  # of a free shape: what fills them
         self.positions: dict[Value, Value] = {}  # where what is not zero stands in a value
         self.data_bounds: dict[Extent, Extent] = {}  # of dims that data decide
         self._bounds: dict[Value, Extent] = {}  # of integers that data decide
@@ -78,12 +83,12 @@ class Context:
         """
         before = {**self.__dict__}
         for name, item in before.items():
-            self.__dict__[name] = {**item} if isinstance(item, dict) else item
+            self.__dict__[name] = copy(item) if isinstance(item, dict) else item
         self.builder = Builder(self.builder.name, self.builder)
         try:
             yield self.builder
         finally:
-            self.__dict__.update({**before, "unrolled": self.unrolled})
+            self.__dict__.update({**before, "unrolled": self.unrolled, "draws": self.draws})
 
     # -- adding nodes ------------------------------------------------------------------------------
 
@@ -110,7 +115,9 @@ class Context:
         check_size(TensorType(dtype, tuple(shape)))
         if all(isinstance(extent, int) for extent in shape):
             return self.constant(Constant.splat(number, TensorType(dtype, tuple(shape))))
-        return self("broadcast", self.number(number, dtype), shape=tuple(shape))
+        value = self("broadcast", self.number(number, dtype), shape=tuple(shape))
+        self.splats[value] = number
+        return value
 
     def number(self, number: float | int | bool, dtype: DType) -> Value:
         """A scalar constant, shared."""
@@ -216,10 +223,14 @@ class Context:
             bound = self.bound(value)
             contents = None if bound is None else self.decided(value, bound, "size")
         if contents is None or contents.ndim > 1:
+            name = node.name_of(value)
+            bounded = (
+                f"give the tensor {name!r} a range" if name else "give that tensor's name a range"
+            )
             raise node.unsupported(
                 f"{what} is computed from data, and must be known at import, or have a bound.",
-                "Fix the free dims (dims=, shapes=; --dim, --shape), give that tensor's name a "
-                "range (--dim NAME=0..LARGEST), or simplify the model before.",
+                f"Fix the free dims (dims=, shapes=; --dim, --shape), {bounded} "
+                f"(--dim {name or 'NAME'}=0..LARGEST), or simplify the model before.",
             )
         return tuple(contents.reshape(-1).tolist())
 
@@ -366,29 +377,6 @@ class Context:
     def per_channel(self, value: Value, rank: int, axis: int = 1) -> Value:
         """A vector shaped so that it broadcasts along ``axis`` of a tensor of ``rank``."""
         return self.reshape(value, (*value.shape, *(1,) * (rank - axis - 1)))
-
-
-def check_size(type: TensorType) -> None:
-    """Refuse tensors that nobody could hold, before anything is sized from them."""
-    if type.rank > MAX_RANK:
-        raise ShapeError(f"a result has rank {type.rank}; the highest is {MAX_RANK}.")
-    elements = type.elements
-    if isinstance(elements, int) and elements > MAX_ELEMENTS:
-        raise MemoryBudgetError(f"a result would have {elements} elements; the most is {MAX_ELEMENTS}.",
-                                hint="Use smaller shapes.")  # fmt: skip
-    if isinstance(elements, int) and elements < 0:
-        raise ShapeError(f"a result would have the shape {type}.")
-
-
-def numbers(extents: Sequence[Extent]) -> tuple[int, ...] | None:
-    """The extents as ints, None if one is symbolic."""
-    found = tuple(extent for extent in extents if isinstance(extent, int))
-    return found if len(found) == len(extents) else None
-
-
-def listed(shape: Sequence[Extent]) -> str:
-    """A shape as messages show it: ``[n, 3, 224]``."""
-    return f"[{', '.join(map(str, shape))}]"
 
 
 def _shortest(array: npt.NDArray[Any]) -> Constant:

@@ -24,7 +24,7 @@ KNOWN: Final[Mapping[str, str]] = {
     "Col2Im": "image_shape, block_shape",
     "ConstantOfShape": "input", "CumProd": "axis", "CumSum": "axis",
     "DFT": "dft_length, axis",
-    "Dropout": "training_mode", "Expand": "shape", "HammingWindow": "size", "HannWindow": "size",
+    "Expand": "shape", "HammingWindow": "size", "HannWindow": "size",
     "If": "cond, unless both branches give the same types", "Loop": "M, if results are stacked and nothing bounds it",
     "MaxUnpool": "output_shape", "MelWeightMatrix": "all", "OneHot": "depth",
     "OptionalGetElement": "input, if it is an input of the model",
@@ -53,6 +53,13 @@ that each run decides; shapes that follow from them are known too, and other int
 decide may be part of shapes and numbers of steps if something bounds them. Sequences and optionals live at import
 only: their lengths must be known, and they cannot be inputs of the model. `netloom check
 model.onnx` says for one model what is missing.
+
+Random ops (RandomNormal, RandomUniform, their Like forms, Bernoulli, Multinomial, Dropout in training
+mode) draw from a generator by counter, Philox-4x32-10. Their numbers have the distribution of ONNX
+Runtime's, but not its bits. Nodes of one `seed` and shape draw the same; a node without a seed has
+the number of its place among such nodes instead. A program draws the same numbers in every run, for
+any number of threads; turns of a loop and steps of a training (`nl.trainable`) draw others. If runs
+are to differ, make the random numbers an input of the model.
 """
 
 

@@ -24,6 +24,9 @@ def true_positions(context: Context, x: Value, name: str, bound: Extent | None =
     """[s]: which elements of x, counted row by row, are not zero, in order; s is a data dim of a
     name like this, at most all of them, or ``bound``. The same x gives the same dim.
     """
+    if x in context.splats:  # all, or none
+        size = x.type.elements if context.splats[x] else 0
+        return context("iota", shape=(size,), axis=0, dtype=INT64)
     if x not in context.positions:
         mask = context.reshape(context.cast(x, BOOL), (x.type.elements,))
         count = context("reduce_sum", context.cast(mask, INT64), axes=(0,))

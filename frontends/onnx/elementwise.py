@@ -360,21 +360,3 @@ def bit_cast(context: Context, node: ModelNode) -> Value:
 @ELEMENTWISE.on("Identity")
 def identity(context: Context, node: ModelNode) -> Item:
     return node.item(0)
-
-
-@ELEMENTWISE.on("Dropout")
-def dropout(context: Context, node: ModelNode) -> list[Value | None]:
-    """The identity in inference; the mask is all ones."""
-    training = node.optional(2)
-    if training is not None and context.array(training) is None:
-        raise node.unsupported(
-            "training_mode is not known at import.", "Export the model for inference."
-        )
-    if training is not None and bool(context.scalar(training, node, "training_mode")):
-        ratio = context.scalar(node.optional(1), node, "ratio")
-        if ratio != 0:
-            raise node.unsupported("the model was exported for training (training_mode is true).",
-                                   "Export it for inference.")  # fmt: skip
-    x = node.input(0)
-    mask_dtype = BOOL if node.opset >= 10 else x.dtype
-    return [x, context.splat(1, mask_dtype, x.shape) if node.is_used(1) else None]

@@ -225,7 +225,7 @@ class _Importer:
         domain = key_of(node)[0]
         opset = frame.opsets.get(domain, 0)
         call = ModelNode(printable(node.op_type), node.domain, opset, label(node), inputs, tuple(node.output),
-                         resolved_attributes(node, frame.attributes))  # fmt: skip
+                         resolved_attributes(node, frame.attributes), tuple(node.input))  # fmt: skip
         try:
             outside = self._outside(call, domain)
             if outside is not None:

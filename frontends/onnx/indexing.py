@@ -183,6 +183,9 @@ def _range_size(
     context: Context, node: ModelNode, start: Value, limit: Value, delta: Value
 ) -> Extent:
     if start.dtype.is_float:
+        free = _free_float_size(context, start, limit, delta)
+        if free is not None:
+            return free
         first, last, step = (context.scalar(v, node, "a bound") for v in (start, limit, delta))
         if not step or not all(map(math.isfinite, (first, last, step))):
             raise node.fault(f"its bounds are {first}, {last}, {step}.", "Export it again.")
@@ -193,6 +196,20 @@ def _range_size(
         raise node.fault("delta is 0.", "Export it again.")
     distance = high - low if stride > 0 else low - high
     return dim.maximum(dim.ceil_div(distance, abs(stride)), 0)
+
+
+def _free_float_size(context: Context, *bounds: Value) -> Extent | None:
+    """As many elements as start, limit and delta give that are floats of extents; None of others."""
+    known = [context.contents(value) for value in bounds]
+    if all(value in context.constants for value in bounds) or any(
+        contents is None for contents in known
+    ):
+        return None
+    start, limit, delta = (contents.item() for contents in known if contents is not None)
+    try:
+        return dim.maximum(((limit - start) / delta).ceil().numerator, 0)
+    except ValueError:  # it may be another number after rounding
+        return None
 
 
 @INDEXING.on("EyeLike", first=9)

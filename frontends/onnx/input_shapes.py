@@ -18,8 +18,8 @@ from netloom.compiler.graph import Value
 from netloom.compiler.tensor_type import TensorType
 from netloom.errors import ModelError, ShapeError, UsageError
 
-from .context import check_size
 from .names import identifier, printable
+from .sizes import check_size
 from .tensors import check_shape, dtype_of
 
 # of a free dim; slices "to the end" say this (TensorFlow) or more

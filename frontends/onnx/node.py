@@ -42,6 +42,7 @@ class ModelNode:
     inputs: tuple[Item | None, ...]
     outputs: tuple[str, ...]
     attributes: Mapping[str, AttributeProto]
+    names: tuple[str, ...] = ()  # of the inputs in the model
 
     @property
     def title(self) -> str:
@@ -90,6 +91,11 @@ class ModelNode:
                 f"input {position} is a tensor; a sequence is needed.", "Export the model again."
             )
         return item.parts
+
+    def name_of(self, value: Value) -> str:
+        """An input's name in the model as messages show it; "" of what is no input."""
+        pairs = zip(self.inputs, self.names, strict=False)
+        return next((printable(name) for item, name in pairs if item is value), "")
 
     @property
     def present(self) -> list[Value]:

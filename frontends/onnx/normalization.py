@@ -9,9 +9,10 @@ from netloom.compiler.dim import product
 from netloom.compiler.graph import Value
 from netloom.compiler.tensor_type import FLOAT32, INT64
 
-from .context import Context, listed
+from .context import Context
 from .handler import HandlerTable
 from .node import ModelNode
+from .sizes import listed
 
 NORMALIZATION: Final = HandlerTable()
 

@@ -15,10 +15,11 @@ from netloom.compiler.dim import Extent
 from netloom.compiler.graph import Value
 from netloom.compiler.tensor_type import INT64, TensorType, broadcast_shapes
 
-from .context import Context, check_size, listed, numbers
+from .context import Context
 from .handler import HandlerTable
 from .node import ModelNode
 from .restriction import TooSmall
+from .sizes import check_size, listed, numbers
 from .slicing import sliced
 from .window import FIX_DIMS
 
@@ -58,8 +59,12 @@ def _pad(
     for position, axis in enumerate(axes):
         where = node.axis(axis, x.type.rank)
         lo[where], hi[where] = pads[position], pads[position + len(axes)]
-    x = _cropped(context, node, x, lo, hi)
-    lo, hi = [_added(p) for p in lo], [_added(p) for p in hi]
+    added = [[dim.maximum(pad, 0) for pad in pads] for pads in (lo, hi)]
+    removed = [
+        [a - p for a, p in zip(*both, strict=True)] for both in zip(added, (lo, hi), strict=True)
+    ]
+    x = _cropped(context, node, x, *removed)
+    lo, hi = added
     if not any(lo) and not any(hi):
         return x
     _check_reach(x, mode, lo, hi)
@@ -99,27 +104,13 @@ def padded_axis(
     return context("gather", x, at, axis=axis)
 
 
-def _added(pad: Extent) -> Extent:
-    """How many elements a pad adds; one whose sign is open was refused before."""
-    return pad if dim.is_nonnegative(pad) else 0
-
-
-def _removed(node: ModelNode, pad: Extent) -> Extent:
-    """How many elements a pad cuts off."""
-    if dim.is_nonnegative(pad):
-        return 0
-    if not dim.is_nonnegative(0 - pad):
-        raise node.unsupported(f"its pad {pad} may be positive or negative.", FIX_DIMS)
-    return 0 - pad
-
-
 def _cropped(
     context: Context, node: ModelNode, x: Value, lo: Sequence[Extent], hi: Sequence[Extent]
 ) -> Value:
-    """Negative pads cut off."""
+    """Elements cut off at both ends of each axis."""
     cuts: dict[int, tuple[Extent, Extent, int]] = {}
     for axis, extent in enumerate(x.shape):
-        low, high = _removed(node, lo[axis]), _removed(node, hi[axis])
+        low, high = lo[axis], hi[axis]
         size = extent - low - high
         if isinstance(size, int) and size < 0:
             raise node.misshapen(

@@ -19,6 +19,7 @@ from .normalization import NORMALIZATION
 from .padding import PADDING
 from .pooling import POOLING
 from .quantization import QUANTIZATION
+from .random_numbers import RANDOM_NUMBERS
 from .recurrent import RECURRENT
 from .reduction import REDUCTION
 from .regions import REGIONS
@@ -42,6 +43,7 @@ HANDLERS: Final = HandlerTable(
     PADDING,
     POOLING,
     QUANTIZATION,
+    RANDOM_NUMBERS,
     RECURRENT,
     REDUCTION,
     REGIONS,
@@ -67,17 +69,6 @@ INLINED: Final = frozenset(CONTROL_FLOW)
 REMEDIES: Final[Mapping[str, str]] = {
     **dict.fromkeys(
         (
-            "Bernoulli",
-            "Multinomial",
-            "RandomNormal",
-            "RandomNormalLike",
-            "RandomUniform",
-            "RandomUniformLike",
-        ),
-        "Make the random numbers an input of the model.",
-    ),
-    **dict.fromkeys(
-        (
             "RegexFullMatch",
             "StringConcat",
             "StringNormalizer",
@@ -90,7 +81,22 @@ REMEDIES: Final[Mapping[str, str]] = {
     "ConstantFill": "It was an experimental op: convert the model with onnx.version_converter, or use ConstantOfShape.",
 }
 
-# what to do about ops outside the standard that have no handler
+# what to do about single ops outside the standard
+FOREIGN_REMEDIES: Final[Mapping[tuple[str, str], str]] = {
+    **dict.fromkeys(
+        (
+            ("com.microsoft", name)
+            for name in ("BeamSearch", "GreedySearch", "Sampling", "WhisperBeamSearch")
+        ),
+        "It runs a whole decoder until data end it: import the decoder, and search outside.",
+    ),
+    **dict.fromkeys(
+        (("com.microsoft", name) for name in ("Tokenizer", "WordConvEmbedding")),
+        "Strings are no tensors: cut the model behind it, and do this step outside.",
+    ),
+}
+
+# what to do about other ops outside the standard that have no handler
 DOMAIN_REMEDIES: Final[Mapping[str, str]] = {
     "ai.onnx.ml": "Strings and maps are no tensors: convert the model with integer labels and "
     "without ZipMap (zipmap=False), or cut it.",
@@ -103,6 +109,7 @@ __all__ = [
     "ADDED_TO_STANDARD",
     "DOMAINS",
     "DOMAIN_REMEDIES",
+    "FOREIGN_REMEDIES",
     "HANDLERS",
     "INLINED",
     "REMEDIES",

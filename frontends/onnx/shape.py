@@ -9,10 +9,11 @@ from netloom.compiler import dim
 from netloom.compiler.dim import Extent, product
 from netloom.compiler.graph import Value
 
-from .context import Context, listed
+from .context import Context
 from .handler import HandlerTable
 from .node import ModelNode
 from .restriction import NotThatNumber
+from .sizes import listed
 from .window import FIX_DIMS
 
 SHAPE: Final = HandlerTable()

@@ -11,10 +11,11 @@ from netloom.compiler import dim
 from netloom.compiler.dim import Extent
 from netloom.compiler.graph import Value
 
-from .context import Context, listed, numbers
+from .context import Context
 from .data_slices import slice_by_data
 from .handler import HandlerTable
 from .node import ModelNode
+from .sizes import listed, numbers
 
 SLICING: Final = HandlerTable()
 

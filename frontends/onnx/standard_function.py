@@ -5,7 +5,7 @@ no handler.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, Final
+from typing import Any
 
 import onnx
 import onnx.defs
@@ -14,13 +14,11 @@ from .node import Item, ModelNode, ValueSequence
 from .schema import find_schema
 from .tensors import ONNX_DTYPES
 
-NOT_INLINED: Final = frozenset({"Bernoulli"})  # random numbers
-
 
 def has_body(op_type: str, opset: int) -> bool:
     """Whether the standard defines the op by a graph that can be inlined."""
     schema = find_schema(op_type, opset)
-    return schema is not None and schema.is_function and op_type not in NOT_INLINED
+    return schema is not None and schema.is_function
 
 
 def body_of(node: ModelNode) -> onnx.FunctionProto:

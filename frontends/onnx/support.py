@@ -21,6 +21,7 @@ from .registry import (
     ADDED_TO_STANDARD,
     DOMAIN_REMEDIES,
     DOMAINS,
+    FOREIGN_REMEDIES,
     HANDLERS,
     INLINED,
     REMEDIES,
@@ -138,7 +139,8 @@ def _remedy(domain: str, op_type: str, opset: int) -> str:
     """What to do about an op; "" if it is supported."""
     if domain:
         known = DOMAINS[domain].find(op_type, opset) if domain in DOMAINS else None
-        return "" if known else DOMAIN_REMEDIES.get(domain, FOREIGN)
+        general = DOMAIN_REMEDIES.get(domain, FOREIGN)
+        return "" if known else FOREIGN_REMEDIES.get((domain, op_type), general)
     schema = find_schema(op_type, opset)
     if schema is None and ADDED_TO_STANDARD.find(op_type, opset):
         return ""

@@ -17,8 +17,9 @@ from netloom.compiler.ops.data_dims import as_symbol
 from netloom.compiler.rewrite import without_dead_nodes
 from netloom.compiler.tensor_type import BOOL, INT64
 
-from .context import Context, check_size
+from .context import Context
 from .node import Item, ModelNode, as_tensor
+from .sizes import check_size
 
 MOST_TURNS: Final = 1 << 62  # of a loop that only its condition ends
 LONGEST: Final = 1 << 32  # turns of a loop that nothing else ends: they take hours
@@ -82,6 +83,7 @@ def iterated(context: Context, node: ModelNode, turns: Turns, apply: ApplyBody) 
     with context.nested() as b:
         most = dim.maximum(turns.count - 1, 0)
         turn = b.new_data_dim("turn", most)
+        context.turns = (*context.turns, turn)
         found = _imported(context, node, turns, turn, apply)
         raw = b.build([*found.after, *found.entries])
         types = [value.type for value in found.entries]

@@ -349,7 +349,7 @@ CASES: dict[str, Case] = {
     "shape_computed_from_data": Case("attributes", lambda: model([node("Reshape", ("x", "s"))], inputs=[info("x"), info("s", (2,), TensorProto.INT64)]), UnsupportedOpError, ("culprit", "computed from data")),
     "cast_to_unknown_dtype": Case("attributes", lambda: model([node("Cast", to=999)]), ModelError, ("culprit", "999")),
     # ops
-    "all_unknown_ops_at_once": Case("ops", lambda: model([node("Conw", ("x",), ("h",)), node("Multinomial", ("h",), ("i",)), node("FusedThing", ("i",), domain="com.vendor")]), UnsupportedOpError, ("3 ops", "Conw", "Conv meant", "Multinomial", "com.vendor.FusedThing", "culprit")),
+    "all_unknown_ops_at_once": Case("ops", lambda: model([node("Conw", ("x",), ("h",)), node("TfIdfVectorizer", ("h",), ("i",)), node("FusedThing", ("i",), domain="com.vendor")]), UnsupportedOpError, ("3 ops", "Conw", "Conv meant", "TfIdfVectorizer", "com.vendor.FusedThing", "culprit")),
     "op_of_a_later_opset": Case("ops", lambda: model([node("Gelu")], opset=17), UnsupportedOpError, ("Gelu", "opset 17", "does not exist")),
     "op_of_an_earlier_opset": Case("ops", lambda: model([node("Upsample", ("x", "s"))], [weights("s", (4,))], opset=10), UnsupportedOpError, ("Upsample", "opset 10")),
     "opset_of_the_future": Case("ops", lambda: model([node("Relu")], opset=999), UnsupportedOpError, ("999",)),

@@ -11,8 +11,9 @@ from typing import Final
 from ..handler import HandlerTable
 from .linear import LINEAR
 from .preprocessing import PREPROCESSING
+from .tree_ensemble import TREE_ENSEMBLE
 from .trees import TREES
 
-MACHINE_LEARNING: Final = HandlerTable(LINEAR, PREPROCESSING, TREES)
+MACHINE_LEARNING: Final = HandlerTable(LINEAR, PREPROCESSING, TREES, TREE_ENSEMBLE)
 
 __all__ = ["MACHINE_LEARNING"]

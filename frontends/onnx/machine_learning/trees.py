@@ -16,6 +16,7 @@ import numpy as np
 import numpy.typing as npt
 
 from netloom.compiler.graph import Value
+from netloom.compiler.tensor_type import BOOL, INT64
 
 from ..context import Context
 from ..handler import HandlerTable
@@ -35,6 +36,10 @@ TREES: Final = HandlerTable()
 
 MOST_LEVELS: Final = 1024
 LEAF: Final = "LEAF"
+MEMBER: Final = "BRANCH_MEMBER"
+AGGREGATES: Final = {
+    "AVERAGE": "reduce_mean", "SUM": "reduce_sum", "MIN": "reduce_min", "MAX": "reduce_max",
+}  # fmt: skip
 # mode -> op, whether the threshold stands first
 MODES: Final = {
     "BRANCH_LEQ": ("less_equal", False), "BRANCH_LT": ("less", False),
@@ -50,6 +55,7 @@ class Forest:
     """Nodes of all trees: feature and threshold, where they lead, and each tree's root.
 
     ``missing``: whether NaN goes where the comparison holds. ``number``: (tree, node) -> row.
+    ``members``: [nodes, most], the numbers that MEMBER compares with, the rest NaN.
     """
 
     feature: Array
@@ -61,6 +67,7 @@ class Forest:
     roots: Array
     levels: int
     number: dict[tuple[int, int], int]
+    members: Array | None = None
 
 
 def _forest(node: ModelNode, features: int) -> Forest:
@@ -158,8 +165,13 @@ def _comparison(context: Context, x: Value, at: Value, forest: Forest) -> Value:
     result: Value | None = None
     kinds = sorted(set(forest.modes) - {LEAF})
     for kind in kinds:
-        op, is_swapped = MODES[kind]
-        holds = context(op, *((limit, value) if is_swapped else (value, limit)))
+        if kind == MEMBER:
+            assert forest.members is not None
+            members = context.cast(looked_up(forest.members), x.dtype)
+            holds = _is_member(context, value, members)
+        else:
+            op, is_swapped = MODES[kind]
+            holds = context(op, *((limit, value) if is_swapped else (value, limit)))
         if result is None:
             result = holds
         else:
@@ -170,6 +182,13 @@ def _comparison(context: Context, x: Value, at: Value, forest: Forest) -> Value:
         is_missing = context("and", context("is_nan", value), looked_up(forest.missing))
         result = context("or", result, is_missing)
     return result
+
+
+def _is_member(context: Context, value: Value, members: Value) -> Value:
+    """Whether a number [n, trees] is one of [n, trees, most]."""
+    equal = context("equal", context.reshape(value, (*value.shape, 1)), members)
+    count = context("reduce_sum", context.cast(equal, INT64), axes=(2,))
+    return context.cast(count, BOOL)
 
 
 def _weights(
@@ -190,12 +209,16 @@ def _weights(
     return table, np.unique(np.array(targets, np.int64))
 
 
-def _sums(context: Context, node: ModelNode, x: Value, forest: Forest, table: Array) -> Value:
-    """[n, results]: the leaves' weights, aggregated over the trees, and base values."""
+def aggregated(context: Context, x: Value, forest: Forest, table: Array, how: str) -> Value:
+    """[n, results]: the leaves' weights, aggregated over the trees."""
     rows = context("gather", context.constant(table), _leaves(context, x, forest), axis=0)
-    how = node.text("aggregate_function", "SUM", ("SUM", "AVERAGE", "MIN", "MAX"))
-    op = {"SUM": "reduce_sum", "AVERAGE": "reduce_mean", "MIN": "reduce_min", "MAX": "reduce_max"}
-    y = context(op[how], rows, axes=(1,), keep=False)
+    return context(AGGREGATES[how], rows, axes=(1,), keep=False)
+
+
+def _sums(context: Context, node: ModelNode, x: Value, forest: Forest, table: Array) -> Value:
+    """[n, results]: what is aggregated, and base values."""
+    how = node.text("aggregate_function", "SUM", tuple(AGGREGATES))
+    y = aggregated(context, x, forest, table, how)
     base = node.numbers("base_values")
     if not base:
         return y
@@ -204,7 +227,7 @@ def _sums(context: Context, node: ModelNode, x: Value, forest: Forest, table: Ar
     return context("add", y, context.constant(np.array(base, np.float32)))
 
 
-def _features(context: Context, node: ModelNode) -> tuple[Value, int]:
+def features_of(context: Context, node: ModelNode) -> tuple[Value, int]:
     x = rows_of(context, node)
     width = x.shape[1]
     if not isinstance(width, int):
@@ -215,7 +238,7 @@ def _features(context: Context, node: ModelNode) -> tuple[Value, int]:
 @TREES.on("TreeEnsembleRegressor")
 def tree_regressor(context: Context, node: ModelNode) -> Value:
     """[n, targets]."""
-    x, width = _features(context, node)
+    x, width = features_of(context, node)
     forest = _forest(node, width)
     table, _ = _weights(node, forest, "target", "target_ids", node.integer("n_targets", 1))
     return transformed(context, _sums(context, node, x, forest, table), transform_of(node))
@@ -226,7 +249,7 @@ def tree_classifier(context: Context, node: ModelNode) -> list[Value | None]:
     """Labels and scores. Of two classes of which one has weights, these decide for the second: a
     probability if none is negative, else a number about 0.
     """
-    x, width = _features(context, node)
+    x, width = features_of(context, node)
     labels = labels_of(node, ("classlabels_int64s", "classlabels_strings"))
     forest = _forest(node, width)
     table, used = _weights(node, forest, "class", "class_ids", len(labels))

@@ -23,6 +23,7 @@ from .normalization import ADDED_NORMALIZATION, NORMALIZATION
 from .packed import PACKED
 from .quantized import QUANTIZED
 from .quantized_attention import QUANTIZED_ATTENTION
+from .quantized_lstm import QUANTIZED_LSTM
 
 # ops that became the standard's: the opset whose meaning is theirs
 AS_IN_STANDARD: Final = {"GatherND": 13, "GridSample": 16, "Pad": 13, "Range": 11, "Trilu": 14}
@@ -34,6 +35,7 @@ MICROSOFT: Final = HandlerTable(
     PACKED,
     QUANTIZED,
     QUANTIZED_ATTENTION,
+    QUANTIZED_LSTM,
 )
 # ops that ONNX Runtime adds to the standard's domain
 ADDED_TO_STANDARD: Final = HandlerTable(ADDED_NORMALIZATION)

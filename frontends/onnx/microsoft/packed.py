@@ -1,4 +1,6 @@
-"""MatMulNBits -> a product with weights that are unpacked at import."""
+"""MatMulNBits -> a product with weights that are unpacked at import; GatherBlockQuantized -> rows of
+a table that are unpacked when they are read.
+"""
 
 from __future__ import annotations
 
@@ -7,7 +9,9 @@ from typing import Any, Final
 import numpy as np
 import numpy.typing as npt
 
+from netloom.compiler.dim import Extent
 from netloom.compiler.graph import Value
+from netloom.compiler.tensor_type import FLOAT32, UINT8
 
 from ..context import Context
 from ..handler import HandlerTable
@@ -92,3 +96,67 @@ def _zero_points(
             f"it has {zeros.size} zero points for {n} x {blocks} blocks.", "Export it again."
         )
     return zeros.reshape(n, blocks, 1).astype(np.float32)
+
+
+@PACKED.on("GatherBlockQuantized")
+def gather_of_blocks(context: Context, node: ModelNode) -> Value:
+    """Entries of an axis, each (number - zero) * scale of its block along another axis. Bytes hold
+    8 / bits numbers of the last axis, the lowest bits first, and are halfway up by default.
+    """
+    data, scales, rank = node.input(0), node.input(2), node.input(0).type.rank
+    at = node.axis(node.integer("gather_axis", 0), rank)
+    along = node.axis(node.integer("quantize_axis", 1), rank)
+    block, bits = node.integer("block_size", 128), node.integer("bits", 4)
+    is_packed = data.dtype is UINT8 and data not in context.narrow
+    if bits not in (2, 4, 8) or block < 16 or at == along:
+        raise node.fault(
+            f"blocks of {block} numbers of {bits} bits along axis {along}, gathered along axis "
+            f"{at}, are impossible.",
+            "Export it again.",
+        )
+
+    def entries(value: Value) -> Value:
+        found = context("gather", value, node.input(1), axis=at)
+        if value is scales or not is_packed or bits == MOST_BITS:
+            return found
+        return _unpacked_bytes(context, found, bits)
+
+    numbers, scale = context.cast(entries(data), FLOAT32), entries(scales)
+    axis = along + (node.input(1).type.rank - 1 if along > at else 0)
+    blocks = (*numbers.shape[:axis], -(-numbers.shape[axis] // block), *numbers.shape[axis + 1 :])
+    if scale.shape != blocks:
+        raise node.misshapen(f"its scales are {scales.type} for {data.type}.", "Export it again.")
+    zero = context.number(float(1 << (bits - 1)) if is_packed else 0.0, FLOAT32)
+    if node.optional(3) is not None:
+        given = entries(node.input(3))
+        given = context.slice_axis(given, given.type.rank - 1, 0, blocks[-1])
+        if given.shape != blocks:
+            raise node.misshapen(f"its zero points are {node.input(3).type} for {data.type}.",
+                                 "Export it again.")  # fmt: skip
+        zero = _repeated(context, context.cast(given, FLOAT32), axis, block, numbers.shape)
+    factor = _repeated(context, context.cast(scale, FLOAT32), axis, block, numbers.shape)
+    return context.cast(context("mul", context("sub", numbers, zero), factor), scales.dtype)
+
+
+def _unpacked_bytes(context: Context, data: Value, bits: int) -> Value:
+    """Bytes [.., m] as numbers [.., m * 8 / bits], the lowest bits first."""
+    shape = data.shape
+    parts = [
+        context("and", context("shift_right", data, shift), (1 << bits) - 1)
+        for shift in range(0, MOST_BITS, bits)
+    ]
+    columns = [context.reshape(part, (*shape, 1)) for part in parts]
+    joined = context("concat", *columns, axis=len(shape))
+    return context.reshape(joined, (*shape[:-1], shape[-1] * len(parts)))
+
+
+def _repeated(
+    context: Context, value: Value, axis: int, times: int, shape: tuple[Extent, ...]
+) -> Value:
+    """Each entry of an axis so many times, the last one as often as the shape has room."""
+    lead, count, rest = value.shape[:axis], value.shape[axis], value.shape[axis + 1 :]
+    column = context.reshape(value, (*lead, count, 1, *rest))
+    wide = context("broadcast", column, shape=(*lead, count, times, *rest))
+    return context.slice_axis(
+        context.reshape(wide, (*lead, count * times, *rest)), axis, 0, shape[axis]
+    )

@@ -92,13 +92,12 @@ def quantized_global_average(context: Context, node: ModelNode) -> Value:
 
 @QUANTIZED.on("QLinearAveragePool")
 def quantized_average(context: Context, node: ModelNode) -> Value:
+    x = real_value(context, node, 0)
     if node.flag("channels_last", False):
-        raise node.unsupported(
-            "channels_last is not supported.", "Quantize without layout changes."
-        )
-    return _quantized(
-        context, node, average_pool_of(context, node, real_value(context, node, 0)), 3
-    )
+        y = channels_last(context, average_pool_of(context, node, channels_first(context, x)))
+    else:
+        y = average_pool_of(context, node, x)
+    return _quantized(context, node, y, 3)
 
 
 @QUANTIZED.on("QLinearConcat")

@@ -130,7 +130,7 @@ def test_bounds_that_are_none(dims: dict[str, int | range]) -> None:
 def test_the_remedy_is_a_range_of_the_tensor() -> None:
     with pytest.raises(UnsupportedOpError, match="Range 'places'.*have a bound") as caught:
         from_onnx(parser.parse_model(MASK))
-    assert caught.value.hint is not None and "--dim NAME=0..LARGEST" in caught.value.hint
+    assert caught.value.hint is not None and "--dim longest=0..LARGEST" in caught.value.hint
 
 
 def test_loops_of_as_many_steps_as_data_say() -> None:

@@ -295,18 +295,18 @@ def test_check_reports_everything() -> None:
             [
                 N("Relu", ["x"], ["a"], name="first"),
                 N("Relu", ["a"], ["b"]),
-                N("Multinomial", ["b"], ["y"]),
+                N("TfIdfVectorizer", ["b"], ["y"]),
             ],
             [3],
         )
     )
     assert [(row.name, row.opset, row.count, row.is_supported) for row in report.rows] == [
-        ("Multinomial", 17, 1, False), ("Relu", 17, 2, True)]  # fmt: skip
+        ("TfIdfVectorizer", 17, 1, False), ("Relu", 17, 2, True)]  # fmt: skip
     assert not report.is_supported
     assert report.missing[0].remedy
     assert report.rows[1].nodes == ("first", "b")
     assert report.as_json()[1]["supported"]
-    assert "Multinomial (opset 17) x 1: not supported" in str(report)
+    assert "TfIdfVectorizer (opset 17) x 1: not supported" in str(report)
 
 
 # -- networks --------------------------------------------------------------------------------------

@@ -34,6 +34,7 @@ from .runtime_case import (
     u,
 )
 from .test_microsoft_attention import CASES as ATTENTION_CASES
+from .test_microsoft_lstm import CASES as LSTM_CASES
 
 CASES = [
     *(case(op, q(2, 3, 4), f(0.5), u(120), q(3, 1), f(0.25), u(7), f(scale), u(100)) for op, scale in (("QLinearAdd", 1.0), ("QLinearMul", 8.0))),
@@ -41,12 +42,15 @@ CASES = [
     case("QLinearSigmoid", q(3, 40), f(0.0625), u(128), f(0.0078125), u(3)), case("QLinearLeakyRelu", q(3, 40), f(0.5), u(128), f(0.25), u(60), alpha=0.125),
     case("QLinearGlobalAveragePool", q(2, 3, 4, 8), f(0.5), u(128), f(0.25), u(3)),
     case("QLinearAveragePool", q(1, 3, 6, 7), f(0.5), u(128), f(0.25), u(90), kernel_shape=[2, 2], strides=[2, 1], pads=[0, 1, 0, 0], count_include_pad=1),
+    case("QLinearAveragePool", q(1, 6, 7, 3), f(0.5), u(128), f(0.25), u(90), kernel_shape=[2, 3], strides=[2, 1], pads=[0, 1, 0, 0], channels_last=1),
     case("QLinearConcat", f(0.5), u(10), q(2, 3), f(0.5), u(3), q(2, 4), f(0.25), u(5), axis=1, first_fixed=0),
     case("QGemm", q(3, 8), f(0.5), u(120), q(8, 5, dtype=np.int8), f(0.25), np.array(3, np.int8), RNG.integers(-99, 99, 5).astype(np.int32), f(32.0), u(128)),
     case("QGemm", q(3, 8), f(0.5), u(120), q(5, 8), np.full(5, 0.25, np.float32), q(5), None, transB=1),
     case("MatMulIntegerToFloat", q(3, 8), q(8, 5), f(0.5), f(0.25), u(120), u(99), r(5), first_fixed=2),
     *(case("MatMulNBits", r(2, 3, 40), q(6, 2, 32 * bits // 8), np.abs(r(12)), zeros, K=40, N=6, bits=bits, block_size=32)
       for bits, zeros in ((4, None), (4, q(6)), (8, None))),
+    *(case("GatherBlockQuantized", q(6, 40 * bits // 8), np.array([[1, -1, 0]], np.int64), r(6, 3), zeros, bits=bits, block_size=16, quantize_axis=1,
+           first_fixed=2) for bits, zeros in ((4, None), (4, q(6, 2)), (8, q(6, 3)), (2, q(6, 1)))),
     case("Gelu", r(4, 5)), case("BiasGelu", r(4, 5), r(5)), case("FastGelu", r(4, 5)), case("FastGelu", r(4, 5), r(5)), case("QuickGelu", r(4, 5), alpha=1.5),
     case("FusedMatMul", r(2, 3, 4), r(5, 4), transB=1, alpha=0.5), case("FusedMatMul", r(4, 3), r(4, 5), transA=1),
     case("FusedConv", r(1, 2, 6, 6), r(3, 2, 3, 3), r(3), activation="Relu", pads=[1, 1, 1, 1]),
@@ -79,7 +83,7 @@ def test_case(c: Case) -> None:
 
 
 def test_every_handler_has_a_case() -> None:
-    tested = {(c.domain, c.op) for c in (*CASES, *ATTENTION_CASES)}
+    tested = {(c.domain, c.op) for c in (*CASES, *ATTENTION_CASES, *LSTM_CASES)}
     tested |= {("com.microsoft", op) for op in DEFINED}
     assert {("com.microsoft", op) for op in MICROSOFT.entries} <= tested
     assert {("", op) for op in ADDED_TO_STANDARD.entries} <= tested
@@ -137,10 +141,13 @@ def test_definition(op: str) -> None:
         np.testing.assert_allclose(actual, expected, rtol=1e-5, atol=1e-5)
 
 
-def test_other_ops_of_the_domain_are_refused() -> None:
-    model, _ = model_of(case("Inverse", r(3, 3)))
+@pytest.mark.parametrize(("op", "remedy"), [
+    ("Inverse", "without ONNX Runtime's optimizations"), ("BeamSearch", "import the decoder"),
+])  # fmt: skip
+def test_other_ops_of_the_domain_are_refused(op: str, remedy: str) -> None:
+    model, _ = model_of(case(op, r(3, 3)))
     assert not check(model).is_supported
-    with pytest.raises(UnsupportedOpError, match="com.microsoft.Inverse"):
+    with pytest.raises(UnsupportedOpError, match=f"(?s)com.microsoft.{op}.*{remedy}"):
         from_onnx(model)
 
 
@@ -168,3 +175,22 @@ def test_compiled_convolution_of_integers() -> None:
     model = helper.make_model(graph, opset_imports=opsets, ir_version=8)
     found = nl.compile(from_onnx(model), threads=1).session.run(None, {"x": x})
     compare(found, expected_of(model, {"x": x}))
+
+
+@pytest.mark.parametrize(("gathered", "quantized"), [(0, 2), (2, 0), (1, 2)])
+def test_gather_of_four_bits(gathered: int, quantized: int) -> None:
+    shape, blocks = (18, 4, 20), [18, 4, 20]
+    blocks[quantized] = -(-shape[quantized] // 16)
+    numbers = [RNG.integers(-8, 8, math.prod(size)) for size in (shape, blocks)]
+    int4 = onnx.TensorProto.INT4
+    fixed = [helper.make_tensor("data", int4, shape, numbers[0].tolist()),
+             numpy_helper.from_array(r(*blocks), "scales"),
+             helper.make_tensor("zeros", int4, blocks, numbers[1].tolist())]  # fmt: skip
+    node = helper.make_node("GatherBlockQuantized", ["data", "at", "scales", "zeros"], ["y"], block_size=16,
+                            gather_axis=gathered, quantize_axis=quantized, domain="com.microsoft")  # fmt: skip
+    ports = [helper.make_tensor_value_info("at", onnx.TensorProto.INT64, (2, 1))]
+    graph = helper.make_graph([node], "g", ports, [onnx.ValueInfoProto(name="y")], fixed)
+    opsets = [helper.make_opsetid("", 21), helper.make_opsetid("com.microsoft", 1)]
+    model = helper.make_model(graph, opset_imports=opsets, ir_version=10)
+    given = {"at": np.array([[3], [-1]])}
+    compare(interpret(from_onnx(model), given), expected_of(model, given))

@@ -33,6 +33,7 @@ from netloom.compiler.tensor_type import MAX_RANK
 from netloom.errors import NetloomError
 from netloom.frontends.onnx import from_onnx
 from netloom.frontends.onnx.coverage import KNOWN
+from netloom.frontends.onnx.random_numbers import RANDOM_NUMBERS
 from netloom.frontends.onnx.registry import HANDLERS
 from netloom.frontends.onnx.sequences import SEQUENCES
 from netloom.runtime.session import Session
@@ -60,14 +61,12 @@ REFUSED: Final = (
     Refused("adagrad* adam* momentum* nesterov_momentum", "ops of other domains",
             "Export without ops of that domain"),
     Refused("ai_onnx_ml_label_encoder_*", "labels that are strings", "element type STRING"),
-    Refused("ai_onnx_ml_tree_ensemble_*", "trees in the form of opset 5", "TreeEnsemble (opset 5)"),
     Refused("flexattention flexattention_scaled flexattention_gqa flexattention_diff_head_sizes "
             "flexattention_score_mod "
             "flexattention_prob_mod flexattention_fp16 flexattention_double "
             "flexattention_causal_mask flexattention_soft_cap "
             "flexattention_relative_positional", "preview ops",
             "Export without ops of that domain"),
-    Refused("bernoulli*", "random numbers", "Make the random numbers an input"),
     Refused("cast*_to_FLOAT8* cast*_to_FLOAT4* cast*_to_INT4* cast*_to_UINT4* cast*_to_INT2* "
             "cast*_to_UINT2*",
             "casts to dtypes of less than 8 bits, and float8", "which is not supported"),
@@ -78,8 +77,6 @@ REFUSED: Final = (
             "it quantizes to float"),
     Refused("tfidfvectorizer_* image_decoder_* regex_* string_* strnormalizer_*",
             "strings and files", "are no tensors"),
-    Refused("training_dropout_default* training_dropout training_dropout_mask", "training",
-            "exported for training"),
     Refused("equal_string*", "strings", "element type STRING"),
     Refused("identity_sequence identity_opt loop13_seq loop16_seq_none sequence_map_* "
             "sequence_insert_* "
@@ -94,7 +91,13 @@ DIFFERENT: Final[Mapping[str, str]] = {
     "of the 2.4 that 4 * 0.6 gives",
     "resize_downsample_scales_cubic_align_corners": "the corner of the result's 3 elements, not of "
     "the 3.2 that 4 * 0.8 gives",
-}
+    **dict.fromkeys(
+        ("bernoulli_double", "bernoulli_seed", "bernoulli", "bernoulli_double_expanded",
+         "bernoulli_seed_expanded", "bernoulli_expanded", "training_dropout_default",
+         "training_dropout_default_mask", "training_dropout", "training_dropout_mask"),
+        "other random numbers of the same distribution",
+    ),
+}  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -277,12 +280,12 @@ def test_compiled_code_is_right(shapes: int) -> None:
 
 
 def test_every_handler_has_a_case() -> None:
-    """Here or in test_ops.py; ops of sequences in test_sequences.py."""
+    """Here or in test_ops.py; ops of sequences in test_sequences.py, random ones in
+    test_random_numbers.py.
+    """
+    elsewhere = {*SEQUENCES.entries, *RANDOM_NUMBERS.entries}
     passed = {o.op for o in outcomes().values() if o.graph is not None}
-    assert (
-        set(HANDLERS.entries) - set(SEQUENCES.entries) - passed - {case.op for case in CASES}
-        == set()
-    )
+    assert set(HANDLERS.entries) - elsewhere - passed - {case.op for case in CASES} == set()
 
 
 def test_control_differences_are_seen() -> None:

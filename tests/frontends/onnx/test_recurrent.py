@@ -1,5 +1,6 @@
 """How many products the steps of a recurrent layer take: the inputs of all steps are one, and each
-step adds as few as its equations allow.
+step adds as few as its equations allow. Steps of a free number are turns, compared with ONNX
+Runtime.
 """
 
 from __future__ import annotations
@@ -8,10 +9,16 @@ from pathlib import Path
 
 import numpy as np
 import onnx
+import onnxruntime  # type: ignore[import-untyped]
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
+from netloom.compiler.driver import compile_graph
+from netloom.compiler.interpret import interpret
 from netloom.frontends.onnx.importer import from_onnx
+from netloom.runtime.session import Session
+
+from .runtime_case import compare
 
 STEPS, BATCH, FEATURES, HIDDEN = 5, 2, 3, 4
 
@@ -43,3 +50,55 @@ def test_products(
     the product leaves that one too, for it may be NaN."""
     graph = from_onnx(layer(tmp_path, op, gates, **attributes))
     assert sum(node.op.name == "matmul" for node in graph.nodes) == products
+
+
+def free_layer(op: str, gates: int, direction: str, has_lengths: bool) -> onnx.ModelProto:
+    """A layer of any number of steps and sequences."""
+    rng, count = np.random.default_rng(1), 2 if direction == "bidirectional" else 1
+    shapes = {"w": (count, gates * HIDDEN, FEATURES), "r": (count, gates * HIDDEN, HIDDEN),
+              "b": (count, 2 * gates * HIDDEN)}  # fmt: skip
+    weights = [
+        numpy_helper.from_array(rng.standard_normal(shape).astype(np.float32), name)
+        for name, shape in shapes.items()
+    ]
+    names = ["x", "w", "r", "b", *["lengths"][: int(has_lengths)]]
+    results = ["y", "h", *["c"][: int(op == "LSTM")]]
+    node = helper.make_node(op, names, results, hidden_size=HIDDEN, direction=direction)
+    ports = [helper.make_tensor_value_info("x", TensorProto.FLOAT, ("t", "n", FEATURES)),
+             helper.make_tensor_value_info("lengths", TensorProto.INT32, ("n",))]  # fmt: skip
+    graph = helper.make_graph([node], "layer", ports[: 1 + int(has_lengths)],
+                              [onnx.ValueInfoProto(name=name) for name in results], weights)  # fmt: skip
+    return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=9)
+
+
+@pytest.mark.parametrize(("op", "gates", "direction", "has_lengths", "is_compiled"), [
+    ("LSTM", 4, "bidirectional", True, False), ("LSTM", 4, "forward", False, False),
+    ("GRU", 3, "reverse", True, False), ("RNN", 1, "reverse", True, True),
+])  # fmt: skip
+def test_free_steps_are_turns(
+    op: str, gates: int, direction: str, has_lengths: bool, is_compiled: bool
+) -> None:
+    rng = np.random.default_rng(2)
+    model = free_layer(op, gates, direction, has_lengths)
+    graph = from_onnx(model)
+    assert {node.op.name for node in graph.nodes} >= {"iterate"}
+    runtime = onnxruntime.InferenceSession(model.SerializeToString())
+    session = Session.in_process(compile_graph(graph).image) if is_compiled else None
+    for steps, n in ((1, 1), (9, 3)):
+        given = {"x": rng.standard_normal((steps, n, FEATURES)).astype(np.float32)}
+        if has_lengths:
+            given["lengths"] = rng.integers(0, steps + 1, n).astype(np.int32)
+        expected = runtime.run(None, given)
+        compare(interpret(graph, given), expected)
+        if session is not None:
+            compare(session.run(None, given), expected)
+
+
+def test_many_steps_are_turns() -> None:
+    """As many as are not unrolled any more, and more than a range of masked ones may have."""
+    model = free_layer("GRU", 3, "forward", False)
+    for dims in ({"t": 5000}, {"t": range(1, 514)}):
+        graph = from_onnx(model, dims=dims)
+        assert sum(node.op.name == "iterate" for node in graph.nodes) == 1
+    masked = from_onnx(model, dims={"t": range(1, 9)})
+    assert not any(node.op.name == "iterate" for node in masked.nodes)
