@@ -35,6 +35,7 @@ from netloom.compiler.tensor_type import (
     DType,
     TensorType,
 )
+from netloom.compiler.verify import symbols_in
 
 from .bounds import bound_of, bound_of_array
 from .dequantized import Dequantized
@@ -154,11 +155,8 @@ class Context:
             types = record.infer(values, [value.type for value in inputs])
         except ValueError:
             return None  # the builder reports it
-        if (
-            len(types) != 1
-            or not types[0].is_static
-            or math.prod(types[0].static_shape) > MOST_FOLDED
-        ):
+        is_whole = len(types) == 1 and types[0].is_static and not symbols_in(values)
+        if not is_whole or math.prod(types[0].static_shape) > MOST_FOLDED:
             return None
         with np.errstate(all="ignore"):
             (array,) = record.reference(values, arrays, types)

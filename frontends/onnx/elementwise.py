@@ -10,7 +10,7 @@ from typing import Any, Final
 import numpy as np
 from onnx import TensorProto
 
-from netloom.compiler.dim import is_nonnegative, maximum, minimum
+from netloom.compiler.dim import is_nonnegative, maximum, minimum, product
 from netloom.compiler.graph import Value
 from netloom.compiler.tensor_type import BOOL, FLOAT64, DType
 
@@ -23,6 +23,7 @@ from .tensors import dtype_of
 
 ELEMENTWISE: Final = HandlerTable()
 LARGEST: Final = 3.4028234663852886e38  # of float32
+MOST_FACTORS: Final = 8  # of a power of an extent
 
 # -- one ONNX op, one op of ours -------------------------------------------------------------------
 
@@ -127,9 +128,19 @@ def power(context: Context, node: ModelNode) -> Value:
     exponent = context.array(y)
     is_two = exponent is not None and exponent.size == 1 and float(exponent.reshape(())) == 2.0
     if is_two and y.type.rank <= x.type.rank:
-        return context("mul", x, x)  # x ** 2 = x * x, rounded the same
-    working = x.dtype if x.dtype.is_float else FLOAT64
-    return context.cast(context("pow", context.cast(x, working), context.cast(y, working)), x.dtype)
+        value = context("mul", x, x)  # x ** 2 = x * x, rounded the same
+    else:
+        working = x.dtype if x.dtype.is_float else FLOAT64
+        raised = context("pow", context.cast(x, working), context.cast(y, working))
+        value = context.cast(raised, x.dtype)
+    return context.learn(value, np.frompyfunc(_known_power, 2, 1), x, y)
+
+
+def _known_power(x: Any, exponent: Any) -> Any:
+    """Of an extent; exporters write h h so, for images whose sides are one free dim."""
+    if not isinstance(exponent, int) or not 0 <= exponent <= MOST_FACTORS or isinstance(x, Ratio):
+        raise ValueError("no product of extents")
+    return product([x] * exponent)
 
 
 @ELEMENTWISE.on("Mod")

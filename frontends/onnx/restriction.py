@@ -10,7 +10,7 @@ which other one it then is; ``restrict`` has the model imported again with these
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from itertools import product as pairs_of
@@ -22,7 +22,7 @@ from netloom.errors import NetloomError, ShapeError
 
 from .context import Context
 from .equal_extents import equal_extents, new_shape
-from .input_shapes import LARGEST_DIM, InputShapes
+from .input_shapes import InputShapes
 from .names import printable
 from .node import ModelNode
 
@@ -115,15 +115,16 @@ def restrict(
             case int() if chosen > 0:
                 return f"{shown} {chosen * step}."
         return ""
-    most = LARGEST_DIM // step
-    match chosen:
-        case int() if symbol.hi == most and 1 <= chosen:
+    if not isinstance(symbol.hi, int):
+        return ""
+    match chosen:  # fewer numbers each time, so imports end
+        case int() if symbol.lo < symbol.hi and max(symbol.lo, 1) <= chosen <= symbol.hi:
             raise Restriction(name, chosen * step)
-        case AtLeast(least) if isinstance(symbol.hi, int):
+        case AtLeast(least):
             raise Restriction(name, range(least * step, symbol.hi * step + 1, step))
-        case range() if symbol.hi == most and chosen.start >= 1 and chosen[-1] < most:
+        case range() if chosen.start >= 1 and chosen[-1] < symbol.hi:
             raise Restriction(name, range(chosen[0] * step, chosen[-1] * step + 1, step))
-        case MultipleOf(factor) if isinstance(symbol.hi, int) and factor <= symbol.hi:
+        case MultipleOf(factor) if factor <= symbol.hi:
             raise Restriction(name, range(factor * step, symbol.hi * step + 1, factor * step))
     return ""
 
@@ -160,7 +161,7 @@ def restriction_of(
                 return number
             if cut != whole and cut == dim.maximum(whole, 0):
                 return _where_at_least(whole, 0)
-        if (found := _where_equal(left, right)) is not None:
+        if (found := _where_equal(left, right) or _where_numbers(left, right)) is not None:
             return found
     return None
 
@@ -194,13 +195,30 @@ def _where_equal(left: Extent, right: Extent) -> tuple[Symbol, MultipleOf | Same
     ) or _where_same(left, right)
 
 
+def _where_numbers(left: Extent, right: Extent) -> tuple[Symbol, int | range] | None:
+    """The numbers of the only symbol with which two extents are equal, if they lie side by side:
+    (h // 8) ^ 2 is 16 for h from 32 to 39.
+    """
+    symbols = symbols_of([left, right])
+    if len(symbols) != 1:
+        return None
+    (symbol,) = symbols
+    if not (isinstance(symbol.lo, int) and isinstance(symbol.hi, int)):
+        return None
+    tried = range(max(symbol.lo, 1), min(symbol.hi, LARGEST_LEAST) + 1)
+    apart = left - right
+    numbers = [number for number in tried if dim.evaluate(apart, {symbol.name: number}) == 0]
+    if not numbers or numbers[-1] == tried[-1] or len(numbers) != numbers[-1] - numbers[0] + 1:
+        return None
+    return symbol, numbers[0] if len(numbers) == 1 else range(numbers[0], numbers[-1] + 1)
+
+
 def _where_same(left: Dim, right: Dim) -> tuple[Symbol, SameAs] | None:
     """The symbol of one extent that must be what a symbol of the other is, or so many times that:
     dims that are multiples have symbols of their parts.
     """
     for times, (a, b) in pairs_of((1, *FACTORS), ((left, right), (right, left))):
-        ours, theirs = symbols_of([a]) - symbols_of([b]), symbols_of([b]) - symbols_of([a])
-        for symbol, other in pairs_of(sorted(ours, key=str), sorted(theirs, key=str)):
+        for symbol, other in _apart(a, b):
             if substitute(a, {symbol: Dim.of(other) * times}) == b:
                 return symbol, SameAs(other, times)
     return None
@@ -263,19 +281,35 @@ def _cut_at(extent: Extent, symbol: Symbol) -> int | None:
     return limit if isinstance(limit, int) and limit > 1 and other == Dim.of(symbol) else None
 
 
-def _where_divided(context: Context, node: ModelNode) -> tuple[Symbol, MultipleOf] | None:
-    """The only symbol of whose multiples the -1 of a Reshape is a number."""
+def _where_divided(context: Context, node: ModelNode) -> tuple[Symbol, MultipleOf | SameAs] | None:
+    """The only symbol of whose multiples the -1 of a Reshape is a number, or the only two that make
+    it one if they are equal (an encoder's batch, and its decoder's).
+    """
     wanted = new_shape(context, node)
     if wanted is None or -1 not in wanted:
         return None
     have = node.input(0).type.elements
-    divides = partial(_divides, have, product([extent for extent in wanted if extent != -1]))
-    found = [
+    parts = product([extent for extent in wanted if extent != -1])
+    divides = partial(_divides, have, parts)
+    found: list[tuple[Symbol, MultipleOf | SameAs]] = [
         restriction
         for symbol in sorted(symbols_of([have]), key=str)
         if (restriction := _multiple_where([symbol], divides)) is not None
     ]
+    united = [pair for pair in _apart(parts, have) if divides({pair[0]: Dim.of(pair[1])})]
+    axes = zip(map(_symbol, wanted), map(_symbol, node.input(0).shape), strict=False)
+    united = [pair for pair in axes if pair in united][:1] or united  # those of one axis first
+    found = found or [(symbol, SameAs(other)) for symbol, other in united]
     return found[0] if len(found) == 1 else None
+
+
+def _apart(left: Extent, right: Extent) -> Iterator[tuple[Symbol, Symbol]]:
+    """Pairs of a symbol that only the left extent has, and one of the right: first those that the
+    right has alone.
+    """
+    ours, theirs = symbols_of([left]), symbols_of([right])
+    last = sorted(theirs, key=lambda symbol: (symbol in ours, str(symbol)))
+    return pairs_of(sorted(ours - theirs, key=str), last)
 
 
 def _divides(have: Extent, parts: Extent, multiples: dict[Symbol, Extent]) -> bool:

@@ -11,9 +11,10 @@ from typing import Final
 from ..handler import HandlerTable
 from .linear import LINEAR
 from .preprocessing import PREPROCESSING
+from .support_vectors import VECTORS
 from .tree_ensemble import TREE_ENSEMBLE
 from .trees import TREES
 
-MACHINE_LEARNING: Final = HandlerTable(LINEAR, PREPROCESSING, TREES, TREE_ENSEMBLE)
+MACHINE_LEARNING: Final = HandlerTable(LINEAR, VECTORS, PREPROCESSING, TREES, TREE_ENSEMBLE)
 
 __all__ = ["MACHINE_LEARNING"]

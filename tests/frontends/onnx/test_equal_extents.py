@@ -173,3 +173,73 @@ def test_a_shape_that_another_input_decides_unites_dims() -> None:
     body = "s = Shape<end = 1>(z)  n = Concat<axis = 0>(s, rest)  h = Reshape(x, n)  y = Relu(h)"
     model = model_of("float[B, 12] x, float[A, 3] z", body, rest=np.array([3, 4]))
     assert types_of(model) == ["float32[B, 12]", "float32[B, 3]"]
+
+
+MEMORY = """a = Shape<end = 1>(t)  h = Constant<value_ints = [-1, 2]>()  s = Concat<axis = 0>(a, h)
+            m = Reshape(x, s)  u = Unsqueeze(t, one)  y = Add(m, u)"""
+
+
+def test_the_rest_of_a_reshape_unites_dims() -> None:
+    """A decoder names the batch of what it reads by its own input."""
+    model = model_of("float[N, 3, 2] x, float[M, 1] t", MEMORY, one=np.array([1], np.int64))
+    graph = from_onnx(model)
+    assert [str(value.type) for value in graph.inputs] == ["float32[N, 3, 2]", "float32[N, 1]"]
+    given = {"x": weights(4, 3, 2), "t": weights(4, 1)}
+    session = onnxruntime.InferenceSession(model.SerializeToString())
+    np.testing.assert_allclose(interpret(graph, given)[0], session.run(None, given)[0], 1e-6)
+    with pytest.raises(UnsupportedOpError) as caught:
+        from_onnx(model, dims={"N": range(1, 9), "M": range(1, 5)})
+    assert caught.value.hint == "It fits where M is N."
+
+
+@pytest.mark.parametrize("exponent", [2, 3])
+def test_powers_of_extents(exponent: int) -> None:
+    """Images whose sides have one name: their elements are a power of it."""
+    axes = ", ".join("H" * exponent)
+    body = """h = Shape<start = 1, end = 2>(x)  e = Pow(h, k)  b = Shape<end = 1>(x)
+              s = Concat<axis = 0>(b, e)  y = Reshape(x, s)"""
+    model = model_of(f"float[N, {axes}] x", body, k=np.array(exponent, np.int64))
+    graph = from_onnx(model)
+    assert str(graph.outputs[0].type) == f"float32[N, {'*'.join('H' * exponent)}]"
+    assert_means_the_same(model, 2, *(3,) * exponent)
+
+
+def test_sizes_that_give_one_number_of_patches() -> None:
+    """Embeddings of 4 x 4 patches of 8 fit sides of 32 to 39."""
+    body = """f = Conv<strides = [8, 8]>(x, w)  h = Shape<start = 2, end = 3>(f)  e = Mul(h, h)
+              b = Shape<end = 2>(f)  s = Concat<axis = 0>(b, e)  r = Reshape(f, s)  y = Add(r, p)"""
+    given = {"w": weights(2, 3, 8, 8), "p": weights(1, 2, 16)}
+    model = model_of("float[N, 3, H, H] x", body, **given)
+    graph = from_onnx(model)
+    assert [(s.name, s.lo, s.hi) for s in graph.symbols if s.name == "H"] == [("H", 32, 39)]
+    assert str(graph.outputs[0].type) == "float32[N, 2, 16]"
+    assert_means_the_same(model, 2, 3, 37, 37)
+
+
+def test_dims_of_one_axis_are_united_first() -> None:
+    """Rows and columns are free, and so is the batch that the new shape names."""
+    body = """a = Shape<end = 1>(t)  h = Constant<value_ints = [-1]>()  s = Concat<axis = 0>(a, h)
+              m = Reshape(x, s)  y = Add(m, t)"""
+    model = model_of("float[N, S] x, float[M, 1] t", body)
+    assert [str(v.type) for v in from_onnx(model).inputs] == ["float32[N, S]", "float32[N, 1]"]
+
+
+def test_a_mask_cut_to_a_length_has_that_length() -> None:
+    body = """t = Shape<start = 1>(x)  c = Slice(m, zero, t, one)  y = Add(x, c)"""
+    model = model_of(
+        "float[N, T] x, float[M, L] m",
+        body,
+        zero=np.array([0], np.int64),
+        one=np.array([1], np.int64),
+    )
+    assert [str(v.type) for v in from_onnx(model).inputs] == ["float32[N, T]", "float32[N, T]"]
+
+
+def test_a_number_within_what_was_found_before() -> None:
+    """A table of 9 rows limits the length; a weight then decides it."""
+    body = """t = Shape<start = 1, end = 2>(x)  c = Slice(table, zero, t, zero)  p = Add(x, c)
+              r = Transpose<perm = [0, 2, 1]>(p)  y = MatMul(r, w)"""
+    given = {"table": weights(9, 2), "zero": np.array([0], np.int64), "w": weights(6, 4)}
+    model = model_of("float[N, T, 2] x", body, **given)
+    assert str(from_onnx(model).inputs[0].type) == "float32[N, 6, 2]"
+    assert_means_the_same(model, 2, 6, 2)

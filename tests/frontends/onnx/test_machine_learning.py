@@ -82,6 +82,19 @@ def machine(kind: str, **more: Any) -> Case:
     )  # fmt: skip
 
 
+def voters(counts: tuple[int, ...], *, is_fitted: bool = False, **more: Any) -> Case:
+    """A classifier with so many support vectors of each class."""
+    classes, total = len(counts), sum(counts)
+    pairs = classes * (classes - 1) // 2
+    fitted = {"prob_a": [-k for k in numbers(pairs)], "prob_b": numbers(pairs)} if is_fitted else {}
+    return ml(
+        "SVMClassifier", r(9, FEATURES), outputs=BOTH, vectors_per_class=list(counts),
+        support_vectors=numbers(total, FEATURES), coefficients=numbers(classes - 1, total),
+        rho=numbers(pairs), classlabels_ints=list(range(5, 5 + classes)),
+        kernel_params=[0.25, 0.5, 3.0], **{"kernel_type": "RBF", **fitted, **more},
+    )  # fmt: skip
+
+
 GAPS = np.where(RNG.random((5, FEATURES)) < 0.3, np.nan, r(5, FEATURES)).astype(np.float32)
 WHOLE = RNG.integers(0, 4, (5, 3)).astype(np.int64)
 CASES = [
@@ -108,6 +121,10 @@ CASES = [
     *(machine(kind) for kind in ("LINEAR", "POLY", "RBF", "SIGMOID")), machine("RBF", one_class=1),
     ml("SVMRegressor", r(5, 4), kernel_type="LINEAR", coefficients=numbers(4), rho=[0.5],
        kernel_params=[0.0, 0.0, 0.0]),
+    *(voters((3, 2), is_fitted=is_fitted, post_transform=transform)
+      for is_fitted in (True, False) for transform in ("NONE", "SOFTMAX")),
+    voters((3, 2, 4, 1)), voters((3, 0, 4), is_fitted=True), voters((2, 3, 2, 4, 3), is_fitted=True),
+    voters((2, 3, 1), kernel_type="LINEAR", post_transform="LOGISTIC"),
     trees("Regressor", 1), trees("Regressor", 3, aggregate_function="AVERAGE"),
     trees("Regressor", 2, aggregate_function="MAX", base_values=[0.5, 1.0]),
     trees("Regressor", 2, modes=("BRANCH_LT", "BRANCH_GTE", "BRANCH_EQ", "BRANCH_GT")),
@@ -164,6 +181,10 @@ CIRCLE = {
     (ml("LinearClassifier", r(5, 4), coefficients=numbers(8), intercepts=numbers(2),
         classlabels_strings=["a", "b"], outputs=BOTH), "labels are strings"),
     (ml("LinearRegressor", r(5, 4), coefficients=numbers(7)), "7 coefficients"),
+    (changed(voters((2, 3)), rho=numbers(2)), "2 numbers rho for 2 classes"),
+    (changed(voters((2, 3)), prob_a=numbers(2), prob_b=numbers(2)), "2 and 2 numbers for 1 pairs"),
+    (ml("SVMClassifier", r(5, 4), classlabels_ints=[0, 1], coefficients=numbers(8), outputs=BOTH),
+     "no support vectors"),
     (ml("Scaler", r(5, 4), offset=numbers(3)), "offset has 3 numbers"),
     (ml("OneHotEncoder", WHOLE, cats_int64s=[1], zeros=0), "zeros = 0"),
     (ml("ZipMap", r(5, 4), classlabels_int64s=[1, 2]), "zipmap=False"),

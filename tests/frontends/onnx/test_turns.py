@@ -104,6 +104,27 @@ def test_a_scan_of_no_entries() -> None:
         assert found[1].shape == (0, 2, 4)
 
 
+DISTANCES = """distances (float[n, 2] x) => (float[n, 40] y)
+<float[40, 2] points = {POINTS}>
+{
+  state, columns = Scan <num_scan_inputs = 1, body = step (float[n, 2] same, float[2] point)
+      => (float[n, 2] still, float[n] column) {
+    still = Identity (same)
+    apart = Sub (same, point)
+    squares = Mul (apart, apart)
+    axis = Constant <value_ints = [1]> ()
+    column = ReduceSum <keepdims = 0> (squares, axis)
+  }> (x, points)
+  y = Transpose (columns)
+}"""
+
+
+def test_a_scan_over_a_constant() -> None:
+    """Each turn's entry depends on its number, though all of the scanned tensor is known."""
+    points = ", ".join(str(k % 7 - 3) for k in range(80))
+    agree(DISTANCES.replace("POINTS", points), {"x": floats(3, 2)}, {"x": floats(1, 2)})
+
+
 DIRECTIONS = """directions (float[2, N] x, float[N, 3] y, float[2] s) => (float[2] last, float[2, N] a, float[N, 3] b)
 {
   last, a, b = Scan <num_scan_inputs = 2, scan_input_axes = [1, -2], scan_input_directions = [1, 0],
