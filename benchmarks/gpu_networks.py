@@ -31,6 +31,7 @@ from netloom.benchmarks.gpu_torch import (
     seconds_in_torch,
     torch_on_device,
 )
+from netloom.benchmarks.gpu_weights import RATE, Periodic, feeds_of, made, scaled
 from netloom.benchmarks.model_description import as_json, described, from_json
 from netloom.errors import ComparisonError
 from netloom.runtime.cuda.device import Device
@@ -42,16 +43,15 @@ if TYPE_CHECKING:
     from netloom.compiler.targets.cuda.driver import CudaProgram
 
 Array = npt.NDArray[Any]
-PERIOD = 61  # different filters, or numbers, of a tensor of weights
 STEPS = 3  # of training, whose losses must be the CPU's
 TOLERANCE = 1e-4  # of the range of the CPU's results
-RATE = 1e-3
 
 
 @dataclass(frozen=True)
 class NetworkCase:
-    """A network (``light:NAME`` or ``zoo:NAME``, with ``options`` of the zoo's) and a batch; of a
-    training step, ``made`` has the states that are made where they are used."""
+    """A network (``light:NAME``, or ``zoo:NAME`` or ``own:transformer`` with ``options``) and a batch;
+    of a training step, ``made`` has the states that are made where they are used, and ``strategy``
+    is the one that must be taken."""
 
     name: str
     network: str
@@ -59,6 +59,8 @@ class NetworkCase:
     is_training: bool = False
     options: Mapping[str, Any] = field(default_factory=dict)
     made: tuple[str, ...] = ()
+    precision: str = "f32"
+    strategy: str = "auto"
 
     @property
     def file(self) -> str:
@@ -90,6 +92,15 @@ def network_cases(size: str) -> list[NetworkCase]:
         return [
             NetworkCase("zoo:lenet5 n1", "zoo:lenet5", 1),
             NetworkCase("zoo:mlp step n2", "zoo:mlp", 2, True, {"features": 20, "hidden": (9,)}),
+            NetworkCase(
+                "transformer step n2 3xtf32",
+                "own:transformer",
+                2,
+                True,
+                {"length": 20, "width": 16, "heads": 2, "blocks": 1},
+                precision="3xtf32",
+                strategy="attention_gradient_fused",
+            ),
         ]
     found = [NetworkCase(f"light:{name} n1", f"light:{name}", 1) for name in LIGHT]
     found += [
@@ -98,60 +109,11 @@ def network_cases(size: str) -> list[NetworkCase]:
         for n in (1, 32)
     ]
     steps = (("lenet5", 64), ("resnet50", 64))
-    return found + [NetworkCase(f"zoo:{s} step n{n}", f"zoo:{s}", n, True) for s, n in steps]
-
-
-# -- weights and inputs, the same on both machines -------------------------------------------------
-
-
-class Periodic:
-    """What draws weights, in place of a generator: PERIOD different filters, or numbers, in an
-    order that differs from row to row. Normal ones add up to zero: their sum would be a part of
-    every result, and where it is negative a rectifier would leave nothing of a layer."""
-
-    def __init__(self) -> None:
-        self._rng = np.random.default_rng(0)
-
-    def standard_normal(self, shape: tuple[int, ...], dtype: Any = np.float32) -> Array:
-        def draw(own: tuple[int, ...]) -> Array:
-            values = self._rng.standard_normal(own, np.float32)
-            return np.asarray(values - values.mean(0), np.float32)
-
-        return self._spread(shape, draw).astype(dtype)
-
-    def uniform(self, low: float, high: float, shape: tuple[int, ...]) -> Array:
-        return self._spread(shape, lambda s: self._rng.uniform(low, high, s))
-
-    def _spread(self, shape: tuple[int, ...], draw: Callable[[tuple[int, ...]], Array]) -> Array:
-        lead = shape[:2]
-        table = draw((PERIOD, *shape[2:]))
-        steps = (7, 1)[: len(lead)] if len(lead) == 2 else (1,) * len(lead)
-        index = sum(
-            step * places for step, places in zip(steps, np.indices(lead, sparse=True), strict=True)
-        )
-        found: Array = table[np.asarray(index) % PERIOD]
-        return found
-
-
-def made(number: int, shape: tuple[int, ...]) -> Array:
-    """A trained tensor's first values, by its number and shape alone; He-normal."""
-    terms = int(np.prod(shape[1:])) if len(shape) > 2 else shape[0]
-    values = np.random.default_rng(number).standard_normal(shape, np.float32)
-    return values * np.float32((2 / terms) ** 0.5)
-
-
-def feeds_of(ports: Sequence[Any]) -> dict[str, Array]:
-    """Inputs by name, from ports with names, dtypes and shapes."""
-    rng = np.random.default_rng(1)
-    found: dict[str, Array] = {}
-    for port in ports:
-        if port.name == "rate":
-            found[port.name] = np.array(RATE, np.float32)
-        elif port.dtype.startswith("int"):
-            found[port.name] = rng.integers(0, 10, port.static_shape)
-        else:
-            found[port.name] = rng.standard_normal(port.static_shape, np.float32)
-    return found
+    found += [NetworkCase(f"zoo:{s} step n{n}", f"zoo:{s}", n, True) for s, n in steps]
+    return found + [
+        NetworkCase(f"transformer step n4{end}", "own:transformer", 4, True, precision=precision)
+        for precision, end in (("f32", ""), ("3xtf32", " 3xtf32"))
+    ]
 
 
 # a case with all that is known of it, its program, what it must give, and its description for peers
@@ -208,33 +170,44 @@ def _network(case: NetworkCase) -> tuple[Graph, dict[str, Any] | None]:
 
         model = with_random_weights(onnx.load(light_models()[name]), 0, Periodic())
         return from_onnx(model), as_json(described(model))
-    graph = getattr(nl.zoo, name)(batch=case.batch, **case.options)
+    graph = _traced(case)
     values = {
-        state.name: _scaled(Periodic(), state.input.type.static_shape)
+        state.name: scaled(Periodic(), state.input.type.static_shape)
         for state in graph.states
         if len(state.input.shape) > 1
     }
     return nl.with_states(graph.inference_form(), values), None
 
 
-def _scaled(draw: Periodic, shape: tuple[int, ...]) -> Array:
-    terms = int(np.prod(shape[1:])) if len(shape) > 2 else shape[0]
-    return draw.standard_normal(shape) * np.float32((2 / terms) ** 0.5)
+def _traced(case: NetworkCase) -> Any:
+    """The network's own graph."""
+    import netloom as nl
+    from netloom.benchmarks.transformer import transformer
+
+    kind, _, name = case.network.partition(":")
+    made = transformer if kind == "own" else getattr(nl.zoo, name)
+    return made(batch=case.batch, **case.options)
+
+
+def step_of(case: NetworkCase) -> tuple[Any, Graph]:
+    """The network's own graph and that of a training step."""
+    import netloom as nl
+
+    graph = _traced(case)
+    optimizer = nl.optimizers.SGD(momentum=0.9)
+    return graph, nl.training_graph(graph, nl.losses.cross_entropy, optimizer)
 
 
 def _build_step(case: NetworkCase, architectures: Sequence[str]) -> Built:
-    import netloom as nl
     from netloom.compiler.constant import Constant
     from netloom.compiler.driver import compile_entries
-    from netloom.compiler.targets.cuda.driver import compile_training_for_cuda
+    from netloom.compiler.targets.cuda.driver import CudaOptions, compile_training_for_cuda
     from netloom.runtime.session import Session
 
-    name = case.network.partition(":")[2]
-    graph = getattr(nl.zoo, name)(batch=case.batch, **case.options)
-    optimizer = nl.optimizers.SGD(momentum=0.9)
-    step = nl.training_graph(graph, nl.losses.cross_entropy, optimizer)
+    graph, step = step_of(case)
     run = graph.inference_form()
-    compiled = compile_training_for_cuda(step, run, architectures=architectures)
+    options = CudaOptions(case.precision, override=case.strategy)
+    compiled = compile_training_for_cuda(step, run, options, architectures=architectures)
     names = [s.name for s in graph.states if len(s.input.shape) > 1]
     case = replace(case, made=tuple(names))
     initial = {state.initial for state in compiled.program.states if state.name in names}

@@ -2,7 +2,8 @@
 hangs.
 
 A kernel that never ends, or one that breaks the device's context, takes its process along; what
-measures goes on behind it, because a job's name is in the results before it runs.
+measures goes on behind it, because a job's name is in the results before it runs. Nothing outlasts
+the seconds of a run by more than GRACE.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ from netloom.benchmarks.gpu_results import BEGUN, Results, read_results
 BEGINNING = 120.0  # seconds until the first job, PyTorch's import included
 KERNEL = 90.0  # seconds that a job may take
 COMPILING = 300.0  # the same where torch.compile takes part
+GRACE = 30.0  # for what was begun in time
 _PERIOD = 0.25
 
 
@@ -29,8 +31,9 @@ def supervise(
     say: Callable[[str], None] = print,
     patience: Callable[[Results], float] | None = None,
 ) -> int:
-    """The exit code of the last measuring process. ``command``: what starts one, to which
-    ``--seconds`` is added; ``path``: its results; ``patience``: how long they may stay as they are.
+    """The exit code of the last measuring process, 1 if it was stopped when the time was over.
+    ``command``: what starts one, to which ``--seconds`` is added; ``path``: its results;
+    ``patience``: how long they may stay as they are.
     """
     allowed = patience or patience_with
     end = time.monotonic() + seconds
@@ -39,7 +42,7 @@ def supervise(
         left = max(end - time.monotonic(), 0.0)
         process = subprocess.Popen([*command, "--seconds", f"{left:.0f}"])
         try:
-            code = _wait(process, path, allowed, say)
+            code = _wait(process, path, allowed, say, end + GRACE)
         finally:
             process.kill()
             process.wait()
@@ -50,6 +53,9 @@ def supervise(
             say("a measuring process ended before it began anything.")
             return code if code is not None and code > 0 else LOST
         _give_reason(found, path, "it took too long" if code is None else f"exit code {code}")
+        if time.monotonic() >= end + GRACE:
+            say(f"the time was over during {_last(found)}.")
+            return 1
         say(f"the measuring process ended during {_last(found)}; another one goes on.")
 
 
@@ -71,16 +77,17 @@ def patience_with(results: Results) -> float:
 
 def _wait(
     process: subprocess.Popen[bytes], path: Path, patience: Callable[[Results], float],
-    say: Callable[[str], None],
+    say: Callable[[str], None], deadline: float,
 ) -> int | None:  # fmt: skip
-    """A process's exit code; None if it was stopped because its results stayed as they were."""
+    """A process's exit code; None if it was stopped because its results stayed as they were, or at
+    the deadline."""
     changed, since, allowed = _changed(path), time.monotonic(), BEGINNING
     while process.poll() is None:
         time.sleep(_PERIOD)
         if (now := _changed(path)) != changed:
             changed, since, allowed = now, time.monotonic(), patience(read_results(path))
-        elif time.monotonic() - since > allowed:
-            say(f"nothing new in {allowed:.0f} s.")
+        elif time.monotonic() > min(since + allowed, deadline):
+            say(f"nothing new in {time.monotonic() - since:.0f} s.")
             process.kill()
             process.wait()
             return None

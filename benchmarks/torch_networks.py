@@ -79,4 +79,39 @@ def _conv_norm(
     return convolution, nn.BatchNorm2d(filters)
 
 
-NETWORKS = {"mlp": mlp, "lenet5": lenet5, "vgg16": vgg16, "resnet50": resnet50}
+class Block(nn.Module):  # type: ignore[misc]
+    """Pre-norm causal attention and a gelu layer, each around a shortcut."""
+
+    def __init__(self, width: int, heads: int) -> None:
+        super().__init__()
+        self.heads = heads
+        self.norms = nn.ModuleList(nn.LayerNorm(width) for _ in range(2))
+        self.q, self.k, self.v, self.joined = (nn.Linear(width, width) for _ in range(4))
+        self.body = nn.Sequential(
+            nn.Linear(width, 4 * width), nn.GELU(), nn.Linear(4 * width, width)
+        )
+
+    def forward(self, x: Any) -> Any:
+        n, length, width = x.shape
+        normal, shape = self.norms[0](x), (n, length, self.heads, width // self.heads)
+        q, k, v = (own(normal).view(shape).transpose(1, 2) for own in (self.q, self.k, self.v))
+        met = nn.functional.scaled_dot_product_attention(q, k, v, is_causal=True)
+        x = x + self.joined(met.transpose(1, 2).reshape(n, length, width))
+        return x + self.body(self.norms[1](x))
+
+
+class Transformer(nn.Module):  # type: ignore[misc]
+    """As transformer.py has it."""
+
+    def __init__(self, width: int = 512, heads: int = 8, blocks: int = 2) -> None:
+        super().__init__()
+        self.blocks = nn.Sequential(*(Block(width, heads) for _ in range(blocks)))
+        self.norm, self.head = nn.LayerNorm(width), nn.Linear(width, 10)
+
+    def forward(self, x: Any) -> Any:
+        return self.head(self.norm(self.blocks(x)).mean(1))
+
+
+NETWORKS = {
+    "mlp": mlp, "lenet5": lenet5, "vgg16": vgg16, "resnet50": resnet50, "transformer": Transformer,
+}  # fmt: skip

@@ -21,6 +21,8 @@ from netloom.errors import DeviceError, ToolchainError
 from netloom.runtime.cuda.device import Device
 from tests.ptx_emulator.device import EmulatedDevice
 
+# without the transformer's, whose kernels take long to compile
+NETWORKS = network_cases("toy")[:2]
 QUICK = ("--size", "toy", "--rounds", "1", "--replays", "1")
 needs_compiler = pytest.mark.skipif(
     not is_available(), reason="numba-cuda is not installed (netloom[cuda])"
@@ -48,14 +50,18 @@ def failures(folder: Path) -> dict[str, str]:
 
 
 @needs_compiler
-def test_build_and_measure(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """Kernels, a network and a training step."""
-    ptx, said = built(tmp_path, cases("toy"), network_cases("toy"))
-    assert len(said) == len(cases("toy")) + len(network_cases("toy"))
+def test_build_and_measure(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], request: pytest.FixtureRequest
+) -> None:
+    """Kernels, a network and a training step; --all-kernels: one with attention too."""
+    is_all = request.config.getoption("--all-kernels")
+    networks = network_cases("toy") if is_all else NETWORKS
+    ptx, said = built(tmp_path, cases("toy"), networks)
+    assert len(said) == len(cases("toy")) + len(networks)
     device = EmulatedDevice(ptx)
     assert gpu.main(["measure", str(tmp_path), *QUICK], lambda: device) == 0
     results = read_results(tmp_path / "results.json")
-    assert [row.case for row in results.networks] == [case.name for case in network_cases("toy")]
+    assert [row.case for row in results.networks] == [case.name for case in networks]
     assert all(row.error <= 1e-4 and row.host_microseconds > 0 for row in results.networks)
     names = [figure.name for figure in results.figures()]
     assert "host time of a network, µs" in names and "relu to a copy" in names
@@ -174,8 +180,7 @@ def test_a_network_gives_the_same_bits_again(tmp_path: Path) -> None:
             if array.dtype == np.float32:
                 array *= np.float32(1 + 1e-7 * self.launches)
 
-    networks = network_cases("toy")
-    ptx, _ = built(tmp_path, [], networks)
+    ptx, _ = built(tmp_path, [], NETWORKS)
     assert gpu.main(["measure", str(tmp_path), *QUICK], lambda: Drifting(ptx)) == 1
     assert set(failures(tmp_path).values()) == {"a second run gives other results."}
 
@@ -295,7 +300,7 @@ _BLOCKED = ("llvmlite", "numba", "onnx", "networkx", "click", "rich", "ml_dtypes
 def toy(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("toy")
     if is_available():
-        built(folder, [case_named("relu")], network_cases("toy"))
+        built(folder, [case_named("relu")], NETWORKS)
     return folder
 
 
@@ -344,7 +349,7 @@ sys.exit(code)
                            capture_output=True, text=True, check=False)  # fmt: skip
     assert found.returncode == 1 and not found.stderr, found.stderr
     told = read_results(path).failures
-    assert list(told) == ["relu", *(case.name for case in network_cases("toy"))]
+    assert list(told) == ["relu", *(case.name for case in NETWORKS)]
     assert all("relative error" in text or "differs from" in text for text in told.values())
 
 

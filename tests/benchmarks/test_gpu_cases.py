@@ -5,13 +5,17 @@ from __future__ import annotations
 import json
 import lzma
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 import pytest
 
 from netloom.benchmarks.gpu_cases import VGG, Case, case_from, cases, error_of, inputs_of
-from netloom.benchmarks.gpu_networks import Periodic
+from netloom.benchmarks.gpu_networks import network_cases, step_of
+from netloom.benchmarks.gpu_weights import Periodic
+from netloom.compiler.targets.cuda.driver import TRAINING_PIPELINE, CudaOptions, plan
+from netloom.compiler.targets.cuda.forms import FusedGradient
 
 
 def test_periodic_weights_compress_and_have_the_variance_of_random_ones() -> None:
@@ -76,3 +80,16 @@ def test_attention_counts_both_of_its_products() -> None:
 def test_cases_come_back_from_json() -> None:
     for case in cases("full"):
         assert case_from(json.loads(json.dumps(vars(case)))) == case
+
+
+@pytest.mark.parametrize("precision", ["f32", "3xtf32"])
+def test_a_training_step_has_attention_in_kernels(precision: str) -> None:
+    """The full size's, of narrower heads: its gradient is two kernels by the engine."""
+    (case,) = [c for c in network_cases("full")
+               if c.network == "own:transformer" and c.precision == precision]  # fmt: skip
+    graph, step = step_of(replace(case, options={"width": 64, "heads": 2, "blocks": 1}))
+    graphs = {"run": graph.inference_form(), "train_step": step}
+    _, placement, _ = plan(graphs, TRAINING_PIPELINE, CudaOptions(precision))
+    forms = [k.form for k in placement.forms.values() if isinstance(k.form, FusedGradient)]
+    assert sorted(form.is_across for form in forms) == [False, True]
+    assert all(form.engine.value == precision for form in forms)

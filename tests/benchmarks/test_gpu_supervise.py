@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import sys
+import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -69,6 +71,21 @@ def test_what_hangs_is_stopped(tmp_path: Path) -> None:
     assert read_results(tmp_path / "r.json").failures == {
         "hang": "its process ended: it took too long."
     }
+
+
+def test_nothing_outlasts_a_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What was begun in time has GRACE; the clock here is an hour later as soon as it has begun."""
+    path = tmp_path / "r.json"
+    later = SimpleNamespace(
+        monotonic=lambda: time.monotonic() + 3600 * path.exists(), sleep=time.sleep
+    )
+    monkeypatch.setattr(gpu_supervise, "time", later)
+    monkeypatch.setattr(gpu_supervise, "patience_with", lambda _: 1e6)
+    command = [sys.executable, "-c", _PROCESS, str(path), "0", "hang,a"]
+    said: list[str] = []
+    assert supervise(command, path, 50.0, said.append) == 1
+    assert said[-1] == "the time was over during hang."
+    assert list(read_results(path).failures) == ["hang"]
 
 
 def test_processes_that_begin_nothing_are_not_repeated(

@@ -20,6 +20,8 @@ from netloom.benchmarks.gpu_cases import Case, cases, inputs_of
 from netloom.benchmarks.gpu_networks import NetworkCase, torch_call
 from netloom.benchmarks.gpu_torch import Clock, Pace, in_rounds
 from netloom.benchmarks.model_description import as_json, described
+from netloom.benchmarks.transformer import transformer
+from netloom.compiler.interpret import interpret
 from netloom.errors import ComparisonError
 
 TOY = cases("toy")
@@ -167,6 +169,33 @@ def test_inference_of_the_zoo_and_of_a_model(torch: Any, model: Path, tmp_path: 
     outputs = torch_call(torch, light, tmp_path, {"x": feeds(1, 1, 8, 8)["x"]}, lambda m: m)()
     (y,) = outputs.values()
     assert tuple(y.shape) == (1, 3) and y.is_inference()
+
+
+def test_the_transformer_is_the_same(torch: Any) -> None:
+    """PyTorch's with the weights of ours, against the interpreter."""
+    from netloom.benchmarks.torch_networks import Transformer
+
+    graph = transformer(2, 5, 8, 2, 1).inference_form()
+    module = Transformer(8, 2, 1)
+    block = module.blocks[0]
+    first, second = block.norms
+    ours = iter(graph.states)
+    parts = (first, block.q, block.k, block.v, block.joined, second, block.body[0], block.body[2],
+             module.norm, module.head)  # fmt: skip
+    rng = np.random.default_rng(0)
+    x, states = rng.standard_normal((2, 5, 8), np.float32), {}
+    for part in parts:
+        for place in (part.weight, part.bias):
+            state = next(ours)
+            value = rng.standard_normal(state.input.type.static_shape, np.float32)
+            states[state.name] = value
+            with torch.no_grad():
+                place.copy_(torch.from_numpy(value.T.copy()))
+    assert next(ours, None) is None
+    with torch.no_grad():
+        wanted = module(torch.from_numpy(x)).numpy()
+    found = interpret(graph, {"x": x}, states)[0]
+    assert np.linalg.norm(found - wanted) <= 1e-5 * np.linalg.norm(wanted)
 
 
 def test_compiled_peers_take_part_if_they_are_asked_for(

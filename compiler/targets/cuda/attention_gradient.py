@@ -27,7 +27,7 @@ from ...scalar import Expr
 from ...tensor_type import FLOAT32
 from .attention_blocks import Side, static
 from .attention_slices import Slices
-from .attention_tiles import ACROSS, COLUMNS, KEYS, row_offset
+from .attention_tiles import ACROSS, COLUMNS, KEYS, GradientTile, row_offset
 from .forms import THREADS, FusedGradient
 from .printer import Printer
 
@@ -61,6 +61,7 @@ class _Kernel:
 
     def __post_init__(self) -> None:
         f = self.form
+        assert isinstance(f.tile, GradientTile)
         self.tile, self.rows = f.tile, f.tile.thread_rows
         self.other = f.row if f.is_across else f.key
         self.across = int(f.is_across)

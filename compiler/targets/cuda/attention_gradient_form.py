@@ -8,19 +8,22 @@ tile.
 from __future__ import annotations
 
 from ... import scalar
-from ...dim import Extent
+from ...dim import Extent, product
 from ...graph import Node, Value
 from ...loops.elements import Axis, Elements
 from ...loops.ir import Load
 from ...scalar import Argument, Expr, Guarded
 from ...tensor_type import BOOL, FLOAT32
-from .attention_form import masked
+from .attention_form import masked, numbers_of_a_word
 from .attention_tiles import WIDTH, GradientTile
+from .attention_warps import WarpGradientTile, warp_gradient_tile
 from .elements import SUM
-from .forms import FusedGradient
+from .forms import Engine, FusedGradient, nominal
+
+NUMBERS = 4  # cotangents, and what is known of each query
 
 
-def gradient_form(elements: Elements, node: Node) -> FusedGradient:
+def gradient_form(elements: Elements, node: Node, engine: Engine) -> FusedGradient:
     """The form of a kernel around ``attention_gradient_fused``."""
     q, k, v, dy, *numbers = node.inputs
     bases, inverses, deltas, *masks = numbers
@@ -55,15 +58,28 @@ def gradient_form(elements: Elements, node: Node) -> FusedGradient:
         if masks[0].dtype is BOOL:
             slope = masked(node, masks[0], element, row, key, 0.0)
     position = (*at_heads, own.position, column.position)
-    widths = (depth.extent,) if not is_across else (depth.extent, width.extent)
     return FusedGradient(
         heads, row, key, depth, width, column,
         load(q, row.position, depth.position), load(k, key.position, depth.position),
         load(v, key.position, width.position), load(dy, row.position, width.position),
         (number(bases), number(inverses), number(deltas)), mask, slope, node.attrs, position,
         elements.element(elements.output, position, Argument(SUM, FLOAT32)), is_across,
-        GradientTile(tuple(-(-_static(extent) // WIDTH) * WIDTH for extent in widths)),
+        _tile(node, engine), engine,
     )  # fmt: skip
+
+
+def _tile(node: Node, engine: Engine) -> GradientTile | WarpGradientTile:
+    q, _, v, *numbers = node.inputs
+    *batch, rows, _ = node.output.shape
+    depth, width = _static(q.shape[-1]), _static(v.shape[-1])
+    number = 2 if node.attrs.wrt == "kv" else 1
+    if engine is Engine.FFMA:
+        widths = (depth, width)[:number]
+        return GradientTile(tuple(-(-extent // WIDTH) * WIDTH for extent in widths))
+    is_masked = len(numbers) > NUMBERS
+    return warp_gradient_tile(
+        rows, nominal(product(batch)), depth, width, numbers_of_a_word(engine), number, is_masked
+    )
 
 
 def _static(extent: Extent) -> int:

@@ -1,12 +1,13 @@
-"""How the fused attention's 8 warps share a tile of queries and keys on tensor cores, and where the
-operands lie in shared memory: chosen from shapes alone.
+"""How the 8 warps of the fused attention, or of its gradient, share a tile of queries and keys on
+tensor cores, and where the operands lie in shared memory: chosen from shapes alone.
 
-A warp has 16 queries, and all keys of a tile or a share of them.
+A warp has 16 of a block's rows, and all columns of a tile or a share of them.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import Self
 
 from ...dim import Extent
 from .attention_tiles import MANY_BLOCKS
@@ -20,6 +21,11 @@ WORDS = (163 << 10) // 4  # of a block's shared memory on the smallest architect
 FEWEST_KEYS = 16  # of a tile, that a warp has: a step of bfloat16
 # of queries and of a tile of keys, the best first
 SHAPES = ((128, 64), (64, 64), (64, 32), (32, 64))
+# the same of a gradient, and the most of a lane's registers for its sums, weights and slopes
+GRADIENT_SHAPES = ((128, 64), (128, 32), (64, 64), (64, 32), (32, 64))
+MOST_SUMS = 160
+SHORTEST = 32  # tile of a gradient
+HELD_BY_TWO = 64  # of a lane's numbers, where two blocks share a multiprocessor
 
 
 @dataclass(frozen=True)
@@ -57,14 +63,18 @@ class WarpTile:
         """Fragments of 8 columns of values."""
         return self.width // 8
 
+    def stride(self, length: int) -> int:
+        """Words of a row of so many elements."""
+        return length // self.per_word + PAD
+
     @property
     def depth_stride(self) -> int:
         """Words of a row of queries or keys."""
-        return self.depth // self.per_word + PAD
+        return self.stride(self.depth)
 
     @property
     def value_stride(self) -> int:
-        return self.width // self.per_word + PAD
+        return self.stride(self.width)
 
     @property
     def keys_at(self) -> int:
@@ -98,6 +108,88 @@ class WarpTile:
         operands = self.values_at + self.keys * self.value_stride
         return max(operands, self.merged_at + merged)
 
+    def with_fewer_keys(self) -> Self | None:
+        """Half as many, which need fewer registers; None if the warps cannot share them."""
+        if self.own_keys < 2 * FEWEST_KEYS:
+            return None
+        return replace(self, keys=self.keys // 2)
+
+
+@dataclass(frozen=True)
+class WarpGradientTile(WarpTile):
+    """Of attention's gradient: ``rows`` queries of a block and ``keys`` of a tile, or the other way
+    around where it is by keys and values.
+
+    Both operands of the rows lie in shared memory, behind them two tiles of the first one that is
+    met, and one of the second. ``number``: of gradients that a block makes.
+    """
+
+    number: int
+
+    @property
+    def gradients(self) -> tuple[int, ...]:
+        """Columns of each."""
+        return (self.depth, self.width)[: self.number]
+
+    @property
+    def width_at(self) -> int:
+        """Where the rows' second operand lies."""
+        return self.rows * self.depth_stride
+
+    @property
+    def keys_at(self) -> int:
+        return self.rows * (self.depth_stride + self.value_stride)
+
+    @property
+    def first_words(self) -> int:
+        """Of a tile of the first operand that is met."""
+        return self.keys * self.depth_stride
+
+    @property
+    def values_at(self) -> int:
+        return self.keys_at + 2 * self.first_words
+
+    def staged(self, width: int) -> int:
+        """Words of a row of a gradient on its way to be stored."""
+        return width + STAGE_PAD
+
+    @property
+    def sums(self) -> int:
+        """A lane's numbers of gradients, weights and slopes."""
+        return sum(self.gradients) // 2 + 8 * self.fragments
+
+    @property
+    def held(self) -> int:
+        return self.sums + self.keys * (self.depth + self.width) // (32 * WARPS)
+
+    @property
+    def room(self) -> int:
+        operands = self.values_at + self.keys * self.value_stride
+        return max(operands, *(self.rows * self.staged(width) for width in self.gradients))
+
+    def with_fewer_keys(self) -> Self | None:
+        """Not fewer than SHORTEST, since each tile is an addition."""
+        return None if self.keys < 2 * SHORTEST else super().with_fewer_keys()
+
+
+def warp_gradient_tile(
+    rows: Extent, heads: int, depth: int, width: int, per_word: int, number: int,
+    is_masked: bool = False,
+) -> WarpGradientTile:  # fmt: skip
+    """Most rows where blocks are many and no mask takes registers, few where rows are, as many as
+    registers and shared memory allow."""
+    deep, wide = (-(-extent // (8 * per_word)) * 8 * per_word for extent in (depth, width))
+    most = _most_rows(rows, heads, is_masked)
+    tiles = [
+        WarpGradientTile(own, keys, deep, wide, per_word, number)
+        for own, keys in GRADIENT_SHAPES
+        if own <= most
+    ]
+    fitting = (tile for tile in tiles if tile.room <= WORDS and tile.sums <= MOST_SUMS)
+    found = next(fitting, None)
+    assert found is not None, "heads as deep as gradients have a tile"
+    return found
+
 
 def warp_tile(
     queries: Extent, heads: int, depth: int, width: int, per_word: int, is_masked: bool = False
@@ -106,13 +198,27 @@ def warp_tile(
     where no tile fits shared memory, or values are too wide."""
     deep = -(-depth // (8 * per_word)) * 8 * per_word
     wide = -(-width // GROUP) * GROUP
-    most, least = SHAPES[0][0], SHAPES[-1][0]
-    if is_masked or not isinstance(queries, int) or heads * -(-queries // most) < MANY_BLOCKS:
-        most //= 2
-    while isinstance(queries, int) and least < most and queries <= most // 2:
-        most //= 2
+    most = _most_rows(queries, heads, is_masked)
     tiles = (WarpTile(rows, keys, deep, wide, per_word) for rows, keys in SHAPES if rows <= most)
     return next((tile for tile in tiles if width <= WIDEST and tile.room <= WORDS), None)
 
 
-__all__ = ["FEWEST_KEYS", "WARP_ROWS", "WarpTile", "warp_tile"]
+def _most_rows(rows: Extent, heads: int, is_masked: bool) -> int:
+    """That a block may have."""
+    most, least = SHAPES[0][0], SHAPES[-1][0]
+    if is_masked or not isinstance(rows, int) or heads * -(-rows // most) < MANY_BLOCKS:
+        most //= 2
+    while isinstance(rows, int) and least < most and rows <= most // 2:
+        most //= 2
+    return most
+
+
+__all__ = [
+    "HELD_BY_TWO",
+    "SHORTEST",
+    "WARP_ROWS",
+    "WarpGradientTile",
+    "WarpTile",
+    "warp_gradient_tile",
+    "warp_tile",
+]

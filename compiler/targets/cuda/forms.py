@@ -25,7 +25,7 @@ from ...ops.attention import AttentionAttrs
 from ...scalar import Expr
 from ...tensor_type import DType
 from .attention_tiles import AttentionTile, GradientTile
-from .attention_warps import WarpTile
+from .attention_warps import WarpGradientTile, WarpTile
 
 THREADS = 256  # of every block
 CHAIN = 512  # the longest chain of additions into one accumulator
@@ -302,7 +302,8 @@ class FusedGradient:
     position: tuple[Extent, ...]
     value: Expr
     is_across: bool
-    tile: GradientTile
+    tile: GradientTile | WarpGradientTile
+    engine: Engine = Engine.FFMA
 
     @property
     def own(self) -> Axis:

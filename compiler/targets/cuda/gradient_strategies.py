@@ -62,7 +62,9 @@ def _direct(b: Builder, _graph: Graph, node: Node, inputs: Sequence[Value]) -> V
     return made
 
 
-def _fused_rejects(graph: Graph, node: Node) -> str | None:
+def gradient_rejects(graph: Graph, node: Node, longest: int = CHAIN * KEYS) -> str | None:
+    """Why the fused kernels are not for a node; ``longest``: queries or keys of which they add up
+    as many tiles as a chain has terms."""
     q, _, v, *_ = node.inputs
     depth, width = q.shape[-1], v.shape[-1]
     if node.attrs.wrt == "mask":
@@ -75,8 +77,8 @@ def _fused_rejects(graph: Graph, node: Node) -> str | None:
         return "it has no elements"
     if max(depth, width) > WIDEST_GRADIENT:
         return f"its heads are {depth} deep and {width} wide; the most is {WIDEST_GRADIENT}"
-    if max(map(_most, (q.shape[-2], v.shape[-2]))) > CHAIN * KEYS:
-        return f"it has more than {CHAIN * KEYS} queries or keys, of which sums would be too long"
+    if max(map(_most, (q.shape[-2], v.shape[-2]))) > longest:
+        return f"it has more than {longest} queries or keys, of which sums would be too long"
     constants = [graph.constant_of(value) for value in (*node.inputs[:3], node.inputs[4])]
     if any(constant is not None and constant.is_splat for constant in constants):
         return "an operand is one repeated number, of which nothing is copied"
@@ -127,7 +129,7 @@ ATTENTION_GRADIENT_DIRECT = Strategy(
 ATTENTION_GRADIENT_FUSED = Strategy(
     "attention_gradient_fused",
     "attention's gradient in two kernels, its scores never in memory",
-    _fused_rejects,
+    gradient_rejects,
     _fused_cost,
     _fused,
     ops=OPS,
@@ -158,4 +160,10 @@ FUSED = Op("attention_gradient_fused", "attention's gradient by its queries, or 
            _infer, _reference, NotDifferentiable("it is made after differentiation"),
            GradientAttrs, "attention")  # fmt: skip
 
-__all__ = ["ATTENTION_GRADIENT_DIRECT", "ATTENTION_GRADIENT_FUSED", "FUSED", "OPS"]
+__all__ = [
+    "ATTENTION_GRADIENT_DIRECT",
+    "ATTENTION_GRADIENT_FUSED",
+    "FUSED",
+    "OPS",
+    "gradient_rejects",
+]

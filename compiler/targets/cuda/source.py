@@ -15,7 +15,7 @@ from ..cpu.vector_math import expand_all
 from .attention import print_attention
 from .attention_gradient import print_gradient
 from .attention_tiles import HELD
-from .attention_warps import WarpTile
+from .attention_warps import HELD_BY_TWO, WarpGradientTile, WarpTile
 from .forms import (
     CHAIN,
     THREADS,
@@ -35,7 +35,8 @@ from .forms import (
 from .printer import Printer, Values
 from .products import print_product
 from .row_passes import print_row_passes
-from .warp_attention import print_warp_attention, with_fewer_keys
+from .warp_attention import print_warp_attention
+from .warp_gradient import print_warp_gradient
 from .warpgroups import for_warpgroups
 from .winograd import NARROW, print_fused
 
@@ -90,7 +91,7 @@ def print_source(kernel: DeviceKernel) -> KernelSource:
     """The source of a kernel, with those for single architectures; the general one is of the form
     that needs the fewest registers."""
     form = kernel.form
-    light = with_fewer_keys(form) if isinstance(form, FusedAttention) else None
+    light = _with_fewer_keys(form)
     special: list[tuple[str, Form]] = [(SPECIAL, own) for own in for_warpgroups(form)]
     if light is not None:
         special = [(architecture, form) for architecture in (OLDEST, SPECIAL)]
@@ -98,6 +99,17 @@ def print_source(kernel: DeviceKernel) -> KernelSource:
         (architecture, _source(replace(kernel, form=own))) for architecture, own in special
     )
     return replace(_source(replace(kernel, form=light or form)), special=sources)
+
+
+def _with_fewer_keys(form: Form) -> Form | None:
+    """The form for the same grid by tiles of half as many keys, which need fewer registers, if there
+    are such tiles."""
+    match form:
+        case FusedAttention(tile=WarpTile() as tile) if fewer := tile.with_fewer_keys():
+            return replace(form, tile=fewer)
+        case FusedGradient(tile=WarpGradientTile() as own) if less := own.with_fewer_keys():
+            return replace(form, tile=less)
+    return None
 
 
 def _source(kernel: DeviceKernel) -> KernelSource:
@@ -119,6 +131,8 @@ def _source(kernel: DeviceKernel) -> KernelSource:
             print_warp_attention(p, form)
         case FusedAttention() as form:
             print_attention(p, form)
+        case FusedGradient(tile=WarpGradientTile()) as form:
+            print_warp_gradient(p, form)
         case FusedGradient() as form:
             print_gradient(p, form)
     text = f"def kernel({', '.join(p.arguments)}):\n" + "\n".join(p.lines) + "\n"
@@ -144,7 +158,10 @@ def resident_blocks(form: Form) -> int:
     if isinstance(form, FusedAttention):
         return 2 if form.tile.rows * form.tile.width <= HELD else 1
     if isinstance(form, FusedGradient):
-        return 2 if form.tile.rows * sum(form.tile.widths) <= HELD else 1
+        tile = form.tile
+        if isinstance(tile, WarpGradientTile):
+            return 2 if tile.held <= HELD_BY_TWO else 1
+        return 2 if tile.rows * sum(tile.widths) <= HELD else 1
     if not isinstance(form, Product):
         return 2
     terms = form.chain

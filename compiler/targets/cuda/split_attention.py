@@ -27,6 +27,7 @@ from ...ops.attention import AttentionAttrs, exact_scores
 from ...scalar import Expr
 from ...tensor_type import TensorType
 from .attention_form import block_tile, whole_type
+from .attention_warps import WarpTile
 from .devices import BLOCKS
 from .forms import CHAIN, Engine, nominal
 
@@ -87,10 +88,13 @@ def parts_of(node: Node, engine: Engine = Engine.FFMA) -> int:
     """Into how many parts the keys are cut: as many as the device has room for."""
     *heads, queries, _ = whole_type(node).shape
     tile = block_tile(node, engine)
-    tiles = -(-_most(node.inputs[1].shape[-2]) // tile.keys)
+    keys = _most(node.inputs[1].shape[-2])
     blocks = nominal(product(heads)) * -(-_most(queries) // tile.rows)
-    room = min(BLOCKS // max(blocks, 1), tiles // FEWEST_TILES)
-    return max(1, min(max(room, -(-tiles // CHAIN)), MOST_PARTS))
+    room = min(BLOCKS // max(blocks, 1), -(-keys // tile.keys) // FEWEST_TILES)
+    # of the source that is taken where registers do not suffice
+    shorter = tile.with_fewer_keys() if isinstance(tile, WarpTile) else None
+    longest = CHAIN * (shorter or tile).keys
+    return max(1, min(max(room, -(-keys // longest)), MOST_PARTS))
 
 
 def _most(extent: Extent) -> int:

@@ -25,13 +25,15 @@ from ...strategies.winograd import WINOGRAD_F2_FUSED
 from ...tensor_type import FLOAT32
 from ...tuning import Tuner, layer_of
 from .attention_form import numbers_of_a_word
-from .attention_warps import warp_tile
+from .attention_tiles import KEYS
+from .attention_warps import SHORTEST, warp_tile
 from .devices import FIGURES
 from .estimates import TENSOR_CORES, planned_layer
-from .forms import Engine
+from .forms import CHAIN, Engine
 from .gradient_strategies import (
     ATTENTION_GRADIENT_DIRECT,
     ATTENTION_GRADIENT_FUSED,
+    gradient_rejects,
 )
 from .gradient_strategies import OPS as GRADIENT_OPS
 from .measured import MeasuredTimes
@@ -83,8 +85,11 @@ def select_for_device(
 
 def own_strategies(engine: Engine) -> tuple[Strategy, ...]:
     """OWN, with what an engine cannot compute."""
-    attention = replace(ATTENTION_FUSED, rejects=partial(_attention_rejects, engine))
-    return tuple(attention if own is ATTENTION_FUSED else own for own in OWN)
+    rejects = {ATTENTION_FUSED: _attention_rejects, ATTENTION_GRADIENT_FUSED: _gradient_rejects}
+    return tuple(
+        replace(own, rejects=partial(rejects[own], engine)) if own in rejects else own
+        for own in OWN
+    )
 
 
 def _attention_rejects(engine: Engine, graph: Graph, node: Node) -> str | None:
@@ -98,6 +103,11 @@ def _attention_rejects(engine: Engine, graph: Graph, node: Node) -> str | None:
     return f"its heads are {depth} deep and {width} wide; in {engine.value} they do not fit a block"
 
 
+def _gradient_rejects(engine: Engine, graph: Graph, node: Node) -> str | None:
+    longest = CHAIN * (KEYS if engine is Engine.FFMA else SHORTEST)
+    return gradient_rejects(graph, node, longest)
+
+
 def _prices(
     engine: Engine, graph: Graph, node: Node, batch: int, strategies: Sequence[Strategy]
 ) -> Mapping[str, Price]:
@@ -105,7 +115,7 @@ def _prices(
     the device's full rates keep that bound: it takes longer to plan them."""
     if node.op.name not in CONVOLUTIONS:
         return {
-            s.name: Price(s.cost(graph, node, batch).seconds(_tiled(engine, s))) for s in strategies
+            s.name: Price(s.cost(graph, node, batch).seconds(_tiled(engine))) for s in strategies
         }
     peak = Rates(FIGURES.products * FIGURES.multiprocessors, FIGURES.near)
     bounds = {s.name: s.cost(graph, node, batch).seconds(peak) for s in strategies}
@@ -121,10 +131,9 @@ def _prices(
     return {name: found[name] for name in bounds}
 
 
-def _tiled(engine: Engine, strategy: Strategy) -> Rates:
-    """The rates of attention's tiles; its gradient's kernels multiply on float32 units."""
-    is_plain = strategy is ATTENTION_GRADIENT_FUSED
-    share = 1.0 if is_plain else TENSOR_CORES.get(engine, 1.0)
+def _tiled(engine: Engine) -> Rates:
+    """The rates of the tiles of attention and its gradient."""
+    share = TENSOR_CORES.get(engine, 1.0)
     return Rates(TILED * share * FIGURES.products * FIGURES.multiprocessors, FIGURES.far)
 
 

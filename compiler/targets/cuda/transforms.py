@@ -25,22 +25,22 @@ from .winograd import fused_form
 def transform_form(
     elements: Elements, engine: Engine
 ) -> Transform | FusedWinograd | FusedAttention | FusedGradient:
-    """The form of a kernel whose anchor is one of Winograd's transforms, all of them, or attention,
-    which the engine multiplies, or its gradient.
+    """The form of a kernel whose anchor is one of Winograd's transforms, all of them, or attention
+    or its gradient, which the engine multiplies.
 
     UnsupportedOpError for those of other algorithms.
     """
     node = elements.anchor
     assert node is not None
     if node.op.name == "attention_gradient_fused":
-        return gradient_form(elements, node)
+        return gradient_form(elements, node, engine)
     if node.op.name in ATTENTIONS:
         return attention_form(elements, node, engine)
     if node.op.name not in TRANSFORMS:
         raise UnsupportedOpError(
             f"the cuda target has no code for {node.op.name}.",
             node=node.label,
-            hint="Choose another convolution strategy, or compile for the cpu target.",
+            hint="Compile for the cpu target, or cut the model before it.",
         )
     return TRANSFORMS[node.op.name](elements, node)
 

@@ -19,20 +19,16 @@ in float32 a tile.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
-from typing import TypeAlias
+from dataclasses import dataclass, field
 
 from ...tensor_type import FLOAT32
 from .attention_blocks import Side, first_query, key_of, static, tiles_of_keys
-from .attention_warps import FEWEST_KEYS, WARP_ROWS, WarpTile
+from .attention_warps import WARP_ROWS, WarpTile
 from .forms import THREADS, Engine, FusedAttention
 from .printer import Printer
+from .warp_operands import Group, WarpOperands
 
-STEPS = 4  # of 8 words of the depth, that are multiplied in one piece
-PROMOTED = 8 * STEPS  # terms that 3xtf32 leaves to the tensor cores' own additions
 ROWS = 2  # of a lane
-HELD = 128  # of a lane's registers, for outputs, scores and what is on its way
-Group: TypeAlias = tuple[str, Sequence[str], tuple[str, ...]]
 
 
 def print_warp_attention(p: Printer, form: FusedAttention) -> None:
@@ -43,14 +39,6 @@ def print_warp_attention(p: Printer, form: FusedAttention) -> None:
     kernel.store()
 
 
-def with_fewer_keys(form: FusedAttention) -> FusedAttention | None:
-    """The form for the same grid by tiles of half as many keys, which need fewer registers; None if
-    the warps cannot share them."""
-    if not isinstance(form.tile, WarpTile) or form.tile.own_keys < 2 * FEWEST_KEYS:
-        return None
-    return replace(form, tile=replace(form.tile, keys=form.tile.keys // 2))
-
-
 @dataclass
 class _Kernel:
     """One kernel's text; ``names``: what is known of the block and the thread."""
@@ -58,6 +46,7 @@ class _Kernel:
     p: Printer
     form: FusedAttention
     names: dict[str, str] = field(default_factory=dict)
+    operands: WarpOperands = field(init=False)
 
     def __post_init__(self) -> None:
         f = self.form
@@ -73,6 +62,7 @@ class _Kernel:
         """Which queries the block has, which of them and which keys of a tile this lane."""
         p, n, tile = self.p, self.names, self.tile
         n["thread"] = p.let(p.call("thread"), "t")
+        self.operands = WarpOperands(p, self.form.engine, tile, n["thread"])
         n["first"] = first_query(p, self.form)
         n["tiles"], n["first_key"] = tiles_of_keys(p, self.form, n["first"])
         lane = n["lane"] = p.let(p.call("remainder", n["thread"], "32"), "l")
@@ -114,84 +104,6 @@ class _Kernel:
         word = p.call("plus", p.call("times", row, str(stride)), column)
         return p.let(p.call("at", self.names[memory], word), "a")
 
-    # -- tiles of operands -------------------------------------------------------------------------
-
-    def _is_ahead(self, side: Side) -> bool:
-        """Whether a tile of that side is on its way while another is multiplied."""
-        return side.width > 1 and self.tile.held <= HELD
-
-    def _turns(self, side: Side) -> int:
-        """Of all threads, that a tile of a side takes."""
-        size = side.width if side.width > 1 else self.tile.per_word
-        return -(-side.size * side.length // (size * THREADS))
-
-    def _fetch(self, side: Side, outer: str, wanted: Sequence[str] = ()) -> list[Group]:
-        """This thread's groups of a side's tile from ``outer`` on, zeros where they are not
-        wanted; none if they come later."""
-        if not self._is_ahead(side):
-            return []
-        thread = self.names["thread"]
-        turns = (str(part * THREADS) for part in range(self._turns(side)))
-        return [
-            self._group(side, self.p.index("plus", thread, turn), outer, wanted) for turn in turns
-        ]
-
-    def _bring(self, side: Side, target: str, outer: str, wanted: Sequence[str] = ()) -> None:
-        """The same to shared memory, one group after another."""
-        p = self.p
-        with p.loop(self._turns(side)) as turn:
-            flat = p.call("plus", self.names["thread"], p.call("times", turn, str(THREADS)))
-            self._keep(side, target, [self._group(side, p.let(flat, "i"), outer, wanted)])
-
-    def _group(self, side: Side, flat: str, outer: str, wanted: Sequence[str]) -> Group:
-        """The word that a group goes to, under which condition, and its values, zeros behind the
-        operand and where it is not wanted."""
-        p = self.p
-        size = side.width if side.width > 1 else self.tile.per_word
-        across, number = side.length // size, side.size * side.length // size
-        stride = self.tile.value_stride if side is self.values else self.tile.depth_stride
-        mine = [p.index("below", flat, str(number))] if number % THREADS else []
-        place, inner = (p.index(x, flat, str(across)) for x in ("quotient", "remainder"))
-        inner = p.index("times", inner, str(size)) if size > 1 else inner
-        word = p.index("quotient", inner, str(self.tile.per_word))
-        word = p.index("plus", p.index("times", place, str(stride)), word)
-        at = p.index("plus", outer, place)
-        inside = [*wanted, *mine]
-        if not side.is_whole(side.outer):
-            inside.append(p.index("below", at, p.extent(side.outer.extent)))
-        return word, mine, self._elements(side, at, inner, inside)
-
-    def _elements(
-        self, side: Side, outer: str, inner: str, inside: Sequence[str]
-    ) -> tuple[str, ...]:
-        """The numbers of a group: one vector of four, or one after another."""
-        p, buffer = self.p, self.p.buffers[side.load.buffer]
-        p.names[side.outer.symbol.name] = outer
-        found = []
-        for lane in range(1 if side.width > 1 else self.tile.per_word):
-            place = p.index("plus", inner, str(lane)) if lane else inner
-            own = list(inside)
-            if not side.is_whole(side.inner):
-                own.append(p.index("below", place, p.extent(side.inner.extent)))
-            p.names[side.inner.symbol.name] = place
-            name = "load4_if_float32" if side.width > 1 else "load_if_float32"
-            condition = p.all(own or [p.index("below", "0", "1")])
-            found.append(p.let(p.call(name, buffer, p.offset(side.load, {}), condition), "v"))
-        return tuple(found)
-
-    def _keep(self, side: Side, target: str, groups: Sequence[Group]) -> None:
-        """What has arrived goes to shared memory, rounded as the engine reads it."""
-        p, engine = self.p, self.form.engine
-        kind = {Engine.BF16: "bfloat16", Engine.TF32: "tf32"}.get(engine, "float32")
-        for word, mine, values in groups:
-            with p.where(mine):
-                if side.width > 1:
-                    p.do(f"keep4_{kind}", target, word, *values)
-                elif engine is Engine.BF16:
-                    p.do("pair_1_0", target, word, *values)
-                else:
-                    p.do(f"keep_{kind}", target, word, *values)
-
     # -- the loop ----------------------------------------------------------------------------------
 
     def attend(self) -> None:
@@ -200,16 +112,16 @@ class _Kernel:
         p.line(f"made = {p.call(f'tile_zero_{4 * tile.columns}')}")
         p.line(f"totals = {p.call(f'tile_zero_{ROWS}')}")
         p.line(f"largest = {p.call(f'attention_lowest_{ROWS}')}")
-        self._bring(self.queries, n["memory"], n["first"])
+        self.operands.bring(self.queries, n["memory"], n["first"])
         self._end(self.keys, [], "0")
         with p.loop(n["tiles"]) as step:
             first = key_of(p, n["first_key"], step, tile.keys)
-            values = self._fetch(self.values, first)
-            self._add_scores()
+            values = self.operands.fetch(self.values, first)
+            self.operands.add_scores("tile", n["left"], n["right"], tile.depth)
             self._weigh(first)
             self._end(self.values, values, step)
             later = p.let(p.call("plus", step, "1"), "n")
-            keys = self._fetch(self.keys, *self._tile_of_keys(later))
+            keys = self.operands.fetch(self.keys, *self._tile_of_keys(later))
             shape = f"{self.form.engine.value}_{tile.value_stride}_{tile.fragments}_{tile.columns}"
             found = p.call(f"fragments_values_{shape}", "made", "factors", "tile", n["values"])
             p.line(f"made = {found}")
@@ -219,9 +131,9 @@ class _Kernel:
         """The side's tile of that number, if there is one, is in shared memory for all."""
         target = self.names["kept_values" if side is self.values else "kept_keys"]
         if groups:
-            self._keep(side, target, groups)
+            self.operands.keep(side, target, groups)
         else:
-            self._bring(side, target, *self._tile_of_keys(number))
+            self.operands.bring(side, target, *self._tile_of_keys(number))
         self.p.do("barrier")
 
     def _tile_of_keys(self, number: str) -> tuple[str, list[str]]:
@@ -229,30 +141,6 @@ class _Kernel:
         n = self.names
         first = key_of(self.p, n["first_key"], number, self.tile.keys)
         return first, [self.p.index("below", number, n["tiles"])]
-
-    def _add_scores(self) -> None:
-        """``tile``: sums over the depth, a few steps at once."""
-        p, tile = self.p, self.tile
-        p.line(f"tile = {p.call(f'tile_zero_{4 * tile.fragments}')}")
-        whole, rest = divmod(tile.depth // (8 * tile.per_word), STEPS)
-        if whole > 1:
-            with p.loop(whole) as number:
-                self._add_piece(p.let(p.call("times", number, str(8 * STEPS)), "k"), STEPS)
-        elif whole:
-            self._add_piece("0", STEPS)
-        if rest:
-            self._add_piece(str(8 * STEPS * whole), rest)
-
-    def _add_piece(self, word: str, steps: int) -> None:
-        p, n, tile = self.p, self.names, self.tile
-        left, right = (p.call("at", n[side], word) for side in ("left", "right"))
-        name = f"mma_{self.form.engine.value}_{tile.depth_stride}_{steps}_1_{tile.fragments}"
-        if self.form.engine is not Engine.TF32X3:
-            p.line(f"tile = {p.call(name, 'tile', left, right)}")
-            return
-        zero = p.call(f"tile_zero_{4 * tile.fragments}")
-        piece = p.let(p.call(name, zero, left, right), "p")
-        p.line(f"tile = {p.call(f'tile_add_{4 * tile.fragments}', 'tile', piece)}")
 
     def _weigh(self, first: str) -> None:
         """Scores become weights, and ``totals`` and ``largest`` know them."""
@@ -387,4 +275,4 @@ class _Kernel:
             p.store(offset, p.expression(f.value, value))
 
 
-__all__ = ["print_warp_attention", "with_fewer_keys"]
+__all__ = ["print_warp_attention"]

@@ -20,6 +20,7 @@ from . import (
     attention_gradient,
     conversions,
     copies,
+    gradient_fragments,
     memory,
     tensor_cores,
     tiles,
@@ -33,7 +34,8 @@ from .scalars import scalar
 
 _FAMILIES: dict[str, Callable[[str], Any]] = {
     **attention.FAMILIES, **attention_fragments.FAMILIES,
-    **attention_gradient.FAMILIES, **conversions.FAMILIES, **copies.FAMILIES, **memory.FAMILIES,
+    **attention_gradient.FAMILIES, **conversions.FAMILIES, **copies.FAMILIES,
+    **gradient_fragments.FAMILIES, **memory.FAMILIES,
     **tiles.FAMILIES, **tensor_cores.FAMILIES, **transforms.FAMILIES,
     **warpgroups.FAMILIES, **winograd.FAMILIES,
 }  # fmt: skip

@@ -8,7 +8,7 @@ lanes of a row. Names carry how many fragments a lane holds.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 from llvmlite import ir
@@ -33,7 +33,7 @@ def fragments(rest: str) -> Any:
     return _MAKERS[operation](*map(int, numbers))
 
 
-def _row(at: int) -> int:
+def row_of(at: int) -> int:
     """Which of a lane's rows one of its numbers is in."""
     return at // 2 % ROWS
 
@@ -66,7 +66,7 @@ def _causal(count: int) -> Any:
     def emit(b: Any, tile: Operand, reach: Operand) -> Operand:
         scores = unpacked(b, tile, 4 * count)
         for at, score in enumerate(scores):
-            least = I32(8 * (at // 4) + at % 2 - 8 * _row(at))
+            least = I32(8 * (at // 4) + at % 2 - 8 * row_of(at))
             scores[at] = b.select(b.icmp_signed(">=", reach, least), score, LOWEST)
         return packed(b, scores)
 
@@ -83,7 +83,7 @@ def _raised(count: int) -> Any:
     def emit(b: Any, largest: Operand, tile: Operand) -> Operand:
         scores, found = unpacked(b, tile, 4 * count), unpacked(b, largest, ROWS)
         for row in range(ROWS):
-            first, *others = (score for at, score in enumerate(scores) if _row(at) == row)
+            first, *others = (score for at, score in enumerate(scores) if row_of(at) == row)
             for other in others:
                 first = larger(b, first, other)
             found[row] = larger(b, found[row], _shared_by_row(b, first, larger))
@@ -97,7 +97,7 @@ def _weights(count: int) -> Any:
 
     def emit(b: Any, tile: Operand, bases: Operand) -> Operand:
         base, scores = unpacked(b, bases, ROWS), unpacked(b, tile, 4 * count)
-        return packed(b, [exponential(b, x, base[_row(at)]) for at, x in enumerate(scores)])
+        return packed(b, [exponential(b, x, base[row_of(at)]) for at, x in enumerate(scores)])
 
     kind = tile_type(4 * count)
     return define(kind, [kind, tile_type(ROWS)], emit)
@@ -110,7 +110,7 @@ def _totals(count: int) -> Any:
         weights, found = unpacked(b, tile, 4 * count), unpacked(b, totals, ROWS)
         by = unpacked(b, factors, ROWS)
         for row in range(ROWS):
-            new, *others = (x for at, x in enumerate(weights) if _row(at) == row)
+            new, *others = (x for at, x in enumerate(weights) if row_of(at) == row)
             for other in others:
                 new = _add(b, new, other)
             found[row] = fma(b, FLOAT32, found[row], by[row], new)
@@ -143,22 +143,30 @@ def _values(engine: str, stride: int, count: int, columns: int) -> Any:
 
     def emit(b: Any, made: Operand, factors: Operand, tile: Operand, v: Operand) -> Operand:
         found, by = unpacked(b, made, 4 * columns), unpacked(b, factors, ROWS)
-        left = _weights_as_operands(b, engine, unpacked(b, tile, 4 * count))
-        address = shared_address(b, v)
-        for first in range(0, columns, AT_ONCE):
-            number = min(AT_ONCE, columns - first)
-            sums = [ZERO] * (4 * number)
-            for step, weights in enumerate(left):
-                right = (_bfloat16_values if engine == "bf16" else _tf32_values)(
-                    b, address, stride, step, first, number
-                )
-                multiply(b, engine, sums, [weights], right)
-            for at, new in enumerate(sums, 4 * first):
-                found[at] = fma(b, FLOAT32, found[at], by[_row(at)], new)
+        weights = unpacked(b, tile, 4 * count)
+        for at, new in times_values(b, engine, weights, v, stride, columns):
+            found[at] = fma(b, FLOAT32, found[at], by[row_of(at)], new)
         return packed(b, found)
 
     kind = tile_type(4 * columns)
     return define(kind, [kind, tile_type(ROWS), tile_type(4 * count), POINTER], emit)
+
+
+def times_values(
+    b: Any, engine: str, weights: list[Operand], v: Operand, stride: int, columns: int
+) -> Iterator[tuple[int, Operand]]:
+    """The weights' product with the values, some fragments of columns after others: each number
+    with its place."""
+    left, address = _weights_as_operands(b, engine, weights), shared_address(b, v)
+    for first in range(0, columns, AT_ONCE):
+        number = min(AT_ONCE, columns - first)
+        sums = [ZERO] * (4 * number)
+        for step, part in enumerate(left):
+            right = (_bfloat16_values if engine == "bf16" else _tf32_values)(
+                b, address, stride, step, first, number
+            )
+            multiply(b, engine, sums, [part], right)
+        yield from enumerate(sums, 4 * first)
 
 
 def _weights_as_operands(b: Any, engine: str, weights: list[Operand]) -> Fragments:
@@ -221,7 +229,7 @@ def _rescaled(columns: int) -> Any:
 def _times_rows(b: Any, made: Operand, columns: int, by: list[Operand]) -> Operand:
     values = unpacked(b, made, 4 * columns)
     multiplied = rounded_once("mul")
-    return packed(b, [multiplied(b, FLOAT32, x, by[_row(at)]) for at, x in enumerate(values)])
+    return packed(b, [multiplied(b, FLOAT32, x, by[row_of(at)]) for at, x in enumerate(values)])
 
 
 # -- warps that share queries ----------------------------------------------------------------------
@@ -268,7 +276,7 @@ def _add_staged(columns: int, stride: int) -> Any:
     def emit(b: Any, made: Operand, target: Operand) -> None:
         values = unpacked(b, made, 4 * columns)
         for at in range(0, 4 * columns, 2):
-            offset = 8 * _row(at) * stride + 8 * (at // 4)
+            offset = 8 * row_of(at) * stride + 8 * (at // 4)
             pairs = zip(load_vector(b, target, offset, 2), values[at : at + 2], strict=True)
             store_vector(b, b.gep(target, [I64(offset)]), [_add(b, *pair) for pair in pairs])
 

@@ -22,8 +22,9 @@ from netloom.compiler.targets.cuda import attention_warps
 from netloom.compiler.targets.cuda.attention_warps import WarpTile, warp_tile
 from netloom.compiler.targets.cuda.compile import compile_kernel
 from netloom.compiler.targets.cuda.driver import CudaOptions
-from netloom.compiler.targets.cuda.forms import FusedAttention
+from netloom.compiler.targets.cuda.forms import Engine, FusedAttention
 from netloom.compiler.targets.cuda.source import KernelSource
+from netloom.compiler.targets.cuda.split_attention import parts_of
 from netloom.compiler.tensor_type import BOOL, FLOAT32, TensorType
 from tests.compiler.targets.cuda import emulated
 from tests.compiler.targets.cuda.test_attention import (
@@ -289,6 +290,13 @@ def test_the_tile_fits_shared_memory() -> None:
     for depth in (8, 64, 128, 256, 336):
         tile = warp_tile(1024, 192, depth, 128, 1)
         assert tile is not None and 4 * tile.room <= 163 << 10 and tile.own_keys >= 16
+
+
+@pytest.mark.parametrize(("precision", "parts"), [("f32", 2), ("bf16", 3)])
+def test_a_chain_of_tiles_has_512_at_most(precision: str, parts: int) -> None:
+    """Also by the source whose tiles have half as many keys."""
+    (node,) = attention((192, 1024, 64), (192, 40000, 64), (192, 40000, 64)).nodes
+    assert parts_of(node, Engine(precision)) == parts
 
 
 @pytest.mark.parametrize("precision", BOUNDS)
