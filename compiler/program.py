@@ -37,7 +37,7 @@ class Space(enum.Enum):
 @dataclass(frozen=True)
 class BufferRef:
     """One buffer argument of a launch; ``offset`` is its start in an arena slot, in bytes (a
-    multiple of ALIGNMENT, but for an entry that a turn stacks).
+    multiple of ALIGNMENT, but for an entry that a turn stacks, and for a slice that is read).
     """
 
     space: Space

@@ -18,7 +18,7 @@ from .. import dim, scalar
 from ..dim import Extent, Symbol
 from ..graph import Graph, Node
 from ..scalar import Expr
-from . import fft, merging, runs, scans, scatter, winograd
+from . import fft, merging, runs, scans, scatter, selecting, winograd
 from .attention import attention_loops
 from .elements import Elements, compute_of
 from .emit import emit_tiles
@@ -35,7 +35,7 @@ from .transposition import planned_transposition
 
 SCHEDULES: Mapping[str, Schedule] = {  # of every op that has loops of its own
     **winograd.SCHEDULES, **fft.SCHEDULES, **scans.SCHEDULES, **merging.SCHEDULES,
-    **runs.SCHEDULES, **scatter.SCHEDULES,
+    **runs.SCHEDULES, **scatter.SCHEDULES, **selecting.SCHEDULES,
     "attention_online": attention_loops,
 }  # fmt: skip
 

@@ -31,7 +31,6 @@ from .ir import (
     LANES,
     Allocate,
     Buffer,
-    Kind,
     Let,
     Load,
     Statement,
@@ -42,7 +41,7 @@ from .ir import (
     variable,
 )
 from .plan import Machine
-from .scans import Line, over_lines
+from .scans import Line, in_lanes, over_lines
 from .tiles import Schedule
 
 SEGMENT = 256  # keys: both runs of a pair are as long in the round that makes segments of it
@@ -105,7 +104,7 @@ def _first_runs(k: Elements, at: Line, extent: Extent) -> Statement:
     def rows(made: Callable[[Extent, Extent], Statement]) -> Statement:
         """What is made of each row of the block and the place of its first key."""
         first = Dim.of(number) * LANES * LANES
-        return block(*(_lanes(made(row, first + row * LANES)) for row in range(LANES)))
+        return block(*(in_lanes(made(row, first + row * LANES)) for row in range(LANES)))
 
     def read(row: Extent, place: Extent) -> Statement:
         key = k.element(k.anchored.inputs[0], (*at, place + lane), None)
@@ -148,9 +147,9 @@ def _ordered(columns: Buffer, spare: Buffer, low: int, high: int) -> Statement:
     lane = Dim.of(LANE)
     one, other = Load(columns, (low, lane)), Load(columns, (high, lane))
     return block(
-        _lanes(Store(spare, (lane,), scalar.call("min", one, other))),
-        _lanes(Store(columns, (high, lane), scalar.call("max", one, other))),
-        _lanes(Store(columns, (low, lane), Load(spare, (lane,)))),
+        in_lanes(Store(spare, (lane,), scalar.call("min", one, other))),
+        in_lanes(Store(columns, (high, lane), scalar.call("max", one, other))),
+        in_lanes(Store(columns, (low, lane), Load(spare, (lane,)))),
     )
 
 
@@ -283,10 +282,6 @@ class _Chain:
     def _key(self, place: Expr) -> Expr:
         """The key at a place, so that it ascends from both ends of the pair."""
         return scalar.call("xor", self.round.key(place), self._is(Known.TURNS))
-
-
-def _lanes(body: Statement) -> Statement:
-    return loop(LANE, LANES, body, Kind.VECTOR)
 
 
 SCHEDULES: Final[Mapping[str, Schedule]] = {"merge_sort": _merge_sort}

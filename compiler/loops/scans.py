@@ -21,7 +21,7 @@ from ..dim import Dim, Extent, Symbol
 from ..graph import Value
 from ..ops.searching import summed_in
 from ..scalar import Checked, Expr, Index
-from ..tensor_type import INT32, INT64, MAX_ELEMENTS
+from ..tensor_type import BOOL, INT64, MAX_ELEMENTS
 from .elements import Axis, Elements
 from .ir import (
     LANE,
@@ -83,7 +83,7 @@ def _true_positions(k: Elements, _machine: Machine, item: Symbol) -> tuple[Exten
             return scalar.guarded([extent - 1 - here], k.element(x, (*at, here), None), False)
 
         place, part = variable("i", BLOCK), variable("u", BLOCK // LANES)
-        seen = scalar.cast(some(Dim.of(part) * LANES + Dim.of(LANE)), INT32)
+        seen = some(Dim.of(part) * LANES + Dim.of(LANE))
         search = partial(loop, part, BLOCK // LANES, kind=Kind.UNROLLED)
         holds = scalar.cast(some(Dim.of(place)), INT64)
         listed = block(
@@ -91,12 +91,12 @@ def _true_positions(k: Elements, _machine: Machine, item: Symbol) -> tuple[Exten
             Store(found, (0,), count + holds),
         )
         each = loop(place, BLOCK, listed)
-        parts = _with_any(k, seen, search, lambda is_none: When(scalar.call("not", is_none), each))
+        parts = with_any(k, seen, search, lambda is_none: When(scalar.call("not", is_none), each))
         here = Dim.of(vector) * LANES + Dim.of(LANE)
         none = guard((room - 1 - here,), Store(k.out, (*at, here), Index(extent)))
         body = block(
             Store(found, (0,), scalar.literal(0, INT64)),
-            loop(vector, dim.ceil_div(room, LANES), _lanes(none)),
+            loop(vector, dim.ceil_div(room, LANES), in_lanes(none)),
             loop(number, blocks, parts),
             Store(k.out, (*at, end), Index(extent)),
         )
@@ -129,7 +129,7 @@ def _search_sorted(k: Elements, _machine: Machine, item: Symbol) -> tuple[Extent
         is_before = scalar.call("and", probed <= scalar.Index(extent), element <= value)
 
         def put(row: int, number: Expr) -> Statement:
-            return _lanes(Store(found, (row, Dim.of(LANE)), number))
+            return in_lanes(Store(found, (row, Dim.of(LANE)), number))
 
         body = block(
             put(0, scalar.literal(0, INT64)),
@@ -142,7 +142,7 @@ def _search_sorted(k: Elements, _machine: Machine, item: Symbol) -> tuple[Extent
                     put(1, scalar.call("shift_right", step, 1)),
                 ),
             ),
-            _lanes(k.store((*line, here), place, (count - 1 - here,))),
+            in_lanes(k.store((*line, here), place, (count - 1 - here,))),
         )
         return Allocate(found, loop(vector, vectors, body))
 
@@ -173,13 +173,13 @@ def _all_before(k: Elements, extent: Extent) -> Callable[[Line], Statement]:
         other = Dim.of(number) * LANES + Dim.of(LANE)
         overlap = _overlaps(k, _ends(k, boxes, at, other), _ends(k, boxes, at, own))
         is_hit = scalar.call("and", Load(k.out, (*at, other)), overlap)
-        seen = scalar.guarded([own - 1 - other], scalar.cast(is_hit, INT32))
+        seen = scalar.guarded([own - 1 - other], is_hit, False)
 
         def decided(is_free: Expr) -> Statement:
             kept = scalar.call("and", Load(k.out, (*at, own)), is_free)
             return Store(k.out, (*at, own), kept)
 
-        body = _with_any(k, seen, lambda search: loop(number, blocks, search), decided)
+        body = with_any(k, seen, lambda search: loop(number, blocks, search), decided)
         return block(_copied(k, at), loop(place, extent, body))
 
     return line
@@ -214,7 +214,7 @@ def _listed(k: Elements, extent: Extent, most: int) -> Callable[[Line], Statemen
             return [(end, Dim.of(vector), Dim.of(LANE)) for end in range(4)]
 
         others = [Load(listed, other) for other in places(number)]
-        seen = scalar.cast(_overlaps(k, others, ends), INT32)
+        seen = _overlaps(k, others, ends)
         is_kept = Load(k.out, (*at, own))
         # behind those that are listed; it stays there if it is kept
         last = scalar.call("min", known, most - 1)
@@ -226,16 +226,18 @@ def _listed(k: Elements, extent: Extent, most: int) -> Callable[[Line], Statemen
 
         def decided(is_free: Expr) -> Statement:
             candidate = k.element(candidates, (*at, own), None)
-            may_be = scalar.call("and", candidate, known < most)
             return block(
-                Store(k.out, (*at, own), scalar.call("and", may_be, is_free)),
+                Store(k.out, (*at, own), scalar.call("and", candidate, is_free)),
                 *added,
                 Store(count, (0,), known + scalar.cast(is_kept, INT64)),
             )
 
-        body = _with_any(k, seen, lambda search: loop(number, blocks, search), decided)
+        compared = with_any(k, seen, lambda search: loop(number, blocks, search), decided)
+        body = block(
+            Store(k.out, (*at, own), scalar.literal(False, BOOL)), When(known < most, compared)
+        )
         zero = scalar.literal(0, boxes.dtype)
-        cleared = [_lanes(Store(listed, entry, zero)) for entry in places(clear)]
+        cleared = [in_lanes(Store(listed, entry, zero)) for entry in places(clear)]
         begin = block(
             Store(count, (0,), scalar.literal(0, INT64)), loop(clear, shape[1], block(*cleared))
         )
@@ -244,18 +246,18 @@ def _listed(k: Elements, extent: Extent, most: int) -> Callable[[Line], Statemen
     return line
 
 
-def _with_any(
+def with_any(
     k: Elements,
     seen: Expr,
     over: Callable[[Statement], Statement],
     then: Callable[[Expr], Statement],
 ) -> Statement:
-    """What follows from whether the int32 ``seen`` is 0 in all lanes of all iterations."""
-    hit = Buffer(k.local_name("t"), INT32, (LANES,), is_local=True)
+    """What follows from whether ``seen`` holds in no lane of any iteration."""
+    hit = Buffer(k.local_name("t"), BOOL, (LANES,), is_local=True)
     lane = (Dim.of(LANE),)
-    clear = _lanes(Store(hit, lane, scalar.literal(0, INT32)))
-    search = _lanes(Store(hit, lane, scalar.call("max", Load(hit, lane), seen)))
-    is_free = scalar.call("equal", LaneFold(hit, (), "max"), 0)
+    clear = in_lanes(Store(hit, lane, scalar.literal(False, BOOL)))
+    search = in_lanes(Store(hit, lane, scalar.call("or", Load(hit, lane), seen)))
+    is_free = scalar.call("not", LaneFold(hit, (), "or"))
     return Allocate(hit, block(clear, over(search), then(is_free)))
 
 
@@ -277,7 +279,7 @@ def _overlaps(k: Elements, one: Sequence[Expr], other: Sequence[Expr]) -> Expr:
     return result
 
 
-def _lanes(body: Statement) -> Statement:
+def in_lanes(body: Statement) -> Statement:
     return loop(LANE, LANES, body, Kind.VECTOR)
 
 

@@ -27,6 +27,7 @@ from . import (  # noqa: E402, F401
     runs,
     scatter,
     searching,
+    selecting,
     slicing,
     sorting,
     suppression,

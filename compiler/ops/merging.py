@@ -23,7 +23,7 @@ from ..scalar import Bitcast, Expr, Index
 from ..tensor_type import BOOL, FLOAT32, INT32, INT64, TensorType
 
 _PLACE = NotDifferentiable("a position does not change smoothly")
-_LEAST = -(1 << 63)
+LEAST_NUMBER = -(1 << 63)
 FIRST_RUN = 16  # keys that are sorted without merging
 NO_KEY = (1 << 63) - 1  # behind all others: no number has it
 
@@ -64,7 +64,7 @@ def _keys_reference(
         ordered = np.where(bits < 0, bits ^ most, bits)
         whole = np.where(np.isnan(wide), most, ordered)
     elif x.dtype.kind == "u":
-        whole = x.view(np.int64) ^ _LEAST if is_long else x.astype(np.int64) - (1 << 31)
+        whole = x.view(np.int64) ^ LEAST_NUMBER if is_long else x.astype(np.int64) - (1 << 31)
     else:
         whole = x.astype(np.int64)
     whole = ~whole if attrs.descending else whole
@@ -80,7 +80,7 @@ def _keys_compute(
     attrs: KeyAttrs, inputs: Sequence[TensorType], _o: Sequence[TensorType]
 ) -> Compute:
     def term(i: tuple[Extent, ...], _r: tuple[Extent, ...], read: Read) -> Expr:
-        whole = _ordered(read(0, i))
+        whole = ordered_integer(read(0, i))
         whole = scalar.call("not", whole) if attrs.descending else whole
         match Half(attrs.half):
             case Half.LOWER:
@@ -92,7 +92,7 @@ def _keys_compute(
     return Compute(term)
 
 
-def _ordered(x: Expr) -> Expr:
+def ordered_integer(x: Expr) -> Expr:
     """An int64 that orders as the number does: zeros are equal, and NaN is the largest."""
     if x.dtype.is_float:
         wide = x if x.dtype.bytes == 8 else scalar.cast(x, FLOAT32)
@@ -104,7 +104,7 @@ def _ordered(x: Expr) -> Expr:
     if x.dtype.is_signed:
         return scalar.cast(x, INT64)
     if x.dtype.bytes == 8:
-        return scalar.call("xor", Bitcast(x, INT64), _LEAST)
+        return scalar.call("xor", Bitcast(x, INT64), LEAST_NUMBER)
     return scalar.cast(x, INT64) - (1 << 31)
 
 

@@ -41,16 +41,19 @@ def _positions_infer(attrs: SortAttrs, inputs: Sequence[TensorType]) -> Sequence
     return [TensorType(INT64, x.shape)]
 
 
+def stable_order(x: Array, axis: int, descending: bool) -> Array:
+    """Which element of an axis comes first, second, ..: ties in order, NaN as the largest."""
+    # a stable sort; descending is ascending of the reversed axis, reversed
+    line = np.flip(x, axis) if descending else x
+    line = line.astype(np.float32) if x.dtype.kind == "V" else line  # NumPy cannot sort bfloat16
+    order = np.argsort(line, axis=axis, kind="stable")
+    return x.shape[axis] - 1 - np.flip(order, axis) if descending else order
+
+
 def _positions_reference(
     attrs: SortAttrs, inputs: Sequence[Array], _o: Sequence[TensorType]
 ) -> Sequence[Array]:
-    """A stable sort; descending is ascending of the reversed axis, reversed."""
-    (x,) = inputs
-    line = np.flip(x, attrs.axis) if attrs.descending else x
-    line = line.astype(np.float32) if x.dtype.kind == "V" else line  # NumPy cannot sort bfloat16
-    order = np.argsort(line, axis=attrs.axis, kind="stable")
-    if attrs.descending:
-        order = x.shape[attrs.axis] - 1 - np.flip(order, attrs.axis)
+    order = stable_order(inputs[0], attrs.axis, attrs.descending)
     return [np.argsort(order, axis=attrs.axis, kind="stable").astype(np.int64)]
 
 
@@ -61,7 +64,7 @@ def _positions_compute(
 
     def term(i: tuple[Extent, ...], r: tuple[Extent, ...], read: Read) -> Expr:
         own, other = read(0, i), read(0, (*i[: attrs.axis], r[0], *i[attrs.axis + 1 :]))
-        precedes, follows = _less(other, own), _less(own, other)
+        precedes, follows = less(other, own), less(own, other)
         if attrs.descending:
             precedes, follows = follows, precedes
         is_earlier = scalar.call("less", Index(r[0]), Index(i[attrs.axis]))
@@ -73,7 +76,7 @@ def _positions_compute(
     return Compute(term, (x.shape[attrs.axis],))
 
 
-def _less(a: Expr, b: Expr) -> Expr:
+def less(a: Expr, b: Expr) -> Expr:
     """a < b, where NaN is the largest."""
     below = scalar.call("less", a, b)
     if not a.dtype.is_float:

@@ -31,8 +31,10 @@ from .multiply_bytes import is_depthwise
 # they read memory at computed indices: no formula takes its place
 INDEXED = frozenset({"gather", "gather_elements"})
 SCATTERED = frozenset({"gather_gradient", "scatter", "scatter_source"})  # loops of their own
+TAKEN_ONCE = frozenset({"scatter", "scatter_source"})  # they read each element once, at its place
 # they read again what they have stored, or store it again: no epilogue changes it
-REREAD = frozenset({"suppress", "merge_sort", "true_positions", "scatter", "scatter_source"})
+REREAD = frozenset({"suppress", "merge_sort", "true_positions", "first_places", "scatter",
+                    "scatter_source"})  # fmt: skip
 PAIRED = frozenset({"sort_positions"})  # they read an element for each other one: it is made once
 # other names of the elements of one value
 VIEWS = frozenset({"reshape", "transpose", "slice", "broadcast", "reorder"})
@@ -224,6 +226,10 @@ def _joins_one_anchor(before: _Group, group: _Group, readers: Sequence[Node], va
         if before.anchor.op.name in REREAD or group.anchor is not None:
             return False
         return _uses_same_element(group, readers, value)
+    if any(node.op.name in TAKEN_ONCE for node in readers):
+        return len(set(readers)) == 1 and all(
+            node.op.name in VIEWS or node.op.name == "cast" for node in before.nodes
+        )
     if any(node.op.name in INDEXED | SCATTERED for node in readers):
         return False
     if any(node.op.name in ("concat", "reorder") for node in readers) and not _is_cheap(before):

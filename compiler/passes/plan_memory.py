@@ -26,6 +26,7 @@ from ..program import BoundDim, BufferRef, Entry, Launch, Port, Space, Turn
 from .aliases import bytes_of, is_renaming, parts_of_concats, pieces_of
 from .bind_dims import substitute_symbols
 from .placement import Placement, in_memory
+from .slice_starts import without_starts
 
 
 def plan_memory(graph: Graph, name: str, placement: Placement, states: Mapping[str, int]) -> Entry:
@@ -252,10 +253,16 @@ class _Planner:
     def _launch(
         self, node: tuple[int, ...], body: Graph, inputs: tuple[Value, ...], out: BufferRef, label: str
     ) -> None:  # fmt: skip
+        places = [self.place[value] for value in inputs]
+        body, firsts = without_starts(body, lambda number: self._may_move(inputs[number]))
         name, outline = self.placement.kernel(
             substitute_symbols(body, self.own_names) if self.own_names else body
         )
-        refs = (*(self.place[value] for value in inputs), out)
+        moved = (
+            replace(ref, offset=ref.offset + first * value.dtype.bytes)
+            for ref, first, value in zip(places, firsts, inputs, strict=True)
+        )
+        refs = (*moved, out)
         extents = tuple(self.meanings.get(symbol, Dim.of(symbol)) for symbol in outline.symbols)
         items = dim.substitute(outline.items, self.meanings)
         early = dim.symbols_of([*extents, items]) & self.bounds.keys() - {
@@ -266,6 +273,12 @@ class _Planner:
                 f"a launch reads {sorted(map(str, early))} too early", node=label
             )
         self.launches.append(Launch(name, refs, extents, items, label, node))
+
+    def _may_move(self, value: Value) -> bool:
+        """Whether what a kernel reads may begin at any element of its slot."""
+        is_known = dim.symbols_of(value.shape).isdisjoint(self.bounds)
+        in_arena = self.place[value].space is Space.ARENA
+        return self.placement.joins_in_place and in_arena and is_known
 
     def _rename(self, node: Node) -> None:
         """The place of the input, or a copy where that cannot be."""

@@ -5,9 +5,8 @@ order(x) = merge_sort(order_keys(x)) mod 2^32, and for numbers of 64 bits order(
 the order of the lower half). The inverse of a permutation is its order, and
 sort_positions(x) = inverse(order(x)). Results are the same numbers.
 
-If only the first few of a long line are wanted, most of it is not sorted: the k-th of the least
-keys of groups is not before the k-th of all keys, so those behind it are left out. How many stay is
-a data dim: k and a few in general, all of them at most.
+If only the first few of a line are wanted, they are listed in one pass over it; of more than a list
+takes, it is found out which they are, and these are sorted (``first_places``).
 """
 
 from __future__ import annotations
@@ -17,14 +16,15 @@ from collections.abc import Sequence
 from .. import dim
 from ..dim import Extent
 from ..graph import Graph, Node, Value
-from ..ops.merging import NO_KEY, Half
+from ..ops.merging import Half
 from ..rewrite import Rewriter, rewrite
-from ..tensor_type import INT32, INT64
+from ..tensor_type import INT32
 from .eliminate_dead import eliminate_dead
 
-GROUPS = 8  # of keys, for each that is wanted
-MOST_OF_A_LINE = 64  # a longer part of it than one of so many is not picked out
-LEAST_PICKED = 2048  # elements of a line that is worth it
+SHORT_LIST = 128  # first elements that are listed wherever they are half of a line at most
+LONGEST_LIST = 1024  # a longer list is kept for lines in which few elements change it
+LEAST_LISTED = 32  # elements of a line that is worth a list
+LEAST_CHOSEN = 1024  # elements of a line that is worth finding out which are first
 LEAST = 64  # elements of a line: in shorter ones all pairs are compared sooner
 _PLACES = (1 << 32) - 1  # the bits of a key that hold its place
 
@@ -37,65 +37,63 @@ def sort_by_merging(graph: Graph) -> Graph:
 
 def _ordered(b: Rewriter, node: Node) -> Sequence[Value] | None:
     """The order of what was sorted, or of places: they are a permutation."""
-    if node.op.name != "inverse_positions" or not _is_long(node):
+    if node.op.name != "inverse_positions":
         return None
-    (x,), axis = node.inputs, node.attrs.axis
-    size, before = node.attrs.size, b.producers.get(x)
+    (x,), axis, size = node.inputs, node.attrs.axis, node.attrs.size
+    before = b.producers.get(x)
     if before is not None and before.op.name == "sort_positions" and before.attrs.axis == axis:
         line = _exchanged(b, before.inputs[0], axis)
-        if _is_part(line, size):
-            keys = b("order_keys", line, descending=before.attrs.descending)
-            return [_exchanged(b, _picked(b, keys, size), axis)]
-        order = order_of(b, line, before.attrs.descending)
+        found = _first_in_order(b, line, before.attrs.descending, size)
+    elif _is_long(x.shape[axis]):
+        found = _first(b, _inverse(b, _exchanged(b, x, axis)), x.type.rank - 1, size)
     else:
-        order = _inverse(b, _exchanged(b, x, axis))
-    return [_exchanged(b, _first(b, order, order.type.rank - 1, size), axis)]
+        return None
+    return None if found is None else [_exchanged(b, found, axis)]
+
+
+def _first_in_order(b: Rewriter, line: Value, descending: bool, size: Extent) -> Value | None:
+    """The places of the first elements of each line; None where all pairs are compared sooner."""
+    if _is_listed(line.shape[-1], size):
+        return b("first_places", line, size=size, descending=descending)
+    if not _is_long(line.shape[-1]):
+        return None
+    if _is_chosen(line.shape[-1], size):
+        places = b("first_places", line, size=size, descending=descending, is_ranked=False)
+        axis = line.type.rank - 1
+        order = order_of(b, b("gather_elements", line, places, axis=axis), descending)
+        return b("gather_elements", places, order, axis=axis)
+    return _first(b, order_of(b, line, descending), line.type.rank - 1, size)
 
 
 def _positions(b: Rewriter, node: Node) -> Sequence[Value] | None:
     """The positions that something else reads."""
-    if node.op.name != "sort_positions" or not _is_long(node):
+    axis = node.attrs.axis if node.op.name == "sort_positions" else None
+    if axis is None or not _is_long(node.inputs[0].shape[axis]):
         return None
-    line = _exchanged(b, node.inputs[0], node.attrs.axis)
-    order = order_of(b, line, node.attrs.descending)
-    return [_exchanged(b, _inverse(b, order), node.attrs.axis)]
+    line = _exchanged(b, node.inputs[0], axis)
+    return [_exchanged(b, _inverse(b, order_of(b, line, node.attrs.descending)), axis)]
 
 
-def _is_long(node: Node) -> bool:
-    most = dim.bounds(node.inputs[0].shape[node.attrs.axis])[1]
+def _is_long(extent: Extent) -> bool:
+    most = dim.bounds(extent)[1]
     return most is None or most >= LEAST
 
 
-def _is_part(line: Value, size: Extent) -> bool:
-    """Whether so few of a line are wanted that they are picked out of it first."""
-    extent = line.shape[-1]
-    if not isinstance(extent, int) or not isinstance(size, int) or line.dtype.bytes == 8:
+def _is_listed(extent: Extent, size: Extent) -> bool:
+    """Whether so few of a line are wanted that they are listed."""
+    if not isinstance(size, int) or not 0 < size <= LONGEST_LIST:
         return False
-    return extent >= LEAST_PICKED and 0 < size * MOST_OF_A_LINE <= extent
+    most = dim.bounds(extent)[1]
+    # of a list each of about k ln(n / k) elements moves k / 2 others
+    least = max(LEAST_LISTED, 2 * size if size <= SHORT_LIST else size * size // 8)
+    return (most is None or most >= least) and dim.is_nonnegative(extent - size)
 
 
-def _picked(b: Rewriter, keys: Value, size: int) -> Value:
-    """The places of the first keys of each line."""
-    *lines, extent = keys.shape
-    assert isinstance(extent, int)
-    axis, groups = len(lines), GROUPS * size
-    whole = _first(b, keys, axis, extent // groups * groups)
-    parts = b("reshape", whole, shape=(*lines, extent // groups, groups))
-    least = b("reduce_min", parts, axes=(axis,))
-    last = b("slice", _sorted(b, least), start=(*(0,) * axis, size - 1), size=(*lines, 1),
-             step=(1,) * (axis + 1))  # fmt: skip
-    is_early = b("less_equal", keys, last)
-    counts = b("reduce_sum", b("cast", is_early, dtype=INT64), axes=(axis,), keep=True)
-    longest = b("max", b("reduce_max", counts, axes=tuple(range(axis + 1))), 0)
-    stays = b.new_data_dim("picked", extent)
-    b("data_dim", longest, extent=stays, bound=extent)
-    place = b("iota", shape=(*lines, stays), axis=axis)
-    is_real = b("less", place, counts)
-    found = _first(b, b("true_positions", is_early, size=stays), axis, stays)
-    picked = b("gather_elements", keys, b("select", is_real, found, 0), axis=axis)
-    ordered = _sorted(b, b("select", is_real, picked, NO_KEY))
-    first = b("gather", ordered, b("iota", shape=(size,), axis=0), axis=axis)
-    return b("and", first, _PLACES)
+def _is_chosen(extent: Extent, size: Extent) -> bool:
+    """Whether it is found out which elements of a line are the first, before they are sorted."""
+    most = dim.bounds(extent)[1]
+    is_long = most is None or most >= LEAST_CHOSEN
+    return is_long and isinstance(size, int) and dim.is_nonnegative(extent - 2 * size) and size > 0
 
 
 def _inverse(b: Rewriter, places: Value) -> Value:

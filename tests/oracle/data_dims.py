@@ -70,6 +70,23 @@ def _merge_sort(x: Array) -> Array:
     return y
 
 
+def _first_places(x: Array, size: int, descending: bool = False, is_ranked: bool = True) -> Array:
+    """The best that is left, again and again; NaN is the largest, and the first of equals first."""
+    y = np.zeros((*x.shape[:-1], size), np.int64)
+    for at in np.ndindex(x.shape[:-1]):
+        left = list(range(x.shape[-1]))
+        for number in range(size):
+            best = left[0]
+            for place in left:
+                a, b = (x[at][place], x[at][best])
+                larger, other = (a, b) if descending else (b, a)
+                if larger > other or (larger != larger and other == other):
+                    best = place
+            left.remove(best)
+            y[(*at, number)] = best
+    return y if is_ranked else np.sort(y)
+
+
 def _run_sum(x: Array, numbers: Array) -> Array:
     y = np.zeros(x.shape, np.float64)
     for i in range(len(numbers)):
@@ -119,6 +136,7 @@ DATA_DIMS: dict[str, Callable[..., Any]] = {
     "true_positions": _true_positions,
     "order_keys": _order_keys,
     "merge_sort": _merge_sort,
+    "first_places": _first_places,
     "run_sum": _run_sum,
     "suppress": _suppress,
 }

@@ -12,7 +12,7 @@ import ctypes
 import time
 from collections.abc import Collection, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
 
@@ -97,7 +97,7 @@ class Launches:
         return found
 
     def _call(self, launch: Launch) -> _Call:
-        words = [self._array(ref).ctypes.data for ref in launch.buffers]
+        words = [self._address(ref) for ref in launch.buffers]
         words += [dim.evaluate(extent, self._dims) for extent in launch.extents]
         packed = np.array([*words, self._error.ctypes.data], np.int64)
         return _Call(
@@ -105,6 +105,10 @@ class Launches:
             packed,
             dim.evaluate(launch.items, self._dims),
         )
+
+    def _address(self, ref: BufferRef) -> int:
+        whole = self._array(replace(ref, offset=0))
+        return whole.ctypes.data + dim.evaluate(ref.offset, self._dims)
 
     def _array(self, ref: BufferRef) -> npt.NDArray[Any]:
         if ref not in self._arrays:

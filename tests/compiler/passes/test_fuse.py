@@ -120,6 +120,28 @@ def test_a_view_within_a_view_survives_its_owner() -> None:
     _kernels(graph)
 
 
+def test_what_a_scatter_takes_once_is_made_there() -> None:
+    """Rows are added at one index each, which no kernel writes out for every column."""
+    b = Builder("rows")
+    x = b.input(TensorType(FLOAT32, (7, 5)), "x")
+    index = b.input(TensorType(INT32, (4,)), "i")
+    updates = b.input(TensorType(UINT8, (4, 5)), "u")
+    column = b("broadcast", b("reshape", index, shape=(4, 1)), shape=(4, 5))
+    wide = b("cast", updates, dtype=FLOAT32)
+    graph = b.build([b("scatter", x, column, wide, axis=0, reduction="add")])
+    assert _ops(graph) == [["cast", "reshape", "broadcast", "scatter"]]
+    rng = np.random.default_rng(0)
+    given = rng.standard_normal((7, 5)).astype(np.float32)
+    at, rows = np.array([6, 0, 6, -2], np.int32), rng.integers(0, 99, (4, 5)).astype(np.uint8)
+    expected = given.astype(np.float64)
+    np.add.at(expected, at, rows.astype(np.float64))
+    found = Session.in_process(compile_graph(graph).image)(given, at, rows)
+    np.testing.assert_allclose(found, expected, rtol=1e-6)
+    np.testing.assert_allclose(
+        interpret(graph, {"x": given, "i": at, "u": rows})[0], expected, 1e-6
+    )
+
+
 def _half(b: Builder, x: Value, start: int) -> Value:
     return b("slice", x, start=(0, start, 0, 0), size=(1, 6, 3, 5), step=(1, 1, 1, 1))
 
@@ -133,5 +155,9 @@ def _kernels(graph: Graph) -> list[list[str]]:
     session = Session.in_process(compile_graph(graph).image)
     for got, wanted in zip(session.run(None, feeds), interpret(graph, feeds), strict=True):
         np.testing.assert_allclose(got, wanted, rtol=2e-6, atol=2e-6)
+    return _ops(graph)
+
+
+def _ops(graph: Graph) -> list[list[str]]:
     bodies = [node.attrs.body for node in fuse(graph).nodes if node.op.name == "kernel"]
     return [[node.op.name for node in body.nodes if node.op.name != "constant"] for body in bodies]

@@ -13,7 +13,13 @@ from netloom.compiler.driver import compile_graph
 from netloom.compiler.graph import Builder, Graph, Value
 from netloom.compiler.interpret import interpret
 from netloom.compiler.loops.merging import comparisons, rounds_of
-from netloom.compiler.passes.sort_by_merging import LEAST, LEAST_PICKED, sort_by_merging
+from netloom.compiler.passes.sort_by_merging import (
+    LEAST,
+    LEAST_CHOSEN,
+    LEAST_LISTED,
+    SHORT_LIST,
+    sort_by_merging,
+)
 from netloom.compiler.tensor_type import (
     BFLOAT16,
     FLOAT16,
@@ -63,12 +69,18 @@ def ops(graph: Graph) -> set[str]:
 @pytest.mark.parametrize(
     ("shape", "size", "has", "lacks"),
     [
-        ((3, LEAST - 1), 5, "sort_positions", "merge_sort"),
-        ((3, LEAST), 5, "merge_sort", "sort_positions"),
+        ((3, LEAST - 1), LEAST - 1, "sort_positions", "merge_sort"),
+        ((3, LEAST), LEAST, "merge_sort", "sort_positions"),
         ((3, N), N, "merge_sort", "inverse_positions"),
-        ((3, LEAST_PICKED), 32, "data_dim", "sort_positions"),
-        ((3, LEAST_PICKED), 33, "merge_sort", "data_dim"),
-        ((3, LEAST_PICKED - 1), 1, "merge_sort", "data_dim"),
+        ((3, LEAST_LISTED - 1), 5, "sort_positions", "first_places"),
+        ((3, LEAST_LISTED), 5, "first_places", "sort_positions"),
+        ((3, N + SHORT_LIST), SHORT_LIST, "first_places", "merge_sort"),
+        ((3, N), 5, "merge_sort", "first_places"),
+        ((3, 2 * SHORT_LIST - 1), SHORT_LIST, "merge_sort", "first_places"),
+        ((3, LEAST_CHOSEN - 1), SHORT_LIST + 1, "merge_sort", "first_places"),
+        ((3, LEAST_CHOSEN), SHORT_LIST + 1, "first_places", "sort_positions"),
+        ((3, LEAST_CHOSEN), LEAST_CHOSEN // 2 + 1, "merge_sort", "first_places"),
+        ((3, SHORT_LIST**2), SHORT_LIST + 1, "first_places", "merge_sort"),
     ],
 )
 def test_long_lines_are_merged(
@@ -101,7 +113,7 @@ def test_results_stay_the_same() -> None:
         np.testing.assert_array_equal(before, compiled)
 
 
-@pytest.mark.parametrize("size", [32])
+@pytest.mark.parametrize("size", [32, 200])
 def test_the_first_few_of_long_lines(size: int) -> None:
     """Of lines with ties, of one that is the same everywhere, of one that ascends."""
     graph = order((3, 2100), size)

@@ -27,6 +27,7 @@ from .memory import Memory
 from .primitives import primitive
 from .quotients import divided
 from .representation import (
+    I1,
     I16,
     I32,
     Operand,
@@ -35,6 +36,7 @@ from .representation import (
     is_vector,
     like,
     literal,
+    suffix,
     value_type,
     zero_of,
 )
@@ -216,8 +218,12 @@ class Expressions:
         return self.b.select(is_inside, wrapped, zero)
 
     def _folded(self, node: LaneFold) -> Operand:
-        """The halves of a vector combined, and theirs, to the last lane."""
+        """The halves of a vector combined, and theirs, to the last lane; of truth values at once."""
         value = self.memory.vector(node)
+        if node.combine == "or" and node.dtype is BOOL:
+            holds = self.b.icmp_unsigned("!=", value, zero_of(value))
+            name = f"llvm.vector.reduce.or.{suffix(holds.type)}"
+            return self.b.call(self.f.intrinsic(name, I1, [holds.type]), [holds])
         width = LANES // 2
         # each half in a vector of its own: LLVM 22.1 takes wrong lanes where whole vectors are kept
         while width:

@@ -117,7 +117,8 @@ class Memory(Addresses):
         return self.b.load(self._readable(address, some), typ=kind)
 
     def _neighbours(self, buffer: Buffer, offset: Extent) -> Operand:
-        return self._vector(buffer, self._address(buffer, offset), self.indices.mask)
+        alignment = _alignment(buffer, offset)
+        return self._vector(buffer, self._address(buffer, offset), self.indices.mask, alignment)
 
     def _stepped(self, buffer: Buffer, offset: Extent, step: int) -> Operand:
         """Every ``step``-th of the elements that vectors of neighbours hold. Vectors lie as the
@@ -147,16 +148,16 @@ class Memory(Addresses):
             self.made, kind, [first], lambda: self._vector(buffer, address, mask)
         )
 
-    def _vector(self, buffer: Buffer, address: Operand, mask: Operand | None) -> Operand:
+    def _vector(
+        self, buffer: Buffer, address: Operand, mask: Operand | None, alignment: int | None = None
+    ) -> Operand:
         kind = vector_of(memory_type(buffer.dtype))
         if mask is not None and not buffer.is_local and not self._has_masks(buffer, mask):
             each = ((lane, self._behind(buffer, address, lane)) for lane in range(LANES))
             return self._joined(buffer, each, mask)
         address = self._readable(address)
         if mask is None or buffer.is_local:
-            return self.b.load(
-                address, align=64 if buffer.is_local else buffer.dtype.bytes, typ=kind
-            )
+            return self.b.load(address, align=alignment or buffer.dtype.bytes, typ=kind)
         function = self.f.intrinsic(
             f"llvm.masked.load.{suffix(kind)}.p0", kind, [PTR, I32, mask.type, kind]
         )
@@ -241,7 +242,7 @@ class Memory(Addresses):
             self._stream(buffer, address, value)
             return
         if mask is None or buffer.is_local:
-            self.b.store(value, address, align=64 if buffer.is_local else buffer.dtype.bytes)
+            self.b.store(value, address, align=_alignment(buffer, offset))
             return
         if not self._has_masks(buffer, mask):
             each = ((lane, self._behind(buffer, address, lane)) for lane in range(LANES))
@@ -292,6 +293,12 @@ def _reader(number: int, step: int, end: int, before: int) -> int | None:
     does not."""
     lane = number // step - before
     return lane if 0 <= lane < LANES and number - lane * step <= end else None
+
+
+def _alignment(buffer: Buffer, offset: Extent) -> int:
+    """Of a vector at an offset: local buffers begin at lines."""
+    width = buffer.dtype.bytes
+    return min(LINE, LANES * width) if buffer.is_local and _starts_at_vectors(offset) else width
 
 
 def _starts_at_vectors(offset: Extent) -> bool:
