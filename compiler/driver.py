@@ -86,7 +86,8 @@ _SELECT = (
 )  # fmt: skip
 _LAYOUT = (
     Pass("choose_layout", choose_layout, after=("eliminate_dead", "fold_batchnorm"),
-         why="rules match ops in row-major form, and strategies decide which convolutions are left"),
+         why="rules match ops in row-major form, and strategies decide which convolutions are left",
+         options=("typical_batch",)),
     Pass("eliminate_twice_packed", eliminate_common, after=("choose_layout",),
          why="each reader has reordered for itself"),
     Pass("eliminate_unpacked", eliminate_dead, after=("choose_layout",),

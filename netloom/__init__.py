@@ -21,12 +21,12 @@ _PLACES = {
     **{name: _DSL for name in (
         "apply", "argmax", "attention", "average_pool2d", "batch_norm", "cast", "clip", "concat", "conv1d", "conv2d",
         "conv3d", "conv_transpose2d", "dense", "dropout", "elu", "embedding", "equal", "exp", "flatten", "gelu",
-        "global_average_pool", "initializers", "is_training", "layer_norm",
-        "leaky_relu", "log", "log_softmax", "losses", "lrn",
-        "max_pool2d", "maximum", "minimum", "network", "one_hot", "optimizers", "pad", "parameter",
-        "random_normal", "random_uniform", "reduce_max",
-        "reduce_mean", "reduce_min", "reduce_sum", "relu", "reshape", "sigmoid", "sign", "silu", "softmax", "softplus",
-        "softsign", "sqrt", "square", "tanh", "tensor", "trainable",
+        "global_average_pool", "group_norm", "gru", "initializers", "instance_norm", "is_training", "layer_norm",
+        "leaky_relu", "log", "log_softmax", "losses", "lrn", "lstm",
+        "max_pool2d", "maximum", "minimum", "multi_head_attention", "network",
+        "one_hot", "optimizers", "pad", "parameter", "random_normal", "random_uniform", "reduce_max",
+        "reduce_mean", "reduce_min", "reduce_sum", "relu", "reshape", "rms_norm", "rotary", "sigmoid", "sign",
+        "silu", "softmax", "softplus", "softsign", "sqrt", "square", "tanh", "tensor", "trainable",
         "training_graph", "transpose", "where", "with_states", "zoo",
     )},
 }  # fmt: skip

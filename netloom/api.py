@@ -10,7 +10,7 @@ from netloom.compiler.driver import Compiled, Options, compile_entries, compile_
 from netloom.compiler.graph import Graph
 from netloom.errors import UsageError
 from netloom.frontends.dsl.network import with_states
-from netloom.frontends.dsl.optimizers import Optimizer
+from netloom.frontends.dsl.optimizers import Grouped, Optimizer
 from netloom.frontends.dsl.training_step import training_graph
 from netloom.runtime.session import Bound, Session, check_threads
 from netloom.runtime.training import Trainer
@@ -85,9 +85,11 @@ def compile_training(
     graph: Graph,
     *,
     loss: Any,
-    optimizer: Optimizer,
+    optimizer: Optimizer | Grouped,
     trainable: Collection[str] | Callable[[str], bool] | None = None,
     clip_norm: float | None = None,
+    accumulate: int = 1,
+    average: float | None = None,
     cpu: str | Sequence[str] = "host",
     threads: int | None = None,
     accuracy: str = "default",
@@ -97,7 +99,9 @@ def compile_training(
     """Compile forward, backward and the optimizer's update as one step; returns the trainer that
     runs it. ``trainable`` names the parameters to train, or is true of their names (None: all), so
     that the others stay as they are; gradients are scaled down where their norm, over all of them,
-    is above ``clip_norm``. Other options are those of ``compile``."""
+    is above ``clip_norm``; ``accumulate`` steps make one update, by the mean of their gradients;
+    ``average`` keeps averages of the parameters (``Trainer.averaged``). Other options are those of
+    ``compile``."""
     _check_graph(graph)
     if not callable(loss):
         raise UsageError(
@@ -105,7 +109,10 @@ def compile_training(
             hint="Give one of nl.losses, or a function of two symbolic values.",
         )
     check_threads(threads)
-    step = training_graph(graph, loss, optimizer, trainable=trainable, clip_norm=clip_norm)
+    step = training_graph(
+        graph, loss, optimizer, trainable=trainable, clip_norm=clip_norm, accumulate=accumulate,
+        average=average,
+    )  # fmt: skip
     options = Options(_names(cpu), threads, accuracy, conv_strategy, tune=tune)
     compiled = compile_entries(step, graph.inference_form(), options)
     session = Session.in_process(compiled.image, threads=threads)
@@ -116,7 +123,7 @@ def compile_training(
             conv_strategy=conv_strategy,
         )  # fmt: skip
 
-    return Trainer(session, rate=optimizer.rate, to_inference=to_inference)
+    return Trainer(session, rate=optimizer.rate, to_inference=to_inference, accumulate=accumulate)
 
 
 __all__ = ["CompiledNetwork", "compile", "compile_training", "with_states"]

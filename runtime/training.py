@@ -9,7 +9,8 @@ stopped and resumed gives the same bits as one that was not.
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict
 from os import PathLike
 from pathlib import Path
@@ -26,6 +27,7 @@ from .training_data import Array, Batch, BatchSource, Data, slices
 from .training_progress import Progress, deferred_interrupt, progress_bar, progress_of
 
 Rate: TypeAlias = "float | Callable[[int], float]"
+AVERAGE = ".average"  # behind the name of a parameter: that of its average
 Metric: TypeAlias = Callable[[Any, Array], float]
 
 
@@ -67,8 +69,9 @@ class TrainingSession(Protocol):
 class Trainer:
     """Trains the network of a session. ``step`` serves one's own loops, ``fit`` does whole epochs.
 
-    ``rate`` is the learning rate, or a function of the number of steps done. ``to_inference`` makes
-    an inference program of the tensors of a state, by name.
+    ``rate`` is the learning rate, or a function of the number of updates done. ``to_inference``
+    makes an inference program of the tensors of a state, by name. ``accumulate``: how many steps
+    make an update.
     """
 
     def __init__(
@@ -77,8 +80,9 @@ class Trainer:
         *,
         rate: Rate = 1e-3,
         to_inference: Callable[[Mapping[str, Array]], Any] | None = None,
+        accumulate: int = 1,
     ) -> None:
-        self.session, self.rate = session, rate
+        self.session, self.rate, self.accumulate = session, rate, accumulate
         self.state: TrainingState = session.create_state()
         self.progress = Progress()
         self._to_inference = to_inference
@@ -108,7 +112,7 @@ class Trainer:
         }
 
     def _rate_at(self, step: int) -> float:
-        return self.rate(step) if callable(self.rate) else self.rate
+        return self.rate(step // self.accumulate) if callable(self.rate) else self.rate
 
     # -- evaluation --------------------------------------------------------------------------------
 
@@ -251,6 +255,23 @@ class Trainer:
     def tensors(self) -> dict[str, Array]:
         """Copies of all tensors of the state, by name."""
         return {name: self.state[name].copy() for name in self.state.names}
+
+    @contextmanager
+    def averaged(self) -> Iterator[None]:
+        """While it lasts, the parameters have the values of their averages: to evaluate, or for
+        ``to_inference``. UsageError if the step keeps none."""
+        pairs = [(name.removesuffix(AVERAGE), name) for name in self.state.names]
+        pairs = [(own, name) for own, name in pairs if own != name and own in self.state.names]
+        if not pairs:
+            raise UsageError("this step keeps no averages.", hint="Compile it with average=0.999.")
+        before = {own: self.state[own].copy() for own, _ in pairs}
+        for own, name in pairs:
+            self.state[own] = self.state[name]
+        try:
+            yield
+        finally:
+            for own, array in before.items():
+                self.state[own] = array
 
     def save(self, path: str | PathLike[str]) -> None:
         """Write the state and the progress to a safetensors file, atomically."""

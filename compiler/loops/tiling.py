@@ -77,7 +77,7 @@ def _lane_cost(space: Space, axis: Axis) -> float:
         apart = dim.product(space.elements.out.shape[space.pure.index(axis) + 1 :])
         is_gathered = any(step not in (0, 1) for step in steps)
         # stored once for all of its terms
-        cost += 0.2 / LANES if apart == 1 else 1.0 / (1 if is_gathered else terms)
+        cost += (0.2 / LANES if apart == 1 else 1.0) / (1 if is_gathered else terms)
     else:
         cost += 0.2 / LANES
         cost *= 1 + FOLD_WORK * LANES / terms

@@ -87,7 +87,8 @@ def _compute(
 
 
 def _vjp(b: Builder, node: Node, cotangents: Sequence[Value]) -> Sequence[Value | None]:
-    """da = dy b', db = a' dy, each summed over broadcast batch axes."""
+    """da = dy b', db = a' dy, each summed over broadcast batch axes; of one matrix b, db is one
+    product whose sum runs over all rows of all batches."""
     x, y = node.inputs
     (dy,) = cotangents
     ta, tb = node.attrs.transpose_a, node.attrs.transpose_b
@@ -95,11 +96,13 @@ def _vjp(b: Builder, node: Node, cotangents: Sequence[Value]) -> Sequence[Value 
         dx = b("matmul", y, dy, transpose_a=tb, transpose_b=True)
     else:
         dx = b("matmul", dy, y, transpose_a=False, transpose_b=not tb)
+    if y.type.rank == 2 and x.type.rank > 2 and not ta:
+        x, dy = (b("reshape", v, shape=(product(v.shape[:-1]), v.shape[-1])) for v in (x, dy))
     if tb:
         dz = b("matmul", dy, x, transpose_a=True, transpose_b=ta)
     else:
         dz = b("matmul", x, dy, transpose_a=not ta, transpose_b=False)
-    return [sum_to(b, dx, x.type), sum_to(b, dz, y.type)]
+    return [sum_to(b, dx, node.inputs[0].type), sum_to(b, dz, y.type)]
 
 
 def _flops(

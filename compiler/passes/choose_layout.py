@@ -25,7 +25,13 @@ from .packed_layouts import (
     panels,
     panels_of_bytes,
 )
-from .right_operands import has_full_columns, is_skinny, is_worth_packing, multiplies_bytes
+from .right_operands import (
+    has_full_columns,
+    is_skinny,
+    is_worth_packing,
+    is_worth_turning,
+    multiplies_bytes,
+)
 
 ALGORITHMS = ("winograd", "fft")  # tile by tile: the names that the ops of ops/tiles.py begin with
 # these read vectors of the last axis, wherever they lie
@@ -34,12 +40,16 @@ PANEL_READERS = tuple(
 )
 
 
-def choose_layout(graph: Graph) -> Graph:
-    """The graph with layouts on values, and reorders where they meet."""
+def choose_layout(graph: Graph, typical_batch: int | None = None) -> Graph:
+    """The graph with layouts on values, and reorders where they meet; ``typical_batch``: what free
+    dims are taken for.
+    """
     b, mapping = rebuilder(graph)
     for node in graph.nodes:
         inputs = [mapping[v] for v in node.inputs]
-        mapping.update(zip(node.outputs, _placed(b, graph, node, inputs), strict=True))
+        mapping.update(
+            zip(node.outputs, _placed(b, graph, node, inputs, typical_batch or 1), strict=True)
+        )
     for value in graph.results:
         mapping[value] = _plain(b, mapping[value])
     return _packed_constants(finish(b, graph, mapping))
@@ -61,7 +71,9 @@ def _packed_constants(graph: Graph) -> Graph:
     return finish(b, graph, mapping)
 
 
-def _placed(b: Builder, graph: Graph, node: Node, inputs: list[Value]) -> Sequence[Value]:
+def _placed(
+    b: Builder, graph: Graph, node: Node, inputs: list[Value], free: int
+) -> Sequence[Value]:
     """The node over inputs in the layouts that it wants."""
     if node.op.name == "conv":
         return _convolution(b, node, inputs)
@@ -73,7 +85,7 @@ def _placed(b: Builder, graph: Graph, node: Node, inputs: list[Value]) -> Sequen
     if algorithm in ALGORITHMS:
         return _stage_of_tiles(b, node, stage, inputs)
     if node.op.name == "matmul":
-        return _product(b, graph, node, inputs)
+        return _product(b, graph, node, inputs, free)
     if node.op.name == "look_up" or (node.op.is_elementwise and len(node.outputs) == 1):
         return _elementwise(b, node, inputs)
     if node.op.name in ("max_pool", "average_pool") and _pools_blocks(node, inputs[0]):
@@ -236,7 +248,9 @@ def _weight_gradient(b: Builder, node: Node, inputs: list[Value]) -> Sequence[Va
     return [_plain(b, outputs[0])]
 
 
-def _product(b: Builder, graph: Graph, node: Node, inputs: list[Value]) -> Sequence[Value]:
+def _product(
+    b: Builder, graph: Graph, node: Node, inputs: list[Value], free: int
+) -> Sequence[Value]:
     """Right operands in panels, if constant, worth packing or multiplied into panels, whose padding
     they must have; operands and results of transforms stay in theirs."""
     left, right = inputs
@@ -250,7 +264,7 @@ def _product(b: Builder, graph: Graph, node: Node, inputs: list[Value]) -> Seque
             right = _reordered(b, _plain(b, right), panels_of_bytes(right))
         elif node.attrs.transpose_b:
             right = _plain(b, right)
-            if is_constant and has_full_columns(graph, node):
+            if has_full_columns(graph, node) if is_constant else is_worth_turning(node, free):
                 right = _reordered(b, right, columns_in_panels(right))
         elif is_skinny(node, is_constant) and not is_transformed:
             right = _reordered(b, _plain(b, right), by_columns(right))

@@ -27,6 +27,7 @@ from ..ops.data_dims import DATA_DIM
 from ..ops.iteration import ITERATE
 from ..ops.views import divides_by_free_dims
 from .multiply_bytes import is_depthwise
+from .right_operands import has_lanes_along_sum
 
 # they read memory at computed indices: no formula takes its place
 INDEXED = frozenset({"gather", "gather_elements"})
@@ -41,6 +42,10 @@ VIEWS = frozenset({"reshape", "transpose", "slice", "broadcast", "reorder"})
 ALONE = frozenset({DATA_DIM, ITERATE})  # no kernels: the run binds their symbols
 WIDENING = frozenset({"cast", "add", "sub", "mul"})
 MOST_WIDENING = 4  # nodes that are made anew: cast, sub, cast, mul
+# tens of instructions for a vector, and as many for one lane
+COSTLY = frozenset(
+    {"exp", "log", "pow", "tanh", "erf", "sin", "cos", "sigmoid", "silu", "gelu", "elu", "softplus"}
+)
 MOST_NODES = 24  # in one kernel: longer formulas only cost compile time
 
 
@@ -225,6 +230,8 @@ def _joins_one_anchor(before: _Group, group: _Group, readers: Sequence[Node], va
     if before.anchor is not None:  # an epilogue: the same element of everything
         if before.anchor.op.name in REREAD or group.anchor is not None:
             return False
+        if _has_one_lane(before.anchor) and any(node.op.name in COSTLY for node in group.nodes):
+            return False
         return _uses_same_element(group, readers, value)
     if any(node.op.name in TAKEN_ONCE for node in readers):
         return len(set(readers)) == 1 and all(
@@ -248,6 +255,11 @@ def _joins_one_anchor(before: _Group, group: _Group, readers: Sequence[Node], va
             takes_rows and all(map(_keeps_rows, before.nodes))
         )
     return value.type.elements == reader.output.type.elements or _is_cheap(before)
+
+
+def _has_one_lane(anchor: Node) -> bool:
+    """Whether what follows a sum is computed for one result at a time."""
+    return anchor.op.name == "matmul" and has_lanes_along_sum(anchor)
 
 
 def _has_no_formula(node: Node) -> bool:

@@ -6,13 +6,17 @@ from __future__ import annotations
 
 import math
 
+from ..dim import Extent
 from ..graph import Graph, Node
 from ..layout import BLOCK, QUAD
+from ..strategies.strategy import numbers
+from .packed_layouts import by_columns
 
 PACKED_ROWS, PACKED_BYTES = 128, 2 << 20  # of a product whose right operand is packed at run time
 # of a right operand whose columns are made contiguous, their length, rows of the left one
 FEW_COLUMNS, LONG, SKINNY_ROWS = 8, 64, 64
 PADDED = 1.25  # columns in panels, padding and all, for each one that is there
+TURNED = 2  # elements put into panels in the time in which the lanes of one result are added up
 
 
 def is_worth_packing(node: Node) -> bool:
@@ -52,13 +56,36 @@ def has_full_columns(graph: Graph, node: Node) -> bool:
     follows the product (an activation) would have one lane. A constant that others read as it is
     stays as it is, for it would be stored twice."""
     right = node.inputs[1]
-    columns = right.shape[-2]
-    if not isinstance(columns, int) or PADDED * columns < -(-columns // BLOCK) * BLOCK:
-        return False
-    return all(
+    return _fills_panels(right.shape[-2]) and all(
         user.op.name == "matmul" and user.inputs[0] is not right and user.attrs.transpose_b
         for user in graph.users.get(right, ())
     )
+
+
+def is_worth_turning(node: Node, free: int) -> bool:
+    """Whether a right operand that a product reads transposed, and that is no constant, is put into
+    panels first: a pass over it, in place of lanes along the sum that are added up for each result.
+    ``free``: what free dims are taken for."""
+    left, right = node.inputs
+    columns, depth = right.shape[-2:]
+    if node.attrs.transpose_a or not (_fills_panels(columns) and isinstance(depth, int)):
+        return False
+    rows = math.prod(numbers(node.output.shape[:-1], free))
+    matrices = math.prod(numbers(right.shape[:-2], free))
+    return left.dtype.is_float and TURNED * rows >= matrices * depth
+
+
+def has_lanes_along_sum(node: Node) -> bool:
+    """Whether vectors run along the sum of a product, so that what follows it has one lane."""
+    right = node.inputs[1]
+    if right.layout is not None:
+        return right.layout == by_columns(right)
+    return bool(node.attrs.transpose_b and not node.attrs.transpose_a)
+
+
+def _fills_panels(columns: Extent) -> bool:
+    """Whether few lanes of the panels of so many columns are padding."""
+    return isinstance(columns, int) and PADDED * columns >= -(-columns // BLOCK) * BLOCK
 
 
 def multiplies_bytes(node: Node) -> bool:

@@ -5,6 +5,7 @@ graphs.
 from __future__ import annotations
 
 from . import initializers, losses, optimizers, zoo
+from .attention_layers import multi_head_attention, rotary
 from .functions import (
     argmax,
     attention,
@@ -47,7 +48,6 @@ from .functions import (
 from .imported import apply, trainable
 from .layers import (
     average_pool2d,
-    batch_norm,
     conv1d,
     conv2d,
     conv3d,
@@ -56,10 +56,11 @@ from .layers import (
     dropout,
     embedding,
     global_average_pool,
-    layer_norm,
     max_pool2d,
 )  # fmt: skip
 from .network import Network, TracedGraph, network, with_states
+from .normalizations import batch_norm, group_norm, instance_norm, layer_norm, rms_norm
+from .recurrent import gru, lstm
 from .trace import Symbolic, is_training, parameter, tensor
 from .training_step import training_graph
 
@@ -68,11 +69,11 @@ __all__ = [
     "cast", "clip", "concat",
     "conv1d", "conv2d", "conv3d", "conv_transpose2d", "dense", "dropout", "elu", "embedding",
     "equal", "exp", "flatten", "gelu",
-    "global_average_pool", "initializers", "is_training", "layer_norm", "leaky_relu", "log",
-    "log_softmax", "losses",
-    "lrn", "max_pool2d", "maximum", "minimum", "network", "one_hot", "optimizers", "pad",
-    "parameter", "random_normal", "random_uniform", "reduce_max",
-    "reduce_mean", "reduce_min", "reduce_sum", "relu", "reshape", "sigmoid", "sign", "silu",
+    "global_average_pool", "group_norm", "gru", "initializers", "instance_norm", "is_training",
+    "layer_norm", "leaky_relu", "log", "log_softmax", "losses",
+    "lrn", "lstm", "max_pool2d", "maximum", "minimum", "multi_head_attention", "network",
+    "one_hot", "optimizers", "pad", "parameter", "random_normal", "random_uniform", "reduce_max",
+    "reduce_mean", "reduce_min", "reduce_sum", "relu", "reshape", "rms_norm", "rotary", "sigmoid", "sign", "silu",
     "softmax", "softplus",
     "softsign", "sqrt", "square", "tanh", "tensor", "trainable", "training_graph", "transpose", "where",
     "with_states", "zoo",

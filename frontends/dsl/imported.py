@@ -17,8 +17,8 @@ from netloom.compiler.tensor_type import TensorType
 from netloom.errors import ShapeError, UsageError, quoted
 
 from .initializers import Fans
-from .layers import batch_normalized
 from .network import Network, TracedGraph
+from .normalizations import batch_normalized
 from .trace import Symbolic
 
 MOMENTUM = 0.1  # of the running statistics, unless a layer says otherwise

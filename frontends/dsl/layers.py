@@ -14,7 +14,8 @@ from netloom.compiler.dim import Extent
 from netloom.compiler.tensor_type import FLOAT32, TensorType
 from netloom.errors import ShapeError, UsageError
 
-from .initializers import Fans, Initializer, he_normal, normal, ones, zeros
+from .functions import equal, reshape, where
+from .initializers import Fans, Initializer, he_normal, normal, zeros
 from .trace import Symbolic
 
 Padding: TypeAlias = "str | int | Sequence[int | tuple[int, int]]"
@@ -134,10 +135,10 @@ def _add_bias(
     y: Symbolic, filters: int, initializer: Initializer, fans: Fans, label: str
 ) -> Symbolic:
     bias = y.trace.parameter(f"{label}.bias", TensorType(y.dtype, (filters,)), initializer, fans)
-    return y.trace("add", y, _per_channel(bias, y.rank), label=label)
+    return y.trace("add", y, per_channel(bias, y.rank), label=label)
 
 
-def _per_channel(values: Symbolic, rank: int) -> Symbolic:
+def per_channel(values: Symbolic, rank: int) -> Symbolic:
     """[c] -> [c, 1, ...], so that it broadcasts along axis 1 of a value of ``rank``."""
     return (
         values
@@ -174,10 +175,13 @@ def embedding(
     count: int,
     width: int,
     *,
+    padding: int | None = None,
     weight_initializer: Initializer | None = None,
     name: str | None = None,
 ) -> Symbolic:
-    """[...] of integers below ``count`` -> [..., width]: rows of the table ``weight``."""
+    """[...] of integers below ``count`` -> [..., width]: rows of the table ``weight``; zeros, from
+    which the table gets no gradient, for the index ``padding``.
+    """
     label = indices.trace.layer_name("embedding", name)
     if not indices.dtype.is_integer:
         raise ShapeError(f"embedding takes integers, not {indices.type}", node=label)
@@ -185,7 +189,10 @@ def embedding(
     w = indices.trace.parameter(
         f"{label}.weight", type, weight_initializer or normal(1.0), Fans(1, width)
     )
-    return indices.trace("gather", w, indices, axis=0, label=label)
+    rows = indices.trace("gather", w, indices, axis=0, label=label)
+    if padding is None:
+        return rows
+    return where(reshape(equal(indices, padding), (*indices.shape, 1)), 0.0, rows)
 
 
 # -- pooling ---------------------------------------------------------------------------------------
@@ -232,70 +239,7 @@ def global_average_pool(x: Symbolic) -> Symbolic:
     return x.trace("reduce_mean", x, axes=tuple(range(2, x.rank)), keep=False)
 
 
-# -- normalization ---------------------------------------------------------------------------------
-
-
-def batch_norm(
-    x: Symbolic, *, epsilon: float = 1e-5, momentum: float = 0.1,
-    scale_initializer: Initializer = ones,
-    name: str | None = None,
-) -> Symbolic:  # fmt: skip
-    """Normalise each channel of [n, c, ...] (Ioffe and Szegedy 2015, algorithm 1).
-
-    The training form uses the batch's mean and variance, and moves ``running_mean`` and
-    ``running_variance`` towards them by ``momentum`` (the variance is the batch's own, divided by
-    the number of elements); the inference form uses these two.
-    """
-    label = x.trace.layer_name("batch_norm", name)
-    if x.rank < 2 or not isinstance(x.shape[1], int):
-        raise ShapeError(f"batch_norm takes [n, c, ...] with fixed c, not {x.type}", node=label)
-    type, fans = TensorType(x.dtype, (x.shape[1],)), Fans(1, 1)
-    scale = x.trace.parameter(f"{label}.scale", type, scale_initializer, fans)
-    bias = x.trace.parameter(f"{label}.bias", type, zeros, fans)
-    mean = x.trace.parameter(f"{label}.running_mean", type, zeros, fans, trainable=False)
-    variance = x.trace.parameter(f"{label}.running_variance", type, ones, fans, trainable=False)
-    if not x.trace.training:
-        return x.trace("batch_norm", x, scale, bias, mean, variance, epsilon=epsilon, label=label)
-    return batch_normalized(
-        x, scale, bias, mean, variance, epsilon=epsilon, momentum=momentum, label=label
-    )
-
-
-def batch_normalized(
-    x: Symbolic, scale: Symbolic, bias: Symbolic, mean: Symbolic, variance: Symbolic, *,
-    epsilon: float, momentum: float, label: str,
-) -> Symbolic:  # fmt: skip
-    """The training form of batch norm: by the batch's statistics, towards which the states
-    ``mean`` and ``variance`` move.
-    """
-    axes = (0, *range(2, x.rank))
-    batch_mean = x.trace("reduce_mean", x, axes=axes, keep=False, label=label)
-    centred = x - _per_channel(batch_mean, x.rank)
-    batch_variance = x.trace("reduce_mean", centred * centred, axes=axes, keep=False, label=label)
-    x.trace.update_state(mean, mean + momentum * (batch_mean - mean))
-    x.trace.update_state(variance, variance + momentum * (batch_variance - variance))
-    factor = scale / x.trace("sqrt", batch_variance + epsilon)
-    return x.trace(
-        "add", centred * _per_channel(factor, x.rank), _per_channel(bias, x.rank), label=label
-    )
-
-
-def layer_norm(
-    x: Symbolic, *, axis: int = -1, epsilon: float = 1e-5, name: str | None = None
-) -> Symbolic:
-    """Normalise over the axes from ``axis`` on, with a scale and a bias for each element of them
-    (Ba et al. 2016).
-    """
-    label = x.trace.layer_name("layer_norm", name)
-    first = axis % x.rank
-    if not all(isinstance(extent, int) for extent in x.shape[first:]):
-        raise ShapeError(
-            f"layer_norm over axes {first}.. of {x.type}, which are not fixed", node=label
-        )
-    type = TensorType(x.dtype, x.shape[first:])
-    scale = x.trace.parameter(f"{label}.scale", type, ones, Fans(1, 1))
-    bias = x.trace.parameter(f"{label}.bias", type, zeros, Fans(1, 1))
-    return x.trace("layer_norm", x, scale, bias, axis=first, epsilon=epsilon, label=label)
+# -- noise ------------------------------------------------------------------------------------------
 
 
 def dropout(x: Symbolic, rate: float = 0.5) -> Symbolic:
@@ -378,7 +322,7 @@ def _same(extent: Extent, reach: int, stride: int, label: str) -> tuple[int, int
 
 
 __all__ = [
-    "average_pool2d", "batch_norm", "conv1d", "conv2d", "conv3d", "conv_transpose2d", "dense",
+    "average_pool2d", "conv1d", "conv2d", "conv3d", "conv_transpose2d", "dense",
     "dropout", "embedding",
-    "global_average_pool", "layer_norm", "max_pool2d",
+    "global_average_pool", "max_pool2d", "per_channel",
 ]  # fmt: skip

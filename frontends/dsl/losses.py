@@ -7,12 +7,14 @@ of two symbolic values serves as a loss too; its target then has the type of the
 
 from __future__ import annotations
 
+import functools
+import operator
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
-from netloom.compiler.tensor_type import INT64, DType, TensorType
+from netloom.compiler.tensor_type import FLOAT32, INT64, DType, TensorType
 from netloom.errors import ShapeError, UsageError
 
 from .functions import (
@@ -169,6 +171,38 @@ def weighted_binary_cross_entropy(positive: float | Sequence[float]) -> Loss:
         return reduce_mean((1 - target) * logits + factor * softplus(-logits))
 
     return Loss("weighted_binary_cross_entropy", function, _same, _right_sign)
+
+
+class Mixed:
+    """The weighted sum of a loss for each output of the network, each with a target of its own.
+
+    ``losses`` are in the order of the outputs. The targets' inputs are named ``labels.OUTPUT``, and
+    the step returns each term as ``loss.OUTPUT`` beside the loss.
+    """
+
+    def __init__(self, *losses: Loss, weights: Sequence[float] | None = None) -> None:
+        self.losses = losses
+        self.weights = [1.0] * len(losses) if weights is None else list(weights)
+        if len(self.weights) != len(losses) or not losses:
+            raise UsageError(f"{len(self.weights)} weights do not fit {len(losses)} losses.")
+
+    def check(self, outputs: Sequence[object]) -> None:
+        """UsageError unless there is one loss for each output."""
+        if len(outputs) != len(self.losses):
+            raise UsageError(
+                f"{len(self.losses)} losses do not fit the network's {len(outputs)} outputs."
+            )
+
+    def __call__(
+        self, outputs: Sequence[Symbolic], targets: Sequence[Symbolic]
+    ) -> tuple[Symbolic, list[Symbolic]]:
+        """(the weighted sum, its terms without their weights)"""
+        terms = [
+            loss(output, target)
+            for loss, output, target in zip(self.losses, outputs, targets, strict=True)
+        ]
+        parts = [w * cast(term, FLOAT32) for w, term in zip(self.weights, terms, strict=True)]
+        return functools.reduce(operator.add, parts), terms
 
 
 LOSSES = {

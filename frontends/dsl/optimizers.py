@@ -1,5 +1,5 @@
-"""Optimizers: how a parameter changes, given its gradient, as graph nodes; and schedules of the
-learning rate.
+"""Optimizers: how a parameter changes, given its gradient, as graph nodes; and groups of parameters
+with options of their own. Schedules of the learning rate are in schedules.py.
 
 An optimizer keeps tensors per parameter (``slots``) and tensors of its own (``shared``), all of
 them states of the step's graph. The learning rate is an input of the step, so one compiled step
@@ -9,21 +9,27 @@ number of steps done to a number.
 
 from __future__ import annotations
 
-import math
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Protocol, TypeAlias
 
 import numpy as np
 
 from netloom.compiler.constant import Constant
 from netloom.compiler.tensor_type import TensorType
-from netloom.errors import UsageError
+from netloom.errors import UsageError, quoted
 
 from .functions import cast, sqrt
+from .schedules import (
+    ConstantRate,
+    CosineDecay,
+    ExponentialDecay,
+    Schedule,
+    StepDecay,
+    Warmup,
+)
 from .trace import Symbolic
 
-Schedule: TypeAlias = Callable[[int], float]
 Tensors: TypeAlias = Mapping[str, Symbolic]
 
 
@@ -222,66 +228,82 @@ OPTIMIZERS: dict[str, Callable[..., Optimizer]] = {
 }
 
 
-# -- schedules: steps done -> learning rate --------------------------------------------------------
+# -- groups of parameters --------------------------------------------------------------------------
 
 
-@dataclass(frozen=True)
-class ConstantRate:
-    """The same rate at every step."""
-
-    rate: float
-
-    def __call__(self, step: int) -> float:
-        return self.rate
-
-
-@dataclass(frozen=True)
-class StepDecay:
-    """rate * factor ** (number of whole ``every`` steps done)."""
-
-    rate: float
-    every: int
-    factor: float = 0.1
-
-    def __call__(self, step: int) -> float:
-        return float(self.rate * self.factor ** (step // self.every))
-
-
-@dataclass(frozen=True)
-class ExponentialDecay:
-    """rate * factor ** (step / every)."""
-
-    rate: float
-    every: int
-    factor: float
-
-    def __call__(self, step: int) -> float:
-        return float(self.rate * self.factor ** (step / self.every))
-
-
-@dataclass(frozen=True)
-class CosineDecay:
-    """From ``rate`` down to ``final`` along half a cosine over ``steps`` (Loshchilov and Hutter
-    2017, eq. 5).
+class Group:
+    """Parameters that an optimizer treats apart: those named, or those of whose names ``names`` is
+    true. Their rate is ``factor`` times the step's; ``options`` replace the optimizer's own, such
+    as ``weight_decay=0.0``.
     """
 
-    rate: float
-    steps: int
-    final: float = 0.0
+    def __init__(
+        self, names: Collection[str] | Callable[[str], bool], factor: float = 1.0, **options: float
+    ) -> None:
+        self.names, self.factor, self.options = names, factor, options
 
-    def __call__(self, step: int) -> float:
-        done = min(step / self.steps, 1.0)
-        return self.final + 0.5 * (self.rate - self.final) * (1 + math.cos(math.pi * done))
+    def holds(self, name: str) -> bool:
+        """Whether a parameter is of the group."""
+        return self.names(name) if callable(self.names) else name in self.names
+
+
+class Grouped:
+    """An optimizer whose groups have options of their own. A parameter is of the first group that
+    holds it; those of no group keep the optimizer's options.
+    """
+
+    def __init__(self, optimizer: Optimizer, *groups: Group) -> None:
+        self.optimizer, self.groups = optimizer, groups
+
+    @property
+    def rate(self) -> float | Schedule:
+        """The rate of parameters that are of no group."""
+        return self.optimizer.rate
 
 
 @dataclass(frozen=True)
-class Warmup:
-    """A linear rise over the first ``steps`` to where ``then`` starts."""
+class Member:
+    """An optimizer and its parameters; ``prefix`` is that of its shared tensors' names."""
 
-    steps: int
-    then: Schedule
+    optimizer: Optimizer
+    factor: float
+    prefix: str
+    names: list[str]
 
-    def __call__(self, step: int) -> float:
-        if step >= self.steps:
-            return self.then(step - self.steps)
-        return self.then(0) * (step + 1) / self.steps
+
+def members_of(optimizer: Optimizer | Grouped, names: Sequence[str]) -> list[Member]:
+    """The parameters by groups. UsageError for an empty group, and for unknown options."""
+    if not isinstance(optimizer, Grouped):
+        return [Member(optimizer, 1.0, "optimizer", list(names))]
+    found = [Member(optimizer.optimizer, 1.0, "optimizer", [])]
+    for number, group in enumerate(optimizer.groups, 1):
+        own = _with_options(optimizer.optimizer, group)
+        found.append(Member(own, group.factor, f"optimizer.group{number}", []))
+    for name in names:
+        place = next((n for n, group in enumerate(optimizer.groups, 1) if group.holds(name)), 0)
+        found[place].names.append(name)
+    for member in found[1:]:
+        if not member.names:
+            raise UsageError(
+                f"{member.prefix.replace('.', ' ')} holds no parameter that is trained.",
+                hint=f"There are: {quoted(list(names), 8)}.",
+            )
+    return [member for member in found if member.names]
+
+
+def _with_options(optimizer: Optimizer, group: Group) -> Optimizer:
+    known = getattr(optimizer, "__dataclass_fields__", {})
+    for name in group.options:
+        if name not in known or name == "rate":
+            raise UsageError(
+                f"{type(optimizer).__name__} has no option {name!r} for a group.",
+                hint="A group's rate is given as factor=, times the step's rate.",
+            )
+    return replace(optimizer, **group.options)  # type: ignore[type-var]
+
+
+__all__ = [
+    "OPTIMIZERS", "SGD", "Adam", "AdamW", "ConstantRate", "CosineDecay", "ExponentialDecay",
+    "Group", "Grouped", "Member", "Optimizer", "RMSprop", "Schedule", "StepDecay", "Warmup",
+    "members_of",
+]  # fmt: skip

@@ -18,21 +18,24 @@ from netloom.compiler.tensor_type import FLOAT32, TensorType
 from netloom.errors import UsageError
 
 from .functions import cast, minimum, reduce_sum, sqrt, square
-from .losses import Loss
+from .losses import Loss, Mixed
 from .network import TracedGraph
-from .optimizers import Optimizer
+from .optimizers import Grouped, Optimizer
 from .trace import Symbolic, Trace, tracing
+from .update import Update
 
 LOSS, CORRECT = "loss", "correct"
 
 
 def training_graph(
     graph: Graph,
-    loss: Loss | Callable[..., Symbolic],
-    optimizer: Optimizer,
+    loss: Loss | Mixed | Callable[..., Symbolic],
+    optimizer: Optimizer | Grouped,
     *,
     trainable: Collection[str] | Callable[[str], bool] | None = None,
     clip_norm: float | None = None,
+    accumulate: int = 1,
+    average: float | None = None,
     labels: str = "labels",
     rate: str = "rate",
 ) -> Graph:
@@ -42,12 +45,23 @@ def training_graph(
     outputs and the target, which has the first output's type unless the loss says otherwise.
     ``trainable`` names the states that the optimizer changes, or is true of their names; unless
     given, all parameters. Gradients whose Euclidean norm, over all of them, is above ``clip_norm``
-    are scaled down to it (Pascanu et al. 2013, algorithm 1). ``labels`` and ``rate`` name the added
-    inputs. UsageError if there is nothing to train, or for what is no optimizer.
+    are scaled down to it (Pascanu et al. 2013, algorithm 1). Of ``accumulate`` steps, the last one
+    updates the parameters, by the mean of their gradients. With ``average``, each parameter p has a
+    state ``p.average`` that becomes average * itself + (1 - average) * p after an update. ``labels``
+    and ``rate`` name the added inputs. UsageError if there is nothing to train, or for what is no
+    optimizer.
     """
     _check_optimizer(optimizer)
+    if accumulate < 1:
+        raise UsageError(
+            f"gradients of {accumulate} steps cannot be added up.", hint="Give 1 or more."
+        )
+    if average is not None and not 0 <= average < 1:
+        raise UsageError(f"an average that keeps {average} of itself is not in [0, 1).")
     form = graph.training_form() if isinstance(graph, TracedGraph) else graph
-    if isinstance(loss, Loss) and len(form.outputs) != 1:
+    if isinstance(loss, Mixed):
+        loss.check(form.outputs)
+    elif isinstance(loss, Loss) and len(form.outputs) != 1:
         raise UsageError(
             f"the loss {loss.name} is of one output, and the network has {len(form.outputs)}.",
             hint="Give a function of all outputs and the target.",
@@ -58,17 +72,20 @@ def training_graph(
     with tracing(trace):
         measured = _loss(trace, form, loss, labels)
         gradients = differentiate(b, measured[LOSS].value, [state.input for state in chosen])
+        update = Update(trace, accumulate)
+        gradients = update.accumulated(chosen, gradients)
         if clip_norm is not None:
             gradients = _clipped(trace, gradients, clip_norm)
         step_rate = Symbolic(b.input(TensorType(FLOAT32, ()), rate), trace)
-        _update(trace, optimizer, chosen, gradients, step_rate)
+        update.apply(optimizer, chosen, gradients, step_rate, average)
     return b.build([value.value for value in measured.values()], measured.keys())
 
 
 def _check_optimizer(optimizer: object) -> None:
-    if isinstance(optimizer, type) or not hasattr(optimizer, "build_update"):
+    own = optimizer.optimizer if isinstance(optimizer, Grouped) else optimizer
+    if isinstance(own, type) or not hasattr(own, "build_update"):
         raise UsageError(
-            f"the optimizer is {optimizer!r}, which cannot build an update.",
+            f"the optimizer is {own!r}, which cannot build an update.",
             hint="Give one of nl.optimizers, such as nl.optimizers.Adam(1e-3).",
         )
 
@@ -125,10 +142,22 @@ def _copy(form: Graph) -> Builder:
 
 
 def _loss(
-    trace: Trace, form: Graph, loss: Loss | Callable[..., Symbolic], labels: str
+    trace: Trace, form: Graph, loss: Loss | Mixed | Callable[..., Symbolic], labels: str
 ) -> dict[str, Symbolic]:
-    """The step's outputs by name: the loss, and the count of right answers if the loss knows it."""
-    output, *more = (Symbolic(value, trace) for value in form.outputs)
+    """The step's outputs by name: the loss, and the count of right answers if the loss knows it; or
+    the loss and its terms.
+    """
+    output, *more = outputs = [Symbolic(value, trace) for value in form.outputs]
+    if isinstance(loss, Mixed):
+        types = [one.target(y.type) for one, y in zip(loss.losses, outputs, strict=True)]
+        names = [f"{labels}.{name}" for name in form.output_names]
+        targets = [
+            Symbolic(trace.b.input(type, name), trace)
+            for type, name in zip(types, names, strict=True)
+        ]
+        total, terms = loss(outputs, targets)
+        named = zip(form.output_names, terms, strict=True)
+        return {LOSS: total, **{f"{LOSS}.{name}": term for name, term in named}}
     type = loss.target(output.type) if isinstance(loss, Loss) else output.type
     target = Symbolic(trace.b.input(type, labels), trace)
     result = loss(output, target) if isinstance(loss, Loss) else loss(output, *more, target)
@@ -139,31 +168,3 @@ def _loss(
     if isinstance(loss, Loss) and loss.correct is not None:
         return {LOSS: result, CORRECT: loss.correct(output, target)}
     return {LOSS: result}
-
-
-def _update(
-    trace: Trace, optimizer: Optimizer, chosen: list[State], gradients: list[Value], rate: Symbolic
-) -> None:
-    """Add the optimizer's states, and make every trained state become its updated value."""
-    b = trace.b
-    before = {
-        name: Symbolic(b.state(f"optimizer.{name}", c), trace)
-        for name, c in optimizer.shared().items()
-    }
-    shared = optimizer.advance(before)
-    for name, value in shared.items():
-        trace.update_state(before[name], value)
-    for state, gradient in zip(chosen, gradients, strict=True):
-        b.label = f"{state.name}.update"
-        initial = optimizer.slots(state.input.type)
-        slots = {
-            name: Symbolic(b.state(f"{state.name}.{name}", c), trace) for name, c in initial.items()
-        }
-        parameter = Symbolic(state.input, trace)
-        updated, moved = optimizer.build_update(
-            parameter, Symbolic(gradient, trace), slots, shared, cast(rate, parameter.dtype)
-        )
-        trace.update_state(parameter, updated)
-        for name, value in moved.items():
-            trace.update_state(slots[name], value)
-    b.label = ""

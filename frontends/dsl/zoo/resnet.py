@@ -10,8 +10,9 @@ from collections.abc import Sequence
 
 from ..functions import relu
 from ..initializers import Initializer
-from ..layers import batch_norm, conv2d, dense, global_average_pool, max_pool2d
+from ..layers import conv2d, dense, global_average_pool, max_pool2d
 from ..network import TracedGraph, network
+from ..normalizations import batch_norm
 from ..trace import Symbolic, tensor
 
 

@@ -139,6 +139,13 @@ def test_a_product_has_lanes_along_its_columns() -> None:
     assert [axis.name for axis in plan.chains.outer] == ["r0o"]
 
 
+def test_the_product_of_a_gradient_of_weights_has_lanes_along_its_columns() -> None:
+    """x' dy: along its rows lanes would be as near in x, but each stored for itself."""
+    plan = plan_of_one("matmul", (1024, 96), (1024, 128), transpose_a=True)
+    (lanes,) = (axis for axis in plan.space.pure if axis.name == "p1v")
+    assert plan.tile.has_lanes and not plan.tile.lanes_reduce and lanes.extent == 128 // LANES
+
+
 def test_a_sum_of_rows_has_lanes_along_its_terms() -> None:
     assert plan_of_one("reduce_sum", (64, 256), axes=(1,)).tile.lanes_reduce
 

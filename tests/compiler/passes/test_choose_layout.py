@@ -1,5 +1,5 @@
-"""Constant right operands that a product reads transposed lie in panels of columns, where that
-neither wastes lanes nor stores a constant twice.
+"""Right operands that a product reads transposed lie in panels of columns: constants, where that
+neither wastes lanes nor stores one twice; others where so many rows meet them that it pays.
 """
 
 from __future__ import annotations
@@ -7,6 +7,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from netloom.compiler.dim import Extent, symbol
 from netloom.compiler.driver import compile_graph
 from netloom.compiler.graph import Builder, Graph
 from netloom.compiler.loops.text import print_kernel
@@ -26,9 +27,9 @@ def linear(left: tuple[int, ...], right: tuple[int, ...], activation: str = "") 
     return b.build([b(activation, y) if activation else y])
 
 
-def layout_of(graph: Graph) -> str:
+def layout_of(graph: Graph, batch: int | None = None) -> str:
     """Of the right operand of the first product."""
-    node = next(node for node in choose_layout(graph).nodes if node.op.name == "matmul")
+    node = next(node for node in choose_layout(graph, batch).nodes if node.op.name == "matmul")
     return str(node.inputs[1].layout)
 
 
@@ -72,6 +73,46 @@ def test_an_activation_behind_a_product_has_lanes() -> None:
     (kernel,) = compiled.kernels.values()
     text = print_kernel(kernel)
     assert "exp" in text and "fold_add" not in text
+
+
+# -- right operands that are no constants ----------------------------------------------------------
+
+
+def of_inputs(left: tuple[Extent, ...], right: tuple[Extent, ...]) -> Graph:
+    b = Builder("products")
+    x, y = b.input(TensorType(FLOAT32, left), "x"), b.input(TensorType(FLOAT32, right), "y")
+    return b.build([b("matmul", x, y, transpose_b=True)])
+
+
+@pytest.mark.parametrize(
+    ("left", "right", "layout"),
+    [
+        ((32, 64), (48, 64), "0/16 1 0%16"),
+        ((31, 64), (48, 64), "None"),
+        ((8, 4, 64), (48, 64), "0/16 1 0%16"),  # all rows of all batches meet it
+        ((2, 3, 32, 40), (2, 3, 64, 40), "0 1 2/16 3 2%16"),
+        ((2, 3, 16, 40), (2, 3, 64, 40), "None"),
+        ((32, 64), (17, 64), "None"),  # half of the lanes of two panels
+    ],
+)
+def test_panels_are_made_where_enough_rows_meet_them(
+    left: tuple[int, ...], right: tuple[int, ...], layout: str
+) -> None:
+    assert layout_of(of_inputs(left, right)) == layout
+
+
+def test_free_rows_are_taken_for_the_typical_batch() -> None:
+    graph = of_inputs((symbol("N", 1), 64), (48, 64))
+    assert layout_of(graph) == "None" and layout_of(graph, 32) == "0/16 1 0%16"
+
+
+def test_products_with_panels_that_a_run_makes() -> None:
+    x, y = (RNG.standard_normal((2, 3, n, 21)).astype(np.float32) for n in (20, 30))
+    graph = of_inputs((2, symbol("H", 1), 20, 21), (2, symbol("H", 1), 30, 21))
+    assert layout_of(graph) == "0 1 2/16 3 2%16"
+    (found,) = Session.in_process(compile_graph(graph).image).run(None, {"x": x, "y": y})
+    exact = x.astype(np.float64) @ np.swapaxes(y, -1, -2)
+    assert np.linalg.norm(found - exact) <= 1e-6 * np.linalg.norm(exact)
 
 
 def assert_right(graph: Graph, shape: tuple[int, ...]) -> None:

@@ -141,3 +141,21 @@ def test_gradient_graph_keeps_outputs_and_states() -> None:
         gradient_graph(graph, "loss", ["z"])
     with pytest.raises(UsageError, match="'other'"):
         gradient_graph(graph, "other", ["x"])
+
+
+def test_the_gradient_of_weights_is_one_product_over_all_rows() -> None:
+    b = Builder("dense")
+    x = b.input(TensorType(FLOAT32, (symbol("N", 1), 3, 4)), "x")
+    w = b.input(TensorType(FLOAT32, (4, 5)), "w")
+    y = b("tanh", b("matmul", x, w))
+    graph = gradient_graph(
+        b.build([b("reduce_sum", y, axes=(0, 1, 2), keep=False)], ["y"]), "y", ["w"]
+    )
+    product = graph.producers[graph.outputs[1]]
+    assert product.op.name == "matmul" and [v.type.rank for v in product.inputs] == [2, 2]
+    rng = np.random.default_rng(0)
+    arrays = {"x": rng.standard_normal((2, 3, 4)), "w": rng.standard_normal((4, 5))}
+    arrays = {name: array.astype(np.float32) for name, array in arrays.items()}
+    slope = 1 - np.tanh(arrays["x"].astype(np.float64) @ arrays["w"]) ** 2
+    expected = np.einsum("nij,nik->jk", arrays["x"], slope)
+    np.testing.assert_allclose(interpret(graph, arrays)[1], expected, rtol=1e-5, atol=1e-6)

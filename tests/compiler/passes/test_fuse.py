@@ -44,6 +44,17 @@ def test_a_broadcast_reader_keeps_the_value_apart() -> None:
     ]
 
 
+def test_costly_functions_do_not_follow_sums_whose_vectors_run_along_them() -> None:
+    """They would be computed for one result at a time; cheap ones may."""
+    for name, kernels in (("erf", [["matmul"], ["erf"]]), ("relu", [["matmul", "relu"]])):
+        b = Builder("one lane")
+        x, y = (b.input(TensorType(FLOAT32, (9, 33)), label) for label in "xy")
+        assert _kernels(b.build([b(name, b("matmul", x, y, transpose_b=True))])) == kernels
+    b = Builder("lanes")
+    x, y = b.input(TensorType(FLOAT32, (9, 33)), "x"), b.input(TensorType(FLOAT32, (33, 32)), "y")
+    assert _kernels(b.build([b("erf", b("matmul", x, y))])) == [["matmul", "erf"]]
+
+
 def test_what_is_compared_with_all_others_is_made_once() -> None:
     b = Builder("order")
     x = b.input(TensorType(FLOAT32, (5, 33)), "x")

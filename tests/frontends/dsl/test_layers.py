@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 from scipy.signal import correlate
 
-from netloom.compiler.interpret import interpret
+from netloom.compiler.interpret import interpret, interpret_step
+from netloom.errors import ShapeError
 from netloom.frontends import dsl as nl
 
 Array = np.ndarray
@@ -121,3 +122,80 @@ def test_local_response_normalization() -> None:
     y, _ = run(lambda v: nl.lrn(v, size=5, alpha=0.3, beta=0.75, bias=2.0), x)
     squares = [np.square(x[:, max(c - 2, 0) : c + 3]).sum(1) for c in range(7)]
     np.testing.assert_allclose(y, x / (2 + 0.3 / 5 * np.stack(squares, 1)) ** 0.75, atol=1e-12)
+
+
+# -- normalizations, attention, tables -------------------------------------------------------------
+
+
+def standardized(x: Array, axes: tuple[int, ...], epsilon: float) -> Array:
+    x = x.astype(np.float64)
+    return (x - x.mean(axes, keepdims=True)) / np.sqrt(x.var(axes, keepdims=True) + epsilon)
+
+
+@pytest.mark.parametrize("layer", ["group_norm", "instance_norm", "rms_norm"])
+def test_normalizations(layer: str) -> None:
+    x = np.random.default_rng(0).standard_normal((2, 6, 4, 5)).astype(np.float32)
+    own = {"groups": 3} if layer == "group_norm" else {}
+    found, states = run(lambda v: getattr(nl, layer)(v, epsilon=0.1, **own), x)
+    if layer == "rms_norm":
+        expected = x / np.sqrt(np.mean(x.astype(np.float64) ** 2, -1, keepdims=True) + 0.1)
+    elif layer == "group_norm":
+        expected = standardized(x.reshape(2, 3, 2, 4, 5), (2, 3, 4), 0.1).reshape(x.shape)
+    else:
+        expected = standardized(x, (2, 3), 0.1)
+    if layer != "rms_norm":
+        expected = expected + states[f"{layer}1.bias"].reshape(-1, 1, 1)
+    np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-5)
+
+
+def test_groups_that_do_not_divide_the_channels_are_refused() -> None:
+    with pytest.raises(ShapeError, match="4 groups do not divide 6"):
+        run(lambda v: nl.group_norm(v, 4), np.zeros((1, 6, 2), np.float32))
+
+
+@pytest.mark.parametrize("causal", [False, True])
+def test_multi_head_attention(causal: bool) -> None:
+    n, length, width, heads = 2, 5, 12, 3
+    x = np.random.default_rng(1).standard_normal((n, length, width)).astype(np.float32)
+    hidden = np.array([True, True, False, True, True])
+
+    def layer(v: nl.Symbolic) -> nl.Symbolic:
+        mask = v.trace.constant(hidden)
+        return nl.multi_head_attention(v, heads, mask=mask, causal=causal, rotary_base=100.0)
+
+    found, p = run(layer, x)
+
+    def part(of: str) -> Array:
+        made = x @ p[f"attention1.{of}.weight"].astype(np.float64) + p[f"attention1.{of}.bias"]
+        return made.reshape(n, length, heads, width // heads)
+
+    def rotated(v: Array) -> Array:  # as complex numbers (Su et al. 2021, section 3.1)
+        z = v[..., : width // heads // 2] + 1j * v[..., width // heads // 2 :]
+        powers = 100.0 ** -(np.arange(z.shape[-1]) / z.shape[-1])
+        z = z * np.exp(1j * np.arange(length)[:, None, None] * powers)
+        return np.concatenate([z.real, z.imag], axis=-1)
+
+    scores = np.einsum("nlhd,nshd->nhls", rotated(part("query")), rotated(part("key")))
+    seen = hidden & (np.tri(length, dtype=bool) if causal else True)
+    weights = np.where(seen, np.exp(scores / np.sqrt(width // heads)), 0)
+    weights /= weights.sum(-1, keepdims=True)
+    joined = np.einsum("nhls,nshd->nlhd", weights, part("value")).reshape(n, length, width)
+    expected = joined @ p["attention1.output.weight"] + p["attention1.output.bias"]
+    np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-4)
+
+
+def test_the_padding_of_an_embedding_is_zeros_without_a_gradient() -> None:
+    @nl.network
+    def network(x: nl.Symbolic) -> nl.Symbolic:
+        return nl.embedding(x, 4, 3, padding=2, name="table")
+
+    graph = network.graph(x=nl.tensor("N", 2, dtype="int64"))
+    step = nl.training_graph(graph, lambda y, _: nl.reduce_sum(y), nl.optimizers.SGD())
+    table = {state.name: np.array(state.initial.array) for state in graph.states}
+    x = np.array([[0, 2], [2, 3], [3, 2]])
+    feeds = {"x": x, "labels": np.zeros((3, 2, 3), np.float32), "rate": np.float32(1)}
+    (loss,), after = interpret_step(step, feeds, table)
+    before = table["table.weight"]
+    assert loss == pytest.approx(before[[0, 3, 3]].sum(), rel=1e-5)
+    moved = before - after["table.weight"]
+    np.testing.assert_allclose(moved, [[1] * 3, [0] * 3, [0] * 3, [2] * 3], atol=1e-6)

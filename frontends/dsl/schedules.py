@@ -1,0 +1,72 @@
+"""Schedules: the number of updates done -> the learning rate."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TypeAlias
+
+Schedule: TypeAlias = Callable[[int], float]
+
+
+@dataclass(frozen=True)
+class ConstantRate:
+    """The same rate at every step."""
+
+    rate: float
+
+    def __call__(self, step: int) -> float:
+        return self.rate
+
+
+@dataclass(frozen=True)
+class StepDecay:
+    """rate * factor ** (number of whole ``every`` steps done)."""
+
+    rate: float
+    every: int
+    factor: float = 0.1
+
+    def __call__(self, step: int) -> float:
+        return float(self.rate * self.factor ** (step // self.every))
+
+
+@dataclass(frozen=True)
+class ExponentialDecay:
+    """rate * factor ** (step / every)."""
+
+    rate: float
+    every: int
+    factor: float
+
+    def __call__(self, step: int) -> float:
+        return float(self.rate * self.factor ** (step / self.every))
+
+
+@dataclass(frozen=True)
+class CosineDecay:
+    """From ``rate`` down to ``final`` along half a cosine over ``steps`` (Loshchilov and Hutter
+    2017, eq. 5).
+    """
+
+    rate: float
+    steps: int
+    final: float = 0.0
+
+    def __call__(self, step: int) -> float:
+        done = min(step / self.steps, 1.0)
+        return self.final + 0.5 * (self.rate - self.final) * (1 + math.cos(math.pi * done))
+
+
+@dataclass(frozen=True)
+class Warmup:
+    """A linear rise over the first ``steps`` to where ``then`` starts."""
+
+    steps: int
+    then: Schedule
+
+    def __call__(self, step: int) -> float:
+        if step >= self.steps:
+            return self.then(step - self.steps)
+        return self.then(0) * (step + 1) / self.steps
