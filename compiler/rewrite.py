@@ -71,8 +71,10 @@ class Rewriter(Builder):
     ) -> Node:
         """Add a node (see ``Builder.add``)."""
         node = super().add(op, inputs, attrs, label, outputs)
-        self.producers.update(dict.fromkeys(node.outputs, node))
-        self._uses.update(node.inputs)
+        for value in node.outputs:
+            self.producers[value] = node
+        for value in inputs:
+            self._uses[value] += 1
         return node
 
     def replace_source(self, value: Value, replacement: Value) -> None:
@@ -128,11 +130,12 @@ class Rewriter(Builder):
 
     def _take_over(self, node: Node) -> Node:
         """The node itself if its inputs are unchanged, else a copy over the new inputs."""
-        inputs = tuple(self.new(value) for value in node.inputs)
-        if inputs == node.inputs:
+        if self._mapping.keys().isdisjoint(node.inputs):  # so it is for nearly all nodes
             self.nodes.append(node)
-            self.producers.update(dict.fromkeys(node.outputs, node))
+            for value in node.outputs:
+                self.producers[value] = node
             return node
+        inputs = tuple(self.new(value) for value in node.inputs)
         copy = super().add(node.op, inputs, node.attrs, node.label, node.outputs)
         self.producers.update(dict.fromkeys(copy.outputs, copy))
         for old, new in zip(node.outputs, copy.outputs, strict=True):

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, cached_property
 from zlib import crc32
 
 import numpy as np
@@ -115,6 +115,7 @@ class SweepProgram:
         count = max(map(len, self.sizes))
         return [[sizes[turn % len(sizes)] for sizes in self.sizes] for turn in range(count)]
 
+    @cached_property
     def planned(self) -> Compiled:
         """The program before machine code."""
         # other tests have the other cores: starting processes for a few kernels would not pay
@@ -125,7 +126,7 @@ class SweepProgram:
 
     def results(self) -> Iterator[tuple[Convolution, dict[str, Array]]]:
         """Each shape's results by method, with two threads."""
-        compiled = self.planned()
+        compiled = self.planned
         session = Session.in_process(compiled.image, threads=2)
         names = compiled.sources["run"].output_names
         for turn, cases in enumerate(self.rounds):
@@ -142,7 +143,7 @@ class SweepProgram:
 
     def executed(self) -> set[str]:
         """The variants that the kernels execute; nothing is compiled for it."""
-        kernels = self.planned().program.kernels
+        kernels = self.planned.program.kernels
         seen: set[str] = set()
         for cases in self.rounds:
             dims = {
