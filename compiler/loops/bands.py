@@ -8,10 +8,13 @@ input's and the products'); here only the image, the weights, once for each band
 
 Guarantees: bands depend on shapes only, so do the order of every sum and the length of its chains,
 which are those of the channels and, beyond CHAIN of them, of parts of CHAIN. Where the last band is
-not full it computes its last tile again and stores nothing of it.
+not full it computes its last tile again and stores nothing of it. Of images of any size, a band is a
+part of one line of tiles, because nothing can be divided by the tiles of a line.
 """
 
 from __future__ import annotations
+
+from dataclasses import dataclass
 
 from .. import dim, scalar
 from ..dim import Dim, Extent, Symbol
@@ -46,6 +49,8 @@ LEAST_TILES = 4  # of a band
 FEWEST_ROWS = 6
 MOST_WEIGHTS = 10 << 20  # bytes of weights: every band finds them in the last-level cache
 AGAIN = 6  # bytes of weights that all bands read, for each byte of entries that they save
+# the same of an image of any size: lines of few tiles read them as often, from the L2 cache
+MOST_OF_ANY_SIZE = 1 << 20
 LEAST_ENTRIES = 3 << 20  # bytes of all tiles' entries, of the input and of the products
 COLUMNS = 4  # vectors of filters of a register tile, mostly
 ENOUGH_ITEMS = 12  # with which all threads have work
@@ -61,25 +66,29 @@ def band_loops(
 
 
 def reason_against(
-    kept: int, images: int, tiles: int, channels: int, filters: int, groups: int
-) -> str | None:
+    kept: int, images: int, tiles: int, channels: int, filters: int, groups: int,
+    is_known: bool = True,
+) -> str | None:  # fmt: skip
     """Why three kernels are faster than bands, for so many entries of a tile, images, tiles in all,
-    channels and filters; None if they are not (measured: benchmarks/layers.py)."""
+    channels and filters; None if they are not (measured: benchmarks/layers.py). ``is_known``:
+    height and width are no free dims."""
     if groups != 1:
         return f"it has {groups} groups"
     if tiles < FEWEST_ROWS * images:
         return "bands end with their image, which has too few tiles to read all weights for"
     if _fitting(kept, channels) < LEAST_TILES:
         return f"{LEAST_TILES} tiles of {channels} channels leave the L2 cache"
-    if 4 * kept * channels * filters > MOST_WEIGHTS:
+    weights = 4 * kept * channels * filters
+    if weights > MOST_WEIGHTS:
         return "each band would read its weights from memory"
+    if not is_known and weights > MOST_OF_ANY_SIZE:
+        return "each line of an image of any size would read weights that leave the L2 cache"
     saved = 2 * 4 * kept * tiles * (channels + filters)
     if saved < 2 * LEAST_ENTRIES:
         return "its entries stay in the cache anyway"
     of_image = tiles // images
-    band = _tiles_of_band(kept, channels, of_image, images, FEWEST_ROWS, COLUMNS)
-    read = images * -(-of_image // band) * 4 * kept * channels * filters
-    if read > AGAIN * saved:
+    band = _tiles_of_band(kept, channels, of_image, FEWEST_ROWS, COLUMNS, images=images)
+    if images * -(-of_image // band) * weights > AGAIN * saved:
         return "its bands would read the weights too often"
     return None
 
@@ -97,17 +106,35 @@ def _bytes_of_tile(kept: int, channels: int, size: int, columns: int) -> int:
 
 
 def _tiles_of_band(
-    kept: int, channels: int, tiles: int, images: Extent, rows: int, columns: int, size: int = 4
+    kept: int,
+    channels: int,
+    tiles: Extent,
+    rows: int,
+    columns: int,
+    size: int = 4,
+    images: Extent | None = None,
 ) -> int:
-    """Register tiles of ``rows`` in a band, of the tiles of an image: as many as fit, or as many as
-    hide where the next weights come from; but enough bands, of nearly equal length. Times rows."""
+    """How many of the tiles of an image, or of a line, a band has: register tiles of ``rows``, as
+    many as fit, or as many as hide where the next weights come from; of ``images``, enough bands
+    for all threads, and of nearly equal length."""
     bytes_ = _bytes_of_tile(kept, channels, size, columns) * rows
     fit = max(BAND // bytes_, min(MOST_BAND // bytes_, ENOUGH_TILES), 1)
+    if not isinstance(tiles, int):
+        return fit * rows
     in_all = -(-tiles // rows)
     bands = -(-in_all // fit)
     if isinstance(images, int) and images:
         bands = max(bands, min(-(-ENOUGH_ITEMS // images), in_all))
     return -(-in_all // bands) * rows
+
+
+@dataclass(frozen=True)
+class _Band:
+    """The image of a band, its line if it is part of one, and its first tile there."""
+
+    image: Extent
+    line: Extent | None
+    first: Extent
 
 
 class _Bands:
@@ -120,21 +147,18 @@ class _Bands:
         channels, counts = self.x.shape[1], self.attrs.tiles(node.attrs.shape)
         assert isinstance(channels, int) and isinstance(filters, int)
         self.channels, self.filters = channels, filters
-        self.counts = tuple(extent for extent in counts if isinstance(extent, int))
-        self.tiles = self.counts[0] * self.counts[1]
+        self.is_known = all(isinstance(extent, int) for extent in counts)
+        self.counts = counts
+        # that bands share: those of an image, or of a line
+        self.tiles = counts[0] * counts[1] if self.is_known else counts[1]
         room = machine.vectors // 2 if self.dtype.bytes > 4 else machine.vectors
         rows, columns = Axis.of("r", self.tiles), Axis.of("c", -(-filters // LANES))
         most = max(_fitting(self.entries, channels, self.dtype.bytes), FEWEST_ROWS)
         self.rows, self.columns = row_and_column_counts(rows, columns, room, most)
         self.band = _tiles_of_band(
-            self.entries,
-            channels,
-            self.tiles,
-            self.batch,
-            self.rows,
-            self.columns,
-            self.dtype.bytes,
-        )
+            self.entries, channels, self.tiles, self.rows, self.columns, self.dtype.bytes,
+            self.batch if self.is_known else None,
+        )  # fmt: skip
         self.v = self._buffer("v", self.band, -(-channels // LANES))
         self.m = self._buffer("m", self.band, self.columns)
 
@@ -146,78 +170,96 @@ class _Bands:
     # -- work items --------------------------------------------------------------------------------
 
     def loops(self, item: Symbol) -> tuple[Extent, Statement]:
-        """Items: images, bands."""
-        bands = -(-self.tiles // self.band)
+        """Items: images, bands; or lines, in which images and bands run."""
+        bands = dim.ceil_div(self.tiles, self.band)
         n, number = variable("n", self.batch), variable("b", bands)
+        line = variable("y", self.counts[0])
         first = Dim.of(number) * self.band
-        body = block(self._transformed(Dim.of(n), first), self._multiplied(Dim.of(n), first))
+        place = _Band(Dim.of(n), None if self.is_known else Dim.of(line), first)
+        body = block(self._transformed(place), self._multiplied(place))
         body = Allocate(self.v, Allocate(self.m, body))
         rest = Dim.of(item)
+        if not self.is_known:
+            inside = loop(n, self.batch, loop(number, bands, body))
+            return self.counts[0], Let(line, rest, inside)
+        assert isinstance(bands, int)
         body = Let(n, rest // bands, Let(number, rest % bands, body))
         return self.batch * bands, body
 
-    def _place(self, number: Extent) -> tuple[Extent, Extent]:
+    def _corner(self, at: _Band, number: Extent) -> tuple[Extent, Extent]:
         """Top and left of a tile's output."""
-        across = self.counts[1]
-        return (number // across) * self.attrs.m[0], (number % across) * self.attrs.m[1]
+        across, (down, right) = self.counts[1], self.attrs.m
+        if at.line is not None:
+            return at.line * down, number * right
+        assert isinstance(across, int)
+        return (number // across) * down, (number % across) * right
+
+    def _groups(self, at: _Band) -> Extent:
+        """Register tiles of the band."""
+        most = self.band // self.rows
+        if self.is_known:
+            return most
+        return dim.minimum(most, dim.ceil_div(self.tiles - at.first, self.rows))
 
     # -- stages ------------------------------------------------------------------------------------
 
-    def _transformed(self, n: Extent, first: Extent) -> Statement:
+    def _transformed(self, at: _Band) -> Statement:
         """V[e, t, c] of the band's tiles."""
-        tile, vectors = variable("t", self.band), -(-self.channels // LANES)
-        vector = variable("c", vectors)
-        number = dim.minimum(first + Dim.of(tile), self.tiles - 1)
-        top, left = (
-            at - before for at, before in zip(self._place(number), self.attrs.lo, strict=True)
-        )
+        row, vectors = variable("r", self.rows), -(-self.channels // LANES)
+        groups = self._groups(at)
+        group, vector = variable("t", groups), variable("c", vectors)
+        tile = Dim.of(group) * self.rows + Dim.of(row)
+        number = dim.minimum(at.first + tile, self.tiles - 1)
+        corner = self._corner(at, number)
+        top, left = (put - before for put, before in zip(corner, self.attrs.lo, strict=True))
         h, w = self.x.shape[2:]
         channel = Dim.of(vector) * LANES + _AT_LANE
         lanes = (self.channels - 1 - channel,) if self.channels % LANES else ()
 
         def read(is_inside: bool) -> ReadNumber:
-            def at(i: Extent, j: Extent) -> Expr:
-                load = self.k.element(self.x, (n, channel, top + i, left + j), None)
+            def element(i: Extent, j: Extent) -> Expr:
+                load = self.k.element(self.x, (at.image, channel, top + i, left + j), None)
                 inside = (top + i, h - 1 - top - i, left + j, w - 1 - left - j)
                 return guarded(lanes if is_inside else (*lanes, *inside), load)
 
-            return at
+            return element
 
         def put(e: Extent, value: Expr) -> Statement:
-            return Store(self.v, (e, Dim.of(tile), channel), value)
+            return Store(self.v, (e, tile, channel), value)
 
         down, across = self.attrs.inputs
         room = least(top, left, h - down - top, w - across - left)
         body = self.transforms.input(
             self.k, self.attrs, Bordered(read(True), read(False), room), put
         )
-        return loop(vector, vectors, loop(tile, self.band, body))
+        return loop(vector, vectors, loop(group, groups, loop(row, self.rows, body)))
 
-    def _multiplied(self, n: Extent, first: Extent) -> Statement:
+    def _multiplied(self, at: _Band) -> Statement:
         """y of the band's tiles, some vectors of filters at a time."""
         groups, rest = divmod(-(-self.filters // LANES), self.columns)
         group = variable("o", groups)
         parts = []
         if groups:
             vector = Dim.of(group) * self.columns
-            body = self._filters(n, first, vector, self.columns)
+            body = self._filters(at, vector, self.columns)
             parts.append(loop(group, groups, body))
         if rest:
-            parts.append(self._filters(n, first, groups * self.columns, rest))
+            parts.append(self._filters(at, groups * self.columns, rest))
         return block(*parts)
 
-    def _filters(self, n: Extent, first: Extent, vector: Extent, count: int) -> Statement:
+    def _filters(self, at: _Band, vector: Extent, count: int) -> Statement:
         """The same for so many vectors of filters."""
-        return block(self._products(vector, count), self._back(n, first, vector, count))
+        return block(self._products(at, vector, count), self._back(at, vector, count))
 
-    def _products(self, vector: Extent, count: int) -> Statement:
+    def _products(self, band: _Band, vector: Extent, count: int) -> Statement:
         """M[e, t, o] = sum over c of V[e, t, c] U[e, c, o]."""
-        e, tiles = variable("e", self.entries), Axis.of("q", self.band // self.rows)
+        groups = Axis.of("q", self._groups(band))
+        e = variable("e", self.entries)
         following = (Dim.of(e) + 1) % self.entries
         row, column = variable("r", self.rows), variable("s", count)
         sums = Buffer(self.k.local_name("a"), self.dtype, (self.rows, count, LANES), is_local=True)
         at = (Dim.of(row), Dim.of(column), _AT_LANE)
-        place = tiles.position * self.rows + Dim.of(row)
+        place = groups.position * self.rows + Dim.of(row)
         to = (Dim.of(e), place, Dim.of(column) * LANES + _AT_LANE)
 
         def each(body: Statement) -> Statement:
@@ -233,7 +275,7 @@ class _Bands:
                 self.k.element(self.u, (entry, 0, c, filters), None)
                 for entry in (Dim.of(e), following)
             )
-            hints = _hints(next_weight, channel, (column, count), tiles)
+            hints = _hints(next_weight, channel, (column, count), groups)
             if self.u.layout is None and self.filters % LANES:
                 weight = guarded((self.filters - 1 - filters,), weight)
             entry = Load(self.v, (Dim.of(e), place, c))
@@ -251,13 +293,13 @@ class _Bands:
             for start in range(0, self.channels, CHAIN)
         ]
         body = Allocate(sums, block(*parts))
-        return loop(e, self.entries, loop(tiles.symbol, tiles.extent, body))
+        return loop(e, self.entries, loop(groups.symbol, groups.extent, body))
 
-    def _back(self, n: Extent, first: Extent, vector: Extent, count: int) -> Statement:
+    def _back(self, band: _Band, vector: Extent, count: int) -> Statement:
         """What is stored of the band's tiles."""
-        inside = dim.minimum(self.band, self.tiles - first)
+        inside = dim.minimum(self.band, self.tiles - band.first)
         tile, column = variable("t", inside), variable("s", count)
-        top, left = self._place(first + Dim.of(tile))
+        top, left = self._corner(band, band.first + Dim.of(tile))
         channel = (vector + Dim.of(column)) * LANES + _AT_LANE
         lanes = (self.filters - 1 - channel,) if self.filters % LANES else ()
         h, w = self.image
@@ -268,7 +310,7 @@ class _Bands:
         def put(is_inside: bool) -> PutNumber:
             def at(i: Extent, j: Extent, value: Expr) -> Statement:
                 conditions = () if is_inside else (h - 1 - top - i, w - 1 - left - j)
-                index = (n, channel, top + i, left + j)
+                index = (band.image, channel, top + i, left + j)
                 return guard(conditions, self.k.store(index, value, lanes))
 
             return at

@@ -20,6 +20,7 @@ from ..graph import Graph, Node
 from ..scalar import Expr
 from . import fft, merging, runs, scans, scatter, selecting, winograd
 from .attention import attention_loops
+from .axes import iteration_space
 from .elements import Elements, compute_of
 from .emit import emit_tiles
 from .ir import Buffer, For, Kernel, Let, Statement, block, expressions_in, extents_in, walk
@@ -27,7 +28,6 @@ from .linear import linear_loops
 from .plan import Machine
 from .row_form import row_form
 from .row_loops import row_loops
-from .space import iteration_space
 from .tiles import Schedule
 from .tiling import plan_tiles
 from .transposed_tiles import transposed_loops

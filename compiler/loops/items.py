@@ -25,6 +25,7 @@ TILES_WORK = 1 << 16  # the same where an item has several tiles of an axis, the
 TOTALS = 2048  # vectors of results that an item keeps while it goes through the terms of long sums
 NEAR_BYTES = 320 << 10  # that a chunk of terms reads again and again, at most
 NEAR_OPERAND = 512 << 10  # bytes of an operand that stays in the L2 cache while tiles sweep it
+ENOUGH_ITEMS = 32  # of products of their own, so that the rows of one need not be shared out
 LEAST_ITEMS = 8  # that such a kernel keeps
 ENOUGH_AGAIN = 16  # tiles of rows that read a part of the columns which is kept near
 ROW_TOTALS = 512  # vectors of a row that an item keeps while it reads row after row
@@ -41,7 +42,10 @@ def with_items(space: Space, tile: Tile, chains: Chains, row: Axis | None = None
         and not operands(space)[1]
     )
     by_columns = _is_swept_by_columns(space, tile, chains)
-    order = sorted(space.pure, key=lambda axis: _item_order(space, tile, axis, streams, by_columns))
+    is_in_order = streams or space.elements.compute is None
+    order = sorted(
+        space.pure, key=lambda axis: _item_order(space, tile, axis, is_in_order, by_columns)
+    )
     if row is None:
         space, tile, outer, inner = _enough_work(space, tile, order, streams)
     else:
@@ -49,10 +53,26 @@ def with_items(space: Space, tile: Tile, chains: Chains, row: Axis | None = None
     is_summed = space.elements.compute is not None and tile.has_lanes and not tile.lanes_reduce
     if not inner and is_summed and chains.outer:
         space, tile, outer, inner = _kept(space, tile, chains, outer)
+    items, swept = _shared_out(outer, tile.rows, is_in_order)
+    return Plan(space, tile, chains, tuple(items), tuple(swept), tuple(inner))
+
+
+def _shared_out(
+    outer: Sequence[Axis], rows: Axis | None, is_in_order: bool
+) -> tuple[list[Axis], list[Axis]]:
+    """(axes of items, axes swept inside an item): only the outermost one of the items may have a
+    symbolic extent. What is walked in the order of memory is swept in that order, and so are rows
+    that are not the outermost axis."""
     symbolic = [axis for axis in outer if isinstance(axis.extent, Dim)]
-    swept = symbolic[1:]  # only the outermost axis of the items may have a symbolic extent
-    kept = [axis for axis in outer if axis not in swept]
-    return Plan(space, tile, chains, tuple(kept), tuple(reversed(swept)), tuple(inner))
+    if len(symbolic) == 1 and symbolic[0] == rows and outer[0] != rows and not is_in_order:
+        place = list(outer).index(symbolic[0])
+        return list(outer[:place]), list(outer[place:])
+    if not is_in_order or len(symbolic) < 2:
+        kept = [*symbolic[:1], *(axis for axis in outer if axis not in symbolic)]
+        return kept, symbolic[:0:-1]
+    place = list(outer).index(symbolic[1])
+    known = [axis for axis in outer[:place] if axis is not symbolic[0]]
+    return [symbolic[0], *known], list(outer[place:])
 
 
 def _enough_work(
@@ -232,20 +252,29 @@ def _most_tiles(tile: Tile, axis: Axis) -> int:
 
 
 def _item_order(
-    space: Space, tile: Tile, axis: Axis, streams: bool, by_columns: bool
+    space: Space, tile: Tile, axis: Axis, is_in_order: bool, by_columns: bool
 ) -> tuple[int, int]:
     """Outermost what both operands walk; innermost what only the operand walks that stays in the
     cache. What is read once is read in the order of memory."""
     place = space.pure.index(axis)
-    if isinstance(axis.extent, Dim):
-        return -1, 0
-    if streams:
+    if is_in_order:
         return 0, place
+    if isinstance(axis.extent, Dim) and not (axis == tile.rows and _is_batched(space)):
+        return -1, 0
     if axis == tile.rows:
         return 3, place
     if axis == tile.columns:
         return 4 if by_columns else 1, place
     return 0 if place == 0 else 2, place
+
+
+def _is_batched(space: Space) -> bool:
+    """Whether products of known number, each with operands of its own, are work items enough: the
+    rows of each, a free dim, are then swept inside one item, so that its columns stay near."""
+    batch = [axis for axis in space.pure if all(depends(load, axis.symbol) for load in space.loads)]
+    extents = [axis.extent for axis in batch]
+    known = [extent for extent in extents if isinstance(extent, int)]
+    return len(known) == len(extents) and math.prod(known) >= ENOUGH_ITEMS
 
 
 def _is_swept_by_columns(space: Space, tile: Tile, chains: Chains) -> bool:

@@ -66,7 +66,7 @@ def _stores(root: Statement) -> Iterator[tuple[Store, bool]]:
             case Block(statements):
                 stack += [(s, is_masked) for s in reversed(statements)]
             case If(conditions, body):
-                stack.append((body, is_masked or _hold_by_lane(conditions)))
+                stack.append((body, is_masked or _holdby_lane(conditions)))
             case Store():
                 yield item, is_masked
 
@@ -81,7 +81,7 @@ def _accesses(store: Store, is_masked: bool, buffers: AbstractSet[Buffer]) -> It
         if (id(node), is_masked) in seen:
             continue
         seen.add((id(node), is_masked))
-        inner = is_masked or (isinstance(node, Guarded) and _hold_by_lane(node.conditions))
+        inner = is_masked or (isinstance(node, Guarded) and _holdby_lane(node.conditions))
         stack += [(child, inner) for child in children(node)]
         if isinstance(node, LaneFold) and node.buffer in buffers:
             yield _Access(store, node.buffer, None, False, is_masked)
@@ -90,7 +90,7 @@ def _accesses(store: Store, is_masked: bool, buffers: AbstractSet[Buffer]) -> It
             yield _Access(store, node.buffer, offset, False, is_masked)
 
 
-def _hold_by_lane(conditions: Sequence[Extent]) -> bool:
+def _holdby_lane(conditions: Sequence[Extent]) -> bool:
     return LANE in dim.symbols_of(list(conditions))
 
 
@@ -100,7 +100,7 @@ def _meet(left: Extent | None, right: Extent | None) -> bool | None:
     """
     if left is None or right is None:
         return None
-    first, second = _by_lane(left), _by_lane(right)
+    first, second = by_lane(left), by_lane(right)
     if first is None or second is None:
         return None
     gaps = _gaps(first[0], second[0])
@@ -113,7 +113,7 @@ def _meet(left: Extent | None, right: Extent | None) -> bool | None:
 
 
 @lru_cache(4096)
-def _by_lane(offset: Extent) -> tuple[tuple[int, ...], Extent] | None:
+def by_lane(offset: Extent) -> tuple[tuple[int, ...], Extent] | None:
     """An offset as a number for each lane plus what is the same in all; None if it is no such
     sum.
     """
@@ -137,4 +137,4 @@ def _gaps(first: tuple[int, ...], second: tuple[int, ...]) -> frozenset[int]:
     return frozenset(a - b for i, a in enumerate(first) for j, b in enumerate(second) if i != j)
 
 
-__all__ = ["Conflict", "conflicts"]
+__all__ = ["Conflict", "by_lane", "conflicts"]

@@ -1,8 +1,7 @@
 """The iteration space of a kernel: the axes of its output and its reduction, and its term over
 them.
 
-``iteration_space`` gives the axes as they come from the output's memory and the anchor's reduction,
-rewritten by three equations that let operands be read by plain strides; tiling.py then splits off
+axes.py makes it, with axes by which operands are read in plain strides; tiling.py then splits off
 lanes and chunks. Every rewrite gives a new space.
 """
 
@@ -11,15 +10,15 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
+from itertools import islice
 
 from .. import dim, scalar
 from ..dim import Extent, Symbol
-from ..layout import QUAD
 from ..scalar import Checked, Expr, Guarded, Index
-from .dots import dot_of_words, word_buffers
+from .dots import dot_of_words
 from .elements import Axis, Elements
 from .ir import LANE, LANES, Buffer, Load, extents_in
-from .strides import depends, group_size, is_padded, is_taken_apart, takes_apart
+from .strides import depends
 
 
 @dataclass(frozen=True)
@@ -69,8 +68,10 @@ class Space:
     reduce_guard: tuple[Extent, ...] = ()  # where terms count
     store_guard: tuple[Extent, ...] = ()  # where results are stored
     steps: tuple[Substitution, ...] = ()
-    # buffers that are walked by their offsets
+    # buffers that are walked by their offsets, or some of whose neighbouring axes are one; of the
+    # latter how many of them each axis is made of
     flat: Mapping[Buffer, Buffer] = field(default_factory=dict)
+    joined: Mapping[Buffer, tuple[int, ...]] = field(default_factory=dict)
     # buffers of bytes whose products add up in fours, as int32 numbers of four bytes
     words: Mapping[Buffer, Buffer] = field(default_factory=dict)
 
@@ -144,14 +145,27 @@ class Space:
 
     def _flattened(self, node: Expr) -> Expr | None:
         if isinstance(node, Load) and node.buffer in self.flat:
-            return Load(self.flat[node.buffer], (node.buffer.offset(node.extents),))
+            return Load(*self._walked(node.buffer, node.extents))
         return None
+
+    def _walked(
+        self, buffer: Buffer, index: tuple[Extent, ...]
+    ) -> tuple[Buffer, tuple[Extent, ...]]:
+        """The buffer as it is walked, and where an index of its own is in that."""
+        if buffer not in self.flat:
+            return buffer, index
+        places = iter(zip(buffer.shape, index, strict=True))
+        parts: list[Extent] = []
+        for count in self.joined.get(buffer, (len(index),)):
+            place: Extent = 0
+            for extent, position in islice(places, count):
+                place = place * extent + position
+            parts.append(place)
+        return self.flat[buffer], tuple(parts)
 
     def stored_at(self, put: Substitution) -> tuple[Buffer, tuple[Extent, ...]]:
         """The output and the place in it where a result is stored."""
-        out, position = self.elements.out, self.position
-        if out in self.flat:
-            out, position = self.flat[out], (out.offset(position),)
+        out, position = self._walked(self.elements.out, self.position)
         for step in [*self.steps, put]:
             position = tuple(map(step, position))
         return out, position
@@ -175,144 +189,30 @@ class Space:
         position = tuple(dim.substitute(p, values) for p in self.position)
         held = tuple(dim.substitute(c, values) for c in self.store_guard)
         return replace(
-            self, pure=_exchanged(self.pure, old, new), position=position, store_guard=held
+            self, pure=exchanged(self.pure, old, new), position=position, store_guard=held
         )
 
     def stepped(self, axis: Axis, new: Sequence[Axis], position: Extent) -> Space:
         """From here on, an axis is found at a position of finer loops."""
-        step = Substitution({axis.symbol: position})
+        return self.placed_by({axis.symbol: position}, [axis], new)
+
+    def placed_by(
+        self, values: Mapping[Symbol, Extent], old: Sequence[Axis], new: Sequence[Axis]
+    ) -> Space:
+        """From here on, neighbouring axes are found at positions of other loops."""
+        step = Substitution(values)
+        pure, reduce = (
+            exchanged(axes, old, new) if old[0] in axes else axes
+            for axes in (self.pure, self.reduce)
+        )
         return replace(
             self,
-            pure=_exchanged(self.pure, [axis], new) if axis in self.pure else self.pure,
-            reduce=_exchanged(self.reduce, [axis], new) if axis in self.reduce else self.reduce,
+            pure=pure,
+            reduce=reduce,
             reduce_guard=tuple(map(step, self.reduce_guard)),
             store_guard=tuple(map(step, self.store_guard)),
             steps=(*self.steps, step),
         )
-
-
-def iteration_space(elements: Elements, has_dots: bool = False) -> Space:
-    """The space of a kernel, its axes split and merged until operands are read by plain strides.
-    ``has_dots``: the target has code for ``dot_bytes``."""
-    pure = tuple(Axis.of(f"p{i}", e) for i, e in enumerate(elements.out.shape))
-    extents = elements.compute.reduce if elements.compute else ()
-    reduce = tuple(Axis.of(f"r{i}", e) for i, e in enumerate(extents))
-    space = Space(
-        elements, pure, tuple(a.position for a in pure), reduce, tuple(a.position for a in reduce)
-    )
-    space = split_quads(split_blocked_reductions(space), has_dots)
-    return merge_axes(split_groups(space))
-
-
-def split_blocked_reductions(space: Space) -> Space:
-    """c = 16 (c // 16) + c % 16 wherever an operand's layout takes the axis apart."""
-    for place, axis in enumerate(space.reduce):
-        if any(is_taken_apart(load, axis.symbol) for load in space.loads):
-            space = _split_blocks(space, place, axis)
-    return space
-
-
-def _split_blocks(space: Space, place: int, axis: Axis) -> Space:
-    outer = Axis.of(f"{axis.name}b", dim.ceil_div(axis.extent, LANES))
-    inner = Axis.of(f"{axis.name}i", LANES)
-    at = outer.position * LANES + inner.position
-    space = replace(
-        space,
-        reduce=(*_exchanged(space.reduce, [axis], [outer]), inner),
-        reduce_at=(*space.reduce_at[:place], at, *space.reduce_at[place + 1 :]),
-    )
-    unpadded = [
-        load for load in space.loads if depends(load, inner.symbol) and not is_padded(load, inner)
-    ]
-    if not unpadded or axis.extent % LANES == 0:
-        return space
-    return replace(space, reduce_guard=(*space.reduce_guard, axis.extent - 1 - at))
-
-
-def split_quads(space: Space, has_dots: bool) -> Space:
-    """k = 4 (k // 4) + k % 4 wherever an operand's layout takes the axis apart so; the four
-    products are then one ``dot_bytes``, where they are of bytes that lie next to each other."""
-    for axis in space.reduce:
-        if not any(is_taken_apart(load, axis.symbol, QUAD) for load in space.loads):
-            continue
-        outer = Axis.of(f"{axis.name}q", dim.ceil_div(axis.extent, QUAD))
-        inner = Axis.of(f"{axis.name}d", QUAD)
-        at = Substitution({axis.symbol: outer.position * QUAD + inner.position})
-        reduce = (*_exchanged(space.reduce, [axis], [outer]), inner)
-        space = replace(space, reduce=reduce, reduce_at=tuple(map(at, space.reduce_at)))
-        return (has_dots and in_words(space, inner)) or space
-    return space
-
-
-def split_groups(space: Space) -> Space:
-    """o = g (o // g) + o % g wherever an operand reads by group: within a group, its index is
-    then constant. Of sums, the last group need not be whole: what it lacks is not stored.
-    """
-    for axis in space.pure:
-        size = group_size([*space.reads, *space.guards], axis, space.elements.compute is None)
-        if size is None:
-            continue
-        count = dim.ceil_div(axis.extent, size)
-        outer, inner = Axis.of(f"{axis.name}g", count), Axis.of(f"{axis.name}m", size)
-        at = outer.position * size + inner.position
-        space = space.replaced([axis], [outer, inner], {axis.symbol: at})
-        if axis.extent % size != 0:
-            space = replace(space, store_guard=(*space.store_guard, axis.extent - 1 - at))
-    return space
-
-
-def in_words(space: Space, inner: Axis) -> Space | None:
-    """The space without the innermost axis of quads: buffers of bytes are read as int32 numbers;
-    None if the term is no product of bytes that lie so."""
-    if space.reduce_guard or space.elements.computed.combine != "add":
-        return None
-    words = word_buffers(space.elements.term(space.index, space.reduce_at), inner)
-    read = [load.buffer for load in space.reads]
-    if words is None or any(read.count(buffer) > 1 for buffer in words):
-        return None
-    first = Substitution({inner.symbol: 0})
-    reduce_at = tuple(map(first, space.reduce_at))
-    return replace(space, reduce=space.reduce[:-1], reduce_at=reduce_at, words=words)
-
-
-def merge_axes(space: Space) -> Space:
-    """i, j -> e i + j: neighbouring axes that every operand walks as one become one: fewer
-    tails, longer vectors.
-    """
-    for place in range(len(space.pure) - 2, -1, -1):
-        first, second = space.pure[place : place + 2]
-        if (
-            not (isinstance(first.extent, int) and isinstance(second.extent, int))
-            or min(first.extent, second.extent) < 2
-        ):
-            continue
-        merged = Axis.of(first.name + second.name, first.extent * second.extent)
-        values = {
-            first.symbol: merged.position // second.extent,
-            second.symbol: merged.position % second.extent,
-        }
-        if not _is_torn(space, merged, values):
-            space = _flattened(space.replaced([first, second], [merged], values), space.reads)
-    return space
-
-
-def _is_torn(space: Space, merged: Axis, values: Mapping[Symbol, Extent]) -> bool:
-    """Whether an operand does not walk two axes as one."""
-    if any(load.index_expressions for load in space.reads):
-        return True
-    offsets = [load.buffer.offset(load.extents) for load in space.reads]
-    offsets += [space.elements.out.offset(space.position), *space.guards, *space.store_guard]
-    return any(takes_apart(dim.substitute(e, values), merged.symbol) for e in offsets)
-
-
-def _flattened(space: Space, reads: Sequence[Load]) -> Space:
-    """The output and all that is read are walked by their offsets."""
-    buffers = {load.buffer for load in reads}.difference(space.flat.values()) | {space.elements.out}
-    flat = {
-        buffer: Buffer(buffer.name, buffer.dtype, (dim.product(buffer.shape),))
-        for buffer in buffers
-    }
-    return replace(space, flat={**space.flat, **flat})
 
 
 def split_lanes(space: Space, axis: Axis) -> Space:
@@ -344,12 +244,10 @@ def chunked(space: Space, axis: Axis, chunk: int) -> tuple[Space, Axis, Axis]:
     )
 
 
-def _exchanged(
-    axes: tuple[Axis, ...], old: Sequence[Axis], new: Sequence[Axis]
-) -> tuple[Axis, ...]:
+def exchanged(axes: tuple[Axis, ...], old: Sequence[Axis], new: Sequence[Axis]) -> tuple[Axis, ...]:
     """Neighbours among axes exchanged for others."""
     place = axes.index(old[0])
     return (*axes[:place], *new, *axes[place + len(old) :])
 
 
-__all__ = ["Space", "Substitution", "chunked", "iteration_space", "split_lanes"]
+__all__ = ["Space", "Substitution", "chunked", "exchanged", "split_lanes"]

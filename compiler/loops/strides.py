@@ -36,6 +36,15 @@ def stride(load: Load, axis: Axis) -> int:
     return sum(abs(factor) if len(atoms) == 1 else FAR for atoms, factor in rest)
 
 
+def coefficient(extent: Extent, symbol: Symbol) -> Extent | None:
+    """What an extent has for each step of a symbol; None if that is not the same everywhere."""
+    if takes_apart(extent, symbol):
+        return None
+    at_zero = dim.substitute(extent, {symbol: 0})
+    step = dim.substitute(extent, {symbol: 1}) - at_zero
+    return step if extent == at_zero + step * Dim.of(symbol) else None
+
+
 def lane_slope(load: Load, symbol: Symbol, split: Mapping[Symbol, Extent]) -> int | None:
     """How far apart in memory an operand's elements lie from lane to lane, if ``split`` makes lanes
     of the symbol; None if not evenly."""
@@ -113,6 +122,7 @@ def is_padded(load: Load, inner: Axis) -> bool:
 __all__ = [
     "FAR",
     "MOST_STEP",
+    "coefficient",
     "depends",
     "group_size",
     "is_padded",

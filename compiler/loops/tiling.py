@@ -18,7 +18,7 @@ from .elements import Axis, accumulated_in
 from .ir import LANE, LANES, Load, variable
 from .items import LEAST_ITEMS, with_items
 from .plan import CHAIN, Chains, Machine, Plan, Tile, divisor, is_large, operands
-from .space import Space, split_lanes
+from .space import Space, Substitution, split_lanes
 from .strides import FAR, MOST_STEP, depends, lane_slope, stride
 
 ENOUGH_ROWS = 7  # positions of an axis that fill the rows of a tile
@@ -28,6 +28,7 @@ MOST_TERMS = 16  # of such a sum, that are copied out too
 MOST_ROWS = 28  # of a tile
 # of a tile whose rows are each read for themselves; how many bytes apart that is
 FEW_ROWS, FAR_ROWS = 8, 1 << 10
+LIKELY_COLUMNS = 4  # vectors, of which the extent of a free dim is likely a multiple
 MOST_SUMS = 10  # in registers at a time, where nothing is broadcast
 FOLD_WORK = 8  # instructions that adding the lanes of one vector costs
 SYMBOLIC_TERMS = 1 << 12  # of a sum whose length is a free dim
@@ -74,7 +75,7 @@ def _lane_cost(space: Space, axis: Axis) -> float:
     found = dim.product([a.extent for a in space.reduce])
     terms = max(found, 1) if isinstance(found, int) else SYMBOLIC_TERMS
     if axis in space.pure:
-        apart = dim.product(space.elements.out.shape[space.pure.index(axis) + 1 :])
+        apart = lane_slope(Load(*space.stored_at(Substitution({}))), axis.symbol, split)
         is_gathered = any(step not in (0, 1) for step in steps)
         # stored once for all of its terms
         cost += (0.2 / LANES if apart == 1 else 1.0) / (1 if is_gathered else terms)
@@ -200,7 +201,7 @@ def row_and_column_counts(
             if held + columns + 1 > room and held > 1:
                 break
             score = min(held, 12) / 12 * held / (held + 0.6 * columns + 0.6 * rows)
-            score *= _filled(row, rows) * _filled(column, columns)
+            score *= _filled(row, rows) * _filled(column, columns) * _rest_of(column, columns)
             if score > best_score + 1e-9:
                 best, best_score = (rows, columns), score
     return best
@@ -216,6 +217,14 @@ def _filled(axis: Axis | None, size: int) -> float:
     if axis is None or not isinstance(axis.extent, int) or axis.extent == 0:
         return 1.0
     return axis.extent / (-(-axis.extent // size) * size)
+
+
+def _rest_of(axis: Axis | None, size: int) -> float:
+    """What is lost where vectors along a free dim fill no tile: such extents are multiples of few
+    vectors more often than not, and smaller tiles at the end make less of each load."""
+    return (
+        1.0 if axis is None or isinstance(axis.extent, int) or LIKELY_COLUMNS % size == 0 else 0.9
+    )
 
 
 def _largest(axes: Iterable[Axis]) -> Axis | None:

@@ -9,7 +9,7 @@ from math import prod
 from ..graph import Graph, Value
 from ..loops.bands import reason_against
 from ..rewrite import Explain, Match, Rewriter, Rule, apply_rules
-from ..strategies.strategy import nominal
+from ..strategies.strategy import IMAGE, nominal, numbers
 
 
 def join_stages(
@@ -22,11 +22,11 @@ def join_stages(
             return "its entries have other readers"
         kept, groups, channels, filters = nominal(m.u)
         counts = m.image.attrs.counts
-        if not all(isinstance(count, int) for count in counts):
-            return "bands are parts of an image, whose height or width is a free dim"
         images = nominal(m.x, typical_batch or 1)[0]
+        is_known = all(isinstance(count, int) for count in m.image.attrs.counts)
+        counts = numbers(m.image.attrs.counts, IMAGE)
         tiles = images * prod(counts)
-        return reason_against(kept, images, tiles, channels, filters, groups) or True
+        return reason_against(kept, images, tiles, channels, filters, groups, is_known) or True
 
     rule = Rule(
         "winograd_output(winograd_input(x) u) => winograd_fused(x, u)",

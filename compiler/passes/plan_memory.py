@@ -8,7 +8,7 @@ writing it and nobody reads the old value later; else a copy at the end does it.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from netloom.errors import VerificationError
@@ -122,7 +122,18 @@ class _Planner:
                 found[value] = goal.ref
             else:
                 self.copies.append((value, goal.ref))
+        for node in reversed(self.graph.nodes):  # what is renamed last is made there at once
+            if is_renaming(node) and node.output in found and self._is_made_for(node, made, found):
+                found[node.inputs[0]] = found.pop(node.output)
         return found
+
+    def _is_made_for(
+        self, node: Node, made: Collection[Value], found: Mapping[Value, BufferRef]
+    ) -> bool:
+        """Whether what a node renames has no other place, and the new name replaces no state."""
+        (source,) = node.inputs
+        is_free = source in made and source not in found and source not in self.graph.results
+        return is_free and found[node.output].space is Space.OUTPUT
 
     def _renamed(self) -> dict[Value, tuple[Value, int]]:
         """The outputs of reshapes that are left to memory, each the first byte of its input. The

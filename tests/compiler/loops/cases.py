@@ -237,6 +237,19 @@ def chain() -> Graph:
     return b.build([b("add", b("gelu", y), 0.5)], ["y"])
 
 
+def repeated(*extents: Extent) -> Callable[[], Graph]:
+    """Every element of the last axis twice, as in an image of twice the width."""
+
+    def make() -> Graph:
+        b = Builder("repeated")
+        x = b.input(TensorType(FLOAT32, extents), "x0")
+        *outer, last = extents
+        twice = b("broadcast", b("reshape", x, shape=(*extents, 1)), shape=(*extents, 2))
+        return b.build([b("reshape", twice, shape=(*outer, last * 2))], ["y"])
+
+    return make
+
+
 def gathered() -> Graph:
     b = Builder("gather")
     x, i = b.input(TensorType(FLOAT32, (5, 19)), "x0"), b.input(TensorType(INT64, (4,)), "i")
@@ -333,6 +346,9 @@ CASES = (
     Case("max_pool_rows", one("max_pool", (1, 2, 6, 70), **STEP)),
     Case("reshape", one("reshape", (3, 4, 10), shape=(6, 20))),
     Case("slice", one("slice", (9, 10), dtype=INT32, start=(8, 1), size=(4, 3), step=(-2, 3))),
+    Case("slice_turned", one("slice", (N, 37), start=(0, 36), size=(N, 37), step=(1, -1)), n=2),
+    Case("repeated", repeated(3, 20)),
+    Case("repeated_symbolic", repeated(3, M), m=21),
     Case("pad", one("pad", (3, 5), lo=(1, 2), hi=(0, 3), value=1.5)),
     Case("pad_reflect", one("pad", (3, 5), lo=(1, 2), hi=(2, 3), mode="reflect")),
     Case("concat", one("concat", (3, 5), (3, 20), (3, 1), axis=1)),
@@ -394,6 +410,8 @@ CASES = (
     Case("winograd_f4", convolution((N, 4, 5, 5), (18, 4, 3, 3)), n=2, is_exact=False,
          strategy="winograd_f4"),
     Case("winograd_bands", convolution((N, 33, 9, 14), (18, 33, 3, 3), residual=False), n=2,
+         strategy="winograd_f2", in_bands=True),
+    Case("winograd_bands_symbolic", convolution((N, 3, 3, M), (17, 3, 3, 3)), n=2, m=5,
          strategy="winograd_f2", in_bands=True),
     Case("winograd_bands_of_long_sums", convolution((1, 530, 3, 5), (40, 530, 3, 3)),
          strategy="winograd_f2", in_bands=True),

@@ -51,7 +51,7 @@ from .cases import CASES, Case, drawn, kernels_of
 CANARY = 64  # bytes before and behind an output that must stay as they are
 ALIKE = {  # cases whose kernels take no way through the code that those of others do not
     "matmul_symbolic_full", "conv_residual", "conv_gradients_symbolic", "two_layers", "winograd_f2",
-    "winograd_f4", "winograd_trained",
+    "winograd_f4", "winograd_trained", "winograd_bands_symbolic",
     "pad_blocks", "relu_blocks", "concat_blocks", "conv_padded_channels", "conv_grouped_padded",
     "matmul_of_a_reshape",
     "conv_gradients_grouped", "conv_transposed_grouped", "average_pool_blocks", "max_pool_symbolic",

@@ -12,13 +12,13 @@ import pytest
 from netloom.compiler.dim import Dim, Extent, Symbol, bounds, evaluate, product, symbol, symbols_of
 from netloom.compiler.driver import PIPELINE, Options
 from netloom.compiler.graph import Builder, Graph
+from netloom.compiler.loops.axes import iteration_space
 from netloom.compiler.loops.build import Machine, anchor_of, build_kernel
 from netloom.compiler.loops.elements import Elements
 from netloom.compiler.loops.ir import LANE, LANES, For, Store, walk
 from netloom.compiler.loops.items import ITEM_WORK, NEAR_BYTES
 from netloom.compiler.loops.plan import CHAIN, Plan, is_large
 from netloom.compiler.loops.row_form import row_form
-from netloom.compiler.loops.space import iteration_space
 from netloom.compiler.loops.strides import depends
 from netloom.compiler.loops.text import print_kernel
 from netloom.compiler.loops.tiling import plan_tiles
@@ -360,3 +360,33 @@ def test_results_are_stored_behind_their_last_terms() -> None:
     assert chunks and stores
     assert {id(s) for s in stores} <= {id(s) for chunk in chunks for s in walk(chunk)}
     assert not verify_kernel(kernel)
+
+
+def free_product(*batch: int) -> Plan:
+    """Of [.., M, 64] by [.., 64, N]."""
+    b, (m, n) = Builder("product"), (symbol(name, 1) for name in "MN")
+    x = b.input(TensorType(FLOAT32, (*batch, m, 64)), "x")
+    return plan_of(
+        b.build([b("matmul", x, b.input(TensorType(FLOAT32, (*batch, 64, n)), "y"))]), Machine()
+    )
+
+
+def free_rows(batch: int) -> Plan:
+    """Of [batch, M, 64] by [batch, 64, 64]."""
+    b = Builder("rows")
+    x = b.input(TensorType(FLOAT32, (batch, symbol("M", 1), 64)), "x")
+    y = b.input(TensorType(FLOAT32, (batch, 64, 64)), "y")
+    return plan_of(b.build([b("matmul", x, y)]), Machine())
+
+
+def test_free_rows_are_swept_where_products_are_items_enough() -> None:
+    """Columns of one product then stay near: Winograd's entries are such products."""
+    many, few = free_rows(36), free_rows(2)
+    assert [axis.extent for axis in many.outer][:1] == [36]
+    assert [axis.extent for axis in many.swept] == [symbol("M", 1)]
+    assert few.outer[0].extent == symbol("M", 1) and not few.swept
+
+
+def test_free_columns_are_tiled_by_a_number_that_extents_are_likely_multiples_of() -> None:
+    tile = free_product().tile
+    assert tile.columns is not None and tile.counts[tile.columns.symbol] in (2, 4)

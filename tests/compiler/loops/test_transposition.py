@@ -17,11 +17,11 @@ from netloom.compiler.dim import symbol
 from netloom.compiler.graph import Builder, Graph, Value
 from netloom.compiler.interpret import interpret
 from netloom.compiler.layout import Layout, channel_blocked
+from netloom.compiler.loops.axes import iteration_space
 from netloom.compiler.loops.build import build_kernel
 from netloom.compiler.loops.elements import Elements
 from netloom.compiler.loops.interpret import run_kernel
 from netloom.compiler.loops.ir import LANES, Kernel
-from netloom.compiler.loops.space import iteration_space
 from netloom.compiler.loops.text import print_kernel
 from netloom.compiler.loops.transposition import planned_transposition
 from netloom.compiler.loops.verify import verify_kernel

@@ -9,6 +9,7 @@ import pytest
 
 from netloom.compiler import dim
 from netloom.compiler.dim import Dim, Extent, Symbol
+from netloom.compiler.driver import Options, compile_graph
 from netloom.compiler.graph import Builder, Graph
 from netloom.compiler.interpret import interpret
 from netloom.compiler.loops.build import Machine, build_kernel
@@ -18,6 +19,7 @@ from netloom.compiler.passes.fuse import fuse
 from netloom.compiler.passes.join_stages import join_stages
 from netloom.compiler.passes.select_strategies import select_strategies
 from netloom.compiler.tensor_type import FLOAT32, TensorType
+from netloom.runtime.session import Session
 
 from ..loops.cases import CASES, fused
 
@@ -61,16 +63,43 @@ def test_a_free_batch_counts_as_the_typical_one() -> None:
     assert "winograd_fused" in names(join_stages(graph, typical_batch=32))
 
 
-def test_images_of_any_size_have_no_bands() -> None:
+@pytest.mark.parametrize(
+    ("filters", "reason"),
+    [
+        (64, "applied"),
+        (256, "each line of an image of any size would read weights that leave the L2 cache"),
+    ],
+)
+def test_images_of_any_size_have_bands_in_lines(filters: int, reason: str) -> None:
     b = Builder("free")
     height = Dim.of(Symbol("H", 4))
     x = b.input(TensorType(FLOAT32, (1, 64, height, 112)), "x")
-    w = b.input(TensorType(FLOAT32, (64, 64, 3, 3)), "w")
+    w = b.input(TensorType(FLOAT32, (filters, 64, 3, 3)), "w")
     y = b("conv", x, w, stride=(1, 1), dilation=(1, 1), lo=(1, 1), hi=(1, 1), groups=1)
     graph = select_strategies(b.build([y], ["y"]), override="winograd_f4")
     seen: list[str] = []
-    assert join_stages(graph, explain=lambda _rule, _node, text: seen.append(text)) is graph
-    assert seen == ["bands are parts of an image, whose height or width is a free dim"]
+    join_stages(graph, explain=lambda _rule, _node, text: seen.append(text))
+    assert seen == [reason]
+
+
+def test_bands_of_images_of_any_size_hold_to_numpy() -> None:
+    """Lines of one tile, of one band, and of several of which the last is not full."""
+    b, (n, h, w) = Builder("free"), (Dim.of(Symbol(name, 1)) for name in "NHW")
+    weights = np.random.default_rng(5).standard_normal((32, 64, 3, 3)).astype(np.float32) / 24
+    x = b.input(TensorType(FLOAT32, (n, 64, h, w)), "x")
+    attrs = {"stride": (1, 1), "dilation": (1, 1), "lo": (1, 1), "hi": (1, 1), "groups": 1}
+    compiled = compile_graph(
+        b.build([b("conv", x, b.constant(weights), **attrs)]), Options(override="winograd_f4")
+    )
+    assert any("winograd_fused" in item.kernel for item in compiled.program.entries[0].launches)
+    session = Session.in_process(compiled.image)
+    for shape in ((1, 64, 1, 2), (2, 64, 5, 33), (1, 64, 6, 130)):
+        image = np.random.default_rng(6).standard_normal(shape).astype(np.float32)
+        padded = np.pad(image.astype(np.float64), ((0, 0), (0, 0), (1, 1), (1, 1)))
+        windows = np.lib.stride_tricks.sliding_window_view(padded, (3, 3), (2, 3))
+        wanted = np.einsum("nchwij,ocij->nohw", windows, weights, optimize=True)
+        (found,) = session.run(None, {"x": image})
+        np.testing.assert_allclose(found, wanted, rtol=0, atol=2e-5)
 
 
 def test_entries_with_other_readers_stay() -> None:
@@ -114,7 +143,7 @@ def test_bands_leave_room_on_the_stack(channels: int, filters: int) -> None:
 def test_the_cases_of_loops_hold_bands() -> None:
     """What tests/compiler/loops holds against the interpreter and compiles are bands."""
     found = [case for case in CASES if case.in_bands]
-    assert len(found) == 3
+    assert len(found) == 4
     for case in found:
         bodies = [n.attrs.body for n in fused(case).nodes if n.op.name == "kernel"]
         assert any("winograd_fused" in names(body) for body in bodies), case.name

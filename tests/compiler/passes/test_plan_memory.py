@@ -9,6 +9,7 @@ from collections.abc import Callable
 import numpy as np
 import pytest
 
+from netloom.compiler.dim import symbol
 from netloom.compiler.driver import compile_graph
 from netloom.compiler.graph import Builder, Graph, Value
 from netloom.compiler.interpret import interpret
@@ -100,3 +101,15 @@ def test_concat(make: Parts, shape: tuple[int, ...], copies: int) -> None:
         np.testing.assert_allclose(got, wanted, rtol=1e-6, atol=1e-6)
     names = [launch.kernel.split("_", 2)[2] for launch in compiled.program.entries[0].launches]
     assert sum(name in ("concat", "reorder", "copy", "slice") for name in names) == copies, names
+
+
+def test_a_result_that_is_only_renamed_is_made_in_its_place() -> None:
+    """Rows of a free length, one behind another: no kernel copies them."""
+    b, (n, m) = Builder("tiled"), (symbol(name, 1) for name in "NM")
+    x = b.input(TensorType(FLOAT32, (n, m)), "x")
+    twice = b("broadcast", b("reshape", x, shape=(n, 1, m)), shape=(n, 2, m))
+    compiled = compile_graph(b.build([b("reshape", twice, shape=(n, 2 * m))]))
+    assert len(compiled.program.entries[0].launches) == 1
+    array = np.arange(15, dtype=np.float32).reshape(3, 5)
+    (found,) = Session.in_process(compiled.image).run(None, {"x": array})
+    assert np.array_equal(found, np.tile(array, (1, 2)))

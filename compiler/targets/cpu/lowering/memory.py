@@ -8,13 +8,14 @@ there too. What a block has loaded already is used again until something is stor
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 from llvmlite import ir
 
 from ....dim import Extent
 from ....loops.ir import LANES, Buffer, LaneFold, Load, Store
+from ....loops.lanes import by_lane
 from ....loops.strides import MOST_STEP
 from ....tensor_type import BOOL
 from .addresses import LINE, Addresses, Offset
@@ -26,8 +27,10 @@ from .representation import (
     I32,
     I64,
     PTR,
+    Mask,
     Operand,
     is_vector,
+    known_lanes,
     like,
     memory_type,
     suffix,
@@ -103,6 +106,9 @@ class Memory(Addresses):
             column = self.indices.extent(offset.without_lane)
             if isinstance(column, int):
                 return self._column(buffer, column)
+        found = by_lane(offset.whole) if not buffer.is_local else None
+        if found is not None and max(found[0]) - min(found[0]) < MOST_STEP * LANES:
+            return self._near(buffer, *found)
         return self._gathered(buffer, offset)
 
     def _uniform(self, buffer: Buffer, offset: Extent) -> Operand:
@@ -127,10 +133,51 @@ class Memory(Addresses):
         first, place, end = self.indices.window(offset)
         elements = (LANES - 1) * step + end + 1
         starts = [*range(0, elements - LANES, LANES), elements - LANES]
-        wanted = range(place, place + LANES * step, step)
-        holders = sorted({next(s for s in starts if e < s + LANES) for e in wanted})
+        inside = range(place, place + LANES * step, step)
+        holders = sorted({next(s for s in starts if e < s + LANES) for e in inside})
         parts = [self._window_part(buffer, first, start, step, end) for start in holders]
-        return picked(self.b, parts, [start - place for start in holders], step)
+        wanted = range(0, LANES * step, step)
+        return picked(self.b, parts, [start - place for start in holders], wanted)
+
+    def _near(self, buffer: Buffer, places: Sequence[int], rest: Extent) -> Operand:
+        """Elements at places that are known for each lane, near each other: picked out of vectors
+        of neighbours, of which only what the lanes read is loaded."""
+        first, running = min(places), self.indices.mask
+        wanted = [place - first for place in places]
+        starts = range(0, max(wanted) + 1, LANES)
+        masks = [self._readers(wanted, start) for start in starts]
+        if not all(mask is None or self._has_masks(buffer, mask) for mask in masks):
+            return self._joined(buffer, self._lanes_at(buffer, places, rest), running)
+        parts = [
+            self._vector(buffer, self._address(buffer, rest + first + start), mask)
+            for start, mask in zip(starts, masks, strict=True)
+        ]
+        return picked(self.b, parts, starts, wanted)
+
+    def _readers(self, wanted: Sequence[int], start: int) -> Operand | None:
+        """Which of the elements from ``start`` on lanes that run want; None: all."""
+        running = self.indices.mask
+        known = (True,) * LANES if running is None else known_lanes(running)
+        readers = [
+            [lane for lane, place in enumerate(wanted) if place == element]
+            for element in range(start, start + LANES)
+        ]
+        if known is not None:
+            read = [any(known[lane] for lane in lanes) for lanes in readers]
+            return None if all(read) else Mask(read)
+        mask: Operand | None = None
+        for turn in range(max(map(len, readers))):
+            some = [lanes[turn] if turn < len(lanes) else None for lanes in readers]
+            part = spread(self.b, running, some)
+            mask = part if mask is None else self.b.or_(mask, part)
+        return mask
+
+    def _lanes_at(
+        self, buffer: Buffer, places: Sequence[int], rest: Extent
+    ) -> Iterator[tuple[int, Operand]]:
+        """The lanes, and where the element of each is."""
+        for lane, place in enumerate(places):
+            yield lane, self._address(buffer, rest + place)
 
     def _window_part(
         self, buffer: Buffer, first: Extent, start: int, step: int, end: int

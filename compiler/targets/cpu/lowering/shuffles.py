@@ -30,17 +30,21 @@ def transposed(b: ir.IRBuilder, rows: Sequence[Operand]) -> list[Operand]:
     return _by_groups(b, rows) if bits >= 32 else _by_interleaving(b, rows)
 
 
-def picked(b: ir.IRBuilder, parts: Sequence[Operand], starts: Sequence[int], step: int) -> Operand:
-    """The elements 0, step, 2 step, … of memory, of which part k holds those from ``starts[k]``
-    on."""
+def picked(
+    b: ir.IRBuilder, parts: Sequence[Operand], starts: Sequence[int], wanted: Sequence[int]
+) -> Operand:
+    """In each lane the element of memory that is wanted there; part k holds those from
+    ``starts[k]`` on."""
     result = parts[0]
     order = [  # what the first holds; the rest is taken from later ones
-        min(lane * step - starts[0], LANES - 1) for lane in range(LANES)
+        min(element - starts[0], LANES - 1) for element in wanted
     ]
+    if len(parts) == 1:
+        return _shuffled(b, result, result, order)
     for part, start in zip(parts[1:], starts[1:], strict=True):
         order = [
-            LANES + e - start if start <= (e := lane * step) < start + LANES else order[lane]
-            for lane in range(LANES)
+            LANES + e - start if start <= e < start + LANES else order[lane]
+            for lane, e in enumerate(wanted)
         ]
         result, order = _shuffled(b, result, part, order), list(range(LANES))
     return result
