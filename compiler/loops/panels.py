@@ -80,8 +80,9 @@ class Sweep:
         return [self._hint(line, first + more) for more in range(at_once)]
 
     def _hint(self, line: Extent, column: Extent) -> Statement:
+        long = [axis for axis in self.terms if axis.extent != 1]
         at: dict[Symbol, Extent] = {axis.symbol: 0 for axis in self.terms}
-        at |= {self.terms[-1].symbol: line, LANE: 0}
+        at |= {long[-1].symbol: line, LANE: 0}
         if self.columns:
             at[self.columns[0]] = dim.minimum(column, self.columns[1] - 1)
         index = tuple(dim.substitute(part, at) for part in self.load.extents)
@@ -97,11 +98,12 @@ def is_panel(load: Load, terms: Sequence[Axis]) -> bool:
     if LANES * load.dtype.bytes != LINE or size * load.dtype.bytes <= FEWEST_BYTES:
         return False
     offset, apart = load.buffer.offset(load.extents), LANES
-    for axis in reversed(terms):
+    long = [axis for axis in terms if axis.extent != 1]
+    for axis in reversed(long):
         if slope_along(offset, axis.symbol) != apart or not isinstance(axis.extent, int):
             return False
         apart *= axis.extent
-    return bool(terms) and slope_along(offset, LANE) == 1
+    return bool(long) and slope_along(offset, LANE) == 1
 
 
 @dataclass(frozen=True)
@@ -135,7 +137,8 @@ def sweep_of(
         around -= 1
     tiles = dim.product([level.tiles for level in nest[around:]])
     is_known = all(isinstance(level.tiles, int) for level in nest[1:around])
-    if around == 0 or not is_known or not isinstance(tiles, int) or tiles < ENOUGH_TILES:
+    is_only_one = dim.product([level.tiles for level in nest[:around]]) == 1
+    if is_only_one or not is_known or not isinstance(tiles, int) or tiles < ENOUGH_TILES:
         return None
     lets, moved = _next_place(plan, item, nest[:around], units)
     load = Load(load.buffer, tuple(dim.substitute(part, moved) for part in load.extents))

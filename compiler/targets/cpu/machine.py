@@ -80,7 +80,8 @@ CPUS: dict[str, Cpu] = {  # of each architecture, the lowest first
             has_dots=True,
             masked_bytes=(1, 2, 4, 8),
         ),
-        # the same code, chosen for a machine whose caches beyond the second are slow
+        # The same instructions; strategies are chosen for a machine that reads slowly from beyond its
+        # L2 cache. FP16 and AMX, which no code of this level uses, tell such machines from others.
         Cpu(
             "sapphirerapids",
             "x86-64-v4",

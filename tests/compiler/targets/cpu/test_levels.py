@@ -39,7 +39,8 @@ from tests.compiler.targets.cpu.test_vector_math import _compiled
 
 Array = npt.NDArray[Any]
 # v3 and v4 tile for more registers than the lowest; the others are like one of these
-HERE = tuple(cpu.name for cpu in host_cpus() if cpu.name not in ("x86-64-v2", "x86-64-v4-vnni"))
+ALIKE = ("x86-64-v2", "x86-64-v4-vnni", "sapphirerapids")
+HERE = tuple(cpu.name for cpu in host_cpus() if cpu.name not in ALIKE)
 STRATEGY = "winograd_f4"  # else it is chosen at the rates of the highest level
 several = pytest.mark.skipif(len(HERE) < 2, reason="this machine has one CPU level only")
 
