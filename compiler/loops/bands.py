@@ -43,7 +43,7 @@ from .tiling import row_and_column_counts
 
 # bytes of entries that a work item keeps: of the stack, and in the L2 cache; and at most, where fewer
 # would read the weights too often
-BAND, MOST_BAND = 224 << 10, 840 << 10
+BAND, MOST_BAND = 224 << 10, 576 << 10
 LEAST_TILES = 4  # of a band
 # of a register tile: it may have as many even where a band holds fewer, and images have as many tiles
 FEWEST_ROWS = 6

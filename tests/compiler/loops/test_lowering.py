@@ -42,7 +42,7 @@ from netloom.compiler.loops.parse import parse_kernel
 from netloom.compiler.op import Array
 from netloom.compiler.scalar import Call, Expr
 from netloom.compiler.targets.cpu.llvm import INDEX_ERROR, compile_kernels, kernels_as_llvm
-from netloom.compiler.targets.cpu.machine import Cpu, host_cpu, host_cpus
+from netloom.compiler.targets.cpu.machine import CPUS, Cpu, host_cpu, host_cpus
 from netloom.compiler.targets.cpu.vector_math import expand_all
 from netloom.compiler.tensor_type import FLOAT32, INT64, DType, TensorType
 
@@ -175,6 +175,16 @@ def agree(kernels: Sequence[Kernel], cpu: Cpu, symbols: Mapping[str, int]) -> No
         found, is_index_wrong = code.run(kernel, arrays, symbols)
         assert found.tobytes() == expected.output.tobytes()
         assert is_index_wrong == expected.is_index_wrong
+
+
+def test_a_lane_that_does_not_run_reads_zero_where_another_reads_its_element() -> None:
+    """Lanes 7 and 8 are at one element; only lane 7 runs."""
+    kernel = parse_kernel(
+        "kernel k(x: float32[40], y: float32[16])\nparallel w < 1:\n  vector l < 16:\n"
+        "    y[l] = (x[(l)%8 + 7*((l)//8)] if (l)%8 + -2 >= 0 else 0.0:float32)\n"
+    )
+    for cpu in (host_cpu(), CPUS["x86-64"]):
+        agree([kernel], cpu, {})
 
 
 @pytest.mark.parametrize(

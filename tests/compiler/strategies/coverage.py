@@ -270,8 +270,7 @@ def _loops_twice(statement: Block) -> bool:
 
 def _borders(statements: list[Statement]) -> set[str]:
     """Borders that the tile's own loops test: before the first element of an axis, behind the
-    last, between strides.
-    """
+    last."""
     guards = [
         e
         for s in statements
@@ -285,12 +284,7 @@ def _borders(statements: list[Statement]) -> set[str]:
     found = set()
     for condition in conditions:
         factors = [factor for atoms, factor in condition.terms if atoms]
-        has_remainder = any(
-            isinstance(atom, dim.Remainder) for atoms, _ in condition.terms for atom in atoms
-        )
-        if has_remainder and all(factor < 0 for factor in factors):
-            found.add("between strides")
-        elif max(factors) > 0 and dict(condition.terms).get((), 0) <= 0:
+        if max(factors) > 0 and dict(condition.terms).get((), 0) <= 0:
             found.add("before the first element")
         else:
             found.add("behind the last element")
@@ -301,8 +295,8 @@ def _borders(statements: list[Statement]) -> set[str]:
 
 
 def _pointwise(statements: list[Statement], names: set[str]) -> set[str]:
-    """Kernels without a sum: over contiguous memory, or tiled; padding that they write."""
-    found = {"contiguous memory"} if "v" in names else {"copied by index"}
+    """Kernels without a sum: those that copy by index; padding that they write."""
+    found = set() if "v" in names else {"copied by index"}
     return found | ({"borders of a padded copy"} if _borders(statements) else set())
 
 

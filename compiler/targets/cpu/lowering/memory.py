@@ -152,7 +152,11 @@ class Memory(Addresses):
             self._vector(buffer, self._address(buffer, rest + first + start), mask)
             for start, mask in zip(starts, masks, strict=True)
         ]
-        return picked(self.b, parts, starts, wanted)
+        result = picked(self.b, parts, starts, wanted)
+        if running is None or len(set(wanted)) == LANES:
+            return result
+        # a lane that does not run reads a zero, also where another one wants its element
+        return self.b.select(running, result, zero_of_type(result.type))
 
     def _readers(self, wanted: Sequence[int], start: int) -> Operand | None:
         """Which of the elements from ``start`` on lanes that run want; None: all."""

@@ -390,4 +390,4 @@ def test_an_instruction_scales_by_powers_of_two() -> None:
     for cpu in CPUS.values():
         if cpu.architecture.is_native:
             text = kernels_as_assembly({KERNEL: kernel}, cpu)
-            assert ("vscalefps" in text) == cpu.has_scaling == cpu.name.startswith("x86-64-v4")
+            assert ("vscalefps" in text) == cpu.has_scaling == cpu.llvm_name.startswith("x86-64-v4")
