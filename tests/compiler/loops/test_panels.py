@@ -203,7 +203,7 @@ def test_the_weights_of_bands_are_asked_for(monkeypatch: pytest.MonkeyPatch) -> 
         (32, 96, 7, 1, "direct"),
         (32, 256, 8, 3, "direct"),
         (576, 512, 4, 1, "direct"),
-        (64, 64, 49, 3, "winograd_f4"),
+        (128, 64, 48, 3, "winograd_f4"),
     ],
 )
 def test_hints_change_no_bit(
