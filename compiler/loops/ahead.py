@@ -3,7 +3,8 @@ ahead, and the rows that a gather copies next.
 
 A chunk of a long sum reads a part of that operand that no chunk before it has read, in short runs
 that the prefetchers of a CPU do not follow. So each tile asks for what the same tile reads in the
-next chunk, or, in the last one, in the first chunk of the next work item.
+next chunk, or, in the last one, in the first chunk of the next work item; behind the last item, of
+the first.
 
 Hints change no result. What their indices load lies inside its buffer; they themselves may not.
 """
@@ -12,7 +13,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from math import prod
 
 from .. import dim, scalar
 from ..dim import Dim, Extent, Symbol
@@ -22,7 +22,6 @@ from .ir import (
     LANE,
     LANES,
     Buffer,
-    Let,
     Load,
     Prefetch,
     Statement,
@@ -30,6 +29,7 @@ from .ir import (
     slope_along,
     variable,
 )
+from .numbering import Lets, Level, bound, next_place
 from .plan import LINE, Plan, operands
 
 NEAR = 1 << 20  # bytes of an operand that a core's own caches may hold
@@ -41,14 +41,12 @@ class Ahead:
     """Where the next chunk is: ``lets`` bind its place around a chunk's tiles, ``moved`` are the
     positions of axes there."""
 
-    lets: tuple[tuple[Symbol, Extent], ...]
+    lets: Lets
     moved: Mapping[Symbol, Extent]
 
     def around(self, body: Statement) -> Statement:
         """A chunk's tiles with the place of the next one."""
-        for symbol, extent in reversed(self.lets):
-            body = Let(symbol, extent, body)
-        return body
+        return bound(self.lets, body)
 
     def prefetches(self, term: Expr, line: Axis) -> list[Statement]:
         """Hints for the operands of a term that are read a line at a time along an axis."""
@@ -63,28 +61,17 @@ class Ahead:
 
 def next_chunk(plan: Plan, item: Symbol) -> Ahead | None:
     """The chunk after each; None where nothing is prefetched."""
-    extents = [plan.tiles(axis) for axis in plan.outer]
-    if plan.swept or len(plan.chains.outer) != 1 or not plan.chains.inner:
+    if plan.swept or len(plan.chains.outer) != 1 or not plan.chains.inner or not _is_far(plan):
         return None
     (chunk,) = plan.chains.outer
-    known = [extent for extent in (*extents, chunk.extent) if isinstance(extent, int)]
-    if len(known) <= len(extents) or not _is_far(plan):
+    tiles = {axis: plan.tiles(axis) for axis in plan.outer}
+    if not all(isinstance(turns, int) for turns in (*tiles.values(), chunk.extent)):
         return None
-    chunks, items = known.pop(), prod(known)
-    following = Dim.of(chunk.symbol) + 1
-    rest: Extent = dim.minimum(Dim.of(item) + following // chunks, items - 1)
-    moved: dict[Symbol, Extent] = {}
-    lets = [(variable(f"{item.name}n", items), rest)]
-    rest = Dim.of(lets[0][0])
-    places: list[tuple[Symbol, Extent]] = []
-    for axis, extent in reversed(list(zip(plan.outer, known, strict=True))):
-        symbol = variable(f"{axis.name}n", extent)
-        places.append((symbol, rest % extent))
-        rest = rest // extent
-        moved[variable(axis.name, extent)] = Dim.of(symbol)
-    symbol = variable(f"{chunk.name}n", chunks)
-    moved[chunk.symbol] = Dim.of(symbol)
-    return Ahead((*lets, *places, (symbol, following % chunks)), moved)
+    here = {axis: variable(axis.name, turns) for axis, turns in tiles.items()}
+    nest = [Level(axis, turns, Dim.of(here[axis])) for axis, turns in tiles.items()]
+    lets, turns = next_place([*nest, Level(chunk, chunk.extent, chunk.position)], item.name, "n")
+    moved = {here.get(axis, axis.symbol): turns[axis.symbol] for axis in (*tiles, chunk)}
+    return Ahead(lets, moved)
 
 
 def _is_far(plan: Plan) -> bool:

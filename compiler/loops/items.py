@@ -290,9 +290,8 @@ def _is_swept_by_columns(space: Space, tile: Tile, chains: Chains) -> bool:
     )
     if any(again) and not keeps_part:
         return again < again[::-1]
-    terms = chains.inner if chains.outer else (*chains.outer, *chains.inner)
-    is_hinted = any(is_panel(chains.taken_apart(load), terms) for load in vectors)
-    return of_columns < of_rows and not (is_hinted and not keeps_part)
+    is_hinted = any(is_panel(chains.taken_apart(load), chains.inner) for load in vectors)
+    return of_columns < of_rows and (keeps_part or not is_hinted)
 
 
 def _read_again(space: Space, tile: Tile, loads: Sequence[Load], others: Sequence[Load]) -> int:

@@ -1,13 +1,19 @@
-"""Work items are numbered over axes, the last one fastest: the number of an item -> its place."""
+"""Work items and tiles are numbered over axes, the last one fastest: a number -> its place, a place ->
+its number and the next place.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import TypeAlias
 
 from .. import dim
 from ..dim import Dim, Extent, Symbol
 from .elements import Axis
-from .ir import Let, Statement, loop
+from .ir import Let, Statement, loop, variable
+
+Lets: TypeAlias = tuple[tuple[Symbol, Extent], ...]
 
 
 def over_items(axes: Sequence[Axis], item: Symbol, body: Statement) -> tuple[Extent, Statement]:
@@ -29,4 +35,48 @@ def over_items(axes: Sequence[Axis], item: Symbol, body: Statement) -> tuple[Ext
     return dim.product([axis.extent for axis in outer]), body
 
 
-__all__ = ["over_items"]
+@dataclass(frozen=True)
+class Level:
+    """A loop of a nest: along which axis, how many turns it has, and which one this is."""
+
+    axis: Axis
+    turns: Extent
+    number: Extent
+
+
+def number_in(nest: Sequence[Level]) -> Extent:
+    """The number of a place in a nest, outermost loop first."""
+    total: Extent = 0
+    for level in nest:
+        total = total * level.turns + level.number
+    return total
+
+
+def next_place(nest: Sequence[Level], name: str, mark: str) -> tuple[Lets, Mapping[Symbol, Dim]]:
+    """(what binds the place one step further in a nest, the turns there by the symbols of axes);
+    behind the last place comes the first. The first number is bound to a variable of that name,
+    others to those of their axes with a ``mark``. Only the outermost loop may have a free number of
+    turns."""
+    step = variable(f"{name}{mark}", dim.product([level.turns for level in nest]) + 1)
+    lets: list[tuple[Symbol, Extent]] = [(step, number_in(nest) + 1)]
+    turns: dict[Symbol, Dim] = {}
+    rest: Extent = Dim.of(step)
+    for level in reversed(nest):
+        symbol = variable(f"{level.axis.name}{mark}", level.turns)
+        turns[level.axis.symbol] = Dim.of(symbol)
+        if isinstance(level.turns, int):
+            lets.append((symbol, rest % level.turns))
+            rest = rest // level.turns
+        else:
+            lets.append((symbol, rest))
+    return tuple(lets), turns
+
+
+def bound(lets: Lets, body: Statement) -> Statement:
+    """A statement inside what binds its variables, the first one outermost."""
+    for symbol, extent in reversed(lets):
+        body = Let(symbol, extent, body)
+    return body
+
+
+__all__ = ["Lets", "Level", "bound", "next_place", "number_in", "over_items"]

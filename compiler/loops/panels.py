@@ -19,7 +19,8 @@ from typing import TypeAlias
 from .. import dim
 from ..dim import Dim, Extent, Symbol
 from .elements import Axis
-from .ir import LANE, LANES, Let, Load, Prefetch, Statement, slope_along, variable
+from .ir import LANE, LANES, Load, Prefetch, Statement, slope_along
+from .numbering import Lets, Level, bound, next_place, number_in
 from .plan import LINE, Plan, operands
 from .strides import depends
 
@@ -43,13 +44,11 @@ class Sweep:
     columns: tuple[Symbol, int] | None
     tiles: int
     number: Extent
-    lets: tuple[tuple[Symbol, Extent], ...] = ()
+    lets: Lets = ()
 
     def around(self, body: Statement) -> Statement:
         """A tile's terms with the place of the next panel."""
-        for symbol, extent in reversed(self.lets):
-            body = Let(symbol, extent, body)
-        return body
+        return bound(self.lets, body)
 
     @property
     def depth(self) -> int:
@@ -71,8 +70,8 @@ class Sweep:
     def hints(self) -> list[Statement]:
         """Those of a tile, each time that it comes by at ``depth``."""
         extents = _known([axis.extent for axis in self.terms])
-        loops = [_Level(axis, axis.extent, axis.position) for axis in self.terms[: self.depth]]
-        done = _linear(loops) * prod(extents[self.depth :])
+        loops = [Level(axis, axis.extent, axis.position) for axis in self.terms[: self.depth]]
+        done = number_in(loops) * prod(extents[self.depth :])
         share = -(-prod(extents) // self._sharers)
         line = self.number % self._sharers * share + done // self._sharers
         at_once = -(-self._vectors // self.tiles)
@@ -106,16 +105,6 @@ def is_panel(load: Load, terms: Sequence[Axis]) -> bool:
     return bool(long) and slope_along(offset, LANE) == 1
 
 
-@dataclass(frozen=True)
-class _Level:
-    """A loop around a tile's terms: how many tiles there are along its axis, and which one this
-    is."""
-
-    axis: Axis
-    tiles: Extent
-    number: Extent
-
-
 def sweep_of(
     plan: Plan, item: Symbol, positions: Mapping[Symbol, Extent], units: Units, keeps_sums: bool
 ) -> Sweep | None:
@@ -130,57 +119,31 @@ def sweep_of(
         return None
     (load,) = panels
     nest = [_level(plan, axis, positions, units) for axis in plan.outer]
-    nest += [_Level(axis, axis.extent, axis.position) for axis in chains.outer if keeps_sums]
+    nest += [Level(axis, axis.extent, axis.position) for axis in chains.outer if keeps_sums]
     nest += [_level(plan, axis, positions, units) for axis in plan.inner]
     around = len(nest)
     while around and not depends(load, nest[around - 1].axis.symbol):
         around -= 1
-    tiles = dim.product([level.tiles for level in nest[around:]])
-    is_known = all(isinstance(level.tiles, int) for level in nest[1:around])
-    is_only_one = dim.product([level.tiles for level in nest[:around]]) == 1
+    tiles = dim.product([level.turns for level in nest[around:]])
+    is_known = all(isinstance(level.turns, int) for level in nest[1:around])
+    is_only_one = dim.product([level.turns for level in nest[:around]]) == 1
     if is_only_one or not is_known or not isinstance(tiles, int) or tiles < ENOUGH_TILES:
         return None
-    lets, moved = _next_place(plan, item, nest[:around], units)
+    lets, turns = next_place(nest[:around], item.name, "p")
+    moved: dict[Symbol, Extent] = {}
+    for symbol, turn in turns.items():
+        unit = Dim.of(units[symbol][0]) if symbol in units else 0
+        moved[symbol] = turn * plan.tile.counts.get(symbol, 1) + unit
     load = Load(load.buffer, tuple(dim.substitute(part, moved) for part in load.extents))
     columns = units.get(plan.tile.columns.symbol) if plan.tile.columns else None
-    return Sweep(load, terms, columns, tiles, _linear(nest[around:]), lets)
+    return Sweep(load, terms, columns, tiles, number_in(nest[around:]), lets)
 
 
-def _level(
-    plan: Plan, axis: Axis, positions: Mapping[Symbol, Extent], units: Units
-) -> _Level:  # fmt: skip
+def _level(plan: Plan, axis: Axis, positions: Mapping[Symbol, Extent], units: Units) -> Level:
     position = positions[axis.symbol]
     if axis.symbol in units:
         position = position - Dim.of(units[axis.symbol][0])
-    return _Level(axis, plan.tiles(axis), position // plan.tile.counts.get(axis.symbol, 1))
-
-
-def _next_place(
-    plan: Plan, item: Symbol, nest: Sequence[_Level], units: Units
-) -> tuple[tuple[tuple[Symbol, Extent], ...], Mapping[Symbol, Extent]]:
-    """(what binds the place one step further in a nest, the positions of its axes there); behind the
-    last place comes the first."""
-    count = dim.product([level.tiles for level in nest])
-    step = variable(f"{item.name}p", count + 1)
-    lets: list[tuple[Symbol, Extent]] = [(step, _linear(nest) + 1)]
-    moved: dict[Symbol, Extent] = {}
-    rest: Extent = Dim.of(step)
-    for level in reversed(nest):
-        symbol, tiles = variable(f"{level.axis.name}p", level.tiles), level.tiles
-        lets.append((symbol, rest % tiles if isinstance(tiles, int) else rest))
-        rest = rest // tiles if isinstance(tiles, int) else rest
-        position = Dim.of(symbol) * plan.tile.counts.get(level.axis.symbol, 1)
-        unit = units.get(level.axis.symbol)
-        moved[level.axis.symbol] = position + Dim.of(unit[0]) if unit else position
-    return tuple(lets), moved
-
-
-def _linear(nest: Sequence[_Level]) -> Extent:
-    """The number of a place in a nest."""
-    total: Extent = 0
-    for level in nest:
-        total = total * level.tiles + level.number
-    return total
+    return Level(axis, plan.tiles(axis), position // plan.tile.counts.get(axis.symbol, 1))
 
 
 def _known(extents: Sequence[Extent]) -> list[int]:

@@ -102,7 +102,7 @@ def test_each_chunk_asks_for_what_the_next_one_reads(
     assert len(chunks) == 2 * kernel.items
     for present, following in zip(chunks, chunks[1:], strict=False):
         assert present.asked == following.read
-    assert chunks[-1].asked == chunks[-2].read  # no item follows: that of the last one stays
+    assert chunks[-1].asked == chunks[0].read  # no item follows
 
 
 class _Lines:
