@@ -16,28 +16,22 @@ from netloom.compiler.loops import ahead
 from netloom.compiler.loops.build import Machine, build_kernel
 from netloom.compiler.loops.ir import (
     LANES,
-    Allocate,
-    Block,
     For,
-    If,
     Kernel,
-    Let,
     Load,
     Prefetch,
-    Statement,
-    Store,
     walk,
 )
 from netloom.compiler.loops.parse import parse_kernel
 from netloom.compiler.loops.text import print_kernel
 from netloom.compiler.loops.verify import verify_kernel
 from netloom.compiler.op import OPS
-from netloom.compiler.scalar import post_order
 from netloom.compiler.targets.cpu.llvm import kernels_as_llvm
 from netloom.compiler.targets.cpu.machine import host_cpu
 from netloom.compiler.tensor_type import FLOAT32, INT64, TensorType
 from netloom.errors import VerificationError
 from tests.compiler.loops.test_lowering import agree, compiled
+from tests.compiler.loops.walker import Walker
 
 
 def convolution(channels: int, extent: int, batch: int, stride: int = 1) -> Kernel:
@@ -97,7 +91,7 @@ def test_each_chunk_asks_for_what_the_next_one_reads(
     chunks: list[_Lines] = []
     for item in range(kernel.items):
         reader = _Reader(kernel)
-        reader.run(kernel.body, {kernel.variable.name: item})
+        reader.run_item(item)
         chunks += reader.chunks
     assert len(chunks) == 2 * kernel.items
     for present, following in zip(chunks, chunks[1:], strict=False):
@@ -113,37 +107,28 @@ class _Lines:
         self.asked: set[int] = set()
 
 
-class _Reader:
+class _Reader(Walker):
     """Walks a work item's loops, but not along a line and not along lanes."""
 
     def __init__(self, kernel: Kernel) -> None:
+        super().__init__(kernel)
         self.x = kernel.buffers[0]
         self.chunks: list[_Lines] = []
 
-    def run(self, statement: Statement, values: Mapping[str, int]) -> None:
-        match statement:
-            case Block(statements):
-                for inner in statements:
-                    self.run(inner, values)
-            case Let(symbol, extent, body):
-                self.run(body, {**values, symbol.name: evaluate(extent, values)})
-            case If(conditions, body):
-                if all(evaluate(c, values) >= 0 for c in conditions):
-                    self.run(body, values)
-            case Allocate(_, body):
-                self.run(body, values)
-            case For(symbol, extent, _, body):
-                trips = evaluate(extent, values)
-                for number in range(1 if trips == LANES else trips):
-                    if symbol.name.endswith("o"):
-                        self.chunks.append(_Lines())
-                    self.run(body, {**values, symbol.name: number})
-            case Prefetch(element):
-                self.chunks[-1].asked.add(self._line(element, values))
-            case Store(value=value):
-                for node in post_order([value]):
-                    if isinstance(node, Load) and node.buffer is self.x:
-                        self.chunks[-1].read.add(self._line(node, values))
+    def turns(self, loop: For, values: Mapping[str, int]) -> int:
+        trips = super().turns(loop, values)
+        return 1 if trips == LANES else trips
+
+    def turned(self, loop: For) -> None:
+        if loop.variable.name.endswith("o"):
+            self.chunks.append(_Lines())
+
+    def asked(self, element: Load, values: Mapping[str, int]) -> None:
+        self.chunks[-1].asked.add(self._line(element, values))
+
+    def read(self, load: Load, values: Mapping[str, int]) -> None:
+        if load.buffer is self.x:
+            self.chunks[-1].read.add(self._line(load, values))
 
     def _line(self, load: Load, values: Mapping[str, int]) -> int:
         offset = evaluate(load.buffer.offset(load.extents), values)

@@ -17,16 +17,11 @@ from netloom.compiler.graph import Builder, Graph
 from netloom.compiler.loops import bands, panels
 from netloom.compiler.loops.build import Machine, build_kernel
 from netloom.compiler.loops.ir import (
-    Allocate,
-    Block,
     For,
-    If,
     Kernel,
     Kind,
-    Let,
     Load,
     Prefetch,
-    Statement,
     Store,
     walk,
 )
@@ -38,6 +33,7 @@ from netloom.compiler.scalar import post_order
 from netloom.compiler.targets.cpu.machine import CPUS, host_cpu
 from netloom.compiler.tensor_type import FLOAT32, TensorType
 from tests.compiler.loops.test_lowering import agree, compiled
+from tests.compiler.loops.walker import Walker
 
 WIDE = Machine(vectors=32)
 
@@ -78,52 +74,39 @@ def hints(kernel: Kernel) -> list[Prefetch]:
 
 @dataclass
 class _Tile:
-    """The lines of the panel, by their first element, that a tile reads and asks for, and of how
-    many terms it adds up the products."""
+    """The lines of the panel, by their first element, that a tile reads and asks for."""
 
     read: set[int] = field(default_factory=set)
     asked: list[int] = field(default_factory=list)
-    terms: int = 0
 
 
-class _Reader:
-    """Walks a kernel, of vectors the first lane and of tiles the first row, and notes what is done to one operand."""
+class _Reader(Walker):
+    """Walks a kernel, of vectors the first lane and of tiles the first row, and notes what is done
+    to one operand."""
 
     def __init__(self, kernel: Kernel) -> None:
+        super().__init__(kernel)
         self.w = kernel.buffers[1]
-        loads = (
-            node for statement in walk(kernel.body) if isinstance(statement, Store)
-            for node in post_order([statement.value]) if isinstance(node, Load)
-        )  # fmt: skip
-        self.symbols = symbols_of(
-            [e for load in loads if load.buffer is self.w for e in load.extents]
-        )
+        stores = [s for s in walk(kernel.body) if isinstance(s, Store)]
+        loads = [n for s in stores for n in post_order([s.value]) if isinstance(n, Load)]
+        own = [part for load in loads if load.buffer is self.w for part in load.extents]
+        self.symbols = symbols_of(own)
         self.tiles: list[_Tile] = []
 
-    def run(self, statement: Statement, values: Mapping[str, int]) -> None:
-        match statement:
-            case Block(statements):
-                for inner in statements:
-                    self.run(inner, values)
-            case Let(symbol, extent, body):
-                self.run(body, {**values, symbol.name: evaluate(extent, values)})
-            case If(conditions, body):
-                if all(evaluate(c, values) >= 0 for c in conditions):
-                    self.run(body, values)
-            case Allocate(_, body):
-                self.tiles.append(_Tile())
-                self.run(body, values)
-            case For(symbol, extent, kind, body):
-                is_row = kind is Kind.UNROLLED and symbol not in self.symbols
-                once = is_row or kind is Kind.VECTOR
-                for number in range(1 if once else evaluate(extent, values)):
-                    self.run(body, {**values, symbol.name: number})
-            case Prefetch(element) if element.buffer is self.w:
-                self.tiles[-1].asked.append(self._line(element, values))
-            case Store(value=value):
-                for node in post_order([value]):
-                    if isinstance(node, Load) and node.buffer is self.w:
-                        self.tiles[-1].read.add(self._line(node, values))
+    def turns(self, loop: For, values: Mapping[str, int]) -> int:
+        is_row = loop.kind is Kind.UNROLLED and loop.variable not in self.symbols
+        return 1 if is_row or loop.kind is Kind.VECTOR else super().turns(loop, values)
+
+    def allocated(self) -> None:
+        self.tiles.append(_Tile())
+
+    def asked(self, element: Load, values: Mapping[str, int]) -> None:
+        if element.buffer is self.w:
+            self.tiles[-1].asked.append(self._line(element, values))
+
+    def read(self, load: Load, values: Mapping[str, int]) -> None:
+        if load.buffer is self.w:
+            self.tiles[-1].read.add(self._line(load, values))
 
     def _line(self, load: Load, values: Mapping[str, int]) -> int:
         return evaluate(load.buffer.offset(load.extents), {**values, "l": 0})
@@ -134,7 +117,7 @@ def sweeps(kernel: Kernel) -> list[list[_Tile]]:
     reader = _Reader(kernel)
     assert isinstance(kernel.items, int)
     for item in range(kernel.items):
-        reader.run(kernel.body, {kernel.variable.name: item})
+        reader.run_item(item)
     tiles = [tile for tile in reader.tiles if tile.read]
     return [list(group) for _, group in groupby(tiles, key=lambda tile: tile.read)]
 
