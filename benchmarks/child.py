@@ -61,17 +61,17 @@ def output_of(command: Sequence[str]) -> str:
     return result.stdout
 
 
-def compile_seconds(model: str, target: Path, repeats: int) -> tuple[float, float]:
-    """``netloom compile``: seconds with a new cache folder each time, and again with what that
-    left (medians).
+def compile_seconds(models: Sequence[str], target: Path, repeats: int) -> tuple[float, ...]:
+    """``netloom compile`` of one model after another: seconds (medians), the first with a new cache
+    folder each time, and the others with what those before left.
     """
-    cold, again = [], []
+    found: list[list[float]] = [[] for _ in models]
     for _ in range(repeats):
         with tempfile.TemporaryDirectory(prefix="netloom-") as cache:
-            command = netloom_command(Path(cache), "compile", model, "-o", target)
-            cold.append(seconds_of(command))
-            again.append(seconds_of(command))
-    return statistics.median(cold), statistics.median(again)
+            for model, seconds in zip(models, found, strict=True):
+                command = netloom_command(Path(cache), "compile", model, "-o", target)
+                seconds.append(seconds_of(command))
+    return tuple(map(statistics.median, found))
 
 
 def memory_of(command: Sequence[str]) -> Memory:

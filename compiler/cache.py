@@ -11,11 +11,13 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import os
+import shutil
 import stat
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
+from typing import BinaryIO
 from uuid import uuid4
 
 from netloom import __version__, abi
@@ -60,43 +62,45 @@ class Cache:
 
     def get(self, *key: str) -> bytes | None:
         """What was stored under the key, if it is there, ours and undamaged."""
-        name = _digest_of(key)
-        if self.folder is None or not _is_private(self.folder):
+        file = self.open_file(*key)
+        if file is None:
             return None
         try:
-            contents = _read_own(self._place(name))
+            with file:
+                contents = file.read()
         except OSError:
             return None
         data = contents[_HEADER:]
-        if contents[:_HEADER] != _header(name, data):
-            return None
-        with contextlib.suppress(OSError):  # a cache that cannot be written can still be read
-            os.utime(self._place(name))
-        return data
+        return data if contents[:_HEADER] == _header(_digest_of(key), data) else None
 
     def put(self, data: bytes, *key: str) -> None:
         """Store the data under the key, if that is possible."""
-        if self.folder is None:
-            return
-        name = _digest_of(key)
-        place = self._place(name)
-        temporary = place.with_name(f"{_TEMPORARY}{os.getpid()}-{uuid4().hex}.tmp")
+        header = _header(_digest_of(key), data)
+        self._store(lambda place: _write_new(place, header, data), key)
+
+    def put_file(self, source: Path, *key: str) -> None:
+        """Store the contents of a file as they are, without a digest, if that is possible."""
+        self._store(lambda place: shutil.copyfile(source, place), key)
+
+    def open_file(self, *key: str) -> BinaryIO | None:
+        """What ``put_file`` stored under the key, if it is there and ours; whoever reads it finds
+        out whether it is damaged.
+        """
+        if self.folder is None or not _is_private(self.folder):
+            return None
+        place = self._place(_digest_of(key))
         try:
-            self.folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-            if not _is_private(self.folder):
-                return
-            place.parent.mkdir(mode=0o700, exist_ok=True)
-            with open(
-                os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb"
-            ) as file:
-                file.write(_header(name, data))
-                file.write(data)
-            temporary.replace(place)  # no fsync: what a power failure tears is found by its digest
+            file = _open_own(place)
         except OSError:
-            pass
-        finally:
+            return None
+        _note_use(place)
+        return file
+
+    def remove(self, *key: str) -> None:
+        """Forget what is stored under the key."""
+        if self.folder is not None:
             with contextlib.suppress(OSError):
-                temporary.unlink(missing_ok=True)
+                self._place(_digest_of(key)).unlink(missing_ok=True)
 
     def entries(self) -> list[Entry]:
         """All entries, the one that was used longest ago first."""
@@ -123,6 +127,26 @@ class Cache:
         for entry in entries:
             entry.path.unlink(missing_ok=True)
         return entries
+
+    def _store(self, write: Callable[[Path], object], key: tuple[str, ...]) -> None:
+        """Puts the file that ``write`` makes under the key's name: whole or not at all."""
+        if self.folder is None:
+            return
+        place = self._place(_digest_of(key))
+        temporary = place.with_name(f"{_TEMPORARY}{os.getpid()}-{uuid4().hex}.tmp")
+        try:
+            self.folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+            if not _is_private(self.folder):
+                return
+            place.parent.mkdir(mode=0o700, exist_ok=True)
+            os.close(os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600))
+            write(temporary)
+            temporary.replace(place)  # no fsync: what a power failure tears is found by its digest
+        except OSError:
+            pass
+        finally:
+            with contextlib.suppress(OSError):
+                temporary.unlink(missing_ok=True)
 
     def _place(self, name: str) -> Path:
         assert self.folder is not None
@@ -160,14 +184,19 @@ def compiler_version() -> str:
     """The package's version and a digest of the compiler's own source files and of the C
     interface's table.
     """
-    folder, digest = os.path.dirname(__file__), hashlib.sha256()
+    return f"{__version__} {digest_of_sources(os.path.dirname(__file__), abi.__file__)}"
+
+
+def digest_of_sources(folder: str, *others: str) -> str:
+    """Of all Python files of a folder, and of other ones."""
+    digest = hashlib.sha256()
     paths = [os.path.join(place, name) for place, _, names in os.walk(folder) for name in names]
     named = [(path[len(folder) :], path) for path in sorted(paths) if path.endswith(".py")]
-    for name, path in [*named, ("abi", abi.__file__)]:
+    for name, path in [*named, *((os.path.basename(other), other) for other in others)]:
         with open(path, "rb", buffering=0) as file:  # hundreds of small ones
             source = file.read()
         digest.update(f"{name} {len(source)}\n".encode() + source)
-    return f"{__version__} {digest.hexdigest()}"
+    return digest.hexdigest()
 
 
 def _digest_of(key: tuple[str, ...]) -> str:
@@ -192,13 +221,25 @@ def _is_ours(status: os.stat_result) -> bool:
     return status.st_uid == os.geteuid() and not status.st_mode & _WRITABLE_BY_OTHERS
 
 
-def _read_own(path: Path) -> bytes:
+def _note_use(place: Path) -> None:
+    with contextlib.suppress(OSError):  # a cache that cannot be written can still be read
+        os.utime(place)
+
+
+def _write_new(place: Path, *parts: bytes) -> None:
+    with place.open("wb") as file:
+        for part in parts:
+            file.write(part)
+
+
+def _open_own(path: Path) -> BinaryIO:
     """A regular file of ours (never a link or a pipe); OSError for any other."""
-    with open(os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK), "rb") as file:
-        status = os.fstat(file.fileno())
-        if not stat.S_ISREG(status.st_mode) or not _is_ours(status):
-            raise PermissionError(f"{path} is no file of this user alone")
-        return file.read()
+    file = open(os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK), "rb")  # noqa: SIM115
+    status = os.fstat(file.fileno())
+    if stat.S_ISREG(status.st_mode) and _is_ours(status):
+        return file
+    file.close()
+    raise PermissionError(f"{path} is no file of this user alone")
 
 
 def _sweep(temporary: Path) -> None:
@@ -208,4 +249,4 @@ def _sweep(temporary: Path) -> None:
             temporary.unlink(missing_ok=True)
 
 
-__all__ = ["LIMIT", "Cache", "Entry", "compiler_version", "default_cache"]
+__all__ = ["LIMIT", "Cache", "Entry", "compiler_version", "default_cache", "digest_of_sources"]

@@ -47,8 +47,9 @@ from .program import Program, StatePort, identifier
 from .strategies import Rates, rates_of
 from .targets.cpu.kernel_objects import compile_kernel_objects
 from .targets.cpu.machine import Cpu, cpus_named
-from .targets.cpu.shared_object import check_writable, write_shared_object
+from .targets.cpu.shared_object import write_shared_object
 from .targets.cpu.variant import Variant
+from .targets.cpu.whole_files import check_writable
 from .text import constants_of, print_graph
 from .tuning import Tuner
 
@@ -197,12 +198,12 @@ class Compiled:
 
         return load_in_process(self.variants)
 
-    def save(self, path: str | os.PathLike[str]) -> None:
-        """Write PATH and the C header beside it; LinkError without a linker, UsageError if it
-        cannot be written.
+    def save(self, path: str | os.PathLike[str]) -> bytes:
+        """Write PATH and the C header beside it; the digest that PATH records of itself. LinkError
+        without a linker, UsageError if it cannot be written.
         """
         check_writable(Path(path))
-        write_shared_object(self.variants, Path(path))
+        return write_shared_object(self.variants, Path(path))
 
     def as_text(self, level: str = "graph") -> str:
         """The program at a level: graph (as it was given), kernels (fused), loops, llvm or asm."""

@@ -9,6 +9,7 @@ address of that table.
 
 from __future__ import annotations
 
+import struct
 from dataclasses import dataclass
 from typing import Final
 
@@ -21,8 +22,15 @@ TRAILER_MAGIC: Final = (
     b"netloom\n"
 )
 TRAILER_FORMAT: Final = "<8sIIQ32s8x"
+TRAILER_SIZE: Final = struct.calcsize(TRAILER_FORMAT)
 # numbers of the architectures, by the names that Linux gives them
 ELF_MACHINES: Final = {"x86_64": 62, "aarch64": 183}
+
+
+def trailer(size: int, digest: bytes) -> bytes:
+    """The last bytes of a program whose contents are ``size`` bytes of this SHA-256."""
+    row = (TRAILER_MAGIC, ABI_VERSION, 0, size + TRAILER_SIZE, digest)
+    return struct.pack(TRAILER_FORMAT, *row)
 
 
 @dataclass(frozen=True)

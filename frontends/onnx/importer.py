@@ -63,7 +63,7 @@ def from_onnx(source: Source, *, dims: Dims | None = None, shapes: Shapes | None
         importer = _Importer(
             model,
             functions,
-            TensorReader(file.folder, file.apart),
+            TensorReader(file.folder, file.apart, file.outside),
             {**limits, **(dims or {})},
             shapes or {},
             fixed=dims or {},

@@ -5,11 +5,12 @@ understands them takes as long as reading them. So this file imports nothing of 
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import mmap
 import os
 import stat
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
 
@@ -26,18 +27,22 @@ NOT_A_MODEL: Final = (
 
 @dataclass(frozen=True)
 class Reading:
-    """A file that is being read."""
+    """A file that is being read; ``digest``: the SHA-256 of its contents in hexadecimal;
+    ``outside``: the files beside it that its tensors were read from."""
 
     path: Path
     contents: Future[memoryview]
+    digest: Future[str]
+    outside: set[str] = field(default_factory=set)
 
 
 def read_ahead(path: Path) -> Reading:
     """Begins to read a model's file; whoever asks for its contents gets the errors too."""
     pool = ThreadPoolExecutor(1)
-    reading = Reading(path, pool.submit(read_bytes, path))
+    contents = pool.submit(read_bytes, path)
+    digest = pool.submit(lambda: hashlib.sha256(contents.result()).hexdigest())
     pool.shutdown(wait=False)
-    return reading
+    return Reading(path, contents, digest)
 
 
 def read_bytes(path: Path) -> memoryview:

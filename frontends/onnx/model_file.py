@@ -6,6 +6,7 @@ instead.
 
 from __future__ import annotations
 
+import dataclasses
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -49,12 +50,14 @@ SIGNATURES: Final = (
 @dataclass(frozen=True)
 class ModelFile:
     """A model, its folder (None unless a path was given: then there is no external data to read),
-    and the data of large initializers by the tokens that stand in the model for them.
+    and the data of large initializers by the tokens that stand in the model for them. The files
+    that its tensors are read from besides are noted in ``outside``.
     """
 
     model: onnx.ModelProto
     folder: Path | None
     apart: Mapping[bytes, memoryview]
+    outside: set[str] = dataclasses.field(default_factory=set)
 
 
 def read_model(source: Source) -> ModelFile:
@@ -68,7 +71,8 @@ def read_model(source: Source) -> ModelFile:
             path = Path(source)
             return _parse(read_bytes(path), printable(str(path)), path.parent)
         case Reading(path, contents):
-            return _parse(contents.result(), printable(str(path)), path.parent)
+            file = _parse(contents.result(), printable(str(path)), path.parent)
+            return dataclasses.replace(file, outside=source.outside)
         case _:
             raise UsageError(
                 f"a model is a path, bytes or a ModelProto, not {type(source).__name__}."

@@ -124,13 +124,16 @@ def check_shape(dims: Sequence[int], what: str) -> tuple[int, ...]:
 
 class TensorReader:
     """Reads tensors of one model; ``folder`` holds its external data, None if there can be none;
-    ``apart``: raw data of tensors that hold a token instead (large_tensors.py).
+    ``apart``: raw data of tensors that hold a token instead (large_tensors.py); the files of
+    external data that were read are noted in ``outside``.
     """
 
     def __init__(
-        self, folder: Path | None, apart: Mapping[bytes, memoryview] | None = None
-    ) -> None:
+        self, folder: Path | None, apart: Mapping[bytes, memoryview] | None = None,
+        outside: set[str] | None = None,
+    ) -> None:  # fmt: skip
         self.folder, self.apart = folder, apart or {}
+        self.outside = set() if outside is None else outside
 
     def constant(self, tensor: onnx.TensorProto, what: str = "") -> Constant:
         """The tensor's contents, of narrow dtypes in their carrier. ModelError names the tensor
@@ -181,7 +184,9 @@ class TensorReader:
         if length != needed:
             raise ModelError(f"{what} needs {needed} bytes, but its external data give {length}.",
                              hint="Export the model again.")  # fmt: skip
-        return _read_inside(self.folder, entries.get("location", ""), offset, length, what)
+        location = entries.get("location", "")
+        self.outside.add(location)
+        return _read_inside(self.folder, location, offset, length, what)
 
 
 def _number(text: str, key: str, what: str) -> int:

@@ -7,17 +7,17 @@ there.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final
 
 import click
 
 from netloom.errors import UsageError
 
 from .cuda import compile_for_device, write_device_candidates
-from .explain import tuned
+from .explain import summary_of, tuned
 from .files import check_target, replace_file
 from .models import begin_reading, check_override, compiler_options, inference_form, load_graph
 from .options import Binding, Build, FileType, binding_options, build_options, printing
@@ -26,6 +26,9 @@ from .output import Output, displayable
 if TYPE_CHECKING:
     from netloom.compiler.driver import Compiled
     from netloom.compiler.graph import Graph
+    from netloom.frontends.onnx.model_bytes import Reading
+
+    from .kept_programs import Request
 
 
 @dataclass(frozen=True)
@@ -127,7 +130,7 @@ def compile_(
         return
     forms = _forms(emit, path)
     begun = begin_reading(model)  # beside the imports that the next lines need
-    targets = _targets(forms, path, build.cpu)
+    targets = _targets(forms, path)
     if build.precision != "f32":
         raise UsageError(
             f"the cpu target has no precision {build.precision}.",
@@ -138,6 +141,13 @@ def compile_(
             f"{displayable(str(dump))!r} is not a folder.", hint="Choose another place for --dump."
         )
     start = time.perf_counter()
+    request = _request(begun, forms, dump, training, binding, build) if not output.verbose else None
+    if request is not None and (said := request.answer(targets["so"])) is not None:
+        _say_how(output, build, said)
+        _say_result(output, said, targets, start)
+        return
+    if "so" in targets:
+        _check_linker(build.cpu)
     compiled = _plan(load_graph(model, binding, begun), build, dump, training)
     check_override(compiled.decisions, build.conv_strategy)
     if path is None:
@@ -145,22 +155,56 @@ def compile_(
         assert contents is not None
         click.echo(contents(compiled), nl=False)
         return
-    output.say(
-        f"precision float32, target {compiled.levels}, accuracy {build.accuracy}{tuned(compiled)}"
-    )
+    said = {"cpu": compiled.levels, "kernels": len(compiled.program.kernels), "kept": False,
+            "tuning": summary_of(compiled)}  # fmt: skip
+    _say_how(output, build, said)
     for step in compiled.reports.values():
         output.remark(str(step))
     for form, target in targets.items():
-        _write(compiled, form, target)
+        digest = _write(compiled, form, target)
+        if request is not None and digest is not None:
+            request.keep(target, digest, {**said, "kept": True})
+    _say_result(output, said, targets, start)
+
+
+def _request(
+    begun: Reading | None, forms: tuple[str, ...], dump: Path | None, training: str | None, binding: Binding,
+    build: Build,
+) -> Request | None:  # fmt: skip
+    """What a library may be kept for: a model's file and options that decide it. A tuned program
+    depends on the machine's times besides, and one from Python on whatever its code does.
+    """
+    if begun is None or forms != ("so",) or dump is not None or training is not None:
+        return None
+    if build.tune is not None:
+        return None
+    from .kept_programs import Request
+
+    return Request(begun, (repr(binding), repr(build)))
+
+
+def _say_how(output: Output, build: Build, said: Mapping[str, Any]) -> None:
+    """Precision, CPU levels, accuracy, and what was measured."""
+    output.say(
+        f"precision float32, target {said['cpu']}, accuracy {build.accuracy}{tuned(said['tuning'])}"
+    )
+
+
+def _say_result(
+    output: Output, said: Mapping[str, Any], targets: Mapping[str, Path], start: float
+) -> None:
+    """The files, and how long they took."""
     seconds = time.perf_counter() - start
-    rows = [
+    files = [
         {"form": form, "file": str(target), "bytes": target.stat().st_size}
         for form, target in targets.items()
     ]
-    row = {"cpu": compiled.levels, "kernels": len(compiled.program.kernels), "seconds": seconds, "files": rows,
-           "tuning": compiled.tuner.summary if compiled.tuner else None}  # fmt: skip
-    text = "\n".join(f"{item['file']}: {_size(int(str(item['bytes'])))}" for item in rows)
-    output.result(row, f"{text}\n{row['kernels']} kernels, {seconds:.2f} s")
+    text = "\n".join(f"{item['file']}: {_size(int(str(item['bytes'])))}" for item in files)
+    kept = ", as compiled before" if said["kept"] else ""
+    output.result(
+        {**said, "seconds": seconds, "files": files},
+        f"{text}\n{said['kernels']} kernels, {seconds:.2f} s{kept}",
+    )
 
 
 def _forms(emit: str | None, path: Path | None) -> tuple[str, ...]:
@@ -186,7 +230,7 @@ def _forms(emit: str | None, path: Path | None) -> tuple[str, ...]:
     return forms
 
 
-def _targets(forms: tuple[str, ...], path: Path | None, cpu: str) -> dict[str, Path]:
+def _targets(forms: tuple[str, ...], path: Path | None) -> dict[str, Path]:
     """A file for each form, checked before the work; the header comes with the shared object."""
     if path is None:
         return {}
@@ -199,17 +243,20 @@ def _targets(forms: tuple[str, ...], path: Path | None, cpu: str) -> dict[str, P
         targets["header"] = targets["so"].with_suffix(".h")
     for target in targets.values():
         check_target(target)
-    if "so" in targets:
-        from netloom.compiler.targets.cpu.link import find_linker
-        from netloom.compiler.targets.cpu.machine import cpus_named
-
-        find_linker(cpus_named(cpu)[0].architecture)
     if len(set(targets.values())) < len(targets):
         raise UsageError(
             f"several forms would be written to {str(path)!r}.",
             hint="Give the shared object the suffix .so.",
         )
     return targets
+
+
+def _check_linker(cpu: str) -> None:
+    """LinkError, before the work, if no linker is there for the CPU levels' architecture."""
+    from netloom.compiler.targets.cpu.link import find_linker
+    from netloom.compiler.targets.cpu.machine import cpus_named
+
+    find_linker(cpus_named(cpu)[0].architecture)
 
 
 def _plan(graph: Graph, build: Build, dump: Path | None, training: str | None) -> Compiled:
@@ -228,13 +275,14 @@ def _plan(graph: Graph, build: Build, dump: Path | None, training: str | None) -
     )
 
 
-def _write(compiled: Compiled, form: str, target: Path) -> None:
+def _write(compiled: Compiled, form: str, target: Path) -> bytes | None:
+    """Writes a form; a library's digest."""
     contents = EMITTERS[form].contents
     if contents is None:
-        compiled.save(target)
-        return
+        return compiled.save(target)
     data = contents(compiled)
     replace_file(target, data if isinstance(data, bytes) else data.encode())
+    return None
 
 
 def _size(count: int) -> str:

@@ -5,7 +5,7 @@ it.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -50,7 +50,8 @@ def explain(output: Output, model: str, binding: Binding, build: Build) -> None:
         "attentions": attentions,
         **_facts(compiled),
     }
-    head = f"target {compiled.levels}, accuracy {build.accuracy}{tuned(compiled)}, {_summary(compiled.decisions)}"
+    measured = tuned(summary_of(compiled))
+    head = f"target {compiled.levels}, accuracy {build.accuracy}{measured}, {_summary(compiled.decisions)}"
     output.result(
         data,
         "\n\n".join([head, *(_decision_text(output, row) for row in rows), _facts_text(compiled)]),
@@ -110,11 +111,15 @@ def _summary(decisions: Sequence[Decision]) -> str:
     return nodes + (f": {chosen}" if chosen else "")
 
 
-def tuned(compiled: Compiled) -> str:
+def summary_of(compiled: Compiled) -> Mapping[str, int] | None:
+    """What the tuner counted, if the program was tuned."""
+    return compiled.tuner.summary if compiled.tuner is not None else None
+
+
+def tuned(counts: Mapping[str, int] | None) -> str:
     """How many layers were measured, if the program was tuned; to be put behind other facts."""
-    if compiled.tuner is None:
+    if counts is None:
         return ""
-    counts = compiled.tuner.summary
     left = counts["layers"] - counts["measured"]
     rest = (
         f" ({left} left to the estimate: the time was over, or they could not be measured)"

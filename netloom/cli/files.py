@@ -49,6 +49,6 @@ def check_target(path: Path) -> None:
 
 def replace_file(path: Path, data: bytes) -> None:
     """Put the data at the path: whole or not at all."""
-    from netloom.compiler.targets.cpu import shared_object
+    from netloom.compiler.targets.cpu import whole_files
 
-    shared_object.replace_file(path, data)
+    whole_files.replace_file(path, data)

@@ -46,12 +46,14 @@ def test_cold_is_an_empty_cache_and_again_what_that_left(
         return run(command)
 
     monkeypatch.setattr(child, "seconds_of", watched)
-    cold, again = child.compile_seconds(str(model), tmp_path / "a.so", 1)
+    cold, again = child.compile_seconds([str(model)] * 2, tmp_path / "a.so", 1)
     assert before[0] == 0 < before[1] and min(cold, again) > 0 and (tmp_path / "a.so").exists()
 
 
 def test_compiling(model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(costs, "compile_seconds", lambda model, target, repeats: (1.4, 0.3))
+    monkeypatch.setattr(
+        costs, "compile_seconds", lambda models, target, repeats: (1.4, 0.3, 0.9)[: len(models)]
+    )
     found = {item.name: item for item in costs.compiling(str(model), tmp_path, 1)}
     weights = found[f"weights of {model}"]
     assert weights.value * 1e6 == 4 * (4 * 9 + 4 + 3 * 64 + 3)
@@ -60,6 +62,7 @@ def test_compiling(model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
     assert found["size of the .so over the weights"].value == pytest.approx(
         (tmp_path / "memory.so").stat().st_size / weights.value / 1e6
     )
+    assert found[f"compile {model} with other weights, from the cache"].value == 0.9
     assert (
         found[f"compile {model}, cold"].is_met
         and found[f"compile {costs.TINY} (a tiny CNN), cold"].is_met

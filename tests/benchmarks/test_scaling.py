@@ -33,11 +33,11 @@ def test_a_run(
 ) -> None:
     monkeypatch.setitem(scaling.GOALS, str(model), 1e-6)  # type: ignore[index]
 
-    def compile_seconds(name: str, file: Path, repeats: int) -> tuple[float, float]:
+    def compile_seconds(names: list[str], file: Path, repeats: int) -> tuple[float, float]:
         from netloom.compiler.driver import compile_graph
         from netloom.frontends.dsl import zoo
 
-        compile_graph(zoo.NETWORKS[name.removeprefix("zoo:")]()).save(file)
+        compile_graph(zoo.NETWORKS[names[0].removeprefix("zoo:")]()).save(file)
         return 2.0, 1.0
 
     monkeypatch.setattr(scaling, "compile_seconds", compile_seconds)

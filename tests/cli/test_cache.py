@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from netloom.cli import kept_programs
 from netloom.compiler.cache import LIMIT, Cache
 
 from .calling import call
@@ -33,6 +34,9 @@ def test_show(folder: Path) -> None:
         "entries": 2,
         "bytes": 2000,
         "limit": LIMIT,
+        "programs": 0,
+        "program_bytes": 0,
+        "program_limit": kept_programs.LIMIT,
         "oldest": 0,
     }
 

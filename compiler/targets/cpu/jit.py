@@ -21,9 +21,9 @@ from netloom.errors import CpuFeatureError
 
 from ...program import ALIGNMENT
 from .host_object import build_host_objects
+from .manifest import build_manifests
 from .object_code import target_of
 from .segments import Bytes, Piece, Weights, lay_out
-from .shared_object import build_manifests
 from .variant import Variant
 
 _numbers = count()

@@ -19,7 +19,7 @@ _FILES = ("__init__.py", "_version.py", "binding/libllvmlite.so")
 @cache
 def llvm_version() -> str:
     """The versions of LLVM and of its binding."""
-    store, files = default_cache(), _identity()
+    store, files = default_cache(), identity_of("llvmlite", *_FILES)
     found = store.get("llvm", *files) if files else None
     if found is not None:
         return found.decode()
@@ -32,16 +32,16 @@ def llvm_version() -> str:
     return made
 
 
-def _identity() -> tuple[str, ...]:
-    """Places, sizes and times of the package's files that say which version it is; empty where it
+def identity_of(package: str, *files: str) -> tuple[str, ...]:
+    """Places, sizes and times of a package's files that say which version it is; empty where it
     has others.
     """
-    spec = find_spec("llvmlite")
+    spec = find_spec(package)
     if spec is None or spec.origin is None:
         return ()
     folder = Path(spec.origin).parent
     try:
-        status = [os.stat(folder / name) for name in _FILES]
+        status = [os.stat(folder / name) for name in files]
     except OSError:
         return ()
     return (str(folder), *(f"{s.st_size} {s.st_mtime_ns} {s.st_ino}" for s in status))

@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import hashlib
 import os
-import struct
 from collections import deque
 from collections.abc import Iterable
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -28,21 +27,22 @@ _AHEAD = 8  # arrays that are written before their digest is computed
 _SENT = 64 << 20  # bytes after which those before are sent to the disk
 
 
-def write_recorded(path: Path, contents: Iterable[Data], size: int) -> None:
-    """Writes a new file of ``size`` bytes and the trailer. Others must not be able to write what
-    will run as code. OSError if the disk is full, before anything is written where it can say so.
+def write_recorded(path: Path, contents: Iterable[Data], size: int) -> bytes:
+    """Writes a new file of ``size`` bytes and the trailer; the SHA-256 of the contents. Others must
+    not be able to write what will run as code. OSError if the disk is
+    full, before anything is written where it can say so.
     """
     descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o775)
     try:
-        whole = size + struct.calcsize(abi.TRAILER_FORMAT)
-        os.posix_fallocate(descriptor, 0, whole)  # half the work of letting the file grow
+        os.posix_fallocate(
+            descriptor, 0, size + abi.TRAILER_SIZE
+        )  # half the work of letting the file grow
         digest = _write_all(descriptor, contents)
-        row = (abi.TRAILER_MAGIC, abi.ABI_VERSION, 0, whole, digest)
-        trailer = np.frombuffer(struct.pack(abi.TRAILER_FORMAT, *row), np.uint8)
-        _write(descriptor, trailer, size)
+        _write(descriptor, np.frombuffer(abi.trailer(size, digest), np.uint8), size)
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
+    return digest
 
 
 def _write_all(descriptor: int, contents: Iterable[Data]) -> bytes:

@@ -17,8 +17,8 @@ from dataclasses import dataclass, field, replace
 from netloom.errors import LinkError
 
 from .host_object import build_host_objects
+from .manifest import build_manifests
 from .segments import lay_out
-from .shared_object import build_manifests
 from .variant import Variant
 from .weights_object import write_weights_object
 

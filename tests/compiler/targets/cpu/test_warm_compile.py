@@ -36,7 +36,8 @@ ROOT = Path(__file__).parents[4]
 _COMPILE = """
 import sys
 from netloom.cli import main
-main(["compile", "net.onnx", "-o", sys.argv[1], "-q"], standalone_mode=False)
+# with -v passes are reported, so the program is not copied whole
+main(["compile", "net.onnx", "-o", sys.argv[1], "-v"], standalone_mode=False)
 names = ("llvmlite", "networkx", "netloom.frontends.dsl", "netloom.frontends.onnx.exporter",
          "netloom.compiler.targets.cpu.lowering", "netloom.compiler.targets.cpu.worker_pool",
          "netloom.compiler.loops.verify", "netloom.compiler.targets.cpu.host")
@@ -208,8 +209,8 @@ def test_llvm_is_asked_for_its_version_once(
     assert asked.startswith("llvmlite ") and ", LLVM " in asked
     monkeypatch.setitem(sys.modules, "llvmlite.binding", None)
     assert version() == asked
-    folder, *rest = llvm_version._identity()
-    monkeypatch.setattr(llvm_version, "_identity", lambda: (folder, *rest[1:], "another file"))
+    folder, *rest = llvm_version.identity_of("llvmlite", "__init__.py")
+    monkeypatch.setattr(llvm_version, "identity_of", lambda *_: (folder, *rest, "another file"))
     with pytest.raises(ImportError):  # the control: another file is asked
         version()
 
