@@ -19,7 +19,7 @@ from pathlib import Path
 from threading import Thread
 from typing import Any
 
-from netloom.errors import MemoryBudgetError, UsageError
+from netloom.errors import MemoryBudgetError, UsageError, quoted
 
 from . import dim
 from .cache import default_cache
@@ -250,6 +250,11 @@ def plan_graph(graph: Graph, options: Options | None = None, dump: Path | None =
     """Like ``compile_graph``, but machine code is made on first use only: enough for texts,
     headers and decisions.
     """
+    if changing := [state.name for state in graph.states if not state.is_unchanged]:
+        raise UsageError(
+            f"an inference keeps no states, but the graph changes {quoted(changing, 4)}.",
+            hint="Compile the network; nl.compile_training makes its training step.",
+        )
     return _planned({"run": graph}, PIPELINE, options or Options(), dump)
 
 

@@ -86,7 +86,7 @@ def compile_training(
     *,
     loss: Any,
     optimizer: Optimizer | Grouped,
-    trainable: Collection[str] | Callable[[str], bool] | None = None,
+    trainable: str | Collection[str] | Callable[[str], bool] | None = None,
     clip_norm: float | None = None,
     accumulate: int = 1,
     average: float | None = None,

@@ -22,7 +22,8 @@ class NetloomError(Exception):
 
     def __str__(self) -> str:
         where = f"{self.node}: " if self.node else ""
-        advice = f" {self.hint}" if self.hint else ""
+        end = "" if self.message.endswith((".", "!", "?")) else "."
+        advice = f"{end} {self.hint}" if self.hint else ""
         return f"{where}{self.message}{advice}"
 
 

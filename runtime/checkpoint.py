@@ -75,9 +75,16 @@ def write_checkpoint(path: str | os.PathLike[str], checkpoint: Checkpoint) -> No
     _sync_folder(target.parent)
 
 
+def _path(path: str | os.PathLike[str]) -> Path:
+    try:
+        return Path(path)
+    except TypeError:
+        raise UsageError(f"a checkpoint cannot be named {path!r}.", hint="Give a path.") from None
+
+
 def check_writable(path: str | os.PathLike[str]) -> None:
     """UsageError if a checkpoint cannot be written there; called before the work starts."""
-    target = Path(path)
+    target = _path(path)
     is_taken = target.exists() and not target.is_file()  # by a folder or a device
     if is_taken or not target.parent.is_dir() or not os.access(target.parent, os.W_OK):
         raise UsageError(
@@ -142,7 +149,7 @@ def read_checkpoint(path: str | os.PathLike[str]) -> Checkpoint:
     """Read a safetensors or .npz file; ProgramError says what is wrong with a damaged or foreign
     one.
     """
-    place = Path(path)
+    place = _path(path)
     try:
         is_npz = place.suffix == ".npz"
         return Checkpoint(read_npz(place)) if is_npz else _read_safetensors(place)

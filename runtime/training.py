@@ -18,17 +18,18 @@ from typing import Any, Protocol, TypeAlias
 
 import numpy as np
 
+from netloom.arguments import whole
 from netloom.errors import InputError, ProgramError, UsageError, quoted
 
-from .buffer import numpy_dtype
 from .checkpoint import Checkpoint, check_writable, read_checkpoint, write_checkpoint
+from .metrics import Metric, accuracy, mean_squared_error, measured
 from .program import PortInfo
 from .training_data import Array, Batch, BatchSource, Data, slices
+from .training_inputs import as_port, checked_rate, samples_of
 from .training_progress import Progress, deferred_interrupt, progress_bar, progress_of
 
 Rate: TypeAlias = "float | Callable[[int], float]"
 AVERAGE = ".average"  # behind the name of a parameter: that of its average
-Metric: TypeAlias = Callable[[Any, Array], float]
 
 
 class Ports(Protocol):
@@ -103,8 +104,8 @@ class Trainer:
             raise InputError(
                 f"a step takes {len(self._inputs)} arrays ({names}), but {len(arrays)} were given."
             )
-        given = [_as_port(array, port) for array, port in zip(arrays, self._inputs, strict=True)]
-        chosen = self._rate_at(self.state.step) if rate is None else rate
+        given = [as_port(array, port) for array, port in zip(arrays, self._inputs, strict=True)]
+        chosen = checked_rate(self._rate_at(self.state.step) if rate is None else rate)
         results = self.session.train_step(self.state, *given, np.asarray(chosen, np.float32))
         return {
             name: np.asarray(result).item()
@@ -118,15 +119,22 @@ class Trainer:
 
     def predict(self, *arrays: Array, batch: int = 256) -> Any:
         """The output of the network, with its present parameters, for all samples: an array, or a
-        tuple of them.
+        tuple of them. InputError unless there is one array, of equal lengths, for each input.
         """
         ports = self.session.entry("run").inputs
-        if not arrays or not len(arrays[0]) or batch < 1:
+        if len(arrays) != len(ports):
+            names = ", ".join(port.name for port in ports)
+            raise InputError(
+                f"the network takes {len(ports)} arrays ({names}), but {len(arrays)} were given."
+            )
+        samples = samples_of(arrays)
+        batch = whole(batch, "the size of a batch", least=1)
+        if not samples:
             raise InputError("there are no samples to predict.", hint="Give arrays that hold some.")
         parts = []
-        for chosen in slices(len(arrays[0]), batch):
+        for chosen in slices(samples, batch):
             given = [
-                _as_port(array[chosen], port) for array, port in zip(arrays, ports, strict=True)
+                as_port(array[chosen], port) for array, port in zip(arrays, ports, strict=True)
             ]
             parts.append(self.session.evaluate(self.state, *given))
         if isinstance(parts[0], tuple | list):
@@ -134,17 +142,28 @@ class Trainer:
         return np.concatenate(parts)
 
     def evaluate(self, *arrays: Array, batch: int = 256, metric: Metric | None = None) -> float:
-        """A measure of the outputs against the last array: ``metric``, or, of the first output, the
-        accuracy if that array holds integers, or the mean squared error."""
-        target = np.asarray(arrays[-1])
-        if lengths := {len(array) for array in arrays} - {len(target)}:
+        """A measure of the network's outputs, over all samples: ``metric`` of what ``predict``
+        returns and the targets; or, of the first output and its target, the accuracy if the step
+        takes integers for it, else the mean squared error.
+
+        ``arrays`` are the network's inputs, then the target, or the targets of a ``Mixed`` loss.
+        InputError if they do not fit.
+        """
+        count = len(self.session.entry("run").inputs)
+        if len(arrays) <= count:
             raise InputError(
-                f"arrays of lengths {sorted({*lengths, len(target)})} do not belong together."
+                f"an evaluation takes {count} inputs and a target, but {len(arrays)} arrays were "
+                "given."
             )
-        measure = metric or (accuracy if target.dtype.kind in "iu" else mean_squared_error)
-        found = self.predict(*arrays[:-1], batch=batch)
-        is_first = metric is None and isinstance(found, tuple)
-        return measure(found[0] if is_first else found, target)
+        samples_of(arrays)
+        port = self._inputs[count]
+        target = as_port(arrays[count], port) if metric is None else None
+        found = self.predict(*arrays[:count], batch=batch)
+        if metric is not None:
+            return measured(metric, found, [np.asarray(array) for array in arrays[count:]])
+        assert target is not None
+        measure = accuracy if target.dtype.kind in "iu" else mean_squared_error
+        return measure(found[0] if isinstance(found, tuple) else found, target)
 
     # -- whole epochs ------------------------------------------------------------------------------
 
@@ -178,8 +197,14 @@ class Trainer:
         """
         if schedule is not None:
             self.rate = schedule
-        if not 0 <= seed < 1 << 63:
+        epochs, every = (
+            whole(value, what, least=0) for value, what in ((epochs, "epochs"), (every, "every"))
+        )
+        if every and checkpoint is None:
+            raise UsageError("every needs a checkpoint.", hint="Name the file to write.")
+        if not 0 <= (seed := whole(seed, "the seed")) < 1 << 63:
             raise UsageError(f"a seed lies in 0..2^63 - 1, but is {seed}.")
+        batch = whole(batch, "the size of a batch", least=1)
         source = BatchSource.of(data, batch)
         self._begin(Progress(seed, batch, source.samples), checkpoint, resume)
         with (
@@ -196,6 +221,8 @@ class Trainer:
                     if on_step is not None:
                         on_step(self.progress.step, results["loss"])
                     self._save_within(checkpoint, every, interrupted.is_set())
+                if not self.progress.position:
+                    raise UsageError(f"the data gave no batch for epoch {self.progress.epoch}.")
                 self._end_epoch(validation, metric)
                 if checkpoint is not None:
                     self.save(checkpoint)
@@ -300,14 +327,18 @@ class Trainer:
 
     def load_parameters(self, path: str | PathLike[str]) -> None:
         """Read tensors by name from a safetensors or .npz file; tensors that it lacks stay as
-        they are.
+        they are, but an average that is kept of a parameter starts anew from the parameter.
         """
-        found = read_checkpoint(path)
-        if unknown := sorted(set(found.tensors) - set(self.state.names)):
+        found, names = read_checkpoint(path), set(self.state.names)
+        if unknown := sorted(set(found.tensors) - names):
             raise ProgramError(
                 f"{str(path)!r} holds {quoted(unknown, 5)}, which this network has not."
             )
-        self._assign(found.tensors, path)
+        tensors = dict(found.tensors)
+        for name, array in found.tensors.items():
+            if name + AVERAGE in names:
+                tensors.setdefault(name + AVERAGE, array)
+        self._assign(tensors, path)
 
     def _assign(self, tensors: Mapping[str, Array], path: str | PathLike[str]) -> None:
         """Set tensors after checking all of them, so that a bad file changes nothing."""
@@ -329,26 +360,3 @@ class Trainer:
                 "this trainer cannot compile.", hint="Make it with netloom.compile_training."
             )
         return self._to_inference(self.tensors())
-
-
-def accuracy(logits: Array, labels: Array) -> float:
-    """The share of samples whose largest output (along axis 1) is at the label."""
-    return float(np.mean(np.argmax(logits, axis=1) == labels))
-
-
-def mean_squared_error(outputs: Array, target: Array) -> float:
-    """The mean of the squared differences, in float64."""
-    return float(np.mean(np.square(outputs.astype(np.float64) - target)))
-
-
-def _as_port(value: Any, port: PortInfo) -> Array:
-    """The array in the port's dtype, where that loses no kind (float64 -> float32, uint8 ->
-    int64, not float -> int).
-    """
-    array, dtype = np.asarray(value), numpy_dtype(port.dtype)
-    if array.dtype != dtype and not np.can_cast(array.dtype, dtype, "same_kind"):
-        raise InputError(
-            f'the input "{port.name}" must be {port}, but {array.dtype}{list(array.shape)} was '
-            "given."
-        )
-    return array.astype(dtype, copy=False)

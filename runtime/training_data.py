@@ -39,11 +39,11 @@ class BatchSource:
         """Arrays are shuffled and cut; batches come as they are. UsageError for other data."""
         if callable(data):
             function = data
-            return BatchSource(lambda progress: iter(function(progress.epoch)))
+            return BatchSource(lambda progress: _batches(function(progress.epoch)))
         if isinstance(data, tuple | list) and all(isinstance(array, np.ndarray) for array in data):
             return BatchSource._of_arrays(tuple(data), batch)
         batches: Any = data
-        if iter(batches) is batches:
+        if _batches(batches) is batches:
             raise UsageError(
                 "the data can be iterated once only.",
                 hint="Give a list, a loader or a function of the epoch.",
@@ -52,15 +52,17 @@ class BatchSource:
 
     @staticmethod
     def _of_arrays(arrays: tuple[Array, ...], batch: int) -> BatchSource:
+        if not all(array.ndim for array in arrays):
+            raise UsageError("a single number holds no samples.", hint="Give arrays of samples.")
         lengths = {len(array) for array in arrays}
         if len(lengths) > 1:
             raise UsageError(
                 f"arrays of lengths {sorted(lengths)} do not belong together.",
                 hint="Give each array one row for each sample.",
             )
-        if lengths in (set(), {0}) or not isinstance(batch, int) or batch < 1:
+        if lengths in (set(), {0}):
             raise UsageError(
-                f"arrays of lengths {sorted(lengths)} cannot be cut into batches of {batch}."
+                "there are no samples to train with.", hint="Give arrays that hold some."
             )
         (samples,) = lengths
 
@@ -70,6 +72,17 @@ class BatchSource:
                 yield [array[order[chosen]] for array in arrays]
 
         return BatchSource(epoch, samples, -(-samples // batch))
+
+
+def _batches(given: Any) -> Iterator[Batch]:
+    """UsageError for what cannot be iterated over."""
+    try:
+        return iter(given)
+    except TypeError as error:
+        raise UsageError(
+            f"the data is {given!r}, which holds no batches.",
+            hint="Give arrays of equal length, batches, or a function of the epoch that gives them.",
+        ) from error
 
 
 def slices(samples: int, batch: int) -> Iterator[slice]:

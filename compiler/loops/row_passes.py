@@ -19,9 +19,11 @@ from .elements import Elements, Given
 from .ir import Buffer, Load
 from .row_form import RowForm
 
+# functions that are an instruction or two
 CHEAP = frozenset(
     {"add", "sub", "mul", "fma", "neg", "abs", "max", "min", "select"}
-    | {"less", "less_equal", "equal", "not_equal", "and", "or", "not", "is_nan"}
+    | {"less", "less_equal", "equal", "not_equal", "and", "or", "xor", "not"}
+    | {"floor", "ceil", "round", "trunc"}
 )
 
 

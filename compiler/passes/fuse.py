@@ -19,9 +19,11 @@ from dataclasses import dataclass
 
 from netloom.errors import UnsupportedOpError
 
+from .. import scalar
 from ..graph import Builder, Graph, Node, Value, finish, rebuilder
 from ..loops.build import has_loops, is_anchor
 from ..loops.row_form import row_form
+from ..loops.unrolling import is_long
 from ..op import OPS
 from ..ops.data_dims import DATA_DIM
 from ..ops.iteration import ITERATE
@@ -42,10 +44,6 @@ VIEWS = frozenset({"reshape", "transpose", "slice", "broadcast", "reorder"})
 ALONE = frozenset({DATA_DIM, ITERATE})  # no kernels: the run binds their symbols
 WIDENING = frozenset({"cast", "add", "sub", "mul"})
 MOST_WIDENING = 4  # nodes that are made anew: cast, sub, cast, mul
-# tens of instructions for a vector, and as many for one lane
-COSTLY = frozenset(
-    {"exp", "log", "pow", "tanh", "erf", "sin", "cos", "sigmoid", "silu", "gelu", "elu", "softplus"}
-)
 MOST_NODES = 24  # in one kernel: longer formulas only cost compile time
 
 
@@ -230,7 +228,7 @@ def _joins_one_anchor(before: _Group, group: _Group, readers: Sequence[Node], va
     if before.anchor is not None:  # an epilogue: the same element of everything
         if before.anchor.op.name in REREAD or group.anchor is not None:
             return False
-        if _has_one_lane(before.anchor) and any(node.op.name in COSTLY for node in group.nodes):
+        if _has_one_lane(before.anchor) and any(map(_is_costly, group.nodes)):
             return False
         return _uses_same_element(group, readers, value)
     if any(node.op.name in TAKEN_ONCE for node in readers):
@@ -260,6 +258,14 @@ def _joins_one_anchor(before: _Group, group: _Group, readers: Sequence[Node], va
 def _has_one_lane(anchor: Node) -> bool:
     """Whether what follows a sum is computed for one result at a time."""
     return anchor.op.name == "matmul" and has_lanes_along_sum(anchor)
+
+
+def _is_costly(node: Node) -> bool:
+    """Whether an elementwise op takes as long for one lane as tens of instructions for a vector."""
+    if node.op.formula is None:
+        return False
+    inputs = (scalar.Argument(place, value.dtype) for place, value in enumerate(node.inputs))
+    return is_long(node.op.formula(node.attrs, *inputs))
 
 
 def _has_no_formula(node: Node) -> bool:

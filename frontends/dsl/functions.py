@@ -7,17 +7,19 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 
+from netloom.arguments import real, whole
 from netloom.compiler import dim
-from netloom.compiler.dim import Extent
+from netloom.compiler.dim import Dim, Extent
 from netloom.compiler.tensor_type import DType
-from netloom.errors import ShapeError
+from netloom.errors import ShapeError, UsageError
 
-from .trace import Operand, Symbolic, active_trace
+from .literals import dtype_of
+from .trace import Operand, Symbolic, active_trace, trace_of
 
 
 def _unary(op: str, doc: str) -> Callable[[Symbolic], Symbolic]:
     def apply(x: Symbolic) -> Symbolic:
-        return x.trace(op, x)
+        return trace_of(x)(op, x)
 
     apply.__name__ = apply.__qualname__ = op
     apply.__doc__ = doc
@@ -39,56 +41,66 @@ sign = _unary("sign", "-1, 0 or 1.")
 
 def leaky_relu(x: Symbolic, slope: float = 0.01) -> Symbolic:
     """x where x >= 0, else slope * x."""
-    return x.trace("leaky_relu", x, slope=slope)
+    return trace_of(x)("leaky_relu", x, slope=slope)
 
 
 def elu(x: Symbolic, alpha: float = 1.0) -> Symbolic:
     """x where x >= 0, else alpha * (exp(x) - 1)."""
-    return x.trace("elu", x, alpha=alpha)
+    return trace_of(x)("elu", x, alpha=alpha)
 
 
 def gelu(x: Symbolic, approximate: bool = False) -> Symbolic:
     """x times the normal distribution function of x, or its approximation by tanh."""
-    return x.trace("gelu", x, approximate=approximate)
+    return trace_of(x)("gelu", x, approximate=approximate)
 
 
 def clip(x: Symbolic, lo: float | None = None, hi: float | None = None) -> Symbolic:
     """x kept between lo and hi."""
-    return x.trace("clip", x, lo=lo, hi=hi)
+    for bound in (lo, hi):
+        if bound is not None:
+            real(bound, "a bound of clip")
+    if lo is not None and hi is not None and lo > hi:
+        raise UsageError(f"clip cannot keep values between {lo} and {hi}.")
+    return trace_of(x)("clip", x, lo=lo, hi=hi)
 
 
-def maximum(x: Symbolic, y: Operand) -> Symbolic:
+def maximum(x: Operand, y: Operand) -> Symbolic:
     """The larger of two values, element by element."""
-    return x.trace("max", x, y)
+    return trace_of(x, y)("max", x, y)
 
 
-def minimum(x: Symbolic, y: Operand) -> Symbolic:
+def minimum(x: Operand, y: Operand) -> Symbolic:
     """The smaller of two values, element by element."""
-    return x.trace("min", x, y)
+    return trace_of(x, y)("min", x, y)
 
 
-def equal(x: Symbolic, y: Operand) -> Symbolic:
+def equal(x: Operand, y: Operand) -> Symbolic:
     """Where two values are equal, as bool."""
-    return x.trace("equal", x, y)
+    return trace_of(x, y)("equal", x, y)
 
 
 def where(condition: Symbolic, x: Operand, y: Operand) -> Symbolic:
     """x where the condition holds, else y; at least one of them is a symbolic value."""
+    if not isinstance(condition, Symbolic):
+        raise UsageError(
+            f"where() takes a symbolic condition, not {condition!r}.",
+            hint="Compare by <, <=, >, >= or nl.equal: == tells whether two objects are one.",
+        )
     known = next((z for z in (x, y) if isinstance(z, Symbolic)), None)
     if known is None:
         raise ShapeError("where() needs a symbolic value for x or y, to know their dtype")
     x, y = (z if isinstance(z, Symbolic) else known.trace.constant(z, known.dtype) for z in (x, y))
-    return condition.trace("select", condition, x, y)
+    return trace_of(condition)("select", condition, x, y)
 
 
 def softmax(x: Symbolic, axis: int = -1) -> Symbolic:
     """exp(x) divided by its sum along an axis."""
-    return x.trace("softmax", x, axis=_axis(x, axis))
+    return trace_of(x)("softmax", x, axis=_axis(x, axis))
 
 
 def log_softmax(x: Symbolic, axis: int = -1) -> Symbolic:
     """The logarithm of softmax, computed without overflow."""
-    return x.trace("log_softmax", x, axis=_axis(x, axis))
+    return trace_of(x)("log_softmax", x, axis=_axis(x, axis))
 
 
 def attention(
@@ -111,7 +123,7 @@ def attention(
         if not isinstance(depth, int) or depth < 1:
             raise ShapeError(f"the depth of the heads of {q.type} is no known number; give a scale")
         scale = 1.0 / math.sqrt(depth)
-    return q.trace(
+    return trace_of(q)(
         "attention", q, k, v, *([] if mask is None else [mask]), scale=scale, is_causal=causal
     )
 
@@ -131,14 +143,13 @@ def random_uniform(shape: Sequence[Extent], dtype: str | DType = "float32") -> S
 
 def _random(op: str, shape: Sequence[Extent], dtype: str | DType) -> Symbolic:
     trace = active_trace()
-    chosen = dtype if isinstance(dtype, DType) else DType(dtype)
-    return trace(op, trace.random_key(), shape=tuple(shape), dtype=chosen)
+    return trace(op, trace.random_key(), shape=_extents(shape), dtype=dtype_of(dtype))
 
 
 def cast(x: Symbolic, dtype: str | DType) -> Symbolic:
     """x as another dtype."""
-    target = dtype if isinstance(dtype, DType) else DType(dtype)
-    return x if x.dtype is target else x.trace("cast", x, dtype=target)
+    trace, target = trace_of(x), dtype_of(dtype)
+    return x if x.dtype is target else trace("cast", x, dtype=target)
 
 
 # -- reductions ------------------------------------------------------------------------------------
@@ -148,7 +159,12 @@ def _reduction(op: str, doc: str) -> Callable[..., Symbolic]:
     def reduce(
         x: Symbolic, axes: int | Sequence[int] | None = None, keep: bool = False
     ) -> Symbolic:
-        return x.trace(op, x, axes=_axes(x, axes), keep=keep)
+        trace = trace_of(x)
+        if op == "reduce_mean" and not x.dtype.is_float:
+            raise ShapeError(
+                f"the mean of {x.type} would lose its fraction", hint="Cast to a float first."
+            )
+        return trace(op, x, axes=_axes(x, axes), keep=keep)
 
     reduce.__name__ = reduce.__qualname__ = op
     reduce.__doc__ = (
@@ -165,10 +181,11 @@ reduce_min = _reduction("reduce_min", "The smallest element")
 
 def argmax(x: Symbolic, axis: int = -1) -> Symbolic:
     """The first index of the largest element along an axis, as int64."""
-    return x.trace("argmax", x, axis=_axis(x, axis), keep=False)
+    return trace_of(x)("argmax", x, axis=_axis(x, axis), keep=False)
 
 
 def _axis(x: Symbolic, axis: int) -> int:
+    axis = whole(axis, "an axis")
     if not -x.rank <= axis < x.rank:
         raise ShapeError(f"{x.type} has no axis {axis}")
     return axis % x.rank
@@ -177,7 +194,7 @@ def _axis(x: Symbolic, axis: int) -> int:
 def _axes(x: Symbolic, axes: int | Sequence[int] | None) -> tuple[int, ...]:
     if axes is None:
         return tuple(range(x.rank))
-    given = (axes,) if isinstance(axes, int) else tuple(axes)
+    given = tuple(axes) if isinstance(axes, Sequence) else (axes,)
     return tuple(sorted({_axis(x, axis) for axis in given}))
 
 
@@ -186,7 +203,16 @@ def _axes(x: Symbolic, axes: int | Sequence[int] | None) -> tuple[int, ...]:
 
 def reshape(x: Symbolic, shape: Sequence[Extent]) -> Symbolic:
     """The same elements in another shape; one extent may be -1."""
-    return x.trace("reshape", x, shape=_complete(x, tuple(shape)))
+    return trace_of(x)("reshape", x, shape=_complete(x, _extents(shape, least=-1)))
+
+
+def _extents(shape: Sequence[Extent] | int, least: int = 0) -> tuple[Extent, ...]:
+    """Extents, of which one may be given alone."""
+    given = tuple(shape) if isinstance(shape, Sequence) else (shape,)
+    return tuple(
+        extent if isinstance(extent, Dim) else whole(extent, "an extent", least=least)
+        for extent in given
+    )
 
 
 def _complete(x: Symbolic, shape: tuple[Extent, ...]) -> tuple[Extent, ...]:
@@ -202,31 +228,41 @@ def _complete(x: Symbolic, shape: tuple[Extent, ...]) -> tuple[Extent, ...]:
 def flatten(x: Symbolic, axis: int = 1) -> Symbolic:
     """All axes from ``axis`` on as one: [n, c, h, w] -> [n, c*h*w]."""
     kept = x.shape[: _axis(x, axis)]
-    return x.trace("reshape", x, shape=(*kept, dim.product(x.shape[len(kept) :])))
+    return trace_of(x)("reshape", x, shape=(*kept, dim.product(x.shape[len(kept) :])))
 
 
 def transpose(x: Symbolic, permutation: Sequence[int] | None = None) -> Symbolic:
     """Axes in another order; reversed if no permutation is given."""
-    order = tuple(permutation) if permutation is not None else tuple(reversed(range(x.rank)))
-    return x.trace("transpose", x, permutation=tuple(_axis(x, axis) for axis in order))
+    trace = trace_of(x)
+    order = range(x.rank)[::-1] if permutation is None else _wholes(permutation, "permutation")
+    return trace("transpose", x, permutation=tuple(_axis(x, axis) for axis in order))
+
+
+def _wholes(values: Sequence[int], what: str) -> tuple[int, ...]:
+    if not isinstance(values, Sequence):
+        raise UsageError(f"{what} is {values!r}, not one whole number for each axis.")
+    return tuple(whole(value, f"an entry of {what}") for value in values)
 
 
 def concat(values: Sequence[Symbolic], axis: int = 1) -> Symbolic:
     """Values joined along an axis."""
-    if not values:
-        raise ShapeError("concat needs at least one value")
+    if not isinstance(values, Sequence) or not values or not isinstance(values[0], Symbolic):
+        raise UsageError(
+            f"concat takes a list of symbolic values, not {values!r}.", hint="Write [x, y]."
+        )
     return values[0].trace("concat", *values, axis=_axis(values[0], axis))
 
 
 def pad(x: Symbolic, lo: Sequence[int], hi: Sequence[int], value: float = 0.0) -> Symbolic:
     """``value`` around x: lo[i] elements before and hi[i] after axis i."""
-    return x.trace("pad", x, lo=tuple(lo), hi=tuple(hi), value=value)
+    trace = trace_of(x)
+    return trace("pad", x, lo=_wholes(lo, "lo"), hi=_wholes(hi, "hi"), value=value)
 
 
 def one_hot(indices: Symbolic, depth: int, dtype: str | DType = "float32") -> Symbolic:
     """[...] -> [..., depth]: 1 at the index, else 0."""
-    return indices.trace(
-        "one_hot", indices, depth=depth, dtype=dtype if isinstance(dtype, DType) else DType(dtype)
+    return trace_of(indices)(
+        "one_hot", indices, depth=whole(depth, "the depth of one_hot"), dtype=dtype_of(dtype)
     )
 
 
@@ -236,4 +272,8 @@ def lrn(
     """x / (bias + alpha / size * (sum of squares over ``size`` channels)) ** beta (Krizhevsky et
     al. 2012, §3.3).
     """
-    return x.trace("lrn", x, size=size, alpha=alpha, beta=beta, bias=bias)
+    trace = trace_of(x)
+    if x.rank < 2:
+        raise ShapeError(f"lrn takes [n, c, ...], not {x.type}")
+    size = whole(size, "the size of lrn", least=1)
+    return trace("lrn", x, size=size, alpha=alpha, beta=beta, bias=bias)

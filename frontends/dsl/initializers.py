@@ -16,6 +16,7 @@ import numpy.typing as npt
 
 from netloom.compiler.constant import Constant
 from netloom.compiler.tensor_type import FLOAT32, FLOAT64, TensorType
+from netloom.errors import ShapeError
 
 
 @dataclass(frozen=True)
@@ -81,7 +82,7 @@ class Orthogonal:
     gain: float = 1.0
 
     def __call__(self, type: TensorType, fans: Fans, generator: np.random.Generator, /) -> Constant:
-        shape = type.static_shape
+        shape = _float_shape(type)
         rows = shape[0] if shape else 1
         columns = math.prod(shape[1:])
         tall = generator.standard_normal((max(rows, columns), min(rows, columns)))
@@ -91,10 +92,20 @@ class Orthogonal:
         return Constant((self.gain * matrix).reshape(shape).astype(type.dtype.numpy))
 
 
+def _float_shape(type: TensorType) -> tuple[int, ...]:
+    """The shape; ShapeError unless it is one of floats: as integers, small values are zeros."""
+    if not type.dtype.is_float:
+        raise ShapeError(
+            f"random initial values are floats, not {type}",
+            hint='Cast what the layer reads, as nl.cast(x, "float32"), or give an initializer.',
+        )
+    return type.static_shape
+
+
 def _draw(
     distribution: str, deviation: float, type: TensorType, generator: np.random.Generator
 ) -> Constant:
-    shape = type.static_shape
+    shape = _float_shape(type)
     precision: Any = np.float64 if type.dtype is FLOAT64 else np.float32
     match distribution:
         case "normal":

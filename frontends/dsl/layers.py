@@ -8,15 +8,19 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import TypeAlias
+from numbers import Real
+from typing import Any, TypeAlias
 
+import numpy as np
+
+from netloom.arguments import whole
 from netloom.compiler.dim import Extent
-from netloom.compiler.tensor_type import FLOAT32, TensorType
+from netloom.compiler.tensor_type import FLOAT32, INT64, TensorType
 from netloom.errors import ShapeError, UsageError
 
-from .functions import equal, reshape, where
+from .functions import cast, equal, reshape, where
 from .initializers import Fans, Initializer, he_normal, normal, zeros
-from .trace import Symbolic
+from .trace import Symbolic, trace_of
 
 Padding: TypeAlias = "str | int | Sequence[int | tuple[int, int]]"
 Window: TypeAlias = "int | Sequence[int]"
@@ -70,9 +74,11 @@ def _conv(
     groups: int, bias: bool, weight_initializer: Initializer, bias_initializer: Initializer,
     name: str | None,
 ) -> Symbolic:  # fmt: skip
-    label = x.trace.layer_name("conv", name)
+    label = trace_of(x).layer_name("conv", name)
     channels = _channels(x, rank, f"conv{rank}d", label)
-    if filters < 1 or groups < 1 or channels % groups or filters % groups:
+    filters = whole(filters, "the number of filters", node=label, least=1)
+    groups = whole(groups, "the number of groups", node=label, least=1)
+    if channels % groups or filters % groups:
         raise ShapeError(
             f"{groups} groups must divide {channels} channels and {filters} filters", node=label
         )
@@ -107,8 +113,9 @@ def conv_transpose2d(
 
     The weight is [c, filters, kh, kw], as the convolution from the output to the input has it.
     """
-    label = x.trace.layer_name("conv_transpose", name)
+    label = trace_of(x).layer_name("conv_transpose", name)
     channels = _channels(x, 2, "conv_transpose2d", label)
+    filters = whole(filters, "the number of filters", node=label, least=1)
     window, steps = _window(kernel, 2, "kernel", label), _window(stride, 2, "stride", label)
     more = _window(extra, 2, "extra", label, least=0)
     if any(e >= s for e, s in zip(more, steps, strict=True)):
@@ -118,6 +125,8 @@ def conv_transpose2d(
         (extent - 1) * s - a - z + k + e
         for extent, s, a, z, k, e in zip(x.shape[2:], steps, lo, hi, window, more, strict=True)
     )
+    if any(isinstance(extent, int) and extent < 1 for extent in spatial):
+        raise ShapeError(f"padding {padding!r} leaves nothing of {x.type}", node=label)
     fans = Fans(channels * math.prod(window), filters * math.prod(window))
     w = x.trace.parameter(
         f"{label}.weight",
@@ -152,13 +161,12 @@ def dense(
     bias_initializer: Initializer = zeros, name: str | None = None,
 ) -> Symbolic:  # fmt: skip
     """[..., in] -> [..., units]: x @ weight + bias, the weight being [in, units]."""
-    label = x.trace.layer_name("dense", name)
+    label = trace_of(x).layer_name("dense", name)
     if x.rank < 2 or not isinstance(x.shape[-1], int):
         raise ShapeError(f"dense takes [..., in] with a fixed last extent, not {x.type}",
                          node=label,
                          hint="Call flatten first.")  # fmt: skip
-    if units < 0:
-        raise ShapeError(f"dense cannot have {units} units", node=label)
+    units = whole(units, "the number of units", node=label, least=0)
     fans = Fans(x.shape[-1], units)
     w = x.trace.parameter(
         f"{label}.weight", TensorType(x.dtype, (x.shape[-1], units)), weight_initializer, fans
@@ -180,11 +188,15 @@ def embedding(
     name: str | None = None,
 ) -> Symbolic:
     """[...] of integers below ``count`` -> [..., width]: rows of the table ``weight``; zeros, from
-    which the table gets no gradient, for the index ``padding``.
+    which the table gets no gradient, for the index ``padding``. Negative ones count from the end.
     """
-    label = indices.trace.layer_name("embedding", name)
+    label = trace_of(indices).layer_name("embedding", name)
     if not indices.dtype.is_integer:
         raise ShapeError(f"embedding takes integers, not {indices.type}", node=label)
+    count = whole(count, "the number of rows", node=label, least=1)
+    width = whole(width, "the width", node=label, least=1)
+    if padding is not None and not -count <= whole(padding, "padding", node=label) < count:
+        raise UsageError(f"a padding index of {padding} is none of {count} rows.", node=label)
     type = TensorType(FLOAT32, (count, width))
     w = indices.trace.parameter(
         f"{label}.weight", type, weight_initializer or normal(1.0), Fans(1, width)
@@ -192,7 +204,9 @@ def embedding(
     rows = indices.trace("gather", w, indices, axis=0, label=label)
     if padding is None:
         return rows
-    return where(reshape(equal(indices, padding), (*indices.shape, 1)), 0.0, rows)
+    places = cast(indices, INT64)  # which holds the count
+    places = where(places < 0, places + count, places)
+    return where(reshape(equal(places, padding % count), (*indices.shape, 1)), 0.0, rows)
 
 
 # -- pooling ---------------------------------------------------------------------------------------
@@ -213,7 +227,7 @@ def max_pool2d(
     window = _window(kernel, 2, "kernel", "max_pool2d")
     steps = _window(stride if stride is not None else window, 2, "stride", "max_pool2d")
     spread = _window(dilation, 2, "dilation", "max_pool2d")
-    lo, hi = _padding(padding, x.shape[2:], window, steps, spread, "max_pool2d")
+    lo, hi = _pool_padding(padding, x.shape[2:], window, steps, spread, "max_pool2d")
     return x.trace("max_pool", x, kernel=window, stride=steps, dilation=spread, lo=lo, hi=hi)
 
 
@@ -227,7 +241,7 @@ def average_pool2d(
     _channels(x, 2, "average_pool2d", "average_pool2d")
     window = _window(kernel, 2, "kernel", "average_pool2d")
     steps = _window(stride if stride is not None else window, 2, "stride", "average_pool2d")
-    lo, hi = _padding(padding, x.shape[2:], window, steps, (1, 1), "average_pool2d")
+    lo, hi = _pool_padding(padding, x.shape[2:], window, steps, (1, 1), "average_pool2d")
     return x.trace("average_pool", x, kernel=window, stride=steps, dilation=(1, 1), lo=lo, hi=hi,
                    count_padding=count_padding)  # fmt: skip
 
@@ -246,11 +260,19 @@ def dropout(x: Symbolic, rate: float = 0.5) -> Symbolic:
     """In the training form: zero with probability ``rate``, else x / (1 - rate); in the
     inference form: x.
     """
-    if not 0 <= rate < 1:
-        raise UsageError(f"a dropout rate of {rate} is not in [0, 1).")
+    check_dropout(rate)
+    trace_of(x)
+    if not x.dtype.is_float:
+        raise ShapeError(f"dropout takes floats, not {x.type}")
     if not x.trace.training or rate == 0:
         return x
     return x.trace("dropout", x, x.trace.random_key(), rate=rate)
+
+
+def check_dropout(rate: float, label: str = "") -> None:
+    """UsageError unless it is the rate of a dropout."""
+    if not isinstance(rate, Real) or not 0 <= rate < 1:
+        raise UsageError(f"a dropout rate of {rate!r} is not in [0, 1).", node=label)
 
 
 # -- arguments -------------------------------------------------------------------------------------
@@ -258,6 +280,7 @@ def dropout(x: Symbolic, rate: float = 0.5) -> Symbolic:
 
 def _channels(x: Symbolic, rank: int, layer: str, label: str) -> int:
     """The number of channels, after checking the rank."""
+    trace_of(x)
     if x.rank != rank + 2:
         raise ShapeError(
             f"{layer} takes a value of rank {rank + 2} ({_AXES[rank]}), not {x.type}", node=label
@@ -270,10 +293,14 @@ def _channels(x: Symbolic, rank: int, layer: str, label: str) -> int:
 
 def _window(given: Window, rank: int, what: str, label: str, least: int = 1) -> tuple[int, ...]:
     """One int for each spatial axis."""
-    values = (given,) * rank if isinstance(given, int) else tuple(given)
-    if len(values) != rank or any(value < least for value in values):
+    values = tuple(given) if isinstance(given, Sequence) else (given,) * rank
+    if len(values) != rank or not all(_is_whole(value, least) for value in values):
         raise ShapeError(f"{what} {given!r} is not {rank} ints >= {least}", node=label)
-    return values
+    return tuple(int(value) for value in values)
+
+
+def _is_whole(value: object, least: int) -> bool:
+    return isinstance(value, int | np.integer) and bool(value >= least)
 
 
 def _padding(
@@ -281,6 +308,7 @@ def _padding(
     dilation: tuple[int, ...], label: str,
 ) -> tuple[tuple[int, ...], tuple[int, ...]]:  # fmt: skip
     """(lo, hi) for each spatial axis."""
+    pairs: list[Any]
     match padding:
         case "valid":
             pairs = [(0, 0)] * len(kernel)
@@ -295,15 +323,29 @@ def _padding(
                 node=label,
                 hint='Use "same", "valid", an int, or one int or (lo, hi) pair for each axis.',
             )
-        case int():
-            pairs = [(padding, padding)] * len(kernel)
+        case Sequence():
+            pairs = [tuple(side) if isinstance(side, Sequence) else (side,) * 2 for side in padding]
         case _:
-            pairs = [
-                (side, side) if isinstance(side, int) else (side[0], side[1]) for side in padding
-            ]
-    if len(pairs) != len(kernel) or any(side < 0 for pair in pairs for side in pair):
+            pairs = [(padding, padding)] * len(kernel)
+    is_pair = [len(pair) == 2 and all(_is_whole(side, 0) for side in pair) for pair in pairs]
+    if len(pairs) != len(kernel) or not all(is_pair):
         raise ShapeError(f"padding {padding!r} is not {len(kernel)} pairs of ints >= 0", node=label)
     return tuple(lo for lo, _ in pairs), tuple(hi for _, hi in pairs)
+
+
+def _pool_padding(
+    padding: Padding, spatial: Sequence[Extent], kernel: tuple[int, ...], stride: tuple[int, ...],
+    dilation: tuple[int, ...], label: str,
+) -> tuple[tuple[int, ...], tuple[int, ...]]:  # fmt: skip
+    """(lo, hi) for each spatial axis, so that no window meets padding alone."""
+    lo, hi = _padding(padding, spatial, kernel, stride, dilation, label)
+    for most, k, d in zip(map(max, lo, hi), kernel, dilation, strict=True):
+        if most > (k - 1) * d:
+            raise ShapeError(
+                f"padding {padding!r} is wider than a window of {kernel} leaves room for",
+                node=label,
+            )
+    return lo, hi
 
 
 def _same(extent: Extent, reach: int, stride: int, label: str) -> tuple[int, int]:
@@ -322,7 +364,7 @@ def _same(extent: Extent, reach: int, stride: int, label: str) -> tuple[int, int
 
 
 __all__ = [
-    "average_pool2d", "conv1d", "conv2d", "conv3d", "conv_transpose2d", "dense",
+    "average_pool2d", "check_dropout", "conv1d", "conv2d", "conv3d", "conv_transpose2d", "dense",
     "dropout", "embedding",
     "global_average_pool", "max_pool2d", "per_channel",
 ]  # fmt: skip

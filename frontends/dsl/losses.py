@@ -11,10 +11,12 @@ import functools
 import operator
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from numbers import Real
 
 import numpy as np
 
-from netloom.compiler.tensor_type import FLOAT32, INT64, DType, TensorType
+from netloom.arguments import real
+from netloom.compiler.tensor_type import FLOAT32, FLOAT64, INT64, DType, TensorType
 from netloom.errors import ShapeError, UsageError
 
 from .functions import (
@@ -113,6 +115,7 @@ def huber(delta: float = 1.0) -> Loss:
     """Half the square where |difference| <= delta, and delta * (|difference| - delta / 2) beyond
     (Huber 1964).
     """
+    real(delta, "delta of huber", least=0)
 
     def function(output: Symbolic, target: Symbolic) -> Symbolic:
         distance = abs(output - target)
@@ -130,17 +133,18 @@ def weighted_cross_entropy(
     The mean is over the samples' weights, without those of the label ``ignored``; the target of a
     class is ``1 - smoothing`` and ``smoothing / classes`` for each (Szegedy et al. 2016, section 7).
     """
-    if not 0 <= smoothing <= 1:
-        raise UsageError(f"a smoothing of {smoothing} is not in [0, 1].")
+    if not isinstance(smoothing, Real) or not 0 <= smoothing <= 1:
+        raise UsageError(f"a smoothing of {smoothing!r} is not in [0, 1].")
+    given = None if weights is None else _weights(weights)
 
     def function(logits: Symbolic, labels: Symbolic) -> Symbolic:
         classes = logits.shape[1]
-        if not isinstance(classes, int) or (weights is not None and len(weights) != classes):
-            given = "no" if weights is None else len(weights)
-            raise ShapeError(f"{given} weights do not fit the classes of {logits.type}")
+        if not isinstance(classes, int) or (given is not None and len(given) != classes):
+            count = "no" if given is None else len(given)
+            raise ShapeError(f"{count} weights do not fit the classes of {logits.type}")
         logs = log_softmax(logits, axis=1)
         across = (1, classes, *(1,) * (logits.rank - 2))
-        weight = np.asarray(weights or [1.0] * classes, logits.dtype.numpy).reshape(across)
+        weight = np.reshape(given or [1.0] * classes, across).astype(logits.dtype.numpy)
         each = reshape(labels, (labels.shape[0], 1, *labels.shape[1:]))
         hit = cast(equal(each, np.arange(classes).reshape(across)), logits.dtype)
         # [n, 1, ...]: the samples that count, and by how much
@@ -150,10 +154,19 @@ def weighted_cross_entropy(
         is_class = reduce_sum(hit, 1, keep=True)
         all_ = reduce_sum(weight * logs, 1, keep=True) * is_class
         total = reduce_sum((1 - smoothing) * right * counts + smoothing / classes * all_ * counts)
-        mass = reduce_sum(counts if weights is None else own)
+        mass = reduce_sum(counts if given is None else own)
         return -total / where(mass > 0.0, mass, 1.0)
 
     return Loss("weighted_cross_entropy", function, _labels, _most_likely)
+
+
+def _weights(given: Sequence[float]) -> list[float]:
+    """UsageError unless all are numbers of at least 0."""
+    if not isinstance(given, Sequence | np.ndarray):
+        raise UsageError(f"the weights are {given!r}, not one number for each class.")
+    for weight in given:
+        real(weight, "a weight", least=0)
+    return [float(weight) for weight in given]
 
 
 def _one_unless(labels: Symbolic, ignored: int | None, dtype: DType) -> Symbolic:
@@ -177,12 +190,19 @@ class Mixed:
     """The weighted sum of a loss for each output of the network, each with a target of its own.
 
     ``losses`` are in the order of the outputs. The targets' inputs are named ``labels.OUTPUT``, and
-    the step returns each term as ``loss.OUTPUT`` beside the loss.
+    the step returns each term as ``loss.OUTPUT`` beside the loss, which has the widest of their
+    dtypes. UsageError for what is no ``Loss``.
     """
 
     def __init__(self, *losses: Loss, weights: Sequence[float] | None = None) -> None:
+        for loss in losses:
+            if not isinstance(loss, Loss):
+                raise UsageError(
+                    f"{loss!r} is not a loss that knows the type of its target.",
+                    hint="Give losses of nl.losses, or nl.losses.Loss(name, function, target).",
+                )
         self.losses = losses
-        self.weights = [1.0] * len(losses) if weights is None else list(weights)
+        self.weights = [1.0] * len(losses) if weights is None else _weights(weights)
         if len(self.weights) != len(losses) or not losses:
             raise UsageError(f"{len(self.weights)} weights do not fit {len(losses)} losses.")
 
@@ -201,7 +221,10 @@ class Mixed:
             loss(output, target)
             for loss, output, target in zip(self.losses, outputs, targets, strict=True)
         ]
-        parts = [w * cast(term, FLOAT32) for w, term in zip(self.weights, terms, strict=True)]
+        dtypes = {term.dtype for term in terms}
+        # float16 and bfloat16 lie in float32
+        widest = terms[0].dtype if len(dtypes) == 1 else FLOAT64 if FLOAT64 in dtypes else FLOAT32
+        parts = [w * cast(term, widest) for w, term in zip(self.weights, terms, strict=True)]
         return functools.reduce(operator.add, parts), terms
 
 

@@ -17,6 +17,7 @@ import numpy as np
 import numpy.typing as npt
 
 import netloom.compiler.ops  # noqa: F401  (fills the table of ops)
+from netloom.arguments import whole
 from netloom.compiler.constant import Constant
 from netloom.compiler.graph import Builder, Graph, State
 from netloom.compiler.tensor_type import TensorType
@@ -100,6 +101,7 @@ class Network:
                     hint="Write nl.tensor('N', 3, 32, 32).",
                 )
         self._check_arguments(inputs)
+        seed = whole(seed, "the seed", least=0)
         b = Builder(self.name)
         trace = Trace(b, training=training, seed=seed, initializer=initializer)
         with tracing(trace):
@@ -143,10 +145,11 @@ def _named_results(results: Any) -> dict[str, Symbolic]:
             named = {f"y{position}": result for position, result in enumerate(results)}
         case _:
             named = {}
-    if not named or not all(isinstance(result, Symbolic) for result in named.values()):
+    is_named = all(isinstance(name, str) and name for name in named)
+    if not named or not is_named or not all(isinstance(r, Symbolic) for r in named.values()):
         raise UsageError(
             f"a network returned {results!r}.",
-            hint="Return a symbolic value, a tuple or a dict of them.",
+            hint="Return a symbolic value, a tuple of them, or a dict of them by names.",
         )
     return named
 

@@ -4,13 +4,14 @@ groups of channels, over space.
 
 from __future__ import annotations
 
+from netloom.arguments import whole
 from netloom.compiler.dim import Extent
 from netloom.compiler.tensor_type import TensorType
 from netloom.errors import ShapeError
 
 from .initializers import Fans, Initializer, ones, zeros
 from .layers import per_channel
-from .trace import Symbolic
+from .trace import Symbolic, trace_of
 
 _FANS = Fans(1, 1)
 
@@ -26,7 +27,7 @@ def batch_norm(
     ``running_variance`` towards them by ``momentum`` (the variance is the batch's own, divided by
     the number of elements); the inference form uses these two.
     """
-    label = x.trace.layer_name("batch_norm", name)
+    label = trace_of(x).layer_name("batch_norm", name)
     if x.rank < 2 or not isinstance(x.shape[1], int):
         raise ShapeError(f"batch_norm takes [n, c, ...] with fixed c, not {x.type}", node=label)
     type = TensorType(x.dtype, (x.shape[1],))
@@ -65,7 +66,7 @@ def layer_norm(
     """Normalise over the axes from ``axis`` on, with a scale and a bias for each element of them
     (Ba et al. 2016).
     """
-    label = x.trace.layer_name("layer_norm", name)
+    label = trace_of(x).layer_name("layer_norm", name)
     first = _fixed_from(x, axis, "layer_norm", label)
     scale, bias = _scale_and_bias(x, x.shape[first:], label)
     return x.trace("layer_norm", x, scale, bias, axis=first, epsilon=epsilon, label=label)
@@ -77,7 +78,7 @@ def rms_norm(
     """Divide by the root mean square over the axes from ``axis`` on, with a scale for each element
     of them (Zhang and Sennrich 2019, eq. 4).
     """
-    label = x.trace.layer_name("rms_norm", name)
+    label = trace_of(x).layer_name("rms_norm", name)
     first = _fixed_from(x, axis, "rms_norm", label)
     type = TensorType(x.dtype, x.shape[first:])
     scale = x.trace.parameter(f"{label}.scale", type, ones, _FANS)
@@ -90,9 +91,10 @@ def group_norm(
     """Normalise each sample of [n, c, ...] over each of ``groups`` groups of channels and all
     space, with a scale and a bias for each channel (Wu and He 2018). ``groups`` must divide c.
     """
-    label = x.trace.layer_name("group_norm", name)
+    label = trace_of(x).layer_name("group_norm", name)
     channels = _channels(x, "group_norm", label)
-    if groups < 1 or channels % groups:
+    groups = whole(groups, "the number of groups", node=label, least=1)
+    if channels % groups:
         raise ShapeError(f"{groups} groups do not divide {channels} channels", node=label)
     scale, bias = _scale_and_bias(x, (channels,), label)
     return x.trace("group_norm", x, scale, bias, groups=groups, epsilon=epsilon, label=label)
@@ -102,7 +104,7 @@ def instance_norm(x: Symbolic, *, epsilon: float = 1e-5, name: str | None = None
     """Normalise each channel of each sample of [n, c, ...] over space, with a scale and a bias for
     each channel (Ulyanov et al. 2016).
     """
-    label = x.trace.layer_name("instance_norm", name)
+    label = trace_of(x).layer_name("instance_norm", name)
     scale, bias = _scale_and_bias(x, (_channels(x, "instance_norm", label),), label)
     return x.trace("instance_norm", x, scale, bias, epsilon=epsilon, label=label)
 
@@ -117,6 +119,9 @@ def _scale_and_bias(
 
 def _fixed_from(x: Symbolic, axis: int, layer: str, label: str) -> int:
     """The first axis that is normalized; all of them must be fixed."""
+    axis = whole(axis, "axis", node=label)
+    if not -x.rank <= axis < x.rank:
+        raise ShapeError(f"{layer} over axes {axis}.. of {x.type}, which has none", node=label)
     first = axis % x.rank
     if not all(isinstance(extent, int) for extent in x.shape[first:]):
         raise ShapeError(

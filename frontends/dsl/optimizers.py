@@ -4,17 +4,19 @@ with options of their own. Schedules of the learning rate are in schedules.py.
 An optimizer keeps tensors per parameter (``slots``) and tensors of its own (``shared``), all of
 them states of the step's graph. The learning rate is an input of the step, so one compiled step
 serves every schedule; ``rate`` is what the trainer feeds: a number, or a schedule that maps the
-number of steps done to a number.
+number of updates done to a number.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Protocol, TypeAlias
 
 import numpy as np
 
+from netloom.arguments import real
 from netloom.compiler.constant import Constant
 from netloom.compiler.tensor_type import TensorType
 from netloom.errors import UsageError, quoted
@@ -66,6 +68,14 @@ def _zeros(parameter: TensorType, *names: str) -> dict[str, Constant]:
     return {name: Constant.splat(0, parameter) for name in names}
 
 
+def _check(optimizer: object, shares: Sequence[str], others: Sequence[str]) -> None:
+    """UsageError unless its ``shares`` are in [0, 1) and ``others`` at least 0."""
+    kind = type(optimizer).__name__
+    for name in (*shares, *others):
+        below = 1 if name in shares else math.inf
+        real(getattr(optimizer, name), f"{name} of {kind}", least=0, below=below)
+
+
 @dataclass(frozen=True)
 class SGD:
     """v = momentum * v + g; p -= rate * v, or rate * (g + momentum * v) with ``nesterov``; g
@@ -78,6 +88,7 @@ class SGD:
     weight_decay: float = 0.0
 
     def __post_init__(self) -> None:
+        _check(self, ("momentum",), ("weight_decay",))
         if self.nesterov and not self.momentum:
             raise UsageError("nesterov needs a momentum.")
 
@@ -115,6 +126,9 @@ class Adam:
     beta2: float = 0.999
     epsilon: float = 1e-8
     weight_decay: float = 0.0
+
+    def __post_init__(self) -> None:
+        _check(self, ("beta1", "beta2"), ("epsilon", "weight_decay"))
 
     def slots(self, parameter: TensorType) -> dict[str, Constant]:
         return _zeros(parameter, "moment1", "moment2")
@@ -175,6 +189,9 @@ class RMSprop:
     decay: float = 0.9
     epsilon: float = 1e-8
     weight_decay: float = 0.0
+
+    def __post_init__(self) -> None:
+        _check(self, ("decay",), ("epsilon", "weight_decay"))
 
     def slots(self, parameter: TensorType) -> dict[str, Constant]:
         return _zeros(parameter, "mean_square")
@@ -238,13 +255,22 @@ class Group:
     """
 
     def __init__(
-        self, names: Collection[str] | Callable[[str], bool], factor: float = 1.0, **options: float
-    ) -> None:
-        self.names, self.factor, self.options = names, factor, options
+        self, names: str | Collection[str] | Callable[[str], bool], factor: float = 1.0,
+        **options: float,
+    ) -> None:  # fmt: skip
+        if not callable(names) and not isinstance(names, Collection):
+            raise UsageError(f"a group is of names or a function of them, not {names!r}.")
+        real(factor, "factor of a group", least=0)
+        self.names = (names,) if isinstance(names, str) else names
+        self.factor, self.options = factor, options
 
     def holds(self, name: str) -> bool:
         """Whether a parameter is of the group."""
         return self.names(name) if callable(self.names) else name in self.names
+
+    def unknown(self, names: Sequence[str]) -> list[str]:
+        """The names that are given for the group and are not among these."""
+        return [] if callable(self.names) else sorted(set(self.names) - set(names))
 
 
 class Grouped:
@@ -253,6 +279,9 @@ class Grouped:
     """
 
     def __init__(self, optimizer: Optimizer, *groups: Group) -> None:
+        for group in groups:
+            if not isinstance(group, Group):
+                raise UsageError(f"{group!r} is no group.", hint="Give nl.optimizers.Group(names).")
         self.optimizer, self.groups = optimizer, groups
 
     @property
@@ -272,11 +301,18 @@ class Member:
 
 
 def members_of(optimizer: Optimizer | Grouped, names: Sequence[str]) -> list[Member]:
-    """The parameters by groups. UsageError for an empty group, and for unknown options."""
+    """The parameters by groups. UsageError for an empty group, unknown names and unknown
+    options.
+    """
     if not isinstance(optimizer, Grouped):
         return [Member(optimizer, 1.0, "optimizer", list(names))]
     found = [Member(optimizer.optimizer, 1.0, "optimizer", [])]
     for number, group in enumerate(optimizer.groups, 1):
+        if unknown := group.unknown(names):
+            raise UsageError(
+                f"optimizer group{number} names {quoted(unknown, 5)}, which is not trained.",
+                hint=f"There are: {quoted(names, 8)}.",
+            )
         own = _with_options(optimizer.optimizer, group)
         found.append(Member(own, group.factor, f"optimizer.group{number}", []))
     for name in names:
@@ -286,7 +322,7 @@ def members_of(optimizer: Optimizer | Grouped, names: Sequence[str]) -> list[Mem
         if not member.names:
             raise UsageError(
                 f"{member.prefix.replace('.', ' ')} holds no parameter that is trained.",
-                hint=f"There are: {quoted(list(names), 8)}.",
+                hint=f"There are: {quoted(names, 8)}.",
             )
     return [member for member in found if member.names]
 
@@ -299,7 +335,8 @@ def _with_options(optimizer: Optimizer, group: Group) -> Optimizer:
                 f"{type(optimizer).__name__} has no option {name!r} for a group.",
                 hint="A group's rate is given as factor=, times the step's rate.",
             )
-    return replace(optimizer, **group.options)  # type: ignore[type-var]
+    # an optimizer of one's own need not be a dataclass
+    return replace(optimizer, **group.options) if group.options else optimizer  # type: ignore[type-var]
 
 
 __all__ = [

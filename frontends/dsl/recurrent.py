@@ -16,14 +16,16 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 
+from netloom.arguments import whole
 from netloom.compiler.constant import Constant
 from netloom.compiler.tensor_type import TensorType
 from netloom.errors import ShapeError, UsageError
 
 from .functions import concat, reshape, sigmoid, tanh, transpose
 from .initializers import Fans, Initializer, glorot_uniform, orthogonal, zeros
+from .layers import check_dropout
 from .layers import dropout as dropped
-from .trace import Symbolic
+from .trace import Symbolic, trace_of
 
 # (what a step's input adds to each gate [n, gates], the states before) -> the states after it
 Cell = Callable[[Symbolic, Sequence[Symbolic]], list[Symbolic]]
@@ -113,14 +115,17 @@ def _recurrent(
     dropout: float, initial: Sequence[Symbolic] | None, initializer: Initializer, name: str | None,
 ) -> tuple[Symbolic, list[Symbolic]]:  # fmt: skip
     """(hidden states of the last layer, the last of each state for all layers and directions)"""
-    label = x.trace.layer_name(kind, name)
+    label = trace_of(x).layer_name(kind, name)
     if x.rank != 3 or not all(isinstance(extent, int) and extent for extent in x.shape[1:]):
         raise ShapeError(
             f"{kind} takes [n, length, features] with fixed length and features, not {x.type}",
             node=label,
         )
-    if units < 1 or layers < 1:
-        raise UsageError(f"{kind} cannot have {layers} layers of {units} units.", node=label)
+    if not x.dtype.is_float:
+        raise ShapeError(f"{kind} takes floats, not {x.type}", node=label)
+    units = whole(units, "the number of units", node=label, least=1)
+    layers = whole(layers, "the number of layers", node=label, least=1)
+    check_dropout(dropout, label)
     ways = ("", ".backward") if bidirectional else ("",)
     before = _initial(x, label, (layers * len(ways), units), states, initial)
     time = transpose(x, (1, 0, 2))  # [length, n, features]
@@ -152,12 +157,14 @@ def _initial(
     if given is None:
         zero = x.trace("broadcast", x.trace.constant(0, x.dtype), shape=(x.shape[0], units))
         return [[zero] * states] * count
+    is_sequence = isinstance(given, tuple | list) and len(given) == states
+    if not is_sequence or not all(isinstance(value, Symbolic) for value in given):
+        takes = "a pair (h, c) of symbolic values" if states == 2 else "one symbolic value"
+        raise UsageError(f"the initial state is {takes}, not {given!r}.", node=label)
+    expected = TensorType(x.dtype, (count, x.shape[0], units))
     for value in given:
-        if value.shape != (count, x.shape[0], units):
-            raise ShapeError(
-                f"the initial state is {value.type}, not [{count}, {x.shape[0]}, {units}]",
-                node=label,
-            )
+        if value.type != expected:
+            raise ShapeError(f"the initial state is {value.type}, not {expected}", node=label)
     return [[value[place] for value in given] for place in range(count)]
 
 

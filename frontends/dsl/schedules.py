@@ -7,6 +7,9 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TypeAlias
 
+from netloom.arguments import whole
+from netloom.errors import UsageError
+
 Schedule: TypeAlias = Callable[[int], float]
 
 
@@ -28,6 +31,9 @@ class StepDecay:
     every: int
     factor: float = 0.1
 
+    def __post_init__(self) -> None:
+        whole(self.every, "every of StepDecay", least=1)
+
     def __call__(self, step: int) -> float:
         return float(self.rate * self.factor ** (step // self.every))
 
@@ -39,6 +45,9 @@ class ExponentialDecay:
     rate: float
     every: int
     factor: float
+
+    def __post_init__(self) -> None:
+        whole(self.every, "every of ExponentialDecay", least=1)
 
     def __call__(self, step: int) -> float:
         return float(self.rate * self.factor ** (step / self.every))
@@ -54,6 +63,9 @@ class CosineDecay:
     steps: int
     final: float = 0.0
 
+    def __post_init__(self) -> None:
+        whole(self.steps, "steps of CosineDecay", least=1)
+
     def __call__(self, step: int) -> float:
         done = min(step / self.steps, 1.0)
         return self.final + 0.5 * (self.rate - self.final) * (1 + math.cos(math.pi * done))
@@ -65,6 +77,14 @@ class Warmup:
 
     steps: int
     then: Schedule
+
+    def __post_init__(self) -> None:
+        whole(self.steps, "steps of Warmup", least=1)
+        if not callable(self.then):
+            raise UsageError(
+                f"Warmup goes on with a schedule, not {self.then!r}.",
+                hint="Give nl.optimizers.ConstantRate(rate) or another one.",
+            )
 
     def __call__(self, step: int) -> float:
         if step >= self.steps:

@@ -7,6 +7,7 @@ initial values depend on the seed and the name alone, never on the order of crea
 from __future__ import annotations
 
 import hashlib
+import operator
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
@@ -16,6 +17,7 @@ import numpy as np
 import numpy.typing as npt
 
 import netloom.compiler.ops  # noqa: F401  (fills the table of ops)
+from netloom.arguments import whole
 from netloom.compiler import dim
 from netloom.compiler.constant import Constant
 from netloom.compiler.dim import Dim, Extent
@@ -24,6 +26,7 @@ from netloom.compiler.tensor_type import DType, TensorType
 from netloom.errors import ShapeError, UsageError
 
 from .initializers import Fans, Initializer, zeros
+from .literals import array_of, dtype_of
 
 Operand: TypeAlias = "Symbolic | float | int | bool | npt.NDArray[Any]"
 GENERATOR_KEY = "generator.key"
@@ -31,16 +34,22 @@ GENERATOR_KEY = "generator.key"
 
 def tensor(*shape: int | str | Extent, dtype: str | DType = "float32") -> TensorType:
     """The type of an input; an extent that is a name ("N") is free and at least 1."""
-    extents = tuple(
-        dim.symbol(extent, 1) if isinstance(extent, str) else extent for extent in shape
-    )
-    if not all(isinstance(e, Dim) or (isinstance(e, int) and e >= 0) for e in extents):
-        raise ShapeError(f"a tensor cannot have the extents {shape}")
     try:
-        return TensorType(dtype if isinstance(dtype, DType) else DType(dtype), extents)
-    except ValueError as error:
-        known = ", ".join(d.value for d in DType)
-        raise UsageError(f"{dtype!r} is not a dtype.", hint=f"Known dtypes: {known}.") from error
+        extents = tuple(extent_of(extent) for extent in shape)
+    except (TypeError, ValueError):
+        raise ShapeError(f"a tensor cannot have the extents {shape}") from None
+    return TensorType(dtype_of(dtype), extents)
+
+
+def extent_of(given: object) -> Extent:
+    """An extent, that of a name being free and at least 1; TypeError or ValueError for others."""
+    if isinstance(given, Dim):
+        return given
+    if isinstance(given, str):
+        return dim.symbol(given, 1)
+    if (extent := operator.index(given)) < 0:  # type: ignore[arg-type]
+        raise ValueError(f"{extent} is no extent")
+    return extent
 
 
 class Trace:
@@ -64,6 +73,8 @@ class Trace:
         """
         if name is None:
             name = self._next_name(kind)
+        if not isinstance(name, str) or not name.strip():
+            raise UsageError(f"a layer cannot be named {name!r}.", hint="Give it a word.")
         if name in self._layers:
             raise UsageError(
                 f"two layers are named {name!r}.", hint="Give each layer a name of its own."
@@ -96,14 +107,13 @@ class Trace:
                         hint="Pass it as an input of the network.",
                     )
                 return x.value
-            case np.ndarray():
-                return self.b.constant(x, dtype)
-            case _:
-                return x
+            case bool() | int() | float():
+                return array_of(x, dtype).item() if dtype else x
+        return self.b.constant(array_of(x, dtype), dtype)
 
     def constant(self, array: npt.ArrayLike, dtype: DType | None = None) -> Symbolic:
         """A constant tensor."""
-        return Symbolic(self.b.constant(array, dtype), self)
+        return Symbolic(self.b.constant(array_of(array, dtype), dtype), self)
 
     def parameter(
         self,
@@ -120,6 +130,11 @@ class Trace:
                 f"two parameters are named {name!r}.", hint="Give each layer a name of its own."
             )
         chosen = self.initializer if self.initializer is not None and trainable else initializer
+        if not callable(chosen):
+            raise UsageError(
+                f"the initializer is {chosen!r}, which is no function.", node=name,
+                hint="Give one of nl.initializers, such as nl.initializers.constant(0.5).",
+            )  # fmt: skip
         initial = chosen(type, fans, _generator(self.seed, name))
         if initial.type != type:
             raise ShapeError(
@@ -134,8 +149,8 @@ class Trace:
         self.b.update_state(before.value, after.value)
 
     def random_key(self) -> Symbolic:
-        """A generator key of its own for one op: word 1 counts the steps, word 3 tells the ops
-        apart.
+        """A generator key of its own for one op: word 1 counts the steps of a training, word 3
+        tells the ops apart.
 
         The state is (counter lo, counter hi, seed lo, seed hi); an op draws from counter lo = 0 on,
         so each op has 2**32 blocks of its own in every step.
@@ -144,7 +159,8 @@ class Trace:
             seed = np.random.SeedSequence(self.seed).generate_state(2, np.uint32)
             initial = Constant(np.array([0, 0, *seed], np.uint32))
             self._key = Symbolic(self.b.state(GENERATOR_KEY, initial), self)
-            self.update_state(self._key, self._key + np.array([0, 1, 0, 0], np.uint32))
+            if self.training:
+                self.update_state(self._key, self._key + np.array([0, 1, 0, 0], np.uint32))
         use = np.array([0, 0, 0, self._key_uses], np.uint32)
         self._key_uses += 1
         return self._key + use
@@ -188,6 +204,18 @@ def tracing(trace: Trace) -> Iterator[Trace]:
         _ACTIVE.reset(token)
 
 
+def trace_of(*operands: object) -> Trace:
+    """The trace of the first symbolic value among operands; UsageError if there is none."""
+    for operand in operands:
+        if isinstance(operand, Symbolic):
+            return operand.trace
+    raise UsageError(
+        f"{operands[0]!r} is no symbolic value.",
+        hint="Layers take what the inputs of a network and other layers give; of several values, "
+        "such as an LSTM's, give one.",
+    )
+
+
 class Symbolic:
     """A value of the network being traced. Operators record elementwise ops and broadcast by
     NumPy's rule.
@@ -223,6 +251,19 @@ class Symbolic:
             "a symbolic value has no truth value while the network is traced.",
             hint="Use where(condition, x, y) in place of if.",
         )
+
+    def __array__(self, *_: object, **__: object) -> npt.NDArray[Any]:
+        raise UsageError(
+            "a symbolic value is no array while the network is traced.",
+            hint="Use the functions of netloom in place of NumPy's.",
+        )
+
+    def __iter__(self) -> Iterator[Symbolic]:
+        """The entries along the first axis."""
+        extent = self.shape[0] if self.rank else None
+        if not isinstance(extent, int):
+            raise ShapeError(f"{self.type} cannot be iterated over: its first axis is not fixed")
+        return (self[place] for place in range(extent))
 
     def __add__(self, other: Operand) -> Symbolic:
         return self.trace("add", self, other)
@@ -269,8 +310,11 @@ class Symbolic:
     def __ge__(self, other: Symbolic | float) -> Symbolic:
         return self.trace("less_equal", other, self)
 
-    def __matmul__(self, other: Symbolic) -> Symbolic:
+    def __matmul__(self, other: Operand) -> Symbolic:
         return self.trace("matmul", self, other)
+
+    def __rmatmul__(self, other: Operand) -> Symbolic:
+        return self.trace("matmul", other, self)
 
     def __getitem__(self, key: Any) -> Symbolic:
         """Ints and slices with static bounds, as in NumPy; ``...`` and new axes are not
@@ -288,28 +332,30 @@ class Symbolic:
         kept = tuple(
             e
             for axis, e in enumerate(cut.shape)
-            if axis >= len(keys) or not isinstance(keys[axis], int)
+            if axis >= len(keys) or isinstance(keys[axis], slice)
         )
         return cut if len(kept) == self.rank else cut.trace("reshape", cut, shape=kept)
 
 
 def _slice_axis(key: Any, extent: Extent) -> tuple[Extent, Extent, int]:
     """(start, size, step) of one index; only a full slice is possible on a symbolic extent."""
+    if isinstance(key, np.integer):
+        key = int(key)
+    if isinstance(key, bool) or not isinstance(key, int | slice):
+        raise UsageError(f"{key!r} is not an index.", hint="Use ints and slices of ints.")
     if key == slice(None):
         return 0, extent, 1
     if not isinstance(extent, int):
         raise ShapeError(f"an axis of the symbolic extent {extent} can only be taken whole")
-    match key:
-        case int():
-            if not -extent <= key < extent:
-                raise ShapeError(f"index {key} is outside an axis of extent {extent}")
-            return key % extent, 1, 1
-        case slice():
-            chosen = range(extent)[key]
-            return (chosen.start if chosen else 0), len(chosen), chosen.step
-    raise UsageError(
-        f"{key!r} is not an index.", hint="Use ints and slices; gather takes index tensors."
-    )
+    if isinstance(key, int):
+        if not -extent <= key < extent:
+            raise ShapeError(f"index {key} is outside an axis of extent {extent}")
+        return key % extent, 1, 1
+    try:
+        chosen = range(extent)[key]
+    except TypeError:
+        raise UsageError(f"{key!r} is not a slice of ints.") from None
+    return (chosen.start if chosen else 0), len(chosen), chosen.step
 
 
 def parameter(
@@ -325,6 +371,7 @@ def parameter(
     outputs) of one unit.
     """
     trace = active_trace()
-    type = tensor(*shape, dtype=dtype)
+    extents = shape if isinstance(shape, Sequence) else (shape,)
+    type = tensor(*(whole(extent, f"an extent of {name}") for extent in extents), dtype=dtype)
     return trace.parameter(trace.layer_name("parameter", name), type, initializer, Fans(*(fans or (1, 1))),
                            trainable=trainable)  # fmt: skip

@@ -9,9 +9,11 @@ them, so one set of states serves step and inference.
 from __future__ import annotations
 
 import functools
+import inspect
 import operator
 from collections.abc import Callable, Collection
 
+from netloom.arguments import real, whole
 from netloom.compiler.graph import Builder, Graph, State, Value, rebuilder
 from netloom.compiler.passes.differentiate import differentiate
 from netloom.compiler.tensor_type import FLOAT32, TensorType
@@ -32,7 +34,7 @@ def training_graph(
     loss: Loss | Mixed | Callable[..., Symbolic],
     optimizer: Optimizer | Grouped,
     *,
-    trainable: Collection[str] | Callable[[str], bool] | None = None,
+    trainable: str | Collection[str] | Callable[[str], bool] | None = None,
     clip_norm: float | None = None,
     accumulate: int = 1,
     average: float | None = None,
@@ -52,12 +54,19 @@ def training_graph(
     optimizer.
     """
     _check_optimizer(optimizer)
-    if accumulate < 1:
+    whole(accumulate, "the number of accumulated steps", least=1)
+    if average is not None:
+        real(average, "average", least=0, below=1)
+    if not isinstance(graph, Graph):
         raise UsageError(
-            f"gradients of {accumulate} steps cannot be added up.", hint="Give 1 or more."
+            f"a {type(graph).__name__} cannot be trained; a graph can.",
+            hint="Give what network.graph(x=nl.tensor(...)) returns.",
         )
-    if average is not None and not 0 <= average < 1:
-        raise UsageError(f"an average that keeps {average} of itself is not in [0, 1).")
+    for name in {labels, rate} & {value.label for value in graph.inputs}:
+        raise UsageError(
+            f"the step has an input {name!r} of its own, and the network has one of that name.",
+            hint="Give the network's another name.",
+        )
     form = graph.training_form() if isinstance(graph, TracedGraph) else graph
     if isinstance(loss, Mixed):
         loss.check(form.outputs)
@@ -71,6 +80,7 @@ def training_graph(
     trace = Trace(b, training=True)
     with tracing(trace):
         measured = _loss(trace, form, loss, labels)
+        _check_dependence(b, measured[LOSS].value, chosen)
         gradients = differentiate(b, measured[LOSS].value, [state.input for state in chosen])
         update = Update(trace, accumulate)
         gradients = update.accumulated(chosen, gradients)
@@ -92,6 +102,7 @@ def _check_optimizer(optimizer: object) -> None:
 
 def _clipped(trace: Trace, gradients: list[Value], most: float) -> list[Value]:
     """Gradients times min(1, most / their norm)."""
+    real(most, "clip_norm")
     if not most > 0:
         raise UsageError(
             f"gradients cannot be clipped to the norm {most}.", hint="Give one above 0."
@@ -104,14 +115,30 @@ def _clipped(trace: Trace, gradients: list[Value], most: float) -> list[Value]:
     return [(gradient * cast(factor, gradient.dtype)).value for gradient in found]
 
 
-def _trainable(form: Graph, names: Collection[str] | Callable[[str], bool] | None) -> list[State]:
+def _check_dependence(b: Builder, loss: Value, chosen: list[State]) -> None:
+    """UsageError unless the loss is made of what is trained."""
+    reached = {state.input for state in chosen}
+    for node in b.nodes:
+        if not reached.isdisjoint(node.inputs):
+            reached.update(node.outputs)
+    if loss not in reached:
+        raise UsageError(
+            "the loss depends on no parameter that is trained.",
+            hint="Make it of the network's output and the target.",
+        )
+
+
+def _trainable(
+    form: Graph, names: str | Collection[str] | Callable[[str], bool] | None
+) -> list[State]:
     """The states to train: those named, else the traced network's parameters, else every
     unchanged float state.
     """
-    known = {state.name: state for state in form.states}
+    known = {s.name: s for s in form.states if s.is_unchanged and s.input.dtype.is_float}
     if names is None or callable(names):
         parameters = _parameters(form)
         names = parameters if names is None else [name for name in parameters if names(name)]
+    names = (names,) if isinstance(names, str) else tuple(dict.fromkeys(names))
     if not names:
         raise UsageError(
             "the network has no parameters to train.",
@@ -147,7 +174,7 @@ def _loss(
     """The step's outputs by name: the loss, and the count of right answers if the loss knows it; or
     the loss and its terms.
     """
-    output, *more = outputs = [Symbolic(value, trace) for value in form.outputs]
+    output, *_ = outputs = [Symbolic(value, trace) for value in form.outputs]
     if isinstance(loss, Mixed):
         types = [one.target(y.type) for one, y in zip(loss.losses, outputs, strict=True)]
         names = [f"{labels}.{name}" for name in form.output_names]
@@ -156,15 +183,38 @@ def _loss(
             for type, name in zip(types, names, strict=True)
         ]
         total, terms = loss(outputs, targets)
+        for term in terms:
+            _check_loss(term)
         named = zip(form.output_names, terms, strict=True)
         return {LOSS: total, **{f"{LOSS}.{name}": term for name, term in named}}
     type = loss.target(output.type) if isinstance(loss, Loss) else output.type
     target = Symbolic(trace.b.input(type, labels), trace)
-    result = loss(output, target) if isinstance(loss, Loss) else loss(output, *more, target)
-    if result.rank != 0 or not result.dtype.is_float:
-        raise UsageError(
-            f"the loss is {result.type}, not a float scalar.", hint="Reduce it with reduce_mean."
-        )
+    result = loss(output, target) if isinstance(loss, Loss) else _called(loss, *outputs, target)
+    _check_loss(result)
     if isinstance(loss, Loss) and loss.correct is not None:
         return {LOSS: result, CORRECT: loss.correct(output, target)}
     return {LOSS: result}
+
+
+def _called(loss: Callable[..., Symbolic], *values: Symbolic) -> Symbolic:
+    """The loss of the outputs and the target; UsageError unless it takes so many."""
+    try:
+        inspect.signature(loss).bind(*values)
+    except (TypeError, ValueError) as error:
+        raise UsageError(
+            f"the loss {loss!r} does not take the {len(values) - 1} outputs and the target.",
+            hint="Give one of nl.losses, or a function of these that returns a scalar.",
+        ) from error
+    return loss(*values)
+
+
+def _check_loss(loss: object) -> None:
+    """UsageError for what cannot be minimised."""
+    if not isinstance(loss, Symbolic):
+        raise UsageError(
+            f"the loss is {loss!r}, not a float scalar.", hint="Return a symbolic value."
+        )
+    if loss.rank != 0 or not loss.dtype.is_float:
+        raise UsageError(
+            f"the loss is {loss.type}, not a float scalar.", hint="Reduce it with reduce_mean."
+        )

@@ -9,6 +9,7 @@ from __future__ import annotations
 from netloom.compiler.constant import Constant
 from netloom.compiler.graph import State, Value
 from netloom.compiler.tensor_type import INT64, TensorType
+from netloom.errors import UsageError
 
 from .functions import cast, equal, where
 from .optimizers import Grouped, Optimizer, members_of
@@ -27,6 +28,12 @@ class Update:
             trace.update_state(done, where(self.is_due, 0, done + 1))
 
     def _state(self, name: str, initial: Constant) -> Symbolic:
+        """A state of the step's own; UsageError if the network has one of that name."""
+        if any(state.name == name for state in self.trace.b.states):
+            raise UsageError(
+                f"the training step keeps a state {name!r}, and the network has one of that name.",
+                hint="Give the network's another name.",
+            )
         return Symbolic(self.trace.b.state(name, initial), self.trace)
 
     def _become(self, before: Symbolic, after: Symbolic) -> None:

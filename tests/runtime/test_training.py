@@ -85,12 +85,13 @@ class InterpretedSession:
         state.step += 1
         return outputs
 
-    def evaluate(self, state: InterpretedState, *inputs: np.ndarray) -> np.ndarray:
+    def evaluate(self, state: InterpretedState, *inputs: np.ndarray) -> Any:
         named = {
             value.label: array for value, array in zip(self.network.inputs, inputs, strict=True)
         }
         own = {s.name: state.tensors[s.name] for s in self.network.states}
-        return interpret(self.network, named, own)[0]
+        found = interpret(self.network, named, own)
+        return found[0] if len(found) == 1 else tuple(found)
 
 
 @nl.network
@@ -317,6 +318,58 @@ def test_parameters_from_npz(tmp_path: Path) -> None:
         one.load_parameters(tmp_path / "w.npz")
 
 
+def test_averages_start_from_the_parameters_that_are_loaded(tmp_path: Path) -> None:
+    step = nl.training_graph(GRAPH, nl.losses.cross_entropy, nl.optimizers.SGD(), average=0.9)
+    one = Trainer(InterpretedSession(GRAPH, step))
+    weight = one.tensors()["dense2.weight.average"]
+    given = np.array([1, 2, 3], np.float32)
+    np.savez(tmp_path / "w.npz", **{"dense2.bias": given})
+    one.load_parameters(tmp_path / "w.npz")
+    with one.averaged():
+        np.testing.assert_array_equal(one.state["dense2.bias"], given)
+    np.testing.assert_array_equal(one.state["dense2.weight.average"], weight)
+    np.savez(tmp_path / "w.npz", **{"dense2.bias": given, "dense2.bias.average": given / 2})
+    one.load_parameters(tmp_path / "w.npz")
+    np.testing.assert_array_equal(one.state["dense2.bias.average"], given / 2)
+
+
+@nl.network
+def heads(x: nl.Symbolic) -> dict[str, nl.Symbolic]:
+    return {"kind": nl.dense(x, 3), "size": nl.dense(x, 2)}
+
+
+def test_evaluation_of_several_targets() -> None:
+    graph = heads.graph(x=nl.tensor("N", 4))
+    mixed = nl.losses.Mixed(nl.losses.cross_entropy, nl.losses.mean_squared_error)
+    step = nl.training_graph(graph, mixed, nl.optimizers.SGD())
+    made = Trainer(InterpretedSession(graph, step))
+    (x, kind), size = blobs(20), np.ones((20, 2), np.float32)
+    logits, sizes = made.predict(x)
+
+    def metric(found: tuple[np.ndarray, np.ndarray], *targets: np.ndarray) -> float:
+        return float(sum(np.abs(y - t).sum() for y, t in zip(found[1:], targets[1:], strict=True)))
+
+    (record,) = made.fit((x, kind, size), epochs=1, validation=(x, kind, size), schedule=0.0)
+    assert record["validation"] == np.mean(logits.argmax(1) == kind)
+    assert made.evaluate(x, kind, size, metric=metric) == pytest.approx(np.abs(sizes - 1).sum())
+    with pytest.raises(InputError, match="1 inputs and a target, but 1 arrays"):
+        made.evaluate(x)
+
+
+def test_measures_of_other_shapes_are_refused() -> None:
+    """NumPy would broadcast [n] against [n, 1], and measure all pairs of samples."""
+    (x, labels), made = blobs(6), trainer()
+    with pytest.raises(InputError, match="accuracy takes .* not \\[6, 3\\] and \\[6, 1\\]"):
+        made.evaluate(x, labels[:, None])
+    graph = nl.network(lambda x: nl.dense(x, 1)).graph(x=nl.tensor("N", 4))
+    step = nl.training_graph(graph, nl.losses.mean_squared_error, nl.optimizers.SGD())
+    line = Trainer(InterpretedSession(graph, step))
+    with pytest.raises(InputError, match="squared error .* not \\[6, 1\\] and \\[6\\]"):
+        line.evaluate(x, labels)
+    expected = np.mean((line.predict(x) - labels[:, None]) ** 2)
+    assert line.evaluate(x, labels[:, None]) == pytest.approx(expected)  # integers, but no classes
+
+
 def test_wrong_arrays_are_told(tmp_path: Path) -> None:
     x, y = blobs(8)
     with pytest.raises(InputError, match="takes 2 arrays \\(x, labels\\), but 1"):
@@ -325,6 +378,14 @@ def test_wrong_arrays_are_told(tmp_path: Path) -> None:
         trainer().step(x, y.astype(np.float32))
     with pytest.raises(UsageError, match="lengths"):
         trainer().fit((x, y[:4]), epochs=1)
+    for arrays, message in [
+        ((x, y), "1 arrays \\(x\\), but 2"),
+        ((np.float32(1),), "a single number holds no"),
+    ]:
+        with pytest.raises(InputError, match=message):
+            trainer().predict(*arrays)
+    with pytest.raises(InputError, match="lengths \\[4, 8\\] do not"):
+        trainer().evaluate(x, y[:4])
     with pytest.raises(UsageError, match="no checkpoint can be written"):
         trainer().fit((x, y), epochs=1, checkpoint=tmp_path / "missing" / "c.safetensors")
     with pytest.raises(UsageError, match="cannot compile"):
@@ -336,3 +397,51 @@ def test_to_inference_gets_the_present_tensors() -> None:
     made.step(*blobs(8))
     x, _ = blobs(8)
     np.testing.assert_array_equal(interpret(made.to_inference(), {"x": x})[0], made.predict(x))
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"epochs": "1"}, "epochs is '1', not a whole number"),
+        ({"epochs": 1.5}, "epochs is 1.5"),
+        ({"every": -1}, "every is -1"),
+        ({"every": 2}, "every needs a checkpoint"),
+        ({"seed": 0.5}, "the seed is 0.5"),
+        ({"batch": 8.0}, "batch is 8.0"),
+        ({"schedule": "cosine"}, "the learning rate is 'cosine'"),
+        ({"schedule": lambda step: None}, "the learning rate is None"),
+        ({"schedule": lambda step: float("nan")}, "the learning rate is nan"),
+        ({"checkpoint": 3}, "cannot be named 3"),
+        ({"data": None}, "the data is None, which holds no batches"),
+        ({"data": lambda epoch: None}, "the data is None"),
+        ({"data": lambda epoch: []}, "no batch for epoch 0"),
+        ({"data": (np.zeros((2, 4)), np.array(1))}, "a single number holds no samples"),
+        ({"metric": "accuracy"}, "the metric is 'accuracy', which is no function"),
+        ({"metric": lambda found, labels: found}, "which is no number"),
+    ],
+)
+def test_wrong_options_of_fit(options: dict[str, Any], message: str) -> None:
+    """A rate that is no number would make NaN of every parameter, and no data a loss of 0."""
+    made = trainer()
+    before = made.tensors()
+    with pytest.raises(UsageError, match=message):
+        made.fit(**{"data": blobs(8), "epochs": 1, "validation": blobs(8), **options})
+    if "metric" not in options:
+        assert all(np.array_equal(before[name], array) for name, array in made.tensors().items())
+
+
+def test_numbers_of_numpy_go_into_the_checkpoint(tmp_path: Path) -> None:
+    file = tmp_path / "c.safetensors"
+    options: dict[str, Any] = {"batch": np.int64(8), "seed": np.int32(3), "checkpoint": file}
+    made = trainer()
+    (record,) = made.fit(blobs(16), epochs=np.int64(1), validation=blobs(8), **options,
+                         metric=lambda found, labels: np.float32(0.5))  # fmt: skip
+    assert record["validation"] == 0.5
+    again = trainer()
+    assert again.fit(blobs(16), epochs=2, resume=True, **options)[0] == record
+    assert made.evaluate(*blobs(8), batch=3, metric=lambda found, labels: np.array(2)) == 2.0
+
+
+def test_lists_of_several_lengths_are_told() -> None:
+    with pytest.raises(InputError, match='the input "x" must be float32.* inhomogeneous'):
+        trainer().step([[1, 2], [3]], [0, 1])  # type: ignore[arg-type]

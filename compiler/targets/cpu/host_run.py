@@ -196,7 +196,8 @@ class Runner:
             self.host.fail(
                 context,
                 "NL_ERROR_INDEX",
-                "A run-time index was out of range (check %lld), so the outputs are of no use.",
+                "A run-time index was out of range (check %lld), so the outputs, and the state of a "
+                "training step, are of no use.",
                 context["error_flag"],
             )
 

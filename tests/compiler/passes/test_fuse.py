@@ -6,12 +6,17 @@ from __future__ import annotations
 
 import numpy as np
 
+from netloom.compiler import scalar
 from netloom.compiler.driver import compile_graph
 from netloom.compiler.graph import Builder, Graph, Value
 from netloom.compiler.interpret import interpret
-from netloom.compiler.passes.fuse import fuse
+from netloom.compiler.op import OPS
+from netloom.compiler.passes.fuse import _is_costly, fuse
+from netloom.compiler.targets.cpu.vector_math import expand_all
 from netloom.compiler.tensor_type import FLOAT32, INT32, UINT8, TensorType
 from netloom.runtime.session import Session
+from tests.cases import CASES
+from tests.checking import graph_of
 
 
 def test_all_readers_of_a_value_make_one_kernel() -> None:
@@ -46,13 +51,32 @@ def test_a_broadcast_reader_keeps_the_value_apart() -> None:
 
 def test_costly_functions_do_not_follow_sums_whose_vectors_run_along_them() -> None:
     """They would be computed for one result at a time; cheap ones may."""
-    for name, kernels in (("erf", [["matmul"], ["erf"]]), ("relu", [["matmul", "relu"]])):
+    for name, kernels in (("selu", [["matmul"], ["selu"]]), ("relu", [["matmul", "relu"]])):
         b = Builder("one lane")
         x, y = (b.input(TensorType(FLOAT32, (9, 33)), label) for label in "xy")
         assert _kernels(b.build([b(name, b("matmul", x, y, transpose_b=True))])) == kernels
     b = Builder("lanes")
     x, y = b.input(TensorType(FLOAT32, (9, 33)), "x"), b.input(TensorType(FLOAT32, (33, 32)), "y")
     assert _kernels(b.build([b("erf", b("matmul", x, y))])) == [["matmul", "erf"]]
+
+
+def test_costly_ops_are_recognised() -> None:
+    """Every elementwise op: those of which tens of vector instructions are made."""
+    found, expected = set(), set()
+    for case in CASES:
+        if OPS[case.op].formula is None or case.op == "rem":  # remainders are a library's function
+            continue
+        node = next(node for node in graph_of(case).nodes if node.op.name == case.op)
+        inputs = [scalar.Argument(i, value.dtype) for i, value in enumerate(node.inputs)]
+        made = scalar.post_order([expand_all(node.op.formula(node.attrs, *inputs))])
+        if sum(isinstance(e, scalar.Call | scalar.Cast) for e in made) >= 16:
+            expected.add(str(case))
+        if _is_costly(node):
+            found.add(str(case))
+    assert found == expected
+    names = {case.partition("(")[0] for case in found}
+    assert names >= {"exp", "pow", "sin", "gelu", "selu", "sinh", "asinh", "atan", "sigmoid"}
+    assert not names & {"add", "div", "sqrt", "relu", "floor", "sign", "softsign", "select"}
 
 
 def test_what_is_compared_with_all_others_is_made_once() -> None:

@@ -10,18 +10,23 @@ import pytest
 from scipy.signal import correlate
 
 from netloom.compiler.interpret import interpret, interpret_step
-from netloom.errors import ShapeError
+from netloom.errors import ShapeError, UsageError
 from netloom.frontends import dsl as nl
 
 Array = np.ndarray
 
 
 def run(function: Callable[[nl.Symbolic], nl.Symbolic], x: Array) -> tuple[Array, dict[str, Array]]:
+    """(what the layer gives, its states: biases count from 0 and scales from 1, so that no element
+    can stand for another one)
+    """
     made = nl.network(lambda x: function(x)).graph(
         x=nl.tensor(*x.shape, dtype=x.dtype.name), seed=4
     )
     states = {state.name: np.array(state.initial.array) for state in made.states}
     states |= {n: np.arange(a.size, dtype=a.dtype) for n, a in states.items() if n.endswith("bias")}
+    states |= {n: 1 + np.arange(a.size, dtype=a.dtype).reshape(a.shape) for n, a in states.items()
+               if n.endswith("scale")}  # fmt: skip
     return interpret(made, {"x": x}, states)[0], states
 
 
@@ -143,8 +148,10 @@ def test_normalizations(layer: str) -> None:
         expected = standardized(x.reshape(2, 3, 2, 4, 5), (2, 3, 4), 0.1).reshape(x.shape)
     else:
         expected = standardized(x, (2, 3), 0.1)
+    along = (-1,) if layer == "rms_norm" else (-1, 1, 1)
+    expected = expected * states[f"{layer}1.scale"].reshape(along)
     if layer != "rms_norm":
-        expected = expected + states[f"{layer}1.bias"].reshape(-1, 1, 1)
+        expected = expected + states[f"{layer}1.bias"].reshape(along)
     np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-5)
 
 
@@ -182,6 +189,59 @@ def test_multi_head_attention(causal: bool) -> None:
     joined = np.einsum("nhls,nshd->nlhd", weights, part("value")).reshape(n, length, width)
     expected = joined @ p["attention1.output.weight"] + p["attention1.output.bias"]
     np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("layer", "message"),
+    [
+        (lambda x: nl.multi_head_attention(x[0], 2, name="a"), "a: .*not float32\\[4, 6\\]"),
+        (lambda x: nl.multi_head_attention(x[0, 0, 0], 2, name="a"), "a: .*not float32\\[\\]"),
+        (lambda x: nl.multi_head_attention(x, 2, context=x[0], name="a"), "and float32\\[4, 6\\]"),
+        (lambda x: nl.multi_head_attention(x, 2, context=x[:2], name="a"), "a: .*\\[2, 4, 6\\]"),
+        (lambda x: nl.multi_head_attention(nl.cast(x, "int64"), 2, name="a"), "a: .*takes floats"),
+        (lambda x: nl.multi_head_attention(x, 4, name="a"), "a: 4 heads cannot share a width of 6"),
+        (lambda x: nl.multi_head_attention(x, 2, width=0, name="a"), "a: .*width of 0"),
+        (lambda x: nl.multi_head_attention(x, 2, width=-2, name="a"), "a: .*width of -2"),
+        (lambda x: nl.multi_head_attention(x, 2, rotary_base=1e4, name="a"), "a: heads of width 3"),
+        (lambda x: nl.rotary(nl.cast(x, "int64")), "rotary takes floats"),
+        (lambda x: nl.rotary(x[:, :, :3]), "even d"),
+    ],
+)
+def test_attention_that_does_not_fit_is_refused(layer: Any, message: str) -> None:
+    with pytest.raises((ShapeError, UsageError), match=message):
+        run(layer, np.zeros((3, 4, 6), np.float32))
+
+
+def test_rotations_of_float64_have_its_precision() -> None:
+    x = np.random.default_rng(0).standard_normal((3000, 4))
+    found, _ = run(nl.rotary, x)
+    z = (x[:, :2] + 1j * x[:, 2:]) * np.exp(1j * np.arange(3000)[:, None] * [1, 0.01])
+    np.testing.assert_allclose(found, np.concatenate([z.real, z.imag], -1), atol=1e-12)
+
+
+@pytest.mark.parametrize(("padding", "dtype"), [(100, "int64"), (-1, "int32"), (-200, "int8")])
+def test_the_padding_is_found_from_either_end(padding: int, dtype: str) -> None:
+    x = np.array([0, 100, -1, 1, 2], dtype)
+    found, s = run(lambda v: nl.embedding(v, 300, 4, padding=padding), x)
+    places = np.arange(300)[x]
+    expected = np.where((places == padding % 300)[:, None], 0, s["embedding1.weight"][places])
+    np.testing.assert_array_equal(found, expected)
+
+
+@pytest.mark.parametrize(
+    ("layer", "message"),
+    [
+        (lambda x: nl.embedding(nl.cast(x, "int64"), 3, 4, padding=3, name="e"), "e: .*index of 3"),
+        (lambda x: nl.embedding(nl.cast(x, "int64"), 3, 4, padding=-4, name="e"), "e: .*of -4"),
+        (lambda x: nl.embedding(nl.cast(x, "int64"), 0, 4, name="e"), "e: the number of rows is 0"),
+        (lambda x: nl.layer_norm(x, axis=2, name="l"), "l: layer_norm over axes 2"),
+        (lambda x: nl.rms_norm(x, axis=-3, name="l"), "l: rms_norm over axes -3"),
+        (lambda x: nl.rms_norm(x[0, 0], name="l"), "l: .* of float32\\[\\]"),
+    ],
+)
+def test_indices_and_axes_that_are_none_are_refused(layer: Any, message: str) -> None:
+    with pytest.raises((ShapeError, UsageError), match=message):
+        run(layer, np.zeros((3, 4), np.float32))
 
 
 def test_the_padding_of_an_embedding_is_zeros_without_a_gradient() -> None:

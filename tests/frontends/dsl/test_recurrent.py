@@ -14,7 +14,7 @@ from onnx.reference import ReferenceEvaluator
 import netloom as nl
 from netloom.compiler.interpret import interpret
 from netloom.compiler.passes.differentiate import gradient_graph
-from netloom.errors import ShapeError
+from netloom.errors import NetloomError, ShapeError
 
 N, LENGTH, FEATURES, UNITS = 3, 5, 4, 6
 # gates of netloom's weights in the order of ONNX's: i o f c, and z r h
@@ -140,3 +140,24 @@ def test_its_gradients_are_those_of_differences(kind: str) -> None:
 def test_a_free_length_is_refused() -> None:
     with pytest.raises(ShapeError, match="fixed length"):
         nl.network(lambda x: nl.lstm(x, 4)[0]).graph(x=nl.tensor("N", "L", 4))
+
+
+STATE = nl.tensor(1, 2, 4)
+
+
+@pytest.mark.parametrize(
+    ("layer", "message"),
+    [
+        (lambda x, h: nl.lstm(x, 4, initial=h, name="r"), "a pair \\(h, c\\) of symbolic values"),
+        (lambda x, h: nl.lstm(x, 4, initial=(h,), name="r"), "a pair"),
+        (lambda x, h: nl.lstm(x, 4, initial=(h, None), name="r"), "a pair"),
+        (lambda x, h: nl.gru(x, 4, initial=(h,), name="r"), "one symbolic value"),
+        (lambda x, h: nl.gru(x, 4, initial=np.zeros((1, 2, 4)), name="r"), "one symbolic value"),
+        (lambda x, h: nl.gru(x, 5, initial=h, name="r"), "not float32\\[1, 2, 5\\]"),
+        (lambda x, h: nl.gru(x, 4, initial=nl.cast(h, "float64"), name="r"), "float64\\[1, 2, 4\\], not"),
+        (lambda x, h: nl.gru(x, 4, dropout=1.5, name="r"), "dropout rate of 1.5"),
+    ],
+)  # fmt: skip
+def test_wrong_arguments_name_the_layer(layer: Any, message: str) -> None:
+    with pytest.raises(NetloomError, match=f"r: .*{message}"):
+        nl.network(lambda x, h: layer(x, h)[0]).graph(x=nl.tensor(2, 3, 4), h=STATE)

@@ -84,10 +84,43 @@ def test_each_group_keeps_shared_tensors_of_its_own() -> None:
     assert found["optimizer.group1.correction1"] == pytest.approx(1 - 0.5**2)
 
 
+class Descent:
+    """An optimizer of one's own, which is no dataclass: p -= rate * gradient."""
+
+    rate = 0.1
+
+    def slots(self, parameter: Any) -> Arrays:
+        return {}
+
+    def shared(self) -> Arrays:
+        return {}
+
+    def advance(self, shared: Any) -> Arrays:
+        return {}
+
+    def build_update(
+        self, parameter: Any, gradient: Any, slots: Any, shared: Any, rate: Any
+    ) -> Any:
+        return parameter - rate * gradient, {}
+
+
+def test_a_group_of_one_name_and_any_optimizer() -> None:
+    group = nl.optimizers.Group("line.bias", factor=2.0)
+    found, expected = (
+        run(step_of(nl.optimizers.Grouped(own, group)), batches(2), 0.1)
+        for own in (Descent(), nl.optimizers.SGD())
+    )
+    assert all(np.array_equal(found[name], array) for name, array in expected.items())
+    with pytest.raises(UsageError, match="Descent has no option 'momentum'"):
+        step_of(nl.optimizers.Grouped(Descent(), nl.optimizers.Group("line.bias", momentum=0.5)))
+
+
 @pytest.mark.parametrize(
     ("group", "message"),
     [
-        (nl.optimizers.Group(["line.scale"]), "holds no parameter"),
+        (nl.optimizers.Group(lambda name: False), "holds no parameter"),
+        (nl.optimizers.Group(["line.bias", "line.scale"]), 'group1 names "line.scale"'),
+        (nl.optimizers.Group("bias"), 'group1 names "bias", which is not trained'),
         (nl.optimizers.Group(["line.bias"], decay=1.0), "no option 'decay'"),
         (nl.optimizers.Group(["line.bias"], rate=1.0), "factor="),
     ],
@@ -131,11 +164,31 @@ def test_averages_follow_the_parameters() -> None:
 
 
 @pytest.mark.parametrize(
-    ("options", "message"), [({"accumulate": 0}, "0 steps"), ({"average": 1.0}, "average")]
+    ("options", "message"),
+    [
+        ({"accumulate": 0}, "steps is 0"),
+        ({"accumulate": 1.5}, "steps is 1.5"),
+        ({"average": 1.0}, "average"),
+        ({"average": "0.9"}, "average is '0.9', not a number >= 0 and < 1"),
+        ({"clip_norm": "1"}, "clip_norm is '1'"),
+        ({"trainable": "line"}, "no parameter 'line' to train"),
+    ],
 )
 def test_wrong_options_are_refused(options: Any, message: str) -> None:
     with pytest.raises(UsageError, match=message):
         step_of(nl.optimizers.SGD(), **options)
+
+
+@pytest.mark.parametrize("name", ["w.average", "w.moment1", "w.gradient", "optimizer.correction1"])
+def test_a_parameter_named_as_a_state_of_the_step_is_refused(name: str) -> None:
+    @nl.network
+    def taken(x: nl.Symbolic) -> nl.Symbolic:
+        return x * nl.parameter("w", (3,)) + nl.parameter(name, (3,))
+
+    graph = taken.graph(x=nl.tensor("N", 3))
+    loss, adam = nl.losses.mean_squared_error, nl.optimizers.Adam()
+    with pytest.raises(UsageError, match=f"keeps a state '{name}'"):
+        nl.training_graph(graph, loss, adam, accumulate=2, average=0.9)
 
 
 # -- losses of several outputs ---------------------------------------------------------------------
@@ -174,6 +227,26 @@ def test_losses_that_do_not_fit_the_outputs_are_refused() -> None:
         )  # fmt: skip
     with pytest.raises(UsageError, match="weights"):
         nl.losses.Mixed(nl.losses.cross_entropy, weights=[1, 2])
+    for wrong in (nl.reduce_mean, [nl.losses.hinge], "hinge"):
+        with pytest.raises(UsageError, match="is not a loss that knows"):
+            nl.losses.Mixed(nl.losses.cross_entropy, wrong)
+
+
+@pytest.mark.parametrize(
+    ("dtypes", "widest"),
+    [(("float64",) * 2, "float64"), (("float16", "bfloat16"), "float32"), (("float16",) * 2, "float16")],
+)  # fmt: skip
+def test_the_sum_of_losses_has_the_widest_dtype(dtypes: Any, widest: str) -> None:
+    """In float32, the differences of a float64 network's loss would drown in rounding."""
+    square = nl.losses.mean_squared_error
+
+    @nl.network
+    def both(x: nl.Symbolic) -> tuple[nl.Symbolic, ...]:
+        return tuple(nl.dense(nl.cast(x, dtype), 2) for dtype in dtypes)
+
+    graph = both.graph(x=nl.tensor("N", 3, dtype=dtypes[0]))
+    step = nl.training_graph(graph, nl.losses.Mixed(square, square), nl.optimizers.SGD())
+    assert step.outputs[0].type == nl.tensor(dtype=widest)
 
 
 # -- the trainer -----------------------------------------------------------------------------------
