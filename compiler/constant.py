@@ -63,6 +63,15 @@ class Constant:
             for stride, extent in zip(array.strides, array.shape, strict=True)
         )
 
+    @classmethod
+    def shortest(cls, array: npt.NDArray[Any]) -> Constant:
+        """The array; a splat where one value fills it."""
+        if array.size > 1:
+            first = array.reshape(-1)[0]
+            if array.tobytes() == first.tobytes() * array.size:
+                return cls.splat(first, TensorType(DType.of(array.dtype), array.shape))
+        return cls(array)
+
     @property
     def splat_value(self) -> Any:
         """The value of a splat, as a NumPy scalar; None for other constants."""

@@ -77,6 +77,10 @@ class ProgramError(NetloomError):
     """A program, checkpoint or cache entry is damaged, foreign, or of another version."""
 
 
+class ModelWarning(UserWarning):
+    """A model was imported, but not quite as it says: it gives a wrong shape, or holds no tensors."""
+
+
 class InputError(NetloomError):
     """A run-time input does not fit the program: name, count, dtype, rank or shape."""
 

@@ -232,7 +232,23 @@ def _divided_rest(rest: Dim, divisor: int) -> tuple[Extent, Extent]:
             return Dim.of(Quotient(numerator, inner * divisor)), Dim.of(Remainder(rest, divisor))
         case Remainder(numerator, inner) if inner % divisor == 0:  # (x % ab) % b  =>  x % b
             return Dim.of(Quotient(rest, divisor)), numerator % divisor
-    return Dim.of(Quotient(rest, divisor)), Dim.of(Remainder(rest, divisor))
+    opened = _opened(rest, divisor)
+    remainder = Dim.of(Remainder(rest, divisor)) if opened is rest else opened % divisor
+    return Dim.of(Quotient(rest, divisor)), remainder
+
+
+def _opened(rest: Dim, divisor: int) -> Extent:
+    """With the same remainder: f (x % m) in it is f x, where the divisor divides f m."""
+    terms: Sum = {}
+    for atoms, factor in rest.terms:
+        match atoms:
+            case (Remainder(numerator, inner),) if factor * inner % divisor == 0:
+                parts = multiplied(numerator.terms, (((), factor),))
+            case _:
+                parts = {atoms: factor}
+        for monomial, value in parts.items():
+            terms[monomial] = terms.get(monomial, 0) + value
+    return rest if terms == dict(rest.terms) else extent_of(terms)
 
 
 def _shared_divisor(rest: Dim, divisor: int) -> tuple[Extent, Extent, int] | None:

@@ -74,14 +74,48 @@ def _reduced(total: Sum, has_remainder: bool) -> Sum:
 
 
 def _recombined(total: Sum) -> Sum:
-    """(x // k) * k + x % k  =>  x,  and  ((x % kj) // k) * k + x % k  =>  x % kj."""
-    while (found := _pair_in(total)) is not None:
-        parts, numerator, rest, factor = found
-        total = {atoms: value for atoms, value in total.items() if atoms not in parts}
-        for atoms, value in _recombined(multiplied(numerator, ((rest, factor),))).items():
+    """(x // k) * k + x % k  =>  x,  ((x % kj) // k) * k + x % k  =>  x % kj,  and
+    x - x % k  =>  (x // k) * k.
+    """
+    while True:
+        if (found := _pair_in(total)) is not None:
+            parts, numerator, rest, factor = found
+            total = {atoms: value for atoms, value in total.items() if atoms not in parts}
+            added = _recombined(multiplied(numerator, ((rest, factor),)))
+        elif (cut := _cut_in(total)) is not None:
+            added = cut
+        else:
+            return total
+        for atoms, value in added.items():
             total[atoms] = total.get(atoms, 0) + value
         total = {atoms: value for atoms, value in total.items() if value}
-    return total
+
+
+def _cut_in(total: Sum) -> Sum | None:
+    """What is to be added to a sum that holds -f x r and f (x % k) r, but for the constant in x, so
+    that -f k (x // k) r stands in their place.
+    """
+    for atoms, factor in total.items():
+        for position, atom in enumerate(atoms):
+            if not isinstance(atom, Remainder):
+                continue
+            rest = atoms[:position] + atoms[position + 1 :]
+            (lead, value), *_ = atom.numerator.terms
+            if not rest and total.get(lead) != -factor * value:
+                continue
+            whole = multiplied(atom.numerator.terms, ((rest, factor),))
+            if all(total.get(m) == -value for m, value in whole.items() if m != rest):
+                ((place, _),) = multiplied((((_quotient_of(atom),), 1),), ((rest, 1),)).items()
+                return {**whole, atoms: -factor, place: -factor * atom.divisor}
+    return None
+
+
+def _quotient_of(remainder: Remainder) -> Quotient:
+    """x // k for x % k."""
+    match only_atom(remainder.numerator.terms):
+        case Quotient(numerator, inner):  # (x // a) // b  =>  x // (a * b)
+            return Quotient(numerator, inner * remainder.divisor)
+    return Quotient(remainder.numerator, remainder.divisor)
 
 
 def _pair_in(

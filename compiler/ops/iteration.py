@@ -89,7 +89,10 @@ ITERATE = define(
         "(zeros behind the last)",
         _infer,
         _reference,
-        NotDifferentiable("a program does not keep what every turn has computed"),
+        NotDifferentiable(
+            "a program does not keep what every turn has computed. Turns of a fixed number, which "
+            "no condition ends, become copies: fix the free dims that decide it (dims=)"
+        ),
         IterateAttrs,
         "iteration",
     )

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 import numpy as np
 
@@ -16,6 +17,8 @@ from ..tensor_type import TensorType
 
 if TYPE_CHECKING:
     from ..graph import Builder, Node, Value
+
+MOST_IN_CHAIN: Final = 32  # inputs of a concat that are tried one after another
 
 
 @dataclass(frozen=True)
@@ -164,18 +167,28 @@ def _concat_infer(attrs: ConcatAttrs, inputs: Sequence[TensorType]) -> Sequence[
 def _concat_compute(
     attrs: ConcatAttrs, inputs: Sequence[TensorType], _o: Sequence[TensorType]
 ) -> Compute:
+    extents = [t.shape[attrs.axis] for t in inputs]
+    starts = list(itertools.accumulate(extents, initial=0))
+
     def term(i: tuple[Extent, ...], _r: tuple[Extent, ...], read: Read) -> Expr:
-        offset: Extent = 0
-        result: Expr | None = None
-        for position, t in enumerate(inputs):
-            place = i[attrs.axis] - offset
+        def one(position: int, otherwise: Expr | int) -> Expr:
+            place = i[attrs.axis] - starts[position]
             value = read(position, [*i[: attrs.axis], place, *i[attrs.axis + 1 :]])
-            result = guarded(
-                dim.inside([place], [t.shape[attrs.axis]]), value, 0 if result is None else result
-            )
-            offset = offset + t.shape[attrs.axis]
-        assert result is not None
-        return result
+            return guarded(dim.inside([place], [extents[position]]), value, otherwise)
+
+        def joined(first: int, last: int) -> Expr:
+            """Of many inputs each half by itself, so that no expression is deep."""
+            if last - first > MOST_IN_CHAIN:
+                middle = (first + last) // 2
+                place = i[attrs.axis] - starts[first]
+                is_before = dim.inside([place], [starts[middle] - starts[first]])
+                return guarded(is_before, joined(first, middle), joined(middle, last))
+            result = one(first, 0)
+            for position in range(first + 1, last):
+                result = one(position, result)
+            return result
+
+        return joined(0, len(inputs))
 
     return Compute(term)
 

@@ -5,6 +5,7 @@ norms take the training form, and a network may go on from any of their values.
 from __future__ import annotations
 
 import functools
+import itertools
 from collections.abc import Mapping
 from typing import Any
 
@@ -12,9 +13,11 @@ from netloom.compiler import dim
 from netloom.compiler.constant import Constant
 from netloom.compiler.dim import Dim, Extent, Symbol
 from netloom.compiler.graph import Graph, Node, Value
+from netloom.compiler.ops.iteration import ITERATE
 from netloom.compiler.passes.bind_dims import substitute_symbols
+from netloom.compiler.passes.unroll_turns import unroll_turns
 from netloom.compiler.tensor_type import TensorType
-from netloom.errors import ShapeError, UsageError, quoted
+from netloom.errors import ShapeError, UnsupportedOpError, UsageError, quoted
 
 from .initializers import Fans
 from .network import Network, TracedGraph
@@ -32,8 +35,11 @@ def trainable(graph: Graph) -> TracedGraph:
 
     Its named floating-point constants of rank 1 and above become parameters of the same names; the
     running statistics of batch norms become states that the training form moves. Random numbers are
-    drawn anew in each step of a training.
+    drawn anew in each step of a training. Turns of a known number become copies, which have
+    gradients; UnsupportedOpError for weights in others.
     """
+    graph = unroll_turns(graph)
+    _refuse_weights_of_turns(graph)
     function = functools.partial(_all_of, graph)
     types: dict[str, Any] = {value.label: value.type for value in graph.inputs}
     if taken := {"training", "seed", "initializer"} & set(types):
@@ -42,6 +48,18 @@ def trainable(graph: Graph) -> TracedGraph:
             hint="Rename the input, or use the graph by nl.apply inside a network.",
         )
     return Network(function, given_name=graph.name).graph(**types)
+
+
+def _refuse_weights_of_turns(graph: Graph) -> None:
+    for node in graph.nodes:
+        if node.op is ITERATE and any(
+            _names_of_constants(body) for body, _ in node.attrs.body.walk()
+        ):
+            raise UnsupportedOpError(
+                "its weights cannot be trained: data or free dims decide how many turns it has.",
+                node=node.label,
+                hint="Fix the free dims that decide it (dims=), or use the graph by nl.apply.",
+            )
 
 
 def _all_of(graph: Graph, **inputs: Symbolic) -> dict[str, Symbolic]:
@@ -56,6 +74,7 @@ def apply(graph: Graph, *inputs: Symbolic, output: str | None = None) -> Symboli
     keep; by default the graph's only output. Only what that value needs is taken over. UsageError
     for a name that the graph has not, ShapeError for inputs that do not fit.
     """
+    graph = unroll_turns(graph)
     return _Copy(graph, inputs).values([_named(graph, output)])[0]
 
 
@@ -96,6 +115,7 @@ class _Copy:
         }
         self.sources = {value: number for number, value in enumerate(graph.sources)}
         self.known: dict[Value, Symbolic] = dict(zip(self.graph.inputs, inputs, strict=True))
+        self.names = _names_of_constants(self.graph)
         for state in self.graph.states:
             self.known[state.input] = self._parameter(
                 state.name, state.initial, is_trained=state.is_unchanged
@@ -141,15 +161,29 @@ class _Copy:
         is_statistic = places and all(
             name == "batch_norm" and place in STATISTICS for name, place in places
         )
-        if not node.label or not node.output.type.rank or not node.output.dtype.is_float:
+        if node not in self.names:
             return Symbolic(self.trace.b.constant(constant, label=node.label), self.trace)
-        return self._parameter(node.label, constant, is_trained=not is_statistic)
+        return self._parameter(self.names[node], constant, is_trained=not is_statistic)
 
     def _parameter(self, name: str, constant: Constant, is_trained: bool) -> Symbolic:
         def given(_type: TensorType, _fans: Fans, _generator: object) -> Constant:
             return constant
 
         return self.trace.parameter(name, constant.type, given, Fans(1, 1), trainable=is_trained)
+
+
+def _names_of_constants(graph: Graph) -> dict[Node, str]:
+    """The constants that become parameters, by name: "w", then "w.1", if several have one label."""
+    taken = {state.name for state in graph.states}
+    names: dict[Node, str] = {}
+    for node in graph.nodes:
+        type = node.outputs[0].type
+        if node.op.name != "constant" or not (node.label and type.rank and type.dtype.is_float):
+            continue
+        numbered = (f"{node.label}.{number}" for number in itertools.count(1))
+        names[node] = next(n for n in itertools.chain([node.label], numbered) if n not in taken)
+        taken.add(names[node])
+    return names
 
 
 def _needed(graph: Graph, wanted: list[Value]) -> list[Node]:

@@ -66,6 +66,8 @@ class Context:
         # values that are integers times a scale
         self.dequantized: dict[Value, Dequantized] = {}
         self.unrolled = 0  # steps of loops so far
+        self.notes: list[str] = []  # what the user should know of the import
+        self.folds_floats = True  # results of small float constants are computed at once
         self.turns: tuple[Dim, ...] = ()  # of the loops around what is being imported
         # (seed, node with a seed) -> how often numbers were drawn
         self.draws: Counter[tuple[int, str]] = Counter()
@@ -91,6 +93,17 @@ class Context:
         finally:
             self.__dict__.update({**before, "unrolled": self.unrolled, "draws": self.draws})
 
+    @contextmanager
+    def whole_weights(self) -> Iterator[None]:
+        """Parts of weights stay nodes that read them, so that whoever trains the model trains one
+        tensor, by its name; passes fold them.
+        """
+        before, self.folds_floats = self.folds_floats, False
+        try:
+            yield
+        finally:
+            self.folds_floats = before
+
     # -- adding nodes ------------------------------------------------------------------------------
 
     def constant(self, array: npt.ArrayLike | Constant, dtype: DType | None = None) -> Value:
@@ -115,10 +128,17 @@ class Context:
         """One number repeated over a shape, which may be symbolic."""
         check_size(TensorType(dtype, tuple(shape)))
         if all(isinstance(extent, int) for extent in shape):
-            return self.constant(Constant.splat(number, TensorType(dtype, tuple(shape))))
+            return self._filler(number, TensorType(dtype, tuple(shape)))
         value = self("broadcast", self.number(number, dtype), shape=tuple(shape))
         self.splats[value] = number
         return value
+
+    def _filler(self, number: float | int | bool, type: TensorType) -> Value:
+        """A constant without a label: it is no weight, and must not be trained as one."""
+        label, self.builder.label = self.builder.label, ""
+        result = self.constant(Constant.splat(number, type))
+        self.builder.label = label
+        return result
 
     def number(self, number: float | int | bool, dtype: DType) -> Value:
         """A scalar constant, shared."""
@@ -147,6 +167,8 @@ class Context:
         known = [self.constants.get(value) for value in inputs]
         if record is None or not inputs:
             return None
+        if not self.folds_floats and any(value.dtype.is_float for value in inputs):
+            return None
         arrays = [constant.array for constant in known if constant is not None]
         if len(arrays) < len(inputs) or sum(array.size for array in arrays) > 16 * MOST_FOLDED:
             return None
@@ -160,7 +182,7 @@ class Context:
             return None
         with np.errstate(all="ignore"):
             (array,) = record.reference(values, arrays, types)
-        return self.constant(_shortest(np.asarray(array)))
+        return self.constant(Constant.shortest(np.asarray(array)))
 
     # -- what is known -----------------------------------------------------------------------------
 
@@ -375,12 +397,3 @@ class Context:
     def per_channel(self, value: Value, rank: int, axis: int = 1) -> Value:
         """A vector shaped so that it broadcasts along ``axis`` of a tensor of ``rank``."""
         return self.reshape(value, (*value.shape, *(1,) * (rank - axis - 1)))
-
-
-def _shortest(array: npt.NDArray[Any]) -> Constant:
-    """The array as a constant; as a splat where one value fills it."""
-    if array.size > 1:
-        first = array.reshape(-1)[0]
-        if array.tobytes() == first.tobytes() * array.size:
-            return Constant.splat(first, TensorType(DType.of(array.dtype), array.shape))
-    return Constant(array)

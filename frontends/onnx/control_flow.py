@@ -12,12 +12,17 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Protocol, TypeAlias
 
+from netloom.compiler import dim
+from netloom.compiler.dim import Dim, Extent
 from netloom.compiler.graph import Value
 from netloom.compiler.tensor_type import BOOL
 from netloom.errors import NetloomError
 
+from .conditions import decided_from
 from .context import Context
 from .node import Item, ModelNode, ValueSequence, as_tensor
+from .padding import padded_axis
+from .restriction import Undecided
 from .turns import Turns
 
 
@@ -46,6 +51,9 @@ class Driver(Protocol):
 
     why: NetloomError | None
 
+    def undecided(self) -> NetloomError | None:
+        """If a free dim decides which graph is right, the error that says from where on it is one."""
+
     def turns(self) -> Turns | None: ...
 
     def first(self) -> Step: ...
@@ -63,17 +71,55 @@ def check_ports(node: ModelNode, graph: str, inputs: int, outputs: int) -> None:
 def chosen(
     context: Context, node: ModelNode, condition: Value, yes: Item, no: Item, what: str
 ) -> Item:
-    """One of two values, as data decide; of two sequences of one length, one of each two parts."""
+    """One of two values, as data decide; of two sequences of one length, one of each two parts.
+    Where their extents differ, data decide these too.
+    """
     if yes is no:
         return yes
     if isinstance(yes, ValueSequence) or isinstance(no, ValueSequence):
         return _chosen_parts(context, node, condition, yes, no, what)
-    if yes.type != no.type:
-        raise node.unsupported(
-            f"{what} is {yes.type} or {no.type}, as its condition decides, which is computed from data or free dims.",
-            "Fix the free dims and inputs that decide it (dims=, shapes=; --dim, --shape).",
+    if (yes.dtype, yes.type.rank) != (no.dtype, no.type.rank):
+        message = (
+            f"{what} is {yes.type} or {no.type}, as its condition decides, which is computed from "
+            "data or free dims; only extents may be so."
         )
-    return context("select", condition, yes, no)
+        hint = (
+            "Fix the free dims and inputs that decide it (dims=, shapes=; --dim, --shape), or export "
+            "without squeezing."
+        )
+        decided = decided_from(context, condition)
+        if decided is None:
+            raise node.unsupported(message, hint)
+        raise Undecided(message, hint=hint, symbol=decided[0], least=decided[1])
+    shape = [
+        _extent_of(context, condition, *pair) for pair in zip(yes.shape, no.shape, strict=True)
+    ]
+    return context("select", condition, _resized(context, yes, shape), _resized(context, no, shape))
+
+
+def _extent_of(context: Context, condition: Value, yes: Extent, no: Extent) -> Extent:
+    if yes == no:
+        return yes
+    count = context("select", condition, context.extent_value(yes), context.extent_value(no))
+    return context.data_dim(count, _largest(context, dim.maximum(yes, no)), "chosen")
+
+
+def _largest(context: Context, extent: Extent) -> Extent:
+    """Over shapes alone, at least as large as an extent that data decide."""
+    born = {s: context.data_bounds.get(Dim.of(s)) for s in dim.symbols_of([extent])}
+    return dim.largest(extent, {s: bound for s, bound in born.items() if bound is not None})
+
+
+def _resized(context: Context, value: Value, shape: Sequence[Extent]) -> Value:
+    """With zeros behind each axis that is too short, and cut where it is too long: right where it
+    has that shape, and there it is chosen.
+    """
+    for axis, (have, want) in enumerate(zip(value.shape, shape, strict=True)):
+        if have != want:
+            more = _largest(context, want) - have
+            value = padded_axis(context, value, axis, (0, more), 0, "constant")
+            value = context.slice_axis(value, axis, 0, want)
+    return value
 
 
 def _chosen_parts(
@@ -113,6 +159,13 @@ class Branches:
         self.why: NetloomError | None = None
         for graph in ("then_branch", "else_branch"):
             check_ports(node, graph, 0, len(node.outputs))
+
+    def undecided(self) -> Undecided | None:
+        found = None if self.known is not None else decided_from(self.context, self.condition)
+        if found is None:
+            return None
+        message = "a free dim decides its branch."
+        return Undecided(message, node=self.node.title, symbol=found[0], least=found[1])
 
     def turns(self) -> None:
         """A branch is no loop."""

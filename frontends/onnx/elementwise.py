@@ -37,6 +37,7 @@ UNARY: Final = {
 
 FOLDED_UNARY: Final[dict[str, Callable[[Any], Any]]] = {
     "Neg": lambda x: -x,
+    "Not": lambda x: 1 - x,
     "Floor": np.frompyfunc(Ratio.floor, 1, 1),
     "Ceil": np.frompyfunc(Ratio.ceil, 1, 1),
 }
@@ -56,7 +57,7 @@ BINARY: Final = {
     "Add": "add", "And": "and", "BitwiseAnd": "and", "BitwiseOr": "or", "BitwiseXor": "xor", "Div": "div",
     "Equal": "equal", "Less": "less", "LessOrEqual": "less_equal", "Mul": "mul", "Or": "or", "Sub": "sub", "Xor": "xor",
 }  # fmt: skip
-SWAPPED: Final = {"Greater": "less", "GreaterOrEqual": "less_equal"}
+SWAPPED: Final = {"Greater": "Less", "GreaterOrEqual": "LessOrEqual"}
 
 
 def _certainly_equal(x: Any, y: Any) -> bool:
@@ -69,12 +70,26 @@ def _certainly_equal(x: Any, y: Any) -> bool:
     raise ValueError("undecided")
 
 
+def _certainly_less(x: Any, y: Any) -> bool:
+    """Likewise."""
+    difference = y - x
+    if isinstance(difference, int):
+        return difference > 0
+    if is_nonnegative(difference - 1) or is_nonnegative(-difference):
+        return bool(is_nonnegative(difference - 1))
+    raise ValueError("undecided")
+
+
 FOLDED: Final[dict[str, Callable[[Any, Any], Any]]] = {
     "Add": lambda x, y: x + y,
     "Sub": lambda x, y: x - y,
     "Mul": lambda x, y: x * y,
     "Div": np.frompyfunc(truncated_quotient, 2, 1),
     "Equal": np.frompyfunc(_certainly_equal, 2, 1),
+    "Less": np.frompyfunc(_certainly_less, 2, 1),
+    "LessOrEqual": np.frompyfunc(lambda x, y: not _certainly_less(y, x), 2, 1),
+    "And": np.minimum,
+    "Or": np.maximum,
 }
 
 
@@ -83,10 +98,10 @@ def binary(context: Context, node: ModelNode) -> Value:
     x, y = node.input(0), node.input(1)
     if node.opset < 7:
         y = _legacy_broadcast(context, node, x, y)
-    if node.op_type in SWAPPED:
-        return context(SWAPPED[node.op_type], y, x)
-    value = context(BINARY[node.op_type], x, y)
-    folded = FOLDED.get(node.op_type)
+    op_type = SWAPPED.get(node.op_type, node.op_type)
+    x, y = (y, x) if node.op_type in SWAPPED else (x, y)
+    value = context(BINARY[op_type], x, y)
+    folded = FOLDED.get(op_type)
     return value if folded is None else context.learn(value, folded, x, y)
 
 

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import onnx
 from onnx import AttributeProto
 
-from netloom.errors import ModelError
+from netloom.errors import ModelError, NetloomError
 
 from .names import printable
 from .node import Item
@@ -33,6 +33,8 @@ class Frame:
     deliver: Callable[[list[Item]], Frame | None]
     attributes: Mapping[str, AttributeProto] = dataclasses.field(default_factory=dict)
     annotations: Mapping[str, onnx.TypeProto] = dataclasses.field(default_factory=dict)
+    # what explains an error in it, if it is a branch
+    undecided: Callable[[], NetloomError | None] = lambda: None
 
 
 @dataclass(frozen=True)

@@ -9,6 +9,7 @@ limit.
 from __future__ import annotations
 
 import dataclasses
+import warnings
 from collections import ChainMap
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from functools import partial
@@ -19,9 +20,9 @@ from onnx import AttributeProto
 
 from netloom.compiler.graph import Builder, Graph, Value
 from netloom.compiler.rewrite import without_dead_nodes
-from netloom.errors import ModelError, NetloomError, UnsupportedOpError, UsageError
+from netloom.errors import ModelError, ModelWarning, NetloomError, UnsupportedOpError, UsageError
 
-from .annotations import check_annotation
+from .annotations import check_annotation, check_annotations, contradiction_of, summary_of
 from .context import Context
 from .control_flow import Done, Step
 from .frame import Body, Frame, KnownNames, present_item, resolved_attributes
@@ -51,7 +52,8 @@ def from_onnx(source: Source, *, dims: Dims | None = None, shapes: Shapes | None
     of their tensor, a range from 0 on. ``shapes`` replaces the shapes of inputs, where a name is a
     free dim. Free dims that neither fixes stay free (1 to 10^9, or as far as the nodes fit). Raises
     ModelError if the model is malformed, UnsupportedOpError naming every op that is not known,
-    UsageError for names that the model lacks.
+    UsageError for names that the model lacks. Warns (ModelWarning) where the result is not quite
+    what the model says: of maps that become tensors, of shapes that it gives wrongly.
     """
     file = read_model(source)
     model = file.model
@@ -59,6 +61,7 @@ def from_onnx(source: Source, *, dims: Dims | None = None, shapes: Shapes | None
     check_expansion(model, functions)
     refuse_unsupported(report_support(model, functions))
     limits: dict[str, int | range | str] = {}
+    notes: list[str] = []
     while True:
         importer = _Importer(
             model,
@@ -67,11 +70,13 @@ def from_onnx(source: Source, *, dims: Dims | None = None, shapes: Shapes | None
             {**limits, **(dims or {})},
             shapes or {},
             fixed=dims or {},
+            notes=notes,
         )
         try:
             return importer.run()
         except Restriction as found:
             limits[found.name] = found.chosen
+            notes += [found.note] if found.note else []
 
 
 def _to_nobody(_results: list[Item]) -> None:
@@ -81,12 +86,14 @@ def _to_nobody(_results: list[Item]) -> None:
 class _Importer:
     def __init__(
         self, model: onnx.ModelProto, functions: dict[Key, onnx.FunctionProto], reader: TensorReader, dims: Dims,
-        shapes: Shapes, fixed: Collection[str],
+        shapes: Shapes, fixed: Collection[str], notes: Sequence[str],
     ) -> None:  # fmt: skip
         self.model, self.functions, self.reader = model, functions, reader
         self.fixed = fixed  # free dims that the caller chose
         self.inputs = InputShapes(dims, shapes)
+        self.contradictions: list[str] = []  # of the model's annotations
         self.context = Context(Builder(identifier(model.graph.name)), reader)
+        self.context.notes += notes
 
     def run(self) -> Graph:
         graph = self.model.graph
@@ -98,7 +105,7 @@ class _Importer:
         for name in names:
             self._bound(name, present_item(names, name))
         frame = self._frame_of(graph, names, opsets_of(self.model.opset_import), _to_nobody)
-        self._check_annotations(frame, names)
+        check_annotations(names, frame.annotations, self.inputs.are_changed)
         self._process(frame)
         results = [
             pair
@@ -111,6 +118,8 @@ class _Importer:
                                          hint="Dequantize it in the model.")  # fmt: skip
         if len(dict(results)) < len(results):
             raise ModelError("two outputs of the model have one name.", hint="Rename one.")
+        for note in (*self.context.notes, *summary_of(self.contradictions)):
+            warnings.warn(note, ModelWarning, stacklevel=3)  # of who calls from_onnx
         return without_dead_nodes(
             self.context.builder.build(
                 [value for _, value in results], [name for name, _ in results]
@@ -172,15 +181,6 @@ class _Importer:
         nodes = ordered(graph.node, KnownNames(names), wanted)
         return Frame(iter(nodes), names, opsets, wanted, deliver, annotations=annotations)
 
-    def _check_annotations(self, frame: Frame, names: Mapping[str, Item | None]) -> None:
-        for name in names:
-            self._check_annotation(frame, name, present_item(names, name))
-
-    def _check_annotation(self, frame: Frame, name: str, value: Item) -> None:
-        annotation = frame.annotations.get(name)
-        if annotation is not None:
-            check_annotation(value, annotation, printable(name), self.inputs.are_changed)
-
     # -- nodes -------------------------------------------------------------------------------------
 
     def _process(self, first: Frame) -> None:
@@ -200,7 +200,10 @@ class _Importer:
         if name:
             frame.names[name] = value
             self._bound(name, value)
-            self._check_annotation(frame, name, value)
+            if (said := frame.annotations.get(name)) is not None:
+                changed = self.inputs.are_changed
+                found = contradiction_of(value, said, printable(name), changed)
+                self.contradictions += [found] if found else []
 
     def _bound(self, name: str, value: Item) -> None:
         """Makes extents of integers that data decide, where the caller says how large they are."""
@@ -248,15 +251,19 @@ class _Importer:
             outputs = (frame.names.get(name) for name in call.outputs)
             mark_moved(self.context, call, narrow, outputs)
         except NetloomError as error:
-            hint = restrict(self.context, self.inputs, self.fixed, call, error) or error.hint
-            if error.node in ("", call.label, call.title):
-                raise type(error)(error.message, node=call.title, hint=hint) from error
-            raise
+            raise self._explained(frame, call, error) from error
         except (ValueError, OverflowError) as error:
             raise ModelError(
                 f"it cannot be imported: {error}.", node=call.title, hint="Export it again."
             ) from error
         return None
+
+    def _explained(self, frame: Frame, call: ModelNode, error: NetloomError) -> NetloomError:
+        """The error with its node, and with what would help; Restriction if that can be done here."""
+        cause = frame.undecided() or error
+        hint = restrict(self.context, self.inputs, self.fixed, call, cause) or error.hint
+        is_own = error.node in ("", call.label, call.title)
+        return type(error)(error.message, node=call.title, hint=hint) if is_own else error
 
     def _outside(self, call: ModelNode, domain: str) -> Handler | None:
         """The handler of an op that the standard does not have; None for the standard's own."""
@@ -308,6 +315,12 @@ class _Importer:
                 driver.why = error
         bodies: dict[str, Body] = {}
 
+        def advance(values: list[Item]) -> Frame | None:
+            try:
+                return follow(driver.next(values))
+            except NetloomError as error:
+                raise self._explained(frame, call, error) from error
+
         def follow(step: Step) -> Frame | None:
             """The frame of a step; the driver's results are defined after the last one."""
             if isinstance(step, Done):
@@ -315,9 +328,9 @@ class _Importer:
                 return None
             if step.graph not in bodies:
                 bodies[step.graph] = self._body(frame, call.graph(step.graph))
-            return self._body_frame(
-                bodies[step.graph], frame, step.inputs, lambda values: follow(driver.next(values))
-            )
+            inner = self._body_frame(bodies[step.graph], frame, step.inputs, advance)
+            inner.undecided = lambda: frame.undecided() or driver.undecided()
+            return inner
 
         return follow(driver.first())
 

@@ -22,10 +22,9 @@ from .context import Context
 from .control_flow import Apply, Branches, Done, Driver, Step, check_ports, chosen
 from .functions import MOST_NODES
 from .node import Item, ModelNode, as_tensor
-from .turns import MOST_TURNS, Scanned, Stacked, Turns
+from .turns import MOST_COPIES, MOST_TURNS, Scanned, Stacked, Turns
 from .window import FIX_DIMS
 
-MOST_COPIES: Final = 32
 MOST_STEPS: Final = 4096
 MOST_UNROLLED: Final = 1 << 15
 
@@ -73,6 +72,9 @@ class Loop:
         self.made: list[Value] = []  # for each step, whether it is one, if data decide it
         self.grown: list[list[Value]] = [[] for _ in range(grown)]
         self.steps = 0
+
+    def undecided(self) -> None:
+        """Each of its steps is right."""
 
     def turns(self) -> Turns | None:
         """The loop as turns that a run counts; None if it is better unrolled."""
@@ -267,6 +269,9 @@ class Scan:
                 f"attribute {name} has {len(found)} entries for {count}.", "Export it again."
             )
         return found
+
+    def undecided(self) -> None:
+        """Each of its steps is right."""
 
     def turns(self) -> Turns | None:
         """The scan as turns that a run counts; None if it is better unrolled."""

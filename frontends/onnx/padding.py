@@ -18,7 +18,7 @@ from netloom.compiler.tensor_type import INT64, TensorType, broadcast_shapes
 from .context import Context
 from .handler import HandlerTable
 from .node import ModelNode
-from .restriction import TooSmall
+from .restriction import TooSmall, is_negative_somewhere
 from .sizes import check_size, listed, numbers
 from .slicing import sliced
 from .window import FIX_DIMS
@@ -112,11 +112,10 @@ def _cropped(
     for axis, extent in enumerate(x.shape):
         low, high = lo[axis], hi[axis]
         size = extent - low - high
-        if isinstance(size, int) and size < 0:
-            raise node.misshapen(
-                f"its pads cut {low + high} elements off axis {axis} of {x.type}.",
-                "Export it again.",
-            )
+        if is_negative_somewhere(context, size):
+            message = f"its pads cut {low + high} elements off axis {axis} of {x.type}."
+            hint = "Export it again, or give the free dim a range (dims=; --dim)."
+            raise TooSmall(message, hint=hint, extent=size)
         if low != 0 or high != 0:
             cuts[axis] = (low, size, 1)
     return sliced(context, x, cuts) if cuts else x

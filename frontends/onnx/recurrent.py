@@ -1,9 +1,9 @@
 """RNN, GRU and LSTM -> their steps, one after another; the input products of all steps are one
 matmul.
 
-Steps are unrolled if their number is known, or a free dim of a small range: then there are as many
-as it can be, and those beyond it are masked. More steps are turns that a run counts. A masked step
-(beyond a sequence's end, too) keeps its state and gives zeros, which serves both directions.
+Few steps are unrolled; of a free number from 1 on there are as many as it can be, and those beyond it
+are masked. More steps are turns that a run counts. A masked step (beyond a sequence's end, too) keeps
+its state and gives zeros, which serves both directions.
 """
 
 from __future__ import annotations
@@ -20,11 +20,9 @@ from .context import Context
 from .handler import HandlerTable
 from .node import Item, ModelNode, as_tensor
 from .recurrent_cells import GATES, STEPS, Direction, Times, activations_of, times_rows_of
-from .turns import Scanned, Stacked, Turns, iterated
+from .turns import MOST_COPIES, Scanned, Stacked, Turns, iterated
 
 RECURRENT: Final = HandlerTable()
-MOST_COPIES: Final = 4096  # steps that are unrolled
-MOST_MASKED: Final = 512  # of them if their number is free
 
 DIRECTIONS: Final = {"forward": (False,), "reverse": (True,), "bidirectional": (False, True)}
 
@@ -32,7 +30,7 @@ DIRECTIONS: Final = {"forward": (False,), "reverse": (True,), "bidirectional": (
 @RECURRENT.on("RNN", "GRU", "LSTM")
 def recurrent(context: Context, node: ModelNode) -> list[Value | None]:
     def times_of(position: int, direction: int) -> Times:
-        return times_rows_of(_row(context, node.input(position), direction))
+        return times_rows_of(direction_part(context, node.input(position), direction))
 
     return recurrent_layer(context, node, times_of)
 
@@ -54,10 +52,11 @@ def recurrent_layer(
     directions = DIRECTIONS[node.text("direction", "forward", tuple(DIRECTIONS))]
     hidden = node.integer("hidden_size", 0)
     _check_shapes(node, x, hidden, len(directions), is_transposed)
-    results = [
-        _run(context, node, times_of, x, hidden, d, is_reversed, is_batch_first)
-        for d, is_reversed in enumerate(directions)
-    ]
+    with context.whole_weights():
+        results = [
+            _run(context, node, times_of, x, hidden, d, is_reversed, is_batch_first)
+            for d, is_reversed in enumerate(directions)
+        ]
     y = _joined(context, [r[0] for r in results], 1)  # [steps, directions, n, h]
     states = [_joined(context, [r[1 + k] for r in results], 0) for k in range(len(results[0]) - 1)]
     if is_batch_first:
@@ -91,8 +90,9 @@ def _check_shapes(
 def _copies(steps: Extent) -> int | None:
     """How many steps are unrolled; None if a run counts them."""
     most = steps if isinstance(steps, int) else dim.bounds(steps)[1]
-    limit = MOST_COPIES if isinstance(steps, int) else MOST_MASKED
-    return most if most is not None and 1 <= most <= limit else None
+    if most is None or most > MOST_COPIES:
+        return None
+    return most if dim.is_nonnegative(steps - 1) else None  # masked steps read the last one
 
 
 def _joined(context: Context, parts: Sequence[Value], axis: int) -> Value:
@@ -101,7 +101,7 @@ def _joined(context: Context, parts: Sequence[Value], axis: int) -> Value:
     return context("concat", *stacked, axis=axis) if len(stacked) > 1 else stacked[0]
 
 
-def _row(context: Context, value: Value, direction: int) -> Value:
+def direction_part(context: Context, value: Value, direction: int) -> Value:
     """One direction's part of a parameter."""
     return context.reshape(context.slice_axis(value, 0, direction, 1), value.shape[1:])
 
@@ -122,11 +122,15 @@ def _direction(
     bias = node.optional(3)
     second: Value | None = None
     if bias is not None:
-        both = _row(context, bias, direction)
+        both = direction_part(context, bias, direction)
         inputs = context("add", inputs, context.slice_axis(both, 0, 0, rows))
         second = context.slice_axis(both, 0, rows, rows)
     peephole = node.optional(7)
-    parts = () if peephole is None else _thirds(context, _row(context, peephole, direction), hidden)
+    parts = (
+        ()
+        if peephole is None
+        else _thirds(context, direction_part(context, peephole, direction), hidden)
+    )
     times = times_of(2, direction)
     return Direction(activations_of(node, direction), inputs, times, second, parts, hidden)
 
@@ -264,4 +268,4 @@ def _initial(
             f"input {position} is {given.type}; {n} x {hidden} states are needed.",
             "Export it again.",
         )
-    return _row(context, given, index)
+    return direction_part(context, given, index)

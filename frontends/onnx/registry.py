@@ -90,16 +90,15 @@ FOREIGN_REMEDIES: Final[Mapping[tuple[str, str], str]] = {
         ),
         "It runs a whole decoder until data end it: import the decoder, and search outside.",
     ),
-    **dict.fromkeys(
-        (("com.microsoft", name) for name in ("Tokenizer", "WordConvEmbedding")),
-        "Strings are no tensors: cut the model behind it, and do this step outside.",
-    ),
+    ("com.microsoft", "Tokenizer"): "Strings are no tensors: cut the model behind it, and do this "
+    "step outside.",
+    ("com.microsoft", "WordConvEmbedding"): "Export it as Gather, Conv, Tanh and ReduceMax.",
 }
 
 # what to do about other ops outside the standard that have no handler
 DOMAIN_REMEDIES: Final[Mapping[str, str]] = {
-    "ai.onnx.ml": "Strings and maps are no tensors: convert the model with integer labels and "
-    "without ZipMap (zipmap=False), or cut it.",
+    "ai.onnx.ml": "Strings and dictionaries are no tensors: convert the model with integer labels "
+    "and without DictVectorizer, or cut it.",
     "com.microsoft": "Export without ONNX Runtime's optimizations (graph_optimization_level).",
     "com.microsoft.nchwc": "Optimize at the level ORT_ENABLE_EXTENDED at most: the layouts of "
     "higher ones hold for one machine.",

@@ -77,7 +77,7 @@ def resample(context: Context, node: ModelNode, x: Value, axis: Axis, sampling: 
     if sampling.antialias and sampling.mode != "nearest":
         return _antialiased(context, node, x, axis, sampling)
     if repeats := _repeats(axis, sampling):
-        return _repeated(context, x, axis.number, repeats)
+        return repeated(context, x, axis.number, repeats)
     at = _coordinates(context, sampling, axis)
     total: Value | None = None
     for index, weight in _taps(context, sampling, at, axis.extent):
@@ -110,7 +110,8 @@ def _repeats(axis: Axis, sampling: Sampling) -> int:
     return repeats if not rounded.any() else 0
 
 
-def _repeated(context: Context, x: Value, axis: int, repeats: int) -> Value:
+def repeated(context: Context, x: Value, axis: int, repeats: int) -> Value:
+    """Each entry of an axis so many times, NumPy's repeat."""
     before, after = x.shape[: axis + 1], x.shape[axis + 1 :]
     wide = context(
         "broadcast", context.reshape(x, (*before, 1, *after)), shape=(*before, repeats, *after)

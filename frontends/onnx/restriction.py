@@ -18,10 +18,10 @@ from typing import TypeAlias
 
 from netloom.compiler import dim
 from netloom.compiler.dim import Dim, Extent, Minimum, Symbol, product, substitute, symbols_of
-from netloom.errors import NetloomError, ShapeError
+from netloom.errors import NetloomError, ShapeError, UnsupportedOpError
 
 from .context import Context
-from .equal_extents import equal_extents, new_shape
+from .equal_extents import BROADCASTING, equal_extents, new_shape
 from .input_shapes import InputShapes
 from .names import printable
 from .node import ModelNode
@@ -57,12 +57,12 @@ Chosen: TypeAlias = int | range | MultipleOf | AtLeast | SameAs  # what a free d
 
 class Restriction(Exception):
     """The model can be imported only where the free dim ``name`` is as ``chosen`` says: a number,
-    one of a range, or what another free dim is.
+    one of a range, or what another free dim is. ``note``: what the user should know of it.
     """
 
-    def __init__(self, name: str, chosen: int | range | str) -> None:
+    def __init__(self, name: str, chosen: int | range | str, note: str = "") -> None:
         super().__init__(f"{name} in {chosen}")
-        self.name, self.chosen = name, chosen
+        self.name, self.chosen, self.note = name, chosen, note
 
 
 class TooSmall(ShapeError):
@@ -73,6 +73,17 @@ class TooSmall(ShapeError):
     ) -> None:
         super().__init__(message, node=node, hint=hint)
         self.extent, self.fewest = extent, fewest
+
+
+class Undecided(UnsupportedOpError):
+    """What a node does depends on whether a free dim is less than ``least``."""
+
+    def __init__(
+        self, message: str, *, node: str = "", hint: str = "", symbol: Symbol | None = None,
+        least: int = 0,
+    ) -> None:  # fmt: skip
+        super().__init__(message, node=node, hint=hint)
+        self.symbol, self.least = symbol, least
 
 
 class NotThatNumber(ShapeError):
@@ -121,7 +132,12 @@ def restrict(
         case int() if symbol.lo < symbol.hi and max(symbol.lo, 1) <= chosen <= symbol.hi:
             raise Restriction(name, chosen * step)
         case AtLeast(least):
-            raise Restriction(name, range(least * step, symbol.hi * step + 1, step))
+            numbers = range(least * step, symbol.hi * step + 1, step)
+            other = (
+                f"{error.node or node.title}: the free dim {printable(name)} is {numbers[0]} at least, for it does "
+                "something else for less; to import that, fix the dim (dims=; --dim)."
+            )
+            raise Restriction(name, numbers, other if isinstance(error, Undecided) else "")
         case range() if chosen.start >= 1 and chosen[-1] < symbol.hi:
             raise Restriction(name, range(chosen[0] * step, chosen[-1] * step + 1, step))
         case MultipleOf(factor) if factor <= symbol.hi:
@@ -145,13 +161,18 @@ def restriction_of(
     trouble.
     """
     if isinstance(error, TooSmall):
-        return _where_at_least(error.extent, error.fewest)
+        rest = error.extent - error.fewest
+        return _where_tried(rest) or _where_at_least(rest)
+    if isinstance(error, Undecided):
+        return None if error.symbol is None else (error.symbol, AtLeast(error.least))
     if isinstance(error, NotThatNumber):
         symbol = _symbol(error.extent)
         return None if symbol is None else (symbol, error.number)
     if node.op_type == "Reshape" and (parts := _where_divided(context, node)) is not None:
         return parts
     for left, right in equal_extents(context, node):
+        if node.op_type in BROADCASTING and (one := _where_one(left) or _where_one(right)):
+            return one
         for cut, whole in ((left, right), (right, left)):
             if (symbol := _symbol(whole)) is not None and (
                 most := _cut_at(cut, symbol)
@@ -160,7 +181,7 @@ def restriction_of(
             if (number := _where_number(cut, whole)) is not None:
                 return number
             if cut != whole and cut == dim.maximum(whole, 0):
-                return _where_at_least(whole, 0)
+                return _where_at_least(whole)
         if (found := _where_equal(left, right) or _where_numbers(left, right)) is not None:
             return found
     return None
@@ -199,14 +220,11 @@ def _where_numbers(left: Extent, right: Extent) -> tuple[Symbol, int | range] | 
     """The numbers of the only symbol with which two extents are equal, if they lie side by side:
     (h // 8) ^ 2 is 16 for h from 32 to 39.
     """
-    symbols = symbols_of([left, right])
-    if len(symbols) != 1:
-        return None
-    (symbol,) = symbols
-    if not (isinstance(symbol.lo, int) and isinstance(symbol.hi, int)):
-        return None
-    tried = range(max(symbol.lo, 1), min(symbol.hi, LARGEST_LEAST) + 1)
     apart = left - right
+    tries = _tried(apart)
+    if tries is None:
+        return None
+    symbol, tried = tries
     numbers = [number for number in tried if dim.evaluate(apart, {symbol.name: number}) == 0]
     if not numbers or numbers[-1] == tried[-1] or len(numbers) != numbers[-1] - numbers[0] + 1:
         return None
@@ -243,8 +261,8 @@ def _multiple_where(
     return None
 
 
-def _where_at_least(extent: Extent, fewest: int) -> tuple[Symbol, AtLeast] | None:
-    """The only symbol of an extent, and its numbers from which on the extent is large enough."""
+def _where_at_least(extent: Extent) -> tuple[Symbol, AtLeast] | None:
+    """The only symbol of an extent, and its numbers from which on it is proved to be 0 or more."""
     symbols = symbols_of([extent])
     if len(symbols) != 1:
         return None
@@ -253,9 +271,64 @@ def _where_at_least(extent: Extent, fewest: int) -> tuple[Symbol, AtLeast] | Non
         return None
     for least in range(symbol.lo + 1, min(symbol.hi, LARGEST_LEAST) + 1):
         narrowed = dim.symbol(symbol.name, least, symbol.hi)
-        if dim.is_nonnegative(substitute(extent, {symbol: narrowed}) - fewest):
+        if dim.is_nonnegative(substitute(extent, {symbol: narrowed})):
             return symbol, AtLeast(least)
     return None
+
+
+def _where_tried(extent: Extent) -> tuple[Symbol, AtLeast | range] | None:
+    """The only symbol of an extent, and its first or last numbers, if for these alone of those that
+    are tried it is 0 or more.
+    """
+    found = _tried(extent)
+    if found is None:
+        return None
+    symbol, tried = found
+    fits = [dim.evaluate(extent, {symbol.name: number}) >= 0 for number in tried]
+    count = sum(fits)
+    if 0 < count < len(tried) and all(fits[:count]):
+        return symbol, tried[:count]
+    return _from_on(symbol, tried, fits)
+
+
+def _where_one(extent: Extent) -> tuple[Symbol, AtLeast] | None:
+    """The only symbol of an extent, and its numbers from which on it is 1, so that it broadcasts: the
+    last element of an axis that small numbers leave empty.
+    """
+    found = _tried(extent)
+    if found is None:
+        return None
+    symbol, tried = found
+    return _from_on(symbol, tried, [dim.evaluate(extent, {symbol.name: n}) == 1 for n in tried])
+
+
+def _from_on(symbol: Symbol, tried: range, fits: list[bool]) -> tuple[Symbol, AtLeast] | None:
+    """The numbers from which on all fit, if others do not."""
+    count = sum(fits)
+    is_end = 0 < count < len(tried) and all(fits[-count:])
+    return (symbol, AtLeast(tried[-count])) if is_end else None
+
+
+def is_negative_somewhere(context: Context, extent: Extent) -> bool:
+    """Whether it is negative, or a small number of the only free dim in it makes it so."""
+    if isinstance(extent, int) or dim.is_nonnegative(extent):
+        return isinstance(extent, int) and extent < 0
+    found = _tried(extent)
+    if found is None or Dim.of(found[0]) in (*context.data_bounds, *context.turns):
+        return False
+    symbol, tried = found
+    return any(dim.evaluate(extent, {symbol.name: number}) < 0 for number in tried)
+
+
+def _tried(extent: Extent) -> tuple[Symbol, range] | None:
+    """The only symbol of an extent, and its numbers that are tried one by one."""
+    symbols = symbols_of([extent])
+    if len(symbols) != 1:
+        return None
+    (symbol,) = symbols
+    if not (isinstance(symbol.lo, int) and isinstance(symbol.hi, int)):
+        return None
+    return symbol, range(max(symbol.lo, 1), min(symbol.hi, LARGEST_LEAST) + 1)
 
 
 def _symbol(extent: Extent) -> Symbol | None:

@@ -32,10 +32,11 @@ def reshape(context: Context, node: ModelNode) -> Value:
         wanted = context.extents(node.input(1), node, "the new shape")
     shape = _resolved(node, x, wanted, not node.flag("allowzero", False))
     total = product(shape)
-    if isinstance(total, int) and isinstance(x.type.elements, int) and total != x.type.elements:
+    if total != x.type.elements:
         raise node.misshapen(
             f"{x.type} has {x.type.elements} elements and cannot become {listed(shape)} ({total}).",
-            "Is a batch size written into the model? Fix it with dims= (--dim).",
+            "Is a size written into the model? Fix the free dims to those that it was exported for "
+            "(dims=; --dim), or export it with dynamic sizes.",
         )
     return context.reshape(x, shape)
 

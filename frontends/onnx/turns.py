@@ -21,6 +21,7 @@ from .context import Context
 from .node import Item, ModelNode, as_tensor
 from .sizes import check_size
 
+MOST_COPIES: Final = 32  # of a body; more of them are turns
 MOST_TURNS: Final = 1 << 62  # of a loop that only its condition ends
 LONGEST: Final = 1 << 32  # turns of a loop that nothing else ends: they take hours
 DEEPEST: Final = 16  # loops within each other
@@ -191,7 +192,7 @@ def _closed(context: Context, graph: Graph, inputs: Sequence[Value]) -> tuple[Gr
         if value not in inside:
             constant = context.constants.get(value)
             if constant is not None:
-                inside[value] = b.constant(constant)
+                inside[value] = b.constant(constant, label=value.label)
             else:
                 inside[value] = b.input(value.type, f"shared{len(shared)}")
                 shared.append(value)

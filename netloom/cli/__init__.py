@@ -11,11 +11,12 @@ import atexit
 import errno
 import gc
 import traceback
+import warnings
 from typing import Any
 
 import click
 
-from netloom.errors import NetloomError
+from netloom.errors import ModelWarning, NetloomError
 
 from .bench import bench
 from .cache import cache
@@ -43,7 +44,9 @@ class _Verbs(click.Group):
     def invoke(self, context: click.Context) -> Any:
         output = context.ensure_object(Output)
         try:
-            return super().invoke(context)
+            with warnings.catch_warnings(action="always", category=ModelWarning):
+                warnings.showwarning = lambda message, *_: output.warn(str(message))
+                return super().invoke(context)
         except (click.ClickException, click.exceptions.Exit, click.Abort):
             raise
         except NetloomError as error:

@@ -69,6 +69,11 @@ class Output:
         plain = self.as_json or not sys.stdout.isatty() or not wants_color()
         return text if plain else click.style(text, **style)
 
+    def warn(self, text: str) -> None:
+        """A line on standard error about what does no harm."""
+        if not self.quiet and not self.as_json:
+            click.echo(f"netloom: {displayable(text)}", err=True)
+
     def fault(self, error: BaseException, code: int, text: str = "") -> None:
         """One message about what went wrong; --verbose adds the traceback."""
         if self.verbose:

@@ -26,7 +26,7 @@ def drawn(rng: np.random.Generator, depth: int) -> Extent:
     if depth == 0:
         return int(rng.integers(-9, 10)) if rng.random() < 0.3 else Dim.of(rng.choice(SYMBOLS))
     left = drawn(rng, depth - 1)
-    match rng.integers(6):
+    match rng.integers(8):
         case 0:
             return left + drawn(rng, depth - 1)
         case 1:
@@ -37,6 +37,11 @@ def drawn(rng: np.random.Generator, depth: int) -> Extent:
             return left // int(rng.integers(1, 9))
         case 4:
             return left % int(rng.integers(1, 9))
+        case 5:
+            return left - left % int(rng.integers(1, 9))
+        case 6:
+            divisor = int(rng.integers(1, 9))
+            return left + (divisor - left % divisor) % divisor
     return dim.minimum(left, drawn(rng, depth - 1))
 
 
@@ -99,6 +104,17 @@ def test_equal_polynomials_are_equal() -> None:
         ((n + m) - (m + n), 0),
     ):
         assert left == right and hash(left) == hash(right) and str(left) == str(right)
+
+
+def test_what_is_cut_or_filled_to_multiples() -> None:
+    """Sizes of windows are known to be multiples, however they are computed."""
+    h, n = symbol("h", 1), symbol("n", 1)
+    assert h - h % 7 == (h // 7) * 7
+    assert n * h - n * (h % 7) + 3 == n * ((h // 7) * 7) + 3
+    for whole in (h + (7 - h % 7) % 7, h + (-h) % 7, (h + 6) - (h + 6) % 7):
+        assert whole % 7 == 0
+        assert (whole // 7) * 7 == whole
+    assert (h % 14 - h) % 7 == 0
 
 
 def test_text_is_read_again() -> None:

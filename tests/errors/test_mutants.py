@@ -25,6 +25,8 @@ from netloom.runtime.session import Session
 
 from .mutation import mutate, mutate_bytes
 
+# a mutant may say a wrong shape
+pytestmark = pytest.mark.filterwarnings("ignore::netloom.errors.ModelWarning")
 MUTANTS = 3  # of each model, for each of the shapes that are asked for
 SECONDS = 20  # that one mutant may take
 ELEMENTS = 200_000  # of all values of a mutant that is run

@@ -33,6 +33,7 @@ from ...passes.multiply_sums import multiply_sums
 from ...passes.placement import Placement
 from ...passes.plan_memory import plan_memory
 from ...passes.select_strategies import Decision
+from ...passes.unroll_turns import unroll_turns
 from ...pipeline import GRAPH_PASSES, Pass, Pipeline
 from ...program import Program, StatePort, identifier
 from ...text import print_graph
@@ -239,6 +240,7 @@ def plan(
     fused: dict[str, Graph] = {}
     entries = []
     for name, graph in graphs.items():
+        graph = unroll_turns(graph)
         _refuse_what_runs_bind(graph)
         fused[name], _ = pipeline.run(graph, options, dump / name if dump else None)
         entries.append(plan_memory(fused[name], name, placement, numbers))
@@ -282,7 +284,7 @@ def _refuse_what_runs_bind(graph: Graph) -> None:
             raise UnsupportedOpError(
                 "there is no code for iterate: devices run no loop whose turns a run counts.",
                 node=node.label,
-                hint="Compile for the CPU, or fix its number of steps to 32 at most.",
+                hint="Compile for the CPU, or fix its number of steps.",
             )
 
 

@@ -21,7 +21,7 @@ from ..node import Item, ModelNode, as_tensor
 from ..turns import Turns, iterated
 
 LEAST: Final = 1e-7  # of the probability that one class of a pair wins
-MOST_TURNS: Final = 100
+MOST_TURNS: Final = 100  # unless there are more classes
 ERROR: Final = 0.005  # of a row's gradient, by the number of classes
 
 
@@ -43,7 +43,7 @@ def coupled(context: Context, node: ModelNode, wins: Value, classes: int) -> Val
         left = context("reduce_max", context.cast(is_open, FLOAT32), axes=(0, 1), keep=False)
         return [context("less_equal", one, left), context("select", is_open, after, p)]
 
-    turns = Turns(MOST_TURNS, [start], context.number(True, BOOL), [], [])
+    turns = Turns(max(MOST_TURNS, classes), [start], context.number(True, BOOL), [], [])
     return iterated(context, node, turns, turn)[0]
 
 

@@ -47,7 +47,7 @@ def support_vector_regressor(context: Context, node: ModelNode) -> Value:
             f"it has {vectors.size} numbers of {count} vectors and {len(weights)} coefficients.",
             "Convert it again.",
         )
-    values = kernel_values(context, node, x, vectors.reshape(count, -1), kind) if count else x
+    values = _kernel_values(context, node, x, vectors.reshape(count, -1), kind) if count else x
     y = context("matmul", values, context.constant(weights, x.dtype))
     y = context("add", y, context.number(shift, x.dtype))
     if node.flag("one_class", False):
@@ -78,12 +78,9 @@ def support_vector_classifier(context: Context, node: ModelNode) -> list[Value |
         return [label, transformed(context, found, transform)]
     if len(labels) > 2:
         return [label, transformed(context, scores, transform)]
-    both = mirrored if transform == "NONE" else _complemented
-    return [label, both(context, scores, transform)]
-
-
-def _complemented(context: Context, score: Value, _transform: str) -> Value:
-    return complemented(context, score)
+    if transform == "NONE":
+        return [label, mirrored(context, scores, transform)]
+    return [label, complemented(context, scores)]
 
 
 def _pair_scores(context: Context, node: ModelNode, x: Value, classes: int) -> Value:
@@ -107,7 +104,7 @@ def _pair_scores(context: Context, node: ModelNode, x: Value, classes: int) -> V
             f" {shifts.size} numbers rho for {classes} classes.", "Convert it again.",
         )  # fmt: skip
     kind = node.text("kernel_type", "LINEAR", KERNELS)
-    values = kernel_values(context, node, x, vectors.reshape(total, -1), kind)
+    values = _kernel_values(context, node, x, vectors.reshape(total, -1), kind)
     columns = _columns(weights.reshape(-1, total), counts, pairs)
     y = context("matmul", values, context.constant(columns, FLOAT32))
     return context("add", y, context.constant(shifts, FLOAT32))
@@ -142,7 +139,7 @@ def _winner(context: Context, scores: Value, labels: tuple[int, ...]) -> Value:
     return context("gather", context.constant(np.array(labels, np.int64)), best, axis=0)
 
 
-def kernel_values(
+def _kernel_values(
     context: Context, node: ModelNode, x: Value, vectors: np.ndarray, kind: str
 ) -> Value:
     """K(x_i, vector_j), [n, vectors]."""

@@ -72,8 +72,11 @@ def _forest(context: Context, node: ModelNode, width: int, leaves: int) -> Fores
     missing = np.array(node.integers("nodes_missing_value_tracks_true") or (0,) * count, bool)
     if not count or not leaves or any(len(part) != count for part in (modes, missing, *columns)):
         raise node.misshapen("its lists of nodes differ in length.", "Convert it again.")
-    if modes.max() >= len(MODES_BY_NUMBER):
-        raise node.fault(f"its mode {modes.max()} is none.", "Convert it again.")
+    if modes.dtype != np.uint8 or modes.max() >= len(MODES_BY_NUMBER):
+        raise node.fault(
+            f"its modes are {modes.dtype} numbers up to {modes.max()}; uint8 below "
+            f"{len(MODES_BY_NUMBER)} is needed.", "Convert it again.",
+        )  # fmt: skip
     feature, true, true_is_leaf, false, false_is_leaf = columns
     if feature.min() < 0 or feature.max() >= width:
         raise node.misshapen(f"a feature lies outside of {width}.", "Convert it again.")
@@ -119,10 +122,14 @@ def _levels(node: ModelNode, roots: Array, true: Array, false: Array, count: int
 
 
 def _members(context: Context, node: ModelNode, is_member: Array, leaves: int) -> Array | None:
-    """[nodes, most]: the sets, which a NaN ends each, of those nodes in order."""
+    """[nodes, most]: the sets, which a NaN ends each (the last one's may be missing), of those nodes
+    in order.
+    """
     values = _numbers(context, node, "membership_values")
     if not is_member.any():
         return None
+    if len(values) and not np.isnan(values[-1]):
+        values = np.append(values, values.dtype.type(np.nan))
     ends = np.flatnonzero(np.isnan(values))
     sets = np.split(values, ends + 1)[: len(ends)]
     if len(sets) != is_member.sum():

@@ -17,6 +17,7 @@ from ..context import Context
 from ..handler import HandlerTable
 from ..matmul import product as matrix_product
 from ..node import ModelNode
+from ..resampling import repeated
 
 PACKED: Final = HandlerTable()
 
@@ -133,8 +134,8 @@ def gather_of_blocks(context: Context, node: ModelNode) -> Value:
         if given.shape != blocks:
             raise node.misshapen(f"its zero points are {node.input(3).type} for {data.type}.",
                                  "Export it again.")  # fmt: skip
-        zero = _repeated(context, context.cast(given, FLOAT32), axis, block, numbers.shape)
-    factor = _repeated(context, context.cast(scale, FLOAT32), axis, block, numbers.shape)
+        zero = _of_blocks(context, context.cast(given, FLOAT32), axis, block, numbers.shape[axis])
+    factor = _of_blocks(context, context.cast(scale, FLOAT32), axis, block, numbers.shape[axis])
     return context.cast(context("mul", context("sub", numbers, zero), factor), scales.dtype)
 
 
@@ -150,13 +151,6 @@ def _unpacked_bytes(context: Context, data: Value, bits: int) -> Value:
     return context.reshape(joined, (*shape[:-1], shape[-1] * len(parts)))
 
 
-def _repeated(
-    context: Context, value: Value, axis: int, times: int, shape: tuple[Extent, ...]
-) -> Value:
-    """Each entry of an axis so many times, the last one as often as the shape has room."""
-    lead, count, rest = value.shape[:axis], value.shape[axis], value.shape[axis + 1 :]
-    column = context.reshape(value, (*lead, count, 1, *rest))
-    wide = context("broadcast", column, shape=(*lead, count, times, *rest))
-    return context.slice_axis(
-        context.reshape(wide, (*lead, count * times, *rest)), axis, 0, shape[axis]
-    )
+def _of_blocks(context: Context, value: Value, axis: int, block: int, extent: Extent) -> Value:
+    """A block's entry for each of its numbers; the last block may have fewer."""
+    return context.slice_axis(repeated(context, value, axis, block), axis, 0, extent)

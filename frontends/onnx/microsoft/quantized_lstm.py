@@ -14,7 +14,7 @@ from ..context import Context
 from ..handler import HandlerTable
 from ..matmul import product as matrix_product
 from ..node import ModelNode
-from ..recurrent import recurrent_layer
+from ..recurrent import direction_part, recurrent_layer
 from ..recurrent_cells import Times
 from .quantized import dynamically_quantized
 
@@ -28,7 +28,7 @@ def quantized_lstm(context: Context, node: ModelNode) -> list[Value | None]:
     """Weights are [directions, k, 4 h], with a scale for each direction, or for each column."""
 
     def times_of(position: int, direction: int) -> Times:
-        weights = _part(context, node.input(position), direction)
+        weights = direction_part(context, node.input(position), direction)
         scale, zero = (
             None if value is None else _of_columns(context, node, value, weights, direction)
             for value in (node.input(SCALES[position]), node.optional(SCALES[position] + 1))
@@ -40,15 +40,11 @@ def quantized_lstm(context: Context, node: ModelNode) -> list[Value | None]:
     return recurrent_layer(context, layer, times_of, is_transposed=True)
 
 
-def _part(context: Context, value: Value, direction: int) -> Value:
-    return context.reshape(context.slice_axis(value, 0, direction, 1), value.shape[1:])
-
-
 def _of_columns(
     context: Context, node: ModelNode, value: Value, weights: Value, direction: int
 ) -> Value:
     """A number for all columns of a direction's weights, or one for each."""
-    part = value if not value.type.rank else _part(context, value, direction)
+    part = value if not value.type.rank else direction_part(context, value, direction)
     if part.shape not in ((), (1,), weights.shape[1:]):
         raise node.misshapen(
             f"a scale or zero point is {value.type} for weights {weights.type} of a direction.",

@@ -352,6 +352,7 @@ CASES = (
     Case("pad", one("pad", (3, 5), lo=(1, 2), hi=(0, 3), value=1.5)),
     Case("pad_reflect", one("pad", (3, 5), lo=(1, 2), hi=(2, 3), mode="reflect")),
     Case("concat", one("concat", (3, 5), (3, 20), (3, 1), axis=1)),
+    Case("concat_many", one("concat", *[(2, 1 + k % 2) for k in range(70)], axis=1)),
     Case("concat_rows", one("concat", (2, 5), (3, 5), axis=0)),
     Case("depth_to_space", one("depth_to_space", (1, 8, 3, 3), block=2)),
     Case("gather", gathered, inputs={"i": (0, 4, -1, -5)}),

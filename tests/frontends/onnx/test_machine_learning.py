@@ -9,9 +9,11 @@ import pytest
 from onnx import numpy_helper
 
 import netloom as nl
-from netloom.errors import NetloomError
+from netloom.compiler.interpret import interpret
+from netloom.errors import ModelWarning, NetloomError
 from netloom.frontends.onnx import check, from_onnx
 from netloom.frontends.onnx.machine_learning import MACHINE_LEARNING
+from netloom.frontends.onnx.machine_learning.maps import MAPS
 from netloom.frontends.onnx.machine_learning.tree_ensemble import TREE_ENSEMBLE
 
 from .runtime_case import RNG, Array, Case, case, check_case, compare, expected_of, model_of, r
@@ -142,8 +144,24 @@ def test_case(c: Case) -> None:
 
 
 def test_every_handler_has_a_case() -> None:
-    """Here, or in test_tree_ensemble.py."""
-    assert set(MACHINE_LEARNING.entries) == {c.op for c in CASES} | {*TREE_ENSEMBLE.entries}
+    """In CASES, in test_tree_ensemble.py, or below."""
+    others = {*TREE_ENSEMBLE.entries, *MAPS.entries}
+    assert set(MACHINE_LEARNING.entries) == {c.op for c in CASES} | others
+
+
+@pytest.mark.parametrize("labels", [
+    {"classlabels_int64s": [5, 3, 9]}, {"classlabels_strings": ["a", "b", "c"]},
+])  # fmt: skip
+def test_maps_are_tensors(labels: dict[str, Any]) -> None:
+    """What ONNX Runtime's maps hold, a column for each label, and a warning that says so."""
+    model, given = model_of(ml("ZipMap", r(4, 3), **labels))
+    (keys,) = labels.values()
+    with pytest.warns(ModelWarning, match=f"label .{', '.join(map(str, keys))}"):
+        graph = from_onnx(model)
+    maps: Any = expected_of(model, given)[0]
+    assert sorted(maps[0]) == sorted(keys)
+    wanted = np.array([[row[key] for key in keys] for row in maps], np.float32)
+    np.testing.assert_array_equal(interpret(graph, given)[0], wanted)
 
 
 def test_missing_values_follow_the_tree() -> None:
@@ -159,6 +177,14 @@ def test_compiled_forest() -> None:
     model.graph.input[0].type.tensor_type.shape.dim[0].dim_param = "n"
     found = nl.compile(from_onnx(model), threads=1).session.run(None, given)
     compare(found, expected_of(model, given))
+
+
+def test_turns_of_many_classes() -> None:
+    """Their probabilities get a turn for each class, 100 at least, as those of LIBSVM."""
+    for classes, expected in ((3, 100), (103, 103)):
+        graph = from_onnx(model_of(voters((1,) * classes, is_fitted=True))[0])
+        (turns,) = (node for node in graph.nodes if node.op.name == "iterate")
+        assert turns.attrs.count == expected
 
 
 def changed(c: Case, **attributes: Any) -> Case:
@@ -187,7 +213,8 @@ CIRCLE = {
      "no support vectors"),
     (ml("Scaler", r(5, 4), offset=numbers(3)), "offset has 3 numbers"),
     (ml("OneHotEncoder", WHOLE, cats_int64s=[1], zeros=0), "zeros = 0"),
-    (ml("ZipMap", r(5, 4), classlabels_int64s=[1, 2]), "zipmap=False"),
+    (ml("ZipMap", r(5, 4), classlabels_int64s=[1, 2]), "2 labels for float32"),
+    (ml("DictVectorizer", r(5, 4), string_vocabulary=["a"]), "without DictVectorizer"),
 ])  # fmt: skip
 def test_what_is_impossible_is_refused(c: Case, words: str) -> None:
     with pytest.raises(NetloomError, match=words):

@@ -143,6 +143,7 @@ def test_definition(op: str) -> None:
 
 @pytest.mark.parametrize(("op", "remedy"), [
     ("Inverse", "without ONNX Runtime's optimizations"), ("BeamSearch", "import the decoder"),
+    ("Tokenizer", "Strings are no tensors"), ("WordConvEmbedding", "Gather, Conv, Tanh"),
 ])  # fmt: skip
 def test_other_ops_of_the_domain_are_refused(op: str, remedy: str) -> None:
     model, _ = model_of(case(op, r(3, 3)))

@@ -42,6 +42,18 @@ def test_pads_that_add_or_cut(mode: str) -> None:
         means(model, *shapes[:2])
 
 
+@pytest.mark.parametrize(("pads", "range_of_h", "size"), [
+    ("Concat<axis = 0>(low, low)", (6, 10**9), 9), ("Concat<axis = 0>(rest, rest)", (1, 10), 8),
+])  # fmt: skip
+def test_sizes_that_are_cut_off(pads: str, range_of_h: tuple[int, int], size: int) -> None:
+    """Where two cuts would meet, the model does not fit."""
+    body = f"size = Shape(x)  rest = Sub(five, size)  p = {pads}  c = Pad(x, p)  y = ReduceSum(c)"
+    model = model_of("float[H] x", body, five=np.array([5]), low=np.array([-3]))
+    means(model, (size,))
+    (symbol,) = from_onnx(model).symbols
+    assert (symbol.lo, symbol.hi) == range_of_h
+
+
 def test_ranges_of_floats() -> None:
     """Sizes that were cast: 0 to H, and in steps of 0.5."""
     body = """size = Shape<start = 1, end = 2>(x)  s = Squeeze(size)  h = Cast<to = 1>(s)

@@ -15,7 +15,10 @@ from onnx import TensorProto, helper, numpy_helper
 
 from netloom.compiler.driver import compile_graph
 from netloom.compiler.interpret import interpret
+from netloom.compiler.pipeline import GRAPH_PASSES, Pipeline
+from netloom.frontends.dsl.imported import trainable
 from netloom.frontends.onnx.importer import from_onnx
+from netloom.frontends.onnx.turns import MOST_COPIES
 from netloom.runtime.session import Session
 
 from .runtime_case import compare
@@ -48,7 +51,7 @@ def test_products(
 ) -> None:
     """One for the inputs, and those of all steps but the first, whose state is zero; a gate before
     the product leaves that one too, for it may be NaN."""
-    graph = from_onnx(layer(tmp_path, op, gates, **attributes))
+    graph, _ = Pipeline(GRAPH_PASSES).run(from_onnx(layer(tmp_path, op, gates, **attributes)))
     assert sum(node.op.name == "matmul" for node in graph.nodes) == products
 
 
@@ -95,10 +98,29 @@ def test_free_steps_are_turns(
 
 
 def test_many_steps_are_turns() -> None:
-    """As many as are not unrolled any more, and more than a range of masked ones may have."""
+    """More than are unrolled, known or the most of a range; and a number that may be 0."""
     model = free_layer("GRU", 3, "forward", False)
-    for dims in ({"t": 5000}, {"t": range(1, 514)}):
+    for dims in ({"t": MOST_COPIES + 1}, {"t": range(1, MOST_COPIES + 2)}, {"t": range(9)}):
         graph = from_onnx(model, dims=dims)
         assert sum(node.op.name == "iterate" for node in graph.nodes) == 1
     masked = from_onnx(model, dims={"t": range(1, 9)})
     assert not any(node.op.name == "iterate" for node in masked.nodes)
+
+
+def test_no_steps() -> None:
+    """The last state is the first one, which is zero."""
+    graph = from_onnx(free_layer("GRU", 3, "forward", False), dims={"t": range(9)})
+    y, h = interpret(graph, {"x": np.zeros((0, 2, FEATURES), np.float32)})
+    assert y.shape == (0, 1, 2, HIDDEN)
+    np.testing.assert_array_equal(h, np.zeros((1, 2, HIDDEN), np.float32))
+
+
+@pytest.mark.parametrize("steps", [3, MOST_COPIES + 1])
+def test_weights_are_trained_by_name(steps: int) -> None:
+    """Few steps or many, both directions, gates apart: each tensor of the model is one parameter."""
+    model = free_layer("GRU", 3, "bidirectional", False)
+    network = trainable(from_onnx(model, dims={"t": steps, "n": 2}))
+    initial = {tensor.name: numpy_helper.to_array(tensor) for tensor in model.graph.initializer}
+    assert {state.name: state.input.shape for state in network.states} == {
+        name: array.shape for name, array in initial.items()
+    }

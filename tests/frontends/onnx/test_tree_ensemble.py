@@ -95,6 +95,11 @@ def test_walks(function: int) -> None:
     np.testing.assert_array_equal(found, walked(x, function))
 
 
+def test_nothing_need_end_the_last_set() -> None:
+    model, x = model_of(membership_values=TREES["membership_values"][:-1]), features()
+    np.testing.assert_array_equal(interpret(from_onnx(model), {"x": x})[0], walked(x, 1))
+
+
 def test_reference_and_program() -> None:
     model, x = model_of(), features()
     x = np.nan_to_num(x)  # of which the evaluator has no meaning in sets
@@ -121,6 +126,8 @@ def test_transform_and_a_tree_of_one_leaf() -> None:
     ({"leaf_targetids": [0, 1, 0, 1, 2, 0]}, "do not belong to 2 targets"),
     ({"nodes_trueleafs": [0, 1]}, "differ in length"),
     ({"membership_values": np.array([1, np.nan], np.float32)}, "1 sets for 2 nodes"),
+    ({"nodes_modes": np.array([0, MEMBER, 3, 5, 1, 7], np.uint8)}, "up to 7; uint8 below 7"),
+    ({"nodes_modes": np.array([0, MEMBER, 3, 5, 1, -1], np.int32)}, "modes are int32 numbers"),
     ({"post_transform": 4}, "post_transform is 4; known are 0 to 3"),
 ])  # fmt: skip
 def test_what_is_impossible_is_refused(changed: dict[str, Any], words: str) -> None:

@@ -1,0 +1,34 @@
+"""What the command line says of a model that is imported not quite as it says."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import onnx
+import pytest
+from onnx import TensorProto, helper
+
+from .calling import call
+
+
+@pytest.fixture
+def wrong(tmp_path: Path) -> Path:
+    """A model that gives its output a wrong shape."""
+    x, y = (
+        helper.make_tensor_value_info(name, TensorProto.FLOAT, [n])
+        for name, n in (("x", 3), ("y", 4))
+    )
+    graph = helper.make_graph([helper.make_node("Relu", ["x"], ["y"])], "g", [x], [y])
+    path = tmp_path / "wrong.onnx"
+    onnx.save(
+        helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8), path
+    )
+    return path
+
+
+def test_a_warning_is_one_line_on_standard_error(wrong: Path) -> None:
+    result = call("explain", wrong)
+    assert result.stderr == (
+        "netloom: the model says that 'y' is [4], but it is float32[3]. What was computed holds.\n"
+    )
+    assert call("explain", wrong, "--json").stderr == ""
