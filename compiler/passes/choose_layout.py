@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
+from math import prod
 from typing import Any
 
 from ..graph import Builder, Graph, Node, Value, finish, rebuilder
@@ -33,6 +34,9 @@ from .right_operands import (
     multiplies_bytes,
 )
 
+# A depthwise convolution of up to so many taps tests the borders itself: zeros around its input would
+# be written and read once more, which takes longer than the convolution. With 49 taps tests do.
+TESTED_TAPS = 25
 ALGORITHMS = ("winograd", "fft")  # tile by tile: the names that the ops of ops/tiles.py begin with
 # these read vectors of the last axis, wherever they lie
 PANEL_READERS = tuple(
@@ -195,6 +199,8 @@ def _convolution(b: Builder, node: Node, inputs: list[Value]) -> Sequence[Value]
         packed_bytes(rank) if blocks and multiplies_bytes(node) else packed_filters(rank, blocks)
     )
     w = _reordered(b, _plain(b, w), packed)
+    if is_depthwise and prod(w.type.static_shape[2:]) <= TESTED_TAPS:
+        return _with_attrs(b, node, [x, w], attrs, blocked)
     return _with_attrs(b, node, [_padded(b, node, x), w], _without_padding(node), blocked)
 
 
