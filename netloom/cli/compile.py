@@ -143,6 +143,8 @@ def compile_(
     start = time.perf_counter()
     request = _request(begun, forms, dump, training, binding, build) if not output.verbose else None
     if request is not None and (said := request.answer(targets["so"])) is not None:
+        for warning in said["warnings"]:
+            output.warn(warning)
         _say_how(output, build, said)
         _say_result(output, said, targets, start)
         return
@@ -156,7 +158,7 @@ def compile_(
         click.echo(contents(compiled), nl=False)
         return
     said = {"cpu": compiled.levels, "kernels": len(compiled.program.kernels), "kept": False,
-            "tuning": summary_of(compiled)}  # fmt: skip
+            "tuning": summary_of(compiled), "warnings": output.warnings}  # fmt: skip
     _say_how(output, build, said)
     for step in compiled.reports.values():
         output.remark(str(step))

@@ -13,7 +13,7 @@ import math
 import sys
 import traceback
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Final
 
 import click
@@ -41,6 +41,7 @@ class Output:
     as_json: bool = False
     quiet: bool = False
     verbose: bool = False
+    warnings: list[str] = field(default_factory=list)  # what was warned of
 
     def say(self, text: str) -> None:
         """A line for people: not with --quiet, nor with --json."""
@@ -71,6 +72,7 @@ class Output:
 
     def warn(self, text: str) -> None:
         """A line on standard error about what does no harm."""
+        self.warnings.append(text)
         if not self.quiet and not self.as_json:
             click.echo(f"netloom: {displayable(text)}", err=True)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import onnx
@@ -32,3 +33,14 @@ def test_a_warning_is_one_line_on_standard_error(wrong: Path) -> None:
         "netloom: the model says that 'y' is [4], but it is float32[3]. What was computed holds.\n"
     )
     assert call("explain", wrong, "--json").stderr == ""
+
+
+def test_a_program_that_is_kept_is_warned_of_again(
+    wrong: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("NETLOOM_CACHE", str(tmp_path / "cache"))
+    first, again = (call("compile", wrong, "-o", tmp_path / "m.so") for _ in range(2))
+    assert "as compiled before" in again.stdout
+    assert first.stderr == again.stderr != ""
+    said = json.loads(call("compile", wrong, "-o", tmp_path / "m.so", "--json").stdout)
+    assert said["kept"] and "'y' is [4]" in said["warnings"][0]
