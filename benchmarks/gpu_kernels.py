@@ -20,6 +20,7 @@ from netloom.benchmarks.gpu_results import KernelRow
 from netloom.benchmarks.gpu_torch import (
     Clock,
     Pace,
+    Times,
     in_float32,
     in_rounds,
     placed,
@@ -54,28 +55,46 @@ def build_kernel(folder: Path, case: Case, architectures: Sequence[str]) -> Cuda
     return program
 
 
-def measure_kernel(case: Case, folder: Path, device: Device, pace: Pace) -> KernelRow:
-    """ComparisonError if the results are wrong; else the times, both contenders in every round."""
+def measure_kernel(
+    case: Case,
+    folder: Path,
+    device: Device,
+    pace: Pace,
+    keep: Callable[[KernelRow], None] = lambda _: None,
+) -> KernelRow:
+    """ComparisonError if the results are wrong; else the times, both contenders in every round.
+    ``keep`` has what is known before PyTorch begins."""
     torch = torch_on_device()
     session = load(folder / case.file, open_device=lambda: device)
     try:
         inputs = inputs_of(case)
         there = {name: on_device(session, array) for name, array in inputs.items()}
-        error = _check(case, session, inputs, there)
-        peers = {} if torch is None else {"torch": partial(contender, torch, case)}
-        times = in_rounds(partial(session.seconds, there), peers, pace)
+        y, error = _checked(case, session, inputs, there)
+
+        def checked_contender() -> Clock:
+            check_all(torch, case, inputs, y)
+            return contender(torch, case)
+
+        peers = {} if torch is None else {"torch": checked_contender}
+        own = partial(session.seconds, there)
+        times = in_rounds(own, peers, pace, lambda found: keep(_row(case, error, found)))
     finally:
         session.close()
+    return _row(case, error, times)
+
+
+def _row(case: Case, error: float, times: Times) -> KernelRow:
     peer = times.peers.get("torch")
     return KernelRow(case, error, times.own * 1e6, case.flops / times.own * 1e-12,
                      case.bytes / times.own * 1e-9, peer * 1e6 if peer else None,
                      peer / times.own if peer else None, times.note)  # fmt: skip
 
 
-def _check(
+def _checked(
     case: Case, session: CudaSession, inputs: Mapping[str, Array], there: Mapping[str, DeviceArray]
-) -> float:
-    """The error of the sampled results; ComparisonError if it, or any result, is wrong."""
+) -> tuple[Array, float]:
+    """The results, and the error of those that are sampled; ComparisonError if it, or any result,
+    is wrong."""
     on_device(session, np.full(case.output, np.nan, np.float32))  # the memory that is taken next
     y = session.run_on_device(**there).numpy()
     error = error_of(case, inputs, y)
@@ -87,10 +106,7 @@ def _check(
         raise ComparisonError("some results are no numbers, or were not written.")
     if not np.array_equal(y, session.run_on_device(**there).numpy()):
         raise ComparisonError("a second run gives other results.")
-    torch = torch_on_device()
-    if torch is not None:
-        check_all(torch, case, inputs, y)
-    return error
+    return y, error
 
 
 def on_device(session: CudaSession, array: Array) -> DeviceArray:

@@ -60,14 +60,18 @@ class Job:
         """Seconds that must be left when it begins, so that little is cut off."""
         return RESERVE if self.is_compiling else 0.0
 
-    def run(self, folder: Path, device: Device, plan: Plan) -> Outcome:
-        """What was measured; any error of the runtime or of a peer."""
-        found = Outcome(self.name, "")
+    def run(
+        self, begun: Outcome, folder: Path, device: Device, plan: Plan, keep: Callable[[Outcome], None]
+    ) -> Outcome:  # fmt: skip
+        """What was measured; any error of the runtime or of a peer. ``keep`` has what is known, of
+        a job that has only begun, before PyTorch begins."""
         if isinstance(self.case, Case):
-            row = measure_kernel(self.case, folder, device, plan.pace)
-            return replace(found, kernel=row)
-        arguments = (self.case, folder, device, plan.pace, self.is_compiling)
-        return replace(found, network=run_network(*arguments))
+            row = measure_kernel(self.case, folder, device, plan.pace,
+                                 lambda row: keep(replace(begun, kernel=row)))  # fmt: skip
+            return replace(begun, kernel=row, failure="")
+        network = run_network(self.case, folder, device, plan.pace, self.is_compiling,
+                              lambda row: keep(replace(begun, network=row)))  # fmt: skip
+        return replace(begun, network=network, failure="")
 
 
 def jobs(folder: Path, words: Sequence[str], *, has_torch: bool) -> list[Job]:
@@ -133,6 +137,11 @@ def measure(
     say("\n".join(f"{key}: {value}" for key, value in results.device.items()))
     wanted = jobs(folder, plan.words, has_torch=torch is not None)
     results.left_out = []
+
+    def keep(outcome: Outcome) -> None:
+        results.put(outcome)
+        results.write(path)
+
     for job in wanted:
         digest = _digest(folder / job.case.file)
         if results.is_done(job.name, digest):
@@ -140,13 +149,10 @@ def measure(
         if time.monotonic() + job.reserve > end:
             results.left_out.append(job.name)
             continue
-        results.put(Outcome(job.name, digest, failure=BEGUN))
-        results.write(path)
-        outcome = _outcome(job, folder, device, plan)
-        results.put(replace(outcome, digest=digest))
-        results.write(path)
+        outcome = _outcome(job, digest, folder, device, plan, keep)
+        keep(outcome)
         say(_line(outcome))
-        if outcome.failure and not _answers(device):
+        if (outcome.failure or outcome.note) and not _answers(device):
             say("the device does not answer any more.")
             return LOST
         give_memory_back(torch)
@@ -157,15 +163,17 @@ def measure(
     return 1 if results.failures else 0
 
 
-def _outcome(job: Job, folder: Path, device: Device, plan: Plan) -> Outcome:
+def _outcome(
+    job: Job, digest: str, folder: Path, device: Device, plan: Plan, keep: Callable[[Outcome], None]
+) -> Outcome:
+    begun = Outcome(job.name, digest, failure=BEGUN)
+    keep(begun)
     try:
-        return job.run(folder, device, plan)
+        return job.run(begun, folder, device, plan, keep)
     except NetloomError as error:
-        return Outcome(job.name, "", failure=str(error))
-    except (
-        Exception
-    ) as error:  # a peer's, or a defect: whatever is wrong with one, the others go on
-        return Outcome(job.name, "", failure=f"{type(error).__name__}: {error}")
+        return replace(begun, failure=str(error))
+    except Exception as error:  # a defect: whatever is wrong with one, the others go on
+        return replace(begun, failure=f"{type(error).__name__}: {error}")
 
 
 def _answers(device: Device) -> bool:

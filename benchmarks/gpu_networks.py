@@ -26,6 +26,7 @@ from netloom.benchmarks import gpu_torch
 from netloom.benchmarks.gpu_torch import (
     Clock,
     Pace,
+    Times,
     in_rounds,
     placed,
     seconds_in_torch,
@@ -143,11 +144,12 @@ def network_case_from(record: Mapping[str, Any]) -> NetworkCase:
 
 def _build_inference(case: NetworkCase, architectures: Sequence[str]) -> Built:
     from netloom.compiler.driver import compile_graph
-    from netloom.compiler.targets.cuda.driver import compile_for_cuda
+    from netloom.compiler.targets.cuda.driver import CudaOptions, compile_for_cuda
     from netloom.runtime.session import Session
 
     graph, description = _network(case)
-    compiled = compile_for_cuda(graph, architectures=architectures)
+    options = CudaOptions(case.precision, override=case.strategy)
+    compiled = compile_for_cuda(graph, options, architectures=architectures)
     session = Session.in_process(compile_graph(graph).image)
     outputs = session.run(None, feeds_of(session.inputs))
     if not all(np.ptp(output) > 0 for output in outputs):
@@ -279,26 +281,32 @@ def _distance(found: Array, wanted: Array) -> float:
 
 
 def run_network(
-    case: NetworkCase, folder: Path, device: Device, pace: Pace, is_compiling: bool
-) -> NetworkRow:
+    case: NetworkCase, folder: Path, device: Device, pace: Pace, is_compiling: bool,
+    keep: Callable[[NetworkRow], None] = lambda _: None,
+) -> NetworkRow:  # fmt: skip
     """ComparisonError if the results are not the CPU's; else the times, all contenders in every
-    round. ``is_compiling``: torch.compile takes part."""
+    round. ``is_compiling``: torch.compile takes part; ``keep`` has what is known before PyTorch
+    begins."""
     data = lzma.decompress((folder / case.file).read_bytes())
     session = CudaSession(parse_program(data, case.name), lambda: device)
     try:
         subject = _Subject(case, session)
         with np.load(folder / f"{case.file}.npz", allow_pickle=False) as wanted:
             error = subject.check(dict(wanted))
-        peers = peers_of(case, folder, subject.feeds, is_compiling)
-        times = in_rounds(subject.seconds, peers, pace)
         host = subject.host_seconds(pace.replays)
+
+        def row(times: Times) -> NetworkRow:
+            peers = times.peers.items()
+            return NetworkRow(
+                case.name, error, times.own * 1e6, host * 1e6,
+                {name: seconds * 1e6 for name, seconds in peers},
+                {name: seconds / times.own for name, seconds in peers}, times.note,
+            )  # fmt: skip
+
+        peers = peers_of(case, folder, subject.feeds, is_compiling)
+        return row(in_rounds(subject.seconds, peers, pace, lambda times: keep(row(times))))
     finally:
         session.close()
-    return NetworkRow(
-        case.name, error, times.own * 1e6, host * 1e6,
-        {name: seconds * 1e6 for name, seconds in times.peers.items()},
-        {name: seconds / times.own for name, seconds in times.peers.items()}, times.note,
-    )  # fmt: skip
 
 
 def peers_of(
@@ -335,7 +343,7 @@ def torch_call(
         text = (folder / f"{case.file}.json").read_text(encoding="utf-8")
         model = compiled(TorchModel(from_json(json.loads(text)), gpu_torch.DEVICE))
         return _without_gradients(torch, lambda: model(tensors))
-    module = NETWORKS[name]().to(gpu_torch.DEVICE)
+    module = NETWORKS[name](**case.options).to(gpu_torch.DEVICE)
     (x,) = (tensors[name] for name in tensors if name not in ("labels", "rate"))
     if not case.is_training:
         module = compiled(module.eval())

@@ -40,13 +40,20 @@ class KernelRow:
 
 @dataclass(frozen=True)
 class Outcome:
-    """What came of a job: a row of one kind, or why there is none."""
+    """What came of a job: a row of one kind, or why there is none; both where PyTorch took the
+    process along."""
 
     name: str
     digest: str  # of the program's file
     kernel: KernelRow | None = None
     network: NetworkRow | None = None
     failure: str = ""
+
+    @property
+    def note(self) -> str:
+        """Of a peer that failed."""
+        row = self.kernel or self.network
+        return row.note if row is not None else ""
 
 
 @dataclass(frozen=True)
@@ -80,9 +87,14 @@ class Results:
 
     @property
     def networks(self) -> list[NetworkRow]:
-        """One a network: what was measured last, PyTorch's compiled form among the peers."""
-        rows = (found.network for found in self.outcomes.values())
-        return list({row.case: row for row in rows if row is not None}.values())
+        """One a network: what was measured last, PyTorch's compiled form among the peers; of a job
+        that failed, if there is no other."""
+        found: dict[str, NetworkRow] = {}
+        for outcome in self.outcomes.values():
+            row = outcome.network
+            if row is not None and not (outcome.failure and row.case in found):
+                found[row.case] = row
+        return list(found.values())
 
     @property
     def notes(self) -> dict[str, str]:

@@ -16,9 +16,12 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from netloom.errors import ComparisonError
+
 Clock = Callable[[int], float]  # seconds of one call, the mean of a block of so many
 DEVICE = "cuda"
 _MOST_CALLS = 1000  # of a block
+_ALONE = "timed once, before PyTorch"
 
 
 def torch_on_device() -> Any:
@@ -26,9 +29,9 @@ def torch_on_device() -> Any:
     it."""
     try:
         torch = importlib.import_module("torch")
-    except (ImportError, OSError):  # not there, or a library that it needs is not
-        return None
-    if not torch.cuda.is_available():
+        if not torch.cuda.is_available():
+            return None
+    except Exception:  # not there, broken, or made for other libraries: we are measured without it
         return None
     torch.backends.cudnn.benchmark = True
     return torch
@@ -97,13 +100,25 @@ class Times:
     note: str
 
 
-def in_rounds(own: Clock, peers: Mapping[str, Callable[[], Clock]], pace: Pace) -> Times:
-    """Every contender takes part in every round; ``peers``: what gets them ready."""
+def in_rounds(
+    own: Clock,
+    peers: Mapping[str, Callable[[], Clock]],
+    pace: Pace,
+    keep: Callable[[Times], None] | None = None,
+) -> Times:
+    """Every contender takes part in every round; ``peers``: what gets them ready, or finds our
+    results wrong (ComparisonError). ``keep`` has our own time before a peer begins, which may take
+    the process along.
+    """
+    if peers and keep is not None:
+        keep(Times(own(pace.replays), {}, _ALONE))
     ready: dict[str, Clock] = {}
     notes: list[str] = []
     for name, prepare in peers.items():
         try:
             ready[name] = prepare()
+        except ComparisonError:
+            raise
         except Exception as error:  # of another library
             notes.append(_told(name, error))
     found: list[float] = []

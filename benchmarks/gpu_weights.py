@@ -46,9 +46,8 @@ class Periodic:
 
 def made(number: int, shape: tuple[int, ...]) -> Array:
     """A trained tensor's first values, by its number and shape alone; He-normal."""
-    terms = int(np.prod(shape[1:])) if len(shape) > 2 else shape[0]
     values = np.random.default_rng(number).standard_normal(shape, np.float32)
-    return values * np.float32((2 / terms) ** 0.5)
+    return values * he_scale(shape)
 
 
 def feeds_of(ports: Sequence[Any]) -> dict[str, Array]:
@@ -67,8 +66,14 @@ def feeds_of(ports: Sequence[Any]) -> dict[str, Array]:
 
 def scaled(draw: Periodic, shape: tuple[int, ...]) -> Array:
     """He-normal weights."""
+    return draw.standard_normal(shape) * he_scale(shape)
+
+
+def he_scale(shape: tuple[int, ...]) -> np.float32:
+    """The deviation of weights behind a rectifier (He et al. 2015), from the terms of a filter's
+    sums, or of a matrix's column."""
     terms = int(np.prod(shape[1:])) if len(shape) > 2 else shape[0]
-    return draw.standard_normal(shape) * np.float32((2 / terms) ** 0.5)
+    return np.float32((2 / terms) ** 0.5)
 
 
 __all__ = ["RATE", "Periodic", "feeds_of", "made", "scaled"]

@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping, Sequence
+from itertools import pairwise
 from typing import Any
 
 import torch
 from torch import nn
 
 
-def mlp() -> nn.Module:
-    """784-512-512-10 with ReLU."""
-    return nn.Sequential(
-        nn.Linear(784, 512), nn.ReLU(), nn.Linear(512, 512), nn.ReLU(), nn.Linear(512, 10),
-    )  # fmt: skip
+def mlp(features: int = 784, hidden: Sequence[int] = (512, 512)) -> nn.Module:
+    """Dense layers with ReLU, 10 classes."""
+    widths = (features, *hidden)
+    layers: list[nn.Module] = []
+    for before, behind in pairwise(widths):
+        layers += [nn.Linear(before, behind), nn.ReLU()]
+    return nn.Sequential(*layers, nn.Linear(widths[-1], 10))
 
 
 def lenet5() -> nn.Module:
@@ -112,6 +116,12 @@ class Transformer(nn.Module):  # type: ignore[misc]
         return self.head(self.norm(self.blocks(x)).mean(1))
 
 
-NETWORKS = {
-    "mlp": mlp, "lenet5": lenet5, "vgg16": vgg16, "resnet50": resnet50, "transformer": Transformer,
+def transformer(length: int = 1024, width: int = 512, heads: int = 8, blocks: int = 2) -> nn.Module:
+    """Of any length: no weight knows it."""
+    return Transformer(width, heads, blocks)
+
+
+# by the options that the network's own graph takes
+NETWORKS: Mapping[str, Callable[..., nn.Module]] = {
+    "mlp": mlp, "lenet5": lenet5, "vgg16": vgg16, "resnet50": resnet50, "transformer": transformer,
 }  # fmt: skip

@@ -21,8 +21,11 @@ from netloom.errors import DeviceError, ToolchainError
 from netloom.runtime.cuda.device import Device
 from tests.ptx_emulator.device import EmulatedDevice
 
-# without the transformer's, whose kernels take long to compile
-NETWORKS = network_cases("toy")[:2]
+# without LeNet's and the transformer's, whose kernels take long to compile
+OPTIONS = {"features": 20, "hidden": (9,)}
+NETWORKS = [NetworkCase("zoo:mlp n2", "zoo:mlp", 2, options=OPTIONS), network_cases("toy")[1]]
+KERNELS = ("relu", "transpose", "softmax", "matmul 64 3xtf32", "conv winograd_f2_fused",
+           "attention 1x2 20-40 16")  # fmt: skip
 QUICK = ("--size", "toy", "--rounds", "1", "--replays", "1")
 needs_compiler = pytest.mark.skipif(
     not is_available(), reason="numba-cuda is not installed (netloom[cuda])"
@@ -53,11 +56,13 @@ def failures(folder: Path) -> dict[str, str]:
 def test_build_and_measure(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], request: pytest.FixtureRequest
 ) -> None:
-    """Kernels, a network and a training step; --all-kernels: one with attention too."""
+    """A kernel of each kind, a network and a training step; --all-kernels: all, and one with
+    attention too."""
     is_all = request.config.getoption("--all-kernels")
     networks = network_cases("toy") if is_all else NETWORKS
-    ptx, said = built(tmp_path, cases("toy"), networks)
-    assert len(said) == len(cases("toy")) + len(networks)
+    kernels = cases("toy") if is_all else [case_named(name) for name in KERNELS]
+    ptx, said = built(tmp_path, kernels, networks)
+    assert len(said) == len(kernels) + len(networks)
     device = EmulatedDevice(ptx)
     assert gpu.main(["measure", str(tmp_path), *QUICK], lambda: device) == 0
     results = read_results(tmp_path / "results.json")
@@ -65,7 +70,7 @@ def test_build_and_measure(
     assert all(row.error <= 1e-4 and row.host_microseconds > 0 for row in results.networks)
     names = [figure.name for figure in results.figures()]
     assert "host time of a network, µs" in names and "relu to a copy" in names
-    assert {row.case for row in results.kernels} == set(cases("toy")) and not results.failures
+    assert {row.case for row in results.kernels} == set(kernels) and not results.failures
     assert all(row.error <= 2e-2 and row.microseconds > 0 for row in results.kernels)
     assert results.device["name"] == "emulator" and not results.left_out
     assert "matmul 64 3xtf32" in capsys.readouterr().out
@@ -122,6 +127,25 @@ def test_the_command_builds_and_tells_the_size(
         pytest.skip("numba-cuda is not installed (netloom[cuda])")
     assert gpu.main(["build", str(tmp_path), "--size", "toy", "--only", "relu,add"]) == 0
     assert capsys.readouterr().out.splitlines()[-1].endswith(" MB, 2 programs, 0 left out")
+
+
+@pytest.mark.parametrize("case", [
+    NetworkCase("lenet", "zoo:lenet5", 1, precision="3xtf32", strategy="winograd_f2"),
+    NetworkCase("step", "zoo:mlp", 2, True, {"features": 20, "hidden": (9,)}, precision="tf32"),
+], ids=lambda case: case.name)  # fmt: skip
+def test_a_network_is_compiled_as_its_case_says(
+    case: NetworkCase, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[Any] = []
+
+    def compiled(*arguments: Any, **_: Any) -> Any:
+        asked.append(arguments[-1])
+        raise ToolchainError("no kernel.")
+
+    for name in ("compile_for_cuda", "compile_training_for_cuda"):
+        monkeypatch.setattr(f"netloom.compiler.targets.cuda.driver.{name}", compiled)
+    built(tmp_path, [], [case])
+    assert [(o.precision, o.override) for o in asked] == [(case.precision, case.strategy)]
 
 
 # -- measure: what goes wrong with one case leaves the others --------------------------------------
@@ -196,7 +220,7 @@ def test_a_device_without_room_for_one_case_measures_the_others(tmp_path: Path) 
 
 @needs_compiler
 def test_missing_and_damaged_files_are_failures(tmp_path: Path) -> None:
-    network = network_cases("toy")[0]
+    network = NETWORKS[0]
     ptx, _ = built(tmp_path, [case_named("relu"), case_named("add")], [network])
     (tmp_path / case_named("relu").file).unlink()
     (tmp_path / network.file).write_bytes(b"no archive")

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import os
 import sys
 import time
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import pytest
 
@@ -84,8 +86,46 @@ def test_nothing_outlasts_a_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
     command = [sys.executable, "-c", _PROCESS, str(path), "0", "hang,a"]
     said: list[str] = []
     assert supervise(command, path, 50.0, said.append) == 1
-    assert said[-1] == "the time was over during hang."
-    assert list(read_results(path).failures) == ["hang"]
+    assert said == ["the time was over during hang."]
+    assert read_results(path).failures == {"hang": BEGUN}  # not its fault: it is begun again
+
+
+def test_results_that_change_all_the_time_do_not_put_off_the_end(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path, passed = tmp_path / "r.json", iter(range(20))
+
+    def sleep(_: float) -> None:
+        Results().write(path)
+        os.utime(path, ns=(0, next(passed)))
+
+    clock = SimpleNamespace(monotonic=lambda: 7.0, sleep=sleep)
+    monkeypatch.setattr(gpu_supervise, "time", clock)
+    process: Any = SimpleNamespace(poll=lambda: None)
+    ending = gpu_supervise._wait(process, path, lambda _: 1e6, print, deadline=6.0)
+    assert ending is gpu_supervise._Stopped.OVER
+
+
+def test_a_device_that_a_job_has_taken_along_is_waited_for(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The first process loses it, two find none, the last one goes on; without a loss nobody waits."""
+    path, gone = tmp_path / "r.json", tmp_path / "gone"
+    monkeypatch.setattr(gpu_supervise, "_PAUSE", 0.0)
+    absent = f"""
+from pathlib import Path
+gone = Path({str(gone)!r})
+if Path({str(path)!r}).exists() and len(gone.read_bytes() if gone.exists() else b'') < 2:
+    gone.open('ab').write(b'.')
+    raise SystemExit(4)
+"""
+    command = [sys.executable, "-c", absent + _PROCESS, str(path), "0", "lose,a"]
+    said: list[str] = []
+    assert supervise(command, path, 50.0, said.append, patience) == 0
+    assert said[1:] == ["the device is not back yet."] * 2
+    assert list(read_results(path).outcomes) == ["lose", "a"]
+    missing = [sys.executable, "-c", "raise SystemExit(4)"]
+    assert supervise(missing, path, 50.0, said.append, patience) == 4 and len(said) == 3
 
 
 def test_processes_that_begin_nothing_are_not_repeated(

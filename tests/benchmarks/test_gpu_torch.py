@@ -97,6 +97,23 @@ def test_a_peer_that_fails_is_named_and_the_others_go_on() -> None:
     assert times.note == "a failed: RuntimeError: no kernel; b failed: StopIteration: "
 
 
+def test_our_own_time_is_known_before_a_peer_begins() -> None:
+    """Which may end the process; what it finds wrong with our results is no note."""
+    kept: list[gpu_torch.Times] = []
+
+    def ending() -> Clock:
+        assert [times.own for times in kept] == [3.0] and kept[0].note
+        raise KeyboardInterrupt
+
+    def differing() -> Clock:
+        raise ComparisonError("other results.")
+
+    with pytest.raises(KeyboardInterrupt):
+        in_rounds(lambda n: 3.0, {"torch": ending}, at_once(1), kept.append)
+    with pytest.raises(ComparisonError):
+        in_rounds(lambda n: 3.0, {"torch": differing}, at_once(1))
+
+
 def test_our_own_failure_is_one() -> None:
     def broken(calls: int) -> float:
         raise RuntimeError("own")
@@ -169,6 +186,23 @@ def test_inference_of_the_zoo_and_of_a_model(torch: Any, model: Path, tmp_path: 
     outputs = torch_call(torch, light, tmp_path, {"x": feeds(1, 1, 8, 8)["x"]}, lambda m: m)()
     (y,) = outputs.values()
     assert tuple(y.shape) == (1, 3) and y.is_inference()
+
+
+@pytest.mark.parametrize(("network", "options", "shape"), [
+    ("zoo:mlp", {"features": 20, "hidden": [9]}, (2, 20)),
+    ("own:transformer", {"length": 6, "width": 16, "heads": 2, "blocks": 1}, (2, 6, 16)),
+])  # fmt: skip
+def test_a_network_has_its_case_s_options(
+    torch: Any, tmp_path: Path, network: str, options: dict[str, Any], shape: tuple[int, ...]
+) -> None:
+    case = NetworkCase("own", network, 2, options=options)
+    graph = gpu_networks._traced(case)
+    modules: list[Any] = []
+    y = torch_call(torch, case, tmp_path, {"x": feeds(*shape)["x"]},
+                   lambda module: modules.append(module) or module)()  # fmt: skip
+    assert tuple(y.shape) == (2, 10)
+    weights = sum(int(np.prod(s.input.type.static_shape)) for s in graph.states)
+    assert sum(p.numel() for p in modules[0].parameters()) == weights
 
 
 def test_the_transformer_is_the_same(torch: Any) -> None:

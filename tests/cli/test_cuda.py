@@ -18,14 +18,33 @@ from .calling import call
 needs_compiler = pytest.mark.skipif(
     not is_available(), reason="numba-cuda is not installed (netloom[cuda])"
 )
+SMALL = """
+import netloom as nl
+
+@nl.network
+def small(x):
+    x = nl.max_pool2d(nl.conv2d(x, 6, 5), 2)
+    return nl.dense(nl.flatten(x), 16)
+
+def graph():
+    return small.graph(x=nl.tensor("N", 1, 28, 28))
+"""
+
+
+@pytest.fixture(scope="module")
+def network(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """A product, a pool and a convolution, as the command names a graph."""
+    path = tmp_path_factory.mktemp("network") / "net.py"
+    path.write_text(SMALL, encoding="utf-8")
+    return f"{path}:graph"
 
 
 @needs_compiler
 def test_compile_writes_a_program_and_run_needs_a_device(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    network: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     path = tmp_path / "m.nlc"
-    said = call("compile", "--target", "cuda", "zoo:mlp", "-o", path, "--json").output
+    said = call("compile", "--target", "cuda", network, "-o", path, "--json").output
     row = json.loads(said[said.index("{") :])
     assert row["files"] == [{"form": "nlc", "file": str(path), "bytes": path.stat().st_size}]
     assert row["architectures"] == ["sm_80", "sm_90a"]
@@ -42,7 +61,9 @@ def test_compile_writes_a_program_and_run_needs_a_device(
 
 @needs_compiler
 def test_a_training_program_and_a_precision(tmp_path: Path) -> None:
-    recipe = "loss=cross_entropy,optimizer=sgd"
+    recipe, path = "loss=cross_entropy,optimizer=sgd", tmp_path / "net.py"
+    source = "import netloom as nl\n\n@nl.network\ndef one(x):\n    return nl.dense(x, 3)\n\n\n"
+    path.write_text(source + "def graph():\n    return one.graph(x=nl.tensor(4, 5))\n")
     said = call(
         "compile",
         "--target",
@@ -51,7 +72,7 @@ def test_a_training_program_and_a_precision(tmp_path: Path) -> None:
         "tf32",
         "--train",
         recipe,
-        "zoo:mlp",
+        f"{path}:graph",
         "-o",
         tmp_path / "m.nlc",
     ).output
@@ -77,9 +98,9 @@ def test_a_file_that_is_no_program(tmp_path: Path) -> None:
 
 
 @pytest.fixture(scope="module")
-def program(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def program(network: str, tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("cuda") / "m.nlc"
-    call("compile", "--target", "cuda", "zoo:lenet5", "-o", path)
+    call("compile", "--target", "cuda", network, "-o", path)
     return path
 
 

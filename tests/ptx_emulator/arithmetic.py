@@ -30,6 +30,9 @@ def _times(i: Instruction, kind: str, x: Array, y: Array) -> Array:
         return x.astype(wide) * y.astype(wide)
     if "hi" in i.modifiers:
         bits = int(kind[1:])
+        if bits < 64:
+            wide = dtype_of(_wide_of(kind))
+            return ((x.astype(wide) * y.astype(wide)) >> bits).astype(dtype_of(kind))
         product = [(int(a) * int(b)) >> bits for a, b in zip(x, y, strict=True)]
         return np.array([p % (1 << bits) for p in product], f"u{bits // 8}").view(dtype_of(kind))
     return x * y

@@ -23,10 +23,11 @@ _TYPES = {"pred": "?", "f16": "f2", "f32": "f4", "f64": "f8"} | {
     for kind in "sub"
     for bits in (8, 16, 32, 64)
 }
+_DTYPES: dict[str, np.dtype[Any]] = {name: np.dtype(code) for name, code in _TYPES.items()}
 
 
 def dtype_of(name: str) -> np.dtype[Any]:
-    return np.dtype(_TYPES[name])
+    return _DTYPES[name]
 
 
 def plain(function: Callable[..., Array], arity: int) -> Handler:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
+from functools import cache
 from typing import Any, TypeAlias
 
 import numpy as np
@@ -19,7 +20,7 @@ from .conversions import CONVERSIONS
 from .copies import Copies
 from .handlers import Array, Handler, dtype_of
 from .matrices import MATRICES
-from .memory import SHARED_WINDOW, BankTraffic, MemoryFault, Space
+from .memory import SHARED_WINDOW, BankTraffic, MemoryFault, Space, distinct
 from .parse import Instruction, Kernel, parse
 from .transfers import TRANSFERS
 from .warpgroups import Warpgroups
@@ -27,6 +28,7 @@ from .warpgroups import Warpgroups
 Operand: TypeAlias = "str | tuple[str, ...]"
 _BASE, _GAP = 1 << 32, 1 << 12
 MOST_STEPS = 1_000_000
+_SPECIAL = frozenset(("%tid.x", "%ctaid.x", "%ntid.x", "%nctaid.x"))
 _HANDLERS: dict[str, Handler] = TRANSFERS | ARITHMETIC | CONVERSIONS | BITS | MATRICES
 
 
@@ -122,6 +124,10 @@ class Machine:
     # -- control -----------------------------------------------------------------------------------
 
     def run(self, most_steps: int) -> None:
+        with np.errstate(all="ignore"):
+            self._run(most_steps)
+
+    def _run(self, most_steps: int) -> None:
         for _ in range(most_steps):
             runnable = ~(self.is_waiting | self.has_left)
             if not runnable.any():
@@ -198,11 +204,11 @@ class Machine:
         """The operand's lanes as values of a PTX type (its low bits, if the register is wider)."""
         assert isinstance(operand, str)
         dtype = dtype_of(kind)
-        special = self._special(operand, active)
-        if special is not None:
-            return special.astype(dtype)
+        if operand in _SPECIAL:
+            return self._special(operand, active).astype(dtype)
         if operand.startswith("%"):
-            value = self._register(operand)[active]
+            register = self._register(operand)
+            value = register.copy() if active.size == register.size else register[active]
             if value.dtype == dtype:
                 return value
             if value.itemsize == dtype.itemsize:
@@ -218,7 +224,7 @@ class Machine:
     def _symbols(self) -> dict[str, int]:
         return {name: place for name, (place, _) in self.kernel.shared.items()}
 
-    def _special(self, operand: str, active: Array) -> Array | None:
+    def _special(self, operand: str, active: Array) -> Array:
         match operand:
             case "%tid.x":
                 return self.lanes[active] % self.threads
@@ -226,9 +232,7 @@ class Machine:
                 return self.lanes[active] // self.threads
             case "%ntid.x":
                 return np.full(active.size, self.threads)
-            case "%nctaid.x":
-                return np.full(active.size, self.blocks)
-        return None
+        return np.full(active.size, self.blocks)
 
     def write(self, operand: Operand, value: Array, active: Array) -> None:
         """To a register; narrower integers are extended by their sign."""
@@ -240,7 +244,10 @@ class Machine:
                     f"{'i' if value.dtype.kind == 'i' else 'u'}{register.itemsize}"
                 )
             value = np.ascontiguousarray(value).view(register.dtype)
-        register[active] = value
+        if active.size == register.size:
+            register[...] = value
+        else:
+            register[active] = value
 
     # -- instructions ------------------------------------------------------------------------------
 
@@ -248,18 +255,14 @@ class Machine:
         handler = _HANDLERS.get(instruction.operation)
         if handler is None:
             raise ValueError(f"the emulator does not know {instruction.text!r}")
-        with np.errstate(all="ignore"):
-            handler(self, instruction, active)
+        handler(self, instruction, active)
 
     def access(
         self, instruction: Instruction, operand: Operand, width: int, active: Array
     ) -> list[tuple[Space, Array, Array]]:
         """(space, byte offsets, positions among the active lanes) of an address operand."""
         assert isinstance(operand, str)
-        match = re.fullmatch(r"\[\s*([%$\w]+)\s*(?:\+\s*(-?\w+))?\s*\]", operand)
-        if match is None:
-            raise ValueError(f"the emulator does not know the address {operand!r}")
-        where, step = match.group(1), int(match.group(2) or "0", 0)
+        where, step = _address(operand)
         is_shared = "shared" in instruction.modifiers
         address = self.read(
             where,
@@ -300,10 +303,19 @@ class Machine:
                 f"an access at address {int(address.min()):#x}, which belongs to no buffer"
             )
         result = []
-        for one in np.unique(number):
+        for one in distinct(number):
             mine = number == one
             result.append((self.spaces[one], address[mine] - self.bases[one], rows[mine]))
         return result
+
+
+@cache
+def _address(operand: str) -> tuple[str, int]:
+    """The register or symbol of an address, and how far behind it."""
+    match = re.fullmatch(r"\[\s*([%$\w]+)\s*(?:\+\s*(-?\w+))?\s*\]", operand)
+    if match is None:
+        raise ValueError(f"the emulator does not know the address {operand!r}")
+    return match.group(1), int(match.group(2) or "0", 0)
 
 
 def _immediate(text: str, dtype: np.dtype[Any], symbols: dict[str, int]) -> Any:

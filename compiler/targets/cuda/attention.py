@@ -17,13 +17,15 @@ all of a block's queries are not read, and blocks with the most keys come first.
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from functools import partial
 
 from ... import dim
 from ...tensor_type import FLOAT32
 from .attention_blocks import Side, first_query, key_of, static, tiles_of_keys
 from .attention_slices import Slices
+from .attention_stores import Staged, store_staged
 from .attention_tiles import ACROSS, COLUMNS, KEYS, AttentionTile, row_offset
-from .forms import THREADS, FusedAttention
+from .forms import FusedAttention
 from .printer import Printer
 
 
@@ -220,8 +222,14 @@ class _Kernel:
             stage = f"tile_stage_{rows}_{tile.columns}_{first}_{staged}_{tile.width}_64"
             p.do(stage, "made", target)
             p.do("barrier")
-            with p.loop(staged * ACROSS * tile.width // THREADS) as step:
-                self._store_one(first, step)
+            part = Staged(
+                self.form.row,
+                staged * ACROSS,
+                tile.width,
+                tile.width,
+                static(self.form.column.extent),
+            )
+            store_staged(p, self.form, self.names, part, partial(self._staged_row, first))
 
     def _store_sums(self) -> None:
         """Each row's largest score and sum behind its outputs, by the first of its threads."""
@@ -237,23 +245,13 @@ class _Kernel:
                         to = p.extent(p.kernel.buffers[-1].offset(f.position))
                         p.store(to, f"{name}[{number}]")
 
-    def _store_one(self, first: int, step: str) -> None:
-        p, f, tile = self.p, self.form, self.tile
-        turn = p.call("plus", p.call("times", step, str(THREADS)), self.names["thread"])
-        flat = p.let(turn, "i")
-        staged, column = (p.index(x, flat, str(tile.width)) for x in ("quotient", "remainder"))
-        y, own = (p.index(x, staged, str(tile.staged)) for x in ("quotient", "remainder"))
+    def _staged_row(self, first: int, place: str) -> str:
+        """Which one lies there while those from a thread's row ``first`` on are staged."""
+        p, tile = self.p, self.tile
+        y, own = (p.index(x, place, str(tile.staged)) for x in ("quotient", "remainder"))
         local = p.call("plus", p.call("times", y, str(tile.fragment)), own)
         start = str(row_offset(first, tile.thread_rows))
-        row = p.let(p.call("plus", p.call("plus", self.names["first"], start), local), "r")
-        inside = [p.call("below", row, p.extent(f.row.extent))]
-        if f.column.extent != tile.width:
-            inside.append(p.call("below", column, p.extent(f.column.extent)))
-        with p.where(inside):
-            p.names[f.row.symbol.name], p.names[f.column.symbol.name] = row, column
-            value = p.let(p.call("load_float32", self.names["memory"], flat))
-            offset = p.extent(p.kernel.buffers[-1].offset(f.position))
-            p.store(offset, p.expression(f.value, value))
+        return p.call("plus", p.call("plus", self.names["first"], start), local)
 
 
 __all__ = ["print_attention"]

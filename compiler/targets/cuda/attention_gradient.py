@@ -27,8 +27,10 @@ from ...scalar import Expr
 from ...tensor_type import FLOAT32
 from .attention_blocks import Side, static
 from .attention_slices import Slices
+from .attention_stores import Staged, store_staged
 from .attention_tiles import ACROSS, COLUMNS, KEYS, GradientTile, row_offset
-from .forms import THREADS, FusedGradient
+from .forms import FusedGradient
+from .gradient_blocks import first_column, place_block, read_numbers
 from .printer import Printer
 
 
@@ -104,7 +106,8 @@ class _Kernel:
         """Which rows the block has, and which of a tile's numbers this thread."""
         p, n, tile = self.p, self.names, self.tile
         n["thread"] = p.let(p.call("thread"), "t")
-        self._place_block()
+        place_block(p, self.form, n)
+        n["slices"] = p.let(p.call("times", n["tiles"], str(self.slices)), "n")
         n["memory"] = p.let(p.call(f"shared_float32_{tile.room}"), "s")
         ring = p.let(p.call("at", n["memory"], str(tile.weight_words)), "s")
         self.ring = Slices(
@@ -123,28 +126,6 @@ class _Kernel:
         n["weights"] = p.let(p.call("at", n["memory"], weights), "w")
         n["kept"] = p.let(p.call("at", n["weights"], n["x"]), "w")
         n["column"] = p.let(p.call("times", n["x"], "4"), "x")
-
-    def _place_block(self) -> None:
-        """The block's first row, and the tiles of columns that it meets: ``tiles`` from ``start`` on.
-        Blocks that meet most come first."""
-        p, n, f = self.p, self.names, self.form
-        block = p.let(p.call("block"), "b")
-        down = p.extent(dim.ceil_div(f.own.extent, self.tile.rows))
-        number = p.call("remainder", block, down)
-        tiles = p.extent(dim.ceil_div(self.other.extent, KEYS))
-        if f.attrs.is_causal and not f.is_across:
-            number = p.call("minus", p.call("minus", down, "1"), number)
-        number = p.let(number, "n")
-        n["first"] = p.let(p.call("times", number, str(self.tile.rows)), "m")
-        p.decode(p.let(p.call("quotient", block, down), "b"), f.heads)
-        n["start"] = "0"
-        if f.attrs.is_causal and f.is_across:
-            n["start"] = number
-            tiles = p.call("minus", tiles, number)
-        elif f.attrs.is_causal:
-            tiles = p.call("lesser", tiles, p.call("plus", number, "1"))
-        n["tiles"] = p.let(tiles, "n")
-        n["slices"] = p.let(p.call("times", n["tiles"], str(self.slices)), "n")
 
     # -- slices ------------------------------------------------------------------------------------
 
@@ -175,10 +156,8 @@ class _Kernel:
         ring.copy(sides[0], target, 0, self.names["first"], term, ring.left_turn)
         ring.copy(sides[1], target, KEYS * self.tile.depth, first, term, ring.right_turn)
 
-    def _first_column(self, tile: str) -> str:
-        p, start = self.p, self.names["start"]
-        number = tile if start == "0" else p.call("plus", start, tile)
-        return p.let(p.call("times", number, str(KEYS)), "k")
+    def _first_column(self, number: str) -> str:
+        return first_column(self.p, self.tile, self.names["start"], number)
 
     # -- the loop ----------------------------------------------------------------------------------
 
@@ -188,7 +167,7 @@ class _Kernel:
         for place, width in enumerate(self.tile.widths):
             p.line(f"made_{place} = {p.call(f'tile_zero_{self._held(width)}')}")
         if not f.is_across:
-            self._read_numbers([self._row(number) for number in range(self.rows)])
+            read_numbers(p, f, [self._row(number) for number in range(self.rows)])
         self.ring.begin(self._fetch)
         with p.loop(n["tiles"]) as step:
             base = p.let(p.call("times", step, str(self.slices)), "n")
@@ -196,7 +175,7 @@ class _Kernel:
             column = p.let(p.call("plus", first, n["x"]), "k")
             columns = [p.index("plus", column, str(ACROSS * c)) for c in range(COLUMNS)]
             if f.is_across:
-                self._read_numbers(columns)
+                read_numbers(p, f, columns)
             phases = iter(self.phases)
             self._score("weights", base, next(phases))
             self._weigh(first, column, columns)
@@ -215,16 +194,6 @@ class _Kernel:
     def _row(self, number: int) -> str:
         offset = row_offset(number, self.rows)
         return self.p.index("plus", self.names["row"], str(offset))
-
-    def _read_numbers(self, queries: Sequence[str]) -> None:
-        """``bases``, ``inverses`` and ``deltas`` of this thread's queries."""
-        p, f = self.p, self.form
-        for name, number in zip(("bases", "inverses", "deltas"), f.numbers, strict=True):
-            found = []
-            for query in queries:
-                p.names[f.row.symbol.name] = query
-                found.append(p.expression(number))
-            p.line(f"{name} = ({', '.join(found)})")
 
     def _score(self, target: str, base: str, phase: _Phase) -> None:
         """The products of two operands, over their slices."""
@@ -315,25 +284,9 @@ class _Kernel:
             p.do(f"tile_stage_{self.rows}_{width // ACROSS}_0_{self.rows}_{width}_64",
                  f"made_{place}", target)  # fmt: skip
             p.do("barrier")
-            with p.loop(self.tile.rows * width // THREADS) as step:
-                self._store_one(step, static(extent), width, first)
+            staged = Staged(f.own, self.tile.rows, width, width, static(extent), first)
+            store_staged(p, f, self.names, staged)
             first += static(extent)
-
-    def _store_one(self, step: str, extent: int, width: int, first: int) -> None:
-        p, f = self.p, self.form
-        turn = p.call("plus", p.call("times", step, str(THREADS)), self.names["thread"])
-        flat = p.let(turn, "i")
-        local, column = (p.index(x, flat, str(width)) for x in ("quotient", "remainder"))
-        row = p.let(p.call("plus", self.names["first"], local), "r")
-        inside = [p.call("below", row, p.extent(f.own.extent))]
-        if extent != width:
-            inside.append(p.call("below", column, str(extent)))
-        with p.where(inside):
-            p.names[f.own.symbol.name] = row
-            p.names[f.column.symbol.name] = p.index("plus", column, str(first))
-            value = p.let(p.call("load_float32", self.names["memory"], flat))
-            offset = p.extent(p.kernel.buffers[-1].offset(f.position))
-            p.store(offset, p.expression(f.value, value))
 
 
 __all__ = ["print_gradient"]

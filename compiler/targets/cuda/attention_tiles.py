@@ -88,6 +88,11 @@ class GradientTile:
     stages: int = 3
 
     @property
+    def keys(self) -> int:
+        """Of a tile, or queries."""
+        return KEYS
+
+    @property
     def thread_rows(self) -> int:
         return self.rows // ACROSS
 

@@ -13,6 +13,7 @@ from ...dim import Extent
 from .attention_tiles import MANY_BLOCKS
 
 WARPS, WARP_ROWS = 8, 16
+LANE_ROWS = 2  # of a warp's, that a lane has
 WIDEST = 128  # values, whose outputs leave registers for the rest
 GROUP = 16  # widths are rounded up to its multiples: ldmatrix brings 16 columns
 PAD = 4  # words behind a row, so that 8 neighbouring rows lie in different banks
@@ -25,6 +26,7 @@ SHAPES = ((128, 64), (64, 64), (64, 32), (32, 64))
 GRADIENT_SHAPES = ((128, 64), (128, 32), (64, 64), (64, 32), (32, 64))
 MOST_SUMS = 160
 SHORTEST = 32  # tile of a gradient
+HELD = 128  # of a lane's registers, for outputs, scores and what is on its way
 HELD_BY_TWO = 64  # of a lane's numbers, where two blocks share a multiprocessor
 
 
@@ -108,8 +110,14 @@ class WarpTile:
         operands = self.values_at + self.keys * self.value_stride
         return max(operands, self.merged_at + merged)
 
-    def with_fewer_keys(self) -> Self | None:
-        """Half as many, which need fewer registers; None if the warps cannot share them."""
+    @property
+    def is_ahead(self) -> bool:
+        """Whether a tile of an operand is on its way in registers while another is multiplied."""
+        return self.held <= HELD
+
+    def lighter(self) -> Self | None:
+        """The next one that needs fewer registers: half as many keys; None if the warps cannot share
+        them."""
         if self.own_keys < 2 * FEWEST_KEYS:
             return None
         return replace(self, keys=self.keys // 2)
@@ -121,10 +129,12 @@ class WarpGradientTile(WarpTile):
     around where it is by keys and values.
 
     Both operands of the rows lie in shared memory, behind them two tiles of the first one that is
-    met, and one of the second. ``number``: of gradients that a block makes.
+    met, and one of the second. ``number``: of gradients that a block makes; ``overlaps``: whether an
+    operand is on its way while another is multiplied.
     """
 
     number: int
+    overlaps: bool = True
 
     @property
     def gradients(self) -> tuple[int, ...]:
@@ -160,16 +170,26 @@ class WarpGradientTile(WarpTile):
 
     @property
     def held(self) -> int:
+        """The same with elements of both operands of a tile."""
         return self.sums + self.keys * (self.depth + self.width) // (32 * WARPS)
+
+    @property
+    def is_ahead(self) -> bool:
+        """No rule tells which kernels have the registers for it: each is tried with it first."""
+        return self.overlaps
 
     @property
     def room(self) -> int:
         operands = self.values_at + self.keys * self.value_stride
         return max(operands, *(self.rows * self.staged(width) for width in self.gradients))
 
-    def with_fewer_keys(self) -> Self | None:
-        """Not fewer than SHORTEST, since each tile is an addition."""
-        return None if self.keys < 2 * SHORTEST else super().with_fewer_keys()
+    def lighter(self) -> Self | None:
+        """Without overlapping; then with fewer keys, not fewer than SHORTEST, since each tile is an
+        addition."""
+        if self.overlaps:
+            return replace(self, overlaps=False)
+        fewer = None if self.keys < 2 * SHORTEST else super().lighter()
+        return fewer and replace(fewer, overlaps=True)
 
 
 def warp_gradient_tile(
@@ -215,6 +235,7 @@ def _most_rows(rows: Extent, heads: int, is_masked: bool) -> int:
 
 __all__ = [
     "HELD_BY_TWO",
+    "LANE_ROWS",
     "SHORTEST",
     "WARP_ROWS",
     "WarpGradientTile",

@@ -9,6 +9,7 @@ that wait more than they say, no more shared memory than a block can have. Resul
 
 from __future__ import annotations
 
+import gc
 import hashlib
 import importlib
 import importlib.metadata
@@ -17,8 +18,8 @@ import logging
 import os
 import re
 import warnings
-from collections.abc import Mapping, Sequence
-from contextlib import suppress
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, replace
 from functools import cache
 from pathlib import Path
@@ -110,21 +111,21 @@ def compile_kernel(
 
 def _compiled(source: KernelSource, architectures: Sequence[str], folder: Path) -> CompiledKernel:
     name = f"k_{hashlib.sha256(source.key.encode()).hexdigest()[:24]}"
-    binaries = tuple(_best_binary(source.of(a), name, a, folder) for a in architectures)
+    binaries = tuple(_best_binary(source, name, a, folder) for a in architectures)
     general = replace(source, special=())
     return CompiledKernel(name, ptx_of(general, name, ARCHITECTURES[0], folder), binaries)
 
 
-def _best_binary(
-    sources: Sequence[KernelSource], name: str, architecture: str, folder: Path
-) -> Binary:
+def _best_binary(source: KernelSource, name: str, architecture: str, folder: Path) -> Binary:
     """Of the first of the architecture's own sources that passes the gates; else of the last, the
-    general one.
+    general one. One that the oldest has too is linked from the oldest's PTX.
     """
-    *own, general = sources
-    for source in own:
+    *own, general = source.of(architecture)
+    for special in own:
+        is_shared = (ARCHITECTURES[0], special) in source.special
+        target = ARCHITECTURES[0] if is_shared else architecture
         with suppress(VerificationError):
-            return _binary(source, name, architecture, architecture, folder)
+            return _binary(special, name, target, architecture, folder)
     return _binary(general, name, ARCHITECTURES[0], architecture, folder)
 
 
@@ -154,20 +155,34 @@ def make_ptx(source: KernelSource, name: str, architecture: str) -> str:
         pointers = [intrinsics.pointer_type(dtype) for dtype in source.arguments]
         signature = (*pointers, *([types.int32] * source.symbols), types.CPointer(types.int32))
         bounds = (source.threads, source.blocks)
-        ptx, _ = compiler.compile(
-            function,
-            signature,
-            device=False,
-            abi="numba",
-            cc=_CAPABILITIES[architecture],
-            launch_bounds=bounds,
-        )
+        with _garbage_kept():
+            ptx, _ = compiler.compile(
+                function,
+                signature,
+                device=False,
+                abi="numba",
+                cc=_CAPABILITIES[architecture],
+                launch_bounds=bounds,
+            )
     entry = re.search(r"\.visible \.entry (\w+)\(", ptx)
     if entry is None:
         raise ToolchainError("numba-cuda gave PTX without an entry.")
     return re.sub(
         r"\.common \.global [^\n]*NumbaEnv[^\n]*\n", "", ptx.replace(entry.group(1), name)
     )
+
+
+@contextmanager
+def _garbage_kept() -> Iterator[None]:
+    """Numba makes so many small objects that Python's search for garbage among them takes a seventh of
+    the time."""
+    was_enabled = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if was_enabled:
+            gc.enable()
 
 
 def _function(source: KernelSource, intrinsics: Any) -> Any:

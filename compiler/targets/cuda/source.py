@@ -6,6 +6,7 @@ Equal kernels have equal texts. Products are in products.py.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
 
@@ -90,26 +91,24 @@ class KernelSource:
 def print_source(kernel: DeviceKernel) -> KernelSource:
     """The source of a kernel, with those for single architectures; the general one is of the form
     that needs the fewest registers."""
-    form = kernel.form
-    light = _with_fewer_keys(form)
-    special: list[tuple[str, Form]] = [(SPECIAL, own) for own in for_warpgroups(form)]
-    if light is not None:
-        special = [(architecture, form) for architecture in (OLDEST, SPECIAL)]
+    *heavier, lightest = _lighter_and_lighter(kernel.form)
+    special: list[tuple[str, Form]] = [(SPECIAL, own) for own in for_warpgroups(lightest)]
+    special += [(architecture, own) for architecture in (OLDEST, SPECIAL) for own in heavier]
     sources = tuple(
         (architecture, _source(replace(kernel, form=own))) for architecture, own in special
     )
-    return replace(_source(replace(kernel, form=light or form)), special=sources)
+    return replace(_source(replace(kernel, form=lightest)), special=sources)
 
 
-def _with_fewer_keys(form: Form) -> Form | None:
-    """The form for the same grid by tiles of half as many keys, which need fewer registers, if there
-    are such tiles."""
+def _lighter_and_lighter(form: Form) -> Iterator[Form]:
+    """The form, and those for the same grid that need fewer and fewer registers, if there are any;
+    of attention one more, since each tile of keys is an addition."""
+    yield form
     match form:
-        case FusedAttention(tile=WarpTile() as tile) if fewer := tile.with_fewer_keys():
-            return replace(form, tile=fewer)
-        case FusedGradient(tile=WarpGradientTile() as own) if less := own.with_fewer_keys():
-            return replace(form, tile=less)
-    return None
+        case FusedAttention(tile=WarpTile() as tile) if fewer := tile.lighter():
+            yield replace(form, tile=fewer)
+        case FusedGradient(tile=WarpGradientTile() as own) if less := own.lighter():
+            yield from _lighter_and_lighter(replace(form, tile=less))
 
 
 def _source(kernel: DeviceKernel) -> KernelSource:

@@ -92,7 +92,7 @@ def parts_of(node: Node, engine: Engine = Engine.FFMA) -> int:
     blocks = nominal(product(heads)) * -(-_most(queries) // tile.rows)
     room = min(BLOCKS // max(blocks, 1), -(-keys // tile.keys) // FEWEST_TILES)
     # of the source that is taken where registers do not suffice
-    shorter = tile.with_fewer_keys() if isinstance(tile, WarpTile) else None
+    shorter = tile.lighter() if isinstance(tile, WarpTile) else None
     longest = CHAIN * (shorter or tile).keys
     return max(1, min(max(room, -(-keys // longest)), MOST_PARTS))
 

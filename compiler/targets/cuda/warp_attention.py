@@ -12,7 +12,7 @@ exp(largest before - largest) where a tile raises that. Warps that share queries
 end, in order.
 
 Every sum is in order of terms, then of tiles. Tensor cores add up the terms of the depth, in
-``3xtf32`` PROMOTED of them before float32 does, and a warp's keys of a tile; then comes one addition
+``3xtf32`` 32 of them before float32 does, and a warp's keys of a tile; then comes one addition
 in float32 a tile.
 """
 
@@ -23,12 +23,12 @@ from dataclasses import dataclass, field
 
 from ...tensor_type import FLOAT32
 from .attention_blocks import Side, first_query, key_of, static, tiles_of_keys
-from .attention_warps import WARP_ROWS, WarpTile
-from .forms import THREADS, Engine, FusedAttention
+from .attention_stores import Staged, store_staged
+from .attention_warps import LANE_ROWS, WarpTile
+from .forms import FusedAttention
 from .printer import Printer
+from .warp_lanes import MatrixRows, place_lane, stage
 from .warp_operands import Group, WarpOperands
-
-ROWS = 2  # of a lane
 
 
 def print_warp_attention(p: Printer, form: FusedAttention) -> None:
@@ -65,44 +65,17 @@ class _Kernel:
         self.operands = WarpOperands(p, self.form.engine, tile, n["thread"])
         n["first"] = first_query(p, self.form)
         n["tiles"], n["first_key"] = tiles_of_keys(p, self.form, n["first"])
-        lane = n["lane"] = p.let(p.call("remainder", n["thread"], "32"), "l")
-        warp = p.let(p.call("quotient", n["thread"], "32"), "w")
-        n["y"] = p.let(p.call("quotient", warp, str(tile.across)), "y")
-        n["x"] = p.let(p.call("remainder", warp, str(tile.across)), "x")
-        n["group"] = p.let(p.call("quotient", lane, "4"), "g")
-        n["place"] = p.let(p.call("remainder", lane, "4"), "q")
-        rows = p.let(p.call("times", n["y"], str(WARP_ROWS)), "r")
-        n["own"] = p.let(p.call("plus", rows, n["group"]), "r")
-        n["row"] = p.let(p.call("plus", n["first"], n["own"]), "r")
-        keys = p.let(p.call("times", n["x"], str(tile.own_keys)), "k")
-        n["key"] = p.let(p.call("plus", keys, p.call("times", n["place"], "2")), "k")
+        place_lane(p, tile, n)
         n["memory"] = p.let(p.call(f"shared_float32_{tile.room}"), "s")
         n["kept_keys"] = p.let(p.call("at", n["memory"], str(tile.keys_at)), "s")
         n["kept_values"] = p.let(p.call("at", n["memory"], str(tile.values_at)), "s")
-        self._place_products(lane, rows, keys)
+        rows = MatrixRows(p, self.form.engine, n)
+        n["left"] = self._at("memory", rows.left(tile.depth_stride))
+        n["right"] = self._at("kept_keys", rows.right(tile.depth_stride))
+        n["values"] = self._at("kept_values", rows.values(tile.value_stride))
 
-    def _place_products(self, lane: str, rows: str, keys: str) -> None:
-        """The rows of matrices that this lane names to ldmatrix, and its own place in values."""
-        p, n, tile = self.p, self.names, self.tile
-        low, half = p.call("remainder", lane, "16"), p.call("quotient", lane, "16")
-        n["left"] = self._word("memory", p.call("plus", rows, low), half, tile.depth_stride, 4)
-        column = p.call("plus", p.call("remainder", lane, "8"), p.call("times", half, "8"))
-        words = p.call("remainder", p.call("quotient", lane, "8"), "2")
-        n["right"] = self._word(
-            "kept_keys", p.call("plus", keys, column), words, tile.depth_stride, 4
-        )
-        if self.form.engine is Engine.BF16:
-            key = p.call("plus", keys, low)
-            n["values"] = self._word("kept_values", key, half, tile.value_stride, 4)
-        else:
-            n["values"] = self._word("kept_values", n["key"], n["group"], tile.value_stride, 1)
-
-    def _word(self, memory: str, row: str, group: str, stride: int, size: int) -> str:
-        """A pointer to a row's group of words."""
-        p = self.p
-        column = p.call("times", group, str(size)) if size > 1 else group
-        word = p.call("plus", p.call("times", row, str(stride)), column)
-        return p.let(p.call("at", self.names[memory], word), "a")
+    def _at(self, memory: str, word: str) -> str:
+        return self.p.let(self.p.call("at", self.names[memory], word), "a")
 
     # -- the loop ----------------------------------------------------------------------------------
 
@@ -110,8 +83,8 @@ class _Kernel:
         """``made``, ``totals`` and ``largest`` of this lane's rows."""
         p, n, tile = self.p, self.names, self.tile
         p.line(f"made = {p.call(f'tile_zero_{4 * tile.columns}')}")
-        p.line(f"totals = {p.call(f'tile_zero_{ROWS}')}")
-        p.line(f"largest = {p.call(f'attention_lowest_{ROWS}')}")
+        p.line(f"totals = {p.call(f'tile_zero_{LANE_ROWS}')}")
+        p.line(f"largest = {p.call(f'attention_lowest_{LANE_ROWS}')}")
         self.operands.bring(self.queries, n["memory"], n["first"])
         self._end(self.keys, [], "0")
         with p.loop(n["tiles"]) as step:
@@ -145,7 +118,7 @@ class _Kernel:
     def _weigh(self, first: str) -> None:
         """Scores become weights, and ``totals`` and ``largest`` know them."""
         p, n, count = self.p, self.names, self.tile.fragments
-        key = p.let(p.call("plus", first, n["key"]), "k")
+        key = p.let(p.call("plus", first, n["column"]), "k")
         if self.form.attrs.scale != 1:
             scale = p.number(self.form.attrs.scale, FLOAT32)
             p.line(f"tile = {p.call(f'attention_scaled_{count}', 'tile', scale)}")
@@ -153,8 +126,8 @@ class _Kernel:
         self._hide(first, key)
         for name, function, *arguments in (
             ("raised", f"fragments_raised_{count}", "largest", "tile"),
-            ("bases", f"attention_bases_{ROWS}", "raised"),
-            ("factors", f"attention_factors_{ROWS}", "largest", "bases"),
+            ("bases", f"attention_bases_{LANE_ROWS}", "raised"),
+            ("factors", f"attention_factors_{LANE_ROWS}", "largest", "bases"),
             ("tile", f"fragments_weights_{count}", "tile", "bases"),
             ("totals", f"fragments_totals_{count}", "totals", "factors", "tile"),
         ):
@@ -204,9 +177,10 @@ class _Kernel:
             p.line(f"made = {p.call(f'fragments_divided_{shape}', 'made', 'totals')}")
         else:
             self._store_sums()
-        self._stage()
-        with p.loop(tile.rows * tile.width // THREADS) as step:
-            self._store_one(step)
+        stage(p, tile, self.names, "made", tile.width, tile.stage_stride)
+        width = static(form.column.extent)
+        staged = Staged(form.row, tile.rows, tile.width, tile.stage_stride, width)
+        store_staged(p, form, self.names, staged)
 
     def _merge(self) -> None:
         """``largest`` and ``totals`` of all keys, and ``made`` counted from that largest score."""
@@ -217,14 +191,14 @@ class _Kernel:
                 warp = p.call("plus", n["x"], str(number * tile.across))
                 start = p.call("plus", p.call("times", warp, str(tile.rows)), n["own"])
                 start = p.let(start, "i")
-                for row in range(ROWS):
+                for row in range(LANE_ROWS):
                     at = p.call("plus", start, str(8 * row))
                     p.do("store_float32", kept, at, f"{name}[{row}]")
         p.do("barrier")
         own, shape = p.let(p.call("at", kept, n["own"]), "s"), f"{tile.across}_{tile.rows}"
         p.line(f"raised = {p.call(f'fragments_most_{shape}', own)}")
-        p.line(f"bases = {p.call(f'attention_bases_{ROWS}', 'raised')}")
-        p.line(f"factors = {p.call(f'attention_factors_{ROWS}', 'largest', 'bases')}")
+        p.line(f"bases = {p.call(f'attention_bases_{LANE_ROWS}', 'raised')}")
+        p.line(f"factors = {p.call(f'attention_factors_{LANE_ROWS}', 'largest', 'bases')}")
         p.line(f"totals = {p.call(f'fragments_total_{shape}', own, 'bases')}")
         p.line("largest = raised")
         p.line(f"made = {p.call(f'fragments_rescaled_{tile.columns}', 'made', 'factors')}")
@@ -234,7 +208,7 @@ class _Kernel:
         p, n, f = self.p, self.names, self.form
         first = p.call("plus", n["place"], n["x"])
         with p.where([p.call("below", first, "1")]):
-            for number in range(ROWS):
+            for number in range(LANE_ROWS):
                 row = p.let(p.call("plus", n["row"], str(8 * number)), "r")
                 p.names[f.row.symbol.name] = row
                 with p.where([p.call("below", row, p.extent(f.row.extent))]):
@@ -242,37 +216,6 @@ class _Kernel:
                         p.names[f.column.symbol.name] = str(static(f.column.extent) + place)
                         to = p.extent(p.kernel.buffers[-1].offset(f.position))
                         p.store(to, f"{name}[{number}]")
-
-    def _stage(self) -> None:
-        """Warps that share queries add theirs up there, one after another."""
-        p, n, tile = self.p, self.names, self.tile
-        stride = tile.stage_stride
-        target = self._word("memory", n["own"], n["place"], stride, 2)
-        for warp in range(tile.across):
-            name = f"fragments_added_{tile.columns}_{stride}"
-            if warp == 0:
-                name = f"mma_stage_1_{tile.columns}_0_{stride}"
-            first = [p.call("below", n["x"], str(warp + 1))]
-            first += [p.call("below", str(warp - 1), n["x"])] if warp else []
-            with p.where(first if tile.across > 1 else []):
-                p.do(name, "made", target)
-            p.do("barrier")
-
-    def _store_one(self, step: str) -> None:
-        p, f, tile = self.p, self.form, self.tile
-        turn = p.call("plus", p.call("times", step, str(THREADS)), self.names["thread"])
-        flat = p.let(turn, "i")
-        local, column = (p.index(x, flat, str(tile.width)) for x in ("quotient", "remainder"))
-        row = p.let(p.call("plus", self.names["first"], local), "r")
-        inside = [p.call("below", row, p.extent(f.row.extent))]
-        if f.column.extent != tile.width:
-            inside.append(p.call("below", column, p.extent(f.column.extent)))
-        with p.where(inside):
-            p.names[f.row.symbol.name], p.names[f.column.symbol.name] = row, column
-            word = p.index("plus", p.index("times", local, str(tile.stage_stride)), column)
-            value = p.let(p.call("load_float32", self.names["memory"], word))
-            offset = p.extent(p.kernel.buffers[-1].offset(f.position))
-            p.store(offset, p.expression(f.value, value))
 
 
 __all__ = ["print_warp_attention"]

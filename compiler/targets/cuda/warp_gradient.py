@@ -21,16 +21,16 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
-from ... import dim
 from ...scalar import Expr
 from ...tensor_type import FLOAT32
 from .attention_blocks import Side, static
-from .attention_warps import WARP_ROWS, WarpGradientTile
-from .forms import THREADS, Engine, FusedGradient
+from .attention_stores import Staged, store_staged
+from .attention_warps import LANE_ROWS, WarpGradientTile
+from .forms import FusedGradient
+from .gradient_blocks import first_column, place_block, read_numbers
 from .printer import Printer
+from .warp_lanes import MatrixRows, place_lane, stage
 from .warp_operands import Group, WarpOperands
-
-ROWS = 2  # of a lane
 
 
 def print_warp_gradient(p: Printer, form: FusedGradient) -> None:
@@ -76,71 +76,19 @@ class _Kernel:
         p, n, tile = self.p, self.names, self.tile
         n["thread"] = p.let(p.call("thread"), "t")
         self.operands = WarpOperands(p, self.form.engine, tile, n["thread"])
-        self._place_block()
-        lane = p.let(p.call("remainder", n["thread"], "32"), "l")
-        warp = p.let(p.call("quotient", n["thread"], "32"), "w")
-        n["y"] = p.let(p.call("quotient", warp, str(tile.across)), "y")
-        n["x"] = p.let(p.call("remainder", warp, str(tile.across)), "x")
-        n["group"] = p.let(p.call("quotient", lane, "4"), "g")
-        n["place"] = p.let(p.call("remainder", lane, "4"), "q")
-        rows = p.let(p.call("times", n["y"], str(WARP_ROWS)), "r")
-        n["own"] = p.let(p.call("plus", rows, n["group"]), "r")
-        n["row"] = p.let(p.call("plus", n["first"], n["own"]), "r")
-        columns = p.let(p.call("times", n["x"], str(tile.own_keys)), "k")
-        n["column"] = p.let(p.call("plus", columns, p.call("times", n["place"], "2")), "k")
+        place_block(p, self.form, n)
+        place_lane(p, tile, n)
         n["memory"] = p.let(p.call(f"shared_float32_{tile.room}"), "s")
         for name, word in (("kept_1", tile.width_at), ("slot_1", tile.values_at)):
             n[name] = p.let(p.call("at", n["memory"], str(word)), "s")
         n["kept_0"] = n["memory"]
-        self._place_products(lane, rows, columns)
-
-    def _place_block(self) -> None:
-        """The block's first row, and the tiles of columns that it meets: ``tiles`` from ``start`` on.
-        Blocks that meet most come first."""
-        p, n, f, tile = self.p, self.names, self.form, self.tile
-        block = p.let(p.call("block"), "b")
-        down = p.extent(dim.ceil_div(f.own.extent, tile.rows))
-        number = p.call("remainder", block, down)
-        if f.attrs.is_causal and not f.is_across:
-            number = p.call("minus", p.call("minus", down, "1"), number)
-        n["first"] = p.let(p.call("times", p.let(number, "n"), str(tile.rows)), "m")
-        p.decode(p.let(p.call("quotient", block, down), "b"), f.heads)
-        n["start"] = "0"
-        tiles = p.extent(dim.ceil_div(self.other.extent, tile.keys))
-        if f.attrs.is_causal and f.is_across:
-            n["start"] = p.let(p.call("quotient", n["first"], str(tile.keys)), "n")
-            tiles = p.call("minus", tiles, n["start"])
-        elif f.attrs.is_causal:
-            seen = p.call("plus", n["first"], str(tile.rows + tile.keys - 1))
-            tiles = p.call("lesser", tiles, p.call("quotient", seen, str(tile.keys)))
-        n["tiles"] = p.let(tiles, "n")
-
-    def _place_products(self, lane: str, rows: str, columns: str) -> None:
-        """For both operands, the rows of matrices that this lane names to ldmatrix: of what is
-        kept, and, from a tile's start on, of what is met; and its own place in that as values."""
-        p, n, tile = self.p, self.names, self.tile
-        low, half = p.call("remainder", lane, "16"), p.call("quotient", lane, "16")
-        own = p.let(p.call("plus", rows, low), "r")
-        turned = p.call("plus", p.call("remainder", lane, "8"), p.call("times", half, "8"))
-        column = p.let(p.call("plus", columns, turned), "k")
-        words = p.let(p.call("remainder", p.call("quotient", lane, "8"), "2"), "q")
-        half = p.let(half, "q")
+        lane = MatrixRows(p, self.form.engine, n)
         for place, length in enumerate((tile.depth, tile.width)):
             stride = tile.stride(length)
-            left = self._word(own, half, stride, 4)
-            n[f"left_{place}"] = p.let(p.call("at", n[f"kept_{place}"], left), "a")
-            n[f"right_{place}"] = self._word(column, words, stride, 4)
-            if self.form.engine is Engine.BF16:
-                key = p.let(p.call("plus", columns, low), "k")
-                n[f"values_{place}"] = self._word(key, half, stride, 4)
-            else:
-                n[f"values_{place}"] = self._word(n["column"], n["group"], stride, 1)
-
-    def _word(self, row: str, group: str, stride: int, size: int) -> str:
-        """Where a row's group of words lies."""
-        p = self.p
-        column = p.call("times", group, str(size)) if size > 1 else group
-        return p.let(p.call("plus", p.call("times", row, str(stride)), column), "i")
+            left = p.call("at", n[f"kept_{place}"], lane.left(stride))
+            n[f"left_{place}"] = p.let(left, "a")
+            # from a tile's start on, which differs
+            n[f"right_{place}"], n[f"values_{place}"] = lane.right(stride), lane.values(stride)
 
     # -- the loop ----------------------------------------------------------------------------------
 
@@ -150,8 +98,8 @@ class _Kernel:
         for place, columns in enumerate(tile.gradients):
             p.line(f"made_{place} = {p.call(f'tile_zero_{columns // 2}')}")
         if not f.is_across:
-            rows = [p.index("plus", n["row"], str(8 * row)) for row in range(ROWS)]
-            self._read_numbers(rows, ("bases", "inverses", "deltas"))
+            rows = [p.index("plus", n["row"], str(8 * row)) for row in range(LANE_ROWS)]
+            read_numbers(p, f, rows, ("bases", "inverses", "deltas"))
         for place, side in enumerate(self.kept):
             self.operands.bring(side, n[f"kept_{place}"], n["first"])
         self._end(0, [], "0")
@@ -167,7 +115,7 @@ class _Kernel:
             second = self.operands.fetch(self.met[1], first)
             self._score("weights", 0)
             if f.is_across:
-                self._read_numbers(columns_, ("bases", "inverses"))
+                read_numbers(p, f, columns_, ("bases", "inverses"))
             self._weigh(first, column, columns_)
             self._end(1, second, step)
             later = p.let(p.call("plus", step, "1"), "n")
@@ -175,7 +123,7 @@ class _Kernel:
             self._score("slopes", 1)
             if f.is_across:
                 self._add_gradient(1, "weights")
-                self._read_numbers(columns_, ("deltas",))
+                read_numbers(p, f, columns_, ("deltas",))
             scale = p.number(f.attrs.scale, FLOAT32)
             name = f"gradients_slopes_{tile.fragments}_{self.across}"
             p.line(f"slopes = {p.call(name, 'weights', 'slopes', 'deltas', scale)}")
@@ -183,10 +131,8 @@ class _Kernel:
             self._add_gradient(0, "slopes")
             self._end(0, following, later)
 
-    def _first_column(self, tile: str) -> str:
-        p, start = self.p, self.names["start"]
-        number = tile if start == "0" else p.call("plus", start, tile)
-        return p.let(p.call("times", number, str(self.tile.keys)), "k")
+    def _first_column(self, number: str) -> str:
+        return first_column(self.p, self.tile, self.names["start"], number)
 
     def _tile_of(self, number: str) -> tuple[str, list[str]]:
         """The first column of the block's tile of that number, and whether there is one."""
@@ -217,17 +163,6 @@ class _Kernel:
         right = self.p.let(self.p.call("at", n[f"slot_{place}"], n[f"right_{place}"]), "a")
         length = self.met[place].length
         self.operands.add_scores(target, n[f"left_{place}"], right, length)
-
-    def _read_numbers(self, queries: Sequence[str], which: Sequence[str]) -> None:
-        """``bases``, ``inverses`` or ``deltas`` of this lane's queries."""
-        p, f = self.p, self.form
-        numbers = dict(zip(("bases", "inverses", "deltas"), f.numbers, strict=True))
-        for name in which:
-            found = []
-            for query in queries:
-                p.names[f.row.symbol.name] = query
-                found.append(p.expression(numbers[name]))
-            p.line(f"{name} = ({', '.join(found)})")
 
     def _weigh(self, first: str, column: str, columns: Sequence[str]) -> None:
         """Scores become weights."""
@@ -292,46 +227,14 @@ class _Kernel:
         p, f, tile = self.p, self.form, self.tile
         extents = (static(f.depth.extent), static(f.width.extent))
         before = 0
-        for place, width in enumerate(tile.gradients):
+        for place, (extent, width) in enumerate(zip(extents, tile.gradients, strict=False)):
             if place:
                 p.do("barrier")
-            self._stage(place, width)
-            with p.loop(tile.rows * width // THREADS) as step:
-                self._store_one(step, extents[place], width, before)
-            before += extents[place]
-
-    def _stage(self, place: int, width: int) -> None:
-        """Warps that share rows add theirs up there, one after another."""
-        p, n, tile = self.p, self.names, self.tile
-        stride = tile.staged(width)
-        word = self._word(n["own"], n["place"], stride, 2)
-        target = p.let(p.call("at", n["memory"], word), "a")
-        for warp in range(tile.across):
-            name = f"fragments_added_{width // 8}_{stride}"
-            if warp == 0:
-                name = f"mma_stage_1_{width // 8}_0_{stride}"
-            mine = [p.call("below", n["x"], str(warp + 1))]
-            mine += [p.call("below", str(warp - 1), n["x"])] if warp else []
-            with p.where(mine if tile.across > 1 else []):
-                p.do(name, f"made_{place}", target)
-            p.do("barrier")
-
-    def _store_one(self, step: str, extent: int, width: int, before: int) -> None:
-        p, f, tile = self.p, self.form, self.tile
-        turn = p.call("plus", p.call("times", step, str(THREADS)), self.names["thread"])
-        flat = p.let(turn, "i")
-        local, column = (p.index(x, flat, str(width)) for x in ("quotient", "remainder"))
-        row = p.let(p.call("plus", self.names["first"], local), "r")
-        inside = [p.call("below", row, p.extent(f.own.extent))]
-        if extent != width:
-            inside.append(p.call("below", column, str(extent)))
-        with p.where(inside):
-            p.names[f.own.symbol.name] = row
-            p.names[f.column.symbol.name] = p.index("plus", column, str(before))
-            word = p.index("plus", p.index("times", local, str(tile.staged(width))), column)
-            value = p.let(p.call("load_float32", self.names["memory"], word))
-            offset = p.extent(p.kernel.buffers[-1].offset(f.position))
-            p.store(offset, p.expression(f.value, value))
+            stride = tile.staged(width)
+            stage(p, tile, self.names, f"made_{place}", width, stride)
+            staged = Staged(f.own, tile.rows, width, stride, extent, before)
+            store_staged(p, f, self.names, staged)
+            before += extent
 
 
 __all__ = ["print_warp_gradient"]

@@ -17,8 +17,6 @@ from .forms import THREADS, Engine
 from .printer import Printer
 
 STEPS = 4  # of 8 words of the depth, that are multiplied in one piece
-PROMOTED = 8 * STEPS  # terms that 3xtf32 leaves to the tensor cores' own additions
-HELD = 128  # of a lane's registers, for outputs, scores and what is on its way
 Group: TypeAlias = tuple[str, Sequence[str], tuple[str, ...]]
 
 
@@ -36,7 +34,7 @@ class WarpOperands:
     def fetch(self, side: Side, outer: str, wanted: Sequence[str] = ()) -> list[Group]:
         """This thread's groups of a side's tile from ``outer`` on, zeros where they are not
         wanted; none if they come later."""
-        if side.width == 1 or self.tile.held > HELD:
+        if side.width == 1 or not self.tile.is_ahead:
             return []
         turns = (str(part * THREADS) for part in range(self._turns(side)))
         return [
@@ -135,4 +133,4 @@ class WarpOperands:
         p.line(f"{target} = {p.call(f'tile_add_{4 * count}', target, piece)}")
 
 
-__all__ = ["PROMOTED", "Group", "WarpOperands"]
+__all__ = ["Group", "WarpOperands"]

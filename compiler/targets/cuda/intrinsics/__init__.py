@@ -20,7 +20,6 @@ from . import (
     attention_gradient,
     conversions,
     copies,
-    gradient_fragments,
     memory,
     tensor_cores,
     tiles,
@@ -35,8 +34,7 @@ from .scalars import scalar
 _FAMILIES: dict[str, Callable[[str], Any]] = {
     **attention.FAMILIES, **attention_fragments.FAMILIES,
     **attention_gradient.FAMILIES, **conversions.FAMILIES, **copies.FAMILIES,
-    **gradient_fragments.FAMILIES, **memory.FAMILIES,
-    **tiles.FAMILIES, **tensor_cores.FAMILIES, **transforms.FAMILIES,
+    **memory.FAMILIES, **tiles.FAMILIES, **tensor_cores.FAMILIES, **transforms.FAMILIES,
     **warpgroups.FAMILIES, **winograd.FAMILIES,
 }  # fmt: skip
 _PLAIN = {**PLAIN, **copies.PLAIN, **warpgroups.PLAIN}

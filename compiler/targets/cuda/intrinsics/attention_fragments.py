@@ -16,13 +16,13 @@ from numba import types
 
 from ....tensor_type import FLOAT32
 from ...cpu.lowering.representation import I32, I64
+from ..attention_warps import LANE_ROWS
 from .attention import F32, LOWEST, POINTER, ZERO, exponential, larger
 from .define import Operand, called, define, packed, tile_type, unpacked
 from .memory import SHARED, load_vector, shared_address, store_vector
 from .scalars import fma, rounded_once
 from .tensor_cores import Fragments, bfloat16_pair, ldmatrix, multiply, rounded_to_tf32
 
-ROWS = 2  # of a lane
 AT_ONCE = 4  # fragments of columns whose sums grow together
 
 
@@ -35,7 +35,7 @@ def fragments(rest: str) -> Any:
 
 def row_of(at: int) -> int:
     """Which of a lane's rows one of its numbers is in."""
-    return at // 2 % ROWS
+    return at // 2 % LANE_ROWS
 
 
 # -- scores ----------------------------------------------------------------------------------------
@@ -81,42 +81,42 @@ def _raised(count: int) -> Any:
     """``fragments_raised(largest, tile)``: each row's largest score so far; a NaN is none."""
 
     def emit(b: Any, largest: Operand, tile: Operand) -> Operand:
-        scores, found = unpacked(b, tile, 4 * count), unpacked(b, largest, ROWS)
-        for row in range(ROWS):
+        scores, found = unpacked(b, tile, 4 * count), unpacked(b, largest, LANE_ROWS)
+        for row in range(LANE_ROWS):
             first, *others = (score for at, score in enumerate(scores) if row_of(at) == row)
             for other in others:
                 first = larger(b, first, other)
             found[row] = larger(b, found[row], _shared_by_row(b, first, larger))
         return packed(b, found)
 
-    return define(tile_type(ROWS), [tile_type(ROWS), tile_type(4 * count)], emit)
+    return define(tile_type(LANE_ROWS), [tile_type(LANE_ROWS), tile_type(4 * count)], emit)
 
 
 def _weights(count: int) -> Any:
     """``fragments_weights(tile, bases)``: exp(score - base)."""
 
     def emit(b: Any, tile: Operand, bases: Operand) -> Operand:
-        base, scores = unpacked(b, bases, ROWS), unpacked(b, tile, 4 * count)
+        base, scores = unpacked(b, bases, LANE_ROWS), unpacked(b, tile, 4 * count)
         return packed(b, [exponential(b, x, base[row_of(at)]) for at, x in enumerate(scores)])
 
     kind = tile_type(4 * count)
-    return define(kind, [kind, tile_type(ROWS)], emit)
+    return define(kind, [kind, tile_type(LANE_ROWS)], emit)
 
 
 def _totals(count: int) -> Any:
     """``fragments_totals(totals, factors, tile)``: this lane's sums of each row's weights."""
 
     def emit(b: Any, totals: Operand, factors: Operand, tile: Operand) -> Operand:
-        weights, found = unpacked(b, tile, 4 * count), unpacked(b, totals, ROWS)
-        by = unpacked(b, factors, ROWS)
-        for row in range(ROWS):
+        weights, found = unpacked(b, tile, 4 * count), unpacked(b, totals, LANE_ROWS)
+        by = unpacked(b, factors, LANE_ROWS)
+        for row in range(LANE_ROWS):
             new, *others = (x for at, x in enumerate(weights) if row_of(at) == row)
             for other in others:
                 new = _add(b, new, other)
             found[row] = fma(b, FLOAT32, found[row], by[row], new)
         return packed(b, found)
 
-    kind = tile_type(ROWS)
+    kind = tile_type(LANE_ROWS)
     return define(kind, [kind, kind, tile_type(4 * count)], emit)
 
 
@@ -124,9 +124,9 @@ def _whole() -> Any:
     """``fragments_whole(totals)``: each row's sum, the same in all of its lanes."""
 
     def emit(b: Any, totals: Operand) -> Operand:
-        return packed(b, [_shared_by_row(b, x, _add) for x in unpacked(b, totals, ROWS)])
+        return packed(b, [_shared_by_row(b, x, _add) for x in unpacked(b, totals, LANE_ROWS)])
 
-    return define(tile_type(ROWS), [tile_type(ROWS)], emit)
+    return define(tile_type(LANE_ROWS), [tile_type(LANE_ROWS)], emit)
 
 
 # -- outputs ---------------------------------------------------------------------------------------
@@ -142,14 +142,14 @@ def _values(engine: str, stride: int, count: int, columns: int) -> Any:
     """
 
     def emit(b: Any, made: Operand, factors: Operand, tile: Operand, v: Operand) -> Operand:
-        found, by = unpacked(b, made, 4 * columns), unpacked(b, factors, ROWS)
+        found, by = unpacked(b, made, 4 * columns), unpacked(b, factors, LANE_ROWS)
         weights = unpacked(b, tile, 4 * count)
         for at, new in times_values(b, engine, weights, v, stride, columns):
             found[at] = fma(b, FLOAT32, found[at], by[row_of(at)], new)
         return packed(b, found)
 
     kind = tile_type(4 * columns)
-    return define(kind, [kind, tile_type(ROWS), tile_type(4 * count), POINTER], emit)
+    return define(kind, [kind, tile_type(LANE_ROWS), tile_type(4 * count), POINTER], emit)
 
 
 def times_values(
@@ -206,14 +206,14 @@ def _divided(columns: int, has_zeros: int) -> Any:
 
     def emit(b: Any, made: Operand, totals: Operand) -> Operand:
         by = []
-        for total in unpacked(b, totals, ROWS):
+        for total in unpacked(b, totals, LANE_ROWS):
             inverse = b.fdiv(ir.Constant(F32, 1.0), total)
             is_empty = b.fcmp_ordered("==", total, ZERO)
             by.append(b.select(is_empty, ZERO, inverse) if has_zeros else inverse)
         return _times_rows(b, made, columns, by)
 
     kind = tile_type(4 * columns)
-    return define(kind, [kind, tile_type(ROWS)], emit)
+    return define(kind, [kind, tile_type(LANE_ROWS)], emit)
 
 
 def _rescaled(columns: int) -> Any:
@@ -221,8 +221,8 @@ def _rescaled(columns: int) -> Any:
     kind = tile_type(4 * columns)
     return define(
         kind,
-        [kind, tile_type(ROWS)],
-        lambda b, made, factors: _times_rows(b, made, columns, unpacked(b, factors, ROWS)),
+        [kind, tile_type(LANE_ROWS)],
+        lambda b, made, factors: _times_rows(b, made, columns, unpacked(b, factors, LANE_ROWS)),
     )
 
 
@@ -241,14 +241,14 @@ def _most(across: int, rows: int) -> Any:
 
     def emit(b: Any, kept: Operand) -> Operand:
         found = []
-        for row in range(ROWS):
+        for row in range(LANE_ROWS):
             most, *others = (_kept(b, kept, warp * rows + 8 * row) for warp in range(across))
             for other in others:
                 most = larger(b, most, other)
             found.append(most)
         return packed(b, found)
 
-    return define(tile_type(ROWS), [POINTER], emit)
+    return define(tile_type(LANE_ROWS), [POINTER], emit)
 
 
 def _total(across: int, rows: int) -> Any:
@@ -257,7 +257,7 @@ def _total(across: int, rows: int) -> Any:
 
     def emit(b: Any, kept: Operand, bases: Operand) -> Operand:
         found = []
-        for row, base in enumerate(unpacked(b, bases, ROWS)):
+        for row, base in enumerate(unpacked(b, bases, LANE_ROWS)):
             total: Operand = ZERO
             for warp in range(across):
                 most, sum_ = (
@@ -267,7 +267,7 @@ def _total(across: int, rows: int) -> Any:
             found.append(total)
         return packed(b, found)
 
-    return define(tile_type(ROWS), [POINTER, tile_type(ROWS)], emit)
+    return define(tile_type(LANE_ROWS), [POINTER, tile_type(LANE_ROWS)], emit)
 
 
 def _add_staged(columns: int, stride: int) -> Any:

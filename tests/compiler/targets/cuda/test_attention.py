@@ -8,7 +8,7 @@ first rows of each list in ROWS; ``--all-kernels`` takes all.
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -36,6 +36,7 @@ from netloom.compiler.targets.cuda.split_attention import parts_of
 from netloom.compiler.tensor_type import BOOL, FLOAT16, FLOAT32, DType, TensorType
 from tests.compiler.targets.cuda import emulated
 from tests.compiler.targets.cuda.networks import transformer_block
+from tests.compiler.targets.cuda.rows import parametrize_rows
 from tests.compiler.targets.cuda.test_forms import barriers, without_barrier
 from tests.oracle import expected
 from tests.ptx_emulator.machine import emulate
@@ -62,6 +63,7 @@ ROWS: Mapping[str, tuple[int, Sequence[Any]]] = {
                 (3, False, ((3, S),), (64, 129)))),
     "has_zeros": (1, (True, False)),
     "border": (2, (("causal", 1), ("bounded", -1), ("causal", -1), ("bounded", 1))),
+    "network": (1, ("decoder", "transformer block")),
     "banks": (1, ((2, 64, 64), (2, 16, 128), (2, 64, 128))),  # heads, queries and keys, depth
     # shape, attributes, rows of a tile, most registers
     "layer": (2, (
@@ -75,10 +77,7 @@ ROWS: Mapping[str, tuple[int, Sequence[Any]]] = {
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
-    is_all = metafunc.config.getoption("--all-kernels")
-    for name in ROWS.keys() & set(metafunc.fixturenames):
-        number, rows = ROWS[name]
-        metafunc.parametrize(name, rows if is_all else rows[:number], ids=str)
+    parametrize_rows(metafunc, ROWS)
 
 
 def attention(*shapes: Shape, mask: DType = FLOAT32, **attrs: Any) -> Graph:
@@ -258,7 +257,7 @@ def test_large_tiles(large: tuple[int, int, int, bool], monkeypatch: pytest.Monk
 def test_the_error_does_not_grow_with_the_keys() -> None:
     """Keys in rising order of their scores raise the largest one in every tile."""
     graph = attention((L, 1), (S, 1), (S, 3))
-    keys = 1500
+    keys = 700
     inputs = {
         "q": np.ones((17, 1), np.float32),
         "k": np.linspace(0, 12, keys, dtype=np.float32).reshape(keys, 1),
@@ -402,11 +401,22 @@ def decoder(x: nl.Symbolic) -> nl.Symbolic:
     return nl.layer_norm(x)
 
 
+NETWORKS: Mapping[str, Callable[[], Graph]] = {
+    "transformer block": transformer_block,
+    "decoder": lambda: decoder.graph(x=nl.tensor(1, "T", 16)),
+}
+
+
+def test_attention_is_found_in_networks() -> None:
+    for made in NETWORKS.values():
+        options = CudaOptions()
+        plan({"run": made()}, PIPELINE, options)
+        assert {decision.strategy for decision in options.decisions} == {NAME}
+
+
 @needs_compiler
-@pytest.mark.parametrize("graph", [
-    transformer_block(), decoder.graph(x=nl.tensor(1, "T", 16)),
-], ids=["transformer block", "decoder"])  # fmt: skip
-def test_networks(graph: Graph) -> None:
+def test_networks(network: str) -> None:
+    graph = NETWORKS[network]()
     dims = {"T": 35}
     options = CudaOptions()
     inputs = values_of(graph, dims)

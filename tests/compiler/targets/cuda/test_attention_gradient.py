@@ -37,6 +37,7 @@ from netloom.compiler.targets.cuda.source import KernelSource
 from netloom.compiler.targets.cuda.split_attention import NUMBERS, NumbersAttrs
 from netloom.compiler.tensor_type import BOOL, FLOAT16, FLOAT32, DType, TensorType
 from tests.compiler.targets.cuda import emulated
+from tests.compiler.targets.cuda.rows import parametrize_rows
 from tests.compiler.targets.cuda.test_attention import decoder
 from tests.compiler.targets.cuda.test_forms import barriers, without_barrier
 from tests.ptx_emulator.machine import emulate
@@ -80,10 +81,7 @@ ROWS: Mapping[str, tuple[int, Sequence[Any]]] = {
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
-    is_all = metafunc.config.getoption("--all-kernels")
-    for name in ROWS.keys() & set(metafunc.fixturenames):
-        number, rows = ROWS[name]
-        metafunc.parametrize(name, rows if is_all else rows[:number], ids=str)
+    parametrize_rows(metafunc, ROWS)
 
 
 def kernel_graph(shapes: Sequence[Shape], wrt: str, mask: DType = FLOAT32, **attrs: Any) -> Graph:

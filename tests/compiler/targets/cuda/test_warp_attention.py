@@ -27,6 +27,7 @@ from netloom.compiler.targets.cuda.source import KernelSource
 from netloom.compiler.targets.cuda.split_attention import parts_of
 from netloom.compiler.tensor_type import BOOL, FLOAT32, TensorType
 from tests.compiler.targets.cuda import emulated
+from tests.compiler.targets.cuda.rows import parametrize_rows, parametrize_shapes
 from tests.compiler.targets.cuda.test_attention import (
     NAME,
     L,
@@ -84,17 +85,8 @@ ROWS: Mapping[str, tuple[int, Sequence[Any]]] = {
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
-    is_all = metafunc.config.getoption("--all-kernels")
-    if "shape" in metafunc.fixturenames:
-        rows = [
-            (name, precision)
-            for name, (*_, precisions) in SHAPES.items()
-            for precision in (BOUNDS if is_all else precisions)
-        ]
-        metafunc.parametrize(("shape", "precision"), rows)
-    for name in ROWS.keys() & set(metafunc.fixturenames):
-        number, rows_of = ROWS[name]
-        metafunc.parametrize(name, rows_of if is_all else rows_of[:number], ids=str)
+    parametrize_rows(metafunc, ROWS)
+    parametrize_shapes(metafunc, SHAPES, BOUNDS)
 
 
 def form_of(graph: Graph, precision: str) -> FusedAttention:

@@ -27,6 +27,7 @@ from netloom.compiler.targets.cuda.forms import DeviceKernel, FusedGradient
 from netloom.compiler.targets.cuda.source import KernelSource
 from netloom.compiler.tensor_type import BOOL, FLOAT32, DType
 from tests.compiler.targets.cuda import emulated
+from tests.compiler.targets.cuda.rows import parametrize_rows, parametrize_shapes
 from tests.compiler.targets.cuda.test_attention_gradient import (
     NAME,
     L,
@@ -94,17 +95,8 @@ ROWS: Mapping[str, tuple[int, Sequence[Any]]] = {
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
-    is_all = metafunc.config.getoption("--all-kernels")
-    if "shape" in metafunc.fixturenames:
-        rows = [
-            (name, precision)
-            for name, (*_, precisions) in SHAPES.items()
-            for precision in (BOUNDS if is_all else precisions)
-        ]
-        metafunc.parametrize(("shape", "precision"), rows)
-    for name in ROWS.keys() & set(metafunc.fixturenames):
-        number, rows_of = ROWS[name]
-        metafunc.parametrize(name, rows_of if is_all else rows_of[:number], ids=str)
+    parametrize_rows(metafunc, ROWS)
+    parametrize_shapes(metafunc, SHAPES, BOUNDS)
 
 
 @cache
@@ -185,7 +177,8 @@ def test_special_values(has_zeros: bool) -> None:
 
 @needs_compiler
 def test_a_warp_for_every_16_rows(monkeypatch: pytest.MonkeyPatch, many: tuple[str, str]) -> None:
-    """The best source, and the general one, whose tiles have half as many columns."""
+    """Each source: operands on their way while others are multiplied or not, and tiles of half as
+    many columns."""
     monkeypatch.setattr(attention_warps, "MANY_BLOCKS", 1)
     wrt, precision = many
     shapes = ((150, 24), (190, 24), (190, 32))
@@ -193,7 +186,7 @@ def test_a_warp_for_every_16_rows(monkeypatch: pytest.MonkeyPatch, many: tuple[s
     tile = tile_of(graph, precision)
     assert (tile.rows, tile.keys) == (128, 64)
     sources = source_of(graph, precision)[0].of("sm_80")
-    assert len(sources) == 2 and sources[0].text != sources[1].text
+    assert len(sources) == 4 == len({source.text for source in sources})
     for source in sources:
         y, wanted, _ = launched(compiled(source), graph, precision)
         assert distance(y, wanted) <= BOUNDS[precision]
@@ -253,13 +246,16 @@ def test_banks_do_not_conflict(banks: tuple[str, str]) -> None:
 def test_layers_of_networks_pass_the_gates(
     layer: tuple[tuple[tuple[int, int, int, str, bool], tuple[int, int]], str],
 ) -> None:
-    """For sm_80 and sm_90a, by the best source: without spills, float64 or atomics."""
+    """For sm_80 and sm_90a, by the best source, which fetches one operand while another is
+    multiplied: without spills, float64 or atomics."""
     ((length, heads, depth, wrt, is_causal), tile), precision = layer
     graph = kernel_graph(((heads, length, depth),) * 3, wrt, is_causal=is_causal, scale=0.125)
     chosen = tile_of(graph, precision)
     if precision != "bf16":  # whose operands take half of the memory
         assert (chosen.rows, chosen.keys) == tile
-    source = source_of(graph, precision)[0].of("sm_80")[0]
+    source, apart, *_ = source_of(graph, precision)[0].of("sm_80")
+    fetches = [text.count("load4_if_float32(") for text in (source.text, apart.text)]
+    assert fetches[0] > fetches[1]
     code = compile_kernel(replace(source, special=()))
     assert INSTRUCTIONS[precision] in code.ptx
     assert not re.search(r"\b(atom|red)\.|\.f64\b", code.ptx)
@@ -295,8 +291,9 @@ def test_the_tile_fits_a_block(per_word: int) -> None:
                 for number in (1, 2):
                     tile = warp_gradient_tile(rows, 192, depth, width, per_word, number)
                     assert 4 * tile.room <= 163 << 10 and tile.sums <= 160
-                    fewer = tile.with_fewer_keys()
-                    assert (fewer or tile).keys >= 32 and (fewer or tile).own_keys >= 16
+                    while (lighter := tile.lighter()) is not None:
+                        tile = lighter
+                    assert tile.keys >= 32 and tile.own_keys >= 16
 
 
 @pytest.mark.parametrize("precision", BOUNDS)
@@ -306,8 +303,10 @@ def test_selection(precision: str) -> None:
     _, options, _ = planned(differentiated(shape, shape, shape), precision=precision)
     chosen = [d for d in options.decisions if d.op == "attention_gradient"]
     assert [d.strategy for d in chosen] == [NAME] * 3
-    _, options, _ = planned(differentiated((9, 8), (S, 8), (S, 8)), precision=precision)
     long = (20000, 8)
     _, options, _ = planned(differentiated((9, 8), long, long), precision=precision)
-    for decision in (d for d in options.decisions if d.op == "attention_gradient"):
+    refused = [d for d in options.decisions if d.op == "attention_gradient"]
+    assert len(refused) == 3
+    for decision in refused:
+        assert decision.strategy != NAME
         assert "more than 16384 queries or keys" in decision.rejected[NAME]
