@@ -283,6 +283,7 @@ REFUSED = [  # rows that the type rule of their op must not take
     row("scatter", "float32[5]", "int64[2]", "float32[3]", axis=0),
     row("scatter", "float32[5]", "int64[2]", "float32[2]", axis=0, reduction="mean"),
     row("scatter", "bool[5]", "int64[2]", "bool[2]", axis=0),
+    row("scatter_last", "float32[5]", "int64[2]", "float32[3]", axis=0),
 ]  # fmt: skip
 
 

@@ -30,7 +30,6 @@ from .ir import (
     Buffer,
     Kind,
     LaneFold,
-    Let,
     Load,
     Statement,
     Store,
@@ -39,6 +38,7 @@ from .ir import (
     loop,
     variable,
 )
+from .numbering import over_items
 from .plan import CHAIN, Machine
 from .tiling import row_and_column_counts
 
@@ -97,24 +97,13 @@ class _Attention:
     # -- work items --------------------------------------------------------------------------------
 
     def loops(self, item: Symbol) -> tuple[Extent, Statement]:
-        """Items: heads, blocks of rows. Only the outermost part of an item's number may have a
-        symbolic extent; other symbolic axes are loops inside."""
+        """Items: heads, blocks of rows."""
         in_item = self.rows * self.tiles
         axes = [Axis.of(f"p{place}", extent) for place, extent in enumerate(self.heads)]
         rows = Axis.of("rb", dim.ceil_div(self.queries, in_item))
         self.at_heads, self.first = tuple(axis.position for axis in axes), rows.position * in_item
         axes.append(rows)
-        symbolic = [axis for axis in axes if isinstance(axis.extent, Dim)]
-        outer = [*symbolic[:1], *(axis for axis in axes if isinstance(axis.extent, int))]
-        body = self._item()
-        for axis in symbolic[1:]:
-            body = loop(axis.symbol, axis.extent, body)
-        rest: Extent = Dim.of(item)
-        for axis in reversed(outer[1:]):
-            assert isinstance(axis.extent, int)
-            body = Let(axis.symbol, rest % axis.extent, body)
-            rest = rest // axis.extent
-        return dim.product([axis.extent for axis in outer]), Let(outer[0].symbol, rest, body)
+        return over_items(axes, item, self._item())
 
     def _item(self) -> Statement:
         tile = variable("t", self.tiles)

@@ -23,14 +23,14 @@ from __future__ import annotations
 
 import enum
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import TypeAlias
 
 from .. import dim
 from ..dim import Dim, Extent, Symbol
-from ..scalar import Checked, Expr, Guarded, Index
+from ..scalar import Checked, Expr, Guarded, Index, post_order
 from ..tensor_type import DType
 
 # of every vector, whatever the machine's registers: narrower machines use several a vector
@@ -114,8 +114,9 @@ class Kind(enum.Enum):
 @dataclass(frozen=True, eq=False)
 class Store:
     """``bypasses_cache``: a hint that the element is not read again soon, for results that the
-    last-level cache does not keep: lines that are stored whole need not be read before. Outside
-    vector loops, parts of the index may be computed at run time."""
+    last-level cache does not keep: lines that are stored whole need not be read before. Parts of
+    the index may be computed at run time; in vector loops all lanes share these, and store
+    neighbours."""
 
     buffer: Buffer
     index: tuple[Extent | Expr, ...]
@@ -131,6 +132,13 @@ class Store:
     def extents(self) -> tuple[Extent, ...]:
         """The parts of the index that loop variables decide."""
         return tuple(part for part in self.index if not isinstance(part, Expr))
+
+    @property
+    def is_row(self) -> bool:
+        """Whether lanes store neighbours at a place whose computed parts they share."""
+        parts = (n for root in self.index_expressions for n in post_order([root]))
+        shared = LANE not in dim.symbols_of([e for part in parts for e in extents_in(part)])
+        return shared and slope_along(self.buffer.offset(without_computed(self.index)), LANE) == 1
 
 
 @dataclass(frozen=True, eq=False)
@@ -242,6 +250,11 @@ def extents_in(item: Statement | Expr) -> tuple[Extent, ...]:
         case Allocate(buffer):
             return buffer.shape
     return ()
+
+
+def without_computed(index: Sequence[Extent | Expr]) -> tuple[Extent, ...]:
+    """An index with 0 for the parts that are computed at run time."""
+    return tuple(0 if isinstance(part, Expr) else part for part in index)
 
 
 def slope_along(offset: Extent, symbol: Symbol) -> int | None:

@@ -27,6 +27,7 @@ NEAR_BYTES = 320 << 10  # that a chunk of terms reads again and again, at most
 NEAR_OPERAND = 512 << 10  # bytes of an operand that stays in the L2 cache while tiles sweep it
 ENOUGH_ITEMS = 32  # of products of their own, so that the rows of one need not be shared out
 LEAST_ITEMS = 8  # that such a kernel keeps
+LEAST_ROW = 64  # elements behind each other that are worth a way through memory in another order
 ENOUGH_AGAIN = 16  # tiles of rows that read a part of the columns which is kept near
 ROW_TOTALS = 512  # vectors of a row that an item keeps while it reads row after row
 
@@ -53,26 +54,38 @@ def with_items(space: Space, tile: Tile, chains: Chains, row: Axis | None = None
     is_summed = space.elements.compute is not None and tile.has_lanes and not tile.lanes_reduce
     if not inner and is_summed and chains.outer:
         space, tile, outer, inner = _kept(space, tile, chains, outer)
-    items, swept = _shared_out(outer, tile.rows, is_in_order)
+    behind = dim.product([axis.extent for axis in inner]) * (LANES if tile.has_lanes else 1)
+    is_long = isinstance(behind, Dim) or behind >= LEAST_ROW
+    items, swept = _in_order(outer, is_long) if is_in_order else _shared_out(outer, tile.rows)
     return Plan(space, tile, chains, tuple(items), tuple(swept), tuple(inner))
 
 
-def _shared_out(
-    outer: Sequence[Axis], rows: Axis | None, is_in_order: bool
-) -> tuple[list[Axis], list[Axis]]:
-    """(axes of items, axes swept inside an item): only the outermost one of the items may have a
-    symbolic extent. What is walked in the order of memory is swept in that order, and so are rows
-    that are not the outermost axis."""
-    symbolic = [axis for axis in outer if isinstance(axis.extent, Dim)]
-    if len(symbolic) == 1 and symbolic[0] == rows and outer[0] != rows and not is_in_order:
-        place = list(outer).index(symbolic[0])
+def _in_order(outer: Sequence[Axis], has_long_rows: bool) -> tuple[list[Axis], list[Axis]]:
+    """(axes of items, axes swept inside an item) of what is walked in the order of memory. Only one
+    axis of items may be free: none where those before it are enough items; else the outermost one,
+    or, of two in front of long rows, the second one, for a batch is often 1."""
+    free = [place for place, axis in enumerate(outer) if isinstance(axis.extent, Dim)]
+    if not free:
+        return list(outer), []
+    before = list(outer[: free[0]])
+    if math.prod(axis.extent for axis in before if isinstance(axis.extent, int)) >= LEAST_ITEMS:
+        return before, list(outer[free[0] :])
+    if len(free) == 1:
+        return [outer[free[0]], *before, *outer[free[0] + 1 :]], []
+    if has_long_rows and free[1] == len(outer) - 1:
+        return [outer[-1]], list(outer[:-1])
+    known = [axis for axis in outer[: free[1]] if axis is not outer[free[0]]]
+    return [outer[free[0]], *known], list(outer[free[1] :])
+
+
+def _shared_out(outer: Sequence[Axis], rows: Axis | None) -> tuple[list[Axis], list[Axis]]:
+    """(axes of items, axes swept inside an item): only the outermost one of the items may be free.
+    Rows that are not the outermost axis are swept."""
+    free = [axis for axis in outer if isinstance(axis.extent, Dim)]
+    if len(free) == 1 and free[0] == rows and outer[0] != rows:
+        place = list(outer).index(free[0])
         return list(outer[:place]), list(outer[place:])
-    if not is_in_order or len(symbolic) < 2:
-        kept = [*symbolic[:1], *(axis for axis in outer if axis not in symbolic)]
-        return kept, symbolic[:0:-1]
-    place = list(outer).index(symbolic[1])
-    known = [axis for axis in outer[:place] if axis is not symbolic[0]]
-    return [symbolic[0], *known], list(outer[place:])
+    return [*free[:1], *(axis for axis in outer if axis not in free)], free[:0:-1]
 
 
 def _enough_work(

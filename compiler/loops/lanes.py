@@ -13,9 +13,20 @@ from functools import lru_cache
 from math import gcd
 
 from .. import dim
-from ..dim import Dim, Extent
+from ..dim import Dim, Extent, Minimum, Symbol
 from ..scalar import Expr, Guarded, children
-from .ir import LANE, LANES, Block, Buffer, If, LaneFold, Load, Statement, Store
+from .ir import (
+    LANE,
+    LANES,
+    Block,
+    Buffer,
+    If,
+    LaneFold,
+    Load,
+    Statement,
+    Store,
+    without_computed,
+)
 
 
 @dataclass(frozen=True)
@@ -29,12 +40,13 @@ class Conflict:
 
 @dataclass(frozen=True)
 class _Access:
-    """An element that each lane stores or loads; ``offset`` is None if it is not known when
-    compiling.
+    """An element that each lane stores or loads; ``offset`` is what the lanes' places differ by
+    from the ``computed`` parts of the index, or None if that is not known when compiling.
     """
 
     statement: Store
     buffer: Buffer
+    computed: tuple[Expr, ...]
     offset: Extent | None
     is_store: bool
     is_masked: bool  # not every lane does it
@@ -49,10 +61,7 @@ def conflicts(body: Statement) -> Iterator[Conflict]:
     ]
     for store in (access for access in accesses if access.is_store):
         for other in accesses:
-            if (
-                other.buffer is store.buffer
-                and (meet := _meet(store.offset, other.offset)) is not False
-            ):
+            if other.buffer is store.buffer and (meet := _meet(store, other)) is not False:
                 is_certain = meet is True and not store.is_masked and not other.is_masked
                 yield Conflict(other.statement, store.buffer, is_certain)
 
@@ -73,7 +82,8 @@ def _stores(root: Statement) -> Iterator[tuple[Store, bool]]:
 
 def _accesses(store: Store, is_masked: bool, buffers: AbstractSet[Buffer]) -> Iterator[_Access]:
     """What a store does to some buffers."""
-    yield _Access(store, store.buffer, store.buffer.offset(store.extents), True, is_masked)
+    offset = store.buffer.offset(without_computed(store.index))
+    yield _Access(store, store.buffer, store.index_expressions, offset, True, is_masked)
     stack: list[tuple[Expr, bool]] = [(store.value, is_masked)]
     seen: set[tuple[int, bool]] = set()
     while stack:
@@ -84,23 +94,24 @@ def _accesses(store: Store, is_masked: bool, buffers: AbstractSet[Buffer]) -> It
         inner = is_masked or (isinstance(node, Guarded) and _holdby_lane(node.conditions))
         stack += [(child, inner) for child in children(node)]
         if isinstance(node, LaneFold) and node.buffer in buffers:
-            yield _Access(store, node.buffer, None, False, is_masked)
+            yield _Access(store, node.buffer, (), None, False, is_masked)
         elif isinstance(node, Load) and node.buffer in buffers:
-            offset = None if node.index_expressions else node.buffer.offset(node.extents)
-            yield _Access(store, node.buffer, offset, False, is_masked)
+            offset = node.buffer.offset(without_computed(node.index))
+            yield _Access(store, node.buffer, node.index_expressions, offset, False, is_masked)
 
 
 def _holdby_lane(conditions: Sequence[Extent]) -> bool:
     return LANE in dim.symbols_of(list(conditions))
 
 
-def _meet(left: Extent | None, right: Extent | None) -> bool | None:
-    """Whether two different lanes find the same element at these offsets; None if that is not
-    known.
+def _meet(left: _Access, right: _Access) -> bool | None:
+    """Whether two different lanes find the same element; None if that is not known. What a store
+    computes for its place is the same in all lanes.
     """
-    if left is None or right is None:
+    is_known = left.computed == right.computed and (not left.computed or left.statement.is_row)
+    if not is_known or left.offset is None or right.offset is None:
         return None
-    first, second = by_lane(left), by_lane(right)
+    first, second = by_lane(left.offset), by_lane(right.offset)
     if first is None or second is None:
         return None
     gaps = _gaps(first[0], second[0])
@@ -131,10 +142,32 @@ def by_lane(offset: Extent) -> tuple[tuple[int, ...], Extent] | None:
     return tuple(dim.evaluate(own, {LANE.name: lane}) for lane in range(LANES)), offset - own
 
 
+def most_step(offset: Extent) -> int | None:
+    """How far apart neighbouring lanes are at most, at an offset of sums, minima and maxima; None of
+    others."""
+    total = 0
+    for atoms, factor in () if isinstance(offset, int) else offset.terms:
+        if LANE not in dim.symbols_of([Dim(((atoms, 1),))]):
+            continue
+        match atoms:
+            case (Symbol(),):
+                step: int | None = 1
+            case (Minimum(left, right),):
+                steps = [most_step(left), most_step(right)]
+                step = max((s for s in steps if s is not None), default=0)
+                step = None if None in steps else step
+            case _:
+                step = None
+        if step is None:
+            return None
+        total += abs(factor) * step
+    return total
+
+
 @lru_cache(4096)
 def _gaps(first: tuple[int, ...], second: tuple[int, ...]) -> frozenset[int]:
     """first[i] - second[j] for all i and j that differ."""
     return frozenset(a - b for i, a in enumerate(first) for j, b in enumerate(second) if i != j)
 
 
-__all__ = ["Conflict", "by_lane", "conflicts"]
+__all__ = ["Conflict", "by_lane", "conflicts", "most_step"]

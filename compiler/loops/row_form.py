@@ -28,7 +28,7 @@ VIEWS = frozenset(
     {"reshape", "broadcast"}
 )  # of one value for each row: nothing is computed in them
 FEW_ROWS = 8  # fewer rows than this, if they are long, are better shared out by element
-LONG_ROW = 1 << 15
+LONG_ROW = 1 << 16
 
 
 @dataclass(frozen=True, eq=False)

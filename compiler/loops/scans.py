@@ -1,6 +1,7 @@
 """Loops of running_sum, true_positions, search_sorted and suppress.
 
-Of sums, positions and suppressed boxes each element needs those before it, so a work item is a line.
+Of sums, positions and suppressed boxes each element needs those before it, so a work item is a line,
+or, of sums along an axis that is not the last one, some lines beside each other.
 A search takes vectors of 16 values, each lane with a place of its own.
 ``true_positions`` looks for blocks that have an element at all. In these it stores every place behind
 those that it has found, and goes on only if the element holds: there is no branch to foresee. What
@@ -39,30 +40,62 @@ from .ir import (
     loop,
     variable,
 )
+from .lines import Lines
 from .numbering import over_items
 from .plan import Machine
 from .tiles import Schedule
 
 BLOCK = 32  # elements that are looked at before each of them is
 VECTORS = 64  # of values in one work item of a search
+SUMS = 64  # lines beside each other that one work item adds up
 Line = tuple[Extent, ...]  # the index of a line
+Each = Callable[[Statement], Statement]
 
 
 def _running_sum(k: Elements, _machine: Machine, item: Symbol) -> tuple[Extent, Statement]:
-    """(work items, the body of one)"""
-    (x,), shape = k.anchored.inputs, k.anchored.output.shape
+    """(work items, the body of one): lines beside each other are added up in lanes, all vectors of
+    an item together, or one after another where they are not so many."""
+    (x,), attrs, shape = k.anchored.inputs, k.anchored.attrs, k.anchored.output.shape
+    wide = summed_in(x.dtype)
+    lines = Lines(shape, attrs.axis % len(shape), SUMS)
+    number = variable("i", lines.extent)
+    entry = lines.extent - 1 - Dim.of(number) if attrs.reverse else Dim.of(number)
 
-    def line(at: Line) -> Statement:
-        wide = summed_in(x.dtype)
-        total = Buffer(k.local_name("t"), wide, (1,), is_local=True)
-        place, sum_ = variable("i", shape[-1]), Load(total, (0,))
-        index = (*at, Dim.of(place))
-        added = Store(total, (0,), sum_ + scalar.cast(k.element(x, index, None), wide))
-        stored = k.store(index, scalar.cast(sum_, x.dtype))
-        body = loop(place, shape[-1], block(added, stored))
-        return Allocate(total, block(Store(total, (0,), scalar.literal(0, wide)), body))
+    def summed(sums: tuple[int, ...], at: Line, column: Extent, each: Each,
+               inside: tuple[Extent, ...] = ()) -> Statement:  # fmt: skip
+        """All entries of the lines at a column, which have their sums at a place in registers."""
+        total = Buffer(k.local_name("t"), wide, sums, is_local=True)
+        index, sum_ = lines.at(entry, column), Load(total, at)
+        term = scalar.cast(k.element(x, index, None), wide)
+        added = each(guard(inside, Store(total, at, sum_ + term)))
+        stored = each(k.store(index, scalar.cast(sum_, x.dtype), inside))
+        step = block(stored, added) if attrs.exclusive else block(added, stored)
+        clear = each(Store(total, at, scalar.literal(0, wide)))
+        return Allocate(total, block(clear, loop(number, lines.extent, step)))
 
-    return over_lines(shape[:-1], item, line)
+    if lines.is_last:
+        return lines.items(item, summed((1,), (0,), 0, lambda one: one))
+    part, vector = variable("u", SUMS // LANES), variable("v", dim.ceil_div(lines.columns, LANES))
+    column = lines.first + Dim.of(part) * LANES + Dim.of(LANE)
+    together = summed(
+        (SUMS // LANES, LANES), (Dim.of(part), Dim.of(LANE)), column,
+        lambda one: loop(part, SUMS // LANES, in_lanes(one), Kind.UNROLLED),
+    )  # fmt: skip
+    here = lines.first + Dim.of(vector) * LANES + Dim.of(LANE)
+    alone = summed((LANES,), (Dim.of(LANE),), here, in_lanes, (shape[-1] - 1 - here,))
+    apart = loop(vector, dim.ceil_div(lines.columns, LANES), alone)
+    missing = lines.first + SUMS - shape[-1]
+    return lines.items(item, _either(missing - 1, apart, together))
+
+
+def _either(condition: Extent, then: Statement, otherwise: Statement) -> Statement:
+    """One of two statements, as a condition says."""
+    least, most = dim.bounds(condition)
+    if least is not None and least >= 0:
+        return then
+    if most is not None and most < 0:
+        return otherwise
+    return block(guard((condition,), then), guard((-1 - condition,), otherwise))
 
 
 def _true_positions(k: Elements, _machine: Machine, item: Symbol) -> tuple[Extent, Statement]:

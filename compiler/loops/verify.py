@@ -266,8 +266,8 @@ class _Checker:
             not (store.bypasses_cache and buffer.is_local), f"{buffer.name} is local, and streamed"
         )
         self._require(
-            not (store.index_expressions and place.in_lanes),
-            f"lanes store at computed places of {buffer.name}",
+            not (store.index_expressions and place.in_lanes) or store.is_row,
+            f"lanes store at computed places of {buffer.name}, and not in a row",
         )
         self._index(buffer, store.index, place.scope)
         for expression in expressions_in(store):

@@ -18,7 +18,7 @@ from netloom.errors import UnsupportedOpError
 
 from .. import scalar
 from ..dim import Extent, product
-from ..op import Array, Compute, NotDifferentiable, Op, Read, define
+from ..op import Array, ByDecomposition, Compute, NotDifferentiable, Op, Read, define
 from ..scalar import Checked, Expr, Index
 from ..tensor_type import INT64, TensorType
 
@@ -200,6 +200,52 @@ define(
         "indexing",
         _scatter_compute,
         flops=_pairs,
+    )
+)
+
+
+# -- scatter_last ----------------------------------------------------------------------------------
+
+
+def _last_infer(attrs: AxisAttrs, inputs: Sequence[TensorType]) -> Sequence[TensorType]:
+    x, indices, updates = inputs
+    _check_line(attrs.axis, x, indices)
+    if updates != TensorType(x.dtype, indices.shape):
+        raise ValueError(f"updates are {updates} for indices {indices} and {x}")
+    return [x]
+
+
+def _last_reference(
+    attrs: AxisAttrs, inputs: Sequence[Array], _o: Sequence[TensorType]
+) -> Sequence[Array]:
+    x, indices, updates = inputs
+    result, found = x.copy(), _checked(indices, x.shape[attrs.axis])
+    for number in range(indices.shape[attrs.axis]):
+        at, update = (a.take([number], attrs.axis) for a in (found, updates))
+        np.put_along_axis(result, at, update, attrs.axis)
+    return [result]
+
+
+def _last_parts(b: Builder, node: Node) -> Sequence[Value]:
+    """For devices, and for gradients: each element finds the update that it takes."""
+    (x, indices, updates), axis = node.inputs, node.attrs.axis
+    if indices.shape[axis] == 0:
+        return [x]
+    source = b("scatter_source", indices, axis=axis, extent=x.shape[axis])
+    new = b("gather_elements", updates, b("max", source, b.number(0, INT64)), axis=axis)
+    return [b("select", b("less", source, b.number(0, INT64)), x, new)]
+
+
+define(
+    Op(
+        "scatter_last",
+        "x with the last of the updates at each index along the axis in the element's place",
+        _last_infer,
+        _last_reference,
+        ByDecomposition(),
+        AxisAttrs,
+        "indexing",
+        decompose=_last_parts,
     )
 )
 

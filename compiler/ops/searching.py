@@ -25,10 +25,19 @@ if TYPE_CHECKING:
 _COUNT = NotDifferentiable("a count does not change smoothly")
 
 
-def _sum_infer(_attrs: NoAttrs, inputs: Sequence[TensorType]) -> Sequence[TensorType]:
+@dataclass(frozen=True)
+class SumAttrs:
+    """``exclusive``: an element is not in its own sum; ``reverse``: sums begin at the last one."""
+
+    axis: int = -1
+    exclusive: bool = False
+    reverse: bool = False
+
+
+def _sum_infer(attrs: SumAttrs, inputs: Sequence[TensorType]) -> Sequence[TensorType]:
     (x,) = inputs
-    if x.dtype is BOOL or not x.rank:
-        raise ValueError(f"running sums are of lines of numbers, not of {x}")
+    if x.dtype is BOOL or not -x.rank <= attrs.axis < x.rank:
+        raise ValueError(f"there are no running sums of {x} along axis {attrs.axis}")
     return [x]
 
 
@@ -38,29 +47,34 @@ def summed_in(dtype: DType) -> DType:
 
 
 def _sum_reference(
-    _attrs: NoAttrs, inputs: Sequence[Array], _o: Sequence[TensorType]
+    attrs: SumAttrs, inputs: Sequence[Array], _o: Sequence[TensorType]
 ) -> Sequence[Array]:
-    (x,) = inputs
+    (x,), axis = inputs, attrs.axis
     wide = summed_in(DType.of(x.dtype)).numpy
+    line = np.moveaxis(x, axis, -1)[..., :: -1 if attrs.reverse else 1]
     with np.errstate(all="ignore"):
-        return [np.cumsum(x.astype(wide), axis=-1, dtype=wide).astype(x.dtype)]
+        total = np.cumsum(line.astype(wide), axis=-1, dtype=wide)
+    if attrs.exclusive:
+        total = np.concatenate([np.zeros_like(total[..., :1]), total[..., :-1]], -1)
+    with np.errstate(all="ignore"):
+        narrow = total.astype(x.dtype)[..., :: -1 if attrs.reverse else 1]
+    return [np.moveaxis(narrow, -1, axis)]
 
 
 def _sum_vjp(b: Builder, node: Node, cotangents: Sequence[Value]) -> Sequence[Value | None]:
-    """dx[i] = the sum of dy[i] to the last: all of them, less those before."""
-    (dy,) = cotangents
-    last = dy.type.rank - 1
-    total = b("reduce_sum", dy, axes=(last,), keep=True)
-    return [b("add", b("sub", total, b("running_sum", dy)), dy)]
+    """An element is in the sums from its own on: what they are to it, it is to them."""
+    return [b("running_sum", cotangents[0], axis=node.attrs.axis,
+              exclusive=node.attrs.exclusive, reverse=not node.attrs.reverse)]  # fmt: skip
 
 
 define(
     Op(
         "running_sum",
-        "y[.., i] = the sum of x[.., 0] to x[.., i], of floats in float64",
+        "y[.., i] = the sum of x[.., 0] to x[.., i] along an axis, of floats in float64",
         _sum_infer,
         _sum_reference,
         _sum_vjp,
+        SumAttrs,
         family="scan",
     )
 )

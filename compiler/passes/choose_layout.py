@@ -12,6 +12,7 @@ from dataclasses import replace
 from math import prod
 from typing import Any
 
+from .. import dim
 from ..graph import Builder, Graph, Node, Value, finish, rebuilder
 from ..layout import BLOCK, Layout, channel_blocked, fills_blocks
 from ..loops.strides import MOST_STEP
@@ -37,6 +38,8 @@ from .right_operands import (
 # A depthwise convolution of up to so many taps tests the borders itself: zeros around its input would
 # be written and read once more, which takes longer than the convolution. With 49 taps tests do.
 TESTED_TAPS = 25
+# positions of a filter whose conditions, along rows, cost more than a change of layout
+MANY_POSITIONS = 25
 ALGORITHMS = ("winograd", "fft")  # tile by tile: the names that the ops of ops/tiles.py begin with
 # these read vectors of the last axis, wherever they lie
 PANEL_READERS = tuple(
@@ -302,8 +305,11 @@ def _pools_blocks(node: Node, x: Value) -> bool:
 
 
 def _walks_rows(node: Node, x: Value) -> bool:
-    """Whether a row-major input may stay so: its rows are read element after element."""
-    return x.layout is None and node.attrs.stride[-1] == 1
+    """Whether a row-major input may stay so: its rows are read element after element, and for a few
+    filter positions, whose conditions cost less than a change of layout."""
+    positions = dim.product(node.inputs[1].shape[2:])
+    is_small = isinstance(positions, int) and positions < MANY_POSITIONS
+    return x.layout is None and node.attrs.stride[-1] == 1 and is_small
 
 
 def _padded(b: Builder, node: Node, x: Value) -> Value:

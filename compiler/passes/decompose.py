@@ -6,14 +6,17 @@ from __future__ import annotations
 
 from collections.abc import Collection, Sequence
 from functools import partial
+from typing import Final
 
 from ..graph import Graph, Node, Value
 from ..rewrite import Rewriter, rewrite
 
+OF_CPUS: Final = ("scatter_last",)  # they have loops for these
 
-def decompose(graph: Graph, kept: Collection[str] = ()) -> Graph:
+
+def decompose(graph: Graph, kept: Collection[str] = OF_CPUS) -> Graph:
     """The graph without ops that have a ``decompose`` but no ``compute``, but for those that are
-    ``kept`` for strategies."""
+    ``kept``: a target's strategies or loops compute them."""
     return rewrite(graph, partial(_parts, kept))
 
 

@@ -33,11 +33,11 @@ from .right_operands import has_lanes_along_sum
 
 # they read memory at computed indices: no formula takes its place
 INDEXED = frozenset({"gather", "gather_elements"})
-SCATTERED = frozenset({"gather_gradient", "scatter", "scatter_source"})  # loops of their own
-TAKEN_ONCE = frozenset({"scatter", "scatter_source"})  # they read each element once, at its place
+# they read each element once, at its place
+TAKEN_ONCE = frozenset({"scatter", "scatter_last", "scatter_source"})
+SCATTERED = TAKEN_ONCE | {"gather_gradient"}  # loops of their own
 # they read again what they have stored, or store it again: no epilogue changes it
-REREAD = frozenset({"suppress", "merge_sort", "true_positions", "first_places", "scatter",
-                    "scatter_source"})  # fmt: skip
+REREAD = TAKEN_ONCE | {"suppress", "merge_sort", "true_positions", "first_places"}
 PAIRED = frozenset({"sort_positions"})  # they read an element for each other one: it is made once
 # other names of the elements of one value
 VIEWS = frozenset({"reshape", "transpose", "slice", "broadcast", "reorder"})

@@ -16,15 +16,14 @@ from netloom.errors import VerificationError
 from .. import dim
 from ..data_dims import bounds_of, room_for
 from ..dim import Dim, Extent, Symbol
-from ..graph import Builder, Graph, Node, Value
-from ..layout import Layout
+from ..graph import Graph, Node, Value
 from ..loops.ir import LOOP_VARIABLE
-from ..op import OPS
 from ..ops.data_dims import data_dim_of
 from ..ops.iteration import ITERATE, turn_of
 from ..program import BoundDim, BufferRef, Entry, Launch, Port, Space, Turn
 from .aliases import bytes_of, is_renaming, parts_of_concats, pieces_of
 from .bind_dims import substitute_symbols
+from .copies import copy_of, flat_copy
 from .placement import Placement, in_memory
 from .slice_starts import without_starts
 
@@ -203,14 +202,14 @@ class _Planner:
             source = self.place[value]
             if source in written and source != ref:
                 apart = self._new_slot(value)
-                self._launch((), _copy(value, value.layout), (value,), apart, value.label)
+                self._launch((), copy_of(value, value.layout), (value,), apart, value.label)
                 late.append((value, apart, ref))
         for value, ref in self.copies:
             if self.place[value] not in written:
-                self._launch((), _copy(value, None), (value,), ref, value.label)
+                self._launch((), copy_of(value, None), (value,), ref, value.label)
         for value, apart, ref in late:
             self.place[value] = apart
-            self._launch((), _copy(value, None), (value,), ref, value.label)
+            self._launch((), copy_of(value, None), (value,), ref, value.label)
 
     def _new_slot(self, value: Value) -> BufferRef:
         self.slots.append(room_for(bytes_of(value), self.bounds, value.label))
@@ -226,7 +225,7 @@ class _Planner:
             self.place[value] = self._target(value)
         refs = [self.place[value] for value in node.outputs]
         for value, ref in zip(node.inputs[: attrs.handed_on], refs, strict=False):
-            self._launch((), _copy(value, value.layout), (value,), ref, value.label)
+            self._launch((), copy_of(value, value.layout), (value,), ref, value.label)
         place = dict(zip(body.inputs, refs[: attrs.handed_on], strict=False))
         for inside, value in list(zip(body.inputs, node.inputs, strict=True))[attrs.handed_on :]:
             place[inside] = self.place[value]
@@ -298,7 +297,7 @@ class _Planner:
             self.place[node.output] = self.place[source]
             return
         self.place[node.output] = self._target(node.output)
-        self._launch((), _flat_copy(node.output), (source,), self.place[node.output], node.label)
+        self._launch((), flat_copy(node.output), (source,), self.place[node.output], node.label)
 
     def _is_joined(self, node: Node) -> bool:
         """Whether a concat's inputs, or some of them, already lie in its output."""
@@ -310,7 +309,7 @@ class _Planner:
         for value, offset in pieces_of(node):
             if self.parts.get(value) != (node.output, offset):
                 part = BufferRef(out.space, out.index, out.offset + offset)
-                self._launch((), _copy(value, value.layout), (value,), part, node.label)
+                self._launch((), copy_of(value, value.layout), (value,), part, node.label)
 
     def _target(self, value: Value) -> BufferRef:
         """Where a value goes: a slot is found for it, or for the whole that it is a part of,
@@ -394,17 +393,3 @@ def _own_names(symbols: Sequence[Symbol]) -> dict[Symbol, Symbol]:
 def _nominal(size: Extent) -> int:
     """A size for comparing slots, with every free dim at 16."""
     return dim.evaluate(size, {s.name: 16 for s in dim.symbols_of([size])})
-
-
-def _copy(value: Value, layout: Layout | None) -> Graph:
-    b = Builder("copy")
-    x = Value(value.type, "x0", value.layout)
-    b.inputs.append(x)
-    record = OPS["reorder"]
-    copied = Value(value.type, "", layout)
-    return b.build([b.add(record, [x], record.attrs(layout), "", [copied]).output])
-
-
-def _flat_copy(value: Value) -> Graph:
-    """A copy of all elements in their order."""
-    return _copy(Value(value.type.with_shape((value.type.elements,)), value.label), None)

@@ -68,7 +68,7 @@ _OF_FIRST: Final = frozenset(
 _RULES: Final[Mapping[str, Rule]] = {
     **dict.fromkeys(_OF_FIRST, _first),
     "reduce_sum": _sum,
-    "running_sum": lambda _a, inputs, bounds: bounds[0] * inputs[0].shape[-1],
+    "running_sum": lambda attrs, inputs, bounds: bounds[0] * inputs[0].shape[attrs.axis],
     "add": lambda _a, _i, bounds: bounds[0] + bounds[1],
     "mul": lambda _a, _i, bounds: bounds[0] * bounds[1],
     "min": lambda _a, _i, bounds: dim.minimum(*bounds),

@@ -237,8 +237,9 @@ def conv_transpose(emit: Emitter, node: Node, inputs: Sequence[str]) -> str:
 def running_sum(emit: Emitter, node: Node, inputs: Sequence[str]) -> str:
     if emit.opset < 11:
         raise _unsupported(node, "has running sums from opset 11 on")
-    last = node.output.type.rank - 1
-    return emit("CumSum", *inputs, emit.tensor(np.asarray(last, np.int64)))
+    a = node.attrs
+    axis = emit.tensor(np.asarray(a.axis, np.int64))
+    return emit("CumSum", *inputs, axis, exclusive=int(a.exclusive), reverse=int(a.reverse))
 
 
 @rule("max_pool")

@@ -256,26 +256,12 @@ def cumulative_sum(context: Context, node: ModelNode) -> Value:
     """Running sums along the axis: of what lies before where they are exclusive, and from the last
     element on where they are in reverse."""
     x = node.input(0)
-    rank = x.type.rank
-    axis = node.axis(int(context.scalar(node.input(1), node, "axis")), rank)
-    extent = x.shape[axis]
-    backwards = None
-    if node.flag("reverse", False):
-        place = context("iota", shape=(extent,), axis=0, dtype=INT64)
-        backwards = context("sub", context.extent_value(extent - 1), place)
-    order = [a for a in range(rank) if a != axis] + [axis]
-    line = context.transpose(x, order)
-    if backwards is not None:
-        line = context("gather", line, backwards, axis=rank - 1)
-    summed = context("running_sum", line)
-    if node.flag("exclusive", False):
-        before = context("less", 0, context("iota", shape=line.shape, axis=rank - 1, dtype=INT64))
-        shifted = context("max", context("sub", context("iota", shape=(extent,), axis=0), 1), 0)
-        moved = context("gather", summed, shifted, axis=rank - 1)
-        summed = context("select", before, moved, context.number(0, x.dtype))
-    if backwards is not None:
-        summed = context("gather", summed, backwards, axis=rank - 1)
-    return context.transpose(summed, [order.index(a) for a in range(rank)])
+    axis = node.axis(int(context.scalar(node.input(1), node, "axis")), x.type.rank)
+    behind = x.shape[axis + 1 :]
+    rows = context.reshape(x, (*x.shape[: axis + 1], product(behind))) if behind[1:] else x
+    sums = context("running_sum", rows, axis=axis, exclusive=node.flag("exclusive", False),
+                   reverse=node.flag("reverse", False))  # fmt: skip
+    return context.reshape(sums, x.shape)
 
 
 @INDEXING.on("ReverseSequence", first=10)
@@ -295,14 +281,20 @@ def reverse_sequence(context: Context, node: ModelNode) -> Value:
         raise node.misshapen(
             f"its lengths are {lengths.type} for {x.type}, batch axis {batch}.", "Export it again."
         )
-    length = context.reshape(
-        context.cast(lengths, INT64), tuple(e if a == batch else 1 for a, e in enumerate(x.shape))
-    )
-    place = context("iota", shape=x.shape, axis=time, dtype=INT64)
+    shape, inner = x.shape[:2], x.shape[2:]
+    line = tuple(extent if axis == batch else 1 for axis, extent in enumerate(shape))
+    length = context.reshape(context.cast(lengths, INT64), line)
+    place = context("iota", shape=shape, axis=time, dtype=INT64)
     mirrored = context("sub", context("sub", length, 1), place)
-    return context(
-        "gather_elements",
-        x,
-        context("select", context("less", place, length), mirrored, place),
-        axis=time,
-    )
+    source = context("select", context("less", place, length), mirrored, place)
+    if not inner:
+        return context("gather_elements", x, source, axis=time)
+    # the number of the row that comes to each place
+    number = context("iota", shape=shape, axis=batch, dtype=INT64)
+    first, second = (source, number) if time == 0 else (number, source)
+    row = context("add", context("mul", first, context.extent_value(shape[1])), second)
+    if time == 1:  # a sequence that is too long does not go on in the next one
+        is_inside = context("less", source, context.extent_value(shape[1]))
+        row = context("select", is_inside, row, context.extent_value(product(shape)))
+    rows = context.reshape(x, (product(shape), *inner))
+    return context("gather", rows, row, axis=0)

@@ -1,4 +1,4 @@
-"""ScatterElements, ScatterND, TensorScatter -> scatter, or a choice between old and new elements;
+"""ScatterElements, ScatterND, TensorScatter -> scatter, or scatter_last where updates replace elements;
 TopK -> sorting.
 
 Without a reduction the last of equal indices wins. Indices that are constants are resolved at
@@ -59,12 +59,7 @@ def _scattered(
     """All axes but ``axis`` agree."""
     if reduction != "none":
         return context("scatter", x, indices, updates, axis=axis, reduction=reduction)
-    if indices.shape[axis] == 0:
-        return x
-    source = context("scatter_source", indices, axis=axis, extent=x.shape[axis])
-    is_old = context("less", source, 0)
-    new = context("gather_elements", updates, context("max", source, 0), axis=axis)
-    return context("select", is_old, x, new)
+    return context("scatter_last", x, indices, updates, axis=axis)
 
 
 @SCATTER.on("ScatterND", first=11)
@@ -81,27 +76,13 @@ def scatter_nd(context: Context, node: ModelNode) -> Value:
         )
     flat = flat_index(context, node, indices, x.shape[:depth])
     count, row = product(indices.shape[:-1]), product(x.shape[depth:])
-    rows = context.reshape(x, (product(x.shape[:depth]), row))
-    fresh = context.reshape(updates, (count, row))
-    return context.reshape(_rows_scattered(context, rows, context.reshape(flat, (count,)), fresh, _reduction(node)),
-                           x.shape)  # fmt: skip
-
-
-def _rows_scattered(
-    context: Context, x: Value, index: Value, updates: Value, reduction: str
-) -> Value:
-    """x [n, row] with updates [m, row] at index [m]."""
-    if index.shape[0] == 0:
-        return x
-    if reduction != "none":
-        column = context(
-            "broadcast", context.reshape(index, (*index.shape, 1)), shape=updates.shape
-        )
-        return context("scatter", x, column, updates, axis=0, reduction=reduction)
-    source = context("scatter_source", index, axis=0, extent=x.shape[0])
-    new = context("gather", updates, context("max", source, 0), axis=0)
-    is_old = context.reshape(context("less", source, 0), (x.shape[0], 1))
-    return context("select", is_old, x, new)
+    inside = () if row == 1 else (row,)
+    rows = context.reshape(x, (product(x.shape[:depth]), *inside))
+    fresh = context.reshape(updates, (count, *inside))
+    at = context.reshape(flat, (count, *(1 for _ in inside)))
+    if inside:
+        at = context("broadcast", at, shape=fresh.shape)
+    return context.reshape(_scattered(context, rows, at, fresh, 0, _reduction(node)), x.shape)
 
 
 @SCATTER.on("TensorScatter", first=24)
@@ -125,7 +106,8 @@ def tensor_scatter(context: Context, node: ModelNode) -> Value:
         raise node.misshapen(
             f"the update is {update.type} for {cache.type}, axis {axis}.", "Export it again."
         )
-    index = context("iota", shape=update.shape, axis=axis, dtype=INT64)
+    line = tuple(extent if place == axis else 1 for place, extent in enumerate(update.shape))
+    index = context("iota", shape=line, axis=axis, dtype=INT64)
     if position is not None:
         if position.shape != (cache.shape[0],):
             raise node.misshapen(
@@ -139,6 +121,7 @@ def tensor_scatter(context: Context, node: ModelNode) -> Value:
     if is_circular:
         size = context.extent_value(cache.shape[axis])
         index = context("sub", index, context("mul", context("div", index, size), size))
+    index = context("broadcast", index, shape=update.shape)
     return _scattered(context, cache, index, update, axis, "none")
 
 

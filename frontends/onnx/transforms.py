@@ -231,8 +231,8 @@ def _check_blocks(
 
 @TRANSFORMS.on("MaxUnpool", first=9)
 def max_unpool(context: Context, node: ModelNode) -> Value:
-    """Each element at its index in the flattened tensor; zeros elsewhere. Indices count in the
-    shape without padding.
+    """Each element at its index in the flattened tensor, the last of several at one (windows that
+    overlap share their largest); zeros elsewhere. Indices count in the shape without padding.
     """
     x, indices = node.input(0), node.input(1)
     rank = x.type.rank - 2
@@ -261,7 +261,7 @@ def max_unpool(context: Context, node: ModelNode) -> Value:
     places = context.reshape(indices, flat)
     if given is not None and tuple(wanted) != plain:
         places = _replaced(context, places, plain, wanted)
-    result = context("scatter", zeros, places, context.reshape(x, flat), axis=0, reduction="add")
+    result = context("scatter_last", zeros, places, context.reshape(x, flat), axis=0)
     return context.reshape(result, wanted)
 
 

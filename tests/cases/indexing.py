@@ -54,6 +54,10 @@ INDEXING = [
     *(row("scatter", x, indices, updates, terms=k, axis=axis, reduction=reduction)
       for reduction in ("add", "mul", "max", "min") for x, indices, updates, axis, k in _SCATTERS),
     row("scatter", "float64[4, 3]", "int64[9, 3] index:4", "float64[9, 3]", terms=10, axis=0),
+    *(row("scatter_last", x, indices, updates, axis=axis)
+      for x, indices, updates, axis, _ in _SCATTERS),
+    row("scatter_last", "bool[4, 19]", "int32[2, 19] index:4", "bool[2, 19]", axis=0),
+    row("scatter_last", "float16[0, 3]", "int64[0, 3]", "float16[0, 3]", axis=0),
     row("scatter_source", "int64[2, 9] index:5", axis=1, extent=5),
     row("scatter_source", "int32[4, 3] index:2", axis=0, extent=20),
     row("scatter_source", "uint8[N] label:7", axis=0, extent=7),

@@ -295,7 +295,8 @@ def test_c_callers_receive_the_shape(tmp_path: Path) -> None:
 
 # they have no meaning where the dim is smaller than the indices of their rows, or zero
 INDEXED = {
-    "gather", "gather_elements", "gather_gradient", "scatter", "scatter_source", "cross_entropy",
+    "gather", "gather_elements", "gather_gradient", "scatter", "scatter_last", "scatter_source",
+    "cross_entropy",
     "inverse_positions", "max_pool_gradient", "argmax", "argmin",
 }  # fmt: skip
 

@@ -10,11 +10,15 @@ import numpy as np
 from .reference import Array
 
 
-def _running_sum(x: Array) -> Array:
-    y = x.copy()
+def _running_sum(x: Array, axis: int, exclusive: bool, reverse: bool) -> Array:
+    y = np.zeros_like(x)
     for p in np.ndindex(x.shape):
-        if p[-1]:
-            y[p] = y[(*p[:-1], p[-1] - 1)] + x[p]
+        own = p[axis]
+        first, last = (own, x.shape[axis]) if reverse else (0, own + 1)
+        if exclusive:
+            first, last = (first + 1, last) if reverse else (first, last - 1)
+        for place in range(first, last):
+            y[p] += x[(*p[:axis], place, *p[axis + 1 :])] if axis >= 0 else x[(*p[:-1], place)]
     return y
 
 

@@ -74,6 +74,13 @@ def _scatter(x: Array, indices: Array, updates: Array, axis: int, reduction: str
     return y
 
 
+def _scatter_last(x: Array, indices: Array, updates: Array, axis: int) -> Array:
+    y = x.copy()
+    for p in np.ndindex(indices.shape):  # along the axis, later ones come later
+        y[(*p[:axis], int(indices[p]) % x.shape[axis], *p[axis + 1 :])] = updates[p]
+    return y
+
+
 def _scatter_source(indices: Array, axis: int, extent: int) -> Array:
     y = np.full((*indices.shape[:axis], extent, *indices.shape[axis + 1 :]), -1, np.int64)
     for p in np.ndindex(indices.shape):  # along the axis, later ones come later
@@ -131,6 +138,7 @@ INDEXING: dict[str, Callable[..., Any]] = {
     "one_hot": _one_hot,
     "gather_elements": _gather_elements,
     "scatter": _scatter,
+    "scatter_last": _scatter_last,
     "scatter_source": _scatter_source,
     "sort_positions": _sort_positions,
     "inverse_positions": _inverse_positions,

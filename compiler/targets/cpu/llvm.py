@@ -151,7 +151,8 @@ class _KernelEmitter:
             self.expanded[store] = expand_all(store.value)
         value = self.expressions.value(self.expanded[store])
         if store.index_expressions:
-            self.memory.store_at(store.buffer, self.expressions.offset(store), value)
+            offset = self.expressions.offset(store, is_row=self.indices.in_lanes)
+            self.memory.store_at(store.buffer, offset, value)
         else:
             self.memory.store(store, value)
 

@@ -65,6 +65,7 @@ _SELECT = (
     Pass("eliminate_untransformed", eliminate_dead, after=("select_strategies",),
          why="transformed weights replace others"),
 )  # fmt: skip
+_DECOMPOSE = Pass("decompose", partial(decompose, kept=()), why="the rules see small ops only")
 _KEEP = Pass("decompose", partial(decompose, kept=("attention", "attention_gradient")),
              why="strategies compute attention and its gradient as what they are")  # fmt: skip
 _JOIN = (
@@ -88,7 +89,15 @@ _FUSE = (
         options=("engine", "tilings"),
     ),
 )
-PIPELINE = Pipeline((*GRAPH_PASSES, *_FIND, *_SELECT, _SPLIT_ATTENTION, *_FUSE))
+PIPELINE = Pipeline(
+    (
+        *(_DECOMPOSE if item.name == "decompose" else item for item in GRAPH_PASSES),
+        *_FIND,
+        *_SELECT,
+        _SPLIT_ATTENTION,
+        *_FUSE,
+    )
+)
 TRAINING_PIPELINE = Pipeline(
     (
         *(

@@ -88,6 +88,22 @@ def one(
     return make
 
 
+def scattered_rows(
+    op: str, shape: tuple[Extent, Extent], count: int, **attrs: Any
+) -> Callable[[], Graph]:
+    """Rows of x at one index each."""
+
+    def make() -> Graph:
+        b, fresh = Builder(op), (count, shape[1])
+        x = b.input(TensorType(FLOAT32, shape), "x0")
+        indices = b.input(TensorType(INT64, (count,)), "x1")
+        updates = b.input(TensorType(FLOAT32, fresh), "x2")
+        column = b("broadcast", b("reshape", indices, shape=(count, 1)), shape=fresh)
+        return b.build([b(op, x, column, updates, axis=0, **attrs)], ["y"])
+
+    return make
+
+
 def suppressed(*shape: Extent) -> Callable[[], Graph]:
     """Boxes of small integers, of which most overlap."""
 
@@ -483,6 +499,12 @@ CASES = (
          one("scatter", (4, 21), (4, 9), (4, 9), dtype=INT32, integers=(1,), axis=1,
              reduction="max"),
          inputs={"x1": (20, 3, 3, 0, -1, 7, 7, 7, 11) * 4}),
+    Case("scatter_last", one("scatter_last", (5, 6), (3, 6), (3, 6), integers=(1,), axis=0),
+         inputs={"x1": (4, 0, -1, 0, 1, 2) * 3}),
+    Case("scatter_rows", scattered_rows("scatter_last", (5, 21), 4),
+         inputs={"x1": (4, 0, -1, 0)}),
+    Case("scatter_added_rows", scattered_rows("scatter", (5, N), 4, reduction="add"),
+         inputs={"x1": (4, 0, -1, 0)}, n=19),
     Case("scatter_source", one("scatter_source", (2, 7), integers=(0,), axis=1, extent=18),
          inputs={"x0": (3, 3, -1, 0, 17, 9, 3) * 2}),
     Case("running_sum", one("running_sum", (3, 21), integers=(0,))),

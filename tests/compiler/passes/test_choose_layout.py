@@ -10,6 +10,7 @@ import pytest
 from netloom.compiler.dim import Extent, symbol
 from netloom.compiler.driver import compile_graph
 from netloom.compiler.graph import Builder, Graph
+from netloom.compiler.interpret import interpret
 from netloom.compiler.loops.text import print_kernel
 from netloom.compiler.passes.choose_layout import choose_layout
 from netloom.compiler.tensor_type import FLOAT32, INT64, TensorType
@@ -123,3 +124,24 @@ def assert_right(graph: Graph, shape: tuple[int, ...]) -> None:
         exact = np.tanh(exact)
     (found,) = Session.in_process(compile_graph(graph).image).run(None, {"x": x})
     assert np.linalg.norm(found - exact) <= 1e-6 * np.linalg.norm(exact)
+
+
+@pytest.mark.parametrize(("size", "is_blocked"), [(3, False), (5, True), (7, True)])
+def test_depthwise_filters_of_many_positions_take_blocks(size: int, is_blocked: bool) -> None:
+    """Alone between row-major values, where each position of a row's filter has its conditions."""
+    b = Builder("conv")
+    x = b.input(TensorType(FLOAT32, (1, 32, 9, 20)), "x")
+    w = b.input(TensorType(FLOAT32, (32, 1, size, size)), "w")
+    y = b("conv", x, w, stride=(1, 1), dilation=(1, 1), lo=(size // 2,) * 2, hi=(size // 2,) * 2,
+          groups=32)  # fmt: skip
+    graph = choose_layout(b.build([y]))
+    (conv,) = (node for node in graph.nodes if node.op.name == "conv")
+    assert (conv.output.layout is not None) == is_blocked
+    rng = np.random.default_rng(0)
+    arrays = {v.label: rng.integers(-3, 3, v.type.static_shape).astype(np.float32)
+              for v in graph.inputs}  # fmt: skip
+    (found,) = interpret(graph, arrays)
+    padded = np.pad(arrays["x"], ((0, 0), (0, 0), *[(size // 2,) * 2] * 2))
+    windows = np.lib.stride_tricks.sliding_window_view(padded, (size, size), (2, 3))
+    expected = np.einsum("nchwij,cij->nchw", windows, arrays["w"][:, 0])
+    np.testing.assert_array_equal(found, expected)

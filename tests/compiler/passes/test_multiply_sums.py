@@ -12,13 +12,21 @@ from netloom.compiler.tensor_type import FLOAT32, INT32, DType, TensorType
 
 
 @pytest.mark.parametrize("dtype", [FLOAT32, INT32])
-@pytest.mark.parametrize("shape", [(7,), (2, 3, 5)])
-def test_products_are_sums(shape: tuple[int, ...], dtype: DType) -> None:
+@pytest.mark.parametrize(("shape", "axis"), [((7,), -1), ((2, 3, 5), 2), ((2, 3, 5), 0)])
+@pytest.mark.parametrize("exclusive", [False, True])
+@pytest.mark.parametrize("reverse", [False, True])
+def test_products_are_sums(
+    shape: tuple[int, ...], axis: int, dtype: DType, exclusive: bool, reverse: bool
+) -> None:
     b = Builder("sums")
-    graph = b.build([b("running_sum", b.input(TensorType(dtype, shape), "x"))])
+    x = b.input(TensorType(dtype, shape), "x")
+    graph = b.build([b("running_sum", x, axis=axis, exclusive=exclusive, reverse=reverse)])
     new = multiply_sums(graph)
     names = [node.op.name for node in new.nodes]
     assert "matmul" in names and "running_sum" not in names
-    x = np.random.default_rng(0).integers(-9, 9, shape).astype(dtype.numpy)
-    (found,) = interpret(new, {"x": x})
-    assert found.dtype == x.dtype and np.array_equal(found, np.cumsum(x, axis=-1))
+    given = np.random.default_rng(0).integers(-9, 9, shape).astype(dtype.numpy)
+    (found,) = interpret(new, {"x": given})
+    line = np.flip(given, axis) if reverse else given
+    sums = np.cumsum(line, axis, dtype=dtype.numpy) - (line if exclusive else 0)
+    assert found.dtype == given.dtype
+    np.testing.assert_array_equal(found, np.flip(sums, axis) if reverse else sums)

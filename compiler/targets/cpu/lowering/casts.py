@@ -16,6 +16,7 @@ from .function import Function
 from .representation import (
     I16,
     I32,
+    I64,
     Operand,
     constant,
     is_vector,
@@ -58,7 +59,7 @@ def _between_floats(f: Function, value: Operand, source: DType, target: DType) -
 
 
 def _float_to_integer(f: Function, value: Operand, target: DType) -> Operand:
-    if target.bytes <= 4 and is_vector(value):
+    if is_vector(value):
         return _saturated(f, value, target)
     kind = like(value, value_type(target))
     name = "llvm.fptosi.sat" if target.is_signed else "llvm.fptoui.sat"
@@ -67,8 +68,8 @@ def _float_to_integer(f: Function, value: Operand, target: DType) -> Operand:
 
 
 def _saturated(f: Function, value: Operand, target: DType) -> Operand:
-    """A vector as integers of 32 bits or less, which LLVM would convert lane by lane: brought into
-    their range first. Each bound is one instruction of x86's, which gives the bound for a NaN."""
+    """A vector as integers, which LLVM would convert lane by lane: brought into their range first.
+    Each bound is one instruction of x86's, which gives the bound for a NaN."""
     if value.type.element == ir.HalfType():  # it does not hold every bound
         value = f.b.fpext(value, like(value, ir.FloatType()))
     element, info = value.type.element, np.iinfo(target.numpy)
@@ -78,13 +79,14 @@ def _saturated(f: Function, value: Operand, target: DType) -> Operand:
     near = f.b.select(f.b.fcmp_ordered("<", near, high), near, high)
     if target.is_signed:
         near = f.b.select(f.b.fcmp_ordered("ord", value, value), near, zero_of(value))
-    wide = like(value, I32)
-    is_wide = target.bytes == 4 and not target.is_signed
-    result = f.b.fptoui(near, wide) if is_wide else f.b.fptosi(near, wide)
+    kind = I64 if target.bytes == 8 else I32
+    is_wide = target.bytes >= 4 and not target.is_signed
+    convert = f.b.fptoui if is_wide else f.b.fptosi
+    result = convert(near, like(value, kind))
     if most < info.max:
-        last = constant(value, I32, int(info.max))
+        last = constant(value, kind, int(info.max))
         return f.b.select(f.b.fcmp_ordered(">", value, high), last, result)
-    return result if target.bytes == 4 else f.b.trunc(result, like(value, value_type(target)))
+    return result if target.bytes >= 4 else f.b.trunc(result, like(value, value_type(target)))
 
 
 def _largest_within(kind: type[np.floating[Any]], bound: int) -> float:

@@ -166,10 +166,11 @@ class Expressions:
             return
         self.memory.prefetch_at(element.buffer, self.offset(element))
 
-    def offset(self, element: Load | Store) -> Any:
-        """The element number of what a load reads or a store writes."""
+    def offset(self, element: Load | Store, is_row: bool = False) -> Any:
+        """The element number of what a load reads or a store writes; ``is_row``: in the first
+        lane."""
         made = [self.value(part) if isinstance(part, Expr) else part for part in element.index]
-        return self._offset(element, made, is_row=False)
+        return self._offset(element, made, is_row)
 
     def _guarded(self, node: Guarded) -> Operand:
         flag, mask = self.indices.conditions(node.conditions)

@@ -13,9 +13,10 @@ from typing import Any
 
 from llvmlite import ir
 
+from .... import dim
 from ....dim import Extent
-from ....loops.ir import LANES, Buffer, LaneFold, Load, Store
-from ....loops.lanes import by_lane
+from ....loops.ir import LANE, LANES, Buffer, LaneFold, Load, Store
+from ....loops.lanes import by_lane, most_step
 from ....loops.strides import MOST_STEP
 from ....tensor_type import BOOL
 from .addresses import LINE, Addresses, Offset
@@ -109,7 +110,20 @@ class Memory(Addresses):
         found = by_lane(offset.whole) if not buffer.is_local else None
         if found is not None and max(found[0]) - min(found[0]) < MOST_STEP * LANES:
             return self._near(buffer, *found)
+        if not buffer.is_local and most_step(offset.whole) == 1:
+            return self._run_or_gathered(buffer, offset)
         return self._gathered(buffer, offset)
+
+    def _run_or_gathered(self, buffer: Buffer, offset: Offset) -> Operand:
+        """Elements that clamps keep inside an axis: away from its ends they are neighbours, which
+        they are just if the last lane's is so far from the first one's."""
+        first, last = offset.without_lane, dim.substitute(offset.whole, {LANE: LANES - 1})
+        apart = self.indices.i64(self.indices.extent(last - first))
+        return self.f.either(
+            self.b.icmp_signed("==", apart, I64(LANES - 1)),
+            lambda: self._neighbours(buffer, first),
+            lambda: self._gathered(buffer, offset),
+        )
 
     def _uniform(self, buffer: Buffer, offset: Extent) -> Operand:
         kind, mask = memory_type(buffer.dtype), self.indices.mask
@@ -269,8 +283,13 @@ class Memory(Addresses):
         self._forget(buffer)
 
     def store_at(self, buffer: Buffer, offset: Any, value: Operand) -> None:
-        """Stores a number at an offset that was computed at run time."""
-        self.b.store(self._in_memory(buffer, value), self._pointer(buffer, offset))
+        """Stores a number at an offset that was computed at run time; in lanes that is the offset of
+        the first one, and the others are its neighbours."""
+        value, address = self._in_memory(buffer, value), self._pointer(buffer, offset)
+        if self.indices.in_lanes:
+            self._store_vector(buffer, address, self.f.vector(value), buffer.dtype.bytes)
+        else:
+            self.b.store(value, address)
         self._forget(buffer)
 
     def _in_memory(self, buffer: Buffer, value: Operand) -> Operand:
@@ -288,12 +307,19 @@ class Memory(Addresses):
     def _store_neighbours(
         self, buffer: Buffer, offset: Extent, value: Operand, bypasses_cache: bool
     ) -> None:
-        address, mask = self._address(buffer, offset), self.indices.mask
-        if bypasses_cache and mask is None:
+        address = self._address(buffer, offset)
+        if bypasses_cache and self.indices.mask is None:
             self._stream(buffer, address, value)
             return
+        self._store_vector(buffer, address, value, _alignment(buffer, offset))
+
+    def _store_vector(
+        self, buffer: Buffer, address: Operand, value: Operand, alignment: int
+    ) -> None:
+        """In the lanes that run, neighbours from an address on; of a local buffer in all."""
+        mask = self.indices.mask
         if mask is None or buffer.is_local:
-            self.b.store(value, address, align=_alignment(buffer, offset))
+            self.b.store(value, address, align=alignment)
             return
         if not self._has_masks(buffer, mask):
             each = ((lane, self._behind(buffer, address, lane)) for lane in range(LANES))

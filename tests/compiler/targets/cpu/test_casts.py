@@ -52,13 +52,17 @@ def test_floats_saturate_as_integers(level: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "target", [DType.INT8, DType.UINT8, DType.INT16, DType.UINT16, DType.INT32]
-)
-def test_lanes_are_converted_together(target: DType) -> None:
+    ("target", "instruction"),
+    [
+        *((t, "dq") for t in (DType.INT8, DType.UINT8, DType.INT16, DType.UINT16, DType.INT32)),
+        (DType.INT64, "qq"), (DType.UINT64, "uqq"),
+    ],
+)  # fmt: skip
+def test_lanes_are_converted_together(target: DType, instruction: str) -> None:
     b = Builder("cast")
     x = Value(TensorType(DType.FLOAT32, (64,)), "x")
     b.inputs.append(x)
     compiled = compile_graph(b.build([b("cast", x, dtype=target)]), Options(cpu="x86-64-v4"))
     text = compiled.as_text("asm")
-    assert "vcvttps2dq" in text
-    assert "vcvttss2si" not in text
+    assert f"vcvttps2{instruction}" in text
+    assert "vcvttss2" not in text
