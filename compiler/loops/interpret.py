@@ -275,12 +275,12 @@ class _Machine:
         offset = self._offset(store.buffer, memory, store.index)
         if self.in_lanes:
             running = slice(None) if self.mask is None else self.mask
-            offset = np.broadcast_to(offset, LANES)[running]
-            value = np.broadcast_to(value, LANES)[running]
+            offset = _in_each_lane(offset)[running]
+            value = _in_each_lane(value)[running]
             if len(set(offset.tolist())) < len(offset):
                 raise self._error("two lanes write one element")
         owners = memory.owner[offset]
-        if not np.all((owners == UNWRITTEN) | (owners == self.item)):
+        if not ((owners == self.item) | (owners == UNWRITTEN)).all():
             raise self._error("two work items write one element")
         memory.data[offset] = value
         memory.owner[offset] = self.item
@@ -331,7 +331,7 @@ class _Machine:
         return memory.data[offset]
 
     def _require_written(self, buffer: Buffer, memory: _Memory, offset: Any) -> None:
-        if memory.owner is not None and not np.all(memory.owner[offset] == self.item):
+        if memory.owner is not None and not (memory.owner[offset] == self.item).all():
             raise self._error(f"{buffer.name} is read where this work item has not written")
 
     def _running(self, lanes: Any) -> Any:
@@ -392,3 +392,8 @@ class _Machine:
         inside = (wrapped >= 0) & (wrapped < size)
         self.is_index_wrong |= not np.all(self._running(inside))
         return np.where(inside, wrapped, 0)
+
+
+def _in_each_lane(value: Any) -> Any:
+    """A value that may be one for all lanes, as one a lane."""
+    return value if np.ndim(value) else np.full(LANES, value)

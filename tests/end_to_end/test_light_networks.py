@@ -62,22 +62,16 @@ def cut_network(name: str, seed: int) -> tuple[Graph, dict[str, np.ndarray]]:
 
 @pytest.mark.parametrize("name", LIGHT)
 def test_random_weights_against_float64(name: str, shapes: int) -> None:
-    """One seed; with ``--shapes 300`` three."""
+    """One seed; with ``--shapes 300`` three. Any number of threads gives the same bits."""
     for seed in range(max(shapes // 100, 1)):
         graph, feeds = cut_network(name, seed)
         expected = float64_outputs(graph, feeds)[0]
         for accuracy, bound in BOUNDS.items():
-            found = nl.compile(graph, accuracy=accuracy, threads=2).session.run(None, feeds)[0]
+            network = nl.compile(graph, accuracy=accuracy, threads=1)
+            found = network.session.run(None, feeds)[0]
             error = relative_error(found, expected)
             print(f"{name}, seed {seed}, {accuracy}: {error:.1e}")
             assert error <= bound and found.argmax() == expected.argmax()
-
-
-@pytest.mark.parametrize("name", LIGHT)
-def test_results_are_the_same_on_any_number_of_threads(name: str) -> None:
-    graph, feeds = cut_network(name, 0)
-    network = nl.compile(graph, threads=1)
-    expected = network.session.run(None, feeds)[0]
-    for threads in (2, 3, 8):
-        session = type(network.session).in_process(network.compiled.image, threads=threads)
-        assert session.run(None, feeds)[0].tobytes() == expected.tobytes(), threads
+        for threads in (2, 3, 8):
+            session = type(network.session).in_process(network.compiled.image, threads=threads)
+            assert session.run(None, feeds)[0].tobytes() == found.tobytes(), threads

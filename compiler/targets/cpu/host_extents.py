@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial, reduce
+from operator import or_
 
 from llvmlite import ir
 
@@ -36,28 +38,55 @@ class _ExtentEmitter:
 
     def __init__(self, code: Function, symbols: dict[Symbol, int]) -> None:
         self.code = code
-        self.overflow = code.word(0, I1)
+        self._flags: list[tuple[int, Word]] = []  # each of so many overflows, fewer and fewer
         self._symbols = symbols
-        self._known: dict[Extent | Atom, Word] = {}
+        self._known: dict[object, Word] = {}  # by extent, atom, atoms, or atoms and factor
+
+    @property
+    def overflow(self) -> Word:
+        """Whether 64 bits were too few so far."""
+        return reduce(or_, (flag for _, flag in self._flags), self.code.word(0, I1))
 
     def extent(self, extent: Extent) -> Word:
         if isinstance(extent, int):
             return self.code.word(extent)
         if extent not in self._known:
-            total = self.code.word(0)
-            for atoms, factor in extent.terms:
-                term = self.code.word(factor)
-                for atom in atoms:
-                    term = self._checked("smul_with_overflow", term, self._atom(atom))
-                total = self._checked("sadd_with_overflow", total, term)
-            self._known[extent] = total
+            terms = [self._term(atoms, factor) for atoms, factor in extent.terms]
+            self._known[extent] = reduce(partial(self._checked, "sadd_with_overflow"), terms)
         return self._known[extent]
+
+    def _term(self, atoms: tuple[Atom, ...], factor: int) -> Word:
+        if not atoms:
+            return self.code.word(factor)
+        if factor == 1:
+            return self._product(atoms)
+        if (atoms, factor) not in self._known:
+            product = self._product(atoms)
+            term = self._checked("smul_with_overflow", product, self.code.word(factor))
+            self._known[atoms, factor] = term
+        return self._known[atoms, factor]
+
+    def _product(self, atoms: tuple[Atom, ...]) -> Word:
+        if len(atoms) == 1:
+            return self._atom(atoms[0])
+        if atoms not in self._known:
+            left, right = self._product(atoms[:-1]), self._atom(atoms[-1])
+            self._known[atoms] = self._checked("smul_with_overflow", left, right)
+        return self._known[atoms]
 
     def _checked(self, instruction: str, left: Word, right: Word) -> Word:
         builder = self.code.builder
         pair = getattr(builder, instruction)(left.value, right.value)
-        self.overflow = self.overflow | Word(self.code, builder.extract_value(pair, 1))
+        self._note(Word(self.code, builder.extract_value(pair, 1)))
         return Word(self.code, builder.extract_value(pair, 0))
+
+    def _note(self, flag: Word) -> None:
+        """Joins overflows as a balanced tree: on a chain of thousands LLVM takes a minute."""
+        count = 1
+        while self._flags and self._flags[-1][0] == count:
+            count *= 2
+            flag = self._flags.pop()[1] | flag
+        self._flags.append((count, flag))
 
     def _atom(self, atom: Atom) -> Word:
         if atom not in self._known:

@@ -4,7 +4,7 @@ through the whole pipeline, and what came of each.
 Shapes without a free dim are compiled one by one. The code of one with a free dim is for all its
 extents, so that the first ``SINGLE`` of a sweep apart it runs at ``SIZES`` of them, and each is a
 shape of its own with its own numbers: more than four in ten shapes of a long sweep have constant
-extents. ``PROGRAM`` of the shapes are one program, and programs are for each CPU level in turn.
+extents. ``PROGRAM`` of the shapes are one program, and shapes are for the CPU levels in turn.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cache, cached_property
+from itertools import cycle, islice
 from zlib import crc32
 
 import numpy as np
@@ -93,8 +94,9 @@ class Sweep:
 
     @property
     def programs(self) -> Iterator[SweepProgram]:
-        for turn, cpu in enumerate(levels()):
-            own = self.sizes[turn :: len(levels())]
+        turns = list(islice(cycle(_turns()), len(self.sizes)))
+        for cpu in levels():
+            own = [sizes for sizes, turn in zip(self.sizes, turns, strict=True) if turn == cpu]
             for start in range(0, len(own), PROGRAM):
                 part = own[start : start + PROGRAM]
                 yield SweepProgram(self.strategy, self.role, part, cpu)
@@ -207,6 +209,12 @@ def levels() -> tuple[str, ...]:
     alike the lower.
     """
     return tuple({cpu.machine: cpu.name for cpu in reversed(host_cpus())}.values())
+
+
+def _turns() -> list[str]:
+    """The levels that shapes are for, in turn: of three the highest has half of the turns and the
+    lowest, whose code takes LLVM twice as long, a sixth."""
+    return [cpu for count in range(len(levels()), 0, -1) for cpu in levels()[:count]]
 
 
 # -- one shape -------------------------------------------------------------------------------------

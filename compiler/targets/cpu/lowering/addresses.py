@@ -104,7 +104,9 @@ class Addresses:
         )
 
     def _elsewhere(self, name: str) -> Operand:
-        """A vector on the stack: of zeros, or for what nothing reads."""
+        """A vector on the stack: of zeros, or for what nothing reads. LLVM does not learn that it is
+        there: of hundreds of loads and stores that may be there it would try each pair.
+        """
         if name not in self.elsewhere:
             kind = vector_of(I64)
             with self.b.goto_entry_block():
@@ -112,7 +114,8 @@ class Addresses:
                 room.align = LINE
                 room.type = PTR
                 self.b.store(zero_of_type(kind), room, align=LINE)
-            self.elsewhere[name] = room
+                same = ir.FunctionType(PTR, [PTR])
+                self.elsewhere[name] = self.b.asm(same, "", "=r,0", [room], side_effect=False)
         return self.elsewhere[name]
 
     def _lanes(self, buffer: Buffer, at: Offset | Operand) -> Iterator[tuple[int, Operand]]:

@@ -193,13 +193,13 @@ def test_features_of_this_machine_are_found() -> None:
         "amx-tile": "amx_tile",
         "movbe": "movbe",
     }
-    for name, flag in names.items():
+    found = [name for name, flag in names.items() if flag in flags]
+    program = load_in_process([Variant(small.doubling(), small.kernels(), found)])
+    assert Session.in_process(program)(random(5, 4)).shape == (5, 4)
+    for name in names.keys() - found:
         program = load_in_process([Variant(small.doubling(), small.kernels(), [name])])
-        if flag in flags:
-            assert Session.in_process(program)(random(5, 4)).shape == (5, 4)
-        else:
-            with pytest.raises(CpuFeatureError):
-                Session.in_process(program)
+        with pytest.raises(CpuFeatureError):
+            Session.in_process(program)
 
 
 def test_what_the_host_cannot_build_is_refused() -> None:

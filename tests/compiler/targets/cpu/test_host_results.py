@@ -140,6 +140,25 @@ def test_every_kind_of_extent() -> None:
         assert values == [dim.evaluate(extent, numbers) for extent in extents]
 
 
+def test_thousands_of_sizes_are_short_code() -> None:
+    """Terms are computed once, and overflows are no chain, on which LLVM's time is a square."""
+    from llvmlite import ir
+
+    from netloom.compiler.targets.cpu.host_extents import emit_values
+
+    n, m = Symbol("N", 0, None), Symbol("M", 0, None)
+    a, b = Dim.of(n), Dim.of(m)
+    extents: list[Extent] = [a * b * 3 + a * i + j for i in range(64) for j in range(64)]
+    values = emit_values(ir.Module(), small.program([], symbols=(n, m)), extents)
+    depths: dict[object, int] = {}
+    for instruction in values.blocks[0].instructions:
+        depth = max((depths.get(operand, 0) for operand in instruction.operands), default=0)
+        depths[instruction] = depth + (instruction.opname == "or")
+    called = sum(instruction.opname == "call" for instruction in values.blocks[0].instructions)
+    assert called <= 2 + 62 + 2 * len(extents)  # a * b, its triple, the others' terms, the sums
+    assert 12 <= max(depths.values()) <= 2 * 13
+
+
 def test_overflow_is_noticed() -> None:
     n = Symbol("N", 0, None)
     square = Dim.of(n) * Dim.of(n)
