@@ -10,7 +10,7 @@ Each file builds on those before it: ``atoms`` (symbols, quotients, remainders, 
 its operators), then ``arithmetic``, ``conditions``, ``substitution``, ``parse`` and ``room``.
 """
 
-from .arithmetic import ceil_div, exact_quotient, maximum, minimum, product
+from .arithmetic import ceil_div, exact_quotient, maximum, minimum, product, truncated_quotient
 from .atoms import Atom, Minimum, Quotient, Remainder, Symbol
 from .conditions import inside, reduced_condition, unproved
 from .parse import parse_extent
@@ -42,5 +42,6 @@ __all__ = [
     "substitute",
     "symbol",
     "symbols_of",
+    "truncated_quotient",
     "unproved",
 ]

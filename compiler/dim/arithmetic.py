@@ -38,6 +38,11 @@ def ceil_div(extent: Extent, divisor: int) -> Extent:
     return (extent + (divisor - 1)) // divisor
 
 
+def truncated_quotient(extent: Extent, divisor: int) -> Extent:
+    """extent / divisor, rounded towards zero; ``divisor`` is positive."""
+    return maximum(extent, 0) // divisor - maximum(-extent, 0) // divisor
+
+
 def exact_quotient(numerator: Extent, divisor: Extent) -> Extent | None:
     """numerator / divisor where that is a polynomial, else None (used for the -1 of reshape): long
     division, the largest monomial first.

@@ -97,13 +97,13 @@ def is_picked(space: Space, axis: Axis) -> bool:
     """Whether lanes along the output's last axis find what they read within a few vectors, each at
     a known place (two lanes at one element, in an image of twice the size): the groups of the axis
     are then in the lanes."""
-    if space.elements.compute is not None:
+    if space.elements.compute is not None or any(load.index_expressions for load in space.reads):
         return False
     vectors = Axis.of("q", dim.ceil_div(axis.extent, LANES))
     lanes = {axis.symbol: vectors.position * LANES + Dim.of(LANE)}
     offsets = (load.buffer.offset(load.extents) for load in space.reads)
     found = [by_lane(dim.substitute(offset, lanes)) for offset in offsets]
-    return not any(load.index_expressions for load in space.reads) and all(
+    return all(
         places is not None and 0 < max(places[0]) - min(places[0]) < LANES for places in found
     )
 

@@ -79,7 +79,7 @@ _RULES: Final[Mapping[str, Rule]] = {
 
 
 def truncated_quotient(x: Any, y: Any) -> Any:
-    """x / y where it is exact or both are known not to be negative; ValueError otherwise."""
+    """x / y, rounded towards zero; ValueError where y is a free dim that leaves a rest."""
     if isinstance(x, Ratio) and isinstance(y, Ratio):
         return x / y
     if isinstance(x, int) and isinstance(y, int) and y:
@@ -88,6 +88,7 @@ def truncated_quotient(x: Any, y: Any) -> Any:
     exact = dim.exact_quotient(x, y)
     if exact is not None:
         return exact
-    if isinstance(y, int) and y > 0 and dim.is_nonnegative(x):
-        return x // y
+    if isinstance(y, int) and y:
+        whole = dim.truncated_quotient(x, abs(y))
+        return whole if y > 0 else -whole
     raise ValueError(f"{x} / {y} is no extent")

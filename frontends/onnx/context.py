@@ -77,7 +77,8 @@ class Context:
         self.splats: dict[Value, float | int | bool] = {}  # of a free shape: what fills them
         self.positions: dict[Value, Value] = {}  # where what is not zero stands in a value
         self.data_bounds: dict[Extent, Extent] = {}  # of dims that data decide
-        self._bounds: dict[Value, Extent] = {}  # of integers that data decide
+        self.largest: dict[Value, Extent] = {}  # that integers can be which data decide
+        self.parts: dict[Value, Sequence[Value]] = {}  # of short vectors that were joined
 
     @contextmanager
     def nested(self) -> Iterator[Builder]:
@@ -159,7 +160,7 @@ class Context:
         if result.dtype.is_integer:
             bound = bound_of(op, attrs, values, [self.bound(value) for value in values])
             if bound is not None:
-                self._bounds[result] = bound
+                self.largest[result] = bound
         return result
 
     def _fold(self, op: str, inputs: Sequence[Value], attrs: dict[str, Any]) -> Value | None:
@@ -304,12 +305,24 @@ class Context:
         contents = None if value.dtype.is_float else self._contents.get(value)
         if contents is not None and contents.size == 1 and dim.is_nonnegative(contents.item()):
             return contents.item()  # type: ignore[no-any-return]
-        return self._bounds.get(value)
+        return self.largest.get(value)
+
+    def _decided_parts(self, value: Value, bound: Extent, name: str) -> Contents | None:
+        found: list[Contents] = []
+        for part in self.parts[value]:
+            contents = self.contents(part)
+            own = self.bound(part)
+            if contents is None:
+                contents = self.decided(part, bound if own is None else own, name)
+            if contents is None:
+                return None
+            found.append(contents)
+        return self._contents.setdefault(value, np.concatenate(found))
 
     def decided(self, value: Value, bound: Extent, name: str) -> Contents | None:
-        """Dims that data decide, up to ``bound``, as the contents of a short vector of integers
-        or a scalar; None for other values.
-        """
+        """Dims that data decide, up to ``bound``: what a short vector or a scalar holds, or None."""
+        if value in self.parts:
+            return self._decided_parts(value, bound, name)
         if value.type.rank > 1 or not value.type.is_static or not value.dtype.is_integer:
             return None
         count = math.prod(value.type.static_shape)

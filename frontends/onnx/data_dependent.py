@@ -113,9 +113,11 @@ def _unique(context: Context, x: Value) -> list[Value]:
     starts = true_positions(context, is_new, "unique")
     number = context("sub", context("running_sum", context.cast(is_new, INT64)), 1)
     ends = context("search_sorted", number, context("iota", shape=starts.shape, axis=0))
+    counts = context("sub", ends, starts)
+    context.largest[counts] = x.shape[0]
     return [
         context("gather", ordered, starts, axis=0), context("gather", order, starts, axis=0),
-        context("gather", number, places, axis=0), context("sub", ends, starts),
+        context("gather", number, places, axis=0), counts,
     ]  # fmt: skip
 
 

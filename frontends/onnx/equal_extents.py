@@ -70,6 +70,8 @@ def equal_extents(context: Context, node: ModelNode) -> Pairs:
                     yield a.shape[axis], b.shape[other]
         case "Split":
             yield from _divided(context, node, values)
+        case "ScatterND" if len(values) == 3:
+            yield from _scattered(*values)
         case op if op in BROADCASTING:
             for a, b in combinations(values, 2):
                 yield from _aligned(a.shape, b.shape)
@@ -104,6 +106,15 @@ def _divided(context: Context, node: ModelNode, values: list[Value]) -> Pairs:
     x, axis = values[0], node.integer("axis", 0)
     if parts and -x.type.rank <= axis < x.type.rank:
         yield x.shape[axis], sum(parts)
+
+
+def _scattered(x: Value, indices: Value, updates: Value) -> Pairs:
+    """The axes of the updates: those of the indices but the last one, and those of what is left of x
+    at an index.
+    """
+    depth = indices.shape[-1] if indices.type.rank else 0
+    if isinstance(depth, int):
+        yield from zip((*indices.shape[:-1], *x.shape[depth:]), updates.shape, strict=False)
 
 
 def _expanded(context: Context, values: list[Value]) -> Pairs:

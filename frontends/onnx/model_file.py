@@ -151,6 +151,7 @@ def opsets_of(imports: object) -> dict[str, int]:
         if found.setdefault(domain, item.version) != item.version:
             raise ModelError(f"the opset of domain {printable(domain)!r} is imported twice, as {found[domain]} "
                              f"and {item.version}.", hint="Keep one of the two.")  # fmt: skip
+    found.setdefault("com.microsoft", 1)  # which ONNX Runtime does not ask for
     opset = found.setdefault("", 1)
     if opset > LATEST_OPSET:
         raise UnsupportedOpError(f"the model uses opset {opset}; the newest known one is {LATEST_OPSET}.",

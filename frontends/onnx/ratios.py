@@ -68,20 +68,15 @@ class Ratio:
 
     def floor(self) -> Ratio:
         """The largest integer below."""
-        return Ratio(self._whole(self.numerator))
+        return Ratio(self.numerator // self.divisor)
 
     def ceil(self) -> Ratio:
         """The smallest integer above."""
-        return Ratio(self._whole(self.numerator + (self.divisor - 1)))
+        return Ratio(dim.ceil_div(self.numerator, self.divisor))
 
     def truncated(self) -> Extent:
         """The integer that a cast makes of it."""
-        return self._whole(self.numerator)
-
-    def _whole(self, numerator: Extent) -> Extent:
-        if self.divisor > 1 and not dim.is_nonnegative(self.numerator):
-            raise ValueError("it may be negative")
-        return numerator // self.divisor
+        return dim.truncated_quotient(self.numerator, self.divisor)
 
 
 def _is_power_of_two(number: int) -> bool:

@@ -31,7 +31,10 @@ def concat(context: Context, node: ModelNode) -> Value:
     if len(whole) == 1:
         return whole[0]
     value = context("concat", *whole, axis=axis)
-    return context.learn(value, lambda *parts: np.concatenate(parts, axis), *whole)
+    value = context.learn(value, lambda *parts: np.concatenate(parts, axis), *whole)
+    if value.dtype.is_integer and value.type.rank == 1:
+        context.parts[value] = whole
+    return value
 
 
 @SLICING.on("Split")

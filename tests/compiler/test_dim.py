@@ -55,11 +55,11 @@ def test_operators_are_those_of_integers() -> None:
     for a, b in zip(extents(), extents(depth=2), strict=True):
         divisor = int(rng.integers(1, 12))
         made = (a + b, a - b, a * b, a // divisor, a % divisor, dim.minimum(a, b), dim.maximum(a, b),
-                dim.ceil_div(a, divisor))  # fmt: skip
+                dim.ceil_div(a, divisor), dim.truncated_quotient(a, divisor))  # fmt: skip
         for values in VALUES[::7]:
             x, y = evaluate(a, values), evaluate(b, values)
             right = (x + y, x - y, x * y, x // divisor, x % divisor, min(x, y), max(x, y),
-                     -(-x // divisor))  # fmt: skip
+                     -(-x // divisor), int(x / divisor))  # fmt: skip
             assert tuple(evaluate(e, values) for e in made) == right, (str(a), str(b), divisor)
 
 

@@ -15,7 +15,7 @@ from netloom.compiler.graph import Builder, Graph, Value
 from netloom.compiler.loops.ir import For, Kernel, Kind, walk
 from netloom.compiler.loops.verify import verify_kernel
 from netloom.compiler.op import Array
-from netloom.compiler.tensor_type import FLOAT32, TensorType
+from netloom.compiler.tensor_type import FLOAT32, INT64, TensorType
 from netloom.runtime.session import Session
 
 N, H, W = (symbol(name, 1) for name in "NHW")
@@ -117,3 +117,17 @@ def test_results() -> None:
             others = [arrays[case.other]] if case.other is not None else []
             wanted = case.wanted(arrays[N, 3, H, W], *others)
             assert np.array_equal(result, wanted), (case.name, size)
+
+
+def test_groups_of_an_axis_whose_element_a_number_says() -> None:
+    """Frames of two blocks of 4, each at a place that is computed: a last axis in groups."""
+    b = Builder("frames")
+    x = b.input(TensorType(FLOAT32, (N, 4)), "x")
+    at = b.input(TensorType(INT64, (H, 2)), "at")
+    frames = b("reshape", b("gather", x, at, axis=0), shape=(H, 8))
+    graph = b.build([b("mul", frames, b.constant(np.arange(8, dtype=np.float32)))])
+    session = Session.in_process(compile_graph(graph).image, threads=1)
+    values = np.arange(20, dtype=np.float32).reshape(5, 4)
+    places = np.array([[0, 1], [3, 2], [4, 4]])
+    (found,) = session.run(None, {"x": values, "at": places})
+    np.testing.assert_array_equal(found, values[places].reshape(3, 8) * np.arange(8))

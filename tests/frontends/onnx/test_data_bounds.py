@@ -143,3 +143,26 @@ def test_loops_of_as_many_steps_as_data_say() -> None:
 def test_loops_without_a_largest_number_of_steps_are_refused() -> None:
     with pytest.raises(UnsupportedOpError, match="number of steps is computed from data"):
         from_onnx(parser.parse_model(LOOP))
+
+
+SEGMENTS = (
+    HEAD
+    + """sums (int64[n] group) => (float[m, 7] y)
+{
+  seven = Constant <value_ints = [7]> ()
+  zero = Constant <value_ints = [0]> ()
+  kinds, first, which, counts = Unique <axis = 0> (group)
+  most = ReduceMax <axes = [0], keepdims = 1> (counts)
+  shape = Concat <axis = 0> (most, seven)
+  y = ConstantOfShape (shape)
+}"""
+)
+
+
+def test_what_is_known_beside_what_data_decide() -> None:
+    """As TensorFlow's exporter sums segments: as many rows as the largest has, of seven each."""
+    lines = ([3, 1, 3, 3], [5, 6], [2])
+    shapes = agree(SEGMENTS, None, *({"group": np.array(line)} for line in lines))
+    assert shapes == [[(3, 7)], [(1, 7)], [(1, 7)]]
+    (result,) = from_onnx(parser.parse_model(SEGMENTS)).outputs
+    assert result.type.shape[1] == 7

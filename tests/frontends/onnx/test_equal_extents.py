@@ -243,3 +243,47 @@ def test_a_number_within_what_was_found_before() -> None:
     model = model_of("float[N, T, 2] x", body, **given)
     assert str(from_onnx(model).inputs[0].type) == "float32[N, 6, 2]"
     assert_means_the_same(model, 2, 6, 2)
+
+
+def interval(model: onnx.ModelProto) -> tuple[int, Any]:
+    """The numbers that N may be once the model is imported."""
+    (found,) = (symbol for symbol in from_onnx(model).symbols if symbol.name == "N")
+    return found.lo, found.hi
+
+
+SECOND = "c = Slice(x, first, last, axis)  y = Squeeze(c, axis)"
+UPDATED = "u = Slice(x, axis, last, axis)  y = ScatterND(x, places, u)"
+
+
+@pytest.mark.parametrize("body", [SECOND, UPDATED])
+def test_rows_that_must_be_there_give_a_least_number(body: str) -> None:
+    """The second row of x, without its axis; the first two, written over others."""
+    numbers = {"first": 1, "last": 2, "axis": 0}
+    fixed = {name: np.array([n]) for name, n in numbers.items()}
+    model = model_of("float[N, 3] x", body, **fixed, places=np.array([[1], [0]]))
+    assert interval(model)[0] == 2
+    assert_means_the_same(model, 2, 3)
+    assert_means_the_same(model, 7, 3)
+    with pytest.raises(ShapeError, match="It fits where N is 2 at least"):
+        from_onnx(model, dims={"N": range(1, 9)})
+
+
+def test_an_axis_turned_round_as_tensorflow_exports_it() -> None:
+    """From 10^9 down to -10^9, which is all but the first of 10^9 elements."""
+    body = "r = Slice(x, first, last, axis, step)  y = Sub(x, r)"
+    numbers = {"first": 10**9, "last": -(10**9), "axis": 0, "step": -1}
+    model = model_of("float[N] x", body, **{name: np.array([n]) for name, n in numbers.items()})
+    assert interval(model) == (1, 10**9 - 1)
+    assert_means_the_same(model, 1)
+    assert_means_the_same(model, 6)
+
+
+def test_sums_of_dims_unite_in_the_order_of_the_inputs() -> None:
+    """Text behind an image, and the positions of both, each with a name of its own."""
+    model = model_of(
+        "float[N, 2] x, float[T, 2] c, float[P, 2] px, float[Q, 2] pc",
+        "t = Concat<axis = 0>(c, x)  p = Concat<axis = 0>(pc, px)  y = Mul(t, p)",
+    )
+    assert types_of(model) == ["float32[N, 2]", "float32[T, 2]"] * 2
+    kept = types_of(model, P="T", Q="N")
+    assert kept == [f"float32[{name}, 2]" for name in "NTTN"]

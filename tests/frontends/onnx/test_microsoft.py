@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 import onnx
+import onnx.parser
 import pytest
 from onnx import helper, numpy_helper
 
@@ -195,3 +196,14 @@ def test_gather_of_four_bits(gathered: int, quantized: int) -> None:
     model = helper.make_model(graph, opset_imports=opsets, ir_version=10)
     given = {"at": np.array([[3], [-1]])}
     compare(interpret(from_onnx(model), given), expected_of(model, given))
+
+
+def test_a_model_without_the_opset_of_the_domain() -> None:
+    """ONNX Runtime does not ask for it, and TensorFlow's exporter leaves it out."""
+    model = onnx.parser.parse_model(
+        """<ir_version: 8, opset_import: ["" : 17]> counted (int64 n) => (int64[m] y)
+        { zero = Constant<value_int = 0>() one = Constant<value_int = 1>() k = Constant<value_int = 4>()
+          y = com.microsoft.Range(zero, k, one) }"""
+    )
+    (result,) = interpret(from_onnx(model), {"n": np.array(2)})
+    np.testing.assert_array_equal(result, np.arange(4))

@@ -64,5 +64,31 @@ def test_ratios_are_followed_where_floats_round_once() -> None:
     for twice in (lambda: part * Ratio(14), lambda: part / Ratio(2), lambda: part + part):
         with pytest.raises(ValueError, match="round|exact"):
             twice()
-    with pytest.raises(ValueError, match="negative"):
-        (Ratio(-n) / Ratio(14)).floor()
+    under = Ratio(-n) / Ratio(14)
+    for number in (1, 13, 14, 97):
+        near = np.float32(-number) / np.float32(14)
+        assert evaluate(under.floor().numerator, {"n": number}) == np.floor(near)
+        assert evaluate(under.truncated(), {"n": number}) == np.trunc(near)
+
+
+WINDOWS = """less = Sub(size, five)  {}  count = Add(steps, three)  v = Constant<value_float = 1.0>()
+             y = Expand(v, count)"""
+STEPS = {
+    "integers": "steps = Div(less, four)",
+    "divided by less than 0": "near = Div(less, under)  steps = Neg(near)",
+    "cast": "f = Cast<to = 1>(less)  q = Mul(f, part)  steps = Cast<to = 7>(q)",
+    "floor": "f = Cast<to = 1>(less)  q = Mul(f, part)  d = Floor(q)  steps = Cast<to = 7>(d)",
+    "ceil": "f = Cast<to = 1>(less)  q = Mul(f, part)  d = Ceil(q)  steps = Cast<to = 7>(d)",
+}
+
+
+@pytest.mark.parametrize("steps", STEPS)
+def test_quotients_of_differences_that_may_be_negative(steps: str) -> None:
+    """As many windows as fit behind the first, which a short axis has less than none of."""
+    numbers = {"five": 5, "four": 4, "three": 3, "under": -4}
+    fixed: dict[str, Any] = {name: np.array([number]) for name, number in numbers.items()}
+    part = np.array([0.25], np.float32)
+    body = "size = Shape(x)  " + WINDOWS.format(STEPS[steps])
+    model = model_of("float[T] x", body, **fixed, part=part)
+    for length in (1, 2, 4, 6, 8, 9, 13):
+        assert_means_the_same(model, length)
