@@ -9,7 +9,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
-from math import prod
 from typing import Any
 
 from .. import dim
@@ -38,8 +37,7 @@ from .right_operands import (
 # A depthwise convolution of up to so many taps tests the borders itself: zeros around its input would
 # be written and read once more, which takes longer than the convolution. With 49 taps tests do.
 TESTED_TAPS = 25
-# positions of a filter whose conditions, along rows, cost more than a change of layout
-MANY_POSITIONS = 25
+FEW_TAPS = 24  # whose conditions, along rows, cost less than a change of layout
 ALGORITHMS = ("winograd", "fft")  # tile by tile: the names that the ops of ops/tiles.py begin with
 # these read vectors of the last axis, wherever they lie
 PANEL_READERS = tuple(
@@ -202,7 +200,7 @@ def _convolution(b: Builder, node: Node, inputs: list[Value]) -> Sequence[Value]
         packed_bytes(rank) if blocks and multiplies_bytes(node) else packed_filters(rank, blocks)
     )
     w = _reordered(b, _plain(b, w), packed)
-    if is_depthwise and prod(w.type.static_shape[2:]) <= TESTED_TAPS:
+    if is_depthwise and _has_at_most(TESTED_TAPS, w):
         return _with_attrs(b, node, [x, w], attrs, blocked)
     return _with_attrs(b, node, [_padded(b, node, x), w], _without_padding(node), blocked)
 
@@ -306,10 +304,14 @@ def _pools_blocks(node: Node, x: Value) -> bool:
 
 def _walks_rows(node: Node, x: Value) -> bool:
     """Whether a row-major input may stay so: its rows are read element after element, and for a few
-    filter positions, whose conditions cost less than a change of layout."""
-    positions = dim.product(node.inputs[1].shape[2:])
-    is_small = isinstance(positions, int) and positions < MANY_POSITIONS
+    taps."""
+    is_small = _has_at_most(FEW_TAPS, node.inputs[1])
     return x.layout is None and node.attrs.stride[-1] == 1 and is_small
+
+
+def _has_at_most(taps: int, filters: Value) -> bool:
+    found = dim.product(filters.shape[2:])
+    return isinstance(found, int) and found <= taps
 
 
 def _padded(b: Builder, node: Node, x: Value) -> Value:
