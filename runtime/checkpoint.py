@@ -22,6 +22,7 @@ from typing import Any, Final, TypeAlias
 import numpy as np
 import numpy.typing as npt
 
+from netloom.disk import sync_folder
 from netloom.errors import ProgramError, UsageError
 
 from .buffer import numpy_dtype
@@ -72,7 +73,7 @@ def write_checkpoint(path: str | os.PathLike[str], checkpoint: Checkpoint) -> No
     except BaseException:
         temporary.unlink(missing_ok=True)
         raise
-    _sync_folder(target.parent)
+    sync_folder(target.parent)
 
 
 def _path(path: str | os.PathLike[str]) -> Path:
@@ -110,14 +111,6 @@ def _write_tensors(file: Any, checkpoint: Checkpoint) -> None:
     file.write(struct.pack("<Q", len(text)) + text)
     for array in arrays:
         file.write(array.reshape(-1).view(np.uint8).data if array.size else b"")
-
-
-def _sync_folder(folder: Path) -> None:
-    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
 
 
 def _sweep(target: Path) -> None:

@@ -121,11 +121,15 @@ def _scatter_infer(attrs: ScatterAttrs, inputs: Sequence[TensorType]) -> Sequenc
     _check_line(attrs.axis, x, indices)
     if attrs.reduction not in REDUCTIONS:
         raise ValueError(f"there is no reduction {attrs.reduction}")
-    if updates != TensorType(x.dtype, indices.shape) or not (
-        x.dtype.is_float or x.dtype.is_integer
-    ):
-        raise ValueError(f"updates are {updates} for indices {indices} and {x}")
+    _check_updates(x, indices, updates)
+    if not (x.dtype.is_float or x.dtype.is_integer):
+        raise ValueError(f"there is no {attrs.reduction} of {x}")
     return [x]
+
+
+def _check_updates(x: TensorType, indices: TensorType, updates: TensorType) -> None:
+    if updates != TensorType(x.dtype, indices.shape):
+        raise ValueError(f"updates are {updates} for indices {indices} and {x}")
 
 
 def _scatter_reference(
@@ -210,8 +214,7 @@ define(
 def _last_infer(attrs: AxisAttrs, inputs: Sequence[TensorType]) -> Sequence[TensorType]:
     x, indices, updates = inputs
     _check_line(attrs.axis, x, indices)
-    if updates != TensorType(x.dtype, indices.shape):
-        raise ValueError(f"updates are {updates} for indices {indices} and {x}")
+    _check_updates(x, indices, updates)
     return [x]
 
 

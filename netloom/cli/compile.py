@@ -26,6 +26,7 @@ from .output import Output, displayable
 if TYPE_CHECKING:
     from netloom.compiler.driver import Compiled
     from netloom.compiler.graph import Graph
+    from netloom.compiler.targets.cpu.link import Linker
     from netloom.frontends.onnx.model_bytes import Reading
 
     from .kept_programs import Request
@@ -141,15 +142,16 @@ def compile_(
             f"{displayable(str(dump))!r} is not a folder.", hint="Choose another place for --dump."
         )
     start = time.perf_counter()
-    request = _request(begun, forms, dump, training, binding, build) if not output.verbose else None
+    linker = _linker(build.cpu) if "so" in targets else None
+    request = None
+    if linker is not None and not output.verbose:
+        request = _request(begun, forms, dump, training, binding, build, linker)
     if request is not None and (said := request.answer(targets["so"])) is not None:
         for warning in said["warnings"]:
             output.warn(warning)
         _say_how(output, build, said)
         _say_result(output, said, targets, start)
         return
-    if "so" in targets:
-        _check_linker(build.cpu)
     compiled = _plan(load_graph(model, binding, begun), build, dump, training)
     check_override(compiled.decisions, build.conv_strategy)
     if path is None:
@@ -171,7 +173,7 @@ def compile_(
 
 def _request(
     begun: Reading | None, forms: tuple[str, ...], dump: Path | None, training: str | None, binding: Binding,
-    build: Build,
+    build: Build, linker: Linker,
 ) -> Request | None:  # fmt: skip
     """What a library may be kept for: a model's file and options that decide it. A tuned program
     depends on the machine's times besides, and one from Python on whatever its code does.
@@ -182,7 +184,7 @@ def _request(
         return None
     from .kept_programs import Request
 
-    return Request(begun, (repr(binding), repr(build)))
+    return Request(begun, (repr(binding), repr(build), *linker.identity))
 
 
 def _say_how(output: Output, build: Build, said: Mapping[str, Any]) -> None:
@@ -253,12 +255,16 @@ def _targets(forms: tuple[str, ...], path: Path | None) -> dict[str, Path]:
     return targets
 
 
-def _check_linker(cpu: str) -> None:
-    """LinkError, before the work, if no linker is there for the CPU levels' architecture."""
+def _linker(cpu: str) -> Linker:
+    """The one for the CPU levels' architecture; LinkError, before the work, if there is none."""
+    from netloom.compiler.targets.cpu.architecture import AARCH64, X86_64
     from netloom.compiler.targets.cpu.link import find_linker
+
+    if cpu == "host":  # without what names the levels, whose import takes longer than a copy
+        return find_linker(X86_64 if X86_64.is_native else AARCH64)
     from netloom.compiler.targets.cpu.machine import cpus_named
 
-    find_linker(cpus_named(cpu)[0].architecture)
+    return find_linker(cpus_named(cpu)[0].architecture)
 
 
 def _plan(graph: Graph, build: Build, dump: Path | None, training: str | None) -> Compiled:

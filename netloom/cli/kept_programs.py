@@ -9,6 +9,7 @@ where a model of the same size was compiled in the same way before.
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import os
@@ -20,10 +21,10 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, BinaryIO
 
+import netloom
 from netloom import abi
 from netloom.compiler.cache import Cache, compiler_version, default_cache, digest_of_sources
 from netloom.compiler.targets.cpu.features import present_features
-from netloom.compiler.targets.cpu.link import find_linker
 from netloom.compiler.targets.cpu.llvm_version import identity_of, llvm_version
 from netloom.compiler.targets.cpu.whole_files import replace_program
 from netloom.frontends import onnx as frontend
@@ -41,7 +42,7 @@ class _Damaged(Exception):
 
 @dataclass(frozen=True)
 class Request:
-    """A model's file and the options that it is compiled with, as texts. Together with the machine's
+    """A model's file and what it is compiled with, options and linker, as texts. Together with the machine's
     features and the versions of all that takes part, these decide every byte of the program.
     """
 
@@ -72,6 +73,10 @@ class Request:
         """Keep the program at ``target``, whose contents have this digest, and what to say of it;
         unless it is large, or its model read other files.
         """
+        with contextlib.suppress(OSError):  # a cache is only ever a saving
+            self._keep(target, digest, said)
+
+    def _keep(self, target: Path, digest: bytes, said: Mapping[str, Any]) -> None:
         store, size = default_cache(), target.stat().st_size - abi.TRAILER_SIZE
         if store.folder is None or size > LARGEST or self.model.outside:
             return
@@ -93,11 +98,10 @@ class Request:
 
     @cached_property
     def _how(self) -> tuple[str, ...]:
-        sources = digest_of_sources(os.path.dirname(frontend.__file__))
+        sources = [digest_of_sources(package.__path__[0]) for package in (netloom, frontend)]
         packages = (" ".join(identity_of(name, "__init__.py")) for name in ("onnx", "numpy"))
         features = " ".join(sorted(present_features()))
-        return (compiler_version(), sources, llvm_version(), *packages, features, *find_linker().identity,
-                *self.options)  # fmt: skip
+        return compiler_version(), *sources, llvm_version(), *packages, features, *self.options
 
 
 def libraries_of(store: Cache) -> Cache:

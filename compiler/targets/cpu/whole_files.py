@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TypeVar
 from uuid import uuid4
 
+from netloom.disk import sync_folder
 from netloom.errors import UsageError
 
 Result = TypeVar("Result")
@@ -49,7 +50,7 @@ def replace_program(path: Path, write: Callable[[Path], Result], header: str) ->
         _write(beside, header.encode())
         beside.replace(path.with_suffix(".h"))
         library.replace(path)
-        _sync_folder(path.parent)
+        sync_folder(path.parent)
         return result
     finally:
         library.unlink(missing_ok=True)
@@ -62,7 +63,7 @@ def replace_file(path: Path, data: bytes) -> None:
     try:
         _write(temporary, data)
         temporary.replace(path)
-        _sync_folder(path.parent)
+        sync_folder(path.parent)
     finally:
         temporary.unlink(missing_ok=True)
 
@@ -82,15 +83,6 @@ def _write(path: Path, data: bytes) -> None:
         file.write(data)
         file.flush()
         os.fsync(file.fileno())
-
-
-def _sync_folder(path: Path) -> None:
-    """What was renamed in the folder reaches the disk."""
-    folder = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        os.fsync(folder)
-    finally:
-        os.close(folder)
 
 
 __all__ = ["check_writable", "replace_file", "replace_program"]
