@@ -54,9 +54,9 @@ def number_in(nest: Sequence[Level]) -> Extent:
 
 def next_place(nest: Sequence[Level], name: str, mark: str) -> tuple[Lets, Mapping[Symbol, Dim]]:
     """(what binds the place one step further in a nest, the turns there by the symbols of axes);
-    behind the last place comes the first. The first number is bound to a variable of that name,
-    others to those of their axes with a ``mark``. Only the outermost loop may have a free number of
-    turns."""
+    behind the last place comes the first, but of the outermost loop the last turn is kept where it
+    has a free number of turns, which no other may have. The first number is bound to a variable of
+    that name, others to those of their axes with a ``mark``."""
     step = variable(f"{name}{mark}", dim.product([level.turns for level in nest]) + 1)
     lets: list[tuple[Symbol, Extent]] = [(step, number_in(nest) + 1)]
     turns: dict[Symbol, Dim] = {}
@@ -68,7 +68,7 @@ def next_place(nest: Sequence[Level], name: str, mark: str) -> tuple[Lets, Mappi
             lets.append((symbol, rest % level.turns))
             rest = rest // level.turns
         else:
-            lets.append((symbol, rest))
+            lets.append((symbol, dim.minimum(rest, level.turns - 1)))
     return tuple(lets), turns
 
 

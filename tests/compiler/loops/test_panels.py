@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from netloom.compiler.dim import evaluate, symbols_of
+from netloom.compiler.dim import Dim, Extent, Symbol, evaluate, symbols_of
 from netloom.compiler.driver import PIPELINE, Options
 from netloom.compiler.graph import Builder, Graph
 from netloom.compiler.loops import bands, panels
@@ -39,11 +39,16 @@ WIDE = Machine(vectors=32)
 
 
 def layer(
-    channels: int, filters: int, extent: int, taps: int = 1, strategy: str = "direct"
+    channels: int,
+    filters: int,
+    extent: int,
+    taps: int = 1,
+    strategy: str = "direct",
+    samples: Extent = 1,
 ) -> list[Kernel]:
     """The kernels of a convolution."""
     b = Builder("layer")
-    x = b.input(TensorType(FLOAT32, (1, channels, extent, extent)), "x")
+    x = b.input(TensorType(FLOAT32, (samples, channels, extent, extent)), "x")
     w = b.constant(np.ones((filters, channels, taps, taps), np.float32))
     border = (taps // 2,) * 2
     window: Any = dict(stride=(1, 1), dilation=(1, 1), lo=border, hi=border)
@@ -143,6 +148,18 @@ def test_a_sweep_asks_for_what_the_next_one_reads(
     for present, following in zip(found, found[1:], strict=False):
         asked = {line for tile in present for line in tile.asked}
         assert asked >= following[0].read, (len(present), len(following[0].read - asked))
+
+
+def test_behind_the_last_of_free_samples_one_of_them_is_asked_for(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Samples are the outermost loop where the weights of one panel are smaller than a sample."""
+    monkeypatch.setattr(panels, "FEWEST_BYTES", 0)
+    samples = Dim.of(Symbol("N", 1))
+    kernel = product(layer(32, 80, 10, taps=3, samples=samples))
+    assert hints(kernel) and not verify_kernel(kernel)
+    assert "min(" in print_kernel(kernel)
+    agree([kernel], host_cpu(), {"N": 3})
 
 
 def test_hints_are_few_between_two_terms(monkeypatch: pytest.MonkeyPatch) -> None:
