@@ -10,7 +10,7 @@ import numpy as np
 
 from ..dim import Extent
 from ..op import Array, ByDecomposition, Op, define
-from ..tensor_type import TensorType
+from ..tensor_type import FLOAT32, DType, TensorType
 
 if TYPE_CHECKING:
     from ..graph import Builder, Node, Value
@@ -85,9 +85,11 @@ def _groups_divide(attrs: GroupNormAttrs, inputs: Sequence[TensorType]) -> None:
 
 
 def _batch_norm(b: Builder, node: Node) -> Sequence[Value]:
-    x, scale, bias, mean, variance = node.inputs
+    x = node.inputs[0]
+    scale, bias, mean, variance = (_widened(b, value) for value in node.inputs[1:])
     factor = b("div", scale, b("sqrt", b("add", variance, node.attrs.epsilon)))
     shift = b("sub", bias, b("mul", mean, factor))
+    factor, shift = (_cast(b, value, x.dtype) for value in (factor, shift))
     rank = x.type.rank
     return [b("add", b("mul", x, _channel(b, factor, rank)), _channel(b, shift, rank))]
 
@@ -102,6 +104,15 @@ def _batch_norm_reference(
     return [
         (x * _channel_array(factor, rank) + _channel_array(shift, rank)).astype(inputs[0].dtype)
     ]
+
+
+def _widened(b: Builder, value: Value) -> Value:
+    """A parameter of 16 bits as float32: its sum with epsilon is not the parameter."""
+    return _cast(b, value, FLOAT32) if value.dtype.bytes < FLOAT32.bytes else value
+
+
+def _cast(b: Builder, value: Value, dtype: DType) -> Value:
+    return value if value.dtype is dtype else b("cast", value, dtype=dtype)
 
 
 def _wide(a: Array) -> Array:

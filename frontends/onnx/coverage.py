@@ -11,7 +11,7 @@ import onnx.defs
 
 from .handler import LATEST_OPSET
 from .loops import CONTROL_FLOW
-from .registry import DOMAINS, INLINED, REMEDIES
+from .registry import ADDED_TO_STANDARD, DOMAINS, INLINED, REMEDIES
 from .schema import find_schema
 from .standard_function import has_body
 
@@ -77,6 +77,8 @@ def table() -> str:
         f"| {op} | {REMEDIES.get(op, 'Export the network with simpler ops.')} |"
         for op in _missing_ops()
     ]
+    parts += ["", "## Experimental ops, and ONNX Runtime's in the standard's domain\n"]
+    parts += [", ".join(sorted(ADDED_TO_STANDARD.entries)) + "."]
     for domain, handlers in DOMAINS.items():
         if domain:
             parts += ["", f"## {domain}\n", ", ".join(sorted(handlers.entries)) + "."]

@@ -7,11 +7,12 @@ from typing import Final
 
 from netloom.compiler.dim import product
 from netloom.compiler.graph import Value
-from netloom.compiler.tensor_type import FLOAT32, INT64
+from netloom.compiler.tensor_type import INT64
 
 from .context import Context
 from .handler import HandlerTable
 from .node import ModelNode
+from .short_floats import widened
 from .sizes import listed
 
 NORMALIZATION: Final = HandlerTable()
@@ -156,7 +157,7 @@ def layer_normalization(context: Context, node: ModelNode) -> list[Value | None]
     y = context("layer_norm", x, *full, axis=axis, epsilon=epsilon)
     if not (node.is_used(1) or node.is_used(2)):
         return [y]
-    wide = context.cast(x, FLOAT32) if x.dtype.bytes < 4 else x
+    wide = widened(context, x)
     axes = tuple(range(axis, x.type.rank))
     mean = context("reduce_mean", wide, axes=axes, keep=True)
     centred = context("sub", wide, mean)
@@ -194,19 +195,20 @@ def local_response_normalization(context: Context, node: ModelNode) -> Value:
 @NORMALIZATION.on("MeanVarianceNormalization")
 def mean_variance_normalization(context: Context, node: ModelNode) -> Value:
     """(x - mean) / (sqrt(mean(x^2) - mean(x)^2) + 1e-9)."""
-    x = node.input(0)
+    x = widened(context, node.input(0))
     axes = node.axes(node.integers("axes") or (0, 2, 3), x.type.rank)
     centred = context("sub", x, context("reduce_mean", x, axes=axes, keep=True))
     deviation = context(
         "sqrt", context("reduce_mean", context("mul", centred, centred), axes=axes, keep=True)
     )
-    return context("div", centred, context("add", deviation, 1e-9))
+    y = context("div", centred, context("add", deviation, 1e-9))
+    return context.cast(y, node.input(0).dtype)
 
 
 @NORMALIZATION.on("LpNormalization")
 def lp_normalization(context: Context, node: ModelNode) -> Value:
     """x / |x|_p along an axis; zero where the norm is zero."""
-    x, p = node.input(0), node.integer("p", 2)
+    x, p = widened(context, node.input(0)), node.integer("p", 2)
     axes = (node.axis(node.integer("axis", -1), x.type.rank),)
     if p not in (1, 2):
         raise node.fault(f"attribute p is {p}; it must be 1 or 2.", "Export it again.")
@@ -214,7 +216,8 @@ def lp_normalization(context: Context, node: ModelNode) -> Value:
     norm = context("reduce_sum", terms, axes=axes, keep=True)
     norm = context("sqrt", norm) if p == 2 else norm
     zero = context.number(0.0, x.dtype)
-    return context("select", context("equal", norm, zero), zero, context("div", x, norm))
+    y = context("select", context("equal", norm, zero), zero, context("div", x, norm))
+    return context.cast(y, node.input(0).dtype)
 
 
 # -- softmax ---------------------------------------------------------------------------------------

@@ -15,6 +15,7 @@ from .context import Context
 from .handler import HandlerTable
 from .node import ModelNode
 from .same_padding import with_same_padding
+from .short_floats import widened
 from .window import FIX_DIMS, Window, read_window, spatial_rank
 
 POOLING: Final = HandlerTable()
@@ -127,21 +128,21 @@ def lp_pool(context: Context, node: ModelNode) -> Value:
     """(sum |x|^p)^(1/p) over each window: the mean, times the kernel's size."""
     x, p = node.input(0), node.integer("p", 2)
     window = _window(node, x)
-    powers = _absolute_power(context, node, x, p)
+    powers = _absolute_power(context, node, widened(context, x), p)
     mean = context(
         "average_pool", powers, kernel=window.kernel, stride=window.stride, dilation=window.dilation, lo=window.lo,
         hi=window.hi, count_padding=True, extra=(0,) * len(window.kernel),
     )  # fmt: skip
-    return _root(context, context("mul", mean, float(math.prod(window.kernel))), p)
+    y = _root(context, context("mul", mean, float(math.prod(window.kernel))), p)
+    return context.cast(y, x.dtype)
 
 
 @POOLING.on("GlobalLpPool", first=2)
 def global_lp_pool(context: Context, node: ModelNode) -> Value:
     x, p = node.input(0), node.integer("p", 2)
-    powers = _absolute_power(context, node, x, p)
-    return _root(
-        context, context("reduce_sum", powers, axes=tuple(range(2, x.type.rank)), keep=True), p
-    )
+    powers = _absolute_power(context, node, widened(context, x), p)
+    total = context("reduce_sum", powers, axes=tuple(range(2, x.type.rank)), keep=True)
+    return context.cast(_root(context, total, p), x.dtype)
 
 
 def _absolute_power(context: Context, node: ModelNode, x: Value, p: int) -> Value:

@@ -13,6 +13,7 @@ from netloom.compiler.tensor_type import BOOL, UINT8
 from .context import Context
 from .handler import HandlerTable
 from .node import ModelNode
+from .short_floats import widened
 
 REDUCTION: Final = HandlerTable()
 
@@ -58,19 +59,23 @@ def reduce_composed(context: Context, node: ModelNode) -> Value:
     """L1: sum |x|; L2: sqrt(sum x^2); log-sum-exp is shifted by the maximum."""
     x = node.input(0)
     axes = _axes(context, node, x.type.rank)
-    keep = node.flag("keepdims", True)
-    axes = () if axes is None else axes
-    match node.op_type:
+    y = _composed(
+        context, node.op_type, widened(context, x), axes or (), node.flag("keepdims", True)
+    )
+    return context.cast(y, x.dtype)
+
+
+def _composed(context: Context, op: str, x: Value, axes: tuple[int, ...], keep: bool) -> Value:
+    attrs = {"axes": axes, "keep": keep}
+    match op:
         case "ReduceL1":
-            return context("reduce_sum", context("abs", x), axes=axes, keep=keep)
+            return context("reduce_sum", context("abs", x), **attrs)
         case "ReduceL2":
-            return context(
-                "sqrt", context("reduce_sum", context("mul", x, x), axes=axes, keep=keep)
-            )
+            return context("sqrt", context("reduce_sum", context("mul", x, x), **attrs))
         case "ReduceSumSquare":
-            return context("reduce_sum", context("mul", x, x), axes=axes, keep=keep)
+            return context("reduce_sum", context("mul", x, x), **attrs)
         case "ReduceLogSum":
-            return context("log", context("reduce_sum", x, axes=axes, keep=keep))
+            return context("log", context("reduce_sum", x, **attrs))
         case _:
             return _log_sum_exp(context, x, axes, keep)
 

@@ -1,5 +1,5 @@
-"""Sequences of tensors -> nothing: their lengths and positions are known at import, so each tensor
-keeps its own value.
+"""Sequences of tensors -> nothing: their lengths are known at import, and positions mostly, so each
+tensor keeps its own value.
 
 An optional is what it holds; an empty one cannot be imported.
 """
@@ -16,6 +16,7 @@ from netloom.compiler.tensor_type import BOOL, INT64
 from .context import Context
 from .handler import HandlerTable
 from .node import Item, ModelNode, ValueSequence
+from .sizes import numbers
 
 SEQUENCES: Final = HandlerTable()
 MOST_PARTS: Final = 1 << 12
@@ -48,8 +49,22 @@ def _position(context: Context, node: ModelNode, given: Value, count: int) -> in
 
 @SEQUENCES.on("SequenceAt", first=11)
 def at(context: Context, node: ModelNode) -> Value:
-    parts = node.sequence(0)
-    return parts[_position(context, node, node.input(1), len(parts))]
+    """One tensor; if data decide which, they are stacked, so they must have one type."""
+    parts, given = node.sequence(0), node.input(1)
+    known = context.contents(given)
+    if not parts or (known is not None and numbers(known.ravel().tolist()) is not None):
+        return parts[_position(context, node, given, len(parts))]
+    if len({part.type for part in parts}) != 1:
+        raise node.unsupported(
+            "its position is computed from data, and the tensors differ in shape.",
+            "Pad them to one shape, or fix the position.",
+        )
+    rows = [context.reshape(part, (1, *part.shape)) for part in parts]
+    return context("gather", _joined(context, rows, 0), context.reshape(given, ()), axis=0)
+
+
+def _joined(context: Context, parts: Sequence[Value], axis: int) -> Value:
+    return context("concat", *parts, axis=axis) if len(parts) > 1 else parts[0]
 
 
 @SEQUENCES.on("SequenceInsert", first=11)
@@ -129,7 +144,7 @@ def concat(context: Context, node: ModelNode) -> Value:
     axis = node.axis(node.integer("axis", 0), parts[0].type.rank + is_new)
     if is_new:
         parts = tuple(context.reshape(p, (*p.shape[:axis], 1, *p.shape[axis:])) for p in parts)
-    return context("concat", *parts, axis=axis) if len(parts) > 1 else parts[0]
+    return _joined(context, parts, axis)
 
 
 # -- optionals -------------------------------------------------------------------------------------

@@ -17,6 +17,7 @@ from ..node import Item, ModelNode
 from ..padding import PADDING
 from ..sampling import SAMPLING
 from .attention import ATTENTION
+from .experimental import EXPERIMENTAL
 from .fused import FUSED
 from .grouped_attention import GROUPED_ATTENTION
 from .normalization import ADDED_NORMALIZATION, NORMALIZATION
@@ -37,8 +38,8 @@ MICROSOFT: Final = HandlerTable(
     QUANTIZED_ATTENTION,
     QUANTIZED_LSTM,
 )
-# ops that ONNX Runtime adds to the standard's domain
-ADDED_TO_STANDARD: Final = HandlerTable(ADDED_NORMALIZATION)
+# ops that ONNX Runtime adds to the standard's domain, and those that it still has of old opsets
+ADDED_TO_STANDARD: Final = HandlerTable(ADDED_NORMALIZATION, EXPERIMENTAL)
 
 
 @MICROSOFT.on(*AS_IN_STANDARD)

@@ -71,12 +71,34 @@ def fused_matmul(context: Context, node: ModelNode) -> Value:
     return value if alpha == 1 else context("mul", value, alpha)
 
 
+@FUSED.on("GemmFastGelu")
+def product_and_gelu(context: Context, node: ModelNode) -> Value:
+    """gelu(x @ w + bias), approximated by tanh."""
+    value, bias = matrix_product(context, node, node.input(0), node.input(1)), node.optional(2)
+    value = value if bias is None else context("add", value, bias)
+    return context("gelu", value, approximate=True)
+
+
 @FUSED.on("FusedConv")
 def fused_conv(context: Context, node: ModelNode) -> Value:
     """activation(conv + bias + z)."""
-    value = convolved(context, node, node.input(0), node.input(1))
+    return _convolved(context, node, node.input(0), node.input(1), node.optional(3))
+
+
+@FUSED.on("NhwcConv", "NhwcFusedConv")
+def conv_of_rows(context: Context, node: ModelNode) -> Value:
+    """FusedConv whose channels come last, in the weights too: [o, kernel.., c / group]."""
+    x, w, z = node.input(0), node.input(1), node.optional(3)
+    if x.type.rank != w.type.rank:
+        raise node.misshapen(f"its input is {x.type} and its weights are {w.type}.")
+    z = None if z is None else channels_first(context, z)
+    image, weights = (channels_first(context, value) for value in (x, w))
+    return channels_last(context, _convolved(context, node, image, weights, z))
+
+
+def _convolved(context: Context, node: ModelNode, x: Value, w: Value, z: Value | None) -> Value:
+    value = convolved(context, node, x, w)
     value = add_bias(context, node, value, value.shape[1])
-    z = node.optional(3)
     value = value if z is None else context("add", value, z)
     return _activated(context, node, value, node.numbers("activation_params") or ())
 

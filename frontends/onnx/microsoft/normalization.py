@@ -8,13 +8,14 @@ from collections.abc import Sequence
 from typing import Final
 
 from netloom.compiler.graph import Value
-from netloom.compiler.tensor_type import FLOAT32, INT32
+from netloom.compiler.tensor_type import INT32
 
 from ..context import Context
 from ..handler import HandlerTable
 from ..indexing import check_indices
 from ..node import ModelNode
 from ..normalization import layer_normalization, rms_normalization
+from ..short_floats import widened
 from .fused import channels_first, channels_last
 from .quantized import dequantized_input
 
@@ -158,7 +159,7 @@ def simplified_layer_norm(context: Context, node: ModelNode) -> list[Value | Non
     if not node.is_used(1):
         return [y]
     axis = node.axis(node.integer("axis", -1), x.type.rank)
-    wide = context.cast(x, FLOAT32) if x.dtype.bytes < 4 else x
+    wide = widened(context, x)
     axes = tuple(range(axis, x.type.rank))
     square = context("reduce_mean", context("mul", wide, wide), axes=axes, keep=True)
     root = context("sqrt", context("add", square, node.number("epsilon", 1e-5)))

@@ -47,6 +47,7 @@ class Case:
     outputs: tuple[str, ...] = ("y",)
     first_fixed: int = 1
     domain: str = "com.microsoft"
+    standard: int = 16  # its opset
 
 
 def case(
@@ -55,9 +56,10 @@ def case(
     outputs: tuple[str, ...] = ("y",),
     first_fixed: int = 1,
     domain: str = "com.microsoft",
+    standard: int = 16,
     **attributes: Any,
 ) -> Case:
-    return Case(op, inputs, attributes, outputs, first_fixed, domain)
+    return Case(op, inputs, attributes, outputs, first_fixed, domain, standard)
 
 
 def model_of(c: Case) -> tuple[onnx.ModelProto, dict[str, Array]]:
@@ -78,7 +80,7 @@ def model_of(c: Case) -> tuple[onnx.ModelProto, dict[str, Array]]:
         [node], "g", ports, [onnx.ValueInfoProto(name=n) for n in c.outputs if n], fixed
     )
     opsets = [
-        helper.make_opsetid("", 16),
+        helper.make_opsetid("", c.standard),
         helper.make_opsetid("com.microsoft", 1),
         helper.make_opsetid("ai.onnx.ml", 3),
     ]

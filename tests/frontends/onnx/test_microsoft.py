@@ -34,6 +34,7 @@ from .runtime_case import (
     r,
     u,
 )
+from .test_experimental import CASES as EXPERIMENTAL_CASES
 from .test_microsoft_attention import CASES as ATTENTION_CASES
 from .test_microsoft_lstm import CASES as LSTM_CASES
 
@@ -84,7 +85,9 @@ def test_case(c: Case) -> None:
 
 
 def test_every_handler_has_a_case() -> None:
-    tested = {(c.domain, c.op) for c in (*CASES, *ATTENTION_CASES, *LSTM_CASES)}
+    tested = {
+        (c.domain, c.op) for c in (*CASES, *ATTENTION_CASES, *LSTM_CASES, *EXPERIMENTAL_CASES)
+    }
     tested |= {("com.microsoft", op) for op in DEFINED}
     assert {("com.microsoft", op) for op in MICROSOFT.entries} <= tested
     assert {("", op) for op in ADDED_TO_STANDARD.entries} <= tested
@@ -120,6 +123,18 @@ def skip_group_norm(x: Array, scale: Array, shift: Array, skip: Array, bias: Arr
     return [grouped(total, 2) * scale + shift, total]
 
 
+def gelu_of_tanh(x: Array) -> Array:
+    return 0.5 * x * (1 + np.tanh(math.sqrt(2 / math.pi) * (x + 0.044715 * x**3)))
+
+
+def nhwc_conv(x: Array, w: Array, bias: Array) -> list[Array]:
+    """Two groups; w is [o, kh, kw, c / 2]."""
+    windows = np.lib.stride_tricks.sliding_window_view(x, w.shape[1:3], axis=(1, 2))
+    halves = zip(np.split(windows, 2, axis=3), np.split(w, 2), strict=True)
+    parts = [np.einsum("nhwckl,oklc->nhwo", part, filters) for part, filters in halves]
+    return [np.concatenate(parts, axis=3) + bias]
+
+
 DEFINED: dict[str, tuple[Case, Any]] = {
     "BiasSplitGelu": (case("BiasSplitGelu", r(2, 3, 8), r(8)), split_gelu),
     "BiasAdd": (case("BiasAdd", r(2, 3, 4), r(4), r(2, 3, 4)), lambda x, b, s: [x + b + s]),
@@ -127,6 +142,12 @@ DEFINED: dict[str, tuple[Case, Any]] = {
     "SkipGroupNorm": (
         case("SkipGroupNorm", r(2, 3, 4, 6), r(6), r(6), r(2, 3, 4, 6), r(6), groups=2, outputs=("y", "s")),
         skip_group_norm,
+    ),
+    "GemmFastGelu": (case("GemmFastGelu", r(3, 4), r(4, 5), r(5)), lambda x, w, b: [gelu_of_tanh(x @ w + b)]),
+    "NhwcConv": (case("NhwcConv", r(1, 5, 6, 4), r(6, 2, 3, 2), r(6), group=2), nhwc_conv),
+    "NhwcFusedConv": (
+        case("NhwcFusedConv", r(1, 5, 6, 4), r(6, 2, 3, 2), r(6), r(1, 4, 4, 6), group=2, activation="Relu"),
+        lambda x, w, b, z: [np.maximum(nhwc_conv(x, w, b)[0] + z, 0)],
     ),
     "TransposeMatMul": (case("TransposeMatMul", r(2, 3, 4), r(2, 5, 4), transB=1), lambda a, b: [a @ np.swapaxes(b, 1, 2)]),
 }  # fmt: skip

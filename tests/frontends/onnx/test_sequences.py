@@ -33,6 +33,9 @@ CASES: dict[str, tuple[str, Callable[[], Array]]] = {
     "a stack": ("s = SequenceConstruct(x, x, x)  y = ConcatFromSequence<axis = 1, new_axis = 1>(s)", lambda: np.stack([X] * 3, 1)),
     "joined": ("n = Neg(x)  s = SequenceConstruct(x, n)  y = ConcatFromSequence<axis = -1>(s)", lambda: np.concatenate([X, -X], 1)),
     "entries": ("s = SplitToSequence<axis = 0, keepdims = 0>(x)  i = Constant<value_int = -1>()  y = SequenceAt(s, i)", lambda: X[3]),
+    "an entry that data decide": (
+        "s = SplitToSequence<axis = 0, keepdims = 0>(x)  r = ArgMax<axis = 0, keepdims = 0>(x)  z = Constant<value_int = 0>()  "
+        "m = Gather(r, z)  k = Constant<value_int = 5>()  i = Sub(m, k)  y = SequenceAt(s, i)", lambda: X[2]),
     "parts of one size": ("k = Constant<value_int = 3>()  s = SplitToSequence(x, k)  i = Constant<value_int = 1>()  y = SequenceAt(s, i)",
                           lambda: X[3:]),
     "parts of sizes": ("k = Constant<value_ints = [1, 3]>()  s = SplitToSequence(x, k)  i = Constant<value_int = 1>()  y = SequenceAt(s, i)",
@@ -76,7 +79,8 @@ def test_an_output_that_is_a_sequence_becomes_several() -> None:
     ("i = Constant<value_int = 0>()  y = SequenceAt(x, i)", ModelError, "a sequence is needed"),
     ("s = SequenceConstruct(x, x)  y = Neg(s)", ModelError, "a tensor is needed"),
     ("s = SequenceEmpty()  y = ConcatFromSequence<axis = 0>(s)", UnsupportedOpError, "the sequence is empty"),
-    ("s = SequenceConstruct(x, x)  r = ReduceSum<keepdims = 0>(x)  i = Cast<to = 7>(r)  y = SequenceAt(s, i)", UnsupportedOpError, "from data"),
+    ("t = Transpose(x)  s = SequenceConstruct(x, t)  r = ReduceSum<keepdims = 0>(x)  i = Cast<to = 7>(r)  y = SequenceAt(s, i)",
+     UnsupportedOpError, "the tensors differ in shape"),
 ])  # fmt: skip
 def test_refusals(body: str, kind: type[NetloomError], words: str) -> None:
     with pytest.raises(kind, match=words):
