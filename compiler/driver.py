@@ -53,7 +53,7 @@ from .targets.cpu.whole_files import check_writable
 from .text import constants_of, print_graph
 from .tuning import Tuner
 
-LEVELS = ("graph", "kernels", "loops", "llvm", "asm")  # of a program as text
+TEXT_FORMS = ("graph", "kernels", "loops", "llvm", "asm")  # each nearer to machine code
 TRAINING_BATCH = 32  # what costs take a free batch for in a training step
 # bytes of arena that a program may ask for, at the lowest values of its free dims
 MEMORY_BUDGET = 64 << 30
@@ -177,16 +177,11 @@ class Compiled:
     @cached_property
     def variants(self) -> tuple[Variant, ...]:
         """The code for every level, the lowest first."""
-        lower = [
-            Variant(low.program, _objects(low.kernels, low.cpu, self.workers), low.cpu.required,
-                    low.cpu.name, low.cpu.architecture)
-            for low in self.lower
-        ]  # fmt: skip
-        return (
-            *lower,
-            Variant(
-                self.program, self.objects, self.cpu.required, self.cpu.name, self.cpu.architecture
-            ),
+        below = [(low.program, _objects(low.kernels, low.cpu, self.workers), low.cpu)
+                 for low in self.lower]  # fmt: skip
+        return tuple(
+            Variant(program, objects, cpu.required, cpu.name, cpu.architecture)
+            for program, objects, cpu in (*below, (self.program, self.objects, self.cpu))
         )
 
     @cached_property
@@ -205,19 +200,21 @@ class Compiled:
         check_writable(Path(path))
         return write_shared_object(self.variants, Path(path))
 
-    def as_text(self, level: str = "graph") -> str:
-        """The program at a level: graph (as it was given), kernels (fused), loops, llvm or asm."""
-        if level in ("loops", "llvm", "asm"):
+    def as_text(self, form: str = "graph") -> str:
+        """The program as one of TEXT_FORMS: graph (as it was given), kernels (fused), loops, llvm or
+        asm. UsageError for another form, and where each CPU level has a text of its own.
+        """
+        if form in ("loops", "llvm", "asm"):
             from .loops.verify import verify_kernel
 
             if self.lower:
                 raise UsageError(
-                    f"the text of {level} is for one CPU level, not for {self.levels}.",
+                    f"the text of {form} is for one CPU level, not for {self.levels}.",
                     hint="Give one level.",
                 )
             for name, kernel in self.program.kernels.items():
                 verify_kernel(replace(kernel, name=name))
-        match level:
+        match form:
             case "graph":
                 return "\n".join(map(print_graph, self.sources.values()))
             case "kernels":
@@ -236,7 +233,7 @@ class Compiled:
                 from .targets.cpu.llvm import kernels_as_assembly
 
                 return kernels_as_assembly(self.program.kernels, self.cpu)
-        raise UsageError(f"there is no level {level!r}.", hint=f"Choose {', '.join(LEVELS)}.")
+        raise UsageError(f"there is no form {form!r}.", hint=f"Choose {', '.join(TEXT_FORMS)}.")
 
 
 def compile_graph(
@@ -395,6 +392,6 @@ def _check_memory(program: Program) -> None:
             )
 
 
-__all__ = ["LEVELS", "PIPELINE", "TRAINING_PIPELINE", "Compiled", "Options", "compile_entries",
+__all__ = ["PIPELINE", "TEXT_FORMS", "TRAINING_PIPELINE", "Compiled", "Options", "compile_entries",
            "compile_graph", "plan_entries",
            "plan_graph"]  # fmt: skip

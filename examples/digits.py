@@ -4,8 +4,8 @@ run that.
     python examples/digits.py [--epochs 15] [--output lenet5.so]
 
 Prints the accuracy on held-back digits before and after the way through the shared object, and how
-well the shared object agrees with the graph's interpreter. Exits with 1 if the accuracy is below 97
-%.
+well the shared object agrees with the graph's interpreter. Exits with 1 if the accuracy is below
+97 %.
 """
 
 from __future__ import annotations

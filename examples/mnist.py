@@ -1,12 +1,11 @@
 """Train LeNet-5 on MNIST with a compiled step, for several seeds, and print each accuracy and their
 median.
 
-    NETLOOM_DATA=/path/to/data python examples/mnist.py [--seeds 0 1 2] [--decay] [--checkpoint
-    mnist.safetensors --resume]
+    NETLOOM_DATA=/path/to/data python examples/mnist.py [--seeds 0 1 2] [--decay] \\
+        [--checkpoint mnist.safetensors --resume]
 
 NETLOOM_DATA names the folder that holds mnist/ with the four idx files. SIGINT stops within a step;
-with a checkpoint,
---resume goes on from there as if nothing had happened.
+with a checkpoint, --resume goes on from there as if nothing had happened.
 """
 
 from __future__ import annotations

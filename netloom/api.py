@@ -42,9 +42,9 @@ class CompiledNetwork:
         """Write the shared object PATH and its C header."""
         self.compiled.save(path)
 
-    def as_text(self, level: str = "graph") -> str:
+    def as_text(self, form: str = "graph") -> str:
         """The program as text: graph, kernels, loops, llvm or asm."""
-        return self.compiled.as_text(level)
+        return self.compiled.as_text(form)
 
 
 def compile(  # noqa: A001

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import ast
 import os
+import re
 import subprocess
 import sys
 import zipfile
 from pathlib import Path
+
+import pytest
 
 ROOT = Path(__file__).parents[1]
 FORBIDDEN = {
@@ -66,6 +69,27 @@ def test_layers() -> None:
 
 def test_a_violation_is_found() -> None:
     assert violations("runtime", "from netloom.compiler.graph import Graph\nimport numpy")
+
+
+MAPS = ("compiler/loops", "compiler/passes", "compiler/targets/cpu", "compiler/targets/cuda",
+        "frontends/onnx", "runtime")  # fmt: skip
+
+
+def missing(folder: Path, text: str) -> set[str]:
+    """The modules and folders that a package's text names, and that it has not."""
+    named = set(re.findall(r"``([a-z_0-9]+/?)``", text))
+    return {name for name in named if not (folder / name).is_dir()
+            and not (folder / f"{name}.py").is_file()}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", MAPS)
+def test_packages_name_modules_that_they_have(name: str) -> None:
+    text = ast.get_docstring(ast.parse((ROOT / name / "__init__.py").read_text(encoding="utf-8")))
+    assert text and not missing(ROOT / name, text)
+
+
+def test_a_module_that_is_gone_is_found() -> None:
+    assert missing(ROOT / "compiler", "``graph``, ``dim/`` and ``schedule``") == {"schedule"}
 
 
 def test_importing_netloom_imports_little() -> None:

@@ -39,7 +39,7 @@ SCHEDULES: Mapping[str, Schedule] = {  # of every op that has loops of its own
     "attention_online": attention_loops,
 }  # fmt: skip
 
-# a kernel of a device's own; elsewhere they are decomposed
+# ops that are a kernel of a device's own (targets/cuda/); elsewhere they are decomposed
 DEVICE_KERNELS = frozenset({"attention_fused", "attention_parts", "attention_gradient_fused"})
 
 
@@ -60,16 +60,16 @@ def build_kernel(name: str, graph: Graph, machine: Machine) -> Kernel:
 
 def has_loops(node: Node) -> bool:
     """Whether code can be made for a node: it has an element formula, or loops of its own."""
-    return (
-        node.op.compute is not None or node.op.name in SCHEDULES or node.op.name in DEVICE_KERNELS
-    )
+    return node.op.compute is not None or _has_own_loops(node)
+
+
+def _has_own_loops(node: Node) -> bool:
+    return node.op.name in SCHEDULES or node.op.name in DEVICE_KERNELS
 
 
 def is_anchor(node: Node) -> bool:
     """Whether a node decides a kernel's loops: it reduces, or has loops of its own."""
-    return (
-        node.op.name in SCHEDULES or node.op.name in DEVICE_KERNELS or bool(compute_of(node).reduce)
-    )
+    return _has_own_loops(node) or bool(compute_of(node).reduce)
 
 
 def anchor_of(graph: Graph) -> Node | None:

@@ -151,11 +151,15 @@ class Prefetch:
 
 @dataclass(frozen=True, eq=False)
 class Block:
+    """Statements, one after another."""
+
     statements: tuple[Statement, ...]
 
 
 @dataclass(frozen=True, eq=False)
 class For:
+    """The body for each variable in 0 <= variable < extent, as ``kind`` says."""
+
     variable: Symbol
     extent: Extent
     kind: Kind
@@ -180,6 +184,8 @@ class When:
 
 @dataclass(frozen=True, eq=False)
 class Allocate:
+    """The body with a local buffer; what is read of it was written before."""
+
     buffer: Buffer
     body: Statement
 

@@ -76,8 +76,18 @@ def _check(optimizer: object, shares: Sequence[str], others: Sequence[str]) -> N
         real(getattr(optimizer, name), f"{name} of {kind}", least=0, below=below)
 
 
+class _NothingShared:
+    """Of an optimizer that keeps tensors for each parameter alone."""
+
+    def shared(self) -> dict[str, Constant]:
+        return {}
+
+    def advance(self, shared: Tensors) -> dict[str, Symbolic]:
+        return {}
+
+
 @dataclass(frozen=True)
-class SGD:
+class SGD(_NothingShared):
     """v = momentum * v + g; p -= rate * v, or rate * (g + momentum * v) with ``nesterov``; g
     includes decay * p.
     """
@@ -94,12 +104,6 @@ class SGD:
 
     def slots(self, parameter: TensorType) -> dict[str, Constant]:
         return _zeros(parameter, "velocity") if self.momentum else {}
-
-    def shared(self) -> dict[str, Constant]:
-        return {}
-
-    def advance(self, shared: Tensors) -> dict[str, Symbolic]:
-        return {}
 
     def build_update(
         self,
@@ -180,7 +184,7 @@ class AdamW(Adam):
 
 
 @dataclass(frozen=True)
-class RMSprop:
+class RMSprop(_NothingShared):
     """s = decay * s + (1 - decay) * g²; p -= rate * g / (sqrt(s) + epsilon) (Hinton's lecture
     6e, 2012).
     """
@@ -195,12 +199,6 @@ class RMSprop:
 
     def slots(self, parameter: TensorType) -> dict[str, Constant]:
         return _zeros(parameter, "mean_square")
-
-    def shared(self) -> dict[str, Constant]:
-        return {}
-
-    def advance(self, shared: Tensors) -> dict[str, Symbolic]:
-        return {}
 
     def build_update(
         self,

@@ -57,24 +57,9 @@ def training_graph(
     whole(accumulate, "the number of accumulated steps", least=1)
     if average is not None:
         real(average, "average", least=0, below=1)
-    if not isinstance(graph, Graph):
-        raise UsageError(
-            f"a {type(graph).__name__} cannot be trained; a graph can.",
-            hint="Give what network.graph(x=nl.tensor(...)) returns.",
-        )
-    for name in {labels, rate} & {value.label for value in graph.inputs}:
-        raise UsageError(
-            f"the step has an input {name!r} of its own, and the network has one of that name.",
-            hint="Give the network's another name.",
-        )
+    _check_graph(graph, {labels, rate})
     form = graph.training_form() if isinstance(graph, TracedGraph) else graph
-    if isinstance(loss, Mixed):
-        loss.check(form.outputs)
-    elif isinstance(loss, Loss) and len(form.outputs) != 1:
-        raise UsageError(
-            f"the loss {loss.name} is of one output, and the network has {len(form.outputs)}.",
-            hint="Give a function of all outputs and the target.",
-        )
+    _check_outputs(form, loss)
     chosen = _trainable(form, trainable)
     b = _copy(form)
     trace = Trace(b, training=True)
@@ -97,6 +82,31 @@ def _check_optimizer(optimizer: object) -> None:
         raise UsageError(
             f"the optimizer is {own!r}, which cannot build an update.",
             hint="Give one of nl.optimizers, such as nl.optimizers.Adam(1e-3).",
+        )
+
+
+def _check_graph(graph: object, added: Collection[str]) -> None:
+    """UsageError unless it is a graph that has no input of the names that the step adds."""
+    if not isinstance(graph, Graph):
+        raise UsageError(
+            f"a {type(graph).__name__} cannot be trained; a graph can.",
+            hint="Give what network.graph(x=nl.tensor(...)) returns.",
+        )
+    for name in {value.label for value in graph.inputs}.intersection(added):
+        raise UsageError(
+            f"the step has an input {name!r} of its own, and the network has one of that name.",
+            hint="Give the network's another name.",
+        )
+
+
+def _check_outputs(form: Graph, loss: object) -> None:
+    """UsageError unless the loss is of as many outputs as the network has."""
+    if isinstance(loss, Mixed):
+        loss.check(form.outputs)
+    elif isinstance(loss, Loss) and len(form.outputs) != 1:
+        raise UsageError(
+            f"the loss {loss.name} is of one output, and the network has {len(form.outputs)}.",
+            hint="Give a function of all outputs and the target.",
         )
 
 

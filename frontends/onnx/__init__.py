@@ -1,5 +1,13 @@
 """ONNX: import of models and export of graphs. Names are looked up on first use: reading a model
 needs nothing that writes one.
+
+A model is read (``model_bytes``, ``model_file``, ``large_tensors``, ``tensors``); ``importer`` goes
+through its nodes in ``order`` and hands each, checked against ``schema``, to its handler: a function of
+a ``context`` and a ``node`` in the ``registry``. Handlers lie in the files of their families, those of
+other domains in ``machine_learning/`` and ``microsoft/``. What is known of values at import is in
+``context``, ``folding``, ``bounds``, ``ratios`` and ``dequantized``; what nodes demand of free dims in
+``fits``, ``restriction``, ``equal_extents`` and ``conditions``. ``support`` tells what a model has that
+cannot be imported. ``exporter`` writes graphs by ``export_rules``.
 """
 
 from __future__ import annotations

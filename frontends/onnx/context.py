@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from copy import copy
 from functools import partial
@@ -19,12 +19,10 @@ import numpy as np
 import numpy.typing as npt
 import onnx
 
-import netloom.compiler.ops  # noqa: F401 - the ops register themselves
 from netloom.compiler import dim
 from netloom.compiler.constant import Constant
 from netloom.compiler.dim import Dim, Extent
 from netloom.compiler.graph import Builder, Value
-from netloom.compiler.op import OPS
 from netloom.compiler.tensor_type import (
     BOOL,
     FLOAT32,
@@ -35,10 +33,10 @@ from netloom.compiler.tensor_type import (
     DType,
     TensorType,
 )
-from netloom.compiler.verify import symbols_in
 
 from .bounds import bound_of, bound_of_array
 from .dequantized import Dequantized
+from .folding import computed
 from .node import ModelNode
 from .ratios import Ratio, converted, known_floats, objects
 from .sizes import check_size
@@ -47,8 +45,6 @@ from .tensors import NARROW, Narrow, TensorReader
 
 Contents = npt.NDArray[Any]  # of dtype object: ints and Dims
 
-# elements of a result computed at import; larger ones are left to the passes
-MOST_FOLDED: Final = 1 << 14
 KNOWN: Final = (INT64, INT32, FLOAT32, FLOAT64)  # dtypes of symbolic contents
 MOST_FLOATS: Final = 8  # elements of a float constant that may be part of sizes
 MOST_KNOWN: Final = 1 << 10  # elements of a tensor whose symbolic contents are followed
@@ -163,27 +159,16 @@ class Context:
                 self.largest[result] = bound
         return result
 
-    def _fold(self, op: str, inputs: Sequence[Value], attrs: dict[str, Any]) -> Value | None:
-        record = OPS.get(op)
+    def _fold(self, op: str, inputs: Sequence[Value], attrs: Mapping[str, Any]) -> Value | None:
+        """The result as a constant, if all inputs are constants and it is small."""
         known = [self.constants.get(value) for value in inputs]
-        if record is None or not inputs:
+        arrays = [constant.array for constant in known if constant is not None]
+        if len(arrays) < len(inputs):
             return None
         if not self.folds_floats and any(value.dtype.is_float for value in inputs):
             return None
-        arrays = [constant.array for constant in known if constant is not None]
-        if len(arrays) < len(inputs) or sum(array.size for array in arrays) > 16 * MOST_FOLDED:
-            return None
-        values = record.attrs(**attrs)
-        try:
-            types = record.infer(values, [value.type for value in inputs])
-        except ValueError:
-            return None  # the builder reports it
-        is_whole = len(types) == 1 and types[0].is_static and not symbols_in(values)
-        if not is_whole or math.prod(types[0].static_shape) > MOST_FOLDED:
-            return None
-        with np.errstate(all="ignore"):
-            (array,) = record.reference(values, arrays, types)
-        return self.constant(Constant.shortest(np.asarray(array)))
+        array = computed(op, attrs, [value.type for value in inputs], arrays)
+        return None if array is None else self.constant(Constant.shortest(array))
 
     # -- what is known -----------------------------------------------------------------------------
 

@@ -29,7 +29,7 @@ def _show(output: Output) -> None:
     from . import kept_programs
 
     store = default_cache()
-    entries, programs = store.entries(), kept_programs.libraries_of(store).entries()
+    entries, programs = store.entries(), kept_programs.programs_of(store).entries()
     size, program_size = (sum(entry.size for entry in some) for some in (entries, programs))
     data = {
         "folder": None if store.folder is None else str(store.folder),
@@ -65,10 +65,10 @@ def _show(output: Output) -> None:
 def _clear(output: Output) -> None:
     from netloom.compiler.cache import default_cache
 
-    from .kept_programs import libraries_of
+    from .kept_programs import programs_of
 
     store = default_cache()
-    removed = [*store.clear(), *libraries_of(store).clear()]
+    removed = [*store.clear(), *programs_of(store).clear()]
     size = sum(entry.size for entry in removed)
     output.result(
         {"entries": len(removed), "bytes": size},

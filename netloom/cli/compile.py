@@ -42,8 +42,8 @@ class Emitter:
     contents: Callable[[Compiled], str | bytes] | None
 
 
-def _text(level: str) -> Callable[[Compiled], str]:
-    return lambda compiled: compiled.as_text(level)
+def _text(form: str) -> Callable[[Compiled], str]:
+    return lambda compiled: compiled.as_text(form)
 
 
 def _header(compiled: Compiled) -> str:
@@ -132,15 +132,7 @@ def compile_(
     forms = _forms(emit, path)
     begun = begin_reading(model)  # beside the imports that the next lines need
     targets = _targets(forms, path)
-    if build.precision != "f32":
-        raise UsageError(
-            f"the cpu target has no precision {build.precision}.",
-            hint="Give --target cuda, or --precision f32.",
-        )
-    if dump is not None and dump.exists() and not dump.is_dir():
-        raise UsageError(
-            f"{displayable(str(dump))!r} is not a folder.", hint="Choose another place for --dump."
-        )
+    _check_choices(build, dump)
     start = time.perf_counter()
     linker = _linker(build.cpu) if "so" in targets else None
     request = None
@@ -171,11 +163,24 @@ def compile_(
     _say_result(output, said, targets, start)
 
 
+def _check_choices(build: Build, dump: Path | None) -> None:
+    """UsageError for what the cpu target does not offer, and for a dump that has no folder."""
+    if build.precision != "f32":
+        raise UsageError(
+            f"the cpu target has no precision {build.precision}.",
+            hint="Give --target cuda, or --precision f32.",
+        )
+    if dump is not None and dump.exists() and not dump.is_dir():
+        raise UsageError(
+            f"{displayable(str(dump))!r} is not a folder.", hint="Choose another place for --dump."
+        )
+
+
 def _request(
     begun: Reading | None, forms: tuple[str, ...], dump: Path | None, training: str | None, binding: Binding,
     build: Build, linker: Linker,
 ) -> Request | None:  # fmt: skip
-    """What a library may be kept for: a model's file and options that decide it. A tuned program
+    """What a program may be kept for: a model's file and options that decide it. A tuned program
     depends on the machine's times besides, and one from Python on whatever its code does.
     """
     if begun is None or forms != ("so",) or dump is not None or training is not None:
@@ -284,7 +289,7 @@ def _plan(graph: Graph, build: Build, dump: Path | None, training: str | None) -
 
 
 def _write(compiled: Compiled, form: str, target: Path) -> bytes | None:
-    """Writes a form; a library's digest."""
+    """Writes a form; the digest that a shared object records of itself."""
     contents = EMITTERS[form].contents
     if contents is None:
         return compiled.save(target)

@@ -1,7 +1,7 @@
 """Whole programs, kept by the model's file and the options that they were compiled from: compiling
 the same again is a copy.
 
-A library lies in a folder of the cache as it was written, under the digest that its own trailer
+A program lies in a folder of the cache as it was written, under the digest that its own trailer
 records (netloom/abi.py), which is compared while it is copied. What must be known besides is an
 entry of the cache. The digest of a model takes longer than reading it, so it is waited for only
 where a model of the same size was compiled in the same way before.
@@ -30,14 +30,14 @@ from netloom.compiler.targets.cpu.whole_files import replace_program
 from netloom.frontends import onnx as frontend
 from netloom.frontends.onnx.model_bytes import Reading
 
-LIMIT = 1 << 30  # bytes of all libraries that are kept
-LARGEST = LIMIT // 4  # bytes of a library that is kept
+LIMIT = 1 << 30  # bytes of all programs that are kept
+LARGEST = LIMIT // 4  # bytes of a program that is kept
 _BLOCK = 1 << 20  # bytes that are copied at a time
 _AHEAD = 8  # blocks that are copied before they are in the digest
 
 
 class _Damaged(Exception):
-    """A library does not have the digest under which it was kept."""
+    """A program does not have the digest under which it was kept."""
 
 
 @dataclass(frozen=True)
@@ -57,14 +57,14 @@ class Request:
         if store.get(*self._sized) is None or (found := store.get(*self._named)) is None:
             return None
         entry = json.loads(found)
-        libraries = libraries_of(store)
-        if (library := libraries.open_file(entry["digest"])) is None:
+        programs = programs_of(store)
+        if (program := programs.open_file(entry["digest"])) is None:
             return None
-        with library:
+        with program:
             try:
-                replace_program(target, lambda place: _copy(library, place, entry), entry["header"])
+                replace_program(target, lambda place: _copy(program, place, entry), entry["header"])
             except _Damaged:
-                libraries.remove(entry["digest"])
+                programs.remove(entry["digest"])
                 return None
         said: dict[str, Any] = entry["said"]
         return said
@@ -82,9 +82,9 @@ class Request:
             return
         header = target.with_suffix(".h").read_text(encoding="utf-8")
         entry = {"digest": digest.hex(), "size": size, "header": header, "said": dict(said)}
-        libraries = libraries_of(store)
-        libraries.put_file(target, digest.hex())
-        libraries.trim(LIMIT, LIMIT // 4)
+        programs = programs_of(store)
+        programs.put_file(target, digest.hex())
+        programs.trim(LIMIT, LIMIT // 4)
         store.put(json.dumps(entry, sort_keys=True).encode(), *self._named)
         store.put(b"", *self._sized)
 
@@ -104,13 +104,13 @@ class Request:
         return compiler_version(), *sources, llvm_version(), *packages, features, *self.options
 
 
-def libraries_of(store: Cache) -> Cache:
-    """The libraries that are kept in a cache."""
+def programs_of(store: Cache) -> Cache:
+    """The programs that are kept in a cache."""
     return Cache(None if store.folder is None else store.folder / "programs")
 
 
-def _copy(library: BinaryIO, place: Path, entry: Mapping[str, Any]) -> None:
-    """Copies a library to a new file and sends it to the disk; _Damaged if it is not the one that
+def _copy(program: BinaryIO, place: Path, entry: Mapping[str, Any]) -> None:
+    """Copies a program to a new file and sends it to the disk; _Damaged if it is not the one that
     was kept.
     """
     digest, left = hashlib.sha256(), entry["size"]
@@ -118,7 +118,7 @@ def _copy(library: BinaryIO, place: Path, entry: Mapping[str, Any]) -> None:
     descriptor = os.open(place, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o775)
     with open(descriptor, "wb", buffering=0) as copy, ThreadPoolExecutor(1) as pool:
         os.posix_fallocate(descriptor, 0, left + abi.TRAILER_SIZE)
-        while block := library.read(min(_BLOCK, left)):
+        while block := program.read(min(_BLOCK, left)):
             ahead.append(pool.submit(digest.update, block))
             left -= copy.write(block)
             if len(ahead) > _AHEAD:
@@ -131,4 +131,4 @@ def _copy(library: BinaryIO, place: Path, entry: Mapping[str, Any]) -> None:
         os.fsync(descriptor)
 
 
-__all__ = ["LIMIT", "Request", "libraries_of"]
+__all__ = ["LIMIT", "Request", "programs_of"]

@@ -24,7 +24,7 @@ def ops(output: Output) -> None:
 @click.command()
 @printing
 def strategies(output: Output) -> None:
-    """List the ways of computing a convolution."""
+    """List the ways of computing a convolution, or attention."""
     from netloom.compiler.strategies import STRATEGIES
 
     data = [{"name": s.name, "doc": s.doc} for s in STRATEGIES]

@@ -46,7 +46,7 @@ def compiled(folder: Path, *options: str, name: str = "m.so") -> dict[str, Any]:
 
 
 def libraries() -> list[Path]:
-    return [entry.path for entry in kept_programs.libraries_of(default_cache()).entries()]
+    return [entry.path for entry in kept_programs.programs_of(default_cache()).entries()]
 
 
 def test_the_same_again_is_a_copy(folder: Path) -> None:

@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+import netloom as nl
 from netloom.runtime.session import Session, load
 
 from ..cli.calling import ROOT, call
@@ -143,3 +144,18 @@ def test_training(tmp_path: Path) -> None:
     assert "from the shared object" in out.splitlines()[-1] and sorted(
         p.name for p in tmp_path.iterdir()
     ) == ["spiral.h", "spiral.so"]
+
+
+def test_an_onnx_model(tmp_path: Path) -> None:
+    nl.to_onnx(nl.zoo.mlp(features=6, hidden=(5,), classes=3), tmp_path / "mlp.onnx")
+    out, _ = run(
+        sys.executable,
+        EXAMPLES / "onnx_model.py",
+        tmp_path / "mlp.onnx",
+        "--output",
+        tmp_path / "m.so",
+    )
+    assert out.startswith("input x: float32[N, 6]\noutput y: float32[N, 3]\n")
+    assert "m.so: [(2, 3)]\n" in out and "distance from ONNX Runtime" in out
+    out, _ = run(sys.executable, EXAMPLES / "onnx_model.py", tmp_path / "mlp.onnx", "--dim", "N=7")
+    assert "input x: float32[7, 6]\n" in out and "[(7, 3)]\n" in out

@@ -63,7 +63,9 @@ def compile_data(
 
 
 def _write_functions(host: HostModule) -> dict[str, Function]:
-    """All functions of the table, in its order."""
+    """All functions of the table, in its order. The method ``api_NAME`` of a part writes the function
+    NAME.
+    """
     missing_features = []
     for level, (_, features) in enumerate(host.shape.levels):
         texts = {name: host.text(name) for name in features}

@@ -45,7 +45,7 @@ PORT = Struct(
 )
 LAUNCH = Struct({"kernel": KERNEL.as_pointer(), "items": I64, "words": I64})
 # a dim that the run binds after the first ``launches`` launches; limit: which of the values. kind:
-# one of KINDS. Of a turn, count is where the byte lies that says whether it follows (-1: nowhere),
+# DATA, FIRST_TURN or NEXT_TURN. Of a turn, count is where the byte lies that says whether it follows (-1: nowhere),
 # and ``inside`` and ``behind`` are what is bound next if it follows or not, after launches
 # ``first`` or ``last``.
 BOUND_DIM = Struct(
@@ -55,7 +55,7 @@ BOUND_DIM = Struct(
                      "inside", "behind")
     }
 )  # fmt: skip
-DATA, FIRST_TURN, NEXT_TURN = KINDS = range(3)
+DATA, FIRST_TURN, NEXT_TURN = range(3)
 ENTRY = Struct({
     "ports": PTR, "launches": PTR, "wiring": PTR,
     "place_offsets": PTR,  # for each place in the arena, which of the values is its offset

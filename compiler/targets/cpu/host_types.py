@@ -54,6 +54,9 @@ TENSOR, OPTIONS = _struct(abi.TENSOR), _struct(abi.OPTIONS)
 # the last two: of the level in use
 MODEL = Struct({"api": PTR, "constants": PTR, "memory": PTR, "entries": PTR, "metadata": PTR})
 STATE = Struct({"api": PTR, "model": PTR, "step": I64, "memory": PTR})
+# what a context keeps of an entry from call to call. pool: the entry's words (entry_plan.py), no pool of
+# threads; words: those of all launches; symbols: what they stood for in the last call; sizes: bytes
+# of the caller's tensors; prepared: 1 if the pool has the sizes for these symbols, 2: addresses too
 RUN = Struct({"pool": PTR, "words": PTR, "symbols": PTR, "sizes": PTR, "prepared": I64})
 
 

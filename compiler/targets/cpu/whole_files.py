@@ -41,19 +41,19 @@ def check_writable(path: Path) -> None:
 
 
 def replace_program(path: Path, write: Callable[[Path], Result], header: str) -> Result:
-    """Puts the library that ``write`` makes (a new file, sent to the disk) at the path, and the
+    """Puts the program that ``write`` makes (a new file, sent to the disk) at the path, and the
     header beside it with the suffix .h; what ``write`` returned.
     """
-    library, beside = _temporary(path), _temporary(path)
+    program, beside = _temporary(path), _temporary(path)
     try:
-        result = write(library)
+        result = write(program)
         _write(beside, header.encode())
         beside.replace(path.with_suffix(".h"))
-        library.replace(path)
+        program.replace(path)
         sync_folder(path.parent)
         return result
     finally:
-        library.unlink(missing_ok=True)
+        program.unlink(missing_ok=True)
         beside.unlink(missing_ok=True)
 
 

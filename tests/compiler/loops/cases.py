@@ -1,43 +1,47 @@
-"""Small graphs whose kernels take every way through loops/, and those kernels with arrays to run
-them on.
+"""The table of cases: small graphs (made by case_graphs.py) whose kernels take every way through
+loops/. case_kernels.py gives their loops.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Any
-from unittest.mock import patch
 
-import numpy as np
-
-from netloom.compiler import dim, scalar
-from netloom.compiler.dim import Extent, symbol
-from netloom.compiler.driver import PIPELINE, TRAINING_PIPELINE, Options
-from netloom.compiler.graph import Builder, Graph, Node, Value
-from netloom.compiler.interpret import interpret
-from netloom.compiler.loops import ahead, bands, items, plan, tiling
-from netloom.compiler.loops.build import Machine, build_kernel
-from netloom.compiler.loops.ir import Kernel
-from netloom.compiler.op import OPS, Array
-from netloom.compiler.passes.differentiate import gradient_graph
-from netloom.compiler.targets.cpu.machine import CPUS
+from netloom.compiler.graph import Graph
 from netloom.compiler.tensor_type import (
     BFLOAT16,
     BOOL,
     FLOAT16,
-    FLOAT32,
     FLOAT64,
     INT32,
     INT64,
     UINT32,
     DType,
-    TensorType,
 )
 
-MACHINE = CPUS["x86-64-v4"].machine
-SMALL_ITEMS = 64  # multiply-adds of a work item, so that small shapes make several
-N, M = symbol("N", 1), symbol("M", 1)
+from .case_graphs import (
+    PLAIN,
+    STEP,
+    WINDOW,
+    M,
+    N,
+    between_blocks,
+    chain,
+    convolution,
+    gathered,
+    gradients,
+    log_sum_exp,
+    normalized,
+    of_a_slice,
+    one,
+    product,
+    quantized,
+    repeated,
+    scattered_rows,
+    selected,
+    suppressed,
+    two_layers,
+)
 
 
 @dataclass(frozen=True)
@@ -60,253 +64,6 @@ class Case:
         return {"N": self.n, "M": self.m}
 
 
-@dataclass(frozen=True)
-class Launch:
-    """One kernel of a case with its arrays as they lie in memory, and what it must give."""
-
-    node: Node
-    kernel: Kernel
-    arrays: list[Array]
-    expected: Array
-    symbols: dict[str, int]
-
-
-def one(
-    op: str,
-    *shapes: tuple[Extent, ...],
-    dtype: DType = FLOAT32,
-    integers: tuple[int, ...] = (),
-    **attrs: Any,
-) -> Callable[[], Graph]:
-    """A graph of one node; ``integers`` are the places of its int64 inputs."""
-
-    def make() -> Graph:
-        b = Builder(op)
-        types = [TensorType(INT64 if i in integers else dtype, s) for i, s in enumerate(shapes)]
-        return b.build([b(op, *(b.input(t, f"x{i}") for i, t in enumerate(types)), **attrs)], ["y"])
-
-    return make
-
-
-def scattered_rows(
-    op: str, shape: tuple[Extent, Extent], count: int, **attrs: Any
-) -> Callable[[], Graph]:
-    """Rows of x at one index each."""
-
-    def make() -> Graph:
-        b, fresh = Builder(op), (count, shape[1])
-        x = b.input(TensorType(FLOAT32, shape), "x0")
-        indices = b.input(TensorType(INT64, (count,)), "x1")
-        updates = b.input(TensorType(FLOAT32, fresh), "x2")
-        column = b("broadcast", b("reshape", indices, shape=(count, 1)), shape=fresh)
-        return b.build([b(op, x, column, updates, axis=0, **attrs)], ["y"])
-
-    return make
-
-
-def suppressed(*shape: Extent) -> Callable[[], Graph]:
-    """Boxes of small integers, of which most overlap."""
-
-    def make() -> Graph:
-        b = Builder("suppress")
-        boxes = b.input(TensorType(FLOAT32, (*shape[:-1], 4, shape[-1])), "boxes")
-        candidates = b.input(TensorType(BOOL, shape), "candidates")
-        return b.build([b("suppress", boxes, candidates, b.number(0.25, FLOAT32))], ["y"])
-
-    return make
-
-
-def weights(*shape: int) -> Array:
-    """Small integers, three in ten of them not zero."""
-    rng = np.random.default_rng(sum(shape))
-    return np.asarray(rng.integers(-3, 4, shape) * (rng.random(shape) < 0.3), np.float32)
-
-
-def convolution(
-    x: tuple[Extent, ...], w: tuple[int, ...], stride: int = 1, pad: int = 1, groups: int = 1,
-    residual: bool = False,
-    dilation: int = 1,
-) -> Callable[[], Graph]:  # fmt: skip
-    """A convolution with constant weights, bias and ReLU; ``residual``: its input is added."""
-
-    def make() -> Graph:
-        b, rank = Builder("convolution"), len(x) - 2
-        value = b.input(TensorType(FLOAT32, x), "x")
-        attrs: dict[str, Any] = {
-            "stride": (stride,) * rank,
-            "dilation": (dilation,) * rank,
-            "lo": (pad,) * rank,
-            "hi": (pad,) * rank,
-        }
-        y = b("conv", value, b.constant(weights(*w)), groups=groups, **attrs)
-        y = b("add", y, b.constant(np.arange(w[0], dtype=np.float32).reshape(w[0], *([1] * rank))))
-        y = b("add", y, value) if residual else y
-        return b.build([b("relu", y)], ["y"])
-
-    return make
-
-
-def gradients(op: str, *shapes: tuple[Extent, ...], **attrs: Any) -> Callable[[], Graph]:
-    """The gradients of a node by all its inputs."""
-
-    def make() -> Graph:
-        graph = one(op, *shapes, **attrs)()
-        return gradient_graph(graph, "y", [f"x{i}" for i in range(len(shapes))])
-
-    return make
-
-
-def product(
-    x: tuple[Extent, ...], w: tuple[int, ...], *views: tuple[str, dict[str, Any]]
-) -> Callable[[], Graph]:
-    """The input under some views, times constant weights, plus a bias."""
-
-    def make() -> Graph:
-        b = Builder("product")
-        value = b.input(TensorType(FLOAT32, x), "x")
-        for op, attrs in views:
-            value = b(op, value, **attrs)
-        return b.build(
-            [b("add", b("matmul", value, b.constant(weights(*w))), b.constant(weights(w[-1])))],
-            ["y"],
-        )
-
-    return make
-
-
-def between_blocks(op: str, channels: int, **attrs: Any) -> Callable[[], Graph]:
-    """A convolution whose result lies in blocks of channels, and an op that reads it there."""
-
-    def make() -> Graph:
-        b = Builder("blocks")
-        x = b.input(TensorType(FLOAT32, (2, channels, 3, 4)), "x")
-        y = b(
-            "conv",
-            x,
-            b.constant(weights(channels, channels, 1, 1)),
-            **{**PLAIN, "lo": (0, 0), "hi": (0, 0)},
-        )
-        return b.build([b(op, *([y, y] if op == "concat" else [y]), **attrs)], ["y"])
-
-    return make
-
-
-def of_a_slice() -> Graph:
-    """A convolution that reads part of its input in place."""
-    b = Builder("slice")
-    x = b.input(TensorType(FLOAT32, (1, 8, 7, 6)), "x")
-    part = b("slice", x, start=(0, 2, 1, 1), size=(1, 4, 5, 4), step=(1, 1, 1, 1))
-    return b.build([b("conv", part, b.constant(weights(6, 4, 3, 3)), **PLAIN)], ["y"])
-
-
-def normalized() -> Graph:
-    """Elementwise ops over an image with one number a channel: its rows and columns are one
-    axis.
-    """
-    b = Builder("normalized")
-    x, scale = (
-        b.input(TensorType(FLOAT32, (2, 5, 6, 7)), "x"),
-        b.input(TensorType(FLOAT32, (5, 1, 1)), "s"),
-    )
-    return b.build([b("relu", b("mul", x, scale))], ["y"])
-
-
-def quantized(
-    op: str, x: tuple[Extent, ...], w: tuple[int, ...], zero: int, dtype: DType, **attrs: Any
-) -> Callable[[], Graph]:
-    """(x - zero) by constant weights of 8 bits, in int32."""
-
-    def make() -> Graph:
-        b = Builder("quantized")
-        value = b("cast", b.input(TensorType(dtype, x), "x"), dtype=INT32)
-        by = np.random.default_rng(sum(w)).integers(-128, 128, w).astype(np.int32)
-        return b.build([b(op, b("sub", value, zero), b.constant(by), **attrs)], ["y"])
-
-    return make
-
-
-def two_layers() -> Graph:
-    """Two convolutions, one strided, a pool and a product: layouts meet, and a batch is free."""
-    b = Builder("layers")
-    x = b.input(TensorType(FLOAT32, (N, 3, 4, 4)), "x")
-    attrs: dict[str, Any] = {"dilation": (1, 1), "lo": (1, 1), "hi": (1, 1), "groups": 1}
-    y = b("relu", b("conv", x, b.constant(weights(20, 3, 3, 3)), stride=(1, 1), **attrs))
-    y = b("conv", y, b.constant(weights(16, 20, 3, 3)), stride=(2, 2), **attrs)
-    y = b("max_pool", y, kernel=(2, 2), stride=(1, 1), dilation=(1, 1), lo=(0, 0), hi=(0, 0))
-    return b.build([b("matmul", b("reshape", y, shape=(N, 16)), b.constant(weights(16, 5)))], ["y"])
-
-
-def log_sum_exp() -> Graph:
-    """The number of each row by two reductions."""
-    b = Builder("numbers")
-    x = b.input(TensorType(FLOAT32, (N, 40)), "x0")
-    top = b("reduce_max", x, axes=(1,), keep=True)
-    total = b("reduce_sum", b("exp", b("sub", x, top)), axes=(1,), keep=True)
-    return b.build([b("add", b("log", total), top)], ["y"])
-
-
-def chain() -> Graph:
-    """Elementwise ops, one used twice in a formula, a number and an index."""
-    b = Builder("chain")
-    x = b.input(TensorType(FLOAT64, (N, 5)), "x0")
-    y = b("mul", b("sigmoid", x), b("iota", shape=(N, 5), axis=1, dtype=FLOAT64))
-    return b.build([b("add", b("gelu", y), 0.5)], ["y"])
-
-
-def repeated(*extents: Extent) -> Callable[[], Graph]:
-    """Every element of the last axis twice, as in an image of twice the width."""
-
-    def make() -> Graph:
-        b = Builder("repeated")
-        x = b.input(TensorType(FLOAT32, extents), "x0")
-        *outer, last = extents
-        twice = b("broadcast", b("reshape", x, shape=(*extents, 1)), shape=(*extents, 2))
-        return b.build([b("reshape", twice, shape=(*outer, last * 2))], ["y"])
-
-    return make
-
-
-def gathered() -> Graph:
-    b = Builder("gather")
-    x, i = b.input(TensorType(FLOAT32, (5, 19)), "x0"), b.input(TensorType(INT64, (4,)), "i")
-    return b.build(
-        [
-            b("gather", x, i, axis=0),
-            b("gather_gradient", b("gather", x, i, axis=0), i, axis=0, extent=5),
-        ]
-    )
-
-
-def selected() -> Graph:
-    b = Builder("select")
-    c, x, y = (
-        b.input(TensorType(t, s), f"x{i}")
-        for i, (t, s) in enumerate([(BOOL, (4, 5)), (FLOAT32, (4, 5)), (FLOAT32, (5,))])
-    )
-    return b.build([b("select", c, x, y)])
-
-
-WINDOW: dict[str, Any] = {
-    "kernel": (3, 2),
-    "stride": (2, 2),
-    "dilation": (1, 1),
-    "lo": (1, 0),
-    "hi": (1, 1),
-}
-PLAIN: dict[str, Any] = {
-    "stride": (1, 1),
-    "dilation": (1, 1),
-    "lo": (1, 1),
-    "hi": (1, 1),
-    "groups": 1,
-}
-STEP: dict[str, Any] = {
-    "kernel": (2, 2),
-    "stride": (2, 2),
-    "dilation": (1, 1),
-    "lo": (0, 0),
-    "hi": (1, 0),
-}
 CASES = (
     Case("matmul_odd", one("matmul", (5, 7), (7, 33))),
     Case("matmul_rows_tail", one("matmul", (31, 3), (3, 16))),
@@ -533,91 +290,3 @@ CASES = (
     Case("inverse_positions", one("inverse_positions", (2, 5), integers=(0,), axis=1, size=3),
          inputs={"x0": (4, 2, 0, 1, 3) * 2}),
 )  # fmt: skip
-
-
-def fused(case: Case) -> Graph:
-    """The kernels of a case, as a graph."""
-    pipeline = TRAINING_PIPELINE if case.is_training else PIPELINE
-    least = 0 if case.in_bands else bands.LEAST_ENTRIES
-    with patch.object(bands, "LEAST_ENTRIES", least):
-        return pipeline.run(case.make(), Options(override=case.strategy))[0]
-
-
-def feeds(case: Case, graph: Graph) -> dict[str, Array]:
-    """Small integers for every input."""
-    rng = np.random.default_rng(7)
-    found: dict[str, Array] = {}
-    for value in graph.inputs:
-        shape = value.type.evaluate(case.symbols)
-        numbers = case.inputs.get(
-            value.label, rng.integers(-3 if value.dtype.is_signed else 0, 4, shape)
-        )
-        found[value.label] = np.asarray(numbers).astype(value.dtype.numpy).reshape(shape)
-    return found
-
-
-def kernels_of(
-    case: Case, item_work: int = items.ITEM_WORK, machine: Machine = MACHINE
-) -> list[Kernel]:
-    """The loops of every kernel of a case; ``item_work``: multiply-adds or elements that a work
-    item should hold.
-    """
-    return [
-        kernel_of(node, item_work, machine)
-        for node in fused(case).nodes
-        if node.op is OPS["kernel"]
-    ]
-
-
-def kernel_of(node: Node, item_work: int = items.ITEM_WORK, machine: Machine = MACHINE) -> Kernel:
-    """The loops of a kernel node; chains of additions are no longer than a work item,
-    and every operand counts as one that no cache holds."""
-    chain = min(plan.CHAIN, item_work)
-    with (
-        patch.object(items, "ITEM_WORK", item_work),
-        patch.object(plan, "CHAIN", chain),
-        patch.object(tiling, "CHAIN", chain),
-        patch.object(bands, "CHAIN", chain),
-        patch.object(ahead, "NEAR", 0),
-    ):
-        return build_kernel("kernel", node.attrs.body, machine)
-
-
-def launches(case: Case) -> Iterator[Launch]:
-    """Every kernel of a case in small work items, with the values that the graph's interpretation
-    gives its inputs and its output."""
-    graph = fused(case)
-    values = interpret(graph, feeds(case, graph), values=True)
-    for node in graph.nodes:
-        if node.op is OPS["kernel"]:
-            arrays = [in_memory(v, values[v]) for v in node.inputs]
-            yield Launch(
-                node,
-                kernel_of(node, SMALL_ITEMS),
-                arrays,
-                in_memory(node.output, values[node.output]),
-                case.symbols,
-            )
-
-
-def drawn(kernel: Kernel, symbols: Mapping[str, int], rng: np.random.Generator) -> list[Array]:
-    """Random numbers for the inputs of a kernel, as they lie in memory. Floats have 24 bits, so
-    that products of two float64 numbers are exact: NumPy has no fma that would round them once
-    with the sum."""
-    arrays = []
-    for buffer in kernel.buffers[:-1]:
-        shape = tuple(dim.evaluate(e, symbols) for e in buffer.shape)
-        if buffer.dtype.is_float:
-            numbers: Array = rng.standard_normal(shape, np.float32)
-        else:
-            numbers = rng.integers(-4 if buffer.dtype.is_signed else 0, 5, shape)
-        arrays.append(scalar.cast_array(np.asarray(numbers), buffer.dtype))
-    return arrays
-
-
-def in_memory(value: Value, array: Array) -> Array:
-    """An array as it lies in memory under its value's layout."""
-    return array if value.layout is None else np.asarray(value.layout.pack(array))
-
-
-__all__ = ["CASES", "SMALL_ITEMS", "Case", "Launch", "drawn", "kernels_of", "launches"]

@@ -7,7 +7,7 @@ from netloom.compiler.loops.build import build_kernel
 from netloom.compiler.loops.text import print_kernel
 from netloom.compiler.tensor_type import FLOAT32, TensorType
 
-from .cases import MACHINE
+from .case_kernels import MACHINE
 
 
 def test_shared_values_are_computed_once() -> None:

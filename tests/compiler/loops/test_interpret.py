@@ -21,7 +21,8 @@ from netloom.compiler.scalar import Call, Cast, Checked, Guarded, Index, Literal
 from netloom.compiler.tensor_type import DType
 from netloom.errors import InputError, VerificationError
 
-from .cases import CASES, Case, Launch, kernels_of, launches
+from .case_kernels import Launch, kernels_of, launches
+from .cases import CASES, Case
 
 # For each convolution and product of a case, in order: real extents, and those that the loops walk.
 # Lanes fill whole vectors of 16, and channels of a blocked layout whole blocks. A gradient by the

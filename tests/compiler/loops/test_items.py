@@ -14,7 +14,7 @@ from netloom.compiler.loops.interpret import run_kernel
 from netloom.compiler.loops.verify import verify_kernel
 from netloom.compiler.tensor_type import FLOAT32, TensorType
 
-from .cases import N
+from .case_graphs import N
 
 T = symbol("T")
 VALUES = {"N": 3, "T": 20}

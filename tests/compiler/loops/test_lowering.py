@@ -46,7 +46,8 @@ from netloom.compiler.targets.cpu.machine import CPUS, Cpu, host_cpu, host_cpus
 from netloom.compiler.targets.cpu.vector_math import expand_all
 from netloom.compiler.tensor_type import FLOAT32, INT64, DType, TensorType
 
-from .cases import CASES, Case, drawn, kernels_of
+from .case_kernels import drawn, kernels_of
+from .cases import CASES, Case
 
 CANARY = 64  # bytes before and behind an output that must stay as they are
 ALIKE = {  # cases whose kernels take no way through the code that those of others do not

@@ -12,7 +12,9 @@ from netloom.compiler.graph import Builder, Graph
 from netloom.compiler.interpret import interpret
 from netloom.compiler.loops.ir import LOOP_VARIABLE, For, Let, walk
 from netloom.compiler.tensor_type import FLOAT32, TensorType
-from tests.compiler.loops.cases import CASES, MACHINE, PLAIN, SMALL_ITEMS, kernels_of, weights
+from tests.compiler.loops.case_graphs import PLAIN, weights
+from tests.compiler.loops.case_kernels import MACHINE, SMALL_ITEMS, kernels_of
+from tests.compiler.loops.cases import CASES
 
 NAMES = ("w", "l", "n", "p0", "r0")
 

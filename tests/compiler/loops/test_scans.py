@@ -15,7 +15,7 @@ from netloom.compiler.loops.ir import LANES
 from netloom.compiler.loops.verify import verify_kernel
 from netloom.compiler.tensor_type import BOOL, FLOAT32, TensorType
 
-from .cases import N
+from .case_graphs import N
 
 BOXES = 60
 

@@ -16,7 +16,7 @@ from netloom.compiler.loops.interpret import Run, run_kernel
 from netloom.compiler.loops.ir import LANES
 from netloom.compiler.loops.verify import verify_kernel
 
-from .cases import N, one, scattered_rows
+from .case_graphs import N, one, scattered_rows
 
 SHAPES: list[tuple[tuple[Extent, ...], int, int]] = [  # x, axis, updates
     ((70,), 0, 33), ((3, 20), 1, 40), ((20, 3), 0, 40), ((5, 9, 70), 1, 4), ((N, 6, 5), 0, 12),

@@ -29,7 +29,8 @@ from netloom.compiler.loops.text import print_expression, print_kernel
 from netloom.compiler.scalar import Bitcast, Cast, Checked, Expr, Index, Literal, literal
 from netloom.compiler.tensor_type import BFLOAT16, BOOL, FLOAT32, FLOAT64, INT32, INT64
 
-from .cases import CASES, SMALL_ITEMS, Case, kernels_of
+from .case_kernels import SMALL_ITEMS, kernels_of
+from .cases import CASES, Case
 
 
 def difference(left: Any, right: Any) -> str:

@@ -26,7 +26,9 @@ from netloom.compiler.loops.verify import verify_kernel
 from netloom.compiler.op import OPS
 from netloom.compiler.targets.cpu.machine import host_cpu
 from netloom.compiler.tensor_type import FLOAT32, FLOAT64, TensorType
-from tests.compiler.loops.cases import CASES, fused, one
+from tests.compiler.loops.case_graphs import one
+from tests.compiler.loops.case_kernels import fused
+from tests.compiler.loops.cases import CASES
 from tests.compiler.loops.test_lowering import compiled
 
 

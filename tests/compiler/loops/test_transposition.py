@@ -40,7 +40,7 @@ from netloom.compiler.tensor_type import (
     TensorType,
 )
 
-from .cases import in_memory
+from .case_kernels import in_memory
 from .test_lowering import compiled
 
 DTYPES = (FLOAT32, FLOAT64, FLOAT16, INT8, BOOL)

@@ -48,7 +48,8 @@ from netloom.compiler.scalar import (
 from netloom.compiler.tensor_type import BOOL, FLOAT32, FLOAT64, INT32, DType
 from netloom.errors import VerificationError
 
-from .cases import CASES, SMALL_ITEMS, Case, drawn, kernels_of
+from .case_kernels import SMALL_ITEMS, drawn, kernels_of
+from .cases import CASES, Case
 
 # obligations of a case's kernels (in work items of two sizes) that are neither proved nor refuted
 OPEN: dict[str, int] = {}
@@ -68,7 +69,6 @@ def test_open_obligations_belong_to_cases() -> None:
 # -- broken kernels in text ------------------------------------------------------------------------
 
 HEAD = "kernel k(x: float32[4, 16], i: int64[4], y: float32[4, 16], N: 1..)\nparallel w < 4:\n"
-FILL = "  vector l < 16:\n    y[w, l] = 0.0:float32\n"
 
 
 def body(*lines: str) -> str:

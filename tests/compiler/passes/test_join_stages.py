@@ -21,7 +21,8 @@ from netloom.compiler.passes.select_strategies import select_strategies
 from netloom.compiler.tensor_type import FLOAT32, TensorType
 from netloom.runtime.session import Session
 
-from ..loops.cases import CASES, fused
+from ..loops.case_kernels import fused
+from ..loops.cases import CASES
 
 
 def stages(batch: Extent, channels: int, filters: int, extent: int, groups: int = 1) -> Graph:

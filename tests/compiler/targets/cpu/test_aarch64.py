@@ -27,7 +27,8 @@ from netloom.compiler.targets.cpu.worker_pool import compile_texts
 from netloom.errors import CpuFeatureError, LinkError, UsageError
 from netloom.frontends.dsl.network import TracedGraph
 from netloom.runtime.session import load
-from tests.compiler.loops.cases import CASES, Case, drawn, kernels_of
+from tests.compiler.loops.case_kernels import drawn, kernels_of
+from tests.compiler.loops.cases import CASES, Case
 from tests.compiler.loops.test_lowering import ALIKE, interpreted
 
 CPU = CPUS["aarch64"]

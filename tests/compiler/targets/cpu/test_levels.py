@@ -185,6 +185,8 @@ def test_text_of_code_is_of_one_level(compiled: Compiled) -> None:
             UsageError, match=f"the text of {form} is for one CPU level, not for {','.join(HERE)}"
         ):
             compiled.as_text(form)
+    with pytest.raises(UsageError, match="there is no form 'wasm'. Choose graph, kernels, loops"):
+        compiled.as_text("wasm")
 
 
 # -- what a machine lacks --------------------------------------------------------------------------
