@@ -82,23 +82,22 @@ class _Emitter:
 
     def statement(self) -> Statement:
         """Decode the work item, run the inner axes, and in the middle the tile."""
-        lets: list[tuple[Symbol, Extent]] = []
-        rest: Extent = Dim.of(self.item)
-        for place in range(len(self.plan.outer) - 1, -1, -1):
-            axis = self.plan.outer[place]
-            tiles = self.plan.tiles(axis)
-            symbol = variable(axis.name, tiles)
-            if place == 0:
-                lets.append((symbol, rest))
-            else:
-                assert isinstance(tiles, int)
-                lets.append((symbol, rest % tiles))
-                rest = rest // tiles
         body = self._axes(
             self.plan.outer, _Place({}, self.plan.tile.counts), self._swept, is_item=True
         )
-        for symbol, extent in lets:
-            body = Let(symbol, extent, body)
+        together = self.plan.together
+        rest: Extent = Dim.of(self.item) // together
+        for axis in reversed(self.plan.outer[1:]):
+            tiles = self.plan.tiles(axis)
+            assert isinstance(tiles, int)
+            body = Let(variable(axis.name, tiles), rest % tiles, body)
+            rest = rest // tiles
+        for axis in self.plan.outer[:1]:
+            tiles = self.plan.tiles(axis)
+            number = rest * together + Dim.of(self.item) % together
+            body = Let(variable(axis.name, tiles), number, body)
+            if together > 1:  # the last ones may lack some
+                body = guard((tiles - 1 - number,), body)
         return body
 
     # -- axes --------------------------------------------------------------------------------------
@@ -126,7 +125,9 @@ class _Emitter:
             in_tiles = (full - 1 - self._number(axis),)
             statements.append(guard(in_tiles, main) if is_item else loop(whole, full, main))
         if axis.extent % size != 0:
+            # a window over more than there is leaves an extent below 0, whose remainder is no tail
             tail = self._tail(axis, full * size, axis.extent % size, place, then)
+            tail = guard((axis.extent,), tail)
             behind = (self._number(axis) - full,)
             statements.append(guard(behind, tail) if is_item and full != 0 else tail)
         return block(*statements)

@@ -57,7 +57,19 @@ def with_items(space: Space, tile: Tile, chains: Chains, row: Axis | None = None
     behind = dim.product([axis.extent for axis in inner]) * (LANES if tile.has_lanes else 1)
     is_long = isinstance(behind, Dim) or behind >= LEAST_ROW
     items, swept = _in_order(outer, is_long) if is_in_order else _shared_out(outer, tile.rows)
-    return Plan(space, tile, chains, tuple(items), tuple(swept), tuple(inner))
+    together = _rows_together(space, tile, items)
+    return Plan(space, tile, chains, tuple(items), tuple(swept), tuple(inner), together=together)
+
+
+def _rows_together(space: Space, tile: Tile, items: Sequence[Axis]) -> int:
+    """How many tiles of free rows follow one another before the columns go on: several where an
+    operand that the rows do not walk leaves the L2 cache, so that each part of it is read from
+    afar once for them. Known rows run innermost (``_item_order``), but free ones have to be the
+    outermost part of an item's number."""
+    if len(items) < 2 or items[0] != tile.rows or not isinstance(items[0].extent, Dim):
+        return 1
+    vectors, scalars = operands(space)
+    return ENOUGH_AGAIN if _bytes_walked(space, vectors, scalars) > NEAR_OPERAND else 1
 
 
 def _in_order(outer: Sequence[Axis], has_long_rows: bool) -> tuple[list[Axis], list[Axis]]:
@@ -153,6 +165,8 @@ def _kept(
     if inner:
         return space, tile, outer, inner
     space, tile, outer, inner = _near_columns(space, tile, chains, outer)
+    if _rows_together(space, tile, outer) > 1:
+        return space, tile, outer, inner
     for axis in inner:
         room //= _most_tiles(tile, axis)
     while outer and isinstance(extent := outer[-1].extent, int):
@@ -310,13 +324,18 @@ def _is_swept_by_columns(space: Space, tile: Tile, chains: Chains) -> bool:
 def _read_again(space: Space, tile: Tile, loads: Sequence[Load], others: Sequence[Load]) -> int:
     """Bytes of one operand that come from beyond the L2 cache again while the axes that it alone
     walks run innermost."""
+    size = _bytes_walked(space, loads, others)
+    return size * (_walked(space, others, loads, tile) - 1) if size > NEAR_OPERAND else 0
+
+
+def _bytes_walked(space: Space, loads: Sequence[Load], others: Sequence[Load]) -> int:
+    """Bytes of one operand that are read while the other does not change, along known axes."""
     size = max((load.dtype.bytes for load in loads), default=0)
     size *= LANES if any(depends(load, LANE) for load in loads) else 1
     for axis in space.reduce:
         if any(depends(load, axis.symbol) for load in loads) and isinstance(axis.extent, int):
             size *= axis.extent
-    size *= _walked(space, loads, others)
-    return size * (_walked(space, others, loads, tile) - 1) if size > NEAR_OPERAND else 0
+    return size * _walked(space, loads, others)
 
 
 def _walked(

@@ -118,7 +118,7 @@ def sweep_of(
     if len(panels) != 1 or plan.swept or plan.tile.lanes_reduce:
         return None
     (load,) = panels
-    nest = [_level(plan, axis, positions, units) for axis in plan.outer]
+    nest = _item_levels(plan, positions, units)
     nest += [Level(axis, axis.extent, axis.position) for axis in chains.outer if keeps_sums]
     nest += [_level(plan, axis, positions, units) for axis in plan.inner]
     around = len(nest)
@@ -137,6 +137,17 @@ def sweep_of(
     load = Load(load.buffer, tuple(dim.substitute(part, moved) for part in load.extents))
     columns = units.get(plan.tile.columns.symbol) if plan.tile.columns else None
     return Sweep(load, terms, columns, tiles, number_in(nest[around:]), lets)
+
+
+def _item_levels(plan: Plan, positions: Mapping[Symbol, Extent], units: Units) -> list[Level]:
+    """The loops that work items are numbered over, outermost first."""
+    levels = [_level(plan, axis, positions, units) for axis in plan.outer]
+    if plan.together == 1:
+        return levels
+    first, *others = levels
+    turns, number = dim.ceil_div(first.turns, plan.together), first.number // plan.together
+    together = Level(first.axis, plan.together, first.number % plan.together)
+    return [Level(first.axis, turns, number), *others, together]
 
 
 def _level(plan: Plan, axis: Axis, positions: Mapping[Symbol, Extent], units: Units) -> Level:

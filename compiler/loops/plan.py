@@ -65,7 +65,8 @@ class Chains:
 class Plan:
     """A tiled space. Work items decode the ``outer`` axes (outermost first). Inside an item run the
     ``swept`` ones, of any length, and in them the ``inner`` ones, whose results an item may keep
-    while it adds up long sums. ``bypasses_cache``: results go past the caches."""
+    while it adds up long sums. ``bypasses_cache``: results go past the caches. ``together``: so many
+    tiles of the outermost axis, a free dim, follow one another before the other axes go on."""
 
     space: Space
     tile: Tile
@@ -74,11 +75,15 @@ class Plan:
     swept: tuple[Axis, ...]
     inner: tuple[Axis, ...]
     bypasses_cache: bool = False
+    together: int = 1
 
     @property
     def items(self) -> Extent:
-        """How many work items there are."""
-        return dim.product([self.tiles(axis) for axis in self.outer])
+        """How many work items there are; behind the last tile of a free axis some are empty."""
+        counts = [self.tiles(axis) for axis in self.outer]
+        if self.together > 1:
+            counts[0] = dim.ceil_div(counts[0], self.together) * self.together
+        return dim.product(counts)
 
     def tiles(self, axis: Axis) -> Extent:
         """How many tiles lie along an axis, the last one filled or not."""

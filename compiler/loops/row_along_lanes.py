@@ -9,6 +9,7 @@ vectors, in registers."""
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from math import prod
 
 from .. import dim, scalar
 from ..dim import Dim, Extent, Symbol
@@ -31,6 +32,7 @@ from .ir import (
     loop,
     variable,
 )
+from .numbering import over_items
 from .row_form import RowForm, decoded
 from .row_passes import Pass, Passes
 from .row_vectors import (
@@ -61,15 +63,17 @@ class RowAlongLanes(RowLoops):
 
     def keeps_in(self, step: Pass) -> Buffer:
         if not self.is_short:
-            return self.flat[self.elements.out]
+            return self.flat.get(self.elements.out, self.elements.out)
         assert isinstance(step.makes, Node)
         return self.local("h", step.makes.inputs[0].dtype, (vectors_of(self.form.length), LANES))
 
     def kept_at(self, spot: Spot) -> tuple[Extent, ...]:
-        return (spot.vector, Dim.of(LANE)) if self.is_short else (spot.row, spot.at)
+        return (spot.vector, Dim.of(LANE)) if self.is_short else self.stored_at(spot)[1]
 
     def loops(self, item: Symbol) -> tuple[Extent, Statement, Mapping[Buffer, Buffer]]:
         """(work items, body, the buffers as they are walked)"""
+        if self.by_axes:
+            return *self._axis_loops(item), self.flat
         count, length = self.form.count, self.form.length
         rows = (
             max(1, items.ITEM_WORK // max(length, 1)) if isinstance(length, int) else SYMBOLIC_ROWS
@@ -79,6 +83,17 @@ class RowAlongLanes(RowLoops):
         inside = variable("k", own)
         body = Let(number, Dim.of(item) * rows + Dim.of(inside), self.row(Dim.of(number)))
         return dim.ceil_div(count, rows), loop(inside, own, body), self.flat
+
+    def _axis_loops(self, item: Symbol) -> tuple[Extent, Statement]:
+        """(work items, the body of one) over the axes of the rows: one free axis numbers items, the
+        last one where there would be few otherwise, for a batch is often 1."""
+        free = [axis for axis in self.form.pure if isinstance(axis.extent, Dim)]
+        known = prod(axis.extent for axis in self.form.pure if isinstance(axis.extent, int))
+        swept = free[1:] if known >= items.LEAST_ITEMS else free[:-1]
+        body = self.row(0)
+        for axis in reversed(swept):
+            body = loop(axis.symbol, axis.extent, body)
+        return over_items([axis for axis in self.form.pure if axis not in swept], item, body)
 
     def reduced(
         self, step: Pass, node: Node, result: Buffer, row: Extent, conditions: tuple[Extent, ...]
@@ -153,11 +168,10 @@ class RowAlongLanes(RowLoops):
         made = self.made_in(root, copies if self.form.is_row else 1)
         if made is None:
             return super().stored(root, row, conditions)
-        out = self.flat[self.elements.out]
 
         def store(spot: Spot) -> tuple[Statement, ...]:
             make, value = self.early(root, spot, made)
-            write = Store(out, (spot.row, spot.at), value or self.placed(root, spot))
+            write = Store(*self.stored_at(spot), value or self.placed(root, spot))
             return *make, vector_loop(guard(spot.conditions, write))
 
         return Allocate(made, self.sweep(root, row, copies, store, conditions))

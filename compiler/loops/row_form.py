@@ -22,7 +22,7 @@ from ..ops.views import divides_by_free_dims
 from ..scalar import Checked, Expr, Guarded, Index
 from ..tensor_type import TensorType
 from .elements import Axis, Elements
-from .ir import Buffer, Load, slope_along
+from .ir import LANES, Buffer, Load, slope_along
 
 VIEWS = frozenset(
     {"reshape", "broadcast"}
@@ -230,8 +230,10 @@ def _can_decode(form: RowForm, load: Load) -> bool:
 
 
 def _knows_row(form: RowForm, extents: Sequence[Extent]) -> bool:
-    """Whether extents follow from the number of the row: no free dim stands between its axes."""
-    is_known = all(isinstance(axis.extent, int) for axis in form.pure[1:])
+    """Whether extents follow from the number of the row, for no free dim stands between its axes, or
+    from the axes, which loops bind where lanes lie along a row."""
+    is_short = isinstance(form.length, int) and form.length < LANES
+    is_known = not is_short or all(isinstance(axis.extent, int) for axis in form.pure[1:])
     return is_known or dim.symbols_of(list(extents)).isdisjoint(axis.symbol for axis in form.pure)
 
 

@@ -35,7 +35,7 @@ def row_loops(form: RowForm, item: Symbol) -> tuple[Extent, Statement, Mapping[B
         passes = row_passes(form, Keep.COMPUTED)
         if all(merged_from(form, root) == 0 for root in passes.roots):
             return RowAlongLanes(form, passes, is_short=True).loops(item)
-    keep = Keep.ONE if isinstance(length, int) and form.is_row else Keep.NOTHING
+    keep = Keep.ONE if form.is_row else Keep.NOTHING
     return RowAlongLanes(form, row_passes(form, keep)).loops(item)
 
 

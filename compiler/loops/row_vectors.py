@@ -55,14 +55,16 @@ class Spot:
 
 class RowLoops:
     """What the two ways of vectorizing share. ``scalars``: what a row's numbers are kept in;
-    ``kept``: elements of rows."""
+    ``kept``: elements of rows; ``by_axes``: loops bind the axes of the rows, for these do not follow
+    from the number of a row where free dims stand between them."""
 
     at_scalar: tuple[Extent, ...] = (0,)
     scalar_shape: tuple[int, ...] = (1,)
 
     def __init__(self, form: RowForm, passes: Passes) -> None:
         self.form, self.passes, self.elements = form, passes, form.elements
-        self.flat = _views(form, passes)
+        self.by_axes = _needs_axes(form, passes)
+        self.flat = {} if self.by_axes else _views(form, passes)
         self.scalars: dict[Buffer, Load] = {}
         self.kept: dict[Buffer, Buffer] = {}
 
@@ -106,18 +108,26 @@ class RowLoops:
         """The last pass: the result's elements, or its number of the row."""
         if self.form.is_row:
             return self.sweep(root, row, self.copies(root), self.storer(root), conditions)
-        value = self.placed(root, self.spot(row, conditions))
-        return self.of_row(guard(conditions, Store(self.flat[self.elements.out], (row,), value)))
+        spot = self.spot(row, conditions)
+        value = self.placed(root, spot)
+        return self.of_row(guard(conditions, Store(*self.stored_at(spot), value)))
 
     def storer(self, root: Expr) -> Vector:
         """Stores elements of the result."""
-        out = self.flat[self.elements.out]
 
         def store(spot: Spot) -> tuple[Statement, ...]:
             value = self.placed(root, spot)
-            return (vector_loop(guard(spot.conditions, Store(out, (spot.row, spot.at), value))),)
+            return (vector_loop(guard(spot.conditions, Store(*self.stored_at(spot), value))),)
 
         return store
+
+    def stored_at(self, spot: Spot) -> tuple[Buffer, tuple[Extent, ...]]:
+        """The output, and where in it the result's element, or its number of the row, lies."""
+        if self.by_axes:
+            index = (dim.substitute(part, spot.positions) for part in self.form.out_index)
+            return self.elements.out, tuple(index)
+        place = (spot.row, spot.at) if self.form.is_row else (spot.row,)
+        return self.flat[self.elements.out], place
 
     # -- what the two ways differ in -------------------------------------------------------------------
 
@@ -180,10 +190,10 @@ class RowLoops:
     def read(self, load: Load, spot: Spot) -> Expr:
         """A load from memory at a spot."""
         buffer = self.flat.get(load.buffer, load.buffer)
-        if self.form.is_dense(load):
+        if not self.by_axes and self.form.is_dense(load):
             index: tuple[Extent, ...] = (spot.row, spot.at)
             offset = spot.row * self.form.length + spot.at
-        elif self.form.is_of_row(load):
+        elif not self.by_axes and self.form.is_of_row(load):
             index, offset = (spot.row,), spot.row
         else:
             index = tuple(dim.substitute(part, spot.positions) for part in load.extents)
@@ -291,6 +301,15 @@ def merged_from(form: RowForm, root: Expr) -> int:
         ):
             return first
     return len(form.reduced) - 1
+
+
+def _needs_axes(form: RowForm, passes: Passes) -> bool:
+    """Whether something is read at places that follow from the axes of the rows, and not from the
+    number of a row."""
+    if all(isinstance(axis.extent, int) for axis in form.pure[1:]):
+        return False
+    extents = [extent for root in passes.roots for extent in _decoded_extents(form, root)]
+    return not dim.symbols_of(extents).isdisjoint(axis.symbol for axis in form.pure)
 
 
 def _decoded_extents(form: RowForm, root: Expr) -> list[Extent]:

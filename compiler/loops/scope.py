@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
-from itertools import product
+from itertools import chain, product
 from math import prod
 
 from .. import dim
@@ -45,6 +45,7 @@ class Scope:
     facts: tuple[Extent, ...] = ()
     _inner: dict[Binding | tuple[Extent, ...], Scope] = field(default_factory=dict)
     _proved: dict[Extent, bool] = field(default_factory=dict)
+    _open: dict[Extent, int] = field(default_factory=dict)  # the most steps that proved nothing
     _canonical: dict[Extent, Extent] = field(default_factory=dict)
 
     def bound(self, binding: Binding) -> Scope:
@@ -90,21 +91,25 @@ class Scope:
             bound = self.canonical(extent)
             self._proved[extent] = (
                 dim.is_nonnegative(extent)
-                or self._follows(bound, DEPTH)
+                or any(self._follows(bound, steps) for steps in range(1, DEPTH + 1))
                 or self._holds_everywhere(bound)
             )
         return self._proved[extent]
 
     def _follows(self, extent: Extent, depth: int) -> bool:
+        """Whether so many steps prove extent >= 0. Different orders of the same steps lead to the
+        same extent, so those that failed are remembered."""
+        if isinstance(extent, int):
+            return extent >= 0
+        if self._open.get(extent, -1) >= depth:
+            return False
         if dim.is_nonnegative(extent):
             return True
-        if isinstance(extent, int) or depth == 0:
-            return False
-        if any(self._follows(part, depth - 1) for part in self._weaker_by_facts(extent)):
+        ways = chain(((part,) for part in self._weaker_by_facts(extent)), _taken_apart(extent))
+        if depth and any(all(self._follows(part, depth - 1) for part in way) for way in ways):
             return True
-        return any(
-            all(self._follows(part, depth - 1) for part in parts) for parts in _taken_apart(extent)
-        )
+        self._open[extent] = depth
+        return False
 
     def _holds_everywhere(self, extent: Extent) -> bool:
         """Whether trying each of up to MOST_POINTS values finds extent >= 0, where the facts
@@ -228,7 +233,8 @@ def _taken_apart(extent: Dim) -> Iterator[tuple[Extent, ...]]:
     r + x // d >= 0 is r d + x >= 0; r - x // d >= 0 is r d + d - 1 - x >= 0; r - k d (x // d) is at
     least r - k x, and (``_within``) r - f (x // d) >= 0 is a bound on x; r + min(a, b) >= 0 is
     both, r - min(a, b) >= 0 either, of r + a and r + b (r - a and r - b); a variable whose range is
-    symbolic stands at the end that lowers the extent.
+    symbolic stands at the end that lowers the extent; r + f (x // d) >= 0 where r is at least -f m
+    and x - d m >= 0.
     """
     for atoms, factor in extent.terms:
         if len(atoms) != 1:
@@ -237,6 +243,10 @@ def _taken_apart(extent: Dim) -> Iterator[tuple[Extent, ...]]:
         match atoms[0]:
             case Quotient(numerator, divisor) if factor == 1:
                 yield (rest * divisor + numerator,)
+            case Quotient(numerator, divisor) if factor > 1:
+                low, _ = dim.bounds(rest)
+                if low is not None:
+                    yield (numerator + low // factor * divisor,)
             case Quotient(numerator, divisor) if factor == -1:
                 yield (rest * divisor + (divisor - 1) - numerator,)
             case Quotient(numerator, divisor) if factor < 0:

@@ -6,10 +6,11 @@ from __future__ import annotations
 
 from math import prod
 
+from ..dim import evaluate, symbols_of
 from ..graph import Graph, Value
 from ..loops.bands import reason_against
 from ..rewrite import Explain, Match, Rewriter, Rule, apply_rules
-from ..strategies.strategy import IMAGE, nominal, numbers
+from ..strategies.strategy import IMAGE, image_numbers, nominal
 
 
 def join_stages(
@@ -23,9 +24,9 @@ def join_stages(
         kept, groups, channels, filters = nominal(m.u)
         counts = m.image.attrs.counts
         images = nominal(m.x, typical_batch or 1)[0]
-        is_known = all(isinstance(count, int) for count in m.image.attrs.counts)
-        counts = numbers(m.image.attrs.counts, IMAGE)
-        tiles = images * prod(counts)
+        is_known = all(isinstance(count, int) for count in counts)
+        taken = {s.name: n for s, n in image_numbers(graph, symbols_of(counts), IMAGE).items()}
+        tiles = images * prod(evaluate(count, taken) for count in counts)
         return reason_against(kept, images, tiles, channels, filters, groups, is_known) or True
 
     rule = Rule(

@@ -8,12 +8,13 @@ of a node's values is x, w and y of the convolution, or attention.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from math import prod
+from statistics import geometric_mean
 from typing import TYPE_CHECKING, TypeAlias
 
-from ..dim import Extent, Symbol, bounds, evaluate, symbols_of
+from ..dim import Dim, Extent, Symbol, bounds, evaluate, symbols_of
 from ..graph import Graph, Node, Value
 
 if TYPE_CHECKING:
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
 ACCURACIES = ("strict", "default", "fast")  # each level may choose what the ones before it may
 CONVOLUTIONS = ("conv", "conv_input_gradient", "conv_weight_gradient")
 IMAGE = 224  # what a free height or width is taken for: that of most images that networks classify
+IMAGES = (IMAGE // 4, IMAGE)  # at which costs are estimated where height or width is free
 CHOSEN = (*CONVOLUTIONS, "attention")  # the ops that strategies are chosen for
 
 
@@ -52,7 +54,13 @@ class Rates:
         """By name, what each strategy is expected to take for a node."""
         if self.pricing is not None:
             return self.pricing(graph, node, batch, strategies)
-        return {s.name: Price(s.cost(graph, node, batch).seconds(self)) for s in strategies}
+        nodes = at_sizes(graph, node)
+        return {
+            s.name: Price(
+                geometric_mean([s.cost(graph, found, batch).seconds(self) for found in nodes])
+            )
+            for s in strategies
+        }
 
 
 @dataclass(frozen=True)
@@ -157,6 +165,43 @@ def image_dims(node: Node) -> dict[Symbol, int]:
     of = geometry(node)
     symbols = symbols_of((*of.x.shape[2:], *of.y.shape[2:]))
     return {symbol: nominal_number(symbol, IMAGE) for symbol in symbols}
+
+
+def at_sizes(graph: Graph, node: Node) -> list[Node]:
+    """A convolution with its image at each size that costs are estimated for; they are in no graph,
+    and their free dims stay free dims. What is best for large images alone can take several times
+    as long for others."""
+    if node.op.name not in CONVOLUTIONS or not (symbols := image_dims(node)):
+        return [node]
+    return [_narrowed(node, image_numbers(graph, symbols, size)) for size in IMAGES]
+
+
+def image_numbers(graph: Graph, symbols: Iterable[Symbol], size: int) -> dict[Symbol, int]:
+    """Numbers of free dims with which the inputs that they are extents of are ``size`` long, if
+    their ranges allow it: of a height 4 H, H is a quarter of it."""
+    factors: dict[Symbol, int] = {}
+    for extent in (extent for value in graph.inputs for extent in value.shape):
+        for atoms, factor in () if isinstance(extent, int) else extent.terms:
+            if len(atoms) == 1 and isinstance(atoms[0], Symbol):
+                factors[atoms[0]] = max(factors.get(atoms[0], 1), factor)
+    return {
+        symbol: nominal_number(symbol, max(size // factors.get(symbol, 1), 1)) for symbol in symbols
+    }
+
+
+def _narrowed(node: Node, numbers: Mapping[Symbol, int]) -> Node:
+    """The node with free dims that can be these numbers only."""
+    narrow: dict[Symbol, Extent] = {
+        symbol: Dim.of(Symbol(symbol.name, number, number)) for symbol, number in numbers.items()
+    }
+
+    def changed(value: Value) -> Value:
+        if symbols_of(value.shape).isdisjoint(narrow):
+            return value
+        return Value(value.type.substitute(narrow), value.label, value.layout)
+
+    inputs, outputs = (tuple(map(changed, values)) for values in (node.inputs, node.outputs))
+    return Node(node.op, inputs, node.attrs, outputs, node.label)
 
 
 def nominal_number(symbol: Symbol, free: int = 1) -> int:

@@ -55,9 +55,10 @@ def cost(form: TileAttrs, node: Node, batch: int, is_constant: bool) -> Cost:
     found = tiles.cost(form, entries(form), 0.0, node, batch, is_constant)
     ends = nominal(node.inputs[0])[1], nominal(node.output)[1]
     images, count = nominal(node.output, batch)[0], tiles.count(form, node, batch)
-    reason = reason_against(entries(form), images, count, *ends, node.attrs.groups)
-    has_bands = node.op.name != "conv_weight_gradient" and not image_dims(node)
-    return replace(found, in_bands=has_bands and reason is None)
+    is_known = not image_dims(node)
+    reason = reason_against(entries(form), images, count, *ends, node.attrs.groups, is_known)
+    has_bands = node.op.name != "conv_weight_gradient" and reason is None
+    return replace(found, in_bands=has_bands)
 
 
 def level(inputs: int) -> tuple[float, str]:

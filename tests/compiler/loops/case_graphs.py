@@ -165,6 +165,17 @@ def of_a_slice() -> Graph:
     return b.build([b("conv", part, b.constant(weights(6, 4, 3, 3)), **PLAIN)], ["y"])
 
 
+def masked() -> Graph:
+    """Softmax of scores of any size, with a mask for each of any number of images."""
+    b = Builder("masked")
+    scores, mask = (
+        b.input(TensorType(FLOAT32, shape), name)
+        for shape, name in (((N, 2, M, M), "x"), ((N, 1, 1, M), "m"))
+    )
+    total = b("add", scores, b("broadcast", mask, shape=scores.shape))
+    return b.build([b("softmax", total, axis=3)])
+
+
 def normalized() -> Graph:
     """Elementwise ops over an image with one number a channel: its rows and columns are one
     axis.

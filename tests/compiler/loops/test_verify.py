@@ -52,7 +52,9 @@ from .case_kernels import SMALL_ITEMS, drawn, kernels_of
 from .cases import CASES, Case
 
 # obligations of a case's kernels (in work items of two sizes) that are neither proved nor refuted
-OPEN: dict[str, int] = {}
+OPEN: dict[str, int] = {  # rows that are kept in the output are loaded by loops that may be empty
+    "rows_of_any_length": 8, "rows_with_masks": 8,
+}  # fmt: skip
 
 
 @pytest.mark.parametrize("case", CASES, ids=lambda c: c.name)

@@ -10,11 +10,11 @@ from itertools import product
 import numpy as np
 import pytest
 
-from netloom.compiler.dim import Dim, Extent, Symbol
+from netloom.compiler.dim import Dim, Extent, Symbol, symbols_of
 from netloom.compiler.driver import Options, compile_graph
 from netloom.compiler.graph import Builder, Graph
 from netloom.compiler.passes.select_strategies import Decision, select_strategies
-from netloom.compiler.strategies.strategy import IMAGE, nominal
+from netloom.compiler.strategies.strategy import IMAGE, image_numbers, nominal
 from netloom.compiler.tensor_type import FLOAT32, TensorType
 from netloom.runtime.session import Session
 
@@ -89,6 +89,21 @@ def test_free_images_count_as_large_ones() -> None:
     large = two_layers(1, 64, _weights(64, 64), (IMAGE, IMAGE))
     assert _chosen(free) == _chosen(large) == ["winograd_f4"] * 2
     assert nominal(free.nodes[-1].output) == (1, 64, IMAGE, IMAGE)
+
+
+def test_free_images_count_as_small_ones_too() -> None:
+    """What is a little faster for large images may take several times as long for others."""
+    weights = _weights(128, 128)
+    large = two_layers(1, 128, weights, (IMAGE, IMAGE))
+    assert _chosen(two_layers(N, 128, weights, (HEIGHT, WIDTH))) == ["winograd_f4"] * 2
+    assert _chosen(large) == ["winograd_f4"] * 2
+
+
+def test_heights_of_multiples_count_as_a_whole() -> None:
+    """An image of 8 H lines is as large as another one: H is an eighth of its height."""
+    graph = two_layers(1, 64, _weights(64, 64), (HEIGHT * 8, WIDTH))
+    found = image_numbers(graph, symbols_of([HEIGHT, WIDTH]), IMAGE)
+    assert {symbol.name: number for symbol, number in found.items()} == {"H": 28, "W": IMAGE}
 
 
 def test_an_image_that_can_only_be_small_counts_as_that() -> None:

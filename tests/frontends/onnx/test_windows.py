@@ -81,3 +81,12 @@ def test_sizes_that_are_written_into_a_model_are_named() -> None:
     with pytest.raises(ShapeError, match="Fix the free dims to those that it was exported for"):
         from_onnx(model)
     assert from_onnx(model, dims={"N": 1, "H": 14, "W": 28}).inputs[0].type.is_static
+
+
+def test_windows_over_more_than_there_may_be() -> None:
+    """wav2vec 2.0 begins so: a tenth of a second may be too short for its window, by which the
+    number of windows is below 0; one that fits is computed."""
+    filters = np.random.default_rng(3).standard_normal((33, 1, 10)).astype(np.float32)
+    body = "y = Conv<kernel_shape = [10], strides = [5]>(x, filters)"
+    model = model_of("float[N, 1, L] x", body, filters=filters)
+    assert_right(model, (1, 1, 10), (2, 1, 14), (1, 1, 44), (2, 1, 400))

@@ -22,6 +22,7 @@ from netloom.compiler.targets.cuda.driver import PIPELINE, plan
 from netloom.compiler.targets.cuda.forms import Form, Pointwise, Product, RowPasses, Rows, Transform
 from netloom.compiler.targets.cuda.source import KernelSource
 from netloom.compiler.tensor_type import FLOAT32, FLOAT64, INT64, TensorType
+from tests.compiler.loops.cases import masked
 from tests.compiler.targets.cuda import emulated
 from tests.ptx_emulator.machine import emulate
 from tests.ptx_emulator.memory import MemoryFault
@@ -291,6 +292,19 @@ def test_passes_over_rows(graph: Graph, dims: Mapping[str, int], lanes: int) -> 
         np.abs(found - wide).max()
         <= np.finfo(np.float32).eps * 8 * (min(terms, 1100) + 1) * np.abs(wide).max()
     )
+
+
+def test_passes_over_rows_with_masks() -> None:
+    """Free dims stand between the axes of the rows, and each image has a mask."""
+    graph, rng = masked(), np.random.default_rng(4)
+    assert [type(form) for form in forms_of(graph)] == [RowPasses]
+    scores, mask = (
+        rng.standard_normal(shape).astype(np.float32) for shape in ((2, 2, 19, 19), (2, 1, 1, 19))
+    )
+    (found,) = emulated.run(graph, {"x": scores, "m": mask}, {"N": 2, "M": 19})
+    wanted = np.exp(scores.astype(np.float64) + mask)
+    wanted /= wanted.sum(axis=3, keepdims=True)
+    assert np.abs(found - wanted).max() <= np.finfo(np.float32).eps * 19
 
 
 def test_passes_that_give_one_number_a_row() -> None:
