@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cache
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
 
@@ -23,6 +23,9 @@ if TYPE_CHECKING:
     from .graph import Builder, Node, Value
 
 
+Slope: TypeAlias = "Callable[[Any, Expr, Expr], Expr]"
+
+
 def elementwise(
     name: str,
     arity: int,
@@ -31,6 +34,7 @@ def elementwise(
     *,
     attrs: type = NoAttrs,
     kinds: str = "fi",
+    slope: Slope | None = None,
     vjp: Vjp | NotDifferentiable | None = None,
     **facts: Any,
 ) -> Op:
@@ -38,7 +42,9 @@ def elementwise(
     NumPy's rule.
 
     ``kinds`` are the dtypes accepted (f float, i integer, b bool); all inputs share one, but for
-    select's condition. Type rule, meaning, loops and gradient follow from the formula.
+    select's condition. Type rule, meaning, loops and gradient follow from the formula. ``slope``: the
+    derivative of a formula of one argument, from (attrs, argument, result), where the chain rule
+    gives another one at a kink, or NaN because a part of the formula overflows.
     """
     parts = _Parts(name, arity, formula, kinds)
     return define(
@@ -47,7 +53,7 @@ def elementwise(
             doc,
             parts.infer,
             parts.reference,
-            vjp or _formula_vjp,
+            vjp or (_formula_vjp if slope is None else _slope_vjp(slope)),
             attrs,
             "elementwise",
             parts.compute,
@@ -152,6 +158,20 @@ def _formula_vjp(b: Builder, node: Node, cotangents: Sequence[Value]) -> Sequenc
     return result
 
 
+def _slope_vjp(slope: Slope) -> Vjp:
+    """The slope as it is written."""
+
+    def vjp(b: Builder, node: Node, cotangents: Sequence[Value]) -> Sequence[Value | None]:
+        (x,), y = node.inputs, node.outputs[0]
+        if not x.dtype.is_float:
+            return [None]
+        own, result, cotangent = (scalar.Argument(i, v.dtype) for i, v in enumerate((x, y, y)))
+        product = scalar.scaled(cotangent, slope(node.attrs, own, result))
+        return [emit_formula(b, product, [x, y, cotangents[0]])]
+
+    return vjp
+
+
 def emit_formula(
     b: Builder, root: Expr, operands: Sequence[Value], known: dict[int, Value] | None = None
 ) -> Value:
@@ -191,4 +211,4 @@ def sum_to(b: Builder, value: Value, target: TensorType) -> Value:
     return value
 
 
-__all__ = ["elementwise", "emit_formula", "sum_to"]
+__all__ = ["Slope", "elementwise", "emit_formula", "sum_to"]

@@ -81,11 +81,23 @@ def _converted(value: Any, port: PortInfo, dtype: np.dtype[Any]) -> Array:
         if hasattr(value, "__dlpack__"):
             return np.from_dlpack(value)
         array = np.asarray(value)
-        return array if hasattr(value, "dtype") else array.astype(dtype, casting="same_kind")
+        return array if hasattr(value, "dtype") else _from_numbers(array, dtype)
     except (TypeError, ValueError, BufferError, RuntimeError) as error:
         raise InputError(
             f'The input "{port.name}" must be {port}, but a {type(value).__name__} was given: {error}.'
         ) from error
+
+
+def _from_numbers(array: Array, dtype: np.dtype[Any]) -> Array:
+    """An array that NumPy made of plain numbers, as a port's dtype: whole numbers stay what they
+    are. ValueError where one does not fit, TypeError for other kinds of numbers.
+    """
+    is_whole = array.dtype.kind in "iu" and dtype.kind in "iu"
+    converted = array.astype(dtype, casting="unsafe" if is_whole or not array.size else "same_kind")
+    if is_whole and not np.array_equal(converted, array):
+        wrong = array[converted != array].flat[0]
+        raise ValueError(f"{wrong} is out of the range of {dtype}")
+    return converted
 
 
 def check_bindable(name: str, value: Any, port: PortInfo, writable: bool) -> Array:

@@ -129,10 +129,20 @@ def _float(
     elementwise(name, arity, formula, doc, attrs=attrs, kinds="f", **facts)
 
 
-elementwise("relu", 1, _relu, "0 > x ? 0 : x (NaN passes)", idempotent=True)
-_float("sigmoid", lambda _a, x: _sigmoid(x), "1 / (1 + exp(-x))")
-_float("silu", lambda _a, x: x * _sigmoid(x), "x * sigmoid(x)")
-_float("softplus", _softplus, "log(1 + exp(x)), without overflow")
+def _silu_slope(_a: NoAttrs, x: Expr, _y: Expr) -> Expr:
+    """s + x s (1 - s), with s = sigmoid(x)."""
+    sigmoid = _sigmoid(x)
+    return sigmoid * (1 + x * (1 - sigmoid))
+
+
+# at 0, where a ReLU has no slope, it is 0, as elsewhere (PyTorch)
+elementwise("relu", 1, _relu, "0 > x ? 0 : x (NaN passes)", idempotent=True,
+            slope=lambda _a, x, _y: call("not", x <= 0))  # fmt: skip
+_float("sigmoid", lambda _a, x: _sigmoid(x), "1 / (1 + exp(-x))",
+       slope=lambda _a, x, y: y * _sigmoid(-x))  # fmt: skip
+_float("silu", lambda _a, x: x * _sigmoid(x), "x * sigmoid(x)", slope=_silu_slope)
+_float("softplus", _softplus, "log(1 + exp(x)), without overflow",
+       slope=lambda _a, x, _y: _sigmoid(x))  # fmt: skip
 _float("softsign", lambda _a, x: x / (1 + call("abs", x)), "x / (1 + |x|)")
 _float("reciprocal", lambda _a, x: 1 / x, "1 / x")
 elementwise("square", 1, lambda _a, x: x * x, "x * x")

@@ -26,15 +26,16 @@ def _entropy_infer(_a: NoAttrs, inputs: Sequence[TensorType]) -> Sequence[Tensor
 
 
 def _entropy(b: Builder, node: Node) -> Sequence[Value]:
-    """-mean of log_softmax at the labels. A label outside [0, classes) is nobody's and adds
-    nothing.
+    """-mean of log_softmax at the labels, of whatever size it is at others. A label outside
+    [0, classes) is nobody's and adds nothing.
     """
     logits, labels = node.inputs
     classes = b("iota", shape=logits.shape, axis=1, dtype=INT64)
     wide = labels if labels.dtype is INT64 else b("cast", labels, dtype=INT64)
     shape = (labels.shape[0], 1, *labels.shape[1:])
-    hit = b("cast", b("equal", classes, b("reshape", wide, shape=shape)), dtype=logits.dtype)
-    chosen = b("reduce_sum", b("mul", hit, b("log_softmax", logits, axis=1)), axes=(1,), keep=False)
+    hit = b("equal", classes, b("reshape", wide, shape=shape))
+    own = b("select", hit, b("log_softmax", logits, axis=1), 0.0)
+    chosen = b("reduce_sum", own, axes=(1,), keep=False)
     return [b("neg", b("reduce_mean", chosen, axes=tuple(range(labels.type.rank)), keep=False))]
 
 

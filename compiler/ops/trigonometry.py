@@ -8,18 +8,15 @@ polynomial in x^2, never of a difference of near numbers. Half precision is comp
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Final, TypeAlias
+from typing import Final, TypeAlias
 
 from .. import scalar
-from ..formula import elementwise, emit_formula
-from ..op import NoAttrs, NotDifferentiable, Vjp
+from ..formula import Slope, elementwise
+from ..op import NoAttrs, NotDifferentiable
 from ..scalar import Bitcast, Expr, call, exp, select
 from ..tensor_type import BOOL, FLOAT32, UINT8, DType
-
-if TYPE_CHECKING:
-    from ..graph import Builder, Node, Value
 
 Formula: TypeAlias = Callable[[Expr], Expr]
 
@@ -80,10 +77,15 @@ def _asinh(x: Expr) -> Expr:
     return select(x < 0, -whole, whole)
 
 
+def _where_it_grows(t: Expr, other: Expr) -> Expr:
+    """(x - 1)(x + 1), and a number below 0 wherever x < 1: x < -1 has no acosh either."""
+    return t * call("max", other, 2.0)
+
+
 def _acosh(x: Expr) -> Expr:
     """log(x + sqrt(x^2 - 1)) = log(1 + (t + sqrt(t (t + 2)))) with t = x - 1."""
     t = x - 1
-    near = _log1p(t + call("sqrt", t * (t + 2)))
+    near = _log1p(t + call("sqrt", _where_it_grows(t, t + 2)))
     return select(x < LARGE, near, call("log", x) + math.log(2))
 
 
@@ -122,28 +124,19 @@ FUNCTIONS: Final[dict[str, tuple[Formula, Formula, str]]] = {
     "asinh": (_asinh, lambda x: 1 / call("sqrt", x * x + 1), "the number whose sinh is x"),
     "acosh": (
         _acosh,
-        lambda x: 1 / call("sqrt", (x - 1) * (x + 1)),
+        lambda x: 1 / call("sqrt", _where_it_grows(x - 1, x + 1)),
         "the number >= 0 whose cosh is x",
     ),
     "atanh": (_atanh, lambda x: 1 / ((1 - x) * (1 + x)), "the number whose tanh is x"),
 }
 
 
-def _vjp(slope: Formula) -> Vjp:
-    """The slope as written, because the chain rule over a choice gives NaN where the part not
-    chosen overflows.
-    """
-
-    def vjp(b: Builder, node: Node, cotangents: Sequence[Value]) -> Sequence[Value | None]:
-        (x,) = node.inputs
-        product = slope(scalar.Argument(0, x.dtype)) * scalar.Argument(1, x.dtype)
-        return [emit_formula(b, product, [x, cotangents[0]])]
-
-    return vjp
+def _of_argument(slope: Formula) -> Slope:
+    return lambda _attrs, x, _result: slope(x)
 
 
 for _name, (_formula, _slope, _doc) in FUNCTIONS.items():
-    elementwise(_name, 1, _in_float32(_formula), _doc, kinds="f", vjp=_vjp(_slope))
+    elementwise(_name, 1, _in_float32(_formula), _doc, kinds="f", slope=_of_argument(_slope))
 
 
 @dataclass(frozen=True)

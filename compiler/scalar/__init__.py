@@ -30,7 +30,7 @@ from .expression import (
     literal,
 )
 from .functions import exp, maximum, minimum, select
-from .gradient import differentiate
+from .gradient import differentiate, scaled
 from .meaning import cast_array, evaluate
 from .walk import apply, children, post_order, rebuild, transform, with_children
 
@@ -61,6 +61,7 @@ __all__ = [
     "minimum",
     "post_order",
     "rebuild",
+    "scaled",
     "select",
     "transform",
     "with_children",

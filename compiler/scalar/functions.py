@@ -38,6 +38,13 @@ def minimum(x: Number, y: Number) -> Expr:
     return call("min", x, y)
 
 
+def _power_slopes(r: Expr, x: Expr, y: Expr) -> tuple[Expr, Expr]:
+    """y x^(y - 1) and x^y log(x); where x^0 is 1 and 0^y is 0 for any x and y around, both are 0."""
+    by_base = select(call("equal", y, 0.0), 0.0, y * call("pow", x, y - 1.0))
+    is_zero = call("and", call("equal", x, 0.0), 0.0 <= y)
+    return by_base, select(is_zero, 0.0, r * call("log", x))
+
+
 for _entry in (
     ScalarFunction("add", 2, np.add, derivative=lambda r, x, y: (1, 1), commutative=True,
                    identity=0.0, doc="x + y"),
@@ -65,7 +72,7 @@ for _entry in (
     ScalarFunction("sqrt", 1, arrays.in_float64(np.sqrt), "f", derivative=lambda r, x: (0.5 / r,),
                    doc="square root"),
     ScalarFunction("pow", 2, arrays.in_float64(np.power), "f",
-                   derivative=lambda r, x, y: (y * call("pow", x, y - 1.0), r * call("log", x)),
+                   derivative=_power_slopes,
                    doc="x to the y"),
     ScalarFunction("tanh", 1, arrays.in_float64(np.tanh), "f",
                    derivative=lambda r, x: (1.0 - r * r,),

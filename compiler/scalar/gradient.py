@@ -31,11 +31,12 @@ def differentiate(root: Expr, seed: Expr, positions: Sequence[int]) -> list[Expr
                     continue
                 for argument, slope in zip(arguments, rule(node, *arguments), strict=True):
                     if slope is not None and argument.dtype.is_float:
-                        _accumulate(cotangents, argument, _scaled(cotangent, slope))
+                        _accumulate(cotangents, argument, scaled(cotangent, slope))
     return [found.get(position) for position in positions]
 
 
-def _scaled(cotangent: Expr, slope: Number) -> Expr:
+def scaled(cotangent: Expr, slope: Number) -> Expr:
+    """A cotangent times a slope; a slope that is a truth value is 1 or 0."""
     if isinstance(slope, Expr):
         if slope.dtype is BOOL:  # the slope is 1 where the condition holds, else 0
             return call("select", slope, cotangent, 0.0)

@@ -146,14 +146,18 @@ def weighted_cross_entropy(
         across = (1, classes, *(1,) * (logits.rank - 2))
         weight = np.reshape(given or [1.0] * classes, across).astype(logits.dtype.numpy)
         each = reshape(labels, (labels.shape[0], 1, *labels.shape[1:]))
-        hit = cast(equal(each, np.arange(classes).reshape(across)), logits.dtype)
+        is_own = equal(each, np.arange(classes).reshape(across))
+        hit = cast(is_own, logits.dtype)
         # [n, 1, ...]: the samples that count, and by how much
         counts = _one_unless(each, ignored, logits.dtype)
         own = reduce_sum(hit * weight, 1, keep=True) * counts
-        right = reduce_sum(hit * weight * logs, 1, keep=True)
-        is_class = reduce_sum(hit, 1, keep=True)
-        all_ = reduce_sum(weight * logs, 1, keep=True) * is_class
-        total = reduce_sum((1 - smoothing) * right * counts + smoothing / classes * all_ * counts)
+        scores = weight * logs  # of classes that cannot be: -inf
+        each_total = (1 - smoothing) * reduce_sum(where(is_own, scores, 0.0), 1, keep=True)
+        if smoothing:
+            is_class = reduce_sum(hit, 1, keep=True)
+            all_ = reduce_sum(scores, 1, keep=True) * is_class
+            each_total = each_total + smoothing / classes * all_
+        total = reduce_sum(where(counts > 0.0, each_total, 0.0))
         mass = reduce_sum(counts if given is None else own)
         return -total / where(mass > 0.0, mass, 1.0)
 

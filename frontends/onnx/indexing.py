@@ -16,9 +16,13 @@ from netloom.compiler.tensor_type import BOOL, FLOAT32, INT64
 from .context import Context
 from .handler import HandlerTable
 from .node import ModelNode
+from .restriction import TooSmall, is_negative_somewhere
 from .tensors import dtype_of
 
 INDEXING: Final = HandlerTable()
+FIX_OR_NAME: Final = (
+    "Fix the free dims, or give equal ones one name (dims=, shapes=; --dim, --shape)."
+)
 
 
 @INDEXING.on("Constant")
@@ -80,10 +84,22 @@ def gather_elements(context: Context, node: ModelNode) -> Value:
     if indices.type.rank != x.type.rank:
         raise node.misshapen(f"indices are {indices.type} for {x.type}.", "Export it again.")
     check_indices(context, node, indices, x.shape[axis])
-    read = context.slice(
-        x, (0,) * x.type.rank, (*indices.shape[:axis], x.shape[axis], *indices.shape[axis + 1 :])
+    return context(
+        "gather_elements", as_far_as(context, node, x, indices, axis), indices, axis=axis
     )
-    return context("gather_elements", read, indices, axis=axis)
+
+
+def as_far_as(context: Context, node: ModelNode, x: Value, indices: Value, axis: int) -> Value:
+    """x up to where the indices reach along the other axes, which is nowhere further than x."""
+    reach = (*indices.shape[:axis], x.shape[axis], *indices.shape[axis + 1 :])
+    for place, (extent, wanted) in enumerate(zip(x.shape, reach, strict=True)):
+        rest = extent - wanted
+        is_open = len(dim.symbols_of([rest])) > 1 and not dim.is_nonnegative(rest)
+        if wanted != 0 and (is_open or is_negative_somewhere(context, rest)):
+            message = f"indices are {indices.type} for {x.type}: along axis {place} they must not be longer."
+            hint = "Export it again." if isinstance(rest, int) else FIX_OR_NAME
+            raise TooSmall(message, hint=hint, extent=rest)
+    return context.slice(x, (0,) * x.type.rank, reach)
 
 
 def wrapped_index(context: Context, index: Value, extent: Extent) -> Value:
@@ -236,7 +252,7 @@ def triangle(context: Context, node: ModelNode) -> Value:
     if shift is not None and shift.type.elements != 1:
         raise node.misshapen(f"k is {shift.type}; one number is needed.", "Export it again.")
     rows, columns = _coordinates(context, x.shape[-2:])
-    shifted = rows if shift is None else context("add", rows, context.reshape(shift, ()))
+    shifted = rows if shift is None else context("add", rows, _within(context, shift, x.shape[-2:]))
     upper = node.flag("upper", True)
     keep = (
         context("less_equal", shifted, columns)
@@ -244,6 +260,14 @@ def triangle(context: Context, node: ModelNode) -> Value:
         else context("less_equal", columns, shifted)
     )
     return context("select", keep, x, context.number(False if x.dtype is BOOL else 0, x.dtype))
+
+
+def _within(context: Context, shift: Value, shape: tuple[Extent, ...]) -> Value:
+    """A diagonal's number; beyond the matrix, that of the one next to it, so that sums with rows
+    do not overflow.
+    """
+    low, high = (context.extent_value(extent) for extent in (-1 * shape[0], shape[1]))
+    return context("min", context("max", context.reshape(shift, ()), low), high)
 
 
 def _coordinates(context: Context, shape: tuple[Extent, ...]) -> tuple[Value, Value]:

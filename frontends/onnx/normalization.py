@@ -250,6 +250,8 @@ def softmax_of_matrix(context: Context, node: ModelNode) -> Value:
 def _softmax(context: Context, node: ModelNode, x: Value, axis: int) -> Value:
     if node.op_type != "Hardmax":
         return context(SOFTMAX[node.op_type], x, axis=axis)
+    if x.shape[axis] == 0:  # and has no elements
+        return x
     first = context("argmax", x, axis=axis, keep=True, last=False)
     return context.cast(
         context("equal", context("iota", shape=x.shape, axis=axis, dtype=INT64), first), x.dtype

@@ -8,7 +8,7 @@ import numpy as np
 
 from netloom.compiler.dim import product
 from netloom.compiler.graph import Value
-from netloom.compiler.tensor_type import BOOL, UINT8
+from netloom.compiler.tensor_type import BOOL, FLOAT64, UINT8
 
 from .context import Context
 from .handler import HandlerTable
@@ -20,6 +20,7 @@ REDUCTION: Final = HandlerTable()
 SIMPLE: Final = {
     "ReduceSum": "sum", "ReduceMean": "mean", "ReduceMax": "max", "ReduceMin": "min", "ReduceProd": "product",
 }  # fmt: skip
+ROOTS_AND_LOGARITHMS: Final = ("ReduceL2", "ReduceLogSum", "ReduceLogSumExp")
 
 
 def _axes(context: Context, node: ModelNode, rank: int) -> tuple[int, ...] | None:
@@ -56,8 +57,17 @@ def reduce_simple(context: Context, node: ModelNode) -> Value:
 
 @REDUCTION.on("ReduceL1", "ReduceL2", "ReduceSumSquare", "ReduceLogSum", "ReduceLogSumExp")
 def reduce_composed(context: Context, node: ModelNode) -> Value:
-    """L1: sum |x|; L2: sqrt(sum x^2); log-sum-exp is shifted by the maximum."""
-    x = node.input(0)
+    """L1: sum |x|; L2: sqrt(sum x^2); log-sum-exp is shifted by the maximum. Roots and logarithms of
+    integers are computed in float64, and cut off.
+    """
+    given = node.input(0)
+    is_cut = given.dtype.is_integer and node.op_type in ROOTS_AND_LOGARITHMS
+    x = context.cast(given, FLOAT64) if is_cut else given
+    value = _composed(context, node, x)
+    return context.cast(value, given.dtype)
+
+
+def _composed(context: Context, node: ModelNode, x: Value) -> Value:
     axes = _axes(context, node, x.type.rank)
     y = _composed(
         context, node.op_type, widened(context, x), axes or (), node.flag("keepdims", True)

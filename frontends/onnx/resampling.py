@@ -22,7 +22,7 @@ from netloom.compiler.dim import Extent
 from netloom.compiler.graph import Value
 from netloom.compiler.tensor_type import FLOAT32, FLOAT64, INT64, DType
 
-from .context import Context
+from .context import MOST_FOLDED, Context
 from .node import ModelNode
 from .window import FIX_DIMS
 
@@ -158,8 +158,8 @@ def _coordinates(context: Context, sampling: Sampling, axis: Axis) -> Value:
 
 
 def _steps(context: Context, count: Extent, dtype: DType) -> Value:
-    """0, 1, .. [count]."""
-    if isinstance(count, int):
+    """0, 1, .. [count]; of very many they are made while the program runs."""
+    if isinstance(count, int) and count <= MOST_FOLDED:
         return context.constant(np.arange(count, dtype=dtype.numpy))
     return context("iota", shape=(count,), axis=0, dtype=dtype)
 

@@ -16,7 +16,7 @@ from netloom.compiler.tensor_type import INT64
 
 from .context import Context
 from .handler import HandlerTable
-from .indexing import check_indices, flat_index
+from .indexing import as_far_as, check_indices, flat_index
 from .node import ModelNode
 
 SCATTER: Final = HandlerTable()
@@ -40,8 +40,7 @@ def scatter_elements(context: Context, node: ModelNode) -> Value:
             "Export it again.",
         )
     check_indices(context, node, indices, x.shape[axis])
-    size = (*indices.shape[:axis], x.shape[axis], *indices.shape[axis + 1 :])
-    part = context.slice(x, (0,) * x.type.rank, size)
+    part = as_far_as(context, node, x, indices, axis)
     result = _scattered(context, part, indices, updates, axis, _reduction(node))
     for other in reversed(range(x.type.rank)):  # around the part changed, the rest of x
         if result.shape[other] == x.shape[other]:

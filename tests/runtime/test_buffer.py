@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import ctypes
+from typing import Any
 
 import numpy as np
+import pytest
 
 from netloom import abi
-from netloom.runtime.buffer import Tensors
+from netloom.errors import InputError
+from netloom.runtime.buffer import Tensors, as_input
 from netloom.runtime.cpu import DLTensor
+from netloom.runtime.program import PortInfo
 
 
 def test_every_field_is_in_its_place() -> None:
@@ -31,3 +35,46 @@ def test_every_field_is_in_its_place() -> None:
         shape = (ctypes.c_int64 * array.ndim).from_address(tensor.shape)
         assert tuple(shape) == array.shape
         assert tensor.strides is None and tensor.byte_offset == 0
+
+
+@pytest.mark.parametrize(
+    ("value", "dtype"),
+    [
+        ([-128, 127], "int8"),
+        ([0, 255], "uint8"),
+        ([2**64 - 1], "uint64"),
+        ([], "int64"),
+        ([[]], "bool"),
+        ([True, False], "bool"),
+        ([1, 2], "float16"),
+        (3, "int32"),
+    ],
+)
+def test_plain_numbers_are_what_they_say(value: Any, dtype: str) -> None:
+    array = as_input(value, _port(value, dtype))
+    assert array.dtype == dtype and array.tolist() == value
+
+
+@pytest.mark.parametrize(
+    ("value", "dtype", "wrong"),
+    [
+        ([1, 300], "int8", "300"),
+        (-1, "uint8", "-1"),
+        ([2**31], "int32", str(2**31)),
+        ([2**63], "int64", str(2**63)),
+        ([[-1]], "uint64", "-1"),
+    ],
+)
+def test_plain_numbers_that_do_not_fit_are_refused(value: Any, dtype: str, wrong: str) -> None:
+    with pytest.raises(InputError, match=f"{wrong} is out of the range of {dtype}"):
+        as_input(value, _port(value, dtype))
+
+
+@pytest.mark.parametrize(("value", "dtype"), [([0.5], "int64"), ([2**64], "uint64"), ([1], "bool")])
+def test_other_kinds_of_numbers_are_refused(value: Any, dtype: str) -> None:
+    with pytest.raises(InputError, match="must be"):
+        as_input(value, _port(value, dtype))
+
+
+def _port(value: Any, dtype: str) -> PortInfo:
+    return PortInfo("x", dtype, np.shape(value))

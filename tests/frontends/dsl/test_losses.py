@@ -6,14 +6,18 @@ from collections.abc import Callable
 
 import numpy as np
 import pytest
-from scipy.special import expit, log_softmax
+from scipy.special import expit, log_softmax, softmax
 
+from netloom.compiler.driver import compile_graph
+from netloom.compiler.graph import Builder
 from netloom.compiler.interpret import interpret
+from netloom.compiler.passes.differentiate import differentiate
 from netloom.errors import ShapeError
 from netloom.frontends.dsl import losses
 from netloom.frontends.dsl.losses import Loss
 from netloom.frontends.dsl.network import network
 from netloom.frontends.dsl.trace import tensor
+from netloom.runtime.session import Session
 
 RNG = np.random.default_rng(5)
 X = 3 * RNG.standard_normal((6, 4))
@@ -102,6 +106,27 @@ def test_weighted_cross_entropy(
     )
     (found,) = interpret(graph, {"x": logits, "y": labels})
     assert float(found) == pytest.approx(total / mass, rel=1e-5)
+
+
+@pytest.mark.parametrize(
+    "loss",
+    [losses.cross_entropy, losses.weighted_cross_entropy(ignored=9)],
+    ids=["plain", "weighted"],
+)
+def test_classes_that_cannot_be_have_no_part(loss: Loss) -> None:
+    """Logits of -inf, as masks of actions and of tokens write them: compiled, with the gradient."""
+    logits = np.array([[0, -np.inf, 1], [2, 3, -np.inf]], np.float32)
+    labels = np.array([2, 1])
+    wide = logits.astype(np.float64)
+    b = Builder("loss")
+    graph = network(lambda x, y: loss(x, y)).graph(x=tensor(2, 3), y=tensor(2, dtype="int64"))
+    b.inputs, b.nodes = list(graph.inputs), list(graph.nodes)
+    step = b.build([*graph.outputs, *differentiate(b, graph.outputs[0], graph.inputs[:1])])
+    session = Session.in_process(compile_graph(step).image, threads=1)
+    found, gradient = session.run(None, {"x": logits, "y": labels})
+    assert float(found) == pytest.approx(-log_softmax(wide, 1)[np.arange(2), labels].mean(), 1e-6)
+    wanted = (softmax(wide, 1) - np.eye(3)[labels]) / 2
+    np.testing.assert_allclose(gradient, wanted, 1e-5, 1e-7)
 
 
 def test_weighted_binary_cross_entropy() -> None:

@@ -251,13 +251,26 @@ def interval(model: onnx.ModelProto) -> tuple[int, Any]:
     return found.lo, found.hi
 
 
+@pytest.mark.parametrize("op", ["GatherElements", "ScatterElements"])
+def test_indices_that_may_be_longer_are_refused(op: str) -> None:
+    model = model_of(
+        "float[N, T] x, int64[M, T] i", f"y = {op}<axis = 1>(x, i{', x' * (op[0] == 'S')})"
+    )
+    with pytest.raises(ShapeError, match=f"{op} 'y': indices are int64"):
+        from_onnx(model)
+
+
 SECOND = "c = Slice(x, first, last, axis)  y = Squeeze(c, axis)"
 UPDATED = "u = Slice(x, axis, last, axis)  y = ScatterND(x, places, u)"
+PICKED = "y = GatherElements<axis = 1>(x, places)"
+REPLACED = "u = GatherElements<axis = 1>(x, places)  y = ScatterElements<axis = 1>(x, places, u)"
 
 
-@pytest.mark.parametrize("body", [SECOND, UPDATED])
+@pytest.mark.parametrize("body", [SECOND, UPDATED, PICKED, REPLACED])
 def test_rows_that_must_be_there_give_a_least_number(body: str) -> None:
-    """The second row of x, without its axis; the first two, written over others."""
+    """The second row of x, without its axis; the first two, written over others; an element of
+    each of the first two, alone and written elsewhere.
+    """
     numbers = {"first": 1, "last": 2, "axis": 0}
     fixed = {name: np.array([n]) for name, n in numbers.items()}
     model = model_of("float[N, 3] x", body, **fixed, places=np.array([[1], [0]]))

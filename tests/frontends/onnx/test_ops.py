@@ -203,7 +203,7 @@ CASES = [
     case("LRN", X, size=3, tolerance=1e-5, peer=True), case("LRN", X, size=2, alpha=0.2, beta=0.6, bias=2.0, tolerance=1e-5, expected=lambda x: lrn_of_two(x)), case("LRN", X, size=5, alpha=0.2, opset=9, tolerance=1e-5, peer=True),
     case("MeanVarianceNormalization", X, tolerance=1e-5), case("MeanVarianceNormalization", X, axes=[1, 3], tolerance=1e-5),
     case("LpNormalization", r(3, 4), tolerance=1e-5), case("LpNormalization", r(3, 4), axis=0, p=1, expected=lambda x: x / np.abs(x).sum(0)),
-    case("Softmax", r(3, 4, 5)), case("Softmax", r(3, 4, 5), axis=1, free=True), case("LogSoftmax", r(3, 4, 5), axis=0), case("Hardmax", r(3, 4, 5), axis=1),
+    case("Softmax", r(3, 4, 5)), case("Softmax", r(3, 4, 5), axis=1, free=True), case("LogSoftmax", r(3, 4, 5), axis=0), case("Hardmax", r(3, 4, 5), axis=1), case("Hardmax", r(3, 0, 5), axis=1),
     case("Softmax", r(2, 3, 4), opset=11, expected=lambda x: softmax(x.reshape(2, 12)).reshape(2, 3, 4)),
     case("Softmax", r(2, 3, 4), opset=9, axis=2, expected=lambda x: softmax(x)),
     case("Softmax", r(2, 3, 4), opset=9, axis=0, expected=lambda x: softmax(x.reshape(1, 24)).reshape(2, 3, 4)),
@@ -216,6 +216,9 @@ CASES = [
       "ReduceL1", "ReduceL2", "ReduceSumSquare", "ReduceLogSum", "ReduceLogSumExp")),
     case("ReduceSum", r(2, 3), tolerance=1e-5), case("ReduceSum", r(2, 3), i(), fixed=[1], noop_with_empty_axes=1), case("ReduceMax", r(2, 3), keepdims=0),
     case("ReduceSum", ints(2, 3)), case("ReduceMax", ints(2, 3)),
+    *(case(op, ints(3, 5, dtype=np.int64, low=1), i(1), fixed=[1], expected=lambda x, f=f: f(x).astype(np.int64)) for op, f in (
+      ("ReduceL2", lambda x: np.linalg.norm(x, axis=1, keepdims=True)), ("ReduceLogSum", lambda x: np.log(x.sum(1, keepdims=True))),
+      ("ReduceLogSumExp", lambda x: np.log(np.exp(x).sum(1, keepdims=True))))),
     case("ReduceLogSumExp", np.array([[1e4, 1e4], [-1e4, -1e4]], np.float32), i(1), fixed=[1]),
     *(case(op, ints(3, 5).astype(np.float32), axis=axis, keepdims=keep, select_last_index=last) for op in ("ArgMax", "ArgMin")
       for axis, keep, last in ((0, 1, 0), (1, 0, 1), (-1, 1, 1), (0, 0, 0))),
@@ -288,6 +291,7 @@ CASES = [
     case("Range", np.int64(3), np.int64(20), np.int64(4), fixed=[0, 1, 2]), case("Range", np.int64(9), np.int64(-4), np.int64(-3), fixed=[0, 1, 2]),
     case("Range", np.float32(0.5), np.float32(3), np.float32(0.25), fixed=[0, 1, 2]),
     case("EyeLike", r(3, 4), k=1), case("EyeLike", r(4, 3), k=-1, dtype=onnx.TensorProto.INT64), case("Trilu", r(2, 3, 4)), case("Trilu", r(2, 3, 4), np.int64(-1), fixed=[1], upper=0), case("Trilu", r(4, 3), np.int64(1), fixed=[1]),
+    *(case("Trilu", r(4, 3), np.int64(k), fixed=fixed, upper=upper, free=True, expected=lambda x, *_, whole=(k < 0) == upper: x * whole) for k in (2**63 - 1, -(2**63)) for fixed in ([], [1]) for upper in (0, 1)),
     case("CumSum", np.array([1, np.inf, 2, -3], np.float32), np.int64(0), fixed=[1], exclusive=1),
     *(case("CumSum", r(2, 5, 3), np.int64(1), fixed=[1], reverse=rev, exclusive=exc) for rev in (0, 1) for exc in (0, 1)),
     *(case("Constant", **{k: v}) for k, v in CONSTANTS),

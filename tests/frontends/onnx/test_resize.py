@@ -122,3 +122,16 @@ def test_opset_10_takes_the_element_after_where_an_axis_shrinks(scale: float) ->
     model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 10)], ir_version=5)
     feeds = feeds_of(model, (10, 10))
     np.testing.assert_array_equal(interpret(from_onnx(model), feeds)[0], expected_of(model, feeds))
+
+
+def test_coordinates_of_a_huge_axis_are_not_made_at_import() -> None:
+    """600 million of them are 2.4 GB: a run refuses them or has the memory."""
+    sizes = numpy_helper.from_array(np.array([1, 1, 600_000_000, 3], np.int64), "sizes")
+    node = helper.make_node("Resize", ["x", "", "", "sizes"], ["y"], mode="linear")
+    x = helper.make_tensor_value_info("x", TensorProto.FLOAT, [1, 1, 7, 3])
+    graph = helper.make_graph([node], "g", [x], [onnx.ValueInfoProto(name="y")], [sizes])
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=8)
+    imported = from_onnx(model)
+    assert imported.outputs[0].shape == (1, 1, 600_000_000, 3)
+    constants = [node.output for node in imported.nodes if node.op.name == "constant"]
+    assert max(np.prod(value.type.static_shape) for value in constants) < 1 << 15
