@@ -30,6 +30,7 @@ from .passes.eliminate_common import eliminate_common
 from .passes.eliminate_dead import eliminate_dead
 from .passes.find_attention import find_attention
 from .passes.fuse import fuse
+from .passes.join_slices import join_slices
 from .passes.join_stages import join_stages
 from .passes.multiply_bytes import multiply_bytes
 from .passes.placement import Placement
@@ -69,6 +70,8 @@ _FIND = (
          why="weights must have their final values, and attention is found among products as they were"),
 )  # fmt: skip
 _SELECT = (
+    Pass("join_slices", join_slices, after=("simplify",),
+         why="gathers of neighbours are slices, and slices of slices are one"),
     Pass("sort_by_merging", sort_by_merging, after=("eliminate_common",),
          why="orders that are equal are found once"),
     Pass("split_windows", split_windows, after=("decompose",),

@@ -26,6 +26,7 @@ from .passes.fold_batchnorm import fold_batchnorm
 from .passes.fold_constants import fold_constants
 from .passes.freeze_states import freeze_states
 from .passes.simplify import simplify
+from .passes.trim_convolutions import trim_convolutions
 from .passes.trim_kernels import trim_kernels
 from .passes.widen_means import widen_means
 from .text import is_identical, print_graph
@@ -134,6 +135,8 @@ GRAPH_PASSES: tuple[Pass, ...] = (
     Pass("simplify", simplify, after=("decompose", "fold_constants"), why="identities have constants in them"),
     Pass("fold_batchnorm", fold_batchnorm, after=("decompose", "fold_constants", "simplify"),
          why="a batch_norm must be one mul and one add by constants"),
+    Pass("trim_convolutions", trim_convolutions, after=("fold_batchnorm", "simplify"),
+         why="nothing but a bias is left between a convolution and a slice"),
     Pass("trim_kernels", trim_kernels, after=("freeze_states", "fold_constants"),
          why="weights that are constants are known to be finite"),
     Pass("fold_new_constants", fold_constants, after=("simplify", "fold_batchnorm", "trim_kernels"),

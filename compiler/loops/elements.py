@@ -17,6 +17,7 @@ from typing import TypeAlias
 from .. import dim, scalar
 from ..dim import Dim, Extent, Symbol
 from ..graph import Graph, Node, Value
+from ..layout import Layout
 from ..op import Compute
 from ..scalar import Call, Expr, Index
 from ..tensor_type import BOOL, FLOAT32, DType
@@ -155,12 +156,7 @@ class Elements:
 
     def _load(self, value: Value, index: Sequence[Extent | Expr]) -> Expr:
         buffer = self.buffers[value]
-        if value.layout is not None:
-            physical: tuple[Extent | Expr, ...] = value.layout.physical_index(
-                tuple(_as_extent(p) for p in index)
-            )
-        else:
-            physical = tuple(index)
+        physical = tuple(index) if value.layout is None else _physical(value.layout, index)
         return scalar.cast(Load(buffer, physical), value.dtype)
 
     # -- the anchor --------------------------------------------------------------------------------
@@ -234,6 +230,16 @@ def widened(term: Expr, dtype: DType) -> Expr:
 def _buffer(name: str, value: Value) -> Buffer:
     shape = value.layout.physical_shape(value.shape) if value.layout else value.shape
     return Buffer(name, value.dtype, shape)
+
+
+def _physical(layout: Layout, index: Sequence[Extent | Expr]) -> tuple[Extent | Expr, ...]:
+    """The place of an element; run-time indices are for axes that the layout takes whole."""
+    whole = {part.axis for part in layout.parts if part.divisor == 1 and not part.modulus}
+    known = tuple(0 if axis in whole else _as_extent(at) for axis, at in enumerate(index))
+    return tuple(
+        index[part.axis] if part.axis in whole else at
+        for part, at in zip(layout.parts, layout.physical_index(known), strict=True)
+    )
 
 
 def _as_extent(part: Extent | Expr) -> Extent:

@@ -1,10 +1,12 @@
 """Values that need no memory of their own: parts of a concat that lie one behind the other in it,
-and values of another shape with the same elements in the same order.
+values of another shape with the same elements in the same order, and slices whose elements lie one
+behind the other in what they are taken from.
 """
 
 from __future__ import annotations
 
 from collections.abc import Collection, Sequence
+from math import prod
 
 from .. import dim
 from ..dim import Extent
@@ -40,6 +42,48 @@ def is_renaming(node: Node) -> bool:
     ):
         return False
     return [inner.op.name for inner in node.attrs.body.nodes] == ["reshape"]
+
+
+def taken_pieces(
+    graph: Graph, kept: Collection[Value], parts: Collection[Value]
+) -> dict[Value, tuple[Value, int]]:
+    """Slices that lie in what they are taken from: (that, their first byte). A kernel has made that
+    in the arena, so neither is one of ``kept``; slices that are ``parts`` of others lie there."""
+    found: dict[Value, tuple[Value, int]] = {}
+    for node in graph.nodes:
+        if not _is_slice(node) or node.output in kept or node.output in parts:
+            continue
+        producer = graph.producers.get(node.inputs[0])
+        if producer is None or producer.op.name != "kernel" or is_renaming(producer):
+            continue
+        first = None if node.inputs[0] in kept else _first_byte(node)
+        if first is not None:
+            found[node.output] = (node.inputs[0], first)
+    return found
+
+
+def _is_slice(node: Node) -> bool:
+    return node.op.name == "kernel" and [n.op.name for n in node.attrs.body.nodes] == ["slice"]
+
+
+def _first_byte(node: Node) -> int | None:
+    """Where a slice begins in what it is taken from; None if its elements are no neighbours there,
+    or begin where no buffer does."""
+    (source,), out, attrs = node.inputs, node.output, node.attrs.body.nodes[0].attrs
+    is_known = source.type.is_static and all(isinstance(at, int) for at in attrs.start)
+    if not is_known or source.layout != out.layout or any(step != 1 for step in attrs.step):
+        return None
+    if source.layout is not None and source.layout.has_padding(source.shape):
+        return None
+    shape, taken = _shape_in_memory(source), _shape_in_memory(out)
+    cut = next((axis for axis, size in enumerate(taken) if size != 1), len(taken))
+    if taken[cut + 1 :] != shape[cut + 1 :]:
+        return None
+    start = source.layout.physical_index(attrs.start) if source.layout else attrs.start
+    first = 0
+    for axis, at in enumerate(start):
+        first += at * prod(shape[axis + 1 :]) * out.dtype.bytes
+    return first if first % ALIGNMENT == 0 else None
 
 
 def pieces_of(node: Node) -> list[tuple[Value, int]]:

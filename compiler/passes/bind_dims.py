@@ -7,7 +7,7 @@ concerned. Graphs nested in attributes are bound as well.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, TypeAlias
 
 from netloom.errors import UsageError
@@ -15,6 +15,7 @@ from netloom.errors import UsageError
 from .. import dim
 from ..dim import Dim, Extent, Symbol
 from ..graph import Builder, Graph, Node, State, Value, map_extents, nested_graphs
+from ..loops.ir import LOOP_VARIABLE
 
 Binding: TypeAlias = "int | range | tuple[int, int | None]"
 
@@ -33,6 +34,20 @@ def bind_dims(graph: Graph, bindings: Mapping[str, Binding]) -> Graph:
     return substitute_symbols(
         graph, {known[name]: _narrowed(known[name], to) for name, to in bindings.items()}
     )
+
+
+def own_names(symbols: Sequence[Symbol]) -> dict[Symbol, Symbol]:
+    """What kernels call those free dims whose names are left to their loops."""
+    taken = {symbol.name for symbol in symbols}
+    found = {}
+    for symbol in symbols:
+        if LOOP_VARIABLE.fullmatch(symbol.name):
+            name = f"{symbol.name}_"
+            while name in taken:
+                name += "_"
+            taken.add(name)
+            found[symbol] = dataclasses.replace(symbol, name=name)
+    return found
 
 
 def _narrowed(symbol: Symbol, to: Binding) -> Extent:

@@ -106,11 +106,9 @@ def _placed(
         return _with_layout(b, node, inputs, view)
     if node.op.name == "concat" and _joins_blocks(node, inputs):
         return _with_layout(b, node, inputs, inputs[0].layout)
-    if (
-        node.op.name == "reduce_sum"
-        and inputs[0].layout is not None
-        and not {0, 1} & set(node.attrs.axes)
-    ):
+    if node.op.name == "gather" and _gathers_blocks(graph, node, inputs[0]):
+        return _with_layout(b, node, [inputs[0], _plain(b, inputs[1])], inputs[0].layout)
+    if node.op.name in ("reduce_sum", "reduce_max") and _reduces_blocks(node, inputs[0]):
         return b.copy(node, inputs)
     return b.copy(node, [_plain(b, value) for value in inputs])
 
@@ -170,6 +168,37 @@ def _joins_blocks(node: Node, inputs: Sequence[Value]) -> bool:
     if node.attrs.axis != 1 or first is None or any(v.layout != first for v in inputs):
         return False
     return all(v.shape[1] % BLOCK == 0 for v in inputs)
+
+
+def _gathers_blocks(graph: Graph, node: Node, x: Value) -> bool:
+    """Whether rows or columns of an image in blocks are picked (an image resized), for a reader of
+    blocks: a vector has channels of one place then, where it would be gathered lane by lane."""
+    is_line = node.inputs[1].type.rank == 1 and node.attrs.axis > 1
+    is_image = x.layout is not None and x.layout == channel_blocked(x.type.rank)
+    return is_line and is_image and _meets_blocks(graph, node)
+
+
+def _meets_blocks(graph: Graph, node: Node) -> bool:
+    """Whether a convolution reads what is made of an image element by element, or picked of it."""
+    pending, seen = [node], {node}
+    while pending:
+        for reader in graph.users.get(pending.pop().output, ()):
+            if reader.op.name == "conv" or reader.op.name.partition("_")[0] in ALGORITHMS:
+                return True
+            if _keeps_image(reader) and reader not in seen:
+                seen.add(reader)
+                pending.append(reader)
+    return False
+
+
+def _keeps_image(node: Node) -> bool:
+    is_elementwise = node.op.is_elementwise and len(node.outputs) == 1
+    return is_elementwise or node.op.name in ("gather", "pad", "concat")
+
+
+def _reduces_blocks(node: Node, x: Value) -> bool:
+    """Whether images in blocks are reduced to numbers of each channel."""
+    return x.layout is not None and not {0, 1} & set(node.attrs.axes)
 
 
 def _convolution(b: Builder, node: Node, inputs: list[Value]) -> Sequence[Value]:

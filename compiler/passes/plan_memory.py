@@ -2,8 +2,9 @@
 
 Slots of the arena are shared by values that are never alive together. Where a concat puts values
 behind each other in memory, kernels write these right into it. A reshape alone is another name of
-the same memory. A state is updated in place where its kernel reads each element only before
-writing it and nobody reads the old value later; else a copy at the end does it.
+the same memory, a slice of neighbours there one of a part of it. A state is updated in place where
+its kernel reads each element only before writing it and nobody reads the old value later; else a
+copy at the end does it.
 """
 
 from __future__ import annotations
@@ -15,14 +16,13 @@ from netloom.errors import VerificationError
 
 from .. import dim
 from ..data_dims import bounds_of, room_for
-from ..dim import Dim, Extent, Symbol
+from ..dim import Dim, Extent
 from ..graph import Graph, Node, Value
-from ..loops.ir import LOOP_VARIABLE
 from ..ops.data_dims import data_dim_of
 from ..ops.iteration import ITERATE, turn_of
 from ..program import BoundDim, BufferRef, Entry, Launch, Port, Space, Turn
-from .aliases import bytes_of, is_renaming, parts_of_concats, pieces_of
-from .bind_dims import substitute_symbols
+from .aliases import bytes_of, is_renaming, parts_of_concats, pieces_of, taken_pieces
+from .bind_dims import own_names, substitute_symbols
 from .copies import copy_of, flat_copy
 from .placement import Placement, in_memory
 from .slice_starts import without_starts
@@ -84,6 +84,8 @@ class _Planner:
         kept = {*graph.results, *self.targets}
         self.parts = parts_of_concats(graph, kept) if placement.joins_in_place else {}
         self.parts |= self._renamed()
+        self.taken = taken_pieces(graph, kept, self.parts) if placement.joins_in_place else {}
+        self.parts |= self.taken
         for value in self.parts:
             whole, _ = self._whole(value)
             self.last_use[whole] = max(self.last_use[whole], self.last_use.get(value, 0))
@@ -92,7 +94,7 @@ class _Planner:
         """What the whole entry has."""
         self.bounds = bounds_of(self.graph)  # of dims that runs bind
         self.dims: list[BoundDim | Turn] = []
-        renamed = _own_names((*self.graph.symbols, *self.bounds))
+        renamed = own_names((*self.graph.symbols, *self.bounds))
         self.own_names = {symbol: Dim.of(own) for symbol, own in renamed.items()}
         # of kernels' symbols
         self.meanings = {own: Dim.of(symbol) for symbol, own in renamed.items()}
@@ -185,6 +187,8 @@ class _Planner:
                 self._iterate(position, node)
             elif is_renaming(node):
                 self._rename(node)
+            elif node.output in self.taken:
+                self._take(node.output)
             elif self._is_joined(node):
                 self._join(node)
             else:
@@ -299,6 +303,12 @@ class _Planner:
         self.place[node.output] = self._target(node.output)
         self._launch((), flat_copy(node.output), (source,), self.place[node.output], node.label)
 
+    def _take(self, value: Value) -> None:
+        """A part of what is in memory already."""
+        source, first = self.taken[value]
+        whole = self.place[source]
+        self.place[value] = replace(whole, offset=whole.offset + first)
+
     def _is_joined(self, node: Node) -> bool:
         """Whether a concat's inputs, or some of them, already lie in its output."""
         return any(self.parts.get(value, (None, 0))[0] is node.output for value in node.inputs)
@@ -373,20 +383,6 @@ def _ancestors(graph: Graph) -> dict[Value, int]:
             before |= found.get(value, 0) | own.get(value, 0)
         for value in node.outputs:
             found[value], own[value] = before, 1 << position
-    return found
-
-
-def _own_names(symbols: Sequence[Symbol]) -> dict[Symbol, Symbol]:
-    """What kernels call those free dims whose names are left to their loops."""
-    taken = {symbol.name for symbol in symbols}
-    found = {}
-    for symbol in symbols:
-        if LOOP_VARIABLE.fullmatch(symbol.name):
-            name = f"{symbol.name}_"
-            while name in taken:
-                name += "_"
-            taken.add(name)
-            found[symbol] = replace(symbol, name=name)
     return found
 
 
