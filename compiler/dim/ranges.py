@@ -5,10 +5,12 @@ They are safe, not always tight: None where no bound is known.
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+from functools import lru_cache
 from typing import TYPE_CHECKING, TypeAlias
 
 from .atoms import Atom, Minimum, Quotient, Remainder, Symbol
-from .terms import Monomial
+from .terms import Monomial, Sum, Term, canonical
 
 if TYPE_CHECKING:
     from .polynomial import Dim, Extent
@@ -27,6 +29,7 @@ def is_nonnegative(extent: Extent) -> bool:
     return low is not None and low >= 0
 
 
+@lru_cache(maxsize=1 << 16)
 def lowest(extent: Extent) -> int | None:
     """A lower bound. A symbol whose range is itself symbolic is replaced by the end that lowers
     the value.
@@ -40,36 +43,48 @@ def lowest(extent: Extent) -> int | None:
         extent = replaced
     if isinstance(extent, int):
         return extent
-    low = _sum_of_least(extent)
-    for signs in ((-1,), (-1, 1)):
-        by_remainders = _without_quotients(extent, signs) if low is None or low < 0 else None
-        if by_remainders is not None:
-            other = (
-                by_remainders if isinstance(by_remainders, int) else _sum_of_least(by_remainders)
-            )
+    low = _sum_of_least(extent.terms)
+    quotients = [term for term in extent.terms if _is_of_whole_quotient(term)]
+    falling = [term for term in quotients if term[1] < 0]
+    for opened in (falling, quotients if len(quotients) > len(falling) else []):
+        if opened and (low is None or low < 0):
+            other = _sum_of_least(_without_quotients(extent, opened))
             low = other if low is None else low if other is None else max(low, other)
     return low
 
 
-def _without_quotients(extent: Dim, signs: tuple[int, ...]) -> Extent | None:
-    """The same extent, with x - x % d for a d (x // d) whose factor has one of the signs; None if
-    it has no such term.
+def _is_of_whole_quotient(term: Term) -> bool:
+    """Whether a term is a d (x // d)."""
+    match term:
+        case ((Quotient(_, divisor),), factor):
+            return factor % divisor == 0
+    return False
+
+
+def _without_quotients(extent: Dim, quotients: Iterable[Term]) -> tuple[Term, ...]:
+    """The terms of the same extent, with a x - a (x % d) for those of its terms that are given, each
+    an a d (x // d).
     """
-    changed: Extent = extent
-    for atoms, factor in extent.terms:
-        match atoms:
-            case (Quotient(numerator, divisor) as quotient,) if factor % divisor == 0:
-                if (1 if factor > 0 else -1) in signs:
-                    whole = factor // divisor
-                    changed = changed - type(extent).of(quotient) * factor
-                    changed = changed - numerator % divisor * whole + numerator * whole
-    return None if changed is extent else changed
+    total: Sum = dict(extent.terms)
+    for atoms, factor in quotients:
+        (quotient,) = atoms
+        assert isinstance(quotient, Quotient)
+        numerator, divisor = quotient.numerator, quotient.divisor
+        rest = numerator % divisor
+        total[atoms] -= factor
+        for terms, times in (
+            (numerator.terms, factor // divisor),
+            ((((), rest),) if isinstance(rest, int) else rest.terms, -(factor // divisor)),
+        ):
+            for monomial, number in terms:
+                total[monomial] = total.get(monomial, 0) + number * times
+    return canonical(total)
 
 
-def _sum_of_least(extent: Dim) -> int | None:
+def _sum_of_least(terms: Iterable[Term]) -> int | None:
     """The sum of what each term is at least."""
     total = 0
-    for atoms, factor in extent.terms:
+    for atoms, factor in terms:
         low, high = _range_of_product(atoms)
         end = low if factor > 0 else high
         if end is None:

@@ -12,6 +12,7 @@ import pytest
 
 from netloom.compiler import dim
 from netloom.compiler.dim import Dim, Extent, Symbol, bounds, evaluate, parse_extent, symbol
+from netloom.compiler.dim.ranges import lowest
 
 N, M, K = Symbol("N", 0, 6), Symbol("M", -3, 4), Symbol("K", 1, 5)
 SYMBOLS = (N, M, K)
@@ -73,6 +74,16 @@ def test_bounds_hold_every_value() -> None:
         assert dim.is_nonnegative(extent) <= (min(numbers) >= 0)
         known += low is not None and high is not None
     assert known > 100
+
+
+def test_bounds_of_equal_extents_are_found_once() -> None:
+    """However often a verifier makes them anew."""
+    first, second = (Dim.of(N) * 77 - Dim.of(K) // 2 * 2 + 13 for _ in range(2))
+    assert isinstance(first, Dim) and first is not second
+    found = first.bounds()
+    misses = lowest.cache_info().misses
+    assert second.bounds() == found == (9, 475)
+    assert lowest.cache_info().misses == misses
 
 
 def test_bounds_of_products_with_negative_factors_are_not_guessed() -> None:

@@ -21,7 +21,7 @@ from netloom.errors import CpuFeatureError
 
 from ...program import ALIGNMENT
 from .host_object import build_host_objects
-from .manifest import build_manifests
+from .manifest import build_manifests, with_source
 from .object_code import target_of
 from .segments import Bytes, Piece, Weights, lay_out
 from .variant import Variant
@@ -48,9 +48,11 @@ def load_in_process(variants: Sequence[Variant]) -> LoadedProgram:
             hint="Compile it for this machine to run it here.",
         )
     weights, arrays = _at_addresses(lay_out(variants[0].program.constants))
-    host = build_host_objects(variants, weights, build_manifests(variants, weights), image=False)
+    manifests = build_manifests(variants, weights)
+    functions, blank = build_host_objects(variants, weights, manifests, image=False)
+    tables = with_source(blank, manifests, variants[0].program)
     builder = llvm.JITLibraryBuilder().add_current_process()
-    for data in (*host, *(data for variant in variants for data in variant.objects)):
+    for data in (functions, tables, *(data for variant in variants for data in variant.objects)):
         builder.add_object_img(data)
     builder.export_symbol(abi.ENTRY_POINT)
     library = builder.link(_compiler(), f"program{next(_numbers)}")

@@ -20,7 +20,7 @@ from ...loops.ir import Kernel
 from .llvm_version import llvm_version
 from .machine import Cpu
 
-KERNELS_PER_PROCESS = 12  # to compile, for which starting a process pays
+KERNELS_PER_PROCESS = 12  # to compile, for which starting processes pays
 SYMBOL = "kernel".ljust(128, "_")  # what every kernel is called while it is compiled
 
 
@@ -71,9 +71,10 @@ def _key(digest: str, cpu: Cpu) -> tuple[str, ...]:
 
 
 def _processes(kernels: int, workers: int | None) -> int:
-    """How many processes compile; 0 for this one."""
+    """How many processes compile; 0 for a thread of this one, which does as well as one process."""
     most = workers or most_workers() or len(os.sched_getaffinity(0))
-    return 0 if most == 1 else min(most, kernels // KERNELS_PER_PROCESS)
+    count = min(most, kernels // KERNELS_PER_PROCESS)
+    return count if count > 1 else 0
 
 
 def _named(data: bytes, name: str) -> bytes:

@@ -17,7 +17,7 @@ from dataclasses import dataclass, field, replace
 from netloom.errors import LinkError
 
 from .host_object import build_host_objects
-from .manifest import build_manifests
+from .manifest import build_manifests, with_source
 from .segments import lay_out
 from .variant import Variant
 from .weights_object import write_weights_object
@@ -35,8 +35,10 @@ _DROPPED = {".note.GNU-stack", ".comment"}
 def relocatable_object(variants: Sequence[Variant]) -> bytes:
     """The object's bytes; LinkError for two definitions of one symbol."""
     weights = lay_out(variants[0].program.constants)
-    host = build_host_objects(variants, weights, build_manifests(variants, weights), image=True)
-    objects = [*host, *(data for variant in variants for data in variant.objects)]
+    manifests = build_manifests(variants, weights)
+    functions, blank = build_host_objects(variants, weights, manifests, image=True)
+    tables = with_source(blank, manifests, variants[0].program)
+    objects = [functions, tables, *(data for variant in variants for data in variant.objects)]
     if weights.size:
         image = io.BytesIO()
         write_weights_object(image, weights, variants[0].architecture)

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from itertools import chain
 from pathlib import Path
 
@@ -23,7 +23,7 @@ from .architecture import Architecture
 from .header import model_header
 from .host_object import build_host_objects
 from .link import find_linker, link_shared_object
-from .manifest import build_manifests
+from .manifest import build_manifests, with_source
 from .recorded_file import write_recorded
 from .segments import ByteArray, Weights, lay_out
 from .variant import Variant
@@ -44,29 +44,35 @@ def write_shared_object(variants: Sequence[Variant], path: Path) -> bytes:
     check_writable(path)
     program, architecture = variants[0].program, variants[0].architecture
     weights = lay_out(program.constants)
-    host = build_host_objects(variants, weights, build_manifests(variants, weights), image=True)
-    objects = [*host, *(data for variant in variants for data in variant.objects)]
+    manifests = build_manifests(variants, weights)
+    host = build_host_objects(variants, weights, manifests, image=True)
+    kernels = [data for variant in variants for data in variant.objects]
+
+    def finish(code: bytes) -> bytes:
+        return with_source(code, manifests, program)
 
     def write(library: Path) -> bytes:
         with tempfile.TemporaryDirectory(prefix="netloom-") as folder:
-            size, contents = _contents(objects, weights, architecture, Path(folder))
+            size, contents = _contents(host, kernels, finish, weights, architecture, Path(folder))
             return write_recorded(library, contents, size)
 
     return replace_program(path, write, model_header(program))
 
 
 def _contents(
-    objects: Sequence[bytes], weights: Weights, architecture: Architecture, folder: Path
-) -> tuple[int, Iterator[Data]]:
-    """The size of the linked file, and its contents from front to back; ``folder`` is private room
-    for temporary files.
+    host: tuple[bytes, bytes], kernels: Sequence[bytes], finish: Callable[[bytes], bytes], weights: Weights,
+    architecture: Architecture, folder: Path,
+) -> tuple[int, Iterator[Data]]:  # fmt: skip
+    """The size of the linked file, and its contents from front to back; ``host``: functions and
+    tables; ``finish`` completes code that holds the tables; ``folder`` is private room for temporary files.
     """
-    code = _linked(objects, weights.size, architecture, folder)
+    functions, tables = host
+    code = finish(_linked([functions, tables, *kernels], weights.size, architecture, folder))
     front = with_weights_behind(code, architecture.page) if weights.size else code
     if front is not None:
         start = np.frombuffer(front, np.uint8)
         return start.size + weights.size, chain([start], weights.parts())
-    files = _write_objects(folder, objects)
+    files = _write_objects(folder, [functions, finish(tables), *kernels])
     files.append(folder / "weights.o")
     with files[-1].open("wb") as file:
         write_weights_object(file, weights, architecture)

@@ -4,27 +4,45 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from pathlib import Path
 
-import llvmlite.binding as llvm
-from llvmlite import ir
-
 from .architecture import Architecture
+from .elf_object import (
+    ALLOCATED,
+    DEFAULT,
+    EXECUTABLE,
+    FUNCTION,
+    PROGBITS,
+    Section,
+    Symbol,
+    write_object,
+)
 from .link import Library, Linker, run_linker, symbol_versions
-from .object_code import target_of
+
+_ROOM = 16  # bytes for each function
 
 
 def write_stand_in(
     linker: Linker, library: Library, folder: Path, architecture: Architecture
 ) -> Path:
-    """A shared object with the library's name and symbols, and empty functions."""
+    """A shared object with the library's name and symbols; their code is never run."""
     versions = symbol_versions(library, architecture)
     stem = library.name.partition(".")[0]
     source, script, output = (folder / f"{stem}{suffix}" for suffix in (".o", ".map", ".so"))
-    source.write_bytes(
-        _empty_functions([name for names in versions.values() for name in names], architecture)
+    names = [name for names in versions.values() for name in names]
+    code = Section(
+        ".text",
+        PROGBITS,
+        ALLOCATED | EXECUTABLE,
+        _ROOM * len(names),
+        _ROOM,
+        [bytes(_ROOM)] * len(names),
     )
+    functions = [
+        Symbol(name, FUNCTION, DEFAULT, _ROOM, _ROOM * place) for place, name in enumerate(names)
+    ]
+    with source.open("wb") as file:
+        write_object(file, [code], functions, architecture)
     script.write_text(
         "".join(
             f"{version} {{ global: {'; '.join(names)}; }};\n" for version, names in versions.items()
@@ -42,13 +60,3 @@ def write_stand_in(
         ],
     )
     return output
-
-
-def _empty_functions(names: Sequence[str], architecture: Architecture) -> bytes:
-    module = ir.Module("stand_in")
-    module.triple = architecture.triple
-    for name in names:
-        function = ir.Function(module, ir.FunctionType(ir.VoidType(), []), name)
-        ir.IRBuilder(function.append_basic_block()).ret_void()
-    machine = target_of(architecture.triple).create_target_machine(reloc="pic", codemodel="small")
-    return bytes(machine.emit_object(llvm.parse_assembly(str(module))))

@@ -11,7 +11,8 @@ from __future__ import annotations
 import struct
 from dataclasses import dataclass, replace
 
-from .weights_object import ALLOCATED, NOBITS, NOTE, PROGBITS, ROOM
+from .elf_object import ALLOCATED, NOBITS, PROGBITS
+from .weights_object import ROOM, SPARE
 
 _HEADER = struct.Struct("<16sHHIQQQIHHHHHH")  # ELF-64 (System V ABI, chapters 4 and 5)
 _SECTION = struct.Struct("<IIQQQQIIQQ")
@@ -62,9 +63,9 @@ def with_weights_behind(linked: bytes, page: int) -> bytes | None:
         _Segment(*_SEGMENT.unpack_from(linked, header[5] + number * _SEGMENT.size))
         for number in range(header[10])
     ]
-    if ROOM not in sections or NOTE not in sections:
+    if ROOM not in sections or SPARE not in sections:
         return None
-    room, note = sections[ROOM], sections[NOTE]
+    room, note = sections[ROOM], sections[SPARE]
     start = -(-len(linked) // page) * page
     new = _with_own_segment(segments, room, note, start, page)
     others = (s for name, s in sections.items() if name != ROOM and s.flags & ALLOCATED)

@@ -1,8 +1,8 @@
-"""LLVM texts -> objects, in processes of their own (worker.py) while the caller makes the next
-text.
+"""LLVM texts -> objects, in processes of their own (worker.py) or in a thread of this one, while the
+caller makes the next text.
 
-Which process compiles a text has no influence on its object. However the caller's work ends, the
-processes end with it.
+Who compiles a text has no influence on its object. However the caller's work ends, the processes
+and threads end with it.
 """
 
 from __future__ import annotations
@@ -10,7 +10,8 @@ from __future__ import annotations
 import contextlib
 import subprocess
 import sys
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import cached_property
 from queue import SimpleQueue
@@ -25,7 +26,8 @@ from .object_code import object_of_text
 from .worker import DONE, READY, read_block, write_block
 
 _MODULE = f"{__package__}.worker"
-
+# seconds that a thread waits for the interpreter: LLVM's binding asks for it some forty times a text
+_SWITCH = 0.0001
 
 Keep: TypeAlias = "Callable[[str, bytes], None]"
 
@@ -33,13 +35,13 @@ Keep: TypeAlias = "Callable[[str, bytes], None]"
 def compile_texts(
     texts: Iterable[tuple[str, str]], cpu: Cpu, processes: int, keep: Keep
 ) -> list[bytes]:
-    """The object of each (name, text), in order; with 0 processes in this one.
+    """The object of each (name, text), in order; with 0 processes a thread of this one makes them.
 
     ``keep(name, object)`` is called as soon as there is one, by any thread.
     ToolchainError names the kernel that LLVM refuses, or over which a process died.
     """
     if processes == 0:
-        return [_kept(keep, name, _compiled_here(name, text, cpu)) for name, text in texts]
+        return _compiled_beside(texts, cpu, keep)
     jobs: SimpleQueue[_Job | None] = SimpleQueue()
     results: SimpleQueue[_Result] = SimpleQueue()
     workers: list[_Worker] = []
@@ -63,6 +65,34 @@ def compile_texts(
             thread.join()
         for worker in workers:
             worker.close()
+
+
+def _compiled_beside(texts: Iterable[tuple[str, str]], cpu: Cpu, keep: Keep) -> list[bytes]:
+    """The objects from one thread, as LLVM's binding lets in one at a time; LLVM leaves the
+    interpreter to the caller.
+    """
+
+    def compile(name: str, text: str) -> bytes:
+        return _kept(keep, name, _compiled_here(name, text, cpu))
+
+    thread = ThreadPoolExecutor(1)
+    try:
+        with _short_turns():
+            jobs = [thread.submit(compile, name, text) for name, text in texts]
+            return [job.result() for job in jobs]
+    finally:
+        thread.shutdown(cancel_futures=True)
+
+
+@contextlib.contextmanager
+def _short_turns() -> Iterator[None]:
+    """Threads of this process that wait for the interpreter get it soon."""
+    former = sys.getswitchinterval()
+    sys.setswitchinterval(_SWITCH)
+    try:
+        yield
+    finally:
+        sys.setswitchinterval(former)
 
 
 @dataclass(frozen=True)

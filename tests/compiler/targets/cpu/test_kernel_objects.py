@@ -11,7 +11,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
 
@@ -374,12 +374,31 @@ def test_few_kernels_compile_in_this_process(monkeypatch: pytest.MonkeyPatch) ->
     each = kernel_objects.KERNELS_PER_PROCESS
     assert [
         kernel_objects._processes(count, 8) for count in (0, each - 1, each, 3 * each, 100 * each)
-    ] == [0, 0, 1, 3, 8]
+    ] == [0, 0, 0, 3, 8]
     assert kernel_objects._processes(100 * each, 1) == 0
     monkeypatch.setattr(os, "sched_getaffinity", lambda _: {0, 1, 2})
     assert kernel_objects._processes(100 * each, None) == 3
     monkeypatch.setenv("NETLOOM_WORKERS", "2")
     assert kernel_objects._processes(100 * each, None) == 2
+
+
+def test_a_text_is_made_while_llvm_compiles_the_one_before(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Without processes, by one thread, which ends with the call."""
+    second, threads = threading.Event(), threading.active_count()
+
+    def compile(text: str, *_: str) -> bytes:
+        assert second.wait(60), "the second text waits for the first one's object"
+        return text.encode()
+
+    def texts() -> Iterator[tuple[str, str]]:
+        yield "f", "first"
+        yield "g", "second"
+        second.set()
+
+    monkeypatch.setattr(worker_pool, "object_of_text", compile)
+    interval = sys.getswitchinterval()
+    assert compile_texts(texts(), CPU, 0, forget) == [b"first", b"second"]
+    assert (sys.getswitchinterval(), threading.active_count()) == (interval, threads)
 
 
 def test_other_code_has_another_object(kernels: dict[str, Kernel]) -> None:

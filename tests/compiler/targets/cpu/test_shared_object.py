@@ -366,14 +366,14 @@ def test_the_manifest(tmp_path: Path) -> None:
     program = small.program(
         program.entries,
         symbols=program.symbols,
-        name="a\nname",
+        name='a\n"source_hash":"---"',
         source_hash="abc",
         options={"cpu": "x86-64-v3"},
     )
     write_shared_object([Variant(program, small.kernels(), ["fma", "avx2", "sse2"])], path)
     data = load(path).metadata
     assert json.loads(json.dumps(data)) == data
-    assert data["name"] == "a\nname"
+    assert data["name"] == 'a\n"source_hash":"---"'
     assert data["features"] == ["avx2", "fma"]
     assert data["dims"] == [{"name": "N", "lo": 1, "hi": 64}]
     assert data["entries"][0]["inputs"] == [{"name": "x", "dtype": "float32", "shape": ["N", 4]}]

@@ -29,7 +29,7 @@ from netloom.compiler.targets.cpu.machine import CPUS
 from netloom.compiler.targets.cpu.segments import Weights, lay_out
 from netloom.compiler.targets.cpu.variant import Variant
 from netloom.compiler.tensor_type import FLOAT32, TensorType
-from netloom.runtime.session import Session
+from netloom.runtime.session import Session, load
 from tests.compiler.targets.cpu import small_programs as small
 
 ROOT = Path(__file__).parents[4]
@@ -37,17 +37,20 @@ _COMPILE = """
 import sys
 from netloom.cli import main
 # with -v passes are reported, so the program is not copied whole
-main(["compile", "net.onnx", "-o", sys.argv[1], "-v"], standalone_mode=False)
+main(["compile", sys.argv[1], "-o", sys.argv[2], "-v"], standalone_mode=False)
 names = ("llvmlite", "networkx", "netloom.frontends.dsl", "netloom.frontends.onnx.exporter",
          "netloom.compiler.targets.cpu.lowering", "netloom.compiler.targets.cpu.worker_pool",
-         "netloom.compiler.loops.verify", "netloom.compiler.targets.cpu.host")
+         "netloom.compiler.loops.verify", "netloom.compiler.targets.cpu.host",
+         "netloom.compiler.targets.cpu.stand_ins")  # a linker runs
 print(*(name for name in names if name in sys.modules))
 """
 
 
 def test_a_warm_compile_imports_nothing_that_makes_code(tmp_path: Path) -> None:
     onnx.save(nl.to_onnx(nl.zoo.lenet5()), tmp_path / "net.onnx")
-    cold, warm = (imported_by_compiling(tmp_path, name) for name in ("cold.so", "warm.so"))
+    cold, warm = (
+        imported_by_compiling(tmp_path, "net.onnx", name) for name in ("cold.so", "warm.so")
+    )
     assert warm == []
     assert {"llvmlite", "netloom.compiler.targets.cpu.host"} <= set(cold)  # the control
     for suffix in (".so", ".h"):
@@ -55,11 +58,32 @@ def test_a_warm_compile_imports_nothing_that_makes_code(tmp_path: Path) -> None:
         assert first.read_bytes() == second.read_bytes()
 
 
-def imported_by_compiling(folder: Path, target: str) -> list[str]:
+def test_other_weights_need_neither_llvm_nor_a_linker(tmp_path: Path) -> None:
+    """Of what is compiled only the source's hash depends on them, which is put in afterwards."""
+    for name in ("one", "other"):
+        model = nl.to_onnx(nl.zoo.mlp())
+        weight = onnx.numpy_helper.to_array(model.graph.initializer[0]).copy()
+        weight.flat[0] += name == "other"
+        changed = onnx.numpy_helper.from_array(weight, model.graph.initializer[0].name)
+        model.graph.initializer[0].CopyFrom(changed)
+        onnx.save(model, tmp_path / f"{name}.onnx")
+    cold = imported_by_compiling(tmp_path, "one.onnx", "one.so")
+    assert {"llvmlite", "netloom.compiler.targets.cpu.stand_ins"} <= set(cold)  # the control
+    assert imported_by_compiling(tmp_path, "other.onnx", "other.so") == []
+    alone = tmp_path / "alone"
+    alone.mkdir()
+    (alone / "other.onnx").write_bytes((tmp_path / "other.onnx").read_bytes())
+    imported_by_compiling(alone, "other.onnx", "other.so")
+    assert (alone / "other.so").read_bytes() == (tmp_path / "other.so").read_bytes()
+    hashes = {load(tmp_path / f"{name}.so").metadata["source_hash"] for name in ("one", "other")}
+    assert len(hashes) == 2 and all(len(found) == 64 for found in hashes)
+
+
+def imported_by_compiling(folder: Path, model: str, target: str) -> list[str]:
     """What of the names was imported when a network was compiled by a process of its own."""
     environment = {**os.environ, "PYTHONPATH": str(ROOT), "NETLOOM_CACHE": str(folder / "cache")}
     done = subprocess.run(
-        [sys.executable, "-c", _COMPILE, target],
+        [sys.executable, "-c", _COMPILE, model, target],
         cwd=folder, env=environment, capture_output=True, text=True, check=True,
     )  # fmt: skip
     return done.stdout.splitlines()[-1].split()
@@ -153,6 +177,13 @@ def test_functions_are_looked_up_by_the_shape_of_a_program(
         found, _ = build_host_objects(given, lay_out([]), ["{}"] * len(given), True)
         assert found == repr(shape_of(given)).encode()
     assert len(made) == 1 + len(others)
+
+
+def test_host_code_is_compiled_without_passes(monkeypatch: pytest.MonkeyPatch) -> None:
+    """They would take twice as long as all else."""
+    builder = "create_pass_builder"
+    monkeypatch.setattr(host_api.llvm, builder, lambda *_: pytest.fail("passes are run"))
+    assert host_api.compile_functions.__wrapped__(shape_of(variants())).startswith(b"\x7fELF")
 
 
 def test_programs_of_one_shape_share_their_functions(
