@@ -265,7 +265,12 @@ def _listed(k: Elements, extent: Extent, most: int) -> Callable[[Line], Statemen
                 Store(count, (0,), known + scalar.cast(is_kept, INT64)),
             )
 
-        compared = with_any(k, seen, lambda search: loop(number, blocks, search), decided)
+        def over_known(search: Statement) -> Statement:
+            """The vectors of the list that hold a box."""
+            is_filled = Index(Dim.of(number) * LANES) < known
+            return loop(number, blocks, When(is_filled, search))
+
+        compared = with_any(k, seen, over_known, decided)
         body = block(
             Store(k.out, (*at, own), scalar.literal(False, BOOL)), When(known < most, compared)
         )

@@ -26,6 +26,12 @@ ATAN: Final = (
     0.07692045366136527, -0.06662952780816962, 0.05846888860166885, -0.050351638779669805, 0.03796712609944861,
     -0.017807740252450893,
 )  # fmt: skip
+# (asin(s) / s - 1) / s^2 in s^2 for |s| <= 1/2, likewise: error 2^-57 of asin
+ASIN: Final = (
+    0.16666666666666669, 0.07499999999998433, 0.04464285714635543, 0.030381944138531247, 0.02237217294214989,
+    0.017352392720869973, 0.013971212973552933, 0.011479177415184906, 0.01032281435018578, 0.005457506718640358,
+    0.01740087944269402, -0.014851887071247204, 0.028757851367421566,
+)  # fmt: skip
 LARGE: Final = 2.0**28  # from here on x^2 + 1 = x^2, and no square overflows before
 
 
@@ -43,20 +49,37 @@ def _atan(x: Expr) -> Expr:
     z = select(is_steep, 1 / t, t)
     half = z / (1 + call("sqrt", 1 + z * z))
     square = half * half
-    value: Expr = scalar.literal(ATAN[-1], x.dtype)
-    for coefficient in reversed(ATAN[:-1]):
-        value = value * square + coefficient
-    angle = 2 * (half * value)
+    angle = 2 * (half * _polynomial(square, ATAN))
     whole = select(is_steep, math.pi / 2 - angle, angle)
     return select(x < 0, -whole, whole)
 
 
 def _asin(x: Expr) -> Expr:
-    return _atan(x / call("sqrt", (1 - x) * (1 + x)))
+    is_steep, angle = _arc(x)
+    whole = select(is_steep, math.pi / 2 - 2 * angle, angle)
+    return select(x < 0, -whole, whole)
 
 
 def _acos(x: Expr) -> Expr:
-    return 2 * _atan(call("sqrt", (1 - x) / (1 + x)))
+    is_steep, angle = _arc(x)
+    near = math.pi / 2 - select(x < 0, -angle, angle)
+    return select(is_steep, select(x < 0, math.pi - 2 * angle, 2 * angle), near)
+
+
+def _arc(x: Expr) -> tuple[Expr, Expr]:
+    """Whether |x| > 1/2, and asin |x|, or beyond 1/2 asin(sqrt((1 - |x|) / 2)): half of acos |x|."""
+    size = select(x < 0, -x, x)
+    is_steep = size > 0.5
+    square = select(is_steep, (1 - size) * 0.5, size * size)
+    s = select(is_steep, call("sqrt", square), size)
+    return is_steep, s + s * (square * _polynomial(square, ASIN))
+
+
+def _polynomial(x: Expr, coefficients: Sequence[float]) -> Expr:
+    value: Expr = scalar.literal(coefficients[-1], x.dtype)
+    for coefficient in reversed(coefficients[:-1]):
+        value = value * x + coefficient
+    return value
 
 
 def _sinh(x: Expr) -> Expr:

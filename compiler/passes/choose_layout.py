@@ -7,7 +7,7 @@ are.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -52,9 +52,11 @@ def choose_layout(graph: Graph, typical_batch: int | None = None) -> Graph:
     b, mapping = rebuilder(graph)
     for node in graph.nodes:
         inputs = [mapping[v] for v in node.inputs]
-        mapping.update(
-            zip(node.outputs, _placed(b, graph, node, inputs, typical_batch or 1), strict=True)
-        )
+        if _is_spread(node):
+            placed = _spread(b, node, inputs, _beside(graph, node, mapping))
+        else:
+            placed = _placed(b, graph, node, inputs, typical_batch or 1)
+        mapping.update(zip(node.outputs, placed, strict=True))
     for value in graph.results:
         mapping[value] = _plain(b, mapping[value])
     return _packed_constants(finish(b, graph, mapping))
@@ -162,6 +164,28 @@ def _elementwise(b: Builder, node: Node, inputs: list[Value]) -> Sequence[Value]
     return _with_layout(b, node, placed, layout)
 
 
+def _is_spread(node: Node) -> bool:
+    """Whether an elementwise op makes more elements than any of its inputs has."""
+    is_one = node.op.is_elementwise and len(node.outputs) == 1
+    return is_one and all(v.shape != node.output.shape for v in node.inputs)
+
+
+def _beside(graph: Graph, node: Node, mapping: Mapping[Value, Value]) -> list[Value]:
+    """What elementwise readers of a node's output meet it with, of the same shape, and already
+    placed."""
+    readers = (user for user in graph.users.get(node.output, ()) if user.op.is_elementwise)
+    others = (value for user in readers for value in user.inputs)
+    return [mapping[v] for v in others if v in mapping and v.shape == node.output.shape]
+
+
+def _spread(
+    b: Builder, node: Node, inputs: list[Value], beside: Sequence[Value]
+) -> Sequence[Value]:
+    """In the layout of what it will meet: its inputs are read anew for each element in any."""
+    layout = next((v.layout for v in beside if v.layout is not None), None)
+    return _with_layout(b, node, [_plain(b, value) for value in inputs], layout)
+
+
 def _joins_blocks(node: Node, inputs: Sequence[Value]) -> bool:
     """Whether a concat of channels puts whole blocks behind each other."""
     first = inputs[0].layout
@@ -194,11 +218,6 @@ def _meets_blocks(graph: Graph, node: Node) -> bool:
 def _keeps_image(node: Node) -> bool:
     is_elementwise = node.op.is_elementwise and len(node.outputs) == 1
     return is_elementwise or node.op.name in ("gather", "pad", "concat")
-
-
-def _reduces_blocks(node: Node, x: Value) -> bool:
-    """Whether images in blocks are reduced to numbers of each channel."""
-    return x.layout is not None and not {0, 1} & set(node.attrs.axes)
 
 
 def _convolution(b: Builder, node: Node, inputs: list[Value]) -> Sequence[Value]:
@@ -319,6 +338,16 @@ def _in_panels_of(b: Builder, value: Value) -> Value:
     """
     layout = panels(value)
     return _plain(b, value) if layout is None else _reordered(b, value, layout)
+
+
+def _reduces_blocks(node: Node, x: Value) -> bool:
+    """Whether a reduction reads channel blocks as they are: over positions of an image, or over
+    channels that fill them (what stands in padding lanes may not be zeros)."""
+    axes = set(node.attrs.axes)
+    if x.layout is None or axes != {1}:
+        return x.layout is not None and not {0, 1} & axes
+    channels = x.shape[1]
+    return isinstance(channels, int) and channels % BLOCK == 0
 
 
 def _pools_blocks(node: Node, x: Value) -> bool:

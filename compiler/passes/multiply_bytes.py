@@ -2,9 +2,11 @@
 
 sum (x - z) w = sum x w - z sum w: with weights that are constants of 8 bits, the zero point of x
 leaves the sum, and what is left multiplies bytes without a sign by bytes with one. An x with a sign
-takes 128 more, and so does its zero point. Every sum is of int32 and wraps as before, so results are
-equal bit for bit. Borders of a convolution hold the zero point instead of zeros, so it must be known
-there. Sums of too few channels for quads, such as those of depthwise convolutions, are sums of
+takes 128 more, and so does its zero point. Weights that do not fit a byte with a sign, because their
+zero point lies at the other end of a byte's range, leave what is taken from all of a filter or column
+to a sum of x: sum x (w + t) = sum x w + t sum x. Every sum is of int32 and wraps as before, so results
+are equal bit for bit. Borders of a convolution hold the zero point instead of zeros, so it must be a byte
+there, known or of data. Sums of too few channels for quads, such as those of depthwise convolutions, are sums of
 float32 products instead, where weights are so small that these are exact: no CPU multiplies int32
 as fast. All others stay as they are.
 """
@@ -22,7 +24,7 @@ from ..constant import Constant
 from ..graph import Graph, Node, Value
 from ..layout import BLOCK, QUAD, fills_blocks
 from ..rewrite import Rewriter, rewrite
-from ..tensor_type import FLOAT32, INT8, INT32, UINT8, TensorType
+from ..tensor_type import BOOL, FLOAT32, INT8, INT32, UINT8, DType, TensorType
 
 MOST_WEIGHTS = 64 << 20  # whose sums are computed while compiling
 SIGNED = 128  # what makes a byte with a sign one without
@@ -35,6 +37,14 @@ class Centred:
 
     x: Value
     zero: Value | None
+
+
+@dataclass(frozen=True)
+class Weights:
+    """array + taken, which broadcasts: one number for each filter or column; None for 0."""
+
+    array: npt.NDArray[np.int8]
+    taken: npt.NDArray[np.int32] | None
 
 
 def multiply_bytes(graph: Graph) -> Graph:
@@ -68,33 +78,70 @@ def _multiplied(b: Rewriter, node: Node) -> list[Value] | None:
 
 
 def _convolution(b: Rewriter, node: Node) -> list[Value] | None:
-    x, weights = centred(b, node.inputs[0]), node.inputs[1]
-    attrs, (filters, channels) = node.attrs, weights.shape[:2]
+    x, w = centred(b, node.inputs[0]), integers_of(b, node.inputs[1])
+    attrs, (filters, channels) = node.attrs, node.inputs[1].shape[:2]
     assert isinstance(filters, int) and isinstance(channels, int)
-    w = None if x is None else bytes_of(b, weights)
     if x is None or w is None or (x.zero is not None and x.zero.type.elements != 1):
         return None
-    sums = w.reshape(filters, -1).astype(np.int32)
-    adds_quads = are_filters(filters, channels, attrs.groups)
-    if not (adds_quads or are_exact(sums)):
+    rows = w.reshape(filters, -1)
+    quads = in_bytes(w) if are_filters(filters, channels, attrs.groups) else None
+    if quads is None and not are_exact(rows):
         return None
+    is_byte = x.zero is not None and _is_cast(b, x.zero, x.x.dtype)
     x = _unsigned(b, x)
     if any((*attrs.lo, *attrs.hi)):
-        zero = _number(b, x.zero)
-        if zero is None or not 0 <= zero <= 2 * SIGNED - 1:
+        padded = _padded(b, x, attrs, is_byte)
+        if padded is None:
             return None
-        padded = b("pad", x.x, lo=(0, 0, *attrs.lo), hi=(0, 0, *attrs.hi), value=float(zero))
         x, attrs = Centred(padded, x.zero), _without_padding(attrs)
-    total = _sum(b, "conv", x.x, w, adds_quads, **_fields(attrs))
-    shape = (filters, *(1,) * (total.type.rank - 2))
-    return [_corrected(b, total, x.zero, sums.sum(1, dtype=np.int32).reshape(shape))]
+    shape = (filters, *(1,) * (w.ndim - 2))
+    if quads is None:
+        total = _sum_of_floats(b, "conv", x.x, w, **_fields(attrs))
+    else:
+        total = b("conv", x.x, b.constant(Constant(quads.array)), **_fields(attrs))
+        if quads.taken is not None:
+            sums = _window_sums(b, x.x, w.shape[2:], _fields(attrs))
+            total = _with_taken(b, total, sums, quads.taken.reshape(shape))
+    return [_corrected(b, total, x.zero, rows.sum(1, dtype=np.int32).reshape(shape))]
 
 
-def _sum(b: Rewriter, op: str, x: Value, w: npt.NDArray[np.int8], adds_quads: bool,
-         **attrs: Any) -> Value:  # fmt: skip
-    """A sum of products of bytes in int32, in quads or of float32 numbers."""
-    if adds_quads:
-        return b(op, x, b.constant(Constant(w)), **attrs)
+def _padded(b: Rewriter, x: Centred, attrs: Any, is_byte: bool) -> Value | None:
+    """Bytes x with their zero point around them; None where it is not known to be a byte.
+    ``is_byte``: it is, though data decide which."""
+    lo, hi = (0, 0, *attrs.lo), (0, 0, *attrs.hi)
+    zero = _number(b, x.zero)
+    if zero is not None:
+        fits = 0 <= zero < 2 * SIGNED
+        return b("pad", x.x, lo=lo, hi=hi, value=float(zero)) if fits else None
+    if not is_byte:
+        return None
+    assert x.zero is not None
+    one = TensorType(BOOL, (1,) * x.x.type.rank)
+    inside = b("broadcast", b.constant(Constant.splat(True, one)), shape=(1, 1, *x.x.shape[2:]))
+    border = b("cast", b("reshape", x.zero, shape=()), dtype=UINT8)
+    bytes_ = b("pad", x.x, lo=lo, hi=hi, value=0.0)
+    return b("select", b("pad", inside, lo=lo, hi=hi, value=0.0), bytes_, border)
+
+
+def _is_cast(b: Rewriter, value: Value, dtype: DType) -> bool:
+    """Whether a value is made of one of a dtype by a cast, and views of it."""
+    node = b.producers.get(value)
+    while node is not None and node.op.name == "reshape":
+        node = b.producers.get(node.inputs[0])
+    return node is not None and node.op.name == "cast" and node.inputs[0].dtype is dtype
+
+
+def _window_sums(b: Rewriter, x: Value, kernel: tuple[int, ...], attrs: dict[str, Any]) -> Value:
+    """What the filters of a convolution see of bytes x, added up: [n, 1, out..]."""
+    sums = b("reduce_sum", b("cast", x, dtype=INT32), axes=(1,), keep=True)
+    if math.prod((*kernel, *attrs["stride"])) == 1:
+        return sums
+    ones = b.constant(Constant(np.ones((1, 1, *kernel), np.int32)))
+    return b("conv", sums, ones, **attrs)
+
+
+def _sum_of_floats(b: Rewriter, op: str, x: Value, w: npt.NDArray[np.int32], **attrs: Any) -> Value:
+    """A sum of products of bytes x and small integers in int32, made of float32 numbers."""
     weights = b.constant(Constant(w.astype(np.float32)))
     return b("cast", b(op, b("cast", x, dtype=FLOAT32), weights, **attrs), dtype=INT32)
 
@@ -108,19 +155,31 @@ def _product(b: Rewriter, node: Node) -> list[Value] | None:
     x, weights = centred(b, node.inputs[0]), node.inputs[1]
     if x is None or weights.type.rank != 2 or node.attrs.transpose_a or node.attrs.transpose_b:
         return None
-    w = bytes_of(b, weights) if x.x.shape == node.inputs[0].shape else None
+    w = integers_of(b, weights) if x.x.shape == node.inputs[0].shape else None
     if w is None:
         return None
-    adds_quads = are_columns(*weights.type.static_shape)
-    if not (adds_quads or are_exact(w.T.astype(np.int32))):
+    quads = in_bytes(w.T) if are_columns(*weights.type.static_shape) else None
+    if quads is None and not are_exact(w.T):
         return None
     x = _unsigned(b, x)
     if (
         x.zero is not None and x.zero.type.rank and x.zero.shape[-1] != 1
     ):  # one for each row at most
         return None
-    total = _sum(b, "matmul", x.x, w, adds_quads)
+    if quads is None:
+        total = _sum_of_floats(b, "matmul", x.x, w)
+    else:
+        total = b("matmul", x.x, b.constant(Constant(np.ascontiguousarray(quads.array.T))))
+        if quads.taken is not None:
+            last = x.x.type.rank - 1
+            sums = b("reduce_sum", b("cast", x.x, dtype=INT32), axes=(last,), keep=True)
+            total = _with_taken(b, total, sums, quads.taken.reshape(-1))
     return [_corrected(b, total, x.zero, w.sum(0, dtype=np.int32))]
+
+
+def _with_taken(b: Rewriter, total: Value, sums: Value, taken: npt.NDArray[np.int32]) -> Value:
+    """total + sums * taken"""
+    return b("add", total, b("mul", sums, b.constant(Constant(taken))))
 
 
 def _corrected(b: Rewriter, total: Value, zero: Value | None, sums: npt.NDArray[np.int32]) -> Value:
@@ -168,17 +227,32 @@ def _number(b: Rewriter, zero: Value | None) -> int | None:
     return int(constant.splat_value if constant.is_splat else constant.array.reshape(-1)[0])
 
 
-def bytes_of(b: Rewriter, value: Value) -> npt.NDArray[np.int8] | None:
-    """Constant weights as bytes with a sign; None where they are not constant, or do not fit."""
-    if math.prod(value.type.static_shape) > MOST_WEIGHTS:
-        return None
-    found = _array(b, value)
-    if found is None or not found.size or found.min() < -SIGNED or found.max() >= SIGNED:
-        return None
-    return found.astype(np.int8)
+def are_signed_bytes(weights: npt.NDArray[np.int32]) -> bool:
+    """Whether all weights fit a byte with a sign."""
+    return bool(weights.min() >= -SIGNED and weights.max() < SIGNED)
 
 
-def _array(b: Rewriter, value: Value) -> npt.NDArray[Any] | None:
+def in_bytes(weights: npt.NDArray[np.int32]) -> Weights | None:
+    """Weights as bytes with a sign, and what is taken from each filter, the first axis; None where
+    the weights of a filter lie further apart than bytes do."""
+    if are_signed_bytes(weights):
+        return Weights(weights.astype(np.int8), None)
+    rest = tuple(range(1, weights.ndim))
+    least, most = (f(weights, axis=rest, keepdims=True).astype(np.int64) for f in (np.min, np.max))
+    if (most - least).max() >= 2 * SIGNED:
+        return None
+    taken = least + SIGNED
+    return Weights((weights - taken).astype(np.int8), taken.astype(np.int32))
+
+
+def integers_of(b: Rewriter, value: Value) -> npt.NDArray[np.int32] | None:
+    """Constant weights; None where they are not constant, or too many."""
+    if not 0 < math.prod(value.type.static_shape) <= MOST_WEIGHTS:
+        return None
+    return _array(b, value)
+
+
+def _array(b: Rewriter, value: Value) -> npt.NDArray[np.int32] | None:
     """A constant, or cast(constant) and cast(constant) - constant, which grow too much to fold."""
     node = b.producers.get(value)
     if node is None or node.op.name != "sub":
@@ -187,7 +261,7 @@ def _array(b: Rewriter, value: Value) -> npt.NDArray[Any] | None:
     return None if left is None or right is None else left - right
 
 
-def _cast_constant(b: Rewriter, value: Value) -> npt.NDArray[Any] | None:
+def _cast_constant(b: Rewriter, value: Value) -> npt.NDArray[np.int32] | None:
     node = b.producers.get(value)
     if node is not None and node.op.name == "cast" and node.output.dtype is INT32:
         value = node.inputs[0]
@@ -205,6 +279,6 @@ def _fields(attrs: Any) -> dict[str, Any]:
 
 
 __all__ = [
-    "Centred", "are_columns", "are_exact", "are_filters", "bytes_of", "centred", "is_depthwise",
-    "multiply_bytes",
+    "Centred", "Weights", "are_columns", "are_exact", "are_filters", "are_signed_bytes",
+    "centred", "in_bytes", "integers_of", "is_depthwise", "multiply_bytes",
 ]  # fmt: skip

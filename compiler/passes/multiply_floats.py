@@ -14,7 +14,9 @@ from ..constant import Constant
 from ..graph import Graph, Node, Value
 from ..rewrite import Rewriter, rewrite
 from ..tensor_type import FLOAT32, INT32
-from .multiply_bytes import bytes_of, centred
+from .multiply_bytes import centred, integers_of
+
+LARGEST = 255  # of the differences of two bytes
 
 
 def multiply_floats(graph: Graph) -> Graph:
@@ -31,8 +33,8 @@ def _multiplied(b: Rewriter, node: Node) -> list[Value] | None:
         return None
     x, w = product.inputs
     is_of_bytes = x.dtype is INT32 and w.type.is_static and centred(b, x) is not None
-    weights = bytes_of(b, w) if is_of_bytes else None
-    if weights is None:
+    weights = integers_of(b, w) if is_of_bytes else None
+    if weights is None or np.abs(weights).max() > LARGEST:
         return None
     factors = [b("cast", x, dtype=FLOAT32), b.constant(Constant(weights.astype(np.float32)))]
     return list(b.add(product.op, factors, product.attrs, product.label).outputs)

@@ -15,13 +15,18 @@ import numpy as np
 import numpy.typing as npt
 
 from netloom.compiler.graph import Value
-from netloom.compiler.passes.multiply_bytes import are_columns, are_filters, is_depthwise
+from netloom.compiler.passes.multiply_bytes import (
+    are_columns,
+    are_filters,
+    are_signed_bytes,
+    is_depthwise,
+)
 from netloom.compiler.tensor_type import FLOAT32, INT8, INT32, UINT8
 
 from .context import Context
 from .dequantized import Dequantized
 
-DEEPEST = 1 << 16  # products of 255 and 127 whose sum is an int32
+DEEPEST = 1 << 15  # products of 255 and 255 whose sum is an int32
 BYTES = (UINT8, INT8)
 
 
@@ -36,7 +41,7 @@ def weights_of_filters(context: Context, x: Value, w: Value, groups: int) -> Val
         return None
     found = _weights(context, x, w, axis=0)
     depth = 0 if found is None else math.prod(found.shape[1:])
-    return None if found is None or depth >= DEEPEST else _integers(context, found)
+    return None if found is None or depth > DEEPEST else _integers(context, found)
 
 
 def weights_of_columns(context: Context, a: Value, b: Value, transposed: bool) -> Value | None:
@@ -45,7 +50,7 @@ def weights_of_columns(context: Context, a: Value, b: Value, transposed: bool) -
     if b.type.rank != 2 or a.type.rank < 2 or not b.type.is_static:
         return None
     depth, columns = reversed(b.type.static_shape) if transposed else b.type.static_shape
-    if not are_columns(depth, columns) or depth >= DEEPEST:
+    if not are_columns(depth, columns) or depth > DEEPEST:
         return None
     found = _weights(context, a, b, axis=0 if transposed else 1)
     return None if found is None else _integers(context, found.T if transposed else found)
@@ -63,7 +68,7 @@ def scaled(context: Context, total: Value, x: Value, w: Value, channel: int) -> 
     return context("mul", context("cast", total, dtype=FLOAT32), factor)
 
 
-def _weights(context: Context, x: Value, w: Value, axis: int) -> npt.NDArray[np.int8] | None:
+def _weights(context: Context, x: Value, w: Value, axis: int) -> npt.NDArray[np.int32] | None:
     """Weights without their zero points; None unless they are bytes, of one scale or one for each
     element of the axis, and x is quantized to bytes as a whole."""
     left, right = context.dequantized.get(x), context.dequantized.get(w)
@@ -76,9 +81,8 @@ def _weights(context: Context, x: Value, w: Value, axis: int) -> npt.NDArray[np.
         return None
     if any(part.zero is not None and context.array(part.zero) is None for part in (left, right)):
         return None
-    centred = array.astype(np.int32) - _zeros(context, right, array)
-    fits = centred.size and centred.min() >= -128 and centred.max() <= 127
-    return centred.astype(np.int8) if fits else None
+    centred: npt.NDArray[np.int32] = array.astype(np.int32) - _zeros(context, right, array)
+    return centred if centred.size else None
 
 
 def _zeros(context: Context, weights: Dequantized, array: npt.NDArray[Any]) -> Any:
@@ -90,5 +94,7 @@ def _zeros(context: Context, weights: Dequantized, array: npt.NDArray[Any]) -> A
     return zeros.astype(np.int32).reshape(shape)
 
 
-def _integers(context: Context, weights: npt.NDArray[np.int8]) -> Value:
-    return context("cast", context.constant(np.ascontiguousarray(weights)), dtype=INT32)
+def _integers(context: Context, weights: npt.NDArray[np.int32]) -> Value:
+    if not are_signed_bytes(weights):
+        return context.constant(np.ascontiguousarray(weights))
+    return context("cast", context.constant(np.ascontiguousarray(weights, np.int8)), dtype=INT32)

@@ -148,12 +148,11 @@ def max_roi_pool(context: Context, node: ModelNode) -> Value:
     corners = context("round", context("mul", rois, node.number("spatial_scale", 1.0)))
     value = context("gather", x, sample, axis=0)  # [r, c, h, w]
     lowest = context.number(float("-inf"), x.dtype)
-    for axis, size in ((3, sizes[1]), (2, sizes[0])):  # one axis after the other: columns first
+    # rows first, whose maxima take vectors of columns: [r, c, ph, w], then [r, c, ph, pw]
+    for axis, size in ((2, sizes[0]), (3, sizes[1])):
         inside = _bins(context, corners, 4 - axis, size, x, axis)  # [r, bins, extent]
-        last = axis == 3
-        shape = (count, 1, 1, size, x.shape[3]) if last else (count, 1, size, x.shape[2], 1)
-        lead = value.shape[:axis] if last else value.shape[:2]
-        wide = context.reshape(value, (*lead, 1, *value.shape[axis:]))
+        shape = (count, *(1,) * (axis - 1), size, x.shape[axis], *(1,) * (3 - axis))
+        wide = context.reshape(value, (*value.shape[:axis], 1, *value.shape[axis:]))
         value = context(
             "reduce_max",
             context("select", context.reshape(inside, shape), wide, lowest),

@@ -20,18 +20,19 @@ from .case_graphs import N
 BOXES = 60
 
 
-def _loads(most: int) -> int:
-    """What is loaded for a line of boxes that lie apart, of which so many are kept."""
+def _loads(most: int, step: float = 10.0) -> int:
+    """What is loaded for a line of boxes, each so far from the one before, of which so many may be
+    kept: of those that lie apart as many are, of those in one place the first."""
     b = Builder("suppress")
     boxes = b.input(TensorType(FLOAT32, (4, BOXES)), "boxes")
     candidates = b.input(TensorType(BOOL, (BOXES,)), "candidates")
     graph = b.build([b("suppress", boxes, candidates, b.number(0.5, FLOAT32), most=most)])
-    low = 10.0 * np.arange(BOXES, dtype=np.float32)
+    low = step * np.arange(BOXES, dtype=np.float32)
     given = np.stack([low, low, low + 5, low + 5]), np.ones(BOXES, np.bool_)
     found = run_kernel(build_kernel("kernel", graph, Machine()), given, {})
     (expected,) = interpret(graph, {"boxes": given[0], "candidates": given[1]})
     np.testing.assert_array_equal(found.output, expected)
-    assert found.output.sum() == most
+    assert found.output.sum() == (most if step else 1)
     return found.loads
 
 
@@ -39,6 +40,11 @@ def test_boxes_behind_the_last_that_may_be_kept_are_not_compared() -> None:
     """Only the count of those that are kept is read for them."""
     assert _loads(1) < 60 + 5 * BOXES
     assert _loads(16) > _loads(2) > _loads(1)
+
+
+def test_boxes_are_compared_with_vectors_that_hold_some() -> None:
+    """Of a longer list only the count is read where it is empty."""
+    assert _loads(LANES, 0) < _loads(3 * LANES, 0) < _loads(LANES, 0) + 10 * BOXES
 
 
 @pytest.mark.parametrize("exclusive", [False, True])

@@ -145,3 +145,29 @@ def test_depthwise_filters_of_many_positions_take_blocks(size: int, is_blocked: 
     windows = np.lib.stride_tricks.sliding_window_view(padded, (size, size), (2, 3))
     expected = np.einsum("nchwij,cij->nchw", windows, arrays["w"][:, 0])
     np.testing.assert_array_equal(found, expected)
+
+
+@pytest.mark.parametrize(("channels", "is_blocked"), [(32, True), (40, False)])
+def test_sums_over_channels_read_whole_blocks(channels: int, is_blocked: bool) -> None:
+    """What stands in the padding of the last block is no zero: the sigmoid of one."""
+    b = Builder("sums")
+    x = b.input(TensorType(FLOAT32, (2, 16, 3, 5)), "x")
+    w = b.constant(RNG.standard_normal((channels, 16, 1, 1)).astype(np.float32))
+    attrs = {"stride": (1, 1), "dilation": (1, 1), "lo": (0, 0), "hi": (0, 0), "groups": 1}
+    y = b("sigmoid", b("conv", x, w, **attrs))
+    graph = b.build([b("reduce_sum", y, axes=(1,), keep=True)])
+    placed = choose_layout(graph)
+    node = next(node for node in placed.nodes if node.op.name == "reduce_sum")
+    assert (node.inputs[0].layout is not None) == is_blocked
+    image = RNG.standard_normal((2, 16, 3, 5)).astype(np.float32)
+    weights = next(n.attrs.value.array for n in graph.nodes if n.op.name == "constant")
+    exact = np.einsum("oc,nchw->nohw", *(a.astype(float) for a in (weights[:, :, 0, 0], image)))
+    expected = (1 / (1 + np.exp(-exact))).sum(1, keepdims=True)
+    (found,) = Session.in_process(compile_graph(graph).image).run(None, {"x": image})
+    np.testing.assert_allclose(found, expected, rtol=1e-5)
+
+
+def test_sums_of_vectors_stay() -> None:
+    b = Builder("sum")
+    x = b.input(TensorType(FLOAT32, (5,)), "x")
+    assert choose_layout(b.build([b("reduce_sum", x, axes=(0,))])).outputs[0].layout is None

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from netloom.compiler.dim import Extent, symbol
-from netloom.compiler.driver import Options, compile_graph
+from netloom.compiler.driver import Options, compile_graph, plan_graph
 from netloom.compiler.graph import Builder, Graph, Value
 from netloom.compiler.interpret import interpret
 from netloom.compiler.op import Array
@@ -37,6 +37,7 @@ class Case:
     w: tuple[int, ...]
     dtype: DType = UINT8
     zero: int | tuple[int, ...] = 0
+    zero_dtype: DType = INT32  # of a zero that is an input
     weight_dtype: DType = INT8
     weight_zero: int = 0
     attrs: dict[str, Any] = field(default_factory=dict)
@@ -47,7 +48,8 @@ class Case:
         b = Builder("bytes")
         x = b("cast", b.input(TensorType(self.dtype, self.x), "x"), dtype=INT32)
         if isinstance(self.zero, tuple):
-            x = b("sub", x, b.input(TensorType(INT32, self.zero), "zero"))
+            zero = b.input(TensorType(self.zero_dtype, self.zero), "zero")
+            x = b("sub", x, b("cast", zero, dtype=INT32) if self.zero_dtype is not INT32 else zero)
         elif self.zero:
             x = b("sub", x, self.zero)
         info = np.iinfo(self.weight_dtype.numpy)
@@ -69,7 +71,9 @@ class Case:
         x = rng.integers(info.min, info.max + 1, shape).astype(self.dtype.numpy)
         x.reshape(-1)[:3] = info.min, info.max, info.max
         zero = self.zero if isinstance(self.zero, tuple) else None
-        more = {} if zero is None else {"zero": rng.integers(-200, 300, zero).astype(np.int32)}
+        ends = (-200, 300) if self.zero_dtype is INT32 else (info.min, info.max + 1)
+        numbers = None if zero is None else rng.integers(*ends, zero)
+        more = {} if numbers is None else {"zero": numbers.astype(self.zero_dtype.numpy)}
         return {"x": x, **more}
 
 
@@ -83,6 +87,23 @@ TAKEN = {
     "product_with_a_zero_of_data": Case("matmul", (6, 20), (20, 50), zero=()),
     "product_with_zeros_of_rows": Case("matmul", (6, 20), (20, 50), dtype=INT8, zero=(6, 1)),
     "long_product": Case("matmul", (2, 4096), (4096, 16), zero=255),
+    "product_by_bytes_without_sign": Case("matmul", (5, 24), (24, 40), zero=113,
+                                          weight_dtype=UINT8, most=255),
+    "product_of_rows_by_bytes": Case("matmul", (2, N, 32), (32, 32), INT8, zero=-4,
+                                     weight_dtype=UINT8, weight_zero=90, most=165),
+    "product_of_zeros_of_rows_by_bytes": Case("matmul", (6, 20), (20, 50), zero=(6, 1),
+                                              weight_dtype=UINT8, weight_zero=200, most=55),
+    "conv_by_bytes_without_sign": Case("conv", (1, 32, 9, 8), (32, 32, 3, 2), zero=7, attrs=PADDED,
+                                       weight_dtype=UINT8, weight_zero=70, most=185),
+    "conv_of_points_by_bytes": Case("conv", (N, 48, 5, 5), (16, 48, 1, 1), zero=(), attrs=PLAIN,
+                                    weight_dtype=UINT8, weight_zero=100, most=155),
+    "conv_strided_by_bytes": Case("conv", (2, 24, 8, 9), (20, 24, 1, 1), INT8, 3, weight_dtype=UINT8,
+                                  attrs={**PLAIN, "stride": (2, 3)}, most=255),
+    "borders_of_bytes_of_data": Case("conv", (2, 16, 5, 6), (32, 16, 3, 3), zero=(),
+                                     zero_dtype=UINT8, attrs=PADDED),
+    "borders_of_signed_bytes_of_data": Case("conv", (1, 16, N, 6), (32, 16, 3, 3), INT8, (),
+                                            zero_dtype=INT8, attrs=PADDED, weight_dtype=UINT8,
+                                            weight_zero=99, most=156, n=5),
     "conv": Case("conv", (1, 16, 9, 9), (32, 16, 3, 3), zero=7, attrs=PADDED),
     "conv_of_signed": Case("conv", (2, 32, 6, 7), (20, 32, 3, 2), INT8, -5, attrs=PADDED),
     "conv_of_points": Case("conv", (N, 48, 5, 5), (16, 48, 1, 1), zero=(), attrs=PLAIN),
@@ -100,6 +121,8 @@ FLOATS = {
                       attrs={**PADDED, "groups": 40}),
     "depthwise_of_signed": Case("conv", (N, 16, 9, 8), (16, 1, 5, 5), INT8, -7,
                                 attrs={**PADDED, "groups": 16, "stride": (2, 2)}),
+    "depthwise_by_bytes": Case("conv", (1, 20, 7, 8), (20, 1, 3, 3), zero=9, weight_dtype=UINT8,
+                               attrs={**PADDED, "groups": 20}, weight_zero=80, most=175),
     "few_columns": Case("matmul", (4, 16), (16, 8), zero=4),
     "part_of_a_quad": Case("matmul", (4, 18), (18, 32), zero=255),
 }  # fmt: skip
@@ -108,7 +131,7 @@ LEFT = {
     "borders_beyond_bytes": Case("conv", (1, 16, 5, 5), (16, 16, 3, 3), zero=-1, attrs=PADDED),
     "zeros_of_channels": Case("conv", (1, 16, 5, 5), (16, 16, 3, 3), zero=(16, 1, 1), attrs=PLAIN),
     "long_sums": Case("matmul", (4, 1026), (1026, 32)),
-    "wide_weights": Case("matmul", (4, 16), (16, 32), weight_dtype=UINT8, most=128),
+    "wide_weights": Case("matmul", (4, 512), (512, 32), weight_dtype=INT32, most=400),
     "zeros_of_columns": Case("matmul", (4, 16), (16, 32), zero=(16,)),
 }
 
@@ -147,6 +170,15 @@ def test_bytes_of_depthwise_convolutions_are_what_is_read() -> None:
     kernels = [node for node in graph.nodes if node.op.name == "kernel"]
     (kernel,) = (k for k in kernels if "conv" in ops_of(k.attrs.body))
     assert kernel.inputs[0].dtype is UINT8
+
+
+@pytest.mark.parametrize("name", ["conv_of_points_by_bytes", "conv_by_bytes_without_sign"])
+def test_sums_of_windows_meet_the_sums_of_products_in_their_kernel(name: str) -> None:
+    """Their products with what was taken from the filters are not stored."""
+    graph = plan_graph(TAKEN[name].graph()).graphs["run"]
+    bodies = [ops_of(node.attrs.body) for node in graph.nodes if node.op.name == "kernel"]
+    (body,) = (ops for ops in bodies if "conv" in ops and "sub" in ops)
+    assert "mul" in body and "reorder" not in body
 
 
 def test_sums_wrap() -> None:

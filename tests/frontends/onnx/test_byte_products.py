@@ -116,6 +116,14 @@ INTEGER = {
     "conv_of_signed": Case("Conv", (2, 32, 6, 7), (20, 32, 3, 3), "int8", -9, scales=20,
                            attrs={"pads": [0, 1, 2, 1], "strides": [2, 1]}),
     "conv_by_unsigned": Case("Conv", (1, 16, 5, 5), (16, 16, 1, 1), "uint8", None, "uint8", 128),
+    "conv_by_bytes_without_sign": Case("Conv", (1, 16, 5, 5), (16, 16, 1, 1), weight_dtype="uint8"),
+    "conv_by_bytes_with_zeros": Case("Conv", (1, 16, 6, 5), (20, 16, 3, 3), zero=30, scales=20,
+                                     weight_dtype="uint8", weight_zero=99,
+                                     attrs={"pads": [1, 1, 1, 1], "strides": [2, 1]}),
+    "product_by_bytes": Case("MatMul", (3, 4, 16), (16, 33), "int8", 5, "uint8", 70, 33, 1),
+    "depthwise_by_bytes": Case("Conv", (1, 20, 8, 9), (20, 1, 3, 3), zero=90,
+                               weight_dtype="uint8", weight_zero=60,
+                               attrs={"group": 20, "pads": [1, 1, 1, 1]}),
     "conv_of_half_blocks": Case("Conv", (1, 24, 5, 5), (16, 24, 1, 1)),
     "depthwise": Case("Conv", (1, 20, 8, 9), (20, 1, 3, 3), zero=90, scales=20,
                       attrs={"group": 20, "pads": [1, 1, 1, 1]}),
@@ -129,7 +137,6 @@ FLOAT = {
     "groups": Case("Conv", (1, 32, 5, 5), (32, 16, 3, 3), attrs={"group": 2}),
     "scales_of_channels": Case("Conv", (1, 16, 5, 5), (32, 16, 3, 3), x_scales=16),
     "scales_of_rows": Case("MatMul", (5, 24), (24, 40), scales=24, axis=0),
-    "zeros_too_far": Case("Conv", (1, 16, 5, 5), (16, 16, 1, 1), weight_dtype="uint8"),
     "few_columns": Case("Gemm", (6, 32), (8, 32), attrs={"transB": 1}),
 }
 
