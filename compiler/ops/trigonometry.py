@@ -8,7 +8,7 @@ polynomial in x^2, never of a difference of near numbers. Half precision is comp
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Final, TypeAlias
 

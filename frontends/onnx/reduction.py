@@ -62,17 +62,10 @@ def reduce_composed(context: Context, node: ModelNode) -> Value:
     """
     given = node.input(0)
     is_cut = given.dtype.is_integer and node.op_type in ROOTS_AND_LOGARITHMS
-    x = context.cast(given, FLOAT64) if is_cut else given
-    value = _composed(context, node, x)
-    return context.cast(value, given.dtype)
-
-
-def _composed(context: Context, node: ModelNode, x: Value) -> Value:
-    axes = _axes(context, node, x.type.rank)
-    y = _composed(
-        context, node.op_type, widened(context, x), axes or (), node.flag("keepdims", True)
-    )
-    return context.cast(y, x.dtype)
+    x = context.cast(given, FLOAT64) if is_cut else widened(context, given)
+    axes = _axes(context, node, x.type.rank) or ()
+    y = _composed(context, node.op_type, x, axes, node.flag("keepdims", True))
+    return context.cast(y, given.dtype)
 
 
 def _composed(context: Context, op: str, x: Value, axes: tuple[int, ...], keep: bool) -> Value:

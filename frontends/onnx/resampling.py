@@ -22,7 +22,8 @@ from netloom.compiler.dim import Extent
 from netloom.compiler.graph import Value
 from netloom.compiler.tensor_type import FLOAT32, FLOAT64, INT64, DType
 
-from .context import MOST_FOLDED, Context
+from .context import Context
+from .folding import MOST_FOLDED
 from .node import ModelNode
 from .window import FIX_DIMS
 
