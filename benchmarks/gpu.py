@@ -34,7 +34,8 @@ from netloom.benchmarks.gpu_results import read_results
 from netloom.benchmarks.gpu_supervise import supervise
 from netloom.benchmarks.gpu_torch import Pace
 from netloom.errors import NetloomError
-from netloom.runtime.cuda.device import CudaDevice, Device
+from netloom.runtime.cuda.cuda_device import CudaDevice
+from netloom.runtime.cuda.device import Device
 
 _TOY_COPIED = 1 << 12
 

@@ -52,7 +52,8 @@ TOLERANCE = 1e-4  # of the range of the CPU's results
 class NetworkCase:
     """A network (``light:NAME``, or ``zoo:NAME`` or ``own:transformer`` with ``options``) and a batch;
     of a training step, ``made`` has the states that are made where they are used, and ``strategy``
-    is the one that must be taken."""
+    is the one that must be taken. Its batch has its samples ``repeats`` times, so that its losses are
+    those of a smaller batch, for which a CPU needs less memory."""
 
     name: str
     network: str
@@ -62,6 +63,7 @@ class NetworkCase:
     made: tuple[str, ...] = ()
     precision: str = "f32"
     strategy: str = "auto"
+    repeats: int = 1
 
     @property
     def file(self) -> str:
@@ -92,7 +94,14 @@ def network_cases(size: str) -> list[NetworkCase]:
     if size == "toy":
         return [
             NetworkCase("zoo:lenet5 n1", "zoo:lenet5", 1),
-            NetworkCase("zoo:mlp step n2", "zoo:mlp", 2, True, {"features": 20, "hidden": (9,)}),
+            NetworkCase(
+                "zoo:mlp step n4",
+                "zoo:mlp",
+                4,
+                True,
+                {"features": 20, "hidden": (9,)},
+                repeats=2,
+            ),
             NetworkCase(
                 "transformer step n2 3xtf32",
                 "own:transformer",
@@ -109,8 +118,10 @@ def network_cases(size: str) -> list[NetworkCase]:
         for name in ("resnet50", "vgg16")
         for n in (1, 32)
     ]
-    steps = (("lenet5", 64), ("resnet50", 64))
-    found += [NetworkCase(f"zoo:{s} step n{n}", f"zoo:{s}", n, True) for s, n in steps]
+    found += [
+        NetworkCase("zoo:lenet5 step n64", "zoo:lenet5", 64, True),
+        NetworkCase("zoo:resnet50 step n64", "zoo:resnet50", 64, True, repeats=4),
+    ]
     return found + [
         NetworkCase(f"transformer step n4{end}", "own:transformer", 4, True, precision=precision)
         for precision, end in (("f32", ""), ("3xtf32", " 3xtf32"))
@@ -217,7 +228,8 @@ def _build_step(case: NetworkCase, architectures: Sequence[str]) -> Built:
         Constant.splat(0, constant.type) if number in initial else constant
         for number, constant in enumerate(compiled.program.constants)
     )
-    session = Session.in_process(compile_entries(step, run).image)
+    small, small_step = step_of(replace(case, batch=case.batch // case.repeats))
+    session = Session.in_process(compile_entries(small_step, small.inference_form()).image)
     state = session.create_state()
     feeds = feeds_of(session.entry("train_step").inputs)
     losses = _losses(case, session, state, feeds)
@@ -241,7 +253,8 @@ class _Subject:
     def __init__(self, case: NetworkCase, session: CudaSession) -> None:
         self.case, self.session = case, session
         self.entry = "train_step" if case.is_training else "run"
-        self.feeds = feeds_of([port.info for port in session.entry(self.entry).inputs])
+        ports = [port.info for port in session.entry(self.entry).inputs]
+        self.feeds = feeds_of(ports, case.repeats)
         self.state = session.create_state() if case.is_training else None
 
     def results(self) -> dict[str, Array]:

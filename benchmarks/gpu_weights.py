@@ -50,17 +50,23 @@ def made(number: int, shape: tuple[int, ...]) -> Array:
     return values * he_scale(shape)
 
 
-def feeds_of(ports: Sequence[Any]) -> dict[str, Array]:
-    """Inputs by name, from ports with names, dtypes and shapes."""
+def feeds_of(ports: Sequence[Any], repeats: int = 1) -> dict[str, Array]:
+    """Inputs by name, from ports with names, dtypes and shapes; a batch has its samples ``repeats``
+    times, one after all others."""
     rng = np.random.default_rng(1)
     found: dict[str, Array] = {}
     for port in ports:
         if port.name == "rate":
             found[port.name] = np.array(RATE, np.float32)
-        elif port.dtype.startswith("int"):
-            found[port.name] = rng.integers(0, 10, port.static_shape)
-        else:
-            found[port.name] = rng.standard_normal(port.static_shape, np.float32)
+            continue
+        batch, *others = port.static_shape
+        shape = (batch // repeats, *others)
+        drawn = (
+            rng.integers(0, 10, shape)
+            if port.dtype.startswith("int")
+            else rng.standard_normal(shape, np.float32)
+        )
+        found[port.name] = np.concatenate([drawn] * repeats)
     return found
 
 

@@ -9,6 +9,7 @@ reason of each rejection.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 
@@ -120,6 +121,10 @@ def _estimated(graph: Graph, node: Node, accuracy: str, batch: int, rates: Rates
         else:
             admitted.append(strategy)
     prices = rates.prices(graph, node, batch, admitted)
+    impossible = {name: price.note for name, price in prices.items() if math.isinf(price.seconds)}
+    if len(impossible) < len(prices):  # else planning says what is wrong
+        rejected |= impossible
+        prices = {name: price for name, price in prices.items() if name not in impossible}
     seconds = {name: price.seconds for name, price in prices.items()}
     notes = {name: price.note for name, price in prices.items() if price.note}
     shape = f"{node.inputs[0].type} * {node.inputs[1].type}"

@@ -65,7 +65,8 @@ class Rates:
 
 @dataclass(frozen=True)
 class Price:
-    """Seconds that a strategy is expected to take, and for people what they are made of."""
+    """Seconds that a strategy is expected to take, and for people what they are made of; infinitely
+    many, and why, if the machine cannot."""
 
     seconds: float
     note: str = ""

@@ -52,7 +52,7 @@ class Pool:
         except DeviceError:
             if not self._free:
                 raise
-            self._drain()
+            self.drain()
             return self.device.allocate(size)
 
     def give_back(self, address: int, size: int, use: _Use) -> None:
@@ -66,9 +66,10 @@ class Pool:
     def close(self) -> None:
         """Frees what is not in use, and from now on what is given back."""
         self._is_open = False
-        self._drain()
+        self.drain()
 
-    def _drain(self) -> None:
+    def drain(self) -> None:
+        """Frees what is not in use."""
         while self._free:
             self.device.free(self._free.pop()[1])
 

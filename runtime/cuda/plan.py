@@ -12,7 +12,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
 import numpy as np
 
@@ -22,12 +22,11 @@ from ..buffer import numpy_dtype
 from .device import Call, Device
 from .device_array import Pool
 from .order import Access, predecessors
-from .program import ALIGNMENT, Entry, Program, evaluate
+from .program import ALIGNMENT, Entry, KernelCode, Program, evaluate
 
 Place: TypeAlias = "tuple[str, int]"  # a buffer: (space, index)
-_MOST_BYTES = (
-    1 << 31
-) - 1  # of one buffer: then no element's index leaves int32, whatever its dtype
+# bytes of a buffer, whatever its dtype, and terms of a sum: then no index leaves int32
+_MOST = (1 << 31) - 1
 
 
 class Resident:
@@ -36,23 +35,38 @@ class Resident:
 
     def __init__(self, program: Program, device: Device) -> None:
         self.device, self.program, self.pool = device, program, Pool(device)
-        self.functions = [
-            (device.load(kernel.name, kernel.cubins, kernel.dynamic_shared), kernel.threads)
-            for kernel in program.kernels
-        ]
+        self.functions: list[tuple[Any, int]] = []  # each with the threads of a block
+        self._owned: list[int] = []
+        try:
+            self._fill()
+        except BaseException:
+            self.free()
+            raise
+
+    def _fill(self) -> None:
+        device, program = self.device, self.program
+        for kernel in program.kernels:
+            function = device.load(kernel.name, kernel.cubins, kernel.dynamic_shared)
+            self.functions.append((function, kernel.threads))
         places, total = laid_out({"constant": [constant.nbytes for constant in program.constants]})
-        self._base = base = device.allocate(total)
+        base = self._allocated(total)
         self.constants = [base + place for place in places["constant"]]
         for address, constant in zip(self.constants, program.constants, strict=True):
             device.upload(address, np.ascontiguousarray(constant.array))
         self.initial_states = [self.constants[state.initial] for state in program.states]
-        self.flag = device.allocate(4)
+        self.flag = self._allocated(4)
         device.upload(self.flag, np.zeros(1, np.int32))
+
+    def _allocated(self, size: int) -> int:
+        self._owned.append(self.device.allocate(size))
+        return self._owned[-1]
 
     def free(self) -> None:
         self.pool.close()
-        for address in (self._base, self.flag):
-            self.device.free(address)
+        while self._owned:
+            self.device.free(self._owned.pop())
+        while self.functions:
+            self.device.unload(self.functions.pop()[0])
 
     def check_flag(self) -> None:
         """InputError if a kernel met an index out of range."""
@@ -91,11 +105,15 @@ class Plan:
         self.outputs = tuple(self._where["output", index] for index in range(len(entry.outputs)))
         for space, addresses in (("constant", resident.constants), ("state", states)):
             self._where |= {(space, index): address for index, address in enumerate(addresses)}
-        self._captured = self._calls(resident, dims)
-        accesses = [self._access(item, sizes) for item in self._captured]
-        self.graph = self._device.capture(
-            [item.call for item in self._captured], predecessors(accesses)
-        )
+        try:
+            self._captured = self._calls(resident, dims)
+            accesses = [self._access(item, sizes) for item in self._captured]
+            self.graph = self._device.capture(
+                [item.call for item in self._captured], predecessors(accesses)
+            )
+        except BaseException:
+            self._device.free(arena)
+            raise
         kernels = resident.program.kernels
         self.checks_indices = any(
             kernels[launch.kernel].checks_indices for launch in entry.launches
@@ -131,6 +149,7 @@ class Plan:
                 continue
             function, threads = resident.functions[launch.kernel]
             numbers = tuple(evaluate(extent, dims) for extent in launch.extents)
+            _check_terms(resident.program.kernels[launch.kernel], numbers, launch.label)
             pointers = tuple(self._where[place] for place in launch.buffers)
             found.append(
                 _Captured(
@@ -157,12 +176,21 @@ def buffer_sizes(program: Program, entry: Entry, dims: Mapping[str, int]) -> dic
         "constant": [constant.nbytes for constant in program.constants],
         "state": [program.constants[state.initial].nbytes for state in program.states],
     }
-    if max((size for group in sizes.values() for size in group), default=0) > _MOST_BYTES:
+    if max((size for group in sizes.values() for size in group), default=0) > _MOST:
         raise DeviceError(
-            f"a buffer of more than {_MOST_BYTES} bytes is too large for the cuda target.",
+            f"a buffer of more than {_MOST} bytes is too large for the cuda target.",
             hint="Choose a smaller batch.",
         )
     return sizes
+
+
+def _check_terms(kernel: KernelCode, numbers: Sequence[int], label: str) -> None:
+    terms = evaluate(kernel.terms, dict(zip(kernel.symbols, numbers, strict=False)))
+    if terms > _MOST:
+        raise DeviceError(
+            f"{label}: a sum of {terms} terms is too large for the cuda target, which takes {_MOST}.",
+            hint="Choose a smaller batch.",
+        )
 
 
 def _bytes(shape: tuple[int, ...], dtype: str) -> int:

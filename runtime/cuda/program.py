@@ -76,7 +76,8 @@ class KernelCode:
     """An entry's name in its cubins, threads of a block, and the cubin of each architecture.
     ``form``, ``registers`` (by architecture) and ``shared`` bytes of a block are for people;
     ``checks_indices``: whether it may set the error flag. ``dynamic_shared``: by architecture, the
-    bytes that a launch must ask for, if any."""
+    bytes that a launch must ask for, if any. ``terms`` of its longest sum, if free dims decide it,
+    over ``symbols``, which stand for the launch's int32 arguments."""
 
     name: str
     threads: int
@@ -86,15 +87,17 @@ class KernelCode:
     shared: int
     checks_indices: bool
     dynamic_shared: Mapping[str, int]
+    terms: Extent = 0
+    symbols: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
 class Tensor:
-    """A constant (one element stands for a splat) or a state."""
+    """A constant (one element stands for a splat) or a state. ``data``: a view of the file."""
 
     dtype: str
     shape: tuple[int, ...]
-    data: bytes
+    data: bytes | memoryview
 
     @property
     def array(self) -> npt.NDArray[Any]:
@@ -241,10 +244,11 @@ def parse_program(data: bytes, where: str = "program") -> Program:
 def _program(manifest: Mapping[str, Any], body: memoryview) -> Program:
     kernels = tuple(
         KernelCode(k["name"], int(k["threads"]),
-                   {arch: _blob(place, body) for arch, place in k["cubins"].items()}, k["form"],
+                   {arch: bytes(_blob(place, body)) for arch, place in k["cubins"].items()}, k["form"],
                    {arch: int(count) for arch, count in k["registers"].items()}, int(k["shared"]),
                    bool(k["checks_indices"]),
-                   {arch: int(size) for arch, size in k["dynamic_shared"].items()})
+                   {arch: int(size) for arch, size in k["dynamic_shared"].items()},
+                   k.get("terms", 0), tuple(map(str, k.get("symbols", ()))))
         for k in manifest["kernels"]
     )  # fmt: skip
     constants = tuple(
@@ -299,11 +303,11 @@ def _is_consistent(program: Program) -> bool:
     )
 
 
-def _blob(place: tuple[int, int], body: memoryview) -> bytes:
+def _blob(place: tuple[int, int], body: memoryview) -> memoryview:
     start, size = map(int, place)
     if not (0 <= start <= start + size <= len(body)):
         raise ValueError("a blob lies outside the file")
-    return bytes(body[start : start + size])
+    return body[start : start + size]
 
 
 def _entry(data: Mapping[str, Any]) -> Entry:

@@ -3,18 +3,21 @@ once and replayed.
 
 ``load`` reads a file and needs no device; the device is opened at the first call. NumPy arrays are
 copied in and out. Inputs that lie on the device already are read in place (borrow.py);
-``run_on_device`` leaves the outputs there (device_array.py).
+``run_on_device`` leaves the outputs there (device_array.py). A session may be called from many
+threads: its calls take turns. What it holds on the device is freed with it.
 """
 
 from __future__ import annotations
 
 import contextlib
 import os
+import threading
 import time
 import weakref
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import partial
 from pathlib import Path
-from typing import Any, TypeAlias
+from typing import Any, TypeAlias, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -24,12 +27,15 @@ from netloom.errors import DeviceError, InputError, UsageError
 from ..buffer import as_input, numpy_dtype
 from ..program import PortInfo
 from .borrow import Borrowed, borrow, is_on_device
-from .device import CudaDevice, Device, free_quietly
+from .cuda_device import CudaDevice
+from .device import Device, free_quietly
 from .device_array import DeviceArray
 from .plan import Plan, Resident, laid_out
 from .program import Entry, Program, bind_dims, parse_program, read_program
 
 Array: TypeAlias = npt.NDArray[Any]
+_Made = TypeVar("_Made")
+_Plans: TypeAlias = "dict[tuple[Any, ...], Plan]"
 _PLANS_KEPT = 8  # captured graphs with their arenas, by entry, state and free dims
 
 
@@ -54,7 +60,9 @@ class CudaSession:
         self.program = program
         self._open_device = open_device
         self._resident: Resident | None = None
-        self._plans: dict[tuple[Any, ...], Plan] = {}
+        self._plans: _Plans = {}  # by entry, state, and free dims
+        self._lock = threading.RLock()
+        self._end: weakref.finalize[..., Any] | None = None
 
     @property
     def inputs(self) -> tuple[PortInfo, ...]:
@@ -74,9 +82,12 @@ class CudaSession:
     @property
     def resident(self) -> Resident:
         """The program on its device; DeviceError if there is none that fits."""
-        if self._resident is None:
-            self._resident = Resident(self.program, self._open_device())
-        return self._resident
+        with self._lock:
+            if self._resident is None:
+                self._resident = Resident(self.program, self._open_device())
+                self._end = weakref.finalize(self, _freed_quietly, self._plans, self._resident)
+                self._end.atexit = False
+            return self._resident
 
     def __call__(self, *inputs: Any, **named: Any) -> Any:
         """Runs the program: inputs by position or by name; one array, or a tuple of them in the
@@ -138,16 +149,18 @@ class CudaSession:
         """Frees the device's memory; states of this session must not be used any more, the
         session itself may.
         """
-        if self._resident is None:
-            return
-        self._drop_plans()
-        self._resident.free()
-        self._resident = None
+        with self._lock:
+            if self._resident is None or self._end is None:
+                return
+            self._end.detach()
+            resident, self._resident = self._resident, None
+            _freed(self._plans, resident)
 
     def create_state(self) -> CudaState:
         """A training state with the initial parameters, on the device."""
         self.entry("train_step")
-        return CudaState(self)
+        with self._lock:
+            return self._with_room(lambda: CudaState(self))
 
     def train_step(self, state: CudaState, *inputs: Any, **named: Any) -> tuple[Array, ...]:
         """One training step on the state; the outputs of the entry ``train_step``."""
@@ -202,7 +215,10 @@ class CudaSession:
         with self._ready(name, state, inputs) as (plan, places):
             ports = zip(plan.shapes, self.entry(name).outputs, strict=True)
             outputs = [
-                DeviceArray(self.resident.pool, shape, port.info.dtype) for shape, port in ports
+                self._with_room(
+                    partial(DeviceArray, self.resident.pool, shape, port.info.dtype), plan
+                )
+                for shape, port in ports
             ]
             plan.bind(places, [array.address for array in outputs])
             self.resident.device.replay(plan.graph)
@@ -231,7 +247,7 @@ class CudaSession:
             )
         if missing := [wanted for wanted in names if wanted not in inputs]:
             raise InputError(f"The input {missing[0]!r} is missing.")
-        with contextlib.ExitStack() as stack:
+        with self._lock, contextlib.ExitStack() as stack:
             given = []
             for port in entry.inputs:
                 given.append(self._given(inputs[port.info.name], port.info))
@@ -268,27 +284,46 @@ class CudaSession:
         return own
 
     def _plan(self, entry: Entry, state: CudaState | None, dims: Mapping[str, int]) -> Plan:
-        key = (entry.name, state, *sorted(dims.items()))
+        key = (entry.name, None if state is None else id(state), *sorted(dims.items()))
         if key not in self._plans:
             if len(self._plans) >= _PLANS_KEPT:
                 self._plans.pop(next(iter(self._plans))).free()
             states = state.addresses if state is not None else self.resident.initial_states
-            self._plans[key] = self._new_plan(entry, states, dims)
+            self._plans[key] = self._with_room(lambda: Plan(self.resident, entry, states, dims))
         return self._plans[key]
 
-    def _new_plan(self, entry: Entry, states: Sequence[int], dims: Mapping[str, int]) -> Plan:
-        """A plan; where there is no room for it, in the place of all others."""
-        try:
-            return Plan(self.resident, entry, states, dims)
-        except DeviceError:
-            if not self._plans:
-                raise
-        self._drop_plans()
-        return Plan(self.resident, entry, states, dims)
+    def _with_room(self, make: Callable[[], _Made], kept: Plan | None = None) -> _Made:
+        """What takes memory; where there is no room for it, in the place of all plans but one, and
+        of results that nobody has any more.
+        """
+        with contextlib.suppress(DeviceError):
+            return make()
+        for key in [key for key, plan in self._plans.items() if plan is not kept]:
+            self._plans.pop(key).free()
+        self.resident.pool.drain()
+        return make()
 
-    def _drop_plans(self) -> None:
-        while self._plans:
-            self._plans.popitem()[1].free()
+
+def _freed(plans: _Plans, resident: Resident) -> None:
+    gone = list(plans.values())
+    plans.clear()
+    for plan in gone:
+        plan.free()
+    resident.free()
+
+
+def _freed_quietly(plans: _Plans, resident: Resident) -> None:
+    """From a finalizer: a context that is gone has taken all along."""
+    with contextlib.suppress(DeviceError):
+        _freed(plans, resident)
+
+
+def _forgotten(plans: _Plans, state: int, device: Device, address: int) -> None:
+    """Frees a state's memory, and the plans over it."""
+    with contextlib.suppress(DeviceError):
+        for key in [key for key in list(plans) if key[1] == state]:
+            plans.pop(key).free()
+    free_quietly(device, address)
 
 
 class CudaState:
@@ -304,11 +339,12 @@ class CudaState:
         self._places = {state.name: place for place, state in enumerate(session.program.states)}
         places, total = laid_out({"state": [tensor.nbytes for tensor in self._tensors]})
         base = self._device.allocate(total)
+        end = weakref.finalize(self, _forgotten, session._plans, id(self), self._device, base)
+        end.atexit = False
         self.addresses = [base + place for place in places["state"]]
         for address, tensor in zip(self.addresses, self._tensors, strict=True):
             self._device.upload(address, np.ascontiguousarray(tensor.array))
         self.step = 0
-        weakref.finalize(self, free_quietly, self._device, base).atexit = False
 
     @property
     def names(self) -> tuple[str, ...]:

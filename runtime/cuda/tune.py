@@ -29,7 +29,8 @@ import numpy.typing as npt
 from netloom.errors import NetloomError, ProgramError, UsageError
 
 from ..buffer import numpy_dtype
-from .device import CudaDevice, Device
+from .cuda_device import CudaDevice
+from .device import Device
 from .program import Program, Tensor, parse_program
 from .session import CudaSession
 

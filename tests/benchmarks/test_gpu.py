@@ -362,7 +362,7 @@ class Idle:
     def facts(self): return {{'name': 'idle'}}
     def nothing(self, *arguments): return None
     free = upload = copy = wait_for = synchronize = load = capture = rebind = nothing
-    replay = release = nothing
+    replay = release = unload = nothing
 
 code = gpu.main(['measure', sys.argv[1], '-o', sys.argv[2], '--size', 'toy'], Idle)
 assert 'cuda' not in sys.modules

@@ -11,11 +11,14 @@ from typing import Any
 import numpy as np
 import pytest
 
+import netloom as nl
 from netloom.benchmarks.gpu_cases import VGG, Case, case_from, cases, error_of, inputs_of
 from netloom.benchmarks.gpu_networks import network_cases, step_of
-from netloom.benchmarks.gpu_weights import Periodic
+from netloom.benchmarks.gpu_weights import Periodic, feeds_of
+from netloom.compiler.interpret import interpret_step
 from netloom.compiler.targets.cuda.driver import TRAINING_PIPELINE, CudaOptions, plan
 from netloom.compiler.targets.cuda.forms import FusedGradient
+from netloom.runtime.program import PortInfo
 
 
 def test_periodic_weights_compress_and_have_the_variance_of_random_ones() -> None:
@@ -93,3 +96,28 @@ def test_a_training_step_has_attention_in_kernels(precision: str) -> None:
     forms = [k.form for k in placement.forms.values() if isinstance(k.form, FusedGradient)]
     assert sorted(form.is_across for form in forms) == [False, True]
     assert all(form.engine.value == precision for form in forms)
+
+
+def test_a_batch_that_repeats_its_samples_has_their_losses() -> None:
+    """Means over the batch are the same, those of a batch norm among them."""
+
+    @nl.network
+    def normed(x: nl.Symbolic) -> nl.Symbolic:
+        return nl.dense(nl.flatten(nl.relu(nl.batch_norm(nl.conv2d(x, 4, 3)))), 10)
+
+    losses: list[list[float]] = []
+    for batch, repeats in ((3, 1), (6, 2)):
+        graph = normed.graph(x=nl.tensor(batch, 2, 5, 5))
+        step = nl.training_graph(graph, nl.losses.cross_entropy, nl.optimizers.SGD(momentum=0.9))
+        ports = [
+            PortInfo(v.label, v.dtype.value, v.type.static_shape)
+            for v in step.inputs
+            if v.label in ("x", "labels")
+        ]
+        feeds = feeds_of(ports, repeats)
+        states: dict[str, Any] = {state.name: state.initial.array for state in step.states}
+        losses.append([])
+        for _ in range(3):
+            (loss, *_), states = interpret_step(step, {**feeds, "rate": np.float32(0.1)}, states)
+            losses[-1].append(float(loss))
+    assert losses[0] == pytest.approx(losses[1], rel=1e-5) and losses[0][2] < losses[0][0]

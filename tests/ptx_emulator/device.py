@@ -27,7 +27,7 @@ class EmulatedDevice:
         self.ptx, self.room = ptx, room
         self.memory: dict[int, npt.NDArray[np.uint8]] = {}
         self._next = _FIRST
-        self.launches = 0
+        self.launches = self.loaded = 0
         self.waited_for: list[int] = []
 
     def allocate(self, size: int) -> int:
@@ -71,7 +71,11 @@ class EmulatedDevice:
     def load(self, name: str, cubins: Mapping[str, bytes], shared: Mapping[str, int]) -> Any:
         assert set(shared) <= set(cubins)
         assert all(data.startswith(b"\x7fELF") for data in cubins.values())
+        self.loaded += 1
         return self.ptx[name]
+
+    def unload(self, function: Any) -> None:
+        self.loaded -= 1
 
     def capture(self, calls: Sequence[Call], after: Sequence[Sequence[int]]) -> Any:
         """Replays run the calls in another order than they come in: of those that need not wait,

@@ -15,7 +15,6 @@ import importlib
 import importlib.metadata
 import json
 import logging
-import os
 import re
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
@@ -24,12 +23,12 @@ from dataclasses import asdict, dataclass, replace
 from functools import cache
 from pathlib import Path
 from typing import Any
-from uuid import uuid4
 
 import numpy as np
 
 from netloom.errors import ToolchainError, VerificationError
 
+from ...cache import Cache, default_cache
 from ...tensor_type import BFLOAT16, BOOL, FLOAT16, FLOAT64, DType
 from .source import KernelSource
 
@@ -84,23 +83,19 @@ def is_available() -> bool:
         return False
 
 
-def default_cache() -> Path:
-    return Path.home() / ".cache" / "netloom" / "cuda"
-
-
 def compile_kernel(
     source: KernelSource,
     architectures: Sequence[str] = ARCHITECTURES,
     cache_folder: Path | None = None,
 ) -> CompiledKernel:
-    """The kernel's code for these architectures. VerificationError names a gate that it does not
-    pass.
+    """The kernel's code for these architectures, kept in the user's cache or in another folder.
+    VerificationError names a gate that it does not pass.
 
     A kernel that spills where several of its blocks share a multiprocessor's registers gets those
     of fewer blocks.
     """
     try:
-        return _compiled(source, architectures, cache_folder or default_cache())
+        return _compiled(source, architectures, store_of(cache_folder))
     except VerificationError:
         if source.blocks == 1:
             raise
@@ -109,14 +104,14 @@ def compile_kernel(
         )
 
 
-def _compiled(source: KernelSource, architectures: Sequence[str], folder: Path) -> CompiledKernel:
+def _compiled(source: KernelSource, architectures: Sequence[str], store: Cache) -> CompiledKernel:
     name = f"k_{hashlib.sha256(source.key.encode()).hexdigest()[:24]}"
-    binaries = tuple(_best_binary(source, name, a, folder) for a in architectures)
+    binaries = tuple(_best_binary(source, name, a, store) for a in architectures)
     general = replace(source, special=())
-    return CompiledKernel(name, ptx_of(general, name, ARCHITECTURES[0], folder), binaries)
+    return CompiledKernel(name, _checked_ptx(general, name, ARCHITECTURES[0], store), binaries)
 
 
-def _best_binary(source: KernelSource, name: str, architecture: str, folder: Path) -> Binary:
+def _best_binary(source: KernelSource, name: str, architecture: str, store: Cache) -> Binary:
     """Of the first of the architecture's own sources that passes the gates; else of the last, the
     general one. One that the oldest has too is linked from the oldest's PTX.
     """
@@ -125,20 +120,23 @@ def _best_binary(source: KernelSource, name: str, architecture: str, folder: Pat
         is_shared = (ARCHITECTURES[0], special) in source.special
         target = ARCHITECTURES[0] if is_shared else architecture
         with suppress(VerificationError):
-            return _binary(special, name, target, architecture, folder)
-    return _binary(general, name, ARCHITECTURES[0], architecture, folder)
+            return _binary(special, name, target, architecture, store)
+    return _binary(general, name, ARCHITECTURES[0], architecture, store)
 
 
-def ptx_of(source: KernelSource, name: str, architecture: str, folder: Path | None = None) -> str:
-    """The checked PTX of a source for an architecture, from the cache if it is there."""
-    folder = folder or default_cache()
-    place = folder / f"{_content_key(source, name, architecture)}.ptx"
-    known = _read(place)
+def ptx_of(source: KernelSource, name: str, architecture: str) -> str:
+    """The checked PTX of a source for an architecture, from the user's cache if it is there."""
+    return _checked_ptx(source, name, architecture, default_cache())
+
+
+def _checked_ptx(source: KernelSource, name: str, architecture: str, store: Cache) -> str:
+    key = ("cuda ptx", *_content(source, name, architecture))
+    known = store.get(*key)
     if known is not None:
         return known.decode()
     text = make_ptx(source, name, architecture)
     check_ptx(text, source)
-    _write(place, text.encode())
+    store.put(text.encode(), *key)
     return text
 
 
@@ -216,23 +214,17 @@ def check_ptx(ptx: str, source: KernelSource) -> None:
 
 
 def _binary(
-    source: KernelSource, name: str, target: str, architecture: str, folder: Path
+    source: KernelSource, name: str, target: str, architecture: str, store: Cache
 ) -> Binary:
     """A source's binary, by PTX for the target."""
-    place = folder / f"{_content_key(source, name, target)}.{architecture}"
-    facts, cubin = (
-        _read(place.with_name(place.name + ".json")),
-        _read(place.with_name(place.name + ".cubin")),
-    )
-    if facts is not None and cubin is not None:
-        known = json.loads(facts)
-        if known.pop("digest") == hashlib.sha256(cubin).hexdigest():
-            return Binary(cubin=cubin, **known)
-    made = link(ptx_of(source, name, target, folder), name, architecture)
+    key = ("cuda binary", architecture, *_content(source, name, target))
+    known = store.get(*key)
+    if known is not None:
+        facts, _, cubin = known.partition(b"\n")
+        return Binary(cubin=cubin, **json.loads(facts))
+    made = link(_checked_ptx(source, name, target, store), name, architecture)
     record = {key: value for key, value in asdict(made).items() if key != "cubin"}
-    record["digest"] = hashlib.sha256(made.cubin).hexdigest()
-    _write(place.with_name(place.name + ".cubin"), made.cubin)
-    _write(place.with_name(place.name + ".json"), json.dumps(record, sort_keys=True).encode())
+    store.put(json.dumps(record, sort_keys=True).encode() + b"\n" + made.cubin, *key)
     return made
 
 
@@ -311,7 +303,12 @@ def _resources(log: str) -> tuple[int, int]:
     return int(used.group(1)), int(shared.group(1)) if shared else 0
 
 
-# -- the cache: files named by all that decides their contents -------------------------------------
+# -- the cache: entries named by all that decides their contents -----------------------------------
+
+
+def store_of(folder: Path | None) -> Cache:
+    """A folder's cache, else the user's."""
+    return default_cache() if folder is None else Cache(folder)
 
 
 @cache
@@ -324,24 +321,5 @@ def _tool_key() -> str:
     return json.dumps(versions(), sort_keys=True) + hashlib.sha256(own).hexdigest()
 
 
-def _content_key(source: KernelSource, name: str, target: str) -> str:
-    return hashlib.sha256(f"{_tool_key()}\n{name} {target}\n{source.key}".encode()).hexdigest()[:40]
-
-
-def _read(path: Path) -> bytes | None:
-    try:
-        return path.read_bytes()
-    except OSError:
-        return None
-
-
-def _write(path: Path, data: bytes) -> None:
-    """Puts a file whole or not at all; a cache that cannot be written is no error."""
-    temporary = path.with_name(f".{uuid4().hex}.tmp")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        temporary.write_bytes(data)
-        os.replace(temporary, path)
-    except OSError:
-        with suppress(OSError):
-            temporary.unlink()
+def _content(source: KernelSource, name: str, target: str) -> tuple[str, ...]:
+    return _tool_key(), name, target, source.key

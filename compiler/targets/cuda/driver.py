@@ -38,7 +38,7 @@ from ...pipeline import GRAPH_PASSES, Pass, Pipeline
 from ...program import Program, StatePort, identifier
 from ...text import print_graph
 from ...tuning import Tuner
-from .compile import ARCHITECTURES, CompiledKernel, compile_kernel, versions
+from .compile import ARCHITECTURES, CompiledKernel, compile_kernel, store_of, versions
 from .forms import DeviceKernel, Engine
 from .program_file import KernelFile, program_bytes, write_file
 from .schedule import plan_kernel
@@ -278,6 +278,7 @@ def _compiled(
         name: compile_kernel(source, architectures, cache_folder)
         for name, source in placement.sources.items()
     }
+    store_of(cache_folder).trim()
     return CudaProgram(program, placement.sources, placement.forms, kernels, fused)
 
 

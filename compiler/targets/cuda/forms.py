@@ -340,6 +340,11 @@ class DeviceKernel:
     items: Extent
     form: Form
 
+    @property
+    def terms(self) -> Extent:
+        """Of each sum over axes that are numbered as one; they need not be those of a buffer."""
+        return count(getattr(self.form, "terms", ()))
+
 
 def blocks(form: Form) -> Extent:
     """How many blocks the grid has."""

@@ -12,7 +12,7 @@ import struct
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 from uuid import uuid4
 
 import numpy as np
@@ -26,6 +26,7 @@ from .compile import CompiledKernel
 from .forms import THREADS, DeviceKernel, Form, Product, Rows, Transform
 from .source import KernelSource
 
+Bytes: TypeAlias = "bytes | memoryview"
 MAGIC = b"NLCUDA03"
 ALIGNMENT = 256
 
@@ -81,9 +82,9 @@ class _Blobs:
     """Aligned blobs behind a manifest of a size that is known only when they are."""
 
     def __init__(self) -> None:
-        self.parts: list[tuple[dict[str, Any], str, bytes]] = []
+        self.parts: list[tuple[dict[str, Any], str, Bytes]] = []
 
-    def put(self, record: dict[str, Any], key: str, data: bytes) -> None:
+    def put(self, record: dict[str, Any], key: str, data: Bytes) -> None:
         """Notes that ``record[key]`` is to become the blob's (start, size)."""
         self.parts.append((record, key, data))
 
@@ -96,12 +97,14 @@ class _Blobs:
             record[key] = [place, len(data)]
             place += _aligned(len(data))
         text = _json(manifest)
-        body = bytearray(struct.pack("<8sQ", MAGIC, len(text)) + text)
-        body += bytes(room - len(body))
+        chunks: list[Bytes] = [struct.pack("<8sQ", MAGIC, len(text)), text]
+        chunks.append(bytes(room - sum(map(len, chunks))))
         for _, _, data in self.parts:
-            body += data
-            body += bytes(_aligned(len(body)) - len(body))
-        return bytes(body) + hashlib.sha256(body).digest()
+            chunks += [data, bytes(_aligned(len(data)) - len(data))]
+        digest = hashlib.sha256()
+        for chunk in chunks:
+            digest.update(chunk)
+        return b"".join([*chunks, digest.digest()])
 
 
 def _aligned(size: int) -> int:
@@ -128,7 +131,16 @@ def _kernel(kernel: KernelFile, blobs: _Blobs) -> dict[str, Any]:
         "registers": registers,
         "checks_indices": kernel.source.checks_indices,
         "cubins": cubins,
+        **_long_sums(kernel.form),
     }
+
+
+def _long_sums(kernel: DeviceKernel) -> dict[str, Any]:
+    """What a run needs to check that no sum is too long, where free dims decide it: its terms, by the
+    kernel's int32 arguments."""
+    if isinstance(kernel.terms, int):
+        return {}
+    return {"terms": _extent(kernel.terms), "symbols": [s.name for s in kernel.symbols]}
 
 
 def form_text(form: Form) -> str:
@@ -154,7 +166,7 @@ def _constant(constant: Constant, blobs: _Blobs) -> dict[str, Any]:
         "dtype": constant.type.dtype.value,
         "shape": constant.type.static_shape,
     }
-    blobs.put(record, "data", array.tobytes())
+    blobs.put(record, "data", array.reshape(-1).view(np.uint8).data)  # weights are not copied here
     return record
 
 

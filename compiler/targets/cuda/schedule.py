@@ -49,7 +49,7 @@ from .tilings import NO_TILINGS, Tilings, needs_registers, tiled
 from .transforms import transform_form
 from .windows import by_windows, is_dense
 
-MOST_ELEMENTS = (1 << 31) - 1  # of one buffer: indices are int32
+MOST = (1 << 31) - 1  # bytes of a buffer, terms of a sum: indices are int32 (runtime/cuda/plan.py)
 WIDTH = 4  # elements of the widest access
 # from here on, one thread a row fills the device, if rows lie next to each other
 MANY_ROWS = 1 << 16
@@ -59,7 +59,7 @@ def plan_kernel(
     graph: Graph, engine: Engine = Engine.FFMA, tilings: Tilings = NO_TILINGS
 ) -> DeviceKernel:
     """The form of a kernel's graph, products of float32 by that engine, and by a tiling that was
-    measured for their size; MemoryBudgetError if a buffer is too large for int32 indices.
+    measured for their size; MemoryBudgetError if a buffer or a sum is too large for int32 indices.
     """
     rows = row_form(graph)
     graph, parts = (graph, 1) if rows else whole_product(graph)
@@ -67,18 +67,27 @@ def plan_kernel(
     buffers = elements.arguments
     if parts > 1:
         buffers = (*buffers[:-1], replace(elements.out, shape=(parts, *elements.out.shape)))
-    for buffer in buffers:
-        size = dim.product(buffer.shape)
-        if isinstance(size, int) and size > MOST_ELEMENTS:
-            raise MemoryBudgetError(
-                f"a tensor of {size} elements is too large for the cuda target.",
-                hint=f"It indexes up to {MOST_ELEMENTS} elements; choose a smaller batch.",
-            )
     axes = tuple(Axis.of(f"p{place}", extent) for place, extent in enumerate(elements.out.shape))
     form = pass_form(rows) if rows else tiled(_form(elements, axes, engine), tilings)
     if parts > 1:
         form = in_parts(form, parts)
-    return DeviceKernel(buffers, _free_symbols(buffers, form), blocks(form), form)
+    kernel = DeviceKernel(buffers, _free_symbols(buffers, form), blocks(form), form)
+    _check_sizes(kernel, graph)
+    return kernel
+
+
+def _check_sizes(kernel: DeviceKernel, graph: Graph) -> None:
+    """Those that are known; a run checks the others."""
+    sizes = {"a tensor of {} bytes": [b.dtype.numpy.itemsize * dim.product(b.shape) for b in kernel.buffers],
+             "a sum of {} terms": [kernel.terms]}  # fmt: skip
+    for what, found in sizes.items():
+        most = max((size for size in found if isinstance(size, int)), default=0)
+        if most > MOST:
+            raise MemoryBudgetError(
+                f"{what.format(most)} is too large for the cuda target, which takes {MOST}.",
+                node=graph.nodes[-1].label if graph.nodes else "",
+                hint="Choose a smaller batch, or compile for the cpu target.",
+            )
 
 
 def _form(elements: Elements, axes: tuple[Axis, ...], engine: Engine) -> Form:

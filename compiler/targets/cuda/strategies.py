@@ -16,6 +16,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 
+from netloom.errors import MemoryBudgetError
+
 from ...graph import Graph, Node
 from ...passes.select_strategies import Decision, select_strategies
 from ...strategies import CONVOLUTIONS, STRATEGIES, Rates, Strategy
@@ -125,7 +127,11 @@ def _prices(
         if bounds[name] > WIDE * least:
             found[name] = Price(bounds[name], "predicted: at least so much at full rates")
             continue
-        planned = planned_layer(graph, node, name, engine, batch)
+        try:
+            planned = planned_layer(graph, node, name, engine, batch)
+        except MemoryBudgetError as error:
+            found[name] = Price(math.inf, error.message)
+            continue
         found[name] = Price(planned.seconds, str(planned))
         least = min(least, planned.seconds)
     return {name: found[name] for name in bounds}

@@ -15,8 +15,9 @@ typedef struct {
 typedef struct { const char *name; unsigned blocks, threads; const float *source; float *to; int count; int *flag; } Node;
 typedef struct { Node **nodes; size_t count; } Graph;
 
-enum { OK = 0, INVALID = 1, NO_MEMORY = 2, INVALID_IMAGE = 200, NOT_FOUND = 500, ILLEGAL_ADDRESS = 700 };
-static int context, module, contexts, state = OK;
+enum { OK = 0, INVALID = 1, NO_MEMORY = 2, INVALID_IMAGE = 200, NO_CONTEXT = 201, NOT_FOUND = 500, ILLEGAL_ADDRESS = 700 };
+static int context, module, state = OK;
+static _Thread_local int contexts; /* that the thread has pushed: without one it may do nothing */
 static float clock_ms;
 
 int cuInit(unsigned flags) { return flags ? INVALID : OK; }
@@ -29,12 +30,13 @@ int cuDeviceGetAttribute(int *value, int kind, int device) {
     return device;
 }
 int cuDevicePrimaryCtxRetain(void **found, int device) { *found = &context; return device; }
-int cuCtxSetCurrent(void *given) { return given == &context ? OK : INVALID; }
+int cuDevicePrimaryCtxRelease(int device) { return device; }
 int cuCtxPushCurrent(void *given) { contexts++; return given == &context ? OK : INVALID; }
 int cuCtxPopCurrent(void **found) { *found = &context; return contexts-- > 0 ? OK : INVALID; }
 
-int cuStreamCreate(void **stream, unsigned flags) { *stream = malloc(1); return flags; }
-int cuStreamSynchronize(void *stream) { return stream ? state : INVALID; }
+int cuStreamCreate(void **stream, unsigned flags) { *stream = malloc(1); return contexts ? (int)flags : NO_CONTEXT; }
+int cuStreamDestroy(void *stream) { free(stream); return contexts ? OK : NO_CONTEXT; }
+int cuStreamSynchronize(void *stream) { return !contexts ? NO_CONTEXT : stream ? state : INVALID; }
 int cuStreamWaitEvent(void *stream, void *event, unsigned flags) { return stream && event ? (int)flags : INVALID; }
 int cuEventCreate(void **event, unsigned flags) { *event = calloc(1, sizeof(float)); return flags & ~2u; }
 int cuEventRecord(void *event, void *stream) { *(float *)event = clock_ms; return stream ? OK : INVALID; }
@@ -43,12 +45,14 @@ int cuEventElapsedTime(float *ms, void *start, void *end) { *ms = *(float *)end 
 int cuEventDestroy(void *event) { free(event); return OK; }
 
 int cuMemAlloc(address *place, size_t size) {
+    if (!contexts) return NO_CONTEXT;
     if (size > 1ull << 40) return NO_MEMORY;
     *place = (address)(uintptr_t)aligned_alloc(256, (size + 255) / 256 * 256);
     return state;
 }
-int cuMemFree(address place) { free((void *)(uintptr_t)place); return contexts == 1 ? OK : INVALID; }
+int cuMemFree(address place) { free((void *)(uintptr_t)place); return contexts ? OK : NO_CONTEXT; }
 static int moved(void *to, const void *source, size_t size, void *stream) {
+    if (!contexts) return NO_CONTEXT;
     memcpy(to, source, size);
     return stream ? state : INVALID;
 }
@@ -64,8 +68,9 @@ int cuMemcpyDtoDAsync(address to, address source, size_t size, void *stream) {
 
 int cuModuleLoadData(void **found, const void *code) {
     *found = &module;
-    return strcmp(code, "newer") ? OK : INVALID_IMAGE;
+    return !contexts ? NO_CONTEXT : strcmp(code, "newer") ? OK : INVALID_IMAGE;
 }
+int cuModuleUnload(void *given) { return contexts && given == &module ? OK : INVALID; }
 int cuModuleGetFunction(void **found, void *given, const char *name) {
     *found = strdup(name);
     return given == &module ? OK : INVALID;
@@ -115,6 +120,7 @@ int cuGraphExecKernelNodeSetParams(void *executable, void *node, const Parameter
     return executable ? fill(node, given) : INVALID;
 }
 int cuGraphLaunch(void *executable, void *stream) {
+    if (!contexts) return NO_CONTEXT;
     Graph *graph = executable;
     for (size_t n = 0; n < graph->count; n++) {
         const Node *node = graph->nodes[n];

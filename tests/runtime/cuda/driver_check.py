@@ -4,10 +4,13 @@ test_bindings.py in a process of its own, since the bindings load a driver once.
 
 from __future__ import annotations
 
+import threading
+
 import numpy as np
 
 from netloom.errors import DeviceError
-from netloom.runtime.cuda.device import Call, CudaDevice
+from netloom.runtime.cuda.cuda_device import CudaDevice
+from netloom.runtime.cuda.device import Call
 
 
 def check_memory(device: CudaDevice) -> None:
@@ -58,6 +61,23 @@ def check_graphs(device: CudaDevice) -> None:
     device.download(found, places[3])
     assert found.tolist() == [8, 8, 8, 8]
     device.release(graph)
+    device.unload(function)
+
+
+def check_threads(device: CudaDevice) -> None:
+    """A thread has no context before it calls a device."""
+    found = np.zeros(3, np.float32)
+
+    def use() -> None:
+        place = device.allocate(12)
+        device.upload(place, np.ones(3, np.float32))
+        device.download(found, place)
+        device.free(place)
+
+    thread = threading.Thread(target=use)
+    thread.start()
+    thread.join()
+    assert found.tolist() == [1, 1, 1]
 
 
 def check_faults(device: CudaDevice) -> None:
@@ -84,6 +104,7 @@ def main() -> None:
     check_memory(device)
     check_code(device)
     check_graphs(device)
+    check_threads(device)
     check_faults(device)
 
 

@@ -1,5 +1,5 @@
 """A stand-in for cuda.bindings.driver: host memory by address, kernels that are Python functions,
-and a log of what was asked.
+and a log of what was asked. What needs a context asserts that the thread has one.
 
 Graphs run their nodes when they are launched, from the parameters that they hold then, each after
 the nodes it depends on.
@@ -8,6 +8,7 @@ the nodes it depends on.
 from __future__ import annotations
 
 import ctypes
+import threading
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from types import SimpleNamespace
@@ -21,6 +22,16 @@ ATTRIBUTES = {
     "MULTIPROCESSOR_COUNT": 132,
     "CLOCK_RATE": 1_980_000,
 }
+
+
+# what may be called without a context
+_FREE = ("cuInit", "cuDriver", "cuDevice", "cuCtxPush", "cuCtxPop")
+
+
+class Contexts(threading.local):
+    """How many contexts the thread has on its stack."""
+
+    depth = 0
 
 
 @dataclass
@@ -64,9 +75,15 @@ class StandIn:
         self.memory: dict[int, Any] = {}
         self.log: list[tuple[Any, ...]] = []
         self.clock = 0.0
-        self.contexts = 0
+        self.contexts = Contexts()
+        self.modules = 0
         self.times: dict[int, float] = {}
         self._handles = 100
+
+    def __getattribute__(self, name: str) -> Any:
+        if name.startswith("cu") and not name.startswith(_FREE):
+            assert self.contexts.depth > 0, name
+        return super().__getattribute__(name)
 
     def _handle(self) -> int:
         self._handles += 1
@@ -93,19 +110,24 @@ class StandIn:
     def cuDevicePrimaryCtxRetain(self, device: int) -> Any:
         return OK, "context"
 
-    def cuCtxSetCurrent(self, context: Any) -> Any:
+    def cuDevicePrimaryCtxRelease(self, device: int) -> Any:
+        self.log.append(("release context",))
         return (OK,)
 
     def cuCtxPushCurrent(self, context: Any) -> Any:
-        self.contexts += 1
+        self.contexts.depth += 1
         return (OK,)
 
     def cuCtxPopCurrent(self) -> Any:
-        self.contexts -= 1
+        self.contexts.depth -= 1
         return OK, "context"
 
     def cuStreamCreate(self, flags: int) -> Any:
         return OK, self._handle()
+
+    def cuStreamDestroy(self, stream: int) -> Any:
+        self.log.append(("destroy stream", stream))
+        return (OK,)
 
     def cuStreamSynchronize(self, stream: int) -> Any:
         self.log.append(("synchronize", stream))
@@ -119,7 +141,6 @@ class StandIn:
         return OK, ctypes.addressof(data)
 
     def cuMemFree(self, address: int) -> Any:
-        assert self.contexts == 1
         del self.memory[address]
         return (OK,)
 
@@ -132,7 +153,12 @@ class StandIn:
     # -- kernels and graphs ------------------------------------------------------------------------
 
     def cuModuleLoadData(self, cubin: bytes) -> Any:
+        self.modules += 1
         return OK, cubin
+
+    def cuModuleUnload(self, module: bytes) -> Any:
+        self.modules -= 1
+        return (OK,)
 
     def cuModuleGetFunction(self, module: bytes, name: bytes) -> Any:
         return OK, name.decode()

@@ -3,15 +3,20 @@
 from __future__ import annotations
 
 import ctypes
+import gc
 import importlib
 import importlib.util
+from concurrent.futures import ThreadPoolExecutor
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import pytest
 
-from netloom.runtime.cuda.device import Call, CudaDevice
+from netloom.errors import DeviceError
+from netloom.runtime.cuda.cuda_device import CudaDevice
+from netloom.runtime.cuda.device import Call, fitting
 from tests.runtime.cuda.stand_in import StandIn
 
 
@@ -41,7 +46,39 @@ def test_memory_goes_there_and_back(driver: StandIn) -> None:
     assert np.array_equal(x, y)
     device.free(first)
     device.free(second)
-    assert not driver.memory and driver.contexts == 0
+    assert not driver.memory and driver.contexts.depth == 0
+
+
+def test_each_thread_may_use_a_device(driver: StandIn) -> None:
+    """The driver keeps a context for each thread; the caller's own is there again afterwards."""
+    device = CudaDevice()
+    assert driver.contexts.depth == 0
+    with ThreadPoolExecutor(1) as pool:
+        place = pool.submit(device.allocate, 12).result()
+        pool.submit(device.upload, place, np.ones(3, np.float32)).result()
+        y = np.zeros(3, np.float32)
+        pool.submit(device.download, y, place).result()
+        assert y.all() and pool.submit(lambda: driver.contexts.depth).result() == 0
+
+
+def test_a_device_gives_all_back(driver: StandIn) -> None:
+    device = CudaDevice()
+    device.unload(device.load("scale", {"sm_90a": b""}, {}))
+    assert driver.modules == 0
+    stream = device.stream_handle
+    del device
+    gc.collect()
+    assert driver.log[-2:] == [("destroy stream", stream), ("release context",)]
+
+
+def test_a_graph_that_fails_is_given_back(driver: StandIn, monkeypatch: pytest.MonkeyPatch) -> None:
+    device = CudaDevice()
+    function = device.load("scale", {"sm_90a": b""}, {})
+    no_memory = (driver.CUresult.CUDA_ERROR_OUT_OF_MEMORY,)
+    monkeypatch.setitem(vars(driver), "cuGraphInstantiate", lambda *_: no_memory)
+    with pytest.raises(DeviceError, match="not enough free memory"):
+        device.capture([Call(function, 1, 256, (7, 7), (4,), 7)], [()])
+    assert driver.log[-1] == ("destroy graph",)
 
 
 def test_a_graph_has_the_edges_and_arguments_asked_for(driver: StandIn) -> None:
@@ -105,6 +142,62 @@ def test_times_are_those_of_events_around_replays(driver: StandIn) -> None:
     assert (
         facts["name"] == "stand-in" and facts["capability"] == "9.0" and facts["driver"] == "13.0"
     )
+
+
+# -- what is missing -----------------------------------------------------------------------------
+
+
+def test_the_architecture_that_fits() -> None:
+    names = ("sm_80", "sm_90a")
+    assert [fitting(names, capability) for capability in ((8, 0), (8, 6), (9, 0))] == [
+        "sm_80",
+        "sm_80",
+        "sm_90a",
+    ]
+    assert fitting(("sm_80", "sm_86", "sm_89"), (8, 7)) == "sm_86"
+    for capability in ((7, 5), (10, 0), (9, 1)):
+        with pytest.raises(DeviceError, match=f"the device is sm_{capability[0]}{capability[1]}"):
+            fitting(names, capability)
+
+
+def test_missing_bindings_are_one_clear_error(monkeypatch: pytest.MonkeyPatch) -> None:
+    def missing(name: str) -> Any:
+        raise ImportError(name)
+
+    monkeypatch.setattr(importlib, "import_module", missing)
+    with pytest.raises(DeviceError, match="needs the package cuda-bindings"):
+        CudaDevice()
+
+
+class _Driver(SimpleNamespace):
+    """A driver whose first call gives an error's code."""
+
+    def __init__(self, code: str) -> None:
+        names = (
+            "SUCCESS",
+            *(
+                f"ERROR_{kind}"
+                for kind in ("OUT_OF_MEMORY", "NO_DEVICE", "STUB_LIBRARY", "UNKNOWN")
+            ),
+        )
+        results = SimpleNamespace(
+            **{f"CUDA_{name}": SimpleNamespace(name=f"CUDA_{name}") for name in names}
+        )
+        super().__init__(CUresult=results, cuInit=lambda flags: (getattr(results, code),))
+
+
+@pytest.mark.parametrize(("code", "message"), [
+    ("CUDA_ERROR_NO_DEVICE", "this machine has no CUDA device"),
+    ("CUDA_ERROR_STUB_LIBRARY", "this machine has no CUDA device"),
+    ("CUDA_ERROR_OUT_OF_MEMORY", "not enough free memory"),
+    ("CUDA_ERROR_UNKNOWN", "the CUDA driver reports CUDA_ERROR_UNKNOWN"),
+])  # fmt: skip
+def test_what_the_driver_reports_is_one_clear_error(
+    monkeypatch: pytest.MonkeyPatch, code: str, message: str
+) -> None:
+    monkeypatch.setattr(importlib, "import_module", lambda name: _Driver(code))
+    with pytest.raises(DeviceError, match=message):
+        CudaDevice()
 
 
 @pytest.mark.skipif(

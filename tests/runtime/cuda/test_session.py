@@ -8,8 +8,9 @@ and free dims is its own.
 from __future__ import annotations
 
 import gc
-import importlib
+import time
 from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -31,7 +32,6 @@ from netloom.compiler.targets.cuda.driver import (
 from netloom.compiler.tensor_type import FLOAT32, INT64, TensorType
 from netloom.errors import DeviceError, InputError, ProgramError, UsageError
 from netloom.frontends.dsl.network import TracedGraph
-from netloom.runtime.cuda.device import CudaDevice, fitting
 from netloom.runtime.cuda.program import parse_program
 from netloom.runtime.cuda.session import CudaSession, load
 from tests.ptx_emulator.device import EmulatedDevice
@@ -70,6 +70,12 @@ def compiled() -> CudaProgram:
     return compile_for_cuda(SMALL.inference_form(), architectures=("sm_80",))
 
 
+@pytest.fixture(scope="module")
+def compiled_step() -> CudaProgram:
+    step = nl.training_graph(SMALL_MLP, nl.losses.cross_entropy, nl.optimizers.SGD())
+    return compile_training_for_cuda(step, SMALL_MLP.inference_form(), architectures=())
+
+
 @needs_compiler
 @pytest.mark.parametrize("precision", ["f32", "3xtf32"])
 def test_a_network_gives_what_the_interpreter_gives(precision: str) -> None:
@@ -98,6 +104,13 @@ def test_a_file_is_the_same_twice_and_is_read_without_a_device(
         "x"
     ] and session.program.architectures == ("sm_80",)
     assert [path.name for path in tmp_path.iterdir()] == ["m.nlc"]
+
+
+@needs_compiler
+def test_weights_stay_where_the_file_was_read_to(compiled: CudaProgram) -> None:
+    data = compiled.as_bytes()
+    file = np.frombuffer(data, np.uint8)
+    assert all(np.shares_memory(file, c.array) for c in parse_program(data).constants if c.nbytes)
 
 
 @needs_compiler
@@ -151,6 +164,28 @@ def test_an_index_out_of_range_is_an_error_once() -> None:
     with pytest.raises(InputError, match="index in the inputs is out of range"):
         session(values, np.array([0, 4]))
     np.testing.assert_array_equal(session(values, np.array([0, -1])), values[[0, 3]])
+
+
+@needs_compiler
+def test_calls_of_threads_take_turns(compiled: CudaProgram) -> None:
+    """A plan has one arena, and one place for each input."""
+    ptx = {kernel.name: kernel.ptx for kernel in compiled.kernels.values()}
+
+    class Alone(EmulatedDevice):
+        inside = 0
+
+        def replay(self, graph: Any) -> None:
+            self.inside += 1
+            time.sleep(0.01)  # others may come now
+            assert self.inside == 1
+            super().replay(graph)
+            self.inside -= 1
+
+    session = CudaSession(parse_program(compiled.as_bytes()), lambda: Alone(ptx))
+    inputs = np.random.default_rng(0).standard_normal((3, 1, 3, 6, 4)).astype(np.float32)
+    with ThreadPoolExecutor(3) as pool:
+        found = list(pool.map(session, inputs))
+    assert all(np.array_equal(y, session(x)) for x, y in zip(inputs, found, strict=True))
 
 
 # -- training --------------------------------------------------------------------------------------
@@ -212,11 +247,10 @@ def test_lenet_follows_the_interpreter() -> None:
 
 
 @needs_compiler
-def test_a_step_reads_its_batch_on_the_device_and_a_states_memory_goes_with_it() -> None:
-    step = nl.training_graph(SMALL_MLP, nl.losses.cross_entropy, nl.optimizers.SGD())
-    session = session_of(
-        compile_training_for_cuda(step, SMALL_MLP.inference_form(), architectures=())
-    )
+def test_a_step_reads_its_batch_on_the_device_and_a_states_memory_goes_with_it(
+    compiled_step: CudaProgram,
+) -> None:
+    session = session_of(compiled_step)
     device: Any = session.resident.device
     before = len(device.memory)
     x, labels = (
@@ -237,19 +271,15 @@ def test_a_step_reads_its_batch_on_the_device_and_a_states_memory_goes_with_it()
             ]
         )
     assert losses[0] == losses[1] and losses[0][0] > losses[0][1]
-    session._drop_plans()
     del state
     gc.collect()
     device.free(address)
-    assert len(device.memory) == before
+    assert len(device.memory) == before  # the plans over a state go with it, too
 
 
 @needs_compiler
-def test_a_state_is_read_and_written_by_name() -> None:
-    step = nl.training_graph(SMALL_MLP, nl.losses.cross_entropy, nl.optimizers.SGD())
-    session = session_of(
-        compile_training_for_cuda(step, SMALL_MLP.inference_form(), architectures=())
-    )
+def test_a_state_is_read_and_written_by_name(compiled_step: CudaProgram) -> None:
+    session = session_of(compiled_step)
     state = session.create_state()
     name = next(name for name in state.names if state[name].ndim == 2)
     state[name] = np.ones_like(state[name])
@@ -262,60 +292,18 @@ def test_a_state_is_read_and_written_by_name() -> None:
         session_of(compile_for_cuda(SMALL_MLP.inference_form(), architectures=())).create_state()
 
 
-# -- devices ---------------------------------------------------------------------------------------
+@needs_compiler
+def test_a_state_takes_the_room_of_plans(compiled_step: CudaProgram) -> None:
+    session = session_of(compiled_step)
+    state = session.create_state()
+    x, labels = np.zeros((5, 12), np.float32), np.arange(5) % 3
+    session.train_step(state, x=x, labels=labels, rate=np.float32(0.1))
+    device: Any = session.resident.device
+    device.room = sum(data.size for data in device.memory.values())
+    assert session.create_state().names == state.names and not session._plans
 
 
-def test_the_architecture_that_fits() -> None:
-    names = ("sm_80", "sm_90a")
-    assert [fitting(names, capability) for capability in ((8, 0), (8, 6), (9, 0))] == [
-        "sm_80",
-        "sm_80",
-        "sm_90a",
-    ]
-    assert fitting(("sm_80", "sm_86", "sm_89"), (8, 7)) == "sm_86"
-    for capability in ((7, 5), (10, 0), (9, 1)):
-        with pytest.raises(DeviceError, match=f"the device is sm_{capability[0]}{capability[1]}"):
-            fitting(names, capability)
-
-
-def test_missing_bindings_are_one_clear_error(monkeypatch: pytest.MonkeyPatch) -> None:
-    def missing(name: str) -> Any:
-        raise ImportError(name)
-
-    monkeypatch.setattr(importlib, "import_module", missing)
-    with pytest.raises(DeviceError, match="needs the package cuda-bindings"):
-        CudaDevice()
-
-
-class _Driver(SimpleNamespace):
-    """A driver whose first call gives an error's code."""
-
-    def __init__(self, code: str) -> None:
-        names = (
-            "SUCCESS",
-            *(
-                f"ERROR_{kind}"
-                for kind in ("OUT_OF_MEMORY", "NO_DEVICE", "STUB_LIBRARY", "UNKNOWN")
-            ),
-        )
-        results = SimpleNamespace(
-            **{f"CUDA_{name}": SimpleNamespace(name=f"CUDA_{name}") for name in names}
-        )
-        super().__init__(CUresult=results, cuInit=lambda flags: (getattr(results, code),))
-
-
-@pytest.mark.parametrize(("code", "message"), [
-    ("CUDA_ERROR_NO_DEVICE", "this machine has no CUDA device"),
-    ("CUDA_ERROR_STUB_LIBRARY", "this machine has no CUDA device"),
-    ("CUDA_ERROR_OUT_OF_MEMORY", "not enough free memory"),
-    ("CUDA_ERROR_UNKNOWN", "the CUDA driver reports CUDA_ERROR_UNKNOWN"),
-])  # fmt: skip
-def test_what_the_driver_reports_is_one_clear_error(
-    monkeypatch: pytest.MonkeyPatch, code: str, message: str
-) -> None:
-    monkeypatch.setattr(importlib, "import_module", lambda name: _Driver(code))
-    with pytest.raises(DeviceError, match=message):
-        CudaDevice()
+# -- memory ----------------------------------------------------------------------------------------
 
 
 @needs_compiler
@@ -323,7 +311,8 @@ def test_a_shape_that_needs_the_room_of_others_takes_it(compiled: CudaProgram) -
     ptx = {kernel.name: kernel.ptx for kernel in compiled.kernels.values()}
     x = np.zeros((6, 3, 6, 4), np.float32)
     alone = EmulatedDevice(ptx)
-    CudaSession(parse_program(compiled.as_bytes()), lambda: alone)(x)
+    held = CudaSession(parse_program(compiled.as_bytes()), lambda: alone)
+    assert held(x).shape == (6, 5)
     room = sum(data.size for data in alone.memory.values())
     session = CudaSession(parse_program(compiled.as_bytes()), lambda: EmulatedDevice(ptx, room))
     for batch in (1, 2, 6, 1):
@@ -339,3 +328,42 @@ def test_too_little_memory_is_one_clear_error(compiled: CudaProgram) -> None:
     )
     with pytest.raises(DeviceError, match="not enough free memory"):
         session(np.zeros((64, 3, 6, 4), np.float32))
+
+
+@needs_compiler
+def test_a_session_leaves_nothing_on_its_device(compiled: CudaProgram) -> None:
+    """When it is closed, when nobody has it any more, and when a plan or the program fails."""
+    ptx = {kernel.name: kernel.ptx for kernel in compiled.kernels.values()}
+    x = np.zeros((2, 3, 6, 4), np.float32)
+
+    class Failing(EmulatedDevice):
+        captures = 0  # that work
+
+        def capture(self, calls: Any, after: Any) -> Any:
+            self.captures -= 1
+            if self.captures < 0:
+                raise DeviceError("the CUDA driver reports CUDA_ERROR_UNKNOWN.")
+            return super().capture(calls, after)
+
+    device = Failing(ptx)
+    session = CudaSession(parse_program(compiled.as_bytes()), lambda: device)
+    loaded = len(session.resident.functions)
+    before = len(device.memory)
+    assert before and device.loaded == loaded
+    with pytest.raises(DeviceError, match="CUDA_ERROR_UNKNOWN"):
+        session(x)
+    assert len(device.memory) == before
+    device.captures = 2
+    for end in ("closed", "forgotten"):
+        session(x)
+        assert len(device.memory) > before and device.loaded == loaded
+        if end == "closed":
+            session.close()
+        else:
+            del session
+            gc.collect()
+        assert not device.memory and not device.loaded
+    small = Failing(ptx, room=sum(c.nbytes for c in parse_program(compiled.as_bytes()).constants))
+    with pytest.raises(DeviceError, match="not enough free memory"):
+        CudaSession(parse_program(compiled.as_bytes()), lambda: small)(x)
+    assert not small.memory and not small.loaded

@@ -81,6 +81,8 @@ class FakeDevice:
             raise DeviceError("the CUDA driver reports CUDA_ERROR_INVALID_IMAGE.")
         return name
 
+    def unload(self, function: Any) -> None: ...
+
     def capture(self, calls: Sequence[Call], after: Sequence[Sequence[int]]) -> Any:
         return tuple(sorted({call.function for call in calls}))
 

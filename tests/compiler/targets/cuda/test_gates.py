@@ -9,12 +9,12 @@ all of them. Each for sm_80 and sm_90a.
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
 from functools import cache
 from pathlib import Path
 
 import pytest
 
+from netloom.compiler.cache import Cache
 from netloom.compiler.graph import Builder
 from netloom.compiler.targets.cuda import compile as cuda_compile
 from netloom.compiler.targets.cuda.compile import ARCHITECTURES, compile_kernel, is_available, link
@@ -146,18 +146,15 @@ def test_broken_ptx_is_one_clear_error() -> None:
 # -- the cache -------------------------------------------------------------------------------------
 
 
-def listing(folder: Path) -> Mapping[str, bytes]:
-    return {path.name: path.read_bytes() for path in folder.iterdir()}
-
-
 def test_the_cache_gives_the_same_and_is_not_believed_when_damaged(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     source = product_source()
     first = compile_kernel(source, ("sm_80",), tmp_path)
-    assert sorted(Path(name).suffix for name in listing(tmp_path)) == [".cubin", ".json", ".ptx"]
-    (cubin,) = tmp_path.glob("*.cubin")
-    cubin.write_bytes(cubin.read_bytes()[:-1] + b"?")
+    entries = [entry.path for entry in Cache(tmp_path).entries()]
+    assert len(entries) == 2  # the PTX and the binary
+    (binary,) = (path for path in entries if first.binaries[0].cubin in path.read_bytes())
+    binary.write_bytes(binary.read_bytes()[:-1] + b"?")
     assert compile_kernel(source, ("sm_80",), tmp_path) == first  # linked again
     monkeypatch.setattr(cuda_compile, "link", None)
     monkeypatch.setattr(cuda_compile, "make_ptx", None)
@@ -165,6 +162,19 @@ def test_the_cache_gives_the_same_and_is_not_believed_when_damaged(
     monkeypatch.setattr(cuda_compile, "_tool_key", lambda: "another version")
     with pytest.raises(TypeError):  # made anew
         compile_kernel(source, ("sm_80",), tmp_path)
+
+
+def test_the_cache_is_the_users(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """So that ``netloom cache`` shows and clears it, and NETLOOM_CACHE moves it or turns it off."""
+    monkeypatch.setenv("NETLOOM_CACHE", str(tmp_path / "own"))
+    source = product_source()
+    first = compile_kernel(source, ())
+    assert len(Cache(tmp_path / "own").entries()) == 1
+    monkeypatch.setattr(cuda_compile, "make_ptx", None)
+    assert compile_kernel(source, ()) == first
+    monkeypatch.setenv("NETLOOM_CACHE", "off")
+    with pytest.raises(TypeError):  # made anew
+        compile_kernel(source, ())
 
 
 def test_a_folder_that_cannot_be_written_is_no_error(tmp_path: Path) -> None:

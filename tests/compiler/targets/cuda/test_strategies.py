@@ -18,7 +18,7 @@ from netloom.compiler.targets.cuda.driver import PIPELINE, CudaOptions, plan
 from netloom.compiler.targets.cuda.forms import Engine
 from netloom.compiler.targets.cuda.strategies import OWN, select_for_device
 from netloom.compiler.tensor_type import FLOAT32, TensorType
-from netloom.errors import UsageError
+from netloom.errors import MemoryBudgetError, UsageError
 from netloom.frontends.onnx.importer import from_onnx
 from tests.compiler.targets.cuda import emulated
 
@@ -68,6 +68,16 @@ def chosen(graph: Graph, options: CudaOptions) -> str:
 ], ids=str)  # fmt: skip
 def test_a_large_convolution(options: CudaOptions, strategy: str) -> None:
     assert chosen(convolution(16, 256, 256, 56, 56), options) == strategy
+
+
+def test_what_would_not_fit_a_device_is_not_chosen() -> None:
+    """Transformed tiles of more than 2 GiB, of an image that has less."""
+    options = CudaOptions()
+    assert chosen(convolution(100, 64, 64, 224, 224), options) in ("direct", "winograd_f2_fused")
+    for name in ("winograd_f2", "winograd_f4"):
+        assert "bytes is too large for the cuda target" in options.decisions[0].rejected[name]
+    with pytest.raises(MemoryBudgetError, match="bytes is too large for the cuda target"):
+        chosen(convolution(200, 64, 64, 224, 224), CudaOptions())
 
 
 @needs_compiler
