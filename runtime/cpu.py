@@ -167,13 +167,16 @@ def _destroy(api: Api, name: str, handle: int) -> None:
 
 
 class Context:
-    """Intermediate memory and threads: for one caller at a time."""
+    """Intermediate memory and threads: for one caller at a time. ``calls``: what a session has
+    prepared for calls in it.
+    """
 
-    __slots__ = ("__weakref__", "handle", "model")
+    __slots__ = ("__weakref__", "calls", "handle", "model")
 
     def __init__(self, model: Model, threads: int) -> None:
         options = Options(size=ctypes.sizeof(Options), threads=threads)
         self.model = model
+        self.calls: dict[tuple[Any, ...], Any] = {}
         handle, text = ctypes.c_void_p(), ctypes.create_string_buffer(abi.ERROR_CAPACITY)
         code = model.api["context_create"](
             model.handle, ctypes.addressof(options), ctypes.byref(handle), text, abi.ERROR_CAPACITY

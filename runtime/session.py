@@ -18,13 +18,14 @@ import numpy.typing as npt
 from netloom.errors import InputError, ProgramError, UsageError, quoted
 
 from .buffer import Tensors, as_input, blank_tensors, check_bindable, empty
+from .calls import Call, by_name, in_order
 from .cpu import Api, Context, Model, StateHandle, default_threads
 from .program import EntryInfo, PortInfo
 from .state import State
 
 Array: TypeAlias = npt.NDArray[Any]
 MOST_THREADS = 1024
-_SHAPES_KEPT = 256  # outputs' shapes by inputs' shapes
+CALLS_KEPT = 256  # prepared in a context, by the inputs' shapes
 
 
 class InProcess(Protocol):
@@ -62,7 +63,6 @@ class Session:
         self._model, self._path, self._given_threads = model, path, threads
         self.threads = threads or default_threads(model.manifest)
         self._contexts: list[Context] = []
-        self._shapes: dict[tuple[Any, ...], list[tuple[int, ...]]] = {}
         self._entry = model.manifest.entries.get("run") or next(
             iter(model.manifest.entries.values())
         )
@@ -117,18 +117,20 @@ class Session:
         """Runs the program: inputs by position or by name; one array, or a tuple of them in the
         outputs' order.
         """
-        outputs = self._invoke("run", self._entry, None, _by_name(self._entry, inputs, named))
+        outputs = self._invoke("run", self._entry, None, in_order(self._entry, inputs, named))
         return outputs[0] if len(outputs) == 1 else tuple(outputs)
 
     def run(self, names: Sequence[str] | None, inputs: Mapping[str, Any]) -> list[Array]:
         """As in ONNX Runtime: the outputs of these names (None: all), from inputs by name."""
+        if names is None:
+            return self._invoke("run", self._entry, None, by_name(self._entry, inputs))
         places = {port.name: place for place, port in enumerate(self._entry.outputs)}
-        if unknown := [name for name in names or () if name not in places]:
+        if unknown := [name for name in names if name not in places]:
             raise InputError(
                 f"There is no output {quoted(unknown)}; the program has {quoted(places)}."
             )
-        outputs = self._invoke("run", self._entry, None, inputs)
-        return outputs if names is None else [outputs[places[name]] for name in names]
+        outputs = self._invoke("run", self._entry, None, by_name(self._entry, inputs))
+        return [outputs[places[name]] for name in names]
 
     def bind(self, **buffers: Array) -> Bound:
         """A callable without arguments that reads and writes these arrays in place; other outputs
@@ -151,12 +153,12 @@ class Session:
         first, by convention).
         """
         entry = self.entry("train_step")
-        return tuple(self._invoke("train_step", entry, state, _by_name(entry, inputs, named)))
+        return tuple(self._invoke("train_step", entry, state, in_order(entry, inputs, named)))
 
     def evaluate(self, state: State, *inputs: Any, **named: Any) -> Any:
         """Runs the network with the state's parameters."""
         entry = self.entry("run")
-        outputs = self._invoke("evaluate", entry, state, _by_name(entry, inputs, named))
+        outputs = self._invoke("evaluate", entry, state, in_order(entry, inputs, named))
         return outputs[0] if len(outputs) == 1 else tuple(outputs)
 
     def bind_train_step(self, state: State, **buffers: Array) -> Bound:
@@ -174,42 +176,37 @@ class Session:
         return entry
 
     def _invoke(
-        self, function: str, entry: EntryInfo, state: State | None, inputs: Mapping[str, Any]
+        self, function: str, entry: EntryInfo, state: State | None, inputs: Sequence[Any]
     ) -> list[Array]:
-        arrays = [
-            as_input(value, port)
-            for value, port in zip(_in_order(entry, inputs), entry.inputs, strict=True)
-        ]
-        given = Tensors(arrays, [port.dtype for port in entry.inputs])
+        arrays = [as_input(value, port) for value, port in zip(inputs, entry.inputs, strict=True)]
         context = self.take_context()
         try:
-            shapes = self._output_shapes(context, entry, arrays, given)
-            outputs = [
-                empty(shape, port) for shape, port in zip(shapes, entry.outputs, strict=True)
-            ]
-            wanted = Tensors(outputs, [port.dtype for port in entry.outputs])
+            call = self._prepared(context, entry, arrays)
             handles = (context.handle, state.handle) if state is not None else (context.handle,)
-            code = self._model.api[function](
-                *handles, given.pointer, given.count, wanted.pointer, wanted.count
-            )
-            if code:
-                raise context.error(code)
-            return wanted.filled() if entry.has_data_dims else outputs
+            return call.made(arrays, entry, context, self._model.api[function], handles)
         finally:
             self.give_context(context)
 
+    def _prepared(self, context: Context, entry: EntryInfo, arrays: Sequence[Array]) -> Call:
+        """The call of an entry in a context with inputs of these shapes."""
+        key = (entry.name, *[array.shape for array in arrays])
+        call: Call | None = context.calls.get(key)
+        if call is None:
+            given = Tensors(arrays, [port.dtype for port in entry.inputs])
+            shapes = self._output_shapes(context, entry, given)
+            outputs = [empty(*of) for of in zip(shapes, entry.outputs, strict=True)]
+            wanted = Tensors(outputs, [port.dtype for port in entry.outputs])
+            if len(context.calls) >= CALLS_KEPT:
+                context.calls.clear()
+            call = context.calls[key] = Call(given, wanted, shapes)
+        return call
+
     def _output_shapes(
-        self, context: Context, entry: EntryInfo, arrays: Sequence[Array], given: Tensors
+        self, context: Context, entry: EntryInfo, given: Tensors
     ) -> list[tuple[int, ...]]:
         if all(port.is_static for port in entry.outputs):
             return [port.static_shape for port in entry.outputs]
-        key = (entry.name, *(array.shape for array in arrays))
-        shapes = self._shapes.get(key)
-        if shapes is None:
-            if len(self._shapes) >= _SHAPES_KEPT:
-                self._shapes.clear()  # while other threads may look in it
-            shapes = self._shapes[key] = self._ask_shapes(context, entry, given)
-        return shapes
+        return self._ask_shapes(context, entry, given)
 
     def _ask_shapes(
         self, context: Context, entry: EntryInfo, given: Tensors
@@ -241,7 +238,16 @@ class Bound:
     and ``outputs`` holds the part that the last call has filled.
     """
 
-    __slots__ = ("_arguments", "_contexts", "_dims", "_function", "_kept", "_session", "outputs")
+    __slots__ = (
+        "_arguments",
+        "_contexts",
+        "_dims",
+        "_function",
+        "_kept",
+        "_session",
+        "_whole",
+        "outputs",
+    )
 
     def __init__(
         self,
@@ -264,12 +270,12 @@ class Bound:
             check_bindable(port.name, buffers[port.name], port, False) for port in entry.inputs
         ]
         given = Tensors(inputs, [port.dtype for port in entry.inputs])
-        outputs = self._make_outputs(session, entry, inputs, given, buffers)
+        outputs = self._make_outputs(session, entry, given, buffers)
         wanted = Tensors(outputs, [port.dtype for port in entry.outputs])
         self.outputs = {
             port.name: array for port, array in zip(entry.outputs, outputs, strict=True)
         }
-        self._dims = wanted if entry.has_data_dims else None
+        self._dims, self._whole = wanted if entry.has_data_dims else None, outputs
         self._session, self._contexts, self._kept = (
             session,
             session._contexts,
@@ -283,13 +289,12 @@ class Bound:
     def _make_outputs(
         session: Session,
         entry: EntryInfo,
-        inputs: list[Array],
         given: Tensors,
         buffers: Mapping[str, Array],
     ) -> list[Array]:
         context = session.take_context()
         try:
-            shapes = session._output_shapes(context, entry, inputs, given)
+            shapes = session._output_shapes(context, entry, given)
         finally:
             session.give_context(context)
         outputs = []
@@ -313,29 +318,4 @@ class Bound:
         if error is not None:
             raise error
         if self._dims is not None:
-            self.outputs = dict(zip(self.outputs, self._dims.filled(), strict=True))
-
-
-def _by_name(entry: EntryInfo, inputs: Sequence[Any], named: Mapping[str, Any]) -> dict[str, Any]:
-    names = [port.name for port in entry.inputs]
-    if len(inputs) > len(names):
-        raise InputError(
-            f"The program takes {len(names)} inputs ({quoted(names)}); {len(inputs)} were given."
-        )
-    if twice := [name for name in names[: len(inputs)] if name in named]:
-        raise InputError(f"The input {quoted(twice)} was given twice.")
-    return {**dict(zip(names, inputs, strict=False)), **named}
-
-
-def _in_order(entry: EntryInfo, inputs: Mapping[str, Any]) -> list[Any]:
-    names = [port.name for port in entry.inputs]
-    if not isinstance(inputs, Mapping):
-        raise InputError(
-            f"The inputs must be a mapping of names to arrays, not a {type(inputs).__name__}.",
-            hint=f"The program has {quoted(names)}.",
-        )
-    if unknown := [name for name in inputs if name not in names]:
-        raise InputError(f"There is no input {quoted(unknown)}; the program has {quoted(names)}.")
-    if missing := [name for name in names if name not in inputs]:
-        raise InputError(f"The input {quoted(missing)} is missing.")
-    return [inputs[name] for name in names]
+            self.outputs = dict(zip(self.outputs, self._dims.filled(self._whole), strict=True))

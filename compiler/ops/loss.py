@@ -48,7 +48,13 @@ def _entropy_reference(
     inside = (labels >= 0) & (labels < logits.shape[1])
     index = np.expand_dims(np.where(inside, labels, 0).astype(np.int64), 1)
     chosen = np.where(inside, np.take_along_axis(logs, index, axis=1)[:, 0], 0)
-    return [np.asarray(-chosen.mean()).astype(logits.dtype)]
+    return [np.asarray(-_mean(chosen)).astype(logits.dtype)]
+
+
+def _mean(values: Array) -> Array:
+    """Of nothing NaN, where np.mean warns."""
+    mean: Array = np.divide(values.sum(dtype=np.float64), values.size)
+    return mean
 
 
 def _error_infer(_a: NoAttrs, inputs: Sequence[TensorType]) -> Sequence[TensorType]:
@@ -72,7 +78,7 @@ def _squared(b: Builder, node: Node) -> Sequence[Value]:
 def _squared_reference(
     _a: NoAttrs, inputs: Sequence[Array], _o: Sequence[TensorType]
 ) -> Sequence[Array]:
-    return [np.asarray(np.mean((inputs[0] - inputs[1]) ** 2)).astype(inputs[0].dtype)]
+    return [np.asarray(_mean((inputs[0] - inputs[1]) ** 2)).astype(inputs[0].dtype)]
 
 
 define(Op("cross_entropy", "-mean over n of log_softmax(logits)[n, labels[n]]", _entropy_infer, _entropy_reference,

@@ -305,11 +305,13 @@ def over_a_data_dim(
     case: Case, b: Builder, dim_: Dim
 ) -> tuple[Value, dict[str, np.ndarray]] | None:
     """A row of the table of ops with the data dim in place of its free dim, and its inputs, cut to
-    that dim; None for a row without one.
+    that dim; None for a row without one, or with a body of its own free dim.
     """
     renamed = {FREE: dim_}
     types = [map_extents(given.type, renamed) for given in case.inputs]
     if case.op in INDEXED or types == [given.type for given in case.inputs]:
+        return None
+    if any(isinstance(value, Graph) for value in case.attrs.values()):
         return None
     values, feeds = [], {}
     for place, (type_, given) in enumerate(zip(types, case.inputs, strict=True)):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import weakref
 from typing import Any
 
 import numpy as np
@@ -35,6 +36,32 @@ def test_every_field_is_in_its_place() -> None:
         shape = (ctypes.c_int64 * array.ndim).from_address(tensor.shape)
         assert tuple(shape) == array.shape
         assert tensor.strides is None and tensor.byte_offset == 0
+
+
+def test_tensors_of_one_shape_are_over_other_arrays_in_turn() -> None:
+    """Arrays that may be written, that may not, without elements, and of a dtype that C lacks."""
+    own = [np.zeros(3, np.float32), np.zeros((0, 2), np.int8)]
+    fixed = np.ones(3, np.float32)
+    fixed.flags.writeable = False
+    tensors = Tensors(own, ["float32", "int8"])
+    for first in (own[0], fixed, np.ones(3, np.float32)):
+        tensors.point_to([first, own[1]])
+        found = (DLTensor * 2).from_address(tensors.pointer)
+        assert [t.data for t in found] == [first.ctypes.data, own[1].ctypes.data]
+        assert (ctypes.c_int64 * 1).from_address(found[0].shape)[0] == 3
+    halves = np.zeros(4, pytest.importorskip("ml_dtypes").bfloat16)
+    shorts = Tensors([halves], ["bfloat16"])
+    shorts.point_to([halves[:4]])
+    assert DLTensor.from_address(shorts.pointer).data == halves.ctypes.data
+
+
+def test_tensors_let_go_of_what_they_were_over() -> None:
+    array = np.zeros(3, np.float32)
+    tensors = Tensors([array], ["float32"])
+    tensors.point_to([np.ones(3, np.float32)])
+    seen = weakref.ref(array)
+    del array
+    assert seen() is None
 
 
 @pytest.mark.parametrize(

@@ -48,5 +48,5 @@ class Raw:
 
 def tensors(array: np.ndarray, change: Callable[[Any], None] = lambda tensor: None) -> Tensors:
     tensors = Tensors([array], ["float32"])
-    change(tensors._kept[0][0])
+    change(tensors._tensors[0])
     return tensors

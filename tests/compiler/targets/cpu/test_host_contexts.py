@@ -210,8 +210,8 @@ def test_parameters_by_index_and_name() -> None:
     assert api["parameter_name"](model, 0) == b"layer.w"
     assert api["parameter_name"](model, 1) is None
     assert api["parameter_by_name"](state.handle, b"layer.w", view.pointer) == 0
-    assert view._kept[0][0].data == state["layer.w"].ctypes.data
-    assert view._kept[0][0].data % 64 == 0
+    assert view._tensors[0].data == state["layer.w"].ctypes.data
+    assert view._tensors[0].data % 64 == 0
     for wrong in (b"w", b"layer.w2"):
         assert (
             api["parameter_by_name"](state.handle, wrong, view.pointer)
