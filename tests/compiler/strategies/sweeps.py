@@ -46,7 +46,7 @@ SINGLE = 20  # shapes at the start of a sweep, each at one extent of its free di
 SIZES = 3  # extents of a free dim from there on
 PORTION = 150  # shapes of a sweep that one test runs
 PART = {  # one in so many of the shapes asked for
-    "winograd_f2": 2, "winograd_f6": 3, "winograd_phases_4": 10, "winograd_phases_6": 10,
+    "winograd_f2": 3, "winograd_f6": 4, "winograd_phases_4": 10, "winograd_phases_6": 10,
     "winograd_phases_8": 30, "fft_8": 10, "fft_16": 15, "fft_32": 30, "toeplitz": 15,
 }  # fmt: skip
 MOST_DRAWS = 300  # one after another that the strategy may refuse
