@@ -28,7 +28,6 @@ from .passes.freeze_states import freeze_states
 from .passes.simplify import simplify
 from .passes.trim_convolutions import trim_convolutions
 from .passes.trim_kernels import trim_kernels
-from .passes.widen_means import widen_means
 from .text import is_identical, print_graph
 from .verify import Verified, verify
 
@@ -129,8 +128,7 @@ def _verify_after(item: Pass, graph: Graph, verified: Verified) -> None:
 
 GRAPH_PASSES: tuple[Pass, ...] = (
     Pass("freeze_states", freeze_states, why="weights that never change can be folded and packed"),
-    Pass("widen_means", widen_means, why="sums of short floats, and their squares, would overflow"),
-    Pass("decompose", decompose, after=("widen_means",), why="the rules see small ops only"),
+    Pass("decompose", decompose, why="the rules see small ops only"),
     Pass("fold_constants", fold_constants, after=("freeze_states", "decompose"), why="frozen states are constants"),
     Pass("simplify", simplify, after=("decompose", "fold_constants"), why="identities have constants in them"),
     Pass("fold_batchnorm", fold_batchnorm, after=("decompose", "fold_constants", "simplify"),

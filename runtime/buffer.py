@@ -57,6 +57,11 @@ def empty(shape: Sequence[int], port: PortInfo) -> Array:
     return memory[first : first + size].view(dtype).reshape(shape)
 
 
+def blank(shape: Sequence[int], dtype: str) -> Array:
+    """An array of a shape, without memory for its elements."""
+    return np.broadcast_to(np.zeros((), numpy_dtype(dtype)), shape)
+
+
 def as_input(value: Any, port: PortInfo) -> Array:
     """The value as a native, aligned, row-major array of the port's dtype (a copy only where it
     must be).
@@ -81,18 +86,21 @@ def _converted(value: Any, port: PortInfo, dtype: np.dtype[Any]) -> Array:
         if hasattr(value, "__dlpack__"):
             return np.from_dlpack(value)
         array = np.asarray(value)
-        return array if hasattr(value, "dtype") else _from_numbers(array, dtype)
+        return array if hasattr(value, "dtype") else _from_numbers(array, port, dtype)
     except (TypeError, ValueError, BufferError, RuntimeError) as error:
         raise InputError(
             f'The input "{port.name}" must be {port}, but a {type(value).__name__} was given: {error}.'
         ) from error
 
 
-def _from_numbers(array: Array, dtype: np.dtype[Any]) -> Array:
+def _from_numbers(array: Array, port: PortInfo, dtype: np.dtype[Any]) -> Array:
     """An array that NumPy made of plain numbers, as a port's dtype: whole numbers stay what they
-    are. ValueError where one does not fit, TypeError for other kinds of numbers.
+    are. ValueError where one does not fit, TypeError for other kinds of numbers, and where uint16
+    stands for the bits of bfloat16.
     """
     is_whole = array.dtype.kind in "iu" and dtype.kind in "iu"
+    if is_whole and port.dtype == "bfloat16":
+        raise TypeError("numbers are no bits of bfloat16; install ml_dtypes")
     converted = array.astype(dtype, casting="unsafe" if is_whole or not array.size else "same_kind")
     if is_whole and not np.array_equal(converted, array):
         wrong = array[converted != array].flat[0]

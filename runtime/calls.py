@@ -34,8 +34,8 @@ class Call:
     ) -> list[Array]:  # fmt: skip
         """The outputs of one call with these arrays, of which nothing is kept."""
         given, wanted = self._given, self._wanted
-        outputs = [empty(*of) for of in zip(self._shapes, entry.outputs, strict=True)]
         given.point_to(arrays)
+        outputs = [empty(*of) for of in zip(self._shapes, entry.outputs, strict=True)]
         wanted.point_to(outputs)
         if entry.has_data_dims:
             wanted.reset_shapes()

@@ -17,7 +17,7 @@ import numpy.typing as npt
 
 from netloom.errors import InputError, ProgramError, UsageError, quoted
 
-from .buffer import Tensors, as_input, blank_tensors, check_bindable, empty
+from .buffer import Tensors, as_input, blank, blank_tensors, check_bindable, empty
 from .calls import Call, by_name, in_order
 from .cpu import Api, Context, Model, StateHandle, default_threads
 from .program import EntryInfo, PortInfo
@@ -194,8 +194,9 @@ class Session:
         if call is None:
             given = Tensors(arrays, [port.dtype for port in entry.inputs])
             shapes = self._output_shapes(context, entry, given)
-            outputs = [empty(*of) for of in zip(shapes, entry.outputs, strict=True)]
-            wanted = Tensors(outputs, [port.dtype for port in entry.outputs])
+            dtypes = [port.dtype for port in entry.outputs]
+            outputs = [blank(*of) for of in zip(shapes, dtypes, strict=True)]
+            wanted = Tensors(outputs, dtypes)
             if len(context.calls) >= CALLS_KEPT:
                 context.calls.clear()
             call = context.calls[key] = Call(given, wanted, shapes)

@@ -155,7 +155,8 @@ FUNCTIONS: Final[dict[str, tuple[Formula, Formula, str]]] = {
 
 
 def _of_argument(slope: Formula) -> Slope:
-    return lambda _attrs, x, _result: slope(x)
+    wide = _in_float32(slope)
+    return lambda attrs, x, _result: wide(attrs, x)
 
 
 for _name, (_formula, _slope, _doc) in FUNCTIONS.items():

@@ -22,7 +22,7 @@ def blocked_view(graph: Graph, node: Node, x: Value) -> Layout | None:
     """The layout of a view's result that keeps blocks of an image together, over an input in its
     own layout; None where there is no such layout, or no use for one."""
     axis = _blocked_axis(x)
-    if axis is None:
+    if axis is None or 0 in node.inputs[0].shape:
         return None
     if node.op.name in ("reshape", "transpose") and not _ends_as_image(graph, node, axis):
         return None

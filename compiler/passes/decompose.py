@@ -1,5 +1,5 @@
 """Composed ops are replaced by the smaller ops that they mean, until every op has a loop form of
-its own.
+its own. Means and norms of short floats are of float32 then.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ from typing import Final
 
 from ..graph import Graph, Node, Value
 from ..rewrite import Rewriter, rewrite
+from .widen_means import widened
 
 OF_CPUS: Final = ("scatter_last",)  # they have loops for these
 
@@ -21,6 +22,8 @@ def decompose(graph: Graph, kept: Collection[str] = OF_CPUS) -> Graph:
 
 
 def _parts(kept: Collection[str], rewriter: Rewriter, node: Node) -> Sequence[Value] | None:
+    if (wide := widened(rewriter, node)) is not None:
+        return wide
     if node.op.compute is not None or node.op.decompose is None or node.op.name in kept:
         return None
     return node.op.decompose(rewriter, node)

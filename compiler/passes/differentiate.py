@@ -15,6 +15,7 @@ from ..graph import Builder, Graph, Node, Value
 from ..op import ByDecomposition, NotDifferentiable
 from ..rewrite import without_dead_nodes
 from ..tensor_type import TensorType
+from .widen_means import widened
 
 
 def differentiate(b: Builder, output: Value, wrt: Sequence[Value]) -> list[Value]:
@@ -122,7 +123,7 @@ class _Backward:
         """Recompute the node through its decomposition, and walk back through that instead."""
         assert node.op.decompose is not None
         start = len(self.b.nodes)
-        parts = node.op.decompose(self.b, node)
+        parts = widened(self.b, node) or node.op.decompose(self.b, node)
         inner = self.b.nodes[start:]
         for part in inner:
             self.reach(part)

@@ -148,7 +148,7 @@ def _sum_of_floats(b: Rewriter, op: str, x: Value, w: npt.NDArray[np.int32], **a
 
 def are_exact(weights: npt.NDArray[np.int32]) -> bool:
     """Whether float32 holds all sums, of any order, of bytes times the weights of a row."""
-    return bool(np.abs(weights).sum(1, dtype=np.int64).max() * (2 * SIGNED - 1) <= EXACT)
+    return bool(np.abs(weights.astype(np.int64)).sum(1).max() * (2 * SIGNED - 1) <= EXACT)
 
 
 def _product(b: Rewriter, node: Node) -> list[Value] | None:

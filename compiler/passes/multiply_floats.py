@@ -20,7 +20,7 @@ LARGEST = 255  # of the differences of two bytes
 
 
 def multiply_floats(graph: Graph) -> Graph:
-    """The graph with int32 products of bytes by constants of 8 bits, where they are read as
+    """The graph with int32 products of bytes by small constants (bytes less a zero point), where they are read as
     float32 only, as products of float32."""
     return rewrite(graph, _multiplied)
 
@@ -34,7 +34,7 @@ def _multiplied(b: Rewriter, node: Node) -> list[Value] | None:
     x, w = product.inputs
     is_of_bytes = x.dtype is INT32 and w.type.is_static and centred(b, x) is not None
     weights = integers_of(b, w) if is_of_bytes else None
-    if weights is None or np.abs(weights).max() > LARGEST:
+    if weights is None or np.abs(weights.astype(np.int64)).max() > LARGEST:
         return None
     factors = [b("cast", x, dtype=FLOAT32), b.constant(Constant(weights.astype(np.float32)))]
     return list(b.add(product.op, factors, product.attrs, product.label).outputs)

@@ -53,6 +53,8 @@ def _can_trim(m: Match) -> bool | str:
         return "the part is not one of the image's places"
     if not m.is_only_use(*(m.bound[name].output for name in ("whole", "sum") if name in m.bound)):
         return "something else reads the convolution"
+    if "c" in m.bound and m.sum.output.shape != y.shape:
+        return "what is added makes more of it"
     if "c" in m.bound and any(extent != 1 for extent in m.c.shape[2 - y.type.rank :]):
         return "what is added differs from place to place"
     return _padding(m.whole, m.part) is not None or "some of the image would have to go"

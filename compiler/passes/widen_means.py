@@ -1,8 +1,8 @@
 """Means and norms of short floats -> of float32, rounded at the end.
 
 A sum of float16 numbers, or of their squares, may exceed 65504 where their mean does not, and an
-epsilon of 1e-12 is zero there. So the composed ops that divide by such a sum are of float32 before
-they are decomposed, as their meanings in NumPy are.
+epsilon of 1e-12 is zero there. So the composed ops that divide by such a sum are of float32 when
+they are decomposed, for a run and for gradients, as their meanings in NumPy are.
 """
 
 from __future__ import annotations
@@ -10,8 +10,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Final
 
-from ..graph import Graph, Node, Value
-from ..rewrite import Rewriter, rewrite
+from ..graph import Builder, Node, Value
 from ..tensor_type import FLOAT32
 
 MEANS: Final = frozenset(
@@ -19,12 +18,8 @@ MEANS: Final = frozenset(
 )
 
 
-def widen_means(graph: Graph) -> Graph:
-    """The graph with means and norms of floats of 16 bits as those of float32."""
-    return rewrite(graph, _widened)
-
-
-def _widened(b: Rewriter, node: Node) -> Sequence[Value] | None:
+def widened(b: Builder, node: Node) -> Sequence[Value] | None:
+    """A mean or a norm of floats of 16 bits as that of float32; None for other nodes."""
     if node.op.name not in MEANS:
         return None
     dtype = node.output.dtype
@@ -35,4 +30,4 @@ def _widened(b: Rewriter, node: Node) -> Sequence[Value] | None:
     return [b("cast", made, dtype=dtype)]
 
 
-__all__ = ["widen_means"]
+__all__ = ["widened"]

@@ -11,7 +11,7 @@ import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from math import prod
-from statistics import geometric_mean
+from statistics import geometric_mean, mean
 from typing import TYPE_CHECKING, TypeAlias
 
 from ..dim import Dim, Extent, Symbol, bounds, evaluate, symbols_of
@@ -55,12 +55,12 @@ class Rates:
         if self.pricing is not None:
             return self.pricing(graph, node, batch, strategies)
         nodes = at_sizes(graph, node)
-        return {
-            s.name: Price(
-                geometric_mean([s.cost(graph, found, batch).seconds(self) for found in nodes])
-            )
-            for s in strategies
-        }
+        prices = {}
+        for s in strategies:
+            seconds = [s.cost(graph, found, batch).seconds(self) for found in nodes]
+            # nothing to compute costs nothing, which has no logarithm
+            prices[s.name] = Price(geometric_mean(seconds) if all(seconds) else mean(seconds))
+        return prices
 
 
 @dataclass(frozen=True)

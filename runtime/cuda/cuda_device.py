@@ -95,8 +95,12 @@ class CudaDevice:
             self._attribute(kinds.CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MINOR),
         )
         self._context = self._check(self._driver.cuDevicePrimaryCtxRetain(number))
-        with self._context_current():
-            self.stream = self._check(self._driver.cuStreamCreate(0))
+        try:
+            with self._context_current():
+                self.stream = self._check(self._driver.cuStreamCreate(0))
+        except BaseException:
+            self._driver.cuDevicePrimaryCtxRelease(number)
+            raise
         end = weakref.finalize(
             self, _let_go, self._driver, self._device, self._context, self.stream
         )
@@ -191,11 +195,15 @@ class CudaDevice:
                 hint=f"Kernels need a driver of CUDA {_OLDEST} or later.",
             )
         module = self._check(result)
-        handle = self._check(driver.cuModuleGetFunction(module, name.encode()))
-        size = shared.get(architecture, 0)
-        if size:  # more than a block has unasked
-            kind = driver.CUfunction_attribute.CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES
-            self._check(driver.cuFuncSetAttribute(handle, kind, size))
+        try:
+            handle = self._check(driver.cuModuleGetFunction(module, name.encode()))
+            size = shared.get(architecture, 0)
+            if size:  # more than a block has unasked
+                kind = driver.CUfunction_attribute.CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES
+                self._check(driver.cuFuncSetAttribute(handle, kind, size))
+        except BaseException:
+            driver.cuModuleUnload(module)
+            raise
         return _Function(module, handle, size)
 
     @_in_context
@@ -210,8 +218,8 @@ class CudaDevice:
         graph = self._check(self._driver.cuGraphCreate(0))
         try:
             return self._instantiated(graph, calls, after)
-        except DeviceError:
-            self._check(self._driver.cuGraphDestroy(graph))
+        except BaseException:
+            self._driver.cuGraphDestroy(graph)
             raise
 
     def _instantiated(

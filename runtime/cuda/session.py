@@ -286,8 +286,8 @@ class CudaSession:
     def _plan(self, entry: Entry, state: CudaState | None, dims: Mapping[str, int]) -> Plan:
         key = (entry.name, None if state is None else id(state), *sorted(dims.items()))
         if key not in self._plans:
-            if len(self._plans) >= _PLANS_KEPT:
-                self._plans.pop(next(iter(self._plans))).free()
+            for oldest in list(self._plans)[: max(len(self._plans) + 1 - _PLANS_KEPT, 0)]:
+                _freed_plan(self._plans, oldest)
             states = state.addresses if state is not None else self.resident.initial_states
             self._plans[key] = self._with_room(lambda: Plan(self.resident, entry, states, dims))
         return self._plans[key]
@@ -298,10 +298,18 @@ class CudaSession:
         """
         with contextlib.suppress(DeviceError):
             return make()
-        for key in [key for key, plan in self._plans.items() if plan is not kept]:
-            self._plans.pop(key).free()
+        for key, plan in list(self._plans.items()):
+            if plan is not kept:
+                _freed_plan(self._plans, key)
         self.resident.pool.drain()
         return make()
+
+
+def _freed_plan(plans: _Plans, key: tuple[Any, ...]) -> None:
+    """Frees a plan, unless the end of its state, at any time and in any thread, did so."""
+    plan = plans.pop(key, None)
+    if plan is not None:
+        plan.free()
 
 
 def _freed(plans: _Plans, resident: Resident) -> None:
@@ -320,9 +328,10 @@ def _freed_quietly(plans: _Plans, resident: Resident) -> None:
 
 def _forgotten(plans: _Plans, state: int, device: Device, address: int) -> None:
     """Frees a state's memory, and the plans over it."""
-    with contextlib.suppress(DeviceError):
-        for key in [key for key in list(plans) if key[1] == state]:
-            plans.pop(key).free()
+    gone = [plans.pop(key, None) for key in list(plans) if key[1] == state]
+    for plan in filter(None, gone):
+        with contextlib.suppress(DeviceError):
+            plan.free()
     free_quietly(device, address)
 
 

@@ -11,6 +11,7 @@ import pytest
 
 from netloom import abi
 from netloom.errors import InputError
+from netloom.runtime import buffer
 from netloom.runtime.buffer import Tensors, as_input
 from netloom.runtime.cpu import DLTensor
 from netloom.runtime.program import PortInfo
@@ -101,6 +102,15 @@ def test_plain_numbers_that_do_not_fit_are_refused(value: Any, dtype: str, wrong
 def test_other_kinds_of_numbers_are_refused(value: Any, dtype: str) -> None:
     with pytest.raises(InputError, match="must be"):
         as_input(value, _port(value, dtype))
+
+
+def test_numbers_are_no_bits_of_bfloat16(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where ml_dtypes is missing, its values are given as uint16."""
+    monkeypatch.setattr(buffer, "numpy_dtype", lambda _: np.dtype(np.uint16))
+    with pytest.raises(InputError, match="install ml_dtypes"):
+        as_input([1, 2], _port([1, 2], "bfloat16"))
+    bits = np.array([0x3F80], np.uint16)
+    assert as_input(bits, _port(bits, "bfloat16")) is bits
 
 
 def _port(value: Any, dtype: str) -> PortInfo:

@@ -15,7 +15,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import cached_property
 from queue import SimpleQueue
-from threading import Thread
+from threading import Lock, Thread
 from typing import TypeAlias
 
 from netloom.environment import worker_environment
@@ -84,15 +84,24 @@ def _compiled_beside(texts: Iterable[tuple[str, str]], cpu: Cpu, keep: Keep) -> 
         thread.shutdown(cancel_futures=True)
 
 
+_turns = Lock()
+_former: list[float] = []  # the interval that each compile found, in all threads
+
+
 @contextlib.contextmanager
 def _short_turns() -> Iterator[None]:
-    """Threads of this process that wait for the interpreter get it soon."""
-    former = sys.getswitchinterval()
-    sys.setswitchinterval(_SWITCH)
+    """Threads of this process that wait for the interpreter get it soon; the last compile to end
+    sets what the first one found.
+    """
+    with _turns:
+        _former.append(sys.getswitchinterval())
+        sys.setswitchinterval(_SWITCH)
     try:
         yield
     finally:
-        sys.setswitchinterval(former)
+        with _turns:
+            last = _former.pop()
+            sys.setswitchinterval(_SWITCH if _former else last)
 
 
 @dataclass(frozen=True)

@@ -58,3 +58,26 @@ def test_parts(
     taps = [padded[:, :, k * dilation :][:, :, : count * stride : stride] for k in range(3)]
     whole = sum(np.einsum("oc,ncl->nol", w[:, :, k], tap) for k, tap in enumerate(taps)) + sum(c)
     np.testing.assert_array_equal(made, np.maximum(whole[:, :, part], 0))
+
+
+def test_a_part_of_a_larger_sum_stays_a_part() -> None:
+    """One image and a bias for each of four samples: the part is not one of the convolution."""
+    b, rng = Builder("spread"), np.random.default_rng(6)
+    x = b.input(TensorType(FLOAT32, (1, CHANNELS, LENGTH)), "x")
+    w, c = (
+        b.constant(rng.integers(-3, 4, shape).astype(np.float32))
+        for shape in ((CHANNELS, CHANNELS, 3), (4, CHANNELS, 1))
+    )
+    pad = {"stride": (1,), "dilation": (1,), "lo": (1,), "hi": (1,), "groups": 1}
+    whole = b("add", b("broadcast", b("conv", x, w, **pad), shape=(4, CHANNELS, LENGTH)), c)
+    spread = b("add", b("conv", x, w, **pad), c)
+    size = (1, CHANNELS, LENGTH)
+    parts = [b("slice", v, start=(2, 0, 0), size=size, step=(1,) * 3) for v in (whole, spread)]
+    graph = b.build(parts)
+    given = {"x": rng.integers(-3, 4, (1, CHANNELS, LENGTH)).astype(np.float32)}
+    for made, expected in zip(
+        Session.in_process(compile_graph(graph).image).run(None, given),
+        interpret(graph, given),
+        strict=True,
+    ):
+        np.testing.assert_array_equal(made, expected)

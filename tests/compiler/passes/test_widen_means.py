@@ -10,7 +10,9 @@ import pytest
 from netloom.compiler.driver import compile_graph
 from netloom.compiler.graph import Builder, Graph, Value
 from netloom.compiler.interpret import interpret
-from netloom.compiler.passes.widen_means import widen_means
+from netloom.compiler.passes.differentiate import gradient_graph
+from netloom.compiler.passes.widen_means import widened
+from netloom.compiler.rewrite import rewrite
 from netloom.compiler.tensor_type import BFLOAT16, FLOAT16, FLOAT32, DType, TensorType
 from netloom.runtime.session import Session
 
@@ -46,8 +48,8 @@ def _graph(op: str, dtype: DType) -> Graph:
 def test_sums_have_room_and_epsilon_counts(op: str, dtype: DType) -> None:
     """Squares and sums above 65504, and rows of zeros: as float64 says."""
     graph = _graph(op, dtype)
-    widened = widen_means(graph)
-    assert {n.output.dtype for n in widened.nodes if n.op.name == op} == {FLOAT32}
+    wide = rewrite(graph, widened)
+    assert {n.output.dtype for n in wide.nodes if n.op.name == op} == {FLOAT32}
     shape = graph.inputs[0].type.static_shape
     x = np.random.default_rng(2).uniform(600, 4000, shape).astype(dtype.numpy)
     x.reshape(-1, 40)[:2] = 0
@@ -55,7 +57,7 @@ def test_sums_have_room_and_epsilon_counts(op: str, dtype: DType) -> None:
     exact = _in_float64(op, graph, x.astype(np.float64))
     unit = 2.0 ** (-8 if dtype is BFLOAT16 else -11)
     np.testing.assert_allclose(found.astype(np.float64), exact, rtol=2 * unit, atol=4 * unit)
-    np.testing.assert_array_equal(interpret(widened, {"x": x})[0], interpret(graph, {"x": x})[0])
+    np.testing.assert_array_equal(interpret(wide, {"x": x})[0], interpret(graph, {"x": x})[0])
 
 
 def _in_float64(op: str, graph: Graph, x: np.ndarray) -> np.ndarray:
@@ -88,3 +90,53 @@ def _in_float64(op: str, graph: Graph, x: np.ndarray) -> np.ndarray:
 def _standard(x: np.ndarray, axis: int) -> np.ndarray:
     centred = x - x.mean(axis=axis, keepdims=True)
     return centred / np.sqrt((centred * centred).mean(axis=axis, keepdims=True) + 1e-12)
+
+
+# -- means that are made when others are decomposed ------------------------------------------------
+
+
+def test_losses_of_many_short_floats() -> None:
+    """Their means are made when they are decomposed: 40000 squares of 200, and 16384 rows."""
+    b = Builder("loss")
+    x, y = (b.input(TensorType(FLOAT16, (2,)), name) for name in "xy")
+    logits = b.input(TensorType(FLOAT16, (16384, 10)), "logits")
+    labels = b.constant(np.zeros(16384, np.int64))
+    losses = [b("mean_squared_error", x, y), b("cross_entropy", logits, labels)]
+    graph = b.build(losses)
+    feeds = {
+        "x": np.full(2, 200, np.float16),
+        "y": np.zeros(2, np.float16),
+        "logits": np.zeros((16384, 10), np.float16),
+    }
+    session = Session.in_process(compile_graph(graph).image, threads=1)
+    for found in (session.run(None, feeds), interpret(graph, feeds)):
+        np.testing.assert_allclose([float(a) for a in found], [40000, np.log(10)], rtol=1e-3)
+
+
+@pytest.mark.parametrize("op", ["layer_norm", "rms_norm"])
+def test_gradients_of_norms_have_room(op: str) -> None:
+    """Squares above 65504, and a constant row whose epsilon float16 does not hold."""
+    b = Builder("slopes")
+    x = b.input(TensorType(FLOAT16, (2, 40)), "x")
+    rest = [b.constant(np.ones(40, np.float16)) for _ in range(PARAMETERS[op])]
+    y = b(op, x, *rest, axis=1, epsilon=1e-12)
+    weights = b.input(TensorType(FLOAT16, (2, 40)), "w")
+    total = b("reduce_sum", b("mul", y, weights), axes=(0, 1), keep=False)
+    graph = gradient_graph(b.build([total], ["total"]), "total", ["x"])
+    rng = np.random.default_rng(3)
+    feeds = {
+        "x": rng.uniform(200, 900, (2, 40)).astype(np.float16),
+        "w": rng.uniform(-1, 1, (2, 40)).astype(np.float16),
+    }
+    slopes = Session.in_process(compile_graph(graph).image, threads=1).run(None, feeds)[-1]
+    exact = _slopes(op, feeds["x"].astype(np.float64), feeds["w"].astype(np.float64))
+    np.testing.assert_allclose(slopes.astype(np.float64), exact, rtol=0.02, atol=2e-5)
+
+
+def _slopes(op: str, x: np.ndarray, w: np.ndarray) -> np.ndarray:
+    """By hand: dx = (w - mean(w) - y mean(w y)) / d for layer_norm, without mean(w) for rms_norm."""
+    centred = x - x.mean(axis=1, keepdims=True) if op == "layer_norm" else x
+    d = np.sqrt((centred * centred).mean(axis=1, keepdims=True))
+    y = centred / d
+    along = w - w.mean(axis=1, keepdims=True) if op == "layer_norm" else w
+    return (along - y * (w * y).mean(axis=1, keepdims=True)) / d

@@ -401,6 +401,17 @@ def test_a_text_is_made_while_llvm_compiles_the_one_before(monkeypatch: pytest.M
     assert (sys.getswitchinterval(), threading.active_count()) == (interval, threads)
 
 
+def test_the_last_of_two_compiles_restores_what_the_first_found() -> None:
+    interval = sys.getswitchinterval()
+    first, second = worker_pool._short_turns(), worker_pool._short_turns()
+    first.__enter__()
+    second.__enter__()
+    first.__exit__(None, None, None)
+    assert sys.getswitchinterval() < interval
+    second.__exit__(None, None, None)
+    assert sys.getswitchinterval() == interval
+
+
 def test_other_code_has_another_object(kernels: dict[str, Kernel]) -> None:
     """The control of all equalities here."""
     assert len({compile_kernels({"f": kernel}, CPU) for kernel in some(kernels, 5).values()}) == 5
