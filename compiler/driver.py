@@ -46,6 +46,7 @@ from .passes.widen_scatters import widen_scatters
 from .pipeline import GRAPH_PASSES, Pass, Pipeline, Report
 from .program import Program, StatePort, identifier
 from .strategies import Rates, rates_of
+from .targets.cpu.host_object import functions_ahead
 from .targets.cpu.kernel_objects import compile_kernel_objects
 from .targets.cpu.machine import Cpu, cpus_named
 from .targets.cpu.shared_object import write_shared_object
@@ -180,11 +181,15 @@ class Compiled:
     @cached_property
     def variants(self) -> tuple[Variant, ...]:
         """The code for every level, the lowest first."""
-        below = [(low.program, _objects(low.kernels, low.cpu, self.workers), low.cpu)
-                 for low in self.lower]  # fmt: skip
+        bare = [
+            Variant(program, (), cpu.required, cpu.name, cpu.architecture)
+            for program, cpu in (*((low.program, low.cpu) for low in self.lower), (self.program, self.cpu))
+        ]  # fmt: skip
+        with functions_ahead(bare):
+            below = [_objects(low.kernels, low.cpu, self.workers) for low in self.lower]
+            objects = (*below, self.objects)
         return tuple(
-            Variant(program, objects, cpu.required, cpu.name, cpu.architecture)
-            for program, objects, cpu in (*below, (self.program, self.objects, self.cpu))
+            replace(variant, objects=made) for variant, made in zip(bare, objects, strict=True)
         )
 
     @cached_property

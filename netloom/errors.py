@@ -70,7 +70,11 @@ class CpuFeatureError(ToolchainError):
 
 
 class DeviceError(ToolchainError):
-    """The device that the program was compiled for is not there."""
+    """The device that the program was compiled for is not there, or does not do what it is asked."""
+
+
+class DeviceMemoryError(DeviceError):
+    """The device has no room for what is asked of it now."""
 
 
 class ProgramError(NetloomError):

@@ -124,6 +124,8 @@ def sweep_of(
     around = len(nest)
     while around and not depends(load, nest[around - 1].axis.symbol):
         around -= 1
+    if plan.together > 1 and around > len(plan.outer):
+        return None  # an axis whose items are done together has a second level there
     tiles = dim.product([level.turns for level in nest[around:]])
     is_known = all(isinstance(level.turns, int) for level in nest[1:around])
     is_only_one = dim.product([level.turns for level in nest[:around]]) == 1

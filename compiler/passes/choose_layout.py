@@ -342,7 +342,7 @@ def _in_panels_of(b: Builder, value: Value) -> Value:
 
 def _reduces_blocks(node: Node, x: Value) -> bool:
     """Whether a reduction reads channel blocks as they are: over positions of an image, or over
-    channels that fill them (what stands in padding lanes may not be zeros)."""
+    channels that fill them (padding lanes hold zeros, which would take part in a maximum)."""
     axes = set(node.attrs.axes)
     if x.layout is None or axes != {1}:
         return x.layout is not None and not {0, 1} & axes

@@ -18,7 +18,7 @@ from typing import Any, TypeVar, cast
 import numpy as np
 import numpy.typing as npt
 
-from netloom.errors import DeviceError
+from netloom.errors import DeviceError, DeviceMemoryError
 
 from .device import Call, fitting
 
@@ -121,7 +121,7 @@ class CudaDevice:
         if code == results.CUDA_SUCCESS:
             return values[0] if len(values) == 1 else tuple(values)
         if code == results.CUDA_ERROR_OUT_OF_MEMORY:
-            raise DeviceError(
+            raise DeviceMemoryError(
                 "the device has not enough free memory.", hint="Choose a smaller batch."
             )
         if code in (results.CUDA_ERROR_NO_DEVICE, results.CUDA_ERROR_STUB_LIBRARY):

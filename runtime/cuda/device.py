@@ -45,7 +45,7 @@ class Device(Protocol):
         ...
 
     def allocate(self, size: int) -> int:
-        """The address of at least ``size`` bytes, aligned to 256; DeviceError if there is not
+        """The address of at least ``size`` bytes, aligned to 256; DeviceMemoryError if there is not
         enough.
         """
         ...

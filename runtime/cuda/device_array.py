@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from netloom.errors import DeviceError
+from netloom.errors import DeviceMemoryError
 
 from ..buffer import numpy_dtype
 from . import dlpack
@@ -42,14 +42,14 @@ class Pool:
         self._is_open = True
 
     def take(self, size: int) -> int:
-        """The address of a buffer; DeviceError if there is no memory for it."""
+        """The address of a buffer; DeviceMemoryError if there is no memory for it."""
         for place, (bytes_, address) in enumerate(self._free):
             if bytes_ == size:
                 del self._free[place]
                 return address
         try:
             return self.device.allocate(size)
-        except DeviceError:
+        except DeviceMemoryError:
             if not self._free:
                 raise
             self.drain()

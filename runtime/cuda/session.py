@@ -22,7 +22,7 @@ from typing import Any, TypeAlias, TypeVar
 import numpy as np
 import numpy.typing as npt
 
-from netloom.errors import DeviceError, InputError, UsageError
+from netloom.errors import DeviceError, DeviceMemoryError, InputError, UsageError
 
 from ..buffer import as_input, numpy_dtype
 from ..program import PortInfo
@@ -296,7 +296,7 @@ class CudaSession:
         """What takes memory; where there is no room for it, in the place of all plans but one, and
         of results that nobody has any more.
         """
-        with contextlib.suppress(DeviceError):
+        with contextlib.suppress(DeviceMemoryError):
             return make()
         for key, plan in list(self._plans.items()):
             if plan is not kept:

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from netloom.errors import DeviceError
+from netloom.errors import DeviceMemoryError
 from netloom.runtime.cuda.device import Call
 
 from .machine import emulate
@@ -32,7 +32,7 @@ class EmulatedDevice:
 
     def allocate(self, size: int) -> int:
         if size + sum(data.size for data in self.memory.values()) > self.room:
-            raise DeviceError(
+            raise DeviceMemoryError(
                 "the device has not enough free memory.", hint="Choose a smaller batch."
             )
         address = self._next

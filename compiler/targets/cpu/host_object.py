@@ -9,10 +9,12 @@ LLVM nor the text of its host code, and most new ones need their tables only.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import contextlib
+from collections.abc import Callable, Iterator, Sequence
+from threading import Thread
 
 from ...cache import compiler_version, default_cache
-from .host_shape import shape_of
+from .host_shape import HostShape, shape_of
 from .llvm_version import llvm_version
 from .segments import Bytes, Segment, Weights
 from .variant import Variant, check_variants
@@ -29,25 +31,57 @@ def build_host_objects(
     ShapeError for free dims without an input.
     """
     check_variants(variants)
-    shape = shape_of(variants)
-
-    def functions() -> bytes:
-        from .host_api import compile_functions
-
-        return compile_functions(shape)
 
     def tables() -> bytes:
         from .host_api import compile_data
 
         return compile_data(variants, weights, metadata, image)
 
-    versions = (compiler_version(), llvm_version())
     is_kept = image or not weights.placements  # addresses are of no use to another process
-    key = ("host tables", *versions, *_key(variants, weights, metadata, image))
-    return (
-        _kept(("host functions", *versions, repr(shape)), functions),
-        _kept(key, tables) if is_kept else tables(),
-    )
+    key = ("host tables", *_versions(), *_key(variants, weights, metadata, image))
+    return _functions(shape_of(variants)), _kept(key, tables) if is_kept else tables()
+
+
+@contextlib.contextmanager
+def functions_ahead(variants: Sequence[Variant]) -> Iterator[None]:
+    """Functions that the cache lacks are made beside what the caller does here, for the
+    ``build_host_objects`` that follows: LLVM leaves the interpreter free. The variants may lack their objects.
+    """
+    shape = shape_of(variants)
+    if default_cache().get(*_functions_key(shape)) is not None:
+        yield
+        return
+    from . import host_api  # here, so that two threads do not import at once
+
+    def run() -> None:
+        with contextlib.suppress(Exception):  # what fails here fails again where it is asked for
+            _functions(shape)
+
+    assert host_api
+    thread = Thread(target=run, daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        thread.join()
+
+
+def _functions(shape: HostShape) -> bytes:
+    def compile() -> bytes:
+        from .host_api import compile_functions
+
+        return compile_functions(shape)
+
+    return _kept(_functions_key(shape), compile)
+
+
+def _functions_key(shape: HostShape) -> tuple[str, ...]:
+    return ("host functions", *_versions(), repr(shape))
+
+
+def _versions() -> tuple[str, str]:
+    return compiler_version(), llvm_version()
+
 
 
 def _kept(key: tuple[str, ...], compile: Callable[[], bytes]) -> bytes:

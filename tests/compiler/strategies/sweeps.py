@@ -3,7 +3,7 @@ through the whole pipeline, and what came of each.
 
 Shapes without a free dim are compiled one by one. The code of one with a free dim is for all its
 extents, so that the first ``SINGLE`` of a sweep apart it runs at ``SIZES`` of them, and each is a
-shape of its own with its own numbers: more than four in ten shapes of a long sweep have constant
+shape of its own with its own numbers: more than a third of the shapes of a long sweep have constant
 extents. ``PROGRAM`` of the shapes are one program, and shapes are for the CPU levels in turn.
 """
 
@@ -43,7 +43,7 @@ from .coverage import variants
 
 PROGRAM = 10  # shapes that are compiled as one program: independent nodes, none sees another
 SINGLE = 20  # shapes at the start of a sweep, each at one extent of its free dim
-SIZES = 3  # extents of a free dim from there on
+SIZES = 4  # extents of a free dim from there on
 PORTION = 150  # shapes of a sweep that one test runs
 PART = {  # one in so many of the shapes asked for
     "winograd_f2": 3, "winograd_f6": 4, "winograd_phases_4": 10, "winograd_phases_6": 10,

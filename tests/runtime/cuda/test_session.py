@@ -330,20 +330,36 @@ def test_too_little_memory_is_one_clear_error(compiled: CudaProgram) -> None:
         session(np.zeros((64, 3, 6, 4), np.float32))
 
 
+class Failing(EmulatedDevice):
+    captures = 0  # that work
+
+    def capture(self, calls: Any, after: Any) -> Any:
+        self.captures -= 1
+        if self.captures < 0:
+            raise DeviceError("the CUDA driver reports CUDA_ERROR_UNKNOWN.")
+        return super().capture(calls, after)
+
+
+@needs_compiler
+def test_only_a_lack_of_room_costs_other_plans(compiled: CudaProgram) -> None:
+    device = Failing({kernel.name: kernel.ptx for kernel in compiled.kernels.values()})
+    session = CudaSession(parse_program(compiled.as_bytes()), lambda: device)
+    device.captures = 1
+    x = np.zeros((2, 3, 6, 4), np.float32)
+    session(x)
+    with pytest.raises(DeviceError, match="CUDA_ERROR_UNKNOWN"):
+        session(x[:1])
+    assert device.captures == -1 and [plan.shapes for plan in session._plans.values()] == [
+        ((2, 5),)
+    ]
+    session(x)
+
+
 @needs_compiler
 def test_a_session_leaves_nothing_on_its_device(compiled: CudaProgram) -> None:
     """When it is closed, when nobody has it any more, and when a plan or the program fails."""
     ptx = {kernel.name: kernel.ptx for kernel in compiled.kernels.values()}
     x = np.zeros((2, 3, 6, 4), np.float32)
-
-    class Failing(EmulatedDevice):
-        captures = 0  # that work
-
-        def capture(self, calls: Any, after: Any) -> Any:
-            self.captures -= 1
-            if self.captures < 0:
-                raise DeviceError("the CUDA driver reports CUDA_ERROR_UNKNOWN.")
-            return super().capture(calls, after)
 
     device = Failing(ptx)
     session = CudaSession(parse_program(compiled.as_bytes()), lambda: device)

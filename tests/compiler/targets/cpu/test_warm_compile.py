@@ -6,6 +6,7 @@ import dataclasses
 import os
 import subprocess
 import sys
+import threading
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -22,13 +23,14 @@ from netloom.compiler.program import Program
 from netloom.compiler.targets.cpu import features, host_api, llvm_version
 from netloom.compiler.targets.cpu.architecture import AARCH64, X86_64
 from netloom.compiler.targets.cpu.features import FEATURES, present_features
-from netloom.compiler.targets.cpu.host_object import build_host_objects
+from netloom.compiler.targets.cpu.host_object import build_host_objects, functions_ahead
 from netloom.compiler.targets.cpu.host_shape import HostShape, shape_of
 from netloom.compiler.targets.cpu.jit import load_in_process
 from netloom.compiler.targets.cpu.machine import CPUS
 from netloom.compiler.targets.cpu.segments import Weights, lay_out
 from netloom.compiler.targets.cpu.variant import Variant
 from netloom.compiler.tensor_type import FLOAT32, TensorType
+from netloom.errors import ToolchainError
 from netloom.runtime.session import Session, load
 from tests.compiler.targets.cpu import small_programs as small
 
@@ -177,6 +179,37 @@ def test_functions_are_looked_up_by_the_shape_of_a_program(
         found, _ = build_host_objects(given, lay_out([]), ["{}"] * len(given), True)
         assert found == repr(shape_of(given)).encode()
     assert len(made) == 1 + len(others)
+
+
+def test_functions_are_made_ahead_by_another_thread(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Once, while kernels are compiled; a fault is told where the functions are asked for."""
+    monkeypatch.setenv("NETLOOM_CACHE", str(tmp_path))
+    monkeypatch.setattr(host_api, "compile_data", lambda *_: b"tables")
+    makers: list[threading.Thread] = []
+
+    def write(_: HostShape) -> bytes:
+        makers.append(threading.current_thread())
+        if len(makers) <= 2:
+            raise ToolchainError("there is no LLVM")
+        return b"functions"
+
+    monkeypatch.setattr(host_api, "compile_functions", write)
+    bare = [dataclasses.replace(variant, objects=()) for variant in variants()]
+    with functions_ahead(bare):
+        pass
+    with pytest.raises(ToolchainError, match="there is no LLVM"):
+        build_host_objects(variants(), lay_out([]), ["{}"], True)
+    with pytest.raises(KeyError), functions_ahead(bare):
+        raise KeyError("a kernel's fault")
+    for _ in range(2):
+        with functions_ahead(bare):
+            pass
+        assert build_host_objects(variants(), lay_out([]), ["{}"], True)[0] == b"functions"
+    me = threading.current_thread()
+    assert [maker is me for maker in makers] == [False, True, False]
+    assert not any(maker.is_alive() for maker in makers if maker is not me)
 
 
 def test_host_code_is_compiled_without_passes(monkeypatch: pytest.MonkeyPatch) -> None:
