@@ -83,7 +83,6 @@ def _versions() -> tuple[str, str]:
     return compiler_version(), llvm_version()
 
 
-
 def _kept(key: tuple[str, ...], compile: Callable[[], bytes]) -> bytes:
     store = default_cache()
     found = store.get(*key)
