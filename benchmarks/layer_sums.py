@@ -15,8 +15,8 @@ NAMES = tuple(strategy.name for strategy in strategies_for("conv"))
 
 @dataclass(frozen=True)
 class Row:
-    """``percent`` of the multiply-add peak on as many threads; ``bytes``: of operands and
-    result, each once; MB of workspace.
+    """``percent`` of the multiply-add peak on as many threads at the same moment; ``bytes``: of operands
+    and result, each once; MB of workspace.
     """
 
     layer: str
@@ -85,11 +85,11 @@ _WHICH: Mapping[str, Callable[[Layer], bool]] = {
 def _best(
     rows: Sequence[Row], strategies: Sequence[str], batch: int, threads: int
 ) -> dict[str, Row]:
-    """The fastest row of each layer among these strategies."""
+    """The fastest row of each layer among these strategies, at equal clocks."""
     found: dict[str, Row] = {}
     for row in rows:
         if row.strategy in strategies and (row.batch, row.threads) == (batch, threads):
-            found[row.layer] = min(found.get(row.layer, row), row, key=lambda r: r.milliseconds)
+            found[row.layer] = max(found.get(row.layer, row), row, key=lambda r: r.percent)
     return found
 
 
@@ -103,11 +103,11 @@ def _sum(
     if not layers or any(layer.name not in best for layer in layers):
         return None
     counted = [(n, best[layer.name]) for layer, n in layers.items()]
-    flops, milliseconds = (
+    flops, milliseconds, at_peak = (
         sum(n * row.flops for n, row in counted),
         sum(n * row.milliseconds for n, row in counted),
+        sum(n * row.flops / (row.percent / 100) for n, row in counted),
     )
-    rate, peak = flops / milliseconds / 1e6, 100 * counted[0][1].gflops / counted[0][1].percent
     batch, threads, family = setting
     return Sum(
         network,
@@ -118,8 +118,8 @@ def _sum(
         sum(layers.values()),
         flops / 1e9,
         milliseconds,
-        rate,
-        rate / peak,
+        flops / milliseconds / 1e6,
+        flops / at_peak,
     )
 
 

@@ -87,14 +87,20 @@ def measure(threads: Sequence[int] = ()) -> Peaks:
     threads = sorted({1, *threads})
     cpu, doubts = host_cpu(), conditions.warnings(max(threads))
     chains = _chains(cpu)
-    clock = max(_rate(_chain_kernel(1, False), cpu, 1) for _ in range(3)) * LATENCY
-    flops = {
-        n: 2 * LANES * chains * max(_rate(_chain_kernel(chains, True), cpu, n) for _ in range(3))
-        for n in threads
-    }
+    one_chain = _chains_on(_chain_kernel(1, False, TRIPS), cpu, 1, TRIPS)
+    clock = max(one_chain() for _ in range(3)) * LATENCY
+    flops = {n: max(multiplier(n, TRIPS)() for _ in range(3)) for n in threads}
     copies = {n: {reads: _copy_rate(reads, n) for reads in READS} for n in threads}
     copy, read = {n: copies[n][1] for n in threads}, {n: _read(n) for n in threads}
     return Peaks(clock, flops, copy, read, chains, cpu.name, copies, tuple(doubts))
+
+
+def multiplier(threads: int, trips: int) -> Callable[[], float]:
+    """What runs the chains so many times on each thread: GFLOP/s that a run reached."""
+    cpu = host_cpu()
+    chains = _chains(cpu)
+    run = _chains_on(_chain_kernel(chains, True, trips), cpu, threads, trips)
+    return lambda: 2 * LANES * chains * run()
 
 
 def _chains(cpu: Cpu) -> int:
@@ -102,8 +108,8 @@ def _chains(cpu: Cpu) -> int:
     return max(cpu.machine.vectors - 4, 3)
 
 
-def _chain_kernel(chains: int, is_vector: bool) -> Kernel:
-    """chains x (a = a * b + c), TRIPS times; one item per thread."""
+def _chain_kernel(chains: int, is_vector: bool, trips: int) -> Kernel:
+    """chains x (a = a * b + c), so many times; one item per thread."""
     item = Symbol("w", 0, None)
     x, y = Buffer("x", FLOAT32, (2,)), Buffer("y", FLOAT32, (chains, LANES))
     shape = (chains, LANES) if is_vector else (chains,)
@@ -118,14 +124,14 @@ def _chain_kernel(chains: int, is_vector: bool) -> Kernel:
     step = Store(sums, at, scalar.call("fma", Load(sums, at), Load(x, (0,)), Load(x, (1,))))
     body = block(
         each(Store(sums, at, scalar.literal(1.0, FLOAT32))),
-        loop(variable("t", TRIPS), TRIPS, each(step)),
+        loop(variable("t", trips), trips, each(step)),
         each(Store(y, (Dim.of(chain), Dim.of(LANE) if is_vector else 0), Load(sums, at))),
     )
     return Kernel("chains", (x, y), (), Dim.of(item) + 1, item, Allocate(sums, body))
 
 
-def _rate(kernel: Kernel, cpu: Cpu, threads: int) -> float:
-    """1e9 steps of every chain a second, over all threads."""
+def _chains_on(kernel: Kernel, cpu: Cpu, threads: int, trips: int) -> Callable[[], float]:
+    """What runs the chains on each thread: 1e9 steps of every chain a second, over all threads."""
     builder = (
         llvm.JITLibraryBuilder()
         .add_current_process()
@@ -142,14 +148,23 @@ def _rate(kernel: Kernel, cpu: Cpu, threads: int) -> float:
     for _ in range(threads):
         y = np.zeros((64, LANES), np.float32)
         words.append((np.array([x.ctypes.data, y.ctypes.data, 0], np.int64), y))
-    seconds = _together([lambda w=w: function(w[0].ctypes.data, 0, 1) for w in words])  # type: ignore[misc]
-    return threads * TRIPS / seconds / 1e9
+
+    def run() -> float:
+        assert library and x.size  # which the code and its arguments lie in
+        seconds = _together([lambda w=w: function(w[0].ctypes.data, 0, 1) for w in words])  # type: ignore[misc]
+        return threads * trips / seconds / 1e9
+
+    return run
 
 
 def _together(calls: list[Callable[[], object]]) -> float:
-    """Seconds until all calls, each on a thread of its own, are done (the calls release the
-    GIL).
+    """Seconds until all calls, each on a thread of its own, are done (the calls release the GIL); a
+    single one is made by the caller, on whose core the clock is that of what it is compared with.
     """
+    if len(calls) == 1:
+        start = time.perf_counter()
+        calls[0]()
+        return time.perf_counter() - start
     gate = threading.Barrier(len(calls) + 1)
 
     def work(call: Callable[[], object]) -> None:
