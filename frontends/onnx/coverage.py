@@ -29,7 +29,7 @@ KNOWN: Final[Mapping[str, str]] = {
     "MaxUnpool": "output_shape", "MelWeightMatrix": "all", "OneHot": "depth",
     "OptionalGetElement": "input, if it is an input of the model",
     "OptionalHasElement": "input, if it is an input of the model",
-    "Pad": "pads, constant_value, axes",
+    "Pad": "pads, axes",
     "Range": "start, limit, delta", "ReduceL1": "axes", "ReduceL2": "axes", "ReduceLogSum": "axes",
     "ReduceLogSumExp": "axes",
     "ReduceMax": "axes", "ReduceMean": "axes", "ReduceMin": "axes", "ReduceProd": "axes",

@@ -132,8 +132,8 @@ class _Importer:
         for name, constant in self._initializers(graph):
             if not name:
                 raise ModelError("an initializer has no name.", hint="Export the model again.")
-            if name in names:
-                raise ModelError(f"the initializer {printable(name)!r} is defined twice or shadows a name.",
+            if name in names.maps[0]:  # in a nested graph it hides a name outside
+                raise ModelError(f"the initializer {printable(name)!r} is defined twice.",
                                  hint="Rename one.")  # fmt: skip
             self.context.builder.label = printable(name)
             names[name] = constant()
@@ -252,7 +252,7 @@ class _Importer:
             mark_moved(self.context, call, narrow, outputs)
         except NetloomError as error:
             raise self._explained(frame, call, error) from error
-        except (ValueError, OverflowError) as error:
+        except (ValueError, ArithmeticError, LookupError) as error:
             raise ModelError(
                 f"it cannot be imported: {error}.", node=call.title, hint="Export it again."
             ) from error
@@ -357,9 +357,10 @@ class _Importer:
         deliver: Callable[[list[Item]], Frame | None],
     ) -> Frame:
         given = [info.name for info in body.graph.input]
-        if len(set(given)) < len(given) or any(not name or name in body.names for name in given):
+        own = body.names.maps[0]
+        if len(set(given)) < len(given) or any(not name or name in own for name in given):
             raise ModelError(
-                "an input of its graph has no name, or shadows another.", hint="Rename it."
+                "an input of its graph has no name, or that of another.", hint="Rename it."
             )
         names = body.names.new_child(dict(zip(given, inputs, strict=True)))
         inner = self._frame_of(body.graph, names, outer.opsets, deliver)

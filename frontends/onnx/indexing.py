@@ -159,18 +159,31 @@ def flat_index(
     return flat
 
 
+def _depth(context: Context, node: ModelNode) -> Extent:
+    """Of OneHot: a number of any dtype, or an extent."""
+    depth = node.input(1)
+    if context.array(depth) is not None or depth.dtype.is_float:
+        return int(context.scalar(depth, node, "depth"))
+    extent, *_ = context.extents(context.reshape(depth, ()), node, "depth")
+    return extent
+
+
 @INDEXING.on("OneHot", first=9)
 def one_hot(context: Context, node: ModelNode) -> Value:
     """Negative indices count from the end; others outside [0, depth) give a row of off values."""
     indices, values = node.input(0), node.input(2)
-    depth = int(context.scalar(node.input(1), node, "depth"))
-    if depth < 1 or values.shape != (2,):
+    depth = _depth(context, node)
+    if (isinstance(depth, int) and depth < 1) or values.shape != (2,):
         raise node.fault(
             f"depth is {depth} and values are {values.type}; at least 1 and two are needed."
         )
     axis = node.axis(node.integer("axis", -1), indices.type.rank + 1)
     index = wrapped_index(context, context.cast(indices, INT64), depth)
-    hot = context("one_hot", index, depth=depth, dtype=BOOL)
+    if isinstance(depth, int):
+        hot = context("one_hot", index, depth=depth, dtype=BOOL)
+    else:
+        line = context("iota", shape=(depth,), axis=0, dtype=INT64)
+        hot = context("equal", context.reshape(index, (*index.shape, 1)), line)
     order = list(range(indices.type.rank))
     order.insert(axis, indices.type.rank)
     off, on = (

@@ -81,7 +81,8 @@ class Loop:
         states = [item for item in self.state if isinstance(item, Value)]
         if len(states) < len(self.state):
             return None
-        count = self._most_turns()
+        over = self.context.array(self.goes_on)
+        count = 0 if over is not None and not over else self._most_turns()
         if isinstance(count, int) and count <= MOST_COPIES and (count or not self.grown):
             return None
         if count == MOST_TURNS and self.grown:

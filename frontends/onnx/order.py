@@ -1,6 +1,6 @@
 """The nodes of a graph in an order that defines every name before it is used.
 
-Names are checked here: each is defined once and none is shadowed or undefined; cycles are found by
+Names are checked here: each is defined once and none is undefined; cycles are found by
 counting, never by recursion. Sub-graphs (branches) count as users of the outer names that they
 read.
 """
@@ -54,17 +54,22 @@ def label(node: onnx.NodeProto) -> str:
 def reads(node: onnx.NodeProto) -> set[str]:
     """The names that a node reads, those of its sub-graphs included."""
     names = {name for name in node.input if name}
-    graphs = list(subgraphs(node))
-    made: set[str] = set()
-    while graphs:
-        graph = graphs.pop()
-        made |= {item.name for item in (*graph.input, *graph.initializer)}
-        names |= {output.name for output in graph.output}
-        for inner in graph.node:
-            made |= set(inner.output)
-            names |= {name for name in inner.input if name}
-            graphs += subgraphs(inner)
-    return names - made
+    waiting = [(graph, frozenset[str]()) for graph in subgraphs(node)]
+    while waiting:
+        graph, outside = waiting.pop()
+        made = outside.union(_made_in(graph))
+        used = {name for inner in graph.node for name in inner.input if name}
+        names |= (used | {output.name for output in graph.output}) - made
+        waiting += [(deeper, made) for inner in graph.node for deeper in subgraphs(inner)]
+    return names
+
+
+def _made_in(graph: onnx.GraphProto) -> Iterator[str]:
+    """The names that a graph defines."""
+    yield from (item.name for item in (*graph.input, *graph.initializer))
+    yield from (sparse.values.name for sparse in graph.sparse_initializer)
+    for node in graph.node:
+        yield from node.output
 
 
 def ordered(

@@ -13,7 +13,7 @@ import numpy as np
 from netloom.compiler import dim
 from netloom.compiler.dim import Extent
 from netloom.compiler.graph import Value
-from netloom.compiler.tensor_type import INT64, TensorType, broadcast_shapes
+from netloom.compiler.tensor_type import BOOL, INT64, TensorType, broadcast_shapes
 
 from .context import Context
 from .handler import HandlerTable
@@ -21,6 +21,7 @@ from .node import ModelNode
 from .restriction import TooSmall, is_negative_somewhere
 from .sizes import check_size, listed, numbers
 from .slicing import sliced
+from .tensors import NARROW
 from .window import FIX_DIMS
 
 PADDING: Final = HandlerTable()
@@ -31,22 +32,44 @@ def pad_by_attributes(context: Context, node: ModelNode) -> Value:
     pads = node.integers("paddings" if node.opset < 2 else "pads")
     if pads is None:
         raise node.fault("attribute pads is missing.", "Export it again.")
-    return _pad(context, node, pads, range(node.input(0).type.rank), node.number("value", 0.0))
+    x = node.input(0)
+    return _pad(context, node, x, pads, range(x.type.rank), node.number("value", 0.0))
 
 
 @PADDING.on("Pad", first=11)
 def pad_by_inputs(context: Context, node: ModelNode) -> Value:
-    x, axes = node.input(0), node.optional(3)
+    x, fill, axes = node.input(0), node.optional(2), node.optional(3)
     pads = context.extents(node.input(1), node, "pads")
-    number = context.scalar(node.optional(2), node, "constant_value")
     where = range(x.type.rank) if axes is None else context.integers(axes, node, "axes")
-    return _pad(context, node, pads, where, 0 if number is None else number)
+    is_known = fill is None or context.array(fill) is not None
+    number = context.scalar(fill, node, "constant_value") if is_known else 0
+    y = _pad(context, node, x, pads, where, 0 if number is None else number)
+    if is_known or node.text("mode", "constant") != "constant":
+        return y
+    return _filled_around(context, node, y, (x, pads, where))
+
+
+def _filled_around(
+    context: Context,
+    node: ModelNode,
+    y: Value,
+    padded: tuple[Value, Sequence[Extent], Sequence[int]],
+) -> Value:
+    """y, which was padded with zeros, with the number that the third input is there instead."""
+    x, pads, where = padded
+    fill = node.input(2)
+    if fill.type.elements != 1:
+        raise node.misshapen(
+            f"constant_value is {fill.type}; one number is needed.", "Export it again."
+        )
+    inside = _pad(context, node, context.splat(True, BOOL, x.shape), pads, where, False)
+    return context("select", inside, y, context.reshape(fill, ()))
 
 
 def _pad(
-    context: Context, node: ModelNode, pads: Sequence[Extent], axes: Sequence[int], number: float
-) -> Value:
-    x = node.input(0)
+    context: Context, node: ModelNode, x: Value, pads: Sequence[Extent], axes: Sequence[int],
+    number: float,
+) -> Value:  # fmt: skip
     mode = node.text("mode", "constant", ("constant", "reflect", "edge", "wrap"))
     if len(pads) != 2 * len(axes):
         raise node.fault(
@@ -166,6 +189,19 @@ def expand(context: Context, node: ModelNode) -> Value:
     return context.learn(value, lambda a: np.broadcast_to(a, static), x)
 
 
+@PADDING.on("Tile", last=5)
+def tile_axis(context: Context, node: ModelNode) -> Value:
+    """One axis, so many times."""
+    x = node.input(0)
+    times, at = (
+        int(context.scalar(node.input(k), node, what)) for k, what in ((1, "tiles"), (2, "axis"))
+    )
+    if times < 0:
+        raise node.misshapen(f"its tiles are {times}.", "Export it again.")
+    where = node.axis(at, x.type.rank)
+    return repeat(context, x, [times if axis == where else 1 for axis in range(x.type.rank)])
+
+
 @PADDING.on("Tile", first=6)
 def tile(context: Context, node: ModelNode) -> Value:
     """Each axis gets a new axis before it, which is broadcast and merged: [.., r, e, ..] -> [..,
@@ -214,7 +250,10 @@ def constant_of_shape(context: Context, node: ModelNode) -> Value:
         raise node.fault(
             f"its value is {constant.type}; one element is needed.", "Export it again."
         )
-    return _filled(context, constant.array, shape)
+    value = _filled(context, constant.array, shape)
+    if tensor.data_type in NARROW:
+        context.narrow[value] = NARROW[tensor.data_type]
+    return value
 
 
 def _filled(context: Context, number: np.ndarray, shape: tuple[Extent, ...]) -> Value:

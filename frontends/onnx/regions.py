@@ -145,7 +145,7 @@ def max_roi_pool(context: Context, node: ModelNode) -> Value:
         raise node.unsupported(f"it has {math.prod(sizes)} bins.", FIX_DIMS)
     count = rois.shape[0]
     sample = context.reshape(context.cast(context.slice_axis(rois, 1, 0, 1), INT64), (count,))
-    corners = context("round", context("mul", rois, node.number("spatial_scale", 1.0)))
+    corners = _rounded(context, context("mul", rois, node.number("spatial_scale", 1.0)))
     value = context("gather", x, sample, axis=0)  # [r, c, h, w]
     lowest = context.number(float("-inf"), x.dtype)
     # rows first, whose maxima take vectors of columns: [r, c, ph, w], then [r, c, ph, pw]
@@ -160,6 +160,17 @@ def max_roi_pool(context: Context, node: ModelNode) -> Value:
             keep=False,
         )
     return context("select", context("equal", value, lowest), 0.0, value)
+
+
+def _rounded(context: Context, x: Value) -> Value:
+    """The nearest whole number, halves away from zero, as C rounds."""
+    size = context("abs", x)
+    low = context("floor", size)
+    is_up = context("less_equal", context.number(0.5, x.dtype), context("sub", size, low))
+    whole = context("add", low, context.cast(is_up, x.dtype))
+    return context(
+        "select", context("less", x, context.number(0.0, x.dtype)), context("neg", whole), whole
+    )
 
 
 def _bins(context: Context, corners: Value, column: int, size: int, x: Value, axis: int) -> Value:

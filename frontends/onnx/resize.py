@@ -15,6 +15,7 @@ import numpy as np
 
 from netloom.compiler.dim import Extent
 from netloom.compiler.graph import Value
+from netloom.compiler.tensor_type import FLOAT32, FLOAT64
 
 from .context import Context
 from .handler import HandlerTable
@@ -28,15 +29,25 @@ COORDINATES: Final = ("half_pixel", "half_pixel_symmetric", "pytorch_half_pixel"
                       "tf_half_pixel_for_nn", "tf_crop_and_resize")  # fmt: skip
 ROUNDING: Final = ("round_prefer_floor", "round_prefer_ceil", "floor", "ceil")
 SIMPLEST: Final = 1 << 10  # the largest denominator of a scale of a free dim
+SMALLEST: Final = 1.0 / (1 << 20)  # difference of sums of integers
 
 
-@RESIZE.on("Upsample", last=8)
+@RESIZE.on("Upsample", last=6)
+def upsample_of_images(context: Context, node: ModelNode) -> Value:
+    """[n, c, h, w] by height_scale and width_scale."""
+    if node.input(0).type.rank != 4:
+        raise node.misshapen(f"its input is {node.input(0).type}; images [n, c, h, w] are needed.")
+    scales = (1.0, 1.0, *(node.number(f"{name}_scale", 1.0) for name in ("height", "width")))
+    mode = node.text("mode", "nearest", ("nearest", "bilinear"))
+    sampling = Sampling("linear" if mode == "bilinear" else mode, "asymmetric")
+    return _scaled(context, node, scales, sampling)
+
+
+@RESIZE.on("Upsample", first=7, last=8)
 def upsample_by_attribute(context: Context, node: ModelNode) -> Value:
     scales = node.numbers("scales")
     if scales is None:
-        raise node.unsupported(
-            "scales are missing (opset 1 has others).", "Convert the model to opset 9 or later."
-        )
+        raise node.fault("attribute scales is missing.", "Export it again.")
     return _scaled(context, node, scales, _legacy(node))
 
 
@@ -67,10 +78,29 @@ def _scaled(
     """Before opset 11: the nearest element is that before, of an axis that shrinks that after."""
     x = node.input(0)
     _check_length(node, "scales", scales, x.type.rank)
+    y = _real(context, x, sampling)
     for number, scale in enumerate(scales):
         own = replace(sampling, rounding="floor" if scale >= 1 else "ceil")
-        x = resample(context, node, x, _by_scale(node, x, number, scale), own)
-    return x
+        y = resample(context, node, y, _by_scale(node, x, number, scale), own)
+    return _rounded(context, y, x, sampling)
+
+
+def _real(context: Context, x: Value, sampling: Sampling) -> Value:
+    """x in what its elements are mixed in: floats of 32 bits at least, of integers 64."""
+    if sampling.mode == "nearest" or x.dtype in (FLOAT32, FLOAT64):
+        return x
+    return context.cast(x, FLOAT32 if x.dtype.is_float else FLOAT64)
+
+
+def _rounded(context: Context, y: Value, x: Value, sampling: Sampling) -> Value:
+    """y in the dtype of x: integers are cut, as ONNX Runtime has it where it mixes two neighbours,
+    else rounded. What float64 leaves of 9 may be 8.999: it counts as 9 within a millionth.
+    """
+    if y.dtype.is_float and x.dtype.is_integer:
+        is_cut = sampling.mode == "linear" and not sampling.antialias
+        step = SMALLEST if is_cut else 1.0
+        y = context("mul", context("round", context("mul", y, 1 / step)), step)
+    return context.cast(y, x.dtype)
 
 
 @RESIZE.on("Resize", first=11)
@@ -91,9 +121,11 @@ def resize(context: Context, node: ModelNode) -> Value:
     is_cropped = sampling.coordinates == "tf_crop_and_resize"
     if is_cropped:
         axes = _with_regions(context, node, axes)
+    y = _real(context, x, sampling)
     for axis in axes:
-        x = resample(context, node, x, axis, sampling)
-    return extrapolated(context, node, x, axes, sampling) if is_cropped else x
+        y = resample(context, node, y, axis, sampling)
+    y = extrapolated(context, node, y, axes, sampling) if is_cropped else y
+    return _rounded(context, y, x, sampling)
 
 
 def _axes(context: Context, node: ModelNode, numbers: Sequence[int]) -> list[Axis]:

@@ -14,11 +14,12 @@ from typing import Final
 
 from netloom.compiler.dim import Extent, product
 from netloom.compiler.graph import Value
-from netloom.compiler.tensor_type import INT64
+from netloom.compiler.tensor_type import FLOAT32, FLOAT64, INT64
 
 from .context import Context
 from .handler import HandlerTable
 from .node import ModelNode
+from .short_floats import widened
 
 SAMPLING: Final = HandlerTable()
 
@@ -110,7 +111,9 @@ def grid_sample(context: Context, node: ModelNode) -> Value:
     if rank > 2 and mode == "cubic":
         raise node.unsupported("cubic sampling of volumes is not supported.", "Use linear.")
     aligned = node.flag("align_corners", False)
-    places = context.cast(grid, x.dtype)
+    dtype = FLOAT64 if FLOAT64 in (x.dtype, grid.dtype) else FLOAT32  # short floats are no places
+    places = context.cast(grid, dtype)
+    image = x if mode == "nearest" else context.cast(x, dtype)
     axes = [
         _taps(
             context,
@@ -123,8 +126,9 @@ def grid_sample(context: Context, node: ModelNode) -> Value:
         for axis, extent in enumerate(x.shape[2:])
     ]
     sample = context("iota", shape=grid.shape[:-1], axis=0, dtype=INT64)
-    value = weighted(context, _rows(context, x), sample, x.shape[2:], axes)  # [n, out.., c]
-    return context.transpose(value, (0, rank + 1, *range(1, rank + 1)))
+    value = weighted(context, _rows(context, image), sample, x.shape[2:], axes)  # [n, out.., c]
+    order = (0, rank + 1, *range(1, rank + 1))
+    return context.cast(context.transpose(value, order), x.dtype)
 
 
 def _coordinate(context: Context, grid: Value, column: int, extent: Extent, aligned: bool) -> Value:
@@ -239,7 +243,7 @@ def roi_align(context: Context, node: ModelNode) -> Value:
     mode = node.text("mode", "avg", ("avg", "max"))
     sizes, ratio = _roi_grid(node)
     is_half = node.opset >= 16 and _is_half_pixel(node)
-    scaled = context("mul", rois, node.number("spatial_scale", 1.0))
+    scaled = context("mul", widened(context, rois), node.number("spatial_scale", 1.0))
     scaled = context("sub", scaled, 0.5) if is_half else scaled
     count = rois.shape[0]
     axes = []
@@ -250,10 +254,12 @@ def roi_align(context: Context, node: ModelNode) -> Value:
     base = context.reshape(context.cast(samples, INT64), (count, 1, 1))
     combine = "max" if mode == "max" else "add"
     # [r, h * ratio, w * ratio, c]
-    value = weighted(context, _rows(context, x), base, x.shape[2:], axes, combine)
+    image = widened(context, x)
+    value = weighted(context, _rows(context, image), base, x.shape[2:], axes, combine)
     parts = context.reshape(value, (count, sizes[0], ratio, sizes[1], ratio, x.shape[1]))
     op = "reduce_max" if mode == "max" else "reduce_mean"
-    return context.transpose(context(op, parts, axes=(2, 4), keep=False), (0, 3, 1, 2))
+    pooled = context.transpose(context(op, parts, axes=(2, 4), keep=False), (0, 3, 1, 2))
+    return context.cast(pooled, x.dtype)
 
 
 def _roi_grid(node: ModelNode) -> tuple[tuple[int, int], int]:

@@ -18,6 +18,7 @@ from .context import Context
 from .handler import HandlerTable
 from .indexing import as_far_as, check_indices, flat_index
 from .node import ModelNode
+from .restriction import TooSmall
 
 SCATTER: Final = HandlerTable()
 REDUCTIONS: Final = ("none", "add", "mul", "max", "min")
@@ -160,9 +161,9 @@ def top_k(context: Context, node: ModelNode) -> list[Value | None]:
     else:
         size = context.data_dim(_single(context, node, 1), extent, "k")
     if not _fits(context, size, extent):
-        raise node.misshapen(
-            f"k is {size} for an axis of {extent}.", "Give the free dims a range where it fits."
-        )
+        message = f"k is {size} for an axis of {extent}."
+        hint = "Give the free dims a range where it fits."
+        raise TooSmall(message, hint=hint, extent=extent - size)
     descending = node.opset < 11 or node.flag("largest", True)
     if size == 1 and (descending or not x.dtype.is_float):  # NaN is the largest, for both ops
         best = context("argmax" if descending else "argmin", x, axis=axis, keep=True, last=False)

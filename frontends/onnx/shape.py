@@ -99,7 +99,7 @@ def squeeze(context: Context, node: ModelNode) -> Value:
     given = _listed_axes(context, node)
     axes = (
         node.axes(given, x.type.rank)
-        if given is not None
+        if given  # ONNX Runtime takes an empty list as none
         else tuple(a for a, e in enumerate(x.shape) if e == 1)
     )
     for axis in axes:

@@ -27,6 +27,9 @@ def concat(context: Context, node: ModelNode) -> Value:
     if default is None and "axis" not in node.attributes:
         raise node.fault("attribute axis is missing.", "Export it again.")
     axis = node.axis(node.integer("axis", 1), values[0].type.rank)
+    if any(value.type.rank != values[0].type.rank for value in values):
+        shown = ", ".join(str(value.type) for value in values)
+        raise node.misshapen(f"its inputs {shown} differ in rank.", "Export it again.")
     whole = [value for value in values if value.shape[axis] != 0] or values[:1]
     if len(whole) == 1:
         return whole[0]
@@ -163,8 +166,16 @@ def _placed(position: Extent, extent: Extent, low: Extent, high: Extent) -> Exte
         return high
     if isinstance(position, int) and position <= -(1 << 31) + 1:
         return low
-    is_negative = position < 0 if isinstance(position, int) else dim.is_nonnegative(-position - 1)
-    counted = position + extent if is_negative else position
+    counted = position + extent * _is_negative(position)
     if counted == high:  # such as the last element, of an axis that may have none
         return high
     return dim.maximum(dim.minimum(counted, high), low)
+
+
+def _is_negative(position: Extent) -> Extent:
+    """1 of a place that counts back, else 0: a number where the sign is known, else an extent, for
+    n - 5 counts back where n is less than 5.
+    """
+    if dim.is_nonnegative(position):
+        return 0
+    return dim.minimum(dim.maximum(-position, 0), 1)

@@ -116,15 +116,21 @@ def report_support(
 def _nodes(
     model: onnx.ModelProto, functions: dict[Key, onnx.FunctionProto]
 ) -> Iterator[tuple[onnx.NodeProto, int]]:
-    """Every node that is no call of a local function, with the opset of its domain."""
-    sources: list[tuple[Any, Any]] = [(model.graph.node, model.opset_import)]
-    sources += [(function.node, function.opset_import) for function in functions.values()]
-    for nodes, imports in sources:
+    """Every node that is no call of a local function, with the opset of its domain; of functions,
+    those that are called.
+    """
+    waiting: list[tuple[Any, Any]] = [(model.graph.node, model.opset_import)]
+    called: set[Key] = set()
+    while waiting:
+        nodes, imports = waiting.pop()
         opsets = opsets_of(imports)
         for node in walk(nodes):
-            domain = key_of(node)[0]
-            if key_of(node) not in functions:
-                yield node, opsets.get(domain, 0)
+            key = key_of(node)
+            if key not in functions:
+                yield node, opsets.get(key[0], 0)
+            elif key not in called:
+                called.add(key)
+                waiting.append((functions[key].node, functions[key].opset_import))
 
 
 def _row(domain: str, op_type: str, opset: int, nodes: list[str]) -> OpSupport:

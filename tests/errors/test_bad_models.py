@@ -269,7 +269,7 @@ CASES: dict[str, Case] = {
     "undefined_input": Case("names", lambda: model([node("Add", ("x", "nowhere"))]), ModelError, ("culprit", "'nowhere'")),
     "undefined_output": Case("names", lambda: model([node("Relu")], outputs=("nowhere",)), ModelError, ("'nowhere'",)),
     "shadowed_in_branch": Case("names", lambda: conditional(branch(node("Relu", ("x",), ("x",)), node("Relu", ("x",), ("z",)))), ModelError, ("'x'", "twice")),
-    "shadowed_by_branch_initializer": Case("names", lambda: conditional(branch(node("Relu", ("x",), ("z",)), initializers=[weights("x", (1,))])), ModelError, ("'x'", "shadows")),
+    "branch_initializer_defined_twice": Case("names", lambda: conditional(branch(node("Relu", ("w",), ("z",)), initializers=[weights("w", (1,))] * 2)), ModelError, ("'w'", "twice")),
     "undefined_in_branch": Case("names", lambda: conditional(branch(node("Relu", ("nowhere",), ("z",)))), ModelError, ("'nowhere'",)),
     "undefined_in_function": Case("names", lambda: model([node("f", domain="local")], functions=[function("f", [helper.make_node("Relu", ["x"], ["b"])])]), ModelError, ("'x'", "nowhere")),
     # initializers

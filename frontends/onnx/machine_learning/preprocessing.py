@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any, Final
 
 import numpy as np
@@ -18,10 +19,6 @@ from ..node import ModelNode
 PREPROCESSING: Final = HandlerTable()
 
 
-def _real(context: Context, x: Value) -> Value:
-    return x if x.dtype.is_float else context.cast(x, FLOAT32)
-
-
 def _parameter(context: Context, node: ModelNode, name: str, x: Value, default: float) -> Value:
     """One number, or one for each feature."""
     given = node.numbers(name) or (default,)
@@ -33,8 +30,8 @@ def _parameter(context: Context, node: ModelNode, name: str, x: Value, default: 
 
 @PREPROCESSING.on("Scaler")
 def scaler(context: Context, node: ModelNode) -> Value:
-    """(x - offset) * scale."""
-    x = _real(context, node.input(0))
+    """(x - offset) * scale as float32."""
+    x = context.cast(node.input(0), FLOAT32)
     centred = context("sub", x, _parameter(context, node, "offset", x, 0.0))
     return context("mul", centred, _parameter(context, node, "scale", x, 1.0))
 
@@ -42,7 +39,7 @@ def scaler(context: Context, node: ModelNode) -> Value:
 @PREPROCESSING.on("Normalizer")
 def normalizer(context: Context, node: ModelNode) -> Value:
     """x over the largest, the sum of sizes, or the length of its row; rows of zeros stay."""
-    x = _real(context, node.input(0))
+    x = context.cast(node.input(0), FLOAT32)
     if not x.type.rank:
         raise node.misshapen("its input is a scalar; rows are needed.")
     axes = (x.type.rank - 1,)
@@ -61,8 +58,8 @@ def normalizer(context: Context, node: ModelNode) -> Value:
 @PREPROCESSING.on("Binarizer")
 def binarizer(context: Context, node: ModelNode) -> Value:
     """1 where x > threshold, else 0."""
-    x = node.input(0)
-    limit = context.number(node.number("threshold", 0.0), x.dtype)
+    x, threshold = node.input(0), node.number("threshold", 0.0)
+    limit = context.number(threshold if x.dtype.is_float else math.floor(threshold), x.dtype)
     return context.cast(context("less", limit, x), x.dtype)
 
 
@@ -131,40 +128,46 @@ def one_hot_encoder(context: Context, node: ModelNode) -> Value:
 def label_encoder(context: Context, node: ModelNode) -> Value:
     """The value of the key that x equals, else the default; keys and values are numbers."""
     x = node.input(0)
-    keys, _ = _listed(context, node, "keys")
-    values, default = _listed(context, node, "values")
+    keys, values = (_listed(context, node, name) for name in ("keys", "values"))
     if keys.shape != values.shape or keys.ndim != 1 or not keys.size:
         raise node.misshapen(
             f"it has {keys.size} keys and {values.size} values.", "Convert it again."
         )
     column = context.reshape(x, (*x.shape, 1))
     is_key = context("equal", column, context.constant(keys, x.dtype))
+    if node.opset >= 4 and x.dtype.is_float and np.isnan(keys).any():  # one equals another
+        is_nan = context("and", context("is_nan", column), context.constant(np.isnan(keys)))
+        is_key = context("or", is_key, is_nan)
     rank = column.type.rank
     hits = context.cast(is_key, INT64)
     first = context("argmax", hits, axis=rank - 1, keep=False, last=False)
     is_known = context("reduce_max", hits, axes=(rank - 1,), keep=False)
     found = context("gather", context.constant(values), first, axis=0)
     one = context.number(1, INT64)
-    return context("select", context("equal", is_known, one), found, context.constant(default))
+    return context(
+        "select", context("equal", is_known, one), found, _default(context, node, values)
+    )
 
 
-def _listed(
-    context: Context, node: ModelNode, name: str
-) -> tuple[npt.NDArray[Any], npt.NDArray[Any]]:
-    """Keys or values, and the default of the same dtype."""
+def _listed(context: Context, node: ModelNode, name: str) -> npt.NDArray[Any]:
+    """Keys or values."""
     if node.texts(f"{name}_strings"):
         raise node.unsupported(f"its {name} are strings.", "Encode them outside of the model.")
-    tensor = node.tensor(f"{name}_tensor")
+    tensor, floats = node.tensor(f"{name}_tensor"), node.numbers(f"{name}_floats")
     if tensor is not None:
-        array = context.reader.constant(tensor, f"{name} of {node.title}").array
-        default = node.tensor("default_tensor")
-        if default is None:
-            return array, np.asarray(0, array.dtype)
-        return array, context.reader.constant(default, "the default").array.reshape(())
-    floats = node.numbers(f"{name}_floats")
+        return context.reader.constant(tensor, f"{name} of {node.title}").array
     if floats is not None:
-        return np.array(floats, np.float32), np.array(
-            node.number("default_float", -0.0), np.float32
-        )
-    integers = np.array(node.integers(f"{name}_int64s") or (), np.int64)
-    return integers, np.array(node.integer("default_int64", -1), np.int64)
+        return np.array(floats, np.float32)
+    return np.array(node.integers(f"{name}_int64s") or (), np.int64)
+
+
+def _default(context: Context, node: ModelNode, values: npt.NDArray[Any]) -> Value:
+    """What no key gives, of the values' dtype."""
+    tensor = node.tensor("default_tensor")
+    if tensor is not None:
+        found = context.reader.constant(tensor, f"the default of {node.title}").array.reshape(())
+    elif values.dtype.kind == "f":
+        found = np.asarray(node.number("default_float", -0.0))
+    else:
+        found = np.asarray(node.integer("default_int64", -1))
+    return context.constant(found.astype(values.dtype))

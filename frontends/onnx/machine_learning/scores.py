@@ -7,7 +7,7 @@ from typing import Final
 import numpy as np
 
 from netloom.compiler.graph import Value
-from netloom.compiler.tensor_type import FLOAT32
+from netloom.compiler.tensor_type import FLOAT32, FLOAT64
 
 from ..context import Context
 from ..node import ModelNode
@@ -16,10 +16,10 @@ TRANSFORMS: Final = ("NONE", "SOFTMAX", "LOGISTIC", "SOFTMAX_ZERO")
 INTEGER_LABELS: Final = "Convert the model with integer labels."
 
 
-def rows_of(context: Context, node: ModelNode) -> Value:
-    """The input as float [n, features]; a vector is one row."""
+def rows_of(context: Context, node: ModelNode, *, keeps_double: bool = False) -> Value:
+    """The input as float32 [n, features], as results are; a vector is one row."""
     x = node.input(0)
-    x = x if x.dtype.is_float else context.cast(x, FLOAT32)
+    x = x if keeps_double and x.dtype is FLOAT64 else context.cast(x, FLOAT32)
     if x.type.rank == 1:
         return context.reshape(x, (1, *x.shape))
     if x.type.rank != 2:
@@ -66,10 +66,12 @@ def labels_of(node: ModelNode, names: tuple[str, str]) -> tuple[int, ...]:
 
 
 def classified(
-    context: Context, scores: Value, labels: tuple[int, ...], transform: str
-) -> list[Value | None]:
-    """The label of the largest score, and the scores transformed."""
-    best = context("argmax", scores, axis=1, keep=False, last=False)
+    context: Context, scores: Value, labels: tuple[int, ...], transform: str,
+    chosen_from: Value | None = None,
+) -> list[Value | None]:  # fmt: skip
+    """The label of the largest score (among those to choose from), and the scores transformed."""
+    ranked = scores if chosen_from is None else chosen_from
+    best = context("argmax", ranked, axis=1, keep=False, last=False)
     names = context.constant(np.array(labels, np.int64))
     return [context("gather", names, best, axis=0), transformed(context, scores, transform)]
 

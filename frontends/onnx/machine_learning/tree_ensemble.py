@@ -38,8 +38,10 @@ def tree_ensemble(context: Context, node: ModelNode) -> Value:
     branches = len(forest.modes) - len(weights)
     table = np.zeros((len(forest.modes), count), weights.dtype)
     table[np.arange(branches, len(table)), targets] = weights
+    given = np.zeros(table.shape, bool)
+    given[np.arange(branches, len(table)), targets] = True
     how = _chosen(node, "aggregate_function", 1, tuple(AGGREGATES))
-    y = aggregated(context, x, forest, table, how)
+    y = aggregated(context, x, forest, table, given, how)
     return transformed(context, y, _chosen(node, "post_transform", 0, TRANSFORMS))
 
 

@@ -16,7 +16,7 @@ import numpy as np
 import numpy.typing as npt
 
 from netloom.compiler.graph import Value
-from netloom.compiler.tensor_type import BOOL, INT64
+from netloom.compiler.tensor_type import BOOL, FLOAT32, INT64
 
 from ..context import Context
 from ..handler import HandlerTable
@@ -40,6 +40,7 @@ MEMBER: Final = "BRANCH_MEMBER"
 AGGREGATES: Final = {
     "AVERAGE": "reduce_mean", "SUM": "reduce_sum", "MIN": "reduce_min", "MAX": "reduce_max",
 }  # fmt: skip
+ABSENT: Final = {"MIN": np.inf, "MAX": -np.inf}  # what a leaf without a weight counts as; else 0
 # mode -> op, whether the threshold stands first
 MODES: Final = {
     "BRANCH_LEQ": ("less_equal", False), "BRANCH_LT": ("less", False),
@@ -70,13 +71,13 @@ class Forest:
     members: Array | None = None
 
 
-def _forest(node: ModelNode, features: int) -> Forest:
+def _forest(context: Context, node: ModelNode, features: int) -> Forest:
     trees, ids = node.integers("nodes_treeids") or (), node.integers("nodes_nodeids") or ()
     columns = [
         node.integers(f"nodes_{name}") or ()
         for name in ("featureids", "truenodeids", "falsenodeids")
     ]
-    values, modes = _thresholds(node), node.texts("nodes_modes") or ()
+    values, modes = _reals(context, node, "nodes_values"), node.texts("nodes_modes") or ()
     count = len(ids)
     if not count or any(len(c) != count for c in (trees, *columns, values, modes)):
         raise node.misshapen("its lists of nodes differ in length.", "Convert it again.")
@@ -101,8 +102,13 @@ def _forest(node: ModelNode, features: int) -> Forest:
     )
 
 
-def _thresholds(node: ModelNode) -> Array:
-    return np.array(node.numbers("nodes_values") or (), np.float32)
+def _reals(context: Context, node: ModelNode, name: str) -> Array:
+    """An attribute of floats, or the tensor that there may be for it."""
+    tensor = node.tensor(f"{name}_as_tensor")
+    if tensor is None:
+        return np.array(node.numbers(name) or (), np.float32)
+    found = context.reader.constant(tensor, f"{name}_as_tensor of {node.title}").array
+    return np.ascontiguousarray(found.reshape(-1))
 
 
 def _targets(
@@ -192,43 +198,55 @@ def _is_member(context: Context, value: Value, members: Value) -> Value:
 
 
 def _weights(
-    node: ModelNode, forest: Forest, prefix: str, ids: str, count: int
+    context: Context, node: ModelNode, forest: Forest, prefix: str, ids: str, count: int
 ) -> tuple[Array, Array]:
-    """[nodes, count]: what each leaf adds to each result; and which results have any."""
+    """[nodes, count]: what each leaf adds to each result, and whether it adds anything."""
     trees, nodes = (node.integers(f"{prefix}_{name}") or () for name in ("treeids", "nodeids"))
-    targets, values = node.integers(ids) or (), node.numbers(f"{prefix}_weights") or ()
+    targets, values = node.integers(ids) or (), _reals(context, node, f"{prefix}_weights")
     if not len(trees) == len(nodes) == len(targets) == len(values):
         raise node.misshapen("its lists of weights differ in length.", "Convert it again.")
     if targets and not 0 <= min(targets) <= max(targets) < count:
         raise node.misshapen(f"a weight belongs to none of {count} results.", "Convert it again.")
-    table = np.zeros((len(forest.true), count), np.float32)
+    table = np.zeros((len(forest.true), count), values.dtype)
+    given = np.zeros(table.shape, bool)
     for key, target, value in zip(zip(trees, nodes, strict=True), targets, values, strict=True):
         if key not in forest.number:
             raise node.fault("a weight belongs to no node.", "Convert it again.")
         table[forest.number[key], target] += value
-    return table, np.unique(np.array(targets, np.int64))
+        given[forest.number[key], target] = True
+    return table, given
 
 
-def aggregated(context: Context, x: Value, forest: Forest, table: Array, how: str) -> Value:
-    """[n, results]: the leaves' weights, aggregated over the trees."""
-    rows = context("gather", context.constant(table), _leaves(context, x, forest), axis=0)
-    return context(AGGREGATES[how], rows, axes=(1,), keep=False)
+def aggregated(
+    context: Context, x: Value, forest: Forest, table: Array, given: Array, how: str
+) -> Value:
+    """[n, results]: the weights that the leaves give (``given``), aggregated over the trees; 0 where
+    no tree gives any.
+    """
+    absent = table.dtype.type(ABSENT.get(how, 0))
+    weights = context.constant(np.where(given, table, absent))
+    rows = context("gather", weights, _leaves(context, x, forest), axis=0)
+    y = context(AGGREGATES[how], rows, axes=(1,), keep=False)
+    return context("select", context("equal", y, float(absent)), 0.0, y) if absent else y
 
 
-def _sums(context: Context, node: ModelNode, x: Value, forest: Forest, table: Array) -> Value:
-    """[n, results]: what is aggregated, and base values."""
+def _sums(
+    context: Context, node: ModelNode, x: Value, forest: Forest, table: Array, given: Array
+) -> Value:
+    """[n, results]: what is aggregated, and base values, as float32."""
     how = node.text("aggregate_function", "SUM", tuple(AGGREGATES))
-    y = aggregated(context, x, forest, table, how)
-    base = node.numbers("base_values")
-    if not base:
-        return y
+    y = aggregated(context, x, forest, table, given, how)
+    base = _reals(context, node, "base_values")
+    if not len(base):
+        return context.cast(y, FLOAT32)
     if len(base) not in (1, table.shape[1]):
         raise node.misshapen(f"it has {len(base)} base values.", "Convert it again.")
-    return context("add", y, context.constant(np.array(base, np.float32)))
+    y = context("add", y, context.constant(base.astype(table.dtype)))
+    return context.cast(y, FLOAT32)
 
 
 def features_of(context: Context, node: ModelNode) -> tuple[Value, int]:
-    x = rows_of(context, node)
+    x = rows_of(context, node, keeps_double=True)
     width = x.shape[1]
     if not isinstance(width, int):
         raise node.unsupported("its number of features is a free dim.", "Fix it (dims=, --dim).")
@@ -239,9 +257,10 @@ def features_of(context: Context, node: ModelNode) -> tuple[Value, int]:
 def tree_regressor(context: Context, node: ModelNode) -> Value:
     """[n, targets]."""
     x, width = features_of(context, node)
-    forest = _forest(node, width)
-    table, _ = _weights(node, forest, "target", "target_ids", node.integer("n_targets", 1))
-    return transformed(context, _sums(context, node, x, forest, table), transform_of(node))
+    forest = _forest(context, node, width)
+    targets = node.integer("n_targets", 1)
+    table, given = _weights(context, node, forest, "target", "target_ids", targets)
+    return transformed(context, _sums(context, node, x, forest, table, given), transform_of(node))
 
 
 @TREES.on("TreeEnsembleClassifier")
@@ -251,15 +270,33 @@ def tree_classifier(context: Context, node: ModelNode) -> list[Value | None]:
     """
     x, width = features_of(context, node)
     labels = labels_of(node, ("classlabels_int64s", "classlabels_strings"))
-    forest = _forest(node, width)
-    table, used = _weights(node, forest, "class", "class_ids", len(labels))
+    forest = _forest(context, node, width)
+    table, given = _weights(context, node, forest, "class", "class_ids", len(labels))
+    used = np.flatnonzero(given.any(0))
     if len(labels) != 2 or len(used) != 1:
-        sums = _sums(context, node, x, forest, table)
-        return classified(context, sums, labels, transform_of(node))
-    score = _sums(context, node, x, forest, np.ascontiguousarray(table[:, used]))
+        sums = _sums(context, node, x, forest, table, given)
+        is_open = len(labels) > 2 and not len(_reals(context, node, "base_values"))
+        chosen_from = _scored(context, x, forest, given, sums) if is_open else sums
+        return classified(context, sums, labels, transform_of(node), chosen_from)
+    own = (np.ascontiguousarray(part[:, used]) for part in (table, given))
+    score = _sums(context, node, x, forest, *own)
     is_probability = bool((table >= 0).all())
     label = picked_by_threshold(context, score, labels, 0.5 if is_probability else 0.0)
     return [label, _pair(context, score, int(used[0]), is_probability, transform_of(node))]
+
+
+def _scored(context: Context, x: Value, forest: Forest, given: Array, sums: Value) -> Value:
+    """The sums of those classes that a leaf gives a weight to, -inf of the others: ONNX Runtime chooses
+    none of these.
+    """
+    is_leaf, owners = np.array(forest.modes) == LEAF, np.array([tree for tree, _ in forest.number])
+    always = [given[is_leaf & (owners == tree)].all(0) for tree in np.unique(owners)]
+    if np.any(always, axis=0).all():
+        return sums
+    rows = context("gather", context.constant(given), _leaves(context, x, forest), axis=0)
+    count = context("reduce_sum", context.cast(rows, INT64), axes=(1,), keep=False)
+    lowest = context.number(float("-inf"), sums.dtype)
+    return context("select", context.cast(count, BOOL), sums, lowest)
 
 
 def _pair(

@@ -44,11 +44,16 @@ ADDED_TO_STANDARD: Final = HandlerTable(ADDED_NORMALIZATION, EXPERIMENTAL)
 
 @MICROSOFT.on(*AS_IN_STANDARD)
 def as_in_standard(context: Context, node: ModelNode) -> Item:
-    """The standard's op of the same name."""
-    opset = AS_IN_STANDARD[node.op_type]
+    """The standard's op of the same name; its pads may be one row, and its step of a range 1."""
+    opset, inputs = AS_IN_STANDARD[node.op_type], list(node.inputs)
+    if node.op_type == "Pad":
+        inputs[1] = context.reshape(node.input(1), (node.input(1).type.elements,))
+    if node.op_type == "Range" and node.optional(2) is None:
+        inputs[2:] = [context.number(1, node.input(0).dtype)]
     found = (table.find(node.op_type, opset) for table in (INDEXING, PADDING, SAMPLING))
     handler = next(handler for handler in found if handler is not None)
-    made = handler.convert(context, replace(node, domain="", opset=opset))
+    own = replace(node, domain="", opset=opset, inputs=tuple(inputs))
+    made = handler.convert(context, own)
     assert isinstance(made, Item)
     return made
 

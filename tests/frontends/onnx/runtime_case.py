@@ -48,6 +48,7 @@ class Case:
     first_fixed: int = 1
     domain: str = "com.microsoft"
     standard: int = 16  # its opset
+    learning: int = 3  # opset of ai.onnx.ml
 
 
 def case(
@@ -57,9 +58,10 @@ def case(
     first_fixed: int = 1,
     domain: str = "com.microsoft",
     standard: int = 16,
+    learning: int = 3,
     **attributes: Any,
 ) -> Case:
-    return Case(op, inputs, attributes, outputs, first_fixed, domain, standard)
+    return Case(op, inputs, attributes, outputs, first_fixed, domain, standard, learning)
 
 
 def model_of(c: Case) -> tuple[onnx.ModelProto, dict[str, Array]]:
@@ -82,7 +84,7 @@ def model_of(c: Case) -> tuple[onnx.ModelProto, dict[str, Array]]:
     opsets = [
         helper.make_opsetid("", c.standard),
         helper.make_opsetid("com.microsoft", 1),
-        helper.make_opsetid("ai.onnx.ml", 3),
+        helper.make_opsetid("ai.onnx.ml", c.learning),
     ]
     return helper.make_model(graph, opset_imports=opsets, ir_version=8), given
 

@@ -93,3 +93,42 @@ def test_ranks_cannot_depend_on_data() -> None:
     text = SQUEEZED.replace("x) => (y)", "x, bool c) => (y)").replace("c = Equal(size, one)", "")
     with pytest.raises(UnsupportedOpError, match="If 'y': .* only extents may be so"):
         from_onnx(model_of(text), dims={"H": 1})
+
+
+def hiding(text: str) -> onnx.ModelProto:
+    """The parser gives no name twice: v in a nested graph becomes w, a name outside."""
+    model = model_of(text)
+    (node,) = (node for node in model.graph.node if node.op_type in ("If", "Loop"))
+    for graph in (attribute.g for attribute in node.attribute):
+        for port in (*graph.input, *graph.initializer):
+            port.name = {"v": "w"}.get(port.name, port.name)
+        for inner in graph.node:
+            inner.input[:] = [{"v": "w"}.get(name, name) for name in inner.input]
+    return model
+
+
+@pytest.mark.parametrize("text", [
+    """g (float[3, 2] x, bool c) => (y) <float[1] w = {2}> { z = Mul(x, w)
+    y = If<then_branch = t () => (a) <float[1] v = {5}> { a = Mul(z, v) },
+           else_branch = e () => (b) { b = Neg(z) }>(c) }""",
+    """g (float[3, 2] x, bool c) => (y) <int64 n = {3}> { w = Neg(x)
+    y = Loop(n, c, x) <body = b (int64 i, bool d, float[3, 2] v) => (bool e, float[3, 2] u) {
+      e = Identity(d)  u = Add(v, v) }> }""",
+])  # fmt: skip
+def test_names_inside_hide_those_outside(text: str) -> None:
+    """As in ONNX Runtime, unless another branch reads the hidden value."""
+    model = hiding(text)
+    graph, runtime = from_onnx(model), onnxruntime.InferenceSession(model.SerializeToString())
+    for holds in (True, False):
+        given = {**x(3, 2), "c": np.array(holds)}
+        np.testing.assert_array_equal(interpret(graph, given)[0], runtime.run(None, given)[0])
+
+
+def test_a_loop_that_never_begins_has_empty_results() -> None:
+    text = """g (float[3, 2] x) => (y, z) <int64 n = {4}, bool c = {0}> {
+      y, z = Loop(n, c, x) <body = b (int64 i, bool d, float[3, 2] v) => (bool e, float[3, 2] u, float[3, 2] w) {
+        e = Identity(d)  u = Add(v, v)  w = Neg(v) }> }"""
+    graph = from_onnx(model_of(text))
+    y, z = interpret(graph, x(3, 2))
+    np.testing.assert_array_equal(y, x(3, 2)["x"])
+    assert z.shape == (0, 3, 2)

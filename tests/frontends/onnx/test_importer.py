@@ -309,6 +309,20 @@ def test_check_reports_everything() -> None:
     assert "TfIdfVectorizer (opset 17) x 1: not supported" in str(report)
 
 
+def test_functions_that_nothing_calls_need_no_support() -> None:
+    unused = helper.make_function(
+        "local",
+        "f",
+        ["a"],
+        ["b"],
+        [N("StringSplit", ["a"], ["b", ""])],
+        [helper.make_opsetid("", 20)],
+    )
+    source = model([N("Relu", ["x"], ["y"])], [3])
+    source.functions.append(unused)
+    assert ops(from_onnx(source)) == ["relu"]
+
+
 # -- networks --------------------------------------------------------------------------------------
 
 LIGHT = light_models()

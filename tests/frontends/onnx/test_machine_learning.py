@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
+import onnx
 import pytest
 from onnx import numpy_helper
 
@@ -24,6 +25,7 @@ FEATURES = 4
 
 
 def ml(op: str, *inputs: Array, outputs: tuple[str, ...] = ("y",), **attributes: Any) -> Case:
+    """``learning``: the domain's opset."""
     return case(op, *inputs, outputs=outputs, domain=DOMAIN, **attributes)
 
 
@@ -97,8 +99,33 @@ def voters(counts: tuple[int, ...], *, is_fitted: bool = False, **more: Any) -> 
     )  # fmt: skip
 
 
+def tensor(*numbers: float, dtype: Any = np.int64) -> onnx.TensorProto:
+    return numpy_helper.from_array(np.array(numbers, dtype), "numbers")
+
+
+def stumps(kind: str, x: Array, *, is_double: bool = False, **more: Any) -> Case:
+    """Two trees of one branch each, one for each of two results."""
+    prefix, ids = ("class", "class_ids") if kind == "Classifier" else ("target", "target_ids")
+    reals = {"nodes_values": [0.1, 0, 0, 0.3, 0, 0], f"{prefix}_weights": [1.5, -2.5, 3.1, -4.0]}
+    if is_double:
+        tensors = {name: tensor(*row, dtype=np.float64) for name, row in reals.items()}
+        more |= {f"{name}_as_tensor": made for name, made in tensors.items()}
+    else:
+        more |= reals
+    results = {"n_targets": 2} if kind == "Regressor" else {"classlabels_int64s": [4, 7, 9]}
+    return ml(
+        f"TreeEnsemble{kind}", x, nodes_treeids=[0, 0, 0, 1, 1, 1], nodes_nodeids=[0, 1, 2] * 2,
+        nodes_featureids=[1, 0, 0, 2, 0, 0], nodes_modes=["BRANCH_LEQ", "LEAF", "LEAF"] * 2,
+        nodes_truenodeids=[1, 0, 0] * 2, nodes_falsenodeids=[2, 0, 0] * 2,
+        outputs=BOTH if kind == "Classifier" else ("y",),
+        **{f"{prefix}_treeids": [0, 0, 1, 1], f"{prefix}_nodeids": [1, 2] * 2, ids: [0, 0, 1, 1]},
+        **results, **more,
+    )  # fmt: skip
+
+
 GAPS = np.where(RNG.random((5, FEATURES)) < 0.3, np.nan, r(5, FEATURES)).astype(np.float32)
 WHOLE = RNG.integers(0, 4, (5, 3)).astype(np.int64)
+DOUBLES = RNG.standard_normal((9, FEATURES))
 CASES = [
     ml("Scaler", r(5, 4), offset=numbers(4), scale=numbers(4)),
     ml("Scaler", WHOLE, offset=[1.0], scale=[0.5]),
@@ -135,6 +162,15 @@ CASES = [
       for used in ((0,), (1,)) for is_signed in (True, False)
       for transform in ("NONE", "LOGISTIC")),
     trees("Classifier", 3, post_transform="NONE", base_values=[0.25, 0.5, -0.5]),
+    *(stumps("Regressor", r(9, 4), aggregate_function=how) for how in ("MIN", "MAX", "AVERAGE")),
+    *(stumps(kind, DOUBLES, is_double=True) for kind in ("Regressor", "Classifier")),
+    ml("Scaler", DOUBLES, offset=[0.5], scale=[2.0]), ml("Normalizer", DOUBLES, norm="L2"),
+    ml("LinearClassifier", DOUBLES, coefficients=numbers(12), intercepts=numbers(3),
+       classlabels_ints=[4, 5, 9], outputs=BOTH),
+    *(ml("LabelEncoder", WHOLE, keys_tensor=tensor(1, 2), values_tensor=values, learning=4)
+      for values in (tensor(7, 8), tensor(7.5, 8, dtype=np.float32))),
+    *(ml("LabelEncoder", GAPS, keys_floats=[float("nan")], values_int64s=[7], learning=learning)
+      for learning in (2, 4)),
 ]  # fmt: skip
 
 
@@ -232,3 +268,10 @@ def test_tensors_of_keys() -> None:
     found = nl.compile(from_onnx(model), threads=1).session.run(None, given)
     wanted = np.select([given["x0"] == 1, given["x0"] == 2], [10, 20], 3)
     np.testing.assert_array_equal(found[0], wanted)
+
+
+def test_integers_above_a_negative_threshold() -> None:
+    """0 is above -0.5; ONNX Runtime has no Binarizer of integers."""
+    model, given = model_of(ml("Binarizer", WHOLE - 2, threshold=-0.5))
+    found = interpret(from_onnx(model), given)[0]
+    np.testing.assert_array_equal(found, (given["x0"] > -0.5).astype(np.int64))

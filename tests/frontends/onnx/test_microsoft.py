@@ -75,6 +75,7 @@ CASES = [
     case("QEmbedLayerNormalization", RNG.integers(0, 9, (2, 4)).astype(np.int32), RNG.integers(0, 2, (2, 4)).astype(np.int32), q(9, 6), q(5, 6), q(2, 6), q(6), q(6), None, *(f(0.0625) for _ in range(5)), *(u(100 + k) for k in range(5)), outputs=("y", "lengths"), first_fixed=2),
     case("SimplifiedLayerNormalization", r(2, 3, 8), r(8), epsilon=1e-5, domain=""), case("LayerNormalization", r(2, 3, 8), r(8), r(8), domain="", epsilon=1e-5),
     case("GatherND", r(3, 4, 5), np.array([[0, 1], [2, 3]], np.int64)), case("Trilu", r(4, 5), np.array(1, np.int64), upper=1), case("Range", f(1.0), f(9.0), f(2.0), first_fixed=0),
+    case("Pad", r(2, 3), np.array([[0, 1, 1, 2]], np.int64)), case("Range", f(1.0), f(5.0), first_fixed=0),
     case("Pad", r(2, 3), np.array([0, 1, 1, 2], np.int64), f(0.5)), case("GridSample", r(1, 2, 4, 5), r(1, 3, 3, 2) / 2),
 ]  # fmt: skip
 

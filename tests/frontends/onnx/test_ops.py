@@ -244,6 +244,7 @@ CASES = [
     case("Pad", r(3, 4), i(1, 2, 2, 3), fixed=[1], mode="wrap", opset=19), case("Pad", r(3, 4), i(-1, 2, 0, -1), fixed=[1], expected=lambda x: np.pad(x[1:, :-1], ((0, 0), (2, 0)))), case("Pad", r(3, 4, 5), i(2, 1), None, i(-2), fixed=[1, 3]),
     case("Pad", r(3, 4), opset=2, pads=[1, 0, 0, 2], value=2.0, expected=lambda x: np.pad(x, ((1, 0), (0, 2)), constant_values=2)),
     case("Expand", r(3, 1), i(2, 3, 4), fixed=[1]), case("Expand", r(3, 1), i(2, 1, 4), fixed=[1], free=True), case("Expand", r(3, 4), i(1), fixed=[1]), case("Tile", r(2, 3), i(2, 3), fixed=[1]), case("Tile", r(2, 3), i(1, 2), fixed=[1], free=True), case("Tile", r(2, 3), i(0, 2), fixed=[1]),
+    case("Tile", r(2, 3), np.array(2, np.float32), np.array(1, np.float32), fixed=[1, 2], opset=5, expected=lambda x: np.tile(x, (1, 2))), case("Pad", r(2, 3), i(1, 0, 0, 2), np.float32(2.5), fixed=[1]), case("Squeeze", r(2, 1, 3, 1), i(), fixed=[1], peer=True),
     case("ConstantOfShape", i(2, 3), fixed=[0]), case("ConstantOfShape", i(2, 3), fixed=[0], value=helper.make_tensor("v", onnx.TensorProto.INT32, [1], [5])),
     case("DepthToSpace", r(2, 12, 3, 5), blocksize=2), case("DepthToSpace", r(2, 12, 3, 5), blocksize=2, mode="CRD", free=True), case("SpaceToDepth", r(2, 3, 4, 6), blocksize=2, free=True),
     # -- resizing
@@ -258,6 +259,8 @@ CASES = [
     case("Upsample", r(1, 2, 4, 6), opset=7, scales=[1.0, 1.0, 2.0, 3.0], expected=lambda x: x.repeat(2, 2).repeat(3, 3)),
     case("MaxRoiPool", r(2, 3, 8, 10), np.array([[0, 1, 2, 6, 7], [1, 0, 0, 9, 3], [1, 12, 2, 18, 5]], np.float32), pooled_shape=[2, 3], peer=True, is_exported=False),
     case("MaxRoiPool", r(1, 2, 8, 8), np.array([[0, 2.4, 3, 12.6, 9.5]], np.float32), pooled_shape=[3, 3], spatial_scale=0.5, peer=True, is_exported=False),
+    case("MaxRoiPool", r(1, 2, 8, 8), np.array([[0, 1, 1, 5, 5], [0, 3, 1, 9, 7], [0, -3, -1, 13, 13]], np.float32), pooled_shape=[2, 2], spatial_scale=0.5, peer=True, is_exported=False),
+    case("Upsample", r(1, 2, 4, 6), opset=6, height_scale=2.0, width_scale=3.0, expected=lambda x: x.repeat(2, 2).repeat(3, 3)),
     # -- recurrences
     *(case("LSTM", r(5, 2, 3), r(d, 16, 3), r(d, 16, 4), r(d, 32), hidden_size=4, direction=w, outputs=3, peer=True, tolerance=1e-5)
       for d, w in ((1, "forward"), (1, "reverse"), (2, "bidirectional"))),

@@ -71,13 +71,17 @@ def leaf(x: Array, at: int) -> int:
 
 
 def walked(x: Array, function: int) -> Array:
-    """[n, 2]: leaves of another target count as 0."""
-    found = np.zeros((len(x), len(TREES["tree_roots"]), 2))
+    """[n, 2]: leaves of another target count as 0 in sums, and not among the least or largest, which is
+    0 where no leaf is of a target (as in ONNX Runtime).
+    """
+    absent = (0, 0, np.inf, -np.inf)[function]
+    found = np.full((len(x), len(TREES["tree_roots"]), 2), absent, np.float64)
     for row, numbers in enumerate(x):
         for tree, root in enumerate(TREES["tree_roots"]):
             at = leaf(numbers, root)
             found[row, tree, TREES["leaf_targetids"][at]] = TREES["leaf_weights"][at]
-    return np.asarray((found.mean(1), found.sum(1), found.min(1), found.max(1))[function])
+    result = (np.mean, np.sum, np.min, np.max)[function](found, axis=1)
+    return np.asarray(np.where(np.isinf(result), 0, result))
 
 
 def features() -> Array:
