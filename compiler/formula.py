@@ -17,7 +17,7 @@ from . import scalar
 from .dim import Extent
 from .op import Array, Compute, NoAttrs, NotDifferentiable, Op, Read, Vjp, define
 from .scalar import Expr
-from .tensor_type import BOOL, DType, TensorType, broadcast_shapes
+from .tensor_type import BOOL, FLOAT32, DType, TensorType, broadcast_shapes
 
 if TYPE_CHECKING:
     from .graph import Builder, Node, Value
@@ -63,6 +63,19 @@ def elementwise(
             **facts,
         )  # fmt: skip
     )
+
+
+def in_float32(formula: Callable[..., Expr]) -> Callable[..., Expr]:
+    """The formula; of floats of 16 bits it is evaluated in float32, and rounded once."""
+
+    def wide(attrs: Any, *arguments: Expr) -> Expr:
+        dtype = arguments[0].dtype
+        if not dtype.is_float or dtype.bytes >= FLOAT32.bytes:
+            return formula(attrs, *arguments)
+        result = formula(attrs, *(scalar.cast(argument, FLOAT32) for argument in arguments))
+        return scalar.cast(result, dtype) if result.dtype is FLOAT32 else result
+
+    return wide
 
 
 @dataclass(frozen=True)
@@ -211,4 +224,4 @@ def sum_to(b: Builder, value: Value, target: TensorType) -> Value:
     return value
 
 
-__all__ = ["Slope", "elementwise", "emit_formula", "sum_to"]
+__all__ = ["Slope", "elementwise", "emit_formula", "in_float32", "sum_to"]

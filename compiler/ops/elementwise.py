@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from .. import scalar
-from ..formula import elementwise
+from ..formula import elementwise, in_float32
 from ..op import NoAttrs, NotDifferentiable
 from ..scalar import SCALAR_FUNCTIONS, Expr, ScalarFunction, call, exp, select
 from ..tensor_type import DType
@@ -124,9 +124,17 @@ def _hard_sigmoid(a: HardSigmoidAttrs, x: Expr) -> Expr:
 
 
 def _float(
-    name: str, formula: Any, doc: str, attrs: type = NoAttrs, arity: int = 1, **facts: Any
+    name: str,
+    formula: Any,
+    doc: str,
+    attrs: type = NoAttrs,
+    arity: int = 1,
+    slope: Any = None,
+    **facts: Any,
 ) -> None:
-    elementwise(name, arity, formula, doc, attrs=attrs, kinds="f", **facts)
+    """Of floats; those of 16 bits are rounded once, at the end of the formula."""
+    wide = None if slope is None else in_float32(slope)
+    elementwise(name, arity, in_float32(formula), doc, attrs=attrs, kinds="f", slope=wide, **facts)
 
 
 def _silu_slope(_a: NoAttrs, x: Expr, _y: Expr) -> Expr:

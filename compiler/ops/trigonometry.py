@@ -13,10 +13,10 @@ from dataclasses import dataclass
 from typing import Final, TypeAlias
 
 from .. import scalar
-from ..formula import Slope, elementwise
-from ..op import NoAttrs, NotDifferentiable
+from ..formula import Slope, elementwise, in_float32
+from ..op import NotDifferentiable
 from ..scalar import Bitcast, Expr, call, exp, select
-from ..tensor_type import BOOL, FLOAT32, UINT8, DType
+from ..tensor_type import BOOL, UINT8, DType
 
 Formula: TypeAlias = Callable[[Expr], Expr]
 
@@ -117,17 +117,9 @@ def _atanh(x: Expr) -> Expr:
     return 0.5 * _log1p(2 * x / (1 - x))
 
 
-def _in_float32(formula: Formula) -> Callable[[NoAttrs, Expr], Expr]:
+def _in_float32(formula: Formula) -> Callable[..., Expr]:
     """The formula; of narrow floats evaluated in float32."""
-
-    def wide(_attrs: NoAttrs, x: Expr) -> Expr:
-        return (
-            scalar.cast(formula(scalar.cast(x, FLOAT32)), x.dtype)
-            if x.dtype.bytes < 4
-            else formula(x)
-        )
-
-    return wide
+    return in_float32(lambda _attrs, x: formula(x))
 
 
 # name -> formula, slope, meaning
@@ -155,8 +147,7 @@ FUNCTIONS: Final[dict[str, tuple[Formula, Formula, str]]] = {
 
 
 def _of_argument(slope: Formula) -> Slope:
-    wide = _in_float32(slope)
-    return lambda attrs, x, _result: wide(attrs, x)
+    return in_float32(lambda _attrs, x, _result: slope(x))
 
 
 for _name, (_formula, _slope, _doc) in FUNCTIONS.items():

@@ -1,4 +1,4 @@
-"""Means and norms of short floats -> of float32, rounded at the end.
+"""Means, norms and softmax of short floats -> of float32, rounded at the end.
 
 A sum of float16 numbers, or of their squares, may exceed 65504 where their mean does not, and an
 epsilon of 1e-12 is zero there. So the composed ops that divide by such a sum are of float32 when
@@ -14,7 +14,17 @@ from ..graph import Builder, Node, Value
 from ..tensor_type import FLOAT32
 
 MEANS: Final = frozenset(
-    {"average_pool", "group_norm", "instance_norm", "layer_norm", "lrn", "reduce_mean", "rms_norm"}
+    {
+        "average_pool",
+        "group_norm",
+        "instance_norm",
+        "layer_norm",
+        "log_softmax",
+        "lrn",
+        "reduce_mean",
+        "rms_norm",
+        "softmax",
+    }
 )
 
 

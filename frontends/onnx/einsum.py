@@ -105,7 +105,7 @@ def _diagonal(context: Context, term: str, value: Value) -> Operand:
 
 
 def _without_repeated(context: Context, operands: list[Operand]) -> list[Operand]:
-    """Axes of ellipses broadcast: one of extent 1 goes where another operand is longer."""
+    """An axis of extent 1 goes where another operand is longer."""
     longer = {
         c
         for term, value in operands
@@ -114,11 +114,7 @@ def _without_repeated(context: Context, operands: list[Operand]) -> list[Operand
     }
     result = []
     for term, value in operands:
-        kept = [
-            axis
-            for axis, c in enumerate(term)
-            if c not in ELLIPSIS or c not in longer or value.shape[axis] != 1
-        ]
+        kept = [axis for axis, c in enumerate(term) if c not in longer or value.shape[axis] != 1]
         shape = tuple(value.shape[axis] for axis in kept)
         result.append(("".join(term[axis] for axis in kept), context.reshape(value, shape)))
     return result

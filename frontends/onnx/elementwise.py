@@ -10,7 +10,7 @@ from typing import Any, Final
 import numpy as np
 from onnx import TensorProto
 
-from netloom.compiler.dim import is_nonnegative, maximum, minimum, product
+from netloom.compiler.dim import is_nonnegative, maximum, minimum
 from netloom.compiler.graph import Value
 from netloom.compiler.tensor_type import BOOL, FLOAT64, DType
 
@@ -19,11 +19,11 @@ from .context import Context
 from .handler import HandlerTable
 from .node import Item, ModelNode
 from .ratios import Ratio
+from .short_floats import widened
 from .tensors import dtype_of
 
 ELEMENTWISE: Final = HandlerTable()
 LARGEST: Final = 3.4028234663852886e38  # of float32
-MOST_FACTORS: Final = 8  # of a power of an extent
 
 # -- one ONNX op, one op of ours -------------------------------------------------------------------
 
@@ -97,7 +97,7 @@ FOLDED: Final[dict[str, Callable[[Any, Any], Any]]] = {
 def binary(context: Context, node: ModelNode) -> Value:
     x, y = node.input(0), node.input(1)
     if node.opset < 7:
-        y = _legacy_broadcast(context, node, x, y)
+        y = legacy_broadcast(context, node, x, y)
     op_type = SWAPPED.get(node.op_type, node.op_type)
     x, y = (y, x) if node.op_type in SWAPPED else (x, y)
     value = context(BINARY[op_type], x, y)
@@ -105,7 +105,7 @@ def binary(context: Context, node: ModelNode) -> Value:
     return value if folded is None else context.learn(value, folded, x, y)
 
 
-def _legacy_broadcast(context: Context, node: ModelNode, x: Value, y: Value) -> Value:
+def legacy_broadcast(context: Context, node: ModelNode, x: Value, y: Value) -> Value:
     """Before opset 7, y broadcast only if asked to, its axes placed at ``axis``."""
     if not node.flag("broadcast", False):
         if x.shape != y.shape:
@@ -133,29 +133,6 @@ def variadic(context: Context, node: ModelNode) -> Value:
 
     total = reduce(combine, node.present)
     return context("div", total, len(node.inputs)) if node.op_type == "Mean" else total
-
-
-@ELEMENTWISE.on("Pow")
-def power(context: Context, node: ModelNode) -> Value:
-    x, y = node.input(0), node.input(1)
-    if node.opset < 7:
-        y = _legacy_broadcast(context, node, x, y)
-    exponent = context.array(y)
-    is_two = exponent is not None and exponent.size == 1 and float(exponent.reshape(())) == 2.0
-    if is_two and y.type.rank <= x.type.rank:
-        value = context("mul", x, x)  # x ** 2 = x * x, rounded the same
-    else:
-        working = x.dtype if x.dtype.is_float else FLOAT64
-        raised = context("pow", context.cast(x, working), context.cast(y, working))
-        value = context.cast(raised, x.dtype)
-    return context.learn(value, np.frompyfunc(_known_power, 2, 1), x, y)
-
-
-def _known_power(x: Any, exponent: Any) -> Any:
-    """Of an extent; exporters write h h so, for images whose sides are one free dim."""
-    if not isinstance(exponent, int) or not 0 <= exponent <= MOST_FACTORS or isinstance(x, Ratio):
-        raise ValueError("no product of extents")
-    return product([x] * exponent)
 
 
 @ELEMENTWISE.on("Mod")
@@ -231,8 +208,9 @@ def celu(context: Context, node: ModelNode) -> Value:
     alpha = node.number("alpha", 1.0)
     if alpha == 0:
         raise node.fault("attribute alpha is 0; it must not be.", "Export the model again.")
-    x = node.input(0)
-    return context("mul", context("elu", context("div", x, alpha), alpha=1.0), alpha)
+    x = widened(context, node.input(0))
+    y = context("mul", context("elu", context("div", x, alpha), alpha=1.0), alpha)
+    return context.cast(y, node.input(0).dtype)
 
 
 @ELEMENTWISE.on("Selu")
@@ -255,8 +233,9 @@ def hard_sigmoid(context: Context, node: ModelNode) -> Value:
 
 @ELEMENTWISE.on("HardSwish")
 def hard_swish(context: Context, node: ModelNode) -> Value:
-    x = node.input(0)
-    return context("mul", x, context("hard_sigmoid", x, alpha=1 / 6, beta=0.5))
+    x = widened(context, node.input(0))
+    y = context("mul", x, context("hard_sigmoid", x, alpha=1 / 6, beta=0.5))
+    return context.cast(y, node.input(0).dtype)
 
 
 @ELEMENTWISE.on("ThresholdedRelu")
@@ -272,14 +251,16 @@ def gelu(context: Context, node: ModelNode) -> Value:
 
 @ELEMENTWISE.on("Mish")
 def mish(context: Context, node: ModelNode) -> Value:
-    x = node.input(0)
-    return context("mul", x, context("tanh", context("softplus", x)))
+    x = widened(context, node.input(0))
+    y = context("mul", x, context("tanh", context("softplus", x)))
+    return context.cast(y, node.input(0).dtype)
 
 
 @ELEMENTWISE.on("Swish")
 def swish(context: Context, node: ModelNode) -> Value:
-    x, alpha = node.input(0), node.number("alpha", 1.0)
-    return context("mul", x, context("sigmoid", x if alpha == 1 else context("mul", x, alpha)))
+    x, alpha = widened(context, node.input(0)), node.number("alpha", 1.0)
+    inner = x if alpha == 1 else context("mul", x, alpha)
+    return context.cast(context("mul", x, context("sigmoid", inner)), node.input(0).dtype)
 
 
 @ELEMENTWISE.on("PRelu")
@@ -287,17 +268,20 @@ def prelu(context: Context, node: ModelNode) -> Value:
     x, slope = node.input(0), node.input(1)
     if node.opset < 7 and slope.type.rank == 1 and x.type.rank > 2 and slope.shape != (1,):
         slope = context.per_channel(slope, x.type.rank)
+    if x.dtype.is_integer:
+        return context("select", context("less", x, 0), context("mul", slope, x), x)
     return context("prelu", x, slope)
 
 
 @ELEMENTWISE.on("Shrink")
 def shrink(context: Context, node: ModelNode) -> Value:
-    """x + bias below -lambd, x - bias above lambd, else 0."""
-    x, bias, edge = node.input(0), node.number("bias", 0.0), node.number("lambd", 0.5)
+    """x + bias below -lambd, x - bias above lambd, else 0; of integers cut off."""
+    bias, edge = node.number("bias", 0.0), node.number("lambd", 0.5)
+    given = node.input(0)
+    x = context.cast(given, FLOAT64) if given.dtype.is_integer else given
     low = context("select", context("less", x, -edge), context("add", x, bias), 0.0)
-    return context(
-        "select", context("less", context.number(edge, x.dtype), x), context("sub", x, bias), low
-    )
+    is_above = context("less", context.number(edge, x.dtype), x)
+    return context.cast(context("select", is_above, context("sub", x, bias), low), given.dtype)
 
 
 @ELEMENTWISE.on("Clip")
@@ -329,17 +313,18 @@ def _bounded(context: Context, op: str, x: Value, bound: Value) -> Value:
 
 @ELEMENTWISE.on("Tan")
 def tangent(context: Context, node: ModelNode) -> Value:
-    x = node.input(0)
-    return context("div", context("sin", x), context("cos", x))
+    x = widened(context, node.input(0))
+    return context.cast(context("div", context("sin", x), context("cos", x)), node.input(0).dtype)
 
 
 @ELEMENTWISE.on("Cosh")
 def hyperbolic_cosine(context: Context, node: ModelNode) -> Value:
-    """(exp(x) + exp(-x)) / 2, halved inside so that it overflows no earlier than the result."""
+    """(e e + 1 / (e e)) / 2 with e = exp(|x| / 2), halved so that it overflows no earlier than the result."""
     x = node.input(0)
-    rising = context("exp", context("sub", x, math.log(2)))
-    falling = context("exp", context("sub", context("neg", x), math.log(2)))
-    return context("add", rising, falling)
+    root = context("exp", context("mul", context("abs", widened(context, x)), 0.5))
+    rising = context("mul", context("mul", root, 0.5), root)
+    falling = context("div", context.number(0.25, root.dtype), rising)
+    return context.cast(context("add", rising, falling), x.dtype)
 
 
 # -- dtypes and identities -------------------------------------------------------------------------

@@ -7,6 +7,7 @@ from typing import Final
 from netloom.compiler.dim import exact_quotient
 from netloom.compiler.dim import product as product_of
 from netloom.compiler.graph import Value
+from netloom.compiler.tensor_type import FLOAT64
 
 from .byte_products import scaled, weights_of_columns
 from .context import Context
@@ -79,11 +80,13 @@ def _unflattened(context: Context, a: Value) -> Value:
 
 
 def _biased(context: Context, node: ModelNode, value: Value, c: Value | None) -> Value:
-    """alpha * value + beta * c."""
+    """alpha * value + beta * c; a beta of 0 leaves no NaN of c."""
     value = _scaled(context, value, node.number("alpha", 1.0))
     if c is None:
         return value
-    result = context("add", value, _scaled(context, c, node.number("beta", 1.0)))
+    beta = node.number("beta", 1.0)
+    c = context.splat(0, c.dtype, c.shape) if beta == 0 else _scaled(context, c, beta)
+    result = context("add", value, c)
     if result.shape != value.shape:
         raise node.misshapen(
             f"c is {c.type}, which does not broadcast to {value.type}.", "Export it again."
@@ -94,4 +97,6 @@ def _biased(context: Context, node: ModelNode, value: Value, c: Value | None) ->
 def _scaled(context: Context, value: Value, factor: float) -> Value:
     if factor == 1:
         return value
-    return context("mul", value, factor if value.dtype.is_float else int(factor))
+    if value.dtype.is_float or factor.is_integer():
+        return context("mul", value, factor if value.dtype.is_float else int(factor))
+    return context.cast(context("mul", context.cast(value, FLOAT64), factor), value.dtype)

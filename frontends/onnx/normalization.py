@@ -5,15 +5,18 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Final
 
-from netloom.compiler.dim import product
+from onnx import TensorProto
+
+from netloom.compiler.dim import Extent, product
 from netloom.compiler.graph import Value
-from netloom.compiler.tensor_type import INT64
+from netloom.compiler.tensor_type import FLOAT32, INT64
 
 from .context import Context
 from .handler import HandlerTable
 from .node import ModelNode
 from .short_floats import widened
 from .sizes import listed
+from .tensors import dtype_of
 
 NORMALIZATION: Final = HandlerTable()
 
@@ -42,8 +45,7 @@ def batch_normalization(context: Context, node: ModelNode) -> list[Value | None]
         raise node.unsupported(
             "statistics are asked for (training mode).", "Export the model for inference."
         )
-    parameters = [context.cast(value, x.dtype) for value in (scale, bias, mean, variance)]
-    return [context("batch_norm", x, *parameters, epsilon=epsilon)]
+    return [_batch_norm(context, x, [scale, bias, mean, variance], epsilon)]
 
 
 def _normalized_by_element(
@@ -73,13 +75,22 @@ def _training_batch_normalization(
     centred = context("sub", wide, own_mean)
     own_variance = context("reduce_mean", context("mul", centred, centred), axes=axes, keep=True)
     flat = [context.reshape(value, mean.shape) for value in (own_mean, own_variance)]
-    parameters = [context.cast(value, x.dtype) for value in (scale, bias, *flat)]
     momentum = node.number("momentum", 0.9)
     running = [
         context("add", context("mul", old, momentum), context("mul", new, 1 - momentum))
         for old, new in zip((mean, variance), flat, strict=True)
     ]
-    return [context("batch_norm", x, *parameters, epsilon=epsilon), *running]
+    return [_batch_norm(context, x, [scale, bias, *flat], epsilon), *running]
+
+
+def _batch_norm(context: Context, x: Value, parameters: Sequence[Value], epsilon: float) -> Value:
+    """Parameters keep the largest of their dtypes: float16 has no room for many a variance."""
+    dtypes = {value.dtype for value in (x, *parameters)}
+    largest = max(dtypes, key=lambda dtype: dtype.bytes)
+    is_mixed = sum(dtype.bytes == largest.bytes for dtype in dtypes) > 1  # both kinds of 16 bits
+    common = FLOAT32 if is_mixed else largest
+    wide = [context.cast(value, common) for value in parameters]
+    return context("batch_norm", x, *wide, epsilon=epsilon)
 
 
 @NORMALIZATION.on("InstanceNormalization")
@@ -150,11 +161,7 @@ def layer_normalization(context: Context, node: ModelNode) -> list[Value | None]
     epsilon = node.number("epsilon", 1e-5)
     bias = node.optional(2)
     plain = context.splat(0, x.dtype, x.shape[axis:]) if bias is None else bias
-    full = [
-        context("broadcast", v, shape=x.shape[axis:]) if v.shape != x.shape[axis:] else v
-        for v in (scale, plain)
-    ]
-    y = context("layer_norm", x, *full, axis=axis, epsilon=epsilon)
+    y = _scaled_norm(context, node, "layer_norm", x, [scale, plain])
     if not (node.is_used(1) or node.is_used(2)):
         return [y]
     wide = widened(context, x)
@@ -162,19 +169,46 @@ def layer_normalization(context: Context, node: ModelNode) -> list[Value | None]
     mean = context("reduce_mean", wide, axes=axes, keep=True)
     centred = context("sub", wide, mean)
     variance = context("reduce_mean", context("mul", centred, centred), axes=axes, keep=True)
-    return [y, mean, context("reciprocal", context("sqrt", context("add", variance, epsilon)))]
+    deviation = context("sqrt", context("add", variance, epsilon))
+    stash = dtype_of(node.integer("stash_type", TensorProto.FLOAT), f"{node.title}: the mean")
+    return [y, context.cast(mean, stash), context.cast(context("reciprocal", deviation), stash)]
+
+
+def _scaled_norm(
+    context: Context, node: ModelNode, op: str, x: Value, parameters: Sequence[Value]
+) -> Value:
+    """x normalized from the attribute axis on, times a scale (and plus a bias). Those that vary along
+    the axes before, to which ONNX broadcasts them, are applied apart.
+    """
+    axis = node.axis(node.integer("axis", -1), x.type.rank)
+    attrs = {"axis": axis, "epsilon": node.number("epsilon", 1e-5)}
+    behind = x.shape[axis:]
+    own = [_over(context, value, behind) for value in parameters]
+    whole = [value for value in own if value is not None]
+    if len(whole) == len(own):
+        return context(op, x, *whole, **attrs)
+    neutral = [context.splat(number, x.dtype, behind) for number in (1, 0)][: len(own)]
+    y = context(op, x, *neutral, **attrs)
+    for step, value in zip(("mul", "add"), parameters, strict=False):
+        y = context(step, y, value)
+    if y.shape != x.shape:
+        shown = " and ".join(str(value.type) for value in parameters)
+        raise node.misshapen(f"{shown} do not broadcast to {x.type}.", "Export it again.")
+    return y
+
+
+def _over(context: Context, parameter: Value, shape: Sequence[Extent]) -> Value | None:
+    """A parameter over the axes that are normalized; None if it varies along others."""
+    extra = max(parameter.type.rank - len(shape), 0)
+    if any(extent != 1 for extent in parameter.shape[:extra]):
+        return None
+    own = context.reshape(parameter, parameter.shape[extra:])
+    return own if own.shape == tuple(shape) else context("broadcast", own, shape=tuple(shape))
 
 
 @NORMALIZATION.on("RMSNormalization", first=23)
 def rms_normalization(context: Context, node: ModelNode) -> Value:
-    x, scale = node.input(0), node.input(1)
-    axis = node.axis(node.integer("axis", -1), x.type.rank)
-    full = (
-        scale
-        if scale.shape == x.shape[axis:]
-        else context("broadcast", scale, shape=x.shape[axis:])
-    )
-    return context("rms_norm", x, full, axis=axis, epsilon=node.number("epsilon", 1e-5))
+    return _scaled_norm(context, node, "rms_norm", node.input(0), [node.input(1)])
 
 
 @NORMALIZATION.on("LRN")

@@ -145,23 +145,24 @@ def _cropped(
 
 
 def _check_reach(x: Value, mode: str, lo: Sequence[Extent], hi: Sequence[Extent]) -> None:
-    """A mirror image is at most the input less one long; nothing can be repeated of an empty
-    axis.
-    """
+    """A mirror image is at most the input less one long; of an empty axis nothing can be repeated."""
     if mode == "constant":
         return
     for axis, extent in enumerate(x.shape):
         for pad in (lo[axis], hi[axis]):
-            rest = extent if mode == "edge" else extent - pad
-            fewest = 0 if mode == "wrap" else 1
-            if pad != 0 and not dim.is_nonnegative(rest - fewest):
+            rest = extent - pad if mode == "reflect" else extent
+            if pad != 0 and not dim.is_nonnegative(rest - 1):
                 message = f"mode {mode} cannot pad axis {axis} of {x.type} by {pad}."
                 hint = "Use smaller pads."
-                raise TooSmall(message, hint=hint, extent=rest, fewest=fewest)
+                raise TooSmall(message, hint=hint, extent=rest, fewest=1)
 
 
 def _wrapped(context: Context, x: Value, lo: Sequence[Extent], hi: Sequence[Extent]) -> Value:
-    for axis in range(x.type.rank):
+    """Repeated along each axis; where that is less than once, parts are joined."""
+    for axis, extent in enumerate(x.shape):
+        if not all(dim.is_nonnegative(extent - pad) for pad in (lo[axis], hi[axis])):
+            x = context("gather", x, _turning(context, lo[axis], extent, hi[axis]), axis=axis)
+            continue
         parts = []
         if lo[axis] != 0:
             parts.append(context.slice_axis(x, axis, x.shape[axis] - lo[axis], lo[axis]))
@@ -170,6 +171,14 @@ def _wrapped(context: Context, x: Value, lo: Sequence[Extent], hi: Sequence[Exte
             parts.append(context.slice_axis(x, axis, 0, hi[axis]))
         x = context("concat", *parts, axis=axis) if len(parts) > 1 else x
     return x
+
+
+def _turning(context: Context, before: Extent, extent: Extent, behind: Extent) -> Value:
+    """The places 0 to ``extent`` less one over and over, so that ``before`` stand before a 0."""
+    places = context("iota", shape=(before + extent + behind,), axis=0, dtype=INT64)
+    size = context.extent_value(extent)
+    rest = context("rem", context("sub", places, context.extent_value(before)), size)
+    return context("rem", context("add", rest, size), size)
 
 
 @PADDING.on("Expand", first=8)

@@ -104,14 +104,37 @@ def average_pool(context: Context, node: ModelNode) -> Value:
 
 def average_pool_of(context: Context, node: ModelNode, x: Value) -> Value:
     """The average pool of a node's attributes."""
+    kernel = node.integers("kernel_shape") or ()
+    padded, plain = with_same_padding(context, node, x, kernel, 0)
+    if plain is not node:
+        return _average_of_padded(context, node, plain, x, padded)
     window = _window(node, x)
-    count_padding = (node.opset >= 7 or bool(node.domain)) and node.flag("count_include_pad", False)
+    count_padding = _counts_padding(node)
     if not count_padding:
         _refuse_empty_windows(node, window, x.shape[2:])
     return context(
         "average_pool", x, kernel=window.kernel, stride=window.stride, dilation=window.dilation, lo=window.lo,
         hi=window.hi, count_padding=count_padding, extra=window.extra,
     )  # fmt: skip
+
+
+def _average_of_padded(
+    context: Context, node: ModelNode, plain: ModelNode, x: Value, padded: Value
+) -> Value:
+    """Over windows that lie in the padded image: the mean, or the mean over the share of the image
+    in each window.
+    """
+    mean = average_pool_of(context, plain, widened(context, padded))
+    if not _counts_padding(node):
+        image = context.splat(1, mean.dtype, (1, 1, *x.shape[2:]))
+        kernel = node.integers("kernel_shape") or ()
+        ones, _ = with_same_padding(context, node, image, kernel, 0)
+        mean = context("div", mean, average_pool_of(context, plain, ones))
+    return context.cast(mean, x.dtype)
+
+
+def _counts_padding(node: ModelNode) -> bool:
+    return (node.opset >= 7 or bool(node.domain)) and node.flag("count_include_pad", False)
 
 
 @POOLING.on("GlobalAveragePool", "GlobalMaxPool")

@@ -19,7 +19,8 @@ from .dequantized import Dequantized
 from .handler import HandlerTable
 from .matmul import product
 from .node import ModelNode
-from .tensors import dtype_of
+from .short_floats import widened
+from .tensors import NARROW, Narrow, dtype_of
 
 QUANTIZATION: Final = HandlerTable()
 
@@ -28,8 +29,7 @@ def _aligned(context: Context, node: ModelNode, x: Value, parameter: Value) -> V
     """A scale or zero point shaped to broadcast: one number, or one for each element of
     ``axis``.
     """
-    block = node.integer("block_size", 0) if node.opset >= 21 else 0
-    if block:
+    if block := node.integer("block_size", 0):
         return _blocked(context, node, x, parameter, block)
     if parameter.type.rank == 0 or parameter.shape == (1,):
         return context.reshape(parameter, ())
@@ -61,15 +61,19 @@ def _blocked(context: Context, node: ModelNode, x: Value, parameter: Value, bloc
 
 @QUANTIZATION.on("DequantizeLinear", first=10)
 def dequantize(context: Context, node: ModelNode) -> Value:
-    """(x - zero_point) * scale; narrow floats are exact in scale's dtype or in float32."""
+    """(x - zero_point) * scale, of short scales rounded once: float16 holds no integers of 16 bits."""
     x, scale, zero = node.input(0), node.input(1), node.optional(2)
     working = x.dtype if x.dtype.is_float else INT32
     wide = context.cast(x, working)
     if zero is not None:
         wide = context("sub", wide, context.cast(_aligned(context, node, x, zero), working))
-    result = context("mul", context.cast(wide, scale.dtype), _aligned(context, node, x, scale))
+    factor = widened(context, _aligned(context, node, x, scale))
+    exact = context("mul", context.cast(wide, factor.dtype), factor)
+    number = node.integer("output_dtype", 0)
+    dtype = dtype_of(number, f"{node.title}: the result") if number else scale.dtype
+    result = context.cast(exact, dtype)
     is_blocked = scale.type.rank > 1
-    if working is INT32 and scale.dtype is FLOAT32 and not is_blocked:
+    if working is INT32 and scale.dtype is dtype is FLOAT32 and not is_blocked:
         has_several = any(p is not None and p.type.elements != 1 for p in (scale, zero))
         axis = node.axis(node.integer("axis", 1), x.type.rank) if has_several else 0
         context.dequantized[result] = Dequantized(x, wide, zero, scale, axis)
@@ -79,18 +83,14 @@ def dequantize(context: Context, node: ModelNode) -> Value:
 @QUANTIZATION.on("QuantizeLinear", first=10)
 def quantize(context: Context, node: ModelNode) -> Value:
     """saturate(round(x / scale) + zero_point), halves to even."""
-    x, scale, zero = node.input(0), node.input(1), node.optional(2)
-    target = UINT8 if zero is None else zero.dtype
-    if zero is None and node.opset >= 21 and node.integer("output_dtype", 0):
-        target = dtype_of(node.integer("output_dtype", 0), f"{node.title}: the result")
-    narrow = None if zero is None else context.narrow.get(zero)
+    x, zero = node.input(0), node.optional(2)
+    target, narrow = _target(context, node, zero)
     if not target.is_integer or target.bytes > 2:
         raise node.unsupported(
             f"it quantizes to {narrow.name if narrow else target.value}.",
             "Quantize to integers of 16 bits or less.",
         )
-    scaled = context("div", context.cast(x, scale.dtype), _aligned(context, node, x, scale))
-    shifted = context("round", context.cast(scaled, FLOAT32))
+    shifted = context.cast(context("round", _quotient(context, node, x)), FLOAT32)
     if zero is not None:
         shifted = context("add", shifted, context.cast(_aligned(context, node, x, zero), FLOAT32))
     if narrow is None:
@@ -99,6 +99,28 @@ def quantize(context: Context, node: ModelNode) -> Value:
     result = context.cast(context("clip", shifted, lo=float(info.min), hi=float(info.max)), target)
     context.narrow[result] = narrow
     return result
+
+
+def _target(context: Context, node: ModelNode, zero: Value | None) -> tuple[DType, Narrow | None]:
+    """The dtype of the result, and what it carries if that is narrower."""
+    if zero is not None:
+        return zero.dtype, context.narrow.get(zero)
+    number = node.integer("output_dtype", 0)
+    if (narrow := NARROW.get(number)) is not None:
+        return narrow.carrier, narrow
+    return (dtype_of(number, f"{node.title}: the result") if number else UINT8), None
+
+
+def _quotient(context: Context, node: ModelNode, x: Value) -> Value:
+    """x / scale in the dtype that the attribute precision names, else in the scale's. Integers are
+    divided in float32.
+    """
+    scale = _aligned(context, node, x, node.input(1))
+    number = node.integer("precision", 0)
+    dtype = dtype_of(number, f"{node.title}: its precision") if number else scale.dtype
+    if not dtype.is_float or (x.dtype.is_integer and dtype.bytes < FLOAT32.bytes):
+        dtype = FLOAT32
+    return context("div", context.cast(x, dtype), context.cast(scale, dtype))
 
 
 def quantized_value(

@@ -50,7 +50,7 @@ def recurrent_layer(
         raise node.misshapen(f"its input is {x.type}; steps, batch and features are needed.")
     x = context.transpose(x, (1, 0, 2)) if is_batch_first else x
     directions = DIRECTIONS[node.text("direction", "forward", tuple(DIRECTIONS))]
-    hidden = node.integer("hidden_size", 0)
+    hidden = _hidden_size(node, is_transposed)
     _check_shapes(node, x, hidden, len(directions), is_transposed)
     with context.whole_weights():
         results = [
@@ -63,6 +63,13 @@ def recurrent_layer(
         y = context.transpose(y, (2, 0, 1, 3))
         states = [context.transpose(state, (1, 0, 2)) for state in states]
     return [y, *states]
+
+
+def _hidden_size(node: ModelNode, is_transposed: bool) -> int:
+    """The attribute; without it, what the recurrent weights say."""
+    weights = node.input(2)
+    extent = weights.shape[1 if is_transposed else 2] if weights.type.rank == 3 else 0
+    return node.integer("hidden_size", extent if isinstance(extent, int) else 0)
 
 
 def _check_shapes(

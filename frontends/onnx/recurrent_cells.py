@@ -63,17 +63,18 @@ class Direction:
 
 
 def activations_of(node: ModelNode, direction: int) -> tuple[Activation, ...]:
+    """Of one direction. Their numbers are taken in the order of the activations of all directions."""
     count = len(DEFAULTS[node.op_type])
-    names = (node.texts("activations") or DEFAULTS[node.op_type] * 2)[
-        direction * count : (direction + 1) * count
-    ]
-    if len(names) < count:
+    first, last = direction * count, (direction + 1) * count
+    names = node.texts("activations") or DEFAULTS[node.op_type] * 2
+    if len(names) < last:
         raise node.fault("it has too few activations.", "Export it again.")
     alphas, betas = (
         iter(node.numbers("activation_alpha") or ()),
         iter(node.numbers("activation_beta") or ()),
     )
-    return tuple(_activation(node, name, alphas, betas) for name in names)
+    found = [_activation(node, name, alphas, betas) for name in names[:last]]
+    return tuple(found[first:])
 
 
 def _activation(

@@ -18,6 +18,7 @@ from .microsoft import ADDED_TO_STANDARD, MICROSOFT
 from .normalization import NORMALIZATION
 from .padding import PADDING
 from .pooling import POOLING
+from .powers import POWERS
 from .quantization import QUANTIZATION
 from .random_numbers import RANDOM_NUMBERS
 from .recurrent import RECURRENT
@@ -42,6 +43,7 @@ HANDLERS: Final = HandlerTable(
     NORMALIZATION,
     PADDING,
     POOLING,
+    POWERS,
     QUANTIZATION,
     RANDOM_NUMBERS,
     RECURRENT,

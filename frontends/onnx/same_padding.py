@@ -19,7 +19,8 @@ from .node import ModelNode
 from .padding import padded_axis
 from .window import total_of_same
 
-PADDING_ATTRIBUTES: Final = ("pads", "auto_pad")
+# ceil_mode too: SAME makes as many windows with it as without
+PADDING_ATTRIBUTES: Final = ("pads", "auto_pad", "ceil_mode")
 
 
 def without_padding(node: ModelNode) -> ModelNode:

@@ -362,7 +362,7 @@ def test_dims_that_the_caller_keeps_apart_are_named() -> None:
 
 def test_axes_of_a_kernel_say_nothing_of_the_image() -> None:
     """What does not fit is the padding; H is not the kernel's height."""
-    body = 'y = AveragePool<kernel_shape = [3, 3], strides = [2, 2], auto_pad = "SAME_UPPER">(x)'
+    body = 'y = LpPool<kernel_shape = [3, 3], strides = [2, 2], auto_pad = "SAME_UPPER">(x)'
     with pytest.raises(UnsupportedOpError, match="depends on the free dim H"):
         from_onnx(model_of("float[N, 3, H, 8] x", body))
     conv = "y = Conv<kernel_shape = [3, 3], group = 2>(x, w)"
@@ -374,7 +374,8 @@ def test_axes_of_a_kernel_say_nothing_of_the_image() -> None:
 
 SAME_WINDOWS = {
     "lower": 'y = Conv<auto_pad = "SAME_LOWER", strides = [2, 3]>(x, w)',
-    "pool": 'y = MaxPool<auto_pad = "SAME_UPPER", strides = [3, 2], kernel_shape = [3, 2]>(x)',
+    "mean": 'y = AveragePool<auto_pad = "SAME_UPPER", strides = [2, 2], kernel_shape = [3, 5]>(x)',
+    "pool": 'y = MaxPool<auto_pad = "SAME_UPPER", ceil_mode = 1, strides = [3, 2], kernel_shape = [3, 2]>(x)',
     "residual": """a = Conv<auto_pad = "SAME_UPPER", strides = [2, 2]>(x, w)
         b = Conv<auto_pad = "SAME_UPPER", strides = [2, 2]>(x, v)  y = Add(a, b)""",
 }
