@@ -71,7 +71,8 @@ def test_a_violation_is_found() -> None:
     assert violations("runtime", "from netloom.compiler.graph import Graph\nimport numpy")
 
 
-MAPS = ("compiler/loops", "compiler/passes", "compiler/targets/cpu", "compiler/targets/cuda",
+MAPS = ("compiler/loops", "compiler/passes", "compiler/passes/layouts", "compiler/passes/memory",
+        "compiler/targets/cpu", "compiler/targets/cuda",
         "frontends/onnx", "runtime")  # fmt: skip
 
 

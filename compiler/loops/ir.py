@@ -14,7 +14,7 @@ A ``For`` runs its body for 0 <= variable < extent: in order (serial), as the ke
 where they are >= 0; a ``When`` tests a truth value that is computed, outside vector loops. Stored
 and loaded indices always lie inside the buffer; ``Guarded`` and ``If`` are how a kernel keeps that
 promise at borders. No variable is bound again inside its own scope:
-names of loops match ``LOOP_VARIABLE``, those of kernels' symbols do not (passes/plan_memory.py
+names of loops match ``LOOP_VARIABLE``, those of kernels' symbols do not (passes/memory/launches.py
 sees to it). A symbol's range where it is used is a claim about its value there, and may be narrower
 than where it is bound. ``loops/verify.py`` checks all this, ``loops/interpret.py`` is the meaning.
 """

@@ -2,9 +2,8 @@
 (compiler/pipeline.py) and ``PIPELINE`` (compiler/driver.py) hold their order, and ``netloom passes``
 prints it with the reasons.
 
-Files that are no pass of a pipeline serve passes: ``aliases``, ``copies`` and ``placement`` serve
-``plan_memory``, ``slice_starts`` too; ``blocked_views``, ``packed_layouts`` and ``right_operands``
-serve ``choose_layout``. ``differentiate`` and ``bind_dims`` stand in no pipeline: who builds a graph
-calls them. The CUDA target's pipelines have ``multiply_floats``, ``multiply_sums`` and
-``unroll_turns`` besides.
+Two passes decide with more than a file holds: ``layouts/`` serves ``choose_layout``, and ``memory/``
+serves ``plan_memory``, which comes last; ``placement`` is what entries of a program share there.
+``differentiate`` and ``bind_dims`` stand in no pipeline: who builds a graph calls them. The CUDA
+target's pipelines have ``multiply_floats``, ``multiply_sums`` and ``unroll_turns`` besides.
 """

@@ -28,8 +28,8 @@ from ..op import OPS
 from ..ops.data_dims import DATA_DIM
 from ..ops.iteration import ITERATE
 from ..ops.views import divides_by_free_dims
+from .layouts.right_operands import has_lanes_along_sum
 from .multiply_bytes import is_depthwise
-from .right_operands import has_lanes_along_sum
 
 # they read memory at computed indices: no formula takes its place
 INDEXED = frozenset({"gather", "gather_elements"})

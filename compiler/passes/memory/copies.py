@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from ..graph import Builder, Graph, Value
-from ..layout import Layout
-from ..op import OPS
+from ...graph import Builder, Graph, Value
+from ...layout import Layout
+from ...op import OPS
 
 
 def copy_of(value: Value, layout: Layout | None) -> Graph:

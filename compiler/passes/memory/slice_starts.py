@@ -10,9 +10,9 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Callable, Sequence
 
-from .. import dim
-from ..dim import Extent
-from ..graph import Graph, Node, Value, finish, rebuilder
+from ... import dim
+from ...dim import Extent
+from ...graph import Graph, Node, Value, finish, rebuilder
 
 
 def without_starts(body: Graph, may_move: Callable[[int], bool]) -> tuple[Graph, list[Extent]]:

@@ -6,10 +6,10 @@ from __future__ import annotations
 
 import math
 
-from ..dim import Extent
-from ..graph import Graph, Node
-from ..layout import BLOCK, QUAD
-from ..strategies.strategy import numbers
+from ...dim import Extent
+from ...graph import Graph, Node
+from ...layout import BLOCK, QUAD
+from ...strategies.strategy import numbers
 from .packed_layouts import by_columns
 
 PACKED_ROWS, PACKED_BYTES = 128, 2 << 20  # of a product whose right operand is packed at run time

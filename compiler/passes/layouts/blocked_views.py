@@ -10,9 +10,9 @@ channels behind the places) are left row-major.
 
 from __future__ import annotations
 
-from ..graph import Graph, Node, Value
-from ..layout import BLOCK, Layout, channel_blocked
-from ..ops.views import axis_groups
+from ...graph import Graph, Node, Value
+from ...layout import BLOCK, Layout, channel_blocked
+from ...ops.views import axis_groups
 
 VIEWS = frozenset({"reshape", "transpose", "broadcast", "slice"})
 LEAST_RANK = 3  # of an image: n c w

@@ -4,8 +4,8 @@ filters, matrices in panels of 16 columns.
 
 from __future__ import annotations
 
-from ..graph import Value
-from ..layout import BLOCK, QUAD, Layout, Part
+from ...graph import Value
+from ...layout import BLOCK, QUAD, Layout, Part
 
 
 def packed_filters(rank: int, blocks: bool, lanes: int = 0) -> Layout:

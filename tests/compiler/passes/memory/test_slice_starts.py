@@ -9,7 +9,7 @@ from netloom.compiler.dim import Extent, symbol
 from netloom.compiler.driver import compile_graph
 from netloom.compiler.graph import Builder, Graph, Value
 from netloom.compiler.interpret import interpret
-from netloom.compiler.passes.slice_starts import without_starts
+from netloom.compiler.passes.memory.slice_starts import without_starts
 from netloom.compiler.tensor_type import FLOAT32, TensorType
 from netloom.compiler.text import print_graph
 from netloom.runtime.session import Session
