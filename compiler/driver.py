@@ -9,7 +9,6 @@ over the same states.
 from __future__ import annotations
 
 import contextlib
-import hashlib
 import math
 import os
 from collections.abc import Iterator, Mapping, Sequence
@@ -25,6 +24,7 @@ from . import dim
 from .cache import default_cache
 from .graph import Graph
 from .kernel_table import KernelTable
+from .metadata import metadata_of
 from .passes.choose_layout import choose_layout
 from .passes.eliminate_common import eliminate_common
 from .passes.eliminate_dead import eliminate_dead
@@ -329,7 +329,7 @@ def _lowered(
     graphs: Mapping[str, Graph], fused: Mapping[str, Graph], cpus: Sequence[Cpu], options: Options
 ) -> Iterator[Lowered]:
     """The program for each level: kernels and launches of its own, all else the same."""
-    metadata = _metadata(graphs, cpus, options)
+    metadata = metadata_of(graphs, cpus, options)
     symbols = {s.name: s for graph in fused.values() for s in graph.symbols}
     first = Placement(cpus[0].machine, store=default_cache())
     for cpu in cpus:
@@ -367,25 +367,6 @@ def _states(step: Graph, placement: Placement) -> tuple[tuple[StatePort, ...], d
         StatePort(s.name, s.input.type, placement.constant(s.initial)) for s in step.states
     )
     return ports, {port.name: number for number, port in enumerate(ports)}
-
-
-def _metadata(graphs: Mapping[str, Graph], cpus: Sequence[Cpu], options: Options) -> dict[str, Any]:
-    text = "\n".join(print_graph(graph) for graph in graphs.values())
-    found = {"options": {"cpu": ",".join(cpu.name for cpu in cpus), "accuracy": options.accuracy},
-             "source_hash": hashlib.sha256(text.encode()).hexdigest(),
-             "strategies": [_record(d) for d in options.decisions],
-             "threads": options.threads}  # fmt: skip
-    return found if options.tuner is None else {**found, "tuning": options.tuner.summary}
-
-
-def _record(decision: Decision) -> dict[str, Any]:
-    """What a program says of a convolution; seconds where they were measured."""
-    found: dict[str, Any] = {
-        "node": decision.node,
-        "shape": decision.shape,
-        "strategy": decision.strategy,
-    }
-    return {**found, "measured": dict(decision.measured)} if decision.measured else found
 
 
 def _check_memory(program: Program) -> None:
