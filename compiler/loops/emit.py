@@ -275,13 +275,14 @@ class _Emitter:
         """One chain of terms added to the accumulators."""
         term = widened(self._put(place).expression(self.space.term), buffer.dtype)
         value = self._added(term, Load(buffer, at))
-        axes = self.plan.chains.inner
-        if self.plan.tile.copies_terms:
-            return self._each(Store(buffer, at, value), place, terms=axes)
         sweep = self._sweep(place)
+        axes, copied = self._looped_and_copied(sweep is not None or self.ahead is not None)
+        if copied and not axes:
+            return self._each(Store(buffer, at, value), place, terms=copied)
         hints_inside = -1 if sweep is None else sweep.depth - len(sweep.terms) + len(axes)
-        tested = outer_conditions(value, [symbol for symbol, _ in self._units(place)])
-        body = self._each(Store(buffer, at, without(value, tested)), place)
+        units = [*(symbol for symbol, _ in self._units(place)), *(axis.symbol for axis in copied)]
+        tested = outer_conditions(value, units)
+        body = self._each(Store(buffer, at, without(value, tested)), place, terms=copied)
         for depth in range(len(axes), -1, -1):
             inner = {axis.symbol for axis in axes[depth:]}
             here = [
@@ -297,6 +298,13 @@ class _Emitter:
             if depth == len(axes) and self.ahead is not None and not tested:
                 body = block(*self._prefetches(self.ahead, term, axes[-1], place), body)
         return body if sweep is None else sweep.around(body)
+
+    def _looped_and_copied(self, has_hints: bool) -> tuple[tuple[Axis, ...], tuple[Axis, ...]]:
+        """The loops over the terms of a chain, and those of them that are copied out instead: all,
+        or some inner ones, where no hints stand between them."""
+        axes, count = self.plan.chains.inner, self.plan.tile.copied_terms
+        place = len(axes) if has_hints and count < len(axes) else len(axes) - count
+        return axes[:place], axes[place:]
 
     def _sweep(self, place: _Place) -> Sweep | None:
         """What the tile at a place asks for of the next panel."""

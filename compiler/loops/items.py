@@ -10,6 +10,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import replace
+from itertools import takewhile
 
 from .. import dim
 from ..dim import Dim, Extent
@@ -18,7 +19,7 @@ from .ir import LANE, LANES, Load
 from .panels import is_panel
 from .plan import SYMBOLIC_STEPS, Chains, Plan, Tile, divisor, operands, tiles_along
 from .space import Space, chunked
-from .strides import depends
+from .strides import MOST_STEP, depends
 
 ITEM_WORK = 1 << 14  # multiply-adds or elements that one work item should hold at least
 TILES_WORK = 1 << 16  # the same where an item has several tiles of an axis, the last one not full
@@ -29,6 +30,7 @@ ENOUGH_ITEMS = 32  # of products of their own, so that the rows of one need not 
 LEAST_ITEMS = 8  # that such a kernel keeps
 LEAST_ROW = 64  # elements behind each other that are worth a way through memory in another order
 ENOUGH_AGAIN = 16  # tiles of rows that read a part of the columns which is kept near
+FEW_TERMS = 25  # of a result, which takes as long to store as to compute
 ROW_TOTALS = 512  # vectors of a row that an item keeps while it reads row after row
 
 
@@ -43,7 +45,9 @@ def with_items(space: Space, tile: Tile, chains: Chains, row: Axis | None = None
         and not operands(space)[1]
     )
     by_columns = _is_swept_by_columns(space, tile, chains)
-    is_in_order = streams or space.elements.compute is None
+    is_in_order = (
+        streams or space.elements.compute is None or _is_bound_by_stores(space, tile, chains)
+    )
     order = sorted(
         space.pure, key=lambda axis: _item_order(space, tile, axis, is_in_order, by_columns)
     )
@@ -59,6 +63,22 @@ def with_items(space: Space, tile: Tile, chains: Chains, row: Axis | None = None
     items, swept = _in_order(outer, is_long) if is_in_order else _shared_out(outer, tile.rows)
     together = _rows_together(space, tile, items)
     return Plan(space, tile, chains, tuple(items), tuple(swept), tuple(inner), together=together)
+
+
+def _is_bound_by_stores(space: Space, tile: Tile, chains: Chains) -> bool:
+    """Whether results of a free number, of few terms each, are stored vector after vector of a row,
+    or of its phases (depthwise convolutions, those of few channels): in their order, the CPU
+    foresees what comes next, and operands are small or read once."""
+    terms = dim.product([axis.extent for axis in space.reduce])
+    is_along_rows = tile.has_lanes and not tile.lanes_reduce and not chains.outer
+    phases = list(takewhile(lambda axis: isinstance(axis.extent, int), reversed(space.pure)))
+    has_free_rows = len(phases) < len(space.pure) and _extent(phases) <= MOST_STEP
+    return is_along_rows and has_free_rows and isinstance(terms, int) and terms <= FEW_TERMS
+
+
+def _extent(axes: Sequence[Axis]) -> int:
+    """How many positions known axes have together."""
+    return math.prod(axis.extent for axis in axes if isinstance(axis.extent, int))
 
 
 def _rows_together(space: Space, tile: Tile, items: Sequence[Axis]) -> int:

@@ -43,7 +43,7 @@ class Tile:
     rows: Axis | None = None
     columns: Axis | None = None
     counts: Mapping[Symbol, int] = field(default_factory=dict)
-    copies_terms: bool = False  # the loops over the terms of a sum are copied out
+    copied_terms: int = 0  # of the loops over the terms of a sum, the innermost that are copied out
 
 
 @dataclass(frozen=True)

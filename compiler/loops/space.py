@@ -19,6 +19,7 @@ from .dots import dot_of_words
 from .elements import Axis, Elements
 from .ir import LANE, LANES, Buffer, Load, extents_in
 from .strides import depends
+from .tile_conditions import is_zero, tests_lanes
 
 
 @dataclass(frozen=True)
@@ -94,15 +95,22 @@ class Space:
         return scalar.guarded(self.reduce_guard, term, self.elements.neutral(term.dtype))
 
     def _guard_lanes(self, term: Expr) -> Expr:
-        """Lanes behind the end of the axis read nothing; what they hold is never stored."""
+        """Lanes behind the end of the axis read nothing, or what is there where they are tested to
+        be inside; what they hold is never stored."""
         in_lanes = tuple(c for c in self.store_guard if LANE in dim.symbols_of([c]))
 
-        def leaf(node: Expr) -> Expr | None:
-            if in_lanes and isinstance(node, Load) and depends(node, LANE):
-                return Guarded(in_lanes, node, scalar.literal(0, node.dtype))
+        def made(node: Expr, _: Sequence[Expr]) -> Expr | None:
+            match node:
+                case Guarded(conditions, Load() as load) if depends(load, LANE):
+                    if tests_lanes(load, conditions):
+                        return node
+                    if is_zero(node.otherwise):  # one test of both, for which no branch is made
+                        return Guarded((*conditions, *in_lanes), load, node.otherwise)
+                case Load() if depends(node, LANE):
+                    return Guarded(in_lanes, node, scalar.literal(0, node.dtype))
             return None
 
-        return scalar.rebuild(term, leaf)
+        return scalar.transform(term, made) if in_lanes else term
 
     @cached_property
     def loads(self) -> list[Load]:

@@ -45,6 +45,20 @@ def coefficient(extent: Extent, symbol: Symbol) -> Extent | None:
     return step if extent == at_zero + step * Dim.of(symbol) else None
 
 
+def overlaps(load: Load, along: Axis, window: Axis) -> bool:
+    """Whether an operand's windows, one for each step of an axis, share what they read along an
+    axis of the window."""
+    if load.index_expressions:
+        return False
+    offset = load.buffer.offset(load.extents)
+    step, own = coefficient(offset, along.symbol), coefficient(offset, window.symbol)
+    if not step or not own:
+        return False
+    times = dim.exact_quotient(step, own)
+    taps = window.extent
+    return isinstance(times, int) and isinstance(taps, int) and 0 < abs(times) < taps
+
+
 def lane_slope(load: Load, symbol: Symbol, split: Mapping[Symbol, Extent]) -> int | None:
     """How far apart in memory an operand's elements lie from lane to lane, if ``split`` makes lanes
     of the symbol; None if not evenly."""
@@ -128,6 +142,7 @@ __all__ = [
     "is_padded",
     "is_taken_apart",
     "lane_slope",
+    "overlaps",
     "stride",
     "takes_apart",
 ]

@@ -14,12 +14,13 @@ from dataclasses import replace
 
 from .. import dim
 from ..dim import Dim
+from .ahead import NEAR
 from .elements import Axis, accumulated_in
 from .ir import LANE, LANES, Load, variable
 from .items import LEAST_ITEMS, with_items
 from .plan import CHAIN, Chains, Machine, Plan, Tile, divisor, is_large, operands
 from .space import Space, Substitution, split_lanes
-from .strides import FAR, MOST_STEP, depends, lane_slope, stride
+from .strides import FAR, MOST_STEP, depends, lane_slope, overlaps, stride
 
 ENOUGH_ROWS = 7  # positions of an axis that fill the rows of a tile
 FEWEST_ROWS = 4  # of one that is better than a free dim that may be 1
@@ -45,6 +46,8 @@ def plan_tiles(space: Space, machine: Machine) -> Plan:
     tile = _tile(space, lanes is not None, lanes_reduce, machine, lanes)
     row = streamed_row(space, tile)
     chains = _chains(space, CHAIN if row is None else _rows_at_once(space))
+    if not tile.copied_terms:
+        tile = replace(tile, copied_terms=_overlapping_terms(space, tile, chains, machine))
     plan = with_items(space, tile, chains, row)
     bypasses_cache = space.elements.compute is None and is_large(space.elements.out, machine)
     return replace(plan, bypasses_cache=bypasses_cache)
@@ -126,9 +129,8 @@ def _tile(
         partial = dim.symbols_of(
             [g for g in (*space.guards, *space.store_guard) if LANE in dim.symbols_of([g])]
         )
-        row = _nearest(
-            [a for a in space.pure if a is not column and a.symbol not in partial], vectors
-        )
+        able = [a for a in space.pure if a is not column and a.symbol not in partial]
+        row = _nearest(_under_windows(space, able, vectors) or able, vectors)
     if scalars or column is None:
         most = _most_rows(scalars, row, column)
         rows, columns = row_and_column_counts(
@@ -140,7 +142,8 @@ def _tile(
         # an axis without elements makes the product 0, whatever the free ones are
         terms = [axis.extent for axis in space.reduce if isinstance(axis.extent, int)]
         is_known = len(terms) == len(space.reduce)
-        plain = replace(plain, copies_terms=is_known and math.prod(terms) <= MOST_TERMS)
+        copied = len(terms) if is_known and math.prod(terms) <= MOST_TERMS else 0
+        plain = replace(plain, copied_terms=copied)
         most = min(MOST_SUMS // columns, (room - 1) // columns - 1)
         rows, _ = row_and_column_counts(row, None, most + 2)
     used_row, used_column = row if rows > 1 else None, column if columns > 1 else None
@@ -227,6 +230,20 @@ def _rest_of(axis: Axis | None, size: int) -> float:
     )
 
 
+def _under_windows(space: Space, axes: Sequence[Axis], vectors: Sequence[Load]) -> list[Axis]:
+    """Those axes of an image of free size along which windows of one operand overlap and another
+    one is the same: rows there share what they read, and those of other channels do not."""
+    if not any(isinstance(axis.extent, Dim) for axis in space.pure):
+        return []
+    return [
+        axis
+        for axis in axes
+        if (isinstance(axis.extent, Dim) or axis.extent >= ENOUGH_ROWS)
+        and not all(depends(load, axis.symbol) for load in vectors)
+        and any(overlaps(load, axis, term) for load in vectors for term in space.reduce)
+    ]
+
+
 def _largest(axes: Iterable[Axis]) -> Axis | None:
     """The longest axis of those long enough for a tile, else a free dim: a batch is often 1."""
 
@@ -254,6 +271,40 @@ def _nearest(axes: Sequence[Axis], loads: Sequence[Load]) -> Axis | None:
 
 
 # -- sums ------------------------------------------------------------------------------------------
+
+
+def _overlapping_terms(space: Space, tile: Tile, chains: Chains, machine: Machine) -> int:
+    """How many of the innermost loops over terms are copied out, so that a tile loads once what
+    its rows or columns read of overlapping windows (depthwise convolutions): those inside the one
+    along which windows overlap, and it, where registers hold what one result reads."""
+    axes = [axis for axis in (tile.rows, tile.columns) if axis is not None]
+    compute = space.elements.compute
+    if compute is None or compute.combine != "add" or chains.outer or len(axes) != 1:
+        return 0
+    vectors, scalars = operands(space)
+    if not scalars and _waits_for_memory(space, vectors):
+        return 0
+    places = [
+        place
+        for place, axis in enumerate(chains.inner)
+        if any(overlaps(load, axes[0], axis) for load in vectors)
+    ]
+    if tile.lanes_reduce or not places:
+        return 0
+    copied = chains.inner[places[-1] :]
+    terms = dim.product([axis.extent for axis in copied])
+    room = machine.vectors // max(space.elements.out.dtype.bytes // 4, 1)
+    is_held = isinstance(terms, int) and tile.counts[axes[0].symbol] + 2 * terms <= room
+    return len(copied) if is_held else 0
+
+
+def _waits_for_memory(space: Space, vectors: Sequence[Load]) -> bool:
+    """Whether an operand of few terms is known to come from beyond the L2 cache: memory then takes
+    the time, and loops that meet its lines again are as fast or faster."""
+    terms = dim.product([axis.extent for axis in space.reduce])
+    sizes = [(dim.product(load.buffer.shape), load.dtype.bytes) for load in vectors]
+    is_far = any(isinstance(size, int) and size * bytes_ > NEAR for size, bytes_ in sizes)
+    return is_far and isinstance(terms, int) and terms <= MOST_TERMS
 
 
 def streamed_row(space: Space, tile: Tile) -> Axis | None:

@@ -139,7 +139,7 @@ def _padded(attrs: ConvAttrs, x: Array) -> Array:
 
 def _window(attrs: ConvAttrs, k: Sequence[int], out: Sequence[int]) -> tuple[Any, ...]:
     """Where kernel position k meets the padded input, for all outputs."""
-    return tuple(slice(i * d, i * d + (e - 1) * s + 1, s) for i, d, s, e in
+    return tuple(slice(i * d, i * d + e * s, s) for i, d, s, e in
                  zip(k, attrs.dilation, attrs.stride, out, strict=True))  # fmt: skip
 
 

@@ -18,6 +18,7 @@ from ...graph import Node, Value
 from ...layout import BLOCK, channel_blocked, fills_blocks
 from ...op import OPS
 from ...ops.convolution import padding_of_output_gradient
+from .image_readers import becomes_results
 from .packed_layouts import packed_bytes, packed_filters
 from .right_operands import multiplies_bytes
 from .site import Site
@@ -32,10 +33,10 @@ def convolution(site: Site) -> Sequence[Value]:
     """y = x * w over images x [n, c, h..] and filters w [o, c / groups, kh..]."""
     x, w = site.inputs
     filters, channels, groups = _known(w.shape[0]), _known(w.shape[1]), site.node.attrs.groups
-    if groups == 1 and not fills_blocks(filters):
-        return _row_major(site)
     if groups == 1:
-        return _in_blocks(site, fills_blocks(channels))
+        has_blocks = fills_blocks(channels)
+        is_row_major = not fills_blocks(filters) or (not has_blocks and _stays_in_rows(site, x))
+        return _row_major(site) if is_row_major else _in_blocks(site, has_blocks)
     if channels % BLOCK == 0 and (filters // groups) % BLOCK == 0:
         return _in_blocks(site, has_blocks=True)
     is_depthwise = channels == 1 and filters == groups
@@ -125,6 +126,15 @@ def _walks_rows(node: Node, x: Value) -> bool:
     taps."""
     is_small = _has_at_most(FEW_TAPS, node.inputs[1])
     return x.layout is None and node.attrs.stride[-1] == 1 and is_small
+
+
+def _stays_in_rows(site: Site, x: Value) -> bool:
+    """Whether a convolution of few terms computes a row-major result of free rows at once: it takes
+    no longer than one in blocks, which another kernel would turn."""
+    terms = dim.product(site.node.inputs[1].shape[1:])
+    is_small = isinstance(terms, int) and terms <= TESTED_TAPS
+    is_free = isinstance(x.shape[-1], dim.Dim) and site.node.attrs.stride[-1] == 1
+    return is_small and x.layout is None and is_free and becomes_results(site.graph, site.node)
 
 
 def _has_at_most(taps: int, filters: Value) -> bool:

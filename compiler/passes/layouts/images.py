@@ -6,13 +6,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from ...graph import Graph, Node, Value
+from ...graph import Node, Value
 from ...layout import BLOCK, channel_blocked, fills_blocks
 from ...loops.strides import MOST_STEP
 from .blocked_views import blocked_view
-from .elementwise import is_elementwise
+from .image_readers import meets_blocks
 from .site import Site
-from .tiles import computes_tiles
 
 
 def pool(site: Site) -> Sequence[Value]:
@@ -56,7 +55,7 @@ def gather(site: Site) -> Sequence[Value]:
     x, places = site.inputs
     is_line = places.type.rank == 1 and site.node.attrs.axis > 1
     is_image = x.layout is not None and x.layout == channel_blocked(x.type.rank)
-    if is_line and is_image and _meets_blocks(site.graph, site.node):
+    if is_line and is_image and meets_blocks(site.graph, site.node):
         return site.add([x, site.plain(places)], x.layout)
     return site.row_major()
 
@@ -81,20 +80,3 @@ def _has_gaps(node: Node, x: Value) -> bool:
 def _has_whole_blocks(x: Value) -> bool:
     channels = x.shape[1]
     return isinstance(channels, int) and channels % BLOCK == 0
-
-
-def _meets_blocks(graph: Graph, node: Node) -> bool:
-    """Whether a convolution reads what is made of an image element by element, or picked of it."""
-    pending, seen = [node], {node}
-    while pending:
-        for reader in graph.users.get(pending.pop().output, ()):
-            if reader.op.name == "conv" or computes_tiles(reader):
-                return True
-            if _keeps_image(reader) and reader not in seen:
-                seen.add(reader)
-                pending.append(reader)
-    return False
-
-
-def _keeps_image(node: Node) -> bool:
-    return is_elementwise(node) or node.op.name in ("gather", "pad", "concat")

@@ -53,7 +53,7 @@ PADDED: dict[str, list[tuple[tuple[int, ...], tuple[int, ...]]]] = {
     "conv_grouped": [((5,), (16,))],
     "conv_grouped_blocked": [((), ())],
     "conv_grouped_padded": [((), ())],
-    "conv_depthwise": [((17, 6), (32, 5))],  # of 6 taps of the 2 columns 5 meet the image
+    "conv_depthwise": [((17, 6), (32, 6))],
     "conv_dilated": [((7,), (16,))],
     "conv_padded_channels": [((12,), (16,))],
     "conv_transposed": [((5 * 5, 3 * 3), (9, 9))],

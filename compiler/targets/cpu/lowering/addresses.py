@@ -155,4 +155,17 @@ class Addresses:
         return known_lanes(mask) is not None or buffer.dtype.bytes in self.f.cpu.masked_bytes
 
 
-__all__ = ["LINE", "Addresses", "Offset"]
+def alignment_of(buffer: Buffer, offset: Extent) -> int:
+    """Of a vector at an offset: local buffers begin at lines."""
+    width = buffer.dtype.bytes
+    return min(LINE, LANES * width) if buffer.is_local and starts_at_vectors(offset) else width
+
+
+def starts_at_vectors(offset: Extent) -> bool:
+    """Whether an offset is a multiple of LANES, whatever its variables are."""
+    if isinstance(offset, int):
+        return offset % LANES == 0
+    return all(factor % LANES == 0 for _, factor in offset.terms)
+
+
+__all__ = ["LINE", "Addresses", "Offset", "alignment_of", "starts_at_vectors"]

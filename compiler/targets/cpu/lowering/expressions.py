@@ -9,7 +9,6 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
 from functools import partial
-from math import copysign
 from typing import Any
 
 from llvmlite import ir
@@ -17,6 +16,7 @@ from llvmlite import ir
 from .... import dim, scalar
 from ....dim import Extent
 from ....loops.ir import LANE, LANES, LaneFold, Load, Store, slope_along
+from ....loops.tile_conditions import is_zero
 from ....scalar import Bitcast, Call, Cast, Checked, Expr, Guarded, Index, Literal
 from ....tensor_type import BOOL, FLOAT32, FLOAT64, DType
 from ..vector_math import scaling
@@ -246,9 +246,7 @@ def _is_load_or_zero(node: Guarded) -> bool:
         isinstance(value, Load)
         and not value.index_expressions
         and not value.buffer.is_local
-        and isinstance(otherwise, Literal)
-        and otherwise.value == 0
-        and copysign(1, otherwise.value) > 0
+        and is_zero(otherwise)
     )
 
 

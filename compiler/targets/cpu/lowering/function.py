@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import operator
 from collections.abc import Callable, Hashable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 
 from llvmlite import ir
 
@@ -127,6 +127,17 @@ class Function:
     def if_then(self, flag: Operand, likely: bool | None = None) -> Iterator[None]:
         """if (flag)"""
         with self.b.if_then(flag, likely), self.numbers.inside():
+            yield
+
+    @contextmanager
+    def if_either(self, flag: Operand) -> Iterator[tuple[AbstractContextManager[None], ...]]:
+        """if (flag), which mostly holds, and else"""
+        with self.b.if_else(flag, likely=True) as branches:
+            yield tuple(self._branch(branch) for branch in branches)
+
+    @contextmanager
+    def _branch(self, branch: AbstractContextManager[None]) -> Iterator[None]:
+        with branch, self.numbers.inside():
             yield
 
     def either(

@@ -9,7 +9,8 @@ from __future__ import annotations
 import operator
 from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from functools import partial
+from functools import partial, reduce
+from math import prod
 from typing import Any
 
 from llvmlite import ir
@@ -162,6 +163,14 @@ class Indices:
             flag = self.f.both(flag, self.conditions([self._at_lane[key]])[0])
         return flag
 
+    def all_run(self) -> Operand | None:
+        """Whether all lanes of the mask run: the first and the last one do, between which its
+        conditions do not turn; None if that is known, or not to be told so."""
+        slopes = [slope_along(condition, LANE) for condition in self.by_lane]
+        if not slopes or None in slopes or known_lanes(self.mask) is not None:
+            return None
+        return self.f.both(self.runs(0), self.runs(LANES - 1))
+
     # -- integers ----------------------------------------------------------------------------------
 
     def extent(self, extent: Extent) -> Any:
@@ -172,19 +181,25 @@ class Indices:
         return total if number == 0 else self.plus(total, number)
 
     def parts(self, extent: Extent) -> tuple[Any, int]:
-        """(what is not known or has the lane in it, or None; a number) whose sum an extent is."""
+        """(what is not known or has the lane in it, or None; a number) whose sum an extent is.
+
+        Products of the same unknowns are one term, so copies of a body that meet the same element
+        (row u and tap r of a window, of rows of any length) have one address for it."""
         if isinstance(extent, int):
             return None, extent
-        number = 0
-        total: Any = None
+        sums: dict[tuple[Any, ...], int] = {}  # what is not known of a term: its factor
         for atoms, factor in extent.terms:
-            term: Any = factor
-            for atom in atoms:
-                term = self.times(term, self._atom(atom))
-            if isinstance(term, int):
-                number += term
-            else:
-                total = term if total is None else self.plus(total, term)
+            values = [self._atom(atom) for atom in atoms]
+            unknown = tuple(value for value in values if not isinstance(value, int))
+            known = prod(value for value in values if isinstance(value, int))
+            sums[unknown] = sums.get(unknown, 0) + factor * known
+        number = sums.pop((), 0)
+        total: Any = None
+        for unknown, factor in sums.items():
+            if not factor:
+                continue
+            term = reduce(self.times, unknown, factor)
+            total = term if total is None else self.plus(total, term)
         return total, number
 
     def _is_natural(self, value: Operand) -> Operand:

@@ -8,7 +8,7 @@ there too. What a block has loaded already is used again until something is stor
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
 from llvmlite import ir
@@ -19,7 +19,7 @@ from ....loops.ir import LANE, LANES, Buffer, LaneFold, Load, Store
 from ....loops.lanes import by_lane, most_step
 from ....loops.strides import MOST_STEP
 from ....tensor_type import BOOL
-from .addresses import LINE, Addresses, Offset
+from .addresses import LINE, Addresses, Offset, alignment_of, starts_at_vectors
 from .function import Function, MadeInBlock
 from .indices import Indices
 from .representation import (
@@ -137,7 +137,7 @@ class Memory(Addresses):
         return self.b.load(self._readable(address, some), typ=kind)
 
     def _neighbours(self, buffer: Buffer, offset: Extent) -> Operand:
-        alignment = _alignment(buffer, offset)
+        alignment = alignment_of(buffer, offset)
         return self._vector(buffer, self._address(buffer, offset), self.indices.mask, alignment)
 
     def _stepped(self, buffer: Buffer, offset: Extent, step: int) -> Operand:
@@ -276,7 +276,7 @@ class Memory(Addresses):
         if not self.indices.in_lanes:
             self.b.store(value, self._address(buffer, offset.whole))
         elif offset.slope == 1:
-            hint = store.bypasses_cache and _starts_at_vectors(offset.without_lane)
+            hint = store.bypasses_cache and starts_at_vectors(offset.without_lane)
             self._store_neighbours(buffer, offset.without_lane, self.f.vector(value), hint)
         else:
             self._put(self._lanes(buffer, offset), self.f.vector(value))
@@ -311,7 +311,7 @@ class Memory(Addresses):
         if bypasses_cache and self.indices.mask is None:
             self._stream(buffer, address, value)
             return
-        self._store_vector(buffer, address, value, _alignment(buffer, offset))
+        self._store_vector(buffer, address, value, alignment_of(buffer, offset))
 
     def _store_vector(
         self, buffer: Buffer, address: Operand, value: Operand, alignment: int
@@ -323,7 +323,7 @@ class Memory(Addresses):
             return
         if not self._has_masks(buffer, mask):
             each = ((lane, self._behind(buffer, address, lane)) for lane in range(LANES))
-            self._put(each, value)
+            self._put(each, value, lambda: self.b.store(value, address, align=alignment))
             return
         kind = value.type
         function = self.f.intrinsic(
@@ -355,8 +355,30 @@ class Memory(Addresses):
         if self.at_lines and name:
             self.b.call(self.f.intrinsic(name, ir.VoidType(), []), [])
 
-    def _put(self, lanes: Iterable[tuple[int, Operand]], value: Operand) -> None:
-        """Lane by lane."""
+    def _put(
+        self,
+        lanes: Iterable[tuple[int, Operand]],
+        value: Operand,
+        whole: Callable[[], object] | None = None,
+    ) -> None:
+        """Lane by lane. Mostly all of them run, for which no lane is tested; ``whole`` then stores
+        them at once."""
+        all_run = self.indices.all_run()
+        if all_run is None:
+            self._put_running(lanes, value)
+            return
+        places = list(lanes)
+        with self.f.if_either(all_run) as (all_, some):
+            with all_:
+                if whole is not None:
+                    whole()
+                for lane, address in places if whole is None else ():
+                    self.b.store(self.b.extract_element(value, I32(lane)), address)
+            with some:
+                self._put_running(places, value)
+
+    def _put_running(self, lanes: Iterable[tuple[int, Operand]], value: Operand) -> None:
+        """Those that run, and the others where nothing reads."""
         for lane, address in lanes:
             element = self.b.extract_element(value, I32(lane))
             runs = self._runs(self.indices.mask, lane)
@@ -370,19 +392,6 @@ def _reader(number: int, step: int, end: int, before: int) -> int | None:
     does not."""
     lane = number // step - before
     return lane if 0 <= lane < LANES and number - lane * step <= end else None
-
-
-def _alignment(buffer: Buffer, offset: Extent) -> int:
-    """Of a vector at an offset: local buffers begin at lines."""
-    width = buffer.dtype.bytes
-    return min(LINE, LANES * width) if buffer.is_local and _starts_at_vectors(offset) else width
-
-
-def _starts_at_vectors(offset: Extent) -> bool:
-    """Whether an offset is a multiple of LANES, whatever its variables are."""
-    if isinstance(offset, int):
-        return offset % LANES == 0
-    return all(factor % LANES == 0 for _, factor in offset.terms)
 
 
 __all__ = ["Memory"]
