@@ -89,7 +89,8 @@ def measure(threads: Sequence[int] = ()) -> Peaks:
     chains = _chains(cpu)
     one_chain = _chains_on(_chain_kernel(1, False, TRIPS), cpu, 1, TRIPS)
     clock = max(one_chain() for _ in range(3)) * LATENCY
-    flops = {n: max(multiplier(n, TRIPS)() for _ in range(3)) for n in threads}
+    runs = {n: multiplier(n, TRIPS) for n in threads}
+    flops = {n: max(run() for _ in range(3)) for n, run in runs.items()}
     copies = {n: {reads: _copy_rate(reads, n) for reads in READS} for n in threads}
     copy, read = {n: copies[n][1] for n in threads}, {n: _read(n) for n in threads}
     return Peaks(clock, flops, copy, read, chains, cpu.name, copies, tuple(doubts))
