@@ -15,8 +15,9 @@ NAMES = tuple(strategy.name for strategy in strategies_for("conv"))
 
 @dataclass(frozen=True)
 class Row:
-    """``percent`` of the multiply-add peak on as many threads at the same moment; ``bytes``: of operands
-    and result, each once; MB of workspace.
+    """``percent`` of the multiply-add peak on as many threads at the same moment; ``quiet``: percent
+    of the rounds that nobody disturbed, of which both are; ``bytes``: of operands and result, each
+    once; MB of workspace.
     """
 
     layer: str
@@ -26,6 +27,7 @@ class Row:
     milliseconds: float
     gflops: float
     percent: float
+    quiet: float
     error: float
     workspace: float
     flops: float

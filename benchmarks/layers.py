@@ -4,18 +4,17 @@
 Matrix products and convolutions of VGG-19 (network E) and ResNet-50 as programs of one layer,
 packing and reorders inside the timing: effective GFLOP/s (operations of the layer as written, over
 the median time); as a part of the multiply-add peak, which takes turns with the layer, since a
-clock may change from second to second; the relative L2 error of a sample of the results against
-float64; the workspace. Then sums over the networks' layers and the goals. Layers of the same shape
+clock may change from second to second (turns.py also says which rounds a neighbour on the same core
+disturbed: these do not count); the relative L2 error of a sample of the results against float64;
+the workspace. Then sums over the networks' layers and the goals. Layers of the same shape
 are measured once. Writes FOLDER/layers.json and .md.
 """
 
 from __future__ import annotations
 
-import time
 from argparse import ArgumentParser
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from functools import cache
 from pathlib import Path
 from typing import Any, TypeAlias
 
@@ -34,13 +33,12 @@ from netloom.runtime.session import Session
 
 from .layer_cases import LAYERS, Layer
 from .layer_sums import NAMES, Row, goals, sums
+from .turns import QUIET, beside_the_peak, core_of
 
 Array: TypeAlias = npt.NDArray[Any]
 PRODUCTS = (512, 1024, 2048, 4096)  # of square matrices
 NETWORKS = ("vgg19", "resnet50")
 BATCHES = (1, 2, 4, 8, 16, 32, 64)
-BLOCK = 0.004  # seconds for which a layer is timed before the peak is
-TRIPS = 1 << 18  # of the chains whose rate is the peak: 2 ms or less
 
 
 @dataclass(frozen=True)
@@ -111,7 +109,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
         print(
             f"{row.layer:36} batch {row.batch:2} {row.strategy:12} {row.milliseconds:9.3f} ms "
             f"{row.gflops:7.1f} GFLOP/s "
-            f"{row.percent:5.1f} % of the peak, error {row.error:.1e}, {row.workspace:.1f} MB",
+            f"{row.percent:5.1f} % of the peak ({row.quiet:.0f} % of the rounds), "
+            f"error {row.error:.1e}, {row.workspace:.1f} MB",
             flush=True,
         )
         write(given.output, machine, rows, left_out)
@@ -187,16 +186,17 @@ def _row(
 ) -> Row:  # fmt: skip
     session = Session.in_process(compiled.image, threads=threads)
     call = session.bind(**feeds)
-    seconds, part = beside_the_peak(call, flops, threads, limits.seconds)
+    timing = beside_the_peak(call, flops, core_of(threads), limits.seconds)
     error = exact.sampled_error(call.outputs["y"], exactly)
     return Row(
         name,
         strategy,
         batch,
         threads,
-        seconds * 1e3,
-        flops / seconds / 1e9,
-        100 * part,
+        timing.seconds * 1e3,
+        flops / timing.seconds / 1e9,
+        100 * timing.part,
+        100 * timing.quiet,
         error,
         _workspace(compiled) / 1e6,
         flops,
@@ -208,52 +208,20 @@ def _workspace(compiled: Compiled) -> int:
     return sum(dim.evaluate(slot, {}) for slot in compiled.program.entries[0].slots)
 
 
-def beside_the_peak(
-    call: Callable[[], object], flops: float, threads: int, budget: float
-) -> tuple[float, float]:
-    """(the median time of a call, the median part of the multiply-add peak) of rounds in which
-    calls and chains in registers take turns: for ``budget`` seconds, two rounds at least, after calls that do
-    not count.
-    """
-    peak = _multiplier(threads)
-    warm = time.perf_counter() + 0.1 * budget
-    call()
-    while time.perf_counter() < warm:
-        call()
-    times: list[float] = []
-    parts: list[float] = []
-    end = time.perf_counter() + budget
-    while time.perf_counter() < end or len(times) < 2:
-        before, block = peak(), _block_of(call)
-        times.append(block)
-        parts.append(flops / block / 1e9 / ((before + peak()) / 2))
-    return float(np.median(times)), float(np.median(parts))
-
-
-@cache
-def _multiplier(threads: int) -> Callable[[], float]:
-    return peaks.multiplier(threads, TRIPS)
-
-
-def _block_of(call: Callable[[], object]) -> float:
-    """The mean time of calls that follow each other for BLOCK seconds, one at least."""
-    start = time.perf_counter()
-    count, now = 0, start
-    while now - start < BLOCK or not count:
-        call()
-        count, now = count + 1, time.perf_counter()
-    return (now - start) / count
-
-
 def write(folder: Path, machine: Peaks, rows: Sequence[Row], left_out: Sequence[str] = ()) -> None:
     """The results so far, as JSON and as tables."""
     totals, wanted = sums(rows), goals(rows)
     lines = [
         "GFLOP/s count the operations of the layer as written; the time holds all packing and "
-        "reorders; the peak is that of chains in registers which take turns with the layer. The error is the relative",
-        f"L2 distance from float64 of {exact.SAMPLES} results drawn at random. Weights are "
-        "constants, packed and transformed when",
-        "compiling; both operands of a matmul are given at run time.",
+        "reorders; the peak is that of chains",
+        "in registers, which take turns with the layer. Rounds count in which nobody else used the "
+        "core: where chains that read the",
+        f"first cache reached at least {QUIET:.0%} of their usual part of the peak, just before and "
+        "just after (quiet: which part of all",
+        "rounds). The error is the relative L2 distance from float64 of "
+        f"{exact.SAMPLES} results drawn at random. Weights are",
+        "constants, packed and transformed when compiling; both operands of a matmul are given at "
+        "run time.",
         *(f"\nLeft out: {sentence}." for sentence in left_out),
         "", "## Sums over the networks", "",
         "A layer counts as often as its network has it; of several strategies the fastest is taken "
@@ -266,10 +234,10 @@ def write(folder: Path, machine: Peaks, rows: Sequence[Row], left_out: Sequence[
                         f"{s.times_peak:.2f}"] for s in totals]),
         "", "## Goals", "", *goal_lines(wanted), "", "## Layers", "",
         *report.table(["layer", "of", "batch", "threads", "strategy", "ms", "GFLOP/s", "% of peak",
-                       "error", "workspace MB"],
+                       "quiet %", "error", "workspace MB"],
                       [[r.layer, _users(r.layer), str(r.batch), str(r.threads), r.strategy,
                         f"{r.milliseconds:.3f}", f"{r.gflops:.1f}",
-                        f"{r.percent:.0f}", f"{r.error:.1e}", f"{r.workspace:.1f}"] for r in rows]),
+                        f"{r.percent:.0f}", f"{r.quiet:.0f}", f"{r.error:.1e}", f"{r.workspace:.1f}"] for r in rows]),
     ]  # fmt: skip
     report.write(
         folder,

@@ -51,6 +51,7 @@ from netloom.runtime.session import Bound, Session
 
 TRIPS = 1 << 21  # of the loop around the chains
 LATENCY = 4  # cycles of a float32 multiply-add, on every x86-64 core since 2016
+CACHED = 14 << 10  # bytes: less than half of any first cache
 COPIED = 256 << 20  # bytes: several times the largest cache
 READS = (1, 2, 4)  # arrays that a copy reads for one that it writes
 _ITEM = 64  # rows of four vectors in a copy's work item
@@ -96,11 +97,13 @@ def measure(threads: Sequence[int] = ()) -> Peaks:
     return Peaks(clock, flops, copy, read, chains, cpu.name, copies, tuple(doubts))
 
 
-def multiplier(threads: int, trips: int) -> Callable[[], float]:
-    """What runs the chains so many times on each thread: GFLOP/s that a run reached."""
+def multiplier(threads: int, trips: int, reads_cache: bool = False) -> Callable[[], float]:
+    """What runs the chains so many times on each thread: GFLOP/s that a run reached. With
+    ``reads_cache`` each multiply-add loads its addend, all of which lie in the first cache."""
     cpu = host_cpu()
     chains = _chains(cpu)
-    run = _chains_on(_chain_kernel(chains, True, trips), cpu, threads, trips)
+    rows = max(CACHED // (chains * LANES * 4), 1) if reads_cache else 0
+    run = _chains_on(_chain_kernel(chains, True, trips, rows), cpu, threads, trips)
     return lambda: 2 * LANES * chains * run()
 
 
@@ -109,10 +112,12 @@ def _chains(cpu: Cpu) -> int:
     return max(cpu.machine.vectors - 4, 3)
 
 
-def _chain_kernel(chains: int, is_vector: bool, trips: int) -> Kernel:
-    """chains x (a = a * b + c), so many times; one item per thread."""
-    item = Symbol("w", 0, None)
-    x, y = Buffer("x", FLOAT32, (2,)), Buffer("y", FLOAT32, (chains, LANES))
+def _chain_kernel(chains: int, is_vector: bool, trips: int, rows: int = 0) -> Kernel:
+    """chains x (a = a * b + c), so many times; one item per thread. c is one number, or another for
+    each chain out of ``rows`` rows in turn."""
+    item, trip = Symbol("w", 0, None), variable("t", trips)
+    x = Buffer("x", FLOAT32, (1 + max(rows, 1), chains, LANES))
+    y = Buffer("y", FLOAT32, (chains, LANES))
     shape = (chains, LANES) if is_vector else (chains,)
     sums = Buffer("a", FLOAT32, shape, is_local=True)
     chain = variable("k", chains)
@@ -122,10 +127,11 @@ def _chain_kernel(chains: int, is_vector: bool, trips: int) -> Kernel:
         inner = loop(LANE, LANES, statement, Kind.VECTOR) if is_vector else statement
         return loop(chain, chains, inner, Kind.UNROLLED)
 
-    step = Store(sums, at, scalar.call("fma", Load(sums, at), Load(x, (0,)), Load(x, (1,))))
+    addend = Load(x, (Dim.of(trip) % rows + 1, *at) if rows else (1, 0, 0))
+    step = Store(sums, at, scalar.call("fma", Load(sums, at), Load(x, (0, 0, 0)), addend))
     body = block(
         each(Store(sums, at, scalar.literal(1.0, FLOAT32))),
-        loop(variable("t", trips), trips, each(step)),
+        loop(trip, trips, each(step)),
         each(Store(y, (Dim.of(chain), Dim.of(LANE) if is_vector else 0), Load(sums, at))),
     )
     return Kernel("chains", (x, y), (), Dim.of(item) + 1, item, Allocate(sums, body))
@@ -144,7 +150,7 @@ def _chains_on(kernel: Kernel, cpu: Cpu, threads: int, trips: int) -> Callable[[
     function = ctypes.CFUNCTYPE(None, ctypes.c_void_p, ctypes.c_int64, ctypes.c_int64)(
         library["chains"]
     )
-    x = np.array([0.5, 0.25], np.float32)
+    x = np.full(kernel.buffers[0].shape, 0.5, np.float32)
     words = []
     for _ in range(threads):
         y = np.zeros((64, LANES), np.float32)

@@ -67,7 +67,7 @@ class _Attention:
         depth = self.q.shape[-1]
         assert isinstance(width, int) and isinstance(depth, int)
         self.width, self.depth, self.vectors = width, depth, -(-width // LANES)
-        room = machine.vectors // 2 if self.dtype.bytes > 4 else machine.vectors
+        room = machine.vectors_of(self.dtype)
         rows, columns = Axis.of("r", self.queries), Axis.of("c", VECTORS)
         self.rows, self.columns = row_and_column_counts(rows, columns, room)
         self.rows = min(self.rows, LANES)  # what is known of rows lies in one vector

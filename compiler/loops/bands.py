@@ -151,7 +151,7 @@ class _Bands:
         self.counts = counts
         # that bands share: those of an image, or of a line
         self.tiles = counts[0] * counts[1] if self.is_known else counts[1]
-        room = machine.vectors // 2 if self.dtype.bytes > 4 else machine.vectors
+        room = machine.vectors_of(self.dtype)
         rows, columns = Axis.of("r", self.tiles), Axis.of("c", -(-filters // LANES))
         most = max(_fitting(self.entries, channels, self.dtype.bytes), FEWEST_ROWS)
         self.rows, self.columns = row_and_column_counts(rows, columns, room, most)

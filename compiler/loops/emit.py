@@ -37,7 +37,7 @@ from .items import TOTALS
 from .panels import Sweep, sweep_of
 from .plan import Plan
 from .space import Substitution
-from .tile_conditions import outer_conditions, without
+from .tile_conditions import is_zero, outer_conditions, without
 
 Units: TypeAlias = tuple[tuple[Symbol, int], ...]  # unrolled loops and their extents
 Index: TypeAlias = tuple[Extent, ...]
@@ -255,7 +255,8 @@ class _Emitter:
         self, body: Statement, place: _Place, lanes: bool = True, terms: Sequence[Axis] = ()
     ) -> Statement:
         """A statement for every accumulator of the tile; of few terms that are copied out, all
-        those of one sum before the next: what one reads stays in registers for itself only."""
+        those of one sum before the next: registers hold what one sum reads, and what the next
+        ones share of it."""
         if lanes and self.lanes:
             body = loop(LANE, LANES, body, Kind.VECTOR)
         for axis in reversed(terms):
@@ -328,8 +329,8 @@ class _Emitter:
                 return scalar.call("dot_bytes", left, right, present)
             case Call("mul", (left, right), dtype) if is_sum and dtype.is_float:
                 return scalar.call("fma", left, right, present)
-            case Guarded(conditions, Call("mul", (left, right), dtype), _) if (
-                is_sum and dtype.is_float
+            case Guarded(conditions, Call("mul", (left, right), dtype), otherwise) if (
+                is_sum and dtype.is_float and is_zero(otherwise)
             ):
                 zero = scalar.literal(0, dtype)
                 return scalar.call(

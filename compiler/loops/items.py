@@ -67,8 +67,8 @@ def with_items(space: Space, tile: Tile, chains: Chains, row: Axis | None = None
 
 def _is_bound_by_stores(space: Space, tile: Tile, chains: Chains) -> bool:
     """Whether results of a free number, of few terms each, are stored vector after vector of a row,
-    or of its phases (depthwise convolutions, those of few channels): in their order, the CPU
-    foresees what comes next, and operands are small or read once."""
+    or of its phases (depthwise convolutions, those of few channels, products of few columns): in
+    their order, the CPU foresees what comes next, and operands are small or read once."""
     terms = dim.product([axis.extent for axis in space.reduce])
     is_along_rows = tile.has_lanes and not tile.lanes_reduce and not chains.outer
     phases = list(takewhile(lambda axis: isinstance(axis.extent, int), reversed(space.pure)))
@@ -100,7 +100,7 @@ def _in_order(outer: Sequence[Axis], has_long_rows: bool) -> tuple[list[Axis], l
     if not free:
         return list(outer), []
     before = list(outer[: free[0]])
-    if math.prod(axis.extent for axis in before if isinstance(axis.extent, int)) >= LEAST_ITEMS:
+    if _extent(before) >= LEAST_ITEMS:
         return before, list(outer[free[0] :])
     if len(free) == 1:
         return [outer[free[0]], *before, *outer[free[0] + 1 :]], []

@@ -32,6 +32,10 @@ class Machine:
     last_level_cache: int = 32 << 20
     has_dots: bool = False
 
+    def vectors_of(self, dtype: DType) -> int:
+        """How many vectors of LANES numbers its registers hold."""
+        return self.vectors // 2 if dtype.bytes > 4 else self.vectors
+
 
 @dataclass(frozen=True)
 class Tile:

@@ -99,11 +99,11 @@ class Space:
         be inside; what they hold is never stored."""
         in_lanes = tuple(c for c in self.store_guard if LANE in dim.symbols_of([c]))
 
-        def made(node: Expr, _: Sequence[Expr]) -> Expr | None:
+        def made(node: Expr, parts: Sequence[Expr]) -> Expr | None:
             match node:
                 case Guarded(conditions, Load() as load) if depends(load, LANE):
                     if tests_lanes(load, conditions):
-                        return node
+                        return Guarded(conditions, load, parts[1])
                     if is_zero(node.otherwise):  # one test of both, for which no branch is made
                         return Guarded((*conditions, *in_lanes), load, node.otherwise)
                 case Load() if depends(node, LANE):

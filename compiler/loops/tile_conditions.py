@@ -35,11 +35,11 @@ def is_zero(value: Expr) -> bool:
 
 def outer_conditions(value: Expr, units: Sequence[Symbol]) -> list[Dim]:
     """The conditions of a term's guards that are the same for a whole tile: without one of them
-    the term adds nothing.
+    the term adds nothing, for its factor is zero there.
     """
     inside = {LANE, *units}
     match value:
-        case Call("fma", (Guarded(conditions), _, _), _):
+        case Call("fma", (Guarded(conditions, _, otherwise), _, _), _) if is_zero(otherwise):
             return [c for c in conditions if isinstance(c, Dim) and not inside & c.symbols()]
     return []
 

@@ -114,7 +114,7 @@ def _tile(
         vectors, scalars = vectors[:1], vectors[1:]
     if not vectors or (lanes_reduce and not scalars):
         return plain
-    room = machine.vectors // 2 if space.elements.out.dtype.bytes > 4 else machine.vectors
+    room = machine.vectors_of(space.elements.out.dtype)
     if scalars:
         row = _nearest(
             [a for a in space.pure if not any(depends(v, a.symbol) for v in vectors)], scalars
@@ -293,8 +293,9 @@ def _overlapping_terms(space: Space, tile: Tile, chains: Chains, machine: Machin
         return 0
     copied = chains.inner[places[-1] :]
     terms = dim.product([axis.extent for axis in copied])
-    room = machine.vectors // max(space.elements.out.dtype.bytes // 4, 1)
-    is_held = isinstance(terms, int) and tile.counts[axes[0].symbol] + 2 * terms <= room
+    held = tile.counts[axes[0].symbol]
+    room = machine.vectors_of(space.elements.out.dtype) - held
+    is_held = isinstance(terms, int) and 2 * terms <= room
     return len(copied) if is_held else 0
 
 

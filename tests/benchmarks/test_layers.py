@@ -13,6 +13,7 @@ from netloom.benchmarks.layer_sums import Row
 from netloom.benchmarks.models import light_models
 from netloom.benchmarks.operations import operations
 from netloom.benchmarks.peaks import Peaks
+from netloom.benchmarks.turns import Core
 from netloom.frontends.onnx.importer import from_onnx
 
 from .conftest import tables
@@ -24,7 +25,7 @@ def test_a_run(machine: Peaks, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
     """
     shared, own = Layer(16, 16, 8), Layer(16, 16, 8, 1)
     monkeypatch.setitem(LAYERS, "vgg19", {shared: 2})
-    monkeypatch.setattr(layers, "_multiplier", lambda _: lambda: 64.0)
+    monkeypatch.setattr(layers, "core_of", lambda _: Core(lambda: 64.0, lambda: 60.0))
     monkeypatch.setitem(LAYERS, "resnet50", {shared: 1, own: 3, Layer(8, 8, 4): 1})
     arguments = [
         "-o",
@@ -50,6 +51,7 @@ def test_a_run(machine: Peaks, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
         shared.name in sentence and "batch 1, im2col" in sentence for sentence in data["left_out"]
     )
     for row in data["rows"]:
+        assert row["quiet"] == 100
         assert 0 < row["error"] < 1e-5 and row["gflops"] == pytest.approx(
             row["flops"] / row["milliseconds"] / 1e6
         )
@@ -72,19 +74,10 @@ def test_a_run(machine: Peaks, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
     )
 
 
-def test_parts_of_the_peak_do_not_depend_on_the_clock(monkeypatch: pytest.MonkeyPatch) -> None:
-    """It may halve between two rounds."""
-    clock = iter(speed for round_ in range(100) for speed in [(1.0, 0.5, 0.8)[round_ % 3]] * 3)
-    monkeypatch.setattr(layers, "_multiplier", lambda _: lambda: 100.0 * next(clock))
-    monkeypatch.setattr(layers, "_block_of", lambda _: 0.02 / next(clock))
-    calls: list[None] = []
-    seconds, part = layers.beside_the_peak(lambda: calls.append(None), 1e9, 1, 0.0)
-    assert part == pytest.approx(0.5) and 0.02 <= seconds <= 0.04 and calls == [None]
-
-
 def rows_at(percents: dict[str, float]) -> list[Row]:
     """Every layer of VGG-19 at these parts of a peak of 100 GFLOP/s, by strategy."""
-    return [Row(layer.name, strategy, 1, 1, layer.flops(1) / percent / 1e6, percent, percent, 1e-6,
+    return [Row(layer.name, strategy, 1, 1, layer.flops(1) / percent / 1e6, percent, percent,
+                100.0, 1e-6,
                 0.0, layer.flops(1), layer.bytes(1))
             for layer in VGG19 for strategy, percent in percents.items()]  # fmt: skip
 
@@ -125,7 +118,7 @@ def test_goals_are_of_the_best_winograd_and_of_direct() -> None:
     )
     assert not any("14x14" in name and name.startswith("winograd") for name in missed)
     products = [
-        Row(f"matmul {n}", "matmul", 1, 1, 1.0, p, p, 0.0, 0.0, 2.0 * n**3, 1.0)
+        Row(f"matmul {n}", "matmul", 1, 1, 1.0, p, p, 100.0, 0.0, 0.0, 2.0 * n**3, 1.0)
         for n, p in ((512, 86.0), (1024, 86.0))
     ]
     assert [goal.is_met for goal in layers.goals(products)] == [True, False]

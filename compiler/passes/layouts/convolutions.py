@@ -16,6 +16,7 @@ from ... import dim
 from ...dim import Extent
 from ...graph import Node, Value
 from ...layout import BLOCK, channel_blocked, fills_blocks
+from ...loops.items import FEW_TERMS
 from ...op import OPS
 from ...ops.convolution import padding_of_output_gradient
 from .image_readers import becomes_results
@@ -132,7 +133,7 @@ def _stays_in_rows(site: Site, x: Value) -> bool:
     """Whether a convolution of few terms computes a row-major result of free rows at once: it takes
     no longer than one in blocks, which another kernel would turn."""
     terms = dim.product(site.node.inputs[1].shape[1:])
-    is_small = isinstance(terms, int) and terms <= TESTED_TAPS
+    is_small = isinstance(terms, int) and terms <= FEW_TERMS
     is_free = isinstance(x.shape[-1], dim.Dim) and site.node.attrs.stride[-1] == 1
     return is_small and x.layout is None and is_free and becomes_results(site.graph, site.node)
 

@@ -165,6 +165,19 @@ def of_a_slice() -> Graph:
     return b.build([b("conv", part, b.constant(weights(6, 4, 3, 3)), **PLAIN)], ["y"])
 
 
+def weighted(op: str, *shapes: tuple[int, ...], **attrs: Any) -> Callable[[], Graph]:
+    """Sums over the first axis of what an op makes of its inputs, times another input."""
+
+    def make() -> Graph:
+        b = Builder("weighted")
+        parts = [b.input(TensorType(FLOAT32, shape), f"x{n}") for n, shape in enumerate(shapes)]
+        whole = b(op, *parts, **attrs)
+        weights = b.input(TensorType(FLOAT32, whole.type.static_shape), "w")
+        return b.build([b("reduce_sum", b("mul", whole, weights), axes=(0,), keep=False)], ["y"])
+
+    return make
+
+
 def masked() -> Graph:
     """Softmax of scores of any size, with a mask for each of any number of images."""
     b = Builder("masked")

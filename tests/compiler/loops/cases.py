@@ -42,6 +42,7 @@ from .case_graphs import (
     selected,
     suppressed,
     two_layers,
+    weighted,
 )
 
 
@@ -127,6 +128,8 @@ CASES = (
     Case("pad", one("pad", (3, 5), lo=(1, 2), hi=(0, 3), value=1.5)),
     Case("pad_reflect", one("pad", (3, 5), lo=(1, 2), hi=(2, 3), mode="reflect")),
     Case("concat", one("concat", (3, 5), (3, 20), (3, 1), axis=1)),
+    Case("concat_in_a_sum", weighted("concat", (24, 64), (8, 64), axis=0)),
+    Case("pad_in_a_sum", weighted("pad", (24, 64), lo=(5, 0), hi=(4, 0), value=3)),
     Case("concat_many", one("concat", *[(2, 1 + k % 2) for k in range(70)], axis=1)),
     Case("concat_rows", one("concat", (2, 5), (3, 5), axis=0)),
     Case("depth_to_space", one("depth_to_space", (1, 8, 3, 3), block=2)),

@@ -97,6 +97,8 @@ CASES = {
     "dilated_rows": Windows(9, 9, (3, 3), dilation=(2, 2)),
     "blocks": Windows(32, 32, (3, 3), is_between=True),
     "strided_blocks": Windows(20, 20, (5, 3), stride=(2, 2), batch=N, is_between=True),
+    "strided_columns": Windows(3, 3, (3, 3), stride=(1, 2)),
+    "strided_both": Windows(3, 3, (5, 3), stride=(2, 2), batch=N),
     "one_channel": Windows(1, 20, (3, 3)),
     "one_filter": Windows(3, 1, (3, 3)),
 }

@@ -1,9 +1,10 @@
 """Loads and stores: one element for all lanes, neighbours or elements a small step apart as
 vectors, or lane by lane.
 
-Lanes that do not run touch no memory; of a local buffer all lanes may be touched. There are no
-branches for it: what must not be read is a zero on the stack, and what must not be written goes
-there too. What a block has loaded already is used again until something is stored.
+Lanes that do not run touch no memory; of a local buffer all lanes may be touched. No lane has a
+branch of its own: what must not be read is a zero on the stack, and what must not be written goes
+there too (a store that goes lane by lane asks once whether all lanes run). What a block has loaded
+already is used again until something is stored.
 """
 
 from __future__ import annotations
