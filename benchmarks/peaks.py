@@ -20,7 +20,7 @@ import llvmlite.binding as llvm
 import numpy as np
 
 from netloom.benchmarks import conditions
-from netloom.compiler import scalar
+from netloom.compiler import dim, scalar
 from netloom.compiler.dim import Dim, Symbol
 from netloom.compiler.driver import Options, compile_graph
 from netloom.compiler.graph import Builder
@@ -150,7 +150,7 @@ def _chains_on(kernel: Kernel, cpu: Cpu, threads: int, trips: int) -> Callable[[
     function = ctypes.CFUNCTYPE(None, ctypes.c_void_p, ctypes.c_int64, ctypes.c_int64)(
         library["chains"]
     )
-    x = np.full(kernel.buffers[0].shape, 0.5, np.float32)
+    x = np.full([dim.evaluate(extent, {}) for extent in kernel.buffers[0].shape], 0.5, np.float32)
     words = []
     for _ in range(threads):
         y = np.zeros((64, LANES), np.float32)
