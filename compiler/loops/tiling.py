@@ -35,6 +35,7 @@ FOLD_WORK = 8  # instructions that adding the lanes of one vector costs
 SYMBOLIC_TERMS = 1 << 12  # of a sum whose length is a free dim
 LEAST_STREAMED, LEAST_TERMS = 1 << 16, 16  # elements, and rows, of a sum read row after row
 LEAST_RUN = 8  # vectors of a row that a work item should read
+NEIGHBOURS = 8  # vectors that are read together and stored far apart
 
 
 def plan_tiles(space: Space, machine: Machine) -> Plan:
@@ -107,7 +108,9 @@ def _tile(
     is broadcast (depthwise convolutions, pooling), rows are sums that do not wait for each
     other."""
     plain = Tile(has_lanes, lanes_reduce)
-    if space.elements.compute is None or not has_lanes:
+    if space.elements.compute is None and has_lanes:
+        return _together_as_read(space, plain)
+    if not has_lanes:
         return plain
     vectors, scalars = operands(space)
     if lanes_reduce:
@@ -151,6 +154,24 @@ def _tile(
         axis.symbol: size for axis, size in ((used_row, rows), (used_column, columns)) if axis
     }
     return replace(plain, rows=used_row, columns=used_column, counts=counts)
+
+
+def _together_as_read(space: Space, plain: Tile) -> Tile:
+    """Of a kernel that only moves numbers, vectors that lie behind each other where they are read
+    and far apart where they are stored (rows that go into panels): one by one, in the order of the
+    output, each would be read from a page of its own, and nothing would be fetched ahead."""
+    axes = [axis for axis in space.pure if axis.extent != 1]
+    if len(space.loads) != 1 or len(axes) < 2:
+        return plain
+    (read,), stored = space.loads, Load(*space.stored_at(Substitution({})))
+    if stride(read, axes[-1]) * read.dtype.bytes < FAR_ROWS:
+        return plain
+    for axis in axes[:-1]:
+        is_apart = stride(stored, axis) * read.dtype.bytes >= FAR_ROWS
+        if isinstance(axis.extent, int) and stride(read, axis) == LANES and is_apart:
+            counts = {axis.symbol: min(NEIGHBOURS, axis.extent)}
+            return replace(plain, columns=axis, counts=counts)
+    return plain
 
 
 def _cut_row(space: Space, plain: Tile, lanes: Axis | None, most: int) -> Tile | None:

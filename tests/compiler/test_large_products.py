@@ -14,7 +14,8 @@ from netloom.runtime.session import Session
 
 
 @pytest.mark.parametrize(("rows", "terms", "columns", "is_packed"), [
-    (257, 1152, 1000, True), (130, 600, 2049, True), (999, 640, 515, False),
+    (257, 1152, 1000, True), (130, 600, 2049, True), (999, 640, 515, True),
+    (255, 640, 515, False), (999, 250, 515, False),
     (127, 2048, 1536, False), (256, 1537, 3136, True),
 ])  # fmt: skip
 @pytest.mark.parametrize("is_constant", [False, True])
@@ -37,3 +38,14 @@ def test_product(rows: int, terms: int, columns: int, is_packed: bool, is_consta
     assert one.tobytes() == two.tobytes()
     kernels = [launch.kernel.split("_", 2)[2] for launch in compiled.program.entries[0].launches]
     assert kernels == (["reorder", "matmul"] if is_packed and not is_constant else ["matmul"])
+
+
+@pytest.mark.parametrize("is_given", [False, True])
+def test_what_a_caller_gives_is_packed_sooner(is_given: bool) -> None:
+    """It may begin anywhere, where the program's own memory begins with a line."""
+    b = Builder("product")
+    x, y = (b.input(TensorType(FLOAT32, (512, 512)), name) for name in "xy")
+    right = y if is_given else b("softmax", y, axis=1)
+    program = compile_graph(b.build([b("matmul", x, right)])).program
+    kernels = [launch.kernel for launch in program.entries[0].launches]
+    assert any("reorder" in name for name in kernels) == is_given

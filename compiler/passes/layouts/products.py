@@ -44,7 +44,7 @@ def _right_operand(site: Site, right: Value, is_transformed: bool) -> Value:
         return site.reordered(right, columns_in_panels(right)) if is_turned else right
     if is_skinny(node, is_constant) and not is_transformed:
         return site.reordered(site.plain(right), by_columns(right))
-    is_packed = is_constant or is_transformed or is_worth_packing(node)
+    is_packed = is_constant or is_transformed or is_worth_packing(graph, node)
     return in_panels(site, right) if is_packed else site.plain(right)
 
 

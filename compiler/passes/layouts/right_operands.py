@@ -13,22 +13,27 @@ from ...strategies.strategy import numbers
 from .packed_layouts import by_columns
 
 PACKED_ROWS, PACKED_BYTES = 128, 2 << 20  # of a product whose right operand is packed at run time
+GIVEN_ROWS, GIVEN_BYTES = 256, 512 << 10  # the same where the caller gives the right operand
 # of a right operand whose columns are made contiguous, their length, rows of the left one
 FEW_COLUMNS, LONG, SKINNY_ROWS = 8, 64, 64
 PADDED = 1.25  # columns in panels, padding and all, for each one that is there
 TURNED = 2  # elements put into panels in the time in which the lanes of one result are added up
 
 
-def is_worth_packing(node: Node) -> bool:
+def is_worth_packing(graph: Graph, node: Node) -> bool:
     """Whether a product reads its right operand so often that packing it first pays: row-major, the
     rows of a large matrix lie a power of two apart or nearly so, and push each other out of the
-    cache (Goto and van de Geijn 2008, section 4)."""
+    cache (Goto and van de Geijn 2008, section 4). What a caller gives may begin anywhere: each
+    vector of it that lies across two lines is two loads from the L2 cache, a fifth of the time of
+    a whole product."""
     left, right = node.inputs
     if not (left.type.is_static and right.type.is_static):
         return False
     batch, (k, n) = right.type.static_shape[:-2], right.type.static_shape[-2:]
     rows = math.prod(left.type.static_shape) // (math.prod(batch) * k or 1)
-    return rows >= PACKED_ROWS and k * n * right.dtype.bytes >= PACKED_BYTES
+    size = k * n * right.dtype.bytes
+    is_given = right in graph.inputs and rows >= GIVEN_ROWS and size >= GIVEN_BYTES
+    return is_given or (rows >= PACKED_ROWS and size >= PACKED_BYTES)
 
 
 def is_skinny(node: Node, is_constant: bool) -> bool:

@@ -26,6 +26,7 @@ from netloom.compiler.loops.text import print_kernel
 from netloom.compiler.loops.transposition import planned_transposition
 from netloom.compiler.loops.verify import verify_kernel
 from netloom.compiler.op import OPS, Array
+from netloom.compiler.passes.layouts.packed_layouts import panels
 from netloom.compiler.scalar import cast_array
 from netloom.compiler.targets.cpu.llvm import kernels_as_assembly, kernels_as_llvm
 from netloom.compiler.targets.cpu.machine import CPUS, Cpu, host_cpus
@@ -108,6 +109,13 @@ def random_transpositions(count: int) -> list[Graph]:
 
 
 BLOCKS = channel_blocked(4)
+PANELS = panels(Value(TensorType(FLOAT32, (40, 530))))
+INTO_PANELS = (
+    ((40, 530), FLOAT32),
+    ((17, 300), FLOAT64),
+    ((70, 512), FLOAT16),
+    ((16, 24), FLOAT32),
+)
 GRAPHS = (
     *random_transpositions(12),
     *(transposed((33, 40), (1, 0), dtype) for dtype in DTYPES),
@@ -123,6 +131,7 @@ GRAPHS = (
     *(reordered((2, c, 5, 7), BLOCKS, None) for c in (3, 16, 40)),
     reordered((N, 32, 4, 4), BLOCKS, None, FLOAT64),
     reordered((1, 18, 3, 3), None, BLOCKS, FLOAT16),
+    *(reordered(shape, None, PANELS, dtype) for shape, dtype in INTO_PANELS),
     fused(),
     joined(),
 )
@@ -169,6 +178,14 @@ def test_transpositions_in_the_interpreter(number: int) -> None:
     run = run_kernel(kernel, arrays, {s.name: SYMBOLS[s.name] for s in kernel.symbols})
     assert run.output.tobytes() == expected.tobytes()
     assert not verify_kernel(kernel)
+
+
+def test_rows_that_go_into_panels_are_read_in_order() -> None:
+    """Eight vectors of a row at a time, each for another panel; of short rows one."""
+    for (shape, dtype), together in zip(INTO_PANELS, (8, 8, 8, 1), strict=True):
+        graph = reordered(shape, None, PANELS, dtype)
+        text = print_kernel(build_kernel("kernel", graph, CPUS["x86-64-v4"].machine))
+        assert ("unrolled p0u < 8:" in text) == (together == 8), text
 
 
 def test_large_sides_go_in_tiles() -> None:
@@ -298,6 +315,7 @@ LARGE = (
     transposed((48, 64), (1, 0), FLOAT64),
     reordered((1, 32, 4, 8), None, BLOCKS),
     reordered((1, 32, 4, 8), BLOCKS, None),
+    reordered((40, 304), None, PANELS),
 )
 HALF_LINES = (transposed((50, 37), (1, 0)), transposed((64, 48), (1, 0), FLOAT16), fused())
 
