@@ -85,7 +85,7 @@ _SELECT = (
          why="weights must have their final values",
          options=("accuracy", "override", "decisions", "typical_batch", "rates", "tuner")),
     Pass("join_stages", join_stages, after=("select_strategies",),
-         why="strategies that cut into tiles have expanded", options=("typical_batch",)),
+         why="strategies that cut into tiles have expanded", options=("typical_batch", "rates")),
     Pass("eliminate_untransformed", eliminate_dead, after=("select_strategies",),
          why="transformed weights replace others"),
 )  # fmt: skip

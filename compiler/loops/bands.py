@@ -14,6 +14,7 @@ part of one line of tiles, because nothing can be divided by the tiles of a line
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 from .. import dim, scalar
@@ -91,6 +92,15 @@ def reason_against(
     if images * -(-of_image // band) * weights > AGAIN * saved:
         return "its bands would read the weights too often"
     return None
+
+
+def tiles_of_band(kept: int, images: int, tiles: int, channels: int, filters: int) -> float:
+    """How many tiles multiply the weights each time that these come from beyond the L2 cache:
+    infinitely many where they stay in it."""
+    if 4 * kept * channels * filters <= MOST_OF_ANY_SIZE:
+        return math.inf
+    of_image = tiles // images
+    return _tiles_of_band(kept, channels, of_image, FEWEST_ROWS, COLUMNS, images=images)
 
 
 def _fitting(kept: int, channels: int, size: int = 4, columns: int = 2) -> int:
@@ -332,4 +342,4 @@ def _hints(weight: Expr, channel: Axis, columns: tuple[Symbol, int], tile: Axis)
     return Sweep(weight, (channel,), columns, tiles, tile.position).hints()
 
 
-__all__ = ["band_loops", "reason_against"]
+__all__ = ["band_loops", "reason_against", "tiles_of_band"]

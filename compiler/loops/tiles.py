@@ -279,8 +279,8 @@ def _over_tiles(
     number = (n.position * rows + ty.position) * columns + tx.position
     block_ = cg.position * group + cb.position
     place = _Place(n.position, (ty.position, tx.position), number, block_, channels)
-    inside = loop(tx.symbol, columns, loop(cb.symbol, group, body(place)))
-    return over_items((ty, n, cg) if isinstance(rows, Dim) else (n, ty, cg), item, inside)
+    inside = loop(cb.symbol, group, loop(tx.symbol, columns, body(place)))
+    return over_items((ty, n, cg) if isinstance(rows, Dim) else (n, cg, ty), item, inside)
 
 
 def combined(coefficients: Sequence[float], values: Sequence[Expr]) -> Expr:

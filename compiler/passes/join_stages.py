@@ -8,15 +8,22 @@ from math import prod
 
 from ..dim import evaluate, symbols_of
 from ..graph import Graph, Value
-from ..loops.bands import reason_against
+from ..loops.bands import reason_against, tiles_of_band
 from ..rewrite import Explain, Match, Rewriter, Rule, apply_rules
+from ..strategies import Rates, rates_of
 from ..strategies.strategy import IMAGE, image_numbers, nominal
+from .select_strategies import REFERENCE
 
 
 def join_stages(
-    graph: Graph, typical_batch: int | None = None, explain: Explain | None = None
+    graph: Graph,
+    typical_batch: int | None = None,
+    rates: Rates | None = None,
+    explain: Explain | None = None,
 ) -> Graph:
-    """The graph with those stages in one op; ``typical_batch``: what free dims are taken for."""
+    """The graph with those stages in one op; ``typical_batch``: what free dims are taken for;
+    ``rates``: of the machine, REFERENCE's if there are none."""
+    machine = rates or rates_of(REFERENCE)
 
     def is_better(m: Match) -> bool | str:
         if not m.is_only_use(m.image.output, m.product.output):
@@ -27,7 +34,11 @@ def join_stages(
         is_known = all(isinstance(count, int) for count in counts)
         taken = {s.name: n for s, n in image_numbers(graph, symbols_of(counts), IMAGE).items()}
         tiles = images * prod(evaluate(count, taken) for count in counts)
-        return reason_against(kept, images, tiles, channels, filters, groups, is_known) or True
+        sizes = kept, images, tiles, channels, filters
+        if reason := reason_against(*sizes, groups, is_known):
+            return reason
+        keeps_up = machine.has_bands_of(tiles_of_band(*sizes))
+        return keeps_up or "its weights would come slower than its bands multiply"
 
     rule = Rule(
         "winograd_output(winograd_input(x) u) => winograd_fused(x, u)",

@@ -48,6 +48,11 @@ class Rates:
     has_bands: bool = False
     pricing: Pricing | None = None  # how strategies are priced (None: by their costs)
 
+    def has_bands_of(self, rows: float) -> bool:
+        """Whether a workspace can be made and used in bands of so many rows: all bands read the
+        float32 weights, which must come from the last-level cache as fast as rows multiply them."""
+        return self.has_bands and 4 * self.products <= self.near * rows
+
     def prices(
         self, graph: Graph, node: Node, batch: int, strategies: Sequence[Strategy]
     ) -> Mapping[str, Price]:
@@ -79,17 +84,18 @@ Pricing: TypeAlias = "Callable[[Graph, Node, int, Sequence[Strategy]], Mapping[s
 class Cost:
     """Multiply-adds in register tiles, bytes moved between kernels, and the workspace in bytes, at
     nominal dims. The bytes include one write and one read of the workspace, which may be made and
-    used ``in_bands``."""
+    used in bands: ``band`` of whose rows share the weights each time that these are read (0: it may
+    not)."""
 
     products: float
     bytes: float
     workspace: float
-    in_bands: bool = False
+    band: float = 0.0
 
     def seconds(self, rates: Rates) -> float:
         """Time on one core."""
         far = rates.bytes / 2 if rates.far is None else rates.far
-        stays = self.workspace <= rates.cache or (self.in_bands and rates.has_bands)
+        stays = self.workspace <= rates.cache or rates.has_bands_of(self.band)
         passed = self.workspace / (rates.near if stays else far)
         return (
             self.products / rates.products

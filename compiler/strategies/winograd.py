@@ -19,7 +19,7 @@ from dataclasses import replace
 from math import prod
 
 from ..graph import Builder, Graph, Node, Value
-from ..loops.bands import reason_against
+from ..loops.bands import reason_against, tiles_of_band
 from ..ops.tiles import TileAttrs
 from ..ops.winograd import LARGEST, FusedAttrs, entries
 from ..tensor_type import FLOAT32
@@ -57,8 +57,9 @@ def cost(form: TileAttrs, node: Node, batch: int, is_constant: bool) -> Cost:
     images, count = nominal(node.output, batch)[0], tiles.count(form, node, batch)
     is_known = not image_dims(node)
     reason = reason_against(entries(form), images, count, *ends, node.attrs.groups, is_known)
-    has_bands = node.op.name != "conv_weight_gradient" and reason is None
-    return replace(found, in_bands=has_bands)
+    if reason is not None or node.op.name == "conv_weight_gradient":
+        return found
+    return replace(found, band=tiles_of_band(entries(form), images, count, *ends))
 
 
 def level(inputs: int) -> tuple[float, str]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from math import prod
 
 import numpy as np
@@ -18,6 +19,7 @@ from netloom.compiler.passes.choose_layout import choose_layout
 from netloom.compiler.passes.fuse import fuse
 from netloom.compiler.passes.join_stages import join_stages
 from netloom.compiler.passes.select_strategies import select_strategies
+from netloom.compiler.strategies import rates_of
 from netloom.compiler.tensor_type import FLOAT32, TensorType
 from netloom.runtime.session import Session
 
@@ -56,6 +58,17 @@ def test_where_stages_are_joined(sizes: tuple[int, ...], reason: str) -> None:
     assert seen == [reason]
     assert ("winograd_fused" in names(graph)) == (reason == "applied")
     assert ("winograd_output" in names(graph)) == (reason != "applied")
+
+
+def test_bands_need_their_weights_as_fast_as_they_multiply() -> None:
+    """At 55.9e9 multiply-adds a second 224 GB/s, over the tiles of a band: of 256 channels it has
+    12, of fewer more; weights of 64 stay in the L2 cache."""
+    slow = replace(rates_of("x86-64-v4"), near=18e9)
+    seen: list[str] = []
+    for channels, extent in ((256, 56), (128, 112), (64, 112)):
+        join_stages(stages(1, channels, channels, extent), rates=slow,
+                    explain=lambda _rule, _node, text: seen.append(text))  # fmt: skip
+    assert seen == ["its weights would come slower than its bands multiply", "applied", "applied"]
 
 
 def test_a_free_batch_counts_as_the_typical_one() -> None:

@@ -40,9 +40,12 @@ def test_a_workspace_that_caches_hold_is_passed_on_faster() -> None:
     assert Cost(1e6, 4e6 + 2e6, 1e6).seconds(rates) == pytest.approx(2e-3 + 1e6 / 8e9)
     assert Cost(1e6, 4e6 + 4e6, 2e6).seconds(rates) == pytest.approx(2e-3 + 2e6 / 1e9)
     # a band at a time it stays in a cache, if the machine has kernels for that
-    banded = Cost(1e6, 4e6 + 4e6, 2e6, in_bands=True)
+    banded = Cost(1e6, 4e6 + 4e6, 2e6, band=8.0)
     assert banded.seconds(rates) == pytest.approx(2e-3 + 2e6 / 1e9)
     assert banded.seconds(replace(rates, has_bands=True)) == pytest.approx(2e-3 + 2e6 / 8e9)
+    # unless the weights, 4 bytes for each row of a band, come slower than it multiplies
+    slow = replace(rates, has_bands=True, products=17e9)
+    assert banded.seconds(slow) == pytest.approx(1e6 / 17e9 + 1e-3 + 2e6 / 1e9)
     # a write and a read like others
     assert Cost(1e6, 4e6 + 4e6, 2e6).seconds(Rates(1e9, 4e9)) == pytest.approx(3e-3)
 
