@@ -25,6 +25,7 @@ BLOCK = 0.004  # seconds for which a kernel is timed before the peak is
 TRIPS = 1 << 17  # of the chains whose rate is the peak: a millisecond or less
 QUIET = 0.88  # of the part that chains reach which read the first cache
 ENOUGH = 12  # undisturbed rounds
+LOOKS, PAUSE = 300, 0.007  # at a core before anything is timed, and seconds between them
 PATIENCE = 10  # times the seconds meant for a kernel, at most, for so many of them
 
 
@@ -108,10 +109,14 @@ def _is_done(rounds: Sequence[Round], core: Core, spent: float, budget: float) -
 
 @cache
 def core_of(threads: int) -> Core:
-    """Chains on so many threads, compiled once."""
-    return Core(
-        peaks.multiplier(threads, TRIPS), peaks.multiplier(threads, TRIPS, reads_cache=True)
-    )
+    """Chains on so many threads, compiled once, and looked at for some seconds: a neighbour's work
+    comes in bursts."""
+    registers, loads = (peaks.multiplier(threads, TRIPS, reads) for reads in (False, True))
+    core = Core(registers, loads)
+    for _ in range(LOOKS):
+        core.look()
+        time.sleep(PAUSE)
+    return core
 
 
 def _block_of(call: Callable[[], object]) -> float:
