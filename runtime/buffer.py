@@ -99,7 +99,7 @@ def _from_numbers(array: Array, port: PortInfo, dtype: np.dtype[Any]) -> Array:
     stands for the bits of bfloat16.
     """
     is_whole = array.dtype.kind in "iu" and dtype.kind in "iu"
-    if is_whole and port.dtype == "bfloat16":
+    if port.dtype == "bfloat16" and dtype.kind == "u" and array.size:
         raise TypeError("numbers are no bits of bfloat16; install ml_dtypes")
     converted = array.astype(dtype, casting="unsafe" if is_whole or not array.size else "same_kind")
     if is_whole and not np.array_equal(converted, array):

@@ -24,7 +24,7 @@ from ..dim import Extent, ceil_div, product
 from ..formula import sum_to
 from ..op import Array, Compute, NotDifferentiable, Op, Read, define
 from ..scalar import Expr
-from ..tensor_type import BOOL, TensorType, broadcast_shapes
+from ..tensor_type import BOOL, FLOAT32, TensorType, broadcast_shapes
 from .normalization import softmax_parts
 
 if TYPE_CHECKING:
@@ -136,13 +136,21 @@ def weights_of(
         seen = causal_mask(b, *scores.shape[-2:])
         scores = b("select", seen, scores, b.number(-inf, scores.dtype))
     axis = scores.type.rank - 1
-    weights = softmax_parts(b, scores, axis)
+    weights = _softmax(b, scores, axis)
     if attrs.has_zeros:
         is_empty = b(
             "equal", b("reduce_max", scores, axes=(axis,), keep=True), b.number(-inf, scores.dtype)
         )
         weights = b("select", is_empty, b.number(0.0, scores.dtype), weights)
     return weights
+
+
+def _softmax(b: Builder, scores: Value, axis: int) -> Value:
+    """Of floats of 16 bits as that of float32, rounded once."""
+    if scores.dtype.bytes >= FLOAT32.bytes:
+        return softmax_parts(b, scores, axis)
+    weights = softmax_parts(b, b("cast", scores, dtype=FLOAT32), axis)
+    return b("cast", weights, dtype=scores.dtype)
 
 
 def causal_mask(b: Builder, queries: Extent, keys: Extent) -> Value:

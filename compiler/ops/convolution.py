@@ -51,6 +51,12 @@ class ConvWeightGradientAttrs(ConvAttrs):
     kernel: tuple[int, ...] = ()
 
 
+def is_depthwise(weights: TensorType, groups: int) -> bool:
+    """Whether each filter of a convolution meets one channel, and each channel one filter."""
+    filters, channels = weights.shape[:2]
+    return channels == 1 and filters == groups > 1
+
+
 def output_extents(
     attrs: ConvAttrs, spatial: Sequence[Extent], kernel: Sequence[Extent]
 ) -> tuple[Extent, ...]:

@@ -1,5 +1,5 @@
 """Composed ops are replaced by the smaller ops that they mean, until every op has a loop form of
-its own. Means and norms of short floats are of float32 then.
+its own. Means, norms and softmax of short floats are of float32 then.
 """
 
 from __future__ import annotations

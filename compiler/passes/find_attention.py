@@ -4,8 +4,8 @@ strategies to choose from.
 Q K' may be scaled before or after the product, and masked by adding numbers, by a condition, or by
 both a mask and the condition that no query sees a later key. A condition that is that triangle
 becomes ``is_causal``. Where rows whose mask is -inf are made zeros (the ONNX standard's Attention),
-the op has zeros wherever all scores are -inf. It holds only where nobody else reads the
-scores or the weights made of them.
+the op has zeros wherever all scores are -inf. The softmax of short floats is one of float32, between
+two casts. It holds only where nobody else reads the scores or the weights made of them.
 """
 
 from __future__ import annotations
@@ -33,24 +33,27 @@ from ..rewrite import (
     RuleSet,
     apply_rules,
 )
-from ..tensor_type import BOOL, TensorType, broadcast_shapes
+from ..tensor_type import BOOL, FLOAT32, TensorType, broadcast_shapes
 
 SCALES = {"": "{}", "*": "{} * x", "/": "{} / x"}
 MASKS = {"": "{}", "+": "{} + mask", "?": "select(mask, {}, fill)", "!": "select(mask, fill, {})"}
 TRIANGLES = {"": "{}", "?": "select(triangle, {}, hidden)"}
-EMPTY = {"": "softmax({})", "?": "select(max(mask) = -inf, 0, softmax({}))"}
+WIDTHS = {"": "softmax({})", "f": "cast(softmax(cast({})))"}
+EMPTY = {"": "{}", "?": "select(max(mask) = -inf, 0, {})"}
 
 
 def find_attention(graph: Graph, explain: Explain | None = None) -> Graph:
     """The graph with every attention as one op."""
-    return apply_rules(graph, _rules(), explain)
+    has_short = any(node.op.name == "matmul" and _is_short(node.output) for node in graph.nodes)
+    return apply_rules(graph, _rules(tuple(WIDTHS) if has_short else ("",)), explain)
 
 
 @cache
-def _rules() -> RuleSet:
+def _rules(widths: tuple[str, ...]) -> RuleSet:
+    """Those of the keys of WIDTHS: each rule is tried at each product, which takes time."""
     forms = (
         _Form(*parts)
-        for parts in product(SCALES, MASKS, TRIANGLES, EMPTY)
+        for parts in product(SCALES, MASKS, TRIANGLES, EMPTY, widths)
         if not parts[3] or parts[1:3] == ("+", "")
     )
     return RuleSet([*(form.rule() for form in forms), *_scaled_operands()])
@@ -67,14 +70,21 @@ class _Form:
     mask: str
     triangle: str
     empty: str
+    width: str
 
     def rule(self) -> Rule:
         """The rule that makes this form one op."""
         scores = "q k'"
-        for table, key in ((SCALES, self.scale), (MASKS, self.mask), (TRIANGLES, self.triangle)):
+        for table, key in (
+            (SCALES, self.scale),
+            (MASKS, self.mask),
+            (TRIANGLES, self.triangle),
+            (WIDTHS, self.width),
+            (EMPTY, self.empty),
+        ):
             scores = table[key].format(scores)
         return Rule(
-            f"{EMPTY[self.empty].format(scores)} v => attention(q, k, v)",
+            f"{scores} v => attention(q, k, v)",
             self._pattern,
             self._made,
             self._check,
@@ -98,11 +108,15 @@ class _Form:
                 scores = p("select", p.mask, p.fill, scores, node="masked")
         if self.triangle:
             scores = p("select", p.triangle, scores, p.hidden, node="hiding")
+        if self.width:
+            scores = p("cast", scores, node="wide")
         axes: Any = p.axes
         power = p(
             "exp", p("sub", scores, p("reduce_max", scores, axes=axes, keep=True)), node="power"
         )
         weights = p("div", power, p("reduce_sum", power, axes=axes, keep=True), node="weights")
+        if self.width:
+            weights = p("cast", weights, node="narrow")
         if self.empty:
             largest = p("reduce_max", p.mask, axes=p.mask_axes, keep=True)
             weights = p("select", p("equal", largest, -inf), 0.0, weights, node="kept")
@@ -114,6 +128,12 @@ class _Form:
             return "the softmax is along another axis"
         if not scores.dtype.is_float:
             return "the scores are no floats"
+        if self.width and not (
+            _is_short(m.made.output)
+            and m.wide.output.dtype is FLOAT32
+            and m.narrow.output.dtype is scores.dtype
+        ):
+            return "the softmax is of another type than float32 of short floats"
         if self.scale and _number(m, m.factor) is None:
             return "the scores are not scaled by one number"
         if self.mask and broadcast_shapes([m.mask.shape, scores.shape]) != scores.shape:
@@ -126,17 +146,15 @@ class _Form:
             return "the outer condition does not hide the keys behind each query"
         steps = [
             m.bound[name].output
-            for name in ("made", "scaled", "masked", "hiding")
+            for name in ("made", "scaled", "masked", "hiding", "wide")
             if name in m.bound
         ]
-        last = [m.kept.output] if self.empty else []
+        made = [m.bound[name].output for name in ("weights", "narrow", "kept") if name in m.bound]
         if self.empty and (
             m.mask_axes != (m.mask.type.rank - 1,) or m.mask.shape[-1] != scores.shape[-1]
         ):
             return "rows without keys are told otherwise"
-        is_read = any(
-            m.rewriter.uses(value) != 1 for value in (*steps[:-1], m.weights.output, *last)
-        )
+        is_read = any(m.rewriter.uses(value) != 1 for value in (*steps[:-1], *made))
         if is_read or any(m.rewriter.uses(value) != 2 for value in (steps[-1], m.power.output)):
             return "something else reads the scores or weights"
         return True
@@ -167,6 +185,10 @@ class _Form:
         if fill == -inf and self.mask == "?" and _is_triangle(m, m.mask, scores):
             return replace(attrs, is_causal=True), []
         return replace(attrs, fill=fill), [m.mask if self.mask == "?" else b("not", m.mask)]
+
+
+def _is_short(value: Value) -> bool:
+    return value.dtype.is_float and value.dtype.bytes < FLOAT32.bytes
 
 
 def _number(m: Match, value: Value) -> float | None:

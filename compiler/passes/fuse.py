@@ -25,11 +25,11 @@ from ..loops.build import has_loops, is_anchor
 from ..loops.row_form import row_form
 from ..loops.unrolling import is_long
 from ..op import OPS
+from ..ops.convolution import is_depthwise
 from ..ops.data_dims import DATA_DIM
 from ..ops.iteration import ITERATE
 from ..ops.views import divides_by_free_dims
 from .layouts.right_operands import has_lanes_along_sum
-from .multiply_bytes import is_depthwise
 
 # they read memory at computed indices: no formula takes its place
 INDEXED = frozenset({"gather", "gather_elements"})
@@ -232,14 +232,14 @@ def _joins_one_anchor(before: _Group, group: _Group, readers: Sequence[Node], va
             return False
         return _uses_same_element(group, readers, value)
     if any(node.op.name in TAKEN_ONCE for node in readers):
-        return len(set(readers)) == 1 and all(
+        return len(readers) == 1 and all(
             node.op.name in VIEWS or node.op.name == "cast" for node in before.nodes
         )
     if any(node.op.name in INDEXED | SCATTERED for node in readers):
         return False
     if any(node.op.name in ("concat", "reorder") for node in readers) and not _is_cheap(before):
         return False
-    if len(set(readers)) > 1:
+    if len(readers) > 1:
         is_term = group.anchor is group.last and group.anchor.op.family == "reduction"
         return (is_term or group.anchor is None) and _uses_same_element(group, readers, value)
     reader = readers[0]
@@ -339,10 +339,10 @@ def _body(graph: Graph, nodes: Sequence[Node]) -> tuple[Graph, list[Value]]:
             if value in inner:
                 continue
             constant = graph.constant_of(value)
-            is_number = constant is not None and constant.is_splat and node.op.name not in INDEXED
             if (
                 constant is not None
-                and is_number
+                and constant.is_splat
+                and node.op.name not in INDEXED
                 and (constant.array.size == 1 or node.op.is_elementwise)
             ):
                 inner[value] = body.add(

@@ -58,12 +58,6 @@ def are_filters(filters: int, channels: int, groups: int) -> bool:
     return groups == 1 and fills_blocks(channels) and 2 * filters > BLOCK
 
 
-def is_depthwise(weights: TensorType, groups: int) -> bool:
-    """Whether each filter of a convolution meets one channel, and each channel one filter."""
-    filters, channels = weights.shape[:2]
-    return channels == 1 and filters == groups > 1
-
-
 def are_columns(depth: int, columns: int) -> bool:
     """Whether a product's sums are of whole quads, and its columns fill lanes."""
     return depth > 0 and depth % QUAD == 0 and columns >= BLOCK
@@ -280,5 +274,5 @@ def _fields(attrs: Any) -> dict[str, Any]:
 
 __all__ = [
     "Centred", "Weights", "are_columns", "are_exact", "are_filters", "are_signed_bytes",
-    "centred", "in_bytes", "integers_of", "is_depthwise", "multiply_bytes",
+    "centred", "in_bytes", "integers_of", "multiply_bytes",
 ]  # fmt: skip

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from functools import cache
 
 import numpy as np
@@ -19,7 +20,17 @@ from .. import ops as _ops  # noqa: F401  (defines every op)
 from ..constant import Constant
 from ..graph import Graph, Value
 from ..op import OPS
-from ..rewrite import Applied, Explain, Match, PatternBuilder, Rewriter, Rule, RuleSet, apply_rules
+from ..rewrite import (
+    Applied,
+    Explain,
+    Match,
+    Pattern,
+    PatternBuilder,
+    Rewriter,
+    Rule,
+    RuleSet,
+    apply_rules,
+)
 from ..scalar import SCALAR_FUNCTIONS
 from ..tensor_type import broadcast_shapes
 
@@ -60,6 +71,10 @@ def _identity(op: str, number: float) -> Rule:
     return _to_x(f"{op}(x, {number}) => x", lambda p: p(op, p.x, number))
 
 
+def _of_twice_x(op: str) -> Rule:
+    return _to_x(f"{op}(x, x) => x", lambda p: p(op, p.x, p.x))
+
+
 def _idempotent(op: str) -> Rule:
     return Rule(
         f"{op}({op}(x)) => {op}(x)",
@@ -79,10 +94,7 @@ def _arithmetic() -> list[Rule]:
         _to_x("pow(x, 1) => x", lambda p: p("pow", p.x, 1.0)),
         _to_x("-(-x) => x", lambda p: p("neg", p("neg", p.x))),
         _to_x("not not x => x", lambda p: p("not", p("not", p.x))),
-        _to_x("max(x, x) => x", lambda p: p("max", p.x, p.x)),
-        _to_x("min(x, x) => x", lambda p: p("min", p.x, p.x)),
-        _to_x("x and x => x", lambda p: p("and", p.x, p.x)),
-        _to_x("x or x => x", lambda p: p("or", p.x, p.x)),
+        *(_of_twice_x(op) for op in ("max", "min", "and", "or")),
         _to_x("select(c, x, x) => x", lambda p: p("select", p.c, p.x, p.x)),
         _to_x("cast(x, its dtype) => x", lambda p: p("cast", p.x)),
         Rule("cast(cast(x, wider), its dtype) => x",
@@ -264,41 +276,28 @@ def _reduction_of_one(op: str) -> Rule:
 def _absorptions() -> list[Rule]:
     binary = [f.name for f in SCALAR_FUNCTIONS.values() if f.arity == 2 and f.name in OPS]
     return [
-        *(_broadcast_left(op) for op in binary),
-        *(_broadcast_right(op) for op in binary if not OPS[op].commutative),
-        Rule("matmul(a^T, b) => matmul(a, b, transpose_a)",
-             lambda p: p("matmul", p("transpose", p.a, permutation=p.permutation), p.b,
-                         node="product"),
-             lambda b,
-             m: _matmul(b, m, m.a, m.b, not m.product.attrs.transpose_a,
-                        m.product.attrs.transpose_b),
-             _is_last_two_swapped),
-        Rule("matmul(a, b^T) => matmul(a, b, transpose_b)",
-             lambda p: p("matmul", p.a, p("transpose", p.b, permutation=p.permutation),
-                         node="product"),
-             lambda b,
-             m: _matmul(b, m, m.a, m.b, m.product.attrs.transpose_a,
-                        not m.product.attrs.transpose_b),
-             _is_last_two_swapped),
+        *(_without_broadcast(op, 0) for op in binary),
+        *(_without_broadcast(op, 1) for op in binary if not OPS[op].commutative),
+        _transposed_operand("a"),
+        _transposed_operand("b"),
         Rule("conv(pad(x, 0), w) => conv(x, w, more padding)",
              lambda p: p("conv", p("pad", p.x, mode="constant", node="pad"), p.w, node="conv"),
              _padded_conv, _is_zero_padding),
     ]  # fmt: skip
 
 
-def _broadcast_left(op: str) -> Rule:
-    return Rule(
-        f"{op}(broadcast(x), y) => {op}(x, y)",
-        lambda p: p(op, p("broadcast", p.x), p.y),
-        lambda b, m: b(op, m.x, m.y),
-        lambda m: _is_broadcast_anyway(m.root.output.shape, [m.x, m.y]),
-    )
+def _without_broadcast(op: str, place: int) -> Rule:
+    """The op broadcasts its operand at ``place`` itself."""
 
+    def pattern(p: PatternBuilder) -> Applied:
+        operands: list[Pattern] = [p.x, p.y]
+        operands[place] = p("broadcast", operands[place])
+        return p(op, *operands)
 
-def _broadcast_right(op: str) -> Rule:
+    written = "x, broadcast(y)" if place else "broadcast(x), y"
     return Rule(
-        f"{op}(x, broadcast(y)) => {op}(x, y)",
-        lambda p: p(op, p.x, p("broadcast", p.y)),
+        f"{op}({written}) => {op}(x, y)",
+        pattern,
         lambda b, m: b(op, m.x, m.y),
         lambda m: _is_broadcast_anyway(m.root.output.shape, [m.x, m.y]),
     )
@@ -311,16 +310,27 @@ def _is_broadcast_anyway(shape: object, values: Sequence[Value]) -> bool | str:
     )
 
 
+def _transposed_operand(side: str) -> Rule:
+    """The product transposes its operand ``side``, a or b, itself."""
+    flag, place = f"transpose_{side}", "ab".index(side)
+
+    def pattern(p: PatternBuilder) -> Applied:
+        operands: list[Pattern] = [p.a, p.b]
+        operands[place] = p("transpose", operands[place], permutation=p.permutation)
+        return p("matmul", *operands, node="product")
+
+    def made(b: Rewriter, m: Match) -> Value:
+        attrs = vars(m.product.attrs)
+        return b("matmul", m.a, m.b, **{**attrs, flag: not attrs[flag]})
+
+    written = "a, b^T" if place else "a^T, b"
+    return Rule(f"matmul({written}) => matmul(a, b, {flag})", pattern, made, _is_last_two_swapped)
+
+
 def _is_last_two_swapped(m: Match) -> bool | str:
     rank = len(m.permutation)
     swapped = (*range(rank - 2), rank - 1, rank - 2)
     return m.permutation == swapped or "other axes move"
-
-
-def _matmul(
-    b: Rewriter, m: Match, left: Value, right: Value, transpose_a: bool, transpose_b: bool
-) -> Value:
-    return b("matmul", left, right, transpose_a=transpose_a, transpose_b=transpose_b)
 
 
 def _is_zero_padding(m: Match) -> bool | str:
@@ -332,15 +342,7 @@ def _is_zero_padding(m: Match) -> bool | str:
 
 def _padded_conv(b: Rewriter, m: Match) -> Value:
     pad, conv = m.pad.attrs, m.conv.attrs
-    lo = tuple(a + b for a, b in zip(conv.lo, pad.lo[2:], strict=True))
-    hi = tuple(a + b for a, b in zip(conv.hi, pad.hi[2:], strict=True))
-    return b(
-        "conv",
-        m.x,
-        m.w,
-        stride=conv.stride,
-        dilation=conv.dilation,
-        lo=lo,
-        hi=hi,
-        groups=conv.groups,
-    )
+    lo = tuple(x + y for x, y in zip(conv.lo, pad.lo[2:], strict=True))
+    hi = tuple(x + y for x, y in zip(conv.hi, pad.hi[2:], strict=True))
+    attrs = replace(conv, lo=lo, hi=hi)
+    return b.add(m.conv.op, [m.x, m.w], attrs, m.conv.label).output

@@ -29,7 +29,7 @@ MEANS: Final = frozenset(
 
 
 def widened(b: Builder, node: Node) -> Sequence[Value] | None:
-    """A mean or a norm of floats of 16 bits as that of float32; None for other nodes."""
+    """A mean, a norm or a softmax of floats of 16 bits as that of float32; None for other nodes."""
     if node.op.name not in MEANS:
         return None
     dtype = node.output.dtype

@@ -15,11 +15,11 @@ import numpy as np
 import numpy.typing as npt
 
 from netloom.compiler.graph import Value
+from netloom.compiler.ops.convolution import is_depthwise
 from netloom.compiler.passes.multiply_bytes import (
     are_columns,
     are_filters,
     are_signed_bytes,
-    is_depthwise,
 )
 from netloom.compiler.tensor_type import FLOAT32, INT8, INT32, UINT8
 

@@ -37,7 +37,7 @@ KNOWN: Final[Mapping[str, str]] = {
     "ReduceSumSquare": "axes", "Reshape": "shape", "Resize": "roi, scales, sizes",
     "STFT": "frame_step, frame_length",
     "Slice": "axes, steps; starts and ends where a step is negative", "Split": "split", "SplitToSequence": "split",
-    "Squeeze": "axes", "Tile": "repeats",
+    "Squeeze": "axes", "Tile": "repeats; before opset 6 tiles, axis",
     "Unique": "X, where slices along an axis are compared", "Unsqueeze": "axes", "Upsample": "scales",
 }  # fmt: skip
 

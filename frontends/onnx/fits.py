@@ -139,7 +139,7 @@ def multiple_where(
 def where_at_least(extent: Extent) -> tuple[Symbol, AtLeast] | None:
     """The only symbol of an extent, and its numbers from which on it is proved to be 0 or more."""
     symbols = symbols_of([extent])
-    if len(symbols) != 1:
+    if len(symbols) != 1 or dim.is_nonnegative(extent):
         return None
     (symbol,) = symbols
     if not isinstance(symbol.hi, int):

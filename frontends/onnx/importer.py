@@ -360,7 +360,8 @@ class _Importer:
         own = body.names.maps[0]
         if len(set(given)) < len(given) or any(not name or name in own for name in given):
             raise ModelError(
-                "an input of its graph has no name, or that of another.", hint="Rename it."
+                "an input of its graph has no name, or that of another or of an initializer.",
+                hint="Rename it.",
             )
         names = body.names.new_child(dict(zip(given, inputs, strict=True)))
         inner = self._frame_of(body.graph, names, outer.opsets, deliver)

@@ -164,7 +164,7 @@ def _depth(context: Context, node: ModelNode) -> Extent:
     depth = node.input(1)
     if context.array(depth) is not None or depth.dtype.is_float:
         return int(context.scalar(depth, node, "depth"))
-    extent, *_ = context.extents(context.reshape(depth, ()), node, "depth")
+    (extent,) = context.extents(depth, node, "depth")
     return extent
 
 

@@ -143,7 +143,7 @@ class Loop:
             most = self.context.data_bounds.get(self.count, self.count)
             if not isinstance(most, int):
                 raise self.why
-        self.most = self._trip_count()
+        self.most = 0 if self._is_over else self._trip_count()
         self.goes_on = self._limited(self.goes_on, 0)
         return self._step()
 

@@ -64,7 +64,7 @@ def _multiplied(context: Context, x: Value, count: int) -> Value:
 
 
 def _squared(context: Context, x: Value, y: Value) -> Value:
-    """Integers: exact, or modulo their range. Exponents below 0 leave powers of 1 and -1 only."""
+    """Integers: exact where the power fits; of others, any number. Exponents below 0 leave powers of 1 and -1 only."""
     is_odd = context("and", y, 1)
     most = context.number(MOST_BITS, y.dtype)
     exponent = context("select", context("less", most, y), context("add", is_odd, most), y)

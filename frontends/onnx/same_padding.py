@@ -40,7 +40,7 @@ def with_same_padding(
     first = x.type.rank - rank
     stride = node.integers("strides") or (1,) * rank
     dilation = node.integers("dilations") or (1,) * rank
-    is_read = len(stride) == len(dilation) == rank == x.type.rank - 2
+    is_read = 0 < len(stride) == len(dilation) == rank == x.type.rank - 2
     if not automatic.startswith("SAME") or not is_read or min(*stride, *dilation, *kernel) < 1:
         return x, node
     reach = [(k - 1) * d + 1 for k, d in zip(kernel, dilation, strict=True)]

@@ -111,7 +111,9 @@ def grid_sample(context: Context, node: ModelNode) -> Value:
     if rank > 2 and mode == "cubic":
         raise node.unsupported("cubic sampling of volumes is not supported.", "Use linear.")
     aligned = node.flag("align_corners", False)
-    dtype = FLOAT64 if FLOAT64 in (x.dtype, grid.dtype) else FLOAT32  # short floats are no places
+    # short floats are no places, and float32 does not hold every integer
+    is_wide = FLOAT64 in (x.dtype, grid.dtype) or (mode != "nearest" and x.dtype.is_integer)
+    dtype = FLOAT64 if is_wide else FLOAT32
     places = context.cast(grid, dtype)
     image = x if mode == "nearest" else context.cast(x, dtype)
     axes = [

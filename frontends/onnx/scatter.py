@@ -163,7 +163,7 @@ def top_k(context: Context, node: ModelNode) -> list[Value | None]:
     if not _fits(context, size, extent):
         message = f"k is {size} for an axis of {extent}."
         hint = "Give the free dims a range where it fits."
-        raise TooSmall(message, hint=hint, extent=extent - size)
+        raise TooSmall(message, hint=hint, extent=dim.minimum(size, extent - size))
     descending = node.opset < 11 or node.flag("largest", True)
     if size == 1 and (descending or not x.dtype.is_float):  # NaN is the largest, for both ops
         best = context("argmax" if descending else "argmin", x, axis=axis, keep=True, last=False)

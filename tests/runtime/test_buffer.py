@@ -107,8 +107,9 @@ def test_other_kinds_of_numbers_are_refused(value: Any, dtype: str) -> None:
 def test_numbers_are_no_bits_of_bfloat16(monkeypatch: pytest.MonkeyPatch) -> None:
     """Where ml_dtypes is missing, its values are given as uint16."""
     monkeypatch.setattr(buffer, "numpy_dtype", lambda _: np.dtype(np.uint16))
-    with pytest.raises(InputError, match="install ml_dtypes"):
-        as_input([1, 2], _port([1, 2], "bfloat16"))
+    for numbers in ([1, 2], [True], [1.5]):
+        with pytest.raises(InputError, match="install ml_dtypes"):
+            as_input(numbers, _port(numbers, "bfloat16"))
     bits = np.array([0x3F80], np.uint16)
     assert as_input(bits, _port(bits, "bfloat16")) is bits
 

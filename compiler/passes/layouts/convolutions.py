@@ -18,7 +18,7 @@ from ...graph import Node, Value
 from ...layout import BLOCK, channel_blocked, fills_blocks
 from ...loops.items import FEW_TERMS
 from ...op import OPS
-from ...ops.convolution import padding_of_output_gradient
+from ...ops.convolution import is_depthwise, padding_of_output_gradient
 from .image_readers import becomes_results
 from .packed_layouts import packed_bytes, packed_filters
 from .right_operands import multiplies_bytes
@@ -40,8 +40,7 @@ def convolution(site: Site) -> Sequence[Value]:
         return _row_major(site) if is_row_major else _in_blocks(site, has_blocks)
     if channels % BLOCK == 0 and (filters // groups) % BLOCK == 0:
         return _in_blocks(site, has_blocks=True)
-    is_depthwise = channels == 1 and filters == groups
-    if is_depthwise and fills_blocks(filters) and not _walks_rows(site.node, x):
+    if is_depthwise(w.type, groups) and fills_blocks(filters) and not _walks_rows(site.node, x):
         return _depthwise(site)
     return site.row_major()
 

@@ -4,6 +4,8 @@ gets the results.
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterator
+
 from ...graph import Graph, Node
 from .elementwise import is_elementwise
 from .tiles import computes_tiles
@@ -11,29 +13,26 @@ from .tiles import computes_tiles
 
 def meets_blocks(graph: Graph, node: Node) -> bool:
     """Whether a convolution reads what is made of an image element by element, or picked of it."""
-    pending, seen = [node], {node}
-    while pending:
-        for reader in graph.users.get(pending.pop().output, ()):
-            if reader.op.name == "conv" or computes_tiles(reader):
-                return True
-            if _keeps_image(reader) and reader not in seen:
-                seen.add(reader)
-                pending.append(reader)
-    return False
+    readers = _followed(graph, node, _keeps_image)
+    return any(reader.op.name == "conv" or computes_tiles(reader) for reader in readers)
 
 
 def becomes_results(graph: Graph, node: Node) -> bool:
     """Whether an image is read element by element only, and in the end by nobody: results of a
     graph are row-major."""
+    return all(map(is_elementwise, _followed(graph, node, is_elementwise)))
+
+
+def _followed(graph: Graph, node: Node, keeps: Callable[[Node], bool]) -> Iterator[Node]:
+    """Who reads an image, or what those that ``keeps`` is true of make of it; each once."""
     pending, seen = [node], {node}
     while pending:
         for reader in graph.users.get(pending.pop().output, ()):
-            if not is_elementwise(reader):
-                return False
             if reader not in seen:
                 seen.add(reader)
-                pending.append(reader)
-    return True
+                yield reader
+                if keeps(reader):
+                    pending.append(reader)
 
 
 def _keeps_image(node: Node) -> bool:

@@ -30,10 +30,12 @@ def _parameter(context: Context, node: ModelNode, name: str, x: Value, default: 
 
 @PREPROCESSING.on("Scaler")
 def scaler(context: Context, node: ModelNode) -> Value:
-    """(x - offset) * scale as float32."""
-    x = context.cast(node.input(0), FLOAT32)
+    """(x - offset) * scale as float32, of doubles computed in float64."""
+    x = node.input(0)
+    x = x if x.dtype.is_float else context.cast(x, FLOAT32)
     centred = context("sub", x, _parameter(context, node, "offset", x, 0.0))
-    return context("mul", centred, _parameter(context, node, "scale", x, 1.0))
+    scaled = context("mul", centred, _parameter(context, node, "scale", x, 1.0))
+    return context.cast(scaled, FLOAT32)
 
 
 @PREPROCESSING.on("Normalizer")

@@ -14,9 +14,18 @@ import pytest
 from netloom.compiler.dim import symbol
 from netloom.compiler.graph import Builder, Graph, Node, Value
 from netloom.compiler.interpret import interpret
+from netloom.compiler.passes.decompose import decompose
 from netloom.compiler.passes.find_attention import find_attention
 from netloom.compiler.pipeline import GRAPH_PASSES, Pipeline
-from netloom.compiler.tensor_type import BOOL, FLOAT32, TensorType
+from netloom.compiler.tensor_type import (
+    BFLOAT16,
+    BOOL,
+    FLOAT16,
+    FLOAT32,
+    FLOAT64,
+    DType,
+    TensorType,
+)
 
 Array = npt.NDArray[Any]
 HEADS, QUERIES, KEYS, DEPTH, WIDTH = (2, 3), 6, 7, 5, 4
@@ -27,18 +36,20 @@ HIDING = (False, True)
 
 
 class Written:
-    """A graph of attention out of small ops; ``values`` are its inputs."""
+    """A graph of attention out of small ops; ``values`` are its inputs, of ``dtype`` but for masks
+    of bools."""
 
-    def __init__(self) -> None:
-        self.b = Builder("attention")
+    def __init__(self, dtype: DType = FLOAT32) -> None:
+        self.b, self.dtype = Builder("attention"), dtype
         self.values: dict[str, Array] = {}
 
-    def input(self, name: str, *shape: int, dtype: Any = FLOAT32) -> Value:
+    def input(self, name: str, *shape: int, dtype: DType | None = None) -> Value:
+        dtype = dtype or self.dtype
         rng = np.random.default_rng(len(self.values))
         array = (
             rng.random(shape) < 0.7
             if dtype is BOOL
-            else rng.standard_normal(shape).astype(np.float32)
+            else rng.standard_normal(shape).astype(dtype.numpy)
         )
         self.values[name] = array
         return self.b.input(TensorType(dtype, shape), name)
@@ -72,9 +83,8 @@ class Written:
             case "turned":
                 return b("select", self.input("mask", QUERIES, KEYS, dtype=BOOL), -np.inf, scores)
             case "triangle added":
-                return b(
-                    "add", scores, b.constant(np.where(TRIANGLE, 0, -np.inf).astype(np.float32))
-                )
+                hidden = np.where(TRIANGLE, 0, -np.inf)
+                return b("add", scores, b.constant(hidden.astype(self.dtype.numpy)))
             case "triangle chosen":
                 return b("select", b.constant(TRIANGLE[None, None]), scores, -np.inf)
         return scores
@@ -106,6 +116,59 @@ def test_every_form_becomes_one_op(scale: str, mask: str) -> None:
         assert [n.op.name for n in find_attention(graph).nodes if n.op.family == "matmul"] == []
         (before,), (after,) = (interpret(g, w.values) for g in (graph, find_attention(graph)))
         assert np.allclose(before, after, rtol=1e-5, atol=1e-6, equal_nan=True)
+
+
+@pytest.mark.parametrize("dtype", [FLOAT16, BFLOAT16], ids=["float16", "bfloat16"])
+@pytest.mark.parametrize("mask", MASKS)
+def test_short_floats_become_one_op_too(mask: str, dtype: DType) -> None:
+    """Their softmax is one of float32."""
+    for is_hiding in HIDING:
+        w = Written(dtype)
+        q, k, v = w.operands()
+        scores = w.masked(w.scores(q, k, "times"), mask)
+        if is_hiding:
+            scores = w.b("select", w.b.constant(TRIANGLE), scores, -np.inf)
+        graph = w.graph(w.b("matmul", w.b("softmax", scores, axis=3), v))
+        (node,) = found_in(graph)
+        assert node.output.dtype is dtype
+        before, after = (
+            interpret(g, w.values)[0].astype(np.float64) for g in (graph, find_attention(graph))
+        )
+        unit = 2.0 ** (-8 if dtype is BFLOAT16 else -11)
+        assert np.allclose(before, after, rtol=16 * unit, atol=16 * unit, equal_nan=True)
+
+
+def test_rows_without_keys_of_short_floats() -> None:
+    """Zeros, where what a mask adds is -inf."""
+    w = Written(FLOAT16)
+    b, (q, k, v) = w.b, w.operands()
+    mask = w.input("mask", QUERIES, KEYS)
+    w.values["mask"][1] = -np.inf
+    weights = b("softmax", b("add", w.scores(q, k), mask), axis=3)
+    largest = b("reduce_max", mask, axes=(1,), keep=True)
+    kept = b("select", b("equal", largest, -np.inf), 0.0, weights)
+    graph = w.graph(b("matmul", kept, v))
+    (node,) = found_in(graph)
+    assert node.attrs.has_zeros
+    assert not interpret(find_attention(graph), w.values)[0][:, :, 1].any()
+
+
+def test_weights_of_many_short_keys() -> None:
+    """More than float16 counts to: their sum is one of float32 wherever attention is products."""
+    w = Written(FLOAT16)
+    keys = 70000
+    q, k, v = w.input("q", 1, 1), w.input("k", keys, 1), w.input("v", keys, 1)
+    w.values.update(k=np.zeros((keys, 1), np.float16), v=np.ones((keys, 1), np.float16))
+    (found,) = interpret(decompose(w.b.build([w.b("attention", q, k, v)])), w.values)
+    assert float(found[0, 0]) == pytest.approx(1, rel=4e-3)  # 1 / 70000 is a denormal
+
+
+@pytest.mark.parametrize("scores", [FLOAT32, FLOAT16])
+def test_a_softmax_of_more_digits_stays(scores: DType) -> None:
+    w = Written(scores)
+    b, (q, k, v) = w.b, w.operands()
+    weights = b("softmax", b("cast", w.scores(q, k), dtype=FLOAT64), axis=3)
+    assert found_in(w.graph(b("matmul", b("cast", weights, dtype=scores), v))) == []
 
 
 def test_keys_that_are_transposed_once_or_not_at_all() -> None:

@@ -24,6 +24,8 @@ ATTRS: dict[str, dict[str, Any]] = {
     "group_norm": {"groups": 2, "epsilon": 1e-12},
     "instance_norm": {"epsilon": 1e-12},
     "lrn": {"size": 3, "alpha": 0.1},
+    "softmax": {"axis": 2},
+    "log_softmax": {"axis": 2},
     "reduce_mean": {"axes": (1, 2), "keep": True},
     "average_pool": {"kernel": (5, 30), "stride": (1, 1), "dilation": (1, 1), "lo": (0, 0), "hi": (0, 0),
                      "count_padding": True},
@@ -68,6 +70,10 @@ def _in_float64(op: str, graph: Graph, x: np.ndarray) -> np.ndarray:
         if node.op.name == "constant"
     ] or [np.ones(1)]
     match op:
+        case "softmax" | "log_softmax":
+            centred = x - x.max(axis=2, keepdims=True)
+            total = np.exp(centred).sum(axis=2, keepdims=True)
+            return np.exp(centred) / total if op == "softmax" else centred - np.log(total)
         case "reduce_mean":
             return x.mean(axis=(1, 2), keepdims=True)
         case "average_pool":

@@ -132,3 +132,11 @@ def test_a_loop_that_never_begins_has_empty_results() -> None:
     y, z = interpret(graph, x(3, 2))
     np.testing.assert_array_equal(y, x(3, 2)["x"])
     assert z.shape == (0, 3, 2)
+
+
+def test_a_loop_that_never_begins_asks_for_no_number_of_steps() -> None:
+    text = """g (float[3, 2] x, int64 n) => (y) <bool c = {0}> {
+      y = Loop(n, c, x) <body = b (int64 i, bool d, float[3, 2] v) => (bool e, float[3, 2] u) {
+        e = Identity(d)  u = Add(v, v) }> }"""
+    (y,) = interpret(from_onnx(model_of(text)), {**x(3, 2), "n": np.array(5)})
+    np.testing.assert_array_equal(y, x(3, 2)["x"])

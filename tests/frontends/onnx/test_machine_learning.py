@@ -164,7 +164,8 @@ CASES = [
     trees("Classifier", 3, post_transform="NONE", base_values=[0.25, 0.5, -0.5]),
     *(stumps("Regressor", r(9, 4), aggregate_function=how) for how in ("MIN", "MAX", "AVERAGE")),
     *(stumps(kind, DOUBLES, is_double=True) for kind in ("Regressor", "Classifier")),
-    ml("Scaler", DOUBLES, offset=[0.5], scale=[2.0]), ml("Normalizer", DOUBLES, norm="L2"),
+    ml("Scaler", DOUBLES, offset=[0.5], scale=[2.0]),
+    ml("Scaler", np.array([[1600000050.0]]), offset=[1.6e9], scale=[1.0]), ml("Normalizer", DOUBLES, norm="L2"),
     ml("LinearClassifier", DOUBLES, coefficients=numbers(12), intercepts=numbers(3),
        classlabels_ints=[4, 5, 9], outputs=BOTH),
     *(ml("LabelEncoder", WHOLE, keys_tensor=tensor(1, 2), values_tensor=values, learning=4)

@@ -6,8 +6,10 @@ import numpy as np
 import onnx
 import onnxruntime  # type: ignore[import-untyped]
 import pytest
+from onnx import helper
 
 from netloom.compiler.interpret import interpret
+from netloom.errors import ShapeError
 from netloom.frontends.onnx import from_onnx
 
 from .test_free_dims import assert_right, model_of
@@ -74,3 +76,16 @@ def test_positions_in_a_tensor_that_one_number_fills() -> None:
     model = model_of("float[2, H] x", body, zero=np.array([0]))
     assert not any(node.op.name == "data_dim" for node in from_onnx(model).nodes)
     means(model, (2, 1), (2, 7))
+
+
+@pytest.mark.parametrize("op", ["AveragePool", "MaxPool", "LpPool"])
+def test_windows_without_axes_are_refused(op: str) -> None:
+    """Their padding is not even looked at."""
+    node = helper.make_node(op, ["x"], ["y"], auto_pad="SAME_UPPER")
+    none = helper.make_attribute("kernel_shape", [], attr_type=onnx.AttributeProto.INTS)
+    node.attribute.append(none)
+    x = helper.make_tensor_value_info("x", onnx.TensorProto.FLOAT, [2, 3])
+    graph = helper.make_graph([node], "g", [x], [onnx.ValueInfoProto(name="y")])
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=8)
+    with pytest.raises(ShapeError, match="its input has rank 2"):
+        from_onnx(model)

@@ -65,6 +65,14 @@ def test_samples_of_another_dtype_than_the_grid(x: Array, grid: Array, mode: str
         np.testing.assert_allclose(found, expected, rtol=bound, atol=bound)
 
 
+def test_integers_that_float32_does_not_hold() -> None:
+    """At the centre of an element its number."""
+    x = np.full((1, 1, 3, 3), (1 << 24) + 1, np.int32)
+    given = {"x": x, "grid": np.zeros((1, 1, 1, 2), np.float32)}
+    node = helper.make_node("GridSample", ["x", "grid"], ["y"])
+    assert meaning_of(model_of(node, given), given).item() == (1 << 24) + 1
+
+
 SCALES = np.array([1, 1, 2, 2], np.float32)
 HALVED = np.array([1, 1, 0.5, 0.7], np.float32)
 THIRDS = np.array([1, 1, 1.5, 3], np.float32)

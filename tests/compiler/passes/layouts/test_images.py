@@ -62,7 +62,7 @@ def scaled(b: Builder, x: Value) -> Value:
 
 
 def graph_of(step: Step, channels: int, convolves: bool) -> Graph:
-    """The step, whose result another convolution reads, or row-major sums do."""
+    """The step, whose result another convolution reads, or a transpose, which is row-major."""
     b = Builder("image")
     y = step(b, convolved(b, b.input(TensorType(FLOAT32, (2, 16, 4, 5)), "x"), channels))
     turned = (3, 2, 1, 0)
