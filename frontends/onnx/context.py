@@ -57,10 +57,8 @@ class Context:
         self.builder = builder
         self.reader = reader
         self.constants: dict[Value, Constant] = {}
-        # values whose dtype in the model is narrower than their own
-        self.narrow: dict[Value, Narrow] = {}
-        # values that are integers times a scale
-        self.dequantized: dict[Value, Dequantized] = {}
+        self.narrow: dict[Value, Narrow] = {}  # whose dtype in the model is narrower than theirs
+        self.dequantized: dict[Value, Dequantized] = {}  # which are integers times a scale
         self.unrolled = 0  # steps of loops so far
         self.notes: list[str] = []  # what the user should know of the import
         self.folds_floats = True  # results of small float constants are computed at once
@@ -230,15 +228,20 @@ class Context:
             contents = None if bound is None else self.decided(value, bound, "size")
         if contents is None or contents.ndim > 1:
             name = node.name_of(value)
-            bounded = (
-                f"give the tensor {name!r} a range" if name else "give that tensor's name a range"
-            )
+            named = f"the tensor {name!r}" if name else "that tensor's name"
             raise node.unsupported(
                 f"{what} is computed from data, and must be known at import, or have a bound.",
-                f"Fix the free dims (dims=, shapes=; --dim, --shape), {bounded} "
+                f"Fix the free dims (dims=, shapes=; --dim, --shape), give {named} a range "
                 f"(--dim {name or 'NAME'}=0..LARGEST), or simplify the model before.",
             )
         return tuple(contents.reshape(-1).tolist())
+
+    def extent(self, value: Value, node: ModelNode, what: str) -> Extent:
+        """Like ``extents``, of a tensor with one element."""
+        found = self.extents(value, node, what)
+        if len(found) != 1:
+            raise node.misshapen(f"{what} is {value.type}; one number is needed.")
+        return found[0]
 
     def integers(self, value: Value, node: ModelNode, what: str) -> tuple[int, ...]:
         """Like ``extents``, all of them numbers."""

@@ -164,8 +164,7 @@ def _depth(context: Context, node: ModelNode) -> Extent:
     depth = node.input(1)
     if context.array(depth) is not None or depth.dtype.is_float:
         return int(context.scalar(depth, node, "depth"))
-    (extent,) = context.extents(depth, node, "depth")
-    return extent
+    return context.extent(depth, node, "depth")
 
 
 @INDEXING.on("OneHot", first=9)
@@ -219,7 +218,7 @@ def _range_size(
         if not step or not all(map(math.isfinite, (first, last, step))):
             raise node.fault(f"its bounds are {first}, {last}, {step}.", "Export it again.")
         return int(max(math.ceil((last - first) / step), 0))
-    (low,), (high,) = (context.extents(v, node, "a bound") for v in (start, limit))
+    low, high = (context.extent(v, node, "a bound") for v in (start, limit))
     (stride,) = context.integers(delta, node, "delta")
     if not stride:
         raise node.fault("delta is 0.", "Export it again.")

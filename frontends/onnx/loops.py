@@ -102,7 +102,7 @@ class Loop:
             self.context.contents(trips) is not None or self.context.bound(trips) is not None
         )
         if is_bounded or self.grown:
-            (count,) = self.context.extents(trips, self.node, "the number of steps")
+            count = self.context.extent(trips, self.node, "the number of steps")
             return (
                 min(max(count, 0), MOST_TURNS) if isinstance(count, int) else _not_negative(count)
             )
@@ -115,7 +115,7 @@ class Loop:
         trips = self.node.optional(0)
         if trips is None:
             return None
-        (count,) = self.context.extents(trips, self.node, "the number of steps")
+        count = self.context.extent(trips, self.node, "the number of steps")
         most = self.context.data_bounds.get(count, count)
         if not isinstance(most, int):
             (most,) = self.context.integers(trips, self.node, "the number of steps")

@@ -20,7 +20,7 @@ from netloom.compiler.tensor_type import FLOAT32, FLOAT64
 from .context import Context
 from .handler import HandlerTable
 from .node import ModelNode
-from .resampling import Axis, Sampling, extrapolated, resample
+from .resampling import Axis, Sampling, cut, extrapolated, resample
 from .window import FIX_DIMS
 
 RESIZE: Final = HandlerTable()
@@ -29,7 +29,6 @@ COORDINATES: Final = ("half_pixel", "half_pixel_symmetric", "pytorch_half_pixel"
                       "tf_half_pixel_for_nn", "tf_crop_and_resize")  # fmt: skip
 ROUNDING: Final = ("round_prefer_floor", "round_prefer_ceil", "floor", "ceil")
 SIMPLEST: Final = 1 << 10  # the largest denominator of a scale of a free dim
-SMALLEST: Final = 1.0 / (1 << 20)  # difference of sums of integers
 
 
 @RESIZE.on("Upsample", last=6)
@@ -94,12 +93,12 @@ def _real(context: Context, x: Value, sampling: Sampling) -> Value:
 
 def _rounded(context: Context, y: Value, x: Value, sampling: Sampling) -> Value:
     """y in the dtype of x: integers are cut, as ONNX Runtime has it where it mixes two neighbours,
-    else rounded. What float64 leaves of 9 may be 8.999: it counts as 9 within a millionth.
+    else rounded.
     """
+    if sampling.mode == "linear" and not sampling.antialias:
+        return cut(context, y, x.dtype)
     if y.dtype.is_float and x.dtype.is_integer:
-        is_cut = sampling.mode == "linear" and not sampling.antialias
-        step = SMALLEST if is_cut else 1.0
-        y = context("mul", context("round", context("mul", y, 1 / step)), step)
+        y = context("round", y)
     return context.cast(y, x.dtype)
 
 

@@ -19,6 +19,7 @@ from netloom.compiler.tensor_type import FLOAT32, FLOAT64, INT64
 from .context import Context
 from .handler import HandlerTable
 from .node import ModelNode
+from .resampling import cut
 from .short_floats import widened
 
 SAMPLING: Final = HandlerTable()
@@ -130,7 +131,7 @@ def grid_sample(context: Context, node: ModelNode) -> Value:
     sample = context("iota", shape=grid.shape[:-1], axis=0, dtype=INT64)
     value = weighted(context, _rows(context, image), sample, x.shape[2:], axes)  # [n, out.., c]
     order = (0, rank + 1, *range(1, rank + 1))
-    return context.cast(context.transpose(value, order), x.dtype)
+    return cut(context, context.transpose(value, order), x.dtype)
 
 
 def _coordinate(context: Context, grid: Value, column: int, extent: Extent, aligned: bool) -> Value:

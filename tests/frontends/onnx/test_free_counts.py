@@ -28,6 +28,13 @@ def test_a_depth_that_is_free() -> None:
 TOPK = "best, at = TopK<axis = 0>(x, k)  f = Cast<to = 1>(at)  y = Concat<axis = 1>(best, f)"
 
 
+def test_a_depth_of_two_numbers_is_one_error() -> None:
+    body = "size = Shape(x)  y = OneHot<axis = 0>(places, size, values)"
+    model = model_of("float[N, 2] x", body, places=np.array([0]), values=np.ones(2, np.float32))
+    with pytest.raises(ShapeError, match="depth is int64.*one number is needed"):
+        from_onnx(model)
+
+
 def test_a_number_below_zero_is_one_error(monkeypatch: pytest.MonkeyPatch) -> None:
     """No range of the axis mends it, so none is tried."""
     tried: list[Restriction] = []

@@ -73,6 +73,16 @@ def test_integers_that_float32_does_not_hold() -> None:
     assert meaning_of(model_of(node, given), given).item() == (1 << 24) + 1
 
 
+@pytest.mark.parametrize("mode", ["bilinear", "bicubic"])
+def test_samples_of_equal_integers_are_equal(mode: str) -> None:
+    """Wherever they are taken inside, and however the weights were rounded."""
+    x = np.full((1, 1, 11, 7), 9, np.int32)
+    grid = (RNG.random((1, 20, 20, 2)) - 0.5).astype(np.float32)
+    given = {"x": x, "grid": grid}
+    node = helper.make_node("GridSample", ["x", "grid"], ["y"], mode=mode)
+    assert (meaning_of(model_of(node, given), given) == 9).all()
+
+
 SCALES = np.array([1, 1, 2, 2], np.float32)
 HALVED = np.array([1, 1, 0.5, 0.7], np.float32)
 THIRDS = np.array([1, 1, 1.5, 3], np.float32)
