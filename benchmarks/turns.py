@@ -6,7 +6,8 @@ the first cache from a kernel, while chains of multiply-adds in registers hardly
 stays, the kernel loses a third. So each round is judged by what the kernel cannot influence: the
 rate of chains whose addends come from the first cache, as a part of that of the chains in registers,
 just before and just after. Rounds with less than QUIET of the usual part are disturbed and do not
-count. Where all rounds are alike, quiet or not, all count.
+count. Where all rounds are alike, quiet or not, all count. Neighbours that keep memory or the
+last-level cache busy are not seen.
 """
 
 from __future__ import annotations
