@@ -2,12 +2,23 @@
 
 from __future__ import annotations
 
+import gc
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from netloom.environment import data_folder
+
+# objects made before the next search for cycles among them: compiling makes many and few cycles
+COLLECTED = 100_000
+
+
+def pytest_collection_finish() -> None:
+    """What collection leaves, thousands of tests and all modules, need not be searched again."""
+    gc.collect()
+    gc.freeze()
+    gc.set_threshold(COLLECTED)
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:

@@ -7,8 +7,9 @@ from netloom import abi
 from ...program import ALIGNMENT
 from .host import I64, PTR, Function, Record
 from .host_module import HostModule
-from .host_pool import MAX_THREADS, WORKER_BYTES, Pool
+from .host_pool import MAX_THREADS, Pool
 from .host_run import Runner
+from .host_shares import WORKER_BYTES
 from .host_tables import ENTRY, RUN_LENGTHS
 from .host_types import MODEL, OPTIONS, RUN, size_of
 

@@ -1,12 +1,11 @@
 """The threads of a context, written in the host layer: a pool on pthread that runs a list of
 launches.
 
-Thread t of n does the items [items * t / n, items * (t + 1) / n) of every launch, then all meet at
-a barrier. A thread that waits spins for at most SPIN_NS, then sleeps. A worker that wakes on the
-caller's processor leaves it: the system puts it there often, and two threads that wait for each
-other in turns would stay. Results do not depend on n. Workers take over the caller's floating-point
-control register and block all signals. A child process after a fork, whose workers are gone, runs
-everything on the calling thread.
+All threads share the items of a launch (``host_shares.py``), then meet at a barrier. A thread that
+waits spins for at most SPIN_NS, then sleeps. A worker that wakes on the caller's processor leaves
+it: the system puts it there often, and two threads that wait for each other in turns would stay.
+Workers take over the caller's floating-point control register and block all signals. A child process
+after a fork, whose workers are gone, runs everything on the calling thread.
 """
 
 from __future__ import annotations
@@ -17,6 +16,7 @@ from llvmlite import ir
 
 from .architecture import X86_64, Architecture
 from .host import I8, I32, I64, PTR, VOID, Function, Record, Struct, Word
+from .host_shares import WORKER, Shares, atomic_add, atomic_load
 from .host_tables import LAUNCH
 
 # longer than threads of one launch usually differ: who sleeps may wake on a busy processor
@@ -30,6 +30,7 @@ POOL = Struct({
     "threads": I64, "pid": I32, "stop": I32, "spin": I64,
     "launches": PTR, "launch_count": I64, "words": PTR, "pool": PTR, "float_control": I32,
     "launch": PTR,  # the one that the caller's parallel_for is at
+    "done": I64,  # how many launches all runs before had
     "processor": I64,  # of thread 0
     "user": PTR, "parallel_for": PARALLEL_FOR.as_pointer(),
     "line0": ir.ArrayType(I8, 64), "generation": I64, "line1": ir.ArrayType(I8, 64), "arrived": I64,
@@ -38,7 +39,6 @@ POOL = Struct({
     "mutex": ir.ArrayType(I64, 8), "condition": ir.ArrayType(I64, 8),
     "workers": PTR,
 })  # fmt: skip
-_WORKER = Struct({"pool": PTR, "index": I64, "thread": I64})
 _TIME = Struct({"seconds": I64, "nanoseconds": I64})
 _SIGNALS = ir.ArrayType(I64, 16)
 
@@ -65,6 +65,7 @@ class Pool:
         self, module: ir.Module, library: Mapping[str, ir.Function], architecture: Architecture
     ) -> None:
         self.module, self.library, self.architecture = module, library, architecture
+        self.shares = Shares(module)
         self.now = self._now()
         self.processors = self._processors()
         self.wait = self._wait()
@@ -106,22 +107,22 @@ class Pool:
         pool, counter, target = code["pool"].record(POOL), code["counter"], code["target"]
         begin = code.call(self.now)
         with code.while_(lambda: code.call(self.now) - begin < pool["spin"]):
-            with code.if_(_atomic_load(counter) >= target):
+            with code.if_(atomic_load(counter) >= target):
                 code.return_()
             self._pause(code)
         code.call(self.library["pthread_mutex_lock"], pool.address("mutex"))
-        _atomic_add(pool.address("sleepers"), 1)
-        with code.while_(lambda: _atomic_load(counter) < target):
+        atomic_add(pool.address("sleepers"), 1)
+        with code.while_(lambda: atomic_load(counter) < target):
             code.call(
                 self.library["pthread_cond_wait"], pool.address("condition"), pool.address("mutex")
             )
-        _atomic_add(pool.address("sleepers"), -1)
+        atomic_add(pool.address("sleepers"), -1)
         code.call(self.library["pthread_mutex_unlock"], pool.address("mutex"))
         code.return_()
         return code
 
     def _wake(self, code: Function, pool: Record) -> None:
-        with code.if_(_atomic_load(pool.address("sleepers")) > 0):
+        with code.if_(atomic_load(pool.address("sleepers")) > 0):
             code.call(self.library["pthread_mutex_lock"], pool.address("mutex"))
             code.call(self.library["pthread_cond_broadcast"], pool.address("condition"))
             code.call(self.library["pthread_mutex_unlock"], pool.address("mutex"))
@@ -130,7 +131,7 @@ class Pool:
         """Reports at the barrier; the last of ``target`` arrivals wakes the sleepers."""
         code = self._function("arrive", target=I64)
         pool = code["pool"].record(POOL)
-        with code.if_(_atomic_add(pool.address("arrived"), 1).equals(code["target"])):
+        with code.if_(atomic_add(pool.address("arrived"), 1).equals(code["target"])):
             self._wake(code, pool)
         code.return_()
         return code
@@ -144,10 +145,10 @@ class Pool:
         """
         code = self._function("work", thread=I64, threads=I64)
         pool, thread, threads = code["pool"].record(POOL), code["thread"], code["threads"]
-        count, target = pool["launch_count"], code.variable(I64)
+        count, target, stamp = pool["launch_count"], code.variable(I64), pool["done"] + 1
         with code.loop(count) as index:
-            launch = pool["launches"].record(LAUNCH, index)
-            _run_range(code, pool, launch, thread, threads)
+            job = _job(pool, pool["launches"].record(LAUNCH, index))
+            code.call(self.shares.run, pool["workers"], *job, thread, threads, stamp + index)
             with code.if_(threads > 1):
                 target[0] = target[0] + threads
                 code.call(self.arrive, pool.word, target[0])
@@ -159,7 +160,7 @@ class Pool:
     def _worker(self) -> Function:
         """The life of a worker thread: wait for a generation, work, again, until ``stop``."""
         code = Function(self.module, "pool_worker", PTR, {"argument": PTR})
-        worker = code["argument"].record(_WORKER)
+        worker = code["argument"].record(WORKER)
         pool = worker["pool"].record(POOL)
         seen = code.variable(I64)
         with code.while_(lambda: seen[0] >= 0):
@@ -194,10 +195,13 @@ class Pool:
         return code
 
     def _share(self) -> Function:
-        """What the caller's parallel_for calls: share ``index`` of the launch at hand."""
+        """What the caller's parallel_for calls: share ``index`` of the launch at hand, whole, for
+        the caller may do one share after another.
+        """
         code = Function(self.module, "pool_share", VOID, {"argument": PTR, "index": I64})
         pool = code["argument"].record(POOL)
-        _run_range(code, pool, pool["launch"].record(LAUNCH), code["index"], pool["threads"])
+        job = _job(pool, pool["launch"].record(LAUNCH))
+        code.call(self.shares.range, *job, pool["threads"], code["index"], code["index"] + 1)
         code.return_()
         return code
 
@@ -216,7 +220,7 @@ class Pool:
         code.call(self.library["pthread_sigmask"], 2, blocked.address(0), former.address(0))
         going = code.variable(I32, 1)
         with code.while_(lambda: (pool["threads"] < code["threads"]) & going[0].differs(0)):
-            worker = pool["workers"].record(_WORKER, pool["threads"])
+            worker = pool["workers"].record(WORKER, pool["threads"])
             worker["pool"], worker["index"] = pool.word, pool["threads"]
             start = Word(code, self.worker.function)
             failed = code.call(
@@ -236,10 +240,10 @@ class Pool:
             pool["pid"].equals(code.call(self.library["getpid"])) & (pool["threads"] > 1)
         ):
             pool["stop"] = 1
-            _atomic_add(pool.address("generation"), 1)
+            atomic_add(pool.address("generation"), 1)
             self._wake(code, pool)
             with code.loop(pool["threads"] - 1) as index:
-                worker = pool["workers"].record(_WORKER, index + 1)
+                worker = pool["workers"].record(WORKER, index + 1)
                 code.call(self.library["pthread_join"], worker["thread"], 0)
         code.return_()
         return code
@@ -266,9 +270,10 @@ class Pool:
             self._get_float_control(code, pool)
             pool["arrived"] = 0
             pool["processor"] = code.call(self.library["sched_getcpu"]).to(I64)
-            _atomic_add(pool.address("generation"), 1)
+            atomic_add(pool.address("generation"), 1)
             self._wake(code, pool)
             code.call(self.work, pool.word, 0, pool["threads"])
+            pool["done"] = pool["done"] + pool["launch_count"]
             code.return_()
         code.call(self.work, pool.word, 0, 1)
         code.return_()
@@ -309,22 +314,7 @@ class Pool:
         )
 
 
-WORKER_BYTES = 24
-
-
-def _run_range(code: Function, pool: Record, launch: Record, thread: Word, threads: Word) -> None:
-    items = pool["pool"].array(I64)[launch["items"]]
-    begin, end = items * thread // threads, items * (thread + 1) // threads
-    with code.if_(begin < end):
-        code.call(launch["kernel"], pool["words"].array(I64).address(launch["words"]), begin, end)
-
-
-def _atomic_load(address: Word) -> Word:
-    builder = address.code.builder
-    return Word(address.code, builder.load_atomic(address.value, "seq_cst", 8, typ=I64))
-
-
-def _atomic_add(address: Word, amount: int) -> Word:
-    """The value after the addition."""
-    old = address.code.builder.atomic_rmw("add", address.value, ir.Constant(I64, amount), "seq_cst")
-    return Word(address.code, old) + amount
+def _job(pool: Record, launch: Record) -> tuple[Word, Word, Word]:
+    """(a launch, its words, the number of its items)."""
+    words = pool["words"].array(I64).address(launch["words"])
+    return launch.word, words, pool["pool"].array(I64)[launch["items"]]
