@@ -98,13 +98,13 @@ def test_one_thread_calls_a_kernel_once() -> None:
 
 
 @pytest.mark.parametrize("threads", [2, 5])
-def test_a_share_of_a_thread_has_few_calls(threads: int) -> None:
-    """Half of what is left at a time; no call for an item each, and none for pieces without items."""
-    for items, most in ((threads, 1), (1000 * threads, PIECES.bit_length())):
+def test_a_share_takes_few_calls(threads: int) -> None:
+    """16, 8, 4, 2, 1 and 1 of 32 pieces, whoever takes them; one call where there is one item each."""
+    assert PIECES == 32
+    for items, calls_of_share in ((threads, 1), (1000 * threads, 6)):
         done, calls = np.zeros(items, np.int32), np.zeros(1, np.int32)
         _session(_counting(1), threads)(done, calls)
-        # who takes from another leaves it fewer to take
-        assert calls[0] <= 2 * most * threads
+        assert calls[0] == threads * calls_of_share
 
 
 @pytest.mark.parametrize("threads", [2, 3])
