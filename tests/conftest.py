@@ -8,14 +8,13 @@ from typing import Any
 
 import pytest
 
+from netloom.cli import COLLECTED
 from netloom.environment import data_folder
-
-# objects made before the next search for cycles among them: compiling makes many and few cycles
-COLLECTED = 100_000
 
 
 def pytest_collection_finish() -> None:
-    """What collection leaves, thousands of tests and all modules, need not be searched again."""
+    """Garbage is searched for as rarely as on the command line, and never in what collection
+    leaves: thousands of tests and all modules."""
     gc.collect()
     gc.freeze()
     gc.set_threshold(COLLECTED)

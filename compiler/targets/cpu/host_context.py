@@ -9,7 +9,7 @@ from .host import I64, PTR, Function, Record
 from .host_module import HostModule
 from .host_pool import MAX_THREADS, Pool
 from .host_run import Runner
-from .host_shares import WORKER_BYTES
+from .host_shares import WORKER
 from .host_tables import ENTRY, RUN_LENGTHS
 from .host_types import MODEL, OPTIONS, RUN, size_of
 
@@ -41,7 +41,8 @@ class Contexts:
         pool["threads"] = threads[0]
         with code.if_(options["parallel_for"].to(I64).equals(0)):
             pool["threads"] = 1
-            pool["workers"] = code.call(self.host.library["calloc"], threads[0], WORKER_BYTES)
+            size = size_of(code, WORKER)
+            pool["workers"] = code.call(self.host.library["calloc"], threads[0], size)
             with code.if_(pool["workers"].differs(0)):
                 code.call(self.threads.start, pool.word, threads[0])
         code["context"].array(PTR)[0] = context.word

@@ -31,7 +31,6 @@ _FIRST, _STAMP = 1 << 8, 1 << 16
 WORKER = Struct(
     {"pool": PTR, "index": I64, "thread": I64, "left": I64, "lines": ir.ArrayType(I8, 96)}
 )
-WORKER_BYTES = 128
 
 
 class Shares:
