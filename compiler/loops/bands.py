@@ -66,41 +66,56 @@ def band_loops(
     return _Bands(transforms, k, machine).loops(item)
 
 
-def reason_against(
-    kept: int, images: int, tiles: int, channels: int, filters: int, groups: int,
-    is_known: bool = True,
-) -> str | None:  # fmt: skip
-    """Why three kernels are faster than bands, for so many entries of a tile, images, tiles in all,
-    channels and filters; None if they are not (measured: benchmarks/layers.py). ``is_known``:
-    height and width are no free dims."""
-    if groups != 1:
-        return f"it has {groups} groups"
-    if tiles < FEWEST_ROWS * images:
-        return "bands end with their image, which has too few tiles to read all weights for"
-    if _fitting(kept, channels) < LEAST_TILES:
-        return f"{LEAST_TILES} tiles of {channels} channels leave the L2 cache"
-    weights = 4 * kept * channels * filters
-    if weights > MOST_WEIGHTS:
-        return "each band would read its weights from memory"
-    if not is_known and weights > MOST_OF_ANY_SIZE:
-        return "each line of an image of any size would read weights that leave the L2 cache"
-    saved = 2 * 4 * kept * tiles * (channels + filters)
-    if saved < 2 * LEAST_ENTRIES:
-        return "its entries stay in the cache anyway"
-    of_image = tiles // images
-    band = _tiles_of_band(kept, channels, of_image, FEWEST_ROWS, COLUMNS, images=images)
-    if images * -(-of_image // band) * weights > AGAIN * saved:
-        return "its bands would read the weights too often"
-    return None
+@dataclass(frozen=True)
+class Stages:
+    """What bands would stand for: so many entries of a tile, images, tiles in all, channels and
+    filters."""
 
+    kept: int
+    images: int
+    tiles: int
+    channels: int
+    filters: int
 
-def tiles_of_band(kept: int, images: int, tiles: int, channels: int, filters: int) -> float:
-    """How many tiles multiply the weights each time that these come from beyond the L2 cache:
-    infinitely many where they stay in it."""
-    if 4 * kept * channels * filters <= MOST_OF_ANY_SIZE:
-        return math.inf
-    of_image = tiles // images
-    return _tiles_of_band(kept, channels, of_image, FEWEST_ROWS, COLUMNS, images=images)
+    @property
+    def weights(self) -> int:
+        """Bytes."""
+        return 4 * self.kept * self.channels * self.filters
+
+    @property
+    def band(self) -> int:
+        """Tiles of a band."""
+        tiles = self.tiles // self.images
+        return _tiles_of_band(
+            self.kept, self.channels, tiles, FEWEST_ROWS, COLUMNS, images=self.images
+        )
+
+    @property
+    def sharing(self) -> float:
+        """How many tiles multiply the weights each time that these come from beyond the L2 cache:
+        infinitely many where they stay in it."""
+        return math.inf if self.weights <= MOST_OF_ANY_SIZE else self.band
+
+    def reason_against_bands(self, groups: int, is_known: bool = True) -> str | None:
+        """Why three kernels are faster; None if they are not (measured: benchmarks/layers.py).
+        ``is_known``: height and width are no free dims."""
+        if groups != 1:
+            return f"it has {groups} groups"
+        if self.tiles < FEWEST_ROWS * self.images:
+            return "bands end with their image, which has too few tiles to read all weights for"
+        if _fitting(self.kept, self.channels) < LEAST_TILES:
+            return f"{LEAST_TILES} tiles of {self.channels} channels leave the L2 cache"
+        if self.weights > MOST_WEIGHTS:
+            return "each band would read its weights from memory"
+        if not is_known and self.weights > MOST_OF_ANY_SIZE:
+            return "each line of an image of any size would read weights that leave the L2 cache"
+        saved = 2 * 4 * self.kept * self.tiles * (self.channels + self.filters)
+        if saved < 2 * LEAST_ENTRIES:
+            return "its entries stay in the cache anyway"
+        bands = self.images * -(-(self.tiles // self.images) // self.band)
+        if bands * self.weights > AGAIN * saved:
+            return "its bands would read the weights too often"
+        return None
 
 
 def _fitting(kept: int, channels: int, size: int = 4, columns: int = 2) -> int:
@@ -342,4 +357,4 @@ def _hints(weight: Expr, channel: Axis, columns: tuple[Symbol, int], tile: Axis)
     return Sweep(weight, (channel,), columns, tiles, tile.position).hints()
 
 
-__all__ = ["band_loops", "reason_against", "tiles_of_band"]
+__all__ = ["Stages", "band_loops"]

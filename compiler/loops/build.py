@@ -26,6 +26,7 @@ from .emit import emit_tiles
 from .ir import Buffer, For, Kernel, Let, Statement, block, expressions_in, extents_in, walk
 from .linear import linear_loops
 from .plan import Machine
+from .read_once import with_hints
 from .row_form import row_form
 from .row_loops import row_loops
 from .tiles import Schedule
@@ -55,7 +56,8 @@ def build_kernel(name: str, graph: Graph, machine: Machine) -> Kernel:
     symbols = dim.symbols_of([*(e for b in buffers for e in b.shape), items]) | _free_symbols(
         body, item
     )
-    return Kernel(name, buffers, tuple(sorted(symbols, key=lambda s: s.name)), items, item, body)
+    ordered = tuple(sorted(symbols, key=lambda s: s.name))
+    return with_hints(Kernel(name, buffers, ordered, items, item, body))
 
 
 def has_loops(node: Node) -> bool:

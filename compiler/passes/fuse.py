@@ -14,7 +14,7 @@ After this pass the graph holds ``kernel``, ``constant``, ``data_dim`` and ``ite
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from netloom.errors import UnsupportedOpError
@@ -64,7 +64,9 @@ class _Group:
 def fuse(graph: Graph, has_rows: bool = True) -> Graph:
     """The graph as kernels; ``has_rows``: the target has kernels that reduce rows."""
     b, mapping = rebuilder(graph)
-    emitted = _needed(graph, _groups(graph, has_rows))
+    fusion = _Fusion(graph, has_rows)
+    fusion.run()
+    emitted = fusion.needed()
     for node in graph.nodes:
         if node.op.name == "constant":
             mapping[node.output] = b.copy(node, [])[0]
@@ -76,119 +78,121 @@ def fuse(graph: Graph, has_rows: bool = True) -> Graph:
     return finish(b, graph, mapping)
 
 
-def _needed(graph: Graph, group_of: Mapping[Node, _Group]) -> dict[Node, _Group]:
-    """The groups whose outputs are read, by their last nodes: a view that all its readers make
-    anew is none.
-    """
-    found: dict[Node, _Group] = {}
-    read = set(graph.results)
-    read.update(value for node in graph.nodes if node.op in ALONE for value in node.inputs)
-    for node in reversed(graph.nodes):
-        if node in group_of and group_of[node].last is node and node.output in read:
-            found[node] = group_of[node]
-            made = {value for member in found[node].nodes for value in member.outputs}
-            read.update(
-                value
-                for member in found[node].nodes
-                for value in member.inputs
-                if value not in made
-            )
-    return found
+class _Fusion:
+    """Which nodes go into one kernel: each has a group."""
 
+    def __init__(self, graph: Graph, has_rows: bool) -> None:
+        self.graph, self.has_rows = graph, has_rows
+        self.results = frozenset(graph.results)
+        self.group_of: dict[Node, _Group] = {}
 
-def _groups(graph: Graph, has_rows: bool) -> dict[Node, _Group]:
-    results = frozenset(graph.results)
-    group_of: dict[Node, _Group] = {}
-    for node in graph.nodes:
-        if node.op.name == "constant" or node.op in ALONE:
-            continue
-        if not has_loops(node) or len(node.outputs) != 1:
-            raise UnsupportedOpError(f"{node.op.name} has no loops", node=node.label)
-        group = group_of[node] = _Group([node], node if is_anchor(node) else None)
-        while value := _next_inlined(graph, group, group_of, results, has_rows):
-            _join(graph, group, group_of, value)
-    for group in _needed(graph, group_of).values():  # wide numbers that are stored after all
-        while _is_widening(graph, group) and (
-            value := _next_inlined(graph, group, group_of, results, has_rows, is_stored=True)
-        ):
-            _join(graph, group, group_of, value)
-    return group_of
+    def run(self) -> None:
+        """Groups of all nodes, in their order."""
+        for node in self.graph.nodes:
+            if node.op.name == "constant" or node.op in ALONE:
+                continue
+            if not has_loops(node) or len(node.outputs) != 1:
+                raise UnsupportedOpError(f"{node.op.name} has no loops", node=node.label)
+            group = self.group_of[node] = _Group([node], node if is_anchor(node) else None)
+            while value := self._next_inlined(group):
+                self._join(group, value)
+        for group in self.needed().values():  # wide numbers that are stored after all
+            while self._is_widening(group) and (value := self._next_inlined(group, is_stored=True)):
+                self._join(group, value)
 
+    def needed(self) -> dict[Node, _Group]:
+        """The groups whose outputs are read, by their last nodes: a view that all its readers make
+        anew is none.
+        """
+        found: dict[Node, _Group] = {}
+        read = set(self.results)
+        read.update(value for node in self.graph.nodes if node.op in ALONE for value in node.inputs)
+        for node in reversed(self.graph.nodes):
+            group = self.group_of.get(node)
+            if group is not None and group.last is node and node.output in read:
+                found[node] = group
+                made = {value for member in group.nodes for value in member.outputs}
+                read.update(
+                    value for member in group.nodes for value in member.inputs if value not in made
+                )
+        return found
 
-def _join(graph: Graph, group: _Group, group_of: dict[Node, _Group], value: Value) -> None:
-    """The group makes a value that it reads itself."""
-    other = group_of[graph.producers[value]]
-    group.is_rows = not _joins_one_anchor(other, group, _readers(graph, group, value), value)
-    group.nodes = list(dict.fromkeys((*other.nodes, *group.nodes)))
-    group.anchor = group.anchor or other.anchor
-    if all(group_of.get(reader) is group for reader in graph.users[value]):
-        group_of.update((member, group) for member in other.nodes if group_of[member] is other)
+    def _join(self, group: _Group, value: Value) -> None:
+        """The group makes a value that it reads itself."""
+        other = self.group_of[self.graph.producers[value]]
+        group.is_rows = not _joins_one_anchor(other, group, self._readers(group, value), value)
+        group.nodes = list(dict.fromkeys((*other.nodes, *group.nodes)))
+        group.anchor = group.anchor or other.anchor
+        if self._is_last(group, value):
+            for member in other.nodes:
+                if self.group_of[member] is other:
+                    self.group_of[member] = group
 
+    def _next_inlined(self, group: _Group, is_stored: bool = False) -> Value | None:
+        """A value that the group reads and may compute itself; ``is_stored``: wide numbers that the
+        group makes of narrow ones are for sure."""
+        keeps_source = not is_stored and self._is_widening(group)
+        for value in self._read(group):
+            before = self.group_of[self.graph.producers[value]]
+            if not self._is_last(group, value) and not self._is_made_anew(before, value):
+                continue
+            if keeps_source and not (_is_view(before) or self._is_widening(before)):
+                continue
+            together = (*before.nodes, *group.nodes)
+            if len(together) > MOST_NODES or any(map(_has_no_formula, together)):
+                continue
+            if _joins_one_anchor(before, group, self._readers(group, value), value):
+                return value
+            if self.has_rows and self._joins_rows(before, group):
+                return value
+        return None
 
-def _next_inlined(
-    graph: Graph,
-    group: _Group,
-    group_of: Mapping[Node, _Group],
-    results: frozenset[Value],
-    has_rows: bool,
-    is_stored: bool = False,
-) -> Value | None:
-    """A value that the group reads and may compute itself; ``is_stored``: wide numbers that the
-    group makes of narrow ones are for sure."""
-    keeps_source = not is_stored and _is_widening(graph, group)
-    members = set(group.nodes)
-    for value in dict.fromkeys(value for node in reversed(group.nodes) for value in node.inputs):
-        producer = graph.producers.get(value)
-        if (
-            producer is None
-            or producer in members
-            or producer.op.name == "constant"
-            or producer.op in ALONE
-            or value in results
-        ):
-            continue
-        readers, before = graph.users[value], group_of[producer]
-        is_last = all(group_of.get(reader) is group for reader in readers)
-        if not is_last and not _is_made_anew(graph, before, value):
-            continue
-        if keeps_source and not (_is_view(before) or _is_widening(graph, before)):
-            continue
-        together = (*before.nodes, *group.nodes)
-        if len(together) > MOST_NODES or any(map(_has_no_formula, together)):
-            continue
-        if _joins_one_anchor(before, group, _readers(graph, group, value), value):
-            return value
-        if has_rows and _joins_rows(graph, before, group):
-            return value
-    return None
+    def _read(self, group: _Group) -> Iterator[Value]:
+        """What the group reads of other kernels and nobody outside the graph does, the last first."""
+        members = set(group.nodes)
+        for value in dict.fromkeys(each for node in reversed(group.nodes) for each in node.inputs):
+            producer = self.graph.producers.get(value)
+            if producer in self.group_of and producer not in members and value not in self.results:
+                yield value
 
+    def _readers(self, group: _Group, value: Value) -> Sequence[Node]:
+        members = set(group.nodes)
+        return [reader for reader in self.graph.users[value] if reader in members]
 
-def _readers(graph: Graph, group: _Group, value: Value) -> Sequence[Node]:
-    members = set(group.nodes)
-    return [reader for reader in graph.users[value] if reader in members]
+    def _is_last(self, group: _Group, value: Value) -> bool:
+        """Whether nobody else reads the value."""
+        return all(self.group_of.get(reader) is group for reader in self.graph.users[value])
 
+    def _is_made_anew(self, group: _Group, value: Value) -> bool:
+        """Whether each reader of a value makes it for itself."""
+        readers = self.graph.users[value]
+        if _is_view(group) and all(map(_takes_views, readers)):
+            return True
+        return self._is_widening(group) and all(_takes_widened(node, value) for node in readers)
 
-def _is_made_anew(graph: Graph, group: _Group, value: Value) -> bool:
-    """Whether each reader of a value makes it for itself."""
-    readers = graph.users[value]
-    if _is_view(group) and all(map(_takes_views, readers)):
-        return True
-    return _is_widening(graph, group) and all(_takes_widened(node, value) for node in readers)
+    def _is_widening(self, group: _Group) -> bool:
+        """Whether a group makes wide numbers of narrow ones with few instructions."""
+        first, last = group.nodes[0], group.last
+        if len(group.nodes) > MOST_WIDENING or first.op.name != "cast":
+            return False
+        if first.inputs[0].dtype.bytes >= last.output.dtype.bytes:
+            return False
+        inner = {node.output for node in group.nodes}
+        return all(node.op.name in WIDENING for node in group.nodes) and all(
+            value in inner or self.graph.constant_of(value) is not None
+            for node in group.nodes[1:]
+            for value in node.inputs
+        )
 
-
-def _is_widening(graph: Graph, group: _Group) -> bool:
-    """Whether a group makes wide numbers of narrow ones with few instructions."""
-    first, last = group.nodes[0], group.last
-    if len(group.nodes) > MOST_WIDENING or first.op.name != "cast":
-        return False
-    if first.inputs[0].dtype.bytes >= last.output.dtype.bytes:
-        return False
-    inner = {node.output for node in group.nodes}
-    return all(node.op.name in WIDENING for node in group.nodes) and all(
-        value in inner or graph.constant_of(value) is not None
-        for node in group.nodes[1:]
-        for value in node.inputs
-    )
+    def _joins_rows(self, before: _Group, group: _Group) -> bool:
+        """Whether two kernels together are one that reduces rows, several times or for all their
+        elements.
+        """
+        anchors = [part.anchor for part in (before, group) if part.anchor is not None]
+        if not anchors or any(anchor.op.family != "reduction" for anchor in anchors):
+            return False
+        nodes = dict.fromkeys((*before.nodes, *group.nodes))
+        return row_form(_body(self.graph, list(nodes))[0]) is not None
 
 
 def _takes_widened(node: Node, value: Value) -> bool:
@@ -208,17 +212,6 @@ def _takes_views(node: Node) -> bool:
     if node.op in ALONE:
         return False
     return not is_anchor(node) and node.op.name not in INDEXED | SCATTERED
-
-
-def _joins_rows(graph: Graph, before: _Group, group: _Group) -> bool:
-    """Whether two kernels together are one that reduces rows, several times or for all their
-    elements.
-    """
-    anchors = [part.anchor for part in (before, group) if part.anchor is not None]
-    if not anchors or any(anchor.op.family != "reduction" for anchor in anchors):
-        return False
-    nodes = dict.fromkeys((*before.nodes, *group.nodes))
-    return row_form(_body(graph, list(nodes))[0]) is not None
 
 
 def _joins_one_anchor(before: _Group, group: _Group, readers: Sequence[Node], value: Value) -> bool:

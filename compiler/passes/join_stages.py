@@ -8,7 +8,7 @@ from math import prod
 
 from ..dim import evaluate, symbols_of
 from ..graph import Graph, Value
-from ..loops.bands import reason_against, tiles_of_band
+from ..loops.bands import Stages
 from ..rewrite import Explain, Match, Rewriter, Rule, apply_rules
 from ..strategies import Rates, rates_of
 from ..strategies.strategy import IMAGE, image_numbers, nominal
@@ -34,10 +34,10 @@ def join_stages(
         is_known = all(isinstance(count, int) for count in counts)
         taken = {s.name: n for s, n in image_numbers(graph, symbols_of(counts), IMAGE).items()}
         tiles = images * prod(evaluate(count, taken) for count in counts)
-        sizes = kept, images, tiles, channels, filters
-        if reason := reason_against(*sizes, groups, is_known):
+        stages = Stages(kept, images, tiles, channels, filters)
+        if reason := stages.reason_against_bands(groups, is_known):
             return reason
-        keeps_up = machine.has_bands_of(tiles_of_band(*sizes))
+        keeps_up = machine.has_bands_of(stages.sharing)
         return keeps_up or "its weights would come slower than its bands multiply"
 
     rule = Rule(

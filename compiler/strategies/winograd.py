@@ -19,7 +19,7 @@ from dataclasses import replace
 from math import prod
 
 from ..graph import Builder, Graph, Node, Value
-from ..loops.bands import reason_against, tiles_of_band
+from ..loops.bands import Stages
 from ..ops.tiles import TileAttrs
 from ..ops.winograd import LARGEST, FusedAttrs, entries
 from ..tensor_type import FLOAT32
@@ -53,13 +53,13 @@ def cost(form: TileAttrs, node: Node, batch: int, is_constant: bool) -> Cost:
     # The sums of the transforms count for nothing: they hide behind what they load and store
     # (measured: benchmarks/choices.py).
     found = tiles.cost(form, entries(form), 0.0, node, batch, is_constant)
-    ends = nominal(node.inputs[0])[1], nominal(node.output)[1]
-    images, count = nominal(node.output, batch)[0], tiles.count(form, node, batch)
-    is_known = not image_dims(node)
-    reason = reason_against(entries(form), images, count, *ends, node.attrs.groups, is_known)
-    if reason is not None or node.op.name == "conv_weight_gradient":
+    channels, (images, filters, *_) = nominal(node.inputs[0])[1], nominal(node.output, batch)
+    count = tiles.count(form, node, batch)
+    stages = Stages(entries(form), images, count, channels, filters)
+    has_bands = stages.reason_against_bands(node.attrs.groups, not image_dims(node)) is None
+    if not has_bands or node.op.name == "conv_weight_gradient":
         return found
-    return replace(found, band=tiles_of_band(entries(form), images, count, *ends))
+    return replace(found, band=stages.sharing)
 
 
 def level(inputs: int) -> tuple[float, str]:
