@@ -1,19 +1,21 @@
-"""What a kernel reads once, line after line of a large array, is asked for ahead.
+"""What a kernel reads or writes once, line after line of a large array, is asked for ahead.
 
 Processors see such a stream and read ahead of it by themselves, but only within a page of 4096
-bytes, and not while they compute: a row of a softmax is asked for when the row before it is stored. So
-beside a vector that is read goes a hint for what lies AHEAD bytes behind it; where a run of memory
-is shorter than that, for the same place of a later run.
+bytes, and not while they compute: a row of a softmax is asked for when the row before it is stored.
+A line that is stored is read before, too, unless the store goes past the caches. So beside a
+vector goes a hint for what lies AHEAD bytes behind it; where a run of memory is shorter than that,
+for the same place of a later run.
 
-It holds of whatever loops a kernel has: pools, sums over rows, rows in several passes (the last of
-them that reads an array has the hints: the first waits for memory anyway), transforms. Arrays that
-tiles read again and again have their own hints (ahead.py, panels.py) or none.
+It holds of whatever loops a kernel has: pools, sums over rows, rows in several passes, transforms.
+Of several passes over an array the last one that reads it has the hints, for the first waits for
+memory anyway, and the first one that writes it. Arrays that tiles read again and again have their
+own hints (ahead.py, panels.py) or none.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping, Sequence, Set
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import TypeAlias
@@ -45,7 +47,7 @@ from .plan import LINE
 
 LEAST_BYTES = 1 << 20  # of an array that a core's own caches may not hold
 AHEAD = 8 << 10  # bytes
-MOST_READS = 1.5  # of an element, on average
+MOST_USES = 1.5  # of an element, on average
 MOST_STEP = 4  # elements between neighbouring lanes
 NEARLY = 1.25  # of a run: what follows so close behind goes on where it ends
 FEWEST = 4  # times as many runs as a hint is ahead
@@ -53,27 +55,30 @@ LONG = 0.5  # of the longest pass over an array: shorter ones are ends of others
 
 
 def with_hints(kernel: Kernel) -> Kernel:
-    """The kernel with hints for what it reads once."""
-    inputs = set(filter(_is_large, kernel.buffers))
-    for statement in walk(kernel.body) if inputs else ():
+    """The kernel with hints for what it reads or writes once."""
+    arguments = set(filter(_is_large, kernel.buffers))
+    outputs: set[Buffer] = set()
+    for statement in walk(kernel.body) if arguments else ():
         match statement:
-            case Store(buffer) | Prefetch(Load(buffer)):
-                inputs.discard(buffer)
-    return _hinted(kernel, inputs) if inputs else kernel
-
-
-def _hinted(kernel: Kernel, inputs: Set[Buffer]) -> Kernel:
+            case Prefetch(Load(buffer)) | Store(buffer, bypasses_cache=True):
+                arguments.discard(buffer)
+            case Store(buffer):
+                outputs.add(buffer)
+    if not arguments:
+        return kernel
     items = _Loop(kernel.variable, dim.bounds(kernel.items)[1])
     passes: dict[Buffer, dict[Statement, _Pass]] = {}
-    for load, offset, nest in _loads(kernel.body, (), {}):
-        if load.buffer in inputs:
+    for element, nest, offset in _elements_in(kernel.body, (), {}):
+        buffer = element.buffer
+        if buffer in arguments and (isinstance(element, Store) or buffer not in outputs):
             inside = next((s for s in reversed(nest) if s.kind is Kind.SERIAL), kernel.body)
-            read = _Read(load, offset, items, nest)
-            passes.setdefault(load.buffer, {}).setdefault(inside, {}).setdefault(offset, read)
+            use = _Use(Load(buffer, element.extents), offset, items, nest)
+            passes.setdefault(buffer, {}).setdefault(inside, {}).setdefault(offset, use)
     hints: dict[Statement, list[Statement]] = {}
-    for found in passes.values():
-        for read in _last_long(list(found.values())):
-            hints.setdefault(read.place, []).extend(read.hints())
+    for buffer, found in passes.items():
+        ordered = list(found.values()) if buffer in outputs else list(reversed(found.values()))
+        for use in _first_long(ordered):
+            hints.setdefault(use.place, []).extend(use.hints())
     return replace(kernel, body=_with(kernel.body, hints)) if hints else kernel
 
 
@@ -86,18 +91,18 @@ def _elements(buffer: Buffer) -> int:
     return math.prod(extent if isinstance(extent, int) else 0 for extent in buffer.shape)
 
 
-def _last_long(passes: Sequence[_Pass]) -> list[_Read]:
-    """The reads of the last pass over an array that is not the end of another, if it is a stream."""
+def _first_long(passes: Sequence[_Pass]) -> list[_Use]:
+    """The uses in the first pass over an array that is not the end of another, if it is a stream."""
     longest = max(map(_vectors, passes))
-    *_, last = (each for each in passes if _vectors(each) >= LONG * longest)
-    reads = list(last.values())
-    is_once = 0 < _vectors(last) * LANES <= MOST_READS * _elements(reads[0].load.buffer)
-    return reads if is_once and all(read.distance for read in reads) else []
+    first = next(each for each in passes if _vectors(each) >= LONG * longest)
+    uses = list(first.values())
+    is_once = 0 < _vectors(first) * LANES <= MOST_USES * _elements(uses[0].load.buffer)
+    return uses if is_once and all(use.distance for use in uses) else []
 
 
-def _vectors(reads: _Pass) -> int:
-    """How many a pass reads at most; 0 if that is not known."""
-    return sum(math.prod(loop.turns or 0 for loop in read.loops) for read in reads.values())
+def _vectors(uses: _Pass) -> int:
+    """How many a pass uses at most; 0 if that is not known."""
+    return sum(math.prod(loop.turns or 0 for loop in use.loops) for use in uses.values())
 
 
 @dataclass(frozen=True)
@@ -114,9 +119,10 @@ class _Loop:
 
 
 @dataclass(frozen=True, eq=False)
-class _Read:
-    """A load of vectors; ``offset`` says by the variables of its loops where it reads. ``items``:
-    those of the kernel; ``nest``: the loops in it, the outermost first, the vector loop last."""
+class _Use:
+    """A vector that is read, or written at the place of ``load``; ``offset`` says by the variables
+    of its loops where that is. ``items``: those of the kernel; ``nest``: the loops in it, the
+    outermost first, the vector loop last."""
 
     load: Load
     offset: Extent
@@ -196,30 +202,34 @@ class _Read:
                 yield abs(slope), loop.turns or 0
 
 
-# the reads of a buffer in one pass over it, by their offsets
-_Pass: TypeAlias = dict[Extent, _Read]
+# the uses of a buffer in one pass over it, by their offsets
+_Pass: TypeAlias = dict[Extent, _Use]
 
 
-def _loads(
+def _elements_in(
     statement: Statement, nest: tuple[For, ...], lets: Mapping[Symbol, Extent]
-) -> Iterator[tuple[Load, Extent, tuple[For, ...]]]:
-    """The loads in the vector loops of a statement in order: (load, its offset, its loops)."""
+) -> Iterator[tuple[Load | Store, tuple[For, ...], Extent]]:
+    """The loads and stores in the vector loops of a statement in order: (each, its loops, its
+    offset)."""
     match statement:
         case For(kind=Kind.VECTOR):
-            values = [v for inner in walk(statement) for v in expressions_in(inner)]
-            for load in scalar.post_order(values):
-                if isinstance(load, Load) and not load.index_expressions:
-                    offset = dim.substitute(load.buffer.offset(load.extents), lets)
-                    yield load, offset, (*nest, statement)
+            for inner in walk(statement):
+                found: list[Load | Store] = [
+                    n for n in scalar.post_order(expressions_in(inner)) if isinstance(n, Load)
+                ]
+                for element in [*found, inner] if isinstance(inner, Store) else found:
+                    if not element.index_expressions:
+                        offset = dim.substitute(element.buffer.offset(element.extents), lets)
+                        yield element, (*nest, statement), offset
         case For(body=body):
-            yield from _loads(body, (*nest, statement), lets)
+            yield from _elements_in(body, (*nest, statement), lets)
         case Let(variable, extent, body):
-            yield from _loads(body, nest, {**lets, variable: dim.substitute(extent, lets)})
+            yield from _elements_in(body, nest, {**lets, variable: dim.substitute(extent, lets)})
         case Block(statements):
             for each in statements:
-                yield from _loads(each, nest, lets)
+                yield from _elements_in(each, nest, lets)
         case If(body=body) | When(body=body) | Allocate(body=body):
-            yield from _loads(body, nest, lets)
+            yield from _elements_in(body, nest, lets)
 
 
 def _with(statement: Statement, hints: Mapping[Statement, Sequence[Statement]]) -> Statement:

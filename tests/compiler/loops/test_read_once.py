@@ -1,4 +1,4 @@
-"""Hints for what is read once: where they stand, what they ask for, and what has none."""
+"""Hints for what is read or written once: where they stand, what they ask for, and what has none."""
 
 from __future__ import annotations
 
@@ -11,7 +11,17 @@ from netloom.compiler.dim import Dim, Extent, Symbol
 from netloom.compiler.driver import PIPELINE, Options, compile_graph
 from netloom.compiler.graph import Builder, Graph, Value
 from netloom.compiler.loops.build import Machine, build_kernel
-from netloom.compiler.loops.ir import LANES, For, Kernel, Kind, Load, Prefetch, expressions_in, walk
+from netloom.compiler.loops.ir import (
+    LANES,
+    For,
+    Kernel,
+    Kind,
+    Load,
+    Prefetch,
+    Store,
+    expressions_in,
+    walk,
+)
 from netloom.compiler.loops.read_once import AHEAD, LEAST_BYTES
 from netloom.compiler.loops.text import print_kernel
 from netloom.compiler.loops.verify import verify_kernel
@@ -22,7 +32,7 @@ from netloom.runtime.session import Session
 
 FLOATS = AHEAD // 4
 PAIRS: Any = dict(kernel=(2, 2), stride=(2, 2), dilation=(1, 1), lo=(0, 0), hi=(0, 0))
-WINDOWS: Any = dict(kernel=(3, 3), stride=(1, 1), dilation=(1, 1), lo=(1, 1), hi=(1, 1))
+WINDOWS: Any = dict(kernel=(3, 3), stride=(2, 2), dilation=(1, 1), lo=(1, 1), hi=(1, 1))
 
 
 def graph_of(op: str, *shapes: tuple[Extent, ...], dtype: DType = FLOAT32, **attrs: Any) -> Graph:
@@ -43,39 +53,62 @@ def hints(kernel: Kernel) -> list[Prefetch]:
     return [s for s in walk(kernel.body) if isinstance(s, Prefetch)]
 
 
-def loads_beside(kernel: Kernel, hint: Prefetch) -> set[str]:
-    """What the vector loop reads in front of which, or of whose loop, a hint stands."""
+def hints_for(kernel: Kernel, name: str) -> list[Prefetch]:
+    return [hint for hint in hints(kernel) if hint.element.buffer.name == name]
+
+
+def places_beside(kernel: Kernel, hint: Prefetch) -> set[str]:
+    """Where the vector loop reads or writes, in front of which, or of whose loop, a hint stands."""
     statements = list(walk(kernel.body))
     behind = statements[statements.index(hint) + 1 :]
     vector = next(s for s in behind if isinstance(s, For) and s.kind is Kind.VECTOR)
-    values = [v for s in walk(vector) for v in expressions_in(s)]
-    return {str(n.extents[-1]) for n in post_order(values) if isinstance(n, Load)}
+    inside = list(walk(vector))
+    loads = post_order([v for s in inside for v in expressions_in(s)])
+    return {
+        str(each.extents[-1])
+        for each in (*loads, *inside)
+        if isinstance(each, Load | Store) and each.buffer is hint.element.buffer
+    }
 
 
-def test_a_vector_asks_for_what_lies_behind_it() -> None:
+@pytest.mark.parametrize("name", ["x0", "y"])
+def test_a_vector_asks_for_what_lies_behind_it(name: str) -> None:
     kernel = first_kernel(graph_of("relu", (1024, 1024)))
-    (hint,) = hints(kernel)
+    (hint,) = hints_for(kernel, name)
     (element,) = hint.element.extents
-    assert loads_beside(kernel, hint) == {str(element - FLOATS + Dim.of(Symbol("l", 0, LANES - 1)))}
+    lane = Dim.of(Symbol("l", 0, LANES - 1))
+    assert places_beside(kernel, hint) == {str(element - FLOATS + lane)}
 
 
-def test_each_input_has_its_own() -> None:
+def test_each_array_has_its_own() -> None:
     found = hints(first_kernel(graph_of("add", (1024, 1024), (1024, 1024))))
-    assert [hint.element.buffer.name for hint in found] == ["x0", "x1"]
+    assert [hint.element.buffer.name for hint in found] == ["x0", "x1", "y"]
 
 
-def test_rows_ask_in_the_last_pass_that_reads_them() -> None:
-    """A softmax reads its input for the largest and for the sum; the result is its own."""
+def test_of_several_passes_the_last_reads_ahead_and_the_first_writes_ahead() -> None:
+    """A softmax reads its input for the largest and for the sum, and writes its result there and
+    once more."""
     text = print_kernel(first_kernel(graph_of("softmax", (512, 1024), axis=1)))
     first, last = text.index("fold_max"), text.index("fold_add")
-    assert text.count("prefetch") == 1
-    assert first < text.index(f"prefetch x0[q, 16*u + 64*v + {FLOATS}]") < last
+    assert text.count("prefetch") == 2
+    for name in ("x0", "y"):
+        assert first < text.index(f"prefetch {name}[q, 16*u + 64*v + {FLOATS}]") < last
+
+
+def test_stores_past_the_caches_have_none() -> None:
+    """Nothing is read for them."""
+    scale = np.ones((16, 1, 1), np.float32)
+    b = Builder("kernel")
+    x = b.input(TensorType(FLOAT32, (64, 16, 256, 160)), "x0")
+    kernel = first_kernel(b.build([b("mul", x, b.constant(scale))], ["y"]))
+    assert any(s.bypasses_cache for s in walk(kernel.body) if isinstance(s, Store))
+    assert hints_for(kernel, "x0") and not hints_for(kernel, "y")
 
 
 def test_a_window_asks_once_for_a_line() -> None:
     """Both columns of a pair lie in the same two lines."""
     kernel = first_kernel(graph_of("max_pool", (4, 16, 128, 128), **PAIRS))
-    found = hints(kernel)
+    found = hints_for(kernel, "x0")
     assert len(found) == 2
     offsets = [hint.element.buffer.offset(hint.element.extents) for hint in found]
     assert offsets[1] - offsets[0] == 16
@@ -88,13 +121,14 @@ def test_short_runs_ask_for_a_later_one() -> None:
     x = b.input(TensorType(FLOAT32, (4096, 4096)), "x0")
     cut = b("slice", x, start=(0, 64), size=(4096, 64), step=(1, 1))
     kernel = first_kernel(b.build([b("relu", cut)], ["y"]))
-    (hint,) = hints(kernel)
-    assert loads_beside(kernel, hint) == {"l + 16*p1v + 64"}
+    (hint,) = hints(kernel)  # the result is small
+    assert places_beside(kernel, hint) == {"l + 16*p1v + 64"}
     assert str(hint.element.extents[-1]) == f"16*p1v + {64 + 32 * 4096}"
 
 
 def _overlapping(b: Builder) -> Value:
-    return b("max_pool", b.input(TensorType(FLOAT32, (1, 64, 128, 128)), "x0"), **WINDOWS)
+    """Windows of 3 x 3 that lie 2 apart read an element 2.25 times; the result is small."""
+    return b("max_pool", b.input(TensorType(FLOAT32, (1, 20, 128, 128)), "x0"), **WINDOWS)
 
 
 def _small(b: Builder) -> Value:
