@@ -250,7 +250,8 @@ def write(folder: Path, machine: Peaks, rows: Sequence[Row]) -> None:
         "A copy has the same ratio of read to written bytes and as many threads, and takes turns "
         "with the kernel; it uses ordinary",
         "stores, where a transpose stores past the caches, which saves it the reading of what it "
-        "overwrites;",
+        "overwrites,",
+        "and no hints for what comes next, which kernels give: parts above 100 % occur;",
         "the part is the median over the rounds of the quotient of the two rates, with p10–p90. "
         "MB: all arrays together, each",
         "moved once.", "",

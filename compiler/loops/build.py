@@ -26,9 +26,9 @@ from .emit import emit_tiles
 from .ir import Buffer, For, Kernel, Let, Statement, block, expressions_in, extents_in, walk
 from .linear import linear_loops
 from .plan import Machine
-from .read_once import with_hints
 from .row_form import row_form
 from .row_loops import row_loops
+from .streams import with_hints
 from .tiles import Schedule
 from .tiling import plan_tiles
 from .transposed_tiles import transposed_loops

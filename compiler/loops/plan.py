@@ -102,13 +102,13 @@ class Plan:
 def is_large(out: Buffer, machine: Machine) -> bool:
     """Whether a result is larger than the last-level cache, so none of it is there when it is read,
     and its vectors fill cache lines."""
-    return _fills_lines(out) and _bytes(out) > machine.last_level_cache
+    return _fills_lines(out) and bytes_of(out) > machine.last_level_cache
 
 
 def displaces(out: Buffer, operands: Iterable[Buffer], machine: Machine) -> bool:
     """Whether a result that fills cache lines, and what is read for it, are larger than the half of
     the last-level cache that one program can count on (as in strategies/machines.py)."""
-    moved = _bytes(out) + sum(map(_bytes, operands))
+    moved = bytes_of(out) + sum(map(bytes_of, operands))
     return _fills_lines(out) and moved > machine.last_level_cache // 2
 
 
@@ -116,7 +116,7 @@ def _fills_lines(out: Buffer) -> bool:
     return out.dtype.bytes * LANES >= LINE
 
 
-def _bytes(buffer: Buffer) -> int:
+def bytes_of(buffer: Buffer) -> int:
     """Those of a buffer of static shape; of others none."""
     elements = dim.product(buffer.shape)
     return elements * buffer.dtype.bytes if isinstance(elements, int) else 0

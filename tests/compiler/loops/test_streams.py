@@ -10,6 +10,7 @@ import pytest
 from netloom.compiler.dim import Dim, Extent, Symbol
 from netloom.compiler.driver import PIPELINE, Options, compile_graph
 from netloom.compiler.graph import Builder, Graph, Value
+from netloom.compiler.loops.ahead import NEAR
 from netloom.compiler.loops.build import Machine, build_kernel
 from netloom.compiler.loops.ir import (
     LANES,
@@ -22,13 +23,14 @@ from netloom.compiler.loops.ir import (
     expressions_in,
     walk,
 )
-from netloom.compiler.loops.read_once import AHEAD, LEAST_BYTES
+from netloom.compiler.loops.streams import AHEAD
 from netloom.compiler.loops.text import print_kernel
 from netloom.compiler.loops.verify import verify_kernel
 from netloom.compiler.op import OPS
 from netloom.compiler.scalar import post_order
 from netloom.compiler.tensor_type import FLOAT16, FLOAT32, DType, TensorType
 from netloom.runtime.session import Session
+from tests.compiler.loops.test_ahead import hints
 
 FLOATS = AHEAD // 4
 PAIRS: Any = dict(kernel=(2, 2), stride=(2, 2), dilation=(1, 1), lo=(0, 0), hi=(0, 0))
@@ -47,10 +49,6 @@ def first_kernel(graph: Graph) -> Kernel:
     kernel = build_kernel("kernel", body, Machine())
     verify_kernel(kernel)
     return kernel
-
-
-def hints(kernel: Kernel) -> list[Prefetch]:
-    return [s for s in walk(kernel.body) if isinstance(s, Prefetch)]
 
 
 def hints_for(kernel: Kernel, name: str) -> list[Prefetch]:
@@ -132,7 +130,7 @@ def _overlapping(b: Builder) -> Value:
 
 
 def _small(b: Builder) -> Value:
-    return b("relu", b.input(TensorType(FLOAT32, (LEAST_BYTES // 4,)), "x0"))
+    return b("relu", b.input(TensorType(FLOAT32, (NEAR // 4,)), "x0"))
 
 
 def _free(b: Builder) -> Value:

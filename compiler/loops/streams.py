@@ -22,6 +22,7 @@ from typing import TypeAlias
 
 from .. import dim, scalar
 from ..dim import Extent, Symbol
+from .ahead import NEAR
 from .ir import (
     LANE,
     LANES,
@@ -43,9 +44,8 @@ from .ir import (
     slope_along,
     walk,
 )
-from .plan import LINE
+from .plan import LINE, bytes_of
 
-LEAST_BYTES = 1 << 20  # of an array that a core's own caches may not hold
 AHEAD = 8 << 10  # bytes
 MOST_USES = 1.5  # of an element, on average
 MOST_STEP = 4  # elements between neighbouring lanes
@@ -56,7 +56,7 @@ LONG = 0.5  # of the longest pass over an array: shorter ones are ends of others
 
 def with_hints(kernel: Kernel) -> Kernel:
     """The kernel with hints for what it reads or writes once."""
-    arguments = set(filter(_is_large, kernel.buffers))
+    arguments = {buffer for buffer in kernel.buffers if bytes_of(buffer) > NEAR}
     outputs: set[Buffer] = set()
     for statement in walk(kernel.body) if arguments else ():
         match statement:
@@ -82,21 +82,13 @@ def with_hints(kernel: Kernel) -> Kernel:
     return replace(kernel, body=_with(kernel.body, hints)) if hints else kernel
 
 
-def _is_large(buffer: Buffer) -> bool:
-    return _elements(buffer) * buffer.dtype.bytes > LEAST_BYTES
-
-
-def _elements(buffer: Buffer) -> int:
-    """How many a buffer has; none if that is not known."""
-    return math.prod(extent if isinstance(extent, int) else 0 for extent in buffer.shape)
-
-
 def _first_long(passes: Sequence[_Pass]) -> list[_Use]:
     """The uses in the first pass over an array that is not the end of another, if it is a stream."""
     longest = max(map(_vectors, passes))
     first = next(each for each in passes if _vectors(each) >= LONG * longest)
     uses = list(first.values())
-    is_once = 0 < _vectors(first) * LANES <= MOST_USES * _elements(uses[0].load.buffer)
+    used = _vectors(first) * LANES * uses[0].load.dtype.bytes
+    is_once = 0 < used <= MOST_USES * bytes_of(uses[0].load.buffer)
     return uses if is_once and all(use.distance for use in uses) else []
 
 
