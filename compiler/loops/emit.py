@@ -31,6 +31,7 @@ from .ir import (
     block,
     guard,
     loop,
+    slope_along,
     variable,
 )
 from .items import TOTALS
@@ -114,9 +115,7 @@ class _Emitter:
         """Whole tiles along an axis, then the tile at its end."""
         size = place.counts.get(axis.symbol, 1)
         if size == 1:
-            symbol = variable(axis.name, axis.extent)
-            body = then(place.at(axis, Dim.of(symbol)))
-            return body if is_item else loop(symbol, axis.extent, body)
+            return self._one_by_one(axis, place, then, is_item)
         full = axis.extent // size
         whole = variable(axis.name, full)
         main = then(place.at(axis, Dim.of(whole) * size + Dim.of(_unit(axis, size)), size))
@@ -131,6 +130,28 @@ class _Emitter:
             behind = (self._number(axis) - full,)
             statements.append(guard(behind, tail) if is_item and full != 0 else tail)
         return block(*statements)
+
+    def _one_by_one(self, axis: Axis, place: _Place, then: _Body, is_item: bool) -> Statement:
+        """Every position of an axis; of vectors, where the plan says so, first those of which all
+        lanes are stored, and then the last one, whose lanes are known."""
+        whole = self._whole_vectors(axis) if self.plan.parts_last else 0
+        symbol = variable(axis.name, whole or axis.extent)
+        body = then(place.at(axis, Dim.of(symbol)))
+        if not whole:
+            return body if is_item else loop(symbol, axis.extent, body)
+        last = then(place.at(axis, whole))
+        if not is_item:
+            return block(loop(symbol, whole, body), last)
+        number = self._number(axis)
+        return block(guard((whole - 1 - number,), body), guard((number - whole,), last))
+
+    def _whole_vectors(self, axis: Axis) -> int:
+        """How many vectors along an axis are stored whole, if those behind them are not."""
+        for condition in self.space.store_guard:
+            end = dim.substitute(condition, {LANE: LANES - 1, axis.symbol: 0})
+            if isinstance(end, int) and slope_along(condition, axis.symbol) == -LANES:
+                return max(end // LANES + 1, 0)
+        return 0
 
     def _number(self, axis: Axis) -> Dim:
         """The tile that a work item has along an axis."""

@@ -26,11 +26,12 @@ SYMBOLIC_STEPS = 16  # of an axis whose extent is a free dim, in a work item
 class Machine:
     """What tiling needs to know of a CPU: how many 16-lane float32 vectors its registers hold, and
     the bytes of its last-level cache (as in strategies/machines.py). ``has_dots``: there is code
-    for ``dot_bytes``."""
+    for ``dot_bytes``; ``has_masks``: a part of a vector is stored as fast as all of it."""
 
     vectors: int = 32
     last_level_cache: int = 32 << 20
     has_dots: bool = False
+    has_masks: bool = True
 
     def vectors_of(self, dtype: DType) -> int:
         """How many vectors of LANES numbers its registers hold."""
@@ -80,6 +81,7 @@ class Plan:
     inner: tuple[Axis, ...]
     bypasses_cache: bool = False
     together: int = 1
+    parts_last: bool = False
 
     @property
     def items(self) -> Extent:

@@ -51,7 +51,7 @@ def plan_tiles(space: Space, machine: Machine) -> Plan:
         tile = replace(tile, copied_terms=_overlapping_terms(space, tile, chains, machine))
     plan = with_items(space, tile, chains, row)
     bypasses_cache = space.elements.compute is None and is_large(space.elements.out, machine)
-    return replace(plan, bypasses_cache=bypasses_cache)
+    return replace(plan, bypasses_cache=bypasses_cache, parts_last=not machine.has_masks)
 
 
 # -- lanes -----------------------------------------------------------------------------------------
@@ -297,7 +297,8 @@ def _nearest(axes: Sequence[Axis], loads: Sequence[Load]) -> Axis | None:
 def _overlapping_terms(space: Space, tile: Tile, chains: Chains, machine: Machine) -> int:
     """How many of the innermost loops over terms are copied out, so that a tile loads once what
     its rows or columns read of overlapping windows (depthwise convolutions): those inside the one
-    along which windows overlap, and it, where registers hold what one result reads."""
+    along which windows overlap, and it, where registers hold what one result reads. Where they do
+    not, few terms along the lanes: it is then known which lanes of each lie behind an edge."""
     axes = [axis for axis in (tile.rows, tile.columns) if axis is not None]
     compute = space.elements.compute
     if compute is None or compute.combine != "add" or chains.outer or len(axes) != 1:
@@ -316,8 +317,21 @@ def _overlapping_terms(space: Space, tile: Tile, chains: Chains, machine: Machin
     terms = dim.product([axis.extent for axis in copied])
     held = tile.counts[axes[0].symbol]
     room = machine.vectors_of(space.elements.out.dtype) - held
-    is_held = isinstance(terms, int) and 2 * terms <= room
+    if not isinstance(terms, int):
+        return 0
+    is_held = 2 * terms <= room or (terms <= MOST_TERMS and _reaches_over_edges(space, copied))
     return len(copied) if is_held else 0
+
+
+def _reaches_over_edges(space: Space, terms: Sequence[Axis]) -> bool:
+    """Whether it depends on some loops over terms which lanes of an operand lie inside an axis of
+    known extent."""
+    symbols = {axis.symbol for axis in terms}
+    return any(
+        LANE in found and found & symbols and None not in dim.bounds(condition)
+        for condition in space.guards
+        if (found := set(dim.symbols_of([condition])))
+    )
 
 
 def _waits_for_memory(space: Space, vectors: Sequence[Load]) -> bool:

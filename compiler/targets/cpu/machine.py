@@ -45,16 +45,29 @@ CPUS: dict[str, Cpu] = {  # of each architecture, the lowest first
     cpu.name: cpu
     for cpu in (
         Cpu(
-            "x86-64", "x86-64", "", (), False, Machine(vectors=4, has_dots=True), has_rounding=False
+            "x86-64",
+            "x86-64",
+            "",
+            (),
+            False,
+            Machine(vectors=4, has_dots=True, has_masks=False),
+            has_rounding=False,
         ),
-        Cpu("x86-64-v2", "x86-64-v2", "", _V2, False, Machine(vectors=4, has_dots=True)),
+        Cpu(
+            "x86-64-v2",
+            "x86-64-v2",
+            "",
+            _V2,
+            False,
+            Machine(vectors=4, has_dots=True, has_masks=False),
+        ),
         Cpu(
             "x86-64-v3",
             "x86-64-v3",
             "",
             _V3,
             True,
-            Machine(vectors=8, has_dots=True),
+            Machine(vectors=8, has_dots=True, has_masks=False),
             masked_bytes=(4, 8),
         ),
         # LLVM tunes this level for 256-bit vectors; netloom's tiles are made for whole 512-bit
@@ -94,7 +107,15 @@ CPUS: dict[str, Cpu] = {  # of each architecture, the lowest first
             masked_bytes=(1, 2, 4, 8),
         ),
         # 32 NEON registers of 4 lanes
-        Cpu("aarch64", "generic", "", (), True, Machine(vectors=8, has_dots=True), AARCH64),
+        Cpu(
+            "aarch64",
+            "generic",
+            "",
+            (),
+            True,
+            Machine(vectors=8, has_dots=True, has_masks=False),
+            AARCH64,
+        ),
     )
 }
 

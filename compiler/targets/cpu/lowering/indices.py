@@ -21,6 +21,7 @@ from ....loops.ir import LANE, LANES, slope_along
 from .function import Function, MadeInBlock
 from .representation import (
     I1,
+    I32,
     I64,
     Mask,
     Operand,
@@ -28,10 +29,13 @@ from .representation import (
     is_vector,
     known_lanes,
     numbers_by_lane,
+    vector_of,
     zero_of,
 )
 
 _LANES = numbers_by_lane(range(LANES))  # the number of each
+MOST_NARROW = 1 << 30  # which 32 bits hold, and its negative
+_NARROW_LANES = ir.Constant(vector_of(I32), list(range(LANES)))
 
 
 class Indices:
@@ -140,17 +144,65 @@ class Indices:
         flag: Operand | None = None
         mask: Operand | None = None
         for condition in conditions:
-            value = self.extent(condition)
-            if isinstance(value, int):
-                if value < 0:
-                    flag = I1(0)
-                continue
-            bit = self._is_natural(value)
-            if is_vector(value):
+            if self.in_lanes and slope_along(condition, LANE) in (1, -1):
+                bit = self._lanes_of(condition)
+            else:
+                value = self.extent(condition)
+                if isinstance(value, int):
+                    if value < 0:
+                        flag = I1(0)
+                    continue
+                bit = self._is_natural(value)
+            if is_vector(bit):
                 mask = mask if all(known_lanes(bit) or (0,)) else self.f.both(mask, bit)
             else:
                 flag = self.f.both(flag, bit)
         return flag, mask
+
+    def _lanes_of(self, condition: Extent) -> Operand:
+        """The lanes of a condition that begin or end at one of them. Its place is compared with
+        their numbers in 32 bits, as wide as a float32 is: a machine without masks of bits takes
+        several instructions to narrow a comparison in 64."""
+        slope, end = slope_along(condition, LANE), dim.substitute(condition, {LANE: 0})
+        place = self.extent(end)
+        if isinstance(place, int):
+            return Mask([place + lane * slope >= 0 for lane in range(LANES)])
+
+        def make() -> Operand:
+            near = self._clamped(place, end)
+            if slope > 0:
+                first = self.f.vector(self.b.neg(near))
+                return self.b.icmp_signed(">=", _NARROW_LANES, first)
+            return self.b.icmp_signed("<=", _NARROW_LANES, self.f.vector(near))
+
+        return self.f.numbers.once(("lanes", place, slope), make)
+
+    def _clamped(self, place: Operand, end: Extent) -> Operand:
+        """A number in 32 bits; LANES or its negative, which are beyond all lanes, if it may need
+        more."""
+        low, high = dim.bounds(end)
+        if high is None or high > MOST_NARROW:
+            place = self.b.select(self.b.icmp_signed("<", place, I64(LANES)), place, I64(LANES))
+        if low is None or low < -MOST_NARROW:
+            place = self.b.select(self.b.icmp_signed(">", place, I64(-LANES)), place, I64(-LANES))
+        return self.b.trunc(place, I32)
+
+    def may_run(self) -> Operand | None:
+        """Whether a lane of the mask may run, as far as that is not proved: none does where a
+        condition does not hold in the lane that it holds in first."""
+        lanes = [lane for lane in range(LANES) if self._is_possible(lane)]
+        flag: Operand | None = None
+        for condition in self.by_lane if lanes else ():
+            slope = slope_along(condition, LANE)
+            if slope is not None:
+                best = dim.substitute(condition, {LANE: lanes[-1 if slope > 0 else 0]})
+                flag = self.f.both(flag, self.conditions(dim.unproved([best]))[0])
+        return flag
+
+    def _is_possible(self, lane: int) -> bool:
+        """Whether a lane of the mask may run, as far as is known when compiling."""
+        here = (dim.substitute(condition, {LANE: lane}) for condition in self.by_lane)
+        return not any(isinstance(end, int) and end < 0 for end in here)
 
     def runs(self, lane: int) -> Operand | None:
         """Whether a lane of the mask runs, from the conditions that it was made of; None: it is

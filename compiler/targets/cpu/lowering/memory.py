@@ -40,7 +40,7 @@ from .representation import (
     zero_of,
     zero_of_type,
 )  # fmt: skip
-from .shuffles import picked, spread, transposed
+from .shuffles import part_of, picked, runs, spread, transposed
 
 # llvm.prefetch's locality for the L2 cache, which has more lines under way than the L1 cache
 L2_LOCALITY = 2
@@ -221,7 +221,9 @@ class Memory(Addresses):
         if mask is not None and not buffer.is_local and not self._has_masks(buffer, mask):
             each = ((lane, self._behind(buffer, address, lane)) for lane in range(LANES))
             return self._joined(buffer, each, mask)
-        address = self._readable(address)
+        # a CPU takes a thousand cycles to find that no lane of a vector without memory is read
+        is_of_lanes = mask is not None and mask is self.indices.mask
+        address = self._readable(address, self.indices.may_run() if is_of_lanes else None)
         if mask is None or buffer.is_local:
             return self.b.load(address, align=alignment or buffer.dtype.bytes, typ=kind)
         function = self.f.intrinsic(
@@ -322,6 +324,10 @@ class Memory(Addresses):
         if mask is None or buffer.is_local:
             self.b.store(value, address, align=alignment)
             return
+        known = known_lanes(mask)
+        if known is not None and not self.f.cpu.machine.has_masks:
+            self._store_runs(buffer, address, value, known)
+            return
         if not self._has_masks(buffer, mask):
             each = ((lane, self._behind(buffer, address, lane)) for lane in range(LANES))
             self._put(each, value, lambda: self.b.store(value, address, align=alignment))
@@ -331,6 +337,15 @@ class Memory(Addresses):
             f"llvm.masked.store.{suffix(kind)}.p0", ir.VoidType(), [kind, PTR, I32, mask.type]
         )
         self.b.call(function, [value, address, I32(buffer.dtype.bytes), mask])
+
+    def _store_runs(
+        self, buffer: Buffer, address: Operand, value: Operand, known: Sequence[int]
+    ) -> None:
+        """Known lanes in parts that are stored whole."""
+        for first, count in runs(known):
+            part = part_of(self.b, value, first, count)
+            where = self._behind(buffer, address, first)
+            self.b.store(part, where, align=buffer.dtype.bytes)
 
     def _stream(self, buffer: Buffer, address: Operand, value: Operand) -> None:
         """Past the caches, which needs whole lines: where the caller's array starts at one."""

@@ -16,7 +16,7 @@ from functools import cache
 from llvmlite import ir
 
 from ....loops.ir import LANES
-from .representation import I32, Operand
+from .representation import I32, Operand, Undefined
 
 _HALF, _GROUP = LANES // 2, 4
 _SOURCES = range(2 * LANES)  # lanes of the first vector, then of the second
@@ -48,6 +48,29 @@ def picked(
         ]
         result, order = _shuffled(b, result, part, order), list(range(LANES))
     return result
+
+
+def runs(known: Sequence[int]) -> list[tuple[int, int]]:
+    """(first lane, how many: a power of two that divides it) of the fewest such parts that make up
+    the lanes that are set."""
+    found: list[tuple[int, int]] = []
+    lane = 0
+    while lane < LANES:
+        count = 1
+        while lane % (2 * count) == 0 and all(known[lane : lane + 2 * count]) and count < LANES:
+            count *= 2
+        if known[lane]:
+            found.append((lane, count))
+        lane += count if known[lane] else 1
+    return found
+
+
+def part_of(b: ir.IRBuilder, value: Operand, first: int, count: int) -> Operand:
+    """Some neighbouring lanes of a vector; of one lane a scalar."""
+    if count == 1:
+        return b.extract_element(value, I32(first))
+    lanes = ir.Constant(ir.VectorType(I32, count), list(range(first, first + count)))
+    return b.shuffle_vector(value, Undefined(value.type), lanes)
 
 
 def spread(b: ir.IRBuilder, mask: Operand | None, lanes: Sequence[int | None]) -> Operand | None:
@@ -117,4 +140,4 @@ def _order(lanes: tuple[int, ...]) -> ir.Constant:
     return ir.Constant(ir.VectorType(I32, len(lanes)), list(lanes))
 
 
-__all__ = ["picked", "spread", "transposed"]
+__all__ = ["part_of", "picked", "runs", "spread", "transposed"]
