@@ -40,7 +40,7 @@ from .ir import (
 )
 from .numbering import over_items
 from .plan import CHAIN, Machine
-from .tiling import row_and_column_counts
+from .tile_counts import tile_counts
 
 DEEPEST = CHAIN  # a head's depth: one chain of additions
 VECTORS = 4  # of keys in a block
@@ -69,7 +69,7 @@ class _Attention:
         self.width, self.depth, self.vectors = width, depth, -(-width // LANES)
         room = machine.vectors_of(self.dtype)
         rows, columns = Axis.of("r", self.queries), Axis.of("c", VECTORS)
-        self.rows, self.columns = row_and_column_counts(rows, columns, room)
+        self.rows, self.columns, _ = tile_counts(rows, columns, room)
         self.rows = min(self.rows, LANES)  # what is known of rows lies in one vector
         self.tiles = self._tiles_of_an_item()
         shape = (self.tiles, self.rows)

@@ -133,14 +133,27 @@ def merge_axes(space: Space) -> Space:
             or min(first.extent, second.extent) < 2
         ):
             continue
-        merged = Axis.of(first.name + second.name, first.extent * second.extent)
-        values = {
-            first.symbol: merged.position // second.extent,
-            second.symbol: merged.position % second.extent,
-        }
+        merged, values = _as_one(first, second)
         if not _is_torn(space, merged, values):
             space = _flattened(space.replaced([first, second], [merged], values))
     return space
+
+
+def join_axes(space: Space, first: Axis, second: Axis) -> tuple[Space, Axis]:
+    """The space with two neighbouring axes of known extent as one, also where operands do not walk
+    them as one, and that axis."""
+    merged, values = _as_one(first, second)
+    return _flattened(space.replaced([first, second], [merged], values)), merged
+
+
+def _as_one(first: Axis, second: Axis) -> tuple[Axis, dict[Symbol, Extent]]:
+    """i, j -> e i + j: the axis of these, and where it has each."""
+    assert isinstance(first.extent, int) and isinstance(second.extent, int)
+    merged = Axis.of(first.name + second.name, first.extent * second.extent)
+    return merged, {
+        first.symbol: merged.position // second.extent,
+        second.symbol: merged.position % second.extent,
+    }
 
 
 def _is_torn(space: Space, merged: Axis, values: Mapping[Symbol, Extent]) -> bool:
@@ -233,4 +246,4 @@ def _flattened(space: Space) -> Space:
     return replace(space, flat={**space.flat, **flat})
 
 
-__all__ = ["iteration_space"]
+__all__ = ["iteration_space", "join_axes"]

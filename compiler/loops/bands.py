@@ -39,8 +39,8 @@ from .ir import (
 )
 from .panels import ENOUGH_TILES, Sweep, is_panel
 from .plan import CHAIN, Machine
+from .tile_counts import tile_counts
 from .tiles import Bordered, PutNumber, ReadNumber, Transforms, least
-from .tiling import row_and_column_counts
 
 # bytes of entries that a work item keeps: of the stack, and in the L2 cache; and at most, where fewer
 # would read the weights too often
@@ -179,7 +179,7 @@ class _Bands:
         room = machine.vectors_of(self.dtype)
         rows, columns = Axis.of("r", self.tiles), Axis.of("c", -(-filters // LANES))
         most = max(_fitting(self.entries, channels, self.dtype.bytes), FEWEST_ROWS)
-        self.rows, self.columns = row_and_column_counts(rows, columns, room, most)
+        self.rows, self.columns, _ = tile_counts(rows, columns, room, most)
         self.band = _tiles_of_band(
             self.entries, channels, self.tiles, self.rows, self.columns, self.dtype.bytes,
             self.batch if self.is_known else None,

@@ -15,21 +15,22 @@ from dataclasses import replace
 from .. import dim
 from ..dim import Dim
 from .ahead import NEAR
+from .axes import join_axes
 from .elements import Axis, accumulated_in
 from .ir import LANE, LANES, Load, variable
 from .items import LEAST_ITEMS, with_items
 from .plan import CHAIN, Chains, Machine, Plan, Tile, divisor, is_large, operands
 from .space import Space, Substitution, split_lanes
 from .strides import FAR, MOST_STEP, depends, lane_slope, overlaps, stride
+from .tile_counts import MOST_ROWS, filled, tile_counts
 
+MORE_FILLED = 1.15  # how many times better a tile is that is worth places found one by one
 ENOUGH_ROWS = 7  # positions of an axis that fill the rows of a tile
 FEWEST_ROWS = 4  # of one that is better than a free dim that may be 1
 MOST_VECTORS = 8  # along a short axis, that are copied out
 MOST_TERMS = 16  # of such a sum, that are copied out too
-MOST_ROWS = 28  # of a tile
 # of a tile whose rows are each read for themselves; how many bytes apart that is
 FEW_ROWS, FAR_ROWS = 8, 1 << 10
-LIKELY_COLUMNS = 4  # vectors, of which the extent of a free dim is likely a multiple
 MOST_SUMS = 10  # in registers at a time, where nothing is broadcast
 FOLD_WORK = 8  # instructions that adding the lanes of one vector costs
 SYMBOLIC_TERMS = 1 << 12  # of a sum whose length is a free dim
@@ -44,6 +45,8 @@ def plan_tiles(space: Space, machine: Machine) -> Plan:
     lanes_reduce = lanes in space.reduce
     if lanes is not None:
         space = split_lanes(space, lanes)
+    if lanes is not None and not lanes_reduce:
+        space = _with_longer_rows(space, machine)
     tile = _tile(space, lanes is not None, lanes_reduce, machine, lanes)
     row = streamed_row(space, tile)
     chains = _chains(space, CHAIN if row is None else _rows_at_once(space))
@@ -86,7 +89,7 @@ def _lane_cost(space: Space, axis: Axis) -> float:
     else:
         cost += 0.2 / LANES
         cost *= 1 + FOLD_WORK * LANES / terms
-    return cost / (1 + len(space.loads)) / _filled(axis, LANES)
+    return cost / (1 + len(space.loads)) / filled(axis, LANES)
 
 
 def _load_cost(step: int | None) -> float:
@@ -122,9 +125,7 @@ def _tile(
         row = _nearest(
             [a for a in space.pure if not any(depends(v, a.symbol) for v in vectors)], scalars
         )
-        column = _largest(
-            a for a in space.pure if a is not row and not any(depends(s, a.symbol) for s in scalars)
-        )
+        column = _column(space, (row,), scalars)
     else:
         column = next((axis for axis in space.pure if _is_copied_out(axis, lanes, room)), None)
         if column is None and (tile := _cut_row(space, plain, lanes, min(room, MOST_SUMS))):
@@ -136,9 +137,7 @@ def _tile(
         row = _nearest(_under_windows(space, able, vectors) or able, vectors)
     if scalars or column is None:
         most = _most_rows(scalars, row, column)
-        rows, columns = row_and_column_counts(
-            row, column, room if scalars else min(room, MOST_SUMS), most
-        )
+        rows, columns, _ = tile_counts(row, column, room if scalars else min(room, MOST_SUMS), most)
     else:
         assert isinstance(column.extent, int)
         columns = column.extent
@@ -148,12 +147,44 @@ def _tile(
         copied = len(terms) if is_known and math.prod(terms) <= MOST_TERMS else 0
         plain = replace(plain, copied_terms=copied)
         most = min(MOST_SUMS // columns, (room - 1) // columns - 1)
-        rows, _ = row_and_column_counts(row, None, most + 2)
+        rows = tile_counts(row, None, most + 2).rows
     used_row, used_column = row if rows > 1 else None, column if columns > 1 else None
     counts = {
         axis.symbol: size for axis, size in ((used_row, rows), (used_column, columns)) if axis
     }
     return replace(plain, rows=used_row, columns=used_column, counts=counts)
+
+
+def _with_longer_rows(space: Space, machine: Machine) -> Space:
+    """The space with the two axes of an image as one, where the rows of tiles then fill more of
+    it: the places of their elements are found once for all terms of a tile."""
+    if space.elements.compute is None or any(load.index_expressions for load in space.reads):
+        return space
+    vectors, scalars = operands(space)
+    able = [a for a in space.pure if not any(depends(v, a.symbol) for v in vectors)]
+    row = _nearest(able, scalars) if vectors and scalars else None
+    place = space.pure.index(row) if row is not None else 0
+    first = space.pure[place - 1] if place else None
+    if row is None or first not in able or _is_short_or_free(first) or _is_short_or_free(row):
+        return space
+    if any({row.symbol, first.symbol} & dim.symbols_of([guard]) for guard in space.guards):
+        return space
+    joined, both = join_axes(space, first, row)
+    room = machine.vectors_of(space.elements.out.dtype)
+    column = _column(space, (first, row), scalars)
+    apart, together = (tile_counts(axis, column, room).score for axis in (row, both))
+    return joined if together > MORE_FILLED * apart else space
+
+
+def _column(space: Space, rows: Sequence[Axis | None], scalars: Sequence[Load]) -> Axis | None:
+    """The longest axis, but for those, along which nothing that is broadcast changes."""
+    return _largest(
+        a for a in space.pure if a not in rows and not any(depends(s, a.symbol) for s in scalars)
+    )
+
+
+def _is_short_or_free(axis: Axis | None) -> bool:
+    return axis is None or not isinstance(axis.extent, int) or axis.extent < 2
 
 
 def _together_as_read(space: Space, plain: Tile) -> Tile:
@@ -206,49 +237,6 @@ def _most_rows(scalars: Sequence[Load], row: Axis | None, column: Axis | None) -
         return MOST_ROWS
     is_far = any(stride(load, row) * load.dtype.bytes >= FAR_ROWS for load in scalars)
     return FEW_ROWS if is_far else MOST_ROWS
-
-
-def row_and_column_counts(
-    row: Axis | None, column: Axis | None, room: int, most_rows: int = MOST_ROWS
-) -> tuple[int, int]:
-    """The counts with the most products a load, among those that fit ``room`` vectors and waste
-    least at the end of an axis.
-    """
-    best, best_score = (1, 1), -1.0
-    for columns in range(1, 9):
-        if not _can_hold(column, columns):
-            break
-        for rows in range(1, most_rows + 1):
-            if not _can_hold(row, rows):
-                break
-            held = rows * columns
-            if held + columns + 1 > room and held > 1:
-                break
-            score = min(held, 12) / 12 * held / (held + 0.6 * columns + 0.6 * rows)
-            score *= _filled(row, rows) * _filled(column, columns) * _rest_of(column, columns)
-            if score > best_score + 1e-9:
-                best, best_score = (rows, columns), score
-    return best
-
-
-def _can_hold(axis: Axis | None, size: int) -> bool:
-    """Whether an axis is as long as a tile."""
-    return size == 1 or (axis is not None and (isinstance(axis.extent, Dim) or size <= axis.extent))
-
-
-def _filled(axis: Axis | None, size: int) -> float:
-    """The part of the tiles that is used."""
-    if axis is None or not isinstance(axis.extent, int) or axis.extent == 0:
-        return 1.0
-    return axis.extent / (-(-axis.extent // size) * size)
-
-
-def _rest_of(axis: Axis | None, size: int) -> float:
-    """What is lost where vectors along a free dim fill no tile: such extents are multiples of few
-    vectors more often than not, and smaller tiles at the end make less of each load."""
-    return (
-        1.0 if axis is None or isinstance(axis.extent, int) or LIKELY_COLUMNS % size == 0 else 0.9
-    )
 
 
 def _under_windows(space: Space, axes: Sequence[Axis], vectors: Sequence[Load]) -> list[Axis]:
@@ -403,4 +391,4 @@ def _chains(space: Space, most_terms: int) -> Chains:
     )
 
 
-__all__ = ["plan_tiles", "row_and_column_counts", "streamed_row"]
+__all__ = ["plan_tiles", "streamed_row"]

@@ -9,11 +9,14 @@ convolution and no others.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from math import prod
 
 from ..graph import Builder, Graph, Node, Value
 from ..layout import BLOCK
 from .strategy import Cost, Strategy, direct_products, geometry, nominal
+
+MANY_FILTERS = 8 * BLOCK
 
 
 def _rejects(_graph: Graph, _node: Node) -> str | None:
@@ -41,7 +44,28 @@ def _padding(node: Node) -> float:
 
 
 def _expand(b: Builder, _graph: Graph, node: Node, inputs: Sequence[Value]) -> Value:
-    return b.copy(node, inputs)[0]
+    if not _skips_places(node):
+        return b.copy(node, inputs)[0]
+    (x, w), attrs = inputs, node.attrs
+    zeros, steps = (0,) * len(attrs.stride), (1, 1, *attrs.stride)
+    read = b(
+        "slice", x, start=(0,) * len(steps), size=(*x.shape[:2], *node.output.shape[2:]), step=steps,
+        label=node.label,
+    )  # fmt: skip
+    ones = (1,) * len(attrs.stride)
+    same = replace(attrs, stride=ones, lo=zeros, hi=zeros)
+    return b.add(node.op, [read, w], same, node.label).output
+
+
+def _skips_places(node: Node) -> bool:
+    """Whether a convolution of one tap reads, again for each block of many filters, every other
+    place of an image only: taken out once, they lie behind each other."""
+    attrs, w = node.attrs, node.inputs[1]
+    if node.op.name != "conv" or attrs.groups != 1 or set(attrs.stride) == {1}:
+        return False
+    is_one_tap = all(extent == 1 for extent in w.shape[2:])
+    is_known = all(isinstance(extent, int) for extent in node.output.shape[1:])
+    return is_one_tap and is_known and not any(attrs.lo) and nominal(w)[0] >= MANY_FILTERS
 
 
 DIRECT = Strategy(

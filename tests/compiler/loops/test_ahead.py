@@ -86,7 +86,7 @@ def test_each_chunk_asks_for_what_the_next_one_reads(
     stride: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(ahead, "NEAR", 0)
-    kernel = convolution(64, 8, 3, stride)
+    kernel = convolution(64, 8 * stride, 3, stride)
     assert isinstance(kernel.items, int)
     chunks: list[_Lines] = []
     for item in range(kernel.items):

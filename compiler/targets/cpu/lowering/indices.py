@@ -144,8 +144,9 @@ class Indices:
         flag: Operand | None = None
         mask: Operand | None = None
         for condition in conditions:
-            if self.in_lanes and slope_along(condition, LANE) in (1, -1):
-                bit = self._lanes_of(condition)
+            slope = slope_along(condition, LANE) if self.in_lanes else 0
+            if slope in (1, -1):
+                bit = self._lanes_of(condition, slope == 1)
             else:
                 value = self.extent(condition)
                 if isinstance(value, int):
@@ -159,23 +160,23 @@ class Indices:
                 flag = self.f.both(flag, bit)
         return flag, mask
 
-    def _lanes_of(self, condition: Extent) -> Operand:
+    def _lanes_of(self, condition: Extent, begins: bool) -> Operand:
         """The lanes of a condition that begin or end at one of them. Its place is compared with
         their numbers in 32 bits, as wide as a float32 is: a machine without masks of bits takes
         several instructions to narrow a comparison in 64."""
-        slope, end = slope_along(condition, LANE), dim.substitute(condition, {LANE: 0})
+        end = dim.substitute(condition, {LANE: 0})
         place = self.extent(end)
         if isinstance(place, int):
-            return Mask([place + lane * slope >= 0 for lane in range(LANES)])
+            return Mask([place >= (-lane if begins else lane) for lane in range(LANES)])
 
         def make() -> Operand:
             near = self._clamped(place, end)
-            if slope > 0:
+            if begins:
                 first = self.f.vector(self.b.neg(near))
                 return self.b.icmp_signed(">=", _NARROW_LANES, first)
             return self.b.icmp_signed("<=", _NARROW_LANES, self.f.vector(near))
 
-        return self.f.numbers.once(("lanes", place, slope), make)
+        return self.f.numbers.once(("lanes", place, begins), make)
 
     def _clamped(self, place: Operand, end: Extent) -> Operand:
         """A number in 32 bits; LANES or its negative, which are beyond all lanes, if it may need
