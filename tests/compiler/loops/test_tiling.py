@@ -349,6 +349,28 @@ def test_rows_of_neighbours_are_preferred_to_those_of_far_images() -> None:
     assert plan.tile.rows and plan.tile.rows.name == "p3"
 
 
+@pytest.mark.parametrize(
+    ("extent", "vectors", "row"),
+    [
+        (7, 32, "p3"),  # 7 rows by 3 columns
+        (7, 8, "p2p3"),  # 6 of the 7 in one row of the image
+        (14, 8, "p2p3"),
+        (12, 8, "p3"),  # two tiles
+        (30, 8, "p3"),
+    ],
+)
+def test_rows_go_on_in_the_next_row_of_an_image_where_tiles_fill_no_row(
+    extent: int, vectors: int, row: str
+) -> None:
+    """Each row of a tile then finds its place by a division, once for all terms."""
+    body = convolution_body(64, extent, 1)
+    plan = plan_of(body, Machine(vectors))
+    assert plan.tile.rows and plan.tile.rows.name == row
+    kernel = build_kernel("kernel", body, Machine(vectors))
+    assert not verify_kernel(kernel)
+    assert (f"p2p3u)//{extent}" in print_kernel(kernel)) == (row == "p2p3")
+
+
 def test_sums_along_a_free_axis_and_one_without_elements() -> None:
     """The terms are 0, and yet no loop over them can be copied out."""
     make = one("reduce_sum", (symbol("N", 0, 99), 8, 0, 8), axes=(0, 2), keep=False)

@@ -178,9 +178,11 @@ def test_rows_of_blocks_share_their_windows(size: tuple[Extent, Extent], copies:
 
 
 def test_narrow_machines_go_through_the_taps() -> None:
-    """Their registers do not hold what one result reads."""
+    """Their registers do not hold what one result reads. Along a row of known length it is worth
+    to know of each tap which lanes lie behind an edge."""
     assert "unrolled r2" in print_kernel(_kernel(H, W))
     assert "unrolled r2" not in print_kernel(_kernel(H, W, vectors=8))
+    assert "unrolled r2" in print_kernel(_kernel(16, 40, vectors=8))
 
 
 @pytest.mark.parametrize(("high", "items"), [(H, 9), (16, 2 * 9)])
