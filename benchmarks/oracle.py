@@ -49,6 +49,8 @@ def widened(graph: Graph) -> Graph:
             attrs = dataclasses.replace(attrs, value=_wide_constant(attrs.value))
         elif getattr(attrs, "dtype", None) is FLOAT32:
             attrs = dataclasses.replace(attrs, dtype=FLOAT64)
+        if isinstance(body := getattr(attrs, "body", None), Graph):  # of a loop
+            attrs = dataclasses.replace(attrs, body=widened(body))
         mapping.update(
             zip(
                 node.outputs,

@@ -65,7 +65,8 @@ CASES = [
     case("QLinearSoftmax", q(3, 5), f(0.0625), u(128), f(1 / 256), u(0), axis=-1, opset=13),
     case("QLinearSoftmax", q(2, 3, 5), f(0.0625), u(128), f(1 / 256), u(0), axis=1, opset=12),
     case("QLinearWhere", RNG.random((3, 5)) < 0.5, q(3, 5), f(0.5), u(128), q(3, 5), f(0.25), u(100), f(0.5), u(120)),
-    case("QLinearConv", q(1, 6, 6, 2), f(0.5), u(128), q(3, 2, 3, 3, dtype=np.int8), f(0.25), np.array(0, np.int8), f(16.0), u(120), channels_last=1, pads=[1, 1, 1, 1], first_fixed=3),
+    # weights of 7 bits: this op of ONNX Runtime saturates sums of two products at 16 bits where a CPU has no VNNI
+    case("QLinearConv", q(1, 6, 6, 2), f(0.5), u(128), q(3, 2, 3, 3, dtype=np.int8) // 2, f(0.25), np.array(0, np.int8), f(16.0), u(120), channels_last=1, pads=[1, 1, 1, 1], first_fixed=3),
     case("QuantizeLinear", r(3, 5), f(0.0625), u(128)), case("DequantizeLinear", q(3, 5), f(0.25), u(3)),
     case("FusedMatMul", r(3, 2, 2, 4), r(2, 2, 4, 5), transBatchA=1), case("FusedMatMul", r(2, 2, 3, 4), r(5, 2, 2, 4), transBatchB=1, transB=1),
     *(case("FusedGemm", r(3, 4), r(4, 5), r(5), activation=name, **more) for name, more in (("Relu", {}), ("LeakyRelu", {"activation_alpha": 0.25}), ("Tanh", {}))),
