@@ -29,7 +29,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption(
         "--shapes",
         type=int,
-        default=20,
+        default=15,
         help="random shapes for each test of a convolution strategy",
     )
     parser.addoption(
