@@ -20,7 +20,7 @@ from ...loops.ir import Kernel
 from .llvm_version import llvm_version
 from .machine import Cpu
 
-KERNELS_PER_PROCESS = 12  # to compile, for which starting processes pays
+KERNELS_PER_PROCESS = 6  # to compile, for which starting processes pays
 SYMBOL = "kernel".ljust(128, "_")  # what every kernel is called while it is compiled
 
 
