@@ -9,15 +9,15 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import replace
 from itertools import takewhile
 
 from .. import dim
 from ..dim import Dim, Extent
+from .blocks import along_part, block_of, chunk_of, most_tiles
 from .elements import Axis
 from .ir import LANE, LANES, Load
 from .panels import is_panel
-from .plan import SYMBOLIC_STEPS, Chains, Plan, Tile, divisor, operands, tiles_along
+from .plan import LEAST_ITEMS, SYMBOLIC_STEPS, Chains, Plan, Tile, divisor, operands, tiles_along
 from .space import Space, chunked
 from .strides import MOST_STEP, depends
 
@@ -27,7 +27,6 @@ TOTALS = 2048  # vectors of results that an item keeps while it goes through the
 NEAR_BYTES = 320 << 10  # that a chunk of terms reads again and again, at most
 NEAR_OPERAND = 512 << 10  # bytes of an operand that stays in the L2 cache while tiles sweep it
 ENOUGH_ITEMS = 32  # of products of their own, so that the rows of one need not be shared out
-LEAST_ITEMS = 8  # that such a kernel keeps
 LEAST_ROW = 64  # elements behind each other that are worth a way through memory in another order
 ENOUGH_AGAIN = 16  # tiles of rows that read a part of the columns which is kept near
 FEW_TERMS = 25  # of a result, which takes as long to store as to compute
@@ -138,10 +137,10 @@ def _enough_work(
         if size == 1:
             chunk = divisor(extent, wanted)
         else:
-            chunk = 0 if streams and axis != tile.rows else _chunk(tile, axis, wanted)
+            chunk = 0 if streams and axis != tile.rows else chunk_of(tile, axis, wanted)
         if chunk and extent >= 2 * chunk:
             space, whole, part = chunked(space, axis, chunk)
-            return space, _along_part(tile, axis, part), [*outer, whole], [part, *inner]
+            return space, along_part(tile, axis, part), [*outer, whole], [part, *inner]
         inner.insert(0, axis)
         work *= -(-extent // size)
     return space, tile, outer, inner
@@ -157,21 +156,11 @@ def _whole_rows(
     items = dim.product([tiles_along(tile, axis) for axis in others])
     parts = -(-LEAST_ITEMS // max(items, 1)) if isinstance(items, int) else 1
     most = min(ROW_TOTALS, -(-row.extent // parts))
-    chunk = _chunk(tile, row, max(most // tile.counts[row.symbol], 1))
+    chunk = chunk_of(tile, row, max(most // tile.counts[row.symbol], 1))
     if most == row.extent or not 0 < chunk < row.extent:
         return space, tile, others, [row]
     space, whole, part = chunked(space, row, chunk)
-    return space, _along_part(tile, row, part), [*others, whole], [part]
-
-
-def _along_part(tile: Tile, axis: Axis, part: Axis) -> Tile:
-    """The tile with its rows or columns along a part of the axis that they lay along."""
-    counts = {
-        part.symbol if symbol == axis.symbol else symbol: size
-        for symbol, size in tile.counts.items()
-    }
-    rows, columns = (part if found == axis else found for found in (tile.rows, tile.columns))
-    return replace(tile, rows=rows, columns=columns, counts=counts)
+    return space, along_part(tile, row, part), [*others, whole], [part]
 
 
 def _kept(
@@ -181,14 +170,14 @@ def _kept(
     TOTALS can keep while items are left. Each chunk of the terms is then read once for many
     results."""
     room = TOTALS // math.prod(tile.counts.values())
-    space, tile, outer, inner = _block(space, tile, order, room)
+    space, tile, outer, inner = block_of(space, tile, chains, order, room)
     if inner:
         return space, tile, outer, inner
     space, tile, outer, inner = _near_columns(space, tile, chains, outer)
     if _rows_together(space, tile, outer) > 1:
         return space, tile, outer, inner
     for axis in inner:
-        room //= _most_tiles(tile, axis)
+        room //= most_tiles(tile, axis)
     while outer and isinstance(extent := outer[-1].extent, int):
         axis = outer[-1]
         size = tile.counts.get(axis.symbol, 1)
@@ -196,18 +185,20 @@ def _kept(
         items = dim.product([tiles_along(tile, a) for a in outer[:-1]])
         chunk = min(room, extent // -(-LEAST_ITEMS // items) if isinstance(items, int) else extent)
         if chunk < extent and size > 1:  # of whole tiles: others would be made row by row
-            chunk = _chunk(tile, axis, chunk // size) if chunk >= size and extent % size == 0 else 0
+            chunk = (
+                chunk_of(tile, axis, chunk // size) if chunk >= size and extent % size == 0 else 0
+            )
         if chunk < extent and chunk < 2:
             break
         outer.pop()
         if chunk < extent:
             chunk = divisor(extent, chunk) if size == 1 else chunk
             space, whole, part = chunked(space, axis, chunk)
-            tile = _along_part(tile, axis, part)
+            tile = along_part(tile, axis, part)
             at = whole.position * chunk + part.position
             for place, found in enumerate(inner):  # the axis may number the chunks of one of these
                 inner[place] = found.inside(axis, at)
-                tile = _along_part(tile, found, inner[place])
+                tile = along_part(tile, found, inner[place])
             return space, tile, [*outer, whole], [part, *inner]
         inner.insert(0, axis)
         room //= extent
@@ -225,8 +216,10 @@ def _near_columns(
     if columns is None or outer[-1] is not columns or not isinstance(terms, int):
         return space, tile, outer, []
     bytes_ = terms * LANES * space.elements.out.dtype.bytes * tile.counts[columns.symbol]
-    most = _most_tiles(tile, columns)
-    chunk = _chunk(tile, columns, max(NEAR_BYTES // bytes_, 1)) if bytes_ * most > NEAR_BYTES else 0
+    most = most_tiles(tile, columns)
+    chunk = (
+        chunk_of(tile, columns, max(NEAR_BYTES // bytes_, 1)) if bytes_ * most > NEAR_BYTES else 0
+    )
     is_read_again = _are_enough([tiles_along(tile, axis) for axis in outer[:-1]])
     if not chunk or not is_read_again or columns.extent == chunk:
         return space, tile, outer, []
@@ -234,7 +227,7 @@ def _near_columns(
     place = 1 if isinstance(outer[0].extent, Dim) else 0
     return (
         space,
-        _along_part(tile, columns, part),
+        along_part(tile, columns, part),
         [*outer[:place], whole, *outer[place:-1]],
         [part],
     )
@@ -244,58 +237,6 @@ def _are_enough(tiles: list[Extent]) -> bool:
     """Whether so many tiles read the columns that a part of these is worth keeping near."""
     total = dim.product(tiles)
     return not isinstance(total, int) or total >= ENOUGH_AGAIN
-
-
-def _block(
-    space: Space, tile: Tile, order: Sequence[Axis], room: int
-) -> tuple[Space, Tile, list[Axis], list[Axis]]:
-    """(space, tile, axes of items, axes inside an item): where neither rows nor columns fit an
-    item, a part of both, as nearly square as can be, which reads least for each result (Goto and
-    van de Geijn 2008, section 4)."""
-    rows, columns = tile.rows, tile.columns
-    outer = list(order)
-    if (
-        rows is None
-        or columns is None
-        or not (isinstance(rows.extent, int) and isinstance(columns.extent, int))
-    ):
-        return space, tile, outer, []
-    most_rows, most_columns = _most_tiles(tile, rows), _most_tiles(tile, columns)
-    shape = tile.counts[rows.symbol] / (tile.counts[columns.symbol] * LANES)
-    in_columns = min(max(math.isqrt(int(room * shape)), 1), most_columns)
-    in_rows = min(room // in_columns, most_rows)
-    in_columns = min(room // in_rows, most_columns)
-    if in_rows == most_rows or in_columns == most_columns:
-        return space, tile, outer, []
-    chunks = {rows: _chunk(tile, rows, in_rows), columns: _chunk(tile, columns, in_columns)}
-    if not all(chunks.values()):
-        return space, tile, outer, []
-    parts: dict[Axis, Axis] = {}
-    for axis, chunk in chunks.items():
-        space, whole, parts[axis] = chunked(space, axis, chunk)
-        outer[outer.index(axis)] = whole
-        tile = _along_part(tile, axis, parts[axis])
-    return space, tile, outer, [parts[axis] for axis in order if axis in parts]
-
-
-def _chunk(tile: Tile, axis: Axis, most: int) -> int:
-    """The elements of at most so many tiles whose last chunk holds a whole tile too, so that none
-    of its loops is empty; 0 if there is no such number."""
-    size, extent = tile.counts[axis.symbol], axis.extent
-    assert isinstance(extent, int)
-    candidates: list[int] = [divisor(_most_tiles(tile, axis), most), *range(most, 0, -1)]
-    for tiles in candidates:
-        rest = extent % (size * tiles)
-        if rest == 0 or rest >= size:
-            return size * tiles
-    return 0
-
-
-def _most_tiles(tile: Tile, axis: Axis) -> int:
-    """The tiles along an axis, at most."""
-    most = dim.bounds(tiles_along(tile, axis))[1]
-    assert most is not None
-    return most
 
 
 def _item_order(

@@ -19,6 +19,7 @@ from .strides import depends
 
 CHAIN = 512  # longest chain of additions into one accumulator
 LINE = 64  # bytes of a cache line
+LEAST_ITEMS = 8  # that a kernel of long sums is divided into
 SYMBOLIC_STEPS = 16  # of an axis whose extent is a free dim, in a work item
 
 

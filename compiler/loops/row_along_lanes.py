@@ -89,7 +89,7 @@ class RowAlongLanes(RowLoops):
         last one where there would be few otherwise, for a batch is often 1."""
         free = [axis for axis in self.form.pure if isinstance(axis.extent, Dim)]
         known = prod(axis.extent for axis in self.form.pure if isinstance(axis.extent, int))
-        swept = free[1:] if known >= items.LEAST_ITEMS else free[:-1]
+        swept = free[1:] if known >= plan.LEAST_ITEMS else free[:-1]
         body = self.row(0)
         for axis in reversed(swept):
             body = loop(axis.symbol, axis.extent, body)

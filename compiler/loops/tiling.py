@@ -18,8 +18,8 @@ from .ahead import NEAR
 from .axes import join_axes
 from .elements import Axis, accumulated_in
 from .ir import LANE, LANES, Load, variable
-from .items import LEAST_ITEMS, with_items
-from .plan import CHAIN, Chains, Machine, Plan, Tile, divisor, is_large, operands
+from .items import with_items
+from .plan import CHAIN, LEAST_ITEMS, Chains, Machine, Plan, Tile, divisor, is_large, operands
 from .space import Space, Substitution, split_lanes
 from .strides import FAR, MOST_STEP, depends, lane_slope, overlaps, stride
 from .tile_counts import MOST_ROWS, filled, tile_counts
