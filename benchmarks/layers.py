@@ -52,7 +52,7 @@ class Limits:
 
 
 def _parser() -> ArgumentParser:
-    parser = report.parser_of(__doc__)
+    parser = report.parser_of(__doc__, "layers")
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--batches", default=",".join(map(str, BATCHES)))
     parser.add_argument(
@@ -113,7 +113,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
             f"error {row.error:.1e}, {row.workspace:.1f} MB",
             flush=True,
         )
-        write(given.output, machine, rows, left_out)
+        write(given.output, machine, rows, left_out, given.name)
 
 
 def _chosen(networks: Sequence[str], parts: Sequence[str]) -> list[Layer]:
@@ -208,7 +208,13 @@ def _workspace(compiled: Compiled) -> int:
     return sum(dim.evaluate(slot, {}) for slot in compiled.program.entries[0].slots)
 
 
-def write(folder: Path, machine: Peaks, rows: Sequence[Row], left_out: Sequence[str] = ()) -> None:
+def write(
+    folder: Path,
+    machine: Peaks,
+    rows: Sequence[Row],
+    left_out: Sequence[str] = (),
+    name: str = "layers",
+) -> None:
     """The results so far, as JSON and as tables."""
     totals, wanted = sums(rows), goals(rows)
     lines = [
@@ -241,7 +247,7 @@ def write(folder: Path, machine: Peaks, rows: Sequence[Row], left_out: Sequence[
     ]  # fmt: skip
     report.write(
         folder,
-        "layers",
+        name,
         machine,
         {"rows": rows, "sums": totals, "goals": wanted, "left_out": left_out},
         lines,

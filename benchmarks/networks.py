@@ -39,12 +39,11 @@ INTRODUCTION = (
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Measure and write the tables."""
-    parser = report.parser_of(__doc__)
+    parser = report.parser_of(__doc__, "networks")
     parser.add_argument("--threads", default="1,2")
     parser.add_argument("--rounds", type=int, default=20)
     parser.add_argument("--networks", default=",".join(f"light:{name}" for name in LIGHT))
     parser.add_argument("--peers", default=",".join(PEERS))
-    parser.add_argument("--name", default="networks")
     given = parser.parse_args(arguments)
     threads = report.numbers(given.threads)
     machine = peaks.measure(threads)

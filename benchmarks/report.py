@@ -23,12 +23,15 @@ from .peaks import Peaks
 FOLDER = Path("docs/benchmarks")  # where tables go unless another place is given
 
 
-def parser_of(text: str | None) -> ArgumentParser:
-    """A command's parser with what all of them know; ``text``: the module's own description."""
+def parser_of(text: str | None, name: str = "") -> ArgumentParser:
+    """A command's parser with what all of them know; ``text``: the module's own description;
+    ``name``: of the table's files, where a command can give them another one."""
     parser = ArgumentParser(description=text)
     parser.add_argument(
         "-o", "--output", type=Path, default=FOLDER, help="the folder for the table's files"
     )
+    if name:
+        parser.add_argument("--name", default=name, help="of the table's files")
     return parser
 
 
