@@ -11,7 +11,16 @@ from dataclasses import replace
 from .. import dim
 from .elements import Axis
 from .ir import LANES
-from .plan import LEAST_ITEMS, Chains, Tile, bytes_of, divisor, operands, tiles_along
+from .plan import (
+    LEAST_ITEMS,
+    Chains,
+    Tile,
+    bytes_of,
+    divisor,
+    fewest_tiles,
+    operands,
+    tiles_along,
+)
 from .space import Space, chunked
 from .strides import depends
 
@@ -35,7 +44,7 @@ def block_of(
     near_rows = room
     if tile.columns is None:  # few registers, and small caches
         near_rows = NEAR_ROWS // max(_bytes_a_row(space, chains) * tile.counts[rows.symbol], 1)
-    rest = dim.product([tiles_along(tile, a) for a in order if a is not rows and a is not columns])
+    rest = fewest_tiles(tile, [axis for axis in order if axis is not rows and axis is not columns])
     while True:
         fitting = _in_block(tile, rows, columns, room, near_rows)
         if fitting is None:
@@ -46,9 +55,9 @@ def block_of(
         }
         if not all(chunks.values()):
             return space, tile, outer, []
-        blocks = [dim.ceil_div(axis.extent, chunk) for axis, chunk in chunks.items()]
-        items = dim.product([rest, *blocks])
-        if not isinstance(items, int) or items >= LEAST_ITEMS:
+        blocks = dim.product([dim.ceil_div(axis.extent, chunk) for axis, chunk in chunks.items()])
+        assert isinstance(blocks, int)
+        if rest * blocks >= LEAST_ITEMS:
             break
         room //= 2
     parts: dict[Axis, Axis] = {}

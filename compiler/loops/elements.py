@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from itertools import count
 from typing import TypeAlias
 
-from .. import dim, scalar
+from .. import scalar
 from ..dim import Dim, Extent, Symbol
 from ..graph import Graph, Node, Value
 from ..layout import Layout
@@ -45,11 +45,6 @@ class Axis:
     @property
     def position(self) -> Dim:
         return Dim.of(self.symbol)
-
-    def inside(self, outer: Axis, position: Extent) -> Axis:
-        """The axis where another, on which its extent may depend, is found at a position of finer
-        loops."""
-        return Axis(self.symbol, dim.substitute(self.extent, {outer.symbol: position}))
 
 
 def compute_of(node: Node) -> Compute:

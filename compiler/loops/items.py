@@ -17,7 +17,17 @@ from .blocks import along_part, block_of, chunk_of, most_tiles
 from .elements import Axis
 from .ir import LANE, LANES, Load
 from .panels import is_panel
-from .plan import LEAST_ITEMS, SYMBOLIC_STEPS, Chains, Plan, Tile, divisor, operands, tiles_along
+from .plan import (
+    LEAST_ITEMS,
+    SYMBOLIC_STEPS,
+    Chains,
+    Plan,
+    Tile,
+    divisor,
+    fewest_tiles,
+    operands,
+    tiles_along,
+)
 from .space import Space, chunked
 from .strides import MOST_STEP, depends
 
@@ -153,8 +163,7 @@ def _whole_rows(
     keep, if LEAST_ITEMS are left."""
     assert isinstance(row.extent, int)
     others = [axis for axis in order if axis is not row]
-    items = dim.product([tiles_along(tile, axis) for axis in others])
-    parts = -(-LEAST_ITEMS // max(items, 1)) if isinstance(items, int) else 1
+    parts = -(-LEAST_ITEMS // fewest_tiles(tile, others))
     most = min(ROW_TOTALS, -(-row.extent // parts))
     chunk = chunk_of(tile, row, max(most // tile.counts[row.symbol], 1))
     if most == row.extent or not 0 < chunk < row.extent:
@@ -182,23 +191,19 @@ def _kept(
         axis = outer[-1]
         size = tile.counts.get(axis.symbol, 1)
         room *= size
-        items = dim.product([tiles_along(tile, a) for a in outer[:-1]])
-        chunk = min(room, extent // -(-LEAST_ITEMS // items) if isinstance(items, int) else extent)
+        chunk = min(room, extent // -(-LEAST_ITEMS // fewest_tiles(tile, outer[:-1])))
         if chunk < extent and size > 1:  # of whole tiles: others would be made row by row
             chunk = (
                 chunk_of(tile, axis, chunk // size) if chunk >= size and extent % size == 0 else 0
             )
-        if chunk < extent and chunk < 2:
+        is_of_chunks = any(axis.symbol in dim.symbols_of([found.extent]) for found in inner)
+        if chunk < extent and (chunk < 2 or is_of_chunks):  # chunks are not cut again
             break
         outer.pop()
         if chunk < extent:
             chunk = divisor(extent, chunk) if size == 1 else chunk
             space, whole, part = chunked(space, axis, chunk)
             tile = along_part(tile, axis, part)
-            at = whole.position * chunk + part.position
-            for place, found in enumerate(inner):  # the axis may number the chunks of one of these
-                inner[place] = found.inside(axis, at)
-                tile = along_part(tile, found, inner[place])
             return space, tile, [*outer, whole], [part, *inner]
         inner.insert(0, axis)
         room //= extent

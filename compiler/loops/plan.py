@@ -5,6 +5,7 @@ Choices are made in tiling.py and items.py; emit.py makes statements of them.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 
@@ -127,6 +128,12 @@ def bytes_of(buffer: Buffer) -> int:
 
 def tiles_along(tile: Tile, axis: Axis) -> Extent:
     return dim.ceil_div(axis.extent, tile.counts.get(axis.symbol, 1))
+
+
+def fewest_tiles(tile: Tile, axes: Iterable[Axis]) -> int:
+    """The tiles along all of the axes together, where those of a free extent are as few as they may
+    be, but not none (a batch of one)."""
+    return math.prod(max(dim.bounds(tiles_along(tile, axis))[0] or 0, 1) for axis in axes)
 
 
 def operands(space: Space) -> tuple[list[Load], list[Load]]:

@@ -5,7 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from netloom.compiler.dim import bounds
+from netloom.compiler import dim
+from netloom.compiler.dim import Dim, Extent, Symbol, bounds
 from netloom.compiler.loops.axes import iteration_space
 from netloom.compiler.loops.blocks import NEAR_ROWS
 from netloom.compiler.loops.build import Machine, anchor_of, build_kernel
@@ -21,7 +22,7 @@ from tests.compiler.loops.test_lowering import compiled
 FEW, MANY = Machine(vectors=8, has_masks=False), Machine(vectors=32)
 
 
-def plan_of(machine: Machine, *shapes: tuple[int, ...]) -> Plan:
+def plan_of(machine: Machine, *shapes: tuple[Extent, ...]) -> Plan:
     """Of the product of two matrices."""
     graph = one("matmul", *shapes)()
     return plan_tiles(iteration_space(Elements(graph, anchor_of(graph))), machine)
@@ -59,6 +60,20 @@ def test_what_rows_read_of_a_chunk_stays_near(terms: int) -> None:
 def test_items_are_left(machine: Machine, rows: int, columns: int) -> None:
     plan = plan_of(machine, (rows, 1024), (1024, columns))
     assert isinstance(plan.items, int) and plan.items >= LEAST_ITEMS
+
+
+@pytest.mark.parametrize("machine", [FEW, MANY])
+@pytest.mark.parametrize("least", [0, 1])
+@pytest.mark.parametrize(("rows", "terms", "columns"), [(400, 1024, 400), (49, 2048, 512)])
+def test_a_batch_of_one_has_items_for_all_threads(
+    machine: Machine, least: int, rows: int, terms: int, columns: int
+) -> None:
+    """Where the batch is free; before, it had one item, whether its results were cut into blocks
+    or kept whole."""
+    batch = Dim.of(Symbol("N", least))
+    plan = plan_of(machine, (batch, rows, terms), (batch, terms, columns))
+    items = dim.substitute(plan.items, {symbol: 1 for symbol in dim.symbols_of([plan.items])})
+    assert plan.inner and isinstance(items, int) and items >= LEAST_ITEMS
 
 
 @pytest.mark.parametrize(("rows", "terms", "columns"), [(229, 520, 179), (400, 530, 96)])

@@ -12,11 +12,12 @@ import pytest
 from netloom.compiler.dim import Dim, Extent, Symbol, bounds, evaluate, product, symbol, symbols_of
 from netloom.compiler.driver import PIPELINE, Options
 from netloom.compiler.graph import Builder, Graph
+from netloom.compiler.loops import items
 from netloom.compiler.loops.axes import iteration_space
 from netloom.compiler.loops.build import Machine, anchor_of, build_kernel
 from netloom.compiler.loops.elements import Elements
 from netloom.compiler.loops.ir import LANE, LANES, For, Store, walk
-from netloom.compiler.loops.items import ITEM_WORK, NEAR_BYTES
+from netloom.compiler.loops.items import ITEM_WORK, NEAR_BYTES, TOTALS
 from netloom.compiler.loops.plan import CHAIN, Plan, is_large
 from netloom.compiler.loops.row_form import row_form
 from netloom.compiler.loops.strides import depends
@@ -336,11 +337,16 @@ def test_what_stays_in_the_cache_is_swept_innermost(
     assert ("columns" if of_columns > of_rows else "rows") == innermost
 
 
-def test_chunks_of_columns_are_cut_again() -> None:
-    """46 blocks of filters in four chunks, and these in two: the last chunk is still a short one."""
-    body = convolution_body(736, 9, symbol("N"), taps=1)
+@pytest.mark.parametrize(("extent", "filters", "totals"), [(9, 736, TOTALS), (14, 3000, 1 << 16)])
+def test_chunks_of_columns_are_not_cut_again(
+    extent: int, filters: int, totals: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """46 blocks of filters in four chunks, and more of them in so many that an item, if it kept
+    that much, might have several: the last chunk is a short one."""
+    monkeypatch.setattr(items, "TOTALS", totals)
+    body = convolution_body(736, extent, symbol("N"), filters, taps=1)
     names = {axis.name for axis in plan_of(body, Machine()).inner}
-    assert {"p1ck", "p1k"} <= names
+    assert "p1k" in names and not names & {"p1c", "p1ck"}
     assert not verify_kernel(build_kernel("kernel", body, Machine()))
 
 
