@@ -13,7 +13,6 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, TypeAlias
 
 import numpy as np
@@ -143,7 +142,7 @@ CASES = (
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Measure and write the table."""
-    parser = report.parser_of(__doc__)
+    parser = report.parser_of(__doc__, "bandwidth")
     parser.add_argument("--threads", default="1,2")
     parser.add_argument("--rounds", type=int, default=20)
     parser.add_argument(
@@ -163,7 +162,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         for threads in counts if not parts or any(part in case.name for part in parts) else ():
             rows.append(measure(case, threads, int(given.megabytes * (1 << 20)), given.rounds))
             print(line(rows[-1]), flush=True)
-            write(given.output, machine, rows)
+            write(report.Files.of(given), machine, rows)
 
 
 def measure(case: Case, threads: int, size: int, rounds: int) -> Row:
@@ -220,7 +219,7 @@ def line(row: Row) -> str:
             f"{row.part[0]:5.1f} % of a copy {row.reads}:1 at {row.copy:.1f} GB/s")  # fmt: skip
 
 
-def write(folder: Path, machine: Peaks, rows: Sequence[Row]) -> None:
+def write(files: report.Files, machine: Peaks, rows: Sequence[Row]) -> None:
     """The results so far, as JSON and as a table."""
     goals = [
         Goal(
@@ -259,7 +258,7 @@ def write(folder: Path, machine: Peaks, rows: Sequence[Row]) -> None:
                        "copy GB/s", "% of the copy"], cells), "",
         "## Goals", "", *goal_lines(goals),
     ]  # fmt: skip
-    report.write(folder, "bandwidth", machine, {"rows": rows, "goals": goals}, lines)
+    files.write(machine, {"rows": rows, "goals": goals}, lines)
 
 
 if __name__ == "__main__":

@@ -11,15 +11,11 @@ FOLDER/choices.json and FOLDER/choices.md.
 
 from __future__ import annotations
 
-import argparse
-import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
-from pathlib import Path
+from dataclasses import dataclass, replace
 
-from netloom.benchmarks import peaks
+from netloom.benchmarks import peaks, report
 from netloom.benchmarks.models import LIGHT, light_models
-from netloom.benchmarks.report import describe, machine_record
 from netloom.compiler.cache import default_cache
 from netloom.compiler.graph import Graph
 from netloom.compiler.passes.select_strategies import Decision, select_strategies
@@ -71,8 +67,7 @@ class Row:
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Measure and write the table."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("-o", "--output", type=Path, default=Path("docs/benchmarks"))
+    parser = report.parser_of(__doc__, "choices")
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--networks", default=",".join(LIGHT))
     parser.add_argument("--accuracy", default="default")
@@ -86,14 +81,14 @@ def main(arguments: Sequence[str] | None = None) -> None:
     cpu = cpu_named("host")
     machine = peaks.measure((1,))
     timer = LayerTimer(cpu, given.threads, default_cache())
-    networks = ((name, _network(name)) for name in given.networks.split(","))
+    networks = ((name, _network(name)) for name in report.words(given.networks))
     cases = gathered(networks, given.accuracy, rates_of(cpu.name), timer.cached)
     rows: list[Row] = []
     try:
         for row in measured(cases[: given.limit], timer):
             rows.append(row)
             print(line(row), flush=True)
-            write(given.output, machine, rows, given.threads)
+            write(report.Files.of(given), machine, rows, given.threads)
     finally:
         timer.close()
 
@@ -159,39 +154,39 @@ def summary(rows: Sequence[Row]) -> dict[str, float]:
             "best_ms": sum(row.count * row.measured[row.best] for row in rows)}  # fmt: skip
 
 
-def write(folder: Path, machine: peaks.Peaks, rows: Sequence[Row], threads: int) -> None:
+def write(files: report.Files, machine: peaks.Peaks, rows: Sequence[Row], threads: int) -> None:
     """The results so far, as JSON and as a table."""
-    folder.mkdir(parents=True, exist_ok=True)
-    total = summary(rows)
-    data = {
-        "machine": machine_record(machine),
-        "threads": threads,
-        "summary": total,
-        "rows": [asdict(row) for row in rows],
-    }
-    (folder / "choices.json").write_text(json.dumps(data, indent=1) + "\n")
-    lines = ["# choices", "", *describe(machine), "",
-             f"The estimates' choice is within {NEAR - 1:.0%} of the best measured one on "
-             f"{total['good']} of {total['layers']} layers "
-             f"({total['percent']:.0f} %; the goal is {GOAL} %).",
-             f"All layers, as often as they occur: {total['chosen_ms']:.1f} ms as chosen, "
-             f"{total['best_ms']:.1f} ms at best.",
-             f"CPU time on {threads} thread(s), estimated / measured ms.", "",
-             "| layer | count | chosen | best | chosen / best | " + " | ".join(_strategies(rows)) + " |",
-             "|---" * (5 + len(_strategies(rows))) + "|"]  # fmt: skip
-    for row in rows:
-        cells = [
-            f"{row.estimated[name]:.3f} / {row.measured[name]:.3f}" if name in row.measured else ""
-            for name in _strategies(rows)
+    total, strategies = summary(rows), _strategies(rows)
+    cells = [
+        [
+            row.shape,
+            str(row.count),
+            row.chosen,
+            row.best,
+            f"{row.ratio:.2f}",
+            *_times(row, strategies),
         ]
-        lines.append(
-            "| "
-            + " | ".join(
-                [row.shape, str(row.count), row.chosen, row.best, f"{row.ratio:.2f}", *cells]
-            )
-            + " |"
-        )
-    (folder / "choices.md").write_text("\n".join(lines) + "\n")
+        for row in rows
+    ]
+    lines = [
+        f"The estimates' choice is within {NEAR - 1:.0%} of the best measured one on "
+        f"{total['good']} of {total['layers']} layers "
+        f"({total['percent']:.0f} %; the goal is {GOAL} %).",
+        f"All layers, as often as they occur: {total['chosen_ms']:.1f} ms as chosen, "
+        f"{total['best_ms']:.1f} ms at best.",
+        f"CPU time on {threads} thread(s), estimated / measured ms.",
+        "",
+        *report.table(["layer", "count", "chosen", "best", "chosen / best", *strategies], cells),
+    ]
+    files.write(machine, {"threads": threads, "summary": total, "rows": rows}, lines)
+
+
+def _times(row: Row, strategies: Sequence[str]) -> list[str]:
+    """Estimated and measured milliseconds, where there are any."""
+    return [
+        f"{row.estimated[name]:.3f} / {row.measured[name]:.3f}" if name in row.measured else ""
+        for name in strategies
+    ]
 
 
 def _strategies(rows: Sequence[Row]) -> list[str]:

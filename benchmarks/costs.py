@@ -89,7 +89,7 @@ int main(int argc, char **argv) {
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Measure and write the table."""
-    parser = report.parser_of(__doc__)
+    parser = report.parser_of(__doc__, "costs")
     parser.add_argument(
         "--network", default=NETWORK, help="light:NAME (random weights) or a model's file"
     )
@@ -117,7 +117,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
             found += new
             for item in new:
                 print(f"{item.name}: {item.value:.4g} {item.unit}", flush=True)
-            write(given.output, machine, found)
+            write(report.Files.of(given), machine, found)
 
 
 def compiling(network: str, folder: Path, repeats: int) -> list[Goal]:
@@ -259,14 +259,14 @@ def _with_other_weights(model: Path, folder: Path) -> Path:
     return path
 
 
-def write(folder: Path, machine: Peaks, found: Sequence[Goal]) -> None:
+def write(files: report.Files, machine: Peaks, found: Sequence[Goal]) -> None:
     """The results so far, as JSON and as a table."""
     lines = ["Medians of several processes. Compiling is `netloom compile MODEL -o FILE.so` as a "
              "user calls it, the start of Python",
              "included; memory is the sum of all processes' proportional shares, sampled; 1 MB is "
              "10^6 bytes. Calls and inferences",
              "run on one thread.", "", *goal_lines(found)]  # fmt: skip
-    report.write(folder, "costs", machine, {"rows": found}, lines)
+    files.write(machine, {"rows": found}, lines)
 
 
 if __name__ == "__main__":

@@ -15,7 +15,6 @@ from __future__ import annotations
 from argparse import ArgumentParser
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, TypeAlias
 
 import numpy as np
@@ -113,7 +112,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
             f"error {row.error:.1e}, {row.workspace:.1f} MB",
             flush=True,
         )
-        write(given.output, machine, rows, left_out, given.name)
+        write(report.Files.of(given), machine, rows, left_out)
 
 
 def _chosen(networks: Sequence[str], parts: Sequence[str]) -> list[Layer]:
@@ -209,11 +208,7 @@ def _workspace(compiled: Compiled) -> int:
 
 
 def write(
-    folder: Path,
-    machine: Peaks,
-    rows: Sequence[Row],
-    left_out: Sequence[str] = (),
-    name: str = "layers",
+    files: report.Files, machine: Peaks, rows: Sequence[Row], left_out: Sequence[str] = ()
 ) -> None:
     """The results so far, as JSON and as tables."""
     totals, wanted = sums(rows), goals(rows)
@@ -245,9 +240,7 @@ def write(
                         f"{r.milliseconds:.3f}", f"{r.gflops:.1f}",
                         f"{r.percent:.0f}", f"{r.quiet:.0f}", f"{r.error:.1e}", f"{r.workspace:.1f}"] for r in rows]),
     ]  # fmt: skip
-    report.write(
-        folder,
-        name,
+    files.write(
         machine,
         {"rows": rows, "sums": totals, "goals": wanted, "left_out": left_out},
         lines,

@@ -63,7 +63,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
                 )
                 rows += found
                 print(line(found), flush=True)
-        write(given.output, given.name, machine, rows)
+        write(report.Files.of(given), machine, rows)
 
 
 def line(rows: Sequence[Row]) -> str:
@@ -74,7 +74,7 @@ def line(rows: Sequence[Row]) -> str:
     return f"{rows[0].network}, {rows[0].threads} thread(s): {times}"
 
 
-def write(folder: Path, name: str, machine: Peaks, rows: Sequence[Row]) -> None:
+def write(files: report.Files, machine: Peaks, rows: Sequence[Row]) -> None:
     """The results so far, as JSON and as a table: each network's times, ratios to the peers and
     errors.
     """
@@ -84,9 +84,7 @@ def write(folder: Path, name: str, machine: Peaks, rows: Sequence[Row]) -> None:
              "strict", *peers]  # fmt: skip
     cells = [_cells([r for r in rows if (r.network, r.threads) == key], peers)
              for key in dict.fromkeys((row.network, row.threads) for row in rows)]  # fmt: skip
-    report.write(
-        folder,
-        name,
+    files.write(
         machine,
         {"rows": rows},
         [*INTRODUCTION, "", *report.table(heads, cells), *_means(rows)],

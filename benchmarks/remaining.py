@@ -79,7 +79,7 @@ class Network:
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Measure and write the table."""
-    parser = report.parser_of(__doc__)
+    parser = report.parser_of(__doc__, "remaining")
     parser.add_argument(
         "--networks",
         default=",".join(f"light:{name}" for name in LIGHT),
@@ -103,7 +103,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
             f"{last.name}: {last.time:.2f} ms, of which the limits explain {100 * last.part:.0f} %",
             flush=True,
         )
-        write(given.output, machine, rates, found, given.most)
+        write(report.Files.of(given), machine, rates, found, given.most)
 
 
 def cached_rate() -> float:
@@ -138,7 +138,9 @@ def networks(found: Sequence[Family]) -> list[Network]:
     ]
 
 
-def write(folder: Path, machine: Peaks, rates: Rates, found: Sequence[Family], most: int) -> None:
+def write(
+    files: report.Files, machine: Peaks, rates: Rates, found: Sequence[Family], most: int
+) -> None:
     """The results so far, as JSON and as tables."""
     ranked = sorted(networks(found), key=lambda network: network.part)
     lines = [
@@ -160,9 +162,7 @@ def write(folder: Path, machine: Peaks, rates: Rates, found: Sequence[Family], m
             "",
             *_family_table([f for f in found if f.network == network.name], network.time),
         ]
-    report.write(
-        folder, "remaining", machine, {"rates": rates, "networks": ranked, "families": found}, lines
-    )
+    files.write(machine, {"rates": rates, "networks": ranked, "families": found}, lines)
 
 
 def _family_table(found: Sequence[Family], total: float) -> list[str]:

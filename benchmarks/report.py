@@ -11,9 +11,9 @@ import json
 import math
 import os
 import platform
-from argparse import ArgumentParser
+from argparse import ArgumentParser, Namespace
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, is_dataclass
+from dataclasses import asdict, dataclass, is_dataclass
 from pathlib import Path
 from typing import Any
 
@@ -23,15 +23,37 @@ from .peaks import Peaks
 FOLDER = Path("docs/benchmarks")  # where tables go unless another place is given
 
 
-def parser_of(text: str | None, name: str = "") -> ArgumentParser:
+@dataclass(frozen=True)
+class Files:
+    """Where a table goes: FOLDER/NAME.json and FOLDER/NAME.md."""
+
+    folder: Path
+    name: str
+
+    @classmethod
+    def of(cls, given: Namespace) -> Files:
+        """As the arguments of a command say (``parser_of``)."""
+        return cls(given.output, given.name)
+
+    def write(self, machine: Peaks, data: Mapping[str, Any], lines: Sequence[str]) -> None:
+        """``data`` (records allowed) as JSON, and ``lines`` below the machine."""
+        self.folder.mkdir(parents=True, exist_ok=True)
+        record = {"machine": _machine_record(machine), **_plain(data)}
+        (self.folder / f"{self.name}.json").write_text(
+            json.dumps(record, indent=1, allow_nan=False) + "\n", encoding="utf-8"
+        )
+        text = [f"# {self.name}", "", *_description(machine), "", *lines]
+        (self.folder / f"{self.name}.md").write_text("\n".join(text) + "\n", encoding="utf-8")
+
+
+def parser_of(text: str | None, name: str) -> ArgumentParser:
     """A command's parser with what all of them know; ``text``: the module's own description;
-    ``name``: of the table's files, where a command can give them another one."""
+    ``name``: of the table's files, unless another one is given."""
     parser = ArgumentParser(description=text)
     parser.add_argument(
         "-o", "--output", type=Path, default=FOLDER, help="the folder for the table's files"
     )
-    if name:
-        parser.add_argument("--name", default=name, help="of the table's files")
+    parser.add_argument("--name", default=name, help="of the table's files")
     return parser
 
 
@@ -45,14 +67,14 @@ def numbers(text: str) -> list[int]:
     return [int(word) for word in words(text)]
 
 
-def machine_record(machine: Peaks) -> dict[str, Any]:
+def _machine_record(machine: Peaks) -> dict[str, Any]:
     """The machine and its peaks, for JSON."""
     return {"processor": processor(), "processors": len(os.sched_getaffinity(0)),
             "python": platform.python_version(),
             **machine.as_dict()}  # fmt: skip
 
 
-def describe(machine: Peaks) -> list[str]:
+def _description(machine: Peaks) -> list[str]:
     """The machine in three lines, and one for each reason to doubt its times."""
     rates = "; ".join(
         f"{n} thread(s) {machine.flops[n]:.1f} GFLOP/s, copy {machine.copy[n]:.1f} GB/s, read "
@@ -83,21 +105,6 @@ def spread(ratio: Sequence[float]) -> str:
 def cell(value: float, form: str = ".1f") -> str:
     """A number, or a dash where it is not known."""
     return format(value, form) if math.isfinite(value) else "-"
-
-
-def write(
-    folder: Path, name: str, machine: Peaks, data: Mapping[str, Any], lines: Sequence[str]
-) -> None:
-    """FOLDER/NAME.json of ``data`` (records allowed) and FOLDER/NAME.md of ``lines``, below the
-    machine.
-    """
-    folder.mkdir(parents=True, exist_ok=True)
-    record = {"machine": machine_record(machine), **_plain(data)}
-    (folder / f"{name}.json").write_text(
-        json.dumps(record, indent=1, allow_nan=False) + "\n", encoding="utf-8"
-    )
-    text = [f"# {name}", "", *describe(machine), "", *lines]
-    (folder / f"{name}.md").write_text("\n".join(text) + "\n", encoding="utf-8")
 
 
 def _plain(item: Any) -> Any:

@@ -87,7 +87,7 @@ class Found:
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Measure and write the tables."""
-    parser = report.parser_of(__doc__)
+    parser = report.parser_of(__doc__, "scaling")
     parser.add_argument("--parts", default=",".join(PARTS))
     parser.add_argument(
         "--networks",
@@ -116,23 +116,25 @@ def main(arguments: Sequence[str] | None = None) -> None:
             case "threads":
                 for name in report.words(given.networks):
                     found.threads.append(threads_row(name, given.threads, given.rounds, machine))
-                    _say(given.output, machine, found, found.threads[-1])
+                    _say(report.Files.of(given), machine, found, found.threads[-1])
             case "batches":
                 for name in report.words(given.batched):
                     for batch in report.numbers(given.batches):
                         found.batches.append(batch_row(name, batch, given.threads, few))
-                        _say(given.output, machine, found, found.batches[-1])
+                        _say(report.Files.of(given), machine, found, found.batches[-1])
             case "depth":
                 for name in report.words(given.deep):
                     found.depth.append(depth_row(name, few))
-                    _say(given.output, machine, found, found.depth[-1])
+                    _say(report.Files.of(given), machine, found, found.depth[-1])
             case _:
                 parser.error(f"there is no part {part!r}")
 
 
-def _say(folder: Path, machine: Peaks, found: Found, row: ThreadsRow | BatchRow | DepthRow) -> None:
+def _say(
+    files: report.Files, machine: Peaks, found: Found, row: ThreadsRow | BatchRow | DepthRow
+) -> None:
     print(row, flush=True)
-    write(folder, machine, found)
+    write(files, machine, found)
 
 
 def threads_row(network: str, threads: int, rounds: int, machine: Peaks) -> ThreadsRow:
@@ -189,7 +191,7 @@ def depth_row(network: str, repeats: int) -> DepthRow:
     )
 
 
-def write(folder: Path, machine: Peaks, found: Found) -> None:
+def write(files: report.Files, machine: Peaks, found: Found) -> None:
     """The results so far, as JSON and as tables."""
     goals = [Goal(f"{row.network}, 1 to {row.threads} threads", row.speedup[0], GOALS[row.network],
                   "x", Sense.LEAST)
@@ -226,7 +228,7 @@ def write(folder: Path, machine: Peaks, found: Found) -> None:
         "depth": found.depth,
         "goals": goals,
     }
-    report.write(folder, "scaling", machine, data, sections)
+    files.write(machine, data, sections)
 
 
 if __name__ == "__main__":

@@ -65,7 +65,7 @@ PEERS = {"torch": "torch_training", "torch.compile": "torch_compiled_training"}
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Measure and write the table."""
-    parser = report.parser_of(__doc__)
+    parser = report.parser_of(__doc__, "training")
     parser.add_argument("--threads", default="2")
     parser.add_argument("--rounds", type=int, default=20)
     parser.add_argument("--networks", default=",".join(TASKS))
@@ -78,7 +78,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         for threads in counts:
             rows.append(measure(TASKS[name], threads, report.words(given.peers), given.rounds))
             print(line(rows[-1]), flush=True)
-            write(given.output, machine, rows)
+            write(report.Files.of(given), machine, rows)
 
 
 def measure(task: Task, threads: int, peers: Sequence[str], rounds: int) -> Row:
@@ -115,7 +115,7 @@ def line(row: Row) -> str:
     return f"{row.network}, batch {row.batch}, {row.threads} thread(s): {times}; ratio {ratios}"
 
 
-def write(folder: Path, machine: Peaks, rows: Sequence[Row]) -> None:
+def write(files: report.Files, machine: Peaks, rows: Sequence[Row]) -> None:
     """The results so far, as JSON and as a table."""
     peers = list(dict.fromkeys(name for row in rows for name in row.ratios))
     heads = [
@@ -134,7 +134,7 @@ def write(folder: Path, machine: Peaks, rows: Sequence[Row]) -> None:
         cells.append([row.network, str(row.batch), str(row.threads), *times,
                       *(report.spread(row.ratios[p]) for p in peers),
                       f"{least(row):.2f}", str(GOALS[row.network])])  # fmt: skip
-    report.write(folder, "training", machine, {"rows": rows},
+    files.write(machine, {"rows": rows},
                  ["Median milliseconds of one step; ratios with p10–p90 over the rounds; what the "
                   "ratio to the faster must be and",
                   "what is aimed at.", "", *report.table(heads, cells), "",

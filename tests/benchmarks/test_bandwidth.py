@@ -10,6 +10,7 @@ from netloom.benchmarks import bandwidth, peaks
 from netloom.benchmarks.bandwidth import CASES, Row
 from netloom.benchmarks.operations import stored_bytes
 from netloom.benchmarks.peaks import Peaks
+from netloom.benchmarks.report import Files
 from netloom.compiler.graph import Builder
 
 from .conftest import MACHINE, tables
@@ -73,5 +74,5 @@ def test_the_files(machine: Peaks, tmp_path: Path) -> None:
         "bias + relu",
     ] and "| relu | 131072 | 1:1 | 1 |" in text
     rows = [Row("relu", "8", 1, 1, 1.0, 1.0, 1.0, 1.0, (part, part, part)) for part in (85.0, 84.0)]
-    bandwidth.write(tmp_path, MACHINE, rows)
+    bandwidth.write(Files(tmp_path, "bandwidth"), MACHINE, rows)
     assert "1 of 2 goals are met." in tables(tmp_path, "bandwidth")[1]

@@ -7,6 +7,7 @@ from pathlib import Path
 from netloom.benchmarks import models, networks, training
 from netloom.benchmarks.comparison import Row
 from netloom.benchmarks.peaks import Peaks
+from netloom.benchmarks.report import Files
 
 from .conftest import tables
 
@@ -33,7 +34,7 @@ def test_networks(machine: Peaks, tmp_path: Path) -> None:
     for network, openvino in (("vgg19", 2.4), ("shufflenet", 1.1), ("other", 1.0)):
         rows += [row(network, "netloom", 1.0, onnxruntime=3.0, openvino=openvino), row(network, "netloom/strict", 2.0),
                  row(network, "onnxruntime", 3.0), row(network, "openvino", openvino)]  # fmt: skip
-    networks.write(tmp_path, "networks", machine, rows)
+    networks.write(Files(tmp_path, "networks"), machine, rows)
     data, text = tables(tmp_path, "networks")
     assert data["rows"][0]["ratios"]["openvino"] == [2.4, 2.4, 2.4]
     assert (
@@ -50,7 +51,7 @@ def test_training(machine: Peaks, tmp_path: Path) -> None:
     found = training.Row(
         "lenet5", 64, 2, {"netloom": 1.0, "torch": 3.1, "torch.compile": 3.0}, ratios
     )
-    training.write(tmp_path, machine, [found])
+    training.write(Files(tmp_path, "training"), machine, [found])
     text = tables(tmp_path, "training")[1]
     assert (
         "| lenet5 | 64 | 2 | 1.00 | 3.10 | 3.00 | 3.10 (3.00–3.20) | 3.00 (2.90–3.10) | 3.00 | 2 / 3 |"

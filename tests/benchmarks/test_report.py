@@ -24,9 +24,8 @@ def test_the_files(machine: Peaks, tmp_path: Path) -> None:
     """Records nest, numbers that are not known are null, and the machine stands at the head of
     both.
     """
-    report.write(
-        tmp_path / "new",
-        "t",
+    given = report.parser_of("text", "s").parse_args(["-o", str(tmp_path / "new"), "--name", "t"])
+    report.Files.of(given).write(
         machine,
         {"rows": [Row("a", (1.0, math.nan))], "flags": {2: math.inf}},
         ["text"],
