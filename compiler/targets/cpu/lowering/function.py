@@ -10,6 +10,7 @@ from __future__ import annotations
 import operator
 from collections.abc import Callable, Hashable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
+from typing import Any
 
 from llvmlite import ir
 
@@ -31,6 +32,7 @@ from .representation import (
 )  # fmt: skip
 from .rounding import emit_rounding
 
+BETWEEN_JUMPS = 320  # instructions of the builder at most, where a jump ends several turns
 _FIRST_LANE = zero_of_type(vector_of(I32))  # in all lanes
 
 
@@ -104,8 +106,10 @@ class Function:
     # -- control flow ------------------------------------------------------------------------------
 
     @contextmanager
-    def counted(self, begin: Operand, end: Operand) -> Iterator[Operand]:
-        """for (i = begin; i < end; i++)"""
+    def counted(self, begin: Operand, end: Operand, turns: Sequence[int] = ()) -> Iterator[Operand]:
+        """for (i = begin; i < end; i++). ``turns``: divisors of the count; a jump ends as many turns
+        as the first that keeps what is between two jumps short.
+        """
         before = self.b.block
         head = self.function.append_basic_block("head")
         body = self.function.append_basic_block("body")
@@ -118,10 +122,22 @@ class Function:
         self.b.position_at_end(body)
         with self.numbers.inside():
             yield counter
+        last = self.b.block
         following = self.b.add(counter, I64(1), flags=["nsw"])
-        counter.add_incoming(following, self.b.block)
-        self.b.cbranch(self.b.icmp_signed("<", following, end), head, after)
+        counter.add_incoming(following, last)
+        jump = self.b.cbranch(self.b.icmp_signed("<", following, end), head, after)
+        most = BETWEEN_JUMPS // len(body.instructions) if last is body else 1
+        count = next((count for count in turns if count <= most), 1)
+        if count > 1:
+            jump.set_metadata("llvm.loop", self._unrolled(count))
         self.b.position_at_end(after)
+
+    def _unrolled(self, count: int) -> Any:
+        """What has LLVM copy a loop's body: a node that begins with itself, as those of loops do."""
+        order = self.module.add_metadata(["llvm.loop.unroll.count", I32(count)])
+        node = self.module.add_metadata([order])
+        node.operands = (node, order)
+        return node
 
     @contextmanager
     def if_then(self, flag: Operand, likely: bool | None = None) -> Iterator[None]:
